@@ -1,0 +1,71 @@
+"""The exception tree: every error of symspec's own is a `SymspecError` and the fitting builtin.
+
+A message says what was expected, what came, and what to do. Numbers a program may want are attributes.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from symspec.certificate import Certificate
+
+
+class SymspecError(Exception):
+    """Base of every error symspec raises on purpose."""
+
+
+class ShapeError(SymspecError, ValueError):
+    """An array has the wrong number of axes or the wrong length along one."""
+
+
+class DataError(SymspecError, ValueError):
+    """An array has the right shape and unusable values (NaN flux, negative ivar, ragged rows, ...)."""
+
+
+class OptionError(SymspecError, ValueError):
+    """A word or number given as an option is not one of those that are understood."""
+
+
+class FileFormatError(SymspecError, ValueError):
+    """A file is truncated, foreign, or lacks something that it should hold."""
+
+
+class MissingDependencyError(SymspecError, ImportError):
+    """An optional package is needed for what was asked; the message names the extra that brings it."""
+
+
+class TooLargeError(SymspecError, MemoryError):
+    """The problem asked for does not fit in the memory given."""
+
+
+class NotPositiveDefiniteError(SymspecError, ArithmeticError):
+    """A Hessian has a negative eigenvalue, so that its inverse is no covariance.
+
+    Attributes
+    ----------
+    smallest_eigenvalue : float
+        The smallest eigenvalue of the matrix.
+    """
+
+    def __init__(self, message: str, smallest_eigenvalue: float):
+        super().__init__(message)
+        self.smallest_eigenvalue = smallest_eigenvalue
+
+
+class NotAtMinimumError(SymspecError, ArithmeticError):
+    """The weights are not at a minimum of the negative log posterior, and one was required.
+
+    Attributes
+    ----------
+    certificate : Certificate
+        The numbers that say so.
+    """
+
+    def __init__(self, message: str, certificate: Certificate):
+        super().__init__(message)
+        self.certificate = certificate
+
+
+class NotAtMinimumWarning(UserWarning):
+    """The weights are not at a minimum of the negative log posterior; error bars carry a flag."""
