@@ -1,0 +1,363 @@
+"""Graphs to callables: the only module that calls `pytensor.function`, and where the backend is chosen.
+
+Every callable walks the stars in chunks whose intermediates stay within `CHUNK_BYTES`, so that memory is bounded by
+the result, and casts arrays to its dtype chunk by chunk. Sums over stars add up chunk by chunk, too.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import os
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pytensor
+import pytensor.tensor as pt
+from pytensor.compile.mode import Mode
+from pytensor.graph.replace import vectorize_graph
+from pytensor.link.vm import VMLinker
+
+from symspec import derivatives
+from symspec.checks import as_float_array, check_choice, check_flux, check_labels, check_theta
+from symspec.errors import MissingDependencyError, OptionError, ShapeError, TooLargeError
+from symspec.networks import Network, dropout_layers
+from symspec.regression import Regression
+
+BACKENDS = ("auto", "numpy", "c", "numba", "jax")
+DTYPES = ("float64", "float32")
+CHUNK_BYTES = 256 * 2**20
+MAX_CHUNK = 4096
+DIRECTION_BLOCK = 64
+
+
+def choose_backend(backend: str) -> str:
+    """Turn "auto" into a backend's name, and check that the one named can run.
+
+    "auto" is "numpy", PyTensor's virtual machine without elementwise fusion: it needs no compiler and is ready in a
+    fraction of a second. Networks are matrix products, so at any width the others gain some per cent a call and
+    cost seconds to minutes first; name them for a small function called very many times, or "jax" for a GPU.
+
+    Raises
+    ------
+    OptionError
+        Unknown word.
+    MissingDependencyError
+        JAX is asked for and not installed.
+    """
+    check_choice(backend, "backend", BACKENDS)
+    if backend == "jax" and importlib.util.find_spec("jax") is None:
+        raise MissingDependencyError('backend="jax" needs JAX: pip install "symspec[jax]".')
+    return "numpy" if backend == "auto" else backend
+
+
+def compile_predict(net: Network, *, backend: str = "auto", dtype: str = "float64") -> PerStarFunction:
+    """Compile the network: `fn(theta, X)` -> labels (star, label), or (label,) for one spectrum.
+
+    Parameters
+    ----------
+    net : Network
+    backend : {"auto", "numpy", "c", "numba", "jax"}
+        See `choose_backend`.
+    dtype : {"float64", "float32"}
+        Arrays are cast to it.
+    """
+    return PerStarFunction(net, net.build, [(net.n_labels,)], 4 * sum(net.widths), backend, dtype)
+
+
+def compile_jacobian(
+    net: Network, wrt: str = "flux", *, backend: str = "auto", dtype: str = "float64"
+) -> PerStarFunction:
+    """Compile the exact Jacobian of the labels.
+
+    Parameters
+    ----------
+    net : Network
+    wrt : {"flux", "theta"}
+        `fn(theta, X)` -> (star, label, pixel) or (star, label, param); one spectrum drops the star axis.
+    backend, dtype
+        As for `compile_predict`.
+    """
+    check_choice(wrt, "wrt", ("flux", "theta"))
+    n_wrt = net.n_pixels if wrt == "flux" else net.n_params
+    graph = derivatives.build_flux_jacobian if wrt == "flux" else derivatives.build_theta_jacobian
+    floats = net.n_labels * (2 * sum(net.widths) + 2 * n_wrt)
+    return PerStarFunction(
+        net, lambda params, flux: graph(net, params, flux), [(net.n_labels, n_wrt)], floats, backend, dtype
+    )
+
+
+def compile_tangent_factors(net: Network, *, backend: str = "auto", dtype: str = "float64") -> PerStarFunction:
+    """Compile the factors of df/dtheta: `fn(theta, X)` -> inputs (star, in), then cotangents (star, label, out), by layer."""
+
+    def build(params, flux):
+        factors = derivatives.build_tangent_factors(net, params, flux)
+        return [*factors.inputs.values(), *factors.cotangents.values()]
+
+    shapes = [(n,) for n, _ in net.dense_shapes.values()]
+    shapes += [(net.n_labels, n) for _, n in net.dense_shapes.values()]
+    return PerStarFunction(net, build, shapes, 3 * net.n_labels * sum(net.widths), backend, dtype)
+
+
+def compile_objective(reg: Regression, *, backend: str = "auto", dtype: str = "float64") -> SumFunction:
+    """Compile the negative log posterior: `fn(theta, X, Y)` -> (value, gradient (param,)), summed over stars."""
+
+    def build(params, flux, labels, prior_weight):
+        U = derivatives.build_negative_log_posterior(reg, params, flux, labels, prior_weight)
+        return [U, reg.net.layout.join(derivatives.build_gradient(U, params))]
+
+    return SumFunction(reg, build, 4, backend, dtype)
+
+
+def compile_training_objective(reg: Regression, *, backend: str = "auto", dtype: str = "float32") -> SumFunction:
+    """Like `compile_objective`, with a random mask (star, feature) for each Dropout layer as further arguments."""
+    masks = {f"{name}/mask": pt.matrix(name, dtype=dtype) for name in dropout_layers(reg.net)}
+
+    def build(params, flux, labels, prior_weight):
+        U = derivatives.build_negative_log_posterior(reg, params | masks, flux, labels, prior_weight)
+        return [U, reg.net.layout.join(derivatives.build_gradient(U, params))]
+
+    return SumFunction(reg, build, 4, backend, dtype, extra=list(masks.values()))
+
+
+def compile_hessian_vector_product(
+    reg: Regression, *, backend: str = "auto", dtype: str = "float64"
+) -> SumFunction:
+    """Compile exact products with the Hessian of U: `fn(theta, X, Y, v)` -> (param,)."""
+    v = pt.vector("v", dtype=dtype, shape=(reg.net.n_params,))
+
+    def build(params, flux, labels, prior_weight):
+        return [_hessian_product(reg, params, flux, labels, prior_weight, v)]
+
+    return SumFunction(reg, build, 10, backend, dtype, extra=[v])
+
+
+def compile_ggn_vector_product(reg: Regression, *, backend: str = "auto", dtype: str = "float64") -> SumFunction:
+    """Compile products with the generalised Gauss-Newton matrix: `fn(theta, X, Y, v)` -> (param,)."""
+    v = pt.vector("v", dtype=dtype, shape=(reg.net.n_params,))
+    unpack, join = reg.net.layout.unpack, reg.net.layout.join
+
+    def build(params, flux, labels, prior_weight):
+        product = derivatives.build_ggn_vector_product(reg, params, flux, labels, unpack(v), prior_weight)
+        return [join(product)]
+
+    return SumFunction(reg, build, 8, backend, dtype, extra=[v])
+
+
+def compile_ggn(reg: Regression, *, backend: str = "auto", dtype: str = "float64") -> SumFunction:
+    """Compile the generalised Gauss-Newton matrix: `fn(theta, X, Y)` -> (param, param), prior included."""
+
+    def build(params, flux, labels, prior_weight):
+        prior = reg.prior_precision_vector().astype(dtype)
+        diagonal = np.arange(reg.net.n_params)
+        G = derivatives.build_ggn_of_likelihood(reg, params, flux, labels)
+        return [pt.inc_subtensor(G[diagonal, diagonal], prior_weight * prior)]
+
+    _check_square_fits(reg.net, dtype)
+    floats = 4 + 4 * reg.net.n_labels * reg.net.n_params / sum(reg.net.widths)
+    return SumFunction(reg, build, floats, backend, dtype)
+
+
+def compile_hessian(reg: Regression, *, backend: str = "auto", dtype: str = "float64") -> Callable[..., np.ndarray]:
+    """Compile the exact Hessian of U: `fn(theta, X, Y)` -> (param, param), prior included.
+
+    Exact Hessian-vector products, `DIRECTION_BLOCK` unit vectors at a time.
+    """
+    net = reg.net
+    _check_square_fits(net, dtype)
+    n_block = min(DIRECTION_BLOCK, net.n_params)
+    V = pt.matrix("V", dtype=dtype, shape=(n_block, net.n_params))
+
+    def build(params, flux, labels, prior_weight):
+        v = pt.vector("v", dtype=dtype, shape=(net.n_params,))
+        return [vectorize_graph(_hessian_product(reg, params, flux, labels, prior_weight, v), {v: V})]
+
+    rows = SumFunction(reg, build, 10 * n_block, backend, dtype, extra=[V])
+
+    def hessian(theta: Any, X: Any, Y: Any) -> np.ndarray:
+        H = np.empty((net.n_params, net.n_params), dtype)
+        for block in _chunks(net.n_params, n_block):
+            unit = np.eye(n_block, net.n_params, block.start, dtype)
+            H[block] = rows(theta, X, Y, unit)[: block.stop - block.start]
+        return (H + H.T) / 2
+
+    return hessian
+
+
+class PerStarFunction:
+    """A compiled graph with one result a star: `fn(theta, X)`, chunked, into preallocated output."""
+
+    def __init__(
+        self,
+        net: Network,
+        build: Callable[..., Any],
+        tails: Sequence[tuple[int, ...]],
+        floats_per_star: int,
+        backend: str,
+        dtype: str,
+    ):
+        self.net, self.tails, self.backend, self.dtype = net, list(tails), choose_backend(backend), dtype
+        self.chunk = _chunk_size(floats_per_star, dtype)
+        theta, params, flux, _ = _symbols(net, dtype)
+        outputs = build(params, flux)
+        self._many = isinstance(outputs, list)
+        self._function = _compile([theta, flux], outputs if self._many else [outputs], self.backend, dtype)
+
+    def __call__(self, theta: Any, X: Any) -> Any:
+        """Results for X (star, pixel) or (pixel,).
+
+        Raises
+        ------
+        ShapeError, DataError
+            `theta` or `X` is not what the network takes.
+        TooLargeError
+            The result would not fit in this machine's memory.
+        """
+        theta = check_theta(theta, self.net.n_params, dtype=self.dtype)
+        X = check_flux(X, self.net.n_pixels, dtype=None)
+        results = self._walk(theta, X if X.ndim == 2 else X[None])
+        results = results if X.ndim == 2 else [r[0] for r in results]
+        return results if self._many else results[0]
+
+    def _walk(self, theta: np.ndarray, X: np.ndarray) -> list[np.ndarray]:
+        n = len(X)
+        if n <= self.chunk:
+            return [np.asarray(r) for r in self._function(theta, np.asarray(X, self.dtype))]
+        _check_fits(n * sum(math.prod(t) for t in self.tails) * np.dtype(self.dtype).itemsize, f"{n} stars")
+        out = [np.empty((n, *tail), self.dtype) for tail in self.tails]
+        for rows in _chunks(n, self.chunk):
+            for o, r in zip(out, self._function(theta, np.asarray(X[rows], self.dtype)), strict=True):
+                o[rows] = r
+        return out
+
+
+class SumFunction:
+    """A compiled graph that is summed over stars: `fn(theta, X, Y, *extra)`, chunk by chunk, the prior once."""
+
+    def __init__(
+        self,
+        reg: Regression,
+        build: Callable[..., list[Any]],
+        copies: float,
+        backend: str,
+        dtype: str,
+        extra: Sequence[Any] = (),
+    ):
+        self.reg, self.backend, self.dtype = reg, choose_backend(backend), dtype
+        self.chunk = _chunk_size(int(copies * sum(reg.net.widths)), dtype)
+        theta, params, flux, labels = _symbols(reg.net, dtype)
+        prior_weight = pt.scalar("prior_weight", dtype=dtype)
+        self._extra = list(extra)
+        inputs = [theta, flux, labels, prior_weight, *self._extra]
+        same_stars = pt.specify_shape(labels, (flux.shape[0], reg.net.n_labels))  # JAX needs to know
+        outputs = build(params, flux, same_stars, prior_weight)
+        self._function = _compile(inputs, outputs, self.backend, dtype)
+
+    def __call__(self, theta: Any, X: Any, Y: Any, *extra: Any) -> Any:
+        """Sum over the stars of X (star, pixel), Y (star, label); one spectrum (pixel,), (label,) is one star.
+
+        Raises
+        ------
+        ShapeError, DataError
+            An argument is not what the regression takes.
+        """
+        theta = check_theta(theta, self.reg.net.n_params, dtype=self.dtype)
+        X, Y = check_stars(self.reg.net, X, Y)
+        if len(extra) != len(self._extra):
+            names = ", ".join(v.name for v in self._extra) or "nothing"
+            raise ShapeError(f"the function takes theta, X, Y and then {names}, got {len(extra)} further arguments.")
+        extra = [self._check_extra(value, v) for value, v in zip(extra, self._extra, strict=True)]
+        total: list[Any] = []
+        for rows in _chunks(len(X), self.chunk):
+            part = self.of_batch(theta, X[rows], Y[rows], float(rows.start == 0), *extra)
+            total = [t + p for t, p in zip(total, part, strict=True)] if total else list(part)
+        total = [float(t) if t.ndim == 0 else t for t in total]
+        return total[0] if len(total) == 1 else tuple(total)
+
+    def of_batch(
+        self, theta: np.ndarray, X: np.ndarray, Y: np.ndarray, prior_weight: float, *extra: np.ndarray
+    ) -> list[np.ndarray]:
+        """One unchecked call on a few stars, with `prior_weight` times the prior."""
+        X, Y = np.asarray(X, self.dtype), np.asarray(Y, self.dtype)
+        weight = np.asarray(prior_weight, self.dtype)
+        outputs = self._function(theta, X, Y, weight, *extra)
+        return [np.asarray(o, np.float64 if np.ndim(o) == 0 else None) for o in outputs]
+
+    def _check_extra(self, value: Any, symbol: Any) -> np.ndarray:
+        array = as_float_array(value, symbol.name, dtype=self.dtype)
+        n = self.reg.net.n_params
+        if array.ndim != symbol.ndim or array.shape[-1] != n:
+            raise ShapeError(f"{symbol.name} should have {symbol.ndim} axes, the last of {n}, got {array.shape}.")
+        return array
+
+
+def check_stars(net: Network, X: Any, Y: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Flux (star, pixel) and labels (star, label) that belong together, checked; a vector is one star."""
+    X = check_flux(X, net.n_pixels, dtype=None)
+    Y = as_float_array(Y, "labels")
+    X, Y = (X[None], Y[None] if Y.ndim == 1 else Y) if X.ndim == 1 else (X, Y)
+    return X, check_labels(Y, len(X), net.n_labels)
+
+
+def _hessian_product(reg, params, flux, labels, prior_weight, v):
+    U = derivatives.build_negative_log_posterior(reg, params, flux, labels, prior_weight)
+    layout = reg.net.layout
+    return layout.join(derivatives.build_hessian_vector_product(U, params, layout.unpack(v)))
+
+
+def _symbols(net: Network, dtype: str):
+    check_choice(dtype, "dtype", DTYPES)
+    theta = pt.vector("theta", dtype=dtype, shape=(net.n_params,))
+    flux = pt.matrix("flux", dtype=dtype, shape=(None, net.n_pixels))
+    labels = pt.matrix("labels", dtype=dtype, shape=(None, net.n_labels))
+    return theta, net.layout.unpack(theta), flux, labels
+
+
+def _compile(inputs: list[Any], outputs: list[Any], backend: str, dtype: str) -> Callable[..., list[Any]]:
+    fn = pytensor.function(inputs, outputs, mode=_mode(backend, dtype))
+    fn.trust_input = True
+    return fn
+
+
+def _mode(backend: str, dtype: str) -> Any:
+    if backend == "numpy":
+        linker = VMLinker(use_cloop=False, c_thunks=False)
+        return Mode(linker=linker, optimizer="fast_run").excluding("fusion")
+    if backend == "c":
+        return Mode(linker="cvm", optimizer="fast_run")
+    if backend == "jax":
+        _check_jax_precision(dtype)
+    return backend.upper()
+
+
+def _check_jax_precision(dtype: str) -> None:
+    import jax
+    import pytensor.link.jax.dispatch  # noqa: F401  (sets jax_enable_x64 from floatX, once for the process)
+
+    if dtype == "float64" and not jax.config.jax_enable_x64:
+        raise OptionError(
+            'JAX was set to 32 bits in this process: call jax.config.update("jax_enable_x64", True) first, or ask '
+            'for dtype="float32".'
+        )
+
+
+def _chunk_size(floats_per_star: int, dtype: str) -> int:
+    return int(np.clip(CHUNK_BYTES // (floats_per_star * np.dtype(dtype).itemsize), 1, MAX_CHUNK))
+
+
+def _chunks(n: int, size: int) -> Iterator[slice]:
+    return (slice(i, min(i + size, n)) for i in range(0, n, size))
+
+
+def _check_fits(n_bytes: int, what: str) -> None:
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if n_bytes > memory:
+        raise TooLargeError(
+            f"the result for {what} takes {n_bytes / 2**30:.1f} GiB and this machine has {memory / 2**30:.1f}: ask for "
+            "fewer at a time."
+        )
+
+
+def _check_square_fits(net: Network, dtype: str) -> None:
+    _check_fits(net.n_params**2 * np.dtype(dtype).itemsize, f"{net.n_params} x {net.n_params} parameters")

@@ -1,0 +1,118 @@
+r"""Derivatives of a network and of its negative log posterior: graphs in, graphs out.
+
+All of them are `pytensor.gradient` applied to leaves: the parameter blocks, rather than the flat vector
+through its slices (each slice's gradient would be a full-length array), and one spectrum's graph, mapped over
+stars by `vectorize_graph` (which leaves plain matrix products).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import pytensor.tensor as pt
+from pytensor.gradient import grad, jacobian, pullback, pushforward
+from pytensor.graph.replace import vectorize_graph
+
+from symspec.networks import Network
+from symspec.regression import Regression
+
+Symbol = pt.TensorVariable
+Params = Mapping[str, Symbol]
+
+
+@dataclass(frozen=True)
+class TangentFactors:
+    r"""What the Jacobian df/dtheta of every star factorises into.
+
+    For a dense layer with input a_n and output z_n the block of the kernel is the outer product
+    :math:`J_{n,c,(i,o)} = a_{n,i} g_{n,c,o}` with g = df_c / dz, and the block of the bias is g.
+
+    Attributes
+    ----------
+    inputs : dict of str to symbol (star, in)
+    cotangents : dict of str to symbol (star, label, out)
+        Both by layer name.
+    """
+
+    inputs: dict[str, Symbol]
+    cotangents: dict[str, Symbol]
+
+
+def build_flux_jacobian(net: Network, params: Params, flux: Symbol) -> Symbol:
+    """df/dx of each star: (star, label, pixel) for flux (star, pixel)."""
+    one = pt.vector("spectrum", dtype=flux.dtype, shape=(net.n_pixels,))
+    J = jacobian(net.build(params, one), one, vectorize=True, disconnected_inputs="ignore")
+    return vectorize_graph(J, {one: flux})
+
+
+def build_tangent_factors(net: Network, params: Params, flux: Symbol) -> TangentFactors:
+    """Inputs and cotangents of every dense layer for flux (star, pixel)."""
+    one = pt.vector("spectrum", dtype=flux.dtype, shape=(net.n_pixels,))
+    f, taps = net.build_with_taps(params, one)
+    inputs = [a for a, _ in taps.values()]
+    cotangents = jacobian(f, [z for _, z in taps.values()], vectorize=True)
+    outputs = vectorize_graph([*inputs, *cotangents], {one: flux})
+    half = len(inputs)
+    return TangentFactors(
+        dict(zip(taps, outputs[:half], strict=True)), dict(zip(taps, outputs[half:], strict=True))
+    )
+
+
+def build_theta_jacobian(net: Network, params: Params, flux: Symbol) -> Symbol:
+    """df/dtheta of each star: (star, label, param) for flux (star, pixel)."""
+    factors = build_tangent_factors(net, params, flux)
+    blocks = []
+    for block in net.layout.blocks:
+        layer, _, key = block.name.partition("/")
+        g = factors.cotangents[layer]
+        if key == "kernel":
+            outer = factors.inputs[layer][:, None, :, None] * g[:, :, None, :]
+            g = outer.reshape((outer.shape[0], net.n_labels, block.size))
+        blocks.append(g)
+    return pt.concatenate(blocks, axis=2)
+
+
+def build_negative_log_posterior(
+    reg: Regression, params: Params, flux: Symbol, labels: Symbol, prior_weight: Symbol | float = 1.0
+) -> Symbol:
+    """U of some of the stars, with `prior_weight` of the prior: parts whose weights add up to 1 add up to U."""
+    likelihood = reg.negative_log_likelihood(params, flux, labels)
+    return likelihood + prior_weight * reg.negative_log_prior(params)
+
+
+def build_gradient(U: Symbol, params: Params) -> dict[str, Symbol]:
+    """dU/dtheta by block."""
+    return dict(zip(params, grad(U, list(params.values())), strict=True))
+
+
+def build_hessian_vector_product(U: Symbol, params: Params, v: Params) -> dict[str, Symbol]:
+    """H v by block, forward over reverse."""
+    wrt = list(params.values())
+    products = pushforward(grad(U, wrt), wrt, [v[name] for name in params])
+    return dict(zip(params, products, strict=True))
+
+
+def build_ggn_vector_product(
+    reg: Regression, params: Params, flux: Symbol, labels: Symbol, v: Params, prior_weight: Symbol | float = 1.0
+) -> dict[str, Symbol]:
+    r""":math:`G v = \sum_n J_n^T S_n^{-1} J_n v + \delta v` by block, G never formed."""
+    wrt = list(params.values())
+    f = reg.net.build(params, flux)
+    Jv = pushforward(f, wrt, [v[name] for name in params])
+    products = pullback(f, wrt, reg.weigh(Jv, labels))
+    return {
+        name: product + prior_weight * _as_dtype(reg.prior_precision[name], product) * v[name]
+        for name, product in zip(params, products, strict=True)
+    }
+
+
+def build_ggn_of_likelihood(reg: Regression, params: Params, flux: Symbol, labels: Symbol) -> Symbol:
+    r""":math:`\sum_n J_n^T S_n^{-1} J_n` (param, param), as one product of the whitened Jacobian with itself."""
+    J = reg.whiten(build_theta_jacobian(reg.net, params, flux), labels)
+    J = J.reshape((J.shape[0] * reg.net.n_labels, reg.net.n_params))
+    return pt.dot(J.T, J)
+
+
+def _as_dtype(value, like: Symbol):
+    return pt.as_tensor_variable(value).astype(like.dtype)

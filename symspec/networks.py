@@ -1,0 +1,269 @@
+"""Network: a stack of layers over one flat parameter vector, as a PyTensor graph."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pytensor.tensor as pt
+
+from symspec.checks import check_choice, check_rng
+from symspec.errors import OptionError, ShapeError
+from symspec.layers import Activation, Dense, Dropout, Layer, Standardize, Unstandardize
+from symspec.params import ParamLayout
+
+Symbol = pt.TensorVariable
+
+# Keras's initialisers: (mode of the fan, gain, distribution)
+INITIALIZERS = {
+    "he_normal": ("in", 2.0, "truncated_normal"),
+    "he_uniform": ("in", 2.0, "uniform"),
+    "glorot_normal": ("mean", 1.0, "truncated_normal"),
+    "glorot_uniform": ("mean", 1.0, "uniform"),
+    "lecun_normal": ("in", 1.0, "truncated_normal"),
+    "lecun_uniform": ("in", 1.0, "uniform"),
+}
+TRUNCATED_NORMAL_STD = 0.87962566103423978  # of a unit normal cut at +-2, as Keras divides it out
+
+
+class Network:
+    """Regression network: flux (pixel,) -> labels (label,), or (star, pixel) -> (star, label).
+
+    Parameters
+    ----------
+    layers : sequence of Layer
+        From flux to labels. Put `Standardize` first and `Unstandardize` last to have flux and labels in
+        their own units at both ends (or see `standardized`).
+    n_pixels : int
+        Pixels of one spectrum.
+    label_names, label_units : sequence of str, optional
+        One a label; default label_0, label_1, ... and no units.
+
+    Attributes
+    ----------
+    layout : ParamLayout
+        The blocks of `theta`: layer by layer, kernel (in, out) in C order, then bias; named dense_0/kernel, ...
+    n_params, n_pixels, n_labels : int
+
+    Raises
+    ------
+    OptionError
+        No layers, something that is not a layer, or names that do not match the number of labels.
+    ShapeError
+        A fixed layer stands where the number of features is another one.
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[Layer],
+        n_pixels: int,
+        *,
+        label_names: Sequence[str] | None = None,
+        label_units: Sequence[str] | None = None,
+    ):
+        if not isinstance(n_pixels, int | np.integer) or n_pixels < 1:
+            raise OptionError(f"n_pixels should be a positive integer, got {n_pixels!r}.")
+        self.layers = tuple(layers)
+        self.n_pixels = int(n_pixels)
+        self.layer_names = _name_layers(self.layers)
+        shapes, n = {}, self.n_pixels
+        self.widths = [n]
+        for name, layer in zip(self.layer_names, self.layers, strict=True):
+            shapes |= {f"{name}/{key}": shape for key, shape in layer.param_shapes(n).items()}
+            n = layer.n_out(n)
+            self.widths.append(n)
+        self.layout = ParamLayout(shapes)
+        self.n_params, self.n_labels = self.layout.n_params, n
+        self.label_names = _check_words(label_names, [f"label_{i}" for i in range(n)], "label_names")
+        self.label_units = _check_words(label_units, [""] * n, "label_units")
+
+    @property
+    def dense_shapes(self) -> dict[str, tuple[int, int]]:
+        """Features (in, out) of each dense layer by name."""
+        return {
+            name: (width, layer.units)
+            for name, layer, width in zip(self.layer_names, self.layers, self.widths[:-1], strict=True)
+            if isinstance(layer, Dense)
+        }
+
+    def __repr__(self) -> str:
+        widths = "-".join(str(w) for w in [self.n_pixels, *(la.units for la in self.layers if isinstance(la, Dense))])
+        return f"Network({widths}, {self.n_params:,} parameters, labels {', '.join(self.label_names)})"
+
+    def __call__(self, theta: Any, flux: Any) -> Symbol:
+        """Graph of the labels (label,) or (star, label) for `theta` (param,) and flux (pixel,) or (star, pixel).
+
+        Raises
+        ------
+        ShapeError
+            `theta` is not one vector, or flux has the wrong number of pixels or axes.
+        """
+        return self.build(self.layout.unpack(as_theta(theta, self.n_params)), flux)
+
+    def build(self, params: Mapping[str, Symbol], flux: Any) -> Symbol:
+        """Graph of the labels from named symbolic blocks (a Dropout's block "mask" is there only in training)."""
+        return self.build_with_taps(params, flux)[0]
+
+    def build_with_taps(
+        self, params: Mapping[str, Symbol], flux: Any
+    ) -> tuple[Symbol, dict[str, tuple[Symbol, Symbol]]]:
+        """Labels, and for each layer with parameters its (input, output): where derivatives factorise."""
+        x = _as_flux(flux, self.n_pixels)
+        taps = {}
+        for name, layer in zip(self.layer_names, self.layers, strict=True):
+            own = {k.removeprefix(name + "/"): v for k, v in params.items() if k.startswith(name + "/")}
+            out = layer.build(x, own)
+            if isinstance(layer, Dense):
+                taps[name] = (x, out)
+            x = out
+        return x, taps
+
+    def init_params(self, rng: np.random.Generator, init: str = "he_normal") -> np.ndarray:
+        r"""Draw `theta` (param,): kernels by one of Keras's initialisers, biases zero.
+
+        A kernel's variance is gain / fan, with fan in, or (in + out) / 2 for glorot; normals are cut at two
+        standard deviations and rescaled, as Keras does.
+
+        Raises
+        ------
+        OptionError
+            `init` is none of he_normal, he_uniform, glorot_normal, glorot_uniform, lecun_normal, lecun_uniform.
+        """
+        check_rng(rng)
+        fan_mode, gain, shape = INITIALIZERS[check_choice(init, "init", tuple(INITIALIZERS))]
+        theta = np.zeros(self.n_params)
+        for block in self.layout.blocks:
+            if not block.name.endswith("/kernel"):
+                continue
+            fan_in, fan_out = block.shape
+            std = np.sqrt(gain / (fan_in if fan_mode == "in" else (fan_in + fan_out) / 2))
+            theta[block.slice] = std * _draw_unit(rng, block.size, shape)
+        return theta
+
+    def pack(self, params: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Flat `theta` (param,) of named arrays, e.g. {"dense_0/kernel": (in, out), "dense_0/bias": (out,)}."""
+        return self.layout.pack(params)
+
+    def unpack(self, theta: Any) -> dict[str, Any]:
+        """Named arrays, as views, of a flat `theta` (param,)."""
+        return self.layout.unpack(as_theta(theta, self.n_params, symbolic=False))
+
+
+def mlp(
+    sizes: Sequence[int],
+    *,
+    activation: str = "relu",
+    label_names: Sequence[str] | None = None,
+    label_units: Sequence[str] | None = None,
+) -> Network:
+    """Multilayer perceptron with a linear output.
+
+    Parameters
+    ----------
+    sizes : sequence of int
+        Pixels, hidden widths, labels: `[7213, 2048, 32, 3]`.
+    activation : str, default "relu"
+        After every hidden layer; the names of `Activation`.
+    label_names, label_units : sequence of str, optional
+
+    Examples
+    --------
+    >>> mlp([100, 8, 2]).n_params
+    826
+    """
+    if len(sizes) < 2:
+        raise OptionError(f"sizes should hold at least pixels and labels, got {list(sizes)}.")
+    layers: list[Layer] = []
+    for units in sizes[1:-1]:
+        layers += [Dense(int(units)), Activation(activation)]
+    layers.append(Dense(int(sizes[-1])))
+    if activation:
+        Activation(activation)  # refuse an unknown word for networks without hidden layers, too
+    return Network(layers, int(sizes[0]), label_names=label_names, label_units=label_units)
+
+
+def standardized(net: Network, flux: Any, labels: Any) -> Network:
+    """Put the network between fixed layers that take flux and give labels in their own units.
+
+    Parameters
+    ----------
+    net : Network
+        Its parameters and their order stay as they are.
+    flux : array_like, shape (star, pixel)
+        Training spectra, whose mean and standard deviation are taken pixel by pixel.
+    labels : array_like, shape (star, label)
+        Training labels; NaN is left out.
+
+    Raises
+    ------
+    DataError
+        A pixel or label never varies, or there is one star only.
+    """
+    layers = [Standardize.of(flux), *net.layers, Unstandardize.of(labels)]
+    return Network(layers, net.n_pixels, label_names=net.label_names, label_units=net.label_units)
+
+
+def dropout_layers(net: Network) -> dict[str, tuple[Dropout, int]]:
+    """The Dropout layers by name, with the number of features that each sees."""
+    return {
+        name: (layer, width)
+        for name, layer, width in zip(net.layer_names, net.layers, net.widths[:-1], strict=True)
+        if isinstance(layer, Dropout)
+    }
+
+
+def _name_layers(layers: Sequence[Layer]) -> list[str]:
+    if not layers:
+        raise OptionError("layers should hold at least one layer, got none: a linear model is [Dense(n_labels)].")
+    names, counts = [], {}
+    for layer in layers:
+        if not isinstance(layer, Layer):
+            raise OptionError(f"layers should hold layers such as Dense(32), got {layer!r}.")
+        i = counts[layer.kind] = counts.get(layer.kind, -1) + 1
+        names.append(f"{layer.kind}_{i}")
+    return names
+
+
+def _check_words(words: Sequence[str] | None, default: list[str], name: str) -> tuple[str, ...]:
+    if words is None:
+        return tuple(default)
+    if isinstance(words, str) or len(words) != len(default):
+        raise OptionError(f"{name} should be {len(default)} words, one a label, got {words!r}.")
+    return tuple(str(w) for w in words)
+
+
+def as_theta(theta: Any, n_params: int, *, symbolic: bool = True) -> Any:
+    if isinstance(theta, list | tuple | Mapping):
+        shapes = [np.shape(a) for a in (theta.values() if isinstance(theta, Mapping) else theta)]
+        raise ShapeError(
+            f"theta should be one flat vector of {n_params} parameters, got {len(shapes)} arrays of shapes {shapes}: "
+            'pack them with net.pack({"dense_0/kernel": W0, "dense_0/bias": b0, ...}).'
+        )
+    theta = pt.as_tensor_variable(theta) if symbolic else np.asarray(theta)
+    length = theta.type.shape[0] if symbolic and theta.ndim == 1 else theta.shape[0] if theta.ndim else None
+    if theta.ndim != 1 or (length is not None and length != n_params):
+        got = f"{theta.ndim} axes" if theta.ndim != 1 else f"{length}"
+        raise ShapeError(f"theta should be one flat vector of {n_params} parameters, got {got}.")
+    return theta
+
+
+def _as_flux(flux: Any, n_pixels: int) -> Symbol:
+    flux = pt.as_tensor_variable(flux)
+    length = flux.type.shape[-1] if flux.ndim else None
+    if flux.ndim not in (1, 2) or length not in (None, n_pixels):
+        raise ShapeError(
+            f"flux should have shape (star, {n_pixels}) or ({n_pixels},), got {flux.type.shape}: give one spectrum "
+            "as a vector or several as the rows of a matrix."
+        )
+    return flux if flux.dtype.startswith("float") else flux.astype("float64")
+
+
+def _draw_unit(rng: np.random.Generator, size: int, shape: str) -> np.ndarray:
+    """Numbers of zero mean and unit variance."""
+    if shape == "uniform":
+        return rng.uniform(-np.sqrt(3), np.sqrt(3), size)
+    draws = rng.normal(size=size)
+    while (outside := np.abs(draws) > 2).any():
+        draws[outside] = rng.normal(size=int(outside.sum()))
+    return draws / TRUNCATED_NORMAL_STD
