@@ -1,0 +1,150 @@
+"""Few (star, label) rows, any number of parameters: Cholesky in the space of the data."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from scipy.linalg import solve_triangular
+from scipy.linalg.lapack import dpotrf
+
+from symspec.errors import DataError
+from symspec.inverse_hessian.interface import InverseHessian
+from symspec.params import ParamLayout
+from symspec.tangents import Tangents
+
+
+class DualInverse(InverseHessian):
+    r"""A^-1 of the Gauss-Newton matrix by the Woodbury identity, with the tangent kernel K = J Lambda^-1 J^T.
+
+    .. math::
+        A^{-1} = \Lambda^{-1} - \Lambda^{-1} J^T M^{-1} J \Lambda^{-1}, \qquad M = K + S = L L^T,
+
+        \log\det A^{-1} = -\log\det \Lambda - \log\det M + \log\det S.
+
+    Parameters
+    ----------
+    tangents : Tangents
+        Of the training stars.
+    variance : dict of str to float or numpy.ndarray
+        Prior variance of each block, the diagonal of Lambda^-1.
+    observed : numpy.ndarray of bool, shape (star, label)
+        Which labels the training stars have.
+    noise_covariance : numpy.ndarray, shape (label, label)
+    cholesky : numpy.ndarray, optional
+        L, if it is known already.
+    """
+
+    structure = "dual"
+
+    def __init__(
+        self,
+        tangents: Tangents,
+        variance: dict[str, Any],
+        observed: np.ndarray,
+        noise_covariance: np.ndarray,
+        cholesky: np.ndarray | None = None,
+    ):
+        super().__init__(tangents.layout.n_params)
+        self.tangents, self.variance, self.observed = tangents, variance, np.asarray(observed, bool)
+        self.noise_covariance = noise_covariance
+        self._variance_vector = tangents.layout.expand(variance)
+        self.rows = np.flatnonzero(self.observed.T)  # label-major, as `Tangents.gram` orders them
+        self._log_det_noise = _log_det_noise(self.observed, noise_covariance)
+        if cholesky is None:
+            cholesky = factorize_kernel(tangents.gram(tangents, variance), self.observed, noise_covariance)
+        self.cholesky = cholesky
+
+    def _matvec(self, v: np.ndarray) -> np.ndarray:
+        v = v.reshape(-1) * self._variance_vector
+        return v - self._variance_vector * self._tangent_transposed(self._solve_M(self._tangent(v)))
+
+    def diagonal(self) -> np.ndarray:
+        """Diagonal of A^-1; costs (rows)^2 operations a parameter over the labels squared."""
+        inverse = np.zeros((self.observed.size, self.observed.size))
+        root = self._solve(np.eye(self.rows.size))
+        inverse[np.ix_(self.rows, self.rows)] = root.T @ root
+        N, C = self.observed.shape
+        inverse = inverse.reshape(C, N, C, N)
+        out = np.empty(self.shape[0])
+        blocks = self.tangents.layout.unpack(out)
+        for layer in self.tangents.cotangents:
+            a, g = self.tangents._layer(layer)
+            for o in range(g.shape[2]):
+                B = np.einsum("cn,cndm,dm->nm", g[:, :, o], inverse, g[:, :, o], optimize=True)
+                blocks[f"{layer}/kernel"][:, o] = np.einsum("ni,ni->i", a, B @ a)
+                if f"{layer}/bias" in blocks:
+                    blocks[f"{layer}/bias"][o] = B.sum()
+        return self._variance_vector - self._variance_vector**2 * out
+
+    def logdet(self) -> float:
+        log_det_prior = -float(np.log(self._variance_vector).sum())
+        return -log_det_prior - 2.0 * float(np.log(np.diag(self.cholesky)).sum()) + self._log_det_noise
+
+    def draw(self, n_draws: int, rng: np.random.Generator) -> np.ndarray:
+        r"""Draws by Matheron's rule: a prior draw, conditioned on data that it would have produced."""
+        out = np.empty((n_draws, self.shape[0]))
+        noise_root = np.linalg.cholesky(self.noise_covariance)
+        for k in range(n_draws):
+            theta = np.sqrt(self._variance_vector) * rng.normal(size=self.shape[0])
+            noise = (rng.normal(size=self.observed.shape) @ noise_root.T).T.ravel()[self.rows]
+            gain = self._tangent_transposed(self._solve_M(self._tangent(theta) + noise))
+            out[k] = theta - self._variance_vector * gain
+        return out
+
+    def label_covariance(self, tangents: Tangents) -> np.ndarray:
+        n, C = tangents.n_stars, tangents.n_labels
+        Z = self._solve(self.tangents.gram(tangents, self.variance)[self.rows]).reshape(-1, C, n)
+        return tangents.own_gram(self.variance) - np.einsum("icn,idn->ncd", Z, Z, optimize=True)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        factors = {f"inputs/{k}": a for k, a in self.tangents.inputs.items()}
+        factors |= {f"cotangents/{k}": g for k, g in self.tangents.cotangents.items()}
+        return factors | {"observed": self.observed, "cholesky": self.cholesky}
+
+    def _tangent(self, v: np.ndarray) -> np.ndarray:
+        return self.tangents.matvec(v).T.ravel()[self.rows]
+
+    def _tangent_transposed(self, u: np.ndarray) -> np.ndarray:
+        full = np.zeros(self.observed.size)
+        full[self.rows] = u
+        return self.tangents.rmatvec(full.reshape(self.observed.T.shape).T)
+
+    def _solve(self, b: np.ndarray, *, transposed: bool = False) -> np.ndarray:
+        return solve_triangular(self.cholesky, b, lower=True, trans=int(transposed), check_finite=False)
+
+    def _solve_M(self, b: np.ndarray) -> np.ndarray:
+        return self._solve(self._solve(b), transposed=True)
+
+
+def factorize_kernel(K: np.ndarray, observed: np.ndarray, noise_covariance: np.ndarray) -> np.ndarray:
+    """Lower Cholesky factor of K + S over the observed (label, star) rows; K is overwritten.
+
+    Raises
+    ------
+    DataError
+        The kernel is not finite.
+    """
+    N, C = observed.shape
+    M, stars = K.reshape(C, N, C, N), np.arange(N)
+    for c in range(C):
+        for d in range(C):
+            M[c, stars, d, stars] += noise_covariance[c, d]
+    if not observed.all():
+        rows = np.flatnonzero(observed.T)
+        K = K[np.ix_(rows, rows)]
+    # the transpose is Fortran-ordered, so that LAPACK works in place; K is symmetric
+    factor, info = dpotrf(K.T, lower=1, clean=1, overwrite_a=1)
+    if info != 0:
+        raise DataError(
+            "the network's tangent kernel is not finite or not positive definite: theta has diverged, or flux and "
+            "labels differ by so many orders of magnitude that float64 does not hold; standardise them."
+        )
+    return factor
+
+
+def _log_det_noise(observed: np.ndarray, noise_covariance: np.ndarray) -> float:
+    patterns, counts = np.unique(observed, axis=0, return_counts=True)
+    return float(
+        sum(n * np.linalg.slogdet(noise_covariance[np.ix_(o, o)])[1] for o, n in zip(patterns, counts, strict=True))
+    )

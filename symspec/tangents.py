@@ -1,0 +1,165 @@
+r"""The Jacobian df/dtheta of many stars as numbers, in factors and never whole.
+
+For a dense layer the row of star n and label c is the outer product of the layer's input a_n and the
+back-propagated cotangent g_nc, so that products with J, and the Gram matrix
+
+.. math:: J V J'^T \big|_{(c,n),(d,m)} = \sum_l (v_l^W\, a_n \cdot a'_m + v_l^b)\; g_{nc} \cdot g'_{md},
+
+the network's tangent kernel, cost matrix products of the layers' widths: independent of the number of parameters.
+Rows are label-major: row c * n_stars + n.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from symspec.networks import Network
+from symspec.params import ParamLayout
+
+
+@dataclass(frozen=True, eq=False)
+class Tangents:
+    """df/dtheta of some stars in factored form.
+
+    Attributes
+    ----------
+    layout : ParamLayout
+    inputs : dict of str to numpy.ndarray (star, in)
+    cotangents : dict of str to numpy.ndarray (star, label, out)
+        By name of dense layer.
+    """
+
+    layout: ParamLayout
+    inputs: dict[str, np.ndarray]
+    cotangents: dict[str, np.ndarray]
+
+    @property
+    def n_stars(self) -> int:
+        """Number of stars."""
+        return next(iter(self.cotangents.values())).shape[0]
+
+    @property
+    def n_labels(self) -> int:
+        """Number of labels."""
+        return next(iter(self.cotangents.values())).shape[1]
+
+    def __getitem__(self, stars: Any) -> Tangents:
+        """The same for a slice of the stars."""
+        return Tangents(
+            self.layout,
+            {k: a[stars] for k, a in self.inputs.items()},
+            {k: g[stars] for k, g in self.cotangents.items()},
+        )
+
+    def matvec(self, v: np.ndarray) -> np.ndarray:
+        """J v: (star, label) for v (param,), or (star, label, k) for v (param, k)."""
+        columns = v.reshape(self.layout.n_params, -1)
+        out = np.zeros((self.n_stars, self.n_labels, columns.shape[1]))
+        for k in range(columns.shape[1]):
+            blocks = self.layout.unpack(np.ascontiguousarray(columns[:, k]))
+            for layer, g in self.cotangents.items():
+                dz = self.inputs[layer] @ blocks[f"{layer}/kernel"]
+                if f"{layer}/bias" in blocks:
+                    dz += blocks[f"{layer}/bias"]
+                out[:, :, k] += np.matmul(g, dz[:, :, None])[:, :, 0]
+        return out[:, :, 0] if v.ndim == 1 else out
+
+    def rmatvec(self, u: np.ndarray) -> np.ndarray:
+        """J^T u: (param,) for u (star, label)."""
+        out = np.empty(self.layout.n_params)
+        blocks = self.layout.unpack(out)
+        for layer, g in self.cotangents.items():
+            dz = np.matmul(u[:, None, :], g)[:, 0, :]
+            blocks[f"{layer}/kernel"][...] = self.inputs[layer].T @ dz
+            if f"{layer}/bias" in blocks:
+                blocks[f"{layer}/bias"][...] = dz.sum(axis=0)
+        return out
+
+    def dense(self) -> np.ndarray:
+        """J itself (star, label, param): for few parameters or few stars."""
+        out = np.empty((self.n_stars, self.n_labels, self.layout.n_params))
+        for block in self.layout.blocks:
+            layer, _, key = block.name.partition("/")
+            g = self.cotangents[layer]
+            if key == "kernel":
+                g = self.inputs[layer][:, None, :, None] * g[:, :, None, :]
+            out[:, :, block.slice] = g.reshape(*out.shape[:2], -1)
+        return out
+
+    def gram(self, other: Tangents, variance: dict[str, Any]) -> np.ndarray:
+        """J diag(variance) J'^T: (label * star, label * other star), label-major; float64.
+
+        `variance` gives each block of parameters a number or an array of the block's shape.
+        """
+        n, m, C = self.n_stars, other.n_stars, self.n_labels
+        K = np.zeros((C, n, C, m))
+        for layer in self.cotangents:
+            a, g = self._layer(layer)
+            b, h = (a, g) if other is self else other._layer(layer)
+            for ab, gv in _separate(a, b, g, *_variances(variance, layer)):
+                for c, d in _label_pairs(C, symmetric=other is self):
+                    gh = gv[c] @ h[d].T
+                    gh *= ab
+                    K[c, :, d] += gh
+        if other is self:
+            for c, d in _label_pairs(C, symmetric=True):
+                K[d, :, c] = K[c, :, d].T
+        return K.reshape(C * n, C * m)
+
+    def _layer(self, layer: str) -> tuple[np.ndarray, np.ndarray]:
+        """Inputs (star, in) and cotangents (label, star, out) of one layer in float64."""
+        g = self.cotangents[layer].transpose(1, 0, 2)
+        return self.inputs[layer].astype(np.float64), np.ascontiguousarray(g, dtype=np.float64)
+
+    def own_gram(self, variance: dict[str, Any]) -> np.ndarray:
+        """The blocks of `gram(self)` that belong to one star each: (star, label, label)."""
+        out = np.zeros((self.n_stars, self.n_labels, self.n_labels))
+        for layer in self.cotangents:
+            a = self.inputs[layer].astype(np.float64)
+            g = self.cotangents[layer].astype(np.float64)
+            v, w = _variances(variance, layer)
+            if np.ndim(v) == 0:
+                out += (v * np.sum(a * a, axis=1))[:, None, None] * np.matmul(g, g.transpose(0, 2, 1))
+            else:
+                out += np.matmul(g * (a**2 @ v)[:, None, :], g.transpose(0, 2, 1))
+            out += np.matmul(g * w, g.transpose(0, 2, 1))
+        return out
+
+
+def compute_tangents(net: Network, factors: Callable[..., list[np.ndarray]], theta: Any, X: Any) -> Tangents:
+    """Tangents of the stars X (star, pixel) by a function of `compile_tangent_factors`."""
+    arrays, names = factors(theta, X), list(net.dense_shapes)
+    half = len(names)
+    return Tangents(
+        net.layout,
+        dict(zip(names, arrays[:half], strict=True)),
+        dict(zip(names, arrays[half:], strict=True)),
+    )
+
+
+def _variances(variance: dict[str, Any], layer: str) -> tuple[Any, Any]:
+    return variance[f"{layer}/kernel"], variance.get(f"{layer}/bias", 0.0)
+
+
+def _separate(a: np.ndarray, b: np.ndarray, g: np.ndarray, v: Any, w: Any) -> Iterator[tuple[Any, np.ndarray]]:
+    """Pairs (inputs' Gram, cotangents): their layer's kernel is the sum of one Gram times the other, entrywise."""
+    if np.ndim(v) == 0 and np.ndim(w) == 0:
+        ab = a @ b.T
+        ab *= v
+        ab += w
+        yield ab, g
+        return
+    if np.ndim(v) == 0:
+        yield v * (a @ b.T), g
+    else:  # one variance a weight: an outer product for each feature only
+        for i in range(a.shape[1]):
+            yield np.outer(a[:, i], b[:, i]), g * v[i]
+    yield 1.0, g * w
+
+
+def _label_pairs(n_labels: int, *, symmetric: bool) -> list[tuple[int, int]]:
+    return [(c, d) for c in range(n_labels) for d in range(c + 1 if symmetric else n_labels)]
