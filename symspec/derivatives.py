@@ -51,7 +51,8 @@ def build_tangent_factors(net: Network, params: Params, flux: Symbol) -> Tangent
     one = pt.vector("spectrum", dtype=flux.dtype, shape=(net.n_pixels,))
     f, taps = net.build_with_taps(params, one)
     inputs = [a for a, _ in taps.values()]
-    cotangents = jacobian(f, [z for _, z in taps.values()], vectorize=True)
+    after = jacobian(f, [z for _, z in taps.values()], vectorize=True)
+    cotangents = [g.astype(f.dtype) for g in after]  # a `switch` hands back float64 whatever it was given
     outputs = vectorize_graph([*inputs, *cotangents], {one: flux})
     half = len(inputs)
     return TangentFactors(

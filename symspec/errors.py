@@ -69,3 +69,17 @@ class NotAtMinimumError(SymspecError, ArithmeticError):
 
 class NotAtMinimumWarning(UserWarning):
     """The weights are not at a minimum of the negative log posterior; error bars carry a flag."""
+
+
+class DivergedError(SymspecError, ArithmeticError):
+    """The loss or the weights are no finite numbers any more: the steps were too long.
+
+    Attributes
+    ----------
+    epoch : int or None
+        The epoch, counted from 1, in which it happened; None outside `train`.
+    """
+
+    def __init__(self, message: str, epoch: int | None = None):
+        super().__init__(message)
+        self.epoch = epoch

@@ -94,8 +94,8 @@ class Regression:
 
     def negative_log_likelihood(self, params: Mapping[str, Symbol], flux: Any, labels: Any) -> Symbol:
         """The likelihood's part of U, from named blocks."""
-        labels = pt.as_tensor_variable(labels)
         f = self.net.build(params, flux)
+        labels = pt.as_tensor_variable(labels).astype(f.dtype)  # logarithms of the noise take the labels' dtype
         if labels.ndim != f.ndim:
             raise ShapeError(
                 f"labels should have {f.ndim} axes like the network's output for this flux, got {labels.ndim}."

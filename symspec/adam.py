@@ -1,0 +1,102 @@
+r"""Adam: the optimiser of mini-batch training, in place on one flat array of weights.
+
+.. math::
+    m_t = \beta_1 m_{t-1} + (1 - \beta_1) g_t, \qquad v_t = \beta_2 v_{t-1} + (1 - \beta_2) g_t^2
+
+    \theta_t = \theta_{t-1} - \alpha_t \frac{\sqrt{1 - \beta_2^t}}{1 - \beta_1^t}
+               \frac{m_t}{\sqrt{v_t} + \epsilon}, \qquad
+    \alpha_t = \frac{\alpha}{1 + \mathrm{decay} \cdot (t - 1)}
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+# Entries updated at a time: five such arrays of float32 stay within a core's second-level cache, so that the
+# dozen elementary passes over them cost one pass over main memory.
+BLOCK = 2**16
+
+
+class Adam:
+    r"""Moving averages of gradient and squared gradient, and the step that they give.
+
+    Keras's form of Kingma & Ba's algorithm: epsilon is added to :math:`\sqrt{v_t}` before the correction of
+    the bias (the paper's "epsilon hat").
+
+    Parameters
+    ----------
+    n_params : int
+        Length of theta.
+    dtype : str
+        Of theta, "float32" or "float64".
+    learning_rate : float
+        Alpha; may be set anew between steps.
+    beta_1, beta_2 : float
+        Decay of the two averages.
+    epsilon : float
+        Added to the square root of the second.
+    decay : float
+        Decay of the learning rate, as Keras 2's `decay`.
+
+    Attributes
+    ----------
+    iterations : int
+        Steps taken.
+
+    References
+    ----------
+    Kingma & Ba 2015, arXiv:1412.6980.
+    """
+
+    def __init__(
+        self,
+        n_params: int,
+        dtype: str,
+        *,
+        learning_rate: float,
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        epsilon: float = 1e-7,
+        decay: float = 0.0,
+    ):
+        self.learning_rate, self.decay, self.epsilon = learning_rate, decay, epsilon
+        self.beta_1, self.beta_2 = beta_1, beta_2
+        self.iterations = 0
+        self._m, self._v = np.zeros(n_params, dtype), np.zeros(n_params, dtype)
+        self._scratch = np.empty(min(BLOCK, n_params), dtype)
+
+    @property
+    def decayed_rate(self) -> float:
+        """Alpha of the next step, without the correction of the bias."""
+        return self.learning_rate / (1 + self.decay * self.iterations)
+
+    def step(self, theta: np.ndarray, gradient: np.ndarray, scale: float = 1.0) -> None:
+        """Move `theta` (param,) in place, for the gradient `scale * gradient`, which is left as it is."""
+        rate = self.decayed_rate
+        self.iterations += 1
+        t = self.iterations
+        rate *= math.sqrt(1 - self.beta_2**t) / (1 - self.beta_1**t)
+        size = max(self._scratch.size, 1)
+        for start in range(0, theta.size, size):
+            self._update(theta, gradient, slice(start, start + size), scale, rate)
+
+    def _update(
+        self, theta: np.ndarray, gradient: np.ndarray, block: slice, scale: float, rate: float
+    ) -> None:
+        g, m, v = gradient[block], self._m[block], self._v[block]
+        s = self._scratch[: g.size]
+        np.multiply(g, (1 - self.beta_1) * scale, out=s)
+        m *= self.beta_1
+        m += s
+        np.multiply(g, scale, out=s)
+        s *= s
+        s *= 1 - self.beta_2
+        v *= self.beta_2
+        v += s
+        np.sqrt(v, out=s)
+        s += self.epsilon
+        np.divide(m, s, out=s)
+        s *= rate
+        theta[block] -= s
