@@ -1,0 +1,97 @@
+"""Certificate of the optimum: are these weights at a minimum of the negative log posterior, and how far off?"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.sparse.linalg import LinearOperator, lobpcg
+
+from symspec.inverse_hessian.interface import InverseHessian
+
+MAX_DECREMENT = 1e-2
+DENSE_LIMIT = 400
+PRODUCT_BUDGET = 5e11  # parameters x stars x products: some 20 s on two cores
+
+
+@dataclass(frozen=True)
+class Certificate:
+    r"""What is known about the optimum.
+
+    Attributes
+    ----------
+    gradient_norm : float
+        Largest absolute entry of the gradient g of U, in nats per unit of the weight.
+    newton_decrement : float
+        :math:`g^T A^{-1} g / 2`, in nats: what a Newton step would gain.
+    smallest_eigenvalue : float
+        Of the exact Hessian of U. From Rayleigh quotients, so that the true one is not larger.
+    eigenvalue_error : float
+        Norm of the eigenvector's residual: an eigenvalue lies within this distance.
+    newton_shift : numpy.ndarray, shape (label,)
+        Root mean square over the training stars of what a Newton step would change in the predictions, in the
+        units of the labels.
+    is_minimum : bool
+        Whether the decrement is at most 0.01 nats and no negative eigenvalue was found.
+    message : str
+        The verdict in words.
+    """
+
+    gradient_norm: float
+    newton_decrement: float
+    smallest_eigenvalue: float
+    eigenvalue_error: float
+    newton_shift: np.ndarray
+    is_minimum: bool
+    message: str
+
+
+def certify(
+    gradient: np.ndarray,
+    inverse: InverseHessian,
+    hessian_product: Callable[[np.ndarray], np.ndarray],
+    newton_shift: np.ndarray,
+    n_stars: int,
+) -> Certificate:
+    """Certificate from the gradient (param,), the inverse curvature and exact Hessian-vector products."""
+    decrement = 0.5 * float(gradient @ (inverse @ gradient))
+    norm = float(np.abs(gradient).max())
+    smallest, error = find_smallest_eigenvalue(hessian_product, inverse, n_stars)
+    is_minimum = bool(decrement <= MAX_DECREMENT and smallest > 0)
+    numbers = (
+        f"|gradient| {norm:.3g}, Newton decrement {decrement:.3g} nats (at most {MAX_DECREMENT:g}), smallest "
+        f"eigenvalue of the Hessian {smallest:.4g} +- {error:.1g}"
+    )
+    shift = ", ".join(f"{s:.3g}" for s in newton_shift)
+    verdict = (
+        f"at a minimum: {numbers}."
+        if is_minimum
+        else f"not at a minimum: {numbers}; a Newton step would change the labels by {shift} (rms)."
+    )
+    return Certificate(norm, decrement, smallest, error, newton_shift, is_minimum, verdict)
+
+
+def find_smallest_eigenvalue(
+    product: Callable[[np.ndarray], np.ndarray], inverse: InverseHessian, n_stars: int
+) -> tuple[float, float]:
+    """Smallest eigenvalue of the Hessian, and the norm of its eigenvector's residual.
+
+    Dense for few parameters; otherwise by locally optimal conjugate gradients (Knyazev 2001,
+    doi:10.1137/S1064827500366124), preconditioned by the inverse of the curvature, within a budget of products.
+    """
+    n = inverse.shape[0]
+    if n <= DENSE_LIMIT:
+        H = np.stack([product(e) for e in np.eye(n)])
+        return float(np.linalg.eigvalsh((H + H.T) / 2)[0]), 0.0
+    n_products = int(np.clip(PRODUCT_BUDGET / (n * n_stars), 4, 60))
+    operator = LinearOperator((n, n), matvec=lambda v: product(v.ravel()), dtype=np.float64)
+    start = inverse @ np.random.default_rng(0).normal(size=n)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # "not converged": the residual below says how well
+        _, vectors = lobpcg(operator, start[:, None], M=inverse, largest=False, maxiter=n_products, tol=1e-6)
+    v = vectors[:, 0] / np.linalg.norm(vectors[:, 0])
+    Hv = product(v)
+    value = float(v @ Hv)
+    return value, float(np.linalg.norm(Hv - value * v))
