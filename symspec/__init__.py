@@ -2,6 +2,9 @@
 
 from symspec import datasets
 from symspec.activations import ACTIVATIONS
+from symspec.archives import read_laplace, read_network, read_regression, write_laplace, write_network
+from symspec.calibration import coverage, sigma_mad
+from symspec.certificate import Certificate
 from symspec.compiled import (
     compile_ggn,
     compile_ggn_vector_product,
@@ -24,6 +27,7 @@ from symspec.errors import (
     SymspecError,
     TooLargeError,
 )
+from symspec.evidence import tune
 from symspec.laplace import LaplacePosterior, fit_laplace
 from symspec.layers import Activation, Dense, Dropout, Layer, Standardize, Unstandardize
 from symspec.minimization import minimize
@@ -31,10 +35,10 @@ from symspec.networks import Network, mlp, standardized
 from symspec.polish import PolishResult, polish
 from symspec.prediction import Flag, Prediction
 from symspec.readers import read_spectra
-from symspec.regression import Regression, prior_precision_from_weight_decay
+from symspec.regression import Regression, prior_precision_from_weight_decay, scaled_prior
 from symspec.spectra import Spectra
 from symspec.training import TrainResult, train
-
-__version__ = "0.1.0"
+from symspec.version import __version__ as __version__
+from symspec.writers import FileKeptError, write_catalogue
 
 __all__ = [name for name in dir() if not name.startswith("_")]

@@ -1,7 +1,8 @@
 """Elementwise activations as PyTensor graphs, exact to every derivative that exists.
 
 All constants take the dtype of the input, so that a float32 graph stays float32. Piecewise
-functions are `switch`es: their derivative at a knot is that of the right-hand piece named in the table.
+functions are `switch`es, so that their derivative at a knot is that of one piece: the flat one for relu and clip, as
+Keras and PyTorch have it.
 """
 
 from __future__ import annotations
@@ -84,8 +85,7 @@ def clip(x: Symbol, minimum: float = 0.0, maximum: float = 9999.0) -> Symbol:
 
 
 ACTIVATIONS: dict[str, Callable[..., Symbol]] = {
-    f.__name__: f
-    for f in (linear, relu, leaky_relu, elu, selu, tanh, sigmoid, softplus, gelu, silu, clip)
+    f.__name__: f for f in (linear, relu, leaky_relu, elu, selu, tanh, sigmoid, softplus, gelu, silu, clip)
 }
 
 

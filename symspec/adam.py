@@ -82,9 +82,7 @@ class Adam:
         for start in range(0, theta.size, size):
             self._update(theta, gradient, slice(start, start + size), scale, rate)
 
-    def _update(
-        self, theta: np.ndarray, gradient: np.ndarray, block: slice, scale: float, rate: float
-    ) -> None:
+    def _update(self, theta: np.ndarray, gradient: np.ndarray, block: slice, scale: float, rate: float) -> None:
         g, m, v = gradient[block], self._m[block], self._v[block]
         s = self._scratch[: g.size]
         np.multiply(g, (1 - self.beta_1) * scale, out=s)

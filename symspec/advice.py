@@ -39,9 +39,7 @@ def describe_ragged(value: Any, name: str) -> str | None:
         return None
     other = next((i for i, length in enumerate(lengths) if length != lengths[0]), None)
     if other is None:
-        return (
-            f"{name} should be an array of numbers, got nested sequences of unequal shapes: give one array."
-        )
+        return f"{name} should be an array of numbers, got nested sequences of unequal shapes: give one array."
     return (
         f"{name} should have rows of one length, got rows of lengths {lengths[0]} and {lengths[other]} "
         f"(row {other} differs from row 0): cut or resample all rows to one length."
@@ -54,9 +52,7 @@ def describe_wrong_kind(value: Any, raw: np.ndarray, name: str) -> str:
     if kind == "O":
         return _describe_objects(value, raw, name)
     if kind == "c":
-        return (
-            f"{name} should be real numbers, got complex ones ({raw.dtype}): give their real part or modulus."
-        )
+        return f"{name} should be real numbers, got complex ones ({raw.dtype}): give their real part or modulus."
     if kind == "b":
         return f"{name} should be numbers, got booleans: if 0 and 1 are meant, give {name}.astype(float)."
     if kind in "US":
@@ -125,9 +121,7 @@ def advise_pixels(shape: tuple[int, ...], n_pixels: int, name: str) -> str:
         return f"trim the last pixel or rebuild the network with n_pixels={got}"
     if got == n_pixels - 1:
         return f"one pixel was cut: give it as well or rebuild the network with n_pixels={got}"
-    return (
-        f"resample the spectra to the network's {n_pixels} pixels or rebuild the network with n_pixels={got}"
-    )
+    return f"resample the spectra to the network's {n_pixels} pixels or rebuild the network with n_pixels={got}"
 
 
 def advise_labels(shape: tuple[int, ...], n_stars: int, n_labels: int, name: str) -> str:

@@ -68,14 +68,10 @@ def find_format(path: str | os.PathLike[str]) -> str:
     """
     path = Path(path)
     if not path.exists():
-        raise FileNotFoundError(
-            f"{path} should be a file, got nothing there: check the path and its spelling."
-        )
+        raise FileNotFoundError(f"{path} should be a file, got nothing there: check the path and its spelling.")
     if not path.is_file():
         what = "a directory" if path.is_dir() else "no regular file"
-        raise FileFormatError(
-            f"{path} should be an HDF5, npz or CSV file, got {what}: give the path of one file."
-        )
+        raise FileFormatError(f"{path} should be an HDF5, npz or CSV file, got {what}: give the path of one file.")
     with path.open("rb") as stream:
         start = stream.read(4096)
     if not start:
@@ -143,9 +139,7 @@ def _load_hdf5(file: Any, name: str, path: Path) -> np.ndarray:
             )
         dataset = file[name]
         if not isinstance(dataset, h5py.Dataset) or dataset.shape is None:
-            raise FileFormatError(
-                f"{path}: {name!r} should be a dataset, got {dataset!r}: store an array there."
-            )
+            raise FileFormatError(f"{path}: {name!r} should be a dataset, got {dataset!r}: store an array there.")
         if dataset.is_virtual or dataset.external:
             raise FileFormatError(
                 f"{path}: {name!r} should lie in this file, got a dataset whose values lie in other "
@@ -183,8 +177,7 @@ def _load_npy(archive: zipfile.ZipFile, name: str, path: Path) -> np.ndarray:
         held = archive.getinfo(member).file_size
         if math.prod(shape) * dtype.itemsize > held:
             raise FileFormatError(
-                f"{path}: {name!r} should hold an array of shape {shape}, got only {held} bytes: copy "
-                "the file again."
+                f"{path}: {name!r} should hold an array of shape {shape}, got only {held} bytes: copy the file again."
             )
         with archive.open(member) as stream:
             return np.lib.format.read_array(stream, allow_pickle=False)

@@ -1,4 +1,4 @@
-"""Certificate of the optimum: are these weights at a minimum of the negative log posterior, and how far off?"""
+"""Certificate of the optimum: whether weights are at a minimum of the negative log posterior, and how far off."""
 
 from __future__ import annotations
 

@@ -106,9 +106,7 @@ def check_flux(
             f"{advise_pixels(flux.shape, n_pixels, name)}."
         )
     if flux.size == 0:
-        raise DataError(
-            f"{name} should hold at least one star, got shape {flux.shape}: check what selects stars."
-        )
+        raise DataError(f"{name} should hold at least one star, got shape {flux.shape}: check what selects stars.")
     if not allow_nan:
         check_finite(flux, name, ("star", "pixel"), "give ivar with 0 at these pixels, or fill them")
     return flux
@@ -134,9 +132,7 @@ def check_finite(array: np.ndarray, name: str, axes: tuple[str, ...], advice: st
         With the count of such values and the place of the first.
     """
     with np.errstate(over="ignore", invalid="ignore"):
-        if np.isfinite(
-            np.sum(array)
-        ):  # one pass and no temporary; a sum that overflows is looked at again below
+        if np.isfinite(np.sum(array)):  # one pass and no temporary; a sum that overflows is looked at again below
             return
     if not (good := np.isfinite(array)).all():
         raise DataError(f"{name} should be finite, got {describe_bad(~good, array, axes)}: {advice}.")
@@ -175,10 +171,8 @@ def check_labels(labels: Any, n_stars: int, n_labels: int, *, name: str = "label
     check_not_infinite(labels, name)
     missing = np.isnan(labels).all(axis=0)
     if missing.all():
-        raise DataError(
-            f"{name} should hold numbers, got only missing ones (NaN): there is nothing to learn from."
-        )
-    if missing.any():
+        raise DataError(f"{name} should hold numbers, got only missing ones (NaN): there is nothing to learn from.")
+    if missing.any() and n_stars > 1:  # one star may lack a label
         columns = ", ".join(str(i) for i in np.flatnonzero(missing))
         raise DataError(
             f"{name} should hold at least one number for each label, got only NaN in column {columns}: "
@@ -285,9 +279,7 @@ def check_theta(theta: Any, n_params: int, *, dtype: Any = np.float64) -> np.nda
     theta = as_float_array(theta, "theta", dtype=dtype)
     if theta.shape != (n_params,):
         raise ShapeError(f"{expected}, got {theta.shape}: {advise_theta(theta.shape, n_params)}.")
-    check_finite(
-        theta, "theta", ("entry",), "its training diverged or its file is damaged, so train it again"
-    )
+    check_finite(theta, "theta", ("entry",), "its training diverged or its file is damaged, so train it again")
     return theta
 
 
@@ -314,9 +306,7 @@ def check_rng(rng: Any) -> np.random.Generator:
     is_seed = isinstance(rng, int | np.integer) and not isinstance(rng, bool) and rng >= 0
     seed = int(rng) if is_seed else 0
     got = f"the seed {seed}" if is_seed else repr(rng)
-    raise OptionError(
-        f"rng should be a numpy.random.Generator, got {got}: write rng=np.random.default_rng({seed})."
-    )
+    raise OptionError(f"rng should be a numpy.random.Generator, got {got}: write rng=np.random.default_rng({seed}).")
 
 
 def check_choice(value: Any, name: str, choices: Sequence[str]) -> str:

@@ -89,7 +89,10 @@ def compile_jacobian(
 
 
 def compile_tangent_factors(net: Network, *, backend: str = "auto", dtype: str = "float64") -> PerStarFunction:
-    """Compile the factors of df/dtheta: `fn(theta, X)` -> inputs (star, in), then cotangents (star, label, out), by layer."""
+    """Compile the factors of df/dtheta: `fn(theta, X)` -> a list, each layer's inputs (star, in) and then cotangents.
+
+    Cotangents have shape (star, label, out); layers stand in the order of `net.dense_shapes`.
+    """
 
     def build(params, flux):
         factors = derivatives.build_tangent_factors(net, params, flux)
@@ -121,9 +124,7 @@ def compile_training_objective(reg: Regression, *, backend: str = "auto", dtype:
     return SumFunction(reg, build, 4, backend, dtype, extra=list(masks.values()))
 
 
-def compile_hessian_vector_product(
-    reg: Regression, *, backend: str = "auto", dtype: str = "float64"
-) -> SumFunction:
+def compile_hessian_vector_product(reg: Regression, *, backend: str = "auto", dtype: str = "float64") -> SumFunction:
     """Compile exact products with the Hessian of U: `fn(theta, X, Y, v)` -> (param,)."""
     v = pt.vector("v", dtype=dtype, shape=(reg.net.n_params,))
 
@@ -185,6 +186,29 @@ def compile_hessian(reg: Regression, *, backend: str = "auto", dtype: str = "flo
     return hessian
 
 
+def compile_trace_gradient(reg: Regression, *, backend: str = "auto") -> SumFunction:
+    """Compile `derivatives.build_trace_gradient`: `fn(theta, X, Y, inverse)` -> (param,)."""
+    inverse = pt.matrix("inverse", shape=(reg.net.n_params, reg.net.n_params))
+
+    def build(params, flux, labels, prior_weight):
+        gradient = derivatives.build_trace_gradient(reg, params, flux, labels, inverse)
+        return [reg.net.layout.join(gradient) + 0 * prior_weight]
+
+    floats = 6 * reg.net.n_labels * reg.net.n_params / sum(reg.net.widths)
+    return SumFunction(reg, build, floats, backend, "float64", extra=[inverse])
+
+
+def compile_kernel_trace_gradient(net: Network, *, backend: str = "auto") -> Callable[..., np.ndarray]:
+    """Compile `derivatives.build_kernel_trace_gradient`: `fn(theta, X, variance by block, weights)` -> (param,)."""
+    theta, params, flux, _ = _symbols(net, "float64")
+    variance = {block.name: pt.scalar(block.name) for block in net.layout.blocks}
+    weights = pt.tensor4("weights")
+    gradient = derivatives.build_kernel_trace_gradient(net, params, flux, variance, weights)
+    inputs = [theta, flux, *variance.values(), weights]
+    fn = _compile(inputs, [net.layout.join(gradient)], choose_backend(backend), "float64")
+    return lambda theta, X, v, W: np.asarray(fn(theta, X, *(np.float64(v[k]) for k in variance), W)[0])
+
+
 class PerStarFunction:
     """A compiled graph with one result a star: `fn(theta, X)`, chunked, into preallocated output."""
 
@@ -202,7 +226,8 @@ class PerStarFunction:
         theta, params, flux, _ = _symbols(net, dtype)
         outputs = build(params, flux)
         self._many = isinstance(outputs, list)
-        self._function = _compile([theta, flux], outputs if self._many else [outputs], self.backend, dtype)
+        inputs = [theta, flux] if net.n_params else [flux]  # fixed layers alone have no use for theta
+        self._function = _compile(inputs, outputs if self._many else [outputs], self.backend, dtype)
 
     def __call__(self, theta: Any, X: Any) -> Any:
         """Results for X (star, pixel) or (pixel,).
@@ -221,13 +246,13 @@ class PerStarFunction:
         return results if self._many else results[0]
 
     def _walk(self, theta: np.ndarray, X: np.ndarray) -> list[np.ndarray]:
-        n = len(X)
-        if n <= self.chunk:
-            return [np.asarray(r) for r in self._function(theta, np.asarray(X, self.dtype))]
+        n, fixed = len(X), [theta] if self.net.n_params else []
         _check_fits(n * sum(math.prod(t) for t in self.tails) * np.dtype(self.dtype).itemsize, f"{n} stars")
+        if n <= self.chunk:
+            return [_as_writable(r) for r in self._function(*fixed, np.asarray(X, self.dtype))]
         out = [np.empty((n, *tail), self.dtype) for tail in self.tails]
         for rows in _chunks(n, self.chunk):
-            for o, r in zip(out, self._function(theta, np.asarray(X[rows], self.dtype)), strict=True):
+            for o, r in zip(out, self._function(*fixed, np.asarray(X[rows], self.dtype)), strict=True):
                 o[rows] = r
         return out
 
@@ -282,7 +307,7 @@ class SumFunction:
         X, Y = np.asarray(X, self.dtype), np.asarray(Y, self.dtype)
         weight = np.asarray(prior_weight, self.dtype)
         outputs = self._function(theta, X, Y, weight, *extra)
-        return [np.asarray(o, np.float64 if np.ndim(o) == 0 else None) for o in outputs]
+        return [_as_writable(o) if np.ndim(o) else np.asarray(o, np.float64) for o in outputs]
 
     def _check_extra(self, value: Any, symbol: Any) -> np.ndarray:
         array = as_float_array(value, symbol.name, dtype=self.dtype)
@@ -340,6 +365,11 @@ def _check_jax_precision(dtype: str) -> None:
             'JAX was set to 32 bits in this process: call jax.config.update("jax_enable_x64", True) first, or ask '
             'for dtype="float32".'
         )
+
+
+def _as_writable(result: Any) -> np.ndarray:
+    array = np.asarray(result)
+    return array if array.flags.writeable else array.copy()  # JAX hands out read-only views
 
 
 def _chunk_size(floats_per_star: int, dtype: str) -> int:

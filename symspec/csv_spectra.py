@@ -84,9 +84,7 @@ def read_csv_spectra(path: Path, label_names: Sequence[str] | None = None) -> Cs
             labels.append(_parse_cells(path, number, header, row, columns))
             ids.extend(row[i].strip() for i in id_columns[:1])
     if not flux:
-        raise FileFormatError(
-            f"{path} should hold at least one star below its header row, got none: add rows."
-        )
+        raise FileFormatError(f"{path} should hold at least one star below its header row, got none: add rows.")
     return CsvSpectra(
         flux=np.array(flux),
         wavelength=_find_wavelength(path, [float(header[i]) for i in pixels]),
@@ -121,9 +119,7 @@ def _find_pixels(path: Path, header: list[str]) -> list[int]:
 def _find_labels(path: Path, header: list[str], taken: set[int], wanted: Sequence[str] | None) -> list[int]:
     free = {cell: i for i, cell in enumerate(header) if i not in taken}
     if len(free) < len(header) - len(taken):
-        raise FileFormatError(
-            f"{path}: label columns should differ in their headers, got {header}: rename some."
-        )
+        raise FileFormatError(f"{path}: label columns should differ in their headers, got {header}: rename some.")
     if wanted is None:
         return list(free.values())
     if missing := [name for name in wanted if name not in free]:
@@ -174,6 +170,5 @@ def _as_format_error(path: Path) -> Iterator[None]:
         yield
     except (csv.Error, UnicodeDecodeError) as error:
         raise FileFormatError(
-            f"{path} should be a CSV table in UTF-8, got text that is none ({error}): write it again "
-            "as UTF-8."
+            f"{path} should be a CSV table in UTF-8, got text that is none ({error}): write it again as UTF-8."
         ) from error

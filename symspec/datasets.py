@@ -87,9 +87,7 @@ def miles(
         low, high = _check_range(teff_range, "teff_range", "(3800.0, 7500.0)")
         keep &= (low < labels[:, 0]) & (labels[:, 0] < high)
     if not keep.any():
-        raise OptionError(
-            f"teff_range should hold some stars, got {teff_range} K: MILES spans 2,748 to 36,000 K."
-        )
+        raise OptionError(f"teff_range should hold some stars, got {teff_range} K: MILES spans 2,748 to 36,000 K.")
     flux, wavelength = _read_one_grid([files[star] for star in ids[keep]])
     return Spectra(
         flux=flux if clip is None else np.clip(flux, *clip),
@@ -155,9 +153,7 @@ def generated_stars(
     n_stars = _check_count(n_stars, "n_stars", 1)
     n_pixels = _check_count(n_pixels, "n_pixels", 2)
     if not (np.ndim(snr) == 0 and 0 < snr < np.inf):
-        raise OptionError(
-            f"snr should be one positive number, got {snr!r}: for no noise call generated_flux."
-        )
+        raise OptionError(f"snr should be one positive number, got {snr!r}: for no noise call generated_flux.")
     low, high = np.transpose(
         [
             _check_range(teff_range, "teff_range", "(4000.0, 7000.0)", _LABEL_LIMITS["Teff [K]"]),
@@ -265,8 +261,7 @@ def _line_profiles(wavelength: Any) -> np.ndarray:
     wavelength = as_float_array(wavelength, "wavelength")
     if wavelength.ndim != 1:
         raise ShapeError(
-            f"wavelength should have shape (pixel,), got {wavelength.shape}: all stars share one "
-            "grid, give that."
+            f"wavelength should have shape (pixel,), got {wavelength.shape}: all stars share one grid, give that."
         )
     if not (np.isfinite(wavelength) & (wavelength > 0)).all():
         raise DataError(
@@ -282,9 +277,7 @@ def _check_stellar_labels(labels: Any) -> np.ndarray:
     labels = as_float_array(labels, "labels")
     if labels.ndim != 2 or labels.shape[1] != 3:
         advice = "for one star give labels[None, :]" if labels.shape == (3,) else "give one row a star"
-        raise ShapeError(
-            f"labels should have shape (star, 3), Teff, log g and [Fe/H], got {labels.shape}: {advice}."
-        )
+        raise ShapeError(f"labels should have shape (star, 3), Teff, log g and [Fe/H], got {labels.shape}: {advice}.")
     if not np.isfinite(labels).all():
         raise DataError("labels should be finite, got NaN or infinite ones: leave these stars out.")
     for column, (name, (low, high)) in enumerate(_LABEL_LIMITS.items()):
@@ -318,9 +311,7 @@ def _check_range(
 def _check_count(value: Any, name: str, smallest: int) -> int:
     if isinstance(value, int | np.integer) and not isinstance(value, bool) and value >= smallest:
         return int(value)
-    raise OptionError(
-        f"{name} should be an integer of at least {smallest}, got {value!r}: give e.g. {name}=100."
-    )
+    raise OptionError(f"{name} should be an integer of at least {smallest}, got {value!r}: give e.g. {name}=100.")
 
 
 def _find_miles() -> Path:
@@ -358,8 +349,7 @@ def _read_one_grid(paths: list[Path]) -> tuple[np.ndarray, np.ndarray]:
             grids.append(tuple(hdus[0].header[key] for key in keys))
         if grids[-1] != grids[0]:
             raise FileFormatError(
-                f"{path} should have {keys} = {grids[0]} like the others, got {grids[-1]}: "
-                "reinstall sdss-mangadap."
+                f"{path} should have {keys} = {grids[0]} like the others, got {grids[-1]}: reinstall sdss-mangadap."
             )
     n_pixels, reference_pixel, reference_wavelength, step = grids[0]
     return np.array(flux), reference_wavelength + step * (np.arange(1, n_pixels + 1) - reference_pixel)

@@ -55,9 +55,7 @@ def build_tangent_factors(net: Network, params: Params, flux: Symbol) -> Tangent
     cotangents = [g.astype(f.dtype) for g in after]  # a `switch` hands back float64 whatever it was given
     outputs = vectorize_graph([*inputs, *cotangents], {one: flux})
     half = len(inputs)
-    return TangentFactors(
-        dict(zip(taps, outputs[:half], strict=True)), dict(zip(taps, outputs[half:], strict=True))
-    )
+    return TangentFactors(dict(zip(taps, outputs[:half], strict=True)), dict(zip(taps, outputs[half:], strict=True)))
 
 
 def build_theta_jacobian(net: Network, params: Params, flux: Symbol) -> Symbol:
@@ -84,7 +82,8 @@ def build_negative_log_posterior(
 
 def build_gradient(U: Symbol, params: Params) -> dict[str, Symbol]:
     """dU/dtheta by block."""
-    return dict(zip(params, grad(U, list(params.values())), strict=True))
+    gradients = grad(U, list(params.values()), disconnected_inputs="ignore")
+    return dict(zip(params, gradients, strict=True))
 
 
 def build_hessian_vector_product(U: Symbol, params: Params, v: Params) -> dict[str, Symbol]:
@@ -95,7 +94,12 @@ def build_hessian_vector_product(U: Symbol, params: Params, v: Params) -> dict[s
 
 
 def build_ggn_vector_product(
-    reg: Regression, params: Params, flux: Symbol, labels: Symbol, v: Params, prior_weight: Symbol | float = 1.0
+    reg: Regression,
+    params: Params,
+    flux: Symbol,
+    labels: Symbol,
+    v: Params,
+    prior_weight: Symbol | float = 1.0,
 ) -> dict[str, Symbol]:
     r""":math:`G v = \sum_n J_n^T S_n^{-1} J_n v + \delta v` by block, G never formed."""
     wrt = list(params.values())
@@ -113,6 +117,37 @@ def build_ggn_of_likelihood(reg: Regression, params: Params, flux: Symbol, label
     J = reg.whiten(build_theta_jacobian(reg.net, params, flux), labels)
     J = J.reshape((J.shape[0] * reg.net.n_labels, reg.net.n_params))
     return pt.dot(J.T, J)
+
+
+def build_trace_gradient(
+    reg: Regression, params: Params, flux: Symbol, labels: Symbol, inverse: Symbol
+) -> dict[str, Symbol]:
+    r"""Gradient of :math:`\tfrac12 \sum_n \mathrm{tr}(S_n^{-1} J_n A^{-1} J_n^T)`, A^-1 (param, param) held fixed.
+
+    At the A^-1 of the same parameters it is the gradient of :math:`\tfrac12 \log\det A`.
+    """
+    J = reg.whiten(build_theta_jacobian(reg.net, params, flux), labels)
+    J = J.reshape((J.shape[0] * reg.net.n_labels, reg.net.n_params))
+    return build_gradient(_as_dtype(0.5, J) * pt.sum(pt.dot(J, inverse) * J), params)
+
+
+def build_kernel_trace_gradient(
+    net: Network, params: Params, flux: Symbol, variance: Mapping[str, float], weights: Symbol
+) -> dict[str, Symbol]:
+    r"""Gradient by block of :math:`\tfrac12 \mathrm{tr}(W J V J^T)`, the tangent kernel against fixed weights W.
+
+    `weights` has shape (label, star, label, star), symmetric; `variance` one number a block. With
+    :math:`W = (K + S)^{-1}` it is the gradient of :math:`\tfrac12 \log\det A`, too.
+    """
+    factors = build_tangent_factors(net, params, flux)
+    total = 0.0
+    for layer, a in factors.inputs.items():
+        g = factors.cotangents[layer].transpose((1, 0, 2))
+        aa = variance[f"{layer}/kernel"] * pt.dot(a, a.T) + variance.get(f"{layer}/bias", 0.0)
+        for c in range(net.n_labels):
+            for d in range(net.n_labels):
+                total = total + pt.sum(weights[c, :, d] * aa * pt.dot(g[c], g[d].T))
+    return build_gradient(_as_dtype(0.5, total) * total, params)
 
 
 def _as_dtype(value, like: Symbol):

@@ -202,5 +202,5 @@ class Unstandardize(_Affine):
 
 
 def _check_units(units: int) -> None:
-    if not isinstance(units, int | np.integer) or units < 1:
+    if not isinstance(units, int | np.integer) or isinstance(units, bool) or units < 1:
         raise OptionError(f"units should be a positive integer, got {units!r}.")

@@ -124,9 +124,7 @@ def minimize(
     if not np.isfinite(result.fun):
         raise DivergedError(f"minimize should end at a finite U, got {result.fun}: {_ADVICE}.")
     if method == "trust-constr":
-        result.jac = (
-            result.grad
-        )  # SciPy keeps the constraints' Jacobians, of which there are none, under `jac`
+        result.jac = result.grad  # SciPy keeps the constraints' Jacobians, of which there are none, under `jac`
     return result
 
 
@@ -136,9 +134,7 @@ _ADVICE = "start from weights that `train` gave, or from smaller ones, or try an
 class _Search:
     """U and its gradient for SciPy, remembering the best point seen."""
 
-    def __init__(
-        self, objective: Callable[..., Any], X: np.ndarray, Y: np.ndarray, show: Callable[..., None]
-    ):
+    def __init__(self, objective: Callable[..., Any], X: np.ndarray, Y: np.ndarray, show: Callable[..., None]):
         self.objective, self.X, self.Y, self.show = objective, X, Y, show
         self.x: np.ndarray | None = None
         self.U, self.gradient = np.inf, np.empty(0)
@@ -147,8 +143,7 @@ class _Search:
     def evaluate(self, theta: np.ndarray) -> tuple[float, np.ndarray]:
         if not np.isfinite(theta).all():
             raise DivergedError(
-                f"minimize should stay among finite weights, got others after {self.iterations} iterations: "
-                f"{_ADVICE}."
+                f"minimize should stay among finite weights, got others after {self.iterations} iterations: {_ADVICE}."
             )
         U, gradient = self.objective(theta, self.X, self.Y)
         self.evaluations += 1
@@ -201,11 +196,7 @@ def _join_options(method: str, options: Any, max_iterations: Any) -> dict[str, A
     joined = dict(options or {})
     if max_iterations is None:
         return joined
-    if (
-        isinstance(max_iterations, bool)
-        or not isinstance(max_iterations, int | np.integer)
-        or max_iterations < 1
-    ):
+    if isinstance(max_iterations, bool) or not isinstance(max_iterations, int | np.integer) or max_iterations < 1:
         raise OptionError(f"max_iterations should be a positive integer, got {max_iterations!r}.")
     name = "maxfun" if method == "TNC" else "maxiter"
     if name in joined:

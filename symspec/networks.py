@@ -176,11 +176,11 @@ def mlp(
         raise OptionError(f"sizes should hold at least pixels and labels, got {list(sizes)}.")
     layers: list[Layer] = []
     for units in sizes[1:-1]:
-        layers += [Dense(int(units)), Activation(activation)]
-    layers.append(Dense(int(sizes[-1])))
+        layers += [Dense(units), Activation(activation)]
+    layers.append(Dense(sizes[-1]))
     if activation:
         Activation(activation)  # refuse an unknown word for networks without hidden layers, too
-    return Network(layers, int(sizes[0]), label_names=label_names, label_units=label_units)
+    return Network(layers, sizes[0], label_names=label_names, label_units=label_units)
 
 
 def standardized(net: Network, flux: Any, labels: Any) -> Network:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,10 @@ from symspec import compiled
 from symspec.checks import check_theta
 from symspec.inverse_hessian import InverseBuilder
 from symspec.regression import Regression
+from symspec.span import find_span
 
 Vector = np.ndarray
+MAX_AGE = 4  # steps for which a preconditioner serves before it is built anew
 
 
 @dataclass(frozen=True)
@@ -74,28 +77,50 @@ def polish(
     """
     theta = np.array(check_theta(theta, reg.net.n_params))
     X, Y = compiled.check_stars(reg.net, X, Y)
-    objective = compiled.compile_objective(reg, backend=backend)
-    product = compiled.compile_hessian_vector_product(reg, backend=backend)
-    builder = InverseBuilder(reg, X, Y, structure=structure, backend=backend, memory=memory)
+    span = find_span(reg, X)
+    small, Z, start = (reg, X, theta) if span is None else (span.reg, span.X, span.project(theta))
+    objective = compiled.compile_objective(small, backend=backend)
+    product = compiled.compile_hessian_vector_product(small, backend=backend)
+    builder = InverseBuilder(small, Z, Y, structure=structure, backend=backend, memory=memory)
+    limits = {"tolerance": tolerance, "max_iterations": max_iterations, "callback": callback}
+    result = minimize_by_newton(objective, product, builder, start, **limits)
+    if span is None:
+        return result
+    lifted = span.lift(result.theta)
+    U, _ = compiled.compile_objective(reg, backend=backend)(lifted, X, Y)
+    return replace(result, theta=lifted, negative_log_posterior=U)
+
+
+def minimize_by_newton(
+    objective: compiled.SumFunction,
+    product: compiled.SumFunction,
+    builder: InverseBuilder,
+    theta: Vector,
+    *,
+    tolerance: float,
+    max_iterations: int = 200,
+    callback: Callable[[int, float, float], None] | None = None,
+) -> PolishResult:
+    """`polish` with its compiled functions given: U and gradient, Hessian products, and the preconditioner."""
+    X, Y = builder.X, builder.Y
     U, g = objective(theta, X, Y)
-    radius, inverse, decrement, iteration = np.inf, None, np.inf, 0
+    inverse, age = builder.build(theta), 0
+    radius = np.sqrt(g @ (inverse @ g))
     for iteration in range(max_iterations + 1):
-        inverse = builder.build(theta) if inverse is None else inverse
         decrement = 0.5 * float(g @ (inverse @ g))
+        if age >= MAX_AGE or (age > 0 and (decrement <= tolerance or iteration == max_iterations)):
+            inverse, age = builder.build(theta), 0
+            decrement = 0.5 * float(g @ (inverse @ g))
         if callback is not None:
             callback(iteration, U, decrement)
-        if decrement <= tolerance or iteration == max_iterations:
+        if decrement <= tolerance or radius <= 1e-10 * np.sqrt(2 * decrement) or iteration == max_iterations:
             break
-        if not np.isfinite(radius):
-            radius = np.sqrt(2 * decrement)
-        step, predicted, norm = _steihaug(lambda v: product(theta, X, Y, v), lambda v: inverse @ v, g, radius)
+        step, predicted, norm = _steihaug(partial(product, theta, X, Y), inverse.dot, g, radius)
         U_new, g_new = objective(theta + step, X, Y)
         ratio = (U - U_new) / predicted if np.isfinite(U_new) else -1.0
         radius = _next_radius(radius, norm, ratio)
         if ratio > 1e-4 or (U_new <= U and predicted <= 1e-12 * abs(U)):
-            theta, U, g, inverse = theta + step, U_new, g_new, None
-        elif radius < 1e-10 * np.sqrt(2 * decrement):
-            break
+            theta, U, g, age = theta + step, U_new, g_new, age + 1
     return PolishResult(theta, U, decrement, iteration, decrement <= tolerance)
 
 

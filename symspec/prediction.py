@@ -95,7 +95,11 @@ def compute_flux_covariance(
 
 
 def find_flags(
-    labels: np.ndarray, total_cov: np.ndarray, n_bad_pixels: np.ndarray, label_range: np.ndarray, is_minimum: bool
+    labels: np.ndarray,
+    total_cov: np.ndarray,
+    n_bad_pixels: np.ndarray,
+    label_range: np.ndarray,
+    is_minimum: bool,
 ) -> np.ndarray:
     """Flags (star,) for labels (star, label), with the training labels' range (2, label)."""
     failed = ~(np.isfinite(labels).all(axis=1) & np.isfinite(total_cov).all(axis=(1, 2)))

@@ -106,13 +106,10 @@ def read_spectra(
     if uncertainty is not None:
         check_choice(uncertainty, "uncertainty", _UNCERTAINTY_KINDS)
     if not (isinstance(bad_error, Real) and bad_error > 0):
-        raise OptionError(
-            f"bad_error should be above 0, got {bad_error!r}: give numpy.inf to keep every error."
-        )
+        raise OptionError(f"bad_error should be above 0, got {bad_error!r}: give numpy.inf to keep every error.")
     if isinstance(label_names, str) or not all(isinstance(name, str) for name in label_names or ()):
         raise OptionError(
-            f"label_names should be a sequence of strings, got {label_names!r}: "
-            'write them like ["TEFF", "LOGG"].'
+            f'label_names should be a sequence of strings, got {label_names!r}: write them like ["TEFF", "LOGG"].'
         )
     path = Path(path)
     file_format = find_format(path)
@@ -183,8 +180,7 @@ def _find(file: ArrayFile, names: Sequence[str]) -> str | None:
     found = [name for name in file.names if name.lower() in names]
     if len(found) > 1:
         raise DataError(
-            f"a file should hold one array of the names {', '.join(names)}, got {', '.join(found)}: "
-            "keep one of them."
+            f"a file should hold one array of the names {', '.join(names)}, got {', '.join(found)}: keep one of them."
         )
     return found[0] if found else None
 
@@ -199,9 +195,7 @@ def _find_uncertainty(file: ArrayFile, uncertainty: str | None) -> tuple[str, st
     found = {name: kind for name, kind in kinds.items() if kind or name.lower() in _AMBIGUOUS}
     if not found:
         if uncertainty is not None:
-            raise DataError(
-                _NO_UNCERTAINTY.format(uncertainty, f"a file that holds {', '.join(file.names[:20])}")
-            )
+            raise DataError(_NO_UNCERTAINTY.format(uncertainty, f"a file that holds {', '.join(file.names[:20])}"))
         return None
     listed = ", ".join(f"{name} ({kind or 'which may be anything'})" for name, kind in found.items())
     if uncertainty is None:
@@ -224,8 +218,7 @@ def _find_uncertainty(file: ArrayFile, uncertainty: str | None) -> tuple[str, st
 def _as_ivar(error: np.ndarray, kind: str, name: str, flux: np.ndarray, bad_error: float) -> np.ndarray:
     if error.shape != flux.shape:
         raise ShapeError(
-            f"{name} should have the shape of the flux, {flux.shape}, got {error.shape}: store one "
-            "for each pixel."
+            f"{name} should have the shape of the flux, {flux.shape}, got {error.shape}: store one for each pixel."
         )
     known = np.isfinite(error) & (error != _MISSING) & np.isfinite(flux)
     if kind != "ivar":
@@ -263,9 +256,7 @@ def _read_labels(
             columns[name] = _read_label(path, file, name, tuple(columns))
     lengths = {name: len(columns[name]) for name in wanted}
     if len(set(lengths.values())) > 1:
-        raise ShapeError(
-            f"labels should all have one value a star, got {lengths}: store them for the same stars."
-        )
+        raise ShapeError(f"labels should all have one value a star, got {lengths}: store them for the same stars.")
     labels = _as_nan(np.stack([columns[name] for name in wanted], axis=1))
     return (
         labels,
@@ -305,9 +296,7 @@ def _read_label(path: Path, file: ArrayFile, name: str, known: tuple[str, ...]) 
     found = _match(file, name)
     if found is None:
         held = ", ".join([*known, *file.names][:20])
-        raise FileFormatError(
-            f"{path} should hold the label {name!r}, got only {held}: correct label_names=."
-        )
+        raise FileFormatError(f"{path} should hold the label {name!r}, got only {held}: correct label_names=.")
     values = as_float_array(file.load(found), found)
     if values.ndim > 1 and values.size != values.shape[0]:
         raise ShapeError(f"{found} should have shape (star,), got {values.shape}: store one value a star.")

@@ -123,7 +123,8 @@ class Regression:
         """Sum of the logarithms of all prior precisions."""
         return float(
             sum(
-                np.sum(np.log(self.prior_precision[b.name])) * (b.size if np.ndim(self.prior_precision[b.name]) == 0 else 1)
+                np.sum(np.log(self.prior_precision[b.name]))
+                * (b.size if np.ndim(self.prior_precision[b.name]) == 0 else 1)
                 for b in self.net.layout.blocks
             )
         )
@@ -182,9 +183,18 @@ class Regression:
         return pt.stack(rows, axis=1), log_det
 
 
-def prior_precision_from_weight_decay(
-    weight_decay: float, *, sigma_noise: float, n_stars: int, n_labels: int
-) -> float:
+def scaled_prior(net: Network, precision: float) -> dict[str, float]:
+    r"""Prior precisions by block that suit layers of any width: `precision` times the fan-in for kernels.
+
+    With kernels drawn from :math:`W \sim \mathrm{Normal}(0, 1 / (\delta\, n_\mathrm{in}))` and biases from
+    Normal(0, 1/delta) the activations keep their size from layer to layer (Neal 1996,
+    doi:10.1007/978-1-4612-0745-0), so that one number delta fits them all.
+    """
+    fan_in = {f"{name}/kernel": n_in for name, (n_in, _) in net.dense_shapes.items()}
+    return {block.name: precision * fan_in.get(block.name, 1) for block in net.layout.blocks}
+
+
+def prior_precision_from_weight_decay(weight_decay: float, *, sigma_noise: float, n_stars: int, n_labels: int) -> float:
     r"""Prior precision that a mean-squared-error loss with weight decay amounts to.
 
     The loss (1 / NC) sum (y - f)^2 + (wd / 2) |theta|^2, times NC / (2 sigma^2), is the negative log posterior
@@ -247,7 +257,8 @@ def _check_prior(prior: Any, net: Network) -> dict[str, Any]:
         array = as_float_array(prior, "prior_precision")
         if array.shape not in ((), (net.n_params,)):
             raise ShapeError(
-                f"prior_precision should be a number, a dict by block, or have shape ({net.n_params},), got {array.shape}."
+                f"prior_precision should be a number, a dict by block, or have shape ({net.n_params},), got "
+                f"{array.shape}."
             )
         values = net.layout.unpack(array) if array.ndim else {b.name: array for b in blocks}
     return {b.name: _check_precision(values[b.name], b) for b in blocks}

@@ -116,8 +116,7 @@ class Spectra:
 
     def __repr__(self) -> str:
         labels = ", ".join(
-            f"{name} [{unit}]" if unit else name
-            for name, unit in zip(self.label_names, self.label_units, strict=True)
+            f"{name} [{unit}]" if unit else name for name, unit in zip(self.label_names, self.label_units, strict=True)
         )
         return (
             f"Spectra({self.n_stars} stars, {self.n_pixels} pixels, "
@@ -133,9 +132,7 @@ def _as_matrix(value: Any, name: str, axis: str) -> np.ndarray:
         return array
     advice = "give one row a star"
     if array.ndim == 1:
-        advice = f"for one star give {name}[None, :]" + (
-            f", for one {axis} {name}[:, None]" * (axis == "label")
-        )
+        advice = f"for one star give {name}[None, :]" + (f", for one {axis} {name}[:, None]" * (axis == "label"))
     elif array.ndim == 2:
         advice = f"give at least one {axis}"
     raise ShapeError(f"{name} should have shape (star, {axis}), got {array.shape}: {advice}.")
@@ -148,8 +145,7 @@ def _refuse_unmarked(flux: np.ndarray, ivar: np.ndarray | None) -> None:
     elif (bad := ~np.isfinite(flux) & (ivar > 0)).any():
         described = describe_bad(bad, flux, ("star", "pixel"))
         raise DataError(
-            f"flux should be finite where ivar is not 0, got {described}: "
-            "set ivar to 0 at these pixels, or fill them."
+            f"flux should be finite where ivar is not 0, got {described}: set ivar to 0 at these pixels, or fill them."
         )
 
 
@@ -167,11 +163,7 @@ def _as_wavelength(value: Any, n_pixels: int) -> np.ndarray:
 def _as_labels(value: Any, n_stars: int) -> np.ndarray:
     labels = _as_matrix(value, "labels", "label")
     if labels.shape[0] != n_stars:
-        advice = (
-            "transpose it: labels.T"
-            if labels.shape[1] == n_stars
-            else "select the same stars in flux and labels"
-        )
+        advice = "transpose it: labels.T" if labels.shape[1] == n_stars else "select the same stars in flux and labels"
         raise ShapeError(f"labels should have shape ({n_stars}, label), got {labels.shape}: {advice}.")
     check_not_infinite(labels)
     return labels
@@ -180,9 +172,7 @@ def _as_labels(value: Any, n_stars: int) -> np.ndarray:
 def _as_ids(value: Any, n_stars: int) -> np.ndarray:
     raw = np.asarray(value)
     if raw.shape != (n_stars,):
-        raise ShapeError(
-            f"ids should have shape ({n_stars},), one a star, got {raw.shape}: select the same stars."
-        )
+        raise ShapeError(f"ids should have shape ({n_stars},), one a star, got {raw.shape}: select the same stars.")
     if raw.dtype.kind in "SO":
         words = [item.decode("utf-8", "replace") if isinstance(item, bytes) else str(item) for item in raw]
         return np.array(words, dtype=str)
@@ -212,9 +202,7 @@ def _as_star_index(stars: Any, n_stars: int) -> slice | np.ndarray:
             "select pixels on the arrays themselves, e.g. spectra.flux[:, :100]."
         )
     if index.dtype == bool and index.shape != (n_stars,):
-        raise ShapeError(
-            f"a mask of stars should have shape ({n_stars},), got {index.shape}: give one bool a star."
-        )
+        raise ShapeError(f"a mask of stars should have shape ({n_stars},), got {index.shape}: give one bool a star.")
     if index.dtype == bool:
         return np.flatnonzero(index)
     index = np.atleast_1d(index).astype(np.intp)

@@ -180,9 +180,7 @@ class _TrainingLoss:
         self.dropouts = tuple(dropout_layers(reg.net).values())
         self.objective = compile_training_objective(reg, backend=backend, dtype=dtype)
 
-    def share(
-        self, theta: np.ndarray, places: np.ndarray, rng: np.random.Generator
-    ) -> tuple[float, np.ndarray]:
+    def share(self, theta: np.ndarray, places: np.ndarray, rng: np.random.Generator) -> tuple[float, np.ndarray]:
         U, gradient = 0.0, np.empty(0)
         for i in range(0, places.size, self.objective.chunk):
             X, Y = self.stars.take(places[i : i + self.objective.chunk])
@@ -212,17 +210,13 @@ class _ValidationLoss:
 class _Training:
     """Weights on their way, and the best so far."""
 
-    def __init__(
-        self, theta: np.ndarray, adam: Adam, loss: _TrainingLoss, watched: _TrainingLoss | _ValidationLoss
-    ):
+    def __init__(self, theta: np.ndarray, adam: Adam, loss: _TrainingLoss, watched: _TrainingLoss | _ValidationLoss):
         self.theta, self.adam, self.loss, self.watched = theta, adam, loss, watched
         self.best_theta, self.best_epoch, self.best = theta.copy(), 0, np.inf
         self.epoch = 0
         self.history: dict[str, list[float]] = {name: [] for name in ("loss", watched.name, "learning_rate")}
 
-    def run(
-        self, epochs: int, batch_size: int, schedule: _Schedule, rng: np.random.Generator, show: Any
-    ) -> str:
+    def run(self, epochs: int, batch_size: int, schedule: _Schedule, rng: np.random.Generator, show: Any) -> str:
         """Train epoch by epoch; the word says why it ended."""
         try:
             while self.epoch < epochs:
@@ -297,9 +291,7 @@ def _split_stars(
     X, Y = check_stars(net, X, Y)
     n, held_out = len(X), None
     if n < 2:
-        raise DataError(
-            f"train needs at least two stars, got {n}: X should have shape (star, {net.n_pixels})."
-        )
+        raise DataError(f"train needs at least two stars, got {n}: X should have shape (star, {net.n_pixels}).")
     rows = np.arange(n)
     if isinstance(validation, float | np.floating) and 0 < validation < 1:
         n_out = max(1, round(validation * n))

@@ -56,9 +56,7 @@ REFERENCE_ACTIVATIONS = {
     ),
     "silu": (lambda x: x * expit(x), lambda x: expit(x) * (1 + x * expit(-x))),
     "clip": (
-        lambda x, minimum, maximum: np.where(
-            x.real <= minimum, minimum, np.where(x.real >= maximum, maximum, x)
-        ),
+        lambda x, minimum, maximum: np.where(x.real <= minimum, minimum, np.where(x.real >= maximum, maximum, x)),
         lambda x, minimum, maximum: np.where((x.real > minimum) & (x.real < maximum), 1.0, 0.0),
     ),
 }
@@ -94,13 +92,9 @@ CASES = {
     "tanh-2-hidden-3-labels-full-noise-missing": Case(
         layers("tanh", 4, 3), 3, noise="full", prior="per parameter", missing=True
     ),
-    "tanh-4-hidden-3-labels-own-units": Case(
-        layers("tanh", 4, 2, 3, 2), 3, standardized=True, prior="per block"
-    ),
+    "tanh-4-hidden-3-labels-own-units": Case(layers("tanh", 4, 2, 3, 2), 3, standardized=True, prior="per block"),
     "relu-2-hidden-3-labels-full-noise": Case(layers("relu", 6, 4), 3, noise="full", prior="per parameter"),
-    "relu-3-hidden-2-labels-own-units-missing": Case(
-        layers("relu", 6, 5, 4), 2, standardized=True, missing=True
-    ),
+    "relu-3-hidden-2-labels-own-units-missing": Case(layers("relu", 6, 5, 4), 2, standardized=True, missing=True),
     "softplus-3-hidden-2-labels-full-noise-own-units": Case(
         layers("softplus", 4, 3, 2), 2, standardized=True, noise="full", prior="per block"
     ),

@@ -146,9 +146,7 @@ def test_the_automatic_backend_is_numpy(problem, numpy_functions):
     indirect=True,
 )
 @pytest.mark.parametrize("name", FUNCTIONS)
-def test_single_precision_agrees_with_double_and_stays_single(
-    problem, numpy_functions, single_functions, name
-):
+def test_single_precision_agrees_with_double_and_stays_single(problem, numpy_functions, single_functions, name):
     args = arguments(name, problem)
     result, expected = single_functions[name](*args), numpy_functions[name](*args)
     # 6e-8 of rounding, times the tens of terms in a sum
@@ -162,9 +160,7 @@ def test_single_precision_agrees_with_double_and_stays_single(
 def test_a_single_precision_function_computes_nothing_in_double(single_functions, name):
     """One double constant would turn every matrix product after it into one of double width."""
     graph = single_functions[name]._function.maker.fgraph
-    assert not [
-        n for n in graph.apply_nodes if any(getattr(o.type, "dtype", "") == "float64" for o in n.outputs)
-    ]
+    assert not [n for n in graph.apply_nodes if any(getattr(o.type, "dtype", "") == "float64" for o in n.outputs)]
 
 
 def test_single_precision_refuses_numbers_that_are_too_large_for_it():
@@ -202,9 +198,7 @@ def test_eleven_stars_are_walked_in_three_chunks_of_three_and_one_of_two(problem
     monkeypatch.setattr(compiled, "MAX_CHUNK", 3)
     function = build(problem.reg)
     inner, seen = function._function, []
-    monkeypatch.setattr(
-        function, "_function", lambda theta, X, *rest: seen.append(len(X)) or inner(theta, X, *rest)
-    )
+    monkeypatch.setattr(function, "_function", lambda theta, X, *rest: seen.append(len(X)) or inner(theta, X, *rest))
     function(problem.theta, *eleven_stars(problem)[: 1 if build is PER_STAR["predict"] else 2])
     assert seen == [3, 3, 3, 2]
 
@@ -287,19 +281,14 @@ def test_lists_integers_single_precision_and_strides_are_taken_as_they_mean(prob
         np.repeat(X, 2, axis=1)[:, ::2],
     ]
     for other in others:
-        assert_same(
-            numpy_functions[name](theta, other, *[np.asfortranarray(r) for r in rest]), expected, 1e-12
-        )
+        assert_same(numpy_functions[name](theta, other, *[np.asfortranarray(r) for r in rest]), expected, 1e-12)
     assert_same(numpy_functions[name](theta.tolist(), X, *[r.tolist() for r in rest]), expected, 1e-14)
 
 
 @pytest.mark.parametrize("problem", [HARDEST], indirect=True)
 def test_shapes_are_star_label_and_then_what_is_differentiated_after(problem, numpy_functions):
     n, C, P = 7, 3, 51
-    shapes = {
-        name: [a.shape for a in arrays(numpy_functions[name](*arguments(name, problem)))]
-        for name in FUNCTIONS
-    }
+    shapes = {name: [a.shape for a in arrays(numpy_functions[name](*arguments(name, problem)))] for name in FUNCTIONS}
     factors = shapes.pop("tangent factors")
     assert factors == [(n, 5), (n, 4), (n, 3), (n, C, 4), (n, C, 3), (n, C, C)]
     assert shapes == {
@@ -327,9 +316,7 @@ def wide():
 def test_a_square_of_seventeen_million_parameters_is_refused_before_any_work(wide, build):
     n = wide.net.n_params
     assert n > 17_000_000
-    with pytest.raises(
-        TooLargeError, match=f"{n} x {n} parameters takes .* GiB and this machine has"
-    ) as caught:
+    with pytest.raises(TooLargeError, match=f"{n} x {n} parameters takes .* GiB and this machine has") as caught:
         build(wide)
     assert isinstance(caught.value, MemoryError)
 

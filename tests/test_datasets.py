@@ -63,9 +63,7 @@ def test_miles_holds_the_785_labelled_fgk_stars():
 
 
 @needs_mangadap
-@pytest.mark.skipif(
-    not PACKED_MILES.is_file(), reason="no independently packed MILES file beside the repository"
-)
+@pytest.mark.skipif(not PACKED_MILES.is_file(), reason="no independently packed MILES file beside the repository")
 def test_miles_agrees_entry_by_entry_with_the_packed_file():
     with np.load(PACKED_MILES) as packed:
         labels = packed["labels"]
@@ -73,9 +71,7 @@ def test_miles_agrees_entry_by_entry_with_the_packed_file():
         spectra = miles()
         np.testing.assert_array_equal(spectra.ids, packed["miles_id"][keep])
         np.testing.assert_array_equal(spectra.labels, labels[keep])
-        np.testing.assert_array_equal(
-            spectra.flux.astype(np.float32), packed["flux"][keep]
-        )  # packed as float32
+        np.testing.assert_array_equal(spectra.flux.astype(np.float32), packed["flux"][keep])  # packed as float32
         np.testing.assert_allclose(spectra.wavelength, packed["wavelength"], rtol=1e-12)
 
 
@@ -136,9 +132,7 @@ def test_miles_refuses_bad_options(options, words):
 def test_without_mangadap_the_error_names_the_extra(monkeypatch, tmp_path, state):
     spec = None if "not" in state else SimpleNamespace(submodule_search_locations=[str(tmp_path)])
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: spec)
-    with pytest.raises(
-        MissingDependencyError, match=rf'sdss-mangadap, which {state}: pip install "symspec\[demo\]"'
-    ):
+    with pytest.raises(MissingDependencyError, match=rf'sdss-mangadap, which {state}: pip install "symspec\[demo\]"'):
         miles()
 
 
@@ -212,9 +206,7 @@ def opacity_ratio_by_hand(teff, logg, fe_h, line, element):
 def test_widths_follow_saha_and_boltzmann_written_out_by_hand(labels, line, element):
     teff, logg, fe_h = labels
     eta, velocity = opacity_ratio_by_hand(teff, logg, fe_h, line, element)
-    a = 0.02 * (
-        10 ** ((logg - 4.44 + fe_h) / 3) * (teff / 5772) ** 9 if line[1] > 10 else 10 ** ((logg - 4.44) / 1.5)
-    )
+    a = 0.02 * (10 ** ((logg - 4.44 + fe_h) / 3) * (teff / 5772) ** 9 if line[1] > 10 else 10 ** ((logg - 4.44) / 1.5))
     growth = np.sqrt(2 * np.log(1 + np.pi / 2 * eta**2) + 4 * np.sqrt(np.pi) * a * eta**2 / (1 + eta))
     expected = 0.6 * line[0] * velocity / 2.997925e10 * growth
     # rtol: physical constants are written with five to seven digits
@@ -338,9 +330,7 @@ def test_strong_lines_gives_names_in_range_and_in_order():
 
 
 def test_strong_lines_refuses_a_reversed_range():
-    with pytest.raises(
-        OptionError, match=r"wavelength_min should be below wavelength_max, got 7000 and 4000: swap"
-    ):
+    with pytest.raises(OptionError, match=r"wavelength_min should be below wavelength_max, got 7000 and 4000: swap"):
         strong_lines(7000, 4000)
 
 

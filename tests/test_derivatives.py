@@ -209,8 +209,6 @@ def test_theta_jacobian_is_the_outer_product_of_its_tangent_factors(problem, com
     for a, g in zip(factors[:half], factors[half:], strict=True):
         assert a.shape[0] == g.shape[0] == len(problem.X)
         assert g.shape[1] == problem.net.n_labels
-        kernel = np.stack(
-            [np.stack([np.outer(x, row).ravel() for row in c]) for x, c in zip(a, g, strict=True)]
-        )
+        kernel = np.stack([np.stack([np.outer(x, row).ravel() for row in c]) for x, c in zip(a, g, strict=True)])
         blocks += [kernel, g] if problem.case.use_bias else [kernel]
     assert_entries(np.concatenate(blocks, axis=2), problem.theta_jacobian(problem.theta), EXACT)

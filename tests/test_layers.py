@@ -19,9 +19,7 @@ EXPECTED = {
     "relu": lambda x: np.maximum(x, 0),
     "leaky_relu": lambda x: np.maximum(x, 0.3 * x),
     "elu": lambda x: np.maximum(x, 0) + np.expm1(np.minimum(x, 0)),
-    "selu": lambda x: (
-        1.0507009873554805 * (np.maximum(x, 0) + 1.6732632423543772 * np.expm1(np.minimum(x, 0)))
-    ),
+    "selu": lambda x: 1.0507009873554805 * (np.maximum(x, 0) + 1.6732632423543772 * np.expm1(np.minimum(x, 0))),
     "tanh": np.tanh,
     "sigmoid": scipy.special.expit,
     "softplus": lambda x: np.logaddexp(0, x),
@@ -90,14 +88,10 @@ def test_activation_and_both_derivatives_are_finite_far_out(name, compile_plainl
     ],
     ids=["relu", "leaky_relu", "elu", "clip below", "clip above"],
 )
-def test_derivatives_at_a_knot_are_those_of_one_side(
-    compile_plainly, function, options, knot, slopes, curvatures
-):
+def test_derivatives_at_a_knot_are_those_of_one_side(compile_plainly, function, options, knot, slopes, curvatures):
     """Neither a mean of both sides, nor a sum, nor NaN: the flat or lower piece owns its knot."""
     build = Activation(function, options).build
-    _, slope, curvature = with_derivatives(
-        compile_plainly, lambda x: build(x, {}), [knot - 1e-9, knot, knot + 1e-9]
-    )
+    _, slope, curvature = with_derivatives(compile_plainly, lambda x: build(x, {}), [knot - 1e-9, knot, knot + 1e-9])
     assert_allclose(slope, slopes, rtol=1e-8)  # 1e-9 away an exponential differs by that much
     assert_allclose(curvature, curvatures, rtol=1e-8)
 
@@ -147,9 +141,7 @@ def test_dense_is_the_product_with_the_kernel_plus_bias_for_one_spectrum_and_man
     params = {"kernel": pt.as_tensor_variable(W), "bias": pt.as_tensor_variable(b)}
     x, xs = pt.vector("x"), pt.matrix("xs")
     one, many = compile_plainly([x, xs], [Dense(2).build(x, params), Dense(2).build(xs, params)])(X[1], X)
-    expected = np.array(
-        [[sum(X[n, i] * W[i, o] for i in range(3)) + b[o] for o in range(2)] for n in range(4)]
-    )
+    expected = np.array([[sum(X[n, i] * W[i, o] for i in range(3)) + b[o] for o in range(2)] for n in range(4)])
     assert_allclose(many, expected, rtol=1e-13)
     assert_allclose(one, expected[1], rtol=1e-13)
 
@@ -203,9 +195,7 @@ def test_a_standardized_network_takes_flux_and_gives_labels_in_their_own_units(c
     net = standardized(inner, X, Y)
     t = inner.init_params(rng)
     theta, x = pt.vector("theta"), pt.matrix("x")
-    outer, plain = compile_plainly([theta, x], [net(theta, x), inner(theta, (x - X.mean(0)) / X.std(0))])(
-        t, X
-    )
+    outer, plain = compile_plainly([theta, x], [net(theta, x), inner(theta, (x - X.mean(0)) / X.std(0))])(t, X)
     assert_allclose(outer, plain * np.nanstd(Y, axis=0) + np.nanmean(Y, axis=0), rtol=1e-12)
     assert (net.label_names, net.label_units) == (("TEFF", "LOGG"), ("K", "dex"))
     assert [b.name for b in net.layout.blocks] == [b.name for b in inner.layout.blocks]

@@ -63,9 +63,7 @@ def test_a_starnet_file_is_read_whole(write):
     assert spectra.wavelength is None
 
 
-@pytest.mark.parametrize(
-    "as_text", [np.array, lambda words: np.array(words, dtype="S")], ids=["str", "bytes"]
-)
+@pytest.mark.parametrize("as_text", [np.array, lambda words: np.array(words, dtype="S")], ids=["str", "bytes"])
 def test_a_plain_file_is_read_whole(tmp_path, as_text):
     arrays = {
         "flux": FLUX,
@@ -79,8 +77,7 @@ def test_a_plain_file_is_read_whole(tmp_path, as_text):
     }
     paths = [write_npz(tmp_path / "a", **arrays)]
     in_hdf5 = {
-        name: array.astype(h5py.string_dtype()) if array.dtype.kind == "U" else array
-        for name, array in arrays.items()
+        name: array.astype(h5py.string_dtype()) if array.dtype.kind == "U" else array for name, array in arrays.items()
     }
     paths.append(write_hdf5(tmp_path / "b", **in_hdf5))
     for path in paths:
@@ -180,9 +177,7 @@ def test_bad_flux_without_uncertainties_is_an_error(write, bad):
     flux = FLUX.copy()
     flux[2, 3] = bad
     path = write(flux=flux)
-    with pytest.raises(
-        DataError, match=r"1 value \(first: star 2, pixel 3 is nan\): give ivar with 0"
-    ) as caught:
+    with pytest.raises(DataError, match=r"1 value \(first: star 2, pixel 3 is nan\): give ivar with 0") as caught:
         read_spectra(path)
     assert str(path) in caught.value.__notes__[0]
 
@@ -191,9 +186,7 @@ def test_errors_of_spectra_in_counts_are_not_taken_for_flags(write):
     sigma = SIGMA * 1e6
     sigma[0, 0] = 1e10
     path = write(flux=FLUX * 1e8, sigma=sigma)
-    with pytest.raises(
-        DataError, match=r"sigma should mostly be a std within bad_error=999 .* bad_error=numpy.inf"
-    ):
+    with pytest.raises(DataError, match=r"sigma should mostly be a std within bad_error=999 .* bad_error=numpy.inf"):
         read_spectra(path)
     ivar = read_spectra(path, bad_error=1e9).ivar
     assert ivar[0, 0] == 0
@@ -236,16 +229,12 @@ def test_a_name_that_does_not_tell_is_read_as_the_caller_says(write, name, kind)
     expected = SIGMA**-2
     expected[1, 1] = 0
     path = write(flux=FLUX, **{name: KINDS[kind]})
-    np.testing.assert_allclose(
-        read_spectra(path, uncertainty=kind).ivar, expected, rtol=1e-14
-    )  # a few roundings
+    np.testing.assert_allclose(read_spectra(path, uncertainty=kind).ivar, expected, rtol=1e-14)  # a few roundings
 
 
 @pytest.mark.parametrize("name", ["err", "Error", "uncertainty", "flux_err", "noise"])
 def test_a_name_that_does_not_tell_is_not_guessed(write, name):
-    with pytest.raises(
-        DataError, match=rf'{name} \(which may be anything\): say it, uncertainty="std" \| "var"'
-    ):
+    with pytest.raises(DataError, match=rf'{name} \(which may be anything\): say it, uncertainty="std" \| "var"'):
         read_spectra(write(flux=FLUX, **{name: SIGMA}))
 
 
@@ -266,9 +255,7 @@ def test_a_contradiction_is_refused(write, name, said):
 
 
 def test_an_uncertainty_asked_for_and_not_there_is_an_error(write):
-    with pytest.raises(
-        DataError, match="uncertainty='std' asks for the flux's uncertainty, got a file that holds"
-    ):
+    with pytest.raises(DataError, match="uncertainty='std' asks for the flux's uncertainty, got a file that holds"):
         read_spectra(write(flux=FLUX), uncertainty="std")
 
 
@@ -473,18 +460,14 @@ def test_an_npz_file_damaged_inside_is_a_format_error(tmp_path):
 
 def test_a_pickle_inside_npz_is_never_opened(tmp_path):
     path = write_npz(tmp_path / "x", flux=np.array([FLUX, None], dtype=object))
-    with pytest.raises(
-        FileFormatError, match="'flux' should be a plain array, got an object array, which is a pickle"
-    ):
+    with pytest.raises(FileFormatError, match="'flux' should be a plain array, got an object array, which is a pickle"):
         read_spectra(path)
 
 
 def test_rows_of_varying_length_in_hdf5_are_refused(tmp_path):
     with h5py.File(tmp_path / "x", "w") as file:
         file.create_dataset("flux", (2,), dtype=h5py.vlen_dtype(np.float64))
-    with pytest.raises(
-        FileFormatError, match="'flux' should be a plain array, got object of rows of varying length"
-    ):
+    with pytest.raises(FileFormatError, match="'flux' should be a plain array, got object of rows of varying length"):
         read_spectra(tmp_path / "x")
 
 

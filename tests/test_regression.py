@@ -146,9 +146,7 @@ def test_labels_given_as_integers_are_the_same_as_floats(net, compile_plainly, n
     """Effective temperatures often are integers; the noise must not become one, too."""
     theta, X, Y = pt.vector("theta"), np.ones((3, 4)), np.array([[4, 2], [3, 1], [5, 5]])
     U = given(net, **noise).negative_log_posterior
-    integers, floats = compile_plainly([theta], [U(theta, X, Y), U(theta, X, Y.astype(float))])(
-        np.linspace(-1, 1, 23)
-    )
+    integers, floats = compile_plainly([theta], [U(theta, X, Y), U(theta, X, Y.astype(float))])(np.linspace(-1, 1, 23))
     assert integers == floats
 
 
@@ -156,9 +154,7 @@ def test_labels_given_as_integers_are_the_same_as_floats(net, compile_plainly, n
 
 
 @pytest.mark.parametrize(("weight_decay", "sigma"), [(1e-3, 1.0), (0.2, 0.3)])
-def test_weight_decay_of_a_mean_squared_error_is_the_prior_precision(
-    net, data, compile_plainly, weight_decay, sigma
-):
+def test_weight_decay_of_a_mean_squared_error_is_the_prior_precision(net, data, compile_plainly, weight_decay, sigma):
     """The loss as it is written for PyTorch, differentiated by itself, is 2 sigma^2 / (stars labels) of U."""
     X, Y = data
     theta_sym = pt.vector("theta", shape=(net.n_params,))

@@ -174,9 +174,7 @@ def test_ids_become_text():
 
 
 def test_repr_is_one_line(spectra):
-    assert repr(spectra) == (
-        "Spectra(4 stars, 6 pixels, ivar, wavelength in Angstrom, labels TEFF [K], LOGG [dex])"
-    )
+    assert repr(spectra) == ("Spectra(4 stars, 6 pixels, ivar, wavelength in Angstrom, labels TEFF [K], LOGG [dex])")
 
 
 # --- checks

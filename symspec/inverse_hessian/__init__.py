@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -120,11 +121,22 @@ class InverseBuilder:
         else:
             self.reason = f"{structure}: as asked."
         self.structure, self.curvature = structure, curvature
+        self.backend, self.dtype = backend, dtype
         self.factors = compiled.compile_tangent_factors(reg.net, backend=backend, dtype=dtype)
-        self._matrix: Callable[..., np.ndarray] | None = None
-        if structure == "primal":
-            compile_matrix = compiled.compile_ggn if curvature == "ggn" else compiled.compile_hessian
-            self._matrix = compile_matrix(reg, backend=backend, dtype=dtype)
+        self._matrix = self._compile_matrix()
+
+    def with_regression(self, reg: Regression) -> InverseBuilder:
+        """The same for another noise and prior around the same network."""
+        other = copy(self)
+        other.reg = reg
+        other._matrix = other._compile_matrix()
+        return other
+
+    def _compile_matrix(self) -> Callable[..., np.ndarray] | None:
+        if self.structure != "primal":
+            return None
+        compile_matrix = compiled.compile_ggn if self.curvature == "ggn" else compiled.compile_hessian
+        return compile_matrix(self.reg, backend=self.backend, dtype=self.dtype)
 
     def tangents(self, theta: np.ndarray, X: Any = None) -> Tangents:
         """Tangents at `theta` of some stars, the training stars by default."""

@@ -6,11 +6,10 @@ from typing import Any
 
 import numpy as np
 from scipy.linalg import solve_triangular
-from scipy.linalg.lapack import dpotrf
+from scipy.linalg.lapack import dpotrf, dpotri
 
 from symspec.errors import DataError
 from symspec.inverse_hessian.interface import InverseHessian
-from symspec.params import ParamLayout
 from symspec.tangents import Tangents
 
 
@@ -61,11 +60,7 @@ class DualInverse(InverseHessian):
 
     def diagonal(self) -> np.ndarray:
         """Diagonal of A^-1; costs (rows)^2 operations a parameter over the labels squared."""
-        inverse = np.zeros((self.observed.size, self.observed.size))
-        root = self._solve(np.eye(self.rows.size))
-        inverse[np.ix_(self.rows, self.rows)] = root.T @ root
-        N, C = self.observed.shape
-        inverse = inverse.reshape(C, N, C, N)
+        inverse = self.kernel_inverse()
         out = np.empty(self.shape[0])
         blocks = self.tangents.layout.unpack(out)
         for layer in self.tangents.cotangents:
@@ -102,6 +97,14 @@ class DualInverse(InverseHessian):
         factors |= {f"cotangents/{k}": g for k, g in self.tangents.cotangents.items()}
         return factors | {"observed": self.observed, "cholesky": self.cholesky}
 
+    def kernel_inverse(self) -> np.ndarray:
+        """M^-1 (label, star, label, star), zero in the rows and columns of missing labels."""
+        N, C = self.observed.shape
+        out = np.zeros((C * N, C * N))
+        inverse, _ = dpotri(self.cholesky, lower=1)
+        out[np.ix_(self.rows, self.rows)] = np.tril(inverse) + np.tril(inverse, -1).T
+        return out.reshape(C, N, C, N)
+
     def _tangent(self, v: np.ndarray) -> np.ndarray:
         return self.tangents.matvec(v).T.ravel()[self.rows]
 
@@ -135,7 +138,7 @@ def factorize_kernel(K: np.ndarray, observed: np.ndarray, noise_covariance: np.n
         K = K[np.ix_(rows, rows)]
     # the transpose is Fortran-ordered, so that LAPACK works in place; K is symmetric
     factor, info = dpotrf(K.T, lower=1, clean=1, overwrite_a=1)
-    if info != 0:
+    if info != 0 or not np.isfinite(np.diag(factor)).all():  # OpenBLAS lets NaN pass
         raise DataError(
             "the network's tangent kernel is not finite or not positive definite: theta has diverged, or flux and "
             "labels differ by so many orders of magnitude that float64 does not hold; standardise them."

@@ -27,7 +27,7 @@ class InverseHessian(LinearOperator, ABC):
 
     @abstractmethod
     def logdet(self) -> float:
-        """log det A^-1."""
+        """Log det A^-1."""
 
     @abstractmethod
     def draw(self, n_draws: int, rng: np.random.Generator) -> np.ndarray:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy.linalg import eigh
+from scipy.linalg import eigh, solve_triangular
 from scipy.linalg.lapack import dpotrf, dtrtri
-from scipy.linalg import solve_triangular
 
 from symspec.errors import NotPositiveDefiniteError
 from symspec.inverse_hessian.interface import InverseHessian

@@ -1,0 +1,346 @@
+"""Networks and Laplace posteriors as plain arrays in one HDF5 file.
+
+Everything is a dataset or an attribute under a name that says what it is, so that any HDF5 reader can use it:
+``params/dense_0/kernel`` (in, out), ``layers/0``, ``regression/noise_covariance``, ...
+What is read predicts as what was written, bit by bit.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import fields
+from typing import Any
+
+import numpy as np
+
+from symspec.archive_format import (
+    Archive,
+    create_archive,
+    open_archive,
+    write_array,
+    write_attribute,
+    write_words,
+)
+from symspec.certificate import Certificate
+from symspec.checks import check_choice, check_theta
+from symspec.compiled import BACKENDS, DTYPES
+from symspec.errors import OptionError
+from symspec.inverse_hessian import CURVATURES, DualInverse, InverseHessian, PrimalInverse
+from symspec.laplace import LaplacePosterior
+from symspec.layers import Activation, Dense, Dropout, Layer, Standardize, Unstandardize
+from symspec.networks import Network
+from symspec.regression import Regression
+from symspec.tangents import Tangents
+
+NETWORK, LAPLACE = "symspec network", "symspec laplace"
+
+# kind of layer -> what builds it, and the types of its fields
+LAYERS: dict[str, tuple[Callable[..., Layer], dict[str, type]]] = {
+    "dense": (Dense, {"units": int, "use_bias": bool}),
+    "activation": (Activation, {"function": str, "options": dict}),
+    "dropout": (Dropout, {"rate": float}),
+    "standardize": (Standardize, {"mean": np.ndarray, "scale": np.ndarray}),
+    "unstandardize": (Unstandardize, {"mean": np.ndarray, "scale": np.ndarray}),
+}
+
+
+def write_network(
+    path: str | os.PathLike[str],
+    net: Network,
+    theta: Any,
+    *,
+    reg: Regression | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Write a network with its weights.
+
+    Parameters
+    ----------
+    path : str or path
+        The file, HDF5 whatever its name.
+    net : Network
+    theta : array_like, shape (param,)
+    reg : Regression, optional
+        Its noise and prior are written too; `read_regression` gives them back.
+    overwrite : bool, default False
+        Whether a file already there is replaced.
+
+    Raises
+    ------
+    FileKeptError
+        There is a file already, and `overwrite` is False.
+    OptionError
+        `reg` is of another network, or a layer is none of symspec's own.
+    ShapeError, DataError
+        `theta` does not fit the network.
+    """
+    theta = check_theta(theta, net.n_params)
+    _check_layers(net)
+    if reg is not None and reg.net is not net:
+        raise OptionError(f"reg should be a regression of net, {net!r}, got one of {reg.net!r}: give net=reg.net.")
+    with create_archive(path, NETWORK, overwrite=overwrite) as file:
+        _write_network(file, net, theta)
+        if reg is not None:
+            _write_regression(file, reg)
+
+
+def read_network(path: str | os.PathLike[str]) -> tuple[Network, np.ndarray]:
+    """Read a network with its weights, from a file of `write_network` or `write_laplace`.
+
+    Parameters
+    ----------
+    path : str or path
+
+    Returns
+    -------
+    Network
+    theta : numpy.ndarray, shape (param,)
+
+    Raises
+    ------
+    FileNotFoundError
+        When there is nothing at `path`.
+    FileFormatError
+        The file is foreign, damaged, of a newer version, or its arrays do not fit its layers.
+    """
+    with open_archive(path, (NETWORK, LAPLACE)) as archive:
+        return _read_network(archive)
+
+
+def read_regression(path: str | os.PathLike[str]) -> tuple[Regression, np.ndarray]:
+    """Read a regression (network, noise and prior) with its weights.
+
+    Parameters
+    ----------
+    path : str or path
+        Of `write_network` with `reg`, or of `write_laplace`.
+
+    Returns
+    -------
+    Regression
+    theta : numpy.ndarray, shape (param,)
+
+    Raises
+    ------
+    FileNotFoundError, FileFormatError
+        As `read_network`; also when the file holds no regression.
+    """
+    with open_archive(path, (NETWORK, LAPLACE)) as archive:
+        net, theta = _read_network(archive)
+        return _read_regression(archive, net), theta
+
+
+def write_laplace(path: str | os.PathLike[str], laplace: LaplacePosterior, *, overwrite: bool = False) -> None:
+    """Write a Laplace posterior: network, weights, noise, prior, inverse Hessian and certificate.
+
+    Parameters
+    ----------
+    path : str or path
+        The file, HDF5 whatever its name. As large as the factors: 8 bytes x n_params^2 for "primal", or
+        8 bytes x n_rows^2 for "dual", n_rows being the observed labels of all training stars.
+    laplace : LaplacePosterior
+    overwrite : bool, default False
+        Whether a file already there is replaced.
+
+    Raises
+    ------
+    FileKeptError
+        There is a file already, and `overwrite` is False.
+    OptionError
+        A layer, or the structure of the inverse Hessian, is none of symspec's own.
+    """
+    _check_layers(laplace.reg.net)
+    check_choice(laplace.structure, "laplace.structure", tuple(_INVERSES))
+    with create_archive(path, LAPLACE, overwrite=overwrite) as file:
+        _write_network(file, laplace.reg.net, laplace.theta)
+        _write_regression(file, laplace.reg)
+        group = file.create_group("laplace")
+        write_attribute(group, "negative_log_posterior", float(laplace.negative_log_posterior))
+        for word in ("curvature", "structure", "reason", "backend", "dtype"):
+            write_attribute(group, word, getattr(laplace, word))
+        write_array(group, "flux_mean", laplace.flux_mean)
+        write_array(group, "label_range", laplace.label_range)
+        _write_certificate(group.create_group("certificate"), laplace.certificate)
+        for name, array in laplace.inverse_hessian.arrays().items():
+            write_array(group, f"inverse_hessian/{name}", array)
+
+
+def read_laplace(path: str | os.PathLike[str]) -> LaplacePosterior:
+    """Read a Laplace posterior, whose predictions and draws are those of the one written, bit by bit.
+
+    Parameters
+    ----------
+    path : str or path
+        Of `write_laplace`.
+
+    Returns
+    -------
+    LaplacePosterior
+
+    Raises
+    ------
+    FileNotFoundError, FileFormatError
+        As `read_network`.
+    """
+    with open_archive(path, (LAPLACE,)) as archive:
+        net, theta = _read_network(archive)
+        reg = _read_regression(archive, net)
+        choices = {
+            "curvature": CURVATURES,
+            "structure": tuple(_INVERSES),
+            "backend": BACKENDS,
+            "dtype": DTYPES,
+        }
+        words = {k: check_choice(archive.attribute("laplace", k, str), k, known) for k, known in choices.items()}
+        return LaplacePosterior(
+            reg=reg,
+            theta=theta,
+            inverse_hessian=_INVERSES[words["structure"]](archive, reg),
+            certificate=_read_certificate(archive, net.n_labels),
+            negative_log_posterior=archive.attribute("laplace", "negative_log_posterior", float),
+            reason=archive.attribute("laplace", "reason", str),
+            flux_mean=archive.array("laplace/flux_mean", (net.n_pixels,), finite=True),
+            label_range=archive.array("laplace/label_range", (2, net.n_labels)),
+            **words,
+        )
+
+
+# --- writing
+
+
+def _check_layers(net: Network) -> None:
+    for layer in net.layers:
+        if type(layer) is not LAYERS.get(layer.kind, (None,))[0]:
+            raise OptionError(
+                f"layers should be of {', '.join(c.__name__ for c, _ in LAYERS.values())} to be written, got "
+                f"{type(layer).__name__}, of which a reader would know nothing: build the network of these."
+            )
+
+
+def _write_network(file: Any, net: Network, theta: np.ndarray) -> None:
+    write_attribute(file, "n_pixels", net.n_pixels)
+    write_attribute(file, "n_layers", len(net.layers))
+    write_words(file, "label_names", net.label_names)
+    write_words(file, "label_units", net.label_units)
+    for i, layer in enumerate(net.layers):
+        _write_layer(file.create_group(f"layers/{i}"), layer)
+    for name, block in net.unpack(theta).items():
+        write_array(file, f"params/{name}", block)
+
+
+def _write_layer(group: Any, layer: Layer) -> None:
+    write_attribute(group, "kind", layer.kind)
+    for name, kind in LAYERS[layer.kind][1].items():
+        value = getattr(layer, name)
+        if kind is np.ndarray:
+            write_array(group, name, value)
+        elif kind is dict:
+            group.create_group(name).attrs.update({key: float(number) for key, number in value.items()})
+        else:
+            write_attribute(group, name, kind(value))
+
+
+def _write_regression(file: Any, reg: Regression) -> None:
+    group = file.create_group("regression")
+    noise = "noise_covariance" if reg.has_full_noise else "sigma_noise"
+    write_array(group, noise, getattr(reg, noise))
+    for name, precision in reg.prior_precision.items():
+        write_array(group, f"prior_precision/{name}", precision)
+
+
+def _write_certificate(group: Any, certificate: Certificate) -> None:
+    for field in fields(Certificate):
+        value = getattr(certificate, field.name)
+        if field.name == "newton_shift":
+            write_array(group, field.name, np.asarray(value, np.float64))
+        else:
+            write_attribute(group, field.name, value)
+
+
+# --- reading
+
+
+def _read_network(archive: Archive) -> tuple[Network, np.ndarray]:
+    n_pixels = archive.attribute("/", "n_pixels", int)
+    names, units = archive.words("label_names"), archive.words("label_units")
+    layers, n_out = [], n_pixels
+    for i in range(archive.attribute("/", "n_layers", int)):
+        layers.append(_read_layer(archive, f"layers/{i}"))
+        n_out = layers[-1].n_out(n_out)
+    if n_out != len(names):  # before anything is allocated for as many labels as a damaged file claims
+        raise archive.refusal("label_names", f"{n_out} words, one an output of the layers", f"{len(names)}")
+    net = Network(layers, n_pixels, label_names=names, label_units=units)
+    blocks = {b.name: archive.array(f"params/{b.name}", b.shape, finite=True) for b in net.layout.blocks}
+    return net, net.pack(blocks)
+
+
+def _read_layer(archive: Archive, place: str) -> Layer:
+    kind = archive.attribute(place, "kind", str)
+    if kind not in LAYERS:
+        advice = "it was written by a newer symspec, so install that one"
+        raise archive.refusal(f"{place}@kind", f"one of {', '.join(LAYERS)}", repr(kind), advice)
+    constructor, types = LAYERS[kind]
+    values: dict[str, Any] = {}
+    for name, of in types.items():
+        if of is np.ndarray:
+            values[name] = archive.array(f"{place}/{name}", (None,))
+        elif of is dict:
+            inside = f"{place}/{name}"
+            values[name] = {key: archive.attribute(inside, key, float) for key in archive.find(inside).attrs}
+        else:
+            values[name] = archive.attribute(place, name, of)
+    return constructor(**values)
+
+
+def _read_regression(archive: Archive, net: Network) -> Regression:
+    if "regression" not in archive.tree:
+        advice = "write it with write_network(path, net, theta, reg=reg)"
+        raise archive.refusal("regression", "in the file", "a network alone, without noise and prior", advice)
+    C = net.n_labels
+    noise = {"noise_covariance": (C, C)} if "noise_covariance" in archive.find("regression") else {"sigma_noise": (C,)}
+    values = {name: archive.array(f"regression/{name}", shape) for name, shape in noise.items()}
+    prior = {}
+    for block in net.layout.blocks:
+        name = f"regression/prior_precision/{block.name}"
+        prior[block.name] = archive.array(name, block.shape if archive.find(name).shape else ())
+    return Regression(net, prior_precision=prior, **values)
+
+
+def _read_certificate(archive: Archive, n_labels: int) -> Certificate:
+    place = "laplace/certificate"
+    kinds = {"is_minimum": bool, "message": str}
+    names = [field.name for field in fields(Certificate) if field.name != "newton_shift"]
+    values = {name: archive.attribute(place, name, kinds.get(name, float)) for name in names}
+    return Certificate(newton_shift=archive.array(f"{place}/newton_shift", (n_labels,)), **values)
+
+
+def _read_cholesky(archive: Archive, n: int) -> np.ndarray:
+    name = "laplace/inverse_hessian/cholesky"
+    cholesky = archive.array(name, (n, n), finite=True)
+    if not (np.diag(cholesky) > 0).all():
+        raise archive.refusal(name, "a Cholesky factor", "one whose diagonal is not positive")
+    return cholesky
+
+
+def _read_primal(archive: Archive, reg: Regression) -> InverseHessian:
+    return PrimalInverse(_read_cholesky(archive, reg.net.n_params))
+
+
+def _read_dual(archive: Archive, reg: Regression) -> InverseHessian:
+    net, place = reg.net, "laplace/inverse_hessian"
+    observed = archive.array(f"{place}/observed", (None, net.n_labels), kind=bool)
+    n, inputs, cotangents = len(observed), {}, {}
+    for name, (n_in, n_out) in net.dense_shapes.items():
+        inputs[name] = archive.array(f"{place}/inputs/{name}", (n, n_in), finite=True)
+        cotangents[name] = archive.array(f"{place}/cotangents/{name}", (n, net.n_labels, n_out), finite=True)
+    tangents = Tangents(net.layout, inputs, cotangents)
+    variance = {name: 1 / np.asarray(precision) for name, precision in reg.prior_precision.items()}
+    cholesky = _read_cholesky(archive, int(observed.sum()))
+    return DualInverse(tangents, variance, observed, reg.noise_covariance, cholesky)
+
+
+_INVERSES: dict[str, Callable[[Archive, Regression], InverseHessian]] = {
+    "primal": _read_primal,
+    "dual": _read_dual,
+}

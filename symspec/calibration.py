@@ -1,0 +1,111 @@
+"""Do the error bars tell the truth? Scatter and coverage of predictions whose labels are known."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from scipy.stats import norm
+
+from symspec.checks import as_float_array
+from symspec.errors import OptionError, ShapeError
+from symspec.prediction import Prediction
+
+MAD_TO_SIGMA = 1.4826  # 1 / norm.ppf(0.75): the median absolute deviation of a unit normal is 0.6745
+
+
+def coverage(prediction: Prediction, true_labels: Any, levels: Sequence[float] = (0.68, 0.95)) -> np.ndarray:
+    r"""Fraction of true labels inside the central normal interval of the total error.
+
+    .. math::
+        c_{lc} = \frac{1}{N_c} \sum_n \big[\, |y_{nc} - f_{nc}| \le q_l\, \sigma_{nc} \,\big], \qquad
+        q_l = \Phi^{-1}\big(\tfrac{1 + l}{2}\big),
+
+    with :math:`\sigma_{nc}` the square root of the total covariance's diagonal. Honest errors give
+    :math:`c_{lc} \approx l`, to within :math:`\sqrt{l (1 - l) / N_c}`.
+
+    Parameters
+    ----------
+    prediction : Prediction
+    true_labels : array_like, shape (star, label)
+        In the units of the labels; NaN is left out. A star whose prediction is NaN counts as missed.
+    levels : sequence of float, default (0.68, 0.95)
+        Probabilities, each between 0 and 1.
+
+    Returns
+    -------
+    numpy.ndarray, shape (level, label)
+        NaN for a label without a true value.
+
+    Raises
+    ------
+    ShapeError
+        `true_labels` has another shape than the labels predicted.
+    OptionError
+        A level is not between 0 and 1.
+    """
+    truth = check_true_labels(prediction, true_labels)
+    q = norm.ppf((1 + _check_levels(levels)) / 2)
+    known = ~np.isnan(truth)
+    with np.errstate(invalid="ignore"):  # an error of NaN covers nothing
+        inside = np.abs(truth - prediction.labels) <= q[:, None, None] * prediction.errors
+    n_known = known.sum(axis=0)
+    return np.where(n_known > 0, (inside & known).sum(axis=1) / np.maximum(n_known, 1), np.nan)
+
+
+def sigma_mad(residuals: Any) -> np.ndarray:
+    r"""Robust scatter of each label, :math:`1.4826\, \mathrm{med}_n |r_{nc} - \mathrm{med}_m\, r_{mc}|`.
+
+    For normal residuals it is their standard deviation; outliers hardly move it.
+
+    Parameters
+    ----------
+    residuals : array_like, shape (star, label)
+        NaN is left out.
+
+    Returns
+    -------
+    numpy.ndarray, shape (label,)
+        In the units of the residuals; NaN for a label without any.
+
+    Raises
+    ------
+    ShapeError
+        `residuals` is no matrix.
+    """
+    residuals = as_float_array(residuals, "residuals")
+    if residuals.ndim != 2:
+        advice = "for one label give residuals[:, None]"
+        raise ShapeError(f"residuals should have shape (star, label), got {residuals.shape}: {advice}.")
+    return np.array([_mad_of_known(column[~np.isnan(column)]) for column in residuals.T])
+
+
+def check_true_labels(prediction: Prediction, true_labels: Any) -> np.ndarray:
+    """Check that true labels (star, label) belong to a prediction.
+
+    Raises
+    ------
+    ShapeError
+        The shape is another one.
+    """
+    truth = as_float_array(true_labels, "true_labels")
+    if truth.shape != prediction.labels.shape:
+        raise ShapeError(
+            f"true_labels should have the shape of prediction.labels, {prediction.labels.shape}, got "
+            f"{truth.shape}: select the same stars and labels, NaN where the truth is not known."
+        )
+    return truth
+
+
+def _check_levels(levels: Sequence[float]) -> np.ndarray:
+    array = np.atleast_1d(as_float_array(levels, "levels"))
+    if array.ndim != 1 or not ((array > 0) & (array < 1)).all():
+        raise OptionError(f"levels should be probabilities between 0 and 1, got {levels!r}: write (0.68, 0.95).")
+    return array
+
+
+def _mad_of_known(values: np.ndarray) -> float:
+    if not values.size:
+        return np.nan
+    return MAD_TO_SIGMA * float(np.median(np.abs(values - np.median(values))))

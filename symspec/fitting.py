@@ -1,0 +1,173 @@
+"""From spectra with labels to a network with error bars, and on to predictions: the command line's steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from symspec.errors import DataError
+from symspec.evidence import tune as tune_by_evidence
+from symspec.laplace import LaplacePosterior, fit_laplace
+from symspec.layers import Standardize, Unstandardize
+from symspec.networks import Network, mlp
+from symspec.polish import polish
+from symspec.prediction import Prediction, fill_bad_pixels
+from symspec.regression import Regression, scaled_prior
+from symspec.spectra import Spectra
+from symspec.training import train
+
+START_NOISE = 0.3  # of the standard deviation of each label
+STARS_AT_ONCE = 512
+_SATURATING = ("tanh", "sigmoid")
+
+Tell = Callable[[str], object]
+
+
+def split_stars(spectra: Spectra, fraction: float, seed: int) -> tuple[Spectra, Spectra | None]:
+    """Stars to train on, and a random `fraction` of those with labels to test on (None for a fraction of 0).
+
+    Raises
+    ------
+    DataError
+        Fewer than two stars are left to train on.
+    """
+    labelled = np.flatnonzero(~np.isnan(spectra.labels).all(axis=1))
+    n_out = max(1, round(fraction * labelled.size)) if fraction > 0 else 0
+    if labelled.size - n_out < 2:
+        raise DataError(
+            f"training needs at least two stars with labels, got {labelled.size}, of which {n_out} are set "
+            "aside for validation: give more stars, or a validation of 0."
+        )
+    if n_out == 0:
+        return spectra[labelled], None
+    order = np.random.default_rng(seed).permutation(labelled)
+    return spectra[np.sort(order[n_out:])], spectra[np.sort(order[:n_out])]
+
+
+def build_start(
+    spectra: Spectra,
+    hidden: Sequence[int],
+    activation: str,
+    *,
+    sigma_noise: Any = None,
+    prior_precision: float = 1.0,
+) -> Regression:
+    """Regression of a multilayer perceptron that takes flux and gives labels in their own units.
+
+    Parameters
+    ----------
+    spectra : Spectra
+        Training stars. A pixel that never varies is left as it is, rather than scaled.
+    hidden : sequence of int
+        Widths of the hidden layers.
+    activation : str
+    sigma_noise : float or sequence of float, optional
+        By default `START_NOISE` times the standard deviation of each label.
+    prior_precision : float, default 1.0
+        See `scaled_prior`.
+    """
+    X, words = fill_flux(spectra), {"label_names": spectra.label_names, "label_units": spectra.label_units}
+    net = mlp([spectra.n_pixels, *hidden, spectra.n_labels], activation=activation)
+    mean, scale = X.mean(axis=0), X.std(axis=0)
+    scale[scale <= 1e-12 * np.abs(mean)] = 1.0
+    layers = [Standardize(mean, scale), *net.layers, Unstandardize.of(spectra.labels)]
+    net = Network(layers, spectra.n_pixels, **words)
+    if sigma_noise is None:
+        sigma_noise = START_NOISE * np.nanstd(spectra.labels, axis=0)
+    elif np.size(sigma_noise) == 1:
+        sigma_noise = float(np.squeeze(sigma_noise))
+    return Regression(net, sigma_noise=sigma_noise, prior_precision=scaled_prior(net, prior_precision))
+
+
+def run_adam(reg: Regression, spectra: Spectra, held_out: Spectra | None, *, seed: int, **options: Any) -> np.ndarray:
+    """Weights (param,) of the best epoch of `train`, watched on the stars held out.
+
+    Raises
+    ------
+    KeyboardInterrupt
+        Ctrl-C was pressed meanwhile.
+    """
+    X = fill_flux(spectra)
+    activation = next((layer.function for layer in reg.net.layers if hasattr(layer, "function")), "")
+    init = "glorot_uniform" if activation in _SATURATING else "he_normal"
+    if held_out is not None:
+        options["validation"] = fill_bad_pixels(held_out.flux, held_out.ivar, X.mean(axis=0)), held_out.labels
+    fit = train(reg, X, spectra.labels, init=init, rng=np.random.default_rng(seed), **options)
+    if fit.stopped == "interrupted":
+        raise KeyboardInterrupt
+    return fit.theta
+
+
+def finish(
+    reg: Regression, theta: np.ndarray, spectra: Spectra, *, tune: bool, memory: str, tell: Tell = str
+) -> LaplacePosterior:
+    """Go to the minimum, at the noise and prior of largest evidence with `tune`, and invert the Hessian.
+
+    Parameters
+    ----------
+    reg : Regression
+    theta : numpy.ndarray, shape (param,)
+        Where to start.
+    spectra : Spectra
+        Training stars.
+    tune : bool
+        Whether to set noise and prior, or to keep those of `reg`.
+    memory : str
+        What a factorisation may take, such as "8GB".
+    tell : callable, optional
+        Called with what is being done, in words.
+    """
+    X, Y = fill_flux(spectra), spectra.labels
+    tell("starting Newton steps")
+    if tune:
+        count = iter(range(1, 10**9))
+
+        def tell_evidence(reg: Regression, evidence: Any) -> None:
+            evidence = f"{evidence.log_marginal_likelihood:,.1f} nats"
+            tell(f"tuning noise and prior: evaluation {next(count)}, log evidence {evidence}")
+
+        reg, theta = tune_by_evidence(reg, theta, X, Y, memory=memory, callback=tell_evidence)
+    else:
+
+        def tell_step(i: int, U: float, decrement: float) -> None:
+            tell(f"Newton step {i}, decrement {decrement:.3g} nats")
+
+        theta = polish(reg, theta, X, Y, memory=memory, callback=tell_step).theta
+    tell("inverting the Hessian")
+    return fit_laplace(reg, theta, X, Y, memory=memory, require_minimum=False)
+
+
+def fill_flux(spectra: Spectra) -> np.ndarray:
+    """Flux (star, pixel) with pixels of ivar = 0 replaced by the mean of the other stars, 0 without any."""
+    if spectra.ivar is None:
+        return spectra.flux
+    good = spectra.ivar > 0
+    flux = np.where(good, spectra.flux, 0.0)
+    return fill_bad_pixels(flux, spectra.ivar, flux.sum(axis=0) / np.maximum(good.sum(axis=0), 1))
+
+
+def predict_in_parts(
+    laplace: LaplacePosterior, spectra: Spectra, advance: Callable[[int], object] | None = None
+) -> Prediction:
+    """`LaplacePosterior.predict`, some stars at a time; `advance` is called with the number of each part."""
+    parts = []
+    for start in range(0, len(spectra), STARS_AT_ONCE):
+        some = spectra[start : start + STARS_AT_ONCE]
+        parts.append(laplace.predict(some.flux, ivar=some.ivar))
+        if advance is not None:
+            advance(len(some))
+    names = ("labels", "model_cov", "flux_cov", "noise_cov", "total_cov", "flags", "n_bad_pixels")
+    joined = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
+    return replace(parts[0], **joined)
+
+
+def match_labels(spectra: Spectra, label_names: Sequence[str]) -> np.ndarray | None:
+    """Labels (star, label) of the file under a network's names, NaN where there is none; None without any."""
+    columns = dict(zip(spectra.label_names, () if spectra.labels is None else spectra.labels.T, strict=True))
+    if not any(name in columns for name in label_names):
+        return None
+    nothing = np.full(len(spectra), np.nan)
+    return np.stack([columns.get(name, nothing) for name in label_names], axis=1)

@@ -1,0 +1,157 @@
+"""The house keeps its plan: imports run one way, graphs apart from numbers, small modules, a light import."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import symspec
+
+PACKAGE = Path(symspec.__file__).parent
+
+# a module imports only from modules above it
+ORDER = """
+    version errors advice checks params activations layers networks regression derivatives compiled span
+    spectra adam training minimization tangents
+    inverse_hessian.interface inverse_hessian.primal inverse_hessian.dual inverse_hessian
+    certificate prediction polish laplace evidence calibration fitting
+    array_files csv_spectra readers writers archive_format archives jacobian_files
+    line_list datasets plots tables demo cli __init__
+""".split()  # noqa: SIM905
+GRAPH_SIDE = {"params", "activations", "layers", "networks", "regression", "derivatives", "compiled", "hmc"}
+LATE = ("matplotlib", "astropy", "dask", "pymc", "jax", "h5py", "rich", "typer")
+MAX_MODULE_LINES, MAX_FUNCTION_LINES = 400, 40
+
+
+def module_name(path):
+    name = ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+    return name if name == "__init__" else name.removesuffix(".__init__")
+
+
+FILES = {module_name(path): path for path in sorted(PACKAGE.rglob("*.py"))}
+
+
+def is_type_checking(node):
+    return isinstance(node, ast.If) and ast.unparse(node.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING")
+
+
+def walk(node):
+    """Every node below, except what only a type checker reads."""
+    yield node
+    below = node.orelse if is_type_checking(node) else ast.iter_child_nodes(node)
+    for child in below:
+        yield from walk(child)
+
+
+def imported_names(source):
+    """Dotted names that a module imports, wherever in it: `from a import b` counts as a.b."""
+    for node in walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def imported_modules(source, known):
+    """Modules of the package among the imports, without the prefix; the longest known name each."""
+    for name in imported_names(source):
+        parts = name.split(".")
+        if parts[0] != "symspec":
+            continue
+        names = [".".join(parts[1:end]) for end in range(len(parts), 1, -1)]
+        yield next((n for n in names if n in known), "__init__")
+
+
+def top_levels(source):
+    return {name.partition(".")[0] for name in imported_names(source)}
+
+
+def own_lines(function):
+    """Lines of a function from its `def` to its end, without its docstring."""
+    n = function.end_lineno - function.lineno + 1
+    first = function.body[0]
+    if ast.get_docstring(function) is not None:
+        n -= first.end_lineno - first.lineno + 1
+    return n
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("import symspec.polish", ["polish"]),
+        ("from symspec import compiled, mlp", ["compiled", "__init__"]),
+        ("from symspec.inverse_hessian.dual import DualInverse", ["inverse_hessian.dual"]),
+        ("from symspec.inverse_hessian import InverseBuilder", ["inverse_hessian"]),
+        ("def f():\n    from symspec.laplace import fit_laplace", ["laplace"]),
+        ("if TYPE_CHECKING:\n    from symspec.laplace import x\nelse:\n    import symspec.span", ["span"]),
+        ("import numpy, symspec_extras", []),
+    ],
+    ids=[
+        "plain",
+        "from-package",
+        "from-nested",
+        "from-subpackage",
+        "inside-a-function",
+        "type-checking",
+        "foreign",
+    ],
+)
+def test_the_reader_of_imports_sees_every_form_of_them(source, expected):
+    assert list(imported_modules(source, set(ORDER))) == expected
+
+
+def test_every_module_has_its_place_in_the_order():
+    assert len(ORDER) == len(set(ORDER))
+    assert [name for name in FILES if name not in ORDER] == []
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_module_imports_only_from_modules_above_it(name):
+    above = ORDER[: ORDER.index(name)]
+    imported = set(imported_modules(FILES[name].read_text(), set(ORDER)))
+    assert sorted(imported - set(above)) == []
+
+
+@pytest.mark.parametrize("name", sorted(set(FILES) - GRAPH_SIDE))
+def test_pytensor_stays_on_the_graph_side(name):
+    assert "pytensor" not in top_levels(FILES[name].read_text())
+
+
+def test_only_one_module_compiles():
+    calls = {
+        name
+        for name, path in FILES.items()
+        for node in ast.walk(ast.parse(path.read_text()))
+        if (isinstance(node, ast.Attribute) and ast.unparse(node) == "pytensor.function")
+        or (isinstance(node, ast.ImportFrom) and (node.module or "").startswith("pytensor.compile.function"))
+    }
+    assert calls == {"compiled"}
+
+
+def test_matplotlib_is_imported_by_the_plots_alone():
+    assert {n for n, path in FILES.items() if "matplotlib" in top_levels(path.read_text())} <= {"plots"}
+
+
+def test_importing_the_package_loads_nothing_that_can_wait():
+    """Asked of a fresh interpreter, as this one has loaded what other tests use."""
+    program = f"import sys, symspec; print([m for m in {LATE!r} if m in sys.modules])"
+    answer = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=PACKAGE.parent
+    )
+    assert answer.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_modules_and_functions_are_short(name):
+    source = FILES[name].read_text()
+    assert len(source.splitlines()) < MAX_MODULE_LINES
+    functions = [n for n in ast.walk(ast.parse(source)) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)]
+    long = {f.name: own_lines(f) for f in functions if own_lines(f) > MAX_FUNCTION_LINES}
+    assert long == {}
+
+
+def test_the_package_says_that_it_is_typed():
+    assert (PACKAGE / "py.typed").is_file()

@@ -1,0 +1,70 @@
+"""The examples run as a reader runs them, from another directory, and say what they promise."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+# a pip-installed PyTensor finds no BLAS for its C backend and says so once, over several lines
+WARNINGS = ["-W", "error", "-W", "ignore:PyTensor could not link to a BLAS:UserWarning"]
+
+SAID = {
+    "01_the_question": [
+        "operands could not be broadcast together",
+        "setting an array element with a sequence",
+        "Jacobian is required for Newton-CG method",
+        "Wrong number of dimensions: expected 1, got 2",
+        "tensor.jacobian expects a 1 dimensional variable as `expression`",
+        "positive definite",
+        "not to be published",
+        "(32, 3, 713)",
+        "check   equal to central differences in pixels",
+        "check   all errors are positive and finite: True",
+    ],
+    "02_error_bars": [
+        "certificate: at a minimum",
+        "log marginal likelihood: ",
+        "OUTSIDE_TRAINING_RANGE|BAD_PIXELS",
+        "check: coverage within 10 % of what it should be: True",
+        "check: catalogue written: catalogue.fits",
+    ],
+    "03_compiled_functions": [
+        "hessian_vector_product",
+        "ggn_vector_product",
+        'jacobian, "theta"',
+        "one spectrum, float32: (3, 30) float32",
+        "check: the gradient vanishes there: True",
+        "check: they are equal: True",
+    ],
+}
+N_CHECKS = {"01_the_question": 5, "02_error_bars": 2, "03_compiled_functions": 3}
+
+
+@pytest.mark.parametrize("name", SAID)
+def test_an_example_runs_without_a_warning_and_its_checks_hold(name, tmp_path):
+    script = ROOT / "examples" / f"{name}.py"
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "120"}
+    done = subprocess.run(
+        [sys.executable, *WARNINGS, str(script), "--small"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Warning" not in done.stderr
+    for words in SAID[name]:
+        assert words in done.stdout
+    checks = [line for line in done.stdout.splitlines() if line.startswith("check")]
+    assert len(checks) == N_CHECKS[name]
+    assert not [line for line in checks if line.endswith("False")]
+    assert not list(tmp_path.iterdir())
+
+
+def test_every_example_is_run():
+    assert sorted(SAID) == sorted(path.stem for path in (ROOT / "examples").glob("*.py"))
