@@ -63,8 +63,9 @@ z = np.abs(prediction.labels - truth) / prediction.errors
 print(f"\ncoverage of the catalogued labels (expected 68.3 and 95.4 %, to some {100 * np.sqrt(0.22 / len(new)):.0f} %)")
 for i, name in enumerate(net.label_names):
     print(f"  {name:5s} {100 * np.mean(z[:, i] < 1):5.1f} % {100 * np.mean(z[:, i] < 2):5.1f} %")
-close = abs(np.mean(z < 1) - 0.683) < 0.1 and abs(np.mean(z < 2) - 0.954) < 0.1
-print(f"check: coverage within 10 % of what it should be: {close}")
+print("More often than expected means error bars on the wide side; less often would be worse.")
+safe = np.mean(z < 1) > 0.683 - 0.05 and np.mean(z < 2) > 0.954 - 0.05
+print(f"check: the errors cover at least as often as they say: {safe}")
 
 with tempfile.TemporaryDirectory() as folder:
     path = Path(folder) / "catalogue.fits"

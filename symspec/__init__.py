@@ -3,7 +3,7 @@
 from symspec import datasets
 from symspec.activations import ACTIVATIONS
 from symspec.archives import read_laplace, read_network, read_regression, write_laplace, write_network
-from symspec.calibration import coverage, sigma_mad
+from symspec.calibration import coverage, sigma_mad, studentized_residuals
 from symspec.certificate import Certificate
 from symspec.compiled import (
     compile_ggn,

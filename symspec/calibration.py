@@ -54,6 +54,38 @@ def coverage(prediction: Prediction, true_labels: Any, levels: Sequence[float] =
     return np.where(n_known > 0, (inside & known).sum(axis=1) / np.maximum(n_known, 1), np.nan)
 
 
+def studentized_residuals(prediction: Prediction, training_labels: Any) -> np.ndarray:
+    r"""Residuals of training labels in units of the error that each would have had if it had been left out.
+
+    .. math:: z_{nc} = \frac{y_{nc} - f_{nc}}{\sqrt{S_{cc} - V_{n,cc}}}
+
+    With S the noise and V the model covariance: in the linearised model this is the residual from a fit without the
+    label, over its predictive standard deviation (Cook & Weisberg 1982, Residuals and Influence in Regression). A
+    flexible network bends towards a wrong label; the plain residual hides it, this one does not.
+
+    Parameters
+    ----------
+    prediction : Prediction
+        Of the training stars, by the network at its minimum.
+    training_labels : array_like, shape (star, label)
+        In the units of the labels; NaN stays NaN.
+
+    Returns
+    -------
+    numpy.ndarray, shape (star, label)
+        Standard normal if model and noise are right.
+
+    Raises
+    ------
+    ShapeError
+        `training_labels` has another shape than the labels predicted.
+    """
+    labels = check_true_labels(prediction, training_labels)
+    variance = np.diagonal(prediction.noise_cov - prediction.model_cov, axis1=1, axis2=2)
+    with np.errstate(invalid="ignore", divide="ignore"):  # a star that was not trained on may have V > S: NaN
+        return (labels - prediction.labels) / np.sqrt(variance)
+
+
 def sigma_mad(residuals: Any) -> np.ndarray:
     r"""Robust scatter of each label, :math:`1.4826\, \mathrm{med}_n |r_{nc} - \mathrm{med}_m\, r_{mc}|`.
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from symspec.archives import write_laplace
+from symspec.calibration import studentized_residuals
 from symspec.certificate import Certificate
 from symspec.compiled import compile_jacobian
 from symspec.datasets import miles
@@ -28,6 +32,13 @@ HIDDEN = (8,)
 ACTIVATION = "tanh"
 START_PRIOR = 2.0
 EPOCHS = 20
+MAX_RESIDUAL = 4.0  # a training label further off, in standard deviations as if left out, is taken for a mistake
+FILES = {
+    "catalogue": "catalogue.fits",
+    "model": "model.h5",
+    "sensitivity": "sensitivity.png",
+    "predicted against true": "predicted_against_true.png",
+}
 FLUX_RANGE = (0.0, 3.0)  # a few published spectra run off at their ends
 
 
@@ -84,31 +95,55 @@ def run_demo(output: str | Path, *, folds: int = 5, seed: int = 0, progress: boo
     output.mkdir(parents=True, exist_ok=True)
     spectra = miles(clip=FLUX_RANGE)
     fold = np.random.default_rng(seed).permutation(len(spectra)) % folds
-    posteriors: list[LaplacePosterior] = []
-    parts: list[Prediction] = []
-    with _show_progress(folds, progress) as tell:
-        for k in range(folds):
-            previous = posteriors[-1].reg if posteriors else None
-            posteriors.append(_fit_fold(spectra[fold != k], previous, seed + k, lambda text, k=k: tell(k, text)))
-            parts.append(posteriors[-1].predict(spectra.flux[fold == k]))
-        tell(folds, "writing the catalogue and the plots")
-        prediction = _reorder(parts, np.argsort(np.argsort(fold, kind="stable"), kind="stable"))
-        files = _write_files(output, posteriors[0], prediction, spectra, spectra.flux[fold == 0])
-    certificates = [posterior.certificate for posterior in posteriors]
-    regressions = [posterior.reg for posterior in posteriors]
+    files = {name: output / file for name, file in FILES.items()}
+    jobs = [(spectra[fold != k], spectra.flux[fold == k], seed + k) for k in range(folds)]
+    done = _run_folds(jobs, files["model"], progress)
+    prediction = _reorder([part.prediction for part in done], np.argsort(np.argsort(fold, kind="stable")))
+    write_catalogue(files["catalogue"], prediction, spectra.ids, overwrite=True, true_labels=spectra.labels)
+    _write_plots(files, done[0], prediction, spectra, jobs[0][1])
+    certificates, regressions = [part.certificate for part in done], [part.reg for part in done]
     return DemoResult(prediction, spectra, certificates, regressions, files, time.monotonic() - start)
 
 
-def _fit_fold(
-    training: Spectra, previous: Regression | None, seed: int, tell: Callable[[str], object]
-) -> LaplacePosterior:
-    """Posterior of one fold; noise and prior, but no weights, start where the fold before ended."""
+@dataclass(frozen=True, eq=False)
+class _Fold:
+    reg: Regression
+    theta: np.ndarray
+    certificate: Certificate
+    prediction: Prediction
+
+
+def _run_folds(jobs: list[tuple[Spectra, np.ndarray, int]], model: Path, progress: bool) -> list[_Fold]:
+    """All folds, one core each: so small a network gains nothing from several threads, and loses by waiting."""
+    workers = min(len(jobs), os.cpu_count() or 1)
+    context = multiprocessing.get_context("spawn")
+    with (
+        ProcessPoolExecutor(workers, context, initializer=threadpool_limits, initargs=(1,)) as pool,
+        _show_progress(len(jobs), progress) as advance,
+    ):
+        futures = [pool.submit(_fit_fold, *job, None if k else model) for k, job in enumerate(jobs)]
+        for future in as_completed(futures):
+            future.result()
+            advance()
+        return [future.result() for future in futures]
+
+
+def _fit_fold(training: Spectra, held_out: np.ndarray, seed: int, model: Path | None) -> _Fold:
+    """Train without the stars held out, and predict them."""
     reg = build_start(training, HIDDEN, ACTIVATION, prior_precision=START_PRIOR)
-    if previous is not None:
-        reg = Regression(reg.net, sigma_noise=previous.sigma_noise, prior_precision=previous.prior_precision)
-    tell("training with Adam")
     theta = run_adam(reg, training, None, seed=seed, epochs=EPOCHS, progress=False)
-    return finish(reg, theta, training, tune=True, memory="8GB", tell=tell)
+    first = finish(reg, theta, training, tune=True, memory="8GB")
+    cleaned = _drop_outliers(first, training)
+    posterior = finish(first.reg, first.theta, cleaned, tune=True, memory="8GB")
+    if model is not None:
+        write_laplace(model, posterior, overwrite=True)
+    return _Fold(posterior.reg, posterior.theta, posterior.certificate, posterior.predict(held_out))
+
+
+def _drop_outliers(posterior: LaplacePosterior, training: Spectra) -> Spectra:
+    """Training stars with the labels missing that disagree with all others: the library has some mistaken ones."""
+    z = studentized_residuals(posterior.predict(training.flux), training.labels)
+    return replace(training, labels=np.where(np.abs(z) > MAX_RESIDUAL, np.nan, training.labels))
 
 
 def _reorder(parts: list[Prediction], order: np.ndarray) -> Prediction:
@@ -117,37 +152,29 @@ def _reorder(parts: list[Prediction], order: np.ndarray) -> Prediction:
     return replace(parts[0], **{k: np.concatenate([getattr(p, k) for p in parts])[order] for k in names})
 
 
-def _write_files(
-    output: Path, posterior: LaplacePosterior, prediction: Prediction, spectra: Spectra, held_out: np.ndarray
-) -> dict[str, Path]:
-    files = {
-        "catalogue": output / "catalogue.fits",
-        "model": output / "model.h5",
-        "sensitivity": output / "sensitivity.png",
-        "predicted against true": output / "predicted_against_true.png",
-    }
-    write_catalogue(files["catalogue"], prediction, spectra.ids, overwrite=True, true_labels=spectra.labels)
-    write_laplace(files["model"], posterior, overwrite=True)
-    jacobian = compile_jacobian(posterior.reg.net)(posterior.theta, held_out).mean(axis=0)
-    words = {"label_names": spectra.label_names, "label_units": spectra.label_units}
-    axes = plot_sensitivity(jacobian, spectra.wavelength, flux=held_out.mean(axis=0), **words)
+def _write_plots(
+    files: dict[str, Path], part: _Fold, prediction: Prediction, spectra: Spectra, held_out: np.ndarray
+) -> None:
+    jacobian = compile_jacobian(part.reg.net)(part.theta, held_out).mean(axis=0)
+    axes = plot_sensitivity(
+        jacobian,
+        spectra.wavelength,
+        label_names=spectra.label_names,
+        label_units=spectra.label_units,
+        flux=held_out.mean(axis=0),
+    )
     save_figure(axes[0].figure, files["sensitivity"])
     axes = plot_predicted_against_true(prediction, spectra.labels)
     save_figure(axes[0].figure, files["predicted against true"])
-    return files
 
 
 @contextmanager
-def _show_progress(folds: int, progress: bool) -> Iterator[Callable[[int, str], Any]]:
+def _show_progress(folds: int, progress: bool) -> Iterator[Callable[[], None]]:
     from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    columns = [TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()]
+    text = TextColumn("training, tuning and certifying, folds done:")
+    columns = [text, BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()]
     with Progress(*columns, console=Console(stderr=True), disable=not progress, transient=True) as bar:
-        task = bar.add_task("starting", total=folds)
-
-        def tell(k: int, text: str) -> None:
-            name = f"fold {k + 1} of {folds}: " if k < folds else ""
-            bar.update(task, completed=k, description=name + text)
-
-        yield tell
+        task = bar.add_task("", total=folds)
+        yield lambda: bar.advance(task)

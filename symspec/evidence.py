@@ -32,7 +32,7 @@ from symspec.polish import PolishResult, minimize_by_newton
 from symspec.regression import LOG_2PI, Regression
 from symspec.span import find_span
 
-POLISH_TOLERANCE = 1e-5
+POLISH_TOLERANCE = 1e-4
 MAX_FACTOR = 1e4
 
 
