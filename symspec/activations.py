@@ -33,8 +33,8 @@ def linear(x: Symbol) -> Symbol:
 
 
 def relu(x: Symbol) -> Symbol:
-    """max(x, 0)."""
-    return pt.switch(x > 0, x, _like(x, 0))
+    """max(x, 0), as a product with the 0-1 mask: NumPy multiplies several times faster than it selects."""
+    return x * pt.cast(x > 0, x.dtype)
 
 
 def leaky_relu(x: Symbol, negative_slope: float = 0.3) -> Symbol:

@@ -22,9 +22,10 @@ from symspec.archive_format import (
     write_attribute,
     write_words,
 )
+from symspec.backends import BACKENDS
 from symspec.certificate import Certificate
 from symspec.checks import check_choice, check_theta
-from symspec.compiled import BACKENDS, DTYPES
+from symspec.compiled import DTYPES
 from symspec.errors import OptionError
 from symspec.inverse_hessian import CURVATURES, DualInverse, InverseHessian, PrimalInverse
 from symspec.laplace import LaplacePosterior

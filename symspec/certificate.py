@@ -13,7 +13,7 @@ from symspec.inverse_hessian.interface import InverseHessian
 
 MAX_DECREMENT = 1e-2
 DENSE_LIMIT = 400
-PRODUCT_BUDGET = 5e11  # parameters x stars x products: some 20 s on two cores
+PRODUCT_BUDGET = 1e11  # parameters x stars x products: some 10 s on two cores
 
 
 @dataclass(frozen=True)

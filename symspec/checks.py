@@ -132,7 +132,8 @@ def check_finite(array: np.ndarray, name: str, axes: tuple[str, ...], advice: st
         With the count of such values and the place of the first.
     """
     with np.errstate(over="ignore", invalid="ignore"):
-        if np.isfinite(np.sum(array)):  # one pass and no temporary; a sum that overflows is looked at again below
+        # one pass without a temporary, on all cores; squares that overflow are looked at again below
+        if array.flags.c_contiguous and np.isfinite(np.vdot(array, array)):
             return
     if not (good := np.isfinite(array)).all():
         raise DataError(f"{name} should be finite, got {describe_bad(~good, array, axes)}: {advice}.")

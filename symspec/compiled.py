@@ -1,4 +1,4 @@
-"""Graphs to callables: the only module that calls `pytensor.function`, and where the backend is chosen.
+"""The compiled functions: graphs of `derivatives` as callables over stars.
 
 Every callable walks the stars in chunks whose intermediates stay within `CHUNK_BYTES`, so that memory is bounded by
 the result, and casts arrays to its dtype chunk by chunk. Sums over stars add up chunk by chunk, too.
@@ -6,50 +6,26 @@ the result, and casts arrays to its dtype chunk by chunk. Sums over stars add up
 
 from __future__ import annotations
 
-import importlib.util
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
-import pytensor
 import pytensor.tensor as pt
-from pytensor.compile.mode import Mode
 from pytensor.graph.replace import vectorize_graph
-from pytensor.link.vm import VMLinker
 
 from symspec import derivatives
+from symspec.backends import choose_backend, compile_graph
 from symspec.checks import as_float_array, check_choice, check_flux, check_labels, check_theta
-from symspec.errors import MissingDependencyError, OptionError, ShapeError, TooLargeError
+from symspec.errors import ShapeError, TooLargeError
 from symspec.networks import Network, dropout_layers
 from symspec.regression import Regression
 
-BACKENDS = ("auto", "numpy", "c", "numba", "jax")
 DTYPES = ("float64", "float32")
 CHUNK_BYTES = 256 * 2**20
 MAX_CHUNK = 4096
 DIRECTION_BLOCK = 64
-
-
-def choose_backend(backend: str) -> str:
-    """Turn "auto" into a backend's name, and check that the one named can run.
-
-    "auto" is "numpy", PyTensor's virtual machine without elementwise fusion: it needs no compiler and is ready in a
-    fraction of a second. Networks are matrix products, so at any width the others gain some per cent a call and
-    cost seconds to minutes first; name them for a small function called very many times, or "jax" for a GPU.
-
-    Raises
-    ------
-    OptionError
-        Unknown word.
-    MissingDependencyError
-        JAX is asked for and not installed.
-    """
-    check_choice(backend, "backend", BACKENDS)
-    if backend == "jax" and importlib.util.find_spec("jax") is None:
-        raise MissingDependencyError('backend="jax" needs JAX: pip install "symspec[jax]".')
-    return "numpy" if backend == "auto" else backend
 
 
 def compile_predict(net: Network, *, backend: str = "auto", dtype: str = "float64") -> PerStarFunction:
@@ -103,25 +79,15 @@ def compile_tangent_factors(net: Network, *, backend: str = "auto", dtype: str =
     return PerStarFunction(net, build, shapes, 3 * net.n_labels * sum(net.widths), backend, dtype)
 
 
-def compile_objective(reg: Regression, *, backend: str = "auto", dtype: str = "float64") -> SumFunction:
+def compile_objective(reg: Regression, *, backend: str = "auto", dtype: str = "float64") -> ObjectiveFunction:
     """Compile the negative log posterior: `fn(theta, X, Y)` -> (value, gradient (param,)), summed over stars."""
-
-    def build(params, flux, labels, prior_weight):
-        U = derivatives.build_negative_log_posterior(reg, params, flux, labels, prior_weight)
-        return [U, reg.net.layout.join(derivatives.build_gradient(U, params))]
-
-    return SumFunction(reg, build, 4, backend, dtype)
+    return ObjectiveFunction(reg, {}, backend, dtype)
 
 
-def compile_training_objective(reg: Regression, *, backend: str = "auto", dtype: str = "float32") -> SumFunction:
+def compile_training_objective(reg: Regression, *, backend: str = "auto", dtype: str = "float32") -> ObjectiveFunction:
     """Like `compile_objective`, with a random mask (star, feature) for each Dropout layer as further arguments."""
     masks = {f"{name}/mask": pt.matrix(name, dtype=dtype) for name in dropout_layers(reg.net)}
-
-    def build(params, flux, labels, prior_weight):
-        U = derivatives.build_negative_log_posterior(reg, params | masks, flux, labels, prior_weight)
-        return [U, reg.net.layout.join(derivatives.build_gradient(U, params))]
-
-    return SumFunction(reg, build, 4, backend, dtype, extra=list(masks.values()))
+    return ObjectiveFunction(reg, masks, backend, dtype)
 
 
 def compile_hessian_vector_product(reg: Regression, *, backend: str = "auto", dtype: str = "float64") -> SumFunction:
@@ -155,7 +121,7 @@ def compile_ggn(reg: Regression, *, backend: str = "auto", dtype: str = "float64
         G = derivatives.build_ggn_of_likelihood(reg, params, flux, labels)
         return [pt.inc_subtensor(G[diagonal, diagonal], prior_weight * prior)]
 
-    _check_square_fits(reg.net, dtype)
+    check_square_fits(reg.net, dtype)
     floats = 4 + 4 * reg.net.n_labels * reg.net.n_params / sum(reg.net.widths)
     return SumFunction(reg, build, floats, backend, dtype)
 
@@ -166,7 +132,7 @@ def compile_hessian(reg: Regression, *, backend: str = "auto", dtype: str = "flo
     Exact Hessian-vector products, `DIRECTION_BLOCK` unit vectors at a time.
     """
     net = reg.net
-    _check_square_fits(net, dtype)
+    check_square_fits(net, dtype)
     n_block = min(DIRECTION_BLOCK, net.n_params)
     V = pt.matrix("V", dtype=dtype, shape=(n_block, net.n_params))
 
@@ -192,7 +158,7 @@ def compile_trace_gradient(reg: Regression, *, backend: str = "auto") -> SumFunc
 
     def build(params, flux, labels, prior_weight):
         gradient = derivatives.build_trace_gradient(reg, params, flux, labels, inverse)
-        return [reg.net.layout.join(gradient) + 0 * prior_weight]
+        return [reg.net.layout.join(gradient)]
 
     floats = 6 * reg.net.n_labels * reg.net.n_params / sum(reg.net.widths)
     return SumFunction(reg, build, floats, backend, "float64", extra=[inverse])
@@ -205,7 +171,7 @@ def compile_kernel_trace_gradient(net: Network, *, backend: str = "auto") -> Cal
     weights = pt.tensor4("weights")
     gradient = derivatives.build_kernel_trace_gradient(net, params, flux, variance, weights)
     inputs = [theta, flux, *variance.values(), weights]
-    fn = _compile(inputs, [net.layout.join(gradient)], choose_backend(backend), "float64")
+    fn = compile_graph(inputs, [net.layout.join(gradient)], choose_backend(backend), "float64")
     return lambda theta, X, v, W: np.asarray(fn(theta, X, *(np.float64(v[k]) for k in variance), W)[0])
 
 
@@ -226,8 +192,7 @@ class PerStarFunction:
         theta, params, flux, _ = _symbols(net, dtype)
         outputs = build(params, flux)
         self._many = isinstance(outputs, list)
-        inputs = [theta, flux] if net.n_params else [flux]  # fixed layers alone have no use for theta
-        self._function = _compile(inputs, outputs if self._many else [outputs], self.backend, dtype)
+        self._function = compile_graph([theta, flux], outputs if self._many else [outputs], self.backend, dtype)
 
     def __call__(self, theta: Any, X: Any) -> Any:
         """Results for X (star, pixel) or (pixel,).
@@ -246,19 +211,21 @@ class PerStarFunction:
         return results if self._many else results[0]
 
     def _walk(self, theta: np.ndarray, X: np.ndarray) -> list[np.ndarray]:
-        n, fixed = len(X), [theta] if self.net.n_params else []
+        n = len(X)
         _check_fits(n * sum(math.prod(t) for t in self.tails) * np.dtype(self.dtype).itemsize, f"{n} stars")
         if n <= self.chunk:
-            return [_as_writable(r) for r in self._function(*fixed, np.asarray(X, self.dtype))]
+            return [_as_writable(r) for r in self._function(theta, np.asarray(X, self.dtype))]
         out = [np.empty((n, *tail), self.dtype) for tail in self.tails]
         for rows in _chunks(n, self.chunk):
-            for o, r in zip(out, self._function(*fixed, np.asarray(X[rows], self.dtype)), strict=True):
+            for o, r in zip(out, self._function(theta, np.asarray(X[rows], self.dtype)), strict=True):
                 o[rows] = r
         return out
 
 
 class SumFunction:
     """A compiled graph that is summed over stars: `fn(theta, X, Y, *extra)`, chunk by chunk, the prior once."""
+
+    prior_in_graph = True
 
     def __init__(
         self,
@@ -274,10 +241,10 @@ class SumFunction:
         theta, params, flux, labels = _symbols(reg.net, dtype)
         prior_weight = pt.scalar("prior_weight", dtype=dtype)
         self._extra = list(extra)
-        inputs = [theta, flux, labels, prior_weight, *self._extra]
+        inputs = [theta, flux, labels, *([prior_weight] if self.prior_in_graph else []), *self._extra]
         same_stars = pt.specify_shape(labels, (flux.shape[0], reg.net.n_labels))  # JAX needs to know
         outputs = build(params, flux, same_stars, prior_weight)
-        self._function = _compile(inputs, outputs, self.backend, dtype)
+        self._function = compile_graph(inputs, outputs, self.backend, dtype)
 
     def __call__(self, theta: Any, X: Any, Y: Any, *extra: Any) -> Any:
         """Sum over the stars of X (star, pixel), Y (star, label); one spectrum (pixel,), (label,) is one star.
@@ -305,8 +272,8 @@ class SumFunction:
     ) -> list[np.ndarray]:
         """One unchecked call on a few stars, with `prior_weight` times the prior."""
         X, Y = np.asarray(X, self.dtype), np.asarray(Y, self.dtype)
-        weight = np.asarray(prior_weight, self.dtype)
-        outputs = self._function(theta, X, Y, weight, *extra)
+        weight = [np.asarray(prior_weight, self.dtype)] if self.prior_in_graph else []
+        outputs = self._function(theta, X, Y, *weight, *extra)
         return [_as_writable(o) if np.ndim(o) else np.asarray(o, np.float64) for o in outputs]
 
     def _check_extra(self, value: Any, symbol: Any) -> np.ndarray:
@@ -315,6 +282,25 @@ class SumFunction:
         if array.ndim != symbol.ndim or array.shape[-1] != n:
             raise ShapeError(f"{symbol.name} should have {symbol.ndim} axes, the last of {n}, got {array.shape}.")
         return array
+
+
+class ObjectiveFunction(SumFunction):
+    """U and its gradient. The prior is added in place: in the graph it would take six passes over theta, not two."""
+
+    prior_in_graph = False
+
+    def __init__(self, reg: Regression, masks: dict[str, Any], backend: str, dtype: str):
+        def build(params, flux, labels, _):
+            U = reg.negative_log_likelihood(params | masks, flux, labels)
+            return [U, reg.net.layout.join(derivatives.build_gradient(U, params))]
+
+        super().__init__(reg, build, 4, backend, dtype, extra=list(masks.values()))
+
+    def of_batch(
+        self, theta: np.ndarray, X: np.ndarray, Y: np.ndarray, prior_weight: float, *extra: np.ndarray
+    ) -> list[np.ndarray]:
+        value, gradient = super().of_batch(theta, X, Y, prior_weight, *extra)
+        return [value + self.reg.add_prior(gradient, theta, prior_weight), gradient]
 
 
 def check_stars(net: Network, X: Any, Y: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -339,34 +325,6 @@ def _symbols(net: Network, dtype: str):
     return theta, net.layout.unpack(theta), flux, labels
 
 
-def _compile(inputs: list[Any], outputs: list[Any], backend: str, dtype: str) -> Callable[..., list[Any]]:
-    fn = pytensor.function(inputs, outputs, mode=_mode(backend, dtype))
-    fn.trust_input = True
-    return fn
-
-
-def _mode(backend: str, dtype: str) -> Any:
-    if backend == "numpy":
-        linker = VMLinker(use_cloop=False, c_thunks=False)
-        return Mode(linker=linker, optimizer="fast_run").excluding("fusion")
-    if backend == "c":
-        return Mode(linker="cvm", optimizer="fast_run")
-    if backend == "jax":
-        _check_jax_precision(dtype)
-    return backend.upper()
-
-
-def _check_jax_precision(dtype: str) -> None:
-    import jax
-    import pytensor.link.jax.dispatch  # noqa: F401  (sets jax_enable_x64 from floatX, once for the process)
-
-    if dtype == "float64" and not jax.config.jax_enable_x64:
-        raise OptionError(
-            'JAX was set to 32 bits in this process: call jax.config.update("jax_enable_x64", True) first, or ask '
-            'for dtype="float32".'
-        )
-
-
 def _as_writable(result: Any) -> np.ndarray:
     array = np.asarray(result)
     return array if array.flags.writeable else array.copy()  # JAX hands out read-only views
@@ -389,5 +347,6 @@ def _check_fits(n_bytes: int, what: str) -> None:
         )
 
 
-def _check_square_fits(net: Network, dtype: str) -> None:
+def check_square_fits(net: Network, dtype: str) -> None:
+    """Refuse a (param, param) matrix that this machine could not hold."""
     _check_fits(net.n_params**2 * np.dtype(dtype).itemsize, f"{net.n_params} x {net.n_params} parameters")

@@ -10,11 +10,11 @@ import numpy as np
 import scipy.optimize
 from scipy.optimize import OptimizeResult
 
+from symspec.backends import choose_backend
 from symspec.checks import check_choice, check_theta
 from symspec.compiled import (
-    _check_square_fits,
+    check_square_fits,
     check_stars,
-    choose_backend,
     compile_hessian,
     compile_hessian_vector_product,
     compile_objective,
@@ -206,7 +206,7 @@ def _join_options(method: str, options: Any, max_iterations: Any) -> dict[str, A
 
 def _check_matrix_fits(reg: Regression, method: str) -> None:
     try:
-        _check_square_fits(reg.net, "float64")
+        check_square_fits(reg.net, "float64")
     except TooLargeError as error:
         raise TooLargeError(
             f"method={method!r} keeps a matrix (param, param) of {reg.net.n_params:,} parameters: {error} "

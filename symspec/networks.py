@@ -234,6 +234,7 @@ def _check_words(words: Sequence[str] | None, default: list[str], name: str) -> 
 
 
 def as_theta(theta: Any, n_params: int, *, symbolic: bool = True) -> Any:
+    """One flat vector (param,), symbolic or numbers, checked."""
     if isinstance(theta, list | tuple | Mapping):
         shapes = [np.shape(a) for a in (theta.values() if isinstance(theta, Mapping) else theta)]
         raise ShapeError(

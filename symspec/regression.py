@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytensor.tensor as pt
+from scipy.linalg import get_blas_funcs
 
 from symspec.checks import as_float_array
 from symspec.errors import DataError, OptionError, ShapeError
@@ -114,6 +115,20 @@ class Regression:
             total = total + pt.sum(np.asarray(precision, dtype=dtype) * theta**2)
         constant = self.net.n_params * LOG_2PI - self.log_det_prior_precision()
         return np.asarray(0.5, dtype=dtype) * (total + np.asarray(constant, dtype=dtype))
+
+    def add_prior(self, gradient: np.ndarray, theta: np.ndarray, weight: float) -> float:
+        """Add `weight` times the prior's gradient to `gradient` (param,), in place, and return as much of its U."""
+        total = self.net.n_params * LOG_2PI - self.log_det_prior_precision()
+        for block in self.net.layout.blocks if weight else ():
+            part, precision = theta[block.slice], self.prior_precision[block.name]
+            if np.ndim(precision) == 0:
+                total += precision * float(np.dot(part, part))
+                get_blas_funcs("axpy", (part, gradient))(part, gradient[block.slice], a=weight * precision)
+            else:
+                step = (precision.ravel() * part).astype(gradient.dtype)
+                total += float(np.dot(step, part))
+                gradient[block.slice] += weight * step
+        return 0.5 * weight * total
 
     def prior_precision_vector(self) -> np.ndarray:
         """Prior precision of each parameter (param,)."""

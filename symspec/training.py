@@ -16,10 +16,11 @@ import numpy as np
 
 from symspec import derivatives
 from symspec.adam import Adam
-from symspec.checks import check_choice, check_flux, check_labels, check_rng, check_theta
-from symspec.compiled import DTYPES, SumFunction, check_stars, choose_backend, compile_training_objective
+from symspec.backends import choose_backend
+from symspec.checks import check_flux, check_labels, check_rng, check_theta
+from symspec.compiled import SumFunction, check_stars, compile_training_objective
 from symspec.errors import DataError, DivergedError, OptionError
-from symspec.networks import INITIALIZERS, Network, dropout_layers
+from symspec.networks import Network, dropout_layers
 from symspec.regression import Regression
 
 
@@ -140,21 +141,19 @@ def train(
     check_rng(rng)
     _check_counts(epochs, batch_size, patience, reduce_lr_patience)
     _check_rates(learning_rate, beta_1, beta_2, epsilon, decay, reduce_lr_factor, min_learning_rate)
-    check_choice(dtype, "dtype", DTYPES)
-    check_choice(init, "init", tuple(INITIALIZERS))
     choose_backend(backend)
     stars, held_out = _split_stars(reg.net, X, Y, validation, rng)
     start = reg.net.init_params(rng, init) if theta is None else check_theta(theta, reg.net.n_params)
     loss = _TrainingLoss(reg, stars, backend, dtype)
     watched = loss if held_out is None else _ValidationLoss(reg, held_out, backend, dtype)
-    betas = {"beta_1": beta_1, "beta_2": beta_2, "epsilon": epsilon}
-    adam = Adam(start.size, dtype, learning_rate=float(learning_rate), decay=decay, **betas)
+    rates = {"learning_rate": float(learning_rate), "beta_1": beta_1, "beta_2": beta_2, "epsilon": epsilon}
+    adam = Adam(start.size, dtype, decay=decay, **rates)
     training = _Training(np.array(start, dtype), adam, loss, watched)
     schedule = _Schedule(patience, reduce_lr_patience, float(reduce_lr_factor), float(min_learning_rate))
     with _show_progress(progress, epochs, len(stars)) as show, np.errstate(over="ignore", invalid="ignore"):
         stopped = training.run(epochs, min(batch_size, len(stars)), schedule, rng, show)
-    best = training.best_theta.astype(np.float64)
-    return TrainResult(best, training.history, training.epoch, stopped, training.best_epoch)
+    theta = training.best_theta.astype(np.float64)
+    return TrainResult(theta, training.history, training.epoch, stopped, training.best_epoch)
 
 
 @dataclass(frozen=True, eq=False)

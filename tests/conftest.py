@@ -15,7 +15,7 @@ import pytensor
 import pytest
 from scipy.special import erf
 
-from symspec.compiled import _mode
+from symspec.backends import find_mode
 from symspec.layers import Activation, Dense, Dropout, Standardize, Unstandardize
 from symspec.networks import Network
 from symspec.regression import Regression
@@ -287,6 +287,6 @@ def compile_plainly():
 
     def compile_plainly(inputs, outputs):
         with pytensor.config.change_flags(cxx=""):
-            return pytensor.function(inputs, outputs, mode=_mode("numpy", "float64"))
+            return pytensor.function(inputs, outputs, mode=find_mode("numpy", "float64"))
 
     return compile_plainly

@@ -5,6 +5,7 @@ import statistics
 import numpy as np
 import pytest
 
+import symspec as ss
 from symspec.calibration import coverage, sigma_mad
 from symspec.errors import OptionError, ShapeError
 from symspec.prediction import Prediction
@@ -107,3 +108,21 @@ def test_sigma_mad_of_nothing_is_nan_and_a_vector_is_refused():
     assert np.isnan(sigma_mad(np.full((4, 1), np.nan))).all()
     with pytest.raises(ShapeError, match=r"got \(4,\): for one label give residuals\[:, None\]"):
         sigma_mad(np.zeros(4))
+
+
+def test_studentized_residuals_are_those_of_a_fit_without_the_label():
+    """In a linear network, leaving a label out is a closed form and a second fit: both must agree."""
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(15, 4))
+    Y = X @ rng.normal(size=(4, 2)) + 0.2 * rng.normal(size=(15, 2))
+    net = ss.mlp([4, 2])
+    reg = ss.Regression(net, sigma_noise=[0.2, 0.3], prior_precision=0.5)
+    full = ss.fit_laplace(reg, ss.polish(reg, np.zeros(net.n_params), X, Y, tolerance=1e-14).theta, X, Y)
+    z = ss.studentized_residuals(full.predict(X), Y)
+    for star, label in ((0, 0), (7, 1)):
+        less = Y.copy()
+        less[star, label] = np.nan
+        theta = ss.polish(reg, np.zeros(net.n_params), X, less, tolerance=1e-14).theta
+        left_out = ss.fit_laplace(reg, theta, X, less).predict(X[star])
+        expected = (Y[star, label] - left_out.labels[0, label]) / left_out.errors[0, label]
+        np.testing.assert_allclose(z[star, label], expected, rtol=1e-8)

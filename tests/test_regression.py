@@ -7,7 +7,8 @@ import pytensor.tensor as pt
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from symspec.compiled import _mode, compile_objective
+from symspec.backends import find_mode
+from symspec.compiled import compile_objective
 from symspec.errors import DataError, OptionError, ShapeError, SymspecError
 from symspec.networks import mlp
 from symspec.regression import Regression, prior_precision_from_weight_decay
@@ -49,7 +50,7 @@ def pymc_logp(problem):
                 pm.MvNormal(f"y{n}", mu[n][seen], cov=S, observed=y[seen])
             else:
                 pm.Normal(f"y{n}", mu[n][seen], np.sqrt(np.diag(S)), observed=y[seen])
-    return model.compile_logp(mode=_mode("numpy", "float64"))({"theta": problem.theta})
+    return model.compile_logp(mode=find_mode("numpy", "float64"))({"theta": problem.theta})
 
 
 def test_objective_is_minus_the_logp_of_pymc_with_all_constants(problem):
@@ -68,7 +69,7 @@ def test_objective_of_one_observed_matrix_is_minus_the_logp_of_pymc(problem):
     with pm.Model() as model:
         theta = pm.Normal("theta", 0, 1 / np.sqrt(problem.prior_precision), shape=problem.theta.size)
         pm.MvNormal("y", problem.net(theta, X), cov=problem.noise_covariance, observed=Y)
-    logp = model.compile_logp(mode=_mode("numpy", "float64"))({"theta": problem.theta})
+    logp = model.compile_logp(mode=find_mode("numpy", "float64"))({"theta": problem.theta})
     assert 0 < seen.sum() < len(seen)
     assert_allclose(compile_objective(problem.reg)(problem.theta, X, Y)[0], -logp, rtol=1e-9)
 

@@ -1,0 +1,67 @@
+"""Graphs to callables: the only module that calls `pytensor.function`, and where the backend is chosen."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from typing import Any
+
+import pytensor
+from pytensor.compile.mode import Mode
+from pytensor.link.vm import VMLinker
+
+from symspec.checks import check_choice
+from symspec.errors import MissingDependencyError, OptionError
+
+BACKENDS = ("auto", "numpy", "c", "numba", "jax")
+
+
+def choose_backend(backend: str) -> str:
+    """Turn "auto" into a backend's name, and check that the one named can run.
+
+    "auto" is "numpy", PyTensor's virtual machine without elementwise fusion: it needs no compiler and is ready in a
+    fraction of a second. Networks are matrix products, so at any width the others gain some per cent a call and
+    cost seconds to minutes first; name them for a small function called very many times, or "jax" for a GPU.
+
+    Raises
+    ------
+    OptionError
+        Unknown word.
+    MissingDependencyError
+        JAX is asked for and not installed.
+    """
+    check_choice(backend, "backend", BACKENDS)
+    if backend == "jax" and importlib.util.find_spec("jax") is None:
+        raise MissingDependencyError('backend="jax" needs JAX: pip install "symspec[jax]".')
+    return "numpy" if backend == "auto" else backend
+
+
+def compile_graph(inputs: list[Any], outputs: list[Any], backend: str, dtype: str) -> Callable[..., list[Any]]:
+    """Callable of NumPy arrays; neither their number nor their types are checked any more."""
+    # a derivative may depend on less than the network did: that of a linear one on no flux, of fixed layers on no theta
+    fn = pytensor.function(inputs, outputs, mode=find_mode(backend, dtype), on_unused_input="ignore")
+    fn.trust_input = True
+    return fn
+
+
+def find_mode(backend: str, dtype: str) -> Any:
+    """Mode for `pytensor.function` of one of the backends."""
+    if backend == "numpy":
+        linker = VMLinker(use_cloop=False, c_thunks=False)
+        return Mode(linker=linker, optimizer="fast_run").excluding("fusion")
+    if backend == "c":
+        return Mode(linker="cvm", optimizer="fast_run")
+    if backend == "jax":
+        _check_jax_precision(dtype)
+    return backend.upper()
+
+
+def _check_jax_precision(dtype: str) -> None:
+    import jax
+    import pytensor.link.jax.dispatch  # noqa: F401  (sets jax_enable_x64 from floatX, once for the process)
+
+    if dtype == "float64" and not jax.config.jax_enable_x64:
+        raise OptionError(
+            'JAX was set to 32 bits in this process: call jax.config.update("jax_enable_x64", True) first, or ask '
+            'for dtype="float32".'
+        )
