@@ -6,7 +6,7 @@ import numpy as np
 from scipy.linalg import eigh, solve_triangular
 from scipy.linalg.lapack import dpotrf, dtrtri
 
-from symspec.errors import NotPositiveDefiniteError
+from symspec.errors import DataError, NotPositiveDefiniteError
 from symspec.inverse_hessian.interface import InverseHessian
 from symspec.tangents import Tangents
 
@@ -36,7 +36,11 @@ class PrimalInverse(InverseHessian):
         ------
         NotPositiveDefiniteError
             With the smallest eigenvalue of A.
+        DataError
+            A is not finite.
         """
+        if not np.isfinite(A).all():
+            raise DataError("the curvature matrix is not finite: theta has diverged; train it again.")
         factor, info = dpotrf(A, lower=1, clean=1, overwrite_a=0)
         if info != 0:
             smallest = float(eigh(A, eigvals_only=True, subset_by_index=[0, 0])[0])
