@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -56,10 +56,10 @@ class LaplacePosterior:
     label_range: np.ndarray
     backend: str = "auto"
     dtype: str = "float64"
-    _options: dict[str, str] = field(init=False, repr=False)
 
-    def __post_init__(self):
-        object.__setattr__(self, "_options", {"backend": self.backend, "dtype": self.dtype})
+    @property
+    def _options(self) -> dict[str, str]:
+        return {"backend": self.backend, "dtype": self.dtype}
 
     @cached_property
     def _factors(self):
