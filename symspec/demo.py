@@ -23,7 +23,7 @@ from symspec.errors import OptionError
 from symspec.fitting import build_start, finish, run_adam
 from symspec.laplace import LaplacePosterior
 from symspec.plots import plot_predicted_against_true, plot_sensitivity, save_figure
-from symspec.prediction import Prediction
+from symspec.prediction import Prediction, join_predictions
 from symspec.regression import Regression
 from symspec.spectra import Spectra
 from symspec.writers import write_catalogue
@@ -98,7 +98,8 @@ def run_demo(output: str | Path, *, folds: int = 5, seed: int = 0, progress: boo
     files = {name: output / file for name, file in FILES.items()}
     jobs = [(spectra[fold != k], spectra.flux[fold == k], seed + k) for k in range(folds)]
     done = _run_folds(jobs, files["model"], progress)
-    prediction = _reorder([part.prediction for part in done], np.argsort(np.argsort(fold, kind="stable")))
+    order = np.argsort(np.argsort(fold, kind="stable"))  # from fold after fold back to the order of the spectra
+    prediction = join_predictions([part.prediction for part in done], order)
     write_catalogue(files["catalogue"], prediction, spectra.ids, overwrite=True, true_labels=spectra.labels)
     _write_plots(files, done[0], prediction, spectra, jobs[0][1])
     certificates, regressions = [part.certificate for part in done], [part.reg for part in done]
@@ -144,12 +145,6 @@ def _drop_outliers(posterior: LaplacePosterior, training: Spectra) -> Spectra:
     """Training stars with the labels missing that disagree with all others: the library has some mistaken ones."""
     z = studentized_residuals(posterior.predict(training.flux), training.labels)
     return replace(training, labels=np.where(np.abs(z) > MAX_RESIDUAL, np.nan, training.labels))
-
-
-def _reorder(parts: list[Prediction], order: np.ndarray) -> Prediction:
-    """One prediction of all stars from those of the folds."""
-    names = ("labels", "model_cov", "flux_cov", "noise_cov", "total_cov", "flags", "n_bad_pixels")
-    return replace(parts[0], **{k: np.concatenate([getattr(p, k) for p in parts])[order] for k in names})
 
 
 def _write_plots(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,7 @@ from symspec.laplace import LaplacePosterior, fit_laplace
 from symspec.layers import Standardize, Unstandardize
 from symspec.networks import Network, mlp
 from symspec.polish import polish
-from symspec.prediction import Prediction, fill_bad_pixels
+from symspec.prediction import Prediction, fill_bad_pixels, join_predictions
 from symspec.regression import Regression, scaled_prior
 from symspec.spectra import Spectra
 from symspec.training import train
@@ -159,9 +158,7 @@ def predict_in_parts(
         parts.append(laplace.predict(some.flux, ivar=some.ivar))
         if advance is not None:
             advance(len(some))
-    names = ("labels", "model_cov", "flux_cov", "noise_cov", "total_cov", "flags", "n_bad_pixels")
-    joined = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
-    return replace(parts[0], **joined)
+    return join_predictions(parts)
 
 
 def match_labels(spectra: Spectra, label_names: Sequence[str]) -> np.ndarray | None:

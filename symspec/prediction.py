@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from enum import IntFlag
+from typing import Any
 
 import numpy as np
 
@@ -23,6 +24,7 @@ class Flag(IntFlag):
         return _MEANINGS[self]
 
 
+_PER_STAR = ("labels", "model_cov", "flux_cov", "noise_cov", "total_cov", "flags", "n_bad_pixels")
 _MEANINGS = {
     Flag.FAILED: "the prediction or a covariance is not finite",
     Flag.OUTSIDE_TRAINING_RANGE: "a label lies outside the range of the training labels",
@@ -70,6 +72,12 @@ class Prediction:
     def errors(self) -> np.ndarray:
         """Standard deviations (star, label): the square root of the total covariance's diagonal."""
         return standard_deviations(self.total_cov)
+
+
+def join_predictions(parts: Sequence[Prediction], order: Any = slice(None)) -> Prediction:
+    """One prediction of the stars of several, all of the same labels; `order` picks and orders the joined stars."""
+    joined = {name: np.concatenate([getattr(part, name) for part in parts])[order] for name in _PER_STAR}
+    return replace(parts[0], **joined)
 
 
 def standard_deviations(covariance: np.ndarray) -> np.ndarray:
