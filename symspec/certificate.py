@@ -9,8 +9,6 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.sparse.linalg import LinearOperator, lobpcg
 
-from symspec.inverse_hessian.interface import InverseHessian
-
 MAX_DECREMENT = 1e-2
 DENSE_LIMIT = 400
 PRODUCT_BUDGET = 1e11  # parameters x stars x products: some 10 s on two cores
@@ -25,7 +23,8 @@ class Certificate:
     gradient_norm : float
         Largest absolute entry of the gradient g of U, in nats per unit of the weight.
     newton_decrement : float
-        :math:`g^T A^{-1} g / 2`, in nats: what a Newton step would gain.
+        :math:`g^T A^{-1} g / 2`, in nats: what a Newton step would gain. An approximation or an upper bound where
+        A^-1 is one, and with structure="krylov" an upper bound from its subset.
     smallest_eigenvalue : float
         Of the exact Hessian of U. From Rayleigh quotients, so that the true one is not larger.
     eigenvalue_error : float
@@ -50,7 +49,7 @@ class Certificate:
 
 def certify(
     gradient: np.ndarray,
-    inverse: InverseHessian,
+    inverse: LinearOperator,
     hessian_product: Callable[[np.ndarray], np.ndarray],
     newton_shift: np.ndarray,
     n_stars: int,
@@ -74,7 +73,7 @@ def certify(
 
 
 def find_smallest_eigenvalue(
-    product: Callable[[np.ndarray], np.ndarray], inverse: InverseHessian, n_stars: int
+    product: Callable[[np.ndarray], np.ndarray], inverse: LinearOperator, n_stars: int
 ) -> tuple[float, float]:
     """Smallest eigenvalue of the Hessian, and the norm of its eigenvector's residual.
 

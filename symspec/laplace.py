@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
+import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
+from scipy.sparse.linalg import LinearOperator
 
 from symspec import compiled
 from symspec.certificate import Certificate, certify
+from symspec.checkpoint import Checkpoint, find_fingerprint
 from symspec.checks import check_flux, check_ivar, check_rng, check_theta
-from symspec.errors import DataError, NotAtMinimumError, NotAtMinimumWarning
+from symspec.errors import DataError, NotAtMinimumError, NotAtMinimumWarning, OptionError
 from symspec.inverse_hessian import InverseBuilder, InverseHessian
-from symspec.prediction import Prediction, compute_flux_covariance, fill_bad_pixels, find_flags
+from symspec.prediction import (
+    Prediction,
+    compute_flux_covariance,
+    fill_bad_pixels,
+    find_flags,
+    standard_deviations,
+)
 from symspec.regression import LOG_2PI, Regression
-from symspec.tangents import compute_tangents
+from symspec.tangents import Tangents, compute_tangents
 
 STARS_AT_ONCE = 256
+SHIFT_STARS = 4096  # training stars over which the effect of a Newton step is averaged
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,18 +93,32 @@ class LaplacePosterior:
         Returns
         -------
         numpy.ndarray, shape (star, label, label) or (label, label)
-            In products of the labels' units.
+            In products of the labels' units. For structure="krylov" the upper end of `label_covariance_bounds`.
         """
+        return self._walk_tangents(X, lambda tangents: [self.inverse_hessian.label_covariance(tangents)])[0]
+
+    def label_covariance_bounds(self, X: Any) -> tuple[np.ndarray, np.ndarray]:
+        """Covariances (star, label, label) or (label, label) between which `label_covariance` is proved to lie.
+
+        Both are the covariance itself for exact structures; the lower one is zero where it is an upper bound, and both
+        are NaN for approximations. "Between" is in the order of positive matrices, so that it holds for every linear
+        combination of labels.
+        """
+        lower, upper = self._walk_tangents(X, self.inverse_hessian.label_covariance_bounds)
+        return lower, upper
+
+    def _walk_tangents(self, X: Any, function: Callable[[Tangents], Sequence[np.ndarray]]) -> list[np.ndarray]:
         X = check_flux(X, self.reg.net.n_pixels, dtype=None)
         stars = X if X.ndim == 2 else X[None]
+        parts = [
+            function(compute_tangents(self.reg.net, self._factors, self.theta, stars[rows]))
+            for rows, _ in _Batches(len(stars)).blocks()
+        ]
         C = self.reg.net.n_labels
-        V = np.empty((len(stars), C, C))
-        for rows in _batches(len(stars)):
-            tangents = compute_tangents(self.reg.net, self._factors, self.theta, stars[rows])
-            V[rows] = self.inverse_hessian.label_covariance(tangents)
-        return V if X.ndim == 2 else V[0]
+        joined = [np.concatenate(part) for part in zip(*parts, strict=True)] or [np.empty((0, C, C))] * 2
+        return joined if X.ndim == 2 else [part[0] for part in joined]
 
-    def predict(self, X: Any, *, ivar: Any = None) -> Prediction:
+    def predict(self, X: Any, *, ivar: Any = None, resume: str | os.PathLike[str] | None = None) -> Prediction:
         """Labels with their error budget.
 
         Parameters
@@ -104,6 +128,9 @@ class LaplacePosterior:
         ivar : array_like, optional, shape of `X`
             Inverse variance of the flux. 0 means no information: the pixel is replaced by its training mean, has no
             part in the flux covariance, and is counted in `n_bad_pixels` and the flags.
+        resume : path, optional
+            A folder in which finished stars are kept: the same call goes on from there after an interruption. Delete
+            it when the result is safe.
 
         Returns
         -------
@@ -113,8 +140,32 @@ class LaplacePosterior:
         Raises
         ------
         ShapeError, DataError
-            X or ivar is not what is expected.
+            X or ivar is not what is expected, or `resume` holds the progress of something else.
         """
+        X, ivar = self._check_stars(X, ivar)
+        n, C = len(X), self.reg.net.n_labels
+        n_bad = np.zeros(n, int) if ivar is None else np.count_nonzero(ivar == 0, axis=1)
+
+        def add(state: dict[str, np.ndarray], rows: slice) -> None:
+            known = None if ivar is None else ivar[rows]
+            filled = fill_bad_pixels(X[rows], known, self.flux_mean)
+            state["labels"][rows] = self._predict(self.theta, filled)
+            state["model"][rows], state["interval"][rows] = self._model_error(filled)
+            if known is not None:
+                flux_jacobian = partial(self._flux_jacobian, self.theta)
+                state["flux"][rows] = compute_flux_covariance(flux_jacobian, filled, known)
+
+        shapes = {"labels": (n, C), "model": (n, C, C), "flux": (n, C, C), "interval": (n, C, 2)}
+        checkpoint = Checkpoint(resume, "" if resume is None else find_fingerprint(self.theta, X, ivar, self.reason))
+        state = checkpoint.accumulate("prediction", _Batches(n), {k: np.zeros(s) for k, s in shapes.items()}, add)
+        labels, model, flux_cov, interval = (state[k] for k in shapes)
+        noise = np.broadcast_to(self.reg.noise_covariance, (n, C, C)).copy()
+        total = model + flux_cov + noise
+        flags = find_flags(labels, total, n_bad, self.label_range, self.certificate.is_minimum, interval)
+        names = self.reg.net.label_names, self.reg.net.label_units
+        return Prediction(labels, model, flux_cov, noise, total, flags, n_bad, ivar is not None, *names, interval)
+
+    def _check_stars(self, X: Any, ivar: Any) -> tuple[np.ndarray, np.ndarray | None]:
         X = check_flux(X, self.reg.net.n_pixels, allow_nan=ivar is not None)
         ivar = None if ivar is None else np.atleast_2d(check_ivar(ivar, X.shape))
         X = np.atleast_2d(X)
@@ -124,20 +175,15 @@ class LaplacePosterior:
                 f"flux should be finite wherever ivar is positive, got {np.count_nonzero(bad)} values that are not "
                 f"(first: star {star}, pixel {pixel}): set ivar to 0 there."
             )
-        n, C = len(X), self.reg.net.n_labels
-        labels, model, flux_cov = np.empty((n, C)), np.empty((n, C, C)), np.zeros((n, C, C))
-        n_bad = np.zeros(n, int) if ivar is None else np.count_nonzero(ivar == 0, axis=1)
-        for rows in _batches(n):
-            known = None if ivar is None else ivar[rows]
-            filled = fill_bad_pixels(X[rows], known, self.flux_mean)
-            labels[rows], model[rows] = self._predict(self.theta, filled), self.label_covariance(filled)
-            if known is not None:
-                flux_cov[rows] = compute_flux_covariance(lambda x: self._flux_jacobian(self.theta, x), filled, known)
-        noise = np.broadcast_to(self.reg.noise_covariance, (n, C, C)).copy()
-        total = model + flux_cov + noise
-        flags = find_flags(labels, total, n_bad, self.label_range, self.certificate.is_minimum)
-        names = self.reg.net.label_names, self.reg.net.label_units
-        return Prediction(labels, model, flux_cov, noise, total, flags, n_bad, ivar is not None, *names)
+        return X, ivar
+
+    def _model_error(self, X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Covariance (star, label, label), and the interval (star, label, 2) of its standard deviations."""
+        if self.inverse_hessian.accuracy == "approximate":
+            V = self.label_covariance(X)
+            return V, np.full((*V.shape[:2], 2), np.nan)
+        lower, upper = self.label_covariance_bounds(X)
+        return upper, np.stack([standard_deviations(lower), standard_deviations(upper)], axis=-1)
 
     def sample(self, n_draws: int, *, rng: np.random.Generator) -> np.ndarray:
         """Draws of theta (draw, param) from Normal(theta, A^-1)."""
@@ -146,10 +192,28 @@ class LaplacePosterior:
     def log_marginal_likelihood(self) -> float:
         r"""Laplace's estimate of log p(Y): :math:`-U - \tfrac12 \log\det A + \tfrac{P}{2} \log 2\pi`, in nats.
 
-        MacKay (1992), doi:10.1162/neco.1992.4.3.448. Exact for a network without hidden layers.
+        MacKay (1992), doi:10.1162/neco.1992.4.3.448. Exact for a network without hidden layers. For
+        structure="last_layer" U and P are those of the last layer's parameters, the others being given;
+        for "krylov" it is an estimate whose standard error is `inverse_hessian.logdet_standard_error() / 2`.
+
+        Raises
+        ------
+        OptionError
+            The inverse Hessian comes from a subset of the training stars.
         """
-        P = self.reg.net.n_params
-        return -self.negative_log_posterior + 0.5 * self.inverse_hessian.logdet() + 0.5 * P * LOG_2PI
+        inverse = self.inverse_hessian
+        if inverse.structure == "dual" and inverse.accuracy != "exact":
+            raise OptionError(
+                "the log marginal likelihood needs all training stars, got the inverse Hessian of a subset: use "
+                'structure="krylov".'
+            )
+        fixed = np.ones(self.theta.size, bool)
+        fixed[inverse.free] = False
+        precision = self.reg.prior_precision_vector()[fixed]
+        U = self.negative_log_posterior
+        U -= 0.5 * float(np.sum(precision * self.theta[fixed] ** 2 - np.log(precision) + LOG_2PI))
+        n_free = self.theta.size - int(fixed.sum())
+        return -U + 0.5 * inverse.logdet() + 0.5 * n_free * LOG_2PI
 
 
 def fit_laplace(
@@ -164,6 +228,8 @@ def fit_laplace(
     backend: str = "auto",
     dtype: str = "float64",
     memory: str = "8GB",
+    options: Mapping[str, Any] | None = None,
+    resume: str | os.PathLike[str] | None = None,
 ) -> LaplacePosterior:
     """Invert the Hessian at trained weights and certify that they are at a minimum.
 
@@ -176,9 +242,12 @@ def fit_laplace(
         The training set; NaN labels are missing.
     curvature : {"ggn", "hessian"}
         The generalised Gauss-Newton matrix, always positive definite, or the exact Hessian.
-    structure : {"auto", "primal", "dual"}
-        Both are exact: a Cholesky factorisation in the space of the parameters, or of the data; "auto" takes
-        the cheaper one.
+    structure : str, default "auto"
+        Exact: "primal" and "dual", Cholesky factorisations in the space of the parameters or of the data;
+        "krylov", conjugate gradients on products alone, which give each error bar as an interval. "auto" takes the
+        cheapest of these that fits in `memory`. Approximations, to be held against the exact ones by
+        `audit_structures`: "kronecker", "ekfac" (Kronecker with corrected eigenvalues), "diagonal", "last_layer", and
+        "low_rank", whose variances are upper bounds.
     require_minimum : bool, optional
         By default weights that are not at a minimum give a warning with the numbers, and a flag on every star. True
         raises instead, False keeps only the flags.
@@ -186,6 +255,13 @@ def fit_laplace(
         Passes through the network; factorisations are always in float64.
     memory : str, default "8GB"
         What the factorisation may take.
+    options : mapping, optional
+        Of the structure. "dual": subset (use so many training stars, for upper bounds). "krylov": subset (stars of the
+        preconditioner), tolerance (0.01: relative width of the intervals), max_iterations (200), max_seconds (for
+        each 256 stars). "low_rank": rank (100).
+    resume : path, optional
+        A folder in which finished blocks are kept: the same call goes on from there after an interruption. Delete it
+        when the result is safe.
 
     Raises
     ------
@@ -194,20 +270,20 @@ def fit_laplace(
     NotAtMinimumError
         With require_minimum=True, or an indefinite exact Hessian of the certificate.
     TooLargeError
-        No exact structure fits in `memory`.
+        The exact Hessian does not fit in `memory`.
     ShapeError, DataError, OptionError
         Arguments that are not what is expected.
     """
     theta = np.array(check_theta(theta, reg.net.n_params))
     X, Y = compiled.check_stars(reg.net, X, Y)
-    options = {"backend": backend, "dtype": dtype}
-    builder = InverseBuilder(reg, X, Y, structure=structure, curvature=curvature, memory=memory, **options)
+    passes = {"backend": backend, "dtype": dtype}
+    words = {"structure": structure, "curvature": curvature, "memory": memory, "options": dict(options or {})}
+    inputs = (theta, X, Y, reg.noise_covariance, reg.prior_precision, words, passes)
+    checkpoint = Checkpoint(resume, "" if resume is None else find_fingerprint(*inputs))
+    builder = InverseBuilder(reg, X, Y, **words, **passes, checkpoint=checkpoint)
     inverse = builder.build(theta)
-    U, gradient = compiled.compile_objective(reg, **options)(theta, X, Y)
-    gradient = np.asarray(gradient, np.float64)
-    product = compiled.compile_hessian_vector_product(reg, **options)
-    shift = _rms_newton_shift(builder, theta, X, inverse @ gradient)
-    certificate = certify(gradient, inverse, lambda v: product(theta, X, Y, v).astype(np.float64), shift, len(X))
+    U, gradient = compiled.compile_objective(reg, **passes)(theta, X, Y)
+    certificate = _certify(builder, inverse, theta, np.asarray(gradient, np.float64))
     _report_minimum(certificate, require_minimum)
     return LaplacePosterior(
         reg,
@@ -220,13 +296,37 @@ def fit_laplace(
         builder.reason,
         flux_mean=X.mean(axis=0, dtype=np.float64),
         label_range=np.array([np.fmin.reduce(Y), np.fmax.reduce(Y)]),  # NaN, unwarned, where one star lacks a label
-        **options,
+        **passes,
     )
 
 
-def _rms_newton_shift(builder: InverseBuilder, theta: np.ndarray, X: np.ndarray, step: np.ndarray) -> np.ndarray:
-    squares = sum(np.sum(builder.tangents(theta, X[rows]).matvec(step) ** 2, axis=0) for rows in _batches(len(X)))
-    return np.sqrt(squares / len(X))
+def _certify(builder: InverseBuilder, inverse: InverseHessian, theta: np.ndarray, gradient: np.ndarray) -> Certificate:
+    """Certificate over the parameters that vary."""
+    X, Y, free = builder.X, builder.Y, inverse.free
+    product = compiled.compile_hessian_vector_product(builder.reg, backend=builder.backend, dtype=builder.dtype)
+    cheap = inverse.cheap()
+
+    def embed(v: np.ndarray) -> np.ndarray:
+        out = np.zeros(theta.size)
+        out[free] = v.ravel()
+        return out
+
+    n = free.stop - free.start
+    restricted = LinearOperator((n, n), matvec=lambda v: (cheap @ embed(v))[free], dtype=np.float64)
+    shift = _rms_newton_shift(builder, theta, cheap @ embed(gradient[free]))
+    return certify(
+        gradient[free],
+        restricted,
+        lambda v: product(theta, X, Y, embed(v))[free].astype(np.float64),
+        shift,
+        len(X),
+    )
+
+
+def _rms_newton_shift(builder: InverseBuilder, theta: np.ndarray, step: np.ndarray) -> np.ndarray:
+    X = builder.X[:: max(1, len(builder.X) // SHIFT_STARS)]
+    squares = [builder.tangents(theta, X[rows]).matvec(step) ** 2 for rows, _ in _Batches(len(X)).blocks()]
+    return np.sqrt(np.concatenate(squares).mean(axis=0))
 
 
 def _report_minimum(certificate: Certificate, require_minimum: bool | None) -> None:
@@ -241,5 +341,13 @@ def _report_minimum(certificate: Certificate, require_minimum: bool | None) -> N
     warnings.warn(f"the weights are {certificate.message} {advice}", NotAtMinimumWarning, stacklevel=3)
 
 
-def _batches(n: int) -> Iterator[slice]:
-    return (slice(i, min(i + STARS_AT_ONCE, n)) for i in range(0, n, STARS_AT_ONCE))
+@dataclass(frozen=True)
+class _Batches:
+    """Stars to be walked a few at a time."""
+
+    n_stars: int
+
+    def blocks(self, start: int = 0) -> Iterator[tuple[slice, slice]]:
+        for first in range(start, self.n_stars, STARS_AT_ONCE):
+            rows = slice(first, min(first + STARS_AT_ONCE, self.n_stars))
+            yield rows, rows

@@ -49,6 +49,10 @@ class ParamLayout:
         self.blocks = tuple(blocks)
         self.n_params = offset
 
+    def has(self, name: str) -> bool:
+        """Whether there is a block of this name."""
+        return any(b.name == name for b in self.blocks)
+
     def unpack(self, theta: Any) -> dict[str, Any]:
         """Blocks of `theta` (param,), as views; `theta` may be an array or a symbolic vector."""
         return {b.name: theta[b.slice].reshape(b.shape) for b in self.blocks}

@@ -17,6 +17,7 @@ class Flag(IntFlag):
     OUTSIDE_TRAINING_RANGE = 2
     BAD_PIXELS = 4
     NOT_AT_MINIMUM = 8
+    MODEL_ERROR_INEXACT = 16
 
     @property
     def meaning(self) -> str:
@@ -30,7 +31,9 @@ _MEANINGS = {
     Flag.OUTSIDE_TRAINING_RANGE: "a label lies outside the range of the training labels",
     Flag.BAD_PIXELS: "pixels without information (ivar = 0) were replaced by the training mean",
     Flag.NOT_AT_MINIMUM: "the weights are not certified to be at a minimum: error bars unreliable",
+    Flag.MODEL_ERROR_INEXACT: "the model's part of the error is an approximation, an upper bound or a wide interval",
 }
+WIDE = 0.05  # relative width of the interval of a model error above which it is flagged
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,9 @@ class Prediction:
     has_flux_errors : bool
         Whether `ivar` was given.
     label_names, label_units : tuple of str
+    model_interval : numpy.ndarray, shape (star, label, 2), optional
+        What the model's standard deviation is proved to lie between: twice the same number where `model_cov` is exact,
+        0 and the number where it is an upper bound, NaN where it is an approximation.
     """
 
     labels: np.ndarray
@@ -67,6 +73,7 @@ class Prediction:
     has_flux_errors: bool
     label_names: tuple[str, ...]
     label_units: tuple[str, ...]
+    model_interval: np.ndarray | None = None
 
     @property
     def errors(self) -> np.ndarray:
@@ -76,7 +83,8 @@ class Prediction:
 
 def join_predictions(parts: Sequence[Prediction], order: Any = slice(None)) -> Prediction:
     """One prediction of the stars of several, all of the same labels; `order` picks and orders the joined stars."""
-    joined = {name: np.concatenate([getattr(part, name) for part in parts])[order] for name in _PER_STAR}
+    names = _PER_STAR if parts[0].model_interval is None else (*_PER_STAR, "model_interval")
+    joined = {name: np.concatenate([getattr(part, name) for part in parts])[order] for name in names}
     return replace(parts[0], **joined)
 
 
@@ -108,6 +116,7 @@ def find_flags(
     n_bad_pixels: np.ndarray,
     label_range: np.ndarray,
     is_minimum: bool,
+    model_interval: np.ndarray | None = None,
 ) -> np.ndarray:
     """Flags (star,) for labels (star, label), with the training labels' range (2, label)."""
     failed = ~(np.isfinite(labels).all(axis=1) & np.isfinite(total_cov).all(axis=(1, 2)))
@@ -115,4 +124,8 @@ def find_flags(
         outside = ((labels < label_range[0]) | (labels > label_range[1])).any(axis=1)
     flags = np.where(failed, Flag.FAILED, 0) | np.where(outside, Flag.OUTSIDE_TRAINING_RANGE, 0)
     flags |= np.where(n_bad_pixels > 0, Flag.BAD_PIXELS, 0)
+    if model_interval is not None:
+        low, high = np.moveaxis(model_interval, -1, 0)
+        known = (low >= (1 - WIDE) * high).all(axis=1)  # False for NaN
+        flags |= np.where(known | failed, 0, Flag.MODEL_ERROR_INEXACT)
     return (flags | (0 if is_minimum else Flag.NOT_AT_MINIMUM)).astype(np.int32)

@@ -167,6 +167,15 @@ class Regression:
         w = pt.sum(T * z[:, :, None], axis=1)
         return w[0] if labels.ndim == 1 else w
 
+    def whiteners(self, observed: np.ndarray) -> np.ndarray:
+        r"""T_n of `whiten` as numbers (star, label, label), from which labels are observed (star, label)."""
+        patterns, which = np.unique(observed, axis=0, return_inverse=True)
+        T = np.zeros((len(patterns), self.net.n_labels, self.net.n_labels))
+        for t, seen in zip(T, patterns, strict=True):
+            root = np.linalg.cholesky(self.noise_covariance[np.ix_(seen, seen)])
+            t[np.ix_(seen, seen)] = np.linalg.inv(root)
+        return T[which.ravel()]
+
     def _log_det_noise(self, labels: Symbol) -> Symbol:
         """Sum over stars of log det S_n."""
         if self.has_full_noise:

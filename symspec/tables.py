@@ -28,6 +28,7 @@ _SHORT = {
     Flag.OUTSIDE_TRAINING_RANGE: "outside",
     Flag.BAD_PIXELS: "bad pixels",
     Flag.NOT_AT_MINIMUM: "no minimum",
+    Flag.MODEL_ERROR_INEXACT: "inexact",
 }
 _PIPE_WIDTH = 110  # characters, where there is no terminal to ask
 

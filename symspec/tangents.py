@@ -48,7 +48,7 @@ class Tangents:
         return next(iter(self.cotangents.values())).shape[1]
 
     def __getitem__(self, stars: Any) -> Tangents:
-        """The same for a slice of the stars."""
+        """The same for some of the stars."""
         return Tangents(
             self.layout,
             {k: a[stars] for k, a in self.inputs.items()},
@@ -56,28 +56,38 @@ class Tangents:
         )
 
     def matvec(self, v: np.ndarray) -> np.ndarray:
-        """J v: (star, label) for v (param,), or (star, label, k) for v (param, k)."""
-        columns = v.reshape(self.layout.n_params, -1)
-        out = np.zeros((self.n_stars, self.n_labels, columns.shape[1]))
-        for k in range(columns.shape[1]):
-            blocks = self.layout.unpack(np.ascontiguousarray(columns[:, k]))
-            for layer, g in self.cotangents.items():
-                dz = self.inputs[layer] @ blocks[f"{layer}/kernel"]
-                if f"{layer}/bias" in blocks:
-                    dz += blocks[f"{layer}/bias"]
-                out[:, :, k] += np.matmul(g, dz[:, :, None])[:, :, 0]
+        """J v: (star, label) for v (param,), or (star, label, k) for v (param, k); products in the tangents' dtype."""
+        k = 1 if v.ndim == 1 else v.shape[1]
+        out = np.zeros((self.n_stars, self.n_labels, k))
+        for block in self.layout.blocks:
+            layer, _, key = block.name.partition("/")
+            g = self.cotangents[layer]
+            part = v[block.slice].reshape(*block.shape[:-1], -1).astype(g.dtype)
+            dz = self.inputs[layer] @ part if key == "kernel" else part
+            out += np.matmul(g, dz.reshape(-1, g.shape[2], k))
         return out[:, :, 0] if v.ndim == 1 else out
 
     def rmatvec(self, u: np.ndarray) -> np.ndarray:
-        """J^T u: (param,) for u (star, label)."""
-        out = np.empty(self.layout.n_params)
-        blocks = self.layout.unpack(out)
-        for layer, g in self.cotangents.items():
-            dz = np.matmul(u[:, None, :], g)[:, 0, :]
-            blocks[f"{layer}/kernel"][...] = self.inputs[layer].T @ dz
-            if f"{layer}/bias" in blocks:
-                blocks[f"{layer}/bias"][...] = dz.sum(axis=0)
-        return out
+        """J^T u: (param,) for u (star, label), or (param, k) for u (star, label, k); products as in `matvec`."""
+        columns = u.reshape(*u.shape[:2], -1)
+        out = np.empty((self.layout.n_params, columns.shape[2]))
+        for block in self.layout.blocks:
+            layer, _, key = block.name.partition("/")
+            g = self.cotangents[layer]
+            dz = np.matmul(g.transpose(0, 2, 1), columns.astype(g.dtype)).reshape(self.n_stars, -1)
+            product = self.inputs[layer].T @ dz if key == "kernel" else dz.sum(axis=0, dtype=np.float64)
+            out[block.slice] = product.reshape(block.size, -1)
+        return out[:, 0] if u.ndim == 2 else out
+
+    def whiten(self, T: np.ndarray) -> Tangents:
+        """T_n J_n for T (star, label, label): rows in units of the noise, zero where a label is missing."""
+        g = {k: np.matmul(T.astype(g.dtype), g) for k, g in self.cotangents.items()}
+        return Tangents(self.layout, self.inputs, g)
+
+    def of_layer(self, layer: str) -> Tangents:
+        """Derivatives with respect to one layer's parameters alone."""
+        shapes = {b.name: b.shape for b in self.layout.blocks if b.name.partition("/")[0] == layer}
+        return Tangents(ParamLayout(shapes), {layer: self.inputs[layer]}, {layer: self.cotangents[layer]})
 
     def dense(self) -> np.ndarray:
         """J itself (star, label, param): for few parameters or few stars."""

@@ -338,19 +338,21 @@ def test_the_choice_counts_observed_labels_only():
     assert "50 observed labels" in builder.reason
 
 
-def test_what_does_not_fit_is_refused_with_the_sizes():
+def test_what_fits_no_factor_is_left_to_products_with_the_sizes():
     net = ss.mlp([7213, 2048, 3])
     gib = 3 * 8 / 2**30
-    words = (
-        f"{net.n_params:,} parameters and 90,000 observed labels takes primal "
-        f"{gib * net.n_params**2:.3g} GiB, "
-        f"dual {gib * 90_000**2:.3g} GiB, and memory='16GB' was given: give more, or fewer training stars"
+    choice = choose_structure(net, 90_000, memory="16GB")
+    assert choice.structure == "krylov"
+    assert choice.reason == (
+        f"krylov: {net.n_params:,} parameters, 90,000 observed labels; primal {gib * net.n_params**2:.3g} GiB, "
+        f"dual {gib * 90_000**2:.3g} GiB of 16GB; products alone, each error bar between two bounds."
     )
-    with pytest.raises(ss.TooLargeError, match=re.escape(words)) as caught:
-        choose_structure(net, 90_000, memory="16GB")
+
+
+def test_a_hessian_that_does_not_fit_is_refused_with_its_size():
+    with pytest.raises(ss.TooLargeError, match=r"takes primal [^,]* GiB, and memory='8GB' was given") as caught:
+        choose_structure(ss.mlp([7213, 2048, 3]), 10, curvature="hessian")
     assert isinstance(caught.value, MemoryError)
-    with pytest.raises(ss.TooLargeError, match=r"takes primal [^,]* GiB, and memory"):
-        choose_structure(net, 10, curvature="hessian")
 
 
 @pytest.mark.parametrize(
@@ -379,7 +381,7 @@ def test_memory_that_is_no_size_is_refused(text):
     [
         (
             {"structure": "duel"},
-            "structure should be one of 'auto', 'primal', 'dual', got 'duel': did you mean 'dual'?",
+            "'diagonal', 'last_layer', 'low_rank', got 'duel': did you mean 'dual'?",
         ),
         ({"curvature": "fisher"}, "curvature should be one of 'ggn', 'hessian', got 'fisher': "),
         (

@@ -292,7 +292,17 @@ def test_the_structure_asked_for_is_the_one_used(trained):
 
 def test_what_does_not_fit_is_refused(trained):
     with pytest.raises(ss.TooLargeError, match=r"and memory='1KB' was given"):
-        ss.fit_laplace(trained.reg, trained.theta, trained.X, trained.Y, memory="1KB")
+        ss.fit_laplace(trained.reg, trained.theta, trained.X, trained.Y, curvature="hessian", memory="1KB")
+
+
+def test_where_no_factor_fits_the_choice_falls_on_products(trained):
+    fit = ss.fit_laplace(trained.reg, trained.theta, trained.X, trained.Y, memory="12KB")
+    assert fit.structure == "krylov"
+    assert fit.reason.endswith("of 12KB; products alone, each error bar between two bounds.")
+    lower, upper = fit.label_covariance_bounds(trained.X_new)
+    exact = trained.fit.label_covariance(trained.X_new)
+    assert (np.linalg.eigvalsh(upper - exact) > -1e-9 * np.linalg.norm(exact)).all()
+    assert (np.linalg.eigvalsh(exact - lower) > -1e-9 * np.linalg.norm(exact)).all()
 
 
 # --- one star, and bad input ---
@@ -345,7 +355,7 @@ BAD_TRAINING = {
     "dual-hessian": (
         {"structure": "dual", "curvature": "hessian"},
         ss.OptionError,
-        'structure="dual" inverts the Gauss-Newton matrix: use curvature="ggn", or "primal".',
+        'structure="dual" inverts the Gauss-Newton matrix: use curvature="ggn", or structure="primal".',
     ),
     "dtype": (
         {"dtype": "float16"},

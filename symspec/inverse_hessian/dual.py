@@ -32,6 +32,8 @@ class DualInverse(InverseHessian):
     noise_covariance : numpy.ndarray, shape (label, label)
     cholesky : numpy.ndarray, optional
         L, if it is known already.
+    is_subset : bool, default False
+        Whether there are further training stars: as data can only shrink A^-1, variances are then upper bounds.
     """
 
     structure = "dual"
@@ -43,8 +45,11 @@ class DualInverse(InverseHessian):
         observed: np.ndarray,
         noise_covariance: np.ndarray,
         cholesky: np.ndarray | None = None,
+        *,
+        is_subset: bool = False,
     ):
         super().__init__(tangents.layout.n_params)
+        self.accuracy = "upper bound" if is_subset else "exact"
         self.tangents, self.variance, self.observed = tangents, variance, np.asarray(observed, bool)
         self.noise_covariance = noise_covariance
         self._variance_vector = tangents.layout.expand(variance)
@@ -54,9 +59,14 @@ class DualInverse(InverseHessian):
             cholesky = factorize_kernel(tangents.gram(tangents, variance), self.observed, noise_covariance)
         self.cholesky = cholesky
 
+    def _matmat(self, V: np.ndarray) -> np.ndarray:
+        V = V * self._variance_vector[:, None]
+        gain = self._tangent_transposed(self._solve_M(self._tangent(V)))
+        gain *= self._variance_vector[:, None]
+        return np.subtract(V, gain, out=gain)
+
     def _matvec(self, v: np.ndarray) -> np.ndarray:
-        v = v.reshape(-1) * self._variance_vector
-        return v - self._variance_vector * self._tangent_transposed(self._solve_M(self._tangent(v)))
+        return self._matmat(v.reshape(-1, 1))[:, 0]
 
     def diagonal(self) -> np.ndarray:
         """Diagonal of A^-1; costs (rows)^2 operations a parameter over the labels squared."""
@@ -95,7 +105,8 @@ class DualInverse(InverseHessian):
     def arrays(self) -> dict[str, np.ndarray]:
         factors = {f"inputs/{k}": a for k, a in self.tangents.inputs.items()}
         factors |= {f"cotangents/{k}": g for k, g in self.tangents.cotangents.items()}
-        return factors | {"observed": self.observed, "cholesky": self.cholesky}
+        is_subset = np.array(self.accuracy != "exact")
+        return factors | {"observed": self.observed, "cholesky": self.cholesky, "is_subset": is_subset}
 
     def kernel_inverse(self) -> np.ndarray:
         """M^-1 (label, star, label, star), zero in the rows and columns of missing labels."""
@@ -105,13 +116,15 @@ class DualInverse(InverseHessian):
         out[np.ix_(self.rows, self.rows)] = np.tril(inverse) + np.tril(inverse, -1).T
         return out.reshape(C, N, C, N)
 
-    def _tangent(self, v: np.ndarray) -> np.ndarray:
-        return self.tangents.matvec(v).T.ravel()[self.rows]
+    def _tangent(self, V: np.ndarray) -> np.ndarray:
+        """J V over the observed rows (row, ...) for V (param, ...)."""
+        return self.tangents.matvec(V).swapaxes(0, 1).reshape(self.observed.size, *V.shape[1:])[self.rows]
 
     def _tangent_transposed(self, u: np.ndarray) -> np.ndarray:
-        full = np.zeros(self.observed.size)
+        """J^T u (param, ...) for u (row, ...) over the observed rows."""
+        full = np.zeros((self.observed.size, *u.shape[1:]))
         full[self.rows] = u
-        return self.tangents.rmatvec(full.reshape(self.observed.T.shape).T)
+        return self.tangents.rmatvec(full.reshape(*self.observed.T.shape, *u.shape[1:]).swapaxes(0, 1))
 
     def _solve(self, b: np.ndarray, *, transposed: bool = False) -> np.ndarray:
         return solve_triangular(self.cholesky, b, lower=True, trans=int(transposed), check_finite=False)

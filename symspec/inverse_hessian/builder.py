@@ -1,0 +1,166 @@
+"""From a regression and its training stars to the inverse Hessian at any weights and prior."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from copy import copy
+from typing import Any
+
+import numpy as np
+
+from symspec import compiled
+from symspec.checkpoint import Checkpoint
+from symspec.inverse_hessian.choice import check_structure, choose_structure, parse_memory
+from symspec.inverse_hessian.diagonal import build_diagonal
+from symspec.inverse_hessian.dual import DualInverse
+from symspec.inverse_hessian.interface import InverseHessian
+from symspec.inverse_hessian.kronecker import build_kronecker
+from symspec.inverse_hessian.krylov import KrylovInverse, KrylovLimits
+from symspec.inverse_hessian.last_layer import build_last_layer
+from symspec.inverse_hessian.low_rank import build_low_rank
+from symspec.inverse_hessian.primal import PrimalInverse
+from symspec.regression import Regression
+from symspec.tangent_stream import TangentStream
+from symspec.tangents import Tangents, compute_tangents
+
+DEFAULT_RANK = 100
+
+
+class InverseBuilder:
+    """Builds the inverse Hessian of one regression and data set at any theta and prior, compiling once.
+
+    Parameters
+    ----------
+    reg : Regression
+    X, Y : numpy.ndarray
+        Training flux (star, pixel) and labels (star, label).
+    structure : str
+        A word of `STRUCTURES`.
+    curvature : {"ggn", "hessian"}
+    backend, dtype, memory : str
+    options : mapping, optional
+        Of the structure, see `fit_laplace`.
+    checkpoint : Checkpoint, optional
+        Where finished blocks are kept.
+    """
+
+    def __init__(
+        self,
+        reg: Regression,
+        X: np.ndarray,
+        Y: np.ndarray,
+        *,
+        structure: str = "auto",
+        curvature: str = "ggn",
+        backend: str = "auto",
+        dtype: str = "float64",
+        memory: str = "8GB",
+        options: Mapping[str, Any] | None = None,
+        checkpoint: Checkpoint | None = None,
+    ):
+        self.options = dict(options or {})
+        check_structure(structure, curvature, self.options)
+        self.reg, self.X, self.Y, self.memory = reg, X, Y, parse_memory(memory)
+        self.observed = ~np.isnan(Y)
+        if structure == "auto":
+            n_rows = int(self.observed.sum())
+            choice = choose_structure(reg.net, n_rows, curvature=curvature, memory=memory)
+            structure, self.reason = choice.structure, choice.reason
+        else:
+            self.reason = f"{structure}: as asked."
+        self.structure, self.curvature = structure, curvature
+        self.backend, self.dtype = backend, dtype
+        self.checkpoint = Checkpoint() if checkpoint is None else checkpoint
+        self.factors = compiled.compile_tangent_factors(reg.net, backend=backend, dtype=dtype)
+        self._matrix = self._compile_matrix()
+
+    def with_regression(self, reg: Regression) -> InverseBuilder:
+        """The same for another noise and prior around the same network."""
+        other = copy(self)
+        other.reg = reg
+        other._matrix = other._compile_matrix()
+        return other
+
+    def _compile_matrix(self) -> Callable[..., np.ndarray] | None:
+        if self.structure != "primal":
+            return None
+        compile_matrix = compiled.compile_ggn if self.curvature == "ggn" else compiled.compile_hessian
+        return compile_matrix(self.reg, backend=self.backend, dtype=self.dtype)
+
+    def tangents(self, theta: np.ndarray, X: Any = None) -> Tangents:
+        """Tangents at `theta` of some stars, the training stars by default."""
+        return compute_tangents(self.reg.net, self.factors, theta, self.X if X is None else X)
+
+    def stream(self, theta: np.ndarray, stars: np.ndarray | None = None) -> TangentStream:
+        """Whitened tangents of the training stars with labels, or of some of them, block by block."""
+        stars = np.flatnonzero(self.observed.any(axis=1)) if stars is None else stars
+        return TangentStream(
+            lambda some: self.tangents(theta, self.X[some]),
+            self.reg.whiteners(self.observed),
+            self.reg.net.n_params,
+            self.memory / 3,
+            stars,
+        )
+
+    def build(self, theta: np.ndarray) -> InverseHessian:
+        """Inverse Hessian at `theta`.
+
+        Raises
+        ------
+        NotPositiveDefiniteError
+            The exact Hessian has a negative eigenvalue.
+        """
+        return getattr(self, f"_build_{self.structure}")(theta)
+
+    def _build_primal(self, theta: np.ndarray) -> InverseHessian:
+        return PrimalInverse.factorize(self._matrix(theta, self.X, self.Y).astype(np.float64))
+
+    def _build_dual(self, theta: np.ndarray) -> InverseHessian:
+        return self._invert(theta, self._choose_subset(self.options["subset"]) if "subset" in self.options else None)
+
+    def _build_krylov(self, theta: np.ndarray) -> InverseHessian:
+        n_rows = np.sqrt(self.memory / 8 / (3 * 8))
+        subset = self._choose_subset(self.options.get("subset", int(n_rows / self.reg.net.n_labels)))
+        rest = np.setdiff1d(np.flatnonzero(self.observed.any(axis=1)), subset)
+        limits = {name: value for name, value in self.options.items() if name != "subset"}
+        return KrylovInverse(
+            self._invert(theta, subset),
+            self.stream(theta, rest),
+            KrylovLimits(**limits, max_bytes=self.memory / 4),
+            self.checkpoint,
+        )
+
+    def _build_kronecker(self, theta: np.ndarray) -> InverseHessian:
+        return build_kronecker(self.stream(theta), *self._prior, self.checkpoint)
+
+    def _build_ekfac(self, theta: np.ndarray) -> InverseHessian:
+        return build_kronecker(self.stream(theta), *self._prior, self.checkpoint, corrected=True)
+
+    def _build_diagonal(self, theta: np.ndarray) -> InverseHessian:
+        return build_diagonal(self.stream(theta), *self._prior, self.checkpoint)
+
+    def _build_last_layer(self, theta: np.ndarray) -> InverseHessian:
+        precision = self.reg.prior_precision_vector()
+        return build_last_layer(self.stream(theta), self.reg.net.layout, precision, self.checkpoint)
+
+    def _build_low_rank(self, theta: np.ndarray) -> InverseHessian:
+        rank = self.options.get("rank", min(DEFAULT_RANK, max(1, int(self.memory / (16 * self.reg.net.n_params)))))
+        return build_low_rank(self.stream(theta), self.reg.prior_precision_vector(), rank, self.checkpoint)
+
+    @property
+    def _prior(self) -> tuple[Any, dict[str, Any]]:
+        return self.reg.net.layout, self.reg.prior_precision
+
+    def _choose_subset(self, n_stars: int) -> np.ndarray:
+        """Indices of `n_stars` training stars with labels, at random; smaller subsets are part of larger ones."""
+        stars = np.flatnonzero(self.observed.any(axis=1))
+        order = np.random.default_rng(0).permutation(stars)
+        return np.sort(order[:n_stars])
+
+    def _invert(self, theta: np.ndarray, stars: np.ndarray | None = None) -> DualInverse:
+        """Dual inverse from some of the training stars, by default all."""
+        X, observed = (self.X, self.observed) if stars is None else (self.X[stars], self.observed[stars])
+        variance = {name: 1 / np.asarray(p) for name, p in self.reg.prior_precision.items()}
+        is_subset = observed.sum() < self.observed.sum()
+        covariance = self.reg.noise_covariance
+        return DualInverse(self.tangents(theta, X), variance, observed, covariance, is_subset=bool(is_subset))

@@ -1,0 +1,110 @@
+"""Which structure of the inverse Hessian: the words, what each takes, and the choice of the exact one that fits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from symspec.checks import check_choice
+from symspec.errors import OptionError, TooLargeError
+from symspec.networks import Network
+
+EXACT = ("primal", "dual", "krylov")
+APPROXIMATE = ("kronecker", "ekfac", "diagonal", "last_layer", "low_rank")
+STRUCTURES = ("auto", *EXACT, *APPROXIMATE)
+CURVATURES = ("ggn", "hessian")
+
+# options of each structure, with their types
+OPTIONS: dict[str, dict[str, type]] = {
+    "dual": {"subset": int},
+    "krylov": {"subset": int, "tolerance": float, "max_iterations": int, "max_seconds": float},
+    "low_rank": {"rank": int},
+}
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A structure, and in one line why."""
+
+    structure: str
+    reason: str
+
+
+def choose_structure(net: Network, n_rows: int, *, curvature: str = "ggn", memory: str = "8GB") -> Choice:
+    """Pick the exact structure that costs least among those that fit in memory.
+
+    Parameters
+    ----------
+    net : Network
+    n_rows : int
+        Observed (star, label) pairs of the training set.
+    curvature : {"ggn", "hessian"}
+        All but the primal need the Gauss-Newton matrix.
+    memory : str, default "8GB"
+        What the factorisation may take.
+
+    Raises
+    ------
+    TooLargeError
+        curvature="hessian", and the matrix does not fit.
+    """
+    limit, P = parse_memory(memory), net.n_params
+    widths = sum(n_in + n_out for n_in, n_out in net.dense_shapes.values())
+    costs = {
+        "primal": (n_rows * P**2 + P**3 / 3, 3 * 8 * P**2),
+        "dual": (n_rows**2 * widths + n_rows**3 / 3, 3 * 8 * n_rows**2),
+    }
+    if curvature == "hessian":
+        del costs["dual"]
+    fitting = {name: flops for name, (flops, n_bytes) in costs.items() if n_bytes <= limit}
+    sizes = ", ".join(f"{name} {n_bytes / 2**30:.3g} GiB" for name, (_, n_bytes) in costs.items())
+    told = f"{P:,} parameters, {n_rows:,} observed labels; {sizes} of {memory}"
+    if fitting:
+        name = min(fitting, key=lambda key: fitting[key])
+        return Choice(name, f"{name}: {told}.")
+    if curvature == "hessian":
+        raise TooLargeError(
+            f"the exact Hessian of {P:,} parameters takes {sizes}, and memory={memory!r} was given: give more, or use "
+            'curvature="ggn".'
+        )
+    return Choice("krylov", f"krylov: {told}; products alone, each error bar between two bounds.")
+
+
+def check_structure(structure: str, curvature: str, options: Mapping[str, Any]) -> None:
+    """Refuse words and options that do not go together.
+
+    Raises
+    ------
+    OptionError
+    """
+    check_choice(structure, "structure", STRUCTURES)
+    check_choice(curvature, "curvature", CURVATURES)
+    if curvature == "hessian" and structure not in ("auto", "primal"):
+        raise OptionError(
+            f'structure="{structure}" inverts the Gauss-Newton matrix: use curvature="ggn", or structure="primal".'
+        )
+    known = OPTIONS.get(structure, {})
+    for name, value in options.items():
+        if name not in known:
+            takes = ", ".join(known) or "none"
+            raise OptionError(f'structure="{structure}" should be given options among {takes}, got {name!r}.')
+        number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
+        if not number or not value > 0 or (known[name] is int and value != int(value)):
+            what = "a positive integer" if known[name] is int else "a positive number"
+            raise OptionError(f"{name} should be {what}, got {value!r}.")
+
+
+def parse_memory(memory: str) -> float:
+    """Bytes of a text such as "8GB" or "500MB"."""
+    units = {"kb": 2**10, "mb": 2**20, "gb": 2**30, "tb": 2**40}
+    text = str(memory).strip().lower()
+    try:
+        size = float(text[:-2]) * units[text[-2:]]
+    except (KeyError, ValueError):
+        size = 0.0
+    if not size > 0:
+        raise OptionError(f'memory should be a text such as "8GB" or "500MB", got {memory!r}.')
+    return size

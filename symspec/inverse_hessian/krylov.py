@@ -1,0 +1,251 @@
+r"""Conjugate gradients on streamed products: any number of parameters and stars, each variance between two bounds.
+
+Some of the training stars, the subset s, are inverted exactly (`DualInverse`), and the rest are added by their products
+alone. In units of the noise, with :math:`\Sigma_s = A_s^{-1}`,
+
+.. math::
+    A^{-1} = \Sigma_s - \Sigma_s \hat J^T M^{-1} \hat J \Sigma_s, \qquad M = 1 + \hat J \Sigma_s \hat J^T,
+
+whose vectors have one entry a (star, label), not one a parameter. This is conjugate gradients on A
+preconditioned by the subset; M's smallest eigenvalue is at least 1, so that bounds need no estimate of it.
+
+For a star with tangents J_*, let :math:`k = \hat J \Sigma_s J_*^T`, x the solution of :math:`M x = k` within the block
+Krylov space of k, and :math:`\rho = k - M x` its residual. Then :math:`V = J_* A^{-1} J_*^T` obeys
+
+.. math::
+    h^T F^{-1} h \;\preceq\; V \;\preceq\; \bar V = V_s - k^T x,
+
+with :math:`h_i = \bar V_i` and :math:`F_{ij} = \bar V_{\min(i,j)} + \delta_{ij} \rho_i^T \rho_i` over the iterates i.
+The upper end is the Gauss-Radau rule with its node at the smallest eigenvalue, the lower end the Gauss rule (Golub &
+Meurant 2010, Matrices, Moments and Quadrature, doi:10.1515/9781400833887), both written as Galerkin projections, so that
+they hold whatever rounding does to the recurrences.
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from symspec.checkpoint import Checkpoint, find_fingerprint
+from symspec.inverse_hessian.dual import DualInverse
+from symspec.inverse_hessian.interface import InverseHessian
+from symspec.inverse_hessian.krylov_space import Brackets, KrylovSpace, estimate_log_det
+from symspec.tangent_stream import TangentStream
+from symspec.tangents import Tangents
+
+COLUMN_BYTES = 2**28  # vectors of parameters held at once
+MAX_COLUMNS = 96  # right-hand sides that share a Krylov space
+SOLVE_TOLERANCE = 1e-9
+DENSE_ROWS = 512  # M is formed where it has no more
+
+
+@dataclass(frozen=True)
+class KrylovLimits:
+    """When to stop.
+
+    Attributes
+    ----------
+    tolerance : float
+        Relative width of the interval of each standard deviation.
+    max_iterations : int
+    max_seconds : float or None
+        For one call of `label_covariance`. The bounds are then as wide as they are.
+    max_bytes : float
+        What a Krylov space may take, likewise.
+    """
+
+    tolerance: float = 0.01
+    max_iterations: int = 200
+    max_seconds: float | None = None
+    max_bytes: float = 2.0**31
+
+
+class KrylovInverse(InverseHessian):
+    """A^-1 by conjugate gradients preconditioned by a subset of the stars.
+
+    Parameters
+    ----------
+    subset : DualInverse
+        A_s^-1 of the subset.
+    rest : TangentStream
+        All other training stars.
+    limits : KrylovLimits
+    checkpoint : Checkpoint, optional
+        Where the Krylov spaces of label covariances are kept.
+    """
+
+    structure, accuracy = "krylov", "interval"
+
+    def __init__(
+        self,
+        subset: DualInverse,
+        rest: TangentStream,
+        limits: KrylovLimits | None = None,
+        checkpoint: Checkpoint | None = None,
+    ):
+        super().__init__(subset.shape[0])
+        self.subset, self.rest = subset, rest
+        self.limits = KrylovLimits() if limits is None else limits
+        self.checkpoint = Checkpoint() if checkpoint is None else checkpoint
+        self._n_rows = rest.n_stars * rest.n_labels
+        self._log_det: tuple[float, float] | None = None
+
+    # --- what the interface asks for
+
+    def _matmat(self, V: np.ndarray) -> np.ndarray:
+        V = self.subset @ V
+        x = self._solve(self._down(V))
+        return V - self.subset @ self._up(x)
+
+    def _matvec(self, v: np.ndarray) -> np.ndarray:
+        return self._matmat(v.reshape(-1, 1))[:, 0]
+
+    def diagonal(self, *, n_probes: int = 64) -> np.ndarray:
+        r"""Diagonal of A^-1 (param,), exact for few parameters.
+
+        For more than `n_probes` an estimate: the subset's exact diagonal, less that of
+        :math:`\Sigma_s - A^{-1}` by probes of random signs (Bekas, Kokiopoulou & Saad 2007,
+        doi:10.1016/j.apnum.2007.01.003).
+        """
+        P = self.shape[0]
+        if n_probes >= P:
+            return np.diag(self.to_dense()).copy()
+        Z = np.random.default_rng(0).choice([-1.0, 1.0], size=(P, n_probes))
+        upper = self.subset.diagonal()
+        gain = np.mean(Z * (self.subset @ Z - self @ Z), axis=1)
+        return upper - np.clip(gain, 0, upper)
+
+    def logdet(self) -> float:
+        """Log det A^-1: the subset's, exactly, and that of M, see `logdet_standard_error`."""
+        return self.subset.logdet() - self._log_det_rest()[0]
+
+    def logdet_standard_error(self) -> float:
+        """Standard error of `logdet` from its random probes; 0 where M was small enough to be formed."""
+        return self._log_det_rest()[1]
+
+    def draw(self, n_draws: int, rng: np.random.Generator) -> np.ndarray:
+        """Draws from the subset's posterior, each moved by what the rest of the data say of it (exact)."""
+        theta = self.subset.draw(n_draws, rng)
+        noise = rng.normal(size=(n_draws, self._n_rows))
+        for columns in self._columns(n_draws):
+            x = self._solve(self._down(theta[columns].T) + noise[columns].T)
+            theta[columns] -= (self.subset @ self._up(x)).T
+        return theta
+
+    def label_covariance(self, tangents: Tangents) -> np.ndarray:
+        """Upper ends of `label_covariance_bounds`."""
+        return self.label_covariance_bounds(tangents)[1]
+
+    def label_covariance_bounds(self, tangents: Tangents) -> tuple[np.ndarray, np.ndarray]:
+        step = self._columns_that_share() // self.rest.n_labels
+        groups = [tangents[i : i + step] for i in range(0, tangents.n_stars, step)]
+        budget, begin, bounds = self.limits.max_seconds, time.monotonic(), []
+        for i, group in enumerate(groups):
+            left = None if budget is None else (budget - time.monotonic() + begin) / (len(groups) - i)
+            *_, last = self.iterate_bounds(group, max_seconds=left)
+            bounds.append(last)
+        lower, upper = (np.concatenate(ends) for ends in zip(*bounds, strict=True))
+        return lower, upper
+
+    def iterate_bounds(
+        self, tangents: Tangents, *, max_seconds: float | None = None
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Bounds (star, label, label) before the first and after each iteration; the stars share one Krylov space."""
+        begin = time.monotonic()
+        k = self._right_hand_sides(tangents)
+        brackets = Brackets(self.subset.label_covariance(tangents), k)
+        stage = f"krylov {find_fingerprint(*tangents.inputs.values(), *tangents.cotangents.values())}"
+        space = KrylovSpace(self._product, self._n_rows, self.checkpoint, stage)
+        while True:
+            yield brackets.lower.copy(), brackets.upper.copy()
+            wide = brackets.find_wide(self.limits.tolerance)
+            if not wide.any() or self._must_stop(space, int(wide.sum()), time.monotonic() - begin, max_seconds):
+                return
+            if not space.expand(brackets.residuals[:, wide].reshape(self._n_rows, -1)):
+                return
+            self.checkpoint.report("krylov", int((~wide).sum()), len(wide))
+            brackets.update(space, wide)
+
+    def cheap(self) -> DualInverse:
+        """The subset's inverse: never smaller, in the order of positive matrices."""
+        return self.subset
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        blocks = [tangents for _, tangents in self.rest.blocks()]
+        rest = {
+            f"{kind}/{layer}": np.concatenate([getattr(t, kind)[layer] for t in blocks])
+            for kind in ("inputs", "cotangents")
+            for layer in self.subset.tangents.inputs
+        }
+        parts = {"subset": self.subset.arrays(), "rest": rest}
+        limits = {f"limits/{k}": np.array(v) for k, v in vars(self.limits).items() if v is not None}
+        return limits | {f"{part}/{name}": a for part, arrays in parts.items() for name, a in arrays.items()}
+
+    # --- products and solutions
+
+    def _down(self, V: np.ndarray) -> np.ndarray:
+        """J V (row, k) for V (param, k)."""
+        return self.rest.matvec(V).reshape(self._n_rows, -1)
+
+    def _up(self, u: np.ndarray) -> np.ndarray:
+        """J^T u (param, k) for u (row, k)."""
+        return self.rest.rmatvec(u.reshape(self.rest.n_stars, self.rest.n_labels, -1))
+
+    def _product(self, U: np.ndarray) -> np.ndarray:
+        """(M - 1) U (row, k), few columns at a time."""
+        return np.hstack([self._down(self.subset @ self._up(U[:, c])) for c in self._columns(U.shape[1])])
+
+    def _right_hand_sides(self, tangents: Tangents) -> np.ndarray:
+        """The columns k (row, star, label)."""
+        C = self.rest.n_labels
+        k = np.empty((self._n_rows, tangents.n_stars, C))
+        for stars in self._columns(tangents.n_stars, each=C):
+            Jt = [tangents[i : i + 1].rmatvec(np.eye(C)[None]) for i in range(stars.start, stars.stop)]
+            k[:, stars] = self._down(self.subset @ np.hstack(Jt)).reshape(self._n_rows, -1, C)
+        return k
+
+    def _solve(self, K: np.ndarray) -> np.ndarray:
+        """M^-1 K (row, k)."""
+        step = self._columns_that_share()
+        return np.hstack([self._solve_together(K[:, i : i + step]) for i in range(0, K.shape[1], step)])
+
+    def _solve_together(self, K: np.ndarray) -> np.ndarray:
+        space = KrylovSpace(self._product, self._n_rows, Checkpoint(), "")
+        goal, residual = SOLVE_TOLERANCE * np.linalg.norm(K, axis=0), K
+        x = np.zeros_like(K)
+        while (wide := np.linalg.norm(residual, axis=0) > goal).any():
+            if self._must_stop(space, int(wide.sum()), 0.0, None) or not space.expand(residual[:, wide]):
+                error = np.max(np.linalg.norm(residual, axis=0) / np.linalg.norm(K, axis=0))
+                warnings.warn(
+                    f"conjugate gradients stopped at a relative residual of {error:.1e} after {space.n_blocks} "
+                    "iterations: give a larger subset, more iterations or more memory.",
+                    RuntimeWarning,
+                    stacklevel=4,
+                )
+                break
+            coefficients = space.solve(K)
+            x, residual = space.basis @ coefficients, K - space.multiply(coefficients)
+        return x
+
+    def _must_stop(self, space: KrylovSpace, n_more: int, seconds: float, max_seconds: float | None) -> bool:
+        late = max_seconds is not None and seconds * (1 + 1 / max(space.n_blocks, 1)) > max_seconds
+        full = 16 * self._n_rows * (space.basis.shape[1] + n_more) > self.limits.max_bytes
+        return late or full or space.n_blocks >= self.limits.max_iterations
+
+    def _columns(self, n: int, *, each: int = 1) -> list[slice]:
+        """Parts of n, of as many vectors of parameters as are held at once."""
+        step = max(1, COLUMN_BYTES // (8 * self.shape[0] * each))
+        return [slice(i, min(i + step, n)) for i in range(0, n, step)]
+
+    def _columns_that_share(self) -> int:
+        """Right-hand sides whose joint space fits for some 40 iterations."""
+        return int(np.clip(self.limits.max_bytes // (16 * 40 * self._n_rows), self.rest.n_labels, MAX_COLUMNS))
+
+    def _log_det_rest(self) -> tuple[float, float]:
+        if self._log_det is None:
+            self._log_det = estimate_log_det(self._product, self._n_rows, DENSE_ROWS)
+        return self._log_det

@@ -1,0 +1,175 @@
+"""Krylov spaces of M = 1 + K for a positive K known by its products: solutions, brackets, and log determinants."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from scipy.linalg import cho_factor, cho_solve, eigh_tridiagonal, qr
+
+from symspec.checkpoint import Checkpoint
+
+Product = Callable[[np.ndarray], np.ndarray]
+DEPENDENT = 1e-10  # new directions shorter than this, in units of the longest, are rounding
+N_PROBES, MAX_STEPS = 16, 100
+
+
+class KrylovSpace:
+    """Orthonormal basis U (row, p), grown block by block, with its products K U.
+
+    Blocks are kept in the checkpoint: a space that is grown again takes them from there.
+    """
+
+    def __init__(self, product: Product, n_rows: int, checkpoint: Checkpoint, stage: str):
+        self._product, self._checkpoint, self._stage = product, checkpoint, stage
+        self.basis, self.products = np.empty((n_rows, 0)), np.empty((n_rows, 0))
+        self._projected = np.empty((0, 0))  # U^T K U
+        self._ends: list[int] = []
+        self._kept = checkpoint.load(stage) or {}
+
+    @property
+    def n_blocks(self) -> int:
+        """How many times the space has grown."""
+        return len(self._ends)
+
+    def expand(self, residuals: np.ndarray) -> bool:
+        """Add the directions of `residuals` (row, k); False if they bring nothing new."""
+        new, products = self._find_kept()
+        if new is None:
+            new = self._orthogonalize(residuals)
+            if new.shape[1] == 0:
+                return False
+            products = self._product(new)
+        self.basis, self.products = np.hstack([self.basis, new]), np.hstack([self.products, products])
+        across = self.basis.T @ products
+        p = len(self._projected)
+        self._projected = np.block([[self._projected, across[:p]], [across[:p].T, (across[p:] + across[p:].T) / 2]])
+        self._ends.append(self.basis.shape[1])
+        state = {"basis": self.basis, "products": self.products, "ends": np.array(self._ends)}
+        if self.n_blocks > len(self._kept.get("ends", ())):
+            self._checkpoint.save(self._stage, state, now=False)
+        return True
+
+    def solve(self, k: np.ndarray) -> np.ndarray:
+        """Coefficients (p, k) in the basis of the Galerkin solution of M x = k (row, k)."""
+        M = np.eye(len(self._projected)) + self._projected
+        return cho_solve(cho_factor(M, lower=True), self.basis.T @ k)
+
+    def multiply(self, coefficients: np.ndarray) -> np.ndarray:
+        """M U c (row, k) for coefficients c (p, k)."""
+        return self.basis @ coefficients + self.products @ coefficients
+
+    def _orthogonalize(self, R: np.ndarray) -> np.ndarray:
+        lengths = np.linalg.norm(R, axis=0)
+        R = R[:, lengths > 0] / lengths[lengths > 0]
+        for _ in range(2):  # once leaves rounding of the size of what was taken away
+            R = R - self.basis @ (self.basis.T @ R)
+        if R.shape[1] == 0:
+            return R
+        Q, triangle, _ = qr(R, mode="economic", pivoting=True)
+        sizes = np.abs(np.diag(triangle))
+        return Q[:, : np.count_nonzero(sizes > DEPENDENT)]
+
+    def _find_kept(self) -> tuple[np.ndarray | None, np.ndarray | None]:
+        ends = self._kept.get("ends", np.empty(0, int))
+        if self.n_blocks >= len(ends):
+            return None, None
+        columns = slice(self.basis.shape[1], int(ends[self.n_blocks]))
+        return self._kept["basis"][:, columns], self._kept["products"][:, columns]
+
+
+class Brackets:
+    r"""Lower and upper bounds of :math:`V = V_s - k^T M^{-1} k` for many stars, from the iterates so far.
+
+    Parameters
+    ----------
+    start : numpy.ndarray, shape (star, label, label)
+        V_s.
+    k : numpy.ndarray, shape (row, star, label)
+    """
+
+    def __init__(self, start: np.ndarray, k: np.ndarray):
+        self.start, self.k = start, k
+        self.residuals = k.copy()
+        self.upper = start.copy()
+        self.lower = np.zeros_like(start)
+        self._history: list[list[tuple[np.ndarray, np.ndarray]]] = [[] for _ in start]
+        self._raise_lower(np.arange(len(start)))
+
+    def find_wide(self, tolerance: float) -> np.ndarray:
+        """Which stars have a standard deviation whose interval is wider than `tolerance` of it."""
+        low, high = (np.diagonal(V, axis1=1, axis2=2) for V in (self.lower, self.upper))
+        return (np.sqrt(np.maximum(low, 0)) < (1 - tolerance) * np.sqrt(high)).any(axis=1)
+
+    def update(self, space: KrylovSpace, wide: np.ndarray) -> None:
+        """Take in the solution within a space that has grown by the residuals of the stars `wide`."""
+        rows, _, C = self.k.shape
+        k = self.k[:, wide].reshape(rows, -1)
+        coefficients = space.solve(k)
+        self.residuals[:, wide] = (k - space.multiply(coefficients)).reshape(rows, -1, C)
+        gain = np.einsum(
+            "pnc,pnd->ncd", (space.basis.T @ k).reshape(-1, wide.sum(), C), coefficients.reshape(-1, wide.sum(), C)
+        )
+        self.upper[wide] = self.start[wide] - (gain + gain.transpose(0, 2, 1)) / 2
+        self._raise_lower(np.flatnonzero(wide))
+
+    def _raise_lower(self, stars: np.ndarray) -> None:
+        for n in stars:
+            rho = self.residuals[:, n]
+            self._history[n].append((self.upper[n].copy(), rho.T @ rho))
+            self.lower[n] = _lower_bound(self._history[n])
+
+
+def _lower_bound(history: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+    """H^T F^-1 h for the upper bounds and squared residuals (label, label) of all iterates."""
+    t, C = len(history), len(history[0][0])
+    F = np.empty((t, C, t, C))
+    for i, (V, R) in enumerate(history):
+        F[i, :, i:], F[i:, :, i] = V[:, None, :], V
+        F[i, :, i] = V + R
+    h = np.concatenate([V for V, _ in history])
+    try:
+        factor = cho_factor(F.reshape(t * C, t * C), lower=True)
+    except np.linalg.LinAlgError:  # rounding, once the residuals are small: the last iterate alone is as good
+        V, R = history[-1]
+        factor, h = cho_factor(V + R, lower=True), V
+    return h.T @ cho_solve(factor, h)
+
+
+def estimate_log_det(product: Product, n_rows: int, dense_rows: int) -> tuple[float, float]:
+    """Log det (1 + K) and its standard error, by stochastic Lanczos quadrature; exact for few rows.
+
+    Ubaru, Chen & Saad 2017, doi:10.1137/16M1104974, with full reorthogonalisation and the same probes every time.
+    """
+    if n_rows <= dense_rows:
+        K = product(np.eye(n_rows))
+        return float(np.linalg.slogdet(np.eye(n_rows) + (K + K.T) / 2)[1]), 0.0
+    signs = np.random.default_rng(0).choice([-1.0, 1.0], size=(n_rows, N_PROBES))
+    estimates = _integrate_logarithm(product, signs / np.sqrt(n_rows)) * n_rows
+    return float(estimates.mean()), float(estimates.std(ddof=1) / np.sqrt(N_PROBES))
+
+
+def _integrate_logarithm(product: Product, Q: np.ndarray) -> np.ndarray:
+    """q^T log(1 + K) q of each unit column q, by Lanczos until the mean moves by a tenth of its standard error."""
+    basis, diagonals, off = [Q], [], np.empty((0, Q.shape[1]))
+    before = np.full(Q.shape[1], np.inf)
+    while True:
+        W = product(basis[-1])
+        diagonals.append(np.sum(W * basis[-1], axis=0))
+        for _ in range(2):
+            for q in basis:
+                W = W - q * np.sum(q * W, axis=0)
+        values = np.array([_gauss(d, o) for d, o in zip(np.array(diagonals).T, off.T, strict=True)])
+        norms = np.linalg.norm(W, axis=0)
+        settled = abs(values.mean() - before.mean()) <= 0.1 * values.std(ddof=1) / np.sqrt(len(values))
+        if settled or len(basis) >= min(MAX_STEPS, len(Q)) or norms.max() < 1e-12 * np.max(diagonals):
+            return values
+        before = values
+        off = np.vstack([off, norms])
+        basis.append(W / np.maximum(norms, np.finfo(float).tiny))
+
+
+def _gauss(diagonal: np.ndarray, off: np.ndarray) -> float:
+    """Gauss quadrature of log(1 + x) for the Jacobi matrix of a measure of mass 1."""
+    nodes, vectors = eigh_tridiagonal(diagonal, off)
+    return float(vectors[0] ** 2 @ np.log1p(np.maximum(nodes, 0)))

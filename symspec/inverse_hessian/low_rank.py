@@ -1,0 +1,106 @@
+r"""The leading directions of the curvature, the prior in all others.
+
+.. math::
+    A \approx \Lambda^{1/2} (1 + U\, \mathrm{diag}(\lambda)\, U^T) \Lambda^{1/2},
+
+with the k largest eigenvalues and eigenvectors U (param, k) of
+:math:`\Lambda^{-1/2} (\sum_n \hat J_n^T \hat J_n) \Lambda^{-1/2}`. What is left out is positive, so that
+A^-1 is never too small.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.sparse.linalg import LinearOperator, eigsh
+
+from symspec.checkpoint import Checkpoint
+from symspec.inverse_hessian.interface import InverseHessian
+from symspec.tangent_stream import TangentStream
+from symspec.tangents import Tangents
+
+DENSE_ROWS = 1024
+
+
+class LowRankInverse(InverseHessian):
+    """A^-1 from the curvature's leading eigenpairs: an upper bound of every variance.
+
+    Parameters
+    ----------
+    precision : numpy.ndarray, shape (param,)
+        Of the prior, the diagonal of Lambda.
+    eigenvalues : numpy.ndarray, shape (k,)
+    eigenvectors : numpy.ndarray, shape (param, k)
+        Orthonormal, of the curvature in units of the prior.
+    """
+
+    structure, accuracy = "low_rank", "upper bound"
+
+    def __init__(self, precision: np.ndarray, eigenvalues: np.ndarray, eigenvectors: np.ndarray):
+        super().__init__(len(precision))
+        self.precision, self.eigenvalues, self.eigenvectors = precision, eigenvalues, eigenvectors
+        self._sd = 1 / np.sqrt(precision)
+        self._shrinkage = eigenvalues / (1 + eigenvalues)
+
+    def _matmat(self, V: np.ndarray) -> np.ndarray:
+        V = self._sd[:, None] * V
+        V -= self.eigenvectors @ (self._shrinkage[:, None] * (self.eigenvectors.T @ V))
+        return self._sd[:, None] * V
+
+    def _matvec(self, v: np.ndarray) -> np.ndarray:
+        return self._matmat(v.reshape(-1, 1))[:, 0]
+
+    def diagonal(self) -> np.ndarray:
+        return (1 - self.eigenvectors**2 @ self._shrinkage) / self.precision
+
+    def logdet(self) -> float:
+        return -float(np.log(self.precision).sum() + np.log1p(self.eigenvalues).sum())
+
+    def draw(self, n_draws: int, rng: np.random.Generator) -> np.ndarray:
+        draws = rng.normal(size=(n_draws, self.shape[0]))
+        shrunk = 1 - 1 / np.sqrt(1 + self.eigenvalues)
+        draws -= (draws @ self.eigenvectors) * shrunk @ self.eigenvectors.T
+        return draws * self._sd
+
+    def label_covariance(self, tangents: Tangents) -> np.ndarray:
+        variance = {b.name: 1 / self.precision[b.slice].reshape(b.shape) for b in tangents.layout.blocks}
+        Z = tangents.matvec(self._sd[:, None] * self.eigenvectors) * np.sqrt(self._shrinkage)
+        return tangents.own_gram(variance) - np.matmul(Z, Z.transpose(0, 2, 1))
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        return {"eigenvalues": self.eigenvalues, "eigenvectors": self.eigenvectors}
+
+
+def build_low_rank(stream: TangentStream, precision: np.ndarray, rank: int, checkpoint: Checkpoint) -> LowRankInverse:
+    """Leading `rank` eigenpairs by implicitly restarted Lanczos (ARPACK), in the smaller of the two spaces."""
+    sd, n_rows, n_params = 1 / np.sqrt(precision), stream.n_stars * stream.n_labels, len(precision)
+    rank = min(rank, n_rows, n_params)
+
+    def product(u: np.ndarray) -> np.ndarray:
+        shape = (stream.n_stars, stream.n_labels)
+        if n_rows < n_params:
+            return stream.matvec(stream.rmatvec(u.reshape(shape)) / precision).ravel()
+        return sd * stream.rmatvec(stream.matvec(sd * u.ravel()))
+
+    kept = checkpoint.load("low rank")
+    if kept is None:
+        values, vectors = _leading_eigenpairs(product, min(n_rows, n_params), rank)
+        kept = {"values": values, "vectors": vectors}
+        checkpoint.save("low rank", kept)
+    values, vectors = kept["values"], kept["vectors"]
+    if n_rows < n_params:
+        columns = vectors.reshape(stream.n_stars, stream.n_labels, -1)
+        vectors = sd[:, None] * stream.rmatvec(columns) / np.sqrt(values)
+    return LowRankInverse(precision, values, vectors)
+
+
+def _leading_eigenpairs(product, n: int, rank: int) -> tuple[np.ndarray, np.ndarray]:
+    """Largest eigenvalues, falling, those that are zero to rounding left out, with their vectors (n, k)."""
+    if n <= max(DENSE_ROWS, 2 * rank):
+        dense = np.stack([product(e) for e in np.eye(n)])
+        values, vectors = np.linalg.eigh((dense + dense.T) / 2)
+    else:
+        start = np.random.default_rng(0).normal(size=n)
+        values, vectors = eigsh(LinearOperator((n, n), matvec=product, dtype=np.float64), rank, v0=start, tol=1e-8)
+    order = np.argsort(values)[::-1][:rank]
+    order = order[values[order] > 1e-12 * values.max()]
+    return values[order], vectors[:, order]
