@@ -27,12 +27,12 @@ from symspec.certificate import Certificate
 from symspec.checks import check_choice, check_theta
 from symspec.compiled import DTYPES
 from symspec.errors import OptionError
-from symspec.inverse_hessian import CURVATURES, DualInverse, InverseHessian, PrimalInverse
+from symspec.inverse_archives import INVERSES
+from symspec.inverse_hessian import CURVATURES
 from symspec.laplace import LaplacePosterior
 from symspec.layers import Activation, Dense, Dropout, Layer, Standardize, Unstandardize
 from symspec.networks import Network
 from symspec.regression import Regression
-from symspec.tangents import Tangents
 
 NETWORK, LAPLACE = "symspec network", "symspec laplace"
 
@@ -139,7 +139,8 @@ def write_laplace(path: str | os.PathLike[str], laplace: LaplacePosterior, *, ov
     ----------
     path : str or path
         The file, HDF5 whatever its name. As large as the factors: 8 bytes x n_params^2 for "primal", or
-        8 bytes x n_rows^2 for "dual", n_rows being the observed labels of all training stars.
+        8 bytes x n_rows^2 for "dual", n_rows being the observed labels of all training stars; "krylov" keeps the
+        tangents of all training stars, 8 bytes x (inputs + labels x outputs of all layers) for each.
     laplace : LaplacePosterior
     overwrite : bool, default False
         Whether a file already there is replaced.
@@ -152,7 +153,7 @@ def write_laplace(path: str | os.PathLike[str], laplace: LaplacePosterior, *, ov
         A layer, or the structure of the inverse Hessian, is none of symspec's own.
     """
     _check_layers(laplace.reg.net)
-    check_choice(laplace.structure, "laplace.structure", tuple(_INVERSES))
+    check_choice(laplace.structure, "laplace.structure", tuple(INVERSES))
     with create_archive(path, LAPLACE, overwrite=overwrite) as file:
         _write_network(file, laplace.reg.net, laplace.theta)
         _write_regression(file, laplace.reg)
@@ -189,7 +190,7 @@ def read_laplace(path: str | os.PathLike[str]) -> LaplacePosterior:
         reg = _read_regression(archive, net)
         choices = {
             "curvature": CURVATURES,
-            "structure": tuple(_INVERSES),
+            "structure": tuple(INVERSES),
             "backend": BACKENDS,
             "dtype": DTYPES,
         }
@@ -197,7 +198,7 @@ def read_laplace(path: str | os.PathLike[str]) -> LaplacePosterior:
         return LaplacePosterior(
             reg=reg,
             theta=theta,
-            inverse_hessian=_INVERSES[words["structure"]](archive, reg),
+            inverse_hessian=INVERSES[words["structure"]](archive, reg),
             certificate=_read_certificate(archive, net.n_labels),
             negative_log_posterior=archive.attribute("laplace", "negative_log_posterior", float),
             reason=archive.attribute("laplace", "reason", str),
@@ -314,34 +315,3 @@ def _read_certificate(archive: Archive, n_labels: int) -> Certificate:
     names = [field.name for field in fields(Certificate) if field.name != "newton_shift"]
     values = {name: archive.attribute(place, name, kinds.get(name, float)) for name in names}
     return Certificate(newton_shift=archive.array(f"{place}/newton_shift", (n_labels,)), **values)
-
-
-def _read_cholesky(archive: Archive, n: int) -> np.ndarray:
-    name = "laplace/inverse_hessian/cholesky"
-    cholesky = archive.array(name, (n, n), finite=True)
-    if not (np.diag(cholesky) > 0).all():
-        raise archive.refusal(name, "a Cholesky factor", "one whose diagonal is not positive")
-    return cholesky
-
-
-def _read_primal(archive: Archive, reg: Regression) -> InverseHessian:
-    return PrimalInverse(_read_cholesky(archive, reg.net.n_params))
-
-
-def _read_dual(archive: Archive, reg: Regression) -> InverseHessian:
-    net, place = reg.net, "laplace/inverse_hessian"
-    observed = archive.array(f"{place}/observed", (None, net.n_labels), kind=bool)
-    n, inputs, cotangents = len(observed), {}, {}
-    for name, (n_in, n_out) in net.dense_shapes.items():
-        inputs[name] = archive.array(f"{place}/inputs/{name}", (n, n_in), finite=True)
-        cotangents[name] = archive.array(f"{place}/cotangents/{name}", (n, net.n_labels, n_out), finite=True)
-    tangents = Tangents(net.layout, inputs, cotangents)
-    variance = {name: 1 / np.asarray(precision) for name, precision in reg.prior_precision.items()}
-    cholesky = _read_cholesky(archive, int(observed.sum()))
-    return DualInverse(tangents, variance, observed, reg.noise_covariance, cholesky)
-
-
-_INVERSES: dict[str, Callable[[Archive, Regression], InverseHessian]] = {
-    "primal": _read_primal,
-    "dual": _read_dual,
-}

@@ -43,6 +43,12 @@ class TangentStream:
         self._kept: dict[int, Tangents] = {}
         self._keeps: bool | None = None
 
+    @classmethod
+    def of(cls, whitened: Tangents) -> TangentStream:
+        """Stream of tangents that are there already, in units of the noise."""
+        unit = np.broadcast_to(np.eye(whitened.n_labels), (whitened.n_stars, *[whitened.n_labels] * 2))
+        return cls(lambda stars: whitened[stars], unit, whitened.layout.n_params, 0)
+
     def blocks(self, start: int = 0) -> Iterator[tuple[slice, Tangents]]:
         """Blocks of stars, as slices of this stream's own rows, from the one that begins at `start` on."""
         for first in range(start, self.n_stars, BLOCK_STARS):

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from symspec import compiled
+from symspec import compiled, matrices
 from symspec.checkpoint import Checkpoint
+from symspec.errors import OptionError
 from symspec.inverse_hessian.choice import check_structure, choose_structure, parse_memory
 from symspec.inverse_hessian.diagonal import build_diagonal
 from symspec.inverse_hessian.dual import DualInverse
@@ -84,7 +85,7 @@ class InverseBuilder:
     def _compile_matrix(self) -> Callable[..., np.ndarray] | None:
         if self.structure != "primal":
             return None
-        compile_matrix = compiled.compile_ggn if self.curvature == "ggn" else compiled.compile_hessian
+        compile_matrix = matrices.compile_ggn if self.curvature == "ggn" else matrices.compile_hessian
         return compile_matrix(self.reg, backend=self.backend, dtype=self.dtype)
 
     def tangents(self, theta: np.ndarray, X: Any = None) -> Tangents:
@@ -119,9 +120,15 @@ class InverseBuilder:
         return self._invert(theta, self._choose_subset(self.options["subset"]) if "subset" in self.options else None)
 
     def _build_krylov(self, theta: np.ndarray) -> InverseHessian:
-        n_rows = np.sqrt(self.memory / 8 / (3 * 8))
-        subset = self._choose_subset(self.options.get("subset", int(n_rows / self.reg.net.n_labels)))
-        rest = np.setdiff1d(np.flatnonzero(self.observed.any(axis=1)), subset)
+        labelled = np.flatnonzero(self.observed.any(axis=1))
+        n_fitting = int(np.sqrt(self.memory / 8 / (3 * 8)) / self.reg.net.n_labels)
+        subset = self._choose_subset(self.options.get("subset", max(1, min(n_fitting, len(labelled) // 4))))
+        rest = np.setdiff1d(labelled, subset)
+        if not rest.size:
+            raise OptionError(
+                f"subset should leave some of the {len(labelled)} training stars with labels to be added by products, "
+                f'got {len(subset)}: give fewer, or use structure="dual".'
+            )
         limits = {name: value for name, value in self.options.items() if name != "subset"}
         return KrylovInverse(
             self._invert(theta, subset),

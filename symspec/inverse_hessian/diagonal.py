@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from symspec.checkpoint import Checkpoint
-from symspec.inverse_hessian.layerwise import LayerBlock, LayerwiseInverse, join_bias
+from symspec.inverse_hessian.layerwise import LayerBlock, LayerwiseInverse, find_bias_scales, join_bias
 from symspec.params import ParamLayout
 from symspec.tangent_stream import TangentStream
 
@@ -21,7 +21,7 @@ def build_diagonal(
     see `audit_structures`.
     """
     layers = {b.name.partition("/")[0]: b.shape for b in layout.blocks if b.name.endswith("/kernel")}
-    scale = {layer: 1.0 if layout.has(f"{layer}/bias") else None for layer in layers}
+    scale = find_bias_scales(layout, prior_precision, isotropic=False)
 
     def add(state: dict[str, np.ndarray], tangents: Any) -> None:
         for layer, total in state.items():

@@ -19,7 +19,7 @@ from scipy.linalg import eigh
 
 from symspec.checkpoint import Checkpoint
 from symspec.errors import OptionError
-from symspec.inverse_hessian.layerwise import LayerBlock, LayerwiseInverse, join_bias
+from symspec.inverse_hessian.layerwise import LayerBlock, LayerwiseInverse, find_bias_scales, join_bias
 from symspec.params import ParamLayout
 from symspec.tangent_stream import TangentStream
 from symspec.tangents import Tangents
@@ -51,10 +51,7 @@ def build_kronecker(
         )
     shapes = {b.name.partition("/")[0]: b.shape for b in layout.blocks if b.name.endswith("/kernel")}
     prior = {layer: prior_precision[f"{layer}/kernel"] for layer in shapes}
-    scale = {
-        layer: float(np.sqrt(prior[layer] / prior_precision[f"{layer}/bias"])) if layout.has(f"{layer}/bias") else None
-        for layer in shapes
-    }
+    scale = find_bias_scales(layout, prior_precision, isotropic=True)
     factors = _accumulate_factors(stream, shapes, scale, checkpoint)
     n_stars = max(stream.n_stars, 1)
     blocks = {}

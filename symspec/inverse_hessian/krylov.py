@@ -17,8 +17,8 @@ Krylov space of k, and :math:`\rho = k - M x` its residual. Then :math:`V = J_* 
 
 with :math:`h_i = \bar V_i` and :math:`F_{ij} = \bar V_{\min(i,j)} + \delta_{ij} \rho_i^T \rho_i` over the iterates i.
 The upper end is the Gauss-Radau rule with its node at the smallest eigenvalue, the lower end the Gauss rule (Golub &
-Meurant 2010, Matrices, Moments and Quadrature, doi:10.1515/9781400833887), both written as Galerkin projections, so that
-they hold whatever rounding does to the recurrences.
+Meurant 2010, Matrices, Moments and Quadrature, doi:10.1515/9781400833887), both written as Galerkin projections, which
+hold whatever rounding does to the recurrences.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ COLUMN_BYTES = 2**28  # vectors of parameters held at once
 MAX_COLUMNS = 96  # right-hand sides that share a Krylov space
 SOLVE_TOLERANCE = 1e-9
 DENSE_ROWS = 512  # M is formed where it has no more
+DENSE_PARAMS, N_PROBES = 2048, 64  # for the diagonal
 
 
 @dataclass(frozen=True)
@@ -104,16 +105,17 @@ class KrylovInverse(InverseHessian):
     def _matvec(self, v: np.ndarray) -> np.ndarray:
         return self._matmat(v.reshape(-1, 1))[:, 0]
 
-    def diagonal(self, *, n_probes: int = 64) -> np.ndarray:
-        r"""Diagonal of A^-1 (param,), exact for few parameters.
+    def diagonal(self, *, n_probes: int | None = None) -> np.ndarray:
+        r"""Diagonal of A^-1 (param,), by default exact up to 2,048 parameters and by 64 probes beyond.
 
-        For more than `n_probes` an estimate: the subset's exact diagonal, less that of
+        With probes it is an estimate: the subset's exact diagonal, less that of
         :math:`\Sigma_s - A^{-1}` by probes of random signs (Bekas, Kokiopoulou & Saad 2007,
         doi:10.1016/j.apnum.2007.01.003).
         """
         P = self.shape[0]
-        if n_probes >= P:
+        if n_probes is None and P <= DENSE_PARAMS:
             return np.diag(self.to_dense()).copy()
+        n_probes = n_probes or N_PROBES
         Z = np.random.default_rng(0).choice([-1.0, 1.0], size=(P, n_probes))
         upper = self.subset.diagonal()
         gain = np.mean(Z * (self.subset @ Z - self @ Z), axis=1)
@@ -182,7 +184,7 @@ class KrylovInverse(InverseHessian):
             for layer in self.subset.tangents.inputs
         }
         parts = {"subset": self.subset.arrays(), "rest": rest}
-        limits = {f"limits/{k}": np.array(v) for k, v in vars(self.limits).items() if v is not None}
+        limits = {f"limits/{k}": np.array(float(v)) for k, v in vars(self.limits).items() if v is not None}
         return limits | {f"{part}/{name}": a for part, arrays in parts.items() for name, a in arrays.items()}
 
     # --- products and solutions

@@ -10,8 +10,9 @@ A layer's kernel and bias are one matrix, :math:`z = \tilde a \tilde W` with :ma
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -45,6 +46,18 @@ def join_bias(a: np.ndarray, bias_scale: float | None) -> np.ndarray:
     if bias_scale is None:
         return a
     return np.concatenate([a, np.full((len(a), 1), bias_scale, a.dtype)], axis=1)
+
+
+def find_bias_scales(
+    layout: ParamLayout, prior_precision: Mapping[str, Any], *, isotropic: bool
+) -> dict[str, float | None]:
+    """S of each layer, None without a bias; 1 where the prior need not be isotropic."""
+    layers = {b.name.partition("/")[0]: layout.has(f"{b.name.partition('/')[0]}/bias") for b in layout.blocks}
+
+    def ratio(layer: str) -> float:
+        return float(np.sqrt(prior_precision[f"{layer}/kernel"] / prior_precision[f"{layer}/bias"]))
+
+    return {layer: (ratio(layer) if isotropic else 1.0) if has_bias else None for layer, has_bias in layers.items()}
 
 
 class LayerwiseInverse(InverseHessian):

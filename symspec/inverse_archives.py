@@ -1,0 +1,104 @@
+"""Inverse Hessians back from the plain arrays that `InverseHessian.arrays` gave, one reader for each structure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from symspec.archive_format import Archive
+from symspec.inverse_hessian import (
+    DualInverse,
+    InverseHessian,
+    KrylovInverse,
+    LastLayerInverse,
+    LayerwiseInverse,
+    LowRankInverse,
+    PrimalInverse,
+)
+from symspec.inverse_hessian.krylov import KrylovLimits
+from symspec.inverse_hessian.last_layer import find_last_layer
+from symspec.inverse_hessian.layerwise import LayerBlock, find_bias_scales
+from symspec.regression import Regression
+from symspec.tangent_stream import TangentStream
+from symspec.tangents import Tangents
+
+PLACE = "laplace/inverse_hessian"
+
+
+def _read_primal(archive: Archive, reg: Regression) -> PrimalInverse:
+    return PrimalInverse(_read_cholesky(archive, PLACE, reg.net.n_params))
+
+
+def _read_dual(archive: Archive, reg: Regression, place: str = PLACE) -> DualInverse:
+    observed = archive.array(f"{place}/observed", (None, reg.net.n_labels), kind=bool)
+    tangents = _read_tangents(archive, reg, place, len(observed))
+    variance = {name: 1 / np.asarray(precision) for name, precision in reg.prior_precision.items()}
+    cholesky = _read_cholesky(archive, place, int(observed.sum()))
+    is_subset = "is_subset" in archive.find(place) and bool(archive.array(f"{place}/is_subset", (), kind=bool))
+    return DualInverse(tangents, variance, observed, reg.noise_covariance, cholesky, is_subset=is_subset)
+
+
+def _read_krylov(archive: Archive, reg: Regression) -> KrylovInverse:
+    layer = next(iter(reg.net.dense_shapes))
+    n_rest = len(archive.array(f"{PLACE}/rest/inputs/{layer}", (None, None)))
+    rest = TangentStream.of(_read_tangents(archive, reg, f"{PLACE}/rest", n_rest))
+    names = list(archive.find(f"{PLACE}/limits"))
+    limits = {name: float(archive.array(f"{PLACE}/limits/{name}", ())) for name in names}
+    return KrylovInverse(_read_dual(archive, reg, f"{PLACE}/subset"), rest, KrylovLimits(**limits))
+
+
+def _read_layerwise(archive: Archive, reg: Regression, structure: str) -> LayerwiseInverse:
+    layout, blocks = reg.net.layout, {}
+    scales = find_bias_scales(layout, reg.prior_precision, isotropic=structure != "diagonal")
+    for layer, (n_in, n_out) in reg.net.dense_shapes.items():
+        place, n_in = f"{PLACE}/{layer}", n_in + (scales[layer] is not None)
+        precision = archive.array(f"{place}/precision", (n_in, n_out), finite=True)
+        if not (precision > 0).all():
+            raise archive.refusal(f"{place}/precision", "eigenvalues of a positive matrix", "one that is not positive")
+        bases = [
+            archive.array(f"{place}/{side}_basis", (n, n), finite=True)
+            for side, n in (("input", n_in), ("output", n_out))
+            if structure != "diagonal"
+        ]
+        blocks[layer] = LayerBlock(precision, scales[layer], *bases)
+    return LayerwiseInverse(layout, blocks, structure)
+
+
+def _read_last_layer(archive: Archive, reg: Regression) -> LastLayerInverse:
+    free = find_last_layer(reg.net.layout)[1]
+    return LastLayerInverse(reg.net.layout, PrimalInverse(_read_cholesky(archive, PLACE, free.stop - free.start)))
+
+
+def _read_low_rank(archive: Archive, reg: Regression) -> LowRankInverse:
+    values = archive.array(f"{PLACE}/eigenvalues", (None,), finite=True)
+    vectors = archive.array(f"{PLACE}/eigenvectors", (reg.net.n_params, len(values)), finite=True)
+    return LowRankInverse(reg.prior_precision_vector(), values, vectors)
+
+
+def _read_tangents(archive: Archive, reg: Regression, place: str, n_stars: int) -> Tangents:
+    C, inputs, cotangents = reg.net.n_labels, {}, {}
+    for name, (n_in, n_out) in reg.net.dense_shapes.items():
+        inputs[name] = archive.array(f"{place}/inputs/{name}", (n_stars, n_in), finite=True)
+        cotangents[name] = archive.array(f"{place}/cotangents/{name}", (n_stars, C, n_out), finite=True)
+    return Tangents(reg.net.layout, inputs, cotangents)
+
+
+def _read_cholesky(archive: Archive, place: str, n: int) -> np.ndarray:
+    name = f"{place}/cholesky"
+    cholesky = archive.array(name, (n, n), finite=True)
+    if not (np.diag(cholesky) > 0).all():
+        raise archive.refusal(name, "a Cholesky factor", "one whose diagonal is not positive")
+    return cholesky
+
+
+INVERSES: dict[str, Callable[[Archive, Regression], InverseHessian]] = {
+    "primal": _read_primal,
+    "dual": _read_dual,
+    "krylov": _read_krylov,
+    "kronecker": lambda archive, reg: _read_layerwise(archive, reg, "kronecker"),
+    "ekfac": lambda archive, reg: _read_layerwise(archive, reg, "ekfac"),
+    "diagonal": lambda archive, reg: _read_layerwise(archive, reg, "diagonal"),
+    "last_layer": _read_last_layer,
+    "low_rank": _read_low_rank,
+}
