@@ -71,6 +71,10 @@ class NotAtMinimumWarning(UserWarning):
     """The weights are not at a minimum of the negative log posterior; error bars carry a flag."""
 
 
+class EdgeOfRangeWarning(UserWarning):
+    """A hyperparameter went as far as it may: the evidence has no maximum within reach of the start."""
+
+
 class DivergedError(SymspecError, ArithmeticError):
     """The loss or the weights are no finite numbers any more: the steps were too long.
 

@@ -1,61 +1,39 @@
-r"""Noise and prior from the evidence: Laplace's log marginal likelihood, maximised with its exact gradient.
+r"""Noise and prior from the evidence: Laplace's log marginal likelihood, maximised.
 
 .. math::
     \log p(Y | h) \approx F(h) = -U(\theta^*, h) - \tfrac12 \log\det A(\theta^*, h) + \tfrac{P}{2} \log 2\pi
 
-for hyperparameters h = (log sigma_c, log s), s scaling all prior precisions. As theta* moves with h, so does A: the
-fixed-point rules in use (MacKay 1992, doi:10.1162/neco.1992.4.3.448) leave that out, and on a real network walk
-past the maximum into overfitting. Here the gradient is complete, by one adjoint solve with the exact Hessian H:
-
-.. math::
-    \frac{dF}{dh} = \frac{\partial F}{\partial h}
-        + \Big(\frac{\partial}{\partial\theta} \tfrac12\log\det A\Big)^T
-          H^{-1} \frac{\partial^2 U}{\partial\theta\,\partial h}.
+As theta* moves with the hyperparameters h, so does A: the fixed-point rules in use (MacKay 1992,
+doi:10.1162/neco.1992.4.3.448) leave that out, and on a real network walk past the maximum into overfitting. With
+an exact inverse Hessian that gives it, the gradient here is complete (`symspec.marginal_likelihood`); other structures
+alternate between h and theta, as the fixed-point rules do.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from copy import copy
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from scipy.optimize import minimize as scipy_minimize
-from scipy.sparse.linalg import LinearOperator, cg
 
 from symspec import compiled
 from symspec.checks import check_theta
 from symspec.errors import OptionError
-from symspec.inverse_hessian import DualInverse, InverseBuilder, InverseHessian
-from symspec.polish import PolishResult, minimize_by_newton
-from symspec.regression import LOG_2PI, Regression
-from symspec.span import find_span
+from symspec.hyperparameters import Hyperparameters
+from symspec.inverse_hessian import InverseBuilder
+from symspec.marginal_likelihood import POLISH_TOLERANCE, Evidence, MarginalLikelihood
+from symspec.regression import Regression
+from symspec.span import keep_whole, reduce_to_span
 
-POLISH_TOLERANCE = 1e-4
-MAX_FACTOR = 1e4
+FINAL_TOLERANCE = 1e-8  # nats of Newton decrement
+WITH_GRADIENT = ("primal", "dual")
+SAME_IN_THE_SPAN = ("auto", "primal", "dual", "krylov")  # the approximations depend on the coordinates
+STEPS_AT_FIXED_WEIGHTS = 30
 
-
-@dataclass(frozen=True, eq=False)
-class Evidence:
-    """Log marginal likelihood at one setting of the hyperparameters.
-
-    Attributes
-    ----------
-    log_marginal_likelihood : float
-        In nats.
-    gradient : numpy.ndarray, shape (label + 1,)
-        With respect to (log sigma_noise, log of the prior's scale), complete.
-    theta : numpy.ndarray, shape (param,)
-        The minimum of U there.
-    n_effective : numpy.ndarray, shape (label,)
-        Number of parameters that each label's data determine.
-    """
-
-    log_marginal_likelihood: float
-    gradient: np.ndarray
-    theta: np.ndarray
-    n_effective: np.ndarray
+Report = Callable[[np.ndarray, Evidence], None]
+Point = tuple[float, np.ndarray, np.ndarray]  # F, its gradient, and about minus its second derivatives
 
 
 def tune(
@@ -64,30 +42,40 @@ def tune(
     X: Any,
     Y: Any,
     *,
+    noise: str = "per_label",
+    prior: str = "scale",
     tolerance: float = 1e-2,
     max_evaluations: int = 40,
     structure: str = "auto",
     backend: str = "auto",
     memory: str = "8GB",
+    options: Mapping[str, Any] | None = None,
     callback: Callable[[Regression, Evidence], None] | None = None,
 ) -> tuple[Regression, np.ndarray]:
-    """Set sigma_noise of each label and one scale of the prior to the maximum of the evidence.
+    """Set noise and prior to the maximum of the evidence.
 
     The weights are at a minimum of the new negative log posterior when it returns.
 
     Parameters
     ----------
     reg : Regression
-        The start; ratios between its blocks' prior precisions are kept (see `scaled_prior`).
+        The start. What is not tuned is kept, such as the ratios between prior precisions (see `scaled_prior`).
     theta : array_like, shape (param,)
         Trained weights; another start may lead to another minimum, whose evidence tells which is better.
     X, Y : array_like, shapes (star, pixel), (star, label)
+    noise : {"per_label", "full", "fixed"}
+        One sigma_noise a label; a full noise covariance (from sigma_noise, too); or what `reg` has.
+    prior : {"scale", "per_layer", "per_block", "fixed"}
+        One factor for all prior precisions, for those of each layer, or of each block; or what `reg` has.
     tolerance : float
-        Stop when no derivative of the evidence with respect to a logarithm exceeds it times half the number of
-        observed labels: roughly the relative accuracy of sigma_noise and of the prior's scale.
+        Stop when a Newton step in the hyperparameters would gain less, in nats; 0.01 leaves each of them within 0.14
+        of the standard deviation that the evidence itself leaves it.
     max_evaluations : int
-    structure, backend, memory : str
-        As for `fit_laplace`.
+        Of the evidence with its gradient. The best so far is returned if they do not suffice.
+    structure, backend, memory, options
+        As for `fit_laplace`. Primal and dual have the complete gradient. The others alternate between the maximum
+        at fixed weights, by central differences, and the minimum of U, up to `max_evaluations` times: they end where
+        neither changes, which is close to a maximum of the evidence only as far as A depends little on the weights.
     callback : callable, optional
         Called with the regression and its `Evidence` after each evaluation.
 
@@ -96,114 +84,116 @@ def tune(
     reg : Regression
     theta : numpy.ndarray, shape (param,)
 
+    Warns
+    -----
+    EdgeOfRangeWarning
+        A hyperparameter went as far as it may, a factor of 10,000.
+
     Raises
     ------
     OptionError
-        The regression has a full noise covariance, or one prior precision a parameter.
+        The regression has one prior precision a parameter, or a full noise covariance with noise="per_label"; the
+        dual structure is given a subset of the stars.
     """
-    if reg.has_full_noise or any(np.ndim(p) for p in reg.prior_precision.values()):
+    if structure == "dual" and options:
         raise OptionError(
-            "tune sets one sigma_noise a label and one scale of the prior: build the Regression with sigma_noise and "
-            "a number or one number a block as prior_precision."
+            f'the evidence needs all training stars, got options={dict(options)}: use structure="krylov".'
         )
     theta = np.array(check_theta(theta, reg.net.n_params))
     X, Y = compiled.check_stars(reg.net, X, Y)
-    span = find_span(reg, X)
-    small, Z, start = (reg, X, theta) if span is None else (span.reg, span.X, span.project(theta))
-    functions = EvidenceFunctions(InverseBuilder(small, Z, Y, structure=structure, backend=backend, memory=memory))
-    h, start = _maximize(functions, start, tolerance, max_evaluations, callback)
-    final = functions.at(h).minimize(start, tolerance=1e-8).theta
-    return with_hyperparameters(reg, h), final if span is None else span.lift(final)
+    hyperparameters = Hyperparameters(reg, noise, prior)
+    words = {"backend": backend, "memory": memory, "options": options}
+    span = reduce_to_span(reg, X) if structure in SAME_IN_THE_SPAN else keep_whole(reg, X)
+    builder = InverseBuilder(span.reg, span.X, Y, structure=structure, **words)
+    start = MarginalLikelihood(builder, Hyperparameters(span.reg, noise, prior))
 
+    def report(h: np.ndarray, evidence: Evidence) -> None:
+        if callback is not None:
+            callback(hyperparameters.regression(h), replace(evidence, theta=span.lift(evidence.theta)))
 
-def with_hyperparameters(reg: Regression, h: np.ndarray) -> Regression:
-    """Regression with sigma_noise and prior precisions times exp(h) (label + 1,)."""
-    prior = {name: float(p * np.exp(h[-1])) for name, p in reg.prior_precision.items()}
-    return Regression(reg.net, sigma_noise=reg.sigma_noise * np.exp(h[:-1]), prior_precision=prior)
-
-
-class EvidenceFunctions:
-    """Everything compiled that the evidence of one regression and its neighbours in hyperparameters needs.
-
-    Parameters
-    ----------
-    builder : InverseBuilder
-        Of the regression, its training set and structure.
-    """
-
-    def __init__(self, builder: InverseBuilder):
-        self.builder, self.reg, self.backend = builder, builder.reg, builder.backend
-        self.predict = compiled.compile_predict(self.reg.net, backend=self.backend)
-        self.kernel_gradient = compiled.compile_kernel_trace_gradient(self.reg.net, backend=self.backend)
-        self._compile_posterior()
-
-    def _compile_posterior(self) -> None:
-        self.objective = compiled.compile_objective(self.reg, backend=self.backend)
-        self.product = compiled.compile_hessian_vector_product(self.reg, backend=self.backend)
-
-    def at(self, h: np.ndarray) -> EvidenceFunctions:
-        """The same at other hyperparameters: factors exp(h) on sigma_noise and the prior."""
-        other = copy(self)
-        other.reg = with_hyperparameters(self.reg, h)
-        other.builder = self.builder.with_regression(other.reg)
-        other._compile_posterior()
-        return other
-
-    def minimize(self, theta: np.ndarray, *, tolerance: float) -> PolishResult:
-        """Minimum of U that `theta` leads to."""
-        return minimize_by_newton(self.objective, self.product, self.builder, theta, tolerance=tolerance)
-
-    def evaluate(self, theta: np.ndarray) -> Evidence:
-        """Evidence and its complete gradient at the minimum that `theta` leads to."""
-        result = self.minimize(theta, tolerance=POLISH_TOLERANCE)
-        theta, observed, variance = result.theta, self.builder.observed, self.reg.sigma_noise**2
-        inverse, tangents = self.builder.build(theta), self.builder.tangents(theta)
-        prior = self.reg.prior_precision_vector() * theta
-        residuals = np.nan_to_num(self.builder.Y - self.predict(theta, self.builder.X))
-        V = np.diagonal(inverse.label_covariance(tangents), axis1=1, axis2=2)
-        n_effective = (V * observed).sum(axis=0) / variance
-        squares = (residuals**2).sum(axis=0) / variance
-        partial = np.r_[squares - observed.sum(axis=0) + n_effective, 0.5 * (n_effective.sum() - theta @ prior)]
-        q = self._solve_hessian(theta, inverse, self._log_det_gradient(theta, inverse))
-        mixed = np.r_[2 * (tangents.matvec(q) * residuals).sum(axis=0) / variance, q @ prior]
-        F = -result.negative_log_posterior + 0.5 * inverse.logdet() + 0.5 * theta.size * LOG_2PI
-        return Evidence(F, partial + mixed, theta, n_effective)
-
-    def _log_det_gradient(self, theta: np.ndarray, inverse: InverseHessian) -> np.ndarray:
-        X, Y = self.builder.X, self.builder.Y
-        if isinstance(inverse, DualInverse):
-            return self.kernel_gradient(theta, X, inverse.variance, inverse.kernel_inverse())
-        return compiled.compile_trace_gradient(self.reg, backend=self.backend)(theta, X, Y, inverse.to_dense())
-
-    def _solve_hessian(self, theta: np.ndarray, inverse: InverseHessian, b: np.ndarray) -> np.ndarray:
-        X, Y = self.builder.X, self.builder.Y
-        H = LinearOperator(inverse.shape, matvec=lambda v: self.product(theta, X, Y, v.ravel()), dtype=np.float64)
-        return cg(H, b, rtol=1e-4, maxiter=200, M=inverse)[0]
+    maximize = _maximize if builder.structure in WITH_GRADIENT else _alternate
+    h, evidence = maximize(start, span.project(theta), tolerance, max_evaluations, report)
+    hyperparameters.warn_at_edges(h, evidence.n_effective_by_block)
+    result, _ = start.at(h).minimize(evidence.theta, tolerance=FINAL_TOLERANCE)
+    return hyperparameters.regression(h), span.lift(result.theta)
 
 
 def _maximize(
-    functions: EvidenceFunctions, theta: np.ndarray, tolerance: float, max_evaluations: int, callback: Any
-) -> tuple[np.ndarray, np.ndarray]:
-    """Best hyperparameters and their minimum, by L-BFGS on F with warm starts."""
-    n_labels = functions.reg.net.n_labels
-    best: dict[str, Any] = {"F": -np.inf, "h": np.zeros(n_labels + 1), "theta": theta}
-    scale = 0.5 * functions.builder.observed.sum()  # about the curvature of F: first steps of order one
+    start: MarginalLikelihood, theta: np.ndarray, tolerance: float, max_evaluations: int, report: Report
+) -> tuple[np.ndarray, Evidence]:
+    """Hyperparameters of largest F and what holds there, with the complete gradient and warm starts."""
+    best = start.h, start.evaluate(theta)
+    report(*best)
 
-    def negative(h: np.ndarray) -> tuple[float, np.ndarray]:
-        here = functions.at(h)
-        evidence = here.evaluate(best["theta"])
-        if callback is not None:
-            callback(here.reg, evidence)
-        if evidence.log_marginal_likelihood > best["F"]:
-            best.update(F=evidence.log_marginal_likelihood, h=h.copy(), theta=evidence.theta)
-        return -evidence.log_marginal_likelihood / scale, -evidence.gradient / scale
+    def evaluate(h: np.ndarray) -> Point:
+        nonlocal best
+        evidence = start.at(h).evaluate(best[1].theta)
+        report(h, evidence)
+        if evidence.log_marginal_likelihood > best[1].log_marginal_likelihood:
+            best = h, evidence
+        return _as_point(start, evidence)
 
-    scipy_minimize(
-        negative,
-        best["h"],
-        jac=True,
-        method="L-BFGS-B",
-        bounds=[(-np.log(MAX_FACTOR), np.log(MAX_FACTOR))] * (n_labels + 1),
-        options={"maxfun": max_evaluations, "gtol": tolerance, "ftol": 1e-9},
-    )
-    return best["h"], best["theta"]
+    first = _as_point(start, best[1])
+    _climb(evaluate, start.h, first, start.hyperparameters.limits, tolerance, max_evaluations - 1)
+    return best
+
+
+def _alternate(
+    start: MarginalLikelihood, theta: np.ndarray, tolerance: float, max_rounds: int, report: Report
+) -> tuple[np.ndarray, Evidence]:
+    """Hyperparameters of largest F at fixed weights and the minimum there, in turn until neither changes."""
+    h, limits = start.h, start.hyperparameters.limits
+    for _ in range(max_rounds):
+        here = start.at(h)
+        evidence = here.report(*here.minimize(theta, tolerance=POLISH_TOLERANCE))
+        report(h, evidence)
+        theta, before = evidence.theta, h
+        first = _as_point(start, evidence)
+
+        def evaluate(h: np.ndarray, theta: np.ndarray = theta, curvature: np.ndarray = first[2]) -> Point:
+            return *start.at(h).evaluate_at_fixed_weights(theta), curvature
+
+        h = _climb(evaluate, h, first, limits, tolerance, STEPS_AT_FIXED_WEIGHTS)
+        if 0.5 * np.sum(first[2] * (h - before) ** 2) <= tolerance:
+            break
+    return h, evidence
+
+
+def _as_point(start: MarginalLikelihood, evidence: Evidence) -> Point:
+    return evidence.log_marginal_likelihood, evidence.gradient, start.curvature(evidence)
+
+
+def _climb(
+    evaluate: Callable[[np.ndarray], Point],
+    h: np.ndarray,
+    first: Point,
+    limits: np.ndarray,
+    tolerance: float,
+    max_evaluations: int,
+) -> np.ndarray:
+    """Best of the h (entry,) that L-BFGS visits from one where `first` holds, to where a Newton step gains little."""
+    points = [(h, first)]
+    size = np.maximum(first[2], np.abs(first[1]))  # no first step beyond a factor e
+    unit = np.sqrt(size.max(initial=0.0) / size)
+
+    def negative(u: np.ndarray) -> tuple[float, np.ndarray]:
+        at = h + unit * u
+        if not np.array_equal(at, points[-1][0]):
+            points.append((at, evaluate(at)))
+        F, gradient, _ = points[-1][1]
+        return -F / size.max(), -gradient * unit / size.max()
+
+    def is_near(*_: Any) -> None:
+        at, (_, gradient, curvature) = points[-1]
+        free = (np.abs(at) < limits - 1e-9) | (at * gradient < 0)
+        if 0.5 * np.sum(gradient[free] ** 2 / curvature[free]) <= tolerance:
+            raise StopIteration
+
+    try:
+        is_near()
+        bounds = list(zip((-limits - h) / unit, (limits - h) / unit, strict=True))
+        options = {"maxfun": max_evaluations, "gtol": 0.0, "ftol": 1e-12}
+        scipy_minimize(negative, 0 * h, jac=True, method="L-BFGS-B", bounds=bounds, callback=is_near, options=options)
+    except StopIteration:
+        pass
+    return max(points, key=lambda point: point[1][0])[0]

@@ -11,9 +11,9 @@ import numpy as np
 
 from symspec import compiled
 from symspec.checks import check_theta
-from symspec.inverse_hessian import InverseBuilder
+from symspec.inverse_hessian import InverseBuilder, InverseHessian
 from symspec.regression import Regression
-from symspec.span import find_span
+from symspec.span import reduce_to_span
 
 Vector = np.ndarray
 MAX_AGE = 4  # steps for which a preconditioner serves before it is built anew
@@ -77,51 +77,67 @@ def polish(
     """
     theta = np.array(check_theta(theta, reg.net.n_params))
     X, Y = compiled.check_stars(reg.net, X, Y)
-    span = find_span(reg, X)
-    small, Z, start = (reg, X, theta) if span is None else (span.reg, span.X, span.project(theta))
-    objective = compiled.compile_objective(small, backend=backend)
-    product = compiled.compile_hessian_vector_product(small, backend=backend)
-    builder = InverseBuilder(small, Z, Y, structure=structure, backend=backend, memory=memory)
-    limits = {"tolerance": tolerance, "max_iterations": max_iterations, "callback": callback}
-    result = minimize_by_newton(objective, product, builder, start, **limits)
-    if span is None:
-        return result
-    lifted = span.lift(result.theta)
-    U, _ = compiled.compile_objective(reg, backend=backend)(lifted, X, Y)
-    return replace(result, theta=lifted, negative_log_posterior=U)
+    span = reduce_to_span(reg, X)
+    objective = compiled.compile_objective(span.reg, backend=backend)
+    product = compiled.compile_hessian_vector_product(span.reg, backend=backend)
+    builder = InverseBuilder(span.reg, span.X, Y, structure=structure, backend=backend, memory=memory)
+    result, _ = minimize_by_newton(
+        lambda theta: objective(theta, span.X, Y),
+        lambda theta, v: product(theta, span.X, Y, v),
+        builder,
+        span.project(theta),
+        tolerance=tolerance,
+        max_iterations=max_iterations,
+        callback=callback,
+    )
+    U = result.negative_log_posterior + span.left_out
+    return replace(result, theta=span.lift(result.theta), negative_log_posterior=U)
 
 
 def minimize_by_newton(
-    objective: compiled.SumFunction,
-    product: compiled.SumFunction,
+    objective: Callable[[Vector], tuple[float, Vector]],
+    product: Callable[[Vector, Vector], Vector],
     builder: InverseBuilder,
     theta: Vector,
     *,
     tolerance: float,
     max_iterations: int = 200,
     callback: Callable[[int, float, float], None] | None = None,
-) -> PolishResult:
-    """`polish` with its compiled functions given: U and gradient, Hessian products, and the preconditioner."""
-    X, Y = builder.X, builder.Y
-    U, g = objective(theta, X, Y)
+) -> tuple[PolishResult, InverseHessian]:
+    """`polish` with its functions given, and the inverse Hessian at the weights that it reached.
+
+    Parameters
+    ----------
+    objective : callable
+        U and its gradient (param,) at theta.
+    product : callable
+        H v at (theta, v).
+    builder : InverseBuilder
+        Of the preconditioner.
+    theta : numpy.ndarray, shape (param,)
+    tolerance, max_iterations, callback
+        As for `polish`.
+    """
+    U, g = objective(theta)
     inverse, age = builder.build(theta), 0
     radius = np.sqrt(g @ (inverse @ g))
     for iteration in range(max_iterations + 1):
         decrement = 0.5 * float(g @ (inverse @ g))
-        if age >= MAX_AGE or (age > 0 and (decrement <= tolerance or iteration == max_iterations)):
+        stuck = radius <= 1e-10 * np.sqrt(2 * decrement)
+        if age >= MAX_AGE or (age > 0 and (decrement <= tolerance or stuck or iteration == max_iterations)):
             inverse, age = builder.build(theta), 0
             decrement = 0.5 * float(g @ (inverse @ g))
         if callback is not None:
             callback(iteration, U, decrement)
-        if decrement <= tolerance or radius <= 1e-10 * np.sqrt(2 * decrement) or iteration == max_iterations:
+        if decrement <= tolerance or stuck or iteration == max_iterations:
             break
-        step, predicted, norm = _steihaug(partial(product, theta, X, Y), inverse.dot, g, radius)
-        U_new, g_new = objective(theta + step, X, Y)
+        step, predicted, norm = _steihaug(partial(product, theta), inverse.dot, g, radius)
+        U_new, g_new = objective(theta + step)
         ratio = (U - U_new) / predicted if np.isfinite(U_new) else -1.0
         radius = _next_radius(radius, norm, ratio)
         if ratio > 1e-4 or (U_new <= U and predicted <= 1e-12 * abs(U)):
             theta, U, g, age = theta + step, U_new, g_new, age + 1
-    return PolishResult(theta, U, decrement, iteration, decrement <= tolerance)
+    return PolishResult(theta, U, decrement, iteration, decrement <= tolerance), inverse
 
 
 def _next_radius(radius: float, norm: float, ratio: float) -> float:

@@ -16,7 +16,7 @@ import numpy as np
 from symspec import compiled
 from symspec.layers import Dense
 from symspec.networks import Network
-from symspec.regression import Regression
+from symspec.regression import LOG_2PI, Regression
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,8 +30,8 @@ class Span:
     X : numpy.ndarray, shape (star, star)
         Coordinates of the training spectra.
     full : Regression
-    basis : numpy.ndarray, shape (pixel, star)
-        Orthonormal Q.
+    basis : numpy.ndarray, shape (pixel, star), or None
+        Orthonormal Q; None where nothing is reduced.
     kernel : str
         Name of the block that is reduced.
     """
@@ -39,18 +39,38 @@ class Span:
     reg: Regression
     X: np.ndarray
     full: Regression
-    basis: np.ndarray
+    basis: np.ndarray | None
     kernel: str
+
+    @property
+    def left_out(self) -> float:
+        """What U of the full problem has more: the prior's constants of the weights outside the span."""
+        n = self.full.net.n_params - self.reg.net.n_params
+        return 0.5 * n * (LOG_2PI - float(np.log(self.full.prior_precision[self.kernel]))) if n else 0.0
 
     def project(self, theta: np.ndarray) -> np.ndarray:
         """Small parameters of large ones."""
+        if self.basis is None:
+            return theta
         params = self.full.net.unpack(theta)
         return self.reg.net.pack(params | {self.kernel: self.basis.T @ params[self.kernel]})
 
     def lift(self, theta: np.ndarray) -> np.ndarray:
         """Large parameters, in the span, of small ones."""
+        if self.basis is None:
+            return theta
         params = self.reg.net.unpack(theta)
         return self.full.net.pack(params | {self.kernel: self.basis @ params[self.kernel]})
+
+
+def reduce_to_span(reg: Regression, X: np.ndarray) -> Span:
+    """`find_span`, or all of it where there is nothing to gain."""
+    return find_span(reg, X) or keep_whole(reg, X)
+
+
+def keep_whole(reg: Regression, X: np.ndarray) -> Span:
+    """The regression itself on the flux X (star, pixel), nothing reduced."""
+    return Span(reg, X, reg, None, "")
 
 
 def find_span(reg: Regression, X: np.ndarray) -> Span | None:
