@@ -112,8 +112,8 @@ def compile_ggn_vector_product(reg: Regression, *, backend: str = "auto", dtype:
     return SumFunction(reg, build, 8, backend, dtype, extra=[v])
 
 
-def compile_ggn(reg: Regression, *, backend: str = "auto", dtype: str = "float64") -> SumFunction:
-    """Compile the generalised Gauss-Newton matrix: `fn(theta, X, Y)` -> (param, param), prior included."""
+def compile_generic_ggn(reg: Regression, *, backend: str = "auto", dtype: str = "float64") -> SumFunction:
+    """Compile the Gauss-Newton matrix of any network: `matrices.compile_ggn` from the Jacobian itself."""
 
     def build(params, flux, labels, prior_weight):
         prior = reg.prior_precision_vector().astype(dtype)
@@ -126,8 +126,10 @@ def compile_ggn(reg: Regression, *, backend: str = "auto", dtype: str = "float64
     return SumFunction(reg, build, floats, backend, dtype)
 
 
-def compile_hessian(reg: Regression, *, backend: str = "auto", dtype: str = "float64") -> Callable[..., np.ndarray]:
-    """Compile the exact Hessian of U: `fn(theta, X, Y)` -> (param, param), prior included.
+def compile_generic_hessian(
+    reg: Regression, *, backend: str = "auto", dtype: str = "float64"
+) -> Callable[..., np.ndarray]:
+    """Compile the exact Hessian of any network: `matrices.compile_hessian` by the graph's own second derivatives.
 
     Exact Hessian-vector products, `DIRECTION_BLOCK` unit vectors at a time.
     """
@@ -144,24 +146,12 @@ def compile_hessian(reg: Regression, *, backend: str = "auto", dtype: str = "flo
 
     def hessian(theta: Any, X: Any, Y: Any) -> np.ndarray:
         H = np.empty((net.n_params, net.n_params), dtype)
-        for block in _chunks(net.n_params, n_block):
+        for block in chunks(net.n_params, n_block):
             unit = np.eye(n_block, net.n_params, block.start, dtype)
             H[block] = rows(theta, X, Y, unit)[: block.stop - block.start]
         return (H + H.T) / 2
 
     return hessian
-
-
-def compile_trace_gradient(reg: Regression, *, backend: str = "auto") -> SumFunction:
-    """Compile `derivatives.build_trace_gradient`: `fn(theta, X, Y, inverse)` -> (param,)."""
-    inverse = pt.matrix("inverse", shape=(reg.net.n_params, reg.net.n_params))
-
-    def build(params, flux, labels, prior_weight):
-        gradient = derivatives.build_trace_gradient(reg, params, flux, labels, inverse)
-        return [reg.net.layout.join(gradient)]
-
-    floats = 6 * reg.net.n_labels * reg.net.n_params / sum(reg.net.widths)
-    return SumFunction(reg, build, floats, backend, "float64", extra=[inverse])
 
 
 def compile_kernel_trace_gradient(net: Network, *, backend: str = "auto") -> Callable[..., np.ndarray]:
@@ -216,7 +206,7 @@ class PerStarFunction:
         if n <= self.chunk:
             return [_as_writable(r) for r in self._function(theta, np.asarray(X, self.dtype))]
         out = [np.empty((n, *tail), self.dtype) for tail in self.tails]
-        for rows in _chunks(n, self.chunk):
+        for rows in chunks(n, self.chunk):
             for o, r in zip(out, self._function(theta, np.asarray(X[rows], self.dtype)), strict=True):
                 o[rows] = r
         return out
@@ -260,8 +250,11 @@ class SumFunction:
             names = ", ".join(v.name for v in self._extra) or "nothing"
             raise ShapeError(f"the function takes theta, X, Y and then {names}, got {len(extra)} further arguments.")
         extra = [self._check_extra(value, v) for value, v in zip(extra, self._extra, strict=True)]
+        return self._sum(theta, X, Y, extra)
+
+    def _sum(self, theta: np.ndarray, X: np.ndarray, Y: np.ndarray, extra: list[np.ndarray]) -> Any:
         total: list[Any] = []
-        for rows in _chunks(len(X), self.chunk):
+        for rows in chunks(len(X), self.chunk):
             part = self.of_batch(theta, X[rows], Y[rows], float(rows.start == 0), *extra)
             total = [t + p for t, p in zip(total, part, strict=True)] if total else list(part)
         total = [float(t) if t.ndim == 0 else t for t in total]
@@ -334,7 +327,8 @@ def _chunk_size(floats_per_star: int, dtype: str) -> int:
     return int(np.clip(CHUNK_BYTES // (floats_per_star * np.dtype(dtype).itemsize), 1, MAX_CHUNK))
 
 
-def _chunks(n: int, size: int) -> Iterator[slice]:
+def chunks(n: int, size: int) -> Iterator[slice]:
+    """Slices of `size`, the last one of what is left, that cover `n`."""
     return (slice(i, min(i + size, n)) for i in range(0, n, size))
 
 

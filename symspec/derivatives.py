@@ -120,15 +120,17 @@ def build_ggn_of_likelihood(reg: Regression, params: Params, flux: Symbol, label
 
 
 def build_trace_gradient(
-    reg: Regression, params: Params, flux: Symbol, labels: Symbol, inverse: Symbol
+    net: Network, params: Params, flux: Symbol, weights: Symbol, inverse: Symbol
 ) -> dict[str, Symbol]:
-    r"""Gradient of :math:`\tfrac12 \sum_n \mathrm{tr}(S_n^{-1} J_n A^{-1} J_n^T)`, A^-1 (param, param) held fixed.
+    r"""Gradient of :math:`\tfrac12 \sum_n \mathrm{tr}(W_n J_n A^{-1} J_n^T)`, A^-1 (param, param) held fixed.
 
-    At the A^-1 of the same parameters it is the gradient of :math:`\tfrac12 \log\det A`.
+    With the inverse noise covariances W (star, label, label), at the A^-1 of the same parameters, it is the gradient
+    of :math:`\tfrac12 \log\det A`.
     """
-    J = reg.whiten(build_theta_jacobian(reg.net, params, flux), labels)
-    J = J.reshape((J.shape[0] * reg.net.n_labels, reg.net.n_params))
-    return build_gradient(_as_dtype(0.5, J) * pt.sum(pt.dot(J, inverse) * J), params)
+    J = build_theta_jacobian(net, params, flux)
+    rows = J.reshape((J.shape[0] * net.n_labels, net.n_params))
+    total = pt.sum(pt.matmul(weights, J) * pt.dot(rows, inverse).reshape(J.shape))
+    return build_gradient(_as_dtype(0.5, J) * total, params)
 
 
 def build_kernel_trace_gradient(

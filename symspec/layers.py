@@ -7,7 +7,7 @@ builds the graph for one spectrum (feature,) or many (star, feature); it holds n
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytensor.tensor as pt
@@ -21,7 +21,16 @@ Symbol = pt.TensorVariable
 
 @dataclass(frozen=True, eq=False)
 class Layer:
-    """Base of all layers: no parameters, as many features out as in."""
+    """Base of all layers: no parameters, as many features out as in.
+
+    Attributes
+    ----------
+    elementwise : bool
+        Whether each feature that comes out depends on the same feature that goes in and on nothing else, parameters
+        included: where all layers between the dense ones are so, the Hessian has a closed form.
+    """
+
+    elementwise: ClassVar[bool] = False
 
     @property
     def kind(self) -> str:
@@ -88,6 +97,7 @@ class Activation(Layer):
         The name or an option is unknown.
     """
 
+    elementwise: ClassVar[bool] = True
     function: str
     options: dict[str, Any] = field(default_factory=dict)
 
@@ -108,6 +118,7 @@ class Dropout(Layer):
         Fraction zeroed, 0 <= rate < 1.
     """
 
+    elementwise: ClassVar[bool] = True
     rate: float
 
     def __post_init__(self):
@@ -125,6 +136,7 @@ class Dropout(Layer):
 
 @dataclass(frozen=True, eq=False)
 class _Affine(Layer):
+    elementwise: ClassVar[bool] = True
     mean: np.ndarray
     scale: np.ndarray
 

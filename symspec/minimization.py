@@ -15,11 +15,11 @@ from symspec.checks import check_choice, check_theta
 from symspec.compiled import (
     check_square_fits,
     check_stars,
-    compile_hessian,
     compile_hessian_vector_product,
     compile_objective,
 )
 from symspec.errors import DivergedError, OptionError, TooLargeError
+from symspec.matrices import compile_hessian
 from symspec.regression import Regression
 
 GRADIENT_METHODS = ("L-BFGS-B", "BFGS", "CG", "TNC", "SLSQP")

@@ -13,14 +13,30 @@ PACKAGE = Path(symspec.__file__).parent
 
 # a module imports only from modules above it
 ORDER = """
-    version errors advice checks params activations layers networks regression derivatives backends compiled span
-    spectra adam training minimization tangents
-    inverse_hessian.interface inverse_hessian.primal inverse_hessian.dual inverse_hessian
-    certificate prediction polish laplace evidence calibration fitting
-    array_files csv_spectra readers writers archive_format archives jacobian_files
+    version errors advice checks params activations layers networks regression derivatives curvature backends compiled
+    weighted_sums matrices span
+    spectra adam training minimization checkpoint tangents tangent_stream
+    inverse_hessian.interface inverse_hessian.primal inverse_hessian.dual inverse_hessian.layerwise
+    inverse_hessian.diagonal inverse_hessian.kronecker inverse_hessian.last_layer inverse_hessian.low_rank
+    inverse_hessian.krylov_space inverse_hessian.krylov inverse_hessian.choice inverse_hessian.builder inverse_hessian
+    certificate prediction neighbours polish laplace sandwich audit
+    hyperparameters marginal_likelihood evidence calibration fitting
+    array_files csv_spectra readers writers archive_format inverse_archives archives jacobian_files audit_files
     line_list datasets plots tables demo cli __init__
 """.split()  # noqa: SIM905
-GRAPH_SIDE = {"params", "activations", "layers", "networks", "regression", "derivatives", "backends", "compiled", "hmc"}
+GRAPH_SIDE = {
+    "params",
+    "activations",
+    "layers",
+    "networks",
+    "regression",
+    "derivatives",
+    "curvature",
+    "backends",
+    "compiled",
+    "weighted_sums",
+    "hmc",
+}
 LATE = ("matplotlib", "astropy", "dask", "pymc", "jax", "h5py", "rich", "typer")
 MAX_MODULE_LINES, MAX_FUNCTION_LINES = 400, 40
 

@@ -9,15 +9,14 @@ from numpy.testing import assert_allclose
 from pytensor.gradient import hessian, jacobian
 
 from symspec.compiled import (
-    compile_ggn,
     compile_ggn_vector_product,
-    compile_hessian,
     compile_hessian_vector_product,
     compile_jacobian,
     compile_objective,
     compile_predict,
     compile_tangent_factors,
 )
+from symspec.matrices import compile_ggn, compile_hessian
 
 # float64 rounding, 1e-16, through a handful of products and a solve of condition below 1e3
 EXACT = 1e-9

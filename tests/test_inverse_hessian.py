@@ -12,9 +12,10 @@ import pytest
 from numpy.testing import assert_allclose
 
 import symspec as ss
-from symspec.compiled import compile_ggn, compile_tangent_factors
-from symspec.inverse_hessian import DualInverse, InverseBuilder, PrimalInverse, choose_structure, parse_memory
+from symspec.compiled import compile_tangent_factors
+from symspec.inverse_hessian import DualInverse, InverseBuilder, PrimalInverse, choose_structure, parse_memory, primal
 from symspec.inverse_hessian.dual import factorize_kernel
+from symspec.matrices import compile_ggn
 from symspec.tangents import compute_tangents
 
 TANH, TANH_FULL = "tanh-1-hidden-2-labels-own-units-missing", "tanh-2-hidden-3-labels-full-noise-missing"
@@ -404,3 +405,31 @@ def test_arrays_are_enough_to_build_the_dual_again(small):
     )
     np.testing.assert_array_equal(again.to_dense(), dual.to_dense())
     np.testing.assert_array_equal(PrimalInverse(**small.primal.arrays()).to_dense(), small.primal.to_dense())
+
+
+@pytest.mark.parametrize("n_bytes", [1, 4000, 2**24], ids=lambda n: f"{n} bytes")
+@pytest.mark.parametrize(
+    "problem",
+    [
+        "tanh-2-hidden-3-labels-full-noise-missing",
+        "tanh-and-softplus-without-bias-with-dropout",
+        "clip-1-hidden-2-labels",
+    ],
+    indirect=True,
+)
+def test_the_primal_label_covariance_is_the_same_before_and_after_it_inverts_the_factor(problem, n_bytes, monkeypatch):
+    for block in ("CACHE_BYTES", "BLOCK_BYTES"):
+        monkeypatch.setattr(primal, block, n_bytes)
+    A = compile_ggn(problem.reg)(problem.theta, problem.X, problem.Y)
+    tangents = compute_tangents(problem.net, compile_tangent_factors(problem.net), problem.theta, problem.X)
+    J = tangents.dense()
+    expected = J @ np.linalg.inv(A) @ J.transpose(0, 2, 1)
+    inverse = PrimalInverse.factorize(A)
+    assert_allclose(inverse.label_covariance(tangents[:1]), expected[:1], rtol=1e-10)  # rounding, condition of A
+    assert "root" not in inverse.__dict__
+    for _ in range(9):  # sooner or later the inverse is worth its price
+        V = inverse.label_covariance(tangents)
+        assert_allclose(V, expected, rtol=1e-10)
+    assert "root" in inverse.__dict__
+    assert (np.linalg.eigvalsh(V) > 0).all()
+    assert_allclose(inverse.root @ inverse.cholesky, np.eye(len(A)), atol=1e-12)

@@ -102,6 +102,12 @@ class DualInverse(InverseHessian):
         Z = self._solve(self.tangents.gram(tangents, self.variance)[self.rows]).reshape(-1, C, n)
         return tangents.own_gram(self.variance) - np.einsum("icn,idn->ncd", Z, Z, optimize=True)
 
+    def label_cross_covariance(self, tangents: Tangents, other: Tangents) -> np.ndarray:
+        """J A^-1 J'^T (star, label, other star, label): between the labels of different stars."""
+        Z, W = (self._solve(self.tangents.gram(t, self.variance)[self.rows]) for t in (tangents, other))
+        C = tangents.gram(other, self.variance) - Z.T @ W
+        return C.reshape(-1, tangents.n_stars, other.n_labels, other.n_stars).transpose(1, 0, 3, 2)
+
     def arrays(self) -> dict[str, np.ndarray]:
         factors = {f"inputs/{k}": a for k, a in self.tangents.inputs.items()}
         factors |= {f"cotangents/{k}": g for k, g in self.tangents.cotangents.items()}

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from functools import cached_property
+
 import numpy as np
 from scipy.linalg import eigh, solve_triangular
 from scipy.linalg.lapack import dpotrf, dtrtri
@@ -10,11 +13,18 @@ from symspec.errors import DataError, NotPositiveDefiniteError
 from symspec.inverse_hessian.interface import InverseHessian
 from symspec.tangents import Tangents
 
+CACHE_BYTES = 16 * 2**20  # of what lies between the two products of a block
+BLOCK_BYTES = 64 * 2**20
+
 
 class PrimalInverse(InverseHessian):
     r"""A^-1 from the lower Cholesky factor L of A (param, param).
 
     .. math:: J A^{-1} J^T = (L^{-1} J^T)^T (L^{-1} J^T), \qquad \log\det A^{-1} = -2 \sum_i \log L_{ii}
+
+    With L^-1 at hand its rows meet the factors of J one after the other, and a star costs P^2 multiplications and
+    additions for all its C labels together; solving with L costs C P^2. So L^-1 (P^3 / 3, kept) is computed when
+    the stars that have come would have paid for it, or when the diagonal needs it.
 
     Parameters
     ----------
@@ -27,6 +37,7 @@ class PrimalInverse(InverseHessian):
     def __init__(self, cholesky: np.ndarray):
         super().__init__(len(cholesky))
         self.cholesky = cholesky
+        self._n_stars = 0  # whose label covariances were asked for
 
     @classmethod
     def factorize(cls, A: np.ndarray) -> PrimalInverse:
@@ -58,7 +69,13 @@ class PrimalInverse(InverseHessian):
     _matvec = _matmat
 
     def diagonal(self) -> np.ndarray:
-        return np.einsum("ij,ij->j", root := dtrtri(self.cholesky, lower=1)[0], root)
+        return np.einsum("ij,ij->j", self.root, self.root)
+
+    @cached_property
+    def root(self) -> np.ndarray:
+        """L^-1, lower triangular (param, param), in C order."""
+        upper = np.array(self.cholesky.T, order="F")  # its inverse is that of L transposed, so in C order
+        return dtrtri(upper, lower=0, overwrite_c=1)[0].T
 
     def logdet(self) -> float:
         return -2.0 * float(np.log(np.diag(self.cholesky)).sum())
@@ -68,11 +85,59 @@ class PrimalInverse(InverseHessian):
 
     def label_covariance(self, tangents: Tangents) -> np.ndarray:
         n, C = tangents.n_stars, tangents.n_labels
-        Z = self._solve(tangents.dense().reshape(n * C, -1).T).reshape(-1, n, C)
-        return np.einsum("inc,ind->ncd", Z, Z, optimize=True)
+        self._n_stars += n
+        inverted = "root" in self.__dict__ or 3 * (C - 1) * self._n_stars >= self.shape[0]
+        V = np.zeros((n, C, C))
+        for stars, Z in self._multiply_root(tangents) if inverted else self._solve_root(tangents):
+            V[stars] += np.matmul(Z.transpose(0, 2, 1), Z)
+        return V
+
+    def _solve_root(self, tangents: Tangents) -> Iterator[tuple[slice, np.ndarray]]:
+        """Z = L^-1 J^T of some stars (star, param, label) at a time, by substitution."""
+        n, C, P = tangents.n_stars, tangents.n_labels, self.shape[0]
+        step = max(1, BLOCK_BYTES // (8 * C * P))
+        for stars in (slice(i, min(i + step, n)) for i in range(0, n, step)):
+            J = tangents[stars].dense()
+            yield stars, self._solve(J.reshape(-1, P).T).reshape(P, -1, C).transpose(1, 0, 2)
+
+    def _multiply_root(self, tangents: Tangents) -> Iterator[tuple[slice, np.ndarray]]:
+        """Z = L^-1 J^T of some rows of L^-1 (star, row, label) at a time: inputs first, then cotangents."""
+        n, C, P = tangents.n_stars, tangents.n_labels, self.shape[0]
+        layers = list(_join_biases(tangents))
+        widest = max(g.shape[1] for _, _, g in layers)
+        step = max(1, CACHE_BYTES // (8 * n * widest))
+        for begin in range(0, P, step):
+            rows = self.root[begin : begin + step]
+            Z = np.zeros((n, len(rows), C))
+            for offset, a, g in layers:
+                n_out = g.shape[1]
+                n_in = min(a.shape[1], -((offset - begin - len(rows)) // n_out))  # further right L^-1 is zero
+                if n_in <= 0:
+                    continue
+                kernels = rows[:, offset : offset + n_in * n_out].reshape(len(rows), n_in, n_out)
+                z = np.empty((n, len(rows), n_out))
+                np.matmul(a[:, :n_in], kernels, out=z.transpose(1, 0, 2))
+                Z += np.matmul(z, g)
+            yield slice(n), Z
+
+    def label_cross_covariance(self, tangents: Tangents, other: Tangents) -> np.ndarray:
+        """J A^-1 J'^T (star, label, other star, label): between the labels of different stars."""
+        Z, W = (self._solve(t.dense().reshape(t.n_stars * t.n_labels, -1).T) for t in (tangents, other))
+        return (Z.T @ W).reshape(tangents.n_stars, tangents.n_labels, other.n_stars, other.n_labels)
 
     def arrays(self) -> dict[str, np.ndarray]:
         return {"cholesky": self.cholesky}
 
     def _solve(self, V: np.ndarray, *, transposed: bool = False) -> np.ndarray:
         return solve_triangular(self.cholesky, V, lower=True, trans=int(transposed), check_finite=False)
+
+
+def _join_biases(tangents: Tangents) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    """Each layer's first parameter, inputs (star, in) and cotangents (star, out, label); a bias is a weight of 1."""
+    offsets = {block.name: block.offset for block in tangents.layout.blocks}
+    for layer, a in tangents.inputs.items():
+        a = a.astype(np.float64)
+        if f"{layer}/bias" in offsets:
+            a = np.hstack([a, np.ones((len(a), 1))])
+        g = tangents.cotangents[layer].astype(np.float64).transpose(0, 2, 1)
+        yield offsets[f"{layer}/kernel"], a, np.ascontiguousarray(g)
