@@ -3,12 +3,11 @@
 from symspec import datasets
 from symspec.activations import ACTIVATIONS
 from symspec.archives import read_laplace, read_network, read_regression, write_laplace, write_network
+from symspec.audit import StructureAudit, audit_structures
 from symspec.calibration import coverage, sigma_mad, studentized_residuals
 from symspec.certificate import Certificate
 from symspec.compiled import (
-    compile_ggn,
     compile_ggn_vector_product,
-    compile_hessian,
     compile_hessian_vector_product,
     compile_jacobian,
     compile_objective,
@@ -17,6 +16,7 @@ from symspec.compiled import (
 from symspec.errors import (
     DataError,
     DivergedError,
+    EdgeOfRangeWarning,
     FileFormatError,
     MissingDependencyError,
     NotAtMinimumError,
@@ -30,12 +30,14 @@ from symspec.errors import (
 from symspec.evidence import tune
 from symspec.laplace import LaplacePosterior, fit_laplace
 from symspec.layers import Activation, Dense, Dropout, Layer, Standardize, Unstandardize
+from symspec.matrices import compile_ggn, compile_hessian
 from symspec.minimization import minimize
 from symspec.networks import Network, mlp, standardized
 from symspec.polish import PolishResult, polish
 from symspec.prediction import Flag, Prediction
 from symspec.readers import read_spectra
 from symspec.regression import Regression, prior_precision_from_weight_decay, scaled_prior
+from symspec.sandwich import sandwich_covariance
 from symspec.spectra import Spectra
 from symspec.training import TrainResult, train
 from symspec.version import __version__ as __version__

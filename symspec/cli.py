@@ -1,4 +1,4 @@
-"""The command line: symspec demo | train | errors | jacobian | info. It parses, calls and prints."""
+"""The command line: symspec demo | train | errors | audit | jacobian | info. It parses, calls and prints."""
 
 from __future__ import annotations
 
@@ -46,6 +46,13 @@ Catalogue = Annotated[
 ]
 JacobianOutput = Annotated[Path, typer.Argument(metavar="OUTPUT", help="HDF5 file to write.", show_default=False)]
 Plot = Annotated[Path | None, typer.Option(help="Figure of the mean over stars, by wavelength.", show_default=False)]
+SampleFile = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Stars to compare on, best unlike the training stars; by default some of these."),
+]
+Structures = Annotated[list[str] | None, typer.Option(help="What to audit; repeat for more. By default all.")]
+AuditPlot = Annotated[Path | None, typer.Option(help="Figure of the ratios, by distance.", show_default=False)]
+AuditOutput = Annotated[Path | None, typer.Option(help="Table by star, .ecsv or .csv.", show_default=False)]
 AnyFile = Annotated[Path, typer.Argument(metavar="FILE", help="A model, a network, or spectra.", show_default=False)]
 DemoFolder = Annotated[Path, typer.Option(help="Folder for the catalogue and the figures.")]
 
@@ -201,6 +208,56 @@ def errors(
     if not prediction.has_flux_errors:
         console.print("The file has no uncertainties of the flux: errors are those of model and noise only.")
     tables.tell_written(console, "catalogue", catalogue)
+
+
+@app.command(
+    epilog="Examples: [bold]symspec audit model.h5 stars.h5 --sample new.h5 --plot audit.png[/]\n\n"
+    "[bold]symspec audit model.h5 stars.h5 --structure kronecker --structure last_layer[/]"
+)
+def audit(
+    model: ModelFile,
+    spectra: SpectraFile,
+    sample: SampleFile = None,
+    n_sample: Annotated[int, typer.Option(min=1, help="Training stars to compare on, without --sample.")] = 200,
+    structure: Structures = None,
+    plot: AuditPlot = None,
+    output: AuditOutput = None,
+    uncertainty: Uncertainty = None,
+    memory: Annotated[str, typer.Option(help="What a factorisation may take.")] = "8GB",
+    overwrite: Overwrite = False,
+) -> None:
+    """Hold the error bars of every structure of the inverse Hessian against the exact ones.
+
+    SPECTRA are the stars that the model was trained on, with their labels.
+    """
+    from symspec import fitting, tables
+    from symspec.archives import read_regression
+    from symspec.audit_files import AUDIT_SUFFIXES, write_audit
+    from symspec.plots import plot_structure_audit, save_figure
+    from symspec.readers import read_spectra
+
+    inputs = [path for path in (model, spectra, sample, plot) if path is not None]
+    if output is not None:
+        _check_output(output, overwrite, AUDIT_SUFFIXES, *inputs)
+    if plot is not None:
+        _check_output(plot, overwrite, None, *inputs[:-1])
+    reg, theta = read_regression(model)
+    stars = _read_labelled_spectra(spectra, list(reg.net.label_names), uncertainty)
+    _check_pixels(reg.net.n_pixels, model, stars, spectra)
+    others = None if sample is None else read_spectra(sample, uncertainty=uncertainty)
+    if others is not None:
+        _check_pixels(reg.net.n_pixels, model, others, sample)
+    with tables.show_spinner() as spin:
+        words = {"n_sample": n_sample, "structures": structure or (), "memory": memory, "tell": spin}
+        result, ids = fitting.audit_spectra(reg, theta, stars, others, **words)
+    console = tables.open_console()
+    tables.print_audit(console, result)
+    if output is not None:
+        write_audit(output, result, ids, overwrite=overwrite)
+        tables.tell_written(console, "audit", output)
+    if plot is not None:
+        save_figure(plot_structure_audit(result)[0].figure, plot)
+        tables.tell_written(console, "figure", plot)
 
 
 @app.command(

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from symspec.audit import AUDITED, StructureAudit, audit_structures
 from symspec.errors import DataError
 from symspec.evidence import tune as tune_by_evidence
 from symspec.laplace import LaplacePosterior, fit_laplace
@@ -137,6 +138,61 @@ def finish(
         theta = polish(reg, theta, X, Y, memory=memory, callback=tell_step).theta
     tell("inverting the Hessian")
     return fit_laplace(reg, theta, X, Y, memory=memory, require_minimum=False)
+
+
+def audit_spectra(
+    reg: Regression,
+    theta: np.ndarray,
+    spectra: Spectra,
+    sample: Spectra | None = None,
+    *,
+    n_sample: int = 200,
+    structures: Sequence[str] = (),
+    memory: str = "8GB",
+    tell: Tell = str,
+) -> tuple[StructureAudit, np.ndarray | None]:
+    """Hold every structure's error bars against the exact ones.
+
+    Parameters
+    ----------
+    reg : Regression
+    theta : numpy.ndarray, shape (param,)
+    spectra : Spectra
+        Training stars, with the labels of the network under their names.
+    sample : Spectra, optional
+        Stars to compare on; by default `n_sample` of the training stars, at random but always the same.
+    n_sample : int
+    structures : sequence of str
+        By default all of `symspec.audit.AUDITED`.
+    memory : str
+    tell : callable, optional
+        Called with what is being done, in words.
+
+    Returns
+    -------
+    StructureAudit
+    ids : numpy.ndarray of str, shape (star,), or None
+        Of the sample.
+
+    Raises
+    ------
+    DataError
+        The spectra lack labels that the network was trained on.
+    """
+    Y, X = match_labels(spectra, reg.net.label_names), fill_flux(spectra)
+    if Y is None or np.isnan(Y).all(axis=0).any():
+        raise DataError(
+            f"the spectra should have the labels {', '.join(reg.net.label_names)} that the network was trained on, got "
+            f"{', '.join(spectra.label_names) or 'none'}: give the file that it was trained on."
+        )
+    if sample is None:
+        chosen = np.sort(np.random.default_rng(0).permutation(len(spectra))[:n_sample])
+        sample, flux = spectra[chosen], X[chosen]
+    else:
+        flux = fill_bad_pixels(sample.flux, sample.ivar, X.mean(axis=0))
+    words = {"structures": tuple(structures) or AUDITED, "memory": memory}
+    audit = audit_structures(reg, theta, X, Y, flux, callback=lambda name: tell(f"auditing: {name}"), **words)
+    return audit, sample.ids
 
 
 def fill_flux(spectra: Spectra) -> np.ndarray:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from symspec.audit import INSIDE, StructureAudit
 from symspec.calibration import check_true_labels, coverage, sigma_mad
 from symspec.checks import as_float_array
 from symspec.errors import OptionError, ShapeError
@@ -20,9 +21,11 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_COLOURS = ("#b5402d", "#22668d", "#3d7a3a", "#7a4b94", "#8a6d1d")
+_COLOURS = ("#b5402d", "#22668d", "#3d7a3a", "#7a4b94", "#8a6d1d", "#2f9e9a", "#d0679d", "#555555")
 _GREY = "#888888"
 _PAPER = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1.5}  # behind words in a panel
+_MARKERS = "osD^vP*X"
+_STRIP = 0.3  # width of the strips beside the quantiles, in units of these
 _NAME_SIZE = 7.5  # points
 _NAME_GAP = 1.35  # of a line's name to the next, in heights of its letters
 
@@ -146,6 +149,51 @@ def plot_predicted_against_true(
     return axes
 
 
+def plot_structure_audit(audit: StructureAudit, *, axes: Sequence[Axes] | None = None) -> np.ndarray:
+    """Draw the ratio of each structure's standard deviation to the exact one, one panel a label.
+
+    From left to right stars lie farther from the training set, by `StructureAudit.quantile`. Stars that are training
+    stars (distance 0), or farther out than all training stars (quantile 1), are side by side in strips of their own, in
+    order of distance; those outside the training set are shaded.
+
+    Parameters
+    ----------
+    audit : StructureAudit
+    axes : sequence of matplotlib Axes, optional
+        One a label; by default a new figure.
+
+    Returns
+    -------
+    numpy.ndarray of matplotlib Axes
+
+    Raises
+    ------
+    ShapeError
+        `axes` do not fit the labels.
+    """
+    n_labels = len(audit.label_names)
+    if axes is None:
+        import matplotlib.pyplot as plt
+
+        size = (2.6 + 4.4 * n_labels, 4.2)
+        axes = plt.subplots(1, n_labels, figsize=size, layout="constrained", squeeze=False, sharey=True)[1][0]
+    axes = np.atleast_1d(axes)
+    if len(axes) != n_labels:
+        raise ShapeError(f"axes should be {n_labels} Axes, one a label, got {len(axes)}.")
+    places = _place_by_distance(audit)
+    for c, panel in enumerate(axes):
+        panel.axhline(1.0, color="black", linewidth=0.9, zorder=1)
+        for i, name in enumerate(audit.structures):
+            look = {"color": _COLOURS[i % len(_COLOURS)], "marker": _MARKERS[i % len(_MARKERS)], "label": name}
+            panel.plot(places, audit.ratio[i, :, c], linestyle="", markersize=3.5, alpha=0.75, **look)
+        _finish_audit_panel(panel, audit)
+        panel.set_title(audit.label_names[c], fontsize=10)
+        panel.label_outer()
+    axes[0].set_ylabel(f"standard deviation / exact ({audit.exact})")
+    axes[-1].legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, markerscale=1.6)
+    return axes
+
+
 def save_figure(figure: Figure, path: str | os.PathLike[str], *, dpi: float = 150) -> Path:
     """Write a figure whole or not at all: to a temporary file beside `path`, which is then renamed.
 
@@ -254,6 +302,37 @@ def _spread(places: np.ndarray, gap: float) -> np.ndarray:
     steps = gap * np.arange(places.size)
     highest = max(1.0 - steps[-1], 0.0)
     return np.clip(isotonic_regression(places - steps).x, 0.0, highest) + steps
+
+
+def _place_by_distance(audit: StructureAudit) -> np.ndarray:
+    """Quantiles (star,), but in strips from -0.3 to 0 and from 1 to 1.3 where there are many alike."""
+    places = audit.quantile.astype(float)
+    for members, start in ((audit.distance == 0, -_STRIP), (audit.quantile >= 1, 1.0)):
+        n = np.count_nonzero(members)
+        order = np.argsort(np.argsort(audit.distance[members], kind="stable"))
+        places[members] = start + _STRIP * (0.1 + 0.8 * (order + 0.5) / max(n, 1))
+    return places
+
+
+def _finish_audit_panel(panel: Axes, audit: StructureAudit) -> None:
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    trained, beyond = bool((audit.distance == 0).any()), bool((audit.quantile >= 1).any())
+    between = trained == beyond or bool(((audit.distance > 0) & (audit.quantile < 1)).any())
+    left, right = (-0.03, 1.03) if between else (1.0, 0.0)
+    left, right = -_STRIP if trained else left, 1 + _STRIP if beyond else right
+    if right > INSIDE:
+        panel.axvspan(max(INSIDE, left), right, color=_GREY, alpha=0.12, linewidth=0, zorder=0)
+    for edge in [0.0] * (trained and between) + [1.0] * (beyond and between):
+        panel.axvline(edge, color=_GREY, linewidth=0.6, zorder=0)
+    ticks = {0.0: "0", 0.25: "0.25", 0.5: "0.5", 0.75: "0.75", 1.0: "1"} if between else {}
+    ticks |= {-_STRIP / 2: "training\nstars"} if trained else {}
+    ticks |= {1 + _STRIP / 2: "farther\nthan all"} if beyond else {}
+    panel.set(xlim=(left, right), xticks=list(ticks), xticklabels=list(ticks.values()), yscale="log")
+    panel.set_xlabel(f"distance to the nearest training star, quantile\n(shaded: outside, > {INSIDE:g})")
+    panel.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    panel.yaxis.set_minor_formatter(NullFormatter())
 
 
 def _draw_predicted_against_true(

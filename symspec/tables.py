@@ -15,6 +15,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from symspec.audit import GROUPS, INSIDE, StructureAudit
 from symspec.calibration import coverage, sigma_mad
 from symspec.certificate import Certificate
 from symspec.laplace import LaplacePosterior
@@ -149,6 +150,28 @@ def fold_table(certificates: Iterable[Certificate], regressions: Iterable[Regres
     return table
 
 
+def audit_table(audit: StructureAudit) -> Table:
+    """One row a structure and label: ratios to the exact standard deviation, inside and outside the training set."""
+    n_out = int(np.count_nonzero(audit.outside))
+    counts = dict(zip(GROUPS, (len(audit.outside) - n_out, n_out), strict=True))
+    groups = [group for group in GROUPS if counts[group]]
+    title = f"Ratio to the exact model error ({audit.exact}): median (range)"
+    columns = [f"{group} ({counts[group]:,} stars)" for group in groups]
+    table = new_table(title, ["structure", "is", "label", *columns, "seconds"], left=3)
+    table.caption = f"outside: farther from the training set than {INSIDE:.0%} of its own stars"
+    table.caption_justify = "left"
+    rows = {(row.structure, row.label, row.group): row for row in audit.summarize()}
+    for name, accuracy, seconds in zip(audit.structures, audit.accuracy, audit.seconds, strict=True):
+        first, last = [name, accuracy], f"{seconds:.2g}"
+        for label in audit.label_names:
+            of_label = [rows[name, label, group] for group in groups]
+            numbers = [[format_number(v) for v in (r.median, r.minimum, r.maximum)] for r in of_label]
+            cells = [f"{median} ({low} to {high})" for median, low, high in numbers]
+            table.add_row(*first, escape(label), *cells, last)
+            first, last = ["", ""], ""
+    return table
+
+
 def network_table(net: Network, reg: Regression | None = None) -> Table:
     """One row a layer: what it is, its width, its parameters, and the prior's standard deviation."""
     columns = ["layer", "what", "out", "parameters"] + (["prior sigma"] if reg is not None else [])
@@ -245,6 +268,20 @@ def print_spectra(console: Console, spectra: Spectra, path: str) -> None:
         console.print(f"  {escape(line)}", soft_wrap=True)
     if spectra.labels is not None:
         console.print(spectra_label_table(spectra))
+
+
+def print_audit(console: Console, audit: StructureAudit) -> None:
+    """An audit's table, why its exact structure is exact, and what was left out."""
+    console.print(audit_table(audit))
+    console.print(f"Exact: {escape(audit.reason)}", soft_wrap=True)
+    ends = audit.exact_interval
+    if audit.exact == "krylov":
+        width = float(np.max(1 - ends[..., 0] / ends[..., 1]))
+        console.print(f"Its intervals are at most {width:.2%} of the standard deviation wide; the upper end is taken.")
+    if not audit.distance.any():
+        console.print("All these stars were trained on: audit others, whose ratios may be quite different.")
+    for name, why in audit.skipped.items():
+        console.print(f"[yellow]Left out:[/] {escape(name)}: {escape(why)}", soft_wrap=True)
 
 
 def tell_written(console: Console, what: str, path: Path) -> None:

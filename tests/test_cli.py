@@ -6,16 +6,18 @@ from types import SimpleNamespace
 import h5py
 import numpy as np
 import pytest
+from astropy.table import Table
 from typer.testing import CliRunner
 
 from symspec import cli, datasets
-from symspec.archives import read_laplace, read_network, write_network
+from symspec.archives import read_laplace, read_network, read_regression, write_network
+from symspec.audit import AUDITED, audit_structures
 from symspec.certificate import Certificate
 from symspec.compiled import compile_jacobian
 from symspec.regression import Regression
 
 N_STARS, N_PIXELS = 60, 50
-COMMANDS = ("demo", "train", "errors", "jacobian", "info")
+COMMANDS = ("demo", "train", "errors", "audit", "jacobian", "info")
 
 
 def run(*words, code=0):
@@ -140,6 +142,43 @@ def test_errors_says_that_errors_of_the_flux_are_missing(work, tmp_path, stars):
     assert "sigma_MAD" not in said.stdout
 
 
+def test_audit_tells_every_structure_on_some_of_the_training_stars(work, tmp_path):
+    path, figure = tmp_path / "audit.ecsv", tmp_path / "audit.png"
+    words = ("--n-sample", 7, "--output", path, "--plot", figure)
+    said = run("audit", work.model, work.stars, *words)
+    assert all(name in said.stdout for name in AUDITED)
+    assert "inside (7 stars)" in said.stdout
+    assert "All these stars were trained on" in said.stdout
+    assert f"Wrote audit: {path}" in said.stdout
+    table = Table.read(path, format="ascii.ecsv")
+    assert len(table) == 7
+    assert all(str(name).startswith("generated_") for name in table["ID"])
+    assert (table["DISTANCE"] == 0).all()
+    assert (table["TEFF_DUAL_SUBSET"] >= 1 - 1e-9).all()
+    assert figure.read_bytes().startswith(b"\x89PNG")
+    run("audit", work.model, work.stars, *words, code=1)
+    run("audit", work.model, work.stars, *words, "--overwrite")
+
+
+def test_audit_compares_on_the_stars_given(work, tmp_path, stars):
+    unlabelled = dict.fromkeys(("labels", "label_names", "label_units", "ivar"))
+    sample = write_stars(tmp_path / "far.h5", stars, flux=stars.flux + 3 * (stars.flux - 1), **unlabelled)
+    words = ("--sample", sample, "--structure", "diagonal", "--structure", "last_layer", "--output", tmp_path / "a.csv")
+    said = run("audit", work.model, work.stars, *words)
+    assert "kronecker" not in said.stdout
+    assert "trained on" not in said.stdout
+    reg, theta = read_regression(work.model)
+    X = np.where(work.ivar > 0, stars.flux, np.nan)
+    X = np.where(work.ivar > 0, X, np.nan_to_num(X).sum(axis=0) / np.maximum((work.ivar > 0).sum(axis=0), 1))
+    far = stars.flux + 3 * (stars.flux - 1)
+    expected = audit_structures(reg, theta, X, read_labels(work.stars), far, structures=["diagonal", "last_layer"])
+    table = Table.read(tmp_path / "a.csv", format="ascii.csv")
+    # decimal digits, and sums in another order
+    np.testing.assert_allclose(table["LOGG_LAST_LAYER"], expected.ratio[1, :, 1], rtol=1e-9)
+    np.testing.assert_allclose(table["TEFF_EXACT"], expected.exact_sd[:, 0], rtol=1e-9)
+    np.testing.assert_allclose(table["QUANTILE"], expected.quantile, rtol=1e-12)
+
+
 def test_jacobian_is_that_of_the_compiled_function_and_is_plotted(work, tmp_path, monkeypatch, stars):
     monkeypatch.setattr("symspec.jacobian_files.CHUNK_BYTES", 7 * 8 * 3 * N_PIXELS)  # chunks of seven stars
     path, figure = tmp_path / "jacobian.h5", tmp_path / "figure.png"
@@ -233,6 +272,12 @@ def test_demo_prints_what_the_demo_found(work, monkeypatch, stars, tmp_path):
         (("jacobian", "model.h5", "short.h5", "j.h5"), "takes spectra of 50 pixels"),
         (("jacobian", "model.h5", "stars.h5", "j.h5", "--plot", "j.what"), "j.what should end in one of"),
         (("jacobian", "model.h5", "stars.h5", "j.h5", "--plot", "j.h5"), "j.h5 should end in one of"),
+        (("audit", "model.h5", "plain.h5"), "plain.h5 should hold"),
+        (("audit", "model.h5", "stars.h5", "--sample", "short.h5"), "takes spectra of 50 pixels, got 40 in short.h5"),
+        (("audit", "model.h5", "stars.h5", "--structure", "kfac"), "structures should be one of 'primal', 'dual'"),
+        (("audit", "model.h5", "stars.h5", "--output", "a.txt"), "a.txt should end in one of .ecsv, .csv"),
+        (("audit", "model.h5", "stars.h5", "--plot", "model.h5"), "model.h5 should end in one of"),
+        (("audit", "model.h5", "stars.h5", "--plot", "a.pgf", "--output", "a.pgf"), "a.pgf should end in one of"),
         (("info", "nothing.h5"), "nothing.h5 should be a file"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",

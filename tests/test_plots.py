@@ -1,13 +1,16 @@
 """Figures show the numbers given, with units, and no two names of lines touch."""
 
+from dataclasses import replace
+
 import matplotlib
 import numpy as np
 import pytest
 
+from symspec.audit import StructureAudit
 from symspec.calibration import coverage, sigma_mad
 from symspec.errors import OptionError, ShapeError
 from symspec.line_list import strong_lines
-from symspec.plots import plot_predicted_against_true, plot_sensitivity, save_figure
+from symspec.plots import plot_predicted_against_true, plot_sensitivity, plot_structure_audit, save_figure
 from symspec.prediction import Prediction
 
 matplotlib.use("Agg")
@@ -151,6 +154,69 @@ def test_shapes_that_do_not_fit_are_refused_with_advice(jacobian, stars):
         plot_predicted_against_true(stars[0], stars[1][1:])
     with pytest.raises(ShapeError, match="axes should be 3 Axes, one a label, got 1"):
         plot_predicted_against_true(*stars, axes=plt.subplots()[1])
+
+
+@pytest.fixture
+def audit():
+    """Two training stars, three among them, and three farther out than all, of which the last is the nearest."""
+    rng, shape = np.random.default_rng(2), (2, 8, 2)
+    distance = np.array([0, 0, 0.1, 0.2, 0.3, 7, 8, 6.0])
+    quantile = np.array([0, 0, 0.2, 0.5, 0.96, 1, 1, 1])
+    sd = rng.uniform(1, 2, (8, 2))
+    words = {"exact": "primal", "reason": "primal: as chosen.", "seconds": (1.0, 2.0), "label_names": NAMES[:2]}
+    arrays = {"exact_sd": sd, "exact_interval": np.stack([sd, sd], axis=-1), "distance": distance, "quantile": quantile}
+    ratio = np.exp(rng.normal(size=shape))
+    return StructureAudit(("kronecker", "diagonal"), ("approximate",) * 2, ratio=ratio, **words, **arrays)
+
+
+def test_an_audit_has_a_panel_a_label_and_a_line_at_one(audit):
+    axes = plot_structure_audit(audit)
+    assert [panel.get_title() for panel in axes] == list(NAMES[:2])
+    assert axes[0].get_ylabel() == "standard deviation / exact (primal)"
+    for c, panel in enumerate(axes):
+        assert panel.get_yscale() == "log"
+        points = {line.get_label(): line for line in panel.lines if line.get_marker() not in (None, "None", "")}
+        assert list(points) == ["kronecker", "diagonal"]
+        assert len({line.get_color() for line in points.values()}) == 2
+        for i, line in enumerate(points.values()):
+            np.testing.assert_array_equal(line.get_ydata(), audit.ratio[i, :, c])
+            x = line.get_xdata()
+            np.testing.assert_array_equal(x[2:5], audit.quantile[2:5])
+            assert (x[:2] < 0).all()
+            assert x[4] < 1 < x[7] < x[5] < x[6] < panel.get_xlim()[1]  # in the order of their distances
+        assert any(list(line.get_ydata()) == [1, 1] for line in panel.lines)
+    (legend,) = [panel.get_legend() for panel in axes if panel.get_legend() is not None]
+    assert [text.get_text() for text in legend.get_texts()] == ["kronecker", "diagonal"]
+
+
+@pytest.mark.parametrize(("distance", "quantile", "name"), [(0, 0, "training\nstars"), (7, 1, "farther\nthan all")])
+def test_a_strip_alone_fills_the_panel(audit, distance, quantile, name):
+    audit = replace(audit, distance=np.full(8, 1.0 * distance), quantile=np.full(8, 1.0 * quantile))
+    panel = plot_structure_audit(audit)[0]
+    assert [label.get_text() for label in panel.get_xticklabels()] == [name]
+    left, right = panel.get_xlim()
+    assert right - left < 0.4
+    assert all(left < x < right for x in panel.lines[1].get_xdata())
+
+
+def test_the_legend_of_an_audit_lies_beside_the_panels_and_in_the_figure(audit):
+    axes = plot_structure_audit(audit)
+    figure = axes[0].figure
+    figure.canvas.draw()
+    box = axes[-1].get_legend().get_window_extent()
+    assert box.x0 >= axes[-1].get_window_extent().x1
+    assert box.x1 <= figure.bbox.x1
+
+
+def test_an_audit_without_such_stars_has_no_strips_and_goes_into_panels_given(audit):
+    audit = replace(audit, distance=audit.distance + 1, quantile=np.linspace(0, 0.9, 8))
+    _, given = plt.subplots(1, 2)
+    axes = plot_structure_audit(audit, axes=given)
+    assert list(axes) == list(given)
+    assert plt.get_fignums() == [1]
+    assert [label.get_text() for label in axes[0].get_xticklabels()] == ["0", "0.25", "0.5", "0.75", "1"]
+    with pytest.raises(ShapeError, match="axes should be 2 Axes, one a label, got 1"):
+        plot_structure_audit(audit, axes=given[0])
 
 
 @pytest.mark.parametrize(("suffix", "magic"), [(".png", b"\x89PNG"), (".PDF", b"%PDF")], ids=str)

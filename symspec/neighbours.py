@@ -1,0 +1,89 @@
+"""How far stars lie from a training set, in units that the training set itself gives."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from symspec.errors import DataError
+
+BLOCK_BYTES = 2**26
+REFERENCE_STARS = 1000  # stars measured at once; so many training stars stand for all
+
+
+def find_distances(X: np.ndarray, X_sample: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    r"""Distance of each star to its nearest training star, and its rank among those of the training stars.
+
+    .. math:: d(x) = \min_n \Big[\frac1D \sum_i \Big(\frac{x_i - x_{ni}}{s_i}\Big)^2\Big]^{1/2},
+
+    with s_i the standard deviation of pixel i over the training set; pixels that never vary there are left out.
+
+    Parameters
+    ----------
+    X : numpy.ndarray, shape (star, pixel)
+        Training flux. Where there are more than `REFERENCE_STARS`, so many of them, at random but always the same, are
+        measured against all others to find the ranks.
+    X_sample : numpy.ndarray, shape (star, pixel)
+
+    Returns
+    -------
+    distance : numpy.ndarray, shape (star,)
+        0 for a training star.
+    quantile : numpy.ndarray, shape (star,)
+        Fraction of the training stars that are nearer to their own nearest neighbour. At 1 a star lies farther out
+        than any training star lies from the others.
+
+    Raises
+    ------
+    DataError
+        The training stars are all the same, or there is only one.
+    """
+    mean, scale = _standardization(X)
+    some = np.arange(len(X))
+    if len(X) > REFERENCE_STARS:
+        some = np.sort(np.random.default_rng(0).permutation(len(X))[:REFERENCE_STARS])
+    own = np.sort(_nearest(X, X[some], mean, scale, themselves=some))
+    starts = range(0, len(X_sample), REFERENCE_STARS)
+    distance = np.concatenate([_nearest(X, X_sample[i : i + REFERENCE_STARS], mean, scale) for i in starts])
+    return distance, np.searchsorted(own, distance, side="left") / len(own)
+
+
+def _standardization(X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation (pixel,); the latter infinite where a pixel never varies."""
+    mean = X.mean(axis=0, dtype=np.float64)
+    variance = sum(np.sum((X[rows] - mean) ** 2, axis=0) for rows in _blocks(X)) / len(X)
+    scale = np.sqrt(variance)
+    scale[scale <= 1e-7 * np.abs(mean)] = np.inf  # float32 leaves as much of a constant
+    if not np.isfinite(scale).any():
+        raise DataError(f"X should hold training stars that differ, got {len(X)} without a pixel that varies.")
+    return mean, scale
+
+
+def _nearest(
+    X: np.ndarray, stars: np.ndarray, mean: np.ndarray, scale: np.ndarray, *, themselves: np.ndarray | None = None
+) -> np.ndarray:
+    """Distances (star,) to the nearest row of X, other than the rows `themselves` (star,) that the stars are."""
+    stars = (stars - mean) / scale
+    squares = np.sum(stars**2, axis=1)
+    best, where = np.full(len(stars), np.inf), np.zeros(len(stars), int)
+    for rows in _blocks(X):
+        block = (X[rows] - mean) / scale
+        d = squares[:, None] + np.sum(block**2, axis=1) - 2 * stars @ block.T
+        if themselves is not None:
+            inside = np.flatnonzero((themselves >= rows.start) & (themselves < rows.stop))
+            d[inside, themselves[inside] - rows.start] = np.inf
+        nearest = d.argmin(axis=1)
+        smallest = d[np.arange(len(d)), nearest]
+        closer = smallest < best
+        best[closer], where[closer] = smallest[closer], nearest[closer] + rows.start
+    # the difference of squares has lost what is small; the neighbour is known now
+    difference = stars - (X[where] - mean) / scale
+    return np.sqrt(np.sum(difference**2, axis=1) / np.isfinite(scale).sum())
+
+
+def _blocks(X: np.ndarray) -> Iterator[slice]:
+    """Rows whose spectra, and whose distances to `REFERENCE_STARS` stars, take some `BLOCK_BYTES`."""
+    step = max(1, BLOCK_BYTES // (8 * max(X.shape[1], REFERENCE_STARS)))
+    for start in range(0, len(X), step):
+        yield slice(start, min(start + step, len(X)))
