@@ -313,5 +313,9 @@ def _read_certificate(archive: Archive, n_labels: int) -> Certificate:
     place = "laplace/certificate"
     kinds = {"is_minimum": bool, "message": str}
     names = [field.name for field in fields(Certificate) if field.name != "newton_shift"]
-    values = {name: archive.attribute(place, name, kinds.get(name, float)) for name in names}
+    if "largest_eigenvalue" not in archive.find(place).attrs:  # as files of symspec 0.1 are
+        names.remove("largest_eigenvalue")
+    values = {"largest_eigenvalue": np.nan} | {
+        name: archive.attribute(place, name, kinds.get(name, float)) for name in names
+    }
     return Certificate(newton_shift=archive.array(f"{place}/newton_shift", (n_labels,)), **values)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.linalg import eigvalsh_tridiagonal
 from scipy.sparse.linalg import LinearOperator, lobpcg
 
 MAX_DECREMENT = 1e-2
@@ -28,7 +29,9 @@ class Certificate:
     smallest_eigenvalue : float
         Of the exact Hessian of U. From Rayleigh quotients, so that the true one is not larger.
     eigenvalue_error : float
-        Norm of the eigenvector's residual: an eigenvalue lies within this distance.
+        Norm of its eigenvector's residual: an eigenvalue lies within this distance.
+    largest_eigenvalue : float
+        Of the exact Hessian, from a Rayleigh quotient, so that the true one is not smaller.
     newton_shift : numpy.ndarray, shape (label,)
         Root mean square over the training stars of what a Newton step would change in the predictions, in the
         units of the labels.
@@ -42,6 +45,7 @@ class Certificate:
     newton_decrement: float
     smallest_eigenvalue: float
     eigenvalue_error: float
+    largest_eigenvalue: float
     newton_shift: np.ndarray
     is_minimum: bool
     message: str
@@ -57,11 +61,11 @@ def certify(
     """Certificate from the gradient (param,), the inverse curvature and exact Hessian-vector products."""
     decrement = 0.5 * float(gradient @ (inverse @ gradient))
     norm = float(np.abs(gradient).max())
-    smallest, error = find_smallest_eigenvalue(hessian_product, inverse, n_stars)
+    smallest, error, largest = find_extreme_eigenvalues(hessian_product, inverse, n_stars)
     is_minimum = bool(decrement <= MAX_DECREMENT and smallest > 0)
     numbers = (
         f"|gradient| {norm:.3g}, Newton decrement {decrement:.3g} nats (at most {MAX_DECREMENT:g}), smallest "
-        f"eigenvalue of the Hessian {smallest:.4g} +- {error:.1g}"
+        f"eigenvalue of the Hessian {smallest:.4g} +- {error:.1g}, largest {largest:.4g}"
     )
     shift = ", ".join(f"{s:.3g}" for s in newton_shift)
     verdict = (
@@ -69,22 +73,32 @@ def certify(
         if is_minimum
         else f"not at a minimum: {numbers}; a Newton step would change the labels by {shift} (rms)."
     )
-    return Certificate(norm, decrement, smallest, error, newton_shift, is_minimum, verdict)
+    return Certificate(norm, decrement, smallest, error, largest, newton_shift, is_minimum, verdict)
 
 
-def find_smallest_eigenvalue(
+def find_extreme_eigenvalues(
     product: Callable[[np.ndarray], np.ndarray], inverse: LinearOperator, n_stars: int
-) -> tuple[float, float]:
-    """Smallest eigenvalue of the Hessian, and the norm of its eigenvector's residual.
+) -> tuple[float, float, float]:
+    """Smallest eigenvalue of the Hessian, the norm of its eigenvector's residual, and the largest eigenvalue.
 
-    Dense for few parameters; otherwise by locally optimal conjugate gradients (Knyazev 2001,
-    doi:10.1137/S1064827500366124), preconditioned by the inverse of the curvature, within a budget of products.
+    Dense for few parameters. Otherwise within a budget of products: the smallest by locally optimal conjugate
+    gradients (Knyazev 2001, doi:10.1137/S1064827500366124) preconditioned by the inverse of the curvature, the largest
+    by Lanczos.
     """
     n = inverse.shape[0]
     if n <= DENSE_LIMIT:
         H = np.stack([product(e) for e in np.eye(n)])
-        return float(np.linalg.eigvalsh((H + H.T) / 2)[0]), 0.0
-    n_products = int(np.clip(PRODUCT_BUDGET / (n * n_stars), 4, 60))
+        values = np.linalg.eigvalsh((H + H.T) / 2)
+        return float(values[0]), 0.0, float(values[-1])
+    n_products = int(np.clip(PRODUCT_BUDGET / (n * n_stars), 2, 60))
+    smallest, error = _find_smallest(product, inverse, n_products)
+    return smallest, error, _find_largest(product, n, min(n_products, 20))
+
+
+def _find_smallest(
+    product: Callable[[np.ndarray], np.ndarray], inverse: LinearOperator, n_products: int
+) -> tuple[float, float]:
+    n = inverse.shape[0]
     operator = LinearOperator((n, n), matvec=lambda v: product(v.ravel()), dtype=np.float64)
     start = inverse @ np.random.default_rng(0).normal(size=n)
     with warnings.catch_warnings():
@@ -94,3 +108,19 @@ def find_smallest_eigenvalue(
     Hv = product(v)
     value = float(v @ Hv)
     return value, float(np.linalg.norm(Hv - value * v))
+
+
+def _find_largest(product: Callable[[np.ndarray], np.ndarray], n: int, n_products: int) -> float:
+    """Largest Ritz value of the three-term recurrence, whose loss of orthogonality does not touch it."""
+    q, before = np.random.default_rng(1).normal(size=n), np.zeros(n)
+    q /= np.linalg.norm(q)
+    diagonal, off = [], []
+    for _ in range(n_products):
+        w = product(q) - (off[-1] if off else 0.0) * before
+        diagonal.append(float(w @ q))
+        w -= diagonal[-1] * q
+        off.append(float(np.linalg.norm(w)))
+        if off[-1] <= 1e-12 * abs(diagonal[0]):
+            break
+        before, q = q, w / off[-1]
+    return float(eigvalsh_tridiagonal(diagonal, off[: len(diagonal) - 1])[-1])

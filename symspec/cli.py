@@ -145,6 +145,7 @@ def train(
     label: Labels = None,
     uncertainty: Uncertainty = None,
     seed: Annotated[int, typer.Option(min=0, help="Of first weights, shares and batches.")] = 0,
+    structure: Annotated[str, typer.Option(help="Of the inverse Hessian: auto is exact; kronecker, ...")] = "auto",
     memory: Annotated[str, typer.Option(help="What a factorisation may take.")] = "8GB",
     overwrite: Overwrite = False,
 ) -> None:
@@ -156,7 +157,9 @@ def train(
     _check_output(output, overwrite, _MODEL_SUFFIXES, spectra)
     from symspec import fitting, tables
     from symspec.archives import write_laplace
+    from symspec.inverse_hessian.choice import check_structure
 
+    check_structure(structure, "ggn", {})
     stars = _read_labelled_spectra(spectra, label, uncertainty)
     rest, held_out = fitting.split_stars(stars, validation, seed)
     start = fitting.build_start(
@@ -165,7 +168,7 @@ def train(
     adam = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate, "seed": seed}
     theta = fitting.run_adam(start, rest, held_out, **adam)
     with tables.show_spinner() as spin:
-        laplace = fitting.finish(start, theta, rest, tune=tune, memory=memory, tell=spin)
+        laplace = fitting.finish(start, theta, rest, tune=tune, structure=structure, memory=memory, tell=spin)
     write_laplace(output, laplace, overwrite=overwrite)
     console = tables.open_console()
     tables.print_trained(console, laplace, held_out)

@@ -102,7 +102,14 @@ def run_adam(reg: Regression, spectra: Spectra, held_out: Spectra | None, *, see
 
 
 def finish(
-    reg: Regression, theta: np.ndarray, spectra: Spectra, *, tune: bool, memory: str, tell: Tell = str
+    reg: Regression,
+    theta: np.ndarray,
+    spectra: Spectra,
+    *,
+    tune: bool,
+    memory: str,
+    structure: str = "auto",
+    tell: Tell = str,
 ) -> LaplacePosterior:
     """Go to the minimum, at the noise and prior of largest evidence with `tune`, and invert the Hessian.
 
@@ -117,10 +124,13 @@ def finish(
         Whether to set noise and prior, or to keep those of `reg`.
     memory : str
         What a factorisation may take, such as "8GB".
+    structure : str
+        Of the inverse Hessian, see `fit_laplace`.
     tell : callable, optional
         Called with what is being done, in words.
     """
     X, Y = fill_flux(spectra), spectra.labels
+    words = {"structure": structure, "memory": memory}
     tell("starting Newton steps")
     if tune:
         count = iter(range(1, 10**9))
@@ -129,15 +139,15 @@ def finish(
             evidence = f"{evidence.log_marginal_likelihood:,.1f} nats"
             tell(f"tuning noise and prior: evaluation {next(count)}, log evidence {evidence}")
 
-        reg, theta = tune_by_evidence(reg, theta, X, Y, memory=memory, callback=tell_evidence)
+        reg, theta = tune_by_evidence(reg, theta, X, Y, **words, callback=tell_evidence)
     else:
 
         def tell_step(i: int, U: float, decrement: float) -> None:
             tell(f"Newton step {i}, decrement {decrement:.3g} nats")
 
-        theta = polish(reg, theta, X, Y, memory=memory, callback=tell_step).theta
+        theta = polish(reg, theta, X, Y, **words, callback=tell_step).theta
     tell("inverting the Hessian")
-    return fit_laplace(reg, theta, X, Y, memory=memory, require_minimum=False)
+    return fit_laplace(reg, theta, X, Y, **words, require_minimum=False)
 
 
 def audit_spectra(

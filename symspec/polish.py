@@ -120,18 +120,18 @@ def minimize_by_newton(
     """
     U, g = objective(theta)
     inverse, age = builder.build(theta), 0
-    radius = np.sqrt(g @ (inverse @ g))
+    radius = np.sqrt(g @ (inverse.cheap() @ g))
     for iteration in range(max_iterations + 1):
-        decrement = 0.5 * float(g @ (inverse @ g))
+        decrement = 0.5 * float(g @ (inverse.cheap() @ g))
         stuck = radius <= 1e-10 * np.sqrt(2 * decrement)
         if age >= MAX_AGE or (age > 0 and (decrement <= tolerance or stuck or iteration == max_iterations)):
             inverse, age = builder.build(theta), 0
-            decrement = 0.5 * float(g @ (inverse @ g))
+            decrement = 0.5 * float(g @ (inverse.cheap() @ g))
         if callback is not None:
             callback(iteration, U, decrement)
         if decrement <= tolerance or stuck or iteration == max_iterations:
             break
-        step, predicted, norm = _steihaug(partial(product, theta), inverse.dot, g, radius)
+        step, predicted, norm = _steihaug(partial(product, theta), inverse.cheap().dot, g, radius)
         U_new, g_new = objective(theta + step)
         ratio = (U - U_new) / predicted if np.isfinite(U_new) else -1.0
         radius = _next_radius(radius, norm, ratio)

@@ -8,7 +8,7 @@ from numpy.testing import assert_allclose
 
 import symspec as ss
 from symspec import certificate as module
-from symspec.certificate import certify, find_smallest_eigenvalue
+from symspec.certificate import certify, find_extreme_eigenvalues
 from symspec.inverse_hessian import PrimalInverse
 
 TANH, TANH_FULL = "tanh-1-hidden-2-labels-own-units-missing", "tanh-2-hidden-3-labels-full-noise-missing"
@@ -45,6 +45,7 @@ def test_the_numbers_are_those_of_dense_algebra(problem, certificate, dense):
     assert_allclose(certificate.newton_decrement, dense.g @ step / 2, rtol=SOLVED)
     smallest = np.linalg.eigvalsh(dense.H)[0]
     assert_allclose(certificate.smallest_eigenvalue, smallest, rtol=0, atol=1e-12 * np.abs(dense.H).max())
+    assert_allclose(certificate.largest_eigenvalue, np.linalg.eigvalsh(dense.H)[-1], rtol=1e-11)
     assert certificate.eigenvalue_error == 0
     shifts = np.array([J @ step for J in dense.J])
     assert_allclose(certificate.newton_shift, np.sqrt(np.mean(shifts**2, axis=0)), rtol=SOLVED)
@@ -113,19 +114,22 @@ def build_preconditioner(eigenvalues):
 def test_the_iterative_eigenvalue_of_a_known_spectrum_bounds_it_and_has_its_sign(eigenvalues, monkeypatch):
     monkeypatch.setattr(module, "DENSE_LIMIT", 0)
     H = build_matrix(eigenvalues)
-    value, error = find_smallest_eigenvalue(lambda v: H @ v, build_preconditioner(eigenvalues), n_stars=1)
+    value, error, largest = find_extreme_eigenvalues(lambda v: H @ v, build_preconditioner(eigenvalues), n_stars=1)
     expected = np.sort(eigenvalues)
     assert_bounds_the_smallest(value, error, expected)
     # lobpcg stops at a residual of 1e-6; the error of the quotient is its square over the gap
     assert_allclose(value, expected[0], rtol=0, atol=1e-6 * np.abs(expected).max())
     assert (value > 0) == (expected[0] > 0)
+    assert_allclose(largest, expected[-1], rtol=1e-4)  # twenty steps of Lanczos
+    assert largest <= expected[-1] + 1e-12 * np.abs(expected).max()
 
 
 @pytest.mark.parametrize("eigenvalues", SPECTRA.values(), ids=SPECTRA)
 def test_the_dense_eigenvalue_of_a_known_spectrum_is_exact(eigenvalues):
     H = build_matrix(eigenvalues)
-    value, error = find_smallest_eigenvalue(lambda v: H @ v, build_preconditioner(eigenvalues), n_stars=1)
+    value, error, largest = find_extreme_eigenvalues(lambda v: H @ v, build_preconditioner(eigenvalues), n_stars=1)
     assert_allclose(value, eigenvalues.min(), rtol=0, atol=1e-13 * np.abs(eigenvalues).max())
+    assert_allclose(largest, eigenvalues.max(), rtol=0, atol=1e-13 * np.abs(eigenvalues).max())
     assert error == 0
 
 
@@ -141,10 +145,11 @@ def test_a_network_of_many_weights_gets_few_products_and_an_honest_error(monkeyp
         return H @ v
 
     preconditioner = PrimalInverse.factorize(build_matrix(np.ones(40)))  # none at all
-    value, error = find_smallest_eigenvalue(product, preconditioner, n_stars=10**9)
+    value, error, largest = find_extreme_eigenvalues(product, preconditioner, n_stars=10**9)
     assert_bounds_the_smallest(value, error, eigenvalues)
     assert error > 1e-6
-    # four iterations, one product to begin with, and one each for the final residuals of SciPy and ours
+    assert 0 < largest <= eigenvalues[-1] * (1 + 1e-12)
+    # two iterations, one product to begin with, one each for the final residuals of SciPy and ours; two for the largest
     assert len(calls) <= 8
 
 
@@ -180,12 +185,12 @@ def test_the_verdict_says_its_numbers():
     good = certify_at([0.001, -0.002], [1.5, 4])
     assert good.message == (
         "at a minimum: |gradient| 0.002, Newton decrement 1.5e-06 nats (at most 0.01), smallest eigenvalue "
-        "of the Hessian 1.5 +- 0."
+        "of the Hessian 1.5 +- 0, largest 4."
     )
     bad = certify_at([0.0, -20.0], [-1.5, 4], shift=[12.3456, 0.00789])
     assert bad.message == (
         "not at a minimum: |gradient| 20, Newton decrement 100 nats (at most 0.01), smallest eigenvalue "
-        "of the Hessian -1.5 +- 0; a Newton step would change the labels by 12.3, 0.00789 (rms)."
+        "of the Hessian -1.5 +- 0, largest 4; a Newton step would change the labels by 12.3, 0.00789 (rms)."
     )
 
 

@@ -226,7 +226,7 @@ def test_demo_prints_what_the_demo_found(work, monkeypatch, stars, tmp_path):
 
     laplace = read_laplace(work.model)
     prediction = laplace.predict(stars.flux)
-    bad = Certificate(1.0, 2.0, -3.0, 0.0, np.ones(3), False, "not at a minimum")
+    bad = Certificate(1.0, 2.0, -3.0, 0.0, 9.0, np.ones(3), False, "not at a minimum")
     asked = {}
 
     def run_demo(output, **options):

@@ -23,8 +23,8 @@ class PrimalInverse(InverseHessian):
     .. math:: J A^{-1} J^T = (L^{-1} J^T)^T (L^{-1} J^T), \qquad \log\det A^{-1} = -2 \sum_i \log L_{ii}
 
     With L^-1 at hand its rows meet the factors of J one after the other, and a star costs P^2 multiplications and
-    additions for all its C labels together; solving with L costs C P^2. So L^-1 (P^3 / 3, kept) is computed when
-    the stars that have come would have paid for it, or when the diagonal needs it.
+    additions for all its C labels together; solving with L costs C P^2. So L^-1 is computed, for P^3 / 3, and kept
+    when several labels are first asked for their covariance, or when the diagonal needs it.
 
     Parameters
     ----------
@@ -37,7 +37,6 @@ class PrimalInverse(InverseHessian):
     def __init__(self, cholesky: np.ndarray):
         super().__init__(len(cholesky))
         self.cholesky = cholesky
-        self._n_stars = 0  # whose label covariances were asked for
 
     @classmethod
     def factorize(cls, A: np.ndarray) -> PrimalInverse:
@@ -85,10 +84,8 @@ class PrimalInverse(InverseHessian):
 
     def label_covariance(self, tangents: Tangents) -> np.ndarray:
         n, C = tangents.n_stars, tangents.n_labels
-        self._n_stars += n
-        inverted = "root" in self.__dict__ or 3 * (C - 1) * self._n_stars >= self.shape[0]
         V = np.zeros((n, C, C))
-        for stars, Z in self._multiply_root(tangents) if inverted else self._solve_root(tangents):
+        for stars, Z in self._multiply_root(tangents) if C > 1 else self._solve_root(tangents):
             V[stars] += np.matmul(Z.transpose(0, 2, 1), Z)
         return V
 
