@@ -19,7 +19,7 @@ from symspec.inverse_hessian.kronecker import build_kronecker
 from symspec.inverse_hessian.krylov import KrylovInverse, KrylovLimits
 from symspec.inverse_hessian.last_layer import build_last_layer
 from symspec.inverse_hessian.low_rank import build_low_rank
-from symspec.inverse_hessian.primal import PrimalInverse
+from symspec.inverse_hessian.primal import PrimalInverse, build_primal
 from symspec.regression import Regression
 from symspec.tangent_stream import TangentStream
 from symspec.tangents import Tangents, compute_tangents
@@ -73,20 +73,19 @@ class InverseBuilder:
         self.backend, self.dtype = backend, dtype
         self.checkpoint = Checkpoint() if checkpoint is None else checkpoint
         self.factors = compiled.compile_tangent_factors(reg.net, backend=backend, dtype=dtype)
-        self._matrix = self._compile_matrix()
+        self._hessian = self._compile_hessian()
 
     def with_regression(self, reg: Regression) -> InverseBuilder:
         """The same for another noise and prior around the same network."""
         other = copy(self)
         other.reg = reg
-        other._matrix = other._compile_matrix()
+        other._hessian = other._compile_hessian()
         return other
 
-    def _compile_matrix(self) -> Callable[..., np.ndarray] | None:
-        if self.structure != "primal":
+    def _compile_hessian(self) -> Callable[..., np.ndarray] | None:
+        if self.curvature == "ggn":
             return None
-        compile_matrix = matrices.compile_ggn if self.curvature == "ggn" else matrices.compile_hessian
-        return compile_matrix(self.reg, backend=self.backend, dtype=self.dtype)
+        return matrices.compile_hessian(self.reg, backend=self.backend, dtype=self.dtype)
 
     def tangents(self, theta: np.ndarray, X: Any = None) -> Tangents:
         """Tangents at `theta` of some stars, the training stars by default."""
@@ -114,7 +113,9 @@ class InverseBuilder:
         return getattr(self, f"_build_{self.structure}")(theta)
 
     def _build_primal(self, theta: np.ndarray) -> InverseHessian:
-        return PrimalInverse.factorize(self._matrix(theta, self.X, self.Y).astype(np.float64))
+        if self._hessian is None:
+            return build_primal(self.stream(theta), self.reg.net, self.reg.prior_precision_vector())
+        return PrimalInverse.factorize(self._hessian(theta, self.X, self.Y).astype(np.float64))
 
     def _build_dual(self, theta: np.ndarray) -> InverseHessian:
         return self._invert(theta, self._choose_subset(self.options["subset"]) if "subset" in self.options else None)

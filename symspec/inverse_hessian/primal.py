@@ -9,8 +9,13 @@ import numpy as np
 from scipy.linalg import eigh, solve_triangular
 from scipy.linalg.lapack import dpotrf, dtrtri
 
+from symspec.compiled import check_square_fits, chunks
+from symspec.curvature import CurvatureFactors
 from symspec.errors import DataError, NotPositiveDefiniteError
 from symspec.inverse_hessian.interface import InverseHessian
+from symspec.matrices import add_upper_triangle, fill_lower_triangle
+from symspec.networks import Network
+from symspec.tangent_stream import TangentStream
 from symspec.tangents import Tangents
 
 CACHE_BYTES = 16 * 2**20  # of what lies between the two products of a block
@@ -127,6 +132,27 @@ class PrimalInverse(InverseHessian):
 
     def _solve(self, V: np.ndarray, *, transposed: bool = False) -> np.ndarray:
         return solve_triangular(self.cholesky, V, lower=True, trans=int(transposed), check_finite=False)
+
+
+def build_primal(stream: TangentStream, net: Network, prior_precision: np.ndarray) -> PrimalInverse:
+    """Inverse of the Gauss-Newton matrix from whitened tangents and the prior's precision (param,).
+
+    The layers' parts are contracted by `matrices.add_upper_triangle`; nothing is compiled for another noise or prior.
+    """
+    check_square_fits(net, "float64")
+    A = np.zeros((net.n_params, net.n_params))
+    step = max(1, BLOCK_BYTES // (8 * sum(n_out for _, n_out in net.dense_shapes.values()) ** 2))
+    for _, tangents in stream.blocks():
+        for some in chunks(tangents.n_stars, step):
+            part = tangents[some]
+            inputs = [a.astype(np.float64) for a in part.inputs.values()]
+            g = [h.astype(np.float64) for h in part.cotangents.values()]
+            pairs = [(k, m) for m in range(len(g)) for k in range(m + 1)]
+            curvatures = {(k, m): np.matmul(g[k].transpose(0, 2, 1), g[m]) for k, m in pairs}
+            add_upper_triangle(net, CurvatureFactors(inputs, curvatures, {}, {}), A)
+    fill_lower_triangle(net, A)
+    A[np.diag_indices(len(A))] += prior_precision
+    return PrimalInverse.factorize(A)
 
 
 def _join_biases(tangents: Tangents) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
