@@ -66,7 +66,7 @@ class Checkpoint:
         if path is None or not path.exists():
             return None
         try:
-            with np.load(path, allow_pickle=False) as file:
+            with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
                 state = {name: file[name] for name in file.files}
             fingerprint = str(state.pop("fingerprint"))
         except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:

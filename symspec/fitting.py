@@ -147,7 +147,7 @@ def finish(
 
         theta = polish(reg, theta, X, Y, **words, callback=tell_step).theta
     tell("inverting the Hessian")
-    return fit_laplace(reg, theta, X, Y, **words, require_minimum=False)
+    return fit_laplace(reg, theta, X, Y, **words, require_minimum=False, progress=False)
 
 
 def audit_spectra(
@@ -221,7 +221,7 @@ def predict_in_parts(
     parts = []
     for start in range(0, len(spectra), STARS_AT_ONCE):
         some = spectra[start : start + STARS_AT_ONCE]
-        parts.append(laplace.predict(some.flux, ivar=some.ivar))
+        parts.append(laplace.predict(some.flux, ivar=some.ivar, progress=False))
         if advance is not None:
             advance(len(some))
     return join_predictions(parts)

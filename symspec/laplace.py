@@ -25,6 +25,7 @@ from symspec.prediction import (
     find_flags,
     standard_deviations,
 )
+from symspec.progress import show_if_long
 from symspec.regression import LOG_2PI, Regression
 from symspec.tangents import Tangents, compute_tangents
 
@@ -118,7 +119,9 @@ class LaplacePosterior:
         joined = [np.concatenate(part) for part in zip(*parts, strict=True)] or [np.empty((0, C, C))] * 2
         return joined if X.ndim == 2 else [part[0] for part in joined]
 
-    def predict(self, X: Any, *, ivar: Any = None, resume: str | os.PathLike[str] | None = None) -> Prediction:
+    def predict(
+        self, X: Any, *, ivar: Any = None, resume: str | os.PathLike[str] | None = None, progress: bool = True
+    ) -> Prediction:
         """Labels with their error budget.
 
         Parameters
@@ -131,6 +134,8 @@ class LaplacePosterior:
         resume : path, optional
             A folder in which finished stars are kept: the same call goes on from there after an interruption. Delete
             it when the result is safe.
+        progress : bool, default True
+            Show a progress bar on stderr if it takes more than three seconds.
 
         Returns
         -------
@@ -156,8 +161,10 @@ class LaplacePosterior:
                 state["flux"][rows] = compute_flux_covariance(flux_jacobian, filled, known)
 
         shapes = {"labels": (n, C), "model": (n, C, C), "flux": (n, C, C), "interval": (n, C, 2)}
-        checkpoint = Checkpoint(resume, "" if resume is None else find_fingerprint(self.theta, X, ivar, self.reason))
-        state = checkpoint.accumulate("prediction", _Batches(n), {k: np.zeros(s) for k, s in shapes.items()}, add)
+        fingerprint = "" if resume is None else find_fingerprint(self.theta, X, ivar, self.reason)
+        with show_if_long(progress) as tell:
+            checkpoint, zeros = Checkpoint(resume, fingerprint, tell), {k: np.zeros(s) for k, s in shapes.items()}
+            state = checkpoint.accumulate("prediction", _Batches(n), zeros, add)
         labels, model, flux_cov, interval = (state[k] for k in shapes)
         noise = np.broadcast_to(self.reg.noise_covariance, (n, C, C)).copy()
         total = model + flux_cov + noise
@@ -230,6 +237,7 @@ def fit_laplace(
     memory: str = "8GB",
     options: Mapping[str, Any] | None = None,
     resume: str | os.PathLike[str] | None = None,
+    progress: bool = True,
 ) -> LaplacePosterior:
     """Invert the Hessian at trained weights and certify that they are at a minimum.
 
@@ -262,6 +270,8 @@ def fit_laplace(
     resume : path, optional
         A folder in which finished blocks are kept: the same call goes on from there after an interruption. Delete it
         when the result is safe.
+    progress : bool, default True
+        Show a progress bar on stderr if it takes more than three seconds.
 
     Raises
     ------
@@ -279,9 +289,10 @@ def fit_laplace(
     passes = {"backend": backend, "dtype": dtype}
     words = {"structure": structure, "curvature": curvature, "memory": memory, "options": dict(options or {})}
     inputs = (theta, X, Y, reg.noise_covariance, reg.prior_precision, words, passes)
-    checkpoint = Checkpoint(resume, "" if resume is None else find_fingerprint(*inputs))
-    builder = InverseBuilder(reg, X, Y, **words, **passes, checkpoint=checkpoint)
-    inverse = builder.build(theta)
+    with show_if_long(progress) as tell:
+        checkpoint = Checkpoint(resume, "" if resume is None else find_fingerprint(*inputs), tell)
+        builder = InverseBuilder(reg, X, Y, **words, **passes, checkpoint=checkpoint)
+        inverse = builder.build(theta)
     U, gradient = compiled.compile_objective(reg, **passes)(theta, X, Y)
     certificate = _certify(builder, inverse, theta, np.asarray(gradient, np.float64))
     _report_minimum(certificate, require_minimum)

@@ -15,7 +15,7 @@ PACKAGE = Path(symspec.__file__).parent
 ORDER = """
     version errors advice checks params activations layers networks regression derivatives curvature backends compiled
     weighted_sums matrices span
-    spectra adam training minimization checkpoint tangents tangent_stream
+    spectra adam training minimization checkpoint progress tangents tangent_stream
     inverse_hessian.interface inverse_hessian.primal inverse_hessian.dual inverse_hessian.layerwise
     inverse_hessian.diagonal inverse_hessian.kronecker inverse_hessian.last_layer inverse_hessian.low_rank
     inverse_hessian.krylov_space inverse_hessian.krylov inverse_hessian.choice inverse_hessian.builder inverse_hessian

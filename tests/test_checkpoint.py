@@ -11,6 +11,7 @@ import pytest
 
 import symspec as ss
 from symspec.checkpoint import Checkpoint, find_fingerprint
+from symspec.progress import show_if_long
 
 PROGRAM = """
 import os, signal, sys
@@ -152,3 +153,16 @@ def test_fingerprints_tell_inputs_apart():
     fingerprints = [find_fingerprint(*parts) for parts in inputs]
     assert len(set(fingerprints)) == len(inputs)
     assert find_fingerprint({"x": 1, "y": a}) == find_fingerprint({"y": a.copy(), "x": 1})
+
+
+def test_a_bar_shows_for_what_takes_long_and_for_nothing_else(capsys, monkeypatch):
+    for seconds, is_shown in ((3.0, False), (0.0, True)):
+        monkeypatch.setattr("symspec.progress.SECONDS_BEFORE", seconds)
+        with show_if_long(True) as tell:
+            tell("kronecker factors", 5, 10)
+        assert ("kronecker factors" in capsys.readouterr().err) is is_shown
+        tell("too late", 6, 10)
+        assert "too late" not in capsys.readouterr().err
+    with show_if_long(False) as tell:
+        tell("kronecker factors", 5, 10)
+    assert capsys.readouterr().err == ""
