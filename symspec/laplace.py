@@ -293,8 +293,7 @@ def fit_laplace(
         checkpoint = Checkpoint(resume, "" if resume is None else find_fingerprint(*inputs), tell)
         builder = InverseBuilder(reg, X, Y, **words, **passes, checkpoint=checkpoint)
         inverse = builder.build(theta)
-    U, gradient = compiled.compile_objective(reg, **passes)(theta, X, Y)
-    certificate = _certify(builder, inverse, theta, np.asarray(gradient, np.float64))
+    U, certificate = _certify(builder, inverse, theta)
     _report_minimum(certificate, require_minimum)
     return LaplacePosterior(
         reg,
@@ -311,11 +310,13 @@ def fit_laplace(
     )
 
 
-def _certify(builder: InverseBuilder, inverse: InverseHessian, theta: np.ndarray, gradient: np.ndarray) -> Certificate:
-    """Certificate over the parameters that vary."""
-    X, Y, free = builder.X, builder.Y, inverse.free
-    product = compiled.compile_hessian_vector_product(builder.reg, backend=builder.backend, dtype=builder.dtype)
-    cheap = inverse.cheap()
+def _certify(builder: InverseBuilder, inverse: InverseHessian, theta: np.ndarray) -> tuple[float, Certificate]:
+    """U, and the certificate over the parameters that vary."""
+    X, Y, free, cheap = builder.X, builder.Y, inverse.free, inverse.cheap()
+    passes = {"backend": builder.backend, "dtype": builder.dtype}
+    U, gradient = compiled.compile_objective(builder.reg, **passes)(theta, X, Y)
+    gradient = np.asarray(gradient[free], np.float64)
+    product = compiled.compile_hessian_vector_product(builder.reg, **passes)
 
     def embed(v: np.ndarray) -> np.ndarray:
         out = np.zeros(theta.size)
@@ -324,14 +325,12 @@ def _certify(builder: InverseBuilder, inverse: InverseHessian, theta: np.ndarray
 
     n = free.stop - free.start
     restricted = LinearOperator((n, n), matvec=lambda v: (cheap @ embed(v))[free], dtype=np.float64)
-    shift = _rms_newton_shift(builder, theta, cheap @ embed(gradient[free]))
-    return certify(
-        gradient[free],
-        restricted,
-        lambda v: product(theta, X, Y, embed(v))[free].astype(np.float64),
-        shift,
-        len(X),
-    )
+    shift = _rms_newton_shift(builder, theta, cheap @ embed(gradient))
+
+    def hessian_product(v: np.ndarray) -> np.ndarray:
+        return product(theta, X, Y, embed(v))[free].astype(np.float64)
+
+    return U, certify(gradient, restricted, hessian_product, shift, len(X))
 
 
 def _rms_newton_shift(builder: InverseBuilder, theta: np.ndarray, step: np.ndarray) -> np.ndarray:
