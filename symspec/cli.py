@@ -165,6 +165,8 @@ def train(
     start = fitting.build_start(
         rest, hidden, activation, sigma_noise=sigma_noise or None, prior_precision=prior_precision
     )
+    if tune:
+        fitting.check_tunable(start, rest, structure, memory)
     adam = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate, "seed": seed}
     theta = fitting.run_adam(start, rest, held_out, **adam)
     with tables.show_spinner() as spin:

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from symspec.audit import AUDITED, StructureAudit, audit_structures
-from symspec.errors import DataError
+from symspec.errors import DataError, TooLargeError
 from symspec.evidence import tune as tune_by_evidence
+from symspec.inverse_hessian import choose_structure
 from symspec.laplace import LaplacePosterior, fit_laplace
 from symspec.layers import Standardize, Unstandardize
 from symspec.networks import Network, mlp
@@ -99,6 +100,23 @@ def run_adam(reg: Regression, spectra: Spectra, held_out: Spectra | None, *, see
     if fit.stopped == "interrupted":
         raise KeyboardInterrupt
     return fit.theta
+
+
+def check_tunable(reg: Regression, spectra: Spectra, structure: str, memory: str) -> None:
+    """Refuse, before any training, to tune by products alone: that takes hours to days.
+
+    Raises
+    ------
+    TooLargeError
+        "auto" would take krylov for so many stars and weights.
+    """
+    n_rows = int(np.count_nonzero(~np.isnan(spectra.labels)))
+    if structure == "auto" and choose_structure(reg.net, n_rows, memory=memory).structure == "krylov":
+        raise TooLargeError(
+            f"tuning takes an exact inverse Hessian, which should fit in {memory}, but {reg.net.n_params:,} weights "
+            f"and {n_rows:,} labels do not: give more --memory, --no-tune with a --sigma-noise of your own, or an "
+            "approximation such as --structure kronecker."
+        )
 
 
 def finish(

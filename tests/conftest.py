@@ -5,6 +5,7 @@ flat order of the parameters written out; noise is `numpy.linalg` on each star's
 derivatives are complex steps, exact to rounding. What the package does is reverse mode on blocks.
 """
 
+import os
 import zlib
 from dataclasses import dataclass
 from functools import cache
@@ -14,11 +15,16 @@ import numpy as np
 import pytensor
 import pytest
 from scipy.special import erf
+from threadpoolctl import threadpool_limits
 
 from symspec.backends import find_mode
 from symspec.layers import Activation, Dense, Dropout, Standardize, Unstandardize
 from symspec.networks import Network
 from symspec.regression import Regression
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # a worker for each core: more threads would be in each other's way
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"  # of processes that tests start
+    threadpool_limits(1)
 
 N_STARS, N_PIXELS = 7, 5
 

@@ -84,6 +84,20 @@ def test_train_without_tuning_keeps_the_noise_that_it_starts_from(work, tmp_path
     assert "not trained on" not in said.stdout
 
 
+def test_train_keeps_the_structure_asked_for(work, tmp_path):
+    words = ("--hidden", 2, "--epochs", 1, "--no-tune", "--validation", 0, "--structure", "kronecker")
+    run("train", work.stars, tmp_path / "m.h5", *words)
+    assert read_laplace(tmp_path / "m.h5").structure == "kronecker"
+
+
+def test_train_refuses_what_it_could_not_tune_or_does_not_know_before_it_trains(work, tmp_path):
+    said = run("train", work.stars, tmp_path / "m.h5", "--memory", "1KB", code=1)
+    assert "tuning takes an exact inverse Hessian, which should fit in 1KB" in " ".join(said.stderr.split())
+    said = run("train", work.stars, tmp_path / "m.h5", "--structure", "kroneker", code=1)
+    assert "did you mean 'kronecker'?" in " ".join(said.stderr.split())
+    assert "epoch" not in said.stderr
+
+
 def read_labels(path):
     with h5py.File(path) as file:
         return file["labels"][()]
