@@ -214,13 +214,19 @@ class LaplacePosterior:
                 "the log marginal likelihood needs all training stars, got the inverse Hessian of a subset: use "
                 'structure="krylov".'
             )
-        fixed = np.ones(self.theta.size, bool)
-        fixed[inverse.free] = False
-        precision = self.reg.prior_precision_vector()[fixed]
-        U = self.negative_log_posterior
-        U -= 0.5 * float(np.sum(precision * self.theta[fixed] ** 2 - np.log(precision) + LOG_2PI))
-        n_free = self.theta.size - int(fixed.sum())
-        return -U + 0.5 * inverse.logdet() + 0.5 * n_free * LOG_2PI
+        return log_evidence(self.reg, self.theta, self.negative_log_posterior, inverse)
+
+
+def log_evidence(reg: Regression, theta: np.ndarray, U: float, inverse: InverseHessian) -> float:
+    r""":math:`-U - \tfrac12 \log\det A + \tfrac{P}{2} \log 2\pi` over the P parameters that vary.
+
+    Those that are held fixed have no prior: their part of it leaves U.
+    """
+    fixed = np.ones(theta.size, bool)
+    fixed[inverse.free] = False
+    precision = reg.prior_precision_vector()[fixed]
+    U -= 0.5 * float(np.sum(precision * theta[fixed] ** 2 - np.log(precision) + LOG_2PI))
+    return -U + 0.5 * inverse.logdet() + 0.5 * (theta.size - int(fixed.sum())) * LOG_2PI
 
 
 def fit_laplace(

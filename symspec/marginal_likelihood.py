@@ -24,6 +24,7 @@ from scipy.sparse.linalg import LinearOperator, cg
 from symspec import compiled, weighted_sums
 from symspec.hyperparameters import Hyperparameters
 from symspec.inverse_hessian import DualInverse, InverseBuilder, InverseHessian
+from symspec.laplace import log_evidence
 from symspec.polish import PolishResult, minimize_by_newton
 from symspec.regression import LOG_2PI, Regression
 
@@ -119,14 +120,6 @@ class MarginalLikelihood:
         """Minimum of U that `theta` leads to, and the inverse Hessian there."""
         return minimize_by_newton(self.objective, self.hessian_product, self.builder, theta, tolerance=tolerance)
 
-    def log_evidence(self, U: float, theta: np.ndarray, inverse: InverseHessian) -> float:
-        """F from U and the inverse Hessian at its minimum; parameters that are held fixed have no prior."""
-        fixed = np.ones(theta.size, bool)
-        fixed[inverse.free] = False
-        precision = self.reg.prior_precision_vector()[fixed]
-        U -= 0.5 * float(np.sum(precision * theta[fixed] ** 2 - np.log(precision)))
-        return -U + 0.5 * inverse.logdet() + 0.5 * theta.size * LOG_2PI
-
     def evaluate(self, theta: np.ndarray) -> Evidence:
         """F and its complete gradient at the minimum that `theta` leads to; structures primal and dual."""
         result, inverse = self.minimize(theta, tolerance=POLISH_TOLERANCE)
@@ -141,7 +134,7 @@ class MarginalLikelihood:
         pull = self._sum_by_block(precision * theta * (q - 0.5 * theta))
         by_block = {name: 0.5 * count + pull[name] for name, count in counts.items()}
         gradient = self.hyperparameters.gradient(self.h, by_covariance, by_block)
-        F = self.log_evidence(result.negative_log_posterior, theta, inverse)
+        F = log_evidence(self.reg, theta, result.negative_log_posterior, inverse)
         F += q @ self.objective(theta)[1]  # log det A at the minimum itself, to which there is some way left
         return self._report(F, inverse, gradient, theta, WV, counts)
 
@@ -155,7 +148,7 @@ class MarginalLikelihood:
     def report(self, result: PolishResult, inverse: InverseHessian) -> Evidence:
         """What is known at a minimum through the interface of all structures; the gradient is at fixed weights."""
         theta = result.theta
-        F = self.log_evidence(result.negative_log_posterior, theta, inverse)
+        F = log_evidence(self.reg, theta, result.negative_log_posterior, inverse)
         F, gradient = self.evaluate_at_fixed_weights(theta, F)
         WV = np.matmul(self.weights, inverse.label_covariance(self.builder.tangents(theta)))
         return self._report(F, inverse, gradient, theta, WV, self._count(inverse.diagonal(), inverse.free))
@@ -166,7 +159,7 @@ class MarginalLikelihood:
 
     def _log_evidence_at(self, h: np.ndarray, theta: np.ndarray) -> float:
         there = self.at(h)
-        return there.log_evidence(there.objective(theta)[0], theta, there.builder.build(theta))
+        return log_evidence(there.reg, theta, there.objective(theta)[0], there.builder.build(theta))
 
     def _report(
         self,
