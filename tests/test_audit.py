@@ -242,7 +242,8 @@ def test_the_summary_tells_each_structure_label_and_group(small):
     assert {row.group for row in inside.summarize()} == {"inside"}
 
 
-def test_the_table_holds_the_summary_and_what_was_left_out(small, capsys):
+def test_the_table_holds_the_summary_and_what_was_left_out(small, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
     tables.print_audit(tables.open_console(), small)
     said = " ".join(capsys.readouterr().out.split())
     assert "Ratio to the exact model error (dual): median (range)" in said

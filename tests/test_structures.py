@@ -30,7 +30,7 @@ ALL = [*PER_BLOCK, TANH_FULL, RELU_FULL]
 SOLVED = 1e-8
 APPROXIMATE = {"kronecker", "ekfac", "diagonal", "last_layer", "low_rank"}
 OPTIONS = {"krylov": {"subset": 2, "tolerance": 1e-9}, "low_rank": {"rank": 4}}
-N_DRAWS = 20_000
+N_DRAWS = 4_000
 
 
 def assert_entries(actual, expected, rtol=SOLVED):
