@@ -274,8 +274,8 @@ def fit_laplace(
         preconditioner), tolerance (0.01: relative width of the intervals), max_iterations (200), max_seconds (for
         each 256 stars). "low_rank": rank (100).
     resume : path, optional
-        A folder in which finished blocks are kept: the same call goes on from there after an interruption. Delete it
-        when the result is safe.
+        A folder in which finished blocks are kept: the same call goes on from there after an interruption; primal
+        and dual, one factorisation each, begin anew. Delete it when the result is safe.
     progress : bool, default True
         Show a progress bar on stderr if it takes more than three seconds.
 
