@@ -165,7 +165,8 @@ class KrylovInverse(InverseHessian):
         while True:
             yield brackets.lower.copy(), brackets.upper.copy()
             wide = brackets.find_wide(self.limits.tolerance)
-            if not wide.any() or self._must_stop(space, int(wide.sum()), time.monotonic() - begin, max_seconds):
+            n_columns, seconds = int(wide.sum()) * self.rest.n_labels, time.monotonic() - begin
+            if not wide.any() or self._must_stop(space, n_columns, seconds, max_seconds):
                 return
             if not space.expand(brackets.residuals[:, wide].reshape(self._n_rows, -1)):
                 return
