@@ -101,10 +101,14 @@ class Regression:
             raise ShapeError(
                 f"labels should have {f.ndim} axes like the network's output for this flux, got {labels.ndim}."
             )
+        return -pt.sum(self.log_likelihood(f, labels))
+
+    def log_likelihood(self, f: Symbol, labels: Symbol) -> Symbol:
+        """Log density of each star's observed labels (star,), or a scalar for one star, when the network says `f`."""
         observed = ~pt.isnan(labels)
         z = self.whiten(pt.switch(observed, labels - f, pt.zeros_like(f)), labels)
-        constant = self._log_det_noise(labels) + pt.sum(observed.astype(f.dtype)) * _scalar(LOG_2PI, f)
-        return _scalar(0.5, f) * (pt.sum(z**2) + constant)
+        constant = self._log_det_noise(labels) + pt.sum(observed.astype(f.dtype), axis=-1) * _scalar(LOG_2PI, f)
+        return _scalar(-0.5, f) * (pt.sum(z**2, axis=-1) + constant)
 
     def negative_log_prior(self, params: Mapping[str, Symbol]) -> Symbol:
         """The prior's part of U, from named blocks."""
@@ -177,11 +181,12 @@ class Regression:
         return T[which.ravel()]
 
     def _log_det_noise(self, labels: Symbol) -> Symbol:
-        """Sum over stars of log det S_n."""
+        """Log det S_n of each star (star,), or a scalar for one star."""
         if self.has_full_noise:
-            return pt.sum(self._noise_elimination(labels)[1])
+            log_det = self._noise_elimination(labels)[1]
+            return log_det[0] if labels.ndim == 1 else log_det
         observed = pt.switch(pt.isnan(labels), 0.0, 1.0).astype(labels.dtype)
-        return pt.sum(observed * (2 * np.log(self.sigma_noise)).astype(labels.dtype))
+        return pt.sum(observed * (2 * np.log(self.sigma_noise)).astype(labels.dtype), axis=-1)
 
     def _noise_elimination(self, labels: Symbol) -> tuple[Symbol, Symbol]:
         """Whitener T (star, label, label) and log det S_n (star,): Cholesky by elimination, missing labels skipped.
