@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -47,11 +48,18 @@ class Whitening:
     colour: Callable[[Any, Arrays, Any], Any]
     uncolour: Callable[[Any, Arrays, Any], Any]
 
+    @cached_property
+    def _shared(self) -> dict[str, Any]:
+        """The arrays as shared variables: constants would be hashed and folded."""
+        return {name: pytensor.shared(array, f"whitening_{name}", borrow=True) for name, array in self.arrays.items()}
+
+    @cached_property
+    def _shared_center(self) -> Any:
+        return pytensor.shared(self.center, "whitening_center", borrow=True)
+
     def build_theta(self, z: Any) -> pt.TensorVariable:
-        """Symbolic theta (param,) of a symbolic z (param,); the arrays are shared variables, not constants."""
-        shared = {name: pytensor.shared(array, f"whitening_{name}", borrow=True) for name, array in self.arrays.items()}
-        center = pytensor.shared(self.center, "whitening_center", borrow=True)
-        return center + self.colour(z, shared, pt)
+        """Symbolic theta (param,) of a symbolic z (param,)."""
+        return self._shared_center + self.colour(z, self._shared, pt)
 
     def find_theta(self, z: np.ndarray) -> np.ndarray:
         """Theta (param,) or (draw, param) of z."""
@@ -80,7 +88,7 @@ def find_whitening(laplace: LaplacePosterior) -> Whitening:
     """
     inverse = laplace.inverse_hessian
     if isinstance(inverse, PrimalInverse):
-        return _whiten_by_factor(laplace.theta, inverse)
+        return whiten_by_factor(laplace.theta, inverse)
     if isinstance(inverse, LayerwiseInverse):
         return _whiten_by_layers(laplace.theta, inverse)
     if isinstance(inverse, DualInverse | LowRankInverse):
@@ -150,8 +158,8 @@ def _dual_directions(
     return values[keep], tangents.rmatvec(columns) / np.sqrt(precision)[:, None] / np.sqrt(values[keep])
 
 
-def _whiten_by_factor(center: np.ndarray, inverse: PrimalInverse) -> Whitening:
-    """L = R^T with R = K^-1 and A = K K^T."""
+def whiten_by_factor(center: np.ndarray, inverse: PrimalInverse) -> Whitening:
+    """Whitening by a dense factor: L = R^T with R = K^-1 and A = K K^T."""
     return Whitening(
         center,
         0.5 * inverse.logdet(),
