@@ -117,9 +117,8 @@ class PrimalInverse(InverseHessian):
                 if n_in <= 0:
                     continue
                 kernels = rows[:, offset : offset + n_in * n_out].reshape(len(rows), n_in, n_out)
-                z = np.empty((n, len(rows), n_out))
-                np.matmul(a[:, :n_in], kernels, out=z.transpose(1, 0, 2))
-                Z += np.matmul(z, g)
+                side_by_side = kernels.transpose(1, 0, 2).reshape(n_in, -1)  # one product, not one a row
+                Z += np.matmul((a[:, :n_in] @ side_by_side).reshape(n, len(rows), n_out), g)
             yield slice(n), Z
 
     def label_cross_covariance(self, tangents: Tangents, other: Tangents) -> np.ndarray:
