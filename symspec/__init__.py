@@ -28,6 +28,8 @@ from symspec.errors import (
     TooLargeError,
 )
 from symspec.evidence import tune
+from symspec.hmc import run_hmc
+from symspec.hmc_comparison import HmcComparison, compare_hmc
 from symspec.laplace import LaplacePosterior, fit_laplace
 from symspec.layers import Activation, Dense, Dropout, Layer, Standardize, Unstandardize
 from symspec.matrices import compile_ggn, compile_hessian
@@ -35,6 +37,7 @@ from symspec.minimization import minimize
 from symspec.networks import Network, mlp, standardized
 from symspec.polish import PolishResult, polish
 from symspec.prediction import Flag, Prediction
+from symspec.pymc_models import pymc_model
 from symspec.readers import read_spectra
 from symspec.regression import Regression, prior_precision_from_weight_decay, scaled_prior
 from symspec.sandwich import sandwich_covariance
