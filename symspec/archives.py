@@ -163,6 +163,8 @@ def write_laplace(path: str | os.PathLike[str], laplace: LaplacePosterior, *, ov
             write_attribute(group, word, getattr(laplace, word))
         write_array(group, "flux_mean", laplace.flux_mean)
         write_array(group, "label_range", laplace.label_range)
+        if laplace.hmc_verdict:
+            write_words(group, "hmc_verdict", laplace.hmc_verdict)
         _write_certificate(group.create_group("certificate"), laplace.certificate)
         for name, array in laplace.inverse_hessian.arrays().items():
             write_array(group, f"inverse_hessian/{name}", array)
@@ -195,6 +197,7 @@ def read_laplace(path: str | os.PathLike[str]) -> LaplacePosterior:
             "dtype": DTYPES,
         }
         words = {k: check_choice(archive.attribute("laplace", k, str), k, known) for k, known in choices.items()}
+        is_checked = "hmc_verdict" in archive.find("laplace")
         return LaplacePosterior(
             reg=reg,
             theta=theta,
@@ -204,6 +207,7 @@ def read_laplace(path: str | os.PathLike[str]) -> LaplacePosterior:
             reason=archive.attribute("laplace", "reason", str),
             flux_mean=archive.array("laplace/flux_mean", (net.n_pixels,), finite=True),
             label_range=archive.array("laplace/label_range", (2, net.n_labels)),
+            hmc_verdict=tuple(archive.words("laplace/hmc_verdict")) if is_checked else (),
             **words,
         )
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from symspec.audit import AUDITED, StructureAudit, audit_structures
 from symspec.errors import DataError, TooLargeError
 from symspec.evidence import tune as tune_by_evidence
+from symspec.hmc import run_hmc
 from symspec.inverse_hessian import choose_structure
 from symspec.laplace import LaplacePosterior, fit_laplace
 from symspec.layers import Standardize, Unstandardize
@@ -19,6 +20,9 @@ from symspec.prediction import Prediction, fill_bad_pixels, join_predictions
 from symspec.regression import Regression, scaled_prior
 from symspec.spectra import Spectra
 from symspec.training import train
+
+if TYPE_CHECKING:
+    from xarray import DataTree
 
 START_NOISE = 0.3  # of the standard deviation of each label
 STARS_AT_ONCE = 512
@@ -46,6 +50,28 @@ def split_stars(spectra: Spectra, fraction: float, seed: int) -> tuple[Spectra, 
         return spectra[labelled], None
     order = np.random.default_rng(seed).permutation(labelled)
     return spectra[np.sort(order[n_out:])], spectra[np.sort(order[:n_out])]
+
+
+def find_training_stars(
+    laplace: LaplacePosterior, spectra: Spectra, validation: float, seed: int
+) -> tuple[Spectra, Spectra | None]:
+    """The stars of a file that a model was trained on, and those set aside.
+
+    They are known by their mean spectrum: all with labels, or those that `split_stars` leaves.
+
+    Raises
+    ------
+    DataError
+        They are others.
+    """
+    for fraction in (0.0, validation):
+        training, others = split_stars(spectra, fraction, seed)
+        if np.allclose(fill_flux(training).mean(axis=0, dtype=np.float64), laplace.flux_mean, rtol=1e-9, atol=0):
+            return training, others
+    raise DataError(
+        f"the spectra should be those that the model was trained on, got {len(spectra)} stars of another mean "
+        "spectrum: give that file, and --validation and --train-seed as they were for 'symspec train'."
+    )
 
 
 def build_start(
@@ -221,6 +247,16 @@ def audit_spectra(
     words = {"structures": tuple(structures) or AUDITED, "memory": memory}
     audit = audit_structures(reg, theta, X, Y, flux, callback=lambda name: tell(f"auditing: {name}"), **words)
     return audit, sample.ids
+
+
+def sample_by_hmc(
+    laplace: LaplacePosterior, training: Spectra, sample: Spectra, n_sample: int, **options: Any
+) -> tuple[DataTree, np.ndarray, np.ndarray | None]:
+    """Draws of `run_hmc` for at most `n_sample` stars of a sample, with their flux (star, pixel) and ids."""
+    sample = sample[np.unique(np.linspace(0, len(sample) - 1, min(len(sample), n_sample)).astype(int))]
+    flux = fill_bad_pixels(sample.flux, sample.ivar, laplace.flux_mean)
+    words = {"laplace": laplace, "X_check": flux, **options}
+    return run_hmc(laplace.reg, fill_flux(training), training.labels, **words), flux, sample.ids
 
 
 def fill_flux(spectra: Spectra) -> np.ndarray:

@@ -115,52 +115,35 @@ def run_hmc(
     subset = check_subset(subset, reg.net.n_params)
     sampler = _check_sampler(sampler)
     _check_counts(n_draws, n_chains, n_tune, theta_every)
-    X_check = _choose_check_stars(X) if X_check is None else check_flux(X_check, reg.net.n_pixels, name="X_check")
-    X_check = np.atleast_2d(X_check)
+    X_check = _find_check_stars(reg, X, X_check)
     n_theta = reg.net.n_params if theta_every and subset != "last_layer" else 0
     _check_memory(n_draws * n_chains, n_theta, len(X_check) * reg.net.n_labels, memory)
     _check_hours(reg, laplace, X, Y, subset, (n_draws + n_tune) * n_chains, max_hours)
-    if not laplace.certificate.is_minimum:
-        warnings.warn(
-            f"the Laplace posterior's weights are {laplace.certificate.message} The chains start around them and may "
-            "need long to leave: symspec.polish first.",
-            NotAtMinimumWarning,
-            stacklevel=2,
-        )
+    _warn_unless_minimum(laplace)
     model = pymc_model(reg, X, Y, laplace=laplace, subset=subset, X_check=X_check)
     importance = _weigh_laplace_draws(model, n_importance, seed)
-    begin = time.perf_counter()
-    draws = _sample(
-        model,
-        sampler,
-        seed,
-        draws=n_draws,
-        tune=n_tune,
-        chains=n_chains,
-        var_names=["f", *(["theta"] if theta_every else [])],
-        target_accept=target_accept,
-        progress=progress,
-    )
-    draws = _keep(draws, importance, theta_every)
+    begin, names = time.perf_counter(), ["f", "theta"] if theta_every else ["f"]
+    settings = {"sampler": sampler, "seed": seed, "target_accept": target_accept}
+    counts = {"draws": n_draws, "tune": n_tune, "chains": n_chains}
+    draws = _keep(_sample(model, names, **settings, **counts, progress=progress), importance, theta_every)
+    draws.attrs |= _describe(laplace, subset, X_check) | settings
+    draws.attrs |= {"n_tune": n_tune, "n_stars": len(X), "seconds": time.perf_counter() - begin}
     n_kept = draws["posterior"].sizes["draw"]
-    draws.attrs |= {
-        "symspec_version": __version__,
-        "subset": str(subset),
-        "varied": describe_subset(subset),
-        "sampler": sampler,
-        "seed": seed,
-        "target_accept": target_accept,
-        "n_tune": n_tune,
-        "interrupted": int(n_kept < n_draws),
-        "seconds": time.perf_counter() - begin,
-        "n_stars": len(X),
-        "whitened_by": f"{laplace.curvature} {laplace.structure}",
-        "laplace": fingerprint_laplace(laplace),
-        "check_stars": find_fingerprint(np.asarray(X_check, np.float64)),
-    }
     if n_kept < n_draws:
         warnings.warn(f"interrupted: {n_kept} of {n_draws} draws of each chain are kept.", UserWarning, stacklevel=2)
     return draws
+
+
+def _describe(laplace: LaplacePosterior, subset: Subset, X_check: np.ndarray) -> dict[str, str]:
+    """What a comparison has to know of the draws."""
+    return {
+        "symspec_version": __version__,
+        "subset": str(subset),
+        "varied": describe_subset(subset),
+        "whitened_by": f"{laplace.curvature} {laplace.structure}",
+        "laplace": fingerprint_laplace(laplace),
+        "check_stars": find_fingerprint(X_check),
+    }
 
 
 def fingerprint_laplace(laplace: LaplacePosterior) -> str:
@@ -170,7 +153,7 @@ def fingerprint_laplace(laplace: LaplacePosterior) -> str:
 
 
 def _sample(
-    model: pm.Model, sampler: str, seed: int, *, target_accept: float, progress: bool, **words: Any
+    model: pm.Model, names: list[str], *, sampler: str, seed: int, target_accept: float, progress: bool, **words: Any
 ) -> DataTree:
     """One BLAS thread for each chain: chains run side by side."""
     import pymc as pm
@@ -185,6 +168,7 @@ def _sample(
     with model, threadpool_limits(1):
         return pm.sample(
             **words,
+            var_names=names,
             cores=os.cpu_count(),
             random_seed=seed,
             nuts_sampler=sampler,
@@ -224,7 +208,7 @@ def _weigh_laplace_draws(model: pm.Model, n: int, seed: int) -> Dataset:
     if np.ptp(finite) < EQUAL:
         k = 0.0  # the posterior is normal, and this is it
     else:
-        k = float(array_stats.psislw(finite)[1]) if len(finite) >= MIN_WEIGHTS else np.nan
+        k = float(np.nan_to_num(array_stats.psislw(-finite)[1], nan=np.inf)) if len(finite) >= MIN_WEIGHTS else np.nan
     return xr.Dataset({"log_weight": ("laplace_draw", weights)}, attrs={"pareto_k": k})
 
 
@@ -244,6 +228,16 @@ def _keep(draws: DataTree, importance: Dataset, theta_every: int) -> DataTree:
 
 
 # --- checks before any work
+
+
+def _warn_unless_minimum(laplace: LaplacePosterior) -> None:
+    if not laplace.certificate.is_minimum:
+        warnings.warn(
+            f"the Laplace posterior's weights are {laplace.certificate.message} The chains start around them and may "
+            "need long to leave: symspec.polish first.",
+            NotAtMinimumWarning,
+            stacklevel=3,
+        )
 
 
 def _check_sampler(sampler: str) -> str:
@@ -269,7 +263,9 @@ def _check_counts(n_draws: int, n_chains: int, n_tune: int, theta_every: int) ->
         )
 
 
-def _choose_check_stars(X: np.ndarray) -> np.ndarray:
+def _find_check_stars(reg: Regression, X: np.ndarray, X_check: Any) -> np.ndarray:
+    if X_check is not None:
+        return np.atleast_2d(check_flux(X_check, reg.net.n_pixels, name="X_check"))
     return X[np.unique(np.linspace(0, len(X) - 1, min(len(X), CHECK_STARS)).astype(int))]
 
 

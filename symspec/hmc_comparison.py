@@ -146,6 +146,10 @@ class HmcComparison:
         off = np.median(np.abs(self.shift[:, c])) > SHIFT_TOLERANCE + N_ERRORS * np.median(self.shift_error[:, c])
         return OFF_CENTRE if off else AGREE
 
+    def mark(self, laplace: LaplacePosterior) -> LaplacePosterior:
+        """The Laplace posterior that was compared, with the verdict, by which its predictions are flagged."""
+        return replace(laplace, hmc_verdict=self.verdict)
+
     def select(self, stars: Any) -> HmcComparison:
         """The same comparison on some of the stars: an index, slice or mask along the star axis."""
         axis0 = ("hmc_mean", "hmc_sd", "laplace_mean", "laplace_sd", "sd_error", "mean_error", "rhat")

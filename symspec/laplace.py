@@ -53,6 +53,8 @@ class LaplacePosterior:
     label_range : numpy.ndarray, shape (2, label)
         Smallest and largest training label.
     backend, dtype : str
+    hmc_verdict : tuple of str
+        What `compare_hmc` found for each label, see `HmcComparison.mark`; empty where nobody has looked.
     """
 
     reg: Regression
@@ -67,6 +69,12 @@ class LaplacePosterior:
     label_range: np.ndarray
     backend: str = "auto"
     dtype: str = "float64"
+    hmc_verdict: tuple[str, ...] = ()
+
+    @property
+    def is_contradicted(self) -> bool:
+        """Whether Hamiltonian Monte Carlo found error bars of a label too small, too large, or off centre."""
+        return any(word.startswith("Laplace") for word in self.hmc_verdict)
 
     @property
     def _options(self) -> dict[str, str]:
@@ -168,7 +176,8 @@ class LaplacePosterior:
         labels, model, flux_cov, interval = (state[k] for k in shapes)
         noise = np.broadcast_to(self.reg.noise_covariance, (n, C, C)).copy()
         total = model + flux_cov + noise
-        flags = find_flags(labels, total, n_bad, self.label_range, self.certificate.is_minimum, interval)
+        known = self.label_range, self.certificate.is_minimum, interval, self.is_contradicted
+        flags = find_flags(labels, total, n_bad, *known)
         names = self.reg.net.label_names, self.reg.net.label_units
         return Prediction(labels, model, flux_cov, noise, total, flags, n_bad, ivar is not None, *names, interval)
 

@@ -18,6 +18,7 @@ class Flag(IntFlag):
     BAD_PIXELS = 4
     NOT_AT_MINIMUM = 8
     MODEL_ERROR_INEXACT = 16
+    ERROR_UNRELIABLE = 32
 
     @property
     def meaning(self) -> str:
@@ -32,6 +33,7 @@ _MEANINGS = {
     Flag.BAD_PIXELS: "pixels without information (ivar = 0) were replaced by the training mean",
     Flag.NOT_AT_MINIMUM: "the weights are not certified to be at a minimum: error bars unreliable",
     Flag.MODEL_ERROR_INEXACT: "the model's part of the error is an approximation, an upper bound or a wide interval",
+    Flag.ERROR_UNRELIABLE: "Hamiltonian Monte Carlo contradicts this network's model error: error bars unreliable",
 }
 WIDE = 0.05  # relative width of the interval of a model error above which it is flagged
 
@@ -117,6 +119,7 @@ def find_flags(
     label_range: np.ndarray,
     is_minimum: bool,
     model_interval: np.ndarray | None = None,
+    is_contradicted: bool = False,
 ) -> np.ndarray:
     """Flags (star,) for labels (star, label), with the training labels' range (2, label)."""
     failed = ~(np.isfinite(labels).all(axis=1) & np.isfinite(total_cov).all(axis=(1, 2)))
@@ -128,4 +131,5 @@ def find_flags(
         low, high = np.moveaxis(model_interval, -1, 0)
         known = (low >= (1 - WIDE) * high).all(axis=1)  # False for NaN
         flags |= np.where(known | failed, 0, Flag.MODEL_ERROR_INEXACT)
-    return (flags | (0 if is_minimum else Flag.NOT_AT_MINIMUM)).astype(np.int32)
+    flags |= 0 if is_minimum else Flag.NOT_AT_MINIMUM
+    return (flags | (Flag.ERROR_UNRELIABLE if is_contradicted else 0)).astype(np.int32)

@@ -86,16 +86,11 @@ def pymc_model(
     head = split_last_layer(reg, laplace.theta) if subset == "last_layer" else None
     free = slice(0, reg.net.n_params) if head is None else head.free
     part = reg if head is None else head.reg
-    model = pm.Model.get_context(error_if_none=False)
-    model = pm.Model() if model is None else model
-    with model:
+    with pm.Model.get_context(error_if_none=False) or pm.Model() as model:
         model.add_coords({"label": list(reg.net.label_names)})
         sds = _find_prior_sds(reg, precisions)
         sigma = _register(sigma_noise, "sigma_noise") if isinstance(sigma_noise, Variable) else None
-        if head is None:
-            inputs = pm.Data("flux", np.asarray(X, np.float64), dims=("star", "pixel"))
-        else:
-            inputs = pm.Data("features", head.find_features(X), dims=("star", "feature"))
+        inputs = _add_inputs(X, head)
         if blocks:
             theta = _add_blocks(reg, sds)
         else:
@@ -109,6 +104,14 @@ def pymc_model(
             f_check = _build(part, theta, pytensor.shared(inputs_check, "inputs_check"))  # not copied into each result
             pm.Deterministic("f", f_check, dims=("check_star", "label"))
     return model
+
+
+def _add_inputs(X: np.ndarray, head: LastLayer | None) -> Symbol:
+    import pymc as pm
+
+    if head is None:
+        return pm.Data("flux", np.asarray(X, np.float64), dims=("star", "pixel"))
+    return pm.Data("features", head.find_features(X), dims=("star", "feature"))
 
 
 def _build(part: Regression, theta: Symbol, inputs: Symbol) -> Symbol:

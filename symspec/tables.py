@@ -30,6 +30,7 @@ _SHORT = {
     Flag.BAD_PIXELS: "bad pixels",
     Flag.NOT_AT_MINIMUM: "no minimum",
     Flag.MODEL_ERROR_INEXACT: "inexact",
+    Flag.ERROR_UNRELIABLE: "unreliable",
 }
 _PIPE_WIDTH = 110  # characters, where there is no terminal to ask
 
@@ -239,6 +240,8 @@ def print_laplace(console: Console, laplace: LaplacePosterior, path: str) -> Non
     console.print(f"Curvature: {matrix}, inverted by {escape(laplace.reason)}", soft_wrap=True)
     console.print(f"Log evidence: {laplace.log_marginal_likelihood():,.1f} nats")
     console.print(certificate_line(laplace.certificate), soft_wrap=True)
+    for name, verdict in zip(laplace.reg.net.label_names, laplace.hmc_verdict, strict=False):
+        console.print(f"Hamiltonian Monte Carlo, {escape(name)}: {verdict}")
 
 
 def print_trained(console: Console, laplace: LaplacePosterior, held_out: Spectra | None) -> None:

@@ -1,0 +1,159 @@
+"""The command symspec hmc: a model's error bars against Hamiltonian Monte Carlo."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+import typer
+
+from symspec.cli_options import (
+    MODEL_SUFFIXES,
+    ModelFile,
+    Overwrite,
+    SpectraFile,
+    Uncertainty,
+    Validation,
+    check_output,
+    check_pixels,
+    read_labelled_spectra,
+)
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from symspec.hmc_comparison import HmcComparison
+    from symspec.laplace import LaplacePosterior
+
+HMC_EXAMPLES = (
+    "Examples: [bold]symspec hmc model.h5 stars.h5 draws.nc --plots figures[/]\n\n"
+    "[bold]symspec hmc model.h5 stars.h5 draws.nc --subset last_layer --checked-model checked.h5[/]"
+)
+Draws = Annotated[Path, typer.Argument(metavar="OUTPUT", help="Draws to write, .nc.", show_default=False)]
+Check = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Stars to compare on; by default those that train set aside, or its own."),
+]
+SubsetWord = Annotated[
+    str, typer.Option(help="What varies: all, last_layer, or a number of directions of the curvature.")
+]
+Table = Annotated[Path | None, typer.Option(help="Table by star, .ecsv or .csv.", show_default=False)]
+Plots = Annotated[Path | None, typer.Option(help="Folder for figures: intervals, densities, traces.")]
+CheckedModel = Annotated[
+    Path | None, typer.Option(help="The model with the verdict on it, .h5: its catalogues are flagged by it.")
+]
+
+
+def hmc(
+    model: ModelFile,
+    spectra: SpectraFile,
+    output: Draws,
+    check: Check = None,
+    n_check: Annotated[int, typer.Option(min=1, help="Stars to compare on, at most.")] = 200,
+    subset: SubsetWord = "all",
+    draws: Annotated[int, typer.Option(help="Draws kept of each chain.")] = 1000,
+    tune: Annotated[int, typer.Option(help="Draws for adaptation, of each chain.")] = 1000,
+    chains: Annotated[int, typer.Option(help="Chains, side by side.")] = 4,
+    sampler: Annotated[str, typer.Option(help="nutpie, pymc, numpyro, blackjax; auto: nutpie if there.")] = "auto",
+    target_accept: Annotated[float, typer.Option(min=0.5, max=0.999, help="Nearer 1: fewer divergences.")] = 0.95,
+    theta_every: Annotated[int, typer.Option(min=0, help="Keep the weights of every so manieth draw; 0: none.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="Of the chains.")] = 0,
+    validation: Validation = 0.1,
+    train_seed: Annotated[int, typer.Option(min=0, help="The --seed of 'symspec train', which set stars aside.")] = 0,
+    table: Table = None,
+    plots: Plots = None,
+    checked_model: CheckedModel = None,
+    max_hours: Annotated[float, typer.Option(help="Refuse what would take longer.")] = 24.0,
+    uncertainty: Uncertainty = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Check a model's error bars against Hamiltonian Monte Carlo, which makes no normal approximation.
+
+    SPECTRA are the stars that the model was trained on, with their labels.
+    """
+    from symspec import fitting
+
+    outputs = _Outputs(output, table, plots, checked_model, overwrite)
+    outputs.check([path for path in (model, spectra, check) if path is not None])
+    split = {"validation": validation, "seed": train_seed}
+    laplace, training, sample = _read(model, spectra, check, uncertainty, split)
+    words = {"sampler": sampler, "target_accept": target_accept, "theta_every": theta_every, "max_hours": max_hours}
+    words |= {"n_draws": draws, "n_tune": tune, "n_chains": chains, "seed": seed}
+    words["subset"] = int(subset) if subset.isdigit() else subset
+    outputs.write(laplace, *fitting.sample_by_hmc(laplace, training, sample, n_check, **words))
+
+
+@dataclass(frozen=True)
+class _Outputs:
+    """Where results go; `write` begins with the draws, which took longest."""
+
+    draws: Path
+    table: Path | None
+    plots: Path | None
+    model: Path | None
+    overwrite: bool
+
+    def check(self, inputs: list[Path]) -> None:
+        from symspec.hmc_files import COMPARISON_SUFFIXES, DRAWS_SUFFIXES
+
+        check_output(self.draws, self.overwrite, DRAWS_SUFFIXES, *inputs)
+        for path, suffixes in ((self.table, COMPARISON_SUFFIXES), (self.model, MODEL_SUFFIXES)):
+            if path is not None:
+                check_output(path, self.overwrite, suffixes, *inputs)
+        if self.plots is not None and self.plots.is_file():
+            raise FileExistsError(f"{self.plots} should be a folder for figures, got a file: give another name.")
+
+    def write(self, laplace: LaplacePosterior, draws: Any, flux: np.ndarray, ids: np.ndarray | None) -> None:
+        from symspec import hmc_files, hmc_tables, tables
+        from symspec.archives import write_laplace
+        from symspec.hmc_comparison import compare_hmc
+
+        hmc_files.write_draws(self.draws, draws, overwrite=self.overwrite)
+        comparison, console = compare_hmc(laplace, draws, flux), tables.open_console()
+        hmc_tables.print_comparison(console, comparison)
+        tables.tell_written(console, "draws", self.draws)
+        if self.table is not None:
+            hmc_files.write_comparison(self.table, comparison, ids, overwrite=self.overwrite)
+            tables.tell_written(console, "comparison", self.table)
+        if self.plots is not None:
+            _plot(self.plots, comparison, draws, console)
+        if self.model is not None:
+            write_laplace(self.model, comparison.mark(laplace), overwrite=self.overwrite)
+            tables.tell_written(console, "model with the verdict", self.model)
+
+
+def _read(model: Path, spectra: Path, check: Path | None, uncertainty: str | None, split: dict[str, Any]) -> tuple:
+    """The Laplace posterior, its training stars, and those to compare on."""
+    from symspec import fitting
+    from symspec.archives import read_laplace
+    from symspec.readers import read_spectra
+
+    laplace = read_laplace(model)
+    n_pixels = laplace.reg.net.n_pixels
+    stars = read_labelled_spectra(spectra, list(laplace.reg.net.label_names), uncertainty)
+    check_pixels(n_pixels, model, stars, spectra)
+    training, others = fitting.find_training_stars(laplace, stars, **split)
+    if check is None:
+        return laplace, training, training if others is None else others
+    sample = read_spectra(check, uncertainty=uncertainty)
+    check_pixels(n_pixels, model, sample, check)
+    return laplace, training, sample
+
+
+def _plot(folder: Path, comparison: HmcComparison, draws: Any, console: Console) -> None:
+    """Figures of all stars, and of those of smallest, median and largest ratio."""
+    from symspec import hmc_plots, tables
+    from symspec.plots import save_figure
+
+    folder.mkdir(parents=True, exist_ok=True)
+    order = np.argsort(comparison.sd_ratio.mean(axis=1))
+    stars = order[np.unique([0, len(order) // 2, len(order) - 1])]
+    figures = {
+        "intervals": hmc_plots.plot_hmc_intervals(comparison)[0].figure,
+        "densities": hmc_plots.plot_hmc_densities(comparison, draws, stars)[0, 0].figure,
+        "traces": hmc_plots.plot_hmc_traces(draws, stars, comparison=comparison),
+    }
+    for name, figure in figures.items():
+        tables.tell_written(console, "figure", save_figure(figure, folder / f"hmc_{name}.png"))

@@ -1,0 +1,130 @@
+"""Options that commands share, and the checks and readings that they begin with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+if TYPE_CHECKING:
+    from symspec.spectra import Spectra
+
+MODEL_SUFFIXES = (".h5", ".hdf5")
+
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the output if it exists.")]
+Uncertainty = Annotated[
+    Literal["std", "var", "ivar"] | None,
+    typer.Option(help="What the flux's uncertainty in the file is, where its name does not tell."),
+]
+SpectraFile = Annotated[
+    Path, typer.Argument(metavar="SPECTRA", help="HDF5, npz or CSV file of spectra.", show_default=False)
+]
+ModelFile = Annotated[
+    Path, typer.Argument(metavar="MODEL", help="File written by 'symspec train'.", show_default=False)
+]
+ModelOutput = Annotated[Path, typer.Argument(metavar="OUTPUT", help="The model, .h5.", show_default=False)]
+Hidden = Annotated[list[int], typer.Option(min=1, help="Width of a hidden layer; repeat for more.")]
+Validation = Annotated[
+    float,
+    typer.Option(min=0, max=0.9, help="Share of stars never trained on, to test the errors; 0: none."),
+]
+Tune = Annotated[bool, typer.Option("--tune/--no-tune", help="Set noise and prior by the evidence, or keep them.")]
+SigmaNoise = Annotated[
+    list[float] | None,
+    typer.Option(help="Scatter of the labels: one number, or one a label in turn; by default 0.3 of their spread."),
+]
+PriorPrecision = Annotated[
+    float, typer.Option(help="Precision of the weights' prior; kernels get it times their fan-in.")
+]
+Labels = Annotated[list[str] | None, typer.Option(help="Label to read, in this order; repeat for more.")]
+Catalogue = Annotated[
+    Path,
+    typer.Argument(metavar="CATALOGUE", help="Table to write: .fits, .ecsv or .h5.", show_default=False),
+]
+JacobianOutput = Annotated[Path, typer.Argument(metavar="OUTPUT", help="HDF5 file to write.", show_default=False)]
+Plot = Annotated[Path | None, typer.Option(help="Figure of the mean over stars, by wavelength.", show_default=False)]
+SampleFile = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Stars to compare on, best unlike the training stars; by default some of these."),
+]
+Structures = Annotated[list[str] | None, typer.Option(help="What to audit; repeat for more. By default all.")]
+AuditPlot = Annotated[Path | None, typer.Option(help="Figure of the ratios, by distance.", show_default=False)]
+AuditOutput = Annotated[Path | None, typer.Option(help="Table by star, .ecsv or .csv.", show_default=False)]
+AnyFile = Annotated[Path, typer.Argument(metavar="FILE", help="A model, a network, or spectra.", show_default=False)]
+DemoFolder = Annotated[Path, typer.Option(help="Folder for the catalogue and the figures.")]
+
+
+def check_output(path: Path, overwrite: bool, suffixes: tuple[str, ...] | None, *inputs: Path) -> None:
+    """Refuse an output that could not be written, before any work; `suffixes` None means those of figures."""
+    from symspec.errors import OptionError
+
+    if suffixes is None:
+        from symspec.plots import check_figure_suffix
+
+        check_figure_suffix(path)
+    elif not path.name.lower().endswith(suffixes):
+        raise OptionError(f"{path} should end in one of {', '.join(suffixes)}: rename the output.")
+    if any(path.resolve() == other.resolve() for other in inputs):
+        raise OptionError(f"{path} is named twice, and would be overwritten: give the output another name.")
+    if path.is_dir() or not path.parent.is_dir():
+        raise FileNotFoundError(f"{path} should lie in a folder that exists: create {path.parent} first.")
+    if path.exists() and not overwrite:
+        raise FileExistsError(f"{path} exists already: give another name, or --overwrite to replace it.")
+
+
+def check_pixels(n_pixels: int, model: Path, stars: Spectra, spectra: Path) -> None:
+    """Refuse spectra of another length than the model takes."""
+    from symspec.errors import ShapeError
+
+    if stars.n_pixels != n_pixels:
+        raise ShapeError(
+            f"{model} takes spectra of {n_pixels:,} pixels, got {stars.n_pixels:,} in {spectra}: resample "
+            "them to the wavelengths that the model was trained on, or train a model on these."
+        )
+
+
+def read_labelled_spectra(path: Path, label: list[str] | None, uncertainty: str | None) -> Spectra:
+    """Spectra of a file that has labels."""
+    from symspec.errors import DataError
+    from symspec.readers import read_spectra
+
+    stars = read_spectra(path, label_names=label or None, uncertainty=uncertainty)
+    if stars.labels is None:
+        raise DataError(
+            f"{path} should hold labels to train on, got none under the names known: name them in the file, "
+            "labels with label_names, or TEFF, LOGG, FE_H; or say which to read, --label NAME."
+        )
+    return stars
+
+
+def plot_mean(path: Path, mean: Any, net: Any, stars: Spectra) -> None:
+    """Write a figure of the mean Jacobian (label, pixel)."""
+    from symspec.fitting import fill_flux
+    from symspec.plots import plot_sensitivity, save_figure
+
+    words = {"label_names": net.label_names, "label_units": net.label_units}
+    flux = fill_flux(stars).mean(axis=0)
+    axes = plot_sensitivity(mean, stars.wavelength, flux=flux, wavelength_unit=stars.wavelength_unit, **words)
+    save_figure(axes[0].figure, path)
+
+
+def say(text: str) -> None:
+    """Print a line with rich's markup on stderr."""
+    from rich.console import Console
+
+    Console(stderr=True, highlight=False).print(text, soft_wrap=True)
+
+
+def one_line(error: BaseException) -> str:
+    """An error's words and notes on one line."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+    return " ".join(" ".join([str(error), *getattr(error, "__notes__", ())]).split())
+
+
+def escape(text: str) -> str:
+    """Text in which brackets are no markup."""
+    from rich.markup import escape
+
+    return escape(text)
