@@ -22,8 +22,8 @@ ORDER = """
     certificate prediction neighbours polish laplace sandwich audit
     whitening subsets pymc_models hmc hmc_comparison
     hyperparameters marginal_likelihood evidence calibration fitting
-    array_files csv_spectra readers writers archive_format inverse_archives archives jacobian_files audit_files hmc_files
-    line_list datasets plots hmc_plots tables hmc_tables demo cli_options cli_hmc cli __init__
+    array_files csv_spectra readers writers archive_format inverse_archives archives jacobian_files audit_files
+    hmc_files line_list datasets plots hmc_plots tables hmc_tables demo cli_options cli_hmc cli __init__
 """.split()  # noqa: SIM905
 GRAPH_SIDE = {
     "params",
