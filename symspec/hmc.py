@@ -12,10 +12,12 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from symspec import compiled
+from symspec.backends import find_mode
 from symspec.checkpoint import find_fingerprint
 from symspec.checks import check_choice, check_flux
 from symspec.errors import DataError, MissingDependencyError, NotAtMinimumWarning, OptionError, TooLargeError
 from symspec.inverse_hessian.choice import parse_memory
+from symspec.inverse_hessian.last_layer import find_last_layer
 from symspec.laplace import LaplacePosterior
 from symspec.pymc_models import pymc_model
 from symspec.regression import Regression
@@ -116,16 +118,15 @@ def run_hmc(
     sampler = _check_sampler(sampler)
     _check_counts(n_draws, n_chains, n_tune, theta_every)
     X_check = _find_check_stars(reg, X, X_check)
-    n_theta = reg.net.n_params if theta_every and subset != "last_layer" else 0
-    _check_memory(n_draws * n_chains, n_theta, len(X_check) * reg.net.n_labels, memory)
+    _check_memory(n_draws * n_chains, _count_theta(reg, subset, theta_every), len(X_check) * reg.net.n_labels, memory)
     _check_hours(reg, laplace, X, Y, subset, (n_draws + n_tune) * n_chains, max_hours)
     _warn_unless_minimum(laplace)
     model = pymc_model(reg, X, Y, laplace=laplace, subset=subset, X_check=X_check)
     importance = _weigh_laplace_draws(model, n_importance, seed)
-    begin, names = time.perf_counter(), ["f", "theta"] if theta_every else ["f"]
     settings = {"sampler": sampler, "seed": seed, "target_accept": target_accept}
-    counts = {"draws": n_draws, "tune": n_tune, "chains": n_chains}
-    draws = _keep(_sample(model, names, **settings, **counts, progress=progress), importance, theta_every)
+    counts, begin = {"draws": n_draws, "tune": n_tune, "chains": n_chains}, time.perf_counter()
+    draws = _sample(model, ["f", "theta"][: 1 + bool(theta_every)], **settings, **counts, progress=progress)
+    draws = _keep(draws, importance, theta_every)
     draws.attrs |= _describe(laplace, subset, X_check) | settings
     draws.attrs |= {"n_tune": n_tune, "n_stars": len(X), "seconds": time.perf_counter() - begin}
     n_kept = draws["posterior"].sizes["draw"]
@@ -193,9 +194,10 @@ def _weigh_laplace_draws(model: pm.Model, n: int, seed: int) -> Dataset:
     (variable,) = model.free_RVs
     size = int(np.prod(model.initial_point(0)[variable.name].shape))
     z = np.random.default_rng(seed).normal(size=(max(n, 1), size))
-    log_density = model.compile_logp()
-    at_mode = float(log_density({variable.name: np.zeros(size)}))
-    log_p = np.array([log_density({variable.name: row}) for row in z])
+    log_density = model.compile_logp(mode=find_mode("numpy", "float64"))
+    with np.errstate(over="ignore", invalid="ignore"):
+        log_p = np.array([log_density({variable.name: row}) for row in [np.zeros(size), *z]])
+    at_mode, log_p = log_p[0], log_p[1:]
     lost = np.mean(~np.isfinite(log_p))
     if not np.isfinite(at_mode) or lost > MAX_LOST:
         raise DataError(
@@ -269,6 +271,12 @@ def _find_check_stars(reg: Regression, X: np.ndarray, X_check: Any) -> np.ndarra
     return X[np.unique(np.linspace(0, len(X) - 1, min(len(X), CHECK_STARS)).astype(int))]
 
 
+def _count_theta(reg: Regression, subset: Subset, theta_every: int) -> int:
+    """Parameters of which each draw is kept."""
+    free = find_last_layer(reg.net.layout)[1] if subset == "last_layer" else slice(0, reg.net.n_params)
+    return free.stop - free.start if theta_every else 0
+
+
 def _check_memory(n_draws: int, n_theta: int, n_f: int, memory: str) -> None:
     n_bytes, limit = 8.0 * n_draws * (n_theta + n_f), parse_memory(memory)
     if n_bytes > limit:
@@ -289,9 +297,10 @@ def _check_hours(
         head = split_last_layer(reg, theta)
         reg, theta, inputs = head.reg, theta[head.free], head.find_features(inputs)
     gradient = compiled.compile_objective(reg)
-    gradient(theta, inputs, Y[some])
-    begin = time.perf_counter()
-    gradient(theta, inputs, Y[some])
+    with np.errstate(over="ignore", invalid="ignore"):  # told of where chains start
+        gradient(theta, inputs, Y[some])
+        begin = time.perf_counter()
+        gradient(theta, inputs, Y[some])
     seconds = (time.perf_counter() - begin) * len(X) / len(inputs)
     hours = seconds * GRADIENTS_PER_DRAW * n / min(os.cpu_count() or 1, 4) / 3600
     if hours > max_hours:
