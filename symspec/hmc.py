@@ -126,12 +126,9 @@ def run_hmc(
     settings = {"sampler": sampler, "seed": seed, "target_accept": target_accept}
     counts, begin = {"draws": n_draws, "tune": n_tune, "chains": n_chains}, time.perf_counter()
     draws = _sample(model, ["f", "theta"][: 1 + bool(theta_every)], **settings, **counts, progress=progress)
-    draws = _keep(draws, importance, theta_every)
+    draws = _keep(_cut(draws, n_draws), importance, theta_every)
     draws.attrs |= _describe(laplace, subset, X_check) | settings
     draws.attrs |= {"n_tune": n_tune, "n_stars": len(X), "seconds": time.perf_counter() - begin}
-    n_kept = draws["posterior"].sizes["draw"]
-    if n_kept < n_draws:
-        warnings.warn(f"interrupted: {n_kept} of {n_draws} draws of each chain are kept.", UserWarning, stacklevel=2)
     return draws
 
 
@@ -212,6 +209,30 @@ def _weigh_laplace_draws(model: pm.Model, n: int, seed: int) -> Dataset:
     else:
         k = float(np.nan_to_num(array_stats.psislw(-finite)[1], nan=np.inf)) if len(finite) >= MIN_WEIGHTS else np.nan
     return xr.Dataset({"log_weight": ("laplace_draw", weights)}, attrs={"pareto_k": k})
+
+
+def _cut(draws: DataTree, n_draws: int) -> DataTree:
+    """Of a run that was interrupted, what chains of one length hold: as many draws as possible.
+
+    Raises
+    ------
+    KeyboardInterrupt
+        No chain had begun to draw.
+    """
+    f = draws["posterior"]["f"]
+    if f.sizes["draw"] == n_draws:
+        return draws
+    lengths = f.notnull().all(("check_star", "label")).sum("draw").values
+    n_kept = int(max(lengths, key=lambda length: length * np.count_nonzero(lengths >= length), default=0))
+    if n_kept == 0:
+        raise KeyboardInterrupt
+    chains = np.flatnonzero(lengths >= n_kept)
+    warnings.warn(
+        f"interrupted: {n_kept} of {n_draws} draws of {len(chains)} of {len(lengths)} chains are kept.",
+        UserWarning,
+        stacklevel=3,
+    )
+    return draws.isel(chain=chains, draw=slice(n_kept))
 
 
 def _keep(draws: DataTree, importance: Dataset, theta_every: int) -> DataTree:

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import h5py
 import numpy as np
 import pytest
+import xarray as xr
 from astropy.table import Table
 from typer.testing import CliRunner
 
@@ -17,7 +18,7 @@ from symspec.compiled import compile_jacobian
 from symspec.regression import Regression
 
 N_STARS, N_PIXELS = 60, 50
-COMMANDS = ("demo", "train", "errors", "audit", "jacobian", "info")
+COMMANDS = ("demo", "train", "errors", "audit", "hmc", "jacobian", "info")
 
 
 def run(*words, code=0):
@@ -191,6 +192,31 @@ def test_audit_compares_on_the_stars_given(work, tmp_path, stars):
     np.testing.assert_allclose(table["LOGG_LAST_LAYER"], expected.ratio[1, :, 1], rtol=1e-9)
     np.testing.assert_allclose(table["TEFF_EXACT"], expected.exact_sd[:, 0], rtol=1e-9)
     np.testing.assert_allclose(table["QUANTILE"], expected.quantile, rtol=1e-12)
+
+
+def test_hmc_compares_draws_writes_and_marks(work, tmp_path):
+    path, table, figures, marked = (tmp_path / name for name in ("draws.nc", "table.ecsv", "figures", "marked.h5"))
+    counts = ("--draws", 30, "--tune", 20, "--chains", 2, "--n-check", 4)
+    words = (*counts, "--table", table, "--plots", figures, "--checked-model", marked)
+    said = run("hmc", work.model, work.stars, path, *words)
+    assert "HMC against Laplace, 4 stars; all weights" in said.stdout
+    assert "HMC not converged" in said.stdout  # of 30 draws nobody could say more
+    assert "Agree: median sd ratio within 10% of 1" in said.stdout
+    with xr.open_datatree(path, engine="h5netcdf") as draws:
+        assert draws["posterior"]["f"].shape == (2, 30, 4, 3)
+    rows = Table.read(table, format="ascii.ecsv")
+    assert all(str(name).startswith("generated_") for name in rows["ID"])
+    for name in ("intervals", "densities", "traces"):
+        assert (figures / f"hmc_{name}.png").read_bytes().startswith(b"\x89PNG")
+    assert "Hamiltonian Monte Carlo, TEFF: HMC not converged" in run("info", marked).stdout
+    assert f"{path} exists already" in run("hmc", work.model, work.stars, path, code=1).stderr
+
+
+def test_hmc_wants_the_stars_that_the_model_was_trained_on(work, tmp_path, stars):
+    others = write_stars(tmp_path / "others.h5", stars[10:])
+    said = run("hmc", work.model, others, tmp_path / "draws.nc", code=1)
+    assert "should be those that the model was trained on, got 50 stars of another mean spectrum" in said.stderr
+    assert not (tmp_path / "draws.nc").exists()
 
 
 def test_jacobian_is_that_of_the_compiled_function_and_is_plotted(work, tmp_path, monkeypatch, stars):

@@ -40,8 +40,27 @@ SAID = {
         "check: the gradient vanishes there: True",
         "check: they are equal: True",
     ],
+    "04_hmc_check": [
+        "Where there are data (42 points)",
+        "In the gap (17 points)",
+        "Laplace, exact Hessian",
+        "HMC converged: R-hat at most 1.01",
+        "check: in the gap HMC's error is more than twice that among the data: True",
+    ],
+    "05_pymc_script": [
+        "free variables: level, between, log_sigma, theta_whitened",
+        "r_hat",
+        "check: the scatter that was put in is found to 30 %: True",
+        "median sd ratio to Laplace",
+    ],
 }
-N_CHECKS = {"01_the_question": 5, "02_error_bars": 2, "03_compiled_functions": 3}
+N_CHECKS = {
+    "01_the_question": 5,
+    "02_error_bars": 2,
+    "03_compiled_functions": 3,
+    "04_hmc_check": 3,
+    "05_pymc_script": 2,
+}
 
 
 @pytest.mark.parametrize("name", SAID)
