@@ -19,9 +19,10 @@ from symspec.errors import DataError, MissingDependencyError, NotAtMinimumWarnin
 from symspec.inverse_hessian.choice import parse_memory
 from symspec.inverse_hessian.last_layer import find_last_layer
 from symspec.laplace import LaplacePosterior
+from symspec.last_layers import split_last_layer
 from symspec.pymc_models import pymc_model
 from symspec.regression import Regression
-from symspec.subsets import Subset, check_subset, describe_subset, split_last_layer
+from symspec.subsets import Subset, check_subset, describe_subset
 from symspec.version import __version__
 
 if TYPE_CHECKING:

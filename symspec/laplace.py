@@ -18,6 +18,7 @@ from symspec.checkpoint import Checkpoint, find_fingerprint
 from symspec.checks import check_flux, check_ivar, check_rng, check_theta
 from symspec.errors import DataError, NotAtMinimumError, NotAtMinimumWarning, OptionError
 from symspec.inverse_hessian import InverseBuilder, InverseHessian
+from symspec.last_layers import split_last_layer
 from symspec.prediction import (
     Prediction,
     compute_flux_covariance,
@@ -327,25 +328,35 @@ def fit_laplace(
 
 def _certify(builder: InverseBuilder, inverse: InverseHessian, theta: np.ndarray) -> tuple[float, Certificate]:
     """U, and the certificate over the parameters that vary."""
-    X, Y, free, cheap = builder.X, builder.Y, inverse.free, inverse.cheap()
+    free, cheap = inverse.free, inverse.cheap()
     passes = {"backend": builder.backend, "dtype": builder.dtype}
-    U, gradient = compiled.compile_objective(builder.reg, **passes)(theta, X, Y)
-    gradient = np.asarray(gradient[free], np.float64)
-    product = compiled.compile_hessian_vector_product(builder.reg, **passes)
+    reg, at, X, inside, rest = builder.reg, theta, builder.X, free, 0.0
+    if inverse.structure == "last_layer":  # the others are passed through once
+        head = split_last_layer(reg, theta)
+        rest, at, X, inside = (
+            head.find_prior_of_the_rest(reg),
+            theta[free],
+            head.find_features(X, **passes),
+            slice(None),
+        )
+        reg = head.reg
 
-    def embed(v: np.ndarray) -> np.ndarray:
-        out = np.zeros(theta.size)
-        out[free] = v.ravel()
+    def embed(v: np.ndarray, size: int = theta.size, where: slice = free) -> np.ndarray:
+        out = np.zeros(size)
+        out[where] = v.ravel()
         return out
 
+    U, gradient = compiled.compile_objective(reg, **passes)(at, X, builder.Y)
+    gradient = np.asarray(gradient[inside], np.float64)
+    product = compiled.compile_hessian_vector_product(reg, **passes)
     n = free.stop - free.start
     restricted = LinearOperator((n, n), matvec=lambda v: (cheap @ embed(v))[free], dtype=np.float64)
     shift = _rms_newton_shift(builder, theta, cheap @ embed(gradient))
 
     def hessian_product(v: np.ndarray) -> np.ndarray:
-        return product(theta, X, Y, embed(v))[free].astype(np.float64)
+        return product(at, X, builder.Y, embed(v, at.size, inside))[inside].astype(np.float64)
 
-    return U, certify(gradient, restricted, hessian_product, shift, len(X))
+    return U + rest, certify(gradient, restricted, hessian_product, shift, len(X))
 
 
 def _rms_newton_shift(builder: InverseBuilder, theta: np.ndarray, step: np.ndarray) -> np.ndarray:

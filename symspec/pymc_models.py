@@ -16,8 +16,9 @@ from symspec.checks import check_flux
 from symspec.compiled import check_stars
 from symspec.errors import OptionError
 from symspec.laplace import LaplacePosterior
+from symspec.last_layers import LastLayer, split_last_layer
 from symspec.regression import LOG_2PI, Regression, Symbol
-from symspec.subsets import LastLayer, Subset, check_subset, find_basis, find_last_layer_inverse, split_last_layer
+from symspec.subsets import Subset, check_subset, find_basis, find_last_layer_inverse
 from symspec.whitening import Whitening, find_whitening, whiten_by_factor
 
 if TYPE_CHECKING:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,9 +12,6 @@ from symspec.errors import OptionError
 from symspec.inverse_hessian import DualInverse, InverseHessian, LastLayerInverse, PrimalInverse
 from symspec.inverse_hessian.last_layer import find_last_layer
 from symspec.laplace import LaplacePosterior
-from symspec.layers import Dense
-from symspec.networks import Network
-from symspec.regression import Regression
 from symspec.tangents import Tangents, compute_tangents
 from symspec.whitening import find_directions
 
@@ -47,52 +43,6 @@ def describe_subset(subset: Subset) -> str:
     if subset == "last_layer":
         return "the last layer's weights, the others held fixed"
     return f"the {subset} leading directions of the curvature, the others held fixed"
-
-
-@dataclass(frozen=True, eq=False)
-class LastLayer:
-    """A regression on the features before a network's last dense layer.
-
-    Attributes
-    ----------
-    reg : Regression
-        Of that layer and what follows it, with the same noise and prior; its flux are features.
-    free : slice
-        The layer's place in the whole network's theta.
-    net : Network
-        The whole network.
-    theta : numpy.ndarray, shape (param,)
-        The whole network's weights.
-    """
-
-    reg: Regression
-    free: slice
-    net: Network
-    theta: np.ndarray
-
-    def find_features(self, X: Any, *, backend: str = "auto", dtype: str = "float64") -> np.ndarray:
-        """Features (star, feature) of flux (star, pixel), some stars at a time."""
-        X = check_flux(X, self.net.n_pixels, dtype=None)
-        before = self.net.layers[: _last_dense(self.net)]
-        if not before:
-            return np.asarray(X, np.float64)
-        net = Network(before, self.net.n_pixels)
-        return compiled.compile_predict(net, backend=backend, dtype=dtype)(self.theta[: net.n_params], X).astype(
-            np.float64
-        )
-
-
-def split_last_layer(reg: Regression, theta: np.ndarray) -> LastLayer:
-    """The last dense layer of a network as a regression of its own."""
-    net = reg.net
-    name, free = find_last_layer(net.layout)
-    at = _last_dense(net)
-    head = Network(net.layers[at:], net.widths[at], label_names=net.label_names, label_units=net.label_units)
-    prior = {b.name: reg.prior_precision[f"{name}/{b.name.partition('/')[2]}"] for b in head.layout.blocks}
-    noise: dict[str, Any] = {"sigma_noise": reg.sigma_noise}
-    if reg.has_full_noise:
-        noise = {"noise_covariance": reg.noise_covariance}
-    return LastLayer(Regression(head, prior_precision=prior, **noise), free, net, theta)
 
 
 def find_last_layer_inverse(laplace: LaplacePosterior) -> PrimalInverse:
@@ -171,8 +121,3 @@ def _walk(laplace: LaplacePosterior, X: np.ndarray, inverse: InverseHessian | np
     parts = range(0, len(X), STARS_AT_ONCE)
     net, theta = laplace.reg.net, laplace.theta
     return np.concatenate([covariance(compute_tangents(net, factors, theta, X[i : i + STARS_AT_ONCE])) for i in parts])
-
-
-def _last_dense(net: Network) -> int:
-    """Index of the last dense layer."""
-    return max(i for i, layer in enumerate(net.layers) if isinstance(layer, Dense))

@@ -19,7 +19,7 @@ ORDER = """
     inverse_hessian.interface inverse_hessian.primal inverse_hessian.dual inverse_hessian.layerwise
     inverse_hessian.diagonal inverse_hessian.kronecker inverse_hessian.last_layer inverse_hessian.low_rank
     inverse_hessian.krylov_space inverse_hessian.krylov inverse_hessian.choice inverse_hessian.builder inverse_hessian
-    certificate prediction neighbours polish laplace sandwich audit
+    last_layers certificate prediction neighbours polish laplace sandwich audit
     whitening subsets pymc_models hmc hmc_comparison
     hyperparameters marginal_likelihood evidence calibration fitting
     array_files csv_spectra readers writers archive_format inverse_archives archives jacobian_files audit_files

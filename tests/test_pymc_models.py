@@ -6,7 +6,8 @@ import pytest
 from numpy.testing import assert_allclose
 
 import symspec as ss
-from symspec.subsets import find_basis, find_last_layer_inverse, split_last_layer
+from symspec.last_layers import split_last_layer
+from symspec.subsets import find_basis, find_last_layer_inverse
 from symspec.whitening import find_whitening, whiten_by_factor
 
 S = np.array([[0.10, 0.02], [0.02, 0.30]])

@@ -5,13 +5,13 @@ import pytest
 from numpy.testing import assert_allclose
 
 import symspec as ss
+from symspec.last_layers import split_last_layer
 from symspec.subsets import (
     check_subset,
     describe_subset,
     find_basis,
     find_last_layer_inverse,
     restricted_covariance,
-    split_last_layer,
 )
 
 
@@ -48,6 +48,7 @@ def test_the_last_layer_of_its_features_is_the_whole_network(problem):
         ss.compile_objective(head.reg)(theta[head.free], features, Y)[0],
     )
     assert_allclose(U - prior, U_part, rtol=1e-12)
+    assert_allclose(head.find_prior_of_the_rest(reg), prior, rtol=1e-12)
     assert head.reg.net.label_names == reg.net.label_names
 
 

@@ -3,8 +3,9 @@
     python tests/bench/full_size.py FOLDER                 all of it: about two hours on two cores, 2 GB on disk
     python tests/bench/full_size.py FOLDER kronecker ...   some of the stages
 
-Stages: data, training, gradient, kronecker, ekfac, diagonal, last_layer, dual, krylov, table. Each is a process of its
-own, so that its peak of memory is its own, and leaves its numbers in FOLDER; those that are there are not made again.
+Stages: data, training, gradient, kronecker, ekfac, diagonal, last_layer, dual, krylov, hmc, table. Each is a process
+of its own, so that its peak of memory is its own, and leaves its numbers in FOLDER; those that are there are not made
+again.
 sigma_noise is the scatter that the training left, so that the error bars are those that a user would ask for.
 """
 
@@ -12,13 +13,16 @@ import json
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import numpy as np
 
 import symspec as ss
+from symspec.hmc_tables import print_comparison
 from symspec.inverse_hessian import InverseBuilder
 from symspec.prediction import standard_deviations
+from symspec.tables import open_console
 
 SIZES = [7213, 2048, 1024, 512, 256, 128, 32, 3]
 N_TRAIN, N_TEST, N_SUBSET, N_COMPARE = 50_000, 10_000, 4_000, 200
@@ -26,7 +30,7 @@ LABEL_NOISE = np.array([50.0, 0.1, 0.05])  # K, dex, dex
 EPOCHS, BATCH = 8, 512
 KRYLOV_STARS, KRYLOV_SECONDS = 2, 27 * 60
 STRUCTURES = ("kronecker", "ekfac", "diagonal", "last_layer", "dual", "krylov")
-STAGES = ("data", "training", "gradient", *STRUCTURES, "table")
+STAGES = ("data", "training", "gradient", *STRUCTURES, "hmc", "table")
 
 
 def make_data(folder):
@@ -111,6 +115,23 @@ def run_structure(folder, structure):
     return told
 
 
+def check_last_layer(folder):
+    """HMC of the last layer given the others, from all training spectra, against Laplace on the same weights."""
+    reg, theta, X, Y, X_test = read_trained(folder)
+    begin = time.perf_counter()
+    words = {"structure": "last_layer", "require_minimum": False, "dtype": "float32", "progress": False}
+    laplace = ss.fit_laplace(reg, theta, X, Y, **words)
+    fitted = time.perf_counter()
+    X_check = X_test[:N_COMPARE]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ss.NotAtMinimumWarning)  # eight epochs
+        draws = ss.run_hmc(reg, X, Y, laplace=laplace, subset="last_layer", X_check=X_check, seed=0, progress=False)
+    sampled = time.perf_counter()
+    comparison = ss.compare_hmc(laplace, draws, X_check)
+    print_comparison(open_console(), comparison)
+    return {"fit": fitted - begin, "hmc": sampled - fitted, "verdict": comparison.verdict}
+
+
 def print_table(folder):
     told = {s: json.loads((folder / f"{s}.json").read_text()) for s in STAGES if (folder / f"{s}.json").exists()}
     gradient = told["gradient"]["seconds"]
@@ -150,7 +171,8 @@ def main():
     stage = stages[0]
     if (folder / f"{stage}.json").exists() and stage != "table":
         return
-    work = {"data": make_data, "training": train, "gradient": time_gradient, "table": print_table}
+    work = {"data": make_data, "training": train, "gradient": time_gradient, "hmc": check_last_layer}
+    work["table"] = print_table
     told = work[stage](folder) if stage in work else run_structure(folder, stage)
     told["peak_gib"] = peak_memory()
     (folder / f"{stage}.json").write_text(json.dumps(told))
