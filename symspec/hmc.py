@@ -33,6 +33,7 @@ SAMPLERS = ("auto", "nutpie", "pymc", "numpyro", "blackjax")
 GRADIENTS_PER_DRAW = 30  # of a whitened posterior; a tree of depth 5
 MIN_DRAWS, MIN_CHAINS = 20, 2
 CHECK_STARS = 500
+TIMED_OPERATIONS = 1e9  # of the pass from which the time of all is estimated
 EQUAL, MIN_WEIGHTS = 1e-6, 100  # nats; fewer weights have no tail to speak of
 MAX_LOST = 0.1  # share of Laplace draws whose density may be not finite
 
@@ -312,18 +313,18 @@ def _check_hours(
     reg: Regression, laplace: LaplacePosterior, X: np.ndarray, Y: np.ndarray, subset: Subset, n: int, max_hours: float
 ) -> None:
     """Refuse what would take too long, by the time of one gradient."""
-    theta, cost = laplace.theta, 2.0 * reg.net.n_params
-    some = slice(0, int(np.clip(1e9 / cost, 64, len(X))))
-    inputs = X[some]
+    theta, stars = laplace.theta, X
     if subset == "last_layer":
         head = split_last_layer(reg, theta)
-        reg, theta, inputs = head.reg, theta[head.free], head.find_features(inputs)
+        reg, theta = head.reg, theta[head.free]
+        stars = np.zeros((len(X), reg.net.n_pixels))  # as long to pass as features
+    some = slice(0, int(np.clip(TIMED_OPERATIONS / reg.net.n_params, 64, len(X))))
     gradient = compiled.compile_objective(reg)
     with np.errstate(over="ignore", invalid="ignore"):  # told of where chains start
-        gradient(theta, inputs, Y[some])
+        gradient(theta, stars[some], Y[some])
         begin = time.perf_counter()
-        gradient(theta, inputs, Y[some])
-    seconds = (time.perf_counter() - begin) * len(X) / len(inputs)
+        gradient(theta, stars[some], Y[some])
+    seconds = (time.perf_counter() - begin) * len(X) / len(stars[some])
     hours = seconds * GRADIENTS_PER_DRAW * n / min(os.cpu_count() or 1, 4) / 3600
     if hours > max_hours:
         took = f"{hours:,.0f} hours" if hours < 100 else f"{hours / 24:,.0f} days"

@@ -61,3 +61,18 @@ def test_whitening_pays():
     for name, (ess, seconds) in (("whitened", ours), ("as it stands", theirs)):
         print(f"| {name} | {ess:.0f} | {seconds:.1f} | {ess / seconds:.2f} |")
     assert ours[0] / ours[1] >= 5 * theirs[0] / theirs[1]
+
+
+def test_no_false_alarm_in_20_seeds_of_a_linear_network():
+    """Laplace is exact there: whatever the verdict finds against it is a false alarm."""
+    verdicts = []
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        X, X_check = rng.normal(size=(60, 5)), 2 * rng.normal(size=(30, 5))
+        Y = X @ rng.normal(size=(5, 2)) + [0.3, 0.5] * rng.normal(size=(60, 2))
+        reg = ss.Regression(ss.mlp([5, 2]), sigma_noise=[0.3, 0.5], prior_precision=1.0)
+        theta = ss.polish(reg, np.zeros(reg.net.n_params), X, Y).theta
+        laplace = ss.fit_laplace(reg, theta, X, Y, structure="primal", progress=False)
+        draws = ss.run_hmc(reg, X, Y, laplace=laplace, X_check=X_check, seed=seed, n_importance=1, progress=False)
+        verdicts += ss.compare_hmc(laplace, draws, X_check).verdict
+    assert verdicts == ["agree"] * 40
