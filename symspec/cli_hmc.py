@@ -57,8 +57,10 @@ def hmc(
     tune: Annotated[int, typer.Option(help="Draws for adaptation, of each chain.")] = 1000,
     chains: Annotated[int, typer.Option(help="Chains, side by side.")] = 4,
     sampler: Annotated[str, typer.Option(help="nutpie, pymc, numpyro, blackjax; auto: nutpie if there.")] = "auto",
-    target_accept: Annotated[float, typer.Option(min=0.5, max=0.999, help="Nearer 1: fewer divergences.")] = 0.95,
-    theta_every: Annotated[int, typer.Option(min=0, help="Keep the weights of every so manieth draw; 0: none.")] = 1,
+    target_accept: Annotated[
+        float | None, typer.Option(min=0.5, max=0.999, help="Nearer 1: fewer divergences. By default 0.95.")
+    ] = None,
+    theta_every: Annotated[int, typer.Option(min=0, help="Keep weights of every so manieth draw; 0: none.")] = 1,
     seed: Annotated[int, typer.Option(min=0, help="Of the chains.")] = 0,
     validation: Validation = 0.1,
     train_seed: Annotated[int, typer.Option(min=0, help="The --seed of 'symspec train', which set stars aside.")] = 0,

@@ -52,7 +52,7 @@ def run_hmc(
     n_tune: int = 1000,
     n_importance: int = 1000,
     sampler: str = "auto",
-    target_accept: float = 0.95,
+    target_accept: float | None = None,
     theta_every: int = 1,
     max_hours: float = 24.0,
     memory: str = "8GB",
@@ -82,7 +82,8 @@ def run_hmc(
         Laplace draws whose importance weights are stored, see `compare_hmc`.
     sampler : {"auto", "nutpie", "pymc", "numpyro", "blackjax"}
         "auto" is nutpie where it is installed, else PyMC's own.
-    target_accept : float, default 0.95
+    target_accept : float, optional
+        By default 0.95, or 0.8 for the last layer, whose posterior is normal and has no narrow places.
     theta_every : int, default 1
         Keep theta of every so manieth draw; 0 leaves it out, also while sampling. If more than 1 it is in the group
         "posterior_thinned".
@@ -125,6 +126,7 @@ def run_hmc(
     _warn_unless_minimum(laplace)
     model = pymc_model(reg, X, Y, laplace=laplace, subset=subset, X_check=X_check)
     importance = _weigh_laplace_draws(model, n_importance, seed)
+    target_accept = target_accept or (0.8 if subset == "last_layer" else 0.95)
     settings = {"sampler": sampler, "seed": seed, "target_accept": target_accept}
     counts, begin = {"draws": n_draws, "tune": n_tune, "chains": n_chains}, time.perf_counter()
     draws = _sample(model, ["f", "theta"][: 1 + bool(theta_every)], **settings, **counts, progress=progress)
