@@ -20,7 +20,7 @@ from symspec.errors import OptionError, TooLargeError
 from symspec.inverse_hessian import DualInverse, LayerwiseInverse, LowRankInverse, PrimalInverse
 from symspec.laplace import LaplacePosterior
 
-NEGLIGIBLE = 1e-2  # curvature in units of the prior's, below which a direction is left to the prior
+NEGLIGIBLE = 1e-2  # curvature in units of the prior's, up to which a direction is left to the prior
 MAX_BYTES = 4 * 2**30  # of the directions of a dual inverse
 
 Arrays = Mapping[str, Any]
@@ -77,7 +77,8 @@ def find_whitening(laplace: LaplacePosterior) -> Whitening:
     ----------
     laplace : LaplacePosterior
         With structure "primal", "dual", "low_rank", "kronecker", "ekfac" or "diagonal". The better it knows the
-        posterior's shape, the faster a sampler moves; the posterior sampled is the same for each.
+        posterior's shape, the faster a sampler moves; the posterior sampled is the same for each. Where the data
+        curve few directions, L is the prior's but for these, which costs two thin products and not two square ones.
 
     Raises
     ------
@@ -88,7 +89,9 @@ def find_whitening(laplace: LaplacePosterior) -> Whitening:
     """
     inverse = laplace.inverse_hessian
     if isinstance(inverse, PrimalInverse):
-        return whiten_by_factor(laplace.theta, inverse)
+        leading = find_directions(laplace)
+        is_cheaper = 2 * leading.eigenvectors.shape[1] < inverse.shape[0]
+        return _whiten_by_directions(laplace.theta, leading) if is_cheaper else whiten_by_factor(laplace.theta, inverse)
     if isinstance(inverse, LayerwiseInverse):
         return _whiten_by_layers(laplace.theta, inverse)
     if isinstance(inverse, DualInverse | LowRankInverse):
@@ -107,7 +110,7 @@ def find_directions(laplace: LaplacePosterior, n: int | None = None) -> LowRankI
     laplace : LaplacePosterior
         With structure "primal", "dual" or "low_rank".
     n : int, optional
-        How many; by default all above 0.01.
+        How many of the largest; by default all beyond 0.01 in size, which are often few.
 
     Raises
     ------
@@ -128,7 +131,7 @@ def find_directions(laplace: LaplacePosterior, n: int | None = None) -> LowRankI
             f'leading directions should come from structure="primal", "dual" or "low_rank", got "{laplace.structure}": '
             'fit_laplace(..., structure="low_rank", options={"rank": k}) finds the first k.'
         )
-    keep = np.flatnonzero(values > NEGLIGIBLE) if n is None else np.arange(n)
+    keep = np.flatnonzero(np.abs(values) > NEGLIGIBLE) if n is None else np.arange(n)
     if len(keep) and keep[-1] >= len(values):
         raise OptionError(f"the curvature should have {n} leading directions, got {len(values)}: ask for fewer.")
     return LowRankInverse(precision, values[keep], np.ascontiguousarray(vectors[:, keep]))

@@ -46,6 +46,22 @@ def test_the_factor_times_its_transpose_is_the_inverse_hessian(problem, structur
     assert_allclose(whitening.log_det, np.linalg.slogdet(L)[1], rtol=1e-10)
 
 
+@pytest.mark.parametrize("curvature", ["ggn", "hessian"])
+def test_few_directions_that_the_data_curve_take_thin_products(problem, curvature):
+    reg, theta, X, Y = problem
+    reg = ss.Regression(reg.net, sigma_noise=[2.0, 3.0], prior_precision=reg.prior_precision)
+    theta = ss.polish(reg, theta, X[:3], Y[:3]).theta
+    words = {"structure": "primal", "curvature": curvature, "progress": False}
+    laplace = ss.fit_laplace(reg, theta, X[:3], Y[:3], **words)
+    whitening = find_whitening(laplace)
+    if curvature == "ggn":  # of five labels; the exact Hessian curves more
+        assert whitening.arrays["directions"].shape[1] <= 5
+    L, A_inverse = dense_factor(whitening), laplace.inverse_hessian.to_dense()
+    sd = np.sqrt(np.diag(A_inverse))
+    assert_allclose(L @ L.T / np.outer(sd, sd), A_inverse / np.outer(sd, sd), rtol=0, atol=NEGLIGIBLE)
+    assert_allclose(whitening.log_det, np.linalg.slogdet(L)[1], rtol=1e-10)
+
+
 @pytest.mark.parametrize("structure", [*EXACT, "low_rank"])
 def test_graphs_say_what_numbers_say_and_back(problem, structure):
     whitening = find_whitening(fit(problem, structure))
