@@ -2,7 +2,7 @@
 
 from symspec import datasets
 from symspec.activations import ACTIVATIONS
-from symspec.archives import read_laplace, read_network, read_regression, write_laplace, write_network
+from symspec.archives import read_laplace, read_regression, write_laplace, write_network
 from symspec.audit import StructureAudit, audit_structures
 from symspec.calibration import coverage, sigma_mad, studentized_residuals
 from symspec.certificate import Certificate
@@ -30,6 +30,7 @@ from symspec.errors import (
 from symspec.evidence import tune
 from symspec.hmc import run_hmc
 from symspec.hmc_comparison import HmcComparison, compare_hmc
+from symspec.importers import import_network, import_payne, read_network
 from symspec.laplace import LaplacePosterior, fit_laplace
 from symspec.layers import Activation, Dense, Dropout, Layer, Standardize, Unstandardize
 from symspec.matrices import compile_ggn, compile_hessian

@@ -86,6 +86,18 @@ def write_network(
             _write_regression(file, reg)
 
 
+def is_archive(path: str | os.PathLike[str]) -> bool:
+    """Whether an HDF5 file says that symspec wrote it; one that cannot be opened is taken for such, to be told of."""
+    import h5py
+
+    try:
+        with h5py.File(path, "r") as file:
+            kind = file.attrs.get("format")
+    except (OSError, RuntimeError):
+        return True
+    return (kind.decode(errors="replace") if isinstance(kind, bytes) else kind) in (NETWORK, LAPLACE)
+
+
 def read_network(path: str | os.PathLike[str]) -> tuple[Network, np.ndarray]:
     """Read a network with its weights, from a file of `write_network` or `write_laplace`.
 

@@ -269,7 +269,7 @@ def jacobian(
     if plot is not None:
         check_output(plot, overwrite, None, output, model, spectra)
     from symspec import tables
-    from symspec.archives import read_network
+    from symspec.importers import read_network
     from symspec.jacobian_files import write_jacobian
     from symspec.readers import read_spectra
 
