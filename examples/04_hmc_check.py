@@ -1,6 +1,6 @@
 """Laplace's error bars against Hamiltonian Monte Carlo, where there are data and in a gap between them.
 
-python examples/04_hmc_check.py                  # 1-20-20-1, as in the README: some ten minutes
+python examples/04_hmc_check.py                  # 1-20-20-1, as in the README: a quarter of an hour
 python examples/04_hmc_check.py --small          # a smaller network: a minute
 python examples/04_hmc_check.py --plots figures  # and draw what was found
 """
