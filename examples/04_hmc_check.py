@@ -46,7 +46,7 @@ seconds = draws["posterior"].attrs["sampling_time"]
 print(f"sampled by {draws.attrs['sampler']} in {seconds:.0f} s")
 
 # Compared is what the network says, star by star, never its weights.
-others = {"Laplace, exact Hessian": exact, "sandwich": ss.sandwich_covariance(laplace, x, y, x_check)}
+others = {"exact Hessian": exact, "sandwich": ss.sandwich_covariance(laplace, x, y, x_check)}
 comparison = ss.compare_hmc(laplace, draws, x_check, others=others)
 in_data, in_gap = comparison.select(slice(0, 42)), comparison.select(slice(42, None))
 console = open_console()

@@ -35,15 +35,13 @@ def comparison_table(comparison: HmcComparison, *, title: str = "") -> Table:
     table.caption = "medians over the stars ± their Monte Carlo error; R-hat and ESS: the worst star's"
     for c, (name, unit) in enumerate(zip(comparison.label_names, comparison.label_units, strict=True)):
         colour = _COLOURS.get(comparison.verdict[c], "red")
-        bars = {f"Laplace, {comparison.structure}": comparison.laplace_sd} | comparison.others
+        bars = {comparison.structure: comparison.laplace_sd} | comparison.others
         for i, (bar, sd) in enumerate(bars.items()):
             cells = [escape(bar), format_number(np.median(sd[:, c])), format_number(np.median(comparison.hmc_sd[:, c]))]
             cells.append(_ratio(comparison.hmc_sd[:, c] / sd[:, c], comparison.sd_error[:, c] / sd[:, c]))
             if i == 0:
                 shift, error = comparison.shift[:, c], comparison.shift_error[:, c]
-                cells.append(
-                    f"{np.median(shift):+.2f} ± {np.median(error):.2f} ({shift.min():+.2f} to {shift.max():+.2f})"
-                )
+                cells.append(f"{np.median(shift):+.2f} ± {np.median(error):.2f}")
                 cells += [f"{comparison.rhat[:, c].max():.3f}", f"{comparison.ess[:, c].min():,.0f}"]
                 cells.append(f"[{colour}]{comparison.verdict[c]}[/]")
             else:

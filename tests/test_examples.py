@@ -43,7 +43,8 @@ SAID = {
     "04_hmc_check": [
         "Where there are data (42 points)",
         "In the gap (17 points)",
-        "Laplace, exact Hessian",
+        "ggn primal",
+        "sandwich",
         "HMC converged: R-hat at most 1.01",
         "check: in the gap HMC's error is more than twice that among the data: True",
     ],
