@@ -221,15 +221,15 @@ def audit(
 
     SPECTRA are the stars that the model was trained on, with their labels.
     """
-    from symspec import fitting, tables
+    from symspec import fitting, star_tables, tables
     from symspec.archives import read_regression
-    from symspec.audit_files import AUDIT_SUFFIXES, write_audit
+    from symspec.audit_files import write_audit
     from symspec.plots import plot_structure_audit, save_figure
     from symspec.readers import read_spectra
 
     inputs = [path for path in (model, spectra, sample, plot) if path is not None]
     if output is not None:
-        check_output(output, overwrite, AUDIT_SUFFIXES, *inputs)
+        check_output(output, overwrite, star_tables.STAR_TABLE_SUFFIXES, *inputs)
     if plot is not None:
         check_output(plot, overwrite, None, *inputs[:-1])
     reg, theta = read_regression(model)

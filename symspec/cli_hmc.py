@@ -98,10 +98,11 @@ class _Outputs:
     overwrite: bool
 
     def check(self, inputs: list[Path]) -> None:
-        from symspec.hmc_files import COMPARISON_SUFFIXES, DRAWS_SUFFIXES
+        from symspec.hmc_files import DRAWS_SUFFIXES
+        from symspec.star_tables import STAR_TABLE_SUFFIXES
 
         check_output(self.draws, self.overwrite, DRAWS_SUFFIXES, *inputs)
-        for path, suffixes in ((self.table, COMPARISON_SUFFIXES), (self.model, MODEL_SUFFIXES)):
+        for path, suffixes in ((self.table, STAR_TABLE_SUFFIXES), (self.model, MODEL_SUFFIXES)):
             if path is not None:
                 check_output(path, self.overwrite, suffixes, *inputs)
         if self.plots is not None and self.plots.is_file():

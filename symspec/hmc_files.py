@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from symspec.errors import OptionError, ShapeError
 from symspec.hmc_comparison import PROBABILITIES, THRESHOLDS, HmcComparison
+from symspec.star_tables import write_star_table
 from symspec.version import __version__
 from symspec.writers import replace_when_complete
 
@@ -17,7 +14,6 @@ if TYPE_CHECKING:
     from xarray import DataTree
 
 DRAWS_SUFFIXES = (".nc", ".netcdf")
-COMPARISON_SUFFIXES = (".ecsv", ".csv")
 
 
 def write_draws(path: str | os.PathLike[str], draws: DataTree, *, overwrite: bool = False) -> None:
@@ -60,15 +56,7 @@ def write_comparison(
     FileKeptError
         There is a file already, and `overwrite` is False.
     """
-    from astropy.table import Table
-
-    path, n_stars = Path(path), len(comparison.hmc_mean)
-    if path.suffix.lower() not in COMPARISON_SUFFIXES:
-        raise OptionError(f"path should end in one of {', '.join(COMPARISON_SUFFIXES)}, got {path.name!r}: rename it.")
-    ids = np.arange(n_stars) if ids is None else np.asarray(ids)
-    if ids.shape != (n_stars,):
-        raise ShapeError(f"ids should have shape ({n_stars},), one a star compared, got {ids.shape}.")
-    columns = {
+    quantities = {
         "LAPLACE": comparison.laplace_mean,
         "LAPLACE_SD": comparison.laplace_sd,
         "HMC": comparison.hmc_mean,
@@ -82,12 +70,9 @@ def write_comparison(
         "ESS_BULK": comparison.ess_bulk,
         "ESS_TAIL": comparison.ess_tail,
     }
-    table = Table({"ID": ids})
-    for c, label in enumerate(comparison.label_names):
-        for name, values in columns.items():
-            table[f"{label}_{name}"] = values[:, c]
-    table.meta = {"SYMSPEC": __version__, "VARIED": comparison.varied, "LAPLACE": comparison.structure}
-    table.meta |= {f"VERDICT_{n}": v for n, v in zip(comparison.label_names, comparison.verdict, strict=True)}
-    table.meta |= {"THRESHOLDS": THRESHOLDS, "PARETO_K": float(comparison.pareto_k)}
-    with replace_when_complete(path, overwrite=overwrite) as temporary:
-        table.write(temporary, format="ascii.ecsv" if path.suffix.lower() == ".ecsv" else "ascii.csv")
+    names = comparison.label_names
+    columns = {f"{n}_{k}": values[:, c] for c, n in enumerate(names) for k, values in quantities.items()}
+    meta = {"SYMSPEC": __version__, "VARIED": comparison.varied, "LAPLACE": comparison.structure}
+    meta |= {f"VERDICT_{n}": v for n, v in zip(names, comparison.verdict, strict=True)}
+    meta |= {"THRESHOLDS": THRESHOLDS, "PARETO_K": float(comparison.pareto_k)}
+    write_star_table(path, columns, ids, meta, overwrite=overwrite)

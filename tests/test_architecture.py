@@ -22,7 +22,8 @@ ORDER = """
     last_layers certificate prediction neighbours polish laplace sandwich audit
     whitening subsets pymc_models hmc hmc_comparison
     hyperparameters marginal_likelihood evidence calibration fitting
-    array_files csv_spectra readers writers archive_format inverse_archives archives jacobian_files audit_files
+    array_files csv_spectra readers writers star_tables archive_format inverse_archives archives jacobian_files
+    audit_files
     importers.matching importers.payne importers.hdf5_weights importers.keras_layers importers.keras_files
     importers.restricted_pickle importers.torch_files importers.safetensors_files importers.entry importers
     hmc_files line_list datasets plots hmc_plots tables hmc_tables demo cli_options cli_hmc cli __init__
