@@ -232,11 +232,9 @@ def log_evidence(reg: Regression, theta: np.ndarray, U: float, inverse: InverseH
 
     Those that are held fixed have no prior: their part of it leaves U.
     """
-    fixed = np.ones(theta.size, bool)
-    fixed[inverse.free] = False
-    precision = reg.prior_precision_vector()[fixed]
-    U -= 0.5 * float(np.sum(precision * theta[fixed] ** 2 - np.log(precision) + LOG_2PI))
-    return -U + 0.5 * inverse.logdet() + 0.5 * (theta.size - int(fixed.sum())) * LOG_2PI
+    n_free = inverse.free.stop - inverse.free.start
+    U -= reg.negative_log_prior_of_held(theta, inverse.free)
+    return -U + 0.5 * inverse.logdet() + 0.5 * n_free * LOG_2PI
 
 
 def fit_laplace(
@@ -334,7 +332,7 @@ def _certify(builder: InverseBuilder, inverse: InverseHessian, theta: np.ndarray
     if inverse.structure == "last_layer":  # the others are passed through once
         head = split_last_layer(reg, theta)
         rest, at, X, inside = (
-            head.find_prior_of_the_rest(reg),
+            reg.negative_log_prior_of_held(theta, free),
             theta[free],
             head.find_features(X, **passes),
             slice(None),

@@ -12,7 +12,7 @@ from symspec.checks import check_flux
 from symspec.inverse_hessian.last_layer import find_last_layer
 from symspec.layers import Dense
 from symspec.networks import Network
-from symspec.regression import LOG_2PI, Regression
+from symspec.regression import Regression
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,13 +35,6 @@ class LastLayer:
     free: slice
     net: Network
     theta: np.ndarray
-
-    def find_prior_of_the_rest(self, reg: Regression) -> float:
-        """What U of the whole network has more than U of this layer: the prior of the weights that are held."""
-        fixed = np.ones(self.theta.size, bool)
-        fixed[self.free] = False
-        precision = reg.prior_precision_vector()[fixed]
-        return 0.5 * float(np.sum(precision * self.theta[fixed] ** 2 - np.log(precision) + LOG_2PI))
 
     def find_features(self, X: Any, *, backend: str = "auto", dtype: str = "float64") -> np.ndarray:
         """Features (star, feature) of flux (star, pixel), some stars at a time."""

@@ -134,6 +134,13 @@ class Regression:
                 gradient[block.slice] += weight * step
         return 0.5 * weight * total
 
+    def negative_log_prior_of_held(self, theta: np.ndarray, free: slice) -> float:
+        """The prior's part of U (param,) that belongs to the parameters outside `free`."""
+        held = np.ones(theta.size, bool)
+        held[free] = False
+        precision = self.prior_precision_vector()[held]
+        return 0.5 * float(np.sum(precision * theta[held] ** 2 - np.log(precision) + LOG_2PI))
+
     def prior_precision_vector(self) -> np.ndarray:
         """Prior precision of each parameter (param,)."""
         return self.net.layout.expand(self.prior_precision)

@@ -48,7 +48,7 @@ def test_the_last_layer_of_its_features_is_the_whole_network(problem):
         ss.compile_objective(head.reg)(theta[head.free], features, Y)[0],
     )
     assert_allclose(U - prior, U_part, rtol=1e-12)
-    assert_allclose(head.find_prior_of_the_rest(reg), prior, rtol=1e-12)
+    assert_allclose(reg.negative_log_prior_of_held(theta, head.free), prior, rtol=1e-12)
     assert head.reg.net.label_names == reg.net.label_names
 
 
