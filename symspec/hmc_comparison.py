@@ -15,8 +15,8 @@ from symspec.checkpoint import find_fingerprint
 from symspec.checks import as_float_array, check_flux
 from symspec.errors import DataError, OptionError, ShapeError
 from symspec.hmc import fingerprint_laplace
-from symspec.inverse_hessian.last_layer import find_last_layer
 from symspec.laplace import LaplacePosterior
+from symspec.last_layers import split_last_layer
 from symspec.prediction import standard_deviations
 from symspec.subsets import Subset, describe_subset, restricted_covariance
 
@@ -224,16 +224,17 @@ def _find_f(laplace: LaplacePosterior, draws: DataTree, X: np.ndarray, subset: S
             "run_hmc(..., X_check=X), or theta_every=1."
         )
     theta = posterior["theta"].transpose("chain", "draw", "param").values
-    whole = np.broadcast_to(laplace.theta, (*theta.shape[:2], laplace.theta.size)).copy()
-    free = find_last_layer(laplace.reg.net.layout)[1] if subset == "last_layer" else slice(None)
-    if whole[..., free].shape != theta.shape:
+    net, inputs = laplace.reg.net, X
+    if subset == "last_layer":
+        head = split_last_layer(laplace.reg, laplace.theta)
+        net, inputs = head.reg.net, head.find_features(X)
+    if theta.shape[-1] != net.n_params:
         raise ShapeError(
-            f"theta of the draws should have {whole[..., free].shape[-1]} parameters, as the network of laplace, got "
+            f"theta of the draws should have {net.n_params} parameters, as the network of laplace, got "
             f"{theta.shape[-1]}: compare draws of the same network."
         )
-    whole[..., free] = theta
-    predict = compiled.compile_predict(laplace.reg.net)
-    return np.array([[predict(one, X) for one in chain] for chain in whole])
+    predict = compiled.compile_predict(net)
+    return np.array([[predict(one, inputs) for one in chain] for chain in theta])
 
 
 def _summarize(f: np.ndarray) -> dict[str, np.ndarray]:
