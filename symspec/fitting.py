@@ -10,7 +10,7 @@ import numpy as np
 from symspec.audit import AUDITED, StructureAudit, audit_structures
 from symspec.errors import DataError, TooLargeError
 from symspec.evidence import tune as tune_by_evidence
-from symspec.hmc import run_hmc
+from symspec.hmc import pick_evenly, run_hmc
 from symspec.inverse_hessian import choose_structure
 from symspec.laplace import LaplacePosterior, fit_laplace
 from symspec.layers import Standardize, Unstandardize
@@ -253,7 +253,7 @@ def sample_by_hmc(
     laplace: LaplacePosterior, training: Spectra, sample: Spectra, n_sample: int, **options: Any
 ) -> tuple[DataTree, np.ndarray, np.ndarray | None]:
     """Draws of `run_hmc` for at most `n_sample` stars of a sample, with their flux (star, pixel) and ids."""
-    sample = sample[np.unique(np.linspace(0, len(sample) - 1, min(len(sample), n_sample)).astype(int))]
+    sample = sample[pick_evenly(len(sample), n_sample)]
     flux = fill_bad_pixels(sample.flux, sample.ivar, laplace.flux_mean)
     words = {"laplace": laplace, "X_check": flux, **options}
     return run_hmc(laplace.reg, fill_flux(training), training.labels, **words), flux, sample.ids

@@ -290,10 +290,15 @@ def _check_counts(n_draws: int, n_chains: int, n_tune: int, theta_every: int) ->
         )
 
 
+def pick_evenly(n: int, most: int) -> np.ndarray:
+    """Places of at most so many of n stars, evenly spaced."""
+    return np.unique(np.linspace(0, n - 1, min(n, most)).astype(int))
+
+
 def _find_check_stars(reg: Regression, X: np.ndarray, X_check: Any) -> np.ndarray:
     if X_check is not None:
         return np.atleast_2d(check_flux(X_check, reg.net.n_pixels, name="X_check"))
-    return X[np.unique(np.linspace(0, len(X) - 1, min(len(X), CHECK_STARS)).astype(int))]
+    return X[pick_evenly(len(X), CHECK_STARS)]
 
 
 def _count_theta(reg: Regression, subset: Subset, theta_every: int) -> int:
