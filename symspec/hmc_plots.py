@@ -11,7 +11,9 @@ from scipy.stats import norm
 
 from symspec.errors import OptionError, ShapeError
 from symspec.hmc_comparison import HmcComparison
-from symspec.plots import _COLOURS, _GREY
+from symspec.plots import _COLOURS, _GREY, label_axes
+from symspec.spectra import with_unit
+from symspec.subsets import describe_subset
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -49,14 +51,7 @@ def plot_hmc_intervals(comparison: HmcComparison, *, axes: Sequence[Axes] | None
         `axes` do not fit the labels.
     """
     n_stars, n_labels = comparison.laplace_mean.shape
-    if axes is None:
-        import matplotlib.pyplot as plt
-
-        size = (11.0, 0.5 + 2.7 * n_labels)
-        axes = plt.subplots(n_labels, 1, figsize=size, layout="constrained", squeeze=False)[1][:, 0]
-    axes = np.atleast_1d(axes)
-    if len(axes) != n_labels:
-        raise ShapeError(f"axes should be {n_labels} Axes, one a label, got {len(axes)}.")
+    axes = label_axes(axes, n_labels, (11.0, 0.5 + 2.7 * n_labels), stacked=True)
     places = np.unique(np.linspace(0, n_stars - 1, min(n_stars, MAX_INTERVALS)).round().astype(int))
     some = "" if len(places) == n_stars else f" ({len(places)} of {n_stars:,}, evenly spaced)"
     for c, panel in enumerate(axes):
@@ -70,7 +65,7 @@ def plot_hmc_intervals(comparison: HmcComparison, *, axes: Sequence[Axes] | None
         n_decimals = max(0, 2 - int(np.floor(np.log10(np.ptp(mean) or 1.0))))
         panel.set(xlim=(-1, len(x)), xticks=ticks, xticklabels=[f"{v:.{n_decimals}f}" for v in mean[stars[ticks]]])
         name, unit = comparison.label_names[c], comparison.label_units[c]
-        panel.set_xlabel(f"stars in the order of Laplace's mean of {_with_unit(name, unit)}{some}")
+        panel.set_xlabel(f"stars in the order of Laplace's mean of {with_unit(name, unit)}{some}")
         panel.set_ylabel(f"{name} - Laplace's mean" + (f"\n[{unit}]" if unit else ""))
         panel.set_title(f"{name}: {comparison.verdict[c]}", loc="left", fontsize=10)
     axes[0].figure.align_ylabels(list(axes))
@@ -123,7 +118,7 @@ def plot_hmc_densities(comparison: HmcComparison, draws: DataTree, stars: Any, *
             ratio, shift = comparison.sd_ratio[star, c], comparison.shift[star, c]
             panel.set_title(f"sd ratio {ratio:.2f}, shift {shift:.2f}", fontsize=9)
             if row == shape[0] - 1:
-                panel.set_xlabel(_with_unit(comparison.label_names[c], comparison.label_units[c]))
+                panel.set_xlabel(with_unit(comparison.label_names[c], comparison.label_units[c]))
         axes[row, 0].set_ylabel(f"star {star}\ndensity")
     _add_legend(axes[0, -1], comparison)
     return axes
@@ -170,7 +165,7 @@ def plot_hmc_traces(draws: DataTree, stars: Any, *, comparison: HmcComparison | 
             unit = comparison.label_units[c]
             title += f": R-hat {comparison.rhat[star, c]:.3f}, ESS {comparison.ess[star, c]:,.0f}"
         trace.set_title(title, loc="left", fontsize=9)
-        trace.set_ylabel(_with_unit(name, unit), fontsize=9)
+        trace.set_ylabel(with_unit(name, unit), fontsize=9)
         trace.set_xlabel("draw")
         rank.set_ylabel("ECDF - uniform", fontsize=9)
         rank.set_xlabel("rank / number of draws")
@@ -185,10 +180,6 @@ def plot_hmc_traces(draws: DataTree, stars: Any, *, comparison: HmcComparison | 
     return figure
 
 
-def _with_unit(name: str, unit: str) -> str:
-    return f"{name} [{unit}]" if unit else name
-
-
 def _line(colour: str, name: str, width: float) -> Any:
     from matplotlib.lines import Line2D
 
@@ -199,7 +190,7 @@ def _add_legend(panel: Axes, comparison: HmcComparison) -> None:
     """Name the two beside a panel, and above them which weights vary where these are not all."""
     handles = [_line(_LAPLACE, f"Laplace\n({comparison.structure})", 3.0), _line(_HMC, "HMC", 3.0)]
     legend = panel.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False, fontsize=9)
-    if comparison.varied != "all weights":
+    if comparison.varied != describe_subset("all"):
         words = textwrap.fill(f"What varies: {comparison.varied}.", _LEGEND_WIDTH)
         legend.set_title(words, prop={"size": 9})
         legend.set_alignment("left")

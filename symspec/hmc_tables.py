@@ -8,7 +8,8 @@ import numpy as np
 from rich.markup import escape
 
 from symspec.hmc_comparison import AGREE, NOT_CONVERGED, THRESHOLDS, HmcComparison
-from symspec.tables import format_number, new_table, with_unit
+from symspec.spectra import with_unit
+from symspec.tables import format_number, new_table
 
 if TYPE_CHECKING:
     from rich.console import Console

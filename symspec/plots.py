@@ -15,6 +15,7 @@ from symspec.checks import as_float_array
 from symspec.errors import OptionError, ShapeError
 from symspec.line_list import strong_lines
 from symspec.prediction import Prediction
+from symspec.spectra import with_unit
 from symspec.writers import replace_when_complete
 
 if TYPE_CHECKING:
@@ -124,14 +125,7 @@ def plot_predicted_against_true(
     """
     truth = check_true_labels(prediction, true_labels)
     n_labels = truth.shape[1]
-    if axes is None:
-        import matplotlib.pyplot as plt
-
-        size = (3.7 * n_labels, 3.9)
-        axes = plt.subplots(1, n_labels, figsize=size, layout="constrained", squeeze=False)[1][0]
-    axes = np.atleast_1d(axes)
-    if len(axes) != n_labels:
-        raise ShapeError(f"axes should be {n_labels} Axes, one a label, got {len(axes)}.")
+    axes = label_axes(axes, n_labels, (3.7 * n_labels, 3.9))
     scatter, covered = sigma_mad(prediction.labels - truth), coverage(prediction, truth)
     for c, panel in enumerate(axes):
         unit = prediction.label_units[c]
@@ -139,8 +133,8 @@ def plot_predicted_against_true(
         colour = _COLOURS[c % len(_COLOURS)]
         columns = truth[known, c], prediction.labels[known, c], prediction.errors[known, c]
         _draw_predicted_against_true(panel, *columns, colour)
-        panel.set_xlabel(f"true {prediction.label_names[c]}" + (f" [{unit}]" if unit else ""))
-        panel.set_ylabel(f"predicted {prediction.label_names[c]}" + (f" [{unit}]" if unit else ""))
+        panel.set_xlabel(with_unit(f"true {prediction.label_names[c]}", unit))
+        panel.set_ylabel(with_unit(f"predicted {prediction.label_names[c]}", unit))
         verdict = (
             rf"$\sigma_\mathrm{{MAD}}$ = {scatter[c]:.3g} {unit}".rstrip()
             + f"\nwithin 68 %: {100 * covered[0, c]:.0f} %\nwithin 95 %: {100 * covered[1, c]:.0f} %"
@@ -172,14 +166,7 @@ def plot_structure_audit(audit: StructureAudit, *, axes: Sequence[Axes] | None =
         `axes` do not fit the labels.
     """
     n_labels = len(audit.label_names)
-    if axes is None:
-        import matplotlib.pyplot as plt
-
-        size = (2.6 + 4.4 * n_labels, 4.2)
-        axes = plt.subplots(1, n_labels, figsize=size, layout="constrained", squeeze=False, sharey=True)[1][0]
-    axes = np.atleast_1d(axes)
-    if len(axes) != n_labels:
-        raise ShapeError(f"axes should be {n_labels} Axes, one a label, got {len(axes)}.")
+    axes = label_axes(axes, n_labels, (2.6 + 4.4 * n_labels, 4.2), sharey=True)
     places = _place_by_distance(audit)
     for c, panel in enumerate(axes):
         panel.axhline(1.0, color="black", linewidth=0.9, zorder=1)
@@ -191,6 +178,27 @@ def plot_structure_audit(audit: StructureAudit, *, axes: Sequence[Axes] | None =
         panel.label_outer()
     axes[0].set_ylabel(f"standard deviation / exact ({audit.exact})")
     axes[-1].legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, markerscale=1.6)
+    return axes
+
+
+def label_axes(
+    axes: Any, n_labels: int, size: tuple[float, float], *, stacked: bool = False, **options: Any
+) -> np.ndarray:
+    """Axes one a label: those given, or a new figure's side by side or stacked.
+
+    Raises
+    ------
+    ShapeError
+        There are not as many as labels.
+    """
+    if axes is None:
+        import matplotlib.pyplot as plt
+
+        shape = (n_labels, 1) if stacked else (1, n_labels)
+        axes = plt.subplots(*shape, figsize=size, layout="constrained", squeeze=False, **options)[1].ravel()
+    axes = np.atleast_1d(axes)
+    if len(axes) != n_labels:
+        raise ShapeError(f"axes should be {n_labels} Axes, one a label, got {len(axes)}.")
     return axes
 
 

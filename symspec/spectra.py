@@ -115,9 +115,7 @@ class Spectra:
         )
 
     def __repr__(self) -> str:
-        labels = ", ".join(
-            f"{name} [{unit}]" if unit else name for name, unit in zip(self.label_names, self.label_units, strict=True)
-        )
+        labels = ", ".join(map(with_unit, self.label_names, self.label_units))
         return (
             f"Spectra({self.n_stars} stars, {self.n_pixels} pixels, "
             f"{'no ivar' if self.ivar is None else 'ivar'}, "
@@ -210,3 +208,8 @@ def _as_star_index(stars: Any, n_stars: int) -> slice | np.ndarray:
         worst = index.max() if index.max() >= n_stars else index.min()
         raise IndexError(f"star {worst} asked for, got spectra of {n_stars} stars: they are numbered from 0.")
     return index
+
+
+def with_unit(name: str, unit: str) -> str:
+    """Name of a label with its unit: "TEFF [K]"."""
+    return f"{name} [{unit}]" if unit else name

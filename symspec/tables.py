@@ -22,7 +22,7 @@ from symspec.laplace import LaplacePosterior
 from symspec.networks import Network
 from symspec.prediction import Flag, Prediction, standard_deviations
 from symspec.regression import Regression
-from symspec.spectra import Spectra
+from symspec.spectra import Spectra, with_unit
 
 _SHORT = {
     Flag.FAILED: "failed",
@@ -338,11 +338,6 @@ def format_to(value: float, error: float) -> str:
     if not (math.isfinite(error) and error > 0):
         return f"{value:.5g}"
     return f"{value:.{max(0, 1 - math.floor(math.log10(error)))}f}"
-
-
-def with_unit(name: str, unit: str) -> str:
-    """Name of a label with its unit: "TEFF [K]"."""
-    return f"{name} [{unit}]" if unit else name
 
 
 def _prior_sigma(precision: Any) -> str:
