@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import sys
 import time
 import warnings
 from typing import TYPE_CHECKING, Any
@@ -165,6 +166,7 @@ def _sample(
         words["compile_kwargs"] = {"jitter_rvs": set()}
     elif sampler == "pymc":
         words["init"] = "adapt_diag"  # without jitter
+        words["mp_ctx"] = "forkserver" if "jax" in sys.modules else None  # a fork of JAX's threads may hang
     else:
         nuts["jitter"] = False
     with model, threadpool_limits(1):
