@@ -8,7 +8,6 @@ What is read predicts as what was written, bit by bit.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from dataclasses import fields
 from typing import Any
 
@@ -30,20 +29,13 @@ from symspec.errors import OptionError
 from symspec.inverse_archives import INVERSES
 from symspec.inverse_hessian import CURVATURES
 from symspec.laplace import LaplacePosterior
-from symspec.layers import Activation, Dense, Dropout, Layer, Standardize, Unstandardize
+from symspec.layer_archives import check_layers, read_layer, write_layer
+from symspec.layers import Layer
 from symspec.networks import Network
 from symspec.regression import Regression
+from symspec.training_space import TrainingSpace
 
 NETWORK, LAPLACE = "symspec network", "symspec laplace"
-
-# kind of layer -> what builds it, and the types of its fields
-LAYERS: dict[str, tuple[Callable[..., Layer], dict[str, type]]] = {
-    "dense": (Dense, {"units": int, "use_bias": bool}),
-    "activation": (Activation, {"function": str, "options": dict}),
-    "dropout": (Dropout, {"rate": float}),
-    "standardize": (Standardize, {"mean": np.ndarray, "scale": np.ndarray}),
-    "unstandardize": (Unstandardize, {"mean": np.ndarray, "scale": np.ndarray}),
-}
 
 
 def write_network(
@@ -77,7 +69,7 @@ def write_network(
         `theta` does not fit the network.
     """
     theta = check_theta(theta, net.n_params)
-    _check_layers(net)
+    check_layers(net.layers)
     if reg is not None and reg.net is not net:
         raise OptionError(f"reg should be a regression of net, {net!r}, got one of {reg.net!r}: give net=reg.net.")
     with create_archive(path, NETWORK, overwrite=overwrite) as file:
@@ -164,7 +156,7 @@ def write_laplace(path: str | os.PathLike[str], laplace: LaplacePosterior, *, ov
     OptionError
         A layer, or the structure of the inverse Hessian, is none of symspec's own.
     """
-    _check_layers(laplace.reg.net)
+    check_layers(laplace.reg.net.layers)
     check_choice(laplace.structure, "laplace.structure", tuple(INVERSES))
     with create_archive(path, LAPLACE, overwrite=overwrite) as file:
         _write_network(file, laplace.reg.net, laplace.theta)
@@ -178,6 +170,8 @@ def write_laplace(path: str | os.PathLike[str], laplace: LaplacePosterior, *, ov
         if laplace.hmc_verdict:
             write_words(group, "hmc_verdict", laplace.hmc_verdict)
         _write_certificate(group.create_group("certificate"), laplace.certificate)
+        if laplace.training_space is not None:
+            _write_training_space(group.create_group("training_space"), laplace.training_space)
         for name, array in laplace.inverse_hessian.arrays().items():
             write_array(group, f"inverse_hessian/{name}", array)
 
@@ -220,20 +214,12 @@ def read_laplace(path: str | os.PathLike[str]) -> LaplacePosterior:
             flux_mean=archive.array("laplace/flux_mean", (net.n_pixels,), finite=True),
             label_range=archive.array("laplace/label_range", (2, net.n_labels)),
             hmc_verdict=tuple(archive.words("laplace/hmc_verdict")) if is_checked else (),
+            training_space=_read_training_space(archive, net.n_pixels),
             **words,
         )
 
 
 # --- writing
-
-
-def _check_layers(net: Network) -> None:
-    for layer in net.layers:
-        if type(layer) is not LAYERS.get(layer.kind, (None,))[0]:
-            raise OptionError(
-                f"layers should be of {', '.join(c.__name__ for c, _ in LAYERS.values())} to be written, got "
-                f"{type(layer).__name__}, of which a reader would know nothing: build the network of these."
-            )
 
 
 def _write_network(file: Any, net: Network, theta: np.ndarray) -> None:
@@ -242,21 +228,9 @@ def _write_network(file: Any, net: Network, theta: np.ndarray) -> None:
     write_words(file, "label_names", net.label_names)
     write_words(file, "label_units", net.label_units)
     for i, layer in enumerate(net.layers):
-        _write_layer(file.create_group(f"layers/{i}"), layer)
+        write_layer(file.create_group(f"layers/{i}"), layer, net.sources[i])
     for name, block in net.unpack(theta).items():
         write_array(file, f"params/{name}", block)
-
-
-def _write_layer(group: Any, layer: Layer) -> None:
-    write_attribute(group, "kind", layer.kind)
-    for name, kind in LAYERS[layer.kind][1].items():
-        value = getattr(layer, name)
-        if kind is np.ndarray:
-            write_array(group, name, value)
-        elif kind is dict:
-            group.create_group(name).attrs.update({key: float(number) for key, number in value.items()})
-        else:
-            write_attribute(group, name, kind(value))
 
 
 def _write_regression(file: Any, reg: Regression) -> None:
@@ -276,39 +250,23 @@ def _write_certificate(group: Any, certificate: Certificate) -> None:
             write_attribute(group, field.name, value)
 
 
+def _write_training_space(group: Any, space: TrainingSpace) -> None:
+    for field in fields(TrainingSpace):
+        write_array(group, field.name, getattr(space, field.name))
+
+
 # --- reading
 
 
 def _read_network(archive: Archive) -> tuple[Network, np.ndarray]:
     n_pixels = archive.attribute("/", "n_pixels", int)
     names, units = archive.words("label_names"), archive.words("label_units")
-    layers, n_out = [], n_pixels
+    layers: list[Layer] = []
     for i in range(archive.attribute("/", "n_layers", int)):
-        layers.append(_read_layer(archive, f"layers/{i}"))
-        n_out = layers[-1].n_out(n_out)
-    if n_out != len(names):  # before anything is allocated for as many labels as a damaged file claims
-        raise archive.refusal("label_names", f"{n_out} words, one an output of the layers", f"{len(names)}")
+        layers.append(read_layer(archive, f"layers/{i}", layers))
     net = Network(layers, n_pixels, label_names=names, label_units=units)
     blocks = {b.name: archive.array(f"params/{b.name}", b.shape, finite=True) for b in net.layout.blocks}
     return net, net.pack(blocks)
-
-
-def _read_layer(archive: Archive, place: str) -> Layer:
-    kind = archive.attribute(place, "kind", str)
-    if kind not in LAYERS:
-        advice = "it was written by a newer symspec, so install that one"
-        raise archive.refusal(f"{place}@kind", f"one of {', '.join(LAYERS)}", repr(kind), advice)
-    constructor, types = LAYERS[kind]
-    values: dict[str, Any] = {}
-    for name, of in types.items():
-        if of is np.ndarray:
-            values[name] = archive.array(f"{place}/{name}", (None,))
-        elif of is dict:
-            inside = f"{place}/{name}"
-            values[name] = {key: archive.attribute(inside, key, float) for key in archive.find(inside).attrs}
-        else:
-            values[name] = archive.attribute(place, name, of)
-    return constructor(**values)
 
 
 def _read_regression(archive: Archive, net: Network) -> Regression:
@@ -335,3 +293,16 @@ def _read_certificate(archive: Archive, n_labels: int) -> Certificate:
         name: archive.attribute(place, name, kinds.get(name, float)) for name in names
     }
     return Certificate(newton_shift=archive.array(f"{place}/newton_shift", (n_labels,)), **values)
+
+
+def _read_training_space(archive: Archive, n_pixels: int) -> TrainingSpace | None:
+    if "training_space" not in archive.find("laplace"):  # few training stars, or a file of symspec 0.1
+        return None
+    place = "laplace/training_space"
+    k = len(archive.array(f"{place}/variances", (None,)))
+    shapes = {"mean": (n_pixels,), "scale": (n_pixels,), "components": (k, n_pixels), "variances": (k,)}
+    shapes |= {"residual_variance": (n_pixels,), "quantiles": (2,)}
+    infinite = {"scale"}  # where a pixel never varies
+    return TrainingSpace(
+        **{n: archive.array(f"{place}/{n}", shape, finite=n not in infinite) for n, shape in shapes.items()}
+    )

@@ -7,13 +7,17 @@ from collections.abc import Callable
 from typing import Any
 
 import pytensor
-from pytensor.compile.mode import Mode
+from pytensor.compile.mode import Mode, get_mode
 from pytensor.link.vm import VMLinker
 
 from symspec.checks import check_choice
 from symspec.errors import MissingDependencyError, OptionError
+from symspec.windows import register_jax
 
 BACKENDS = ("auto", "numpy", "c", "numba", "jax")
+# they look for diagonal, symmetric and selecting matrices, which networks hardly have, in half of the time to compile,
+# and take JAX to single precision on the way
+VAIN_REWRITES = ("dot_diag_to_elemwise", "useless_symmetric_transpose", "selection_dot_to_indexing")
 
 
 def choose_backend(backend: str) -> str:
@@ -46,14 +50,15 @@ def compile_graph(inputs: list[Any], outputs: list[Any], backend: str, dtype: st
 
 def find_mode(backend: str, dtype: str) -> Any:
     """Mode for `pytensor.function` of one of the backends."""
-    if backend == "numpy":
-        linker = VMLinker(use_cloop=False, c_thunks=False)
-        return Mode(linker=linker, optimizer="fast_run").excluding("fusion")
-    if backend == "c":
-        return Mode(linker="cvm", optimizer="fast_run")
     if backend == "jax":
         _check_jax_precision(dtype)
-    return backend.upper()
+        register_jax()
+    if backend == "numpy":
+        linker = VMLinker(use_cloop=False, c_thunks=False)
+        mode = Mode(linker=linker, optimizer="fast_run").excluding("fusion")
+    else:
+        mode = Mode(linker="cvm", optimizer="fast_run") if backend == "c" else get_mode(backend.upper())
+    return mode.excluding(*VAIN_REWRITES)
 
 
 def _check_jax_precision(dtype: str) -> None:

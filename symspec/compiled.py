@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import pytensor.tensor as pt
-from pytensor.graph.replace import vectorize_graph
 
 from symspec import derivatives
 from symspec.backends import choose_backend, compile_graph
@@ -25,7 +24,7 @@ from symspec.regression import Regression
 DTYPES = ("float64", "float32")
 CHUNK_BYTES = 256 * 2**20
 MAX_CHUNK = 4096
-DIRECTION_BLOCK = 64
+BAND_COPIES = 16  # of a convolution's entries in the matrix that it is computed by
 
 
 def compile_predict(net: Network, *, backend: str = "auto", dtype: str = "float64") -> PerStarFunction:
@@ -39,7 +38,7 @@ def compile_predict(net: Network, *, backend: str = "auto", dtype: str = "float6
     dtype : {"float64", "float32"}
         Arrays are cast to it.
     """
-    return PerStarFunction(net, net.build, [(net.n_labels,)], 4 * sum(net.widths), backend, dtype)
+    return PerStarFunction(net, net.build, [(net.n_labels,)], 4 * net.floats_per_star, backend, dtype)
 
 
 def compile_jacobian(
@@ -58,16 +57,16 @@ def compile_jacobian(
     check_choice(wrt, "wrt", ("flux", "theta"))
     n_wrt = net.n_pixels if wrt == "flux" else net.n_params
     graph = derivatives.build_flux_jacobian if wrt == "flux" else derivatives.build_theta_jacobian
-    floats = net.n_labels * (2 * sum(net.widths) + 2 * n_wrt)
+    floats = net.n_labels * (2 * net.floats_per_star + 2 * n_wrt)
     return PerStarFunction(
         net, lambda params, flux: graph(net, params, flux), [(net.n_labels, n_wrt)], floats, backend, dtype
     )
 
 
 def compile_tangent_factors(net: Network, *, backend: str = "auto", dtype: str = "float64") -> PerStarFunction:
-    """Compile the factors of df/dtheta: `fn(theta, X)` -> a list, each layer's inputs (star, in) and then cotangents.
+    """Compile the factors of df/dtheta: `fn(theta, X)` -> a list, inputs (star, in) and then cotangents.
 
-    Cotangents have shape (star, label, out); layers stand in the order of `net.dense_shapes`.
+    Inputs are those of the layers of `net.dense_shapes`, cotangents (star, label, out) those of `net.layout.layers`.
     """
 
     def build(params, flux):
@@ -75,8 +74,10 @@ def compile_tangent_factors(net: Network, *, backend: str = "auto", dtype: str =
         return [*factors.inputs.values(), *factors.cotangents.values()]
 
     shapes = [(n,) for n, _ in net.dense_shapes.values()]
-    shapes += [(net.n_labels, n) for _, n in net.dense_shapes.values()]
-    return PerStarFunction(net, build, shapes, 3 * net.n_labels * sum(net.widths), backend, dtype)
+    shapes += [(net.n_labels, layer.n_out) for layer in net.layout.layers.values()]
+    explicit = sum(layer.n_out for layer in net.layout.layers.values() if not layer.n_in)
+    floats = 3 * net.n_labels * (net.floats_per_star + (BAND_COPIES * explicit))
+    return PerStarFunction(net, build, shapes, floats, backend, dtype)
 
 
 def compile_objective(reg: Regression, *, backend: str = "auto", dtype: str = "float64") -> ObjectiveFunction:
@@ -86,7 +87,10 @@ def compile_objective(reg: Regression, *, backend: str = "auto", dtype: str = "f
 
 def compile_training_objective(reg: Regression, *, backend: str = "auto", dtype: str = "float32") -> ObjectiveFunction:
     """Like `compile_objective`, with a random mask (star, feature) for each Dropout layer as further arguments."""
-    masks = {f"{name}/mask": pt.matrix(name, dtype=dtype) for name in dropout_layers(reg.net)}
+    masks = {
+        f"{name}/mask": pt.tensor(name, dtype=dtype, shape=(None, *shape))
+        for name, (_, shape) in dropout_layers(reg.net).items()
+    }
     return ObjectiveFunction(reg, masks, backend, dtype)
 
 
@@ -95,7 +99,9 @@ def compile_hessian_vector_product(reg: Regression, *, backend: str = "auto", dt
     v = pt.vector("v", dtype=dtype, shape=(reg.net.n_params,))
 
     def build(params, flux, labels, prior_weight):
-        return [_hessian_product(reg, params, flux, labels, prior_weight, v)]
+        U = derivatives.build_negative_log_posterior(reg, params, flux, labels, prior_weight)
+        layout = reg.net.layout
+        return [layout.join(derivatives.build_hessian_vector_product(U, params, layout.unpack(v)))]
 
     return SumFunction(reg, build, 10, backend, dtype, extra=[v])
 
@@ -122,33 +128,25 @@ def compile_generic_ggn(reg: Regression, *, backend: str = "auto", dtype: str = 
         return [pt.inc_subtensor(G[diagonal, diagonal], prior_weight * prior)]
 
     check_square_fits(reg.net, dtype)
-    floats = 4 + 4 * reg.net.n_labels * reg.net.n_params / sum(reg.net.widths)
+    floats = 4 + 4 * reg.net.n_labels * reg.net.n_params / reg.net.floats_per_star
     return SumFunction(reg, build, floats, backend, dtype)
 
 
 def compile_generic_hessian(
     reg: Regression, *, backend: str = "auto", dtype: str = "float64"
 ) -> Callable[..., np.ndarray]:
-    """Compile the exact Hessian of any network: `matrices.compile_hessian` by the graph's own second derivatives.
-
-    Exact Hessian-vector products, `DIRECTION_BLOCK` unit vectors at a time.
-    """
-    net = reg.net
-    check_square_fits(net, dtype)
-    n_block = min(DIRECTION_BLOCK, net.n_params)
-    V = pt.matrix("V", dtype=dtype, shape=(n_block, net.n_params))
-
-    def build(params, flux, labels, prior_weight):
-        v = pt.vector("v", dtype=dtype, shape=(net.n_params,))
-        return [vectorize_graph(_hessian_product(reg, params, flux, labels, prior_weight, v), {v: V})]
-
-    rows = SumFunction(reg, build, 10 * n_block, backend, dtype, extra=[V])
+    """Compile the exact Hessian of any network: `matrices.compile_hessian` by a Hessian-vector product a parameter."""
+    n = reg.net.n_params
+    check_square_fits(reg.net, dtype)
+    product = compile_hessian_vector_product(reg, backend=backend, dtype=dtype)
 
     def hessian(theta: Any, X: Any, Y: Any) -> np.ndarray:
-        H = np.empty((net.n_params, net.n_params), dtype)
-        for block in chunks(net.n_params, n_block):
-            unit = np.eye(n_block, net.n_params, block.start, dtype)
-            H[block] = rows(theta, X, Y, unit)[: block.stop - block.start]
+        H = np.empty((n, n), dtype)
+        unit = np.zeros(n, dtype)
+        for i in range(n):
+            unit[i] = 1
+            H[i] = product(theta, X, Y, unit)
+            unit[i] = 0
         return (H + H.T) / 2
 
     return hessian
@@ -227,7 +225,7 @@ class SumFunction:
         extra: Sequence[Any] = (),
     ):
         self.reg, self.backend, self.dtype = reg, choose_backend(backend), dtype
-        self.chunk = _chunk_size(int(copies * sum(reg.net.widths)), dtype)
+        self.chunk = _chunk_size(int(copies * reg.net.floats_per_star), dtype)
         theta, params, flux, labels = _symbols(reg.net, dtype)
         prior_weight = pt.scalar("prior_weight", dtype=dtype)
         self._extra = list(extra)
@@ -302,12 +300,6 @@ def check_stars(net: Network, X: Any, Y: Any) -> tuple[np.ndarray, np.ndarray]:
     Y = as_float_array(Y, "labels")
     X, Y = (X[None], Y[None] if Y.ndim == 1 else Y) if X.ndim == 1 else (X, Y)
     return X, check_labels(Y, len(X), net.n_labels)
-
-
-def _hessian_product(reg, params, flux, labels, prior_weight, v):
-    U = derivatives.build_negative_log_posterior(reg, params, flux, labels, prior_weight)
-    layout = reg.net.layout
-    return layout.join(derivatives.build_hessian_vector_product(U, params, layout.unpack(v)))
 
 
 def _symbols(net: Network, dtype: str):

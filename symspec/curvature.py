@@ -25,7 +25,6 @@ from dataclasses import dataclass
 import pytensor.tensor as pt
 from pytensor.gradient import grad
 
-from symspec.layers import Dense
 from symspec.networks import Network
 from symspec.regression import Regression
 
@@ -69,8 +68,9 @@ class CurvatureFactors:
 
 
 def has_elementwise_layers(net: Network) -> bool:
-    """Whether everything but the dense layers acts on each feature by itself, as the closed form needs."""
-    return all(layer.elementwise or isinstance(layer, Dense) for layer in net.layers)
+    """Whether everything but dense layers on vectors acts on each feature by itself, as the closed form needs."""
+    others = zip(net.layer_names, net.layers, strict=True)
+    return all(layer.elementwise or name in net.dense_shapes for name, layer in others)
 
 
 def build_curvature_factors(

@@ -10,9 +10,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import pytensor.tensor as pt
 from pytensor.gradient import grad, jacobian, pullback, pushforward
-from pytensor.graph.replace import vectorize_graph
+from pytensor.graph.replace import graph_replace, vectorize_graph
+from pytensor.graph.traversal import applys_between
+from pytensor.tensor.shape import Shape
 
 from symspec.networks import Network
 from symspec.regression import Regression
@@ -27,12 +30,14 @@ class TangentFactors:
 
     For a dense layer with input a_n and output z_n the block of the kernel is the outer product
     :math:`J_{n,c,(i,o)} = a_{n,i} g_{n,c,o}` with g = df_c / dz, and the block of the bias is g.
+    Other layers, such as convolutions, have few parameters: they enter by J itself, as biases would.
 
     Attributes
     ----------
     inputs : dict of str to symbol (star, in)
+        By name of each dense layer that acts on a vector.
     cotangents : dict of str to symbol (star, label, out)
-        Both by layer name.
+        By name of each layer with parameters; `out` are all the parameters of a layer without inputs.
     """
 
     inputs: dict[str, Symbol]
@@ -43,32 +48,41 @@ def build_flux_jacobian(net: Network, params: Params, flux: Symbol) -> Symbol:
     """df/dx of each star: (star, label, pixel) for flux (star, pixel)."""
     one = pt.vector("spectrum", dtype=flux.dtype, shape=(net.n_pixels,))
     J = jacobian(net.build(params, one), one, vectorize=True, disconnected_inputs="ignore")
-    return vectorize_graph(J, {one: flux})
+    return _over_stars([J], one, flux)[0]
 
 
 def build_tangent_factors(net: Network, params: Params, flux: Symbol) -> TangentFactors:
-    """Inputs and cotangents of every dense layer for flux (star, pixel)."""
+    """Inputs and cotangents of every layer for flux (star, pixel)."""
     one = pt.vector("spectrum", dtype=flux.dtype, shape=(net.n_pixels,))
     f, taps = net.build_with_taps(params, one)
+    others = [block for block in net.layout.blocks if block.name.partition("/")[0] not in taps]
+    wrt = [*(z for _, z in taps.values()), *(params[block.name] for block in others)]
+    # a `switch` hands back float64 whatever it was given
+    after = [g.astype(f.dtype) for g in jacobian(f, wrt, vectorize=True, disconnected_inputs="ignore")]
+    factored, explicit = dict(zip(taps, after, strict=False)), after[len(taps) :]
+    rows: dict[str, list[Symbol]] = {}
+    for block, J in zip(others, explicit, strict=True):
+        rows.setdefault(block.name.partition("/")[0], []).append(J.reshape((net.n_labels, block.size)))
+    cotangents = factored | {name: pt.concatenate(Js, axis=1) for name, Js in rows.items()}
     inputs = [a for a, _ in taps.values()]
-    after = jacobian(f, [z for _, z in taps.values()], vectorize=True)
-    cotangents = [g.astype(f.dtype) for g in after]  # a `switch` hands back float64 whatever it was given
-    outputs = vectorize_graph([*inputs, *cotangents], {one: flux})
-    half = len(inputs)
-    return TangentFactors(dict(zip(taps, outputs[:half], strict=True)), dict(zip(taps, outputs[half:], strict=True)))
+    outputs = _over_stars([*inputs, *(cotangents[name] for name in net.layout.layers)], one, flux)
+    n = len(inputs)
+    return TangentFactors(
+        dict(zip(taps, outputs[:n], strict=True)), dict(zip(net.layout.layers, outputs[n:], strict=True))
+    )
 
 
 def build_theta_jacobian(net: Network, params: Params, flux: Symbol) -> Symbol:
     """df/dtheta of each star: (star, label, param) for flux (star, pixel)."""
     factors = build_tangent_factors(net, params, flux)
     blocks = []
-    for block in net.layout.blocks:
-        layer, _, key = block.name.partition("/")
-        g = factors.cotangents[layer]
-        if key == "kernel":
-            outer = factors.inputs[layer][:, None, :, None] * g[:, :, None, :]
-            g = outer.reshape((outer.shape[0], net.n_labels, block.size))
-        blocks.append(g)
+    for name, layer in net.layout.layers.items():
+        g = factors.cotangents[name]
+        if name in factors.inputs:
+            outer = factors.inputs[name][:, None, :, None] * g[:, :, None, :]
+            blocks.append(outer.reshape((outer.shape[0], net.n_labels, layer.n_in * layer.n_out)))
+        if layer.has_bias:
+            blocks.append(g)
     return pt.concatenate(blocks, axis=2)
 
 
@@ -143,13 +157,33 @@ def build_kernel_trace_gradient(
     """
     factors = build_tangent_factors(net, params, flux)
     total = 0.0
-    for layer, a in factors.inputs.items():
-        g = factors.cotangents[layer].transpose((1, 0, 2))
-        aa = variance[f"{layer}/kernel"] * pt.dot(a, a.T) + variance.get(f"{layer}/bias", 0.0)
+    for layer, g in factors.cotangents.items():
+        g = g.transpose((1, 0, 2))
+        if layer in factors.inputs:
+            a, h = factors.inputs[layer], g
+            aa = variance[f"{layer}/kernel"] * pt.dot(a, a.T) + variance.get(f"{layer}/bias", 0.0)
+        else:
+            own = [block for block in net.layout.blocks if block.name.partition("/")[0] == layer]
+            aa, h = 1.0, g * pt.concatenate([pt.alloc(variance[block.name], block.size) for block in own])
         for c in range(net.n_labels):
             for d in range(net.n_labels):
-                total = total + pt.sum(weights[c, :, d] * aa * pt.dot(g[c], g[d].T))
+                total = total + pt.sum(weights[c, :, d] * aa * pt.dot(g[c], h[d].T))
     return build_gradient(_as_dtype(0.5, total) * total, params)
+
+
+def _over_stars(outputs: list[Symbol], one: Symbol, flux: Symbol) -> list[Symbol]:
+    """Graphs of one spectrum (pixel,) over all of flux (star, pixel); what no spectrum changes is repeated."""
+    # to vectorize symbolic shapes would take longer than all the rest
+    known = {
+        node.outputs[0]: pt.constant(np.array(node.inputs[0].type.shape))
+        for node in applys_between([], outputs)
+        if isinstance(node.op, Shape) and None not in node.inputs[0].type.shape
+    }
+    fixed = graph_replace(outputs, known, strict=False)
+    return [
+        many if many.ndim > single.ndim else pt.alloc(many, flux.shape[0], *single.type.shape)
+        for single, many in zip(fixed, vectorize_graph(fixed, {one: flux}), strict=True)
+    ]
 
 
 def _as_dtype(value, like: Symbol):

@@ -25,6 +25,7 @@ from symspec.pymc_models import pymc_model
 from symspec.regression import Regression
 from symspec.subsets import Subset, check_subset, describe_subset
 from symspec.version import __version__
+from symspec.windows import register_jax
 
 if TYPE_CHECKING:
     import pymc as pm
@@ -168,6 +169,7 @@ def _sample(
         words["init"] = "adapt_diag"  # without jitter
         words["mp_ctx"] = "forkserver" if "jax" in sys.modules else None  # a fork of JAX's threads may hang
     else:
+        register_jax()
         nuts["jitter"] = False
     with model, threadpool_limits(1):
         return pm.sample(

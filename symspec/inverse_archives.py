@@ -16,9 +16,10 @@ from symspec.inverse_hessian import (
     LowRankInverse,
     PrimalInverse,
 )
+from symspec.inverse_hessian.kronecker import find_shape
 from symspec.inverse_hessian.krylov import KrylovLimits
 from symspec.inverse_hessian.last_layer import find_last_layer
-from symspec.inverse_hessian.layerwise import LayerBlock, find_bias_scales
+from symspec.inverse_hessian.layerwise import LayerBlock, find_scales
 from symspec.regression import Regression
 from symspec.tangent_stream import TangentStream
 from symspec.tangents import Tangents
@@ -40,8 +41,8 @@ def _read_dual(archive: Archive, reg: Regression, place: str = PLACE) -> DualInv
 
 
 def _read_krylov(archive: Archive, reg: Regression) -> KrylovInverse:
-    layer = next(iter(reg.net.dense_shapes))
-    n_rest = len(archive.array(f"{PLACE}/rest/inputs/{layer}", (None, None)))
+    layer = next(iter(reg.net.layout.layers))
+    n_rest = len(archive.array(f"{PLACE}/rest/cotangents/{layer}", (None, None, None)))
     rest = TangentStream.of(_read_tangents(archive, reg, f"{PLACE}/rest", n_rest))
     names = list(archive.find(f"{PLACE}/limits"))
     limits = {name: float(archive.array(f"{PLACE}/limits/{name}", ())) for name in names}
@@ -50,9 +51,11 @@ def _read_krylov(archive: Archive, reg: Regression) -> KrylovInverse:
 
 def _read_layerwise(archive: Archive, reg: Regression, structure: str) -> LayerwiseInverse:
     layout, blocks = reg.net.layout, {}
-    scales = find_bias_scales(layout, reg.prior_precision, isotropic=structure != "diagonal")
-    for layer, (n_in, n_out) in reg.net.dense_shapes.items():
-        place, n_in = f"{PLACE}/{layer}", n_in + (scales[layer] is not None)
+    scales = find_scales(layout, reg.prior_precision, isotropic=structure != "diagonal")
+    for layer, scale in scales.items():
+        params, place = layout.layers[layer], f"{PLACE}/{layer}"
+        n_in, n_out = (params.n_rows, params.n_out) if structure == "diagonal" else find_shape(layout, layer)
+        scale = scale if params.n_in else scale.reshape(n_in, n_out)
         precision = archive.array(f"{place}/precision", (n_in, n_out), finite=True)
         if not (precision > 0).all():
             raise archive.refusal(f"{place}/precision", "eigenvalues of a positive matrix", "one that is not positive")
@@ -61,7 +64,7 @@ def _read_layerwise(archive: Archive, reg: Regression, structure: str) -> Layerw
             for side, n in (("input", n_in), ("output", n_out))
             if structure != "diagonal"
         ]
-        blocks[layer] = LayerBlock(precision, scales[layer], *bases)
+        blocks[layer] = LayerBlock(precision, scale, *bases)
     return LayerwiseInverse(layout, blocks, structure)
 
 
@@ -78,9 +81,9 @@ def _read_low_rank(archive: Archive, reg: Regression) -> LowRankInverse:
 
 def _read_tangents(archive: Archive, reg: Regression, place: str, n_stars: int) -> Tangents:
     C, inputs, cotangents = reg.net.n_labels, {}, {}
-    for name, (n_in, n_out) in reg.net.dense_shapes.items():
-        inputs[name] = archive.array(f"{place}/inputs/{name}", (n_stars, n_in), finite=True)
-        cotangents[name] = archive.array(f"{place}/cotangents/{name}", (n_stars, C, n_out), finite=True)
+    for name, layer in reg.net.layout.layers.items():
+        inputs[name] = archive.array(f"{place}/inputs/{name}", (n_stars, layer.n_in), finite=True)
+        cotangents[name] = archive.array(f"{place}/cotangents/{name}", (n_stars, C, layer.n_out), finite=True)
     return Tangents(reg.net.layout, inputs, cotangents)
 
 

@@ -1,11 +1,13 @@
 """Layers: what turns one symbolic array and its named parameter blocks into the next array.
 
-A layer is a frozen description. It says the shapes of its parameters for an input of `n_in` features and
-builds the graph for one spectrum (feature,) or many (star, feature); it holds no weights.
+A layer is a frozen description. It says the shapes of its output and of its parameters for an input of a given shape,
+(feature,) or (position, channel), and builds the graph for one spectrum or for many with a star axis before; it holds
+no weights.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -17,42 +19,50 @@ from symspec.checks import as_float_array
 from symspec.errors import DataError, OptionError, ShapeError
 
 Symbol = pt.TensorVariable
+Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True, eq=False)
 class Layer:
-    """Base of all layers: no parameters, as many features out as in.
+    """Base of all layers: no parameters, and what comes out is shaped as what goes in.
 
     Attributes
     ----------
     elementwise : bool
         Whether each feature that comes out depends on the same feature that goes in and on nothing else, parameters
         included: where all layers between the dense ones are so, the Hessian has a closed form.
+    others : tuple of Layer
+        Layers that stand before it in the network, and whose outputs go in before that of the layer above.
     """
 
     elementwise: ClassVar[bool] = False
+    others: ClassVar[tuple[Layer, ...]] = ()
 
     @property
     def kind(self) -> str:
         """Name of the layer's kind, the stem of its blocks' names."""
         return type(self).__name__.lower()
 
-    def n_out(self, n_in: int) -> int:
-        """Features that come out when `n_in` go in."""
-        return n_in
+    def out_shape(self, *shapes: Shape) -> Shape:
+        """Shape of what comes out when arrays of these shapes go in, those of `others` first."""
+        return shapes[-1]
 
-    def param_shapes(self, n_in: int) -> dict[str, tuple[int, ...]]:
-        """Shape of each parameter block."""
+    def param_shapes(self, shape: Shape) -> dict[str, Shape]:
+        """Shape of each parameter block for an input of this shape."""
         return {}
 
-    def build(self, x: Symbol, params: dict[str, Symbol]) -> Symbol:
-        """Graph of the layer's output for the input `x`, shape (feature,) or (star, feature)."""
+    def n_floats(self, shape: Shape) -> int:
+        """Numbers that one star's output takes, with what is made on the way to it."""
+        return math.prod(self.out_shape(*[shape] * (len(self.others) + 1)))
+
+    def build(self, x: Symbol, params: dict[str, Symbol], shape: Shape) -> Symbol:
+        """Graph of the layer's output for the input `x` of this shape, or with axes for stars before it."""
         raise NotImplementedError
 
 
 @dataclass(frozen=True, eq=False)
 class Dense(Layer):
-    r"""Fully connected layer :math:`z = x W + b`, kernel (in, out) as Keras stores it.
+    r"""Fully connected layer :math:`z = x W + b` over the last axis, kernel (in, out) as Keras stores it.
 
     Parameters
     ----------
@@ -66,17 +76,17 @@ class Dense(Layer):
     use_bias: bool = True
 
     def __post_init__(self):
-        _check_units(self.units)
+        check_count(self.units, "units")
 
-    def n_out(self, n_in: int) -> int:
-        return self.units
+    def out_shape(self, *shapes: Shape) -> Shape:
+        return (*shapes[-1][:-1], self.units)
 
-    def param_shapes(self, n_in: int) -> dict[str, tuple[int, ...]]:
-        kernel = {"kernel": (n_in, self.units)}
+    def param_shapes(self, shape: Shape) -> dict[str, Shape]:
+        kernel = {"kernel": (shape[-1], self.units)}
         return kernel | {"bias": (self.units,)} if self.use_bias else kernel
 
-    def build(self, x: Symbol, params: dict[str, Symbol]) -> Symbol:
-        z = pt.dot(x, params["kernel"])
+    def build(self, x: Symbol, params: dict[str, Symbol], shape: Shape) -> Symbol:
+        z = pt.matmul(x, params["kernel"]) if x.ndim > 2 else pt.dot(x, params["kernel"])
         return z + params["bias"] if self.use_bias else z
 
 
@@ -104,7 +114,7 @@ class Activation(Layer):
     def __post_init__(self):
         check_activation(self.function, self.options)
 
-    def build(self, x: Symbol, params: dict[str, Symbol]) -> Symbol:
+    def build(self, x: Symbol, params: dict[str, Symbol], shape: Shape) -> Symbol:
         return ACTIVATIONS[self.function](x, **self.options)
 
 
@@ -125,7 +135,7 @@ class Dropout(Layer):
         if not 0 <= self.rate < 1:
             raise OptionError(f"rate should be at least 0 and below 1, got {self.rate}.")
 
-    def build(self, x: Symbol, params: dict[str, Symbol]) -> Symbol:
+    def build(self, x: Symbol, params: dict[str, Symbol], shape: Shape) -> Symbol:
         """Return the input; a training graph passes its random mask as params["mask"]."""
         return x * params["mask"] if "mask" in params else x
 
@@ -156,10 +166,10 @@ class _Affine(Layer):
         object.__setattr__(self, "mean", mean)
         object.__setattr__(self, "scale", scale)
 
-    def n_out(self, n_in: int) -> int:
-        if n_in != self.mean.size:
-            raise ShapeError(f"{self.kind} of {self.mean.size} features stands where there are {n_in}.")
-        return n_in
+    def out_shape(self, *shapes: Shape) -> Shape:
+        if shapes[-1][-1] != self.mean.size:
+            raise ShapeError(f"{self.kind} of {self.mean.size} features stands where there are {shapes[-1][-1]}.")
+        return shapes[-1]
 
     @classmethod
     def of(cls, array: Any):
@@ -196,7 +206,7 @@ class Standardize(_Affine):
         In the units of the flux; scale positive.
     """
 
-    def build(self, x: Symbol, params: dict[str, Symbol]) -> Symbol:
+    def build(self, x: Symbol, params: dict[str, Symbol], shape: Shape) -> Symbol:
         return (x - self.mean.astype(x.dtype)) / self.scale.astype(x.dtype)
 
 
@@ -209,10 +219,28 @@ class Unstandardize(_Affine):
         In the units of the labels; scale positive.
     """
 
-    def build(self, x: Symbol, params: dict[str, Symbol]) -> Symbol:
+    def build(self, x: Symbol, params: dict[str, Symbol], shape: Shape) -> Symbol:
         return x * self.scale.astype(x.dtype) + self.mean.astype(x.dtype)
 
 
-def _check_units(units: int) -> None:
-    if not isinstance(units, int | np.integer) or isinstance(units, bool) or units < 1:
-        raise OptionError(f"units should be a positive integer, got {units!r}.")
+def reshape_tail(x: Symbol, n_axes: int, tail: tuple[Any, ...]) -> Symbol:
+    """`x` with other lengths in place of those of its last axes."""
+    return x.reshape((*first_lengths(x, x.ndim - n_axes), *tail))
+
+
+def first_lengths(x: Symbol, n_axes: int) -> list[Any]:
+    """Lengths of the first axes: numbers where they are known, since symbolic ones are slow to vectorize."""
+    return [x.shape[i] if length is None else length for i, length in enumerate(x.type.shape[:n_axes])]
+
+
+def check_count(value: Any, name: str, least: int = 1) -> None:
+    """Refuse what is no whole number of at least so many.
+
+    Raises
+    ------
+    OptionError
+        With the name.
+    """
+    if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < least:
+        kind = "a positive integer" if least == 1 else f"an integer of at least {least}"
+        raise OptionError(f"{name} should be {kind}, got {value!r}.")

@@ -97,8 +97,8 @@ def add_upper_triangle(net: Network, factors: CurvatureFactors, H: np.ndarray) -
     blocks = _split_layers(net, H)
     inputs = [a.T for a in factors.inputs]
     with_one = [
-        np.vstack([a, np.ones_like(a[:1])]) if net.layout.has(f"{name}/bias") else np.ascontiguousarray(a)
-        for name, a in zip(net.dense_shapes, inputs, strict=True)
+        np.vstack([a, np.ones((1, a.shape[1]), a.dtype)]) if layer.has_bias else np.ascontiguousarray(a)
+        for layer, a in zip(net.layout.layers.values(), inputs, strict=True)
     ]
     for (k, m), M in factors.curvatures.items():
         o, q = np.triu_indices(M.shape[1]) if k == m else np.indices(M.shape[1:]).reshape(2, -1)
@@ -154,7 +154,7 @@ def sum_products(
 def fill_lower_triangle(net: Network, H: np.ndarray) -> None:
     """Complete what `add_upper_triangle` has left out, in place: the result is symmetric to the last bit."""
     blocks = _split_layers(net, H)
-    for k in range(len(net.dense_shapes)):
+    for k in range(len(net.layout.layers)):
         own = blocks[k, k]
         for o in range(own.shape[1]):
             own[:, o + 1 :, :, o] = own[:, o, :, o + 1 :].transpose(0, 2, 1)
@@ -165,8 +165,7 @@ def fill_lower_triangle(net: Network, H: np.ndarray) -> None:
 
 def _split_layers(net: Network, H: np.ndarray) -> dict[tuple[int, int], np.ndarray]:
     """Views (i, o, p, q) of the blocks k <= m of a matrix (param, param), i and p running over inputs and the one."""
-    shapes = [(n_in + net.layout.has(f"{k}/bias"), n_out) for k, (n_in, n_out) in net.dense_shapes.items()]
-    ends = np.cumsum([0, *(i * o for i, o in shapes)])
-    parts = [slice(begin, end) for begin, end in pairwise(ends)]
+    layers = list(net.layout.layers.values())
+    shapes, parts = [(layer.n_rows, layer.n_out) for layer in layers], [layer.slice for layer in layers]
     pairs = [(k, m) for m in range(len(parts)) for k in range(m + 1)]
     return {(k, m): H[parts[k], parts[m]].reshape(*shapes[k], *shapes[m]) for k, m in pairs}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytensor.tensor as pt
 
 from symspec.checks import check_choice, check_rng
 from symspec.errors import OptionError, ShapeError
-from symspec.layers import Activation, Dense, Dropout, Layer, Standardize, Unstandardize
+from symspec.layers import Activation, Dense, Dropout, Layer, Shape, Standardize, Unstandardize
 from symspec.params import ParamLayout
 
 Symbol = pt.TensorVariable
@@ -45,13 +46,18 @@ class Network:
     layout : ParamLayout
         The blocks of `theta`: layer by layer, kernel (in, out) in C order, then bias; named dense_0/kernel, ...
     n_params, n_pixels, n_labels : int
+    shapes : list of tuple of int
+        Of one spectrum, and of what each layer makes of it.
+    dense_shapes : dict of str to (int, int)
+        Features (in, out) by name of each `Dense` that acts on a vector: their derivatives factorise.
 
     Raises
     ------
     OptionError
-        No layers, something that is not a layer, or names that do not match the number of labels.
+        No layers, something that is not a layer, one that refers to a layer that does not stand before it, or names
+        that do not match the number of labels.
     ShapeError
-        A fixed layer stands where the number of features is another one.
+        A layer does not take what comes to it, or what comes out at the end is no vector.
     """
 
     def __init__(
@@ -67,29 +73,41 @@ class Network:
         self.layers = tuple(layers)
         self.n_pixels = int(n_pixels)
         self.layer_names = _name_layers(self.layers)
-        shapes, n = {}, self.n_pixels
-        self.widths = [n]
-        for name, layer in zip(self.layer_names, self.layers, strict=True):
-            shapes |= {f"{name}/{key}": shape for key, shape in layer.param_shapes(n).items()}
-            n = layer.n_out(n)
-            self.widths.append(n)
-        self.layout = ParamLayout(shapes)
-        self.n_params, self.n_labels = self.layout.n_params, n
-        self.label_names = _check_words(label_names, [f"label_{i}" for i in range(n)], "label_names")
-        self.label_units = _check_words(label_units, [""] * n, "label_units")
+        self.sources = _find_sources(self.layers)
+        self.shapes: list[Shape] = [(self.n_pixels,)]
+        blocks, self.dense_shapes = {}, {}
+        for name, layer, sources in zip(self.layer_names, self.layers, self.sources, strict=True):
+            shape = self.shapes[-1]
+            blocks |= {f"{name}/{key}": block for key, block in layer.param_shapes(shape).items()}
+            if isinstance(layer, Dense) and len(shape) == 1:
+                self.dense_shapes[name] = (shape[0], layer.units)
+            self.shapes.append(tuple(layer.out_shape(*(self.shapes[i + 1] for i in sources), shape)))
+        if len(self.shapes[-1]) != 1:
+            raise ShapeError(f"layers should end in a vector of labels, got {self.shapes[-1]}: put Flatten() before.")
+        self.layout = ParamLayout(blocks, factored=self.dense_shapes)
+        self.n_params, self.n_labels = self.layout.n_params, self.shapes[-1][0]
+        self.label_names = _check_words(label_names, self.n_labels, "label_names", "label_{}")
+        self.label_units = _check_words(label_units, self.n_labels, "label_units", "")
 
     @property
-    def dense_shapes(self) -> dict[str, tuple[int, int]]:
-        """Features (in, out) of each dense layer by name."""
-        return {
-            name: (width, layer.units)
-            for name, layer, width in zip(self.layer_names, self.layers, self.widths[:-1], strict=True)
-            if isinstance(layer, Dense)
-        }
+    def widths(self) -> list[int]:
+        """Numbers in one spectrum, and in what each layer makes of it."""
+        return [math.prod(shape) for shape in self.shapes]
+
+    @property
+    def floats_per_star(self) -> int:
+        """Numbers that one star takes on its way through the network."""
+        layers = zip(self.layers, self.shapes, strict=False)
+        return self.n_pixels + sum(layer.n_floats(shape) for layer, shape in layers)
 
     def __repr__(self) -> str:
-        widths = "-".join(str(w) for w in [self.n_pixels, *(la.units for la in self.layers if isinstance(la, Dense))])
-        return f"Network({widths}, {self.n_params:,} parameters, labels {', '.join(self.label_names)})"
+        return f"Network({self.describe()}, {self.n_params:,} parameters, labels {', '.join(self.label_names)})"
+
+    def describe(self) -> str:
+        """Sizes of what comes in and of what its layers with parameters make, such as 100-16x8-32-3."""
+        with_parameters = {block.name.partition("/")[0] for block in self.layout.blocks}
+        made = [shape for name, shape in zip(self.layer_names, self.shapes[1:], strict=True) if name in with_parameters]
+        return "-".join("x".join(map(str, shape)) for shape in [self.shapes[0], *made])
 
     def __call__(self, theta: Any, flux: Any) -> Symbol:
         """Graph of the labels (label,) or (star, label) for `theta` (param,) and flux (pixel,) or (star, pixel).
@@ -108,22 +126,21 @@ class Network:
     def build_with_taps(
         self, params: Mapping[str, Symbol], flux: Any
     ) -> tuple[Symbol, dict[str, tuple[Symbol, Symbol]]]:
-        """Labels, and for each layer with parameters its (input, output): where derivatives factorise."""
-        x = _as_flux(flux, self.n_pixels)
-        taps = {}
-        for name, layer in zip(self.layer_names, self.layers, strict=True):
+        """Labels, and for each layer of `dense_shapes` its (input, output): where derivatives factorise."""
+        outputs, taps = [_as_flux(flux, self.n_pixels)], {}
+        for i, (name, layer) in enumerate(zip(self.layer_names, self.layers, strict=True)):
             own = {k.removeprefix(name + "/"): v for k, v in params.items() if k.startswith(name + "/")}
-            out = layer.build(x, own)
-            if isinstance(layer, Dense):
-                taps[name] = (x, out)
-            x = out
-        return x, taps
+            others = [outputs[source + 1] for source in self.sources[i]]
+            outputs.append(layer.build(outputs[-1], own, self.shapes[i], *others))
+            if name in self.dense_shapes:
+                taps[name] = tuple(outputs[-2:])
+        return outputs[-1], taps
 
     def init_params(self, rng: np.random.Generator, init: str = "he_normal") -> np.ndarray:
-        r"""Draw `theta` (param,): kernels by one of Keras's initialisers, biases zero.
+        r"""Draw `theta` (param,): kernels by one of Keras's initialisers, biases zero, gammas of normalisations one.
 
-        A kernel's variance is gain / fan, with fan in, or (in + out) / 2 for glorot; normals are cut at two
-        standard deviations and rescaled, as Keras does.
+        A kernel's variance is gain / fan, with fan in, or (in + out) / 2 for glorot, times the kernel's positions if
+        it is a convolution's; normals are cut at two standard deviations and rescaled, as Keras does.
 
         Raises
         ------
@@ -134,9 +151,11 @@ class Network:
         fan_mode, gain, shape = INITIALIZERS[check_choice(init, "init", tuple(INITIALIZERS))]
         theta = np.zeros(self.n_params)
         for block in self.layout.blocks:
+            if block.name.endswith("/gamma"):
+                theta[block.slice] = 1
             if not block.name.endswith("/kernel"):
                 continue
-            fan_in, fan_out = block.shape
+            fan_in, fan_out = (math.prod(block.shape[:-2]) * n for n in block.shape[-2:])
             std = np.sqrt(gain / (fan_in if fan_mode == "in" else (fan_in + fan_out) / 2))
             theta[block.slice] = std * _draw_unit(rng, block.size, shape)
         return theta
@@ -204,13 +223,28 @@ def standardized(net: Network, flux: Any, labels: Any) -> Network:
     return Network(layers, net.n_pixels, label_names=net.label_names, label_units=net.label_units)
 
 
-def dropout_layers(net: Network) -> dict[str, tuple[Dropout, int]]:
-    """The Dropout layers by name, with the number of features that each sees."""
+def dropout_layers(net: Network) -> dict[str, tuple[Dropout, Shape]]:
+    """The Dropout layers by name, with the shape of what each sees."""
     return {
-        name: (layer, width)
-        for name, layer, width in zip(net.layer_names, net.layers, net.widths[:-1], strict=True)
+        name: (layer, shape)
+        for name, layer, shape in zip(net.layer_names, net.layers, net.shapes[:-1], strict=True)
         if isinstance(layer, Dropout)
     }
+
+
+def _find_sources(layers: Sequence[Layer]) -> list[tuple[int, ...]]:
+    """Places of the layers that each layer refers to, where they stand last before it."""
+    places: dict[int, int] = {}
+    sources = []
+    for i, layer in enumerate(layers):
+        if unknown := [other for other in layer.others if id(other) not in places]:
+            raise OptionError(
+                f"{layer.kind} should refer to layers that stand before it in the same network, got {unknown[0]!r}: "
+                "give the very layer that is in the list."
+            )
+        sources.append(tuple(places[id(other)] for other in layer.others))
+        places[id(layer)] = i
+    return sources
 
 
 def _name_layers(layers: Sequence[Layer]) -> list[str]:
@@ -225,11 +259,11 @@ def _name_layers(layers: Sequence[Layer]) -> list[str]:
     return names
 
 
-def _check_words(words: Sequence[str] | None, default: list[str], name: str) -> tuple[str, ...]:
+def _check_words(words: Sequence[str] | None, n: int, name: str, default: str) -> tuple[str, ...]:
     if words is None:
-        return tuple(default)
-    if isinstance(words, str) or len(words) != len(default):
-        raise OptionError(f"{name} should be {len(default)} words, one a label, got {words!r}.")
+        return tuple(default.format(i) for i in range(n))
+    if isinstance(words, str) or len(words) != n:
+        raise OptionError(f"{name} should be {n} words, one a label, got {words!r}.")
     return tuple(str(w) for w in words)
 
 

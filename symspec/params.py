@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,36 @@ class Block:
         return slice(self.offset, self.offset + self.size)
 
 
+@dataclass(frozen=True)
+class LayerParams:
+    """The parameters of one layer, which stand one after the other in `theta`, as a matrix (in + bias, out).
+
+    Attributes
+    ----------
+    name : str
+    n_in, n_out : int
+    has_bias : bool
+        Whether the matrix has one more row, the weights of an input that is 1.
+    offset : int
+    """
+
+    name: str
+    n_in: int
+    n_out: int
+    has_bias: bool
+    offset: int
+
+    @property
+    def n_rows(self) -> int:
+        """Rows of the matrix."""
+        return self.n_in + self.has_bias
+
+    @property
+    def slice(self) -> slice:
+        """The layer's place in the flat vector."""
+        return slice(self.offset, self.offset + self.n_rows * self.n_out)
+
+
 class ParamLayout:
     """Order and shapes of the named blocks of a flat vector `theta`, each block in C order.
 
@@ -39,15 +70,30 @@ class ParamLayout:
     ----------
     shapes : mapping of str to tuple of int
         Shape of each block, in the order in which the blocks stand in `theta`.
+    factored : collection of str, default ()
+        Layers of a kernel (in, out), and perhaps a bias (out,), that act on a vector.
+
+    Attributes
+    ----------
+    layers : dict of str to LayerParams
+        For layers that are not factored all parameters are in one row, weights of an input that is 1.
     """
 
-    def __init__(self, shapes: Mapping[str, tuple[int, ...]]):
+    def __init__(self, shapes: Mapping[str, tuple[int, ...]], *, factored: Collection[str] = ()):
         blocks, offset = [], 0
         for name, shape in shapes.items():
             blocks.append(Block(name, tuple(shape), offset))
             offset += blocks[-1].size
         self.blocks = tuple(blocks)
         self.n_params = offset
+        self.layers: dict[str, LayerParams] = {}
+        for name, parts in groupby(blocks, lambda block: block.name.partition("/")[0]):
+            first, *rest = parts
+            if name in factored:
+                self.layers[name] = LayerParams(name, *first.shape, bool(rest), first.offset)
+            else:
+                size = first.size + sum(block.size for block in rest)
+                self.layers[name] = LayerParams(name, 0, size, True, first.offset)
 
     def has(self, name: str) -> bool:
         """Whether there is a block of this name."""
@@ -80,6 +126,26 @@ class ParamLayout:
                 f"{unknown or 'none'} are unknown: use the names of net.unpack(theta)."
             )
         return np.concatenate([_as_block(params[b.name], b) for b in self.blocks]) if names else np.empty(0)
+
+    def of_layer(self, name: str) -> ParamLayout:
+        """Layout of one layer's parameters alone."""
+        shapes = {b.name: b.shape for b in self.blocks if b.name.partition("/")[0] == name}
+        return ParamLayout(shapes, factored=[name] if self.layers[name].n_in else ())
+
+    def by_layer(self, values: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+        """Of one number or array a block: those of each layer's kernel, and of its bias; numbers where they are.
+
+        For a layer that is not factored the second has all, and the first is 0.
+        """
+        out = {}
+        for name, layer in self.layers.items():
+            if layer.n_in:
+                out[name] = values[f"{name}/kernel"], values[f"{name}/bias"] if layer.has_bias else 0.0
+                continue
+            own = [block for block in self.blocks if block.name.partition("/")[0] == name]
+            parts = [np.broadcast_to(values[block.name], block.shape).ravel() for block in own]
+            out[name] = 0.0, np.concatenate(parts)
+        return out
 
     def expand(self, values: Mapping[str, Any]) -> np.ndarray:
         """One value a parameter (param,) from one number or array a block."""

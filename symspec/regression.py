@@ -11,6 +11,7 @@ delta_i the prior precision of parameter i. Sums, never means, and all constants
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -226,8 +227,11 @@ def scaled_prior(net: Network, precision: float) -> dict[str, float]:
     Normal(0, 1/delta) the activations keep their size from layer to layer (Neal 1996,
     doi:10.1007/978-1-4612-0745-0), so that one number delta fits them all.
     """
-    fan_in = {f"{name}/kernel": n_in for name, (n_in, _) in net.dense_shapes.items()}
-    return {block.name: precision * fan_in.get(block.name, 1) for block in net.layout.blocks}
+    kernels = {block.name for block in net.layout.blocks if block.name.endswith("/kernel")}
+    return {
+        block.name: precision * (math.prod(block.shape[:-1]) if block.name in kernels else 1)
+        for block in net.layout.blocks
+    }
 
 
 def prior_precision_from_weight_decay(weight_decay: float, *, sigma_noise: float, n_stars: int, n_labels: int) -> float:

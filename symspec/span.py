@@ -14,7 +14,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from symspec import compiled
-from symspec.layers import Dense
 from symspec.networks import Network
 from symspec.regression import LOG_2PI, Regression
 
@@ -76,8 +75,11 @@ def keep_whole(reg: Regression, X: np.ndarray) -> Span:
 def find_span(reg: Regression, X: np.ndarray) -> Span | None:
     """Reduction of a regression on the flux X (star, pixel), or None where there is nothing to gain."""
     net = reg.net
-    first = next(i for i, layer in enumerate(net.layers) if isinstance(layer, Dense))
-    name = f"{net.layer_names[first]}/kernel"
+    layer = next(iter(net.layout.layers))
+    first, name = net.layer_names.index(layer), f"{layer}/kernel"
+    goes_around = any(source < first for sources in net.sources for source in sources)
+    if layer not in net.dense_shapes or goes_around or any(net.sources[:first]):
+        return None
     if len(X) >= net.widths[first] or np.ndim(reg.prior_precision[name]) > 0:
         return None
     Z = np.asarray(X, np.float64)

@@ -18,9 +18,10 @@ from rich.table import Table
 from symspec.audit import GROUPS, INSIDE, StructureAudit
 from symspec.calibration import coverage, sigma_mad
 from symspec.certificate import Certificate
+from symspec.flags import Flag
 from symspec.laplace import LaplacePosterior
 from symspec.networks import Network
-from symspec.prediction import Flag, Prediction, standard_deviations
+from symspec.prediction import Prediction, standard_deviations
 from symspec.regression import Regression
 from symspec.spectra import Spectra, with_unit
 
@@ -31,6 +32,10 @@ _SHORT = {
     Flag.NOT_AT_MINIMUM: "no minimum",
     Flag.MODEL_ERROR_INEXACT: "inexact",
     Flag.ERROR_UNRELIABLE: "unreliable",
+    Flag.NEAR_EDGE: "near edge",
+    Flag.MANY_BAD_PIXELS: "many bad pixels",
+    Flag.LOW_SNR: "low S/N",
+    Flag.OUTSIDE_TRAINING_SPECTRA: "unlike training",
 }
 _PIPE_WIDTH = 110  # characters, where there is no terminal to ask
 
@@ -178,10 +183,15 @@ def network_table(net: Network, reg: Regression | None = None) -> Table:
     columns = ["layer", "what", "out", "parameters"] + (["prior sigma"] if reg is not None else [])
     table = new_table(f"{net.n_pixels:,} pixels -> {net.n_labels} labels", columns, left=2)
     for i, (name, layer) in enumerate(zip(net.layer_names, net.layers, strict=True)):
-        shapes = layer.param_shapes(net.widths[i])
+        shapes = layer.param_shapes(net.shapes[i])
         what = ", ".join(f"{key} {' x '.join(map(str, shape))}" for key, shape in shapes.items())
         what = what or getattr(layer, "function", "") or ("fixed" if hasattr(layer, "mean") else "")
-        cells = [name, what, f"{net.widths[i + 1]:,}", f"{sum(map(math.prod, shapes.values())):,}"]
+        cells = [
+            name,
+            what,
+            " x ".join(f"{n:,}" for n in net.shapes[i + 1]),
+            f"{sum(map(math.prod, shapes.values())):,}",
+        ]
         if reg is not None:
             cells.append(", ".join(_prior_sigma(reg.prior_precision[f"{name}/{key}"]) for key in shapes))
         table.add_row(*map(escape, cells))
@@ -293,13 +303,13 @@ def tell_written(console: Console, what: str, path: Path) -> None:
 
 
 @contextmanager
-def show_progress(what: str, n_stars: int) -> Iterator[Callable[[int], None]]:
-    """Progress bar on stderr; yields what to call with the number of stars done."""
+def show_progress(what: str, n_stars: int, n_done: int = 0) -> Iterator[Callable[[int], None]]:
+    """Progress bar on stderr, some stars being done already; yields what to call with the number of further ones."""
     counts = TextColumn("{task.completed:,.0f}/{task.total:,.0f} stars")
     rate = TextColumn("{task.fields[rate]}")
     columns = (TextColumn("{task.description}"), BarColumn(20), counts, rate, TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task(what, total=n_stars, rate="")
+        task = progress.add_task(what, total=n_stars, completed=n_done, rate="")
 
         def advance(n: int) -> None:
             progress.advance(task, n)

@@ -6,6 +6,7 @@ back-propagated cotangent g_nc, so that products with J, and the Gram matrix
 .. math:: J V J'^T \big|_{(c,n),(d,m)} = \sum_l (v_l^W\, a_n \cdot a'_m + v_l^b)\; g_{nc} \cdot g'_{md},
 
 the network's tangent kernel, cost matrix products of the layers' widths: independent of the number of parameters.
+Layers that do not factorise, such as convolutions, have no inputs here, and cotangents to all their parameters.
 Rows are label-major: row c * n_stars + n.
 """
 
@@ -30,7 +31,7 @@ class Tangents:
     layout : ParamLayout
     inputs : dict of str to numpy.ndarray (star, in)
     cotangents : dict of str to numpy.ndarray (star, label, out)
-        By name of dense layer.
+        By name of layer, as `layout.layers` has `in` and `out`.
     """
 
     layout: ParamLayout
@@ -59,24 +60,24 @@ class Tangents:
         """J v: (star, label) for v (param,), or (star, label, k) for v (param, k); products in the tangents' dtype."""
         k = 1 if v.ndim == 1 else v.shape[1]
         out = np.zeros((self.n_stars, self.n_labels, k))
-        for block in self.layout.blocks:
-            layer, _, key = block.name.partition("/")
-            g = self.cotangents[layer]
-            part = v[block.slice].reshape(*block.shape[:-1], -1).astype(g.dtype)
-            dz = self.inputs[layer] @ part if key == "kernel" else part
-            out += np.matmul(g, dz.reshape(-1, g.shape[2], k))
+        for name, layer in self.layout.layers.items():
+            g = self.cotangents[name]
+            part = v[layer.slice].reshape(layer.n_rows, -1).astype(g.dtype)
+            dz = self.inputs[name] @ part[: layer.n_in] if layer.n_in else 0.0
+            dz = dz + part[-1] if layer.has_bias else dz
+            out += np.matmul(g, dz.reshape(-1, layer.n_out, k))
         return out[:, :, 0] if v.ndim == 1 else out
 
     def rmatvec(self, u: np.ndarray) -> np.ndarray:
         """J^T u: (param,) for u (star, label), or (param, k) for u (star, label, k); products as in `matvec`."""
         columns = u.reshape(*u.shape[:2], -1)
         out = np.empty((self.layout.n_params, columns.shape[2]))
-        for block in self.layout.blocks:
-            layer, _, key = block.name.partition("/")
-            g = self.cotangents[layer]
+        for name, layer in self.layout.layers.items():
+            g = self.cotangents[name]
             dz = np.matmul(g.transpose(0, 2, 1), columns.astype(g.dtype)).reshape(self.n_stars, -1)
-            product = self.inputs[layer].T @ dz if key == "kernel" else dz.sum(axis=0, dtype=np.float64)
-            out[block.slice] = product.reshape(block.size, -1)
+            part = out[layer.slice].reshape(layer.n_rows, -1)
+            part[: layer.n_in] = self.inputs[name].T @ dz
+            part[layer.n_in :] = dz.sum(axis=0, dtype=np.float64)
         return out[:, 0] if u.ndim == 2 else out
 
     def whiten(self, T: np.ndarray) -> Tangents:
@@ -86,18 +87,15 @@ class Tangents:
 
     def of_layer(self, layer: str) -> Tangents:
         """Derivatives with respect to one layer's parameters alone."""
-        shapes = {b.name: b.shape for b in self.layout.blocks if b.name.partition("/")[0] == layer}
-        return Tangents(ParamLayout(shapes), {layer: self.inputs[layer]}, {layer: self.cotangents[layer]})
+        return Tangents(self.layout.of_layer(layer), {layer: self.inputs[layer]}, {layer: self.cotangents[layer]})
 
     def dense(self) -> np.ndarray:
         """J itself (star, label, param): for few parameters or few stars."""
         out = np.empty((self.n_stars, self.n_labels, self.layout.n_params))
-        for block in self.layout.blocks:
-            layer, _, key = block.name.partition("/")
-            g = self.cotangents[layer]
-            if key == "kernel":
-                g = self.inputs[layer][:, None, :, None] * g[:, :, None, :]
-            out[:, :, block.slice] = g.reshape(*out.shape[:2], -1)
+        for name, layer in self.layout.layers.items():
+            g, part = self.cotangents[name], out[:, :, layer.slice].reshape(*out.shape[:2], layer.n_rows, layer.n_out)
+            part[:, :, : layer.n_in] = self.inputs[name][:, None, :, None] * g[:, :, None, :]
+            part[:, :, layer.n_in :] = g[:, :, None, :]
         return out
 
     def gram(self, other: Tangents, variance: dict[str, Any]) -> np.ndarray:
@@ -107,10 +105,10 @@ class Tangents:
         """
         n, m, C = self.n_stars, other.n_stars, self.n_labels
         K = np.zeros((C, n, C, m))
-        for layer in self.cotangents:
+        for layer, variances in self.layout.by_layer(variance).items():
             a, g = self._layer(layer)
             b, h = (a, g) if other is self else other._layer(layer)
-            for ab, gv in _separate(a, b, g, *_variances(variance, layer)):
+            for ab, gv in _separate(a, b, g, *variances):
                 for c, d in _label_pairs(C, symmetric=other is self):
                     gh = gv[c] @ h[d].T
                     gh *= ab
@@ -128,35 +126,31 @@ class Tangents:
     def own_gram(self, variance: dict[str, Any]) -> np.ndarray:
         """The blocks of `gram(self)` that belong to one star each: (star, label, label)."""
         out = np.zeros((self.n_stars, self.n_labels, self.n_labels))
-        for layer in self.cotangents:
+        for layer, (v, w) in self.layout.by_layer(variance).items():
             a = self.inputs[layer].astype(np.float64)
             g = self.cotangents[layer].astype(np.float64)
-            v, w = _variances(variance, layer)
-            if np.ndim(v) == 0:
-                out += (v * np.sum(a * a, axis=1))[:, None, None] * np.matmul(g, g.transpose(0, 2, 1))
-            else:
+            if np.ndim(v):
                 out += np.matmul(g * (a**2 @ v)[:, None, :], g.transpose(0, 2, 1))
+            elif a.shape[1]:
+                out += (v * np.sum(a * a, axis=1))[:, None, None] * np.matmul(g, g.transpose(0, 2, 1))
             out += np.matmul(g * w, g.transpose(0, 2, 1))
         return out
 
 
 def compute_tangents(net: Network, factors: Callable[..., list[np.ndarray]], theta: Any, X: Any) -> Tangents:
     """Tangents of the stars X (star, pixel) by a function of `compile_tangent_factors`."""
-    arrays, names = factors(theta, X), list(net.dense_shapes)
-    half = len(names)
-    return Tangents(
-        net.layout,
-        dict(zip(names, arrays[:half], strict=True)),
-        dict(zip(names, arrays[half:], strict=True)),
-    )
-
-
-def _variances(variance: dict[str, Any], layer: str) -> tuple[Any, Any]:
-    return variance[f"{layer}/kernel"], variance.get(f"{layer}/bias", 0.0)
+    arrays, n = factors(theta, X), len(net.dense_shapes)
+    cotangents = dict(zip(net.layout.layers, arrays[n:], strict=True))
+    factored = dict(zip(net.dense_shapes, arrays[:n], strict=True))
+    none = np.empty((len(X), 0), arrays[-1].dtype)
+    return Tangents(net.layout, {layer: factored.get(layer, none) for layer in cotangents}, cotangents)
 
 
 def _separate(a: np.ndarray, b: np.ndarray, g: np.ndarray, v: Any, w: Any) -> Iterator[tuple[Any, np.ndarray]]:
     """Pairs (inputs' Gram, cotangents): their layer's kernel is the sum of one Gram times the other, entrywise."""
+    if a.shape[1] == 0:
+        yield 1.0, g * w
+        return
     if np.ndim(v) == 0 and np.ndim(w) == 0:
         ab = a @ b.T
         ab *= v

@@ -183,7 +183,7 @@ class _TrainingLoss:
         U, gradient = 0.0, np.empty(0)
         for i in range(0, places.size, self.objective.chunk):
             X, Y = self.stars.take(places[i : i + self.objective.chunk])
-            masks = [layer.draw_mask((len(X), width), rng, self.dtype) for layer, width in self.dropouts]
+            masks = [layer.draw_mask((len(X), *shape), rng, self.dtype) for layer, shape in self.dropouts]
             value, part = self.objective.of_batch(theta, X, Y, len(X) / len(self.stars), *masks)
             U += float(value)
             gradient = gradient + part if i else part

@@ -50,7 +50,7 @@ def compile_trace_gradient(net: Network, *, backend: str = "auto") -> WeightedSu
     def build(params, flux, _, weights):
         return [net.layout.join(derivatives.build_trace_gradient(net, params, flux, weights, inverse))]
 
-    copies = 6 * net.n_labels * net.n_params / sum(net.widths)
+    copies = 6 * net.n_labels * net.n_params / net.floats_per_star
     return WeightedSum(net, build, copies, backend, [inverse])
 
 
@@ -85,7 +85,7 @@ class WeightedSum:
         backend: str,
         extra: Sequence[Symbol] = (),
     ):
-        self.chunk = int(np.clip(CHUNK_BYTES / (8 * copies * sum(net.widths)), 1, MAX_CHUNK))
+        self.chunk = int(np.clip(CHUNK_BYTES / (8 * copies * net.floats_per_star), 1, MAX_CHUNK))
         theta = pt.vector("theta", dtype="float64", shape=(net.n_params,))
         flux = pt.matrix("flux", dtype="float64", shape=(None, net.n_pixels))
         labels = pt.matrix("labels", dtype="float64", shape=(None, net.n_labels))

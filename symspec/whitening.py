@@ -200,17 +200,13 @@ def _whiten_by_layers(center: np.ndarray, inverse: LayerwiseInverse) -> Whitenin
             arrays |= {f"{layer}_inputs": block.input_basis, f"{layer}_outputs": block.output_basis}
 
     def walk(v: Any, xp: Any, change: Callable[[str, Any], Any], before: bool) -> Any:
-        """`change` each layer's matrix [kernel; bias]; D divides its bias by s `before`, or multiplies by s after."""
-        params, out = layout.unpack(v), {}
-        for layer, block in inverse.blocks.items():
-            kernel, s = params[f"{layer}/kernel"], block.bias_scale
-            if s is None:
-                out[f"{layer}/kernel"] = change(layer, kernel)
-                continue
-            bias = params[f"{layer}/bias"][None] / (s if before else 1.0)
-            R = change(layer, xp.concatenate([kernel, bias], axis=0))
-            out |= {f"{layer}/kernel": R[:-1], f"{layer}/bias": R[-1] * (1.0 if before else s)}
-        return xp.concatenate([out[b.name].reshape((b.size,)) for b in layout.blocks])
+        """`change` each layer's matrix; D divides it by its scale `before`, or multiplies by it after."""
+        parts = []
+        for name, block in inverse.blocks.items():
+            V = v[layout.layers[name].slice].reshape(block.precision.shape)
+            R = change(name, V / block.scale) if before else change(name, V) * block.scale
+            parts.append(R.reshape((block.precision.size,)))
+        return xp.concatenate(parts)
 
     def colour(z: Any, a: Arrays, xp: Any) -> Any:
         def change(layer: str, V: Any) -> Any:

@@ -210,17 +210,6 @@ def test_a_chunk_keeps_its_share_of_memory():
     assert compiled._chunk_size(10**6, "float32") == 67
 
 
-@pytest.mark.parametrize("problem", [HARDEST], indirect=True)
-@pytest.mark.parametrize("block", [1, 7, 50, 51], ids=lambda n: f"{n} directions")
-def test_the_hessian_does_not_depend_on_how_many_directions_are_taken_at_once(
-    problem, numpy_functions, block, monkeypatch
-):
-    monkeypatch.setattr(compiled, "DIRECTION_BLOCK", block)
-    assert problem.net.n_params == 51
-    H = compile_generic_hessian(problem.reg)(problem.theta, problem.X, problem.Y)
-    assert_same(H, numpy_functions["hessian"](problem.theta, problem.X, problem.Y), 1e-12)
-
-
 # --- one spectrum
 
 

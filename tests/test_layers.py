@@ -91,7 +91,7 @@ def test_activation_and_both_derivatives_are_finite_far_out(name, compile_plainl
 def test_derivatives_at_a_knot_are_those_of_one_side(compile_plainly, function, options, knot, slopes, curvatures):
     """Neither a mean of both sides, nor a sum, nor NaN: the flat or lower piece owns its knot."""
     build = Activation(function, options).build
-    _, slope, curvature = with_derivatives(compile_plainly, lambda x: build(x, {}), [knot - 1e-9, knot, knot + 1e-9])
+    _, slope, curvature = with_derivatives(compile_plainly, lambda x: build(x, {}, (3,)), [knot - 1e-9, knot, knot + 1e-9])
     assert_allclose(slope, slopes, rtol=1e-8)  # 1e-9 away an exponential differs by that much
     assert_allclose(curvature, curvatures, rtol=1e-8)
 
@@ -140,7 +140,7 @@ def test_dense_is_the_product_with_the_kernel_plus_bias_for_one_spectrum_and_man
     W, b, X = rng.normal(size=(3, 2)), rng.normal(size=2), rng.normal(size=(4, 3))
     params = {"kernel": pt.as_tensor_variable(W), "bias": pt.as_tensor_variable(b)}
     x, xs = pt.vector("x"), pt.matrix("xs")
-    one, many = compile_plainly([x, xs], [Dense(2).build(x, params), Dense(2).build(xs, params)])(X[1], X)
+    one, many = compile_plainly([x, xs], [Dense(2).build(x, params, (3,)), Dense(2).build(xs, params, (3,))])(X[1], X)
     expected = np.array([[sum(X[n, i] * W[i, o] for i in range(3)) + b[o] for o in range(2)] for n in range(4)])
     assert_allclose(many, expected, rtol=1e-13)
     assert_allclose(one, expected[1], rtol=1e-13)
@@ -148,9 +148,9 @@ def test_dense_is_the_product_with_the_kernel_plus_bias_for_one_spectrum_and_man
 
 def test_dropout_is_the_identity_without_a_mask_and_a_product_with_one(compile_plainly):
     x, mask = pt.matrix("x"), pt.matrix("mask")
-    assert Dropout(0.5).build(x, {}) is x
+    assert Dropout(0.5).build(x, {}, (2,)) is x
     X, M = np.array([[1.0, 2.0]]), np.array([[0.0, 2.0]])
-    assert_array_equal(compile_plainly([x, mask], Dropout(0.5).build(x, {"mask": mask}))(X, M), [[0, 4]])
+    assert_array_equal(compile_plainly([x, mask], Dropout(0.5).build(x, {"mask": mask}, (2,)))(X, M), [[0, 4]])
 
 
 def test_dropout_masks_keep_the_mean():
@@ -174,8 +174,8 @@ def test_standardize_then_unstandardize_is_the_identity(compile_plainly):
     rng = np.random.default_rng(0)
     X, mean, scale = rng.normal(size=(4, 3)), [1.0, 2, 3], [0.1, 5, 7]
     x = pt.matrix("x")
-    z = Standardize(mean, scale).build(x, {})
-    forth, back = compile_plainly([x], [z, Unstandardize(mean, scale).build(z, {})])(X)
+    z = Standardize(mean, scale).build(x, {}, (2,))
+    forth, back = compile_plainly([x], [z, Unstandardize(mean, scale).build(z, {}, (2,))])(X)
     assert_allclose(forth, (X - mean) / scale, rtol=1e-14)
     assert_allclose(back, X, rtol=1e-13)
 

@@ -165,7 +165,7 @@ def test_single_precision_stays_single_and_agrees(case, name):
 class Softmax(Layer):
     """Each feature depends on all."""
 
-    def build(self, x, params):
+    def build(self, x, params, shape):
         e = pt.exp(x)
         return e / pt.sum(e, axis=-1, keepdims=True)
 
@@ -175,7 +175,7 @@ class Doubled(Layer):
 
     elementwise: ClassVar[bool] = True
 
-    def build(self, x, params):
+    def build(self, x, params, shape):
         return x + x**2
 
 

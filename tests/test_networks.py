@@ -62,7 +62,7 @@ def test_a_layer_without_bias_has_only_its_kernel():
         ("dense_1/bias", (1,), 9),
     ]
     assert net.dense_shapes == {"dense_0": (2, 3), "dense_1": (3, 1)}
-    assert [(name, width) for name, (_, width) in dropout_layers(net).items()] == [("dropout_0", 3)]
+    assert [(name, width) for name, (_, width) in dropout_layers(net).items()] == [("dropout_0", (3,))]
 
 
 def test_expanding_repeats_a_blocks_number_for_each_of_its_parameters():

@@ -52,7 +52,7 @@ def choose_structure(net: Network, n_rows: int, *, curvature: str = "ggn", memor
         curvature="hessian", and the matrix does not fit.
     """
     limit, P = parse_memory(memory), net.n_params
-    widths = sum(n_in + n_out for n_in, n_out in net.dense_shapes.values())
+    widths = sum(layer.n_in + layer.n_out for layer in net.layout.layers.values())
     costs = {
         "primal": (n_rows * P**2 + P**3 / 3, 3 * 8 * P**2),
         "dual": (n_rows**2 * widths + n_rows**3 / 3, 3 * 8 * n_rows**2),

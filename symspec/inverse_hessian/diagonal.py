@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from symspec.checkpoint import Checkpoint
-from symspec.inverse_hessian.layerwise import LayerBlock, LayerwiseInverse, find_bias_scales, join_bias
+from symspec.inverse_hessian.layerwise import LayerBlock, LayerwiseInverse, find_scales, join_bias
 from symspec.params import ParamLayout
 from symspec.tangent_stream import TangentStream
 
@@ -20,19 +20,18 @@ def build_diagonal(
     An approximation, whose standard deviations of labels may be off by several times in either direction:
     see `audit_structures`.
     """
-    layers = {b.name.partition("/")[0]: b.shape for b in layout.blocks if b.name.endswith("/kernel")}
-    scale = find_bias_scales(layout, prior_precision, isotropic=False)
+    scales = find_scales(layout, prior_precision, isotropic=False)
 
     def add(state: dict[str, np.ndarray], tangents: Any) -> None:
         for layer, total in state.items():
-            a = join_bias(tangents.inputs[layer], scale[layer]).astype(np.float64)
+            a = join_bias(tangents.inputs[layer], scales[layer]).astype(np.float64)
             total += (a**2).T @ (tangents.cotangents[layer].astype(np.float64) ** 2).sum(axis=1)
 
-    zeros = {k: np.zeros((n_in + (scale[k] is not None), n_out)) for k, (n_in, n_out) in layers.items()}
+    zeros = {name: np.zeros((layer.n_rows, layer.n_out)) for name, layer in layout.layers.items()}
     state = checkpoint.accumulate("diagonal", stream, zeros, add)
-    for layer, total in state.items():
-        n_in = layers[layer][0]
-        total[:n_in] += prior_precision[f"{layer}/kernel"]
-        total[n_in:] += prior_precision.get(f"{layer}/bias", 0.0)
-    blocks = {layer: LayerBlock(total, scale[layer]) for layer, total in state.items()}
+    for name, (kernel, bias) in layout.by_layer(prior_precision).items():
+        n_in = layout.layers[name].n_in
+        state[name][:n_in] += kernel
+        state[name][n_in:] += bias
+    blocks = {layer: LayerBlock(total, scales[layer]) for layer, total in state.items()}
     return LayerwiseInverse(layout, blocks, "diagonal")

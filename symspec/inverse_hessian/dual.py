@@ -72,14 +72,13 @@ class DualInverse(InverseHessian):
         """Diagonal of A^-1; costs (rows)^2 operations a parameter over the labels squared."""
         inverse = self.kernel_inverse()
         out = np.empty(self.shape[0])
-        blocks = self.tangents.layout.unpack(out)
-        for layer in self.tangents.cotangents:
-            a, g = self.tangents._layer(layer)
+        for name, layer in self.tangents.layout.layers.items():
+            a, g = self.tangents._layer(name)
+            part = out[layer.slice].reshape(layer.n_rows, -1)
             for o in range(g.shape[2]):
                 B = np.einsum("cn,cndm,dm->nm", g[:, :, o], inverse, g[:, :, o], optimize=True)
-                blocks[f"{layer}/kernel"][:, o] = np.einsum("ni,ni->i", a, B @ a)
-                if f"{layer}/bias" in blocks:
-                    blocks[f"{layer}/bias"][o] = B.sum()
+                part[: layer.n_in, o] = np.einsum("ni,ni->i", a, B @ a)
+                part[layer.n_in :, o] = B.sum()
         return self._variance_vector - self._variance_vector**2 * out
 
     def logdet(self) -> float:

@@ -8,6 +8,14 @@ With :math:`\tilde a = [a, s]` (see `layerwise`) and whitened cotangents :math:`
 
 over the N stars that have labels. The sum over the C outputs is the Gaussian likelihood's exact one, none is drawn at
 random. Martens & Grosse 2015, arXiv:1503.05671; the bias is part of the layer, as there.
+A layer without inputs, such as a convolution, whose rows of J are matrices :math:`J_{nc}` of its parameters, takes
+
+.. math::
+    Q \otimes R / \mathrm{tr}\, Q + \delta, \qquad Q = \sum_{nc} \hat J_{nc} \hat J_{nc}^T, \qquad
+    R = \sum_{nc} \hat J_{nc}^T \hat J_{nc},
+
+one step of the power iteration for the nearest Kronecker product (Van Loan & Pitsianis 1993,
+doi:10.1007/978-94-015-8196-7_17). Up to `EXACT_BLOCK` parameters make one row, for which R is the exact block.
 The eigenvalue-corrected form ("ekfac") keeps the eigenvectors of Q and R and takes as eigenvalues the diagonal of
 the exact block in their basis: George et al. 2018, arXiv:1806.03884.
 """
@@ -19,12 +27,20 @@ from scipy.linalg import eigh
 
 from symspec.checkpoint import Checkpoint
 from symspec.errors import OptionError
-from symspec.inverse_hessian.layerwise import LayerBlock, LayerwiseInverse, find_bias_scales, join_bias
+from symspec.inverse_hessian.layerwise import (
+    LayerBlock,
+    LayerwiseInverse,
+    find_scales,
+    join_bias,
+    project,
+    scale_rows,
+)
 from symspec.params import ParamLayout
 from symspec.tangent_stream import TangentStream
 from symspec.tangents import Tangents
 
 State = dict[str, np.ndarray]
+EXACT_BLOCK = 2048  # parameters of a layer without inputs
 
 
 def build_kronecker(
@@ -49,55 +65,76 @@ def build_kronecker(
             "Kronecker structures take one prior precision a block, got one a parameter: use structure="
             '"diagonal", or an exact one.'
         )
-    shapes = {b.name.partition("/")[0]: b.shape for b in layout.blocks if b.name.endswith("/kernel")}
-    prior = {layer: prior_precision[f"{layer}/kernel"] for layer in shapes}
-    scale = find_bias_scales(layout, prior_precision, isotropic=True)
-    factors = _accumulate_factors(stream, shapes, scale, checkpoint)
+    prior = {name: values[0] or values[1][0] for name, values in layout.by_layer(prior_precision).items()}
+    scales = {
+        name: scale.reshape(find_shape(layout, name)) if not layout.layers[name].n_in else scale
+        for name, scale in find_scales(layout, prior_precision, isotropic=True).items()
+    }
+    factors = _accumulate_factors(stream, layout, scales, checkpoint)
     n_stars = max(stream.n_stars, 1)
     blocks = {}
-    for layer in shapes:
-        alpha, U_a = _eigen(factors.pop(f"{layer}/inputs"))
-        beta, U_g = _eigen(factors.pop(f"{layer}/cotangents"))
-        blocks[layer] = LayerBlock(np.outer(alpha, beta / n_stars), scale[layer], U_a, U_g)
+    for name, layer in layout.layers.items():
+        alpha, U_a = _eigen(factors.pop(f"{name}/inputs"))
+        beta, U_g = _eigen(factors.pop(f"{name}/cotangents"))
+        n = n_stars if layer.n_in else max(alpha.sum(), np.finfo(float).tiny)
+        blocks[name] = LayerBlock(np.outer(alpha, beta / n), scales[name], U_a, U_g)
     if corrected:
-        _correct(stream, blocks, checkpoint)
-    for layer, block in blocks.items():
-        block.precision[...] += prior[layer]
+        _correct(stream, layout, blocks, checkpoint)
+    for name, block in blocks.items():
+        block.precision[...] += prior[name]
     return LayerwiseInverse(layout, blocks, "ekfac" if corrected else "kronecker")
 
 
+def find_shape(layout: ParamLayout, name: str) -> tuple[int, int]:
+    """Matrix (in, out) as which a layer's parameters are taken."""
+    layer = layout.layers[name]
+    columns = {block.shape[-1] for block in layout.of_layer(name).blocks}
+    if layer.n_in or layer.n_out <= EXACT_BLOCK or len(columns) > 1:
+        return layer.n_rows, layer.n_out
+    (n,) = columns
+    return layer.n_out // n, n
+
+
 def _accumulate_factors(
-    stream: TangentStream, shapes: dict[str, tuple[int, ...]], scale: dict[str, float | None], checkpoint: Checkpoint
+    stream: TangentStream, layout: ParamLayout, scales: dict[str, np.ndarray], checkpoint: Checkpoint
 ) -> State:
     state = {}
-    for layer, (n_in, n_out) in shapes.items():
-        n_in += scale[layer] is not None
-        state |= {f"{layer}/inputs": np.zeros((n_in, n_in)), f"{layer}/cotangents": np.zeros((n_out, n_out))}
+    for name in layout.layers:
+        n_in, n_out = find_shape(layout, name)
+        state |= {f"{name}/inputs": np.zeros((n_in, n_in)), f"{name}/cotangents": np.zeros((n_out, n_out))}
 
     def add(state: State, tangents: Tangents) -> None:
-        for layer in shapes:
-            a = join_bias(tangents.inputs[layer], scale[layer])
-            g = tangents.cotangents[layer].reshape(-1, shapes[layer][1])
-            state[f"{layer}/inputs"] += a.T @ a
-            state[f"{layer}/cotangents"] += g.T @ g
+        for name, layer in layout.layers.items():
+            g = tangents.cotangents[name]
+            a = join_bias(tangents.inputs[name], scales[name]) if layer.n_in else None
+            if a is None:
+                J = scale_rows(g, layer, scales[name]).reshape(-1, *find_shape(layout, name))
+                a = J.transpose(0, 2, 1).reshape(-1, J.shape[1])
+                g = J
+            g = g.reshape(-1, g.shape[-1])
+            state[f"{name}/inputs"] += a.T @ a
+            state[f"{name}/cotangents"] += g.T @ g
 
     return checkpoint.accumulate("kronecker factors", stream, state, add)
 
 
-def _correct(stream: TangentStream, blocks: dict[str, LayerBlock], checkpoint: Checkpoint) -> None:
+def _correct(stream: TangentStream, layout: ParamLayout, blocks: dict[str, LayerBlock], checkpoint: Checkpoint) -> None:
     """Put the diagonal of the exact blocks in place of the products of eigenvalues."""
 
     def add(state: State, tangents: Tangents) -> None:
-        for layer, total in state.items():
-            block, dtype = blocks[layer], tangents.inputs[layer].dtype
-            a = join_bias(tangents.inputs[layer], block.bias_scale) @ block.input_basis.astype(dtype)
-            g = tangents.cotangents[layer] @ block.output_basis.astype(dtype)
-            total += (a**2).T @ (g**2).sum(axis=1)
+        for name, total in state.items():
+            block, g, layer = blocks[name], tangents.cotangents[name], layout.layers[name]
+            if not layer.n_in:
+                J = scale_rows(g, layer, block.scale).reshape(-1, *total.shape)
+                total += (project(J, block) ** 2).sum(axis=0)
+                continue
+            a = join_bias(tangents.inputs[name], block.scale) @ block.input_basis.astype(g.dtype)
+            total += (a**2).T @ ((g @ block.output_basis.astype(g.dtype)) ** 2).sum(axis=1)
 
-    zeros = {layer: np.zeros_like(block.precision) for layer, block in blocks.items()}
+    zeros = {name: np.zeros_like(block.precision) for name, block in blocks.items()}
     state = checkpoint.accumulate("kronecker correction", stream, zeros, add)
-    for layer, total in state.items():
-        blocks[layer].precision[...] = total
+    for name, total in state.items():
+        blocks[name].precision[...] = total
 
 
 def _eigen(M: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -2,7 +2,8 @@ r"""Layers independent of one another and each diagonal in a product basis: what
 
 A layer's kernel and bias are one matrix, :math:`z = \tilde a \tilde W` with :math:`\tilde a = [a, s]` and
 :math:`\tilde W = [W; b / s]`. With :math:`s = \sqrt{\delta_W / \delta_b}` its prior has the one precision
-:math:`\delta_W`. The layer's block of A is
+:math:`\delta_W`. A layer that does not factorise, such as a convolution, has no a: its parameters, each in units of its
+prior as a bias is, are one row, or several rows if they are very many. The layer's block of A is
 :math:`(U_a \otimes U_g)\, \mathrm{diag}(E)\, (U_a \otimes U_g)^T`, E of shape (in, out), so that
 
 .. math:: J A^{-1} J^T \big|_{cd} = \sum_l \sum_{ij} (U_a^T \tilde a)_i^2\, (U_g^T g_c)_j (U_g^T g_d)_j / E_{ij}.
@@ -17,47 +18,54 @@ from typing import Any
 import numpy as np
 
 from symspec.inverse_hessian.interface import InverseHessian
-from symspec.params import ParamLayout
+from symspec.params import LayerParams, ParamLayout
 from symspec.tangents import Tangents
 
 
 @dataclass(frozen=True, eq=False)
 class LayerBlock:
-    """One layer's block of A.
+    """One layer's block of A, its parameters in their order as a matrix (in, out).
 
     Attributes
     ----------
     precision : numpy.ndarray, shape (in, out)
         E; with a bias its last row is the bias.
-    bias_scale : float or None
-        s, or None without a bias.
+    scale : numpy.ndarray, shape (in, 1) or (in, out)
+        What the parameters are in units of: 1 for a kernel, s for a bias.
     input_basis, output_basis : numpy.ndarray or None
         Orthogonal U_a (in, in) and U_g (out, out); None for the identity.
     """
 
     precision: np.ndarray
-    bias_scale: float | None
+    scale: np.ndarray
     input_basis: np.ndarray | None = None
     output_basis: np.ndarray | None = None
 
 
-def join_bias(a: np.ndarray, bias_scale: float | None) -> np.ndarray:
-    """Inputs (star, in) with the bias's constant s behind them."""
-    if bias_scale is None:
+def join_bias(a: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """Inputs (star, in) with the bias's constant s behind them, if `scale` has a row for it."""
+    if len(scale) == a.shape[1]:
         return a
-    return np.concatenate([a, np.full((len(a), 1), bias_scale, a.dtype)], axis=1)
+    return np.concatenate([a, np.full((len(a), 1), scale[-1, 0] if a.shape[1] else 1, a.dtype)], axis=1)
 
 
-def find_bias_scales(
-    layout: ParamLayout, prior_precision: Mapping[str, Any], *, isotropic: bool
-) -> dict[str, float | None]:
-    """S of each layer, None without a bias; 1 where the prior need not be isotropic."""
-    layers = {b.name.partition("/")[0]: layout.has(f"{b.name.partition('/')[0]}/bias") for b in layout.blocks}
+def find_scales(layout: ParamLayout, prior_precision: Mapping[str, Any], *, isotropic: bool) -> dict[str, np.ndarray]:
+    """Scale of each layer's parameters, (in, 1) or (in, out): 1 where the prior need not be isotropic."""
+    scales = {}
+    for name, (kernel, bias) in layout.by_layer(prior_precision).items():
+        layer = layout.layers[name]
+        if not layer.n_in:
+            scales[name] = np.sqrt(bias[0] / bias)[None] if isotropic else np.ones((1, layer.n_out))
+            continue
+        scales[name] = np.ones((layer.n_rows, 1))
+        if layer.has_bias and isotropic:
+            scales[name][-1] = np.sqrt(kernel / bias)
+    return scales
 
-    def ratio(layer: str) -> float:
-        return float(np.sqrt(prior_precision[f"{layer}/kernel"] / prior_precision[f"{layer}/bias"]))
 
-    return {layer: (ratio(layer) if isotropic else 1.0) if has_bias else None for layer, has_bias in layers.items()}
+def scale_rows(g: np.ndarray, layer: LayerParams, scale: np.ndarray) -> np.ndarray:
+    """Cotangents (star, label, out) in units of `scale`, for a layer that has no inputs which would take it."""
+    return g if layer.n_in else g * scale.reshape(-1).astype(g.dtype)
 
 
 class LayerwiseInverse(InverseHessian):
@@ -98,8 +106,7 @@ class LayerwiseInverse(InverseHessian):
         total = 0.0
         for block in self.blocks.values():
             total -= np.log(block.precision).sum()
-            if block.bias_scale is not None:
-                total += 2 * block.precision.shape[1] * np.log(block.bias_scale)
+            total += 2 * np.log(np.broadcast_to(block.scale, block.precision.shape)).sum()
         return float(total)
 
     def draw(self, n_draws: int, rng: np.random.Generator) -> np.ndarray:
@@ -111,9 +118,14 @@ class LayerwiseInverse(InverseHessian):
 
     def label_covariance(self, tangents: Tangents) -> np.ndarray:
         V = np.zeros((tangents.n_stars, tangents.n_labels, tangents.n_labels))
-        for layer, block in self.blocks.items():
-            a = join_bias(tangents.inputs[layer].astype(np.float64), block.bias_scale)
-            g = tangents.cotangents[layer].astype(np.float64)
+        for name, block in self.blocks.items():
+            a, g = tangents.inputs[name].astype(np.float64), tangents.cotangents[name].astype(np.float64)
+            g = scale_rows(g, self.layout.layers[name], block.scale)
+            if not self.layout.layers[name].n_in and len(block.precision) > 1:
+                J = project(g.reshape(*g.shape[:2], *block.precision.shape), block).reshape(g.shape)
+                V += np.matmul(J / block.precision.ravel(), J.transpose(0, 2, 1))
+                continue
+            a = join_bias(a, block.scale)
             if block.input_basis is not None:
                 a, g = a @ block.input_basis, g @ block.output_basis
             weights = a**2 @ (1 / block.precision)
@@ -126,14 +138,15 @@ class LayerwiseInverse(InverseHessian):
         return {name: array for name, array in every.items() if array is not None}
 
     def _apply(self, function: Callable[[np.ndarray, LayerBlock], np.ndarray], v: np.ndarray) -> np.ndarray:
-        """Function of each layer's part V (in, out) of D v, times D: D multiplies biases by s."""
-        params, out = self.layout.unpack(v), np.empty(self.shape[0])
-        results = self.layout.unpack(out)
-        for layer, block in self.blocks.items():
-            V, s = params[f"{layer}/kernel"], block.bias_scale
-            if s is None:
-                results[f"{layer}/kernel"][...] = function(V, block)
-                continue
-            R = function(np.vstack([V, s * params[f"{layer}/bias"]]), block)
-            results[f"{layer}/kernel"][...], results[f"{layer}/bias"][...] = R[:-1], s * R[-1]
+        """Function of each layer's part V (in, out) of D v, times D, which multiplies by `scale`."""
+        out = np.empty(self.shape[0])
+        for name, block in self.blocks.items():
+            part = self.layout.layers[name].slice
+            V = block.scale * v[part].reshape(block.precision.shape)
+            out[part] = (block.scale * function(V, block)).ravel()
         return out
+
+
+def project(J: np.ndarray, block: LayerBlock) -> np.ndarray:
+    """U_a^T J U_g of matrices (..., in, out)."""
+    return block.input_basis.T.astype(J.dtype) @ J @ block.output_basis.astype(J.dtype)

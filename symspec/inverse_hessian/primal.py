@@ -140,7 +140,7 @@ def build_primal(stream: TangentStream, net: Network, prior_precision: np.ndarra
     """
     check_square_fits(net, "float64")
     A = np.zeros((net.n_params, net.n_params))
-    step = max(1, BLOCK_BYTES // (8 * sum(n_out for _, n_out in net.dense_shapes.values()) ** 2))
+    step = max(1, BLOCK_BYTES // (8 * sum(layer.n_out for layer in net.layout.layers.values()) ** 2))
     for _, tangents in stream.blocks():
         for some in chunks(tangents.n_stars, step):
             part = tangents[some]
@@ -156,10 +156,9 @@ def build_primal(stream: TangentStream, net: Network, prior_precision: np.ndarra
 
 def _join_biases(tangents: Tangents) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
     """Each layer's first parameter, inputs (star, in) and cotangents (star, out, label); a bias is a weight of 1."""
-    offsets = {block.name: block.offset for block in tangents.layout.blocks}
-    for layer, a in tangents.inputs.items():
-        a = a.astype(np.float64)
-        if f"{layer}/bias" in offsets:
+    for name, layer in tangents.layout.layers.items():
+        a = tangents.inputs[name].astype(np.float64)
+        if layer.has_bias:
             a = np.hstack([a, np.ones((len(a), 1))])
-        g = tangents.cotangents[layer].astype(np.float64).transpose(0, 2, 1)
-        yield offsets[f"{layer}/kernel"], a, np.ascontiguousarray(g)
+        g = tangents.cotangents[name].astype(np.float64).transpose(0, 2, 1)
+        yield layer.offset, a, np.ascontiguousarray(g)
