@@ -61,7 +61,7 @@ def as_float_array(value: Any, name: str, *, dtype: Any = np.float64) -> np.ndar
         dtype = raw.dtype if raw.dtype in (np.float32, np.float64) else np.float64
     if raw.dtype.kind not in "iuf":
         raise DataError(describe_wrong_kind(value, raw, name))
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):  # a damaged file may hold NaN that signal
         array = np.asarray(raw, dtype=dtype)
     if array.dtype.itemsize < raw.dtype.itemsize and (bad := np.isinf(array) & np.isfinite(raw)).any():
         raise DataError(
