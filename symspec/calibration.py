@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from scipy.stats import norm
 
 from symspec.checks import as_float_array
-from symspec.errors import OptionError, ShapeError
+from symspec.errors import DataError, OptionError, ShapeError
 from symspec.prediction import Prediction
 
+MIN_KNOWN = 10  # true labels without which no factor is worth its name
 MAD_TO_SIGMA = 1.4826  # 1 / norm.ppf(0.75): the median absolute deviation of a unit normal is 0.6745
 
 
@@ -111,6 +113,72 @@ def sigma_mad(residuals: Any) -> np.ndarray:
         advice = "for one label give residuals[:, None]"
         raise ShapeError(f"residuals should have shape (star, label), got {residuals.shape}: {advice}.")
     return np.array([_mad_of_known(column[~np.isnan(column)]) for column in residuals.T])
+
+
+@dataclass(frozen=True, eq=False)
+class ErrorCalibration:
+    """By what factor the errors of each label are wrong, and how that is known.
+
+    Attributes
+    ----------
+    factor : numpy.ndarray, shape (label,)
+        Calibrated errors are the total errors times this.
+    source : str
+        One line for a catalogue's header.
+
+    Raises
+    ------
+    ShapeError, DataError
+        The factors are not one positive number a label.
+    """
+
+    factor: np.ndarray
+    source: str
+
+    def __post_init__(self):
+        factor = np.array(as_float_array(self.factor, "factor"))
+        if factor.ndim != 1:
+            raise ShapeError(f"factor should have shape (label,), got {factor.shape}: give one number a label.")
+        if not (np.isfinite(factor) & (factor > 0)).all():
+            raise DataError(f"factor should be positive numbers, got {factor}: give 1 for a label left as it is.")
+        object.__setattr__(self, "factor", factor)
+
+
+def calibrate_errors(prediction: Prediction, true_labels: Any, *, source: str = "") -> ErrorCalibration:
+    r"""Find by what factor the total errors of each label are too small (above 1) or too large.
+
+    .. math:: c_c = 1.4826\, \mathrm{med}_n |z_{nc} - \mathrm{med}_m z_{mc}|, \qquad
+        z_{nc} = (y_{nc} - f_{nc}) / \sigma_{nc},
+
+    the robust scatter of residuals in units of their errors, known to about :math:`1.2 / \sqrt{N_c}` of itself.
+
+    Parameters
+    ----------
+    prediction : Prediction
+        Of stars that were not trained on.
+    true_labels : array_like, shape (star, label)
+        In the units of the labels; NaN is left out.
+    source : str, optional
+        What these stars are; the number of them is added.
+
+    Raises
+    ------
+    ShapeError
+        `true_labels` has another shape than the labels predicted.
+    DataError
+        A label is known of fewer than ten stars.
+    """
+    truth = check_true_labels(prediction, true_labels)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        z = (truth - prediction.labels) / prediction.errors
+    n_known = np.count_nonzero(np.isfinite(z), axis=0)
+    if n_known.min() < MIN_KNOWN:
+        raise DataError(
+            f"a calibration takes at least {MIN_KNOWN} true values of each label, got {n_known.tolist()} of "
+            f"{', '.join(prediction.label_names)}: give more stars."
+        )
+    counts = f"robust scatter of {', '.join(map(str, n_known))} residuals over their errors"
+    return ErrorCalibration(sigma_mad(np.where(np.isfinite(z), z, np.nan)), f"{source}: {counts}" if source else counts)
 
 
 def check_true_labels(prediction: Prediction, true_labels: Any) -> np.ndarray:

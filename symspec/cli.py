@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
@@ -14,15 +14,12 @@ from symspec.cli_options import (
     AnyFile,
     AuditOutput,
     AuditPlot,
-    Catalogue,
     DemoFolder,
     Hidden,
-    JacobianOutput,
     Labels,
     ModelFile,
     ModelOutput,
     Overwrite,
-    Plot,
     PriorPrecision,
     SampleFile,
     SigmaNoise,
@@ -35,10 +32,10 @@ from symspec.cli_options import (
     check_pixels,
     escape,
     one_line,
-    plot_mean,
     read_labelled_spectra,
     say,
 )
+from symspec.cli_survey import ERRORS_EXAMPLES, JACOBIAN_EXAMPLES, errors, jacobian
 
 RIDGE_BASELINE = {"TEFF": 95.0, "LOGG": 0.26, "FE_H": 0.138}  # K, dex, dex
 
@@ -163,42 +160,7 @@ def train(
     tables.tell_written(console, "model", output)
 
 
-@app.command(
-    epilog="Examples: [bold]symspec errors model.h5 stars.h5 catalogue.fits[/]\n\n"
-    "[bold]symspec errors model.h5 stars.h5 catalogue.ecsv --uncertainty std[/]"
-)
-def errors(
-    model: ModelFile,
-    spectra: SpectraFile,
-    catalogue: Catalogue,
-    uncertainty: Uncertainty = None,
-    overwrite: Overwrite = False,
-) -> None:
-    """Predict the labels of stars with their error bars, one row a star."""
-    from symspec import fitting, tables
-    from symspec.archives import read_laplace
-    from symspec.readers import read_spectra
-    from symspec.writers import SUFFIXES, write_catalogue
-
-    check_output(catalogue, overwrite, tuple(SUFFIXES), model, spectra)
-
-    laplace = read_laplace(model)
-    stars = read_spectra(spectra, uncertainty=uncertainty)
-    check_pixels(laplace.reg.net.n_pixels, model, stars, spectra)
-    with tables.show_progress("predicting", len(stars)) as advance:
-        prediction = fitting.predict_in_parts(laplace, stars, advance)
-    truth = fitting.match_labels(stars, laplace.reg.net.label_names)
-    write_catalogue(catalogue, prediction, stars.ids, overwrite=overwrite, true_labels=truth)
-    console = tables.open_console()
-    console.print(tables.star_table(prediction, stars.ids, truth))
-    if truth is not None:
-        title = f"Against the labels in {spectra.name}, honest if these stars were not trained on"
-        console.print(tables.summary_table(prediction, truth, title=title))
-    for line in tables.flag_lines(prediction):
-        console.print(f"Flags: {escape(line)}")
-    if not prediction.has_flux_errors:
-        console.print("The file has no uncertainties of the flux: errors are those of model and noise only.")
-    tables.tell_written(console, "catalogue", catalogue)
+app.command(epilog=ERRORS_EXAMPLES)(errors)
 
 
 @app.command(
@@ -251,39 +213,8 @@ def audit(
         tables.tell_written(console, "figure", plot)
 
 
-@app.command(
-    epilog="Examples: [bold]symspec jacobian model.h5 stars.h5 jacobian.h5[/]\n\n"
-    "[bold]symspec jacobian model.h5 stars.h5 jacobian.h5 --plot sensitivity.png[/]"
-)
-def jacobian(
-    model: ModelFile,
-    spectra: SpectraFile,
-    output: JacobianOutput,
-    plot: Plot = None,
-    dtype: Annotated[Literal["float64", "float32"], typer.Option(help="Of the numbers.")] = "float64",
-    uncertainty: Uncertainty = None,
-    overwrite: Overwrite = False,
-) -> None:
-    """Write the derivative of every label with respect to every pixel, for every star."""
-    check_output(output, overwrite, MODEL_SUFFIXES, model, spectra)
-    if plot is not None:
-        check_output(plot, overwrite, None, output, model, spectra)
-    from symspec import tables
-    from symspec.importers import read_network
-    from symspec.jacobian_files import write_jacobian
-    from symspec.readers import read_spectra
-
-    net, theta = read_network(model)
-    stars = read_spectra(spectra, uncertainty=uncertainty)
-    check_pixels(net.n_pixels, model, stars, spectra)
-    with tables.show_progress("differentiating", len(stars)) as advance:
-        mean = write_jacobian(output, net, theta, stars, dtype=dtype, overwrite=overwrite, advance=advance)
-    console = tables.open_console()
-    shape = f"(star {len(stars):,}, label {net.n_labels}, pixel {net.n_pixels:,})"
-    tables.tell_written(console, f"jacobian {shape}", output)
-    if plot is not None:
-        plot_mean(plot, mean, net, stars)
-        tables.tell_written(console, "figure", plot)
+app.command(epilog=HMC_EXAMPLES)(hmc)
+app.command(epilog=JACOBIAN_EXAMPLES)(jacobian)
 
 
 @app.command(epilog="Example: [bold]symspec info model.h5[/]")
@@ -311,8 +242,6 @@ def info(
     else:
         tables.print_spectra(console, read_spectra(file, uncertainty=uncertainty), str(file))
 
-
-app.command(epilog=HMC_EXAMPLES)(hmc)
 
 if __name__ == "__main__":
     main()

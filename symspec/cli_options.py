@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -40,7 +40,7 @@ PriorPrecision = Annotated[
 Labels = Annotated[list[str] | None, typer.Option(help="Label to read, in this order; repeat for more.")]
 Catalogue = Annotated[
     Path,
-    typer.Argument(metavar="CATALOGUE", help="Table to write: .fits, .ecsv or .h5.", show_default=False),
+    typer.Argument(metavar="CATALOGUE", help="Table to write: .fits, .ecsv, .h5 or .nc.", show_default=False),
 ]
 JacobianOutput = Annotated[Path, typer.Argument(metavar="OUTPUT", help="HDF5 file to write.", show_default=False)]
 Plot = Annotated[Path | None, typer.Option(help="Figure of the mean over stars, by wavelength.", show_default=False)]
@@ -96,17 +96,6 @@ def read_labelled_spectra(path: Path, label: list[str] | None, uncertainty: str 
             "labels with label_names, or TEFF, LOGG, FE_H; or say which to read, --label NAME."
         )
     return stars
-
-
-def plot_mean(path: Path, mean: Any, net: Any, stars: Spectra) -> None:
-    """Write a figure of the mean Jacobian (label, pixel)."""
-    from symspec.fitting import fill_flux
-    from symspec.plots import plot_sensitivity, save_figure
-
-    words = {"label_names": net.label_names, "label_units": net.label_units}
-    flux = fill_flux(stars).mean(axis=0)
-    axes = plot_sensitivity(mean, stars.wavelength, flux=flux, wavelength_unit=stars.wavelength_unit, **words)
-    save_figure(axes[0].figure, path)
 
 
 def say(text: str) -> None:

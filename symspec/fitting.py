@@ -16,7 +16,7 @@ from symspec.laplace import LaplacePosterior, fit_laplace
 from symspec.layers import Standardize, Unstandardize
 from symspec.networks import Network, mlp
 from symspec.polish import polish
-from symspec.prediction import Prediction, fill_bad_pixels, join_predictions
+from symspec.prediction import fill_bad_pixels
 from symspec.regression import Regression, scaled_prior
 from symspec.spectra import Spectra
 from symspec.training import train
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from xarray import DataTree
 
 START_NOISE = 0.3  # of the standard deviation of each label
-STARS_AT_ONCE = 512
 _SATURATING = ("tanh", "sigmoid")
 
 Tell = Callable[[str], object]
@@ -266,19 +265,6 @@ def fill_flux(spectra: Spectra) -> np.ndarray:
     good = spectra.ivar > 0
     flux = np.where(good, spectra.flux, 0.0)
     return fill_bad_pixels(flux, spectra.ivar, flux.sum(axis=0) / np.maximum(good.sum(axis=0), 1))
-
-
-def predict_in_parts(
-    laplace: LaplacePosterior, spectra: Spectra, advance: Callable[[int], object] | None = None
-) -> Prediction:
-    """`LaplacePosterior.predict`, some stars at a time; `advance` is called with the number of each part."""
-    parts = []
-    for start in range(0, len(spectra), STARS_AT_ONCE):
-        some = spectra[start : start + STARS_AT_ONCE]
-        parts.append(laplace.predict(some.flux, ivar=some.ivar, progress=False))
-        if advance is not None:
-            advance(len(some))
-    return join_predictions(parts)
 
 
 def match_labels(spectra: Spectra, label_names: Sequence[str]) -> np.ndarray | None:

@@ -1,119 +1,226 @@
-"""Derivatives of every label with respect to every pixel, star after star into an HDF5 file."""
+"""Derivatives of every label with respect to every pixel into an HDF5 file, for any number of stars."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from symspec.checkpoint import find_fingerprint
 from symspec.checks import check_choice
 from symspec.compiled import DTYPES, compile_jacobian
-from symspec.errors import DataError, ShapeError
+from symspec.errors import DataError
 from symspec.layers import Standardize
 from symspec.networks import Network
+from symspec.partial_runs import PartialRun, encode_words, open_run
 from symspec.prediction import fill_bad_pixels
+from symspec.provenance import find_versions, hash_network, hash_spectra, join_hashes
 from symspec.spectra import Spectra
-from symspec.writers import replace_when_complete
+from symspec.spectra_sources import SpectraSource, open_source
+from symspec.surveys import Show, find_piece_size
+from symspec.whole_files import replace_when_complete
 
-CHUNK_BYTES = 32 * 2**20
+CHUNK_BYTES = 2**20  # of HDF5, which reads whole ones
+COMPRESSIONS: dict[str, dict[str, Any]] = {  # not lzf, whose bytes are others each time
+    "gzip": {"compression": "gzip", "compression_opts": 1, "shuffle": True},
+    "none": {},
+}
+_COPIED = ("jacobian", "bad_pixel")  # too large to be held for all stars
+
+
+@dataclass(frozen=True, eq=False)
+class JacobianSummary:
+    """What a file of derivatives holds on average.
+
+    Attributes
+    ----------
+    n_stars : int
+    mean : numpy.ndarray, shape (label, pixel)
+        Of the derivatives, in units of the label per unit of the flux.
+    flux : numpy.ndarray, shape (pixel,)
+        Mean flux of the good pixels; 0 where there is none.
+    wavelength : numpy.ndarray, shape (pixel,), or None
+    wavelength_unit : str
+    """
+
+    n_stars: int
+    mean: np.ndarray
+    flux: np.ndarray
+    wavelength: np.ndarray | None
+    wavelength_unit: str
 
 
 def write_jacobian(
     path: str | os.PathLike[str],
     net: Network,
     theta: Any,
-    spectra: Spectra,
+    spectra: Any,
     *,
     flux_mean: Any = None,
     dtype: str = "float64",
     backend: str = "auto",
+    compression: str = "gzip",
     overwrite: bool = False,
-    advance: Callable[[int], object] | None = None,
-) -> np.ndarray:
-    r"""Write :math:`J_x = \partial f / \partial x` of every star, a few at a time.
+    restart: bool = False,
+    show: Show = lambda n_stars, n_done: nullcontext(int),
+    **options: Any,
+) -> JacobianSummary:
+    r"""Write :math:`J_x = \partial f / \partial x` of every star, in the memory of some hundred stars.
 
-    The file holds `jacobian` (star, label, pixel), in units of the label per unit of the flux,
-    `label_names`, `label_units`, and of the spectra what they have: `wavelength`, `ids`, and `bad_pixel`
-    (star, pixel), where ivar is 0: such a pixel is replaced by its training mean before derivatives are
-    taken. The file appears under its name once it is complete.
+    The file holds `jacobian` (star, label, pixel), in units of the label per unit of the flux, in chunks of a few
+    stars, `label_names`, `label_units`, and of the spectra what they have: `wavelength`, `ids`, and `bad_pixel`
+    (star, pixel), where ivar is 0: such a pixel is replaced by its training mean before derivatives are taken. The
+    file appears under its name once it is complete; `symspec.partial_runs` says what lies beside it meanwhile.
 
     Parameters
     ----------
     path : str or path
     net : Network
     theta : array_like, shape (param,)
-    spectra : Spectra
+    spectra : path, Spectra, or what else `symspec.read_spectra` takes
+        A file of any length, or spectra in memory.
     flux_mean : array_like, shape (pixel,), optional
         Mean training spectrum; by default that of the network's first layer if it is a `Standardize`.
     dtype : {"float64", "float32"}
         Of the passes and of the file.
     backend : str
         As for `compile_jacobian`.
+    compression : {"gzip", "none"}
+        Without loss. Derivatives of dense layers hold little that repeats itself: "gzip" saves a tenth of the room and
+        takes several times as long as the derivatives themselves.
     overwrite : bool, default False
         Replace an existing file.
-    advance : callable, optional
-        Called with the number of stars after each chunk.
+    restart : bool, default False
+        Begin anew where the pieces of an earlier run lie.
+    show : callable, optional
+        As for `predict_survey`.
+    **options
+        Of `symspec.open_spectra`: how the spectra are read.
 
     Returns
     -------
-    numpy.ndarray, shape (label, pixel)
-        Mean over the stars.
+    JacobianSummary
 
     Raises
     ------
     FileKeptError
-        There is a file at `path` and `overwrite` is False.
+        There is a file at `path` and `overwrite` is False, or another process is at work on it.
     ShapeError
         The spectra have another number of pixels than the network takes.
     DataError
-        Pixels are bad and no mean spectrum is known.
+        Pixels are bad and no mean spectrum is known, or there are pieces of another run.
     """
+    check_choice(dtype, "dtype", DTYPES)
+    packing = COMPRESSIONS[check_choice(compression, "compression", tuple(COMPRESSIONS))]
+    flux_mean, keep = _find_flux_mean(net, flux_mean), {"overwrite": overwrite}
+    jacobian = compile_jacobian(net, "flux", backend=backend, dtype=dtype)
+    with open_source(spectra, **options) as source:
+        source.check_pixels(net.n_pixels)
+        size = find_piece_size(8 * net.n_labels * net.n_pixels)
+        plan = _plan(net, theta, flux_mean, source) | {"dtype": dtype, "backend": backend, "compression": compression}
+        find = partial(_differentiate, partial(jacobian, theta), flux_mean)
+        with open_run(path, plan, source.n_stars, size, restart=restart, **keep) as run:
+            layouts = _find_layouts(run, net, packing)
+            with show(source.n_stars, run.n_done) as advance:
+                run.compute(source.read, find, advance=advance, layouts=layouts)
+            totals = _sum_pieces(run)
+            run.finish(lambda whole: _assemble(whole, run, net, source, plan), **keep)
+    grid = source.wavelength, source.wavelength_unit
+    mean, flux = totals["jacobian_sum"] / source.n_stars, totals["flux_sum"] / np.maximum(totals["flux_count"], 1)
+    return JacobianSummary(source.n_stars, mean, flux, *grid)
+
+
+def _find_flux_mean(net: Network, flux_mean: Any) -> np.ndarray | None:
+    if flux_mean is None and isinstance(net.layers[0], Standardize):
+        flux_mean = net.layers[0].mean
+    return None if flux_mean is None else np.asarray(flux_mean)
+
+
+def _plan(net: Network, theta: Any, flux_mean: np.ndarray | None, source: SpectraSource) -> dict[str, Any]:
+    network, mean = hash_network(net, theta), None if flux_mean is None else find_fingerprint(flux_mean)
+    return {"run": "jacobian", "network": network, "flux_mean": mean, **source.identity, **find_versions()}
+
+
+def _differentiate(
+    jacobian: Callable[[np.ndarray], np.ndarray], flux_mean: np.ndarray | None, stars: Spectra
+) -> dict[str, np.ndarray]:
+    """Arrays of one piece; sums have an axis for the pieces."""
+    bad = np.zeros(stars.flux.shape, bool) if stars.ivar is None else stars.ivar == 0
+    if bad.any() and flux_mean is None:
+        raise DataError(
+            "pixels with ivar = 0 need the mean training spectrum in their place, got none: give flux_mean, or a "
+            "network that starts with Standardize."
+        )
+    J = jacobian(stars.flux if flux_mean is None else fill_bad_pixels(stars.flux, stars.ivar, flux_mean))
+    arrays = {"jacobian": J, "jacobian_sum": J.sum(axis=0, dtype=np.float64)[None]}
+    arrays |= {"flux_sum": np.where(bad, 0.0, stars.flux).sum(axis=0)[None], "flux_count": (~bad).sum(axis=0)[None]}
+    arrays |= {"bad_pixel": bad} if stars.ivar is not None else {}
+    arrays |= {"ids": stars.ids} if stars.ids is not None else {}
+    return arrays | {"data_hash": np.array([hash_spectra(stars)])}
+
+
+def _find_layouts(run: PartialRun, net: Network, packing: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """How HDF5 stores what is large: in pieces and in the whole alike, so that chunks move without being unpacked."""
+    n = find_piece_size(8 * net.n_labels * net.n_pixels, CHUNK_BYTES // (8 * net.n_labels * net.n_pixels) or 1)
+    n = min(n, run.n_stars)
+    room = {"maxshape": (None, net.n_labels, net.n_pixels)}  # the last piece may be smaller than a chunk
+    return {
+        "jacobian": {"chunks": (n, net.n_labels, net.n_pixels), **room, **packing},
+        "bad_pixel": {"chunks": (n, net.n_pixels), "maxshape": (None, net.n_pixels), **COMPRESSIONS["gzip"]},
+    }
+
+
+def _sum_pieces(run: PartialRun) -> dict[str, np.ndarray]:
+    totals = {"jacobian_sum": 0.0, "flux_sum": 0.0, "flux_count": 0}
+    for _, file in run.open_pieces():
+        totals = {name: total + file[name][0] for name, total in totals.items()}
+    return totals
+
+
+def _assemble(path: Path, run: PartialRun, net: Network, source: SpectraSource, plan: Mapping[str, Any]) -> None:
+    """The whole file from its pieces, whose chunks are copied as they are."""
     import h5py
 
-    check_choice(dtype, "dtype", DTYPES)
-    if spectra.n_pixels != net.n_pixels:
-        raise ShapeError(f"the network takes {net.n_pixels} pixels a star, got spectra of {spectra.n_pixels}.")
-    flux_mean = _find_flux_mean(net, spectra, flux_mean)
-    jacobian = compile_jacobian(net, "flux", backend=backend, dtype=dtype)
-    size = max(1, CHUNK_BYTES // (8 * net.n_labels * net.n_pixels))
-    total = np.zeros((net.n_labels, net.n_pixels))
-    with replace_when_complete(path, overwrite=overwrite) as temporary, h5py.File(temporary, "x") as file:
-        _write_description(file, net, spectra)
-        out = file.create_dataset("jacobian", (len(spectra), *total.shape), dtype=dtype)
-        out.attrs["axes"] = ["star", "label", "pixel"]
-        for start in range(0, len(spectra), size):
-            rows = slice(start, min(start + size, len(spectra)))
-            ivar = None if spectra.ivar is None else spectra.ivar[rows]
-            J = jacobian(theta, fill_bad_pixels(spectra.flux[rows], ivar, flux_mean))
-            out[rows] = J
-            total += J.sum(axis=0, dtype=np.float64)
-            if advance is not None:
-                advance(len(J))
-    return total / len(spectra)
+    with replace_when_complete(path) as temporary, h5py.File(temporary, "x") as file:
+        hashes, ids = [], []
+        for rows, piece in run.open_pieces():
+            for name in (name for name in _COPIED if name in piece):
+                if rows.start == 0:
+                    _create_like(file, name, piece[name], run.n_stars)
+                _copy_chunks(piece[name], file[name], rows.start)
+            hashes.append(piece["data_hash"].asstr()[0])
+            ids += [piece["ids"].asstr()[()]] if "ids" in piece else []
+        _describe(file, net, source, np.concatenate(ids) if ids else None)
+        file.attrs.update({"network_hash": plan["network"], "data_hash": join_hashes(hashes)})
+        file.attrs.update({f"{name}_version": version for name, version in find_versions().items()})
 
 
-def _write_description(file: Any, net: Network, spectra: Spectra) -> None:
+def _create_like(file: Any, name: str, dataset: Any, n_stars: int) -> None:
+    layout = {key: getattr(dataset, key) for key in ("dtype", "chunks", "compression", "compression_opts", "shuffle")}
+    created = file.create_dataset(name, (n_stars, *dataset.shape[1:]), maxshape=dataset.maxshape, **layout)
+    created.attrs["axes"] = ["star", "label", "pixel"] if dataset.ndim == 3 else ["star", "pixel"]
+
+
+def _copy_chunks(source: Any, target: Any, start: int) -> None:
+    """Move chunks, each of all pixels, to stars from `start` on."""
+    for first in range(0, len(source), source.chunks[0]):
+        rest = (0,) * (source.ndim - 1)
+        mask, packed = source.id.read_direct_chunk((first, *rest))
+        target.id.write_direct_chunk((start + first, *rest), packed, mask)
+
+
+def _describe(file: Any, net: Network, source: SpectraSource, ids: np.ndarray | None) -> None:
     file.attrs["content"] = "d(label)/d(flux), in units of the label per unit of the flux"
-    file["label_names"], file["label_units"] = list(net.label_names), list(net.label_units)
-    if spectra.wavelength is not None:
-        file["wavelength"] = spectra.wavelength
-        file["wavelength"].attrs["unit"] = spectra.wavelength_unit
-    if spectra.ids is not None:
-        file["ids"] = [str(star) for star in spectra.ids]
-    if spectra.ivar is not None:
-        file.create_dataset("bad_pixel", data=spectra.ivar == 0, compression="gzip", compression_opts=1)
-
-
-def _find_flux_mean(net: Network, spectra: Spectra, flux_mean: Any) -> np.ndarray | None:
-    if spectra.ivar is None or (spectra.ivar > 0).all():
-        return np.zeros(net.n_pixels)  # not used
-    if flux_mean is None:
-        if not isinstance(net.layers[0], Standardize):
-            raise DataError(
-                "pixels with ivar = 0 need the mean training spectrum in their place, got none: give "
-                "flux_mean, or a network that starts with Standardize."
-            )
-        flux_mean = net.layers[0].mean
-    return np.asarray(flux_mean)
+    words = {"label_names": net.label_names, "label_units": net.label_units, "ids": ids}
+    for name, values in words.items():
+        if values is not None:
+            file[name] = encode_words(np.asarray(values, dtype=str))
+    if source.wavelength is not None:
+        file["wavelength"] = source.wavelength
+        file["wavelength"].attrs["unit"] = source.wavelength_unit

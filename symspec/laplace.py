@@ -17,18 +17,14 @@ from symspec.certificate import Certificate, certify
 from symspec.checkpoint import Checkpoint, find_fingerprint
 from symspec.checks import check_flux, check_ivar, check_rng, check_theta
 from symspec.errors import DataError, NotAtMinimumError, NotAtMinimumWarning, OptionError
+from symspec.flags import FlagOptions, find_flags, find_label_flags
 from symspec.inverse_hessian import InverseBuilder, InverseHessian
 from symspec.last_layers import split_last_layer
-from symspec.prediction import (
-    Prediction,
-    compute_flux_covariance,
-    fill_bad_pixels,
-    find_flags,
-    standard_deviations,
-)
+from symspec.prediction import Prediction, compute_flux_covariance, fill_bad_pixels, find_snr, standard_deviations
 from symspec.progress import show_if_long
 from symspec.regression import LOG_2PI, Regression
 from symspec.tangents import Tangents, compute_tangents
+from symspec.training_space import TrainingSpace, describe_training
 
 STARS_AT_ONCE = 256
 SHIFT_STARS = 4096  # training stars over which the effect of a Newton step is averaged
@@ -56,6 +52,8 @@ class LaplacePosterior:
     backend, dtype : str
     hmc_verdict : tuple of str
         What `compare_hmc` found for each label, see `HmcComparison.mark`; empty where nobody has looked.
+    training_space : TrainingSpace or None
+        What tells spectra unlike the training spectra; None for few of these, or in a file that lacks it.
     """
 
     reg: Regression
@@ -71,11 +69,16 @@ class LaplacePosterior:
     backend: str = "auto"
     dtype: str = "float64"
     hmc_verdict: tuple[str, ...] = ()
+    training_space: TrainingSpace | None = None
 
     @property
     def is_contradicted(self) -> bool:
         """Whether Hamiltonian Monte Carlo found error bars of a label too small, too large, or off centre."""
-        return any(word.startswith("Laplace") for word in self.hmc_verdict)
+        return any(self._contradicted)
+
+    @property
+    def _contradicted(self) -> list[bool]:
+        return [word.startswith("Laplace") for word in self.hmc_verdict or [""] * self.reg.net.n_labels]
 
     @property
     def _options(self) -> dict[str, str]:
@@ -129,7 +132,13 @@ class LaplacePosterior:
         return joined if X.ndim == 2 else [part[0] for part in joined]
 
     def predict(
-        self, X: Any, *, ivar: Any = None, resume: str | os.PathLike[str] | None = None, progress: bool = True
+        self,
+        X: Any,
+        *,
+        ivar: Any = None,
+        flag_options: FlagOptions | None = None,
+        resume: str | os.PathLike[str] | None = None,
+        progress: bool = True,
     ) -> Prediction:
         """Labels with their error budget.
 
@@ -140,6 +149,8 @@ class LaplacePosterior:
         ivar : array_like, optional, shape of `X`
             Inverse variance of the flux. 0 means no information: the pixel is replaced by its training mean, has no
             part in the flux covariance, and is counted in `n_bad_pixels` and the flags.
+        flag_options : FlagOptions, optional
+            Limits beyond which stars are flagged, in place of the usual ones.
         resume : path, optional
             A folder in which finished stars are kept: the same call goes on from there after an interruption. Delete
             it when the result is safe.
@@ -177,10 +188,14 @@ class LaplacePosterior:
         labels, model, flux_cov, interval = (state[k] for k in shapes)
         noise = np.broadcast_to(self.reg.noise_covariance, (n, C, C)).copy()
         total = model + flux_cov + noise
-        known = self.label_range, self.certificate.is_minimum, interval, self.is_contradicted
-        flags = find_flags(labels, total, n_bad, *known)
+        limits, snr, space = flag_options or FlagOptions(), find_snr(X, ivar), self.training_space
+        distance = None if space is None else space.find_distances(X, ivar)
+        label_flags = find_label_flags(labels, total, self.label_range, interval, self._contradicted, limits)
+        bad_fraction = n_bad / self.reg.net.n_pixels
+        flags = find_flags(label_flags, bad_fraction, self.certificate.is_minimum, snr, distance, limits)
+        parts = labels, model, flux_cov, noise, total, flags, n_bad, ivar is not None
         names = self.reg.net.label_names, self.reg.net.label_units
-        return Prediction(labels, model, flux_cov, noise, total, flags, n_bad, ivar is not None, *names, interval)
+        return Prediction(*parts, *names, interval, label_flags, snr, distance, limits)
 
     def _check_stars(self, X: Any, ivar: Any) -> tuple[np.ndarray, np.ndarray | None]:
         X = check_flux(X, self.reg.net.n_pixels, allow_nan=ivar is not None)
@@ -309,19 +324,14 @@ def fit_laplace(
         inverse = builder.build(theta)
     U, certificate = _certify(builder, inverse, theta)
     _report_minimum(certificate, require_minimum)
-    return LaplacePosterior(
-        reg,
-        theta,
-        inverse,
-        certificate,
-        U,
-        curvature,
-        builder.structure,
-        builder.reason,
-        flux_mean=X.mean(axis=0, dtype=np.float64),
-        label_range=np.array([np.fmin.reduce(Y), np.fmax.reduce(Y)]),  # NaN, unwarned, where one star lacks a label
-        **passes,
-    )
+    found = inverse, certificate, U, curvature, builder.structure, builder.reason
+    return LaplacePosterior(reg, theta, *found, **_describe_training_set(X, Y), **passes)
+
+
+def _describe_training_set(X: np.ndarray, Y: np.ndarray) -> dict[str, Any]:
+    mean = X.mean(axis=0, dtype=np.float64)
+    ends = np.array([np.fmin.reduce(Y), np.fmax.reduce(Y)])  # NaN, unwarned, where one star lacks a label
+    return {"flux_mean": mean, "label_range": ends, "training_space": describe_training(X, mean)}
 
 
 def _certify(builder: InverseBuilder, inverse: InverseHessian, theta: np.ndarray) -> tuple[float, Certificate]:
@@ -331,13 +341,8 @@ def _certify(builder: InverseBuilder, inverse: InverseHessian, theta: np.ndarray
     reg, at, X, inside, rest = builder.reg, theta, builder.X, free, 0.0
     if inverse.structure == "last_layer":  # the others are passed through once
         head = split_last_layer(reg, theta)
-        rest, at, X, inside = (
-            reg.negative_log_prior_of_held(theta, free),
-            theta[free],
-            head.find_features(X, **passes),
-            slice(None),
-        )
-        reg = head.reg
+        rest, reg, inside = reg.negative_log_prior_of_held(theta, free), head.reg, slice(None)
+        at, X = theta[free], head.find_features(X, **passes)
 
     def embed(v: np.ndarray, size: int = theta.size, where: slice = free) -> np.ndarray:
         out = np.zeros(size)

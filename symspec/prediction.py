@@ -4,38 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from enum import IntFlag
 from typing import Any
 
 import numpy as np
 
+from symspec.flags import FlagOptions
 
-class Flag(IntFlag):
-    """Bits of `Prediction.flags`; 0 means that nothing is known against the star."""
-
-    FAILED = 1
-    OUTSIDE_TRAINING_RANGE = 2
-    BAD_PIXELS = 4
-    NOT_AT_MINIMUM = 8
-    MODEL_ERROR_INEXACT = 16
-    ERROR_UNRELIABLE = 32
-
-    @property
-    def meaning(self) -> str:
-        """One line for a header."""
-        return _MEANINGS[self]
-
-
-_PER_STAR = ("labels", "model_cov", "flux_cov", "noise_cov", "total_cov", "flags", "n_bad_pixels")
-_MEANINGS = {
-    Flag.FAILED: "the prediction or a covariance is not finite",
-    Flag.OUTSIDE_TRAINING_RANGE: "a label lies outside the range of the training labels",
-    Flag.BAD_PIXELS: "pixels without information (ivar = 0) were replaced by the training mean",
-    Flag.NOT_AT_MINIMUM: "the weights are not certified to be at a minimum: error bars unreliable",
-    Flag.MODEL_ERROR_INEXACT: "the model's part of the error is an approximation, an upper bound or a wide interval",
-    Flag.ERROR_UNRELIABLE: "Hamiltonian Monte Carlo contradicts this network's model error: error bars unreliable",
-}
-WIDE = 0.05  # relative width of the interval of a model error above which it is flagged
+PER_STAR = ("labels", "model_cov", "flux_cov", "noise_cov", "total_cov", "flags", "n_bad_pixels")
+OPTIONAL_PER_STAR = ("model_interval", "label_flags", "snr", "flux_distance")
 
 
 @dataclass(frozen=True)
@@ -63,6 +39,14 @@ class Prediction:
     model_interval : numpy.ndarray, shape (star, label, 2), optional
         What the model's standard deviation is proved to lie between: twice the same number where `model_cov` is exact,
         0 and the number where it is an upper bound, NaN where it is an approximation.
+    label_flags : numpy.ndarray of int, shape (star, label), optional
+        Those bits of `flags` that concern one label, at that label.
+    snr : numpy.ndarray, shape (star,), optional
+        Signal-to-noise ratio, see `find_snr`; NaN where it is not known.
+    flux_distance : numpy.ndarray, shape (star,), optional
+        How unlike the training spectra the spectrum is, see `TrainingSpace`; None where these are not described.
+    flag_options : FlagOptions, optional
+        The limits behind the flags.
     """
 
     labels: np.ndarray
@@ -76,6 +60,10 @@ class Prediction:
     label_names: tuple[str, ...]
     label_units: tuple[str, ...]
     model_interval: np.ndarray | None = None
+    label_flags: np.ndarray | None = None
+    snr: np.ndarray | None = None
+    flux_distance: np.ndarray | None = None
+    flag_options: FlagOptions | None = None
 
     @property
     def errors(self) -> np.ndarray:
@@ -85,7 +73,7 @@ class Prediction:
 
 def join_predictions(parts: Sequence[Prediction], order: Any = slice(None)) -> Prediction:
     """One prediction of the stars of several, all of the same labels; `order` picks and orders the joined stars."""
-    names = _PER_STAR if parts[0].model_interval is None else (*_PER_STAR, "model_interval")
+    names = (*PER_STAR, *(name for name in OPTIONAL_PER_STAR if getattr(parts[0], name) is not None))
     joined = {name: np.concatenate([getattr(part, name) for part in parts])[order] for name in names}
     return replace(parts[0], **joined)
 
@@ -112,24 +100,9 @@ def compute_flux_covariance(
     return np.matmul(J * variance[:, None, :], J.transpose(0, 2, 1))
 
 
-def find_flags(
-    labels: np.ndarray,
-    total_cov: np.ndarray,
-    n_bad_pixels: np.ndarray,
-    label_range: np.ndarray,
-    is_minimum: bool,
-    model_interval: np.ndarray | None = None,
-    is_contradicted: bool = False,
-) -> np.ndarray:
-    """Flags (star,) for labels (star, label), with the training labels' range (2, label)."""
-    failed = ~(np.isfinite(labels).all(axis=1) & np.isfinite(total_cov).all(axis=(1, 2)))
-    with np.errstate(invalid="ignore"):
-        outside = ((labels < label_range[0]) | (labels > label_range[1])).any(axis=1)
-    flags = np.where(failed, Flag.FAILED, 0) | np.where(outside, Flag.OUTSIDE_TRAINING_RANGE, 0)
-    flags |= np.where(n_bad_pixels > 0, Flag.BAD_PIXELS, 0)
-    if model_interval is not None:
-        low, high = np.moveaxis(model_interval, -1, 0)
-        known = (low >= (1 - WIDE) * high).all(axis=1)  # False for NaN
-        flags |= np.where(known | failed, 0, Flag.MODEL_ERROR_INEXACT)
-    flags |= 0 if is_minimum else Flag.NOT_AT_MINIMUM
-    return (flags | (Flag.ERROR_UNRELIABLE if is_contradicted else 0)).astype(np.int32)
+def find_snr(flux: np.ndarray, ivar: np.ndarray | None) -> np.ndarray:
+    """Median over good pixels of flux (star, pixel) times the root of ivar: (star,), NaN without any good pixel."""
+    if ivar is None:
+        return np.full(len(flux), np.nan)
+    known = (f[i > 0] * np.sqrt(i[i > 0]) for f, i in zip(flux, ivar, strict=True))
+    return np.array([np.median(signal) if signal.size else np.nan for signal in known])

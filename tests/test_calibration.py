@@ -7,7 +7,7 @@ import pytest
 
 import symspec as ss
 from symspec.calibration import coverage, sigma_mad
-from symspec.errors import OptionError, ShapeError
+from symspec.errors import DataError, OptionError, ShapeError
 from symspec.prediction import Prediction
 
 N_STARS, N_LABELS = 40, 3
@@ -126,3 +126,31 @@ def test_studentized_residuals_are_those_of_a_fit_without_the_label():
         left_out = ss.fit_laplace(reg, theta, X, less).predict(X[star])
         expected = (Y[star, label] - left_out.labels[0, label]) / left_out.errors[0, label]
         np.testing.assert_allclose(z[star, label], expected, rtol=1e-8)
+
+
+def test_a_calibration_finds_the_factor_by_which_errors_are_wrong():
+    rng, n = np.random.default_rng(3), 20_000
+    errors = np.array([90.0, 0.2, 0.1])[None] * rng.uniform(0.5, 2, size=(n, 3))
+    labels = rng.normal(size=(n, 3))
+    truth = labels + 5 + errors * rng.normal(size=(n, 3)) * [1.0, 2.0, 0.5]
+    truth[: n // 2, 2] = np.nan
+    labels[-3] = np.nan  # a star that failed tells nothing
+    found = ss.calibrate_errors(build_prediction(labels, errors), truth, source="stars of clusters")
+    # 1.17 / sqrt(n) is 0.8 %, for the last label 1.2 %; the shift of 5 is no scatter, but for labels of small errors
+    np.testing.assert_allclose(found.factor[0], 1.0, rtol=0.04)
+    np.testing.assert_allclose(ss.sigma_mad((truth - labels) / errors), found.factor, rtol=1e-12)
+    assert found.source == "stars of clusters: robust scatter of 19999, 19999, 9999 residuals over their errors"
+    again = ss.calibrate_errors(build_prediction(labels, errors), truth - 5)
+    np.testing.assert_allclose(again.factor, [1.0, 2.0, 0.5], rtol=0.05)
+    assert again.source.startswith("robust scatter")
+
+
+def test_calibrations_of_too_few_stars_or_of_no_numbers_are_refused(stars):
+    prediction, _, truth = stars
+    truth[9:, 1] = np.nan
+    with pytest.raises(DataError, match=r"at least 10 true values of each label, got \[38, 9, 39\]"):
+        ss.calibrate_errors(prediction, truth)
+    with pytest.raises(DataError, match="factor should be positive numbers"):
+        ss.ErrorCalibration([1.0, 0.0], "x")
+    with pytest.raises(ShapeError, match=r"factor should have shape \(label,\), got \(\)"):
+        ss.ErrorCalibration(1.0, "x")

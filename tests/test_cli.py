@@ -149,6 +149,34 @@ def test_errors_writes_the_predictions_of_the_model(work, tmp_path, suffix, star
     assert f"Wrote catalogue: {path}" in said.stdout
 
 
+def test_errors_takes_limits_of_flags_a_dialect_and_stars_to_calibrate_on(work, tmp_path, stars):
+    words = ("--min-snr", 1000, "--edge", 0, "--max-distance", "inf", "--max-bad-fraction", 0.01, "--dialect", "lower")
+    said = run("errors", work.model, work.stars, tmp_path / "c.nc", *words, "--calibrate-on", work.stars)
+    laplace = read_laplace(work.model)
+    expected = laplace.predict(np.where(work.ivar > 0, stars.flux, np.nan), ivar=work.ivar)
+    with xr.open_dataset(tmp_path / "c.nc", engine="h5netcdf") as catalogue:
+        limits = [catalogue.attrs[key] for key in ("MINSNR", "EDGE", "MAXDIST", "MAXBAD")]
+        assert limits == [1000, 0, np.inf, 0.01]
+        flags = catalogue["flags"].values
+        assert (flags & 256).all()  # low signal-to-noise
+        assert (flags & 128).all()  # one pixel of 50 is bad in every star
+        assert not (flags & (64 | 512)).any()  # near the edge, unlike the training spectra
+        np.testing.assert_allclose(catalogue["e_teff"], expected.errors[:, 0], rtol=1e-9)
+        np.testing.assert_allclose(catalogue["snr"], expected.snr, rtol=1e-12)
+        factor = catalogue.attrs["CAL1"]
+        np.testing.assert_allclose(catalogue["e_teff_cal"], factor * catalogue["e_teff"], rtol=1e-14)
+        residuals = (read_labels(work.stars) - expected.labels) / expected.errors
+        middle = np.nanmedian(residuals, axis=0)
+        np.testing.assert_allclose(factor, 1.4826 * np.nanmedian(np.abs(residuals - middle), axis=0)[0], rtol=1e-7)
+        assert catalogue.attrs["CALFROM"].startswith("stars.h5: robust scatter of 60, 59, 60 residuals")
+    assert f"Calibrated errors are the total ones times: TEFF {factor:.3g}, LOGG" in said.stdout
+    assert "60 of 60 LOW_SNR" in said.stdout
+    assert (
+        "min_snr should be a number of at least 0"
+        in run("errors", work.model, work.stars, tmp_path / "d.nc", "--min-snr", -1, code=1).stderr
+    )
+
+
 def test_errors_says_that_errors_of_the_flux_are_missing(work, tmp_path, stars):
     unlabelled = dict.fromkeys(("labels", "label_names", "label_units"))
     path = write_stars(tmp_path / "plain.h5", stars, ivar=None, **unlabelled)
@@ -220,7 +248,7 @@ def test_hmc_wants_the_stars_that_the_model_was_trained_on(work, tmp_path, stars
 
 
 def test_jacobian_is_that_of_the_compiled_function_and_is_plotted(work, tmp_path, monkeypatch, stars):
-    monkeypatch.setattr("symspec.jacobian_files.CHUNK_BYTES", 7 * 8 * 3 * N_PIXELS)  # chunks of seven stars
+    monkeypatch.setattr("symspec.surveys.PIECE_BYTES", 16 * 8 * 3 * N_PIXELS)  # pieces of 16 stars
     path, figure = tmp_path / "jacobian.h5", tmp_path / "figure.png"
     said = run("jacobian", work.model, work.stars, path, "--plot", figure)
     net, theta = read_network(work.model)

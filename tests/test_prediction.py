@@ -7,13 +7,8 @@ import pytest
 from numpy.testing import assert_allclose
 
 import symspec as ss
-from symspec.prediction import (
-    Flag,
-    compute_flux_covariance,
-    fill_bad_pixels,
-    find_flags,
-    standard_deviations,
-)
+from symspec.flags import Flag
+from symspec.prediction import compute_flux_covariance, fill_bad_pixels, find_snr, standard_deviations
 
 N_STARS, N_PIXELS, N_LABELS = 6, 5, 3
 COVARIANCES = ("model_cov", "flux_cov", "noise_cov", "total_cov")
@@ -156,53 +151,12 @@ def test_standard_deviations_are_roots_of_the_diagonal():
     assert_allclose(standard_deviations(covariance), [[2, 3], [0.5, 0.01]], rtol=1e-15)
 
 
-NAN, RANGE = np.nan, np.array([[4000.0, 1.0], [6000.0, 5.0]])
-FLAGS = {
-    "nothing-to-say": ([5000, 3], 1.0, 0, True, 0),
-    "at-the-edge": ([4000, 5], 1.0, 0, True, 0),
-    "below": ([3999, 3], 1.0, 0, True, Flag.OUTSIDE_TRAINING_RANGE),
-    "above-in-the-other-label": ([5000, 5.1], 1.0, 0, True, Flag.OUTSIDE_TRAINING_RANGE),
-    "bad-pixels": ([5000, 3], 1.0, 2, True, Flag.BAD_PIXELS),
-    "no-minimum": ([5000, 3], 1.0, 0, False, Flag.NOT_AT_MINIMUM),
-    "label-nan": ([NAN, 3], 1.0, 0, True, Flag.FAILED),
-    "label-infinite": ([np.inf, 3], 1.0, 0, True, Flag.FAILED | Flag.OUTSIDE_TRAINING_RANGE),
-    "covariance-nan": ([5000, 3], NAN, 0, True, Flag.FAILED),
-    "covariance-infinite": ([5000, 3], np.inf, 0, True, Flag.FAILED),
-    "everything": (
-        [9000, NAN],
-        1.0,
-        1,
-        False,
-        Flag.FAILED | Flag.OUTSIDE_TRAINING_RANGE | Flag.BAD_PIXELS | Flag.NOT_AT_MINIMUM,
-    ),
-}
-
-
-@pytest.mark.parametrize(("labels", "variance", "n_bad", "is_minimum", "expected"), FLAGS.values(), ids=FLAGS)
-def test_each_flag_says_its_one_thing(labels, variance, n_bad, is_minimum, expected):
-    """The star stands between two good ones, which have nothing said of them but what holds for all."""
-    stars = np.array([[5000.0, 3.0], labels, [5000.0, 3.0]])
-    covariance = np.tile(np.eye(2), (3, 1, 1))
-    covariance[1, 0, 1] = variance
-    flags = find_flags(stars, covariance, np.array([0, n_bad, 0]), RANGE, is_minimum)
-    others = 0 if is_minimum else Flag.NOT_AT_MINIMUM
-    assert flags.tolist() == [others, expected, others]
-    assert flags.dtype == np.int32
-
-
-def test_flags_are_single_bits_with_a_meaning_each():
-    assert sorted(Flag) == [2**k for k in range(len(Flag))]
-    meanings = [flag.meaning for flag in Flag]
-    assert len(set(meanings)) == len(Flag)
-    assert all("\n" not in m and len(m) < 120 for m in meanings)
-
-
 def test_stars_beyond_the_training_labels_are_flagged_and_have_numbers(linear):
     far = linear.X.mean(axis=0) + 40 * (linear.X_new[:1] - linear.X.mean(axis=0))
     prediction = linear.fit.predict(np.vstack([linear.X.mean(axis=0), far]))
     low, high = linear.Y.min(axis=0), linear.Y.max(axis=0)
     assert ((prediction.labels[1] < low) | (prediction.labels[1] > high)).any()
-    assert prediction.flags.tolist() == [0, Flag.OUTSIDE_TRAINING_RANGE]
+    assert prediction.flags.tolist() == [0, Flag.OUTSIDE_TRAINING_RANGE | Flag.OUTSIDE_TRAINING_SPECTRA]
     assert np.isfinite(prediction.total_cov).all()
     assert (prediction.errors[1] > prediction.errors[0]).all()  # and larger errors, as the weights matter more
 
@@ -237,3 +191,10 @@ def test_every_covariance_is_symmetric_and_none_has_a_negative_variance(tanh):
         assert_allclose(correlation, correlation.transpose(0, 2, 1), atol=1e-10)
         # of unit diagonal; rounding may take an eigenvalue of a singular one below zero by 1e-15
         assert np.linalg.eigvalsh(correlation).min() > -1e-10
+
+
+def test_the_signal_to_noise_ratio_is_the_median_over_good_pixels():
+    flux = np.array([[1.0, 2.0, 3.0, np.nan], [1.0, 1.0, 1.0, 1.0], [1.0, 2.0, 3.0, 4.0]])
+    ivar = np.array([[4.0, 100.0, 1.0, 0.0], [0.0, 0.0, 0.0, 0.0], [1.0, 1.0, 1.0, 1.0]])
+    np.testing.assert_array_equal(find_snr(flux, ivar), [3.0, np.nan, 2.5])  # of 2, 20 and 3; of nothing; of 2 and 3
+    np.testing.assert_array_equal(find_snr(flux, None), [np.nan] * 3)

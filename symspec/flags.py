@@ -1,0 +1,159 @@
+"""What is known against a star's predicted labels: bits, the limits beyond which they are set, and their meanings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from enum import IntFlag
+
+import numpy as np
+
+from symspec.errors import OptionError
+
+
+class Flag(IntFlag):
+    """Bits of `Prediction.flags`; 0 means that nothing is known against the star."""
+
+    FAILED = 1
+    OUTSIDE_TRAINING_RANGE = 2
+    BAD_PIXELS = 4
+    NOT_AT_MINIMUM = 8
+    MODEL_ERROR_INEXACT = 16
+    ERROR_UNRELIABLE = 32
+    NEAR_EDGE = 64
+    MANY_BAD_PIXELS = 128
+    LOW_SNR = 256
+    OUTSIDE_TRAINING_SPECTRA = 512
+
+    @property
+    def meaning(self) -> str:
+        """One line for a header."""
+        return _MEANINGS[self]
+
+
+_MEANINGS = {
+    Flag.FAILED: "the prediction or a covariance is not finite",
+    Flag.OUTSIDE_TRAINING_RANGE: "a label lies outside the range of the training labels",
+    Flag.BAD_PIXELS: "pixels without information (ivar = 0) were replaced by the training mean",
+    Flag.NOT_AT_MINIMUM: "the weights are not certified to be at a minimum: error bars unreliable",
+    Flag.MODEL_ERROR_INEXACT: "the model's part of the error is an approximation, an upper bound or a wide interval",
+    Flag.ERROR_UNRELIABLE: "Hamiltonian Monte Carlo contradicts this network's model error: error bars unreliable",
+    Flag.NEAR_EDGE: "a label lies in the outermost part of the range of the training labels",
+    Flag.MANY_BAD_PIXELS: "more than the allowed fraction of the pixels are without information",
+    Flag.LOW_SNR: "the spectrum's median signal-to-noise ratio is low",
+    Flag.OUTSIDE_TRAINING_SPECTRA: "the spectrum is unlike the training spectra: labels and errors unreliable",
+}
+LABEL_FLAGS = (
+    Flag.FAILED,
+    Flag.OUTSIDE_TRAINING_RANGE,
+    Flag.MODEL_ERROR_INEXACT,
+    Flag.ERROR_UNRELIABLE,
+    Flag.NEAR_EDGE,
+)
+WIDE = 0.05  # relative width of the interval of a model error above which it is flagged
+
+
+@dataclass(frozen=True)
+class FlagOptions:
+    """Limits beyond which a star is flagged.
+
+    Attributes
+    ----------
+    edge : float, default 0.05
+        NEAR_EDGE: a label lies inside the training range, but within this fraction of it from either end; 0: never.
+    max_bad_fraction : float, default 0.1
+        MANY_BAD_PIXELS: a greater fraction of the pixels has ivar = 0; 1: never.
+    min_snr : float, default 20
+        LOW_SNR: the median over good pixels of flux times root ivar is below; 0: hardly ever.
+    max_distance : float, default 1.5
+        OUTSIDE_TRAINING_SPECTRA: the distance in flux space is greater, in units of the distance that 99 % of the
+        training spectra keep (see `TrainingSpace`); infinite: never.
+
+    Raises
+    ------
+    OptionError
+        One of them is no number of its range.
+    """
+
+    edge: float = 0.05
+    max_bad_fraction: float = 0.1
+    min_snr: float = 20.0
+    max_distance: float = 1.5
+
+    def __post_init__(self):
+        most = {"edge": 0.5, "max_bad_fraction": 1.0}
+        for field in fields(self):
+            value, end = getattr(self, field.name), most.get(field.name, np.inf)
+            if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not 0 <= value <= end:
+                limits = f"between 0 and {end:g}" if np.isfinite(end) else "of at least 0"
+                raise OptionError(
+                    f"{field.name} should be a number {limits}, got {value!r}: the default is {field.default:g}."
+                )
+            object.__setattr__(self, field.name, float(value))
+
+
+def find_label_flags(
+    labels: np.ndarray,
+    total_cov: np.ndarray,
+    label_range: np.ndarray,
+    model_interval: np.ndarray | None = None,
+    is_contradicted: np.ndarray | bool = False,
+    options: FlagOptions = FlagOptions(),
+) -> np.ndarray:
+    """Flags (star, label) that concern one label: those of `LABEL_FLAGS`.
+
+    Parameters
+    ----------
+    labels, total_cov : numpy.ndarray, shapes (star, label), (star, label, label)
+    label_range : numpy.ndarray, shape (2, label)
+        Of the training labels.
+    model_interval : numpy.ndarray, shape (star, label, 2), optional
+        See `Prediction`.
+    is_contradicted : bool or numpy.ndarray of bool, shape (label,)
+        Whether Hamiltonian Monte Carlo contradicts the label's model error.
+    options : FlagOptions
+    """
+    failed = ~(np.isfinite(labels) & np.isfinite(total_cov).all(axis=2))
+    low, high = label_range
+    margin = options.edge * (high - low)
+    with np.errstate(invalid="ignore"):
+        outside = (labels < low) | (labels > high)
+        near = ((labels < low + margin) | (labels > high - margin)) & ~outside
+    flags = np.where(failed, Flag.FAILED, 0) | np.where(outside, Flag.OUTSIDE_TRAINING_RANGE, 0)
+    flags |= np.where(near, Flag.NEAR_EDGE, 0)
+    if model_interval is not None:
+        least, most = np.moveaxis(model_interval, -1, 0)
+        known = least >= (1 - WIDE) * most  # False for NaN
+        flags |= np.where(known | failed.any(axis=1, keepdims=True), 0, Flag.MODEL_ERROR_INEXACT)
+    flags |= np.where(is_contradicted, Flag.ERROR_UNRELIABLE, 0)
+    return flags.astype(np.int32)
+
+
+def find_flags(
+    label_flags: np.ndarray,
+    bad_fraction: np.ndarray,
+    is_minimum: bool,
+    snr: np.ndarray | None = None,
+    distance: np.ndarray | None = None,
+    options: FlagOptions = FlagOptions(),
+) -> np.ndarray:
+    """Flags (star,): those of any label, and those of the spectrum and the network.
+
+    Parameters
+    ----------
+    label_flags : numpy.ndarray of int, shape (star, label)
+        See `find_label_flags`.
+    bad_fraction : numpy.ndarray, shape (star,)
+        Of the pixels, those with ivar = 0.
+    is_minimum : bool
+    snr, distance : numpy.ndarray, shape (star,), optional
+        Signal-to-noise ratio, and distance from the training spectra; what is NaN or not given is not flagged.
+    options : FlagOptions
+    """
+    flags = np.bitwise_or.reduce(label_flags, axis=1)
+    flags |= np.where(bad_fraction > 0, Flag.BAD_PIXELS, 0)
+    flags |= np.where(bad_fraction > options.max_bad_fraction, Flag.MANY_BAD_PIXELS, 0)
+    if snr is not None:
+        flags |= np.where(snr < options.min_snr, Flag.LOW_SNR, 0)
+    if distance is not None:
+        flags |= np.where(distance > options.max_distance, Flag.OUTSIDE_TRAINING_SPECTRA, 0)
+    return (flags | (0 if is_minimum else Flag.NOT_AT_MINIMUM)).astype(np.int32)

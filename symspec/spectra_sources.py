@@ -1,0 +1,99 @@
+"""Spectra to be walked some stars at a time, from a file or from memory, and what tells them from others."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from symspec.errors import OptionError, ShapeError
+from symspec.provenance import hash_spectra
+from symspec.readers import open_spectra, read_spectra
+from symspec.spectra import Spectra
+
+
+@dataclass(frozen=True)
+class SpectraSource:
+    """Spectra of which `read` gives some.
+
+    Attributes
+    ----------
+    name : str
+        For messages.
+    n_stars, n_pixels : int
+    wavelength : numpy.ndarray, shape (pixel,), or None
+    wavelength_unit : str
+    read : callable
+        Of a slice, gives those stars as `Spectra`.
+    identity : dict of str to str or int
+        What would be another if the spectra were others: a digest of those in memory; of a file its size, its time of
+        modification, and the options that it is read with.
+    """
+
+    name: str
+    n_stars: int
+    n_pixels: int
+    wavelength: np.ndarray | None
+    wavelength_unit: str
+    read: Callable[[slice], Spectra]
+    identity: dict[str, Any]
+
+    def check_pixels(self, n_pixels: int) -> None:
+        """Refuse spectra of another length than a network takes.
+
+        Raises
+        ------
+        ShapeError
+            They are longer or shorter.
+        """
+        if self.n_pixels != n_pixels:
+            raise ShapeError(
+                f"the network takes spectra of {n_pixels:,} pixels, got {self.n_pixels:,} in {self.name}: resample "
+                "them to the wavelengths that it was trained on, or train a network on these."
+            )
+
+
+@contextmanager
+def open_source(spectra: Any, **options: Any) -> Iterator[SpectraSource]:
+    """Open spectra to walk them.
+
+    Parameters
+    ----------
+    spectra : path, Spectra, or what else `symspec.read_spectra` takes
+        A file is read some stars at a time; the others are in memory already.
+    **options
+        Of `symspec.open_spectra`, but for `Spectra`.
+
+    Raises
+    ------
+    OptionError
+        Options are given for `Spectra`.
+    """
+    if not isinstance(spectra, str | os.PathLike):
+        spectra = _hold(spectra, options)
+        yield _describe("the spectra", spectra, spectra.__getitem__, {"spectra": hash_spectra(spectra)})
+        return
+    with open_spectra(spectra, **options) as file:
+        found = Path(spectra).stat()
+        modified = np.datetime64(found.st_mtime_ns, "ns")
+        identity = {"spectra": f"{found.st_size} bytes, modified {modified}"}
+        identity |= {name: value if value is None else str(value) for name, value in options.items()}
+        yield _describe(str(spectra), file, file.read, identity)
+
+
+def _hold(spectra: Any, options: dict[str, Any]) -> Spectra:
+    if not isinstance(spectra, Spectra):
+        return read_spectra(spectra, **options)
+    if given := [name for name, value in options.items() if value is not None]:
+        raise OptionError(f"{given[0]} should go with a file or table to be read, got Spectra: leave it out.")
+    return spectra
+
+
+def _describe(name: str, spectra: Any, read: Callable[[slice], Spectra], identity: dict[str, Any]) -> SpectraSource:
+    grid = spectra.wavelength, spectra.wavelength_unit
+    return SpectraSource(name, spectra.n_stars, spectra.n_pixels, *grid, read, identity)
