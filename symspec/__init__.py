@@ -35,7 +35,8 @@ from symspec.hmc import run_hmc
 from symspec.hmc_comparison import HmcComparison, compare_hmc
 from symspec.importers import import_network, import_payne, read_network
 from symspec.jacobian_files import write_jacobian
-from symspec.laplace import LaplacePosterior, fit_laplace
+from symspec.laplace import fit_laplace
+from symspec.laplace_posterior import LaplacePosterior
 from symspec.layers import Activation, Dense, Dropout, Layer, Standardize, Unstandardize
 from symspec.matrices import compile_ggn, compile_hessian
 from symspec.minimization import minimize

@@ -28,7 +28,7 @@ from symspec.compiled import DTYPES
 from symspec.errors import OptionError
 from symspec.inverse_archives import INVERSES
 from symspec.inverse_hessian import CURVATURES
-from symspec.laplace import LaplacePosterior
+from symspec.laplace_posterior import LaplacePosterior
 from symspec.layer_archives import check_layers, read_layer, write_layer
 from symspec.layers import Layer
 from symspec.networks import Network
@@ -227,6 +227,9 @@ def _write_network(file: Any, net: Network, theta: np.ndarray) -> None:
     write_attribute(file, "n_layers", len(net.layers))
     write_words(file, "label_names", net.label_names)
     write_words(file, "label_units", net.label_units)
+    if net.wavelength is not None:
+        write_array(file, "wavelength", net.wavelength)
+        write_attribute(file["wavelength"], "unit", net.wavelength_unit)
     for i, layer in enumerate(net.layers):
         write_layer(file.create_group(f"layers/{i}"), layer, net.sources[i])
     for name, block in net.unpack(theta).items():
@@ -264,7 +267,11 @@ def _read_network(archive: Archive) -> tuple[Network, np.ndarray]:
     layers: list[Layer] = []
     for i in range(archive.attribute("/", "n_layers", int)):
         layers.append(read_layer(archive, f"layers/{i}", layers))
-    net = Network(layers, n_pixels, label_names=names, label_units=units)
+    grid = {}
+    if "wavelength" in archive.tree:
+        grid["wavelength"] = archive.array("wavelength", (n_pixels,))
+        grid["wavelength_unit"] = archive.attribute("wavelength", "unit", str)
+    net = Network(layers, n_pixels, label_names=names, label_units=units, **grid)
     blocks = {b.name: archive.array(f"params/{b.name}", b.shape, finite=True) for b in net.layout.blocks}
     return net, net.pack(blocks)
 

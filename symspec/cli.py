@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperGroup
@@ -21,6 +21,7 @@ from symspec.cli_options import (
     ModelOutput,
     Overwrite,
     PriorPrecision,
+    Reading,
     SampleFile,
     SigmaNoise,
     SpectraFile,
@@ -29,13 +30,18 @@ from symspec.cli_options import (
     Uncertainty,
     Validation,
     check_output,
-    check_pixels,
+    check_spectra,
     escape,
     one_line,
+    parse_reading,
     read_labelled_spectra,
     say,
 )
 from symspec.cli_survey import ERRORS_EXAMPLES, JACOBIAN_EXAMPLES, errors, jacobian
+
+if TYPE_CHECKING:
+    from symspec.networks import Network
+    from symspec.spectra import Spectra
 
 RIDGE_BASELINE = {"TEFF": 95.0, "LOGG": 0.26, "FE_H": 0.138}  # K, dex, dex
 
@@ -127,6 +133,7 @@ def train(
     prior_precision: PriorPrecision = 1.0,
     label: Labels = None,
     uncertainty: Uncertainty = None,
+    read: Reading = None,
     seed: Annotated[int, typer.Option(min=0, help="Of first weights, shares and batches.")] = 0,
     structure: Annotated[str, typer.Option(help="Of the inverse Hessian: auto is exact; kronecker, ...")] = "auto",
     memory: Annotated[str, typer.Option(help="What a factorisation may take.")] = "8GB",
@@ -143,11 +150,10 @@ def train(
     from symspec.inverse_hessian.choice import check_structure
 
     check_structure(structure, "ggn", {})
-    stars = read_labelled_spectra(spectra, label, uncertainty)
+    stars = read_labelled_spectra(spectra, label, parse_reading(uncertainty, read))
     rest, held_out = fitting.split_stars(stars, validation, seed)
-    start = fitting.build_start(
-        rest, hidden, activation, sigma_noise=sigma_noise or None, prior_precision=prior_precision
-    )
+    assumed = {"sigma_noise": sigma_noise or None, "prior_precision": prior_precision}
+    start = fitting.build_start(rest, hidden, activation, **assumed)
     if tune:
         fitting.check_tunable(start, rest, structure, memory)
     adam = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate, "seed": seed}
@@ -176,6 +182,7 @@ def audit(
     plot: AuditPlot = None,
     output: AuditOutput = None,
     uncertainty: Uncertainty = None,
+    read: Reading = None,
     memory: Annotated[str, typer.Option(help="What a factorisation may take.")] = "8GB",
     overwrite: Overwrite = False,
 ) -> None:
@@ -187,7 +194,6 @@ def audit(
     from symspec.archives import read_regression
     from symspec.audit_files import write_audit
     from symspec.plots import plot_structure_audit, save_figure
-    from symspec.readers import read_spectra
 
     inputs = [path for path in (model, spectra, sample, plot) if path is not None]
     if output is not None:
@@ -195,11 +201,7 @@ def audit(
     if plot is not None:
         check_output(plot, overwrite, None, *inputs[:-1])
     reg, theta = read_regression(model)
-    stars = read_labelled_spectra(spectra, list(reg.net.label_names), uncertainty)
-    check_pixels(reg.net.n_pixels, model, stars, spectra)
-    others = None if sample is None else read_spectra(sample, uncertainty=uncertainty)
-    if others is not None:
-        check_pixels(reg.net.n_pixels, model, others, sample)
+    stars, others = _read_audited(reg.net, spectra, sample, parse_reading(uncertainty, read))
     with tables.show_spinner() as spin:
         words = {"n_sample": n_sample, "structures": structure or (), "memory": memory, "tell": spin}
         result, ids = fitting.audit_spectra(reg, theta, stars, others, **words)
@@ -213,6 +215,21 @@ def audit(
         tables.tell_written(console, "figure", plot)
 
 
+def _read_audited(
+    net: Network, spectra: Path, sample: Path | None, reading: dict[str, Any]
+) -> tuple[Spectra, Spectra | None]:
+    """The training stars, and those to compare on if they are others."""
+    from symspec.readers import read_spectra
+
+    stars = read_labelled_spectra(spectra, list(net.label_names), reading)
+    check_spectra(net, stars, spectra)
+    if sample is None:
+        return stars, None
+    others = read_spectra(sample, **reading)
+    check_spectra(net, others, sample)
+    return stars, others
+
+
 app.command(epilog=HMC_EXAMPLES)(hmc)
 app.command(epilog=JACOBIAN_EXAMPLES)(jacobian)
 
@@ -221,6 +238,7 @@ app.command(epilog=JACOBIAN_EXAMPLES)(jacobian)
 def info(
     file: AnyFile,
     uncertainty: Uncertainty = None,
+    read: Reading = None,
 ) -> None:
     """Tell what a file is: a model with error bars, a network, or spectra."""
     import h5py
@@ -240,7 +258,7 @@ def info(
         net = archives.read_network(file)[0] if reg is None else reg.net
         tables.print_network(console, net, reg, str(file))
     else:
-        tables.print_spectra(console, read_spectra(file, uncertainty=uncertainty), str(file))
+        tables.print_spectra(console, read_spectra(file, **parse_reading(uncertainty, read)), str(file))
 
 
 if __name__ == "__main__":

@@ -13,11 +13,13 @@ from symspec.cli_options import (
     MODEL_SUFFIXES,
     ModelFile,
     Overwrite,
+    Reading,
     SpectraFile,
     Uncertainty,
     Validation,
     check_output,
-    check_pixels,
+    check_spectra,
+    parse_reading,
     read_labelled_spectra,
 )
 
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from symspec.hmc_comparison import HmcComparison
-    from symspec.laplace import LaplacePosterior
+    from symspec.laplace_posterior import LaplacePosterior
 
 HMC_EXAMPLES = (
     "Examples: [bold]symspec hmc model.h5 stars.h5 draws.nc --plots figures[/]\n\n"
@@ -69,6 +71,7 @@ def hmc(
     checked_model: CheckedModel = None,
     max_hours: Annotated[float, typer.Option(help="Refuse what would take longer.")] = 24.0,
     uncertainty: Uncertainty = None,
+    read: Reading = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Check a model's error bars against Hamiltonian Monte Carlo, which makes no normal approximation.
@@ -80,7 +83,7 @@ def hmc(
     outputs = _Outputs(output, table, plots, checked_model, overwrite)
     outputs.check([path for path in (model, spectra, check) if path is not None])
     split = {"validation": validation, "seed": train_seed}
-    laplace, training, sample = _read(model, spectra, check, uncertainty, split)
+    laplace, training, sample = _read(model, spectra, check, parse_reading(uncertainty, read), split)
     words = {"sampler": sampler, "target_accept": target_accept, "theta_every": theta_every, "max_hours": max_hours}
     words |= {"n_draws": draws, "n_tune": tune, "n_chains": chains, "seed": seed}
     words["subset"] = int(subset) if subset.isdigit() else subset
@@ -127,21 +130,21 @@ class _Outputs:
             tables.tell_written(console, "model with the verdict", self.model)
 
 
-def _read(model: Path, spectra: Path, check: Path | None, uncertainty: str | None, split: dict[str, Any]) -> tuple:
+def _read(model: Path, spectra: Path, check: Path | None, reading: dict[str, Any], split: dict[str, Any]) -> tuple:
     """The Laplace posterior, its training stars, and those to compare on."""
     from symspec import fitting
     from symspec.archives import read_laplace
     from symspec.readers import read_spectra
 
     laplace = read_laplace(model)
-    n_pixels = laplace.reg.net.n_pixels
-    stars = read_labelled_spectra(spectra, list(laplace.reg.net.label_names), uncertainty)
-    check_pixels(n_pixels, model, stars, spectra)
+    net = laplace.reg.net
+    stars = read_labelled_spectra(spectra, list(net.label_names), reading)
+    check_spectra(net, stars, spectra)
     training, others = fitting.find_training_stars(laplace, stars, **split)
     if check is None:
         return laplace, training, training if others is None else others
-    sample = read_spectra(check, uncertainty=uncertainty)
-    check_pixels(n_pixels, model, sample, check)
+    sample = read_spectra(check, **reading)
+    check_spectra(net, sample, check)
     return laplace, training, sample
 
 

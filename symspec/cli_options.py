@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 if TYPE_CHECKING:
+    from symspec.networks import Network
     from symspec.spectra import Spectra
 
 MODEL_SUFFIXES = (".h5", ".hdf5")
@@ -17,8 +19,21 @@ Uncertainty = Annotated[
     Literal["std", "var", "ivar"] | None,
     typer.Option(help="What the flux's uncertainty in the file is, where its name does not tell."),
 ]
+Reading = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--read",
+        metavar="OPTION=VALUE",
+        help="How spectra are read; repeat for more: bad_error=999, mask_bits=0,1,2, wavelength_unit=nm, hdu=1, "
+        "apstar=visits.",
+    ),
+]
+Resample = Annotated[
+    Literal["flux_conserving", "linear"] | None,
+    typer.Option(help="Take the spectra to the network's wavelengths, with their errors' covariance."),
+]
 SpectraFile = Annotated[
-    Path, typer.Argument(metavar="SPECTRA", help="HDF5, npz or CSV file of spectra.", show_default=False)
+    Path, typer.Argument(metavar="SPECTRA", help="HDF5, npz, FITS or CSV file of spectra.", show_default=False)
 ]
 ModelFile = Annotated[
     Path, typer.Argument(metavar="MODEL", help="File written by 'symspec train'.", show_default=False)
@@ -73,23 +88,45 @@ def check_output(path: Path, overwrite: bool, suffixes: tuple[str, ...] | None, 
         raise FileExistsError(f"{path} exists already: give another name, or --overwrite to replace it.")
 
 
-def check_pixels(n_pixels: int, model: Path, stars: Spectra, spectra: Path) -> None:
-    """Refuse spectra of another length than the model takes."""
-    from symspec.errors import ShapeError
+def parse_reading(uncertainty: str | None, read: list[str] | None) -> dict[str, Any]:
+    """Options of `symspec.read_spectra` from those of the command line."""
+    from symspec.errors import OptionError
 
-    if stars.n_pixels != n_pixels:
-        raise ShapeError(
-            f"{model} takes spectra of {n_pixels:,} pixels, got {stars.n_pixels:,} in {spectra}: resample "
-            "them to the wavelengths that the model was trained on, or train a model on these."
-        )
+    options: dict[str, Any] = {"uncertainty": uncertainty}
+    for text in read or ():
+        name, _, value = text.partition("=")
+        try:
+            options[name] = _READ[name](value)
+        except (KeyError, ValueError) as error:
+            raise OptionError(
+                f"--read should be one of {', '.join(f'{known}=...' for known in _READ)}, with a number where one "
+                f"belongs, got {text!r}."
+            ) from error
+    return options
 
 
-def read_labelled_spectra(path: Path, label: list[str] | None, uncertainty: str | None) -> Spectra:
+_READ: dict[str, Callable[[str], Any]] = {
+    "bad_error": float,
+    "mask_bits": lambda text: tuple(int(bit) for bit in text.split(",") if bit),
+    "wavelength_unit": str,
+    "hdu": lambda text: int(text) if text.isdecimal() else text,
+    "apstar": str,
+}
+
+
+def check_spectra(net: Network, stars: Spectra, path: Path) -> None:
+    """Refuse spectra of other pixels than a network takes."""
+    from symspec.grids import check_grid
+
+    check_grid(net, stars.n_pixels, stars.wavelength, stars.wavelength_unit, str(path))
+
+
+def read_labelled_spectra(path: Path, label: list[str] | None, options: dict[str, Any]) -> Spectra:
     """Spectra of a file that has labels."""
     from symspec.errors import DataError
     from symspec.readers import read_spectra
 
-    stars = read_spectra(path, label_names=label or None, uncertainty=uncertainty)
+    stars = read_spectra(path, label_names=label or None, **options)
     if stars.labels is None:
         raise DataError(
             f"{path} should hold labels to train on, got none under the names known: name them in the file, "

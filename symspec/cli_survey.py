@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -17,17 +17,21 @@ from symspec.cli_options import (
     ModelFile,
     Overwrite,
     Plot,
+    Reading,
+    Resample,
     SpectraFile,
     Uncertainty,
     check_output,
     escape,
+    parse_reading,
+    read_labelled_spectra,
     say,
 )
 
 if TYPE_CHECKING:
     from symspec.calibration import ErrorCalibration
     from symspec.jacobian_files import JacobianSummary
-    from symspec.laplace import LaplacePosterior
+    from symspec.laplace_posterior import LaplacePosterior
     from symspec.networks import Network
 
 ERRORS_EXAMPLES = (
@@ -57,6 +61,8 @@ def errors(
     spectra: SpectraFile,
     catalogue: Catalogue,
     uncertainty: Uncertainty = None,
+    read: Reading = None,
+    resample: Resample = None,
     dialect: Dialect = "upper",
     edge: Edge = 0.05,
     max_bad_fraction: MaxBad = 0.1,
@@ -79,9 +85,9 @@ def errors(
     inputs = [path for path in (model, spectra, calibrate_on) if path is not None]
     check_output(catalogue, overwrite, tuple(SUFFIXES), *inputs)
     limits = FlagOptions(edge, max_bad_fraction, min_snr, max_distance)
-    laplace = read_laplace(model)
-    calibration = None if calibrate_on is None else _calibrate(laplace, calibrate_on, uncertainty)
-    words = {"flag_options": limits, "calibration": calibration, "dialect": dialect, "uncertainty": uncertainty}
+    laplace, reading = read_laplace(model), parse_reading(uncertainty, read)
+    calibration = None if calibrate_on is None else _calibrate(laplace, calibrate_on, reading, resample)
+    words = {"flag_options": limits, "calibration": calibration, "dialect": dialect, "resample": resample, **reading}
     words |= {"restart": restart, "overwrite": overwrite, "show": partial(tables.show_progress, "predicting")}
     with _telling_how_to_go_on(catalogue):
         survey = surveys.predict_survey(catalogue, laplace, spectra, **words)
@@ -89,14 +95,16 @@ def errors(
     tables.tell_written(tables.open_console(), "catalogue", catalogue)
 
 
-def _calibrate(laplace: LaplacePosterior, path: Path, uncertainty: str | None) -> ErrorCalibration:
+def _calibrate(
+    laplace: LaplacePosterior, path: Path, reading: dict[str, Any], resample: str | None
+) -> ErrorCalibration:
     from symspec.calibration import calibrate_errors
-    from symspec.cli_options import check_pixels, read_labelled_spectra
+    from symspec.grids import fit_to_network
 
-    names = laplace.reg.net.label_names
-    stars = read_labelled_spectra(path, list(names), uncertainty)
-    check_pixels(laplace.reg.net.n_pixels, path, stars, path)
-    return calibrate_errors(laplace.predict(stars.flux, ivar=stars.ivar), stars.labels, source=path.name)
+    stars = read_labelled_spectra(path, list(laplace.reg.net.label_names), reading)
+    given = fit_to_network(laplace.reg.net, stars, resample)
+    prediction = laplace.predict(stars.flux, ivar=stars.ivar) if given is stars else laplace.predict(given)
+    return calibrate_errors(prediction, stars.labels, source=path.name)
 
 
 def _print_survey(survey, name: str, calibration: ErrorCalibration | None) -> None:
@@ -126,6 +134,8 @@ def jacobian(
         Literal["gzip", "none"], typer.Option(help="gzip saves a tenth of the room; none is several times as fast.")
     ] = "gzip",
     uncertainty: Uncertainty = None,
+    read: Reading = None,
+    resample: Resample = None,
     restart: Restart = False,
     overwrite: Overwrite = False,
 ) -> None:
@@ -142,7 +152,7 @@ def jacobian(
     from symspec.jacobian_files import write_jacobian
 
     net, theta = read_network(model)
-    words = {"dtype": dtype, "compression": compression, "uncertainty": uncertainty}
+    words = {"dtype": dtype, "compression": compression, "resample": resample, **parse_reading(uncertainty, read)}
     words |= {"restart": restart, "overwrite": overwrite, "show": partial(tables.show_progress, "differentiating")}
     with _telling_how_to_go_on(output):
         summary = write_jacobian(output, net, theta, spectra, **words)

@@ -21,7 +21,7 @@ from symspec.compiled import compile_jacobian
 from symspec.datasets import miles
 from symspec.errors import OptionError
 from symspec.fitting import build_start, finish, run_adam
-from symspec.laplace import LaplacePosterior
+from symspec.laplace_posterior import LaplacePosterior
 from symspec.plots import plot_predicted_against_true, plot_sensitivity, save_figure
 from symspec.prediction import Prediction, join_predictions
 from symspec.regression import Regression

@@ -12,7 +12,8 @@ from symspec.errors import DataError, TooLargeError
 from symspec.evidence import tune as tune_by_evidence
 from symspec.hmc import pick_evenly, run_hmc
 from symspec.inverse_hessian import choose_structure
-from symspec.laplace import LaplacePosterior, fit_laplace
+from symspec.laplace import fit_laplace
+from symspec.laplace_posterior import LaplacePosterior
 from symspec.layers import Standardize, Unstandardize
 from symspec.networks import Network, mlp
 from symspec.polish import polish
@@ -100,7 +101,8 @@ def build_start(
     mean, scale = X.mean(axis=0), X.std(axis=0)
     scale[scale <= 1e-12 * np.abs(mean)] = 1.0
     layers = [Standardize(mean, scale), *net.layers, Unstandardize.of(spectra.labels)]
-    net = Network(layers, spectra.n_pixels, **words)
+    grid = {"wavelength": spectra.wavelength, "wavelength_unit": spectra.wavelength_unit}
+    net = Network(layers, spectra.n_pixels, **words, **grid)
     if sigma_noise is None:
         sigma_noise = START_NOISE * np.nanstd(spectra.labels, axis=0)
     elif np.size(sigma_noise) == 1:

@@ -66,7 +66,7 @@ def _rebuild(net: Network, layers: list[Layer], blocks: dict[str, np.ndarray]) -
     made: list[Layer] = []
     for layer, sources in zip(layers, net.sources, strict=True):
         made.append(type(layer)(*(made[source] for source in sources)) if sources else layer)
-    new = Network(made, net.n_pixels, label_names=net.label_names, label_units=net.label_units)
+    new = net.with_layers(made)
     old_names = dict(zip(new.layer_names, net.layer_names, strict=True))
     parts = (block.name.partition("/") for block in new.layout.blocks)
     return new, new.pack({f"{name}/{key}": blocks[f"{old_names[name]}/{key}"] for name, _, key in parts})

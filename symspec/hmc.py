@@ -19,7 +19,7 @@ from symspec.checks import check_choice, check_flux
 from symspec.errors import DataError, MissingDependencyError, NotAtMinimumWarning, OptionError, TooLargeError
 from symspec.inverse_hessian.choice import parse_memory
 from symspec.inverse_hessian.last_layer import find_last_layer
-from symspec.laplace import LaplacePosterior
+from symspec.laplace_posterior import LaplacePosterior
 from symspec.last_layers import split_last_layer
 from symspec.pymc_models import pymc_model
 from symspec.regression import Regression

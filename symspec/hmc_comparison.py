@@ -15,7 +15,7 @@ from symspec.checkpoint import find_fingerprint
 from symspec.checks import as_float_array, check_flux
 from symspec.errors import DataError, OptionError, ShapeError
 from symspec.hmc import fingerprint_laplace
-from symspec.laplace import LaplacePosterior
+from symspec.laplace_posterior import LaplacePosterior
 from symspec.last_layers import split_last_layer
 from symspec.prediction import standard_deviations
 from symspec.subsets import Subset, describe_subset, restricted_covariance

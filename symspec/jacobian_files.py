@@ -16,11 +16,13 @@ from symspec.checkpoint import find_fingerprint
 from symspec.checks import check_choice
 from symspec.compiled import DTYPES, compile_jacobian
 from symspec.errors import DataError
+from symspec.grids import fit_to_network
 from symspec.layers import Standardize
 from symspec.networks import Network
 from symspec.partial_runs import PartialRun, encode_words, open_run
 from symspec.prediction import fill_bad_pixels
 from symspec.provenance import find_versions, hash_network, hash_spectra, join_hashes
+from symspec.resampling import Resampled
 from symspec.spectra import Spectra
 from symspec.spectra_sources import SpectraSource, open_source
 from symspec.surveys import Show, find_piece_size
@@ -31,6 +33,7 @@ COMPRESSIONS: dict[str, dict[str, Any]] = {  # not lzf, whose bytes are others e
     "gzip": {"compression": "gzip", "compression_opts": 1, "shuffle": True},
     "none": {},
 }
+Grid = tuple[np.ndarray | None, str]  # wavelengths and their unit
 _COPIED = ("jacobian", "bad_pixel")  # too large to be held for all stars
 
 
@@ -66,6 +69,7 @@ def write_jacobian(
     dtype: str = "float64",
     backend: str = "auto",
     compression: str = "gzip",
+    resample: str | None = None,
     overwrite: bool = False,
     restart: bool = False,
     show: Show = lambda n_stars, n_done: nullcontext(int),
@@ -94,6 +98,8 @@ def write_jacobian(
     compression : {"gzip", "none"}
         Without loss. Derivatives of dense layers hold little that repeats itself: "gzip" saves a tenth of the room and
         takes several times as long as the derivatives themselves.
+    resample : {"flux_conserving", "linear"}, optional
+        Take the spectra to the network's wavelengths, on which the derivatives then are, see `symspec.resample`.
     overwrite : bool, default False
         Replace an existing file.
     restart : bool, default False
@@ -121,19 +127,27 @@ def write_jacobian(
     flux_mean, keep = _find_flux_mean(net, flux_mean), {"overwrite": overwrite}
     jacobian = compile_jacobian(net, "flux", backend=backend, dtype=dtype)
     with open_source(spectra, **options) as source:
-        source.check_pixels(net.n_pixels)
+        if resample is None:
+            source.check_grid(net)
         size = find_piece_size(8 * net.n_labels * net.n_pixels)
         plan = _plan(net, theta, flux_mean, source) | {"dtype": dtype, "backend": backend, "compression": compression}
+        plan |= {"resample": resample}
         find = partial(_differentiate, partial(jacobian, theta), flux_mean)
         with open_run(path, plan, source.n_stars, size, restart=restart, **keep) as run:
             layouts = _find_layouts(run, net, packing)
             with show(source.n_stars, run.n_done) as advance:
-                run.compute(source.read, find, advance=advance, layouts=layouts)
+                run.compute(partial(_read, source, net, resample), find, advance=advance, layouts=layouts)
             totals = _sum_pieces(run)
-            run.finish(lambda whole: _assemble(whole, run, net, source, plan), **keep)
-    grid = source.wavelength, source.wavelength_unit
+            of = source if resample is None else net
+            grid = of.wavelength, of.wavelength_unit
+            run.finish(lambda whole: _assemble(whole, run, net, grid, plan), **keep)
     mean, flux = totals["jacobian_sum"] / source.n_stars, totals["flux_sum"] / np.maximum(totals["flux_count"], 1)
     return JacobianSummary(source.n_stars, mean, flux, *grid)
+
+
+def _read(source: SpectraSource, net: Network, kind: str | None, rows: slice) -> Spectra:
+    fitted = fit_to_network(net, source.read(rows), kind)
+    return fitted.spectra if isinstance(fitted, Resampled) else fitted
 
 
 def _find_flux_mean(net: Network, flux_mean: Any) -> np.ndarray | None:
@@ -183,7 +197,7 @@ def _sum_pieces(run: PartialRun) -> dict[str, np.ndarray]:
     return totals
 
 
-def _assemble(path: Path, run: PartialRun, net: Network, source: SpectraSource, plan: Mapping[str, Any]) -> None:
+def _assemble(path: Path, run: PartialRun, net: Network, grid: Grid, plan: Mapping[str, Any]) -> None:
     """The whole file from its pieces, whose chunks are copied as they are."""
     import h5py
 
@@ -196,7 +210,7 @@ def _assemble(path: Path, run: PartialRun, net: Network, source: SpectraSource, 
                 _copy_chunks(piece[name], file[name], rows.start)
             hashes.append(piece["data_hash"].asstr()[0])
             ids += [piece["ids"].asstr()[()]] if "ids" in piece else []
-        _describe(file, net, source, np.concatenate(ids) if ids else None)
+        _describe(file, net, grid, np.concatenate(ids) if ids else None)
         file.attrs.update({"network_hash": plan["network"], "data_hash": join_hashes(hashes)})
         file.attrs.update({f"{name}_version": version for name, version in find_versions().items()})
 
@@ -215,12 +229,13 @@ def _copy_chunks(source: Any, target: Any, start: int) -> None:
         target.id.write_direct_chunk((start + first, *rest), packed, mask)
 
 
-def _describe(file: Any, net: Network, source: SpectraSource, ids: np.ndarray | None) -> None:
+def _describe(file: Any, net: Network, grid: Grid, ids: np.ndarray | None) -> None:
     file.attrs["content"] = "d(label)/d(flux), in units of the label per unit of the flux"
     words = {"label_names": net.label_names, "label_units": net.label_units, "ids": ids}
     for name, values in words.items():
         if values is not None:
             file[name] = encode_words(np.asarray(values, dtype=str))
-    if source.wavelength is not None:
-        file["wavelength"] = source.wavelength
-        file["wavelength"].attrs["unit"] = source.wavelength_unit
+    wavelength, unit = grid
+    if wavelength is not None:
+        file["wavelength"] = wavelength
+        file["wavelength"].attrs["unit"] = unit

@@ -24,7 +24,7 @@ from scipy.sparse.linalg import LinearOperator, cg
 from symspec import compiled, weighted_sums
 from symspec.hyperparameters import Hyperparameters
 from symspec.inverse_hessian import DualInverse, InverseBuilder, InverseHessian
-from symspec.laplace import log_evidence
+from symspec.laplace_posterior import log_evidence
 from symspec.polish import PolishResult, minimize_by_newton
 from symspec.regression import LOG_2PI, Regression
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytensor.tensor as pt
 
-from symspec.checks import check_choice, check_rng
-from symspec.errors import OptionError, ShapeError
+from symspec.checks import as_float_array, check_choice, check_rng
+from symspec.errors import DataError, OptionError, ShapeError
 from symspec.layers import Activation, Dense, Dropout, Layer, Shape, Standardize, Unstandardize
 from symspec.params import ParamLayout
 
@@ -40,6 +40,9 @@ class Network:
         Pixels of one spectrum.
     label_names, label_units : sequence of str, optional
         One a label; default label_0, label_1, ... and no units.
+    wavelength : array_like, shape (pixel,), optional
+        The grid that it takes spectra on: others are refused, or resampled, rather than taken for it.
+    wavelength_unit : str, default "Angstrom"
 
     Attributes
     ----------
@@ -67,6 +70,8 @@ class Network:
         *,
         label_names: Sequence[str] | None = None,
         label_units: Sequence[str] | None = None,
+        wavelength: Any = None,
+        wavelength_unit: str = "Angstrom",
     ):
         if not isinstance(n_pixels, int | np.integer) or n_pixels < 1:
             raise OptionError(f"n_pixels should be a positive integer, got {n_pixels!r}.")
@@ -88,6 +93,13 @@ class Network:
         self.n_params, self.n_labels = self.layout.n_params, self.shapes[-1][0]
         self.label_names = _check_words(label_names, self.n_labels, "label_names", "label_{}")
         self.label_units = _check_words(label_units, self.n_labels, "label_units", "")
+        self.wavelength, self.wavelength_unit = _check_wavelength(wavelength, self.n_pixels), wavelength_unit
+
+    def with_layers(self, layers: Sequence[Layer]) -> Network:
+        """Network of other layers, with the same pixels and labels."""
+        words = {"label_names": self.label_names, "label_units": self.label_units}
+        grid = {"wavelength": self.wavelength, "wavelength_unit": self.wavelength_unit}
+        return Network(layers, self.n_pixels, **words, **grid)
 
     @property
     def widths(self) -> list[int]:
@@ -219,8 +231,7 @@ def standardized(net: Network, flux: Any, labels: Any) -> Network:
     DataError
         A pixel or label never varies, or there is one star only.
     """
-    layers = [Standardize.of(flux), *net.layers, Unstandardize.of(labels)]
-    return Network(layers, net.n_pixels, label_names=net.label_names, label_units=net.label_units)
+    return net.with_layers([Standardize.of(flux), *net.layers, Unstandardize.of(labels)])
 
 
 def dropout_layers(net: Network) -> dict[str, tuple[Dropout, Shape]]:
@@ -265,6 +276,18 @@ def _check_words(words: Sequence[str] | None, n: int, name: str, default: str) -
     if isinstance(words, str) or len(words) != n:
         raise OptionError(f"{name} should be {n} words, one a label, got {words!r}.")
     return tuple(str(w) for w in words)
+
+
+def _check_wavelength(wavelength: Any, n_pixels: int) -> np.ndarray | None:
+    if wavelength is None:
+        return None
+    wavelength = np.array(as_float_array(wavelength, "wavelength"))
+    if wavelength.shape != (n_pixels,):
+        raise ShapeError(f"wavelength should have shape ({n_pixels},), one a pixel, got {wavelength.shape}.")
+    if not (np.isfinite(wavelength).all() and (np.diff(wavelength) > 0).all()):
+        raise DataError("wavelength should be finite and rise from pixel to pixel: sort the pixels by wavelength.")
+    wavelength.flags.writeable = False
+    return wavelength
 
 
 def as_theta(theta: Any, n_params: int, *, symbolic: bool = True) -> Any:

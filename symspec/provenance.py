@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from symspec.checkpoint import find_fingerprint
-from symspec.laplace import LaplacePosterior
+from symspec.laplace_posterior import LaplacePosterior
 from symspec.layers import Layer
 from symspec.networks import Network
 from symspec.spectra import Spectra
@@ -25,7 +25,7 @@ def find_versions() -> dict[str, str]:
 def hash_network(net: Network, theta: np.ndarray) -> str:
     """Digest of layers, labels and weights: the same for the same network, whatever file it comes from."""
     layers = [{"kind": layer.kind} | _find_settings(layer) for layer in net.layers]
-    names = net.n_pixels, net.label_names, net.label_units
+    names = net.n_pixels, net.label_names, net.label_units, net.wavelength, net.wavelength_unit
     return find_fingerprint(*layers, net.sources, *names, np.asarray(theta, np.float64))
 
 

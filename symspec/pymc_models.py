@@ -15,7 +15,7 @@ from pytensor.tensor.random.op import RandomVariable
 from symspec.checks import check_flux
 from symspec.compiled import check_stars
 from symspec.errors import OptionError
-from symspec.laplace import LaplacePosterior
+from symspec.laplace_posterior import LaplacePosterior
 from symspec.last_layers import LastLayer, split_last_layer
 from symspec.regression import LOG_2PI, Regression, Symbol
 from symspec.subsets import Subset, check_subset, find_basis, find_last_layer_inverse

@@ -11,7 +11,7 @@ from symspec import compiled
 from symspec.checks import check_flux
 from symspec.errors import OptionError
 from symspec.inverse_hessian import DualInverse, PrimalInverse
-from symspec.laplace import LaplacePosterior
+from symspec.laplace_posterior import LaplacePosterior
 from symspec.tangents import compute_tangents
 
 BLOCK_BYTES = 2**27  # of the products with a block's tangents

@@ -11,7 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from symspec.errors import OptionError, ShapeError
+from symspec.errors import OptionError
+from symspec.grids import check_grid
+from symspec.networks import Network
 from symspec.provenance import hash_spectra
 from symspec.readers import open_spectra, read_spectra
 from symspec.spectra import Spectra
@@ -43,19 +45,9 @@ class SpectraSource:
     read: Callable[[slice], Spectra]
     identity: dict[str, Any]
 
-    def check_pixels(self, n_pixels: int) -> None:
-        """Refuse spectra of another length than a network takes.
-
-        Raises
-        ------
-        ShapeError
-            They are longer or shorter.
-        """
-        if self.n_pixels != n_pixels:
-            raise ShapeError(
-                f"the network takes spectra of {n_pixels:,} pixels, got {self.n_pixels:,} in {self.name}: resample "
-                "them to the wavelengths that it was trained on, or train a network on these."
-            )
+    def check_grid(self, net: Network) -> None:
+        """Refuse spectra of other pixels than a network takes, see `grids.check_grid`."""
+        check_grid(net, self.n_pixels, self.wavelength, self.wavelength_unit, self.name)
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from symspec.checks import check_flux
 from symspec.errors import OptionError
 from symspec.inverse_hessian import DualInverse, InverseHessian, LastLayerInverse, PrimalInverse
 from symspec.inverse_hessian.last_layer import find_last_layer
-from symspec.laplace import LaplacePosterior
+from symspec.laplace_posterior import LaplacePosterior
 from symspec.tangents import Tangents, compute_tangents
 from symspec.whitening import find_directions
 

@@ -14,10 +14,12 @@ import numpy as np
 from symspec.calibration import ErrorCalibration
 from symspec.fitting import match_labels
 from symspec.flags import FlagOptions
-from symspec.laplace import LaplacePosterior
+from symspec.grids import fit_to_network
+from symspec.laplace_posterior import LaplacePosterior
 from symspec.partial_runs import PartialRun, open_run
 from symspec.prediction import OPTIONAL_PER_STAR, PER_STAR, Prediction
 from symspec.provenance import find_versions, hash_laplace, hash_network, hash_spectra, join_hashes
+from symspec.resampling import Resampled
 from symspec.spectra import Spectra
 from symspec.spectra_sources import open_source
 from symspec.writers import check_catalogue, write_catalogue
@@ -54,6 +56,7 @@ def predict_survey(
     flag_options: FlagOptions | None = None,
     calibration: ErrorCalibration | None = None,
     dialect: str = "upper",
+    resample: str | None = None,
     overwrite: bool = False,
     restart: bool = False,
     show: Show = lambda n_stars, n_done: nullcontext(int),
@@ -76,6 +79,8 @@ def predict_survey(
     calibration : ErrorCalibration, optional
     dialect : {"upper", "lower"}
         As for `write_catalogue`.
+    resample : {"flux_conserving", "linear"}, optional
+        Take the spectra to the network's wavelengths, see `symspec.resample`.
     overwrite : bool, default False
         Replace an existing catalogue.
     restart : bool, default False
@@ -91,7 +96,8 @@ def predict_survey(
     ShapeError
         The spectra have another number of pixels than the network takes.
     DataError
-        There are pieces of another run: with another model, other spectra, options or versions.
+        They have other wavelengths; or there are pieces of another run: with another model, other spectra, options
+        or versions.
     FileKeptError
         There is a file at `path` and `overwrite` is False, or another process is at work on it.
     SymspecError
@@ -100,14 +106,16 @@ def predict_survey(
     net, limits, keep = laplace.reg.net, flag_options or FlagOptions(), {"overwrite": overwrite}
     check_catalogue(path, net.label_names, net.label_units, dialect=dialect)
     with open_source(spectra, **options) as source:
-        source.check_pixels(net.n_pixels)
+        if resample is None:
+            source.check_grid(net)
         plan = {"run": "errors", "model": hash_laplace(laplace), **source.identity, **asdict(limits), **find_versions()}
+        plan |= {"resample": resample}
         size = find_piece_size(8 * net.n_pixels, KRYLOV_STARS if laplace.structure == "krylov" else MOST_STARS)
 
-        def read(rows: slice) -> tuple[Spectra, str]:
+        def read(rows: slice) -> tuple[Spectra | Resampled, str]:
             stars = source.read(rows)
             check_catalogue(path, net.label_names, ids=() if stars.ids is None else stars.ids)
-            return stars, hash_spectra(stars)
+            return fit_to_network(net, stars, resample), hash_spectra(stars)
 
         with open_run(path, plan, source.n_stars, size, restart=restart, **keep) as run:
             with show(source.n_stars, run.n_done) as advance:
@@ -124,11 +132,15 @@ def find_piece_size(bytes_a_star: int, most: int = MOST_STARS) -> int:
 
 
 def _predict_piece(
-    laplace: LaplacePosterior, limits: FlagOptions, stars_and_hash: tuple[Spectra, str]
+    laplace: LaplacePosterior, limits: FlagOptions, stars_and_hash: tuple[Spectra | Resampled, str]
 ) -> dict[str, np.ndarray]:
     """Arrays of one piece: those of a prediction, and of the spectra what a catalogue takes from them."""
-    stars, digest = stars_and_hash
-    prediction = laplace.predict(stars.flux, ivar=stars.ivar, flag_options=limits, progress=False)
+    given, digest = stars_and_hash
+    words = {"flag_options": limits, "progress": False}
+    if isinstance(given, Resampled):
+        stars, prediction = given.spectra, laplace.predict(given, **words)
+    else:
+        stars, prediction = given, laplace.predict(given.flux, ivar=given.ivar, **words)
     truth = match_labels(stars, laplace.reg.net.label_names)
     arrays = {name: getattr(prediction, name) for name in (*PER_STAR, *OPTIONAL_PER_STAR)}
     arrays |= {"ids": stars.ids, "true_labels": truth, "data_hash": np.array([digest])}
@@ -146,6 +158,7 @@ def _join_pieces(
     words = {"label_names": net.label_names, "label_units": net.label_units, "flag_options": limits}
     survey = Survey(Prediction(has_flux_errors=known, **arrays, **words), ids, truth)
     meta = {"STRUCT": laplace.structure, "CURVAT": laplace.curvature, "N_PIXELS": net.n_pixels}
+    meta |= {"RESAMPLE": resample} if (resample := plan.get("resample")) else {}
     meta |= {"NETHASH": hash_network(net, laplace.theta), "MODHASH": plan["model"]}
     meta |= {"DATAHASH": join_hashes(hashes), "PIECE": run.stars_a_piece}
     return survey, meta | {"UNCERT": plan.get("uncertainty") or "as the spectra say"}

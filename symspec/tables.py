@@ -19,7 +19,7 @@ from symspec.audit import GROUPS, INSIDE, StructureAudit
 from symspec.calibration import coverage, sigma_mad
 from symspec.certificate import Certificate
 from symspec.flags import Flag
-from symspec.laplace import LaplacePosterior
+from symspec.laplace_posterior import LaplacePosterior
 from symspec.networks import Network
 from symspec.prediction import Prediction, standard_deviations
 from symspec.regression import Regression

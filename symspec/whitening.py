@@ -18,7 +18,7 @@ from scipy.linalg import eigh
 
 from symspec.errors import OptionError, TooLargeError
 from symspec.inverse_hessian import DualInverse, LayerwiseInverse, LowRankInverse, PrimalInverse
-from symspec.laplace import LaplacePosterior
+from symspec.laplace_posterior import LaplacePosterior
 
 NEGLIGIBLE = 1e-2  # curvature in units of the prior's, up to which a direction is left to the prior
 MAX_BYTES = 4 * 2**30  # of the directions of a dual inverse

@@ -13,13 +13,14 @@ PACKAGE = Path(symspec.__file__).parent
 
 # a module imports only from modules above it
 ORDER = """
-    version errors advice checks params activations layers windows convolutions normalizations shaping networks folding regression derivatives curvature backends compiled
-    weighted_sums matrices span
-    spectra wavelengths resampling adam training minimization checkpoint progress tangents tangent_stream
+    version errors advice checks params activations layers windows convolutions normalizations shaping networks folding
+    regression derivatives curvature backends compiled weighted_sums matrices span
+    spectra wavelengths resampling grids adam training minimization checkpoint progress tangents tangent_stream
     inverse_hessian.interface inverse_hessian.primal inverse_hessian.dual inverse_hessian.layerwise
     inverse_hessian.diagonal inverse_hessian.kronecker inverse_hessian.last_layer inverse_hessian.low_rank
     inverse_hessian.krylov_space inverse_hessian.krylov inverse_hessian.choice inverse_hessian.builder inverse_hessian
-    last_layers certificate flags prediction neighbours training_space polish laplace provenance sandwich audit
+    last_layers certificate flags prediction neighbours training_space polish laplace_posterior laplace provenance
+    sandwich audit
     whitening subsets pymc_models hmc hmc_comparison
     hyperparameters marginal_likelihood evidence calibration fitting
     named_arrays array_files bad_pixels array_names array_labels spectra_files csv_spectra
@@ -27,9 +28,9 @@ ORDER = """
     readers whole_files catalogue_columns writers star_tables archive_format layer_archives inverse_archives archives
     spectra_sources partial_runs surveys jacobian_files
     audit_files
-    importers.matching importers.payne importers.hdf5_weights importers.keras_description
+    importers.matching importers.file_kinds importers.payne importers.hdf5_weights importers.keras_description
     importers.keras_layers importers.keras_graphs importers.keras_files
-    importers.restricted_pickle importers.torch_files importers.safetensors_files importers.entry importers
+    importers.restricted_pickle importers.torch_files importers.safetensors_files importers.entry importers.descriptions importers
     hmc_files line_list datasets plots hmc_plots tables hmc_tables demo cli_options cli_hmc cli_survey cli __init__
 """.split()  # noqa: SIM905
 GRAPH_SIDE = {

@@ -14,7 +14,7 @@ from symspec.archives import read_laplace, read_network, read_regression, write_
 from symspec.compiled import compile_predict
 from symspec.errors import DataError, FileFormatError, OptionError, ShapeError
 from symspec.layer_archives import LAYERS
-from symspec.layers import Activation, Dense, Dropout, Layer
+from symspec.layers import Dense, Layer
 from symspec.networks import Network
 from symspec.prediction import Prediction
 from symspec.regression import Regression

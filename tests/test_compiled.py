@@ -10,7 +10,6 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from symspec import compiled
 from symspec.compiled import (
-    compile_generic_hessian,
     compile_ggn_vector_product,
     compile_hessian_vector_product,
     compile_jacobian,

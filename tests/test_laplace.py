@@ -11,7 +11,6 @@ from numpy.testing import assert_allclose
 from pytensor.gradient import hessian
 
 import symspec as ss
-from symspec import laplace
 
 TANH, TANH_FULL = "tanh-1-hidden-2-labels-own-units-missing", "tanh-2-hidden-3-labels-full-noise-missing"
 RELU_FULL = "relu-2-hidden-3-labels-full-noise"
@@ -127,7 +126,7 @@ def test_the_noise_of_one_star_is_its_own_array(trained):
 def test_stars_a_few_at_a_time_are_predicted_as_all_at_once(trained, monkeypatch):
     whole = trained.fit.predict(trained.X_new, ivar=trained.ivar)
     covariance = trained.fit.label_covariance(trained.X_new)
-    monkeypatch.setattr(laplace, "STARS_AT_ONCE", 3)
+    monkeypatch.setattr("symspec.laplace_posterior.STARS_AT_ONCE", 3)
     parts = trained.fit.predict(trained.X_new, ivar=trained.ivar)
     for name in ("labels", "model_cov", "flux_cov", "noise_cov", "total_cov"):
         # BLAS may sum products of another shape in another order

@@ -90,8 +90,8 @@ def test_activation_and_both_derivatives_are_finite_far_out(name, compile_plainl
 )
 def test_derivatives_at_a_knot_are_those_of_one_side(compile_plainly, function, options, knot, slopes, curvatures):
     """Neither a mean of both sides, nor a sum, nor NaN: the flat or lower piece owns its knot."""
-    build = Activation(function, options).build
-    _, slope, curvature = with_derivatives(compile_plainly, lambda x: build(x, {}, (3,)), [knot - 1e-9, knot, knot + 1e-9])
+    build, at = Activation(function, options).build, [knot - 1e-9, knot, knot + 1e-9]
+    _, slope, curvature = with_derivatives(compile_plainly, lambda x: build(x, {}, (3,)), at)
     assert_allclose(slope, slopes, rtol=1e-8)  # 1e-9 away an exponential differs by that much
     assert_allclose(curvature, curvatures, rtol=1e-8)
 

@@ -172,7 +172,7 @@ def test_no_entry_is_left_uninitialised(tanh, monkeypatch):
         return array
 
     monkeypatch.setattr(np, "empty", poisoned)
-    monkeypatch.setattr("symspec.laplace.STARS_AT_ONCE", 4)  # two batches, the second not full
+    monkeypatch.setattr("symspec.laplace_posterior.STARS_AT_ONCE", 4)  # two batches, the second not full
     prediction = tanh.fit.predict(tanh.X_new, ivar=tanh.ivar)
     assert np.isnan(np.empty(1)).all()
     for name in ("labels", *COVARIANCES):

@@ -1,0 +1,57 @@
+"""Spectra on the grid of wavelengths that a network takes: checked, or resampled to it."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from symspec.errors import DataError, ShapeError
+from symspec.networks import Network
+from symspec.resampling import Resampled, resample
+from symspec.spectra import Spectra
+from symspec.wavelengths import convert_wavelength
+
+TOLERANCE = 0.1  # of a pixel
+
+
+def fit_to_network(net: Network, spectra: Spectra, kind: str | None = None) -> Spectra | Resampled:
+    """Spectra as a network takes them: as they are, or with a `kind` of `symspec.resample` on its grid.
+
+    Raises
+    ------
+    ShapeError, DataError
+        As `check_grid` and `resample`, or no grid is known of the network.
+    """
+    if kind is None:
+        check_grid(net, spectra.n_pixels, spectra.wavelength, spectra.wavelength_unit, "the spectra")
+        return spectra
+    if net.wavelength is None:
+        raise DataError(
+            "resampling needs the wavelengths that the network takes, got a network without: give "
+            "Network(..., wavelength=...), or import_network(..., wavelength=...)."
+        )
+    return resample(spectra, net.wavelength, kind=kind, wavelength_unit=net.wavelength_unit)
+
+
+def check_grid(net: Network, n_pixels: int, wavelength: np.ndarray | None, unit: str, name: str) -> None:
+    """Refuse spectra, called `name`, of other pixels than a network takes; what is not known is not compared.
+
+    Raises
+    ------
+    ShapeError
+        They are longer or shorter.
+    DataError
+        A wavelength is off by more than a tenth of a pixel.
+    """
+    advice = "resample them (--resample on the command line, symspec.resample in Python), or train a network on these"
+    if n_pixels != net.n_pixels:
+        raise ShapeError(f"the network takes spectra of {net.n_pixels:,} pixels, got {n_pixels:,} in {name}: {advice}.")
+    if wavelength is None or net.wavelength is None or not unit:
+        return
+    found = convert_wavelength(wavelength, unit, net.wavelength_unit)
+    off = np.abs(found - net.wavelength) / (np.gradient(net.wavelength) if n_pixels > 1 else net.wavelength)
+    if (worst := int(np.argmax(off))) >= 0 and off[worst] > TOLERANCE:
+        raise DataError(
+            f"the network takes spectra from {net.wavelength[0]:.6g} to {net.wavelength[-1]:.6g} "
+            f"{net.wavelength_unit}, got other wavelengths in {name} (pixel {worst}: {found[worst]:.6g} rather than "
+            f"{net.wavelength[worst]:.6g}): {advice}."
+        )
