@@ -184,7 +184,7 @@ class MaxPool1D(_Pool):
         if not is_inside.all():
             lowest = np.where(is_inside, 0, -np.inf)[:, :, None].astype(x.dtype)
             compared = windows + lowest
-        return pt.sum(windows * FirstLargest()(compared), axis=-2)
+        return pt.sum(windows * FirstLargest()(compared), axis=-2, acc_dtype=x.dtype)  # of which one is not zero
 
 
 @dataclass(frozen=True, eq=False)
