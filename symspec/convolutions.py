@@ -27,6 +27,7 @@ Padding = str | int | tuple[int, int]
 DataFormat = Literal["channels_last", "channels_first"]
 DATA_FORMATS = ("channels_last", "channels_first")
 BAND_WIDTH = 128  # columns of the banded matrix: products large enough for BLAS, not many more zeros than entries
+MAX_PLACES = 10**6
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,7 +104,9 @@ class Conv1D(_OverPositions):
         return n * n_out + math.ceil(n / per_window) * self._window_size(per_window) * n_in
 
     def _outputs_per_window(self, n_in: int, n: int) -> int:
-        return int(np.clip(BAND_WIDTH // max(n_in, self.filters), 1, n))
+        """Many for few channels; a kernel of one entry has nothing to share, a very long one would make T large."""
+        most = min(BAND_WIDTH // max(n_in, self.filters), 4 * self._extent - 3, MAX_PLACES // self._extent**2)
+        return int(np.clip(most, 1, n))
 
     def _window_size(self, per_window: int) -> int:
         return (per_window - 1) * self.strides + self._extent
@@ -120,6 +123,8 @@ class Conv1D(_OverPositions):
 
     def _build_band(self, kernel: Symbol, n_in: int, per_window: int) -> Symbol:
         """T of shape (window's positions and channels, outputs per window and filters)."""
+        if per_window == self.dilation == 1:
+            return kernel.reshape((self.kernel_size * n_in, self.filters))
         size = self._window_size(per_window)
         w, b = np.arange(size)[:, None, None], np.arange(per_window)[:, None]
         place = w == b * self.strides + np.arange(self.kernel_size) * self.dilation  # (w, b, k)

@@ -17,10 +17,10 @@ PROGRAM = """
 import os, signal, sys
 import numpy as np
 import symspec as ss
-from symspec import checkpoint, laplace, tangent_stream
+from symspec import checkpoint, laplace_posterior, tangent_stream
 
 structure, folder, result, die_after = sys.argv[1:]
-checkpoint.SECONDS_BETWEEN, laplace.STARS_AT_ONCE, tangent_stream.BLOCK_STARS = 0.0, 16, 16
+checkpoint.SECONDS_BETWEEN, laplace_posterior.STARS_AT_ONCE, tangent_stream.BLOCK_STARS = 0.0, 16, 16
 save, saved = checkpoint.Checkpoint.save, []
 
 def save_and_die(self, stage, state, *, now=True):
