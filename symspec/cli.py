@@ -240,10 +240,11 @@ def info(
     uncertainty: Uncertainty = None,
     read: Reading = None,
 ) -> None:
-    """Tell what a file is: a model with error bars, a network, or spectra."""
+    """Tell what a file is: a model with error bars, a network, also of Keras, PyTorch or The Payne, or spectra."""
     import h5py
 
     from symspec import archives, tables
+    from symspec.importers import describe_file, is_foreign_network
     from symspec.readers import read_spectra
 
     console, kind, has_regression = tables.open_console(), None, False
@@ -257,6 +258,8 @@ def info(
         reg = archives.read_regression(file)[0] if has_regression else None
         net = archives.read_network(file)[0] if reg is None else reg.net
         tables.print_network(console, net, reg, str(file))
+    elif is_foreign_network(file):
+        tables.print_foreign_network(console, describe_file(file), str(file))
     else:
         tables.print_spectra(console, read_spectra(file, **parse_reading(uncertainty, read)), str(file))
 

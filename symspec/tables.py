@@ -19,6 +19,7 @@ from symspec.audit import GROUPS, INSIDE, StructureAudit
 from symspec.calibration import coverage, sigma_mad
 from symspec.certificate import Certificate
 from symspec.flags import Flag
+from symspec.importers import FileDescription
 from symspec.laplace_posterior import LaplacePosterior
 from symspec.networks import Network
 from symspec.prediction import Prediction, standard_deviations
@@ -272,6 +273,29 @@ def print_network(console: Console, net: Network, reg: Regression | None, path: 
     console.print(label_table(net))
     if reg is not None:
         console.print(f"Noise of the labels: {', '.join(f'{sigma:.4g}' for sigma in reg.sigma_noise)}")
+
+
+def foreign_table(description: FileDescription) -> Table:
+    """One row a layer of another program's network, with whether symspec reads it, or one an array without layers."""
+    has_layers = any(row.verdict for row in description.rows)
+    words = ["layer", "kind", "arrays", "read"] if has_layers else ["array", "shape"]
+    numbers = ["out", "numbers"] if has_layers else ["numbers"]
+    table = new_table("Layers" if has_layers else "Arrays", words + numbers, left=len(words))
+    for row in description.rows:
+        arrays = ", ".join(" x ".join(map(str, shape)) or "1" for shape in row.shapes)
+        out = "?" if row.out is None else " x ".join(f"{n:,}" for n in row.out)
+        cells = [row.name, row.kind, arrays, row.verdict, out] if has_layers else [row.name, arrays]
+        table.add_row(*map(escape, cells), f"{row.n_numbers:,}")
+    table.add_section()
+    table.add_row("all", *[""] * (len(table.columns) - 2), f"{sum(row.n_numbers for row in description.rows):,}")
+    return table
+
+
+def print_foreign_network(console: Console, description: FileDescription, path: str) -> None:
+    """All that another program's file of a network says of it."""
+    console.print(f"[bold]{escape(path)}[/]: {escape(description.format)}", soft_wrap=True)
+    console.print(foreign_table(description))
+    console.print(f"In Python: {escape(description.advice)}", soft_wrap=True)
 
 
 def print_spectra(console: Console, spectra: Spectra, path: str) -> None:

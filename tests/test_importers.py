@@ -1,6 +1,5 @@
 """Networks of other programs import by their files alone and predict as a plain NumPy pass through the same arrays."""
 
-import io
 import itertools
 import json
 import os
@@ -17,6 +16,26 @@ import h5py
 import numpy as np
 import pytest
 from conftest import REFERENCE_ACTIVATIONS
+from network_files import (
+    NAMES,
+    SIZES,
+    dense_config,
+    functional,
+    input_config,
+    layer_config,
+    numbers,
+    sequential,
+    state_dict,
+    tensor,
+    torch_arrays,
+    word,
+    write_h5,
+    write_keras,
+    write_layers,
+    write_safetensors,
+    write_torch,
+    write_vars,
+)
 
 from symspec.archives import write_network
 from symspec.compiled import compile_predict
@@ -189,9 +208,6 @@ def test_a_broken_file_of_the_payne_is_refused(rng, tmp_path, change, words):
 # --- networks to write in the layouts of Keras and PyTorch
 
 
-SIZES = (7, 5, 5, 5, 2)  # equal shapes in the middle: an order by name or by shape alone would not do
-
-
 def draw_layers(rng, sizes=SIZES):
     """Kernel (in, out) and bias of each dense layer, float32 as trained networks are."""
     return [
@@ -228,30 +244,6 @@ def path(tmp_path):
 
 
 # --- Keras: weights only
-
-
-NAMES = ("zeta", "dense_10", "dense_2", "alpha")  # neither alphabetical nor numbered in the order of the layers
-
-
-def write_layers(group, layers, names=NAMES, suffix=":0", inner="{0}_2"):
-    """Layout of Keras's `.h5`: names of layers and weights as attributes, whose order is that of the network."""
-    group.attrs["layer_names"] = ["input_1", *names]
-    group.create_group("input_1").attrs["weight_names"] = np.zeros(0)
-    for name, arrays in zip(names, layers, strict=True):
-        words = [f"{inner.format(name)}/{kind}{suffix}" for kind in ("kernel", "bias")][: len(arrays)]
-        group.create_group(name).attrs["weight_names"] = words
-        for word, array in zip(words, arrays, strict=True):
-            group[name][word] = array
-
-
-def write_vars(file, layers, stem="dense", container="layers", names=None):
-    """Layout of Keras 3: groups by class and number."""
-    for i, arrays in enumerate(layers):
-        group = file.create_group(f"{container}/{stem}_{i}/vars" if i else f"{container}/{stem}/vars")
-        if names:
-            group.attrs["name"] = names[i]
-        for key, array in enumerate(arrays):
-            group[str(key)] = array
 
 
 def test_weights_of_keras_2_fill_the_layers_that_are_given(path, layers, net, x):
@@ -344,59 +336,6 @@ def test_the_dense_part_of_a_published_network_imports(path):
 
 
 # --- Keras: whole models
-
-
-def layer_config(class_name, name="a_layer", **config):
-    return {"module": "keras.layers", "class_name": class_name, "config": {"name": name} | config}
-
-
-def dense_config(name, units, activation="linear", use_bias=True):
-    return layer_config("Dense", name, units=units, activation=activation, use_bias=use_bias)
-
-
-def input_config(n, name="input"):
-    return layer_config("InputLayer", name, batch_shape=[None, n])
-
-
-def sequential(*layers):
-    return {"module": "keras", "class_name": "Sequential", "config": {"name": "sequential", "layers": list(layers)}}
-
-
-def functional(*layers, version=3):
-    """A chain of layers, each with the node that leads from the one before it."""
-    chained = []
-    for before, layer in zip((None, *layers), layers, strict=False):
-        nodes = []
-        if before is not None:
-            history = [before["config"]["name"], 0, 0]
-            tensor = {"class_name": "__keras_tensor__", "config": {"shape": [None, 1], "keras_history": history}}
-            nodes = [{"args": [tensor], "kwargs": {}}] if version == 3 else [[[*history, {}]]]
-        chained.append(layer | {"name": layer["config"]["name"], "inbound_nodes": nodes})
-    outputs = [chained[-1]["name"], 0, 0]
-    config = {"name": "functional", "layers": chained, "input_layers": [[chained[0]["name"], 0, 0]]}
-    return {"class_name": "Functional", "config": config | {"output_layers": outputs if version == 3 else [outputs]}}
-
-
-def write_h5(path, model, arrays):
-    """Whole model as `.h5`; `arrays` of each layer by name."""
-    with h5py.File(path, "w") as file:
-        file.attrs["model_config"] = json.dumps(model)
-        file.attrs["keras_version"] = "2.11.0"
-        write_layers(file.create_group("model_weights"), arrays.values(), tuple(arrays))
-
-
-def write_keras(path, model, arrays):
-    """Whole model as `.keras`; groups are by class, which is Dense unless the name says otherwise."""
-    content = io.BytesIO()
-    with h5py.File(content, "w") as file:
-        normalizations = {name: own for name, own in arrays.items() if name.startswith("norm")}
-        dense = {name: own for name, own in arrays.items() if name not in normalizations}
-        write_vars(file, dense.values(), names=list(dense))
-        write_vars(file, normalizations.values(), "normalization", names=list(normalizations))
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("metadata.json", json.dumps({"keras_version": "3.8.0"}))
-        archive.writestr("config.json", json.dumps(model))
-        archive.writestr("model.weights.h5", content.getvalue())
 
 
 WRITERS = pytest.mark.parametrize("write", [write_h5, write_keras], ids=["h5", "keras"])
@@ -520,12 +459,38 @@ REFUSED = {
         layer_config("Lambda", function="import os"),
         ["(Lambda)", "Lambda layers hold code, which is never run"],
     ),
-    "convolution": (layer_config("Conv1D", filters=4), ["(Conv1D)", "symspec has Dense, activations"]),
-    "batch-norm": (layer_config("BatchNormalization"), ["(BatchNormalization)", "fold it into the Dense layer"]),
-    "nested": (sequential(input_config(7)), ["(Sequential)", "add the inner model's layers"]),
-    "noise": (layer_config("GaussianNoise", stddev=1), ["(GaussianNoise)", "acts in training only"]),
-    "own": (layer_config("Dense") | {"module": "my.module"}, ["class of my.module", "whose code is not in the file"]),
+    "unknown": (
+        layer_config("LSTM", units=4),
+        ["(LSTM) is no layer of symspec's: build the network of symspec's layers"],
+    ),
+    "groups": (layer_config("Conv1D", filters=4, kernel_size=3, groups=2), ["(Conv1D) has 2 groups of channels"]),
+    "vector": (layer_config("Conv1D", filters=4, kernel_size=3), ["takes an array (position, channel)", "Reshape"]),
+    "window": (
+        [layer_config("Reshape", target_shape=[7, 1]), layer_config("MaxPooling1D", pool_size=8, padding="valid")],
+        ["a window of 8 positions should fit in 7"],
+    ),
+    "padding": (
+        [layer_config("Reshape", target_shape=[7, 1]), layer_config("AveragePooling1D", padding="reflect")],
+        ["padding should be one of", "reflect"],
+    ),
+    "reshape": (layer_config("Reshape", target_shape=[2, 4]), ["(Reshape) cannot be built", "the sizes differ"]),
+    "permute": (layer_config("Permute", dims=[1, 3, 2]), ["puts axes into the order [1, 3, 2]"]),
+    "rms": (layer_config("LayerNormalization", rms_scaling=True), ["has rms_scaling"]),
+    "norm-axis": (layer_config("LayerNormalization", axis=2), ["has axis 2, where a star's array has 1 axes"]),
+    "multiply": (layer_config("Multiply"), ["(Multiply) is no layer of symspec's"]),
+    "constant": (layer_config("TFOpLambda", function="__operators__.add"), ["adds a constant"]),
+    "operator": (layer_config("TFOpLambda", function="math.exp"), ["calls 'math.exp'"]),
+    "operation": (layer_config("Exp") | {"module": "keras.src.ops.numpy"}, ["(ops.Exp) is no layer of symspec's"]),
+    "own": (
+        layer_config("Dense") | {"module": "my.module"},
+        ["(my.module>Dense) is of a class that is not Keras's own", "whose code is not in the file and is never run"],
+    ),
     "registered": (layer_config("Dense") | {"registered_name": "mine>Dense"}, ["mine>Dense"]),
+    "disguised": (layer_config("Add") | {"module": "ops"}, ["(ops>Add) is of a class that is not Keras's own"]),
+    "activation-class": (
+        layer_config("Activation", activation=layer_config("ReLU") | {"module": "mine"}),
+        ["the activation 'mine>ReLU'"],
+    ),
     "function": (layer_config("Activation", activation={"class_name": "function", "config": "evil"}), ["'evil'"]),
     "hard-sigmoid": (layer_config("Activation", activation="hard_sigmoid"), ["'hard_sigmoid'", "symspec has linear"]),
     "gelu": (layer_config("Activation", activation="gelu_tanh"), ["activation 'gelu_tanh'"]),
@@ -537,7 +502,8 @@ REFUSED = {
     "no-rate": (layer_config("Dropout", rate=1.5), ["rate should be at least 0 and below 1"]),
     "lengths": (layer_config("Rescaling", scale=[1.0, 2.0], offset=0.0), ["1 or 7 numbers as scale, got 2"]),
     "variance": (layer_config("Normalization", mean=0.0, variance=-1.0), ["variances of at least 0"]),
-    "statistics": (layer_config("Normalization"), ["should have mean and variance of 7 features, got nothing"]),
+    "statistics": (layer_config("Normalization"), ["should have the arrays mean and variance, got fewer"]),
+    "infinite": (layer_config("LeakyReLU", negative_slope=float("inf")), ["a number as negative_slope, got inf"]),
     "no-arrays": (dense_config("lost", 5), ["shapes [(7, 5), (5,)], got nothing"]),
     "units": (dense_config("lost", "5"), ["(Dense)"]),
 }
@@ -545,13 +511,14 @@ REFUSED = {
 
 @pytest.mark.parametrize(("layer", "words"), REFUSED.values(), ids=REFUSED)
 def test_layers_that_symspec_has_not_are_refused_by_name(path, layers, layer, words):
-    write_h5(path, sequential(input_config(7), layer, *chain()[1:]), dict(zip(NAMES, layers, strict=True)))
+    listed = layer if isinstance(layer, list) else [layer]
+    write_h5(path, sequential(input_config(7), *listed, *chain()[1:]), dict(zip(NAMES, layers, strict=True)))
     with pytest.raises(FileFormatError) as error:
         import_network(path)
     assert [word for word in words if word not in str(error.value)] == []
 
 
-def test_models_that_are_no_chains_are_refused(path, layers):
+def test_models_whose_layers_hang_together_otherwise_are_refused(path, layers):
     arrays = dict(zip(NAMES, layers, strict=True))
 
     def refusal(change, version=3):
@@ -562,21 +529,28 @@ def test_models_that_are_no_chains_are_refused(path, layers):
             import_network(path)
         return str(error.value)
 
-    assert "takes its input from dense_10, zeta" in refusal(
-        lambda config, la: la[3]["inbound_nodes"].append(la[2]["inbound_nodes"][0])
+    def node(layer):
+        return layer["inbound_nodes"][0]
+
+    twice = functional(*chain(), sources={"alpha": ["dense_2", "dense_10"]})["config"]["layers"][4]
+    assert "'alpha' (Dense) takes 2 inputs" in refusal(lambda config, la: la[4].update(twice))
+    assert "outputs zeta, got dense_10" in refusal(lambda config, la: config.update(output_layers=["zeta", 0, 0]))
+    assert "'second' (InputLayer) takes its input from nothing" in refusal(
+        lambda config, la: la.append(input_config(3, name="second"))
     )
-    assert "a branch" in refusal(lambda config, la: la[3].update(inbound_nodes=la[2]["inbound_nodes"]))
-    assert "one chain of layers" in refusal(lambda config, la: config.update(output_layers=["zeta", 0, 0]))
-    assert "one input, got 2" in refusal(lambda config, la: la.append(input_config(3, "second")))
-    assert "one input, got 0" in refusal(lambda config, la: la.pop(0))
-    assert "random at every call" in refusal(lambda c, la: la[2]["inbound_nodes"][0]["kwargs"].update(training=True))
-    assert "random at every call" in refusal(lambda c, la: la[2]["inbound_nodes"][0][0][3].update(training=True), 2)
+    assert "takes its input from input" in refusal(lambda config, la: (la.pop(0), config.update(input_layers=[])))
+    assert "from its own output" in refusal(lambda config, la: la[1].update(inbound_nodes=la[4]["inbound_nodes"]))
+    assert "should have inputs and outputs" in refusal(lambda config, la: config.update(output_layers=["gone", 0, 0]))
+    assert "output 1 of layer" in refusal(lambda config, la: config.update(output_layers=["alpha", 0, 1]))
+    assert "random at every call" in refusal(lambda config, la: node(la[2])["kwargs"].update(training=True))
+    assert "random at every call" in refusal(lambda config, la: node(la[2])[0][3].update(training=True), 2)
     write_h5(path, {"class_name": "MyModel", "config": {}}, arrays)
     with pytest.raises(FileFormatError, match=r"type Sequential, Functional, Model, got 'MyModel'.*give net="):
         import_network(path)
-    write_h5(path, sequential(layer_config("InputLayer", batch_shape=[None, 7, 1]), *chain()[1:]), arrays)
-    with pytest.raises(FileFormatError, match=r"inputs of shape \(star, pixel\), got \[None, 7, 1\]"):
-        import_network(path)
+    for shape in ([None], [None, None], [None, None, 1], [None, "7"], [None, 0]):
+        write_h5(path, sequential(layer_config("InputLayer", batch_shape=shape), *chain()[1:]), arrays)
+        with pytest.raises(FileFormatError, match=r"inputs of shape \(star, pixel\) or .* with known lengths, got \["):
+            import_network(path)
 
 
 def test_the_layers_given_stand_in_for_a_description_that_cannot_be_read(path, layers, net, x):
@@ -596,54 +570,6 @@ def test_groups_that_are_of_other_layers_are_refused(path, layers):
 
 
 # --- PyTorch
-
-
-def tensor(array, key, kind="FloatStorage", size=None, offset=0, strides=None):
-    """Pickle of one tensor as torch.save writes it (protocol 2, without the memo)."""
-    shape = array.shape
-    if strides is None:
-        strides = tuple(step // array.itemsize for step in np.ascontiguousarray(array).strides)
-    storage = b"(" + word("storage") + b"ctorch\n" + kind.encode() + b"\n" + word(str(key)) + word("cpu")
-    storage += number(array.size if size is None else size) + b"tQ"
-    return (
-        b"ctorch._utils\n_rebuild_tensor_v2\n(" + storage + number(offset) + numbers(shape) + numbers(strides)
-        + b"\x89ccollections\nOrderedDict\n)RtR"
-    )  # fmt: skip
-
-
-def word(text):
-    return b"X" + struct.pack("<I", len(text)) + text.encode()
-
-
-def number(value):
-    return b"J" + struct.pack("<i", value) if value < 2**31 else b"\x8a\x08" + struct.pack("<q", value)
-
-
-def numbers(values):
-    return b"(" + b"".join(map(number, values)) + b"t"
-
-
-def state_dict(items, metadata=True):
-    content = b"\x80\x02ccollections\nOrderedDict\n)R(" + b"".join(word(k) + v for k, v in items.items()) + b"u"
-    return content + (b"}" + word("_metadata") + b"}sb" if metadata else b"") + b"."
-
-
-def write_torch(path, content, storages, byteorder=b"little", **options):
-    with zipfile.ZipFile(path, "w", **options) as archive:
-        archive.writestr("model/data.pkl", content)
-        archive.writestr("model/byteorder", byteorder)
-        for key, numbers_ in storages.items():
-            archive.writestr(f"model/data/{key}", numbers_)
-        archive.writestr("model/version", b"3\n")
-
-
-def torch_arrays(layers, names=None):
-    names = names or [str(2 * i) for i in range(len(layers))]
-    return {
-        f"{name}.{kind}": np.ascontiguousarray(array)
-        for name, (kernel, bias) in zip(names, layers, strict=True)
-        for kind, array in (("weight", kernel.T), ("bias", bias))
-    }
 
 
 TYPES = {
@@ -730,22 +656,6 @@ def test_kernels_that_are_not_turned_are_explained(path, layers, net):
 
 
 # --- safetensors
-
-
-SAFE = {np.dtype("f4"): "F32", np.dtype("f8"): "F64", np.dtype("f2"): "F16"}
-
-
-def write_safetensors(path, arrays, metadata=True):
-    """Tensors sorted by name, as the format's own writer has them; values are arrays or (type, array)."""
-    header, data = ({"__metadata__": {"format": "pt"}} if metadata else {}), b""
-    for name, array in sorted(arrays.items()):
-        kind, array = array if isinstance(array, tuple) else (SAFE[array.dtype], array)
-        span = [len(data), len(data) + array.nbytes]
-        header[name] = {"dtype": kind, "shape": list(array.shape), "data_offsets": span}
-        data += array.tobytes()
-    words = json.dumps(header).encode()
-    words += b" " * (-len(words) % 8)
-    path.write_bytes(struct.pack("<Q", len(words)) + words + data)
 
 
 @pytest.mark.parametrize("dtype", ["f4", "f8", "f2"])

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import zipfile
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,23 +12,22 @@ from symspec.archives import is_archive
 from symspec.archives import read_network as read_archived_network
 from symspec.checks import as_float_array
 from symspec.compiled import compile_predict
-from symspec.errors import DataError, FileFormatError, OptionError, ShapeError
+from symspec.errors import DataError, OptionError, ShapeError
+from symspec.importers.file_kinds import find_kind
 from symspec.importers.keras_files import import_keras, import_keras_hdf5
-from symspec.importers.matching import bytes_allowed, reading
 from symspec.importers.payne import PAYNE_ACTIVATIONS, import_payne
 from symspec.importers.safetensors_files import import_safetensors
-from symspec.importers.torch_files import import_torch
+from symspec.importers.torch_files import import_torch, refuse_positions_first
 from symspec.networks import Network
 
 Imported = tuple[Network, np.ndarray]
-_HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 _IMPORTERS = {
     "keras": import_keras,
     "keras_hdf5": import_keras_hdf5,
     "torch": import_torch,
     "safetensors": import_safetensors,
 }
-_KNOWN = "a network of The Payne (npz), Keras (.keras, .h5) or PyTorch (.pt, .safetensors)"
+_CHANNELS_FIRST = ("torch", "safetensors")
 _FLOAT32 = 1e-5  # of the largest output; sums over many inputs are given what they lose in float32 besides
 
 
@@ -46,14 +43,21 @@ def import_network(
 ) -> Imported:
     """Read a trained network of another program, of which nothing need be installed and nothing is run.
 
+    The flux of a whole Keras model is one flat vector: inputs of shape (pixel, channel) are made of it, the channel
+    varying fastest, and several inputs, say a spectrum and photometry, lie in it in the order of the model's inputs.
+    Several outputs follow each other in the same way.
+
     Parameters
     ----------
     path : str or path
         The Payne's npz; Keras's `.keras`, whole or weights-only `.h5` and `.weights.h5`; PyTorch's state_dict, `.pt`
         or `.safetensors`. The content decides, not the name.
     net : Network, optional
-        The layers that the file was trained with: needed where a file holds weights only. For a whole Keras model
-        its own description is then left unread.
+        The layers that the file was trained with: needed where a file holds weights only. Arrays are matched by their
+        order and shapes, which cannot tell branches that are alike: `check` can. For a whole Keras model its own
+        description is then left unread. The moments of its BatchNorm layers, `np.zeros(c), np.ones(c)`, only
+        hold the place of those in the file. For PyTorch, whose arrays are (channel, position), give
+        data_format="channels_first" to what slides over positions, and axis=0 and epsilon=1e-5 to BatchNorm.
     label_names, label_units : sequence of str, optional
         One an output; default those of `net`, or label_0, label_1, ... without units.
     check : pair of array_like, optional
@@ -67,6 +71,7 @@ def import_network(
     Returns
     -------
     Network
+        `net` where it was given, with the moments of the file.
     theta : numpy.ndarray, shape (param,)
         The weights as float64.
 
@@ -95,6 +100,8 @@ def import_network(
             read, theta = import_payne(path, activation=candidate, pixels=pixels)
         else:
             read, theta = _IMPORTERS[kind](path, net)
+            if check is None and kind in _CHANNELS_FIRST:
+                refuse_positions_first(path, read)
         read = _rename(read, label_names, label_units)
         if (failure := _compare(path, read, theta, check)) is None:
             return read, theta
@@ -129,62 +136,10 @@ def read_network(path: str | os.PathLike[str], **options: Any) -> Imported:
     return read_archived_network(path)
 
 
-def find_kind(path: str | os.PathLike[str]) -> str:
-    """Tell a file of weights by its content.
-
-    Returns
-    -------
-    str
-        "payne", "keras", "keras_hdf5", "torch" or "safetensors".
-
-    Raises
-    ------
-    FileNotFoundError, FileFormatError
-        There is nothing, or nothing that is understood.
-    """
-    path = Path(path)
-    if not path.exists():
-        raise FileNotFoundError(f"{path} should be a file, got nothing there: check the path and its spelling.")
-    if not path.is_file() and not path.is_dir():
-        raise FileFormatError(f"{path} should be a file of {_KNOWN}, got no regular file: give another.")
-    if path.is_dir():
-        advice = "of a TensorFlow SavedModel, save it again as model.save('model.keras')"
-        raise FileFormatError(f"{path} should be a file of {_KNOWN}, got a directory: {advice}.")
-    with reading(path, "a file"), path.open("rb") as stream:
-        start = stream.read(4096)
-    if any(start[offset:].startswith(_HDF5_MAGIC) for offset in (0, 512, 1024, 2048)):
-        return "keras_hdf5"
-    if start.startswith(b"PK\x03\x04"):
-        return _find_kind_of_zip(path)
-    if start[8:9] == b"{" and start[5:8] == b"\0\0\0":
-        return "safetensors"
-    got = f"a file that starts with {start[:8]!r}"
-    advice = "it may be truncated, or of another format"
-    if start.startswith(b"\x80"):
-        got, advice = "a bare pickle, which is never opened", "save it with torch.save of PyTorch 1.6 or newer"
-    raise FileFormatError(f"{path} should be {_KNOWN}, got {got}: {advice}.")
-
-
-def _find_kind_of_zip(path: Path) -> str:
-    with reading(path, f"a zip file of {_KNOWN}"), zipfile.ZipFile(path) as archive:
-        held = {info.filename: info.file_size for info in archive.infolist()}
-    if (total := sum(held.values())) > bytes_allowed(path):
-        raise FileFormatError(
-            f"{path} should unpack to {bytes_allowed(path):,} bytes at most, got a claim of {total:,} in a file of "
-            f"{path.stat().st_size:,}: it is damaged, or made to fill the memory."
-        )
-    if "config.json" in held or "model.weights.h5" in held:
-        return "keras"
-    if "w_array_0.npy" in held:
-        return "payne"
-    if any(name.split("/")[1:] == ["data.pkl"] for name in held):
-        return "torch"
-    raise FileFormatError(f"{path} should be {_KNOWN}, got a zip file of {', '.join(list(held)[:8])}: give another.")
-
-
 def _rename(net: Network, names: Sequence[str] | None, units: Sequence[str] | None) -> Network:
     names, units = net.label_names if names is None else names, net.label_units if units is None else units
-    return Network(net.layers, net.n_pixels, label_names=names, label_units=units)
+    grid = {"wavelength": net.wavelength, "wavelength_unit": net.wavelength_unit}
+    return Network(net.layers, net.n_pixels, label_names=names, label_units=units, **grid)
 
 
 def _compare(

@@ -52,6 +52,13 @@ class WeightFile:
 
         return isinstance(self.archive.find(name), h5py.Group)
 
+    def identity(self, name: str) -> object:
+        """What is the same for all names of one group."""
+        import h5py
+
+        info = h5py.h5o.get_info(self.archive.find(name).id)
+        return info.fileno, info.addr
+
     def children(self, name: str) -> list[str]:
         """What lies in a group, in the order in which Keras numbered it."""
         if not self.is_group(name):

@@ -1,21 +1,39 @@
-"""Keras's description of a model (JSON) as layers of symspec; nothing that it names is imported or run."""
+"""Keras's layers as symspec's: one table, BUILDERS, of what to build for each class.
+
+A new layer takes a function here, a line in BUILDERS, and one in VARIABLES if it has arrays. Layers that join several
+are in `keras_graphs`.
+"""
 
 from __future__ import annotations
 
-import os
+import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from symspec.convolutions import AveragePool1D, Conv1D, GlobalAveragePool1D, MaxPool1D, ZeroPadding1D
 from symspec.errors import FileFormatError
+from symspec.importers.keras_description import BUILD, KerasLayer, read_inner
 from symspec.importers.matching import StoredArray, read_finite
-from symspec.layers import Activation, Dense, Dropout, Layer, Standardize, Unstandardize
+from symspec.layers import Activation, Dense, Dropout, Layer, Shape, Standardize, Unstandardize
+from symspec.normalizations import BatchNorm, LayerNorm
+from symspec.shaping import Flatten, Permute, Reshape, Slice
 
-MODELS = ("Sequential", "Functional", "Model")
-LARGEST = 2**24  # features of one layer
+Arrays = Sequence[StoredArray]
+Builder = Callable[[KerasLayer, Shape, Arrays], list[Layer]]
 _EPSILON = 1e-7  # the least standard deviation of Normalization
+_MOST_SCALED = 2**22  # numbers of a star
+
+# the arrays of each class that has any, in Keras's order: those that are trained, and those that are not
+VARIABLES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "Dense": (("kernel", "bias"), ()),
+    "Conv1D": (("kernel", "bias"), ()),
+    "BatchNormalization": (("gamma", "beta"), ("moving_mean", "moving_variance")),
+    "LayerNormalization": (("gamma", "beta"), ()),
+    "Normalization": ((), ("mean", "variance", "count")),
+}
+_OPTION_OF = {"bias": "use_bias", "gamma": "scale", "beta": "center"}
 
 # Keras's functions by name, with the options that it means when none are written
 ACTIVATIONS: dict[str, tuple[str, dict[str, float]]] = {
@@ -26,209 +44,88 @@ ACTIVATIONS: dict[str, tuple[str, dict[str, float]]] = {
     "swish": ("silu", {}),
     "relu6": ("clip", {"minimum": 0.0, "maximum": 6.0}),
 }
-_GENERAL = "symspec has Dense, activations, Dropout, Normalization and Rescaling, so import another model"
 _ADVICE = {
     "Lambda": "Lambda layers hold code, which is never run: replace it by Rescaling or Activation, or give net= with "
     "layers of symspec that do the same",
-    "BatchNormalization": "fold it into the Dense layer before it, kernel * s and (bias - mean) * s + beta with "
-    "s = gamma / sqrt(variance + epsilon), and save the model without it",
-    **dict.fromkeys(MODELS, "add the inner model's layers to the outer model one by one and save it again"),
-    **dict.fromkeys(
-        ("GaussianNoise", "GaussianDropout", "AlphaDropout"), "it acts in training only, so save the model without it"
-    ),
 }
 
 
-@dataclass(frozen=True)
-class KerasLayer:
-    """One layer as Keras describes it."""
+def build_layers(layer: KerasLayer, shape: Shape, arrays: Arrays) -> list[Layer]:
+    """Layers of symspec that do what one of Keras does after training; none where that is nothing.
 
-    path: str | os.PathLike[str]
-    class_name: str
-    name: str
-    config: Mapping[str, Any]
-    inbound: Any = None
-
-    def refusal(self, what: str, advice: str = _GENERAL) -> FileFormatError:
-        """Error about this layer, to be raised."""
-        return FileFormatError(f"{self.path}: layer {self.name!r} ({self.class_name}) {what[:500]}: {advice}.")
-
-    def number(self, key: str, default: float | None = None) -> float:
-        """One number of the description."""
-        value = self.config.get(key, default)
-        if isinstance(value, Mapping):  # as NumPy's numbers were once written
-            value = value.get("value", value)
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise self.refusal(f"should have a number as {key}, got {value!r}")
-        return float(value)
-
-    def numbers(self, key: str, n: int) -> np.ndarray:
-        """One number for each of `n` features, of a number or a list of as many."""
-        try:
-            value = np.asarray(self.config[key], np.float64).ravel()
-        except (KeyError, TypeError, ValueError) as error:
-            raise self.refusal(f"should have numbers as {key}, got {self.config.get(key)!r}") from error
-        return self.spread(value, key, n)
-
-    def spread(self, value: np.ndarray, key: str, n: int) -> np.ndarray:
-        """One number for each of `n` features."""
-        if value.size not in (1, n):
-            raise self.refusal(f"should have 1 or {n} numbers as {key}, got {value.size}")
-        return np.broadcast_to(value.ravel(), (n,))
-
-
-def read_layers(path: str | os.PathLike[str], model: Any) -> list[KerasLayer]:
-    """Take the list of layers out of a model's description, in its order."""
-    class_name = model.get("class_name") if isinstance(model, Mapping) else None
-    if class_name not in MODELS:
-        raise FileFormatError(
-            f"{path} should be a model of type {', '.join(MODELS)}, got {class_name!r}: a model written as a class "
-            "has its layers in code, which is not in the file; give net= with the layers that it has."
-        )
-    config = model["config"]
-    listed = config if isinstance(config, list) else config["layers"]
-    return [_read_layer(path, entry) for entry in listed]
-
-
-def _read_layer(path: str | os.PathLike[str], entry: Mapping[str, Any]) -> KerasLayer:
-    config = entry["config"]
-    layer = KerasLayer(
-        path,
-        str(entry["class_name"]),
-        str(config.get("name", entry.get("name"))),
-        config,
-        entry.get("inbound_nodes"),
-    )
-    module = entry.get("module") or "keras"
-    registered = entry.get("registered_name") or layer.class_name
-    if str(module).partition(".")[0] not in ("keras", "tf_keras", "tensorflow") or registered != layer.class_name:
-        raise layer.refusal(f"is a class of {module} ({registered}), whose code is not in the file")
-    return layer
-
-
-def order_chain(path: str | os.PathLike[str], model: Mapping[str, Any], layers: Sequence[KerasLayer]) -> list:
-    """Layers from input to output; refuses branches, layers used twice and further inputs or outputs."""
-    if model["class_name"] == "Sequential":
-        return list(layers)
-    sources = {layer.name: _find_sources(layer) for layer in layers}
-    by_name = {layer.name: layer for layer in layers}
-    after = {}
-    for name, source in sources.items():
-        if source is not None and after.setdefault(source, name) != name:
-            raise by_name[name].refusal(
-                f"shares its input with {after[source]!r}, a branch", "symspec's networks are chains of layers"
-            )
-    starts = [name for name, source in sources.items() if source is None]
-    if len(starts) != 1:
-        raise FileFormatError(f"{path} should have one input, got {len(starts)} ({', '.join(starts[:8])}).")
-    chain = [by_name[starts[0]]]
-    while chain[-1].name in after:
-        chain.append(by_name[after[chain[-1].name]])
-        if len(chain) > len(layers):
-            break
-    outputs = _find_tensors(model["config"].get("output_layers"))
-    if len(chain) != len(layers) or outputs != [chain[-1].name]:
-        raise FileFormatError(
-            f"{path} should be one chain of layers from input to output, got {len(layers)} layers and the outputs "
-            f"{', '.join(outputs)}: import a model that ends at its last layer."
-        )
-    return chain
-
-
-def _find_sources(layer: KerasLayer) -> str | None:
-    """Name of the one layer that this one takes its input from; None for the input."""
-    nodes = layer.inbound or []
-    if layer.class_name == "InputLayer":
-        return None
-    tensors = _find_tensors(nodes)
-    if len(tensors) != 1:
-        raise layer.refusal(
-            f"takes its input from {', '.join(tensors) or 'nothing'}", "symspec's networks are chains of layers"
-        )
-    if _is_training(nodes):
-        raise layer.refusal(
-            "is called with training=True, so that its output is random at every call",
-            "save the model with the layer called as usual",
-        )
-    return tensors[0]
-
-
-def _find_tensors(node: Any) -> list[str]:
-    """Names of the layers that a node refers to: [name, 0, 0, ...] of Keras 2, "keras_history" of Keras 3."""
-    if isinstance(node, Mapping):
-        if "keras_history" in node:
-            return [str(node["keras_history"][0])]
-        return [name for value in node.values() for name in _find_tensors(value)]
-    if isinstance(node, list):
-        if len(node) >= 3 and isinstance(node[0], str) and all(isinstance(i, int) for i in node[1:3]):
-            return [node[0], *(name for value in node[3:] for name in _find_tensors(value))]
-        return [name for value in node for name in _find_tensors(value)]
-    return []
-
-
-def _is_training(node: Any) -> bool:
-    """Whether a call asks for the random behaviour of training."""
-    if isinstance(node, Mapping):
-        return node.get("training") is True or any(_is_training(value) for value in node.values())
-    return isinstance(node, list) and any(_is_training(value) for value in node)
-
-
-def find_n_features(
-    path: str | os.PathLike[str], model: Mapping[str, Any], chain: Sequence[KerasLayer], first: StoredArray | None
-) -> int:
-    """Features of one input, from whichever place says it; `first` is the first kernel."""
-    config = model["config"]
-    shapes = [layer.config.get(key) for layer in chain[:1] for key in ("batch_shape", "batch_input_shape")]
-    shapes += [config.get("build_input_shape")] if isinstance(config, Mapping) else []
-    shape = next((shape for shape in shapes if shape), None)
-    if isinstance(shape, list) and len(shape) == 1 and isinstance(shape[0], list):
-        shape = shape[0]
-    if shape is None and first is not None and len(first.shape) == 2:
-        shape = [None, first.shape[0]]
-    n = shape[-1] if isinstance(shape, list) and len(shape) == 2 else None
-    if isinstance(n, bool) or not isinstance(n, int) or not 0 < n <= LARGEST:
-        raise FileFormatError(
-            f"{path} should take inputs of shape (star, pixel), got {shape}: symspec's layers see one vector a star, "
-            "without axes of steps or channels."
-        )
-    return n
-
-
-# --- one layer
-
-
-def build_layers(layer: KerasLayer, n: int, arrays: Sequence[StoredArray]) -> tuple[list[Layer], list[StoredArray]]:
-    """Layers of symspec for one of Keras, for `n` features in, and the arrays that are their parameters.
+    Parameters
+    ----------
+    layer : KerasLayer
+        Of a class in `BUILDERS`.
+    shape : tuple of int
+        Of one star's array that it sees.
+    arrays : sequence of StoredArray
+        Its own, of `VARIABLES`.
 
     Raises
     ------
     FileFormatError
-        symspec has no such layer; the message says what to do.
+        symspec's layers have no such options; the message says what to do.
     """
-    if layer.class_name not in _BUILDERS:
-        advice = _ADVICE.get(layer.class_name)
-        general = f"{_GENERAL}, or give net= if layers of these do the same"
-        raise layer.refusal("is no layer of symspec's", advice or general)
-    return _BUILDERS[layer.class_name](layer, n, arrays)
+    with layer.refusing():
+        return BUILDERS[layer.class_name](layer, shape, arrays)
 
 
-def _build_dense(layer: KerasLayer, n: int, arrays: Sequence[StoredArray]) -> tuple[list[Layer], list[StoredArray]]:
-    units, use_bias = layer.config.get("units"), layer.config.get("use_bias", True)
-    want = [(n, units), (units,)] if use_bias else [(n, units)]
-    if [array.shape for array in arrays] != want:
-        found = ", ".join(f"{a.name} {a.shape}" for a in arrays) or "nothing"
-        raise layer.refusal(f"should have arrays of shapes {want}, got {found}", "the file is damaged or quantized")
-    return [Dense(units, bool(use_bias)), *_build_function(layer)], list(arrays)
+def refuse_class(layer: KerasLayer) -> FileFormatError:
+    """Error about a class that symspec has no layers for, to be raised."""
+    if ">" in layer.class_name:
+        return layer.refusal("is of a class that is not Keras's own, whose code is not in the file and is never run")
+    return layer.refusal("is no layer of symspec's", _ADVICE.get(layer.class_name, BUILD))
 
 
-def _build_function(layer: KerasLayer) -> list[Layer]:
+def count_variables(layer: KerasLayer) -> tuple[int, int]:
+    """How many arrays a layer has that are trained, and that are not."""
+    if layer.class_name == "Normalization" and layer.config.get("mean") is not None:
+        return 0, 0
+    trained, fixed = VARIABLES.get(layer.class_name, ((), ()))
+    n = sum(layer.flag(_OPTION_OF[name]) if name in _OPTION_OF else True for name in trained)
+    return (n, len(fixed)) if layer.flag("trainable") else (0, n + len(fixed))
+
+
+# --- layers with kernels
+
+
+def _build_dense(layer: KerasLayer, shape: Shape, arrays: Arrays) -> list[Layer]:
+    return [Dense(layer.count("units"), layer.flag("use_bias")), *build_function(layer)]
+
+
+def _build_convolution(layer: KerasLayer, shape: Shape, arrays: Arrays) -> list[Layer]:
+    if (groups := layer.count("groups", 1)) != 1:
+        raise layer.refusal(f"has {groups} groups of channels", "symspec's convolutions see all channels: use groups=1")
+    convolution = Conv1D(
+        layer.count("filters"),
+        layer.count("kernel_size"),
+        strides=layer.count("strides", 1),
+        padding=layer.config.get("padding", "valid"),
+        dilation=layer.count("dilation_rate", 1),
+        use_bias=layer.flag("use_bias"),
+        data_format=_find_format(layer),
+    )
+    return [convolution, *build_function(layer)]
+
+
+def _find_format(layer: KerasLayer) -> Any:
+    return layer.config.get("data_format") or "channels_last"
+
+
+# --- activations
+
+
+def build_function(layer: KerasLayer) -> list[Layer]:
     """Activation that a layer names: a word, or a layer of its own."""
     function = layer.config.get("activation") or "linear"
-    if isinstance(function, Mapping) and function.get("class_name") in _ACTIVATION_LAYERS:
-        inner = {**function, "config": {"name": layer.name, **function["config"]}}
-        return _ACTIVATION_LAYERS[function["class_name"]](_read_layer(layer.path, inner))
-    if isinstance(function, Mapping):
-        function = function.get("config") if isinstance(function.get("config"), str) else function.get("class_name")
+    if isinstance(function, Mapping) and isinstance(function.get("config"), Mapping):
+        inner = read_inner(layer, function)
+        if inner.class_name in _ACTIVATION_LAYERS:
+            return _ACTIVATION_LAYERS[inner.class_name](inner)
+        function = inner.class_name
+    elif isinstance(function, Mapping):
+        function = function.get("config")
     if function not in ACTIVATIONS:
         raise layer.refusal(f"has the activation {function!r}", f"symspec has {', '.join(ACTIVATIONS)}")
     name, options = ACTIVATIONS[function]
@@ -251,48 +148,177 @@ def _build_relu(layer: KerasLayer) -> list[Layer]:
 
 
 _ACTIVATION_LAYERS: dict[str, Callable[[KerasLayer], list[Layer]]] = {
-    "Activation": _build_function,
+    "Activation": build_function,
     "ReLU": _build_relu,
     "LeakyReLU": _build_leaky_relu,
     "ELU": lambda layer: [Activation("elu", {"alpha": layer.number("alpha", 1.0)})],
 }
 
 
-def _build_normalization(
-    layer: KerasLayer, n: int, arrays: Sequence[StoredArray]
-) -> tuple[list[Layer], list[StoredArray]]:
-    axis = layer.config.get("axis", -1)
-    if axis not in (None, -1, 1, [], [-1], [1]):
-        raise layer.refusal(f"has axis {axis}, where features lie along the last one")
+# --- pools and shapes
+
+
+def _build_pool(kind: Callable[..., Layer]) -> Builder:
+    def build(layer: KerasLayer, shape: Shape, arrays: Arrays) -> list[Layer]:
+        size = layer.count("pool_size", 2)
+        strides = size if layer.config.get("strides") is None else layer.count("strides")
+        padding = layer.config.get("padding", "valid")
+        return [kind(size, strides, padding=padding, data_format=_find_format(layer))]
+
+    return build
+
+
+def _build_global_average(layer: KerasLayer, shape: Shape, arrays: Arrays) -> list[Layer]:
+    pool = GlobalAveragePool1D(_find_format(layer))
+    return [pool, Reshape(_keep_positions(layer, shape))] if layer.config.get("keepdims") else [pool]
+
+
+def _build_global_max(layer: KerasLayer, shape: Shape, arrays: Arrays) -> list[Layer]:
+    n_positions = math.prod(shape) // math.prod(_keep_positions(layer, shape))
+    pool = MaxPool1D(n_positions, data_format=_find_format(layer))
+    return [pool] if layer.config.get("keepdims") else [pool, Flatten()]
+
+
+def _keep_positions(layer: KerasLayer, shape: Shape) -> Shape:
+    """Shape with one position in place of all."""
+    return (1, *shape[1:]) if _find_format(layer) == "channels_last" else (*shape[:-1], 1)
+
+
+def _build_zeros(layer: KerasLayer, shape: Shape, arrays: Arrays) -> list[Layer]:
+    padding = layer.config.get("padding", 1)
+    padding = tuple(padding) if isinstance(padding, list) else padding
+    return [ZeroPadding1D(padding, data_format=_find_format(layer))]
+
+
+def _build_cropping(layer: KerasLayer, shape: Shape, arrays: Arrays) -> list[Layer]:
+    before, after = layer.config.get("cropping", (1, 1))
+    return [Slice(before, shape[0] - after)]
+
+
+def _build_flatten(layer: KerasLayer, shape: Shape, arrays: Arrays) -> list[Layer]:
+    if len(shape) == 1:
+        return []
+    return [Permute(), Flatten()] if _find_format(layer) == "channels_first" else [Flatten()]
+
+
+def _build_reshape(layer: KerasLayer, shape: Shape, arrays: Arrays) -> list[Layer]:
+    target = layer.config["target_shape"]
+    known = math.prod(n for n in target if n != -1)
+    return [Reshape(tuple(math.prod(shape) // known if n == -1 else n for n in target))]
+
+
+def _build_permute(layer: KerasLayer, shape: Shape, arrays: Arrays) -> list[Layer]:
+    order = list(layer.config["dims"])
+    if order == list(range(1, len(shape) + 1)):
+        return []
+    if order != [2, 1]:
+        raise layer.refusal(f"puts axes into the order {order}", "symspec exchanges two axes")
+    return [Permute()]
+
+
+# --- normalizations and scalings
+
+
+def _build_batch_norm(layer: KerasLayer, shape: Shape, arrays: Arrays) -> list[Layer]:
+    axes, n_channels = layer.axes("axis", len(shape)), arrays[-1].shape if arrays else (0,)
+    if axes not in ([0], [len(shape) - 1]):
+        raise layer.refusal(f"has the axes {axes} of {shape}", "symspec normalises the first axis or the last one")
+    axis = -1 if axes == [len(shape) - 1] else 0
+    flags = {"scale": layer.flag("scale"), "center": layer.flag("center"), "axis": axis}
+    return [BatchNorm(np.zeros(n_channels), np.ones(n_channels), layer.number("epsilon", 1e-3), **flags)]
+
+
+def _build_layer_norm(layer: KerasLayer, shape: Shape, arrays: Arrays) -> list[Layer]:
+    if layer.config.get("rms_scaling"):
+        raise layer.refusal("has rms_scaling, which divides without taking the mean off")
+    axes, rank = layer.axes("axis", len(shape)), len(shape)
+    flags = {"scale": layer.flag("scale"), "center": layer.flag("center"), "n_axes": len(axes)}
+    norm = LayerNorm(layer.number("epsilon", 1e-3), **flags)
+    if axes == list(range(rank - len(axes), rank)):
+        return [norm]
+    if (axes, rank) == ([0], 2):
+        return [Permute(), norm, Permute()]
+    raise layer.refusal(f"has the axes {axes} of {shape}", "symspec normalises the last axes")
+
+
+def _build_normalization(layer: KerasLayer, shape: Shape, arrays: Arrays) -> list[Layer]:
     if layer.config.get("mean") is not None:
-        mean, variance = layer.numbers("mean", n), layer.numbers("variance", n)
-    elif len(arrays) < 2 or any(array.shape not in ((), (1,), (n,), (1, n)) for array in arrays[:2]):
-        found = ", ".join(f"{a.name} {a.shape}" for a in arrays) or "nothing"
-        raise layer.refusal(f"should have mean and variance of {n} features, got {found}", "the file is damaged")
+        mean, variance = (_read_option(layer, key) for key in ("mean", "variance"))
+    elif len(arrays) < 2:
+        raise layer.refusal("should have the arrays mean and variance, got fewer", "the file is damaged")
     else:
-        mean, variance = (layer.spread(read_finite(layer.path, a), "mean", n) for a in arrays[:2])
+        mean, variance = (read_finite(layer.path, array) for array in arrays[:2])
     if (variance < 0).any():
         raise layer.refusal("should have variances of at least 0, got negative ones", "the file is damaged")
+    scale = np.maximum(np.sqrt(variance), _EPSILON)
     kind = Unstandardize if layer.config.get("invert") else Standardize
-    return [kind(mean, np.maximum(np.sqrt(variance), _EPSILON))], []
+    return _scale(layer, shape, kind, layer.axes("axis", len(shape)), mean=mean, scale=scale)
 
 
-def _build_rescaling(layer: KerasLayer, n: int, arrays: Sequence[StoredArray]) -> tuple[list[Layer], list[StoredArray]]:
-    scale = layer.numbers("scale", n)
+def _build_rescaling(layer: KerasLayer, shape: Shape, arrays: Arrays) -> list[Layer]:
+    scale, offset = _read_option(layer, "scale"), _read_option(layer, "offset")
     if (scale <= 0).any():
         raise layer.refusal("should have a positive scale", "put the sign into the kernel of the Dense layer beside it")
-    return [Unstandardize(layer.numbers("offset", n), scale)], []
+    return _scale(layer, shape, Unstandardize, [len(shape) - 1], offset=offset, scale=scale)
 
 
-def _without_arrays(build: Callable[[KerasLayer], list[Layer]]) -> Callable[..., Any]:
-    return lambda layer, n, arrays: (build(layer), [])
+def _read_option(layer: KerasLayer, key: str) -> np.ndarray:
+    try:
+        return np.asarray(layer.config[key], np.float64)
+    except (KeyError, TypeError, ValueError) as error:
+        raise layer.refusal(f"should have numbers as {key}, got {layer.config.get(key)!r}") from error
 
 
-_BUILDERS: dict[str, Callable[..., tuple[list[Layer], list[StoredArray]]]] = {
+def _scale(
+    layer: KerasLayer, shape: Shape, kind: Callable[..., Layer], axes: Sequence[int], **numbers: np.ndarray
+) -> list[Layer]:
+    """Scaling by numbers that differ along these axes: of the last one, or else of all numbers in a row."""
+    of_last = set(axes) <= {len(shape) - 1}
+    whole, lengths = shape, [n if axis in axes else 1 for axis, n in enumerate(shape)]
+    if of_last:
+        whole, lengths = shape[-1:], lengths[-1:]
+    if (n := math.prod(whole)) > _MOST_SCALED:
+        raise layer.refusal(f"scales {n:,} numbers a star, of {_MOST_SCALED:,} at most", "the file is damaged")
+    spread = []
+    for key, value in numbers.items():
+        if value.size not in (1, n := math.prod(lengths)):
+            raise layer.refusal(f"should have 1 or {n} numbers as {key}, got {value.size}", "the file is damaged")
+        value = value.reshape(lengths if value.size == n else [1] * len(whole))
+        spread.append(np.broadcast_to(value, whole).ravel())
+    scaling = kind(*spread)
+    return [scaling] if of_last else [Flatten(), scaling, Reshape(shape)]
+
+
+def _without_arrays(build: Callable[[KerasLayer], list[Layer]]) -> Builder:
+    return lambda layer, shape, arrays: build(layer)
+
+
+_IDENTITIES = (  # after training
+    "InputLayer",
+    "Identity",
+    "ActivityRegularization",
+    "SpatialDropout1D",
+    "GaussianDropout",
+    "GaussianNoise",
+    "AlphaDropout",
+)
+BUILDERS: dict[str, Builder] = {
     "Dense": _build_dense,
+    "Conv1D": _build_convolution,
+    "MaxPooling1D": _build_pool(MaxPool1D),
+    "AveragePooling1D": _build_pool(AveragePool1D),
+    "GlobalMaxPooling1D": _build_global_max,
+    "GlobalAveragePooling1D": _build_global_average,
+    "ZeroPadding1D": _build_zeros,
+    "Cropping1D": _build_cropping,
+    "Flatten": _build_flatten,
+    "Reshape": _build_reshape,
+    "Permute": _build_permute,
+    "BatchNormalization": _build_batch_norm,
+    "LayerNormalization": _build_layer_norm,
     "Normalization": _build_normalization,
     "Rescaling": _build_rescaling,
     "Dropout": _without_arrays(lambda layer: [Dropout(layer.number("rate"))]),
-    "InputLayer": _without_arrays(lambda layer: []),
-    "Flatten": _without_arrays(lambda layer: []),  # of vectors, which is all there is here
-} | {name: _without_arrays(build) for name, build in _ACTIVATION_LAYERS.items()}
+    **{name: _without_arrays(lambda layer: []) for name in _IDENTITIES},
+    **{name: _without_arrays(build) for name, build in _ACTIVATION_LAYERS.items()},
+}

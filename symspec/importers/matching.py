@@ -1,11 +1,11 @@
-"""Arrays found in a foreign file, laid against the blocks of a network by order and shape."""
+"""Arrays found in a foreign file, laid against what a network takes from it, by order and shape."""
 
 from __future__ import annotations
 
-import itertools
+import dataclasses
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +14,13 @@ import numpy as np
 
 from symspec.checks import check_finite
 from symspec.errors import FileFormatError, OptionError, SymspecError, TooLargeError
+from symspec.layers import Layer, Shape
 from symspec.networks import Network
+from symspec.normalizations import BatchNorm
 
 LARGEST_RATIO = 50  # of what a file unpacks to: weights of 32 bits hardly shrink
 SMALL = 16 * 2**20  # bytes; as little as this needs no further check
+MOMENTS = ("mean", "variance")
 _TRANSPOSED = "the kernels are (in, out) where (out, in) was expected, or the other way round"
 
 
@@ -36,8 +39,39 @@ class StoredArray:
     """
 
     name: str
-    shape: tuple[int, ...]
+    shape: Shape
     read: Callable[[], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One array that a network takes from a file.
+
+    Attributes
+    ----------
+    name : str
+        "conv1d_0/kernel", a block of parameters, or "batchnorm_0/mean", fixed numbers.
+    shape : tuple of int
+    """
+
+    name: str
+    shape: Shape
+
+    def turn(self, array: np.ndarray) -> np.ndarray:
+        """Array whose axes run the other way if it is a kernel: (out, in) or (out, in, position) as PyTorch has it."""
+        return array.T if self.name.endswith("/kernel") else array
+
+    def shape_in_file(self, transpose: bool) -> Shape:
+        """Shape in a file that may keep kernels so."""
+        return self.shape[::-1] if transpose and self.name.endswith("/kernel") else self.shape
+
+
+def list_slots(name: str, layer: Layer, shape: Shape) -> list[Slot]:
+    """What a layer that sees this shape takes from a file, in the order of Keras and PyTorch."""
+    shapes = layer.param_shapes(shape)
+    if isinstance(layer, BatchNorm):
+        shapes = shapes | {key: getattr(layer, key).shape for key in MOMENTS}
+    return [Slot(f"{name}/{key}", own) for key, own in shapes.items()]
 
 
 @contextmanager
@@ -67,42 +101,65 @@ def bytes_allowed(path: str | os.PathLike[str]) -> int:
     return max(SMALL, LARGEST_RATIO * Path(path).stat().st_size)
 
 
-def match_arrays(
+def fill_network(
     path: str | os.PathLike[str], net: Network, found: Sequence[StoredArray], *, transpose: bool = False
-) -> np.ndarray:
-    """Read the arrays of a file into the blocks of `net`, first to first and last to last.
+) -> tuple[Network, np.ndarray]:
+    """Read the arrays of a file into the layers of `net`, first to first and last to last.
 
     Parameters
     ----------
     path : str or path
         Used in errors.
     net : Network
+        The moments of its BatchNorm layers only hold the place of those in the file.
     found : sequence of StoredArray
-        In the order of the layers, kernel before bias.
+        In the order of the layers; of each kernel and bias, or gamma, beta, mean and variance.
     transpose : bool, default False
-        Whether the file keeps kernels as (out, in).
+        Whether the file keeps kernels as (out, in) and (out, in, position).
 
     Returns
     -------
+    Network
+        `net`, with the moments of the file.
     theta : numpy.ndarray, shape (param,)
 
     Raises
     ------
     FileFormatError
-        Numbers or shapes of the arrays are not those of the blocks (a table says which), or a number is not finite.
+        Numbers or shapes of the arrays are not those of the layers (a table says which), or a number is not finite.
     """
-    expected = [block.shape[::-1] if transpose else block.shape for block in net.layout.blocks]
+    slots = [slot for own in _slots_by_layer(net) for slot in own]
+    expected = [slot.shape_in_file(transpose) for slot in slots]
     if expected != [array.shape for array in found]:
-        raise FileFormatError(_explain(path, net, expected, found, transpose))
+        raise FileFormatError(_explain(path, net, slots, found, transpose))
     if 2 * net.n_params > bytes_allowed(path):
         raise FileFormatError(
             f"{path} should hold {net.n_params:,} weights, got {Path(path).stat().st_size:,} bytes: it is damaged."
         )
-    blocks = {}
-    for block, stored in zip(net.layout.blocks, found, strict=True):
+    arrays = {}
+    for slot, stored in zip(slots, found, strict=True):
         array = read_finite(path, stored)
-        blocks[block.name] = array.T if transpose else array
-    return net.pack(blocks)
+        arrays[slot.name] = slot.turn(array) if transpose else array
+    with reading(path, "a file of weights"):
+        return replace_moments(net, arrays), net.pack({block.name: arrays[block.name] for block in net.layout.blocks})
+
+
+def _slots_by_layer(net: Network) -> list[list[Slot]]:
+    """Slots of each layer that has any."""
+    slots = map(list_slots, net.layer_names, net.layers, net.shapes)
+    return [own for own in slots if own]
+
+
+def replace_moments(net: Network, arrays: Mapping[str, np.ndarray]) -> Network:
+    """The same layers, those of BatchNorm with moments out of `arrays`, and references to them led there."""
+    layers: list[Layer] = []
+    for name, layer, sources in zip(net.layer_names, net.layers, net.sources, strict=True):
+        if isinstance(layer, BatchNorm):
+            layer = dataclasses.replace(layer, **{key: arrays[f"{name}/{key}"] for key in MOMENTS})
+        elif layer.others:
+            layer = type(layer)(*(layers[place] for place in sources))
+        layers.append(layer)
+    return net.with_layers(layers)
 
 
 def read_finite(path: str | os.PathLike[str], stored: StoredArray) -> np.ndarray:
@@ -120,31 +177,26 @@ def read_finite(path: str | os.PathLike[str], stored: StoredArray) -> np.ndarray
 
 
 def _explain(
-    path: str | os.PathLike[str],
-    net: Network,
-    expected: Sequence[tuple[int, ...]],
-    found: Sequence[StoredArray],
-    transpose: bool,
+    path: str | os.PathLike[str], net: Network, slots: Sequence[Slot], found: Sequence[StoredArray], transpose: bool
 ) -> str:
-    blocks = [block.name for block in net.layout.blocks]
+    expected = [slot.shape_in_file(transpose) for slot in slots]
     rows, is_wrong = [], []
-    for i in range(max(len(blocks), len(found))):
-        want = f"{blocks[i]} {expected[i]}" if i < len(blocks) else "nothing"
+    for i in range(max(len(slots), len(found))):
+        want = f"{slots[i].name} {expected[i]}" if i < len(slots) else "nothing"
         got = f"{found[i].name} {found[i].shape}" if i < len(found) else "nothing"
-        is_wrong.append(i >= len(blocks) or i >= len(found) or expected[i] != found[i].shape)
+        is_wrong.append(i >= len(slots) or i >= len(found) or expected[i] != found[i].shape)
         rows.append(f"  {'!' if is_wrong[-1] else ' '} expected {want}, found {got}")
     first = is_wrong.index(True)
     start = max(0, first - 3)  # what fits before the first mismatch needs no telling
     shown = rows[start : start + 24]
     shown = [f"    ({start} before these fit)"] * bool(start) + shown
     shown += [f"    ({len(rows) - start - 24} more)"] * (len(rows) - start > 24)
-    is_turned = len(blocks) == len(found) and all(
+    is_turned = len(slots) == len(found) and all(
         want in (a.shape, a.shape[::-1]) for want, a in zip(expected, found, strict=True)
     )
     advice = _TRANSPOSED if is_turned else "give net= with the layers that the file was trained with"
     turned = ", kernels as (out, in)" if transpose else ""
-    sizes = "-".join(str(size) for size in [net.n_pixels, *(out for _, out in net.dense_shapes.values())])
-    wanted = f"{len(blocks)} arrays of a network {sizes} in this order{turned}"
+    wanted = f"{len(slots)} arrays of a network {net.describe()} in this order{turned}"
     return f"{path} should hold the {wanted}, got {len(found)}: {advice}.\n" + "\n".join(shown)
 
 
@@ -164,11 +216,17 @@ def natural_order(name: str) -> list[tuple[bool, int, str]]:
 
 
 def arrange_layers(
-    path: str | os.PathLike[str], net: Network, layers: Mapping[str, list[StoredArray]], *, transpose: bool = False
-) -> list[list[StoredArray]]:
-    """Put layers whose file does not keep their order into the order of `net`.
+    path: str | os.PathLike[str],
+    net: Network,
+    layers: Mapping[str, list[StoredArray]],
+    *,
+    is_ordered: bool,
+    transpose: bool = False,
+) -> list[StoredArray]:
+    """Arrays of a file in the order of the layers of `net`.
 
-    Where their names differ in numbers only, these say it; else their shapes do, if they leave no choice.
+    The order of the file is taken where it says one, by itself or by names that differ in numbers only. Where there
+    is none, or it does not fit, shapes tell the layers apart if they leave no choice.
 
     Parameters
     ----------
@@ -176,7 +234,9 @@ def arrange_layers(
         Used in errors.
     net : Network
     layers : mapping of str to list of StoredArray
-        Arrays of each layer by its name, in natural order of the names.
+        Arrays of each layer by its name, in the order of the file or of the names.
+    is_ordered : bool
+        Whether the order of the file is that in which the layers were made.
     transpose : bool, default False
         Whether the file keeps kernels as (out, in).
 
@@ -185,23 +245,25 @@ def arrange_layers(
     FileFormatError
         Layers of equal shapes have names that do not say which comes first.
     """
-    if len(set(map(_without_numbers, layers))) <= 1:
-        return list(layers.values())
-    by_layer = itertools.groupby(net.layout.blocks, key=lambda block: block.name.partition("/")[0])
-    want = [tuple(b.shape[::-1] if transpose else b.shape for b in blocks) for _, blocks in by_layer]
+    in_order = [array for own in layers.values() for array in own]
+    has_order = is_ordered or _are_alike(layers)
+    want = [tuple(slot.shape_in_file(transpose) for slot in own) for own in _slots_by_layer(net)]
     held = {name: tuple(array.shape for array in own) for name, own in layers.items()}
-    if sorted(want) != sorted(held.values()):
-        return list(layers.values())  # which will not fit, and will be explained
+    fits = [shape for own in want for shape in own] == [array.shape for array in in_order]
+    if (has_order and fits) or sorted(want) != sorted(held.values()):
+        return in_order  # which will be explained where it does not fit
     waiting = {shapes: [name for name in layers if held[name] == shapes] for shapes in want}
-    for alike in waiting.values():
-        if len(set(map(_without_numbers, alike))) > 1:
-            raise FileFormatError(
-                f"{path} should tell the order of its layers, got layers of equal shapes named {', '.join(alike)}, of "
-                "which any may come first: save a sequential model, whose layers are numbered, or in PyTorch with "
-                "torch.save, which keeps the order."
-            )
-    return [layers[waiting[shapes].pop(0)] for shapes in want]
+    if unclear := [alike for alike in waiting.values() if not _are_alike(alike)]:
+        if has_order:
+            return in_order
+        raise FileFormatError(
+            f"{path} should tell the order of its layers, got layers of equal shapes named {', '.join(unclear[0])}, of "
+            "which any may come first: save a sequential model, whose layers are numbered, or in PyTorch with "
+            "torch.save, which keeps the order."
+        )
+    return [array for shapes in want for array in layers[waiting[shapes].pop(0)]]
 
 
-def _without_numbers(name: str) -> str:
-    return re.sub(r"_?\d+", "", name)  # "dense" counts as the one before "dense_1"
+def _are_alike(names: Iterable[str]) -> bool:
+    """Whether names differ in numbers only: "dense" counts as the one before "dense_1"."""
+    return len({re.sub(r"_?\d+", "", name) for name in names}) <= 1

@@ -19,7 +19,7 @@ import numpy as np
 from symspec.array_files import open_array_file
 from symspec.checks import check_choice, check_finite
 from symspec.errors import FileFormatError, OptionError, TooLargeError
-from symspec.importers.matching import StoredArray, match_arrays, reading
+from symspec.importers.matching import StoredArray, fill_network, reading
 from symspec.layers import Activation, Dense, Layer, Standardize
 from symspec.networks import Network
 
@@ -75,7 +75,13 @@ def import_payne(
     found = []
     for i, (w, b) in enumerate(zip(kernels, biases, strict=True)):
         found += [StoredArray(f"w_array_{i}", w.shape, _give(w)), StoredArray(f"b_array_{i}", b.shape, _give(b))]
-    return net, match_arrays(path, net, found, transpose=True)
+    return fill_network(path, net, found, transpose=True)
+
+
+def list_payne_shapes(path: str | os.PathLike[str]) -> dict[str, tuple[int, ...]]:
+    """Shapes of the arrays of a file of The Payne, by name; nothing is read."""
+    with reading(path, _WHAT), open_array_file(path, "npz") as file:
+        return {name: tuple(file.find_shape(name)) for name in file.names}
 
 
 def _give(array: np.ndarray) -> Callable[[], np.ndarray]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,12 @@ from symspec.errors import FileFormatError
 from symspec.importers.matching import (
     StoredArray,
     arrange_layers,
-    match_arrays,
+    fill_network,
     natural_order,
     reading,
     refuse_without_layers,
 )
-from symspec.importers.torch_files import widen_bfloat16
+from symspec.importers.torch_files import group_tensors, widen_bfloat16
 from symspec.networks import Network
 
 _LONGEST_HEADER = 100 * 10**6  # as the format has it
@@ -53,7 +53,7 @@ def import_safetensors(path: str | os.PathLike[str], net: Network | None = None)
     ----------
     path : str or path
     net : Network
-        The layers. Kernels, (out, in) in the file, are turned.
+        The layers, as for `import_torch`.
 
     Returns
     -------
@@ -69,15 +69,15 @@ def import_safetensors(path: str | os.PathLike[str], net: Network | None = None)
     """
     path = Path(path)
     with reading(path, _WHAT):
-        layers = _group(_list_tensors(path))
+        found = list_safetensors(path)
         if net is not None:
-            found = [array for layer in arrange_layers(path, net, layers, transpose=True) for array in layer]
-            return net, match_arrays(path, net, found, transpose=True)
-    raise refuse_without_layers(path, [array for layer in layers.values() for array in layer])
+            arranged = arrange_layers(path, net, group_tensors(found), is_ordered=False, transpose=True)
+            return fill_network(path, net, arranged, transpose=True)
+    raise refuse_without_layers(path, found)
 
 
-def _list_tensors(path: Path) -> list[StoredArray]:
-    """Tensors of the file, checked against its length; only the header is read."""
+def list_safetensors(path: Path) -> list[StoredArray]:
+    """List the tensors in the order of the numbers in their names; only the header is read, and checked."""
     held = path.stat().st_size
     with path.open("rb") as stream:
         n_header = int.from_bytes(stream.read(8), "little")
@@ -101,7 +101,7 @@ def _list_tensors(path: Path) -> list[StoredArray]:
             f"{path} should hold {ends[-1]:,} bytes of numbers without gap or overlap, got {held - start:,}: it is "
             "incomplete or damaged, so copy it again."
         )
-    return tensors
+    return sorted(tensors, key=lambda tensor: natural_order(tensor.name))
 
 
 def _refuse_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -131,14 +131,3 @@ def _reader(path: Path, place: int, dtype: np.dtype, shape: tuple[int, ...], wor
         return widen_bfloat16(numbers) if word == "BF16" else numbers
 
     return read
-
-
-def _group(tensors: Sequence[StoredArray]) -> dict[str, list[StoredArray]]:
-    """Tensors by layer, "0." of "0.weight", kernel before bias, layers in the order of the numbers in their names."""
-    kinds = {"weight": 0, "bias": 1}
-    layers: dict[str, list[StoredArray]] = {}
-    for tensor in sorted(tensors, key=lambda t: natural_order(t.name)):
-        layers.setdefault(tensor.name.rpartition(".")[0], []).append(tensor)
-    for own in layers.values():
-        own.sort(key=lambda t: kinds.get(t.name.rpartition(".")[2], 2))
-    return layers

@@ -6,26 +6,31 @@ import math
 import os
 import re
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from symspec.errors import FileFormatError
+from symspec.errors import FileFormatError, OptionError
 from symspec.importers.matching import (
     SMALL,
     StoredArray,
+    arrange_layers,
     bytes_allowed,
-    match_arrays,
+    fill_network,
     reading,
     refuse_without_layers,
 )
 from symspec.importers.restricted_pickle import STORAGES, RefusedPickle, Tensor, read_pickle
 from symspec.networks import Network
+from symspec.shaping import Flatten, Permute, Reshape
 
 _NESTED = ("state_dict", "model_state_dict", "model")  # where checkpoints keep it
 _WHAT = "a PyTorch file"
+# the order of a module's tensors by the last part of their names: Linear, Conv1d, LayerNorm, BatchNorm1d
+_TENSORS = {"weight": 0, "bias": 1, "running_mean": 2, "running_var": 3}
+_COUNTER = "num_batches_tracked"  # of BatchNorm1d, used in training only
 
 
 def import_torch(path: str | os.PathLike[str], net: Network | None = None) -> tuple[Network, np.ndarray]:
@@ -37,7 +42,9 @@ def import_torch(path: str | os.PathLike[str], net: Network | None = None) -> tu
         Of ``torch.save(model.state_dict(), path)``, alone or inside a dict under "state_dict", "model_state_dict" or
         "model". Nothing in it is run.
     net : Network
-        The layers. Kernels, (out, in) in the file, are turned.
+        The layers, in the order in which the modules were made. Kernels, (out, in) or (out, in, position) in the file,
+        are turned. PyTorch's arrays are (channel, position): give data_format="channels_first" to what slides over
+        positions, axis=0 to BatchNorm, whose moments only hold the place of those in the file, and epsilon=1e-5.
 
     Returns
     -------
@@ -53,13 +60,52 @@ def import_torch(path: str | os.PathLike[str], net: Network | None = None) -> tu
     """
     path = Path(path)
     with reading(path, _WHAT), zipfile.ZipFile(path) as archive:
-        found = _list_tensors(path, archive)
+        found = list_tensors(path, archive)
         if net is not None:
-            return net, match_arrays(path, net, found, transpose=True)
+            arranged = arrange_layers(path, net, group_tensors(found), is_ordered=True, transpose=True)
+            return fill_network(path, net, arranged, transpose=True)
     raise refuse_without_layers(path, found)
 
 
-def _list_tensors(path: Path, archive: zipfile.ZipFile) -> list[StoredArray]:
+def group_tensors(tensors: Iterable[StoredArray]) -> dict[str, list[StoredArray]]:
+    """Tensors by module, "0" of "0.weight", those of a module in the order in which symspec has them."""
+    modules: dict[str, list[StoredArray]] = {}
+    for tensor in tensors:
+        module, _, kind = tensor.name.rpartition(".")
+        if kind != _COUNTER:
+            modules.setdefault(module, []).append(tensor)
+    for own in modules.values():
+        own.sort(key=lambda tensor: _TENSORS.get(tensor.name.rpartition(".")[2], len(_TENSORS)))
+    return modules
+
+
+def refuse_positions_first(path: str | os.PathLike[str], net: Network) -> None:
+    """Refuse layers that make vectors of (position, channel), where PyTorch makes them of (channel, position).
+
+    The arrays of the file would fit either.
+
+    Raises
+    ------
+    OptionError
+        With the layer.
+    """
+    has_positions_first = False
+    for name, layer, shape, out in zip(net.layer_names, net.layers, net.shapes, net.shapes[1:], strict=False):
+        if hasattr(layer, "data_format"):
+            has_positions_first = layer.data_format == "channels_last"
+        elif isinstance(layer, Permute):
+            has_positions_first = False  # somebody thought of it
+        makes_vector = isinstance(layer, Flatten | Reshape) and len(shape) == 2 and len(out) == 1 and min(shape) > 1
+        if has_positions_first and makes_vector:
+            raise OptionError(
+                f"net should make vectors of (channel, position) as PyTorch does, got {name} of {shape}, (position, "
+                f"channel), for {path}, whose weights would fit either: give its layers data_format='channels_first' "
+                "after Reshape((1, n_pixels)), or prove this order by check=(x, y)."
+            )
+
+
+def list_tensors(path: Path, archive: zipfile.ZipFile) -> list[StoredArray]:
+    """List the tensors in the order of the file; only its pickle is read."""
     members = {info.filename: info for info in archive.infolist()}
     if sum(info.file_size for info in members.values()) > bytes_allowed(path):
         raise FileFormatError(f"{path} should unpack to {bytes_allowed(path):,} bytes at most, got a claim of more.")

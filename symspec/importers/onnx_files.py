@@ -1,0 +1,117 @@
+"""Files of ONNX, into which PyTorch, TensorFlow and others export whole models; nothing in them is run."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+
+import numpy as np
+
+from symspec.errors import FileFormatError
+from symspec.importers.matching import StoredArray, fill_network, reading
+from symspec.importers.onnx_arrays import Output
+from symspec.importers.onnx_constants import fold
+from symspec.importers.onnx_description import OnnxNode, read_graph
+from symspec.importers.onnx_layers import BUILDERS
+from symspec.importers.onnx_patterns import build_pattern
+from symspec.importers.onnx_protobuf import import_onnx_package, read_model
+from symspec.importers.onnx_translation import Translation
+from symspec.networks import Network
+
+_WHAT = "an ONNX model"
+# the weights among the inputs of each operation that has any, behind what it acts on
+_WEIGHTS = {
+    "Gemm": ("kernel", "bias"),
+    "MatMul": ("kernel",),
+    "Conv": ("kernel", "bias"),
+    "BatchNormalization": ("gamma", "beta", "mean", "variance"),
+    "LayerNormalization": ("gamma", "beta"),
+}
+_BETWEEN = ("Squeeze", "Unsqueeze", "Reshape", "Transpose", "Cast", "Identity")
+
+
+def import_onnx(path: str | os.PathLike[str], net: Network | None = None) -> tuple[Network, np.ndarray]:
+    """Read a model in an ONNX file.
+
+    Several inputs become one flat vector in the order of the graph's inputs, the last axis of each varying fastest;
+    several outputs follow each other in the same way. Standardisations by constants become fixed layers.
+
+    Parameters
+    ----------
+    path : str or path
+    net : Network, optional
+        Layers to read the weights into, in the order of the graph's nodes, whose operations are then left unread.
+
+    Returns
+    -------
+    Network
+    theta : numpy.ndarray, shape (param,)
+
+    Raises
+    ------
+    FileFormatError
+        The file is damaged, its weights are in another file, or it has operations that symspec has no layers for.
+    MissingDependencyError
+        The package onnx is not installed.
+    """
+    import_onnx_package()
+    path = Path(path)
+    with reading(path, _WHAT):
+        translation = translate(path)
+        if net is not None:
+            return fill_network(path, net, _list_weights(translation))
+        built, found = translation.layers.finish(_find_end(translation))
+        return fill_network(path, built, found)
+
+
+def translate(path: Path) -> Translation:
+    """Go through the graph of a file; what symspec has no layers for stands there as an error."""
+    translation = Translation(read_graph(path, read_model(path)))
+    translation.run(BUILDERS, (build_pattern, fold))
+    return translation
+
+
+def _find_end(translation: Translation) -> Output:
+    """The graph's outputs, one flat vector after the other."""
+    graph, ends = translation.graph, []
+    for name, declared in graph.outputs.items():
+        node = OnnxNode(graph.path, "output", name, (name,), (), {})
+        signal = translation.signal(node)
+        if declared is not None and declared != signal.shape:
+            raise node.refusal(f"is declared to be {declared} a star, and comes out as {signal.shape}")
+        ends.append(translation.layers.view(translation.flush(node, signal), (math.prod(signal.shape),)))
+    if not ends:
+        raise FileFormatError(f"{graph.path} should have an output, got none: it is damaged.")
+    return translation.layers.join(ends)
+
+
+def _list_weights(translation: Translation) -> list[StoredArray]:
+    """Weights of the nodes that have any, in their order, turned as symspec has them."""
+    found = []
+    for node in translation.graph.nodes:
+        constants = [translation.values.get(name) for name in node.inputs]
+        if node.op == "Add" and _follows_kernel(translation, node):
+            constants, words = [a.ravel() for a in constants if isinstance(a, np.ndarray)], ("bias",)
+        else:
+            constants, words = constants[1:], _WEIGHTS.get(node.op, ())
+        for word, array in zip(words, constants, strict=False):
+            if isinstance(array, np.ndarray):
+                array = _turn(node, array) if word == "kernel" else array
+                found.append(StoredArray(f"{node.name} {word}", array.shape, lambda array=array: array))
+    return found
+
+
+def _turn(node: OnnxNode, kernel: np.ndarray) -> np.ndarray:
+    """Kernel as (in, out) or (position, in, out)."""
+    if node.op == "Conv":
+        return kernel.reshape(*kernel.shape[:2], -1).transpose(2, 1, 0)
+    return kernel.T if node.attributes.get("transB") else kernel
+
+
+def _follows_kernel(translation: Translation, node: OnnxNode) -> bool:
+    """Whether a sum adds the bias that the kernel before it has not itself."""
+    maker = next((translation.makers[name] for name in node.inputs if name in translation.makers), None)
+    while maker is not None and maker.op in _BETWEEN:
+        maker = translation.makers.get(maker.inputs[0])
+    return maker is not None and maker.op in ("MatMul", "Conv") and len(maker.inputs) == 2

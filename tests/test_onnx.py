@@ -1,0 +1,475 @@
+"""ONNX models predict as the onnx package's own evaluator says; what symspec has not is refused in words."""
+
+import builtins
+import os
+import resource
+import struct
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from symspec.compiled import compile_jacobian, compile_predict
+from symspec.errors import DataError, FileFormatError, MissingDependencyError, OptionError
+from symspec.importers import read_network
+from symspec.importers.onnx_files import import_onnx
+from symspec.layers import Activation, Dense
+from symspec.networks import Network, mlp
+
+onnx = pytest.importorskip("onnx")
+helper, numpy_helper, TensorProto = onnx.helper, onnx.numpy_helper, onnx.TensorProto
+ReferenceEvaluator = pytest.importorskip("onnx.reference").ReferenceEvaluator
+
+TOLERANCE = {np.float64: 1e-10, np.float32: 1e-5}  # sums in another order, and what float32 loses over a few layers
+ERF = 1e-6  # the evaluator computes it in float32
+N_STARS = 3
+
+
+class Graph:
+    """An ONNX graph under construction: nodes by their operation, constants by their numbers."""
+
+    def __init__(self, *shapes, dtype=np.float64, opset=20, n_stars="star"):
+        self.dtype, self.opset, self.nodes, self.initializers = dtype, opset, [], []
+        self.type = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+        self.shapes = shapes
+        self.inputs = [f"input_{i}" for i in range(len(shapes))]
+        self.values = [
+            helper.make_tensor_value_info(name, self.type, [n_stars, *shape])
+            for name, shape in zip(self.inputs, shapes, strict=True)
+        ]
+
+    def constant(self, array, dtype=None):
+        """An initializer: floats in the model's own type, whole numbers as they are."""
+        array = np.asarray(array)
+        if array.dtype.kind == "f":
+            array = array.astype(dtype or self.dtype)
+        name = f"constant_{len(self.initializers)}"
+        self.initializers.append(numpy_helper.from_array(array, name))
+        return name
+
+    def __call__(self, op, *inputs, n_outputs=1, domain="", **attributes):
+        """A node; arrays among its inputs become constants. Gives the name of its output."""
+        names = [name if isinstance(name, str) else self.constant(name) for name in inputs]
+        outputs = [f"{op.lower()}_{len(self.nodes)}_{i}" for i in range(n_outputs)]
+        self.nodes.append(helper.make_node(op, names, outputs, name=outputs[0], domain=domain, **attributes))
+        return outputs[0] if n_outputs == 1 else outputs
+
+    def model(self, *outputs):
+        """The model that gives these arrays."""
+        infos = [helper.make_tensor_value_info(name, self.type, None) for name in outputs]
+        graph = helper.make_graph(self.nodes, "graph", self.values, infos, self.initializers)
+        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", self.opset)], ir_version=8)
+
+
+def draw(rng, *shape, scale=1.0):
+    return rng.normal(size=shape) * scale
+
+
+def run_reference(graph, model, x):
+    """Outputs of the evaluator in the onnx package, side by side."""
+    feeds, stop = {}, 0
+    for name, shape in zip(graph.inputs, graph.shapes, strict=True):
+        start, stop = stop, stop + int(np.prod(shape))
+        feeds[name] = x[:, start:stop].reshape(len(x), *shape).astype(graph.dtype)
+    outputs = ReferenceEvaluator(model).run(None, feeds)
+    return np.concatenate([np.reshape(output, (len(x), -1)) for output in outputs], axis=1)
+
+
+def save(model, path):
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+def predict(net, theta, x):
+    return compile_predict(net, backend="numpy")(theta, x)
+
+
+def assert_same(graph, outputs, path, rng, tolerance=None):
+    model = graph.model(*outputs)
+    net, theta = import_onnx(save(model, path))
+    x = draw(rng, N_STARS, net.n_pixels)
+    expected = run_reference(graph, model, x)
+    assert np.isfinite(expected).all()
+    tolerance = tolerance or TOLERANCE[graph.dtype]
+    np.testing.assert_allclose(
+        predict(net, theta, x), expected, rtol=tolerance, atol=tolerance * np.abs(expected).max()
+    )
+    return net, theta
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(8)
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "model.onnx"
+
+
+def kinds(net):
+    return [layer.function if isinstance(layer, Activation) else layer.kind for layer in net.layers]
+
+
+# --- operations one by one: input shapes of a star, and what is made of them
+
+
+def gemm(g, rng, n_out, x="input_0", n_in=6, **options):
+    kernel = draw(rng, n_out, n_in) if options.get("transB") else draw(rng, n_in, n_out)
+    return g("Gemm", x, kernel, draw(rng, n_out), **options)
+
+
+def dense(g, rng, x, n_in, n_out):
+    return g("Add", g("MatMul", x, draw(rng, n_in, n_out)), draw(rng, n_out))
+
+
+def convolution(g, rng, x, n_in=2, n_out=3, size=3, bias=True, **options):
+    arrays = [draw(rng, n_out, n_in, size)] + ([draw(rng, n_out)] if bias else [])
+    return g("Conv", x, *arrays, **options)
+
+
+def activation(op, **options):
+    return lambda g, rng: g(op, gemm(g, rng, 5), **options)
+
+
+def pool(op, **options):
+    return lambda g, rng: g(op, "input_0", **options)
+
+
+def branches(g, rng):
+    h = g("Tanh", gemm(g, rng, 4))
+    left, right, last = g("Relu", dense(g, rng, h, 4, 4)), dense(g, rng, h, 4, 4), dense(g, rng, h, 4, 4)
+    return g("Add", g("Sum", left, h, right), g("Sub", left, last))
+
+
+def two_inputs(g, rng):
+    spectrum = g("Relu", dense(g, rng, "input_0", 6, 4))
+    return dense(g, rng, g("Concat", spectrum, "input_1", axis=1), 6, 3)
+
+
+def gelu_by_erf(order, argument):
+    def build(g, rng):
+        x = dense(g, rng, "input_0", 6, 4)
+        z = g("Div", x, np.float64(np.sqrt(2))) if argument == "div" else g("Mul", np.float64(np.sqrt(0.5)), x)
+        phi = g("Add", g("Erf", z), 1.0) if argument != "erfc" else g("Erfc", g("Mul", x, -np.sqrt(0.5)))
+        if order == "x first":
+            return g("Mul", g("Mul", x, phi), 0.5)
+        return g("Mul", g("Mul", 0.5, x), phi) if order == "half x" else g("Mul", x, g("Mul", 0.5, phi))
+
+    return build
+
+
+def layer_norm_by_parts(style):
+    def build(g, rng):
+        x = g("Tanh", dense(g, rng, "input_0", 6, 5))
+        axes, gamma, beta, epsilon = np.array([-1]), draw(rng, 5), draw(rng, 5), 1e-3
+        mean = g("ReduceMean", x, axes)
+        centred = g("Sub", x, mean)
+        square = g("Pow", centred, 2.0) if style == "pytorch" else g("Mul", centred, centred)
+        deviation = g("Sqrt", g("Add", g("ReduceMean", square, axes), epsilon))
+        if style == "pytorch":
+            normal = g("Add", g("Mul", g("Div", centred, deviation), gamma), beta)
+        else:
+            factor = g("Mul", g("Reciprocal", deviation), gamma)
+            normal = g("Add", g("Mul", x, factor), g("Add", g("Mul", g("Neg", mean), factor), beta))
+        return g("Gemm", normal, draw(rng, 5, 2))
+
+    return build
+
+
+def silu(g, rng):
+    x = gemm(g, rng, 5)
+    return g("Mul", g("Sigmoid", x), x)
+
+
+def softplus_with_threshold(g, rng):
+    x = g("Mul", gemm(g, rng, 5), 3.0)
+    return g("Where", g("Greater", x, 20.0), x, g("Softplus", x))
+
+
+def batch_norm(g, x, rng, n):
+    return g("BatchNormalization", x, draw(rng, n), draw(rng, n), draw(rng, n), rng.uniform(0.5, 2, n), epsilon=1e-3)
+
+
+def flatten_by_shape(g, rng):
+    """What PyTorch writes for x.view(x.size(0), -1)."""
+    h = convolution(g, rng, "input_0")
+    n_stars = g("Unsqueeze", g("Gather", g("Shape", h), np.array(0), axis=0), np.array([0]))
+    flat = g("Reshape", h, g("Concat", n_stars, np.array([-1]), axis=0))
+    return gemm(g, rng, 2, flat, 18)
+
+
+def keras_convolution(g, rng):
+    """What tf2onnx writes for Conv1D: two-dimensional, channels first, the bias after the axis is gone."""
+    x = g("Unsqueeze", "input_0", np.array([1]))  # (1, position, channel)
+    x = g("Transpose", x, perm=[0, 3, 1, 2])
+    x = g("Conv", x, draw(rng, 4, 2, 1, 3), pads=[0, 1, 0, 1], kernel_shape=[1, 3], strides=[1, 1])
+    x = g("Relu", g("Add", g("Squeeze", x, np.array([2])), draw(rng, 1, 4, 1)))
+    x = g("MaxPool", g("Unsqueeze", x, np.array([2])), kernel_shape=[1, 2], strides=[1, 2])
+    return gemm(g, rng, 2, g("Flatten", g("Transpose", g("Squeeze", x, np.array([2])), perm=[0, 2, 1])), 16)
+
+
+def turned_convolution(g, rng):
+    """A bias on the last axis after the channels have gone there."""
+    x = g("Transpose", convolution(g, rng, "input_0", bias=False), perm=[0, 2, 1])
+    return g("Transpose", g("Relu", g("Add", x, draw(rng, 1, 1, 3))), perm=[0, 2, 1])
+
+
+def split(g, rng):
+    first, second = g("Split", "input_0", np.array([2, 4]), n_outputs=2, axis=1)
+    return g("Concat", second, g("Slice", first, np.array([-1]), np.array([9]), np.array([1])), axis=-1)
+
+
+def turned_slices(g, rng):
+    h = g("Slice", "input_0", np.array([0, 1]), np.array([2**62, -1]), np.array([0, 2]), np.array([1, 1]))
+    return g("Concat", h, g("Gather", "input_0", np.array([2, 3]), axis=2), axis=2)
+
+
+def many_axes(g, rng):
+    h = g("Reshape", "input_0", np.array([0, 2, 2, 3]))
+    return g("Add", g("MatMul", g("Transpose", h, perm=[0, 3, 1, 2]), draw(rng, 2, 4)), draw(rng, 4))
+
+
+POSITIONS, CHANNELS, VECTOR = [(2, 8)], [(8, 2)], [(6,)]
+CASES = {
+    "gemm": (VECTOR, lambda g, rng: gemm(g, rng, 3)),
+    "gemm-turned": (VECTOR, lambda g, rng: gemm(g, rng, 3, transB=1, alpha=0.5, beta=2.0)),
+    "gemm-no-bias": (VECTOR, lambda g, rng: g("Gemm", "input_0", draw(rng, 6, 3), alpha=1.5)),
+    "gemm-scalar-bias": (VECTOR, lambda g, rng: g("Gemm", "input_0", draw(rng, 6, 3), np.array([0.5]))),
+    "matmul-add": (VECTOR, lambda g, rng: dense(g, rng, "input_0", 6, 3)),
+    "matmul-vector": (VECTOR, lambda g, rng: g("Add", g("MatMul", "input_0", draw(rng, 6)), 0.5)),
+    "matmul-of-rows": (CHANNELS, lambda g, rng: g("Add", g("MatMul", "input_0", draw(rng, 1, 2, 3)), draw(rng, 3))),
+    "matmul-of-many-axes": (POSITIONS[:0] + [(12,)], many_axes),
+    "constant-node": (
+        VECTOR,
+        lambda g, rng: g("MatMul", "input_0", g("Constant", value=numpy_helper.from_array(draw(rng, 6, 3)))),
+    ),
+    "turned-constant": (VECTOR, lambda g, rng: g("MatMul", "input_0", g("Transpose", draw(rng, 3, 6), perm=[1, 0]))),
+    "relu": (VECTOR, activation("Relu")),
+    "leaky-relu": (VECTOR, activation("LeakyRelu", alpha=0.25)),
+    "leaky-relu-default": (VECTOR, activation("LeakyRelu")),
+    "elu": (VECTOR, activation("Elu", alpha=0.5)),
+    "tanh": (VECTOR, activation("Tanh")),
+    "sigmoid": (VECTOR, activation("Sigmoid")),
+    "softplus": (VECTOR, activation("Softplus")),
+    "silu": (VECTOR, silu),
+    "identity": (VECTOR, lambda g, rng: g("Identity", g("Cast", gemm(g, rng, 3), to=g.type))),
+    "clip": (VECTOR, lambda g, rng: g("Clip", gemm(g, rng, 5), np.array(-0.5), np.array(1.0))),
+    "clip-below": (VECTOR, lambda g, rng: g("Clip", gemm(g, rng, 5), np.array(0.0))),
+    "dropout": (VECTOR, lambda g, rng: g("Dropout", gemm(g, rng, 5), np.array(0.3))),
+    "residuals": (VECTOR, branches),
+    "two-inputs": ([(6,), (2,)], two_inputs),
+    "twice-the-same": (VECTOR, lambda g, rng: (lambda h: g("Concat", h, g("Add", h, h), axis=1))(gemm(g, rng, 2))),
+    "layer-norm-of-pytorch": (VECTOR, layer_norm_by_parts("pytorch")),
+    "layer-norm-of-keras": (VECTOR, layer_norm_by_parts("keras")),
+    "convolution": (POSITIONS, lambda g, rng: convolution(g, rng, "input_0", pads=[1, 2], strides=[2])),
+    "convolution-dilated": (POSITIONS, lambda g, rng: convolution(g, rng, "input_0", dilations=[2], kernel_shape=[3])),
+    **{
+        f"convolution-{word}": (
+            POSITIONS,
+            lambda g, rng, word=word: convolution(g, rng, "input_0", size=4, auto_pad=word, strides=[2]),
+        )
+        for word in ("SAME_UPPER", "SAME_LOWER", "VALID")
+    },
+    "convolution-of-keras": (CHANNELS, keras_convolution),
+    "convolution-turned": (POSITIONS, turned_convolution),
+    "max-pool": (POSITIONS, pool("MaxPool", kernel_shape=[3], strides=[2], pads=[1, 1])),
+    "max-pool-overlapping": (POSITIONS, pool("MaxPool", kernel_shape=[3])),
+    "max-pool-even": (POSITIONS, pool("MaxPool", kernel_shape=[2], strides=[2], ceil_mode=1)),
+    "average-pool": (POSITIONS, pool("AveragePool", kernel_shape=[3], strides=[2], pads=[1, 0])),
+    "average-pool-counting": (
+        POSITIONS,
+        pool("AveragePool", kernel_shape=[3], strides=[2], pads=[1, 1], count_include_pad=1),
+    ),
+    "global-average": (POSITIONS, pool("GlobalAveragePool")),
+    "global-max": ([(2, 4, 3)], pool("GlobalMaxPool")),  # with one axis of positions the evaluator mixes channels
+    "mean-over-positions": (POSITIONS, lambda g, rng: g("ReduceMean", "input_0", np.array([-1]), keepdims=0)),
+    "mean-over-first-axis": (CHANNELS, lambda g, rng: g("ReduceMean", "input_0", np.array([1]))),
+    "mean-over-all": (POSITIONS, lambda g, rng: g("ReduceMean", "input_0", np.array([1, 2]), keepdims=0)),
+    "largest": (CHANNELS, lambda g, rng: g("ReduceMax", "input_0", np.array([1]), keepdims=0)),
+    "padding": (POSITIONS, lambda g, rng: g("Pad", "input_0", np.array([0, 0, 1, 0, 0, 3]))),
+    "padding-first-axis": (CHANNELS, lambda g, rng: g("Pad", "input_0", np.array([2, 1]), 0.0, np.array([1]))),
+    "padding-none": (VECTOR, lambda g, rng: g("Pad", "input_0", np.array([0, 0, 0, 0]))),
+    "batch-norm": (VECTOR, lambda g, rng: batch_norm(g, "input_0", rng, 6)),
+    "batch-norm-of-channels": (POSITIONS, lambda g, rng: batch_norm(g, "input_0", rng, 2)),
+    "layer-norm": (VECTOR, lambda g, rng: g("LayerNormalization", "input_0", draw(rng, 6), draw(rng, 6), epsilon=0.1)),
+    "layer-norm-of-all": (
+        POSITIONS,
+        lambda g, rng: g("LayerNormalization", "input_0", draw(rng, 2, 8), axis=1),
+    ),
+    "flatten": (POSITIONS, lambda g, rng: gemm(g, rng, 2, g("Flatten", "input_0"), 16)),
+    "flatten-by-shape": (POSITIONS, flatten_by_shape),
+    "reshape": (VECTOR, lambda g, rng: convolution(g, rng, g("Reshape", "input_0", np.array([-1, 2, 3])))),
+    "reshape-open": (CHANNELS, lambda g, rng: convolution(g, rng, g("Reshape", "input_0", np.array([0, 2, -1])))),
+    "transpose": (CHANNELS, lambda g, rng: convolution(g, rng, g("Transpose", "input_0", perm=[0, 2, 1]))),
+    "squeeze": (VECTOR, lambda g, rng: g("Squeeze", g("Unsqueeze", gemm(g, rng, 1), np.array([1, 3])), np.array([1]))),
+    "split-and-concat": (VECTOR, split),
+    "slices-of-positions": (POSITIONS, turned_slices),
+    "one-of-all": (VECTOR, lambda g, rng: g("Gather", "input_0", np.array(-2), axis=1)),
+    "concat-of-channels": (POSITIONS, lambda g, rng: g("Concat", "input_0", g("Tanh", "input_0"), axis=1)),
+    "concat-of-positions": (POSITIONS, lambda g, rng: g("Concat", "input_0", g("Tanh", "input_0"), axis=2)),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_an_operation_gives_what_the_evaluator_gives(rng, path, name):
+    shapes, build = CASES[name]
+    graph = Graph(*shapes)
+    assert_same(graph, [build(graph, rng)], path, rng)
+
+
+def test_self_normalising_constants_are_those_of_onnx_to_their_seven_digits(rng, path):
+    graph = Graph((6,))
+    assert_same(graph, [activation("Selu")(graph, rng)], path, rng, tolerance=1e-6)
+
+
+@pytest.mark.parametrize("argument", ["div", "mul", "erfc"])
+@pytest.mark.parametrize("order", ["x first", "half x", "half phi"])
+def test_a_gelu_is_known_by_its_parts(rng, path, order, argument):
+    graph = Graph((6,))
+    end = gelu_by_erf(order, argument)(graph, rng)
+    if argument == "erfc":  # which the evaluator has not
+        net, _ = import_onnx(save(graph.model(end), path))
+    else:
+        net, _ = assert_same(graph, [end], path, rng, tolerance=ERF)
+    assert kinds(net) == ["dense", "gelu"]
+
+
+def test_a_gelu_of_onnx_is_one_to_the_rounding_of_the_evaluator(rng, path):
+    graph = Graph((6,))
+    assert_same(graph, [activation("Gelu")(graph, rng)], path, rng, tolerance=ERF)
+
+
+def test_a_softplus_with_a_threshold_is_one_to_its_rounding(rng, path):
+    graph = Graph((6,))
+    net, _ = assert_same(graph, [softplus_with_threshold(graph, rng)], path, rng, tolerance=3e-9)
+    assert "softplus" in kinds(net)
+
+
+# --- networks of random operations
+
+
+def scale_randomly(g, rng, x, shape):
+    """Standardisation, or the scaling that a folded batch normalisation leaves, of either sign behind weights."""
+    lengths = (
+        [n if rng.random() < 0.5 else 1 for n in shape[-1:]]
+        if rng.random() < 0.5
+        else [shape[0]] + [1] * (len(shape) - 1)
+    )
+    words = rng.choice(["Add", "Sub", "Mul", "Div"], size=rng.integers(1, 4))
+    for word in words:
+        constant = rng.uniform(0.5, 2, lengths)
+        x = g(word, x, constant) if word in ("Sub", "Div") or rng.random() < 0.5 else g(word, constant, x)
+    return x, shape
+
+
+def sign_randomly(g, rng, x, shape):
+    """Signs between two layers of weights, with and without a bias after them."""
+    n, n_out = shape[-1], int(rng.integers(2, 5))
+    h = g("MatMul", x, draw(rng, n, n_out)) if rng.random() < 0.5 else dense(g, rng, x, n, n_out)
+    h = g(str(rng.choice(["Mul", "Div"])), h, rng.choice([-1.0, 1.0], n_out) * rng.uniform(0.5, 2, n_out))
+    if rng.random() < 0.5:
+        h = g("Sub", draw(rng, n_out), h)
+    if rng.random() < 0.5:
+        h = g("Relu", h)
+    return (h, (*shape[:-1], n_out)) if rng.random() < 0.5 else (dense(g, rng, h, n_out, 3), (*shape[:-1], 3))
+
+
+def activate_randomly(g, rng, x, shape):
+    op = str(rng.choice(["Relu", "LeakyRelu", "Elu", "Tanh", "Sigmoid", "Softplus", "Identity", "Clip", "Dropout"]))
+    return (g(op, x, -0.5, 1.5) if op == "Clip" else g(op, x)), shape
+
+
+def multiply_randomly(g, rng, x, shape):
+    n, n_out = shape[-1], int(rng.integers(1, 6))
+    if len(shape) == 1 and rng.random() < 0.5:
+        turned = int(rng.integers(2))
+        kernel = draw(rng, n_out, n) if turned else draw(rng, n, n_out)
+        return g("Gemm", x, kernel, draw(rng, n_out), transB=turned, alpha=0.5), (n_out,)
+    return dense(g, rng, x, n, n_out), (*shape[:-1], n_out)
+
+
+def move_randomly(g, rng, x, shape):
+    """Other axes, another order of them, or a piece along one."""
+    word = rng.choice(["turn", "flat", "split", "slice", "unit", "pad"])
+    size = int(np.prod(shape))
+    if word == "turn" and len(shape) > 1:
+        order = [0, *(1 + np.roll(np.arange(len(shape)), 1))]
+        return g("Transpose", x, perm=[int(i) for i in order]), tuple(np.roll(shape, 1).tolist())
+    if word == "split" and size % 2 == 0:
+        return g("Reshape", x, np.array([0, 2, -1])), (2, size // 2)
+    if word == "unit":
+        axis = int(rng.integers(1, len(shape) + 2))
+        return g("Unsqueeze", x, np.array([axis])), (*shape[: axis - 1], 1, *shape[axis - 1 :])
+    axis = int(rng.integers(len(shape)))
+    if word == "slice" and shape[axis] > 1:
+        start, stop = sorted(rng.choice(shape[axis] + 1, 2, replace=False).tolist())
+        arrays = [np.array([start]), np.array([stop]), np.array([axis + 1])]
+        return g("Slice", x, *arrays), (*shape[:axis], stop - start, *shape[axis + 1 :])
+    if word == "pad":
+        axis = len(shape) - 1
+        pads = np.zeros((2, len(shape) + 1), int)
+        pads[:, -1] = rng.integers(0, 3, 2)
+        return g("Pad", x, pads.ravel()), (*shape[:-1], shape[-1] + int(pads.sum()))
+    return g("Flatten", x), (size,)
+
+
+def slide_randomly(g, rng, x, shape):
+    if len(shape) != 2:
+        return g("Reshape", x, np.array([-1, 1, int(np.prod(shape))])), (1, int(np.prod(shape)))
+    n, size, stride = shape[1], int(rng.integers(1, min(4, shape[1]) + 1)), int(rng.integers(1, 3))
+    pads = rng.integers(0, size, 2)
+    made = (n + int(pads.sum()) - size) // stride + 1
+    options = {"strides": [stride], "pads": pads.tolist(), "kernel_shape": [size]}
+    word = rng.choice(
+        ["Conv", "MaxPool", "AveragePool", "BatchNormalization", "GlobalAveragePool"], p=[0.4, 0.2, 0.1, 0.2, 0.1]
+    )
+    if word == "Conv":
+        n_out = int(rng.integers(1, 4))
+        return convolution(g, rng, x, shape[0], n_out, size, bias=rng.random() < 0.7, **options), (n_out, made)
+    if word == "BatchNormalization":
+        return batch_norm(g, x, rng, shape[0]), shape
+    if word == "GlobalAveragePool":
+        return g(word, x), (shape[0], 1)
+    if word == "AveragePool":
+        return g(word, x, count_include_pad=int(rng.integers(2)), **options), (shape[0], made)
+    del options["pads"]  # with which the evaluator's MaxPool makes another number of windows, or none
+    return g("MaxPool", x, **options), (shape[0], (n - size) // stride + 1)
+
+
+def join_randomly(g, rng, x, shape):
+    word = rng.choice(["add", "last", "first", "less"])
+    h = g("Tanh", x)
+    if word == "add":
+        return g("Add", x, h), shape
+    if word == "less":
+        return g("Sub", x, dense(g, rng, h, shape[-1], shape[-1])), shape
+    axis = len(shape) if word == "last" else 1
+    lengths = [n * 3 if i == axis - 1 else n for i, n in enumerate(shape)]
+    return g("Concat", x, h, x, axis=axis), tuple(lengths)
+
+
+RANDOM_STEPS = [
+    scale_randomly, sign_randomly, activate_randomly, multiply_randomly, move_randomly, slide_randomly, join_randomly,
+]  # fmt: skip
+
+
+def build_randomly(rng, dtype=np.float64):
+    shape = (int(rng.integers(3, 9)),) if rng.random() < 0.5 else (int(rng.integers(1, 4)), int(rng.integers(3, 9)))
+    graph = Graph(shape, dtype=dtype)
+    x, weight = "input_0", rng.random(len(RANDOM_STEPS)) + 0.2
+    for _ in range(rng.integers(3, 10)):
+        step = RANDOM_STEPS[rng.choice(len(RANDOM_STEPS), p=weight / weight.sum())]
+        if np.prod(shape) < 200:
+            x, shape = step(graph, rng, x, shape)
+    x = graph("Flatten", x)
+    return graph, [dense(graph, rng, x, int(np.prod(shape)), 2)]
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_a_network_of_random_operations_gives_what_the_evaluator_gives(path, seed):
+    rng = np.random.default_rng(seed)
+    graph, outputs = build_randomly(rng, np.float32 if seed % 4 == 0 else np.float64)
+    assert_same(graph, outputs, path, rng)
