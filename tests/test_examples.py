@@ -48,6 +48,13 @@ SAID = {
         "HMC converged: R-hat at most 1.01",
         "check: in the gap HMC's error is more than twice that among the data: True",
     ],
+    "06_trained_network": [
+        "Network(64-64x4-64x8-32-3, 4,527 parameters",
+        "certificate: not at a minimum",
+        "as they are: the network takes spectra of 64 pixels, got 192",
+        "check: they are what was trained, in float32: True",
+        "dTEFF/dflux is largest at",
+    ],
     "05_pymc_script": [
         "free variables: level, between, log_sigma, theta_whitened",
         "r_hat",
@@ -61,6 +68,7 @@ N_CHECKS = {
     "03_compiled_functions": 3,
     "04_hmc_check": 3,
     "05_pymc_script": 2,
+    "06_trained_network": 2,
 }
 
 
