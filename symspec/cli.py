@@ -240,7 +240,7 @@ def info(
     uncertainty: Uncertainty = None,
     read: Reading = None,
 ) -> None:
-    """Tell what a file is: a model with error bars, a network, also of Keras, PyTorch or The Payne, or spectra."""
+    """Tell what a file is: a model with error bars, a network, also of another program, or spectra."""
     import h5py
 
     from symspec import archives, tables

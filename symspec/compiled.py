@@ -38,7 +38,7 @@ def compile_predict(net: Network, *, backend: str = "auto", dtype: str = "float6
     dtype : {"float64", "float32"}
         Arrays are cast to it.
     """
-    return PerStarFunction(net, net.build, [(net.n_labels,)], 4 * net.floats_per_star, backend, dtype)
+    return PerStarFunction(net, net.build, [(net.n_labels,)], 2 * net.floats_per_star, backend, dtype)
 
 
 def compile_jacobian(

@@ -20,8 +20,8 @@ import pytensor.tensor as pt
 
 from symspec.checks import check_choice
 from symspec.errors import OptionError, ShapeError
-from symspec.layers import Layer, Shape, Symbol, check_count, first_lengths, reshape_tail
-from symspec.windows import FirstLargest, Slide
+from symspec.layers import Layer, Shape, Symbol, check_count, multiply_last, reshape_tail
+from symspec.windows import Largest, Slide
 
 Padding = str | int | tuple[int, int]
 DataFormat = Literal["channels_last", "channels_first"]
@@ -167,7 +167,7 @@ class _Pool(_OverPositions):
         return place_windows(shape[0], self.pool_size, self.strides, self.padding)[1], shape[1]
 
     def n_floats(self, shape: Shape) -> int:
-        return math.prod(self.out_shape(shape)) * (2 * self.pool_size + 1)
+        return math.prod(self.out_shape(shape)) * (self.pool_size + 1)
 
     def _take(self, x: Symbol, shape: Shape) -> tuple[Symbol, np.ndarray]:
         """Windows (window, pool_size, channel), and which of their positions (window, pool_size) are no padding."""
@@ -185,11 +185,9 @@ class MaxPool1D(_Pool):
 
     def _build(self, x: Symbol, params: dict[str, Symbol], shape: Shape) -> Symbol:
         windows, is_inside = self._take(x, shape)
-        compared = windows
-        if not is_inside.all():
-            lowest = np.where(is_inside, 0, -np.inf)[:, :, None].astype(x.dtype)
-            compared = windows + lowest
-        return pt.sum(windows * FirstLargest()(compared), axis=-2, acc_dtype=x.dtype)  # of which one is not zero
+        if not is_inside.all():  # zeros of the padding are no candidates
+            windows = windows + np.where(is_inside, 0, -np.inf)[:, :, None].astype(x.dtype)
+        return Largest()(windows)
 
 
 @dataclass(frozen=True, eq=False)
@@ -279,14 +277,6 @@ def place_windows(length: int, size: int, stride: int, padding: Padding) -> tupl
 def fit_positions(x: Symbol, length: int, before: int, to: int) -> Symbol:
     """`x` (position, channel) of so many positions with zeros before, cut or filled with zeros to others."""
     return Slide(length, before, to, 1, 1)(x)
-
-
-def multiply_last(x: Symbol, W: Symbol) -> Symbol:
-    """X W over the last axis, as one matrix product over all others."""
-    if x.ndim == 2:
-        return pt.dot(x, W)
-    rows = x.reshape((math.prod(first_lengths(x, x.ndim - 1)), x.type.shape[-1]))
-    return pt.dot(rows, W).reshape((*first_lengths(x, x.ndim - 1), W.type.shape[1]))
 
 
 def _as_pair(padding: int | tuple[int, int]) -> tuple[int, int]:

@@ -86,7 +86,7 @@ class Dense(Layer):
         return kernel | {"bias": (self.units,)} if self.use_bias else kernel
 
     def build(self, x: Symbol, params: dict[str, Symbol], shape: Shape) -> Symbol:
-        z = pt.matmul(x, params["kernel"]) if x.ndim > 2 else pt.dot(x, params["kernel"])
+        z = multiply_last(x, params["kernel"])
         return z + params["bias"] if self.use_bias else z
 
 
@@ -221,6 +221,11 @@ class Unstandardize(_Affine):
 
     def build(self, x: Symbol, params: dict[str, Symbol], shape: Shape) -> Symbol:
         return x * self.scale.astype(x.dtype) + self.mean.astype(x.dtype)
+
+
+def multiply_last(x: Symbol, W: Symbol) -> Symbol:
+    """X W over the last axis."""
+    return pt.matmul(x, W) if x.ndim > 2 else pt.dot(x, W)
 
 
 def reshape_tail(x: Symbol, n_axes: int, tail: tuple[Any, ...]) -> Symbol:

@@ -119,6 +119,30 @@ class Unslide(_Sliding):
         return [self(tangents[0])]
 
 
+class Largest(Op):
+    """Largest numbers along the last axis but one; of equal ones the first has the derivative; NaN stays NaN."""
+
+    __props__ = ()
+
+    def make_node(self, x: Any) -> Apply:
+        x = pt.as_tensor_variable(x)
+        shape = (*x.type.shape[:-2], x.type.shape[-1])
+        return Apply(self, [x], [pt.tensor(dtype=x.dtype, shape=shape)])
+
+    def infer_shape(self, node: Apply, shapes: list) -> list:
+        return [(*shapes[0][:-2], shapes[0][-1])]
+
+    def perform(self, node: Apply, inputs: list, outputs: list) -> None:
+        outputs[0][0] = _find_largest(inputs[0])
+
+    def pullback(self, inputs: Any, outputs: Any, cotangents: Any) -> list:
+        return [FirstLargest()(inputs[0]) * pt.expand_dims(cotangents[0], -2)]
+
+    def pushforward(self, inputs: Any, outputs: Any, tangents: Any) -> list:
+        chosen = FirstLargest()(inputs[0]) * tangents[0]
+        return [pt.sum(chosen, axis=-2, acc_dtype=chosen.dtype)]  # of which one is not zero
+
+
 class FirstLargest(Op):
     """1 at the first of the largest numbers along the last axis but one, 0 elsewhere; where there is NaN, somewhere."""
 
@@ -135,7 +159,7 @@ class FirstLargest(Op):
         (x,) = inputs
         out = np.empty_like(x)
         free = np.ones(x[..., 0, :].shape, bool)
-        largest = x.max(axis=-2)
+        largest = _find_largest(x)
         for i in range(x.shape[-2]):
             chosen = ~(x[..., i, :] < largest) & free
             free &= ~chosen
@@ -154,9 +178,18 @@ class FirstLargest(Op):
 
 @_vectorize_node.register(Slide)
 @_vectorize_node.register(Unslide)
+@_vectorize_node.register(Largest)
 @_vectorize_node.register(FirstLargest)
 def _keep_axes_before(op: Op, node: Apply, x: Symbol) -> Apply:
     return op.make_node(x)
+
+
+def _find_largest(x: np.ndarray) -> np.ndarray:
+    """Maximum along the last axis but one: of few slices, over which NumPy's own reduction is several times slower."""
+    out = x[..., 0, :].copy()
+    for i in range(1, x.shape[-2]):
+        np.maximum(out, x[..., i, :], out=out)
+    return out
 
 
 def _fit(x: np.ndarray, before: int, length: int) -> np.ndarray:
@@ -174,7 +207,8 @@ def register_numba() -> None:
     """Teach PyTensor's Numba linker the Ops: loops, compiled."""
     from pytensor.link.numba.dispatch.basic import numba_njit, register_funcify_default_op_cache_key
 
-    for op, build in ((Slide, _loop_slide), (Unslide, _loop_unslide), (FirstLargest, _loop_first_largest)):
+    loops = {Slide: _loop_slide, Unslide: _loop_unslide, Largest: _loop_largest, FirstLargest: _loop_first_largest}
+    for op, build in loops.items():
         register_funcify_default_op_cache_key(op)(lambda op, build=build, **_: numba_njit(build(op)))
 
 
@@ -183,7 +217,9 @@ def register_jax() -> None:
     """Teach PyTensor's JAX linker the Ops: slices of blocks, as NumPy has them."""
     from pytensor.link.jax.dispatch import jax_funcify
 
-    for op, build in ((Slide, _trace_slide), (Unslide, _trace_unslide), (FirstLargest, _trace_first_largest)):
+    traces = {Slide: _trace_slide, Unslide: _trace_unslide}
+    traces |= {Largest: _trace_largest, FirstLargest: _trace_first_largest}
+    for op, build in traces.items():
         jax_funcify.register(op)(lambda op, build=build, **_: build(op))
 
 
@@ -223,6 +259,23 @@ def _loop_unslide(op: Unslide) -> Callable[..., Any]:
         return out.reshape((*g.shape[:-2], length, n_channels))
 
     return unslide
+
+
+def _loop_largest(op: Largest) -> Callable[..., Any]:
+    def largest(x):
+        n, n_channels = x.shape[-2], x.shape[-1]
+        rows = np.ascontiguousarray(x).reshape((-1, n, n_channels))
+        out = np.empty((rows.shape[0], n_channels), x.dtype)
+        for row in range(rows.shape[0]):
+            for c in range(n_channels):
+                best = rows[row, 0, c]
+                for i in range(1, n):
+                    if rows[row, i, c] > best or np.isnan(rows[row, i, c]):
+                        best = rows[row, i, c]
+                out[row, c] = best
+        return out.reshape((*x.shape[:-2], n_channels))
+
+    return largest
 
 
 def _loop_first_largest(op: FirstLargest) -> Callable[..., Any]:
@@ -271,6 +324,10 @@ def _trace_unslide(op: Unslide) -> Callable[..., Any]:
         return out[..., op.before : op.before + op.length, :]
 
     return unslide
+
+
+def _trace_largest(op: Largest) -> Callable[..., Any]:
+    return lambda x: x.max(axis=-2)
 
 
 def _trace_first_largest(op: FirstLargest) -> Callable[..., Any]:

@@ -30,7 +30,11 @@ ORDER = """
     audit_files
     importers.matching importers.file_kinds importers.payne importers.hdf5_weights importers.keras_description
     importers.keras_layers importers.keras_graphs importers.keras_files
-    importers.restricted_pickle importers.torch_files importers.safetensors_files importers.entry importers.descriptions importers
+    importers.restricted_pickle importers.torch_files importers.safetensors_files
+    importers.onnx_protobuf importers.onnx_description importers.onnx_arrays importers.onnx_scalings
+    importers.onnx_translation importers.onnx_constants importers.onnx_shapes importers.onnx_windows
+    importers.onnx_layers importers.onnx_patterns importers.onnx_files
+    importers.entry importers.descriptions importers
     hmc_files line_list datasets plots hmc_plots tables hmc_tables demo cli_options cli_hmc cli_survey cli __init__
 """.split()  # noqa: SIM905
 GRAPH_SIDE = {
@@ -52,7 +56,7 @@ GRAPH_SIDE = {
     "pymc_models",
     "hmc",
 }
-LATE = ("matplotlib", "astropy", "dask", "pymc", "arviz_plots", "jax", "h5py", "rich", "typer")
+LATE = ("matplotlib", "astropy", "dask", "pymc", "arviz_plots", "jax", "h5py", "rich", "typer", "onnx")
 MAX_MODULE_LINES, MAX_FUNCTION_LINES = 400, 40
 
 

@@ -15,6 +15,7 @@ from symspec.importers.keras_description import Call, KerasLayer, order_calls, r
 from symspec.importers.keras_files import has_weights, list_weights, open_keras_hdf5, open_keras_zip
 from symspec.importers.keras_graphs import Arrays, Assembly, begin_assembly, check_class
 from symspec.importers.matching import StoredArray, reading
+from symspec.importers.onnx_files import list_nodes
 from symspec.importers.payne import list_payne_shapes
 from symspec.importers.safetensors_files import list_safetensors
 from symspec.importers.torch_files import list_tensors
@@ -26,6 +27,7 @@ _FORMATS = {
     "keras_hdf5": "whole model of Keras (.h5)",
     "torch": "state_dict of PyTorch",
     "safetensors": "weights in safetensors",
+    "onnx": "model of ONNX",
 }
 _WEIGHTS = "weights of Keras (.h5)"
 READ, BEHIND = "yes", "perhaps; a layer before it is not read"
@@ -102,7 +104,7 @@ def describe_file(path: str | os.PathLike[str]) -> FileDescription:
     Returns
     -------
     FileDescription
-        Of a whole model of Keras each layer, with whether symspec reads it; of other files each array.
+        Of a whole model of Keras or ONNX each layer or node, with whether symspec reads it; of other files each array.
 
     Raises
     ------
@@ -112,6 +114,9 @@ def describe_file(path: str | os.PathLike[str]) -> FileDescription:
     path, kind = Path(path), find_kind(path)
     if kind in ("keras", "keras_hdf5"):
         return _describe_keras(path, kind)
+    if kind == "onnx":
+        rows = tuple(FileRow(*row, verdict or READ) for *row, verdict in list_nodes(path))
+        return FileDescription(_FORMATS[kind], rows, _advise(rows))
     if kind == "payne":
         rows = tuple(FileRow(name, "array", (shape,)) for name, shape in list_payne_shapes(path).items())
         return FileDescription(_FORMATS[kind], rows, "symspec.read_network(path, activation='leaky_relu' or 'sigmoid')")
@@ -135,8 +140,11 @@ def _describe_keras(path: Path, kind: str) -> FileDescription:
             return FileDescription(_WEIGHTS, _list_rows(found), _WITH_LAYERS)
         model = read_model(path, file.description)
         rows = _describe_model(model, file.list_arrays(model))
-    is_read = all(row.verdict == READ for row in rows)
-    return FileDescription(_FORMATS[kind], rows, "symspec.read_network(path)" if is_read else _WITH_LAYERS)
+    return FileDescription(_FORMATS[kind], rows, _advise(rows))
+
+
+def _advise(rows: Sequence[FileRow]) -> str:
+    return "symspec.read_network(path)" if all(row.verdict == READ for row in rows) else _WITH_LAYERS
 
 
 def _describe_model(model: KerasLayer, arrays: Arrays) -> tuple[FileRow, ...]:

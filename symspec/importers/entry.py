@@ -15,6 +15,7 @@ from symspec.compiled import compile_predict
 from symspec.errors import DataError, OptionError, ShapeError
 from symspec.importers.file_kinds import find_kind
 from symspec.importers.keras_files import import_keras, import_keras_hdf5
+from symspec.importers.onnx_files import import_onnx
 from symspec.importers.payne import PAYNE_ACTIVATIONS, import_payne
 from symspec.importers.safetensors_files import import_safetensors
 from symspec.importers.torch_files import import_torch, refuse_positions_first
@@ -26,6 +27,7 @@ _IMPORTERS = {
     "keras_hdf5": import_keras_hdf5,
     "torch": import_torch,
     "safetensors": import_safetensors,
+    "onnx": import_onnx,
 }
 _CHANNELS_FIRST = ("torch", "safetensors")
 _FLOAT32 = 1e-5  # of the largest output; sums over many inputs are given what they lose in float32 besides
@@ -41,20 +43,20 @@ def import_network(
     activation: str | None = None,
     pixels: slice | np.ndarray | None = None,
 ) -> Imported:
-    """Read a trained network of another program, of which nothing need be installed and nothing is run.
+    """Read a trained network of another program, which need not be installed, and of which nothing is run.
 
-    The flux of a whole Keras model is one flat vector: inputs of shape (pixel, channel) are made of it, the channel
-    varying fastest, and several inputs, say a spectrum and photometry, lie in it in the order of the model's inputs.
-    Several outputs follow each other in the same way.
+    The flux of a whole model, of Keras or ONNX, is one flat vector: inputs of shape (pixel, channel) are made of it,
+    the channel varying fastest, and several inputs, say a spectrum and photometry, lie in it in the order of the
+    model's inputs. Several outputs follow each other in the same way.
 
     Parameters
     ----------
     path : str or path
         The Payne's npz; Keras's `.keras`, whole or weights-only `.h5` and `.weights.h5`; PyTorch's state_dict, `.pt`
-        or `.safetensors`. The content decides, not the name.
+        or `.safetensors`; ONNX's `.onnx`, for which the package onnx is needed. The content decides, not the name.
     net : Network, optional
         The layers that the file was trained with: needed where a file holds weights only. Arrays are matched by their
-        order and shapes, which cannot tell branches that are alike: `check` can. For a whole Keras model its own
+        order and shapes, which cannot tell branches that are alike: `check` can. For a whole model its own
         description is then left unread. The moments of its BatchNorm layers, `np.zeros(c), np.ones(c)`, only
         hold the place of those in the file. For PyTorch, whose arrays are (channel, position), give
         data_format="channels_first" to what slides over positions, and axis=0 and epsilon=1e-5 to BatchNorm.
@@ -85,6 +87,8 @@ def import_network(
         The network imported does not predict `check`; the message has the largest difference.
     OptionError
         An option is missing, or makes no sense for this file.
+    MissingDependencyError
+        The package onnx is not there for one of its files.
     """
     kind = find_kind(path)
     if net is not None and not isinstance(net, Network):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import zipfile
 from pathlib import Path
 
@@ -10,7 +11,9 @@ from symspec.errors import FileFormatError
 from symspec.importers.matching import bytes_allowed, reading
 
 _HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
-_KNOWN = "a network of The Payne (npz), Keras (.keras, .h5) or PyTorch (.pt, .safetensors)"
+# how ONNX files begin: a version, which is a small number, and another of a model's fields
+_ONNX_START = re.compile(rb"\x08[\x01-\x1f][\x12\x1a\x22\x28\x32\x3a\x42]")
+_KNOWN = "a network of The Payne (npz), Keras (.keras, .h5), PyTorch (.pt, .safetensors) or ONNX (.onnx)"
 
 
 def find_kind(path: str | os.PathLike[str]) -> str:
@@ -19,7 +22,7 @@ def find_kind(path: str | os.PathLike[str]) -> str:
     Returns
     -------
     str
-        "payne", "keras", "keras_hdf5", "torch" or "safetensors".
+        "payne", "keras", "keras_hdf5", "torch", "safetensors" or "onnx".
 
     Raises
     ------
@@ -42,6 +45,8 @@ def find_kind(path: str | os.PathLike[str]) -> str:
         return _find_kind_of_zip(path)
     if start[8:9] == b"{" and start[5:8] == b"\0\0\0":
         return "safetensors"
+    if _ONNX_START.match(start) or path.suffix == ".onnx":  # a format without a signature
+        return "onnx"
     got = f"a file that starts with {start[:8]!r}"
     advice = "it may be truncated, or of another format"
     if start.startswith(b"\x80"):

@@ -106,11 +106,18 @@ class LayerGraph:
 
     def __init__(self, path: str | os.PathLike[str], n_inputs: int):
         self.path, self.n_floats = path, 0
-        self._count(n_inputs)
+        self.count(n_inputs)
         self.start = Output(Identity(), (), (n_inputs,))
         self.settled: dict[Signal, Output] = {}
 
-    def _count(self, n: int) -> None:
+    def count(self, n: int) -> None:
+        """Count numbers of a star, or of constants that a layer is to hold.
+
+        Raises
+        ------
+        FileFormatError
+            There are too many.
+        """
         self.n_floats += n
         if self.n_floats > LARGEST:
             raise FileFormatError(
@@ -121,7 +128,7 @@ class LayerGraph:
     def put(self, source: Output, layer: Layer, name: str = "", **arrays: np.ndarray) -> Output:
         """Let a layer, with its weights if it has any, take an output."""
         shape = tuple(layer.out_shape(source.shape))
-        self._count(layer.n_floats(source.shape))
+        self.count(layer.n_floats(source.shape))
         return Output(layer, (source,), shape, name, arrays)
 
     def view(self, output: Output, shape: Shape) -> Output:
@@ -146,7 +153,7 @@ class LayerGraph:
 
     def add(self, outputs: Sequence[Output]) -> Output:
         """Sum of outputs of one shape."""
-        self._count(math.prod(outputs[0].shape))
+        self.count(math.prod(outputs[0].shape))
         return Output(Add, tuple(outputs), outputs[0].shape)
 
     def join(self, outputs: Sequence[Output]) -> Output:
@@ -154,7 +161,7 @@ class LayerGraph:
         if len(outputs) == 1:
             return outputs[0]
         shape = (*outputs[0].shape[:-1], sum(output.shape[-1] for output in outputs))
-        self._count(math.prod(shape))
+        self.count(math.prod(shape))
         return Output(Concatenate, tuple(outputs), shape)
 
     def finish(self, end: Output) -> tuple[Network, list[StoredArray]]:

@@ -28,6 +28,8 @@ def fold(translation: Translation, node: OnnxNode) -> np.ndarray | None:
     try:
         with np.errstate(all="ignore"):  # what is not finite is refused where it is used
             folded = np.asarray(FOLDERS[node.op](translation, node))
+    except FileFormatError:
+        raise
     except (IndexError, OverflowError, TypeError, ValueError) as error:
         raise node.refusal(f"cannot be worked out ({error})", "the file is damaged") from error
     node.check_asked()

@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 
 from symspec.errors import DataError, FileFormatError, OptionError, ShapeError
-from symspec.importers.onnx_protobuf import FLOATS, read_tensor
+from symspec.importers.onnx_protobuf import FLOATS, MOST_AXES, read_tensor
 from symspec.layers import Shape
 
 BUILD = "build the network of symspec's layers and give it as net="
-_MOST_NODES = 10_000
+_MOST_NODES = 5_000
+_MOST_NAMES = 1024  # of inputs or outputs of a graph, or of one node
 _LONGEST_NAME = 200  # in errors
 _OLDEST_OPSET = 9
 _OWN_DOMAINS = ("", "ai.onnx")
@@ -160,10 +161,21 @@ def read_graph(path: Path, model: Any) -> OnnxGraph:
         raise FileFormatError(f"{path} should keep ONNX's own operations, got functions in their place: {BUILD}.")
     if len(graph.node) > _MOST_NODES:
         raise FileFormatError(f"{path} should have {_MOST_NODES:,} nodes at most, got {len(graph.node):,}: {BUILD}.")
+    for part in (graph, *graph.node):
+        if (n := max(len(part.input), len(part.output))) > _MOST_NAMES + len(graph.initializer) * (part is graph):
+            raise FileFormatError(f"{path} should have {_MOST_NAMES:,} inputs and outputs at most, got {n:,}: {BUILD}.")
     constants = {tensor.name: _try_tensor(path, tensor) for tensor in graph.initializer}
     for sparse in graph.sparse_initializer:
         constants[sparse.values.name] = FileFormatError(f"{path}: {sparse.values.name!r} is sparse: export it dense.")
     declared = {value.name: _read_lengths(value) for value in graph.input if value.name not in constants}
+    if declared and len({lengths[0] is None for lengths in declared.values() if lengths}) > 1:
+        fixed = [
+            f"{name[:100]!r} {lengths}" for name, lengths in declared.items() if lengths and lengths[0] is not None
+        ]
+        raise FileFormatError(
+            f"{path} should take the stars as the first axis of all its inputs, got {', '.join(fixed)[:500]} beside "
+            "such: these may be constants that were lost when it was exported; use another version of the exporter."
+        )
     return OnnxGraph(
         path=path,
         nodes=[_read_node(path, i, node) for i, node in enumerate(graph.node)],
@@ -218,9 +230,9 @@ def _check_input(path: Path, value: Any) -> Shape:
             f"{path} should take arrays of floats, got {what} as {value.name!r}: export the model for float32 spectra."
         )
     shape = _find_known(lengths)
-    if not shape:
+    if not shape or len(shape) > MOST_AXES:
         raise FileFormatError(
-            f"{path} should take inputs of shape (star, pixel) with a known number of pixels, got {lengths} as "
-            f"{value.name!r}: export the model with an example of that shape, leaving open its first axis only."
+            f"{path} should take inputs of shape (star, pixel) with a known number of pixels, got {str(lengths)[:100]} "
+            f"as {value.name[:100]!r}: export the model with an example of that shape, only its first axis open."
         )
     return shape

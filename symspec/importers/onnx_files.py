@@ -5,18 +5,20 @@ from __future__ import annotations
 import math
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from symspec.errors import FileFormatError
 from symspec.importers.matching import StoredArray, fill_network, reading
-from symspec.importers.onnx_arrays import Output
+from symspec.importers.onnx_arrays import Output, Signal
 from symspec.importers.onnx_constants import fold
 from symspec.importers.onnx_description import OnnxNode, read_graph
 from symspec.importers.onnx_layers import BUILDERS
 from symspec.importers.onnx_patterns import build_pattern
 from symspec.importers.onnx_protobuf import import_onnx_package, read_model
 from symspec.importers.onnx_translation import Translation
+from symspec.layers import Shape
 from symspec.networks import Network
 
 _WHAT = "an ONNX model"
@@ -28,7 +30,10 @@ _WEIGHTS = {
     "BatchNormalization": ("gamma", "beta", "mean", "variance"),
     "LayerNormalization": ("gamma", "beta"),
 }
+# what may stand between a kernel and the sum with its bias
 _BETWEEN = ("Squeeze", "Unsqueeze", "Reshape", "Transpose", "Cast", "Identity")
+_MOST_LABELS = 2**20
+_BEHIND = "perhaps; a node before it is not read"
 
 
 def import_onnx(path: str | os.PathLike[str], net: Network | None = None) -> tuple[Network, np.ndarray]:
@@ -57,19 +62,51 @@ def import_onnx(path: str | os.PathLike[str], net: Network | None = None) -> tup
     """
     import_onnx_package()
     path = Path(path)
-    with reading(path, _WHAT):
-        translation = translate(path)
+    with reading(path, _WHAT), np.errstate(all="ignore"):  # what is not finite is refused where it ends up
+        translation = _translate(path)
         if net is not None:
             return fill_network(path, net, _list_weights(translation))
         built, found = translation.layers.finish(_find_end(translation))
         return fill_network(path, built, found)
 
 
-def translate(path: Path) -> Translation:
+def _translate(path: Path) -> Translation:
     """Go through the graph of a file; what symspec has no layers for stands there as an error."""
     translation = Translation(read_graph(path, read_model(path)))
     translation.run(BUILDERS, (build_pattern, fold))
     return translation
+
+
+def list_nodes(path: str | os.PathLike[str]) -> list[tuple[str, str, tuple[Shape, ...], Shape | None, str]]:
+    """Tell which operations of a file symspec reads.
+
+    Returns
+    -------
+    list of tuple
+        Of each node but those that make constants its name, its operation, the shapes of the numbers that it has, the
+        shape of one star's array that comes out or None, and why it is not read; empty where it is.
+    """
+    path = Path(path)
+    with reading(path, _WHAT), np.errstate(all="ignore"):
+        translation = _translate(path)
+    rows, parts = [], set()
+    for node in translation.graph.nodes[::-1]:
+        taken = [translation.values.get(name) for name in node.inputs]
+        made = translation.values[node.outputs[0]] if node.outputs else None
+        if isinstance(made, np.ndarray):
+            continue
+        is_read = isinstance(made, Signal) or bool(parts.intersection(node.outputs))
+        if is_read:  # so is what it takes, as a part of the same layer if not by itself
+            parts.update(node.inputs)
+        shapes = tuple(array.shape for array in taken if isinstance(array, np.ndarray) and array.dtype.kind == "f")
+        shape = made.shape if isinstance(made, Signal) else None
+        rows.append((node.name, node.op, shapes, shape, "" if is_read else _explain(node, made)))
+    return rows[::-1]
+
+
+def _explain(node: OnnxNode, error: Any) -> str:
+    text = str(error)
+    return text.removeprefix(node.introduction) if text.startswith(node.introduction) else _BEHIND
 
 
 def _find_end(translation: Translation) -> Output:
@@ -81,8 +118,11 @@ def _find_end(translation: Translation) -> Output:
         if declared is not None and declared != signal.shape:
             raise node.refusal(f"is declared to be {declared} a star, and comes out as {signal.shape}")
         ends.append(translation.layers.view(translation.flush(node, signal), (math.prod(signal.shape),)))
-    if not ends:
-        raise FileFormatError(f"{graph.path} should have an output, got none: it is damaged.")
+    n_labels = sum(end.shape[0] for end in ends)
+    if not 0 < n_labels <= _MOST_LABELS:
+        raise FileFormatError(
+            f"{graph.path} should give 1 to {_MOST_LABELS:,} numbers a star, got {n_labels:,}: damaged."
+        )
     return translation.layers.join(ends)
 
 

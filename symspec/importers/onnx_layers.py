@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -60,7 +60,7 @@ def _build_gemm(translation: Translation, node: OnnxNode) -> Signal:
     kernel = kernel.T if node.count("transB", 0) else kernel
     if bias is not None:
         bias = _spread(node, bias if beta == 1 else beta * bias, kernel.shape[1])
-    return _put_dense(translation, node, signal, kernel if alpha == 1 else alpha * kernel, bias)
+    return put_dense(translation, node, signal, kernel if alpha == 1 else alpha * kernel, bias)
 
 
 def _build_matmul(translation: Translation, node: OnnxNode) -> Signal:
@@ -69,13 +69,14 @@ def _build_matmul(translation: Translation, node: OnnxNode) -> Signal:
         kernel = kernel[0]
     if kernel.ndim not in (1, 2) or not signal.rank:
         raise node.refusal(f"multiplies arrays of shape {signal.shape} a star by {kernel.shape}")
-    product = _put_dense(translation, node, signal, kernel.reshape(len(kernel), -1), None)
+    product = put_dense(translation, node, signal, kernel.reshape(len(kernel), -1), None)
     return product if kernel.ndim == 2 else dataclasses.replace(product, shape=signal.shape[:-1])
 
 
-def _put_dense(
+def put_dense(
     translation: Translation, node: OnnxNode, signal: Signal, kernel: np.ndarray, bias: np.ndarray | None
 ) -> Signal:
+    """Product of the last axis with a kernel (in, out)."""
     n_in, n_out = kernel.shape
     if signal.shape[-1] != n_in:
         raise node.refusal(f"takes {n_in} features where there are {signal.shape}", "the file is damaged")
@@ -103,17 +104,22 @@ def _build_sum(translation: Translation, node: OnnxNode) -> Signal:
     """Sum of what comes from the spectrum, to which all constants are added."""
     values = [translation.find(node, i) for i in range(len(node.inputs))]
     signals = [value for value in values if isinstance(value, Signal)]
-    if len({signal.shape for signal in signals}) > 1:
-        raise node.refusal(f"adds arrays of different shapes, {', '.join(str(s.shape) for s in signals[:8])}")
-    total = signals[0]
-    if len(signals) > 1:
-        outputs = [translation.flush(node, signal) for signal in signals]
-        views = [translation.layers.view(output, outputs[0].shape) for output in outputs]
-        total = Signal(translation.layers.add(views), signals[0].shape)
+    total = build_same(translation, node) if len(values) == 1 else _add(translation, node, signals)
     for value in values:
         if isinstance(value, np.ndarray):
             total = scale(translation.layers, node, total, "add", value)
     return total
+
+
+def _add(translation: Translation, node: OnnxNode, signals: Sequence[Signal]) -> Signal:
+    """Sum of signals of one shape; a single one is that itself."""
+    if len({signal.shape for signal in signals}) != 1:
+        raise node.refusal(f"adds arrays of different shapes, {', '.join(str(s.shape) for s in signals[:8])}")
+    if len(signals) == 1:
+        return signals[0]
+    outputs = [translation.flush(node, signal) for signal in signals]
+    views = [translation.layers.view(output, outputs[0].shape) for output in outputs]
+    return Signal(translation.layers.add(views), signals[0].shape)
 
 
 def _build_difference(translation: Translation, node: OnnxNode) -> Signal:
@@ -123,11 +129,7 @@ def _build_difference(translation: Translation, node: OnnxNode) -> Signal:
     second = scale(translation.layers, node, translation.signal(node, 1), "mul", np.array(-1.0))
     if isinstance(first, np.ndarray):
         return scale(translation.layers, node, second, "add", first)
-    if first.shape != second.shape:
-        raise node.refusal(f"takes arrays of different shapes, {first.shape} and {second.shape}")
-    outputs = [translation.flush(node, signal) for signal in (first, second)]
-    views = [translation.layers.view(output, outputs[0].shape) for output in outputs]
-    return Signal(translation.layers.add(views), first.shape)
+    return _add(translation, node, [translation.signal(node), second])
 
 
 def _build_product(translation: Translation, node: OnnxNode) -> Signal:
@@ -229,6 +231,22 @@ def _build_clip(translation: Translation, node: OnnxNode) -> Signal:
     return translation.put(node, translation.signal(node), Activation("clip", options))
 
 
+def _build_bound(key: str) -> Builder:
+    """The larger or the smaller of an array and a number, which is then its "minimum" or "maximum"."""
+
+    def build(translation: Translation, node: OnnxNode) -> Signal:
+        values = [translation.find(node, i) for i in range(len(node.inputs))]
+        signals = [value for value in values if isinstance(value, Signal)]
+        bounds = [value.item() for value in values if isinstance(value, np.ndarray)]
+        if len(signals) != 1 or len(bounds) != 1 or not abs(bounds[0]) <= _LARGEST:
+            raise node.refusal("compares several arrays", "symspec compares an array with a number")
+        is_relu = key == "minimum" and bounds == [0]
+        options = {"minimum": -_LARGEST, "maximum": _LARGEST, key: float(bounds[0])}
+        return translation.put(node, signals[0], Activation("relu") if is_relu else Activation("clip", options))
+
+    return build
+
+
 # --- what changes nothing
 
 
@@ -275,6 +293,8 @@ BUILDERS: dict[str, Callable[[Translation, OnnxNode], Any]] = {
     "Gelu": _build_gelu,
     "Swish": _build_swish,
     "Clip": _build_clip,
+    "Max": _build_bound("minimum"),
+    "Min": _build_bound("maximum"),
     "MaxPool": build_pool(MaxPool1D),
     "AveragePool": build_pool(AveragePool1D),
     "GlobalMaxPool": build_global(take_largest),

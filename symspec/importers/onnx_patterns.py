@@ -1,4 +1,4 @@
-"""Several operations that are one of symspec's layers: one table, PATTERNS, of how exporters write them.
+"""Several operations that are one of symspec's layers: tables of how exporters write them, PATTERNS and GATES.
 
 A pattern is the name of an operation with a pattern for each of its inputs. A word stands for any array, the same one
 wherever it stands again; a number for a constant that is this number.
@@ -7,85 +7,148 @@ wherever it stands again; a number for a constant that is this number.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from symspec.importers.onnx_arrays import Signal
 from symspec.importers.onnx_description import OnnxNode
-from symspec.importers.onnx_layers import put_layer_norm
-from symspec.importers.onnx_translation import Translation
+from symspec.importers.onnx_layers import put_dense, put_layer_norm
+from symspec.importers.onnx_scalings import scale
+from symspec.importers.onnx_translation import STARS, Translation
 from symspec.layers import Activation
 
 _COMMUTE = ("Add", "Mul")
 _ROUNDING = 1e-6  # of constants in float32
-_MEAN = "mean over the last axis"
+_MEAN, _FIRST = "mean over the last axes", "the first of these"
 _LEAST_THRESHOLD = 20.0  # from where on log(1 + exp(x)) is x in float32, and to 2e-9
+_MOST_FACTORS = 8
 
 Pattern = Any  # a word, a number or a tuple of a word and patterns
+Found = Mapping[str, Any]  # the name of what each word of a pattern stands for, and from which axis on means are
 
 
-def _multiply(a: Pattern, b: Pattern, c: Pattern) -> list[Pattern]:
-    """Products of three factors, in whichever order."""
-    return [("Mul", a, ("Mul", b, c)), ("Mul", b, ("Mul", a, c)), ("Mul", c, ("Mul", a, b))]
+def build_pattern(translation: Translation, node: OnnxNode) -> Signal | None:
+    """Signal of the layer that several operations are, of which this one is the last; None where they are none."""
+    if node.op == "Mul":
+        return _build_gated(translation, node)
+    for pattern, build in PATTERNS:
+        for found in _match_node(translation, node, pattern, {}):
+            signal = translation.values.get(found["x"])
+            if isinstance(signal, Signal) and (built := build(translation, node, signal, found)) is not None:
+                return built
+    return None
 
+
+# --- what layers they are
+
+
+def _build_softplus(translation: Translation, node: OnnxNode, signal: Signal, found: Found) -> Signal | None:
+    if not _is_number(translation, found["threshold"], at_least=_LEAST_THRESHOLD):
+        return None
+    return translation.put(node, signal, Activation("softplus"))
+
+
+def _build_layer_norm(translation: Translation, node: OnnxNode, signal: Signal, found: Found) -> Signal | None:
+    first = found[_FIRST]
+    constants = {key: translation.values.get(found[key]) for key in ("epsilon", "gamma", "beta") if key in found}
+    if not all(isinstance(array, np.ndarray) for array in constants.values()):
+        return None
+    arrays, n_axes = {}, signal.rank - first
+    epsilon = constants.pop("epsilon")
+    for key, array in constants.items():
+        if array.size != math.prod(array.shape[-n_axes:]) or signal.rank + 1 < array.ndim:
+            return None
+        arrays[key] = np.broadcast_to(array.reshape(array.shape[-n_axes:]), signal.shape[first:]).ravel()
+    return put_layer_norm(translation, node, signal, first, epsilon.item(), arrays)
+
+
+def _build_rows(translation: Translation, node: OnnxNode, signal: Signal, found: Found) -> Signal | None:
+    """A product for each position of each star, for which TensorFlow puts these in one axis."""
+    rows, shape = (translation.values.get(found[key]) for key in ("rows", "shape"))
+    if not isinstance(rows, np.ndarray) or not isinstance(shape, np.ndarray) or not signal.rank:
+        return None
+    kernel = translation.values.get(found["kernel"])
+    if not isinstance(kernel, np.ndarray) or kernel.ndim != 2 or rows.tolist() != [-1, signal.shape[-1]]:
+        return None
+    whole = [*signal.shape[:-1], kernel.shape[-1]]
+    if len(whole) < 2 or shape.tolist() not in ([STARS, *whole], [-1, *whole]):
+        return None
+    return put_dense(translation, node, signal, translation.kernel(translation.makers[node.inputs[0]], 1), None)
+
+
+def _build_gated(translation: Translation, node: OnnxNode) -> Signal | None:
+    """A product of x, of a function of x between 0 and its factor, and of constants."""
+    if any(isinstance(translation.values.get(name), np.ndarray) for name in node.inputs):
+        return None
+    for gate in _list_factors(translation, node.inputs, ""):
+        for pattern, word, factor in GATES:
+            for found in _match(translation, gate, pattern, {}):
+                names = _list_factors(translation, node.inputs, found["x"])
+                values = [translation.values.get(name) for name in names]
+                constants = [value for value in values if isinstance(value, np.ndarray)]
+                signal = translation.values.get(found["x"])
+                is_known = isinstance(signal, Signal) and len(values) == len(constants) + 2
+                if is_known and {found["x"], gate} <= set(names):
+                    product = translation.put(node, signal, Activation(word))
+                    for constant in (np.array(factor), *constants):
+                        product = scale(translation.layers, node, product, "mul", constant)
+                    return product
+    return None
+
+
+def _list_factors(translation: Translation, names: Sequence[str], last: str) -> list[str]:
+    """Names of what is multiplied together, where a named one counts as it is."""
+    factors, waiting = [], list(names)
+    while waiting and len(factors) < _MOST_FACTORS:
+        name = waiting.pop(0)
+        maker = translation.makers.get(name)
+        if maker is not None and maker.op == "Mul" and name != last and len(waiting) < _MOST_FACTORS:
+            waiting += maker.inputs
+        else:
+            factors.append(name)
+    return factors
+
+
+# --- how they are written
 
 _ARGUMENTS = [("Div", "x", math.sqrt(2)), ("Mul", "x", math.sqrt(0.5))]
-_DOUBLE_PHI = [
-    *(("Add", ("Erf", argument), 1.0) for argument in _ARGUMENTS),
-    ("Erfc", ("Mul", ("Neg", "x"), math.sqrt(0.5))),
-    ("Erfc", ("Mul", "x", -math.sqrt(0.5))),
+
+# functions that x is multiplied by, what the product is, and how many times that
+GATES: list[tuple[Pattern, str, float]] = [
+    (("Sigmoid", "x"), "silu", 1.0),
+    *((("Add", ("Erf", argument), 1.0), "gelu", 2.0) for argument in _ARGUMENTS),
+    (("Erfc", ("Mul", ("Neg", "x"), math.sqrt(0.5))), "gelu", 2.0),
+    (("Erfc", ("Mul", "x", -math.sqrt(0.5))), "gelu", 2.0),
 ]
+
+_ONCE_X = ("Mul", "x", 1.0)  # PyTorch's option beta
+_SOFTPLUS = [("x", ("Softplus", "x")), (_ONCE_X, ("Div", ("Softplus", _ONCE_X), 1.0))]
 _MEAN_OF_X = (_MEAN, "x")
 _CENTRED = ("Sub", "x", _MEAN_OF_X)
 _DEVIATIONS = [
     ("Sqrt", ("Add", (_MEAN, square), "epsilon")) for square in (("Pow", _CENTRED, 2.0), ("Mul", _CENTRED, _CENTRED))
 ]
-_FACTORS = [("Mul", ("Reciprocal", deviation), "gamma") for deviation in _DEVIATIONS]
+_INVERSE = [("Reciprocal", deviation) for deviation in _DEVIATIONS]
+_FACTORS = [*_INVERSE, *(("Mul", inverse, "gamma") for inverse in _INVERSE)]
+_NORMALISED = [(("Mul", "x", factor), ("Mul", ("Neg", _MEAN_OF_X), factor)) for factor in _FACTORS]
 
-# what a node may be the last of, and the layer that it then is
-PATTERNS: list[tuple[Pattern, str]] = [
-    (("Mul", "x", ("Sigmoid", "x")), "silu"),
-    *((product, "gelu") for phi in _DOUBLE_PHI for product in _multiply("x", phi, 0.5)),
-    (("Where", ("Greater", "x", "threshold"), "x", ("Softplus", "x")), "softplus"),
-    *((("Div", _CENTRED, deviation), "layer_norm") for deviation in _DEVIATIONS),
-    *(
-        (("Add", ("Mul", "x", factor), ("Add", ("Mul", ("Neg", _MEAN_OF_X), factor), "beta")), "layer_norm")
-        for factor in _FACTORS
-    ),
+# what a node may be the last of, and what builds the layer that it then is
+PATTERNS: list[tuple[Pattern, Callable[[Translation, OnnxNode, Signal, Found], Signal | None]]] = [
+    *((("Where", ("Greater", x, "threshold"), "x", y), _build_softplus) for x, y in _SOFTPLUS),
+    *((("Div", _CENTRED, deviation), _build_layer_norm) for deviation in _DEVIATIONS),
+    *((("Add", first, second), _build_layer_norm) for first, second in _NORMALISED),
+    *((("Add", first, ("Add", second, "beta")), _build_layer_norm) for first, second in _NORMALISED),
+    (("Reshape", ("MatMul", ("Reshape", "x", "rows"), "kernel"), "shape"), _build_rows),
 ]
 
 
-def build_pattern(translation: Translation, node: OnnxNode) -> Signal | None:
-    """Signal of the layer that several operations are, of which this one is the last; None where they are none."""
-    for pattern, word in PATTERNS:
-        if pattern[0] != node.op:
-            continue
-        for found in _match_node(translation, node, pattern, {}):
-            signal = translation.values[found["x"]]
-            if isinstance(signal, Signal) and (built := _build(translation, node, word, signal, found)) is not None:
-                return built
-    return None
+# --- how they are found
 
 
-def _build(
-    translation: Translation, node: OnnxNode, word: str, signal: Signal, found: Mapping[str, str]
-) -> Signal | None:
-    if word == "softplus" and not _is_number(translation, found["threshold"], at_least=_LEAST_THRESHOLD):
-        return None
-    if word != "layer_norm":
-        return translation.put(node, signal, Activation(word))
-    constants = {key: translation.values[name] for key, name in found.items() if key != "x"}
-    if not all(isinstance(array, np.ndarray) for array in constants.values()):
-        return None
-    epsilon = constants.pop("epsilon")
-    arrays = {key: np.broadcast_to(array.ravel(), signal.shape[-1:]) for key, array in constants.items()}
-    return put_layer_norm(translation, node, signal, signal.rank - 1, epsilon.item(), arrays)
-
-
-def _match(translation: Translation, name: str, pattern: Pattern, found: Mapping[str, str]) -> Iterator[dict[str, str]]:
-    """Ways in which an array is made as a pattern says: what each of its words then is."""
+def _match(translation: Translation, name: str, pattern: Pattern, found: Found) -> Iterator[dict[str, str]]:
+    """Ways in which an array is made as a pattern says: what each of its words then stands for."""
     if isinstance(pattern, float):
         if _is_number(translation, name, near=pattern):
             yield dict(found)
@@ -96,13 +159,12 @@ def _match(translation: Translation, name: str, pattern: Pattern, found: Mapping
         yield from _match_node(translation, translation.makers[name], pattern, found)
 
 
-def _match_node(
-    translation: Translation, node: OnnxNode, pattern: Pattern, found: Mapping[str, str]
-) -> Iterator[dict[str, str]]:
+def _match_node(translation: Translation, node: OnnxNode, pattern: Pattern, found: Found) -> Iterator[dict[str, str]]:
     op, *parts = pattern
     if op == _MEAN:
-        if node.op == "ReduceMean" and _reduces_last(translation, node, found.get("x", node.inputs[0])):
-            yield from _match(translation, node.inputs[0], parts[0], found)
+        first = _find_first_of_mean(translation, node, found.get("x"))
+        if first is not None and found.get(_FIRST, first) == first:
+            yield from _match(translation, node.inputs[0], parts[0], {**found, _FIRST: first})
         return
     if node.op != op or len(node.inputs) != len(parts):
         return
@@ -111,7 +173,7 @@ def _match_node(
 
 
 def _match_all(
-    translation: Translation, names: Sequence[str], patterns: Sequence[Pattern], found: Mapping[str, str]
+    translation: Translation, names: Sequence[str], patterns: Sequence[Pattern], found: Found
 ) -> Iterator[dict[str, str]]:
     if not names:
         yield dict(found)
@@ -128,9 +190,18 @@ def _is_number(translation: Translation, name: str, near: float | None = None, a
     return number >= at_least if near is None else math.isclose(number, near, rel_tol=_ROUNDING)
 
 
-def _reduces_last(translation: Translation, node: OnnxNode, name: str) -> bool:
-    """Whether a node acts along the last axis of an array with the axes of a named one, and keeps it with length 1."""
-    signal = translation.values.get(name)
-    if not isinstance(signal, Signal) or not node.count("keepdims", 1):
-        return False
-    return translation.integers(node, 1, "axes") in ([-1], [signal.rank])
+def _find_first_of_mean(translation: Translation, node: OnnxNode, name: str | None) -> int | None:
+    """The first axis of a star's array of those that a node takes the mean over, if it keeps them and they are the last.
+
+    The array is a named one, or as that which the node takes.
+    """
+    signal = translation.values.get(node.inputs[0] if name is None else name) if node.inputs else None
+    if not isinstance(signal, Signal):
+        return None
+    if node.op == "GlobalAveragePool":
+        return 1
+    if node.op != "ReduceMean" or not node.count("keepdims", 1):
+        return None
+    axes = sorted(axis % (signal.rank + 1) - 1 for axis in translation.integers(node, 1, "axes") or ())
+    first = axes[0] if axes else signal.rank
+    return first if axes == list(range(first, signal.rank)) and first >= 0 and axes else None

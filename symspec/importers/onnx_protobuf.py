@@ -20,7 +20,7 @@ from symspec.importers.matching import SMALL
 
 _LONGEST = 2**31  # bytes of a protobuf message
 _MOST_FIELDS = 500_000
-_MOST_AXES = 32
+MOST_AXES = 32
 _VARINT, _I64, _BYTES, _I32 = 0, 1, 2, 5  # wire types
 # numbers of onnx.TensorProto.DataType, with the type of raw_data and the field that holds them otherwise
 _DTYPES: dict[int, tuple[str, str]] = {
@@ -156,7 +156,7 @@ def read_tensor(path: str | os.PathLike[str], tensor: Any) -> np.ndarray:
             "have: export the trained weights as float32."
         )
     word, field = _DTYPES[tensor.data_type]
-    if any(n < 0 for n in shape) or len(shape) > _MOST_AXES:
+    if any(n < 0 for n in shape) or len(shape) > MOST_AXES:
         raise FileFormatError(f"{path}: {name!r} should have lengths of at least 0, got {shape[:8]}: it is damaged.")
     raw, listed, itemsize = tensor.raw_data, getattr(tensor, field), np.dtype(word).itemsize
     n_held = len(raw) // itemsize if raw else len(listed)

@@ -13,14 +13,15 @@ from collections.abc import Sequence
 import numpy as np
 
 from symspec.convolutions import Conv1D
-from symspec.importers.matching import bytes_allowed
 from symspec.importers.onnx_arrays import LayerGraph, Output, Signal, Step
 from symspec.importers.onnx_description import OnnxNode
+from symspec.importers.onnx_protobuf import MOST_AXES
 from symspec.layers import Dense, Layer, Shape, Standardize, Unstandardize
 from symspec.normalizations import BatchNorm, LayerNorm
 from symspec.shaping import Permute
 
 _MOST_STEPS = 16  # to look at together
+_HELD = 16  # times that constants count, as they take memory from the start
 _SIGNS = "put the sign into the kernel of the layer beside it"
 
 
@@ -44,12 +45,18 @@ def scale(graph: LayerGraph, node: OnnxNode, signal: Signal, word: str, constant
         signal = Signal(flush(graph, node, signal), signal.shape)
     if signal.is_own and not signal.steps and _take_block(signal, word, array):
         return signal
-    _check_size(graph, node, math.prod(np.broadcast_shapes(array.shape, *(held.shape for _, held in signal.steps))))
+    if word == "mul" and array.size == 1 and signal.steps and signal.steps[-1][0] == "mul":
+        *before, (_, last) = signal.steps  # one factor of two
+        return dataclasses.replace(signal, steps=(*before, (word, last * array)))
+    shapes = [held.shape for _, held in signal.steps]
+    graph.count(_HELD * math.prod(np.broadcast_shapes(array.shape, *shapes)))
     return dataclasses.replace(signal, steps=(*signal.steps, (word, array)))
 
 
 def reshape(graph: LayerGraph, node: OnnxNode, signal: Signal, shape: Shape) -> Signal:
     """The same numbers in another shape."""
+    if len(shape) > MOST_AXES:
+        raise node.refusal(f"makes an array of {len(shape)} axes", "the file is damaged")
     steps = _reshape_steps(signal, shape)
     if steps is None or signal.n_uses > 1:
         return Signal(flush(graph, node, signal), shape)
@@ -92,8 +99,8 @@ def _take_block(signal: Signal, word: str, array: np.ndarray) -> bool:
     """Let a constant be the bias, gamma or beta of the layer before, if that has none yet; whether it does."""
     owner, axis = _find_owner(signal.output)
     name, option = _find_free_block(owner.layer, word)
-    vector = vector_along(array, signal.shape, signal.output.shape, axis)
-    if not name or vector is None or array.size != vector.size:
+    vector = vector_along(array, signal.shape, signal.output.shape, axis) if name else None
+    if vector is None or vector.size != array.size:
         return False
     owner.layer = dataclasses.replace(owner.layer, **{option: True})
     owner.arrays[name] = vector
@@ -129,17 +136,19 @@ def vector_along(array: np.ndarray, shape: Shape, other: Shape, axis: int) -> np
     array : numpy.ndarray
         As it meets an array of `shape`.
     shape, other : tuple of int
-        Of the same numbers; alike but for axes of length 1, or the answer is None.
+        Of the same numbers.
     axis : int
-        Of `other`.
+        Of `other`; of `shape` it may be several.
     """
-    if [n for n in shape if n != 1] != [n for n in other if n != 1]:
+    axis %= len(other)
+    if array.size == 1:
+        return np.broadcast_to(array.ravel(), other[axis])
+    before, after, rank = math.prod(other[:axis]), math.prod(other[axis + 1 :]), len(shape)
+    first = next((i for i in range(rank + 1) if math.prod(shape[:i]) == before), rank)
+    stop = next((i for i in range(rank, first, -1) if math.prod(shape[i:]) == after), first)
+    if stop == first or any(n != 1 for i, n in enumerate(array.shape) if not first <= i < stop):
         return None
-    held = iter([n for n, length in zip(array.shape, shape, strict=True) if length != 1])
-    lengths = [1 if n == 1 else next(held) for n in other]
-    if any(n != 1 for i, n in enumerate(lengths) if i != axis % len(other)):
-        return None
-    return np.broadcast_to(array.ravel(), other[axis])
+    return np.broadcast_to(array.reshape(array.shape[first:stop]), shape[first:stop]).ravel()
 
 
 def _fold_back(signal: Signal, signs: np.ndarray) -> tuple[Step, ...] | None:
@@ -156,7 +165,7 @@ def _fold_back(signal: Signal, signs: np.ndarray) -> tuple[Step, ...] | None:
 
 
 def _find_signs(signal: Signal) -> np.ndarray | None:
-    """Signs of all factors together, 0 where one is, with length 1 where they are alike; None where all are positive."""
+    """Signs of all factors together, 0 where one is, of length 1 where alike; None where all are positive."""
     factors = [np.sign(array) for word, array in signal.steps if word != "add"]
     signs = math.prod(factors) if factors else np.ones(1)
     for axis in range(signs.ndim):
@@ -230,7 +239,8 @@ def settle(
 
 def _put_steps(graph: LayerGraph, node: OnnxNode, signal: Signal, steps: Sequence[Step]) -> Output:
     """Steps, whose factors are positive, as (x - mean) / scale or x * scale + mean, two and two."""
-    output, steps = signal.output, list(steps)
+    output = signal.output
+    steps = [(word, array) for word, array in steps if (array != (0 if word == "add" else 1)).any()]
     while steps:
         word, array = steps.pop(0)
         follows = steps[0][0] if steps else ""
@@ -257,14 +267,20 @@ def _put_scaling(
     mean: np.ndarray,
     factor: np.ndarray,
 ) -> Output:
-    """Let (x - mean) / factor, or x * factor + mean, act along the axes of `shape` where these numbers differ."""
+    """Let (x - mean) / factor, or x * factor + mean, act along the axes of `shape` where these numbers differ.
+
+    Along the first axis that is a normalisation of fixed moments without gamma and beta.
+    """
     if mean.size == factor.size == 1:
-        n = _check_size(graph, node, output.shape[-1])
+        n = output.shape[-1]
+        graph.count(_HELD * n)
         return graph.put(output, kind(np.full(n, mean.item()), np.full(n, factor.item())))
     lengths = np.broadcast_shapes(mean.shape, factor.shape)
-    first, *_, last = [axis for axis, n in enumerate(lengths) if n != 1] * 2
+    varying = [axis for axis, n in enumerate(lengths) if n != 1]
+    first, last = varying[0], varying[-1]
     within, after = shape[first : last + 1], math.prod(shape[last + 1 :])
-    before, n = math.prod(shape[:first]), _check_size(graph, node, math.prod(within))
+    before, n = math.prod(shape[:first]), math.prod(within)
+    graph.count(_HELD * n)
     whole = (1,) * first + within + (1,) * (len(shape) - last - 1)
     mean, factor = (np.broadcast_to(a, whole).ravel() for a in (mean, factor))
     if after == 1:
@@ -282,12 +298,6 @@ def _fix_moments(mean: np.ndarray, factor: np.ndarray) -> Layer:
     return BatchNorm(mean, factor**2, epsilon=0.0, scale=False, center=False, axis=0)
 
 
-def _check_size(graph: LayerGraph, node: OnnxNode, n: int) -> int:
-    if 64 * n > bytes_allowed(graph.path):
-        raise node.refusal(f"scales {n:,} numbers a star", "the file is damaged")
-    return n
-
-
 def _put_affine(graph: LayerGraph, node: OnnxNode, signal: Signal) -> Output:
     """Steps as gamma and beta of a normalisation, of any sign: only behind weights, as these are some themselves."""
     factor, shift = np.ones(()), np.zeros(())
@@ -300,8 +310,10 @@ def _put_affine(graph: LayerGraph, node: OnnxNode, signal: Signal) -> Output:
     shift = shift + 0 * factor
     for axis in {0, signal.rank - 1} & set(range(signal.rank)):
         n, n_rest = signal.shape[axis], math.prod(signal.shape) // signal.shape[axis]
+        if not signal.output.has_weights or not factor.size == n > 1:
+            continue
         gamma, beta = (vector_along(a, signal.shape, signal.shape, axis) for a in (factor, shift))
-        if signal.output.has_weights and factor.size == n > 1 and gamma is not None and beta is not None:
+        if gamma is not None and beta is not None:
             is_first = axis == 0 and n_rest > 1
             shape = (n, n_rest) if is_first else (n_rest, n) if n_rest > 1 else (n,)
             norm = BatchNorm(np.zeros(n), np.ones(n), epsilon=0.0, axis=0 if is_first else -1)

@@ -39,13 +39,14 @@ def build_reshape(translation: Translation, node: OnnxNode) -> Signal:
     keeps_zeros, whole = node.get("allowzero", 0), (STARS, *signal.shape)
     lengths = [whole[i] if n == 0 and not keeps_zeros and i < len(whole) else n for i, n in enumerate(target)]
     first, rest, n = lengths[0] if lengths else 0, lengths[1:], math.prod(signal.shape)
-    if first != -1 and rest.count(-1) == 1 and 0 not in rest:
+    if first in (STARS, *translation.n_stars) and rest.count(-1) == 1 and 0 not in rest:
         rest[rest.index(-1)] = n // abs(math.prod(rest))
-    if first not in (-1, STARS, *translation.graph.n_stars) or min(rest, default=1) < 1 or math.prod(rest) != n:
+    if (first not in (-1, STARS) and first < 1) or min(rest, default=1) < 1 or math.prod(rest) != n:
         raise node.refusal(
             f"makes an array of shape {str(target)[:100]} of one of shape {signal.shape} a star",
             "symspec keeps the stars apart: export the model so that the first axis is theirs throughout",
         )
+    translation.n_stars |= {first} - {-1, STARS}  # of an example, which exporters may write down
     return reshape(translation.layers, node, signal, tuple(rest))
 
 
@@ -61,7 +62,7 @@ def build_flatten(translation: Translation, node: OnnxNode) -> Signal:
 def build_squeeze(translation: Translation, node: OnnxNode) -> Signal:
     """Axes of length 1 left out."""
     signal, axes = translation.signal(node), translation.integers(node, 1, "axes")
-    if axes is None and 1 in translation.graph.n_stars:
+    if axes is None and 1 in translation.n_stars:
         raise node.refusal("leaves out the axis of one star, too", "export the model with an open number of stars")
     axes = [i + 1 for i, n in enumerate(signal.shape) if n == 1] if axes is None else axes
     axes = check_axes(node, axes, signal.rank)

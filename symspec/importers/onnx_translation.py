@@ -40,19 +40,21 @@ class Translation:
         By name: a constant, a Signal, or an error.
     makers : dict of OnnxNode
         Which node makes an array, by name.
+    n_stars : set of int
+        Numbers that stand for that of the stars, as the file is written for so many.
     """
 
     def __init__(self, graph: OnnxGraph):
         self.graph = graph
-        self.sizes = {name: math.prod(shape) for name, shape in graph.inputs.items()}
-        self.layers = LayerGraph(graph.path, sum(self.sizes.values()))
+        sizes = {name: math.prod(shape) for name, shape in graph.inputs.items()}
+        self.layers = LayerGraph(graph.path, sum(sizes.values()))
         self.uses = graph.count_uses()
         self.makers: dict[str, OnnxNode] = {}
         self.values: dict[str, Value | None] = {"": None, **graph.constants}
-        self.n_folded, self.kernels = 0, set()
+        self.n_folded, self.kernels, self.n_stars = 0, set(), set(graph.n_stars)
         stop = 0
         for name, shape in graph.inputs.items():
-            start, stop = stop, stop + self.sizes[name]
+            start, stop = stop, stop + sizes[name]
             output = self.layers.slice(self.layers.start, start, stop)
             self.values[name] = Signal(output, shape, n_uses=self.uses[name])
 

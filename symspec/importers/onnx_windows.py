@@ -27,6 +27,8 @@ def build_convolution(translation: Translation, node: OnnxNode) -> Signal:
     if (groups := node.count("group", 1)) != 1:
         raise node.refusal(f"has {groups} groups of channels", "symspec's convolutions see all channels: use group=1")
     axis = _find_positions(node, signal.shape, kernel.shape[2:])
+    if kernel.shape[1] != signal.shape[0]:
+        raise node.refusal(f"takes {kernel.shape[1]} channels where there are {signal.shape}", "the file is damaged")
     node.counts("kernel_shape", kernel.shape[2:])
     window = _read_window(node, signal.shape, kernel.shape[2:], axis)
     kernel = kernel.reshape(*kernel.shape[:2], -1).transpose(2, 1, 0)

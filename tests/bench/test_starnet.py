@@ -15,6 +15,7 @@ import pytest
 import symspec as ss
 
 jax = pytest.importorskip("jax")
+jax.config.update("jax_enable_x64", True)
 
 N_PIXELS, N_PREDICTED, N_DIFFERENTIATED, ROUNDS, BATCH = 7214, 21_033, 300, 5, 30
 SHAPES = {
