@@ -191,7 +191,7 @@ def _is_number(translation: Translation, name: str, near: float | None = None, a
 
 
 def _find_first_of_mean(translation: Translation, node: OnnxNode, name: str | None) -> int | None:
-    """The first axis of a star's array of those that a node takes the mean over, if it keeps them and they are the last.
+    """The first axis of a star's array that a node takes the mean over, if it keeps the axes and they are the last.
 
     The array is a named one, or as that which the node takes.
     """

@@ -135,8 +135,8 @@ def derive(net, theta, v, expected, dtype):
 def compare(stem):
     """Largest differences of one network, relative to the largest entry.
 
-    Where float32 is too coarse for what is asked, say behind a tanh near 1, symspec has to be as close to its own result
-    in float64 as the other program is.
+    Where float32 is too coarse for what is asked, say behind a tanh near 1, symspec has to be as close to its own
+    result in float64 as the other program is.
     """
     expected = dict(np.load(stem.with_suffix(".npz")))
     net, theta, v, hv = read_all(stem, (expected["x"], expected["y"]))
