@@ -5,8 +5,8 @@
 
 `make` runs in an environment with torch, tensorflow, keras, safetensors, onnx, onnxscript and tf2onnx, and without
 symspec: NUMBER networks (default 60) of PyTorch go through both of its exporters, as many of Keras through
-TensorFlow's. `check` says how far symspec's outputs are from theirs, relative to the largest: 1e-10 in float64 and 1e-5 in float32
-are allowed. What is refused is told with the reason.
+TensorFlow's. `check` says how far symspec's outputs are from theirs, relative to the largest: 1e-10 in float64 and
+1e-5 in float32 are allowed. What is refused is told with the reason.
 """
 
 import os
