@@ -19,6 +19,7 @@ from symspec.importers.onnx_files import import_onnx
 from symspec.importers.payne import PAYNE_ACTIVATIONS, import_payne
 from symspec.importers.safetensors_files import import_safetensors
 from symspec.importers.torch_files import import_torch, refuse_positions_first
+from symspec.layers import Standardize, Unstandardize
 from symspec.networks import Network
 
 Imported = tuple[Network, np.ndarray]
@@ -40,6 +41,10 @@ def import_network(
     label_names: Sequence[str] | None = None,
     label_units: Sequence[str] | None = None,
     check: tuple[Any, Any] | None = None,
+    flux_scaling: tuple[Any, Any] | None = None,
+    label_scaling: tuple[Any, Any] | None = None,
+    wavelength: Any = None,
+    wavelength_unit: str = "Angstrom",
     activation: str | None = None,
     pixels: slice | np.ndarray | None = None,
 ) -> Imported:
@@ -65,6 +70,12 @@ def import_network(
     check : pair of array_like, optional
         Input (star, pixel) and output (star, label) of the network in the program that trained it: what was imported
         must give the same to float32 accuracy.
+    flux_scaling, label_scaling : pair of array_like, optional
+        Mean and scale that the flux, or the labels, were standardised with before training, one a pixel (label) or one
+        for all: the network then takes flux, or gives labels, in their own units, and `check` is in these.
+    wavelength : array_like, shape (pixel,), optional
+        The grid that it takes spectra on; default that of `net`.
+    wavelength_unit : str, default "Angstrom"
     activation : {"leaky_relu", "sigmoid"}, optional
         For The Payne only, see `import_payne`; `check` finds it, too.
     pixels : slice or array, optional
@@ -106,7 +117,7 @@ def import_network(
             read, theta = _IMPORTERS[kind](path, net)
             if check is None and kind in _CHANNELS_FIRST:
                 refuse_positions_first(path, read)
-        read = _rename(read, label_names, label_units)
+        read = _complete(read, label_names, label_units, flux_scaling, label_scaling, wavelength, wavelength_unit)
         if (failure := _compare(path, read, theta, check)) is None:
             return read, theta
         failures.append(failure)
@@ -140,10 +151,34 @@ def read_network(path: str | os.PathLike[str], **options: Any) -> Imported:
     return read_archived_network(path)
 
 
-def _rename(net: Network, names: Sequence[str] | None, units: Sequence[str] | None) -> Network:
+def _complete(
+    net: Network,
+    names: Sequence[str] | None,
+    units: Sequence[str] | None,
+    flux_scaling: tuple[Any, Any] | None,
+    label_scaling: tuple[Any, Any] | None,
+    wavelength: Any,
+    wavelength_unit: str,
+) -> Network:
+    """The network with what its file does not say."""
+    layers = list(net.layers)
+    if flux_scaling is not None:
+        layers.insert(0, Standardize(*_read_scaling(flux_scaling, net.n_pixels, "flux_scaling")))
+    if label_scaling is not None:
+        layers.append(Unstandardize(*_read_scaling(label_scaling, net.n_labels, "label_scaling")))
     names, units = net.label_names if names is None else names, net.label_units if units is None else units
-    grid = {"wavelength": net.wavelength, "wavelength_unit": net.wavelength_unit}
-    return Network(net.layers, net.n_pixels, label_names=names, label_units=units, **grid)
+    if wavelength is None:
+        wavelength, wavelength_unit = net.wavelength, net.wavelength_unit
+    grid = {"wavelength": wavelength, "wavelength_unit": wavelength_unit}
+    return Network(layers, net.n_pixels, label_names=names, label_units=units, **grid)
+
+
+def _read_scaling(scaling: Any, n: int, name: str) -> list[np.ndarray]:
+    """Mean and scale (n,) of a pair of numbers or arrays."""
+    if len(scaling) != 2 or any(np.shape(part) not in ((), (n,)) for part in scaling):
+        got = ", ".join(str(np.shape(part)) for part in scaling)
+        raise ShapeError(f"{name} should be a mean and a scale, each a number or of shape ({n},), got shapes {got}.")
+    return [np.broadcast_to(as_float_array(part, name), n) for part in scaling]
 
 
 def _compare(
@@ -168,5 +203,17 @@ def _compare(
     return float(difference.max()), (
         f"{path} should predict check, got a largest difference of {difference.max():.3g}: "
         f"{net.label_names[label]!r} of star {star} is {got[star, label]:.8g} instead of {y[star, label]:.8g}, where "
-        f"{allowed[label]:.1g} is float32 accuracy. The weights, a scaling or an activation differ."
+        f"{allowed[label]:.1g} is float32 accuracy. {_explain(got, y)}"
     )
+
+
+def _explain(got: np.ndarray, y: np.ndarray) -> str:
+    """What may be wrong with outputs (star, label): a scaling, where a straight line takes them to those known."""
+    spread = np.ptp(got, axis=0)
+    if len(y) > 2 and (spread > 0).all():
+        lines = [np.polynomial.polynomial.polyfit(g, known, 1) for g, known in zip(got.T, y.T, strict=True)]
+        off = np.abs(np.stack([b + a * g for (b, a), g in zip(lines, got.T, strict=True)], axis=1) - y)
+        if (off <= 10 * _FLOAT32 * np.abs(y).max(axis=0)).all():
+            mean, scale = ([float(f"{line[i]:.6g}") for line in lines] for i in (0, 1))
+            return f"The labels were scaled for training: give label_scaling=({mean}, {scale}), or the exact numbers."
+    return "The weights, a scaling or an activation differ."
