@@ -749,14 +749,14 @@ MEMORY, SECONDS = 200 * 2**20, 10
 def refuse(path, words, net=None):
     """Assert that the file is refused, soon and without taking much memory."""
     tracemalloc.start()
-    begin = time.perf_counter()
+    begin = time.process_time()
     try:
         with pytest.raises(FileFormatError, match=words):
             import_network(path, net=net)
         assert tracemalloc.get_traced_memory()[1] < MEMORY
     finally:
         tracemalloc.stop()
-    assert time.perf_counter() - begin < SECONDS
+    assert time.process_time() - begin < SECONDS
 
 
 class Planted:
@@ -1059,12 +1059,12 @@ def test_a_file_with_flipped_bits_is_read_or_refused(path, whole_files, net, kin
         broken = content.copy()
         broken[rng.choice(used, 2)] ^= (1 << rng.integers(0, 8, 2)).astype(np.uint8)
         path.write_bytes(broken.tobytes())
-        begin = time.perf_counter()
+        begin = time.process_time()
         try:
             import_network(path, **options_of(kind, net))
         except (FileFormatError, OptionError):  # without a description, layers are asked for
             n_refused += 1
-        assert time.perf_counter() - begin < SECONDS
+        assert time.process_time() - begin < SECONDS
     assert n_refused > 0
 
 

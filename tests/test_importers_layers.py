@@ -709,10 +709,10 @@ def test_layers_that_claim_to_be_huge_are_refused_before_anything_is_made(path, 
     arrays = {"a": TINY, "last": (draw(36, 2), draw(2))}
     write(path, model, {name: own for name, own in arrays.items() if name in names})
     refuse(path, str(path))
-    begin = time.perf_counter()
+    begin = time.process_time()
     with contextlib.suppress(FileFormatError):
         describe_file(path)
-    assert time.perf_counter() - begin < 5
+    assert time.process_time() - begin < 5
 
 
 def test_hundreds_of_models_inside_each_other_are_read_or_refused_soon(path):
@@ -721,10 +721,10 @@ def test_hundreds_of_models_inside_each_other_are_read_or_refused_soon(path):
         model = sequential(input_config(3), model | {"config": {**model["config"], "name": f"m{i}"}})
     arrays = {"m299": (draw(3, 2), draw(2))}
     write_h5(path, model, arrays)
-    begin = time.perf_counter()
+    begin = time.process_time()
     with contextlib.suppress(FileFormatError):
         import_network(path)
-    assert time.perf_counter() - begin < 5
+    assert time.process_time() - begin < 5
 
 
 def test_layers_that_refer_to_many_others_take_no_time(path):
@@ -733,11 +733,11 @@ def test_layers_that_refer_to_many_others_take_no_time(path):
     sources = {name: (["input"] * 2 if i == 0 else [names[i - 1]] * 2) for i, name in enumerate(names)}
     model = functional(input_config(3), *layers, sources=sources)  # 2^2000 paths
     write_h5(path, model, {"gone": ()})
-    begin = time.perf_counter()
+    begin = time.process_time()
     net, theta = import_network(path)
     assert theta.size == 0
     assert len(net.layers) == 2001
-    assert time.perf_counter() - begin < 5
+    assert time.process_time() - begin < 5
 
 
 def test_groups_that_hold_themselves_end(path):
@@ -796,13 +796,13 @@ def test_files_cut_or_with_flipped_bits_are_read_or_refused(path, whole_files, k
     n_refused = 0
     for one in broken:
         path.write_bytes(one.tobytes())
-        begin = time.perf_counter()
+        begin = time.process_time()
         for call in (lambda: import_network(path, net=net), lambda: describe_file(path)):
             try:
                 call()
             except (FileFormatError, OptionError):  # without a description, layers are asked for
                 n_refused += 1
-        assert time.perf_counter() - begin < 5
+        assert time.process_time() - begin < 5
     assert n_refused >= 60
 
 
@@ -811,11 +811,13 @@ def test_ten_megabytes_of_description_take_little_time_and_memory(path):
     layers = [layer_config("ReLU", f"relu_{i}") for i in range(20_000)]
     write_h5(path, sequential(input_config(3), *layers, dense_config("last", 2)), {"last": (draw(3, 2), draw(2))})
     program = (
-        "import resource, time; from symspec.importers import import_network\n"
-        "begin = time.perf_counter()\n"
+        "import time; from symspec.importers import import_network\n"
+        "begin = time.process_time()\n"
         f"net, theta = import_network({str(path)!r})\n"
-        "assert time.perf_counter() - begin < 5, time.perf_counter() - begin\n"
-        "assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < 2**20\n"
+        "assert time.process_time() - begin < 5, time.process_time() - begin\n"
+        # ru_maxrss would be that of the process that started this one
+        "most = next(line for line in open('/proc/self/status') if line.startswith('VmHWM'))\n"
+        "assert int(most.split()[1]) < 2**20, most\n"
         "print(len(net.layers))"
     )
     answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
