@@ -159,6 +159,20 @@ def gelu_by_erf(order, argument):
     return build
 
 
+def elu_of_keras(g, rng):
+    x = dense(g, rng, "input_0", 6, 4)
+    is_above, elu = g("Greater", x, 0.0), g("Elu", x)
+    below = g("Mul", g("Mul", 0.25, elu), g("Cast", g("Not", is_above), to=g.type))
+    return g("Add", g("Mul", g("Cast", is_above, to=g.type), elu), below)
+
+
+def rows_of_keras(g, rng):
+    """What tf2onnx writes for a Dense layer over positions."""
+    shape = g("Concat", g("Gather", g("Shape", "input_0"), np.array([0, 1])), np.array([3]), axis=0)
+    x = g("MatMul", g("Reshape", "input_0", np.array([-1, 2])), draw(rng, 2, 3))
+    return g("Relu", g("Add", g("Reshape", x, shape), draw(rng, 3)))
+
+
 def layer_norm_by_parts(style):
     def build(g, rng):
         x = g("Tanh", dense(g, rng, "input_0", 6, 5))
@@ -177,9 +191,30 @@ def layer_norm_by_parts(style):
     return build
 
 
+def layer_norm_of_all(g, rng):
+    """What tf2onnx writes for a normalisation over positions and channels without gamma."""
+    x = g("Unsqueeze", "input_0", np.array([1]))
+    mean = g("GlobalAveragePool", x)
+    centred = g("Sub", x, mean)
+    square = g("GlobalAveragePool", g("Mul", centred, centred))
+    factor = g("Reciprocal", g("Sqrt", g("Add", square, 0.1)))
+    return g("Add", g("Mul", x, factor), g("Add", g("Mul", g("Neg", mean), factor), draw(rng, 1, 1, 8, 2)))
+
+
 def silu(g, rng):
     x = gemm(g, rng, 5)
     return g("Mul", g("Sigmoid", x), x)
+
+
+def silu_and_factor(g, rng):
+    """As tf2onnx puts the scaling after it in between."""
+    x = gemm(g, rng, 5)
+    return g("Add", g("Mul", g("Mul", draw(rng, 5) ** 2, g("Sigmoid", x)), x), draw(rng, 5))
+
+
+def sum_of_one(g, rng):
+    h = gemm(g, rng, 3)
+    return g("Concat", g("Tanh", h), g("Neg", g("Sum", h)), axis=1)
 
 
 def softplus_with_threshold(g, rng):
@@ -253,6 +288,12 @@ CASES = {
     "sigmoid": (VECTOR, activation("Sigmoid")),
     "softplus": (VECTOR, activation("Softplus")),
     "silu": (VECTOR, silu),
+    "silu-and-factor": (VECTOR, silu_and_factor),
+    "elu-of-keras": (VECTOR, elu_of_keras),
+    "largest-of-two": (VECTOR, lambda g, rng: g("Max", gemm(g, rng, 5), 0.5)),
+    "relu-as-a-largest": (VECTOR, lambda g, rng: g("Max", 0.0, gemm(g, rng, 5))),
+    "smallest-of-two": (VECTOR, lambda g, rng: g("Min", gemm(g, rng, 5), 0.5)),
+    "rows-of-keras": (CHANNELS, rows_of_keras),
     "identity": (VECTOR, lambda g, rng: g("Identity", g("Cast", gemm(g, rng, 3), to=g.type))),
     "clip": (VECTOR, lambda g, rng: g("Clip", gemm(g, rng, 5), np.array(-0.5), np.array(1.0))),
     "clip-below": (VECTOR, lambda g, rng: g("Clip", gemm(g, rng, 5), np.array(0.0))),
@@ -262,6 +303,7 @@ CASES = {
     "twice-the-same": (VECTOR, lambda g, rng: (lambda h: g("Concat", h, g("Add", h, h), axis=1))(gemm(g, rng, 2))),
     "layer-norm-of-pytorch": (VECTOR, layer_norm_by_parts("pytorch")),
     "layer-norm-of-keras": (VECTOR, layer_norm_by_parts("keras")),
+    "layer-norm-of-keras-by-means": (CHANNELS, layer_norm_of_all),
     "convolution": (POSITIONS, lambda g, rng: convolution(g, rng, "input_0", pads=[1, 2], strides=[2])),
     "convolution-dilated": (POSITIONS, lambda g, rng: convolution(g, rng, "input_0", dilations=[2], kernel_shape=[3])),
     **{
@@ -515,6 +557,12 @@ def test_models_exported_for_a_number_of_stars_are_read_for_any(rng, path, n_sta
     np.testing.assert_allclose(predict(net, theta, x), expected, rtol=1e-10, atol=1e-10)
 
 
+def test_an_example_of_three_stars_that_was_written_down_stands_for_any(rng, path):
+    graph = Graph((16,))
+    h = convolution(graph, rng, graph("Reshape", "input_0", np.array([3, 2, 8])))
+    assert_same(graph, [gemm(graph, rng, 2, graph("Reshape", h, np.array([3, -1])), 18)], path, rng)
+
+
 def test_numbers_are_read_from_every_form_that_a_tensor_has(rng, path):
     kernel, bias = draw(rng, 6, 3).astype(np.float32), draw(rng, 3).astype(np.float16)
     graph = Graph((6,), dtype=np.float32)
@@ -620,6 +668,13 @@ def test_two_branches_take_a_scaled_input_each_with_its_own_sign(rng, path):
     graph = Graph((6,))
     x = graph("Mul", "input_0", -1.0)
     assert_same(graph, [graph("Add", gemm(graph, rng, 3, x), gemm(graph, rng, 3, x))], path, rng)
+
+
+def test_a_sign_stays_out_of_weights_that_somebody_else_sees(rng, path):
+    graph = Graph((6,))
+    save(graph.model(sum_of_one(graph, rng)), path)
+    with pytest.raises(FileFormatError, match="put the sign into the kernel"):
+        import_onnx(path)
 
 
 @pytest.mark.parametrize("name", ["residuals", "convolution-of-keras"])
@@ -770,6 +825,10 @@ REFUSED = {
         lambda g, rng: g("Conv", g("Reshape", "input_0", np.array([0, 2, 3])), draw(rng, 4, 1, 2), group=2),
         "has 2 groups of channels",
     ),
+    "kernel-shape": (
+        lambda g, rng: convolution(g, rng, g("Reshape", "input_0", np.array([0, 2, 3])), kernel_shape=[2]),
+        r"has a kernel \(3, 2, 3\) and says \[2\] of it",
+    ),
     "two-dimensions": (
         lambda g, rng: g("MaxPool", g("Reshape", "input_0", np.array([0, 1, 2, 3])), kernel_shape=[2, 2]),
         r"slides along the axes \[1, 2\]|slides along the axes \[2, 3\]",
@@ -833,7 +892,12 @@ def shadow(model):
     model.functions.append(helper.make_function("", "Gemm", ["x"], ["y"], [], model.opset_import))
 
 
+def lose_constant(model):
+    model.graph.input.append(helper.make_tensor_value_info("lost", TensorProto.FLOAT, [1, 12]))
+
+
 MODELS = {
+    "lost-constant": (lose_constant, r"got 'lost' \[1, 12\] beside such: these may be constants that were lost"),
     "old": (set_opset, "opset of 9 or newer, got 8"),
     "whole-numbers": (set_input_type, "arrays of floats, got type 7 as 'input_0'"),
     "sequence": (set_sequence, "arrays of floats, got sequence_type as 'input_0'"),
@@ -896,7 +960,7 @@ def grow(g, rng):
 HARMFUL = {
     "many-nodes": lambda g, rng: repeat(4_000_000, 7, 1),
     "many-attributes": lambda g, rng: repeat(4_000_000, 7, 1, 5),
-    "many-empty-nodes": lambda g, rng: repeat(400_000, 7, 1),
+    "many-empty-nodes": lambda g, rng: repeat(250_000, 7, 1),
     "nested": lambda g, rng: repeat(1, 7, *[1, 5, 6] * 3000, 1),
     "concatenations": grow,
     "constants": lambda g, rng: g("Mul", "input_0", g("ConstantOfShape", np.array([10**9]))),

@@ -100,13 +100,15 @@ def list_nodes(path: str | os.PathLike[str]) -> list[tuple[str, str, tuple[Shape
             parts.update(node.inputs)
         shapes = tuple(array.shape for array in taken if isinstance(array, np.ndarray) and array.dtype.kind == "f")
         shape = made.shape if isinstance(made, Signal) else None
-        rows.append((node.name, node.op, shapes, shape, "" if is_read else _explain(node, made)))
+        rows.append((node.name, node.op, shapes, shape, "" if is_read else _explain(translation, node, made)))
     return rows[::-1]
 
 
-def _explain(node: OnnxNode, error: Any) -> str:
-    text = str(error)
-    return text.removeprefix(node.introduction) if text.startswith(node.introduction) else _BEHIND
+def _explain(translation: Translation, node: OnnxNode, error: Any) -> str:
+    """Words of an error without those that tell where it is; of that of another node that it is one."""
+    constants = translation.graph.constants
+    is_own = str(error).startswith(node.introduction) or any(error is constants.get(name) for name in node.inputs)
+    return str(error).removeprefix(node.introduction).removeprefix(f"{node.path}: ") if is_own else _BEHIND
 
 
 def _find_end(translation: Translation) -> Output:

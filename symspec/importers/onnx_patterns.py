@@ -50,6 +50,13 @@ def _build_softplus(translation: Translation, node: OnnxNode, signal: Signal, fo
     return translation.put(node, signal, Activation("softplus"))
 
 
+def _build_elu(translation: Translation, node: OnnxNode, signal: Signal, found: Found) -> Signal | None:
+    alpha = translation.values.get(found["alpha"])
+    if not isinstance(alpha, np.ndarray) or alpha.size != 1:
+        return None
+    return translation.put(node, signal, Activation("elu", {"alpha": float(alpha.item())}))
+
+
 def _build_layer_norm(translation: Translation, node: OnnxNode, signal: Signal, found: Found) -> Signal | None:
     first = found[_FIRST]
     constants = {key: translation.values.get(found[key]) for key in ("epsilon", "gamma", "beta") if key in found}
@@ -79,7 +86,7 @@ def _build_rows(translation: Translation, node: OnnxNode, signal: Signal, found:
 
 
 def _build_gated(translation: Translation, node: OnnxNode) -> Signal | None:
-    """A product of x, of a function of x between 0 and its factor, and of constants."""
+    """A product of x, of a function of x that is one of GATES, and of constants."""
     if any(isinstance(translation.values.get(name), np.ndarray) for name in node.inputs):
         return None
     for gate in _list_factors(translation, node.inputs, ""):
@@ -125,6 +132,9 @@ GATES: list[tuple[Pattern, str, float]] = [
 
 _ONCE_X = ("Mul", "x", 1.0)  # PyTorch's option beta
 _SOFTPLUS = [("x", ("Softplus", "x")), (_ONCE_X, ("Div", ("Softplus", _ONCE_X), 1.0))]
+_IS_ABOVE = ("Greater", "x", 0.0)
+_ELU_ABOVE = ("Mul", ("Cast", _IS_ABOVE), ("Elu", "x"))
+_ELU_BELOW = ("Mul", ("Mul", "alpha", ("Elu", "x")), ("Cast", ("Not", _IS_ABOVE)))
 _MEAN_OF_X = (_MEAN, "x")
 _CENTRED = ("Sub", "x", _MEAN_OF_X)
 _DEVIATIONS = [
@@ -137,6 +147,7 @@ _NORMALISED = [(("Mul", "x", factor), ("Mul", ("Neg", _MEAN_OF_X), factor)) for 
 # what a node may be the last of, and what builds the layer that it then is
 PATTERNS: list[tuple[Pattern, Callable[[Translation, OnnxNode, Signal, Found], Signal | None]]] = [
     *((("Where", ("Greater", x, "threshold"), "x", y), _build_softplus) for x, y in _SOFTPLUS),
+    (("Add", _ELU_ABOVE, _ELU_BELOW), _build_elu),
     *((("Div", _CENTRED, deviation), _build_layer_norm) for deviation in _DEVIATIONS),
     *((("Add", first, second), _build_layer_norm) for first, second in _NORMALISED),
     *((("Add", first, ("Add", second, "beta")), _build_layer_norm) for first, second in _NORMALISED),
@@ -193,7 +204,7 @@ def _is_number(translation: Translation, name: str, near: float | None = None, a
 def _find_first_of_mean(translation: Translation, node: OnnxNode, name: str | None) -> int | None:
     """The first axis of a star's array that a node takes the mean over, if it keeps the axes and they are the last.
 
-    The array is a named one, or as that which the node takes.
+    The array is a named one, or that which the node takes.
     """
     signal = translation.values.get(node.inputs[0] if name is None else name) if node.inputs else None
     if not isinstance(signal, Signal):
@@ -203,5 +214,5 @@ def _find_first_of_mean(translation: Translation, node: OnnxNode, name: str | No
     if node.op != "ReduceMean" or not node.count("keepdims", 1):
         return None
     axes = sorted(axis % (signal.rank + 1) - 1 for axis in translation.integers(node, 1, "axes") or ())
-    first = axes[0] if axes else signal.rank
-    return first if axes == list(range(first, signal.rank)) and first >= 0 and axes else None
+    first = signal.rank - len(axes)
+    return first if axes and axes == list(range(first, signal.rank)) else None

@@ -19,7 +19,7 @@ from symspec.errors import FileFormatError, MissingDependencyError
 from symspec.importers.matching import SMALL
 
 _LONGEST = 2**31  # bytes of a protobuf message
-_MOST_FIELDS = 500_000
+_MOST_FIELDS = 300_000
 MOST_AXES = 32
 _VARINT, _I64, _BYTES, _I32 = 0, 1, 2, 5  # wire types
 # numbers of onnx.TensorProto.DataType, with the type of raw_data and the field that holds them otherwise
@@ -146,10 +146,7 @@ def read_tensor(path: str | os.PathLike[str], tensor: Any) -> np.ndarray:
     """
     name, shape = tensor.name[:100] or "a constant", tuple(tensor.dims)
     if tensor.data_location == _EXTERNAL or tensor.external_data:
-        raise FileFormatError(
-            f"{path}: {name!r} lies in another file, which is not opened: {_TOGETHER}, or give net= the layers and the "
-            "weights' own file instead."
-        )
+        raise FileFormatError(f"{path}: {name!r} lies in another file, which is not opened: {_TOGETHER}.")
     if tensor.data_type not in _DTYPES or tensor.HasField("segment"):
         raise FileFormatError(
             f"{path}: {name!r} should hold floats, got data of type {tensor.data_type}, as quantized and other models "

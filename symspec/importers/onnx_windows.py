@@ -29,7 +29,8 @@ def build_convolution(translation: Translation, node: OnnxNode) -> Signal:
     axis = _find_positions(node, signal.shape, kernel.shape[2:])
     if kernel.shape[1] != signal.shape[0]:
         raise node.refusal(f"takes {kernel.shape[1]} channels where there are {signal.shape}", "the file is damaged")
-    node.counts("kernel_shape", kernel.shape[2:])
+    if tuple(sizes := node.counts("kernel_shape", kernel.shape[2:])) != kernel.shape[2:]:
+        raise node.refusal(f"has a kernel {kernel.shape} and says {sizes} of it", "the file is damaged")
     window = _read_window(node, signal.shape, kernel.shape[2:], axis)
     kernel = kernel.reshape(*kernel.shape[:2], -1).transpose(2, 1, 0)
     layer = Conv1D(kernel.shape[2], kernel.shape[0], use_bias=bias is not None, **window, **_FIRST)

@@ -5,8 +5,9 @@
 
 `make` runs in an environment with torch, tensorflow, keras, safetensors, onnx, onnxscript and tf2onnx, and without
 symspec: NUMBER networks (default 60) of PyTorch go through both of its exporters, as many of Keras through
-TensorFlow's. `check` says how far symspec's outputs are from theirs, relative to the largest: 1e-10 in float64 and
-1e-5 in float32 are allowed. What is refused is told with the reason.
+TensorFlow's. `check` says how far symspec's outputs are from theirs, relative to the largest: 1e-5 is allowed in
+float32, and 1e-8 in float64, as options such as epsilon are in float32 in any file. What is refused is told with the
+reason.
 """
 
 import os
@@ -18,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-ALLOWED = {"float64": 1e-10, "float32": 1e-5}
+ALLOWED = {"float64": 1e-8, "float32": 1e-5}
 N_STARS = 3
 
 
@@ -58,7 +59,10 @@ def make_keras(folder, n, seed):
         rng = np.random.default_rng([seed, 3, i])
         path = folder / f"keras_float32_{i:03d}"
         keras.backend.clear_session()
-        model = draw_model(keras, rng, KINDS[i % len(KINDS)], "channels_last")
+        try:
+            model = draw_model(keras, rng, KINDS[i % len(KINDS)], "channels_last")
+        except ValueError:  # a layer that cuts all positions away
+            continue
         x = rng.normal(size=(N_STARS, n_inputs(model))).astype("float32")
         inputs = split_inputs(model, x, np.reshape)
         y = model(inputs if len(inputs) > 1 else inputs[0])
@@ -77,7 +81,7 @@ def check(folder):
     warnings.simplefilter("error")
     results, worst = Counter(), Counter()
     for path in sorted(folder.glob("*.npz")):
-        found, dtype = np.load(path), "float32" if "float32" in path.name else "float64"
+        dtype = "float32" if "float32" in path.name else "float64"
         kind = path.name.rpartition(f"_{dtype}")[0]
         try:
             net, theta = ss.read_network(path.with_suffix(".onnx"))
@@ -85,8 +89,9 @@ def check(folder):
             results[kind, "refused"] += 1
             print(path.stem, "is refused:", str(error)[len(str(folder)) :][:250])
             continue
-        y = ss.compile_predict(net)(theta, found["x"].astype(float))
-        difference = np.abs(y - found["y"]).max() / np.abs(found["y"]).max()
+        with np.load(path) as found:
+            x, expected = found["x"].astype(float), found["y"]
+        difference = np.abs(ss.compile_predict(net)(theta, x) - expected).max() / np.abs(expected).max()
         results[kind, "read"] += 1
         worst[kind, dtype] = max(worst[kind, dtype], difference)
         if difference > ALLOWED[dtype]:
