@@ -98,8 +98,8 @@ class Conv1D(_OverPositions):
         kernel = {"kernel": (self.kernel_size, self._swap(shape)[1], self.filters)}
         return kernel | {"bias": (self.filters,)} if self.use_bias else kernel
 
-    def n_floats(self, shape: Shape) -> int:
-        n_in, (n, n_out) = self._swap(shape)[1], self._swap(self.out_shape(shape))
+    def n_floats(self, shape: Shape, out: Shape) -> int:
+        n_in, (n, n_out) = self._swap(shape)[1], self._swap(out)
         per_window = self._outputs_per_window(n_in, n)
         return n * n_out + math.ceil(n / per_window) * self._window_size(per_window) * n_in
 
@@ -166,8 +166,8 @@ class _Pool(_OverPositions):
     def _out_shape(self, shape: Shape) -> Shape:
         return place_windows(shape[0], self.pool_size, self.strides, self.padding)[1], shape[1]
 
-    def n_floats(self, shape: Shape) -> int:
-        return math.prod(self.out_shape(shape)) * (self.pool_size + 1)
+    def n_floats(self, shape: Shape, out: Shape) -> int:
+        return math.prod(out) * (self.pool_size + 1)
 
     def _take(self, x: Symbol, shape: Shape) -> tuple[Symbol, np.ndarray]:
         """Windows (window, pool_size, channel), and which of their positions (window, pool_size) are no padding."""
@@ -253,7 +253,7 @@ class ZeroPadding1D(_OverPositions):
 
     def _build(self, x: Symbol, params: dict[str, Symbol], shape: Shape) -> Symbol:
         before, after = _as_pair(self.padding)
-        return fit_positions(x, shape[0], before, before + shape[0] + after)
+        return Slide(shape[0], before, before + shape[0] + after, 1, 1)(x)
 
 
 def place_windows(length: int, size: int, stride: int, padding: Padding) -> tuple[int, int]:
@@ -272,11 +272,6 @@ def place_windows(length: int, size: int, stride: int, padding: Padding) -> tupl
     if n < 1:
         raise ShapeError(f"a window of {size} positions should fit in {before + length + after}: make it smaller.")
     return before, n
-
-
-def fit_positions(x: Symbol, length: int, before: int, to: int) -> Symbol:
-    """`x` (position, channel) of so many positions with zeros before, cut or filled with zeros to others."""
-    return Slide(length, before, to, 1, 1)(x)
 
 
 def _as_pair(padding: int | tuple[int, int]) -> tuple[int, int]:

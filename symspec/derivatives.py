@@ -55,15 +55,14 @@ def build_tangent_factors(net: Network, params: Params, flux: Symbol) -> Tangent
     """Inputs and cotangents of every layer for flux (star, pixel)."""
     one = pt.vector("spectrum", dtype=flux.dtype, shape=(net.n_pixels,))
     f, taps = net.build_with_taps(params, one)
-    others = [block for block in net.layout.blocks if block.name.partition("/")[0] not in taps]
-    wrt = [*(z for _, z in taps.values()), *(params[block.name] for block in others)]
+    others = {name: layer.blocks for name, layer in net.layout.layers.items() if name not in taps}
+    wrt = [*(z for _, z in taps.values()), *(params[block.name] for blocks in others.values() for block in blocks)]
     # a `switch` hands back float64 whatever it was given
-    after = [g.astype(f.dtype) for g in jacobian(f, wrt, vectorize=True, disconnected_inputs="ignore")]
-    factored, explicit = dict(zip(taps, after, strict=False)), after[len(taps) :]
-    rows: dict[str, list[Symbol]] = {}
-    for block, J in zip(others, explicit, strict=True):
-        rows.setdefault(block.name.partition("/")[0], []).append(J.reshape((net.n_labels, block.size)))
-    cotangents = factored | {name: pt.concatenate(Js, axis=1) for name, Js in rows.items()}
+    after = iter([g.astype(f.dtype) for g in jacobian(f, wrt, vectorize=True, disconnected_inputs="ignore")])
+    cotangents = {name: next(after) for name in taps}
+    for name, blocks in others.items():
+        rows = [next(after).reshape((net.n_labels, block.size)) for block in blocks]
+        cotangents[name] = pt.concatenate(rows, axis=1)
     inputs = [a for a, _ in taps.values()]
     outputs = _over_stars([*inputs, *(cotangents[name] for name in net.layout.layers)], one, flux)
     n = len(inputs)
@@ -163,7 +162,7 @@ def build_kernel_trace_gradient(
             a, h = factors.inputs[layer], g
             aa = variance[f"{layer}/kernel"] * pt.dot(a, a.T) + variance.get(f"{layer}/bias", 0.0)
         else:
-            own = [block for block in net.layout.blocks if block.name.partition("/")[0] == layer]
+            own = net.layout.layers[layer].blocks
             aa, h = 1.0, g * pt.concatenate([pt.alloc(variance[block.name], block.size) for block in own])
         for c in range(net.n_labels):
             for d in range(net.n_labels):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
@@ -16,7 +17,7 @@ from symspec.inverse_hessian import (
     LowRankInverse,
     PrimalInverse,
 )
-from symspec.inverse_hessian.kronecker import find_shape
+from symspec.inverse_hessian.kronecker import find_kronecker_scales, find_shape
 from symspec.inverse_hessian.krylov import KrylovLimits
 from symspec.inverse_hessian.last_layer import find_last_layer
 from symspec.inverse_hessian.layerwise import LayerBlock, find_scales
@@ -51,18 +52,18 @@ def _read_krylov(archive: Archive, reg: Regression) -> KrylovInverse:
 
 def _read_layerwise(archive: Archive, reg: Regression, structure: str) -> LayerwiseInverse:
     layout, blocks = reg.net.layout, {}
-    scales = find_scales(layout, reg.prior_precision, isotropic=structure != "diagonal")
-    for layer, scale in scales.items():
+    is_diagonal = structure == "diagonal"
+    scales = partial(find_scales, isotropic=False) if is_diagonal else find_kronecker_scales
+    for layer, scale in scales(layout, reg.prior_precision).items():
         params, place = layout.layers[layer], f"{PLACE}/{layer}"
-        n_in, n_out = (params.n_rows, params.n_out) if structure == "diagonal" else find_shape(layout, layer)
-        scale = scale if params.n_in else scale.reshape(n_in, n_out)
+        n_in, n_out = (params.n_rows, params.n_out) if is_diagonal else find_shape(params)
         precision = archive.array(f"{place}/precision", (n_in, n_out), finite=True)
         if not (precision > 0).all():
             raise archive.refusal(f"{place}/precision", "eigenvalues of a positive matrix", "one that is not positive")
         bases = [
             archive.array(f"{place}/{side}_basis", (n, n), finite=True)
             for side, n in (("input", n_in), ("output", n_out))
-            if structure != "diagonal"
+            if not is_diagonal
         ]
         blocks[layer] = LayerBlock(precision, scale, *bases)
     return LayerwiseInverse(layout, blocks, structure)

@@ -51,9 +51,9 @@ class Layer:
         """Shape of each parameter block for an input of this shape."""
         return {}
 
-    def n_floats(self, shape: Shape) -> int:
-        """Numbers that one star's output takes, with what is made on the way to it."""
-        return math.prod(self.out_shape(*[shape] * (len(self.others) + 1)))
+    def n_floats(self, shape: Shape, out: Shape) -> int:
+        """Numbers that an output of shape `out` takes, with what is made on the way to it from an input of `shape`."""
+        return math.prod(out)
 
     def build(self, x: Symbol, params: dict[str, Symbol], shape: Shape) -> Symbol:
         """Graph of the layer's output for the input `x` of this shape, or with axes for stars before it."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -109,16 +110,16 @@ class Network:
     @property
     def floats_per_star(self) -> int:
         """Numbers that one star takes on its way through the network."""
-        layers = zip(self.layers, self.shapes, strict=False)
-        return self.n_pixels + sum(layer.n_floats(shape) for layer, shape in layers)
+        layers = zip(self.layers, pairwise(self.shapes), strict=True)
+        return self.n_pixels + sum(layer.n_floats(shape, out) for layer, (shape, out) in layers)
 
     def __repr__(self) -> str:
         return f"Network({self.describe()}, {self.n_params:,} parameters, labels {', '.join(self.label_names)})"
 
     def describe(self) -> str:
         """Sizes of what comes in and of what its layers with parameters make, such as 100-16x8-32-3."""
-        with_parameters = {block.name.partition("/")[0] for block in self.layout.blocks}
-        made = [shape for name, shape in zip(self.layer_names, self.shapes[1:], strict=True) if name in with_parameters]
+        outputs = zip(self.layer_names, self.shapes[1:], strict=True)
+        made = [shape for name, shape in outputs if name in self.layout.layers]
         return "-".join("x".join(map(str, shape)) for shape in [self.shapes[0], *made])
 
     def __call__(self, theta: Any, flux: Any) -> Symbol:

@@ -39,18 +39,21 @@ class LayerParams:
 
     Attributes
     ----------
-    name : str
+    blocks : tuple of Block
     n_in, n_out : int
     has_bias : bool
         Whether the matrix has one more row, the weights of an input that is 1.
-    offset : int
     """
 
-    name: str
+    blocks: tuple[Block, ...]
     n_in: int
     n_out: int
     has_bias: bool
-    offset: int
+
+    @property
+    def offset(self) -> int:
+        """Where the layer's first parameter lies in `theta`."""
+        return self.blocks[0].offset
 
     @property
     def n_rows(self) -> int:
@@ -88,12 +91,11 @@ class ParamLayout:
         self.n_params = offset
         self.layers: dict[str, LayerParams] = {}
         for name, parts in groupby(blocks, lambda block: block.name.partition("/")[0]):
-            first, *rest = parts
+            own = tuple(parts)
             if name in factored:
-                self.layers[name] = LayerParams(name, *first.shape, bool(rest), first.offset)
+                self.layers[name] = LayerParams(own, *own[0].shape, has_bias=len(own) > 1)
             else:
-                size = first.size + sum(block.size for block in rest)
-                self.layers[name] = LayerParams(name, 0, size, True, first.offset)
+                self.layers[name] = LayerParams(own, 0, sum(block.size for block in own), has_bias=True)
 
     def has(self, name: str) -> bool:
         """Whether there is a block of this name."""
@@ -129,8 +131,8 @@ class ParamLayout:
 
     def of_layer(self, name: str) -> ParamLayout:
         """Layout of one layer's parameters alone."""
-        shapes = {b.name: b.shape for b in self.blocks if b.name.partition("/")[0] == name}
-        return ParamLayout(shapes, factored=[name] if self.layers[name].n_in else ())
+        layer = self.layers[name]
+        return ParamLayout({b.name: b.shape for b in layer.blocks}, factored=[name] if layer.n_in else ())
 
     def by_layer(self, values: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
         """Of one number or array a block: those of each layer's kernel, and of its bias; numbers where they are.
@@ -142,8 +144,7 @@ class ParamLayout:
             if layer.n_in:
                 out[name] = values[f"{name}/kernel"], values[f"{name}/bias"] if layer.has_bias else 0.0
                 continue
-            own = [block for block in self.blocks if block.name.partition("/")[0] == name]
-            parts = [np.broadcast_to(values[block.name], block.shape).ravel() for block in own]
+            parts = [np.broadcast_to(values[block.name], block.shape).ravel() for block in layer.blocks]
             out[name] = 0.0, np.concatenate(parts)
         return out
 

@@ -13,15 +13,13 @@ from itertools import accumulate
 
 import numpy as np
 
-from symspec.errors import FileFormatError
 from symspec.importers.keras_description import Call, KerasLayer, find_input_shapes, order_calls, read_graph
 from symspec.importers.keras_layers import BUILDERS, build_layers, refuse_class
-from symspec.importers.matching import Slot, StoredArray, fill_network, list_slots
+from symspec.importers.matching import Slot, StoredArray, check_floats, fill_network, list_slots, make_network
 from symspec.layers import Layer, Shape
 from symspec.networks import Network
 from symspec.shaping import Add, Concatenate, Flatten, From, Identity, Reshape, Slice
 
-LARGEST = 2**27  # numbers that one star may take on its way: 1 GiB
 _HELD = 16  # times that a layer's own constants count, as they take memory from the start
 _NOTHING = np.zeros(0)
 
@@ -108,12 +106,8 @@ class Assembly:
         """Let a layer take the output of the last one; gives its place."""
         shape = self.shapes[-1]
         out = layer.out_shape(*(self.shapes[self.places[id(other)]] for other in layer.others), shape)
-        self.n_floats += layer.n_floats(shape) + _HELD * getattr(layer, "mean", _NOTHING).size
-        if self.n_floats > LARGEST:
-            raise FileFormatError(
-                f"{self.model.path} should take {LARGEST:,} numbers a star at most on its way through the layers, got "
-                f"{self.n_floats:,}: it is damaged, or made to fill the memory."
-            )
+        self.n_floats += layer.n_floats(shape, out) + _HELD * getattr(layer, "mean", _NOTHING).size
+        check_floats(self.model.path, self.n_floats)
         self.layers.append(layer)
         self.shapes.append(tuple(out))
         self.places[id(layer)] = len(self.layers) - 1
@@ -220,9 +214,7 @@ class Assembly:
         """Network that ends in these outputs, one vector after the other."""
         flat = [self.flatten(place) for place in outputs]
         self.go_to(flat[0] if len(flat) == 1 else self.join(flat))
-        first, *rest = self.layers
-        is_needed = not rest or any(first in layer.others for layer in rest)
-        return Network([first, *rest] if is_needed else rest, self.ends[-1])
+        return make_network(self.layers, self.ends[-1])
 
 
 # --- layers that join several

@@ -19,6 +19,7 @@ from symspec.networks import Network
 from symspec.normalizations import BatchNorm
 
 LARGEST_RATIO = 50  # of what a file unpacks to: weights of 32 bits hardly shrink
+LARGEST = 2**27  # numbers that one star may take on its way through a network: 1 GiB
 SMALL = 16 * 2**20  # bytes; as little as this needs no further check
 MOMENTS = ("mean", "variance")
 _TRANSPOSED = "the kernels are (in, out) where (out, in) was expected, or the other way round"
@@ -99,6 +100,28 @@ def reading(path: str | os.PathLike[str], what: str) -> Iterator[None]:
 def bytes_allowed(path: str | os.PathLike[str]) -> int:
     """Bytes that a file may unpack to, all in all."""
     return max(SMALL, LARGEST_RATIO * Path(path).stat().st_size)
+
+
+def check_floats(path: str | os.PathLike[str], n: int) -> None:
+    """Refuse a network through which one star would take too many numbers.
+
+    Raises
+    ------
+    FileFormatError
+        There are more than `LARGEST`.
+    """
+    if n > LARGEST:
+        raise FileFormatError(
+            f"{path} should take {LARGEST:,} numbers a star at most on its way through the layers, got {n:,}: it is "
+            "damaged, or made to fill the memory."
+        )
+
+
+def make_network(layers: Sequence[Layer], n_pixels: int) -> Network:
+    """Network of a row of layers, without the first one, which is what comes in, where no other refers to it."""
+    first, *rest = layers
+    is_needed = not rest or any(first in layer.others for layer in rest)
+    return Network(layers if is_needed else rest, n_pixels)
 
 
 def fill_network(

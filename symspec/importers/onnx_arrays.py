@@ -13,13 +13,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from symspec.errors import FileFormatError
-from symspec.importers.matching import StoredArray, list_slots
+from symspec.importers.matching import StoredArray, check_floats, list_slots, make_network
 from symspec.layers import Layer, Shape
 from symspec.networks import Network
 from symspec.shaping import Add, Concatenate, Flatten, From, Identity, Permute, Reshape, Slice
 
-LARGEST = 2**27  # numbers that one star may take on its way: 1 GiB
 Step = tuple[str, np.ndarray]  # "add", "mul" or "div" and by what, with as many axes as what it acts on
 
 
@@ -119,16 +117,12 @@ class LayerGraph:
             There are too many.
         """
         self.n_floats += n
-        if self.n_floats > LARGEST:
-            raise FileFormatError(
-                f"{self.path} should take {LARGEST:,} numbers a star at most on its way through the layers, got "
-                f"{self.n_floats:,}: it is damaged, or made to fill the memory."
-            )
+        check_floats(self.path, self.n_floats)
 
     def put(self, source: Output, layer: Layer, name: str = "", **arrays: np.ndarray) -> Output:
         """Let a layer, with its weights if it has any, take an output."""
         shape = tuple(layer.out_shape(source.shape))
-        self.count(layer.n_floats(source.shape))
+        self.count(layer.n_floats(source.shape, shape))
         return Output(layer, (source,), shape, name, arrays)
 
     def view(self, output: Output, shape: Shape) -> Output:
@@ -167,9 +161,7 @@ class LayerGraph:
     def finish(self, end: Output) -> tuple[Network, list[StoredArray]]:
         """Network that ends in an output, and its weights in the order of its layers."""
         layers, origins = _arrange(end)
-        first, *rest = layers
-        is_needed = not rest or any(first in layer.others for layer in rest)
-        net = Network(layers if is_needed else rest, self.start.shape[0])
+        net = make_network(layers, self.start.shape[0])
         found = []
         for layer, shape in zip(net.layers, net.shapes, strict=False):
             for slot in list_slots(layer.kind, layer, shape):

@@ -22,6 +22,9 @@ the exact block in their basis: George et al. 2018, arXiv:1806.03884.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 from scipy.linalg import eigh
 
@@ -35,7 +38,7 @@ from symspec.inverse_hessian.layerwise import (
     project,
     scale_rows,
 )
-from symspec.params import ParamLayout
+from symspec.params import LayerParams, ParamLayout
 from symspec.tangent_stream import TangentStream
 from symspec.tangents import Tangents
 
@@ -66,10 +69,7 @@ def build_kronecker(
             '"diagonal", or an exact one.'
         )
     prior = {name: values[0] or values[1][0] for name, values in layout.by_layer(prior_precision).items()}
-    scales = {
-        name: scale.reshape(find_shape(layout, name)) if not layout.layers[name].n_in else scale
-        for name, scale in find_scales(layout, prior_precision, isotropic=True).items()
-    }
+    scales = find_kronecker_scales(layout, prior_precision)
     factors = _accumulate_factors(stream, layout, scales, checkpoint)
     n_stars = max(stream.n_stars, 1)
     blocks = {}
@@ -85,10 +85,18 @@ def build_kronecker(
     return LayerwiseInverse(layout, blocks, "ekfac" if corrected else "kronecker")
 
 
-def find_shape(layout: ParamLayout, name: str) -> tuple[int, int]:
+def find_kronecker_scales(layout: ParamLayout, prior_precision: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Scales that make the prior isotropic, in the shapes of `find_shape` where a layer has no inputs."""
+    scales = find_scales(layout, prior_precision, isotropic=True)
+    return {
+        name: scale if layout.layers[name].n_in else scale.reshape(find_shape(layout.layers[name]))
+        for name, scale in scales.items()
+    }
+
+
+def find_shape(layer: LayerParams) -> tuple[int, int]:
     """Matrix (in, out) as which a layer's parameters are taken."""
-    layer = layout.layers[name]
-    columns = {block.shape[-1] for block in layout.of_layer(name).blocks}
+    columns = {block.shape[-1] for block in layer.blocks}
     if layer.n_in or layer.n_out <= EXACT_BLOCK or len(columns) > 1:
         return layer.n_rows, layer.n_out
     (n,) = columns
@@ -99,18 +107,18 @@ def _accumulate_factors(
     stream: TangentStream, layout: ParamLayout, scales: dict[str, np.ndarray], checkpoint: Checkpoint
 ) -> State:
     state = {}
-    for name in layout.layers:
-        n_in, n_out = find_shape(layout, name)
+    for name, layer in layout.layers.items():
+        n_in, n_out = find_shape(layer)
         state |= {f"{name}/inputs": np.zeros((n_in, n_in)), f"{name}/cotangents": np.zeros((n_out, n_out))}
 
     def add(state: State, tangents: Tangents) -> None:
         for name, layer in layout.layers.items():
             g = tangents.cotangents[name]
-            a = join_bias(tangents.inputs[name], scales[name]) if layer.n_in else None
-            if a is None:
-                J = scale_rows(g, layer, scales[name]).reshape(-1, *find_shape(layout, name))
-                a = J.transpose(0, 2, 1).reshape(-1, J.shape[1])
-                g = J
+            if layer.n_in:
+                a = join_bias(tangents.inputs[name], scales[name])
+            else:
+                g = scale_rows(g, layer, scales[name]).reshape(-1, *find_shape(layer))
+                a = g.transpose(0, 2, 1).reshape(-1, g.shape[1])
             g = g.reshape(-1, g.shape[-1])
             state[f"{name}/inputs"] += a.T @ a
             state[f"{name}/cotangents"] += g.T @ g

@@ -58,9 +58,8 @@ class LastLayerInverse(InverseHessian):
 
 def find_last_layer(layout: ParamLayout) -> tuple[str, slice]:
     """Name of the last layer with parameters, and its place in theta."""
-    layer = layout.blocks[-1].name.partition("/")[0]
-    first = next(b for b in layout.blocks if b.name.partition("/")[0] == layer)
-    return layer, slice(first.offset, layout.n_params)
+    name, layer = next(reversed(layout.layers.items()))
+    return name, layer.slice
 
 
 def build_last_layer(
