@@ -30,7 +30,6 @@ from symspec.cli_options import (
     Uncertainty,
     Validation,
     check_output,
-    check_spectra,
     escape,
     one_line,
     parse_reading,
@@ -219,14 +218,15 @@ def _read_audited(
     net: Network, spectra: Path, sample: Path | None, reading: dict[str, Any]
 ) -> tuple[Spectra, Spectra | None]:
     """The training stars, and those to compare on if they are others."""
+    from symspec.grids import check_grid
     from symspec.readers import read_spectra
 
     stars = read_labelled_spectra(spectra, list(net.label_names), reading)
-    check_spectra(net, stars, spectra)
+    check_grid(net, stars, str(spectra))
     if sample is None:
         return stars, None
     others = read_spectra(sample, **reading)
-    check_spectra(net, others, sample)
+    check_grid(net, others, str(sample))
     return stars, others
 
 

@@ -18,7 +18,6 @@ from symspec.cli_options import (
     Uncertainty,
     Validation,
     check_output,
-    check_spectra,
     parse_reading,
     read_labelled_spectra,
 )
@@ -134,17 +133,18 @@ def _read(model: Path, spectra: Path, check: Path | None, reading: dict[str, Any
     """The Laplace posterior, its training stars, and those to compare on."""
     from symspec import fitting
     from symspec.archives import read_laplace
+    from symspec.grids import check_grid
     from symspec.readers import read_spectra
 
     laplace = read_laplace(model)
     net = laplace.reg.net
     stars = read_labelled_spectra(spectra, list(net.label_names), reading)
-    check_spectra(net, stars, spectra)
+    check_grid(net, stars, str(spectra))
     training, others = fitting.find_training_stars(laplace, stars, **split)
     if check is None:
         return laplace, training, training if others is None else others
     sample = read_spectra(check, **reading)
-    check_spectra(net, sample, check)
+    check_grid(net, sample, str(check))
     return laplace, training, sample
 
 

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 if TYPE_CHECKING:
-    from symspec.networks import Network
     from symspec.spectra import Spectra
 
 MODEL_SUFFIXES = (".h5", ".hdf5")
@@ -112,13 +111,6 @@ _READ: dict[str, Callable[[str], Any]] = {
     "hdu": lambda text: int(text) if text.isdecimal() else text,
     "apstar": str,
 }
-
-
-def check_spectra(net: Network, stars: Spectra, path: Path) -> None:
-    """Refuse spectra of other pixels than a network takes."""
-    from symspec.grids import check_grid
-
-    check_grid(net, stars.n_pixels, stars.wavelength, stars.wavelength_unit, str(path))
 
 
 def read_labelled_spectra(path: Path, label: list[str] | None, options: dict[str, Any]) -> Spectra:

@@ -102,8 +102,7 @@ def _calibrate(
     from symspec.grids import fit_to_network
 
     stars = read_labelled_spectra(path, list(laplace.reg.net.label_names), reading)
-    given = fit_to_network(laplace.reg.net, stars, resample)
-    prediction = laplace.predict(stars.flux, ivar=stars.ivar) if given is stars else laplace.predict(given)
+    prediction = laplace.predict(fit_to_network(laplace.reg.net, stars, resample))
     return calibrate_errors(prediction, stars.labels, source=path.name)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import numpy as np
 
 from symspec.errors import DataError, ShapeError
@@ -13,6 +15,14 @@ from symspec.wavelengths import convert_wavelength
 TOLERANCE = 0.1  # of a pixel
 
 
+class Pixels(Protocol):
+    """What has pixels, and may know their wavelengths."""
+
+    n_pixels: int
+    wavelength: np.ndarray | None
+    wavelength_unit: str
+
+
 def fit_to_network(net: Network, spectra: Spectra, kind: str | None = None) -> Spectra | Resampled:
     """Spectra as a network takes them: as they are, or with a `kind` of `symspec.resample` on its grid.
 
@@ -22,7 +32,7 @@ def fit_to_network(net: Network, spectra: Spectra, kind: str | None = None) -> S
         As `check_grid` and `resample`, or no grid is known of the network.
     """
     if kind is None:
-        check_grid(net, spectra.n_pixels, spectra.wavelength, spectra.wavelength_unit, "the spectra")
+        check_grid(net, spectra, "the spectra")
         return spectra
     if net.wavelength is None:
         raise DataError(
@@ -32,8 +42,15 @@ def fit_to_network(net: Network, spectra: Spectra, kind: str | None = None) -> S
     return resample(spectra, net.wavelength, kind=kind, wavelength_unit=net.wavelength_unit)
 
 
-def check_grid(net: Network, n_pixels: int, wavelength: np.ndarray | None, unit: str, name: str) -> None:
+def check_grid(net: Network, spectra: Pixels, name: str) -> None:
     """Refuse spectra, called `name`, of other pixels than a network takes; what is not known is not compared.
+
+    Parameters
+    ----------
+    net : Network
+    spectra : Spectra, SpectraSource or the like
+        Of which the pixels alone are looked at.
+    name : str
 
     Raises
     ------
@@ -43,12 +60,13 @@ def check_grid(net: Network, n_pixels: int, wavelength: np.ndarray | None, unit:
         A wavelength is off by more than a tenth of a pixel.
     """
     advice = "resample them (--resample on the command line, symspec.resample in Python), or train a network on these"
-    if n_pixels != net.n_pixels:
-        raise ShapeError(f"the network takes spectra of {net.n_pixels:,} pixels, got {n_pixels:,} in {name}: {advice}.")
-    if wavelength is None or net.wavelength is None or not unit:
+    n = spectra.n_pixels
+    if n != net.n_pixels:
+        raise ShapeError(f"the network takes spectra of {net.n_pixels:,} pixels, got {n:,} in {name}: {advice}.")
+    if spectra.wavelength is None or net.wavelength is None or not spectra.wavelength_unit:
         return
-    found = convert_wavelength(wavelength, unit, net.wavelength_unit)
-    off = np.abs(found - net.wavelength) / (np.gradient(net.wavelength) if n_pixels > 1 else net.wavelength)
+    found = convert_wavelength(spectra.wavelength, spectra.wavelength_unit, net.wavelength_unit)
+    off = np.abs(found - net.wavelength) / (np.gradient(net.wavelength) if n > 1 else net.wavelength)
     if (worst := int(np.argmax(off))) >= 0 and off[worst] > TOLERANCE:
         raise DataError(
             f"the network takes spectra from {net.wavelength[0]:.6g} to {net.wavelength[-1]:.6g} "

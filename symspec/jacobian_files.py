@@ -16,7 +16,7 @@ from symspec.checkpoint import find_fingerprint
 from symspec.checks import check_choice
 from symspec.compiled import DTYPES, compile_jacobian
 from symspec.errors import DataError
-from symspec.grids import fit_to_network
+from symspec.grids import check_grid, fit_to_network
 from symspec.layers import Standardize
 from symspec.networks import Network
 from symspec.partial_runs import PartialRun, encode_words, open_run
@@ -128,7 +128,7 @@ def write_jacobian(
     jacobian = compile_jacobian(net, "flux", backend=backend, dtype=dtype)
     with open_source(spectra, **options) as source:
         if resample is None:
-            source.check_grid(net)
+            check_grid(net, source, source.name)
         size = find_piece_size(8 * net.n_labels * net.n_pixels)
         plan = _plan(net, theta, flux_mean, source) | {"dtype": dtype, "backend": backend, "compression": compression}
         plan |= {"resample": resample}

@@ -21,6 +21,7 @@ from symspec.prediction import Prediction, compute_flux_covariance, fill_bad_pix
 from symspec.progress import show_if_long
 from symspec.regression import LOG_2PI, Regression
 from symspec.resampling import Resampled, propagate_through
+from symspec.spectra import Spectra
 from symspec.tangents import Tangents, compute_tangents
 from symspec.training_space import TrainingSpace
 
@@ -141,12 +142,13 @@ class LaplacePosterior:
 
         Parameters
         ----------
-        X : array_like, shape (star, pixel) or (pixel,), or Resampled
+        X : array_like, shape (star, pixel) or (pixel,), Spectra or Resampled
             Flux; a value may be NaN only where `ivar` is 0. Of resampled spectra the errors, which the resampling has
             made depend on each other from pixel to pixel, are taken with their whole covariance.
         ivar : array_like, optional, shape of `X`
-            Inverse variance of the flux. 0 means no information: the pixel is replaced by its training mean, has no
-            part in the flux covariance, and is counted in `n_bad_pixels` and the flags.
+            Inverse variance of the flux; Spectra and Resampled bring their own. 0 means no information: the pixel is
+            replaced by its training mean, has no part in the flux covariance, and is counted in `n_bad_pixels` and
+            the flags.
         flag_options : FlagOptions, optional
             Limits beyond which stars are flagged, in place of the usual ones.
         resume : path, optional
@@ -166,9 +168,7 @@ class LaplacePosterior:
             X or ivar is not what is expected, or `resume` holds the progress of something else.
         """
         resampled = X if isinstance(X, Resampled) else None
-        if resampled is not None:
-            X, ivar = resampled.spectra.flux, resampled.spectra.ivar
-        X, ivar = self._check_stars(X, ivar)
+        X, ivar = self._check_stars(X if resampled is None else resampled.spectra, ivar)
         n, C = len(X), self.reg.net.n_labels
         n_bad = np.zeros(n, int) if ivar is None else np.count_nonzero(ivar == 0, axis=1)
 
@@ -198,6 +198,8 @@ class LaplacePosterior:
         return Prediction(*parts, *names, interval, label_flags, snr, distance, limits)
 
     def _check_stars(self, X: Any, ivar: Any) -> tuple[np.ndarray, np.ndarray | None]:
+        if isinstance(X, Spectra):
+            X, ivar = X.flux, X.ivar
         X = check_flux(X, self.reg.net.n_pixels, allow_nan=ivar is not None)
         ivar = None if ivar is None else np.atleast_2d(check_ivar(ivar, X.shape))
         X = np.atleast_2d(X)

@@ -12,8 +12,6 @@ from typing import Any
 import numpy as np
 
 from symspec.errors import OptionError
-from symspec.grids import check_grid
-from symspec.networks import Network
 from symspec.provenance import hash_spectra
 from symspec.readers import open_spectra, read_spectra
 from symspec.spectra import Spectra
@@ -44,10 +42,6 @@ class SpectraSource:
     wavelength_unit: str
     read: Callable[[slice], Spectra]
     identity: dict[str, Any]
-
-    def check_grid(self, net: Network) -> None:
-        """Refuse spectra of other pixels than a network takes, see `grids.check_grid`."""
-        check_grid(net, self.n_pixels, self.wavelength, self.wavelength_unit, self.name)
 
 
 @contextmanager

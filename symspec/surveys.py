@@ -14,7 +14,7 @@ import numpy as np
 from symspec.calibration import ErrorCalibration
 from symspec.fitting import match_labels
 from symspec.flags import FlagOptions
-from symspec.grids import fit_to_network
+from symspec.grids import check_grid, fit_to_network
 from symspec.laplace_posterior import LaplacePosterior
 from symspec.partial_runs import PartialRun, open_run
 from symspec.prediction import OPTIONAL_PER_STAR, PER_STAR, Prediction
@@ -107,15 +107,15 @@ def predict_survey(
     check_catalogue(path, net.label_names, net.label_units, dialect=dialect)
     with open_source(spectra, **options) as source:
         if resample is None:
-            source.check_grid(net)
+            check_grid(net, source, source.name)
         plan = {"run": "errors", "model": hash_laplace(laplace), **source.identity, **asdict(limits), **find_versions()}
         plan |= {"resample": resample}
         size = find_piece_size(8 * net.n_pixels, KRYLOV_STARS if laplace.structure == "krylov" else MOST_STARS)
 
-        def read(rows: slice) -> tuple[Spectra | Resampled, str]:
+        def read(rows: slice) -> tuple[Spectra, Spectra | Resampled, str]:
             stars = source.read(rows)
             check_catalogue(path, net.label_names, ids=() if stars.ids is None else stars.ids)
-            return fit_to_network(net, stars, resample), hash_spectra(stars)
+            return stars, fit_to_network(net, stars, resample), hash_spectra(stars)
 
         with open_run(path, plan, source.n_stars, size, restart=restart, **keep) as run:
             with show(source.n_stars, run.n_done) as advance:
@@ -132,15 +132,11 @@ def find_piece_size(bytes_a_star: int, most: int = MOST_STARS) -> int:
 
 
 def _predict_piece(
-    laplace: LaplacePosterior, limits: FlagOptions, stars_and_hash: tuple[Spectra | Resampled, str]
+    laplace: LaplacePosterior, limits: FlagOptions, data: tuple[Spectra, Spectra | Resampled, str]
 ) -> dict[str, np.ndarray]:
     """Arrays of one piece: those of a prediction, and of the spectra what a catalogue takes from them."""
-    given, digest = stars_and_hash
-    words = {"flag_options": limits, "progress": False}
-    if isinstance(given, Resampled):
-        stars, prediction = given.spectra, laplace.predict(given, **words)
-    else:
-        stars, prediction = given, laplace.predict(given.flux, ivar=given.ivar, **words)
+    stars, fitted, digest = data
+    prediction = laplace.predict(fitted, flag_options=limits, progress=False)
     truth = match_labels(stars, laplace.reg.net.label_names)
     arrays = {name: getattr(prediction, name) for name in (*PER_STAR, *OPTIONAL_PER_STAR)}
     arrays |= {"ids": stars.ids, "true_labels": truth, "data_hash": np.array([digest])}
@@ -158,7 +154,8 @@ def _join_pieces(
     words = {"label_names": net.label_names, "label_units": net.label_units, "flag_options": limits}
     survey = Survey(Prediction(has_flux_errors=known, **arrays, **words), ids, truth)
     meta = {"STRUCT": laplace.structure, "CURVAT": laplace.curvature, "N_PIXELS": net.n_pixels}
-    meta |= {"RESAMPLE": resample} if (resample := plan.get("resample")) else {}
+    if plan["resample"] is not None:
+        meta["RESAMPLE"] = plan["resample"]
     meta |= {"NETHASH": hash_network(net, laplace.theta), "MODHASH": plan["model"]}
     meta |= {"DATAHASH": join_hashes(hashes), "PIECE": run.stars_a_piece}
     return survey, meta | {"UNCERT": plan.get("uncertainty") or "as the spectra say"}

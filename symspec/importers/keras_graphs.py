@@ -15,12 +15,11 @@ import numpy as np
 
 from symspec.importers.keras_description import Call, KerasLayer, find_input_shapes, order_calls, read_graph
 from symspec.importers.keras_layers import BUILDERS, build_layers, refuse_class
-from symspec.importers.matching import Slot, StoredArray, check_floats, fill_network, list_slots, make_network
+from symspec.importers.matching import HELD, Slot, StoredArray, check_floats, fill_network, list_slots, make_network
 from symspec.layers import Layer, Shape
 from symspec.networks import Network
 from symspec.shaping import Add, Concatenate, Flatten, From, Identity, Reshape, Slice
 
-_HELD = 16  # times that a layer's own constants count, as they take memory from the start
 _NOTHING = np.zeros(0)
 
 Arrays = Mapping[str, Sequence[StoredArray]]
@@ -106,7 +105,7 @@ class Assembly:
         """Let a layer take the output of the last one; gives its place."""
         shape = self.shapes[-1]
         out = layer.out_shape(*(self.shapes[self.places[id(other)]] for other in layer.others), shape)
-        self.n_floats += layer.n_floats(shape, out) + _HELD * getattr(layer, "mean", _NOTHING).size
+        self.n_floats += layer.n_floats(shape, out) + HELD * getattr(layer, "mean", _NOTHING).size
         check_floats(self.model.path, self.n_floats)
         self.layers.append(layer)
         self.shapes.append(tuple(out))

@@ -20,6 +20,7 @@ from symspec.normalizations import BatchNorm
 
 LARGEST_RATIO = 50  # of what a file unpacks to: weights of 32 bits hardly shrink
 LARGEST = 2**27  # numbers that one star may take on its way through a network: 1 GiB
+HELD = 16  # times that constants of a layer count towards it, as they take memory from the start
 SMALL = 16 * 2**20  # bytes; as little as this needs no further check
 MOMENTS = ("mean", "variance")
 _TRANSPOSED = "the kernels are (in, out) where (out, in) was expected, or the other way round"

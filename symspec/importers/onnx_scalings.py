@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from symspec.convolutions import Conv1D
+from symspec.importers.matching import HELD
 from symspec.importers.onnx_arrays import LayerGraph, Output, Signal, Step
 from symspec.importers.onnx_description import OnnxNode
 from symspec.importers.onnx_protobuf import MOST_AXES
@@ -21,7 +22,6 @@ from symspec.normalizations import BatchNorm, LayerNorm
 from symspec.shaping import Permute
 
 _MOST_STEPS = 16  # to look at together
-_HELD = 16  # times that constants count, as they take memory from the start
 _SIGNS = "put the sign into the kernel of the layer beside it"
 
 
@@ -49,7 +49,7 @@ def scale(graph: LayerGraph, node: OnnxNode, signal: Signal, word: str, constant
         *before, (_, last) = signal.steps  # one factor of two
         return dataclasses.replace(signal, steps=(*before, (word, last * array)))
     shapes = [held.shape for _, held in signal.steps]
-    graph.count(_HELD * math.prod(np.broadcast_shapes(array.shape, *shapes)))
+    graph.count(HELD * math.prod(np.broadcast_shapes(array.shape, *shapes)))
     return dataclasses.replace(signal, steps=(*signal.steps, (word, array)))
 
 
@@ -273,14 +273,14 @@ def _put_scaling(
     """
     if mean.size == factor.size == 1:
         n = output.shape[-1]
-        graph.count(_HELD * n)
+        graph.count(HELD * n)
         return graph.put(output, kind(np.full(n, mean.item()), np.full(n, factor.item())))
     lengths = np.broadcast_shapes(mean.shape, factor.shape)
     varying = [axis for axis, n in enumerate(lengths) if n != 1]
     first, last = varying[0], varying[-1]
     within, after = shape[first : last + 1], math.prod(shape[last + 1 :])
     before, n = math.prod(shape[:first]), math.prod(within)
-    graph.count(_HELD * n)
+    graph.count(HELD * n)
     whole = (1,) * first + within + (1,) * (len(shape) - last - 1)
     mean, factor = (np.broadcast_to(a, whole).ravel() for a in (mean, factor))
     if after == 1:
