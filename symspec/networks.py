@@ -26,6 +26,7 @@ INITIALIZERS = {
     "lecun_normal": ("in", 1.0, "truncated_normal"),
     "lecun_uniform": ("in", 1.0, "uniform"),
 }
+LABELS_SHOWN = 8
 TRUNCATED_NORMAL_STD = 0.87962566103423978  # of a unit normal cut at +-2, as Keras divides it out
 
 
@@ -114,7 +115,10 @@ class Network:
         return self.n_pixels + sum(layer.n_floats(shape, out) for layer, (shape, out) in layers)
 
     def __repr__(self) -> str:
-        return f"Network({self.describe()}, {self.n_params:,} parameters, labels {', '.join(self.label_names)})"
+        shown = ", ".join(self.label_names[:LABELS_SHOWN])
+        if self.n_labels > LABELS_SHOWN:
+            shown += f", ... ({self.n_labels:,})"
+        return f"Network({self.describe()}, {self.n_params:,} parameters, labels {shown})"
 
     def describe(self) -> str:
         """Sizes of what comes in and of what its layers with parameters make, such as 100-16x8-32-3."""

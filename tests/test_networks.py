@@ -185,6 +185,7 @@ def test_mlp_is_dense_layers_with_the_activation_between_and_a_linear_output(net
     assert net.layer_names == ["dense_0", "activation_0", "dense_1"]
     assert net.widths == [4, 3, 3, 2]
     assert repr(net) == "Network(4-3-2, 23 parameters, labels label_0, label_1)"
+    assert repr(mlp([2, 7000])).endswith("label_6, label_7, ... (7,000))")
 
 
 @pytest.mark.parametrize(
