@@ -57,7 +57,8 @@ def compile_jacobian(
     check_choice(wrt, "wrt", ("flux", "theta"))
     n_wrt = net.n_pixels if wrt == "flux" else net.n_params
     graph = derivatives.build_flux_jacobian if wrt == "flux" else derivatives.build_theta_jacobian
-    floats = net.n_labels * (2 * net.floats_per_star + 2 * n_wrt)
+    n_passes = min(net.n_labels, net.n_pixels) if wrt == "flux" else net.n_labels
+    floats = 2 * n_passes * net.floats_per_star + 2 * net.n_labels * n_wrt
     return PerStarFunction(
         net, lambda params, flux: graph(net, params, flux), [(net.n_labels, n_wrt)], floats, backend, dtype
     )

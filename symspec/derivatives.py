@@ -45,9 +45,15 @@ class TangentFactors:
 
 
 def build_flux_jacobian(net: Network, params: Params, flux: Symbol) -> Symbol:
-    """df/dx of each star: (star, label, pixel) for flux (star, pixel)."""
+    """df/dx of each star, (star, label, pixel) for flux (star, pixel): by rows or columns, whichever are fewer."""
     one = pt.vector("spectrum", dtype=flux.dtype, shape=(net.n_pixels,))
-    J = jacobian(net.build(params, one), one, vectorize=True, disconnected_inputs="ignore")
+    f = net.build(params, one)
+    if net.n_labels <= net.n_pixels:
+        J = jacobian(f, one, vectorize=True, disconnected_inputs="ignore")
+    else:
+        tangent = one.type("tangent")
+        columns = vectorize_graph(pushforward(f, one, tangent), {tangent: pt.eye(net.n_pixels, dtype=flux.dtype)})
+        J = columns.T
     return _over_stars([J], one, flux)[0]
 
 
