@@ -13,7 +13,14 @@ from symspec.compiled import (
     compile_objective,
     compile_predict,
 )
-from symspec.convolutions import AveragePool1D, Conv1D, GlobalAveragePool1D, MaxPool1D, ZeroPadding1D
+from symspec.convolutions import (
+    AveragePool1D,
+    Conv1D,
+    GlobalAveragePool1D,
+    LocallyConnected1D,
+    MaxPool1D,
+    ZeroPadding1D,
+)
 from symspec.errors import (
     DataError,
     DivergedError,

@@ -135,6 +135,54 @@ class Conv1D(_OverPositions):
 
 
 @dataclass(frozen=True, eq=False)
+class LocallyConnected1D(_OverPositions):
+    r"""Convolution whose windows have a kernel each: :math:`z_{tf} = \sum_{kc} x_{ts+k,c} K_{t,kc,f} + b_{tf}`.
+
+    With a `kernel_size` of one position it is a dense layer of its own for each position.
+
+    Parameters
+    ----------
+    filters : int
+        Channels that come out.
+    kernel_size : int
+    strides : int, default 1
+        s.
+    use_bias : bool, default True
+    data_format : {"channels_last", "channels_first"}
+        The kernel is (window, kernel_size * in, out) and the bias (window, out) in both.
+    """
+
+    filters: int
+    kernel_size: int
+    strides: int = 1
+    use_bias: bool = True
+    data_format: DataFormat = "channels_last"
+
+    def __post_init__(self):
+        for name in ("filters", "kernel_size", "strides"):
+            check_count(getattr(self, name), name)
+        check_choice(self.data_format, "data_format", DATA_FORMATS)
+
+    def _out_shape(self, shape: Shape) -> Shape:
+        return place_windows(shape[0], self.kernel_size, self.strides, "valid")[1], self.filters
+
+    def param_shapes(self, shape: Shape) -> dict[str, Shape]:
+        n_positions, n_in = self._swap(shape)
+        n = self._out_shape((n_positions, n_in))[0]
+        kernel = {"kernel": (n, self.kernel_size * n_in, self.filters)}
+        return kernel | {"bias": (n, self.filters)} if self.use_bias else kernel
+
+    def n_floats(self, shape: Shape, out: Shape) -> int:
+        return math.prod(out) * (1 + self.kernel_size * self._swap(shape)[1])
+
+    def _build(self, x: Symbol, params: dict[str, Symbol], shape: Shape) -> Symbol:
+        n = self._out_shape(shape)[0]
+        windows = Slide(shape[0], 0, n, self.kernel_size, self.strides)(x)
+        z = pt.sum(windows[..., None] * params["kernel"], axis=-2)
+        return z + params["bias"] if self.use_bias else z
+
+
+@dataclass(frozen=True, eq=False)
 class _Pool(_OverPositions):
     """Windows of `pool_size` positions, channel by channel.
 

@@ -8,7 +8,14 @@ from typing import Any
 import numpy as np
 
 from symspec.archive_format import Archive, write_array, write_attribute
-from symspec.convolutions import AveragePool1D, Conv1D, GlobalAveragePool1D, MaxPool1D, ZeroPadding1D
+from symspec.convolutions import (
+    AveragePool1D,
+    Conv1D,
+    GlobalAveragePool1D,
+    LocallyConnected1D,
+    MaxPool1D,
+    ZeroPadding1D,
+)
 from symspec.errors import OptionError
 from symspec.layers import Activation, Dense, Dropout, Layer, Standardize, Unstandardize
 from symspec.normalizations import BatchNorm, ContinuumNormalize, LayerNorm, MedianNormalize
@@ -19,7 +26,7 @@ SIZES = "sizes"  # one word, or whole numbers: "same", "2", "3,4"
 _POOL = {"pool_size": int, "strides": int, "padding": SIZES, "data_format": str}
 _NORM = {"epsilon": float, "scale": bool, "center": bool}
 _AFFINE = {"mean": VECTOR, "scale": VECTOR}
-_CONVOLUTION = {"filters": int, "kernel_size": int, "strides": int, "padding": SIZES, "dilation": int}
+_CONVOLUTION = {"filters": int, "kernel_size": int, "strides": int, "use_bias": bool, "data_format": str}
 
 # what builds each kind of layer, and the types of its fields
 LAYERS: dict[str, tuple[Callable[..., Layer], dict[str, Any]]] = {
@@ -30,7 +37,8 @@ LAYERS: dict[str, tuple[Callable[..., Layer], dict[str, Any]]] = {
         (Dropout, {"rate": float}),
         (Standardize, _AFFINE),
         (Unstandardize, _AFFINE),
-        (Conv1D, {**_CONVOLUTION, "use_bias": bool, "data_format": str}),
+        (Conv1D, {**_CONVOLUTION, "padding": SIZES, "dilation": int}),
+        (LocallyConnected1D, _CONVOLUTION),
         (MaxPool1D, _POOL),
         (AveragePool1D, {**_POOL, "count_padding": bool}),
         (GlobalAveragePool1D, {"data_format": str}),

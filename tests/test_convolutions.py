@@ -80,6 +80,25 @@ def test_convolutions_are_sums_over_kernel_and_channels(size, filters, stride, d
     assert_allclose(out, np.array(expected).reshape(N_STARS, -1), rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("data_format", [LAST, FIRST])
+@pytest.mark.parametrize(("size", "filters", "stride"), [(1, 1, 1), (3, 2, 1), (2, 3, 2), (4, 1, 3), (13, 2, 1)])
+def test_locally_connected_windows_have_a_kernel_each(size, filters, stride, data_format):
+    layer = ss.LocallyConnected1D(filters, size, strides=stride, data_format=data_format)
+    x = draw()
+    given = x if data_format == LAST else x.transpose(0, 2, 1)
+    out, params = run([layer], given, given[0].shape)
+    kernel, bias = params["locallyconnected1d_0/kernel"], params["locallyconnected1d_0/bias"]
+    expected = np.array(
+        [
+            [x[i, t * stride : t * stride + size].ravel() @ kernel[t] + bias[t] for t in range(len(bias))]
+            for i in range(3)
+        ]
+    )
+    expected = expected if data_format == LAST else expected.transpose(0, 2, 1)
+    assert len(bias) == (N_POSITIONS - size) // stride + 1
+    assert_allclose(out, expected.reshape(N_STARS, -1), rtol=1e-12, atol=1e-12)
+
+
 def pool(x, size, stride, padding, reduce):
     before, n = pad(len(x), size, stride, padding)
     places = [np.arange(t * stride - before, t * stride - before + size) for t in range(n)]
@@ -239,6 +258,7 @@ def normalised(n):
         ss.Slice(1, n),
         ss.Reshape((n - 1, 1)),
         ss.Conv1D(2, 3, strides=2),
+        ss.LocallyConnected1D(1, 2),
         ss.Flatten(),
         ss.Dense(2),
     ]
@@ -272,6 +292,20 @@ def test_first_derivatives_are_those_of_central_differences(problem):
     predict = ss.compile_predict(reg.net)
     J = ss.compile_jacobian(reg.net, "theta")(theta, X)
     assert_allclose(J, differentiate(lambda t: predict(t, X), theta), rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_more_labels_than_pixels_are_differentiated_column_by_column(kind):
+    rng, n = np.random.default_rng(7), 18
+    net = ss.Network([*NETWORKS[kind](n)[:-1], ss.Dense(n + 5)], n)
+    assert net.n_labels > net.n_pixels
+    check_flux_jacobian(net, rng.normal(size=net.n_params), rng.normal(size=(3, n)) + 3)
+
+
+def test_a_pixel_that_no_label_depends_on_has_zero_derivatives():
+    net = ss.Network([ss.Slice(0, 1), ss.Dense(3)], 2)
+    J = ss.compile_jacobian(net)(np.arange(6.0), np.ones((4, 2)))
+    assert J.tolist() == [[[0, 0], [1, 0], [2, 0]]] * 4
 
 
 def test_second_derivatives_are_those_of_central_differences(problem):
@@ -451,7 +485,12 @@ def test_backends_agree(backend):
     layers = [ss.Reshape((n, 1)), ss.Conv1D(2, 4, padding="same"), ss.MaxPool1D(3, 2, padding="same"), ss.Flatten()]
     reg = ss.Regression(ss.Network([*layers, ss.Dense(2)], n), sigma_noise=0.3, prior_precision=1.0)
     theta, X, Y = reg.net.init_params(rng), rng.normal(size=(4, n)), rng.normal(size=(4, 2))
-    functions = [lambda b: ss.compile_jacobian(reg.net, backend=b)(theta, X)]
+    wide = ss.Network([ss.Reshape((n, 1)), ss.LocallyConnected1D(3, 1), ss.MaxPool1D(2), ss.Flatten()], n)
+    weights = rng.normal(size=wide.n_params)
+    functions = [
+        lambda b: ss.compile_jacobian(reg.net, backend=b)(theta, X),
+        lambda b: ss.compile_jacobian(wide, backend=b)(weights, X),
+    ]
     if backend != "c":
         functions.append(lambda b: ss.compile_hessian_vector_product(reg, backend=b)(theta, X, Y, theta))
     for function in functions:
@@ -487,6 +526,8 @@ def test_first_largest_marks_one_position_of_each_window():
         (lambda: ss.Conv1D(3, 3, padding="full"), OptionError, "padding should be one of"),
         (lambda: ss.Conv1D(3, 3, padding=-1), OptionError, "padding should be an integer of at least 0"),
         (lambda: ss.Conv1D(3, 3, data_format="NCW"), OptionError, "data_format"),
+        (lambda: ss.LocallyConnected1D(3, 0), OptionError, "kernel_size should be a positive integer, got 0"),
+        (lambda: ss.Network([ss.Reshape((9, 1)), ss.LocallyConnected1D(3, 10)], 9), ShapeError, "10 positions"),
         (lambda: ss.MaxPool1D(2, padding=2), OptionError, "padding should be less than pool_size 2"),
         (lambda: ss.MaxPool1D(2, padding="causal"), OptionError, "padding should be one of"),
         (lambda: ss.Network([ss.Conv1D(3, 3), ss.Flatten()], 9), ShapeError, "put Reshape"),

@@ -38,8 +38,8 @@ from network_files import (
 )
 
 from symspec.archives import write_network
-from symspec.compiled import compile_predict
-from symspec.errors import DataError, FileFormatError, OptionError, ShapeError, TooLargeError
+from symspec.compiled import compile_jacobian, compile_predict
+from symspec.errors import DataError, FileFormatError, OptionError, ShapeError
 from symspec.importers import import_network, import_payne, read_network
 from symspec.layers import Dense, Dropout, Standardize, Unstandardize
 from symspec.networks import mlp
@@ -137,16 +137,19 @@ def test_a_sample_of_spectra_tells_the_activation_that_the_file_does_not_say(rng
         import_network(tmp_path / "nn.npz", check=(labels, spectra + 1e-3))
 
 
+def emulate(arrays, labels):
+    """Spectra of networks of one pixel each, as El-Badry et al. (2018) have it."""
+    s = (labels - arrays["x_min"]) / (arrays["x_max"] - arrays["x_min"]) - 0.5
+    inside = np.einsum("ijk,nk->nij", arrays["w_array_0"], s) + arrays["b_array_0"]
+    return np.einsum("ij,nij->ni", arrays["w_array_1"], sigmoid(inside)) + arrays["b_array_1"]
+
+
 def test_networks_of_one_pixel_each_become_one(rng, tmp_path):
     arrays, labels = payne_arrays(rng, (3,)), payne_labels(rng)
     arrays |= {"w_array_0": rng.normal(size=(7, 4, 3)), "b_array_0": rng.normal(size=(7, 4))}
     arrays |= {"w_array_1": rng.normal(size=(7, 4)), "b_array_1": rng.normal(size=7)}
     np.savez(tmp_path / "nn.npz", **arrays)
-    spectra = []
-    for star in (labels - arrays["x_min"]) / (arrays["x_max"] - arrays["x_min"]) - 0.5:
-        inside = np.einsum("ijk,k->ij", arrays["w_array_0"], star) + arrays["b_array_0"]
-        spectra.append(np.einsum("ij,ij->i", arrays["w_array_1"], sigmoid(inside)) + arrays["b_array_1"])
-    spectra = np.array(spectra)
+    spectra = emulate(arrays, labels)
     assert_predicts(import_network(tmp_path / "nn.npz"), labels, spectra)
     assert_predicts(import_network(tmp_path / "nn.npz", pixels=slice(2, 5)), labels, spectra[:, 2:5])
     with pytest.raises(OptionError, match="pixels should choose from the 7 in the file"):
@@ -170,17 +173,22 @@ has_payne, PAYNE_FILE = needs("payne_binspec/NN_normalized_spectra.npz")
 
 
 @has_payne
-def test_the_published_emulator_gives_its_spectrum():
+def test_the_published_emulator_gives_its_spectrum_and_its_derivatives():
+    """7,214 pixels x 5 labels, by central differences of NumPy's formula."""
     with np.load(PAYNE_FILE, allow_pickle=False) as file:
         arrays = {name: file[name].astype(float) for name in file.files}
     labels = np.array([[5000, 4.5, -0.1, 0.0, 5.0], [6100, 4.2, 0.1, 0.05, 8.0]])
-    s = (labels - arrays["x_min"]) / (arrays["x_max"] - arrays["x_min"]) - 0.5
-    inside = sigmoid(np.einsum("ijk,nk->nij", arrays["w_array_0"], s) + arrays["b_array_0"])
-    spectra = np.einsum("ij,nij->ni", arrays["w_array_1"], inside) + arrays["b_array_1"]
+    spectra = emulate(arrays, labels)
+    assert spectra.shape == (2, 7214)
     assert 0.9 < np.median(spectra) < 1.05  # of a normalised spectrum
+    net, theta = import_network(PAYNE_FILE)
+    assert_predicts((net, theta), labels, spectra)
     assert_predicts(import_network(PAYNE_FILE, pixels=slice(3000, 3100)), labels, spectra[:, 3000:3100])
-    with pytest.raises(TooLargeError, match=r"one network a pixel.*pixels=slice"):
-        import_network(PAYNE_FILE)
+    J = compile_jacobian(net, backend="numpy")(theta, labels)
+    for i, step in enumerate(1e-5 * (arrays["x_max"] - arrays["x_min"]) * np.eye(5)):
+        differences = (emulate(arrays, labels + step) - emulate(arrays, labels - step)) / (2 * step[i])
+        # truncation 1e-10 of third derivatives, which weights up to 20 make, and rounding 1e-16 / 1e-5
+        np.testing.assert_allclose(J[:, :, i], differences, rtol=1e-6, atol=1e-8 * np.abs(differences).max())
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,6 @@ doi:10.3847/1538-4357/ab2331. Either all pixels share the hidden layers, or each
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable
 from itertools import pairwise
@@ -18,14 +17,15 @@ import numpy as np
 
 from symspec.array_files import open_array_file
 from symspec.checks import check_choice, check_finite
-from symspec.errors import FileFormatError, OptionError, TooLargeError
+from symspec.convolutions import LocallyConnected1D
+from symspec.errors import FileFormatError, OptionError
 from symspec.importers.matching import StoredArray, fill_network, reading
 from symspec.layers import Activation, Dense, Layer, Standardize
 from symspec.networks import Network
+from symspec.shaping import Flatten, Reshape
 
 # the file does not say which; both are in use
 PAYNE_ACTIVATIONS: dict[str, dict[str, Any]] = {"leaky_relu": {"negative_slope": 0.01}, "sigmoid": {}}
-_LARGEST = 2**27  # parameters, 1 GiB
 _WHAT = "an npz file of The Payne"
 
 
@@ -41,8 +41,7 @@ def import_payne(
         Of the hidden layers, which the file does not say: "leaky_relu" (slope 0.01) in The Payne's code since all
         pixels share their layers, "sigmoid" before. Networks of one pixel each are taken as "sigmoid".
     pixels : slice or array of int or bool, optional
-        The pixels wanted. Networks of one pixel each become one network whose kernels are zero between pixels, which
-        is too large for a whole spectrum.
+        The pixels wanted.
 
     Returns
     -------
@@ -56,25 +55,21 @@ def import_payne(
         The file is damaged, or its arrays do not fit each other.
     OptionError
         `activation` is needed, or `pixels` are not in the file.
-    TooLargeError
-        There are too many pixels for networks of one pixel each.
     """
     kernels, biases, low, high = _read(path)
     is_per_pixel = kernels[0].ndim == 3
-    function = _choose(path, activation, is_per_pixel)
+    name = _choose(path, activation, is_per_pixel)
+    function = Activation(name, PAYNE_ACTIVATIONS[name])
     chosen = _find_pixels(pixels, len(biases[-1]))
-    if is_per_pixel:
-        kernels, biases = _join_pixels(path, [w[chosen] for w in kernels], [b[chosen] for b in biases])
-    else:
-        kernels[-1], biases[-1] = kernels[-1][chosen], biases[-1][chosen]
+    of_pixels = slice(None) if is_per_pixel else slice(-1, None)
+    for arrays in (kernels, biases):
+        arrays[of_pixels] = [array[chosen] for array in arrays[of_pixels]]
+    build = _build_per_pixel if is_per_pixel else _build_shared
     with reading(path, _WHAT):
-        layers: list[Layer] = [Standardize((low + high) / 2, high - low)]
-        for bias in biases:
-            layers += [Dense(len(bias)), Activation(function, PAYNE_ACTIVATIONS[function])]
-        net = Network(layers[:-1], len(low))
-    found = []
-    for i, (w, b) in enumerate(zip(kernels, biases, strict=True)):
-        found += [StoredArray(f"w_array_{i}", w.shape, _give(w)), StoredArray(f"b_array_{i}", b.shape, _give(b))]
+        layers, arrays = build(path, kernels, biases, function)
+        net = Network([Standardize((low + high) / 2, high - low), *layers], len(low))
+    names = [f"{kind}_array_{i}" for i in range(len(kernels)) for kind in "wb"]
+    found = [StoredArray(name, array.shape, _give(array)) for name, array in zip(names, arrays, strict=True)]
     return fill_network(path, net, found, transpose=True)
 
 
@@ -156,29 +151,30 @@ def _find_pixels(pixels: Any, n_pixels: int) -> np.ndarray:
     return chosen
 
 
-def _join_pixels(
-    path: str | os.PathLike[str], kernels: list[np.ndarray], biases: list[np.ndarray]
-) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """One network of networks of one pixel each: (pixel, out, in) -> (pixel x out, in), zero between pixels."""
+def _build_shared(
+    path: str | os.PathLike[str], kernels: list[np.ndarray], biases: list[np.ndarray], function: Activation
+) -> tuple[list[Layer], list[np.ndarray]]:
+    """Layers whose hidden ones are shared by the pixels, and their arrays."""
+    layers = [layer for b in biases for layer in (Dense(b.size), function)]
+    return layers[:-1], [array for pair in zip(kernels, biases, strict=True) for array in pair]
+
+
+def _build_per_pixel(
+    path: str | os.PathLike[str], kernels: list[np.ndarray], biases: list[np.ndarray], function: Activation
+) -> tuple[list[Layer], list[np.ndarray]]:
+    """Layers of one network a pixel, and their arrays: the first see all labels, the others their own pixel."""
     n = len(biases[-1])
     shaped = [w if w.ndim == 3 else w[:, None, :] if w.ndim == 2 else w[:, None, None] for w in kernels]
     flat = [b.reshape(n, -1) for b in biases]
     widths = [shaped[0].shape[2], *(b.shape[1] for b in flat)]
-    want = [(n, widths[i + 1], widths[i]) for i in range(len(shaped))]
-    if [w.shape for w in shaped] != want or widths[-1] != 1:
+    if [w.shape for w in shaped] != [(n, *pair[::-1]) for pair in pairwise(widths)] or widths[-1] != 1:
         raise FileFormatError(
             f"{path} should hold a network (pixel, neuron, label) for each pixel, got kernels of shapes "
             f"{[w.shape for w in kernels]} and biases of {[b.shape for b in biases]}: the file is damaged."
         )
-    size = n * widths[1] * widths[0] + sum(n * n * math.prod(pair) for pair in pairwise(widths[1:]))
-    if size > _LARGEST:
-        raise TooLargeError(
-            f"{path} holds one network a pixel, of which all {n} in one come to {size:,} parameters, nearly all zero: "
-            f"choose fewer with pixels=slice(0, {math.isqrt(n * n * 2**22 // size)}) or the like."
-        )
-    joined = [shaped[0].reshape(-1, widths[0])]
-    for w in shaped[1:]:
-        square = np.zeros((n, w.shape[1], n, w.shape[2]))
-        square[np.arange(n), :, np.arange(n), :] = w
-        joined.append(square.reshape(n * w.shape[1], n * w.shape[2]))
-    return joined, [b.ravel() for b in flat]
+    layers: list[Layer] = [Dense(n * widths[1]), Reshape((n, widths[1]))]
+    arrays = [shaped[0].reshape(-1, widths[0]), flat[0].ravel()]
+    for width, w, b in zip(widths[2:], shaped[1:], flat[1:], strict=True):
+        layers += [function, LocallyConnected1D(width, 1)]
+        arrays += [np.moveaxis(w, 0, -1), b]  # (out, in, pixel), as the file keeps kernels (out, in)
+    return [*layers, Flatten()], arrays
