@@ -177,8 +177,8 @@ class LocallyConnected1D(_OverPositions):
 
     def _build(self, x: Symbol, params: dict[str, Symbol], shape: Shape) -> Symbol:
         n = self._out_shape(shape)[0]
-        windows = Slide(shape[0], 0, n, self.kernel_size, self.strides)(x)
-        z = pt.sum(windows[..., None] * params["kernel"], axis=-2)
+        windows = x if self.kernel_size == 1 else Slide(shape[0], 0, n, self.kernel_size, self.strides)(x)
+        z = pt.matmul(windows[..., None, :], params["kernel"])[..., 0, :]
         return z + params["bias"] if self.use_bias else z
 
 

@@ -483,6 +483,10 @@ REFUSED = {
     ),
     "reshape": (layer_config("Reshape", target_shape=[2, 4]), ["(Reshape) cannot be built", "the sizes differ"]),
     "permute": (layer_config("Permute", dims=[1, 3, 2]), ["puts axes into the order [1, 3, 2]"]),
+    "local": (
+        layer_config("LocallyConnected1D", filters=2, kernel_size=3, implementation=3),
+        ["has implementation 3, padding 'valid' and data_format 'channels_last'", "use 1, 'valid'"],
+    ),
     "rms": (layer_config("LayerNormalization", rms_scaling=True), ["has rms_scaling"]),
     "norm-axis": (layer_config("LayerNormalization", axis=2), ["has axis 2, where a star's array has 1 axes"]),
     "multiply": (layer_config("Multiply"), ["(Multiply) is no layer of symspec's"]),

@@ -96,6 +96,7 @@ K3, K4, B3 = draw(3, CHANNELS, 3), draw(4, CHANNELS, 3), draw(3)
 ON_TURNED = draw(3, N, 3)  # a kernel for N channels
 W, GAMMA, BETA, MEAN, VARIANCE = draw(CHANNELS, 3), draw(CHANNELS), draw(CHANNELS), draw(CHANNELS), draw(CHANNELS) ** 2
 LONG, FULL = (draw(N), draw(N)), (draw(N, CHANNELS), draw(N, CHANNELS))
+KS, BS = draw(5, 3 * CHANNELS, 3), draw(5, 3)  # a kernel for each of 5 windows
 FIRST, CONV = {"data_format": "channels_first"}, {"filters": 3, "kernel_size": [3]}
 
 # layers of Keras, the arrays of the first, and what they do to x (star, N, CHANNELS)
@@ -121,6 +122,11 @@ CASES = {
         [layer_config("Conv1D", filters=3, kernel_size=3, **FIRST, strides=1, groups=1, padding="same")],
         [ON_TURNED, B3],
         lambda x: turn(convolve(turn(x), ON_TURNED, B3, 1, (1, 1))),
+    ),
+    "locally-connected": (
+        [layer_config("LocallyConnected1D", **CONV, strides=[2], implementation=1)],
+        [KS, BS],
+        lambda x: np.stack([x[:, 2 * t : 2 * t + 3].reshape(len(x), -1) @ KS[t] + BS[t] for t in range(5)], axis=1),
     ),
     "max": (
         [layer_config("MaxPooling1D", pool_size=[3], strides=[2], padding="same", data_format="channels_last")],

@@ -12,7 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from symspec.convolutions import AveragePool1D, Conv1D, GlobalAveragePool1D, MaxPool1D, ZeroPadding1D
+from symspec.convolutions import (
+    AveragePool1D,
+    Conv1D,
+    GlobalAveragePool1D,
+    LocallyConnected1D,
+    MaxPool1D,
+    ZeroPadding1D,
+)
 from symspec.errors import FileFormatError
 from symspec.importers.keras_description import BUILD, KerasLayer, read_inner
 from symspec.importers.matching import StoredArray, read_finite
@@ -29,6 +36,7 @@ _MOST_SCALED = 2**22  # numbers of a star
 VARIABLES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "Dense": (("kernel", "bias"), ()),
     "Conv1D": (("kernel", "bias"), ()),
+    "LocallyConnected1D": (("kernel", "bias"), ()),
     "BatchNormalization": (("gamma", "beta"), ("moving_mean", "moving_variance")),
     "LayerNormalization": (("gamma", "beta"), ()),
     "Normalization": ((), ("mean", "variance", "count")),
@@ -107,6 +115,15 @@ def _build_convolution(layer: KerasLayer, shape: Shape, arrays: Arrays) -> list[
         data_format=_find_format(layer),
     )
     return [convolution, *build_function(layer)]
+
+
+def _build_locally_connected(layer: KerasLayer, shape: Shape, arrays: Arrays) -> list[Layer]:
+    kept = layer.count("implementation", 1), layer.config.get("padding", "valid"), _find_format(layer)
+    if kept != (1, "valid", "channels_last"):
+        options = "implementation {}, padding {!r} and data_format {!r}".format(*kept)
+        raise layer.refusal(f"has {options}, which keep kernels otherwise", "use 1, 'valid' and 'channels_last'")
+    sizes = layer.count("filters"), layer.count("kernel_size"), layer.count("strides", 1)
+    return [LocallyConnected1D(*sizes, use_bias=layer.flag("use_bias")), *build_function(layer)]
 
 
 def _find_format(layer: KerasLayer) -> Any:
@@ -305,6 +322,7 @@ _IDENTITIES = (  # after training
 BUILDERS: dict[str, Builder] = {
     "Dense": _build_dense,
     "Conv1D": _build_convolution,
+    "LocallyConnected1D": _build_locally_connected,
     "MaxPooling1D": _build_pool(MaxPool1D),
     "AveragePooling1D": _build_pool(AveragePool1D),
     "GlobalMaxPooling1D": _build_global_max,

@@ -130,6 +130,8 @@ class Draw:
         kinds.append(self.dense)
         if self.is_last:
             kinds.append(lambda: self.L.Cropping1D((1, 2)))
+        if self.is_last and hasattr(self.L, "LocallyConnected1D"):  # until Keras 2
+            kinds.append(lambda: self.L.LocallyConnected1D(self.count(1, 3), self.count(1, 3), self.count(1, 2)))
         return self.one_of(*kinds)()
 
     def format_of_padding(self):
