@@ -201,8 +201,13 @@ def _arrange_images(file: FitsFile, main: Any, is_unit_known: bool) -> NamedArra
 
 def _arrange_table(file: FitsFile, main: Any, is_unit_known: bool) -> NamedArrays:
     """A table of one spectrum a row, or of one pixel a row."""
-    stored = keep_pixel_columns(store_columns(file, main))
-    units = find_column_units(main)
+    columns = store_columns(file, main)
+    if varying := [name for name in main.columns.names if is_pixel_name(name) and name not in columns]:
+        raise FileFormatError(
+            f"{file.path}: table {main.name!r} should have as many pixels in each row, got {', '.join(varying)} of "
+            "varying length: put the spectra on one grid, in columns of a fixed length such as 7214E."
+        )
+    stored, units = keep_pixel_columns(columns), find_column_units(main)
     flux = next((array for name, array in stored.items() if name.lower() in FLUX), None)
     if flux is None:
         raise FileFormatError(
