@@ -32,7 +32,12 @@ Resample = Annotated[
     typer.Option(help="Take the spectra to the network's wavelengths, with their errors' covariance."),
 ]
 SpectraFile = Annotated[
-    Path, typer.Argument(metavar="SPECTRA", help="HDF5, npz, FITS or CSV file of spectra.", show_default=False)
+    Path,
+    typer.Argument(
+        metavar="SPECTRA",
+        help="HDF5, npz, FITS or CSV file of spectra, or a folder of files of one star each.",
+        show_default=False,
+    ),
 ]
 ModelFile = Annotated[
     Path, typer.Argument(metavar="MODEL", help="File written by 'symspec train'.", show_default=False)
@@ -81,6 +86,8 @@ def check_output(path: Path, overwrite: bool, suffixes: tuple[str, ...] | None, 
         raise OptionError(f"{path} should end in one of {', '.join(suffixes)}: rename the output.")
     if any(path.resolve() == other.resolve() for other in inputs):
         raise OptionError(f"{path} is named twice, and would be overwritten: give the output another name.")
+    if any(other.is_dir() and path.resolve().parent == other.resolve() for other in inputs):
+        raise OptionError(f"{path} would count as one of the spectra, whose folder it is in: give it another folder.")
     if path.is_dir() or not path.parent.is_dir():
         raise FileNotFoundError(f"{path} should lie in a folder that exists: create {path.parent} first.")
     if path.exists() and not overwrite:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from symspec.fits_spectra import open_fits_spectra
 from symspec.named_arrays import NamedArrays, hold_array, name_arrays
 from symspec.spectra import Spectra
 from symspec.spectra_files import ReadOptions, SpectraFile, noting
+from symspec.spectra_folders import SpectraFolder
 from symspec.table_spectra import arrange_object
 
 
@@ -45,6 +47,9 @@ def read_spectra(
     - CSV holds a header row, then one spectrum a row, without uncertainties; see
       `symspec.csv_spectra.read_csv_spectra`.
 
+    A folder is read as the stars of its files, one star a file, by name in order; it may hold other files, too, but
+    all that are named as one of these formats (.fits, .fits.gz, .h5, .npz, .csv, ...) are taken.
+
     In memory: an astropy Table or QTable (columns as in a FITS table), and objects with `flux`, `spectral_axis`,
     `uncertainty` and `mask`, as specutils has them, or a list of such on one grid.
 
@@ -63,7 +68,7 @@ def read_spectra(
 
     Parameters
     ----------
-    source : path, astropy Table, or objects like those of specutils
+    source : path of a file or folder, astropy Table, or objects like those of specutils
         What to read.
     label_names : sequence of str, optional
         The labels to read, in this order. To an array `labels` that comes without names it gives them.
@@ -109,7 +114,7 @@ def read_spectra(
 
 
 @contextmanager
-def open_spectra(source: Any, **options: Any) -> Iterator[SpectraFile]:
+def open_spectra(source: Any, **options: Any) -> Iterator[SpectraFile | SpectraFolder]:
     """Open spectra, to read some stars at a time.
 
     Parameters
@@ -121,7 +126,7 @@ def open_spectra(source: Any, **options: Any) -> Iterator[SpectraFile]:
 
     Yields
     ------
-    SpectraFile
+    SpectraFile or SpectraFolder
         What there is (`n_stars`, `n_pixels`, `wavelength`, `label_names`, ...), and ``read(slice(start, stop))``, which
         gives those stars as `Spectra`. The rows of HDF5, FITS and npz files cost the memory of those rows; files packed
         by gzip, arrays compressed in npz, and CSV are held whole.
@@ -139,6 +144,9 @@ def open_spectra(source: Any, **options: Any) -> Iterator[SpectraFile]:
     """
     checked = ReadOptions(**options)
     is_path = isinstance(source, str | os.PathLike)
+    if is_path and Path(source).is_dir():
+        yield SpectraFolder(Path(source), partial(open_spectra, **options))
+        return
     name = str(source) if is_path else f"a {type(source).__name__}"
     with ExitStack() as stack:
         with noting(name):

@@ -132,9 +132,7 @@ class SpectraFile:
         DataError
             When values are unusable.
         """
-        if not isinstance(rows, slice) or (rows.step or 1) < 1:
-            raise OptionError(f"rows should be a slice with a step above 0, got {rows!r}: write slice(0, 1000).")
-        rows = slice(*rows.indices(self.n_stars))
+        rows = check_rows(rows, self.n_stars)
         with noting(self._source):
             self._check_grid(rows)
             flux = as_nan(as_float_array(self._load_pixels(self._flux, rows), self._flux))
@@ -274,6 +272,13 @@ def noting(source: str) -> Iterator[None]:
     except SymspecError as error:
         error.add_note(f"This happened while reading {source}.")
         raise
+
+
+def check_rows(rows: slice, n_stars: int) -> slice:
+    """Refuse what is no slice that goes forward; gives it with its numbers."""
+    if not isinstance(rows, slice) or (rows.step or 1) < 1:
+        raise OptionError(f"rows should be a slice with a step above 0, got {rows!r}: write slice(0, 1000).")
+    return slice(*rows.indices(n_stars))
 
 
 def _check_shape(shape: tuple[int, ...], name: str, source: str) -> tuple[int, int]:

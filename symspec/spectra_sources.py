@@ -11,10 +11,13 @@ from typing import Any
 
 import numpy as np
 
+from symspec.checkpoint import find_fingerprint
 from symspec.errors import OptionError
 from symspec.provenance import hash_spectra
 from symspec.readers import open_spectra, read_spectra
 from symspec.spectra import Spectra
+from symspec.spectra_files import SpectraFile
+from symspec.spectra_folders import SpectraFolder
 
 
 @dataclass(frozen=True)
@@ -31,8 +34,8 @@ class SpectraSource:
     read : callable
         Of a slice, gives those stars as `Spectra`.
     identity : dict of str to str or int
-        What would be another if the spectra were others: a digest of those in memory; of a file its size, its time of
-        modification, and the options that it is read with.
+        What would be another if the spectra were others: a digest of those in memory; of files their size, their time
+        of modification, and the options that they are read with.
     """
 
     name: str
@@ -51,7 +54,7 @@ def open_source(spectra: Any, **options: Any) -> Iterator[SpectraSource]:
     Parameters
     ----------
     spectra : path, Spectra, or what else `symspec.read_spectra` takes
-        A file is read some stars at a time; the others are in memory already.
+        A file or folder is read some stars at a time; the others are in memory already.
     **options
         Of `symspec.open_spectra`, but for `Spectra`.
 
@@ -65,9 +68,7 @@ def open_source(spectra: Any, **options: Any) -> Iterator[SpectraSource]:
         yield _describe("the spectra", spectra, spectra.__getitem__, {"spectra": hash_spectra(spectra)})
         return
     with open_spectra(spectra, **options) as file:
-        found = Path(spectra).stat()
-        modified = np.datetime64(found.st_mtime_ns, "ns")
-        identity = {"spectra": f"{found.st_size} bytes, modified {modified}"}
+        identity = {"spectra": _identify(Path(spectra), file)}
         identity |= {name: value if value is None else str(value) for name, value in options.items()}
         yield _describe(str(spectra), file, file.read, identity)
 
@@ -78,6 +79,16 @@ def _hold(spectra: Any, options: dict[str, Any]) -> Spectra:
     if given := [name for name, value in options.items() if value is not None]:
         raise OptionError(f"{given[0]} should go with a file or table to be read, got Spectra: leave it out.")
     return spectra
+
+
+def _identify(path: Path, file: SpectraFile | SpectraFolder) -> str:
+    """Size and time of modification of a file, or of all files in a folder."""
+    if isinstance(file, SpectraFolder):
+        stats = [(one, one.stat()) for one in file.paths]
+        digest = find_fingerprint(*((one.name, found.st_size, found.st_mtime_ns) for one, found in stats))
+        return f"{len(stats)} files, digest {digest}"
+    found = path.stat()
+    return f"{found.st_size} bytes, modified {np.datetime64(found.st_mtime_ns, 'ns')}"
 
 
 def _describe(name: str, spectra: Any, read: Callable[[slice], Spectra], identity: dict[str, Any]) -> SpectraSource:

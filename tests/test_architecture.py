@@ -23,8 +23,8 @@ ORDER = """
     sandwich audit
     whitening subsets pymc_models hmc hmc_comparison
     hyperparameters marginal_likelihood evidence calibration fitting
-    named_arrays array_files bad_pixels array_names array_labels spectra_files csv_spectra
-    fits_files fits_wavelengths fits_spectra table_spectra
+    named_arrays array_files bad_pixels array_names array_labels spectra_files spectra_folders
+    csv_spectra fits_files fits_wavelengths fits_spectra table_spectra
     readers whole_files catalogue_columns writers star_tables archive_format layer_archives inverse_archives archives
     spectra_sources partial_runs surveys jacobian_files
     audit_files
