@@ -172,6 +172,9 @@ class LocallyConnected1D(_OverPositions):
         kernel = {"kernel": (n, self.kernel_size * n_in, self.filters)}
         return kernel | {"bias": (n, self.filters)} if self.use_bias else kernel
 
+    def find_fans(self, kernel: Shape) -> tuple[int, int]:
+        return kernel[-2], kernel[-1]
+
     def n_floats(self, shape: Shape, out: Shape) -> int:
         return math.prod(out) * (1 + self.kernel_size * self._swap(shape)[1])
 

@@ -51,6 +51,11 @@ class Layer:
         """Shape of each parameter block for an input of this shape."""
         return {}
 
+    def find_fans(self, kernel: Shape) -> tuple[int, int]:
+        """How many numbers each output of a kernel of this shape is made of, and how many outputs each goes into."""
+        n_positions = math.prod(kernel[:-2])
+        return n_positions * kernel[-2], n_positions * kernel[-1]
+
     def n_floats(self, shape: Shape, out: Shape) -> int:
         """Numbers that an output of shape `out` takes, with what is made on the way to it from an input of `shape`."""
         return math.prod(out)

@@ -166,16 +166,21 @@ class Network:
         """
         check_rng(rng)
         fan_mode, gain, shape = INITIALIZERS[check_choice(init, "init", tuple(INITIALIZERS))]
-        theta = np.zeros(self.n_params)
+        theta, fans = np.zeros(self.n_params), self.find_fans()
         for block in self.layout.blocks:
             if block.name.endswith("/gamma"):
                 theta[block.slice] = 1
-            if not block.name.endswith("/kernel"):
-                continue
-            fan_in, fan_out = (math.prod(block.shape[:-2]) * n for n in block.shape[-2:])
-            std = np.sqrt(gain / (fan_in if fan_mode == "in" else (fan_in + fan_out) / 2))
-            theta[block.slice] = std * _draw_unit(rng, block.size, shape)
+            elif block.name in fans:
+                fan_in, fan_out = fans[block.name]
+                std = np.sqrt(gain / (fan_in if fan_mode == "in" else (fan_in + fan_out) / 2))
+                theta[block.slice] = std * _draw_unit(rng, block.size, shape)
         return theta
+
+    def find_fans(self) -> dict[str, tuple[int, int]]:
+        """Fan-in and fan-out of each kernel, by its block's name."""
+        layers = dict(zip(self.layer_names, self.layers, strict=True))
+        kernels = [block for block in self.layout.blocks if block.name.endswith("/kernel")]
+        return {block.name: layers[block.name.removesuffix("/kernel")].find_fans(block.shape) for block in kernels}
 
     def pack(self, params: Mapping[str, np.ndarray]) -> np.ndarray:
         """Flat `theta` (param,) of named arrays, e.g. {"dense_0/kernel": (in, out), "dense_0/bias": (out,)}."""

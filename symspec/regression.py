@@ -11,7 +11,6 @@ delta_i the prior precision of parameter i. Sums, never means, and all constants
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -227,11 +226,8 @@ def scaled_prior(net: Network, precision: float) -> dict[str, float]:
     Normal(0, 1/delta) the activations keep their size from layer to layer (Neal 1996,
     doi:10.1007/978-1-4612-0745-0), so that one number delta fits them all.
     """
-    kernels = {block.name for block in net.layout.blocks if block.name.endswith("/kernel")}
-    return {
-        block.name: precision * (math.prod(block.shape[:-1]) if block.name in kernels else 1)
-        for block in net.layout.blocks
-    }
+    fans = net.find_fans()
+    return {block.name: precision * fans.get(block.name, (1, 1))[0] for block in net.layout.blocks}
 
 
 def prior_precision_from_weight_decay(weight_decay: float, *, sigma_noise: float, n_stars: int, n_labels: int) -> float:

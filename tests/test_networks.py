@@ -6,10 +6,14 @@ import pytensor.tensor as pt
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
+from symspec.compiled import compile_predict
+from symspec.convolutions import Conv1D, LocallyConnected1D
 from symspec.errors import DataError, OptionError, ShapeError
 from symspec.layers import Activation, Dense, Dropout, Standardize
 from symspec.networks import Network, dropout_layers, mlp
 from symspec.params import ParamLayout
+from symspec.regression import scaled_prior
+from symspec.shaping import Flatten, Reshape
 
 
 @pytest.fixture
@@ -137,6 +141,19 @@ def test_kernels_have_the_variance_and_the_bound_of_keras(init, variance):
     bound = np.sqrt(3) * sd if init.endswith("uniform") else 2 * sd / 0.87962566103423978
     # none beyond the bound, and with 40,000 draws some that nearly reach it
     assert 0.99 * bound < np.abs(draws).max() <= bound * (1 + 1e-15)
+
+
+@pytest.mark.parametrize("layer", [Dense(50), Conv1D(5, 3), LocallyConnected1D(5, 3)], ids=lambda layer: layer.kind)
+def test_what_comes_out_of_a_layer_is_as_large_as_what_goes_in(layer):
+    """Initial kernels and draws from the scaled prior alike: the sum over a fan-in of 1/fan-in is 1."""
+    rng = np.random.default_rng(0)
+    net = Network([Reshape((400, 2)), layer, Flatten()] if layer.kind != "dense" else [layer], 800)
+    (kernel,) = (block for block in net.layout.blocks if block.name.endswith("/kernel"))
+    flux, predict = rng.normal(size=(50, 800)), compile_predict(net)
+    drawn = np.zeros(net.n_params)
+    drawn[kernel.slice] = rng.normal(size=kernel.size) / np.sqrt(scaled_prior(net, 1.0)[kernel.name])
+    for theta in (net.init_params(rng, "lecun_normal"), drawn):
+        assert predict(theta, flux).std() == pytest.approx(1, rel=0.3)  # 30 numbers of a kernel have 13 % of scatter
 
 
 def test_initial_biases_are_zero_and_every_layer_has_its_own_fan(net):
