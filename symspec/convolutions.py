@@ -117,9 +117,10 @@ class Conv1D(_OverPositions):
         n_windows, size = math.ceil(n / per_window), self._window_size(per_window)
         windows = Slide(shape[0], before, n_windows, size, per_window * self.strides)(x)
         z = multiply_last(windows, self._build_band(params["kernel"], shape[1], per_window))
+        if self.use_bias:  # while rows are long: NumPy adds short ones several times more slowly
+            z = z + pt.alloc(params["bias"], per_window, self.filters).ravel()
         z = reshape_tail(z, 2, (n_windows * per_window, self.filters))
-        z = z if n == n_windows * per_window else z[..., :n, :]
-        return z + params["bias"] if self.use_bias else z
+        return z if n == n_windows * per_window else z[..., :n, :]
 
     def _build_band(self, kernel: Symbol, n_in: int, per_window: int) -> Symbol:
         """T of shape (window's positions and channels, outputs per window and filters)."""

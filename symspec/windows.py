@@ -185,11 +185,14 @@ def _keep_axes_before(op: Op, node: Apply, x: Symbol) -> Apply:
 
 
 def _find_largest(x: np.ndarray) -> np.ndarray:
-    """Maximum along the last axis but one: of few slices, over which NumPy's own reduction is several times slower."""
-    out = x[..., 0, :].copy()
-    for i in range(1, x.shape[-2]):
-        np.maximum(out, x[..., i, :], out=out)
-    return out
+    """Maximum along the last axis but one, half against half: NumPy's own reduction takes several times as long."""
+    while (n := x.shape[-2]) > 1:
+        half = n // 2
+        largest = np.maximum(x[..., :half, :], x[..., half : 2 * half, :])
+        if n % 2:
+            np.maximum(largest[..., :1, :], x[..., -1:, :], out=largest[..., :1, :])
+        x = largest
+    return x[..., 0, :].copy()
 
 
 def _fit(x: np.ndarray, before: int, length: int) -> np.ndarray:
