@@ -96,6 +96,29 @@ def test_derivatives_at_a_knot_are_those_of_one_side(compile_plainly, function, 
     assert_allclose(curvature, curvatures, rtol=1e-8)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("shape", [(), (7,), (2, 7)])
+def test_relu_is_computed_in_one_pass_and_keeps_what_is_not_a_number(compile_plainly, dtype, shape):
+    x = pt.tensor("x", dtype=dtype, shape=shape)
+    fn = compile_plainly([x], ACTIVATIONS["relu"](x))
+    assert [str(node.op) for node in fn.maker.fgraph.apply_nodes] == ["Maximum"]
+    at = np.broadcast_to(np.array([-np.inf, -2, -0.0, 0, 3, np.inf, np.nan], dtype), shape or (7,))
+    found = fn(at if shape else at[4])
+    assert found.dtype == dtype
+    assert_array_equal(found, np.maximum(at if shape else at[4], 0))
+
+
+@pytest.mark.parametrize(
+    "function",
+    [lambda x, y: x * (y > 0), lambda x, y: x * (x > 1), lambda x, y: x * (x < 0), lambda x, y: x * y],
+    ids=["another's mask", "another bound", "the other side", "no mask"],
+)
+def test_other_products_are_no_relu(compile_plainly, function):
+    x, y = pt.vectors("x", "y")
+    at = np.array([-2.0, 0.5, 3.0]), np.array([1.0, 1.0, -1.0])
+    assert_array_equal(compile_plainly([x, y], function(x, y) + 0 * y)(*at), function(*at))
+
+
 @pytest.mark.parametrize("name", EXPECTED)
 def test_activation_of_single_precision_stays_single(name):
     x = pt.fmatrix("x")
