@@ -40,7 +40,8 @@ class _Sliding(Op):
     __props__ = ("length", "before", "n", "size", "stride")
 
     def __init__(self, length: int, before: int, n: int, size: int, stride: int):
-        self.length, self.before, self.n, self.size, self.stride = length, before, n, size, stride
+        self.length, self.before, self.n, self.size = length, before, n, size
+        self.stride = stride if n > 1 else size  # from a single window nothing starts, and a block has a stride's size
         register_numba()
 
     @property

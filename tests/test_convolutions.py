@@ -99,6 +99,16 @@ def test_locally_connected_windows_have_a_kernel_each(size, filters, stride, dat
     assert_allclose(out, expected.reshape(N_STARS, -1), rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("kind", [ss.Conv1D, ss.LocallyConnected1D, ss.MaxPool1D, ss.AveragePool1D])
+def test_a_stride_beyond_the_end_takes_no_memory(kind):
+    words = (2, 3) if kind in (ss.Conv1D, ss.LocallyConnected1D) else (3,)
+    x, theta = draw(), np.arange(14.0) if len(words) == 2 else np.empty(0)
+    outputs = [run([kind(*words, strides=stride)], x, x[0].shape, theta)[0] for stride in (11, 10**12)]
+    assert_allclose(*outputs, rtol=0)
+    net = ss.Network([ss.Reshape(x[0].shape), kind(*words, strides=10**12), ss.Flatten()], x[0].size)
+    check_flux_jacobian(net, theta, x.reshape(len(x), -1))
+
+
 def pool(x, size, stride, padding, reduce):
     before, n = pad(len(x), size, stride, padding)
     places = [np.arange(t * stride - before, t * stride - before + size) for t in range(n)]
