@@ -159,9 +159,9 @@ def gelu_by_erf(order, argument):
     return build
 
 
-def elu_of_keras(g, rng):
+def elu_of_keras(g, rng, of_parts=1.0):
     x = dense(g, rng, "input_0", 6, 4)
-    is_above, elu = g("Greater", x, 0.0), g("Elu", x)
+    is_above, elu = g("Greater", x, 0.0), g("Elu", x, alpha=of_parts)
     below = g("Mul", g("Mul", 0.25, elu), g("Cast", g("Not", is_above), to=g.type))
     return g("Add", g("Mul", g("Cast", is_above, to=g.type), elu), below)
 
@@ -210,6 +210,22 @@ def silu_and_factor(g, rng):
     """As tf2onnx puts the scaling after it in between."""
     x = gemm(g, rng, 5)
     return g("Add", g("Mul", g("Mul", draw(rng, 5) ** 2, g("Sigmoid", x)), x), draw(rng, 5))
+
+
+def silu_and_many_factors(g, rng):
+    """Constants whose own product is the work of many nodes."""
+    x, factor = "input_0", g.constant(np.array(1.1))
+    for i in range(10):
+        factor = g("Mul", factor, np.array(1 + i / 10))
+    return g("Mul", x, g("Mul", g("Sigmoid", x), factor))
+
+
+def rounded_constants(g, rng):
+    """Of halves, of which the file says that they are rounded."""
+    x = "input_0"
+    for kind in (TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.FLOAT):
+        x = g("Add", x, g("Cast", g("Cast", draw(rng, 6), to=kind), to=g.type))
+    return g("Add", x, g("CastLike", g("CastLike", np.array(2.7), np.array(1)), x))
 
 
 def sum_of_one(g, rng):
@@ -289,11 +305,14 @@ CASES = {
     "softplus": (VECTOR, activation("Softplus")),
     "silu": (VECTOR, silu),
     "silu-and-factor": (VECTOR, silu_and_factor),
+    "silu-and-many-factors": (VECTOR, silu_and_many_factors),
     "elu-of-keras": (VECTOR, elu_of_keras),
     "largest-of-two": (VECTOR, lambda g, rng: g("Max", gemm(g, rng, 5), 0.5)),
     "relu-as-a-largest": (VECTOR, lambda g, rng: g("Max", 0.0, gemm(g, rng, 5))),
     "smallest-of-two": (VECTOR, lambda g, rng: g("Min", gemm(g, rng, 5), 0.5)),
     "rows-of-keras": (CHANNELS, rows_of_keras),
+    "row-of-keras": ([(1, 2)], rows_of_keras),
+    "rounded-constants": (VECTOR, rounded_constants),
     "identity": (VECTOR, lambda g, rng: g("Identity", g("Cast", gemm(g, rng, 3), to=g.type))),
     "clip": (VECTOR, lambda g, rng: g("Clip", gemm(g, rng, 5), np.array(-0.5), np.array(1.0))),
     "clip-below": (VECTOR, lambda g, rng: g("Clip", gemm(g, rng, 5), np.array(0.0))),
@@ -306,6 +325,7 @@ CASES = {
     "layer-norm-of-keras-by-means": (CHANNELS, layer_norm_of_all),
     "convolution": (POSITIONS, lambda g, rng: convolution(g, rng, "input_0", pads=[1, 2], strides=[2])),
     "convolution-dilated": (POSITIONS, lambda g, rng: convolution(g, rng, "input_0", dilations=[2], kernel_shape=[3])),
+    "convolution-of-one-window": (POSITIONS, lambda g, rng: convolution(g, rng, "input_0", strides=[10**9])),
     **{
         f"convolution-{word}": (
             POSITIONS,
@@ -580,6 +600,13 @@ def test_numbers_are_read_from_every_form_that_a_tensor_has(rng, path):
     np.testing.assert_allclose(predict(net, theta, x), expected, rtol=1e-12)
 
 
+def test_an_input_that_is_left_out_is_none_of_those_without_a_name(rng, path):
+    graph = Graph((6,))
+    end = graph("Gemm", "input_0", draw(rng, 6, 3))
+    graph.initializers.append(numpy_helper.from_array(draw(rng, 3), ""))
+    assert_same(graph, [end], path, rng)
+
+
 def test_several_outputs_follow_each_other(rng, path):
     graph = Graph((2, 8))
     assert_same(graph, [convolution(graph, rng, "input_0"), graph("GlobalAveragePool", "input_0")], path, rng)
@@ -742,6 +769,29 @@ def test_weights_of_every_kind_are_read_into_layers_given_for_them(rng, path):
     np.testing.assert_array_equal(import_onnx(path, net=Network(net.layers, 16))[1], theta)
 
 
+def test_what_a_product_is_multiplied_by_goes_into_layers_given_for_it(rng, path):
+    graph = Graph((6,))
+    model = graph.model(gemm(graph, rng, 3, transB=1, alpha=0.5, beta=2.0))
+    net, theta = import_onnx(save(model, path), net=mlp([6, 3]))
+    x = draw(rng, N_STARS, 6)
+    np.testing.assert_allclose(predict(net, theta, x), run_reference(graph, model, x), rtol=1e-12)
+
+
+def test_weights_in_another_file_are_told_where_layers_are_given(rng, path):
+    graph = Graph((6,))
+    save(graph.model(external(graph, rng)), path)
+    with pytest.raises(FileFormatError, match="'constant_0' lies in another file, which is not opened"):
+        import_onnx(path, net=mlp([6, 3]))
+
+
+def test_a_graph_in_a_circle_is_refused_where_layers_are_given(path):
+    graph = Graph((6,))
+    graph.nodes.append(helper.make_node("Identity", ["a"], ["a"]))
+    save(graph.model(graph("Add", "a", np.ones(6))), path)
+    with pytest.raises(FileFormatError, match="takes 'a', which nothing before it makes"):
+        import_onnx(path, net=mlp([6, 3]))
+
+
 def test_a_description_tells_what_is_read_and_what_is_not(rng, path):
     graph = Graph((6,))
     x = gelu_by_erf("x first", "div")(graph, rng)
@@ -758,8 +808,9 @@ def test_a_description_tells_what_is_read_and_what_is_not(rng, path):
 def test_the_package_that_is_needed_is_named(rng, path, monkeypatch):
     save(spectral_model(rng)[1], path)
     monkeypatch.setitem(sys.modules, "onnx", None)
-    with pytest.raises(MissingDependencyError, match=r'pip install "symspec\[onnx\]"'):
-        read_network(path)
+    for read in (read_network, describe_file):
+        with pytest.raises(MissingDependencyError, match=r'pip install "symspec\[onnx\]"'):
+            read(path)
 
 
 # --- what is refused, in words
@@ -796,7 +847,62 @@ def sampled(g, rng):
     return g("Dropout", "input_0", np.array(0.5), np.array(True))
 
 
+def softplus_beside_more_axes(g, rng):
+    return g("Where", g("Greater", "input_0", np.full((1, 1, 1), 20.0)), "input_0", g("Softplus", "input_0"))
+
+
+def count_stars(g):
+    return g("Gather", g("Shape", "input_0"), np.array([0]))
+
+
+def linked(g, rng):
+    """An option that a function would be given."""
+    end = g("Clip", "input_0", min=-1.0)
+    g.nodes[-1].attribute[0].ref_attr_name = "min"
+    return end
+
+
+def add_three(g, rng):
+    return g("Add", "input_0", g("Add", draw(rng, 6), draw(rng, 6), g("Neg", draw(rng, 6))))
+
+
+COUNTS_STARS = "computes with the number of stars: export the model so that its first axis is theirs"
 REFUSED = {
+    "bias-of-stars": (
+        lambda g, rng: g("Gemm", "input_0", draw(rng, 6, 3), draw(rng, 3, 1)),
+        r"should have 3 numbers a layer, got a constant of shape \(3, 1\)",
+    ),
+    "kernel-of-more-axes": (
+        lambda g, rng: g("ReduceMean", g("MatMul", "input_0", draw(rng, 1, 6, 3)), np.array([1])),
+        r"multiplies arrays of shape \(6,\) a star by \(1, 6, 3\)",
+    ),
+    "largest-of-more-axes": (
+        lambda g, rng: g("ReduceMean", g("Max", "input_0", np.zeros((1, 1, 1))), np.array([1])),
+        r"should have one number as input 1, got a constant of shape \(1, 1, 1\)",
+    ),
+    "clip-of-more-axes": (
+        lambda g, rng: g("ReduceMean", g("Clip", "input_0", np.zeros((1, 1, 1))), np.array([1])),
+        r"should have one number as input 1, got a constant of shape \(1, 1, 1\)",
+    ),
+    "several-bounds": (lambda g, rng: g("Max", "input_0", draw(rng, 6)), r"one number .* of shape \(6,\)"),
+    "pattern-of-more-axes": (softplus_beside_more_axes, r"\(Greater\) is no layer"),
+    "elu-of-an-elu": (lambda g, rng: elu_of_keras(g, rng, of_parts=0.5), r"\(Greater\) is no layer"),
+    "factor-of-stars": (
+        lambda g, rng: gemm(g, rng, 3, g("Mul", "input_0", g("Cast", count_stars(g), to=g.type))),
+        COUNTS_STARS,
+    ),
+    "like-number-of-stars": (
+        lambda g, rng: gemm(g, rng, 3, g("Mul", "input_0", g("CastLike", count_stars(g), "input_0"))),
+        COUNTS_STARS,
+    ),
+    "slice-from-stars": (
+        lambda g, rng: g("Slice", "input_0", count_stars(g), np.array([6]), np.array([1])),
+        COUNTS_STARS,
+    ),
+    "beyond": (lambda g, rng: g("Gather", "input_0", np.array([7]), axis=1), "takes numbers beyond the 6 there are"),
+    "three-arrays": (add_three, "takes 3 arrays: the file is damaged"),
+    "linked-option": (linked, "has min in a form that symspec does not read"),
+    "whole-numbers": (lambda g, rng: g("Mul", "input_0", np.array([2])), "joins floats with numbers of type int64"),
     "unknown": (lambda g, rng: g("Softmax", "input_0"), r"'softmax_0_0' \(Softmax\) is no layer.*give it as net="),
     "control-flow": (
         lambda g, rng: g("If", np.array(True), then_branch=subgraph(g), else_branch=subgraph(g)),
@@ -892,12 +998,26 @@ def shadow(model):
     model.functions.append(helper.make_function("", "Gemm", ["x"], ["y"], [], model.opset_import))
 
 
+def give_twice(model):
+    model.graph.output.append(model.graph.output[0])
+
+
+def mix_stars(model):
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 3
+    lose_constant(model)
+
+
 def lose_constant(model):
     model.graph.input.append(helper.make_tensor_value_info("lost", TensorProto.FLOAT, [1, 12]))
 
 
 MODELS = {
-    "lost-constant": (lose_constant, r"got 'lost' \[1, 12\] beside such: these may be constants that were lost"),
+    "lost-constant": (
+        lose_constant,
+        r"got 'input_0' \[None, 12\], 'lost' \[1, 12\]: those .* constants that were lost",
+    ),
+    "numbers-of-stars": (mix_stars, r"got 'input_0' \[3, 12\], 'lost' \[1, 12\]"),
+    "output-twice": (give_twice, "name each array once"),
     "old": (set_opset, "opset of 9 or newer, got 8"),
     "whole-numbers": (set_input_type, "arrays of floats, got type 7 as 'input_0'"),
     "sequence": (set_sequence, "arrays of floats, got sequence_type as 'input_0'"),
@@ -957,7 +1077,27 @@ def grow(g, rng):
     return x
 
 
+def multiply_in_a_circle(g, rng):
+    g.nodes.append(helper.make_node("Mul", ["a"], ["a"]))
+    return g("Mul", "a", "input_0")
+
+
+def resemble_patterns(g, rng):
+    """Nearly a normalisation, in which any array might be any of its constants."""
+    x, axes = "input_0", np.array([-1])
+    mean = g("ReduceMean", x, axes)
+    centred = g("Sub", x, mean)
+    square = g("ReduceMean", g("Mul", centred, centred), axes)
+    inverse = g("Reciprocal", g("Sqrt", g("Add", square, square)))
+    factor = g("Mul", inverse, inverse)
+    second = g("Mul", g("Neg", mean), factor)
+    first, both = g("Mul", x, factor), g("Add", second, second)
+    return [g("Add", first, both) for _ in range(4900)][-1]
+
+
 HARMFUL = {
+    "circle": multiply_in_a_circle,
+    "nearly-patterns": resemble_patterns,
     "many-nodes": lambda g, rng: repeat(4_000_000, 7, 1),
     "many-attributes": lambda g, rng: repeat(4_000_000, 7, 1, 5),
     "many-empty-nodes": lambda g, rng: repeat(250_000, 7, 1),

@@ -83,6 +83,10 @@ class Signal:
         """Axes, without that of the stars."""
         return len(self.shape)
 
+    def takes_number(self, array: np.ndarray) -> bool:
+        """Whether a constant is one number, and has no more axes than this array, which would get them, too."""
+        return array.size == 1 and array.ndim <= self.rank + 1
+
 
 class LayerGraph:
     """Layers that are put down one by one, and the numbers that they take.

@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
 from symspec.errors import FileFormatError
 from symspec.importers.onnx_description import OnnxNode
-from symspec.importers.onnx_translation import STARS, Translation
+from symspec.importers.onnx_protobuf import BFLOAT16
+from symspec.importers.onnx_translation import Translation, check_without_stars
 from symspec.layers import Shape
 
-# numbers of onnx.TensorProto.DataType; halves are kept as the floats that they are read as
-DTYPES = {1: np.float32, 6: np.int64, 7: np.int64, 9: np.bool_, 10: np.float32, 11: np.float64, 16: np.float32}
+# numbers of onnx.TensorProto.DataType; halves are kept as floats
+_DTYPES = {1: np.float32, 6: np.int64, 7: np.int64, 9: np.bool_, 10: np.float16, 11: np.float64, 16: np.float32}
 _VALUES = ("value", "value_float", "value_floats", "value_int", "value_ints")
 
 
@@ -57,12 +59,28 @@ def _fill_shape(translation: Translation, node: OnnxNode) -> np.ndarray:
 def _cast(translation: Translation, node: OnnxNode) -> np.ndarray:
     array, kind = translation.constant(node, 0), node.get("to")
     node.ignore("saturate", "round_mode")
-    if kind not in DTYPES:
+    if kind not in _DTYPES:
         raise node.refusal(f"makes numbers of type {kind}")
-    if array.dtype == DTYPES[kind]:
-        return array
-    translation.charge(node, 8 * array.size)
-    return array.astype(DTYPES[kind])
+    if array.dtype != _DTYPES[kind] or kind == BFLOAT16:
+        translation.charge(node, 8 * array.size)
+    made = convert(node, array, _DTYPES[kind])
+    return _round_to_bfloat16(made) if kind == BFLOAT16 else made
+
+
+def convert(node: OnnxNode, array: np.ndarray, dtype: Any) -> np.ndarray:
+    """Constant as numbers of another type, halves as the floats that they are."""
+    dtype = np.dtype(dtype)
+    if dtype.kind == "f":
+        check_without_stars(node, array)
+    made = array.astype(dtype, copy=False)
+    return made.astype(np.float32) if dtype == np.float16 else made
+
+
+def _round_to_bfloat16(array: np.ndarray) -> np.ndarray:
+    """Floats without their last two bytes, rounded to the nearest, of two such to the even one."""
+    bits = array.view(np.uint32)
+    rounded = (bits + 0x7FFF + (bits >> 16 & 1)) & 0xFFFF0000
+    return np.where(np.isfinite(array), rounded.view(np.float32), array)
 
 
 def _fold_moving(move: Callable[[Translation, OnnxNode, np.ndarray], np.ndarray]) -> Callable[..., np.ndarray]:
@@ -140,7 +158,7 @@ def _expand(translation: Translation, node: OnnxNode) -> np.ndarray:
 def _concatenate(translation: Translation, node: OnnxNode) -> np.ndarray:
     arrays = [translation.constant(node, i) for i in range(len(node.inputs))]
     translation.charge(node, sum(array.nbytes for array in arrays))
-    return np.concatenate(arrays, axis=node.count("axis", 0))
+    return np.concatenate(arrays, axis=node.count("axis"))
 
 
 def _take_shape(translation: Translation, node: OnnxNode) -> np.ndarray:
@@ -155,8 +173,10 @@ def cut_shape(node: OnnxNode, shape: Shape) -> np.ndarray:
 def _fold_arithmetic(function: Callable[..., np.ndarray]) -> Callable[..., np.ndarray]:
     def fold_all(translation: Translation, node: OnnxNode) -> np.ndarray:
         arrays = [translation.constant(node, i) for i in range(len(node.inputs))]
-        if any(array.dtype.kind == "i" and (array == STARS).any() for array in arrays):
-            raise node.refusal("computes with the number of stars", "export the model so that its first axis is theirs")
+        if len(arrays) != getattr(function, "nin", 2):  # one more NumPy would write into
+            raise node.refusal(f"takes {len(arrays)} arrays", "the file is damaged")
+        for array in arrays:
+            check_without_stars(node, array)
         translation.charge(node, 8 * math.prod(np.broadcast_shapes(*(array.shape for array in arrays))))
         return function(*arrays)
 

@@ -25,7 +25,7 @@ _OLDEST_OPSET = 9
 _OWN_DOMAINS = ("", "ai.onnx")
 # the field of onnx.AttributeProto that holds a value, by the number of its type; others are graphs, sparse or types
 _FIELDS = {1: "f", 2: "i", 3: "s", 4: "t", 6: "floats", 7: "ints", 8: "strings"}
-_TENSOR = 4
+_TENSOR, _FLOATS = 4, 6
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,6 +75,8 @@ class OnnxNode:
     def get(self, key: str, default: Any = None) -> Any:
         """An option as it is written."""
         self.asked.add(key)
+        if key in self.attributes and self.attributes[key] is None:
+            raise self.refusal(f"has {key} in a form that symspec does not read")
         return self.attributes.get(key, default)
 
     def number(self, key: str, default: float) -> float:
@@ -84,8 +86,8 @@ class OnnxNode:
             raise self.refusal(f"should have a number as {key}, got {value!r}")
         return float(value)
 
-    def count(self, key: str, default: int) -> int:
-        """One whole number."""
+    def count(self, key: str, default: int | None = None) -> int:
+        """One whole number, which has to be there if there is no default."""
         value = self.get(key, default)
         if not isinstance(value, int):
             raise self.refusal(f"should have a whole number as {key}, got {value!r}")
@@ -161,6 +163,9 @@ def read_graph(path: Path, model: Any) -> OnnxGraph:
         raise FileFormatError(f"{path} should keep ONNX's own operations, got functions in their place: {BUILD}.")
     if len(graph.node) > _MOST_NODES:
         raise FileFormatError(f"{path} should have {_MOST_NODES:,} nodes at most, got {len(graph.node):,}: {BUILD}.")
+    for values in (graph.input, graph.output, graph.initializer):
+        if len({value.name for value in values}) < len(values):
+            raise FileFormatError(f"{path} should name each array once, got one that is there twice: it is damaged.")
     for part in (graph, *graph.node):
         if (n := max(len(part.input), len(part.output))) > _MOST_NAMES + len(graph.initializer) * (part is graph):
             raise FileFormatError(f"{path} should have {_MOST_NAMES:,} inputs and outputs at most, got {n:,}: {BUILD}.")
@@ -168,13 +173,12 @@ def read_graph(path: Path, model: Any) -> OnnxGraph:
     for sparse in graph.sparse_initializer:
         constants[sparse.values.name] = FileFormatError(f"{path}: {sparse.values.name!r} is sparse: export it dense.")
     declared = {value.name: _read_lengths(value) for value in graph.input if value.name not in constants}
-    if declared and len({lengths[0] is None for lengths in declared.values() if lengths}) > 1:
-        fixed = [
-            f"{name[:100]!r} {lengths}" for name, lengths in declared.items() if lengths and lengths[0] is not None
-        ]
+    n_stars = {lengths[0] for lengths in declared.values() if lengths}
+    if len(n_stars) > 1:
+        got = ", ".join(f"{name[:100]!r} {lengths}" for name, lengths in declared.items())
         raise FileFormatError(
-            f"{path} should take the stars as the first axis of all its inputs, got {', '.join(fixed)[:500]} beside "
-            "such: these may be constants that were lost when it was exported; use another version of the exporter."
+            f"{path} should take as many stars as the first axis of all its inputs, got {got[:500]}: those with a "
+            "number may be constants that were lost when it was exported; use another version of the exporter."
         )
     return OnnxGraph(
         path=path,
@@ -182,7 +186,7 @@ def read_graph(path: Path, model: Any) -> OnnxGraph:
         constants=constants,
         inputs={value.name: _check_input(path, value) for value in graph.input if value.name in declared},
         outputs={value.name: _find_known(_read_lengths(value)) for value in graph.output},
-        n_stars={lengths[0] for lengths in declared.values() if lengths and lengths[0] is not None},
+        n_stars=n_stars - {None},
     )
 
 
@@ -206,6 +210,8 @@ def _read_attribute(path: Path, attribute: Any) -> Any:
     value = getattr(attribute, _FIELDS[attribute.type])
     if attribute.type == _TENSOR:
         return _try_tensor(path, value)
+    if attribute.type == _FLOATS:  # which may be many
+        return np.fromiter(value, np.float32, len(value))
     return value if isinstance(value, int | float | bytes) else list(value)
 
 
@@ -227,7 +233,7 @@ def _check_input(path: Path, value: Any) -> Shape:
     if kind != "tensor_type" or value.type.tensor_type.elem_type not in FLOATS:
         what = f"type {value.type.tensor_type.elem_type}" if kind == "tensor_type" else str(kind)
         raise FileFormatError(
-            f"{path} should take arrays of floats, got {what} as {value.name!r}: export the model for float32 spectra."
+            f"{path} should take arrays of floats, got {what} as {value.name[:100]!r}: export it for float32 spectra."
         )
     shape = _find_known(lengths)
     if not shape or len(shape) > MOST_AXES:

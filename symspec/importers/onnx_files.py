@@ -86,6 +86,7 @@ def list_nodes(path: str | os.PathLike[str]) -> list[tuple[str, str, tuple[Shape
         Of each node but those that make constants its name, its operation, the shapes of the numbers that it has, the
         shape of one star's array that comes out or None, and why it is not read; empty where it is.
     """
+    import_onnx_package()
     path = Path(path)
     with reading(path, _WHAT), np.errstate(all="ignore"):
         translation = _translate(path)
@@ -106,9 +107,13 @@ def list_nodes(path: str | os.PathLike[str]) -> list[tuple[str, str, tuple[Shape
 
 def _explain(translation: Translation, node: OnnxNode, error: Any) -> str:
     """Words of an error without those that tell where it is; of that of another node that it is one."""
-    constants = translation.graph.constants
-    is_own = str(error).startswith(node.introduction) or any(error is constants.get(name) for name in node.inputs)
+    is_own = str(error).startswith(node.introduction) or _is_of_constant(translation, node, error)
     return str(error).removeprefix(node.introduction).removeprefix(f"{node.path}: ") if is_own else _BEHIND
+
+
+def _is_of_constant(translation: Translation, node: OnnxNode, error: Any) -> bool:
+    """Whether an error is that of numbers which a node takes and which cannot be read."""
+    return any(error is translation.graph.constants.get(name) for name in node.inputs)
 
 
 def _find_end(translation: Translation) -> Output:
@@ -116,6 +121,7 @@ def _find_end(translation: Translation) -> Output:
     graph, ends = translation.graph, []
     for name, declared in graph.outputs.items():
         node = OnnxNode(graph.path, "output", name, (name,), (), {})
+        translation.check_order(node)
         signal = translation.signal(node)
         if declared is not None and declared != signal.shape:
             raise node.refusal(f"is declared to be {declared} a star, and comes out as {signal.shape}")
@@ -138,17 +144,23 @@ def _list_weights(translation: Translation) -> list[StoredArray]:
         else:
             constants, words = constants[1:], _WEIGHTS.get(node.op, ())
         for word, array in zip(words, constants, strict=False):
+            if isinstance(array, FileFormatError) and _is_of_constant(translation, node, array):
+                raise array
             if isinstance(array, np.ndarray):
-                array = _turn(node, array) if word == "kernel" else array
+                array = _turn(node, word, array)
                 found.append(StoredArray(f"{node.name} {word}", array.shape, lambda array=array: array))
     return found
 
 
-def _turn(node: OnnxNode, kernel: np.ndarray) -> np.ndarray:
-    """Kernel as (in, out) or (position, in, out)."""
-    if node.op == "Conv":
-        return kernel.reshape(*kernel.shape[:2], -1).transpose(2, 1, 0)
-    return kernel.T if node.attributes.get("transB") else kernel
+def _turn(node: OnnxNode, word: str, array: np.ndarray) -> np.ndarray:
+    """Weights as layers have them: kernels (in, out) or (position, in, out), and what a product multiplies them by."""
+    if node.op == "Conv" and word == "kernel":
+        return array.reshape(*array.shape[:2], -1).transpose(2, 1, 0)
+    if node.op != "Gemm":
+        return array
+    factor = node.number("alpha" if word == "kernel" else "beta", 1.0)
+    array = array if factor == 1 else factor * array
+    return array.T if word == "kernel" and node.count("transB", 0) else array
 
 
 def _follows_kernel(translation: Translation, node: OnnxNode) -> bool:

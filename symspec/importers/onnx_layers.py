@@ -16,7 +16,7 @@ import numpy as np
 
 from symspec.convolutions import AveragePool1D, MaxPool1D
 from symspec.importers.onnx_arrays import Signal
-from symspec.importers.onnx_constants import check_axis
+from symspec.importers.onnx_constants import check_axis, convert
 from symspec.importers.onnx_description import OnnxNode
 from symspec.importers.onnx_protobuf import FLOATS
 from symspec.importers.onnx_scalings import scale, settle
@@ -65,7 +65,7 @@ def _build_gemm(translation: Translation, node: OnnxNode) -> Signal:
 
 def _build_matmul(translation: Translation, node: OnnxNode) -> Signal:
     signal, kernel = translation.signal(node), translation.kernel(node, 1)
-    while kernel.ndim > 2 and kernel.shape[0] == 1:
+    while 2 < kernel.ndim <= signal.rank + 1 and kernel.shape[0] == 1:  # more axes would be the product's, too
         kernel = kernel[0]
     if kernel.ndim not in (1, 2) or not signal.rank:
         raise node.refusal(f"multiplies arrays of shape {signal.shape} a star by {kernel.shape}")
@@ -92,7 +92,7 @@ def put_dense(
 
 def _spread(node: OnnxNode, array: np.ndarray, n: int) -> np.ndarray:
     """Constant as a vector of one number a feature."""
-    if array.size not in (1, n) or array.shape[-1:] not in ((), (1,), (n,)):
+    if array.shape not in ((), (1,), (n,), (1, 1), (1, n)):
         raise node.refusal(f"should have {n} numbers a layer, got a constant of shape {array.shape}")
     return np.broadcast_to(array.ravel(), n)
 
@@ -218,17 +218,17 @@ def _build_swish(translation: Translation, node: OnnxNode) -> Signal:
 
 
 def _build_clip(translation: Translation, node: OnnxNode) -> Signal:
-    low, high = (translation.constant(node, i, node.get(key)) for i, key in ((1, "min"), (2, "max")))
-    low, high = (
-        -_LARGEST if low is None else np.asarray(low).item(),
-        _LARGEST if high is None else np.asarray(high).item(),
-    )
+    signal, bounds = translation.signal(node), []
+    for i, key, default in ((1, "min", -_LARGEST), (2, "max", _LARGEST)):
+        bound = translation.number(node, i, signal)
+        bounds.append(node.get(key, default) if bound is None else bound)
+    low, high = bounds
     if not low <= high:
         raise node.refusal(f"clips to {low:g} and {high:g}", "the file is damaged")
     if low == 0 and high >= _LARGEST:
-        return translation.put(node, translation.signal(node), Activation("relu"))
+        return translation.put(node, signal, Activation("relu"))
     options = {"minimum": max(float(low), -_LARGEST), "maximum": min(float(high), _LARGEST)}
-    return translation.put(node, translation.signal(node), Activation("clip", options))
+    return translation.put(node, signal, Activation("clip", options))
 
 
 def _build_bound(key: str) -> Builder:
@@ -237,11 +237,13 @@ def _build_bound(key: str) -> Builder:
     def build(translation: Translation, node: OnnxNode) -> Signal:
         values = [translation.find(node, i) for i in range(len(node.inputs))]
         signals = [value for value in values if isinstance(value, Signal)]
-        bounds = [value.item() for value in values if isinstance(value, np.ndarray)]
-        if len(signals) != 1 or len(bounds) != 1 or not abs(bounds[0]) <= _LARGEST:
+        if len(signals) != 1 or len(values) != 2:
             raise node.refusal("compares several arrays", "symspec compares an array with a number")
-        is_relu = key == "minimum" and bounds == [0]
-        options = {"minimum": -_LARGEST, "maximum": _LARGEST, key: float(bounds[0])}
+        bound = translation.number(node, int(values[0] is signals[0]), signals[0])
+        if bound is None or not abs(bound) <= _LARGEST:
+            raise node.refusal(f"compares with {bound}", "the file is damaged")
+        is_relu = key == "minimum" and bound == 0
+        options = {"minimum": -_LARGEST, "maximum": _LARGEST, key: bound}
         return translation.put(node, signals[0], Activation("relu") if is_relu else Activation("clip", options))
 
     return build
@@ -259,8 +261,13 @@ def _build_cast(translation: Translation, node: OnnxNode) -> Signal:
 
 def _build_cast_like(translation: Translation, node: OnnxNode) -> Signal | np.ndarray:
     node.ignore("saturate", "round_mode")
-    value = translation.find(node, 0)
-    return value if isinstance(value, np.ndarray) else build_same(translation, node)
+    value, other = translation.find(node, 0), translation.find(node, 1)
+    if isinstance(value, np.ndarray) and isinstance(other, np.ndarray):
+        return convert(node, value, other.dtype)
+    if isinstance(value, np.ndarray):
+        return convert(node, value, value.dtype if value.dtype.kind == "f" else np.float64)
+    translation.signal(node, 1)  # which is of floats
+    return build_same(translation, node)
 
 
 def _build_dropout(translation: Translation, node: OnnxNode) -> Signal:

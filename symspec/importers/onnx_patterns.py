@@ -1,7 +1,8 @@
 """Several operations that are one of symspec's layers: tables of how exporters write them, PATTERNS and GATES.
 
-A pattern is the name of an operation with a pattern for each of its inputs. A word stands for any array, the same one
-wherever it stands again; a number for a constant that is this number.
+A pattern is the name of an operation with a pattern for each of its inputs. "x" stands for an array that depends on
+the spectrum, another word for a constant, each for the same one wherever it stands again; a number for a constant that
+is this number.
 """
 
 from __future__ import annotations
@@ -35,8 +36,8 @@ def build_pattern(translation: Translation, node: OnnxNode) -> Signal | None:
         return _build_gated(translation, node)
     for pattern, build in PATTERNS:
         for found in _match_node(translation, node, pattern, {}):
-            signal = translation.values.get(found["x"])
-            if isinstance(signal, Signal) and (built := build(translation, node, signal, found)) is not None:
+            built = build(translation, node, translation.values[found["x"]], found)
+            if built is not None:
                 return built
     return None
 
@@ -45,26 +46,26 @@ def build_pattern(translation: Translation, node: OnnxNode) -> Signal | None:
 
 
 def _build_softplus(translation: Translation, node: OnnxNode, signal: Signal, found: Found) -> Signal | None:
-    if not _is_number(translation, found["threshold"], at_least=_LEAST_THRESHOLD):
+    threshold = translation.values[found["threshold"]]
+    if not signal.takes_number(threshold) or not threshold.item() >= _LEAST_THRESHOLD:
         return None
     return translation.put(node, signal, Activation("softplus"))
 
 
 def _build_elu(translation: Translation, node: OnnxNode, signal: Signal, found: Found) -> Signal | None:
-    alpha = translation.values.get(found["alpha"])
-    if not isinstance(alpha, np.ndarray) or alpha.size != 1:
+    alpha = translation.values[found["alpha"]]
+    if not signal.takes_number(alpha) or not math.isfinite(alpha.item()):
         return None
     return translation.put(node, signal, Activation("elu", {"alpha": float(alpha.item())}))
 
 
 def _build_layer_norm(translation: Translation, node: OnnxNode, signal: Signal, found: Found) -> Signal | None:
     first = found[_FIRST]
-    constants = {key: translation.values.get(found[key]) for key in ("epsilon", "gamma", "beta") if key in found}
-    if not all(isinstance(array, np.ndarray) for array in constants.values()):
+    arrays, n_axes, epsilon = {}, signal.rank - first, translation.values[found["epsilon"]]
+    if not signal.takes_number(epsilon):
         return None
-    arrays, n_axes = {}, signal.rank - first
-    epsilon = constants.pop("epsilon")
-    for key, array in constants.items():
+    for key in {"gamma", "beta"} & set(found):
+        array = translation.values[found[key]]
         if array.size != math.prod(array.shape[-n_axes:]) or signal.rank + 1 < array.ndim:
             return None
         arrays[key] = np.broadcast_to(array.reshape(array.shape[-n_axes:]), signal.shape[first:]).ravel()
@@ -73,16 +74,14 @@ def _build_layer_norm(translation: Translation, node: OnnxNode, signal: Signal, 
 
 def _build_rows(translation: Translation, node: OnnxNode, signal: Signal, found: Found) -> Signal | None:
     """A product for each position of each star, for which TensorFlow puts these in one axis."""
-    rows, shape = (translation.values.get(found[key]) for key in ("rows", "shape"))
-    if not isinstance(rows, np.ndarray) or not isinstance(shape, np.ndarray) or not signal.rank:
-        return None
-    kernel = translation.values.get(found["kernel"])
-    if not isinstance(kernel, np.ndarray) or kernel.ndim != 2 or rows.tolist() != [-1, signal.shape[-1]]:
+    rows, shape, kernel = (translation.values[found[key]] for key in ("rows", "shape", "kernel"))
+    product = node.inputs[0]
+    if isinstance(translation.values[product], Signal) or kernel.ndim != 2 or signal.rank < 2:
         return None
     whole = [*signal.shape[:-1], kernel.shape[-1]]
-    if len(whole) < 2 or shape.tolist() not in ([STARS, *whole], [-1, *whole]):
+    if rows.tolist() != [-1, signal.shape[-1]] or shape.tolist() not in ([STARS, *whole], [-1, *whole]):
         return None
-    return put_dense(translation, node, signal, translation.kernel(translation.makers[node.inputs[0]], 1), None)
+    return put_dense(translation, node, signal, translation.kernel(translation.makers[product], 1), None)
 
 
 def _build_gated(translation: Translation, node: OnnxNode) -> Signal | None:
@@ -95,10 +94,8 @@ def _build_gated(translation: Translation, node: OnnxNode) -> Signal | None:
                 names = _list_factors(translation, node.inputs, found["x"])
                 values = [translation.values.get(name) for name in names]
                 constants = [value for value in values if isinstance(value, np.ndarray)]
-                signal = translation.values.get(found["x"])
-                is_known = isinstance(signal, Signal) and len(values) == len(constants) + 2
-                if is_known and {found["x"], gate} <= set(names):
-                    product = translation.put(node, signal, Activation(word))
+                if len(values) == len(constants) + 2 and {found["x"], gate} <= set(names):
+                    product = translation.put(node, translation.values[found["x"]], Activation(word))
                     for constant in (np.array(factor), *constants):
                         product = scale(translation.layers, node, product, "mul", constant)
                     return product
@@ -106,16 +103,17 @@ def _build_gated(translation: Translation, node: OnnxNode) -> Signal | None:
 
 
 def _list_factors(translation: Translation, names: Sequence[str], last: str) -> list[str]:
-    """Names of what is multiplied together, where a named one counts as it is."""
+    """Names of what is multiplied together, where a named one, a constant, and what makes them too many stay whole."""
     factors, waiting = [], list(names)
-    while waiting and len(factors) < _MOST_FACTORS:
+    while waiting and len(factors) + len(waiting) < _MOST_FACTORS:
         name = waiting.pop(0)
         maker = translation.makers.get(name)
-        if maker is not None and maker.op == "Mul" and name != last and len(waiting) < _MOST_FACTORS:
+        is_whole = name == last or isinstance(translation.values[name], np.ndarray)
+        if maker is not None and maker.op == "Mul" and not is_whole:
             waiting += maker.inputs
         else:
             factors.append(name)
-    return factors
+    return factors + waiting
 
 
 # --- how they are written
@@ -161,10 +159,13 @@ PATTERNS: list[tuple[Pattern, Callable[[Translation, OnnxNode, Signal, Found], S
 def _match(translation: Translation, name: str, pattern: Pattern, found: Found) -> Iterator[dict[str, str]]:
     """Ways in which an array is made as a pattern says: what each of its words then stands for."""
     if isinstance(pattern, float):
-        if _is_number(translation, name, near=pattern):
+        number, signal = translation.values.get(name), translation.values.get(found["x"])
+        is_one = isinstance(number, np.ndarray) and signal.takes_number(number)
+        if is_one and math.isclose(number.item(), pattern, rel_tol=_ROUNDING):
             yield dict(found)
     elif isinstance(pattern, str):
-        if found.get(pattern, name) == name:
+        kind = Signal if pattern == "x" else np.ndarray
+        if isinstance(translation.values.get(name), kind) and found.get(pattern, name) == name:
             yield {**found, pattern: name}
     elif name in translation.makers:
         yield from _match_node(translation, translation.makers[name], pattern, found)
@@ -177,9 +178,10 @@ def _match_node(translation: Translation, node: OnnxNode, pattern: Pattern, foun
         if first is not None and found.get(_FIRST, first) == first:
             yield from _match(translation, node.inputs[0], parts[0], {**found, _FIRST: first})
         return
-    if node.op != op or len(node.inputs) != len(parts):
+    is_plain = node.attributes.get("alpha", 1.0) == 1  # of Elu; other options change nothing here
+    if node.op != op or len(node.inputs) != len(parts) or not is_plain:
         return
-    for inputs in (node.inputs, node.inputs[::-1]) if op in _COMMUTE else (node.inputs,):
+    for inputs in dict.fromkeys((node.inputs, node.inputs[::-1])) if op in _COMMUTE else (node.inputs,):
         yield from _match_all(translation, inputs, parts, found)
 
 
@@ -191,14 +193,6 @@ def _match_all(
         return
     for way in _match(translation, names[0], patterns[0], found):
         yield from _match_all(translation, names[1:], patterns[1:], way)
-
-
-def _is_number(translation: Translation, name: str, near: float | None = None, at_least: float = -math.inf) -> bool:
-    value = translation.values.get(name)
-    if not isinstance(value, np.ndarray) or value.size != 1:
-        return False
-    number = float(value.item())
-    return number >= at_least if near is None else math.isclose(number, near, rel_tol=_ROUNDING)
 
 
 def _find_first_of_mean(translation: Translation, node: OnnxNode, name: str | None) -> int | None:

@@ -34,8 +34,8 @@ _DTYPES: dict[int, tuple[str, str]] = {
     11: ("<f8", "double_data"),
     16: ("<u2", "int32_data"),
 }
-_FLOAT16, _BFLOAT16 = 10, 16
-FLOATS = (1, _FLOAT16, 11, _BFLOAT16)
+_FLOAT16, BFLOAT16 = 10, 16
+FLOATS = (1, _FLOAT16, 11, BFLOAT16)
 _EXTERNAL = 1  # TensorProto.DataLocation
 _TOGETHER = (
     "save the model in one file, in PyTorch torch.onnx.export(..., external_data=False), or beside its data "
@@ -175,6 +175,6 @@ def _take_listed(listed: Any, word: str) -> np.ndarray:
 def _widen(numbers: np.ndarray, data_type: int) -> np.ndarray:
     if data_type == _FLOAT16:
         return numbers.view("<f2").astype(np.float32)
-    if data_type == _BFLOAT16:
+    if data_type == BFLOAT16:
         return (numbers.astype(np.uint32) << 16).view(np.float32)
     return numbers

@@ -65,6 +65,8 @@ def reshape(graph: LayerGraph, node: OnnxNode, signal: Signal, shape: Shape) -> 
 
 def _align(node: OnnxNode, shape: Shape, constant: np.ndarray) -> np.ndarray:
     """Constant with as many axes as one star's array, whose shape it does not change."""
+    if constant.dtype.kind != "f":
+        raise node.refusal(f"joins floats with numbers of type {constant.dtype}", "the file is damaged")
     array = np.asarray(constant, np.float64)
     if array.ndim == len(shape) + 1 and array.shape[0] == 1:
         array = array[0]

@@ -33,7 +33,7 @@ def build_shape(translation: Translation, node: OnnxNode) -> np.ndarray:
 
 def build_reshape(translation: Translation, node: OnnxNode) -> Signal:
     """The same numbers in another shape."""
-    signal, target = translation.signal(node), translation.integers(node, 1, "shape")
+    signal, target = translation.signal(node), translation.integers(node, 1, "shape", with_stars=True)
     if target is None:
         raise node.refusal("has no shape to make", "the file is damaged")
     keeps_zeros, whole = node.get("allowzero", 0), (STARS, *signal.shape)
@@ -164,6 +164,8 @@ def build_gather(translation: Translation, node: OnnxNode) -> Signal:
     signal, indices = translation.signal(node), translation.constant(node, 1)
     (axis,) = check_axes(node, [node.count("axis", 0)], signal.rank)
     n, listed = signal.shape[axis], np.ravel(indices)
+    if not ((-n <= listed) & (listed < n)).all():
+        raise node.refusal(f"takes numbers beyond the {n} there are", "the file is damaged")
     start = int(listed[0]) % n if listed.size else 0
     if indices.ndim > 1 or listed.size > n or not (listed % n == start + np.arange(listed.size)).all():
         raise node.refusal("takes numbers in another order", "symspec takes neighbours as they are")
@@ -175,7 +177,7 @@ def build_gather(translation: Translation, node: OnnxNode) -> Signal:
 def build_concatenation(translation: Translation, node: OnnxNode) -> Signal:
     """Arrays one behind the other along one axis."""
     signals = [translation.signal(node, i) for i in range(len(node.inputs))]
-    (axis,) = check_axes(node, [node.count("axis", 1)], signals[0].rank)
+    (axis,) = check_axes(node, [node.count("axis")], signals[0].rank)
     rests = {(*signal.shape[:axis], *signal.shape[axis + 1 :]) for signal in signals}
     if len(rests) > 1 or len({signal.rank for signal in signals}) > 1:
         raise node.refusal(f"joins arrays of shapes {[signal.shape for signal in signals][:8]}", "the file is damaged")

@@ -50,13 +50,14 @@ class Translation:
         self.layers = LayerGraph(graph.path, sum(sizes.values()))
         self.uses = graph.count_uses()
         self.makers: dict[str, OnnxNode] = {}
-        self.values: dict[str, Value | None] = {"": None, **graph.constants}
+        self.values: dict[str, Value | None] = dict(graph.constants)
         self.n_folded, self.kernels, self.n_stars = 0, set(), set(graph.n_stars)
         stop = 0
         for name, shape in graph.inputs.items():
             start, stop = stop, stop + sizes[name]
             output = self.layers.slice(self.layers.start, start, stop)
             self.values[name] = Signal(output, shape, n_uses=self.uses[name])
+        self.values[""] = None
 
     def run(self, builders: Mapping[str, Builder], first: Sequence[Builder]) -> None:
         """Go through all nodes.
@@ -69,6 +70,7 @@ class Translation:
             What to try before; they give None where they know nothing of a node.
         """
         for node in self.graph.nodes:
+            self.check_order(node)
             if again := [name for name in node.outputs if name in self.values and name]:
                 raise node.refusal(f"makes {again[0]!r} a second time", "the file is damaged")
             try:
@@ -83,24 +85,26 @@ class Translation:
                     self.values[name], self.makers[name] = value, node
 
     def _build(self, node: OnnxNode, builders: Mapping[str, Builder], first: Sequence[Builder]) -> Sequence[Value]:
-        for build in first:
-            if (value := build(self, node)) is not None:
-                return [value]
-        if node.op not in builders:
-            raise refuse_operation(node)
         with node.refusing():
+            for build in first:
+                if (value := build(self, node)) is not None:
+                    return [value]
+            if node.op not in builders:
+                raise refuse_operation(node)
             value = builders[node.op](self, node)
         node.check_asked()
         return value if isinstance(value, list) else [value]
 
     # --- what a node takes
 
+    def check_order(self, node: OnnxNode) -> None:
+        """Refuse a node that stands before what it takes, as graphs that run in a circle have some."""
+        if unmade := [name for name in node.inputs if name not in self.values]:
+            raise node.refusal(f"takes {unmade[0]!r}, which nothing before it makes", "the file is damaged")
+
     def find(self, node: OnnxNode, i: int) -> np.ndarray | Signal | None:
         """The array that a node has as its input of this number; None where it is left out."""
-        name = node.inputs[i] if i < len(node.inputs) else ""
-        if name not in self.values:
-            raise node.refusal(f"takes {name!r}, which nothing before it makes", "the file is damaged")
-        value = self.values[name]
+        value = self.values[node.inputs[i]] if i < len(node.inputs) else None
         if isinstance(value, FileFormatError):
             raise value
         return value
@@ -119,6 +123,13 @@ class Translation:
             raise node.refusal(f"should have a constant as input {i}, got what depends on the spectrum")
         return default if value is None else value
 
+    def number(self, node: OnnxNode, i: int, signal: Signal) -> float | None:
+        """Constant that is one number beside a signal; None where it is left out."""
+        array = self.constant(node, i)
+        if array is not None and not signal.takes_number(array):
+            raise node.refusal(f"should have one number as input {i}, got a constant of shape {array.shape}")
+        return None if array is None else float(array.item())
+
     def kernel(self, node: OnnxNode, i: int) -> np.ndarray:
         """Constant that no other layer has as its kernel."""
         array = self.constant(node, i)
@@ -132,8 +143,11 @@ class Translation:
         self.kernels.add(id(root))
         return array
 
-    def integers(self, node: OnnxNode, i: int, key: str) -> list[int] | None:
-        """Whole numbers, which are an input in newer versions of an operation and an option in older ones."""
+    def integers(self, node: OnnxNode, i: int, key: str, *, with_stars: bool = False) -> list[int] | None:
+        """Whole numbers, which are an input in newer versions of an operation and an option in older ones.
+
+        That of the stars may be among them only where that is said.
+        """
         value = self.constant(node, i)
         value = node.get(key) if value is None else value
         if value is None:
@@ -141,6 +155,8 @@ class Translation:
         array = np.asarray(value)
         if array.dtype.kind not in "iu" or array.ndim > 1 or array.size > _MOST_INTEGERS:
             raise node.refusal(f"should have whole numbers as {key}, got {array.dtype} of shape {array.shape}")
+        if not with_stars:
+            check_without_stars(node, array)
         return [int(n) for n in array.ravel()]
 
     # --- what it makes
@@ -167,6 +183,12 @@ class Translation:
         self.n_folded += n_bytes
         if self.n_folded > SMALL + 4 * self.graph.path.stat().st_size:
             raise node.refusal("makes constants much larger than the file", "it is damaged, or made to fill the memory")
+
+
+def check_without_stars(node: OnnxNode, array: np.ndarray) -> None:
+    """Refuse to compute with the number of stars, which is open."""
+    if array.dtype.kind == "i" and (array == STARS).any():
+        raise node.refusal("computes with the number of stars", "export the model so that its first axis is theirs")
 
 
 _ADVICE = {
