@@ -63,7 +63,7 @@ def find_mode(backend: str, dtype: str) -> Any:
     if backend == "numpy":
         linker = VMLinker(use_cloop=False, c_thunks=False)
         mode = Mode(linker=linker, optimizer="fast_run").excluding("fusion")
-        mode = mode.register((dfs_rewriter(rectify), BEFORE_INPLACE))
+        mode = mode.register(*((dfs_rewriter(rewrite), BEFORE_INPLACE) for rewrite in (rectify, write_out_softplus)))
     else:
         mode = Mode(linker="cvm", optimizer="fast_run") if backend == "c" else get_mode(backend.upper())
     return mode.excluding(*VAIN_REWRITES)
@@ -79,8 +79,19 @@ def rectify(fgraph: Any, node: Any) -> list[Any] | None:
             case (Elemwise(Cast()), compared):
                 match compared.owner_op_and_inputs:
                     case (Elemwise(GT()), same, Constant(data=bound)) if same is x and not np.any(bound):
-                        return [pt.maximum(x, pt.constant(np.zeros((1,) * x.ndim, x.dtype)))]
+                        return [_take_positive(x)]
     return None
+
+
+@node_rewriter([pt.softplus])
+def write_out_softplus(fgraph: Any, node: Any) -> list[Any]:
+    """Take functions that NumPy has for softplus, which is a Python call for each number where nothing is compiled."""
+    (x,) = node.inputs
+    return [_take_positive(x) + pt.log1p(pt.exp(-pt.abs(x)))]
+
+
+def _take_positive(x: Any) -> Any:
+    return pt.maximum(x, pt.constant(np.zeros((1,) * x.ndim, x.dtype)))
 
 
 def _check_jax_precision(dtype: str) -> None:

@@ -8,6 +8,8 @@ import pytest
 import scipy.special
 import scipy.stats
 from numpy.testing import assert_allclose, assert_array_equal
+from pytensor.scalar.basic import Cast
+from pytensor.tensor.elemwise import Elemwise
 
 from symspec.activations import ACTIVATIONS
 from symspec.errors import DataError, OptionError, ShapeError
@@ -106,6 +108,18 @@ def test_relu_is_computed_in_one_pass_and_keeps_what_is_not_a_number(compile_pla
     found = fn(at if shape else at[4])
     assert found.dtype == dtype
     assert_array_equal(found, np.maximum(at if shape else at[4], 0))
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_no_activation_or_derivative_is_a_python_call_for_each_number(compile_plainly, name):
+    """As PyTensor's operations are that name no function of NumPy or SciPy."""
+    x, v = pt.vectors("x", "v")
+    y = ACTIVATIONS[name](x)
+    slope = pt.grad(y.sum(), x)
+    curvature = pt.grad((slope * v).sum(), x, disconnected_inputs="ignore")
+    fn = compile_plainly([x, v], [y, slope, curvature + 0 * x * v])
+    ops = {node.op for node in fn.maker.fgraph.apply_nodes if isinstance(node.op, Elemwise)}
+    assert [op for op in ops if op.nfunc_spec is None and not isinstance(op.scalar_op, Cast)] == []
 
 
 @pytest.mark.parametrize(
