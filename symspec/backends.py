@@ -21,10 +21,15 @@ from symspec.errors import MissingDependencyError, OptionError
 from symspec.windows import register_jax
 
 BACKENDS = ("auto", "numpy", "c", "numba", "jax")
-# they look for diagonal, symmetric and selecting matrices, which networks hardly have, in half of the time to compile,
-# and take JAX to single precision on the way
 BEFORE_INPLACE = 49  # place of a rewrite among PyTensor's
-VAIN_REWRITES = ("dot_diag_to_elemwise", "useless_symmetric_transpose", "selection_dot_to_indexing")
+# half of the time to compile goes into them: they look for diagonal, symmetric and selecting matrices, which networks
+# hardly have (and take JAX to single precision on the way), and for reshapes that change nothing, which cost nothing
+VAIN_REWRITES = (
+    "dot_diag_to_elemwise",
+    "useless_symmetric_transpose",
+    "selection_dot_to_indexing",
+    "local_useless_reshape",
+)
 
 
 def choose_backend(backend: str) -> str:

@@ -497,11 +497,10 @@ def test_backends_agree(backend):
     theta, X, Y = reg.net.init_params(rng), rng.normal(size=(4, n)), rng.normal(size=(4, 2))
     wide = ss.Network([ss.Reshape((n, 1)), ss.LocallyConnected1D(3, 1), ss.MaxPool1D(2), ss.Flatten()], n)
     weights = rng.normal(size=wide.n_params)
-    functions = [
-        lambda b: ss.compile_jacobian(reg.net, backend=b)(theta, X),
-        lambda b: ss.compile_jacobian(wide, backend=b)(weights, X),
-    ]
-    if backend != "c":
+    functions = [lambda b: ss.compile_jacobian(wide, backend=b)(weights, X)]
+    if backend == "c":
+        functions.append(lambda b: ss.compile_jacobian(reg.net, backend=b)(theta, X))
+    else:
         functions.append(lambda b: ss.compile_hessian_vector_product(reg, backend=b)(theta, X, Y, theta))
     for function in functions:
         assert_allclose(function(backend), function("numpy"), rtol=1e-11, atol=1e-12)
