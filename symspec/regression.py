@@ -198,25 +198,24 @@ class Regression:
     def _noise_elimination(self, labels: Symbol) -> tuple[Symbol, Symbol]:
         """Whitener T (star, label, label) and log det S_n (star,): Cholesky by elimination, missing labels skipped.
 
-        Written out over the few labels and vectorised over stars, so that every backend runs it, and a
-        missing label costs nothing but a mask.
+        Written out label by label and vectorised over stars, so that every backend runs it, and a missing label
+        costs nothing but a mask.
         """
         labels = pt.atleast_2d(labels)
         C, dtype = self.net.n_labels, labels.dtype
         observed = pt.switch(pt.isnan(labels), 0.0, 1.0).astype(dtype)
-        ones = pt.ones_like(observed[:, 0])
-        S = [[_scalar(s, labels) * ones for s in row] for row in self.noise_covariance]
-        R = [[_scalar(float(i == j), labels) * ones for j in range(C)] for i in range(C)]
-        rows, log_det = [], pt.zeros_like(ones)
+        n_stars = labels.shape[0]
+        S = pt.alloc(self.noise_covariance.astype(dtype), n_stars, C, C)
+        R = pt.alloc(np.eye(C, dtype=dtype), n_stars, C, C)
+        rows, pivots = [], []
         for k in range(C):
-            seen, pivot = observed[:, k], S[k][k]
-            rows.append(pt.stack([seen * r / pt.sqrt(pivot) for r in R[k]], axis=1))
-            log_det = log_det + seen * pt.log(pivot)
-            for i in range(k + 1, C):
-                factor = seen * S[i][k] / pivot
-                R[i] = [a - factor * b for a, b in zip(R[i], R[k], strict=True)]
-                S[i] = [S[i][j] - factor * S[k][j] if j > k else S[i][j] for j in range(C)]
-        return pt.stack(rows, axis=1), log_det
+            seen, pivot = observed[:, k], S[:, k, k]
+            rows.append(R[:, k] * (seen / pt.sqrt(pivot))[:, None])
+            pivots.append(pivot)
+            is_below = (np.arange(C) > k).astype(dtype)
+            factor = (S[:, :, k] * (seen / pivot)[:, None] * is_below)[:, :, None]
+            S, R = S - factor * S[:, None, k], R - factor * R[:, None, k]
+        return pt.stack(rows, axis=1), pt.sum(observed * pt.log(pt.stack(pivots, axis=1)), axis=1)
 
 
 def scaled_prior(net: Network, precision: float) -> dict[str, float]:
