@@ -168,9 +168,9 @@ class LocallyConnected1D(_OverPositions):
         return place_windows(shape[0], self.kernel_size, self.strides, "valid")[1], self.filters
 
     def param_shapes(self, shape: Shape) -> dict[str, Shape]:
-        n_positions, n_in = self._swap(shape)
-        n = self._out_shape((n_positions, n_in))[0]
-        kernel = {"kernel": (n, self.kernel_size * n_in, self.filters)}
+        shape = self._swap(shape)
+        n = self._out_shape(shape)[0]
+        kernel = {"kernel": (n, self.kernel_size * shape[1], self.filters)}
         return kernel | {"bias": (n, self.filters)} if self.use_bias else kernel
 
     def find_fans(self, kernel: Shape) -> tuple[int, int]:

@@ -64,9 +64,11 @@ def import_payne(
     of_pixels = slice(None) if is_per_pixel else slice(-1, None)
     for arrays in (kernels, biases):
         arrays[of_pixels] = [array[chosen] for array in arrays[of_pixels]]
-    build = _build_per_pixel if is_per_pixel else _build_shared
     with reading(path, _WHAT):
-        layers, arrays = build(path, kernels, biases, function)
+        if is_per_pixel:
+            layers, arrays = _build_per_pixel(path, kernels, biases, function)
+        else:
+            layers, arrays = _build_shared(kernels, biases, function)
         net = Network([Standardize((low + high) / 2, high - low), *layers], len(low))
     names = [f"{kind}_array_{i}" for i in range(len(kernels)) for kind in "wb"]
     found = [StoredArray(name, array.shape, _give(array)) for name, array in zip(names, arrays, strict=True)]
@@ -152,7 +154,7 @@ def _find_pixels(pixels: Any, n_pixels: int) -> np.ndarray:
 
 
 def _build_shared(
-    path: str | os.PathLike[str], kernels: list[np.ndarray], biases: list[np.ndarray], function: Activation
+    kernels: list[np.ndarray], biases: list[np.ndarray], function: Activation
 ) -> tuple[list[Layer], list[np.ndarray]]:
     """Layers whose hidden ones are shared by the pixels, and their arrays."""
     layers = [layer for b in biases for layer in (Dense(b.size), function)]
