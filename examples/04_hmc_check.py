@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 
 import symspec as ss
-from symspec.hmc_plots import plot_hmc_intervals, plot_hmc_traces
-from symspec.hmc_tables import comparison_table, print_comparison
-from symspec.plots import save_figure
-from symspec.tables import open_console
+from symspec.reports.hmc_plots import plot_hmc_intervals, plot_hmc_traces
+from symspec.reports.hmc_tables import comparison_table, print_comparison
+from symspec.reports.plots import save_figure
+from symspec.reports.tables import open_console
 
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
 parser.add_argument("--small", action="store_true", help="a network of one hidden layer")

@@ -13,8 +13,8 @@ import numpy as np
 import pymc as pm
 
 import symspec as ss
-from symspec.hmc_plots import plot_hmc_traces
-from symspec.plots import save_figure
+from symspec.reports.hmc_plots import plot_hmc_traces
+from symspec.reports.plots import save_figure
 
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
 parser.add_argument("--small", action="store_true", help="fewer draws")

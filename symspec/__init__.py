@@ -1,31 +1,20 @@
 """Exact derivatives and honest error bars for regression networks on spectra, written as PyTensor graphs."""
 
-from symspec import datasets
-from symspec.activations import ACTIVATIONS
-from symspec.archives import read_laplace, read_regression, write_laplace, write_network
-from symspec.audit import StructureAudit, audit_structures
-from symspec.calibration import ErrorCalibration, calibrate_errors, coverage, sigma_mad, studentized_residuals
-from symspec.certificate import Certificate
-from symspec.compiled import (
+from symspec.derivatives import (
+    compile_ggn,
     compile_ggn_vector_product,
+    compile_hessian,
     compile_hessian_vector_product,
     compile_jacobian,
     compile_objective,
     compile_predict,
-)
-from symspec.convolutions import (
-    AveragePool1D,
-    Conv1D,
-    GlobalAveragePool1D,
-    LocallyConnected1D,
-    MaxPool1D,
-    ZeroPadding1D,
 )
 from symspec.errors import (
     DataError,
     DivergedError,
     EdgeOfRangeWarning,
     FileFormatError,
+    FileKeptError,
     MissingDependencyError,
     NotAtMinimumError,
     NotAtMinimumWarning,
@@ -35,32 +24,174 @@ from symspec.errors import (
     SymspecError,
     TooLargeError,
 )
-from symspec.evidence import tune
-from symspec.flags import Flag, FlagOptions
-from symspec.folding import fold_batch_norm
-from symspec.hmc import run_hmc
-from symspec.hmc_comparison import HmcComparison, compare_hmc
-from symspec.importers import import_network, import_payne, read_network
-from symspec.jacobian_files import write_jacobian
-from symspec.laplace import fit_laplace
-from symspec.laplace_posterior import LaplacePosterior
-from symspec.layers import Activation, Dense, Dropout, Layer, Standardize, Unstandardize
-from symspec.matrices import compile_ggn, compile_hessian
-from symspec.minimization import minimize
-from symspec.networks import Network, mlp, standardized
-from symspec.normalizations import BatchNorm, ContinuumNormalize, LayerNorm, MedianNormalize
-from symspec.polish import PolishResult, polish
-from symspec.prediction import Prediction
-from symspec.pymc_models import pymc_model
-from symspec.readers import open_spectra, read_spectra
-from symspec.regression import Regression, prior_precision_from_weight_decay, scaled_prior
-from symspec.resampling import Resampled, resample
-from symspec.sandwich import sandwich_covariance
-from symspec.shaping import Add, Concatenate, Flatten, From, Identity, Permute, Reshape, Slice
-from symspec.spectra import Spectra
-from symspec.surveys import predict_survey
-from symspec.training import TrainResult, train
+from symspec.files import (
+    catalogue_dataset,
+    predict_survey,
+    read_laplace,
+    read_regression,
+    write_catalogue,
+    write_jacobian,
+    write_laplace,
+    write_network,
+)
+from symspec.files.importers import import_network, import_payne, read_network
+from symspec.hmc import HmcComparison, compare_hmc, pymc_model, run_hmc
+from symspec.laplace import (
+    Certificate,
+    ErrorCalibration,
+    Flag,
+    FlagOptions,
+    LaplacePosterior,
+    Prediction,
+    StructureAudit,
+    audit_structures,
+    calibrate_errors,
+    coverage,
+    fit_laplace,
+    sandwich_covariance,
+    sigma_mad,
+    studentized_residuals,
+)
+from symspec.networks import (
+    ACTIVATIONS,
+    Activation,
+    Add,
+    AveragePool1D,
+    BatchNorm,
+    Concatenate,
+    ContinuumNormalize,
+    Conv1D,
+    Dense,
+    Dropout,
+    Flatten,
+    From,
+    GlobalAveragePool1D,
+    Identity,
+    Layer,
+    LayerNorm,
+    LocallyConnected1D,
+    MaxPool1D,
+    MedianNormalize,
+    Network,
+    Permute,
+    Regression,
+    Reshape,
+    Slice,
+    Standardize,
+    Unstandardize,
+    ZeroPadding1D,
+    fold_batch_norm,
+    mlp,
+    prior_precision_from_weight_decay,
+    scaled_prior,
+    standardized,
+)
+from symspec.spectra import Resampled, Spectra, datasets, resample
+from symspec.spectra.readers import open_spectra, read_spectra
+from symspec.training import PolishResult, TrainResult, minimize, polish, train, tune
 from symspec.version import __version__ as __version__
-from symspec.writers import FileKeptError, catalogue_dataset, write_catalogue
 
-__all__ = [name for name in dir() if not name.startswith("_")]
+__all__ = [
+    # networks
+    "Network",
+    "mlp",
+    "standardized",
+    "ACTIVATIONS",
+    "Layer",
+    "Standardize",
+    "Unstandardize",
+    "Dense",
+    "Conv1D",
+    "LocallyConnected1D",
+    "ZeroPadding1D",
+    "MaxPool1D",
+    "AveragePool1D",
+    "GlobalAveragePool1D",
+    "Flatten",
+    "Reshape",
+    "Permute",
+    "Slice",
+    "Identity",
+    "From",
+    "Add",
+    "Concatenate",
+    "BatchNorm",
+    "LayerNorm",
+    "MedianNormalize",
+    "ContinuumNormalize",
+    "Dropout",
+    "Activation",
+    "fold_batch_norm",
+    # the model
+    "Regression",
+    "scaled_prior",
+    "prior_precision_from_weight_decay",
+    # compiled functions
+    "compile_predict",
+    "compile_jacobian",
+    "compile_objective",
+    "compile_hessian_vector_product",
+    "compile_ggn_vector_product",
+    "compile_hessian",
+    "compile_ggn",
+    # training
+    "train",
+    "TrainResult",
+    "minimize",
+    "polish",
+    "PolishResult",
+    "tune",
+    # error bars
+    "fit_laplace",
+    "LaplacePosterior",
+    "Certificate",
+    "Prediction",
+    "Flag",
+    "FlagOptions",
+    "audit_structures",
+    "StructureAudit",
+    "sandwich_covariance",
+    "coverage",
+    "calibrate_errors",
+    "ErrorCalibration",
+    "sigma_mad",
+    "studentized_residuals",
+    # HMC
+    "pymc_model",
+    "run_hmc",
+    "compare_hmc",
+    "HmcComparison",
+    # spectra
+    "Spectra",
+    "read_spectra",
+    "open_spectra",
+    "resample",
+    "Resampled",
+    "datasets",
+    # files
+    "read_network",
+    "write_network",
+    "import_network",
+    "import_payne",
+    "read_regression",
+    "read_laplace",
+    "write_laplace",
+    "write_catalogue",
+    "catalogue_dataset",
+    "predict_survey",
+    "write_jacobian",
+    # errors and warnings
+    "SymspecError",
+    "ShapeError",
+    "DataError",
+    "OptionError",
+    "FileFormatError",
+    "FileKeptError",
+    "MissingDependencyError",
+    "TooLargeError",
+    "DivergedError",
+    "NotAtMinimumError",
+    "NotPositiveDefiniteError",
+    "NotAtMinimumWarning",
+    "EdgeOfRangeWarning",
+]

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from symspec.certificate import Certificate
+    from symspec.laplace.certificate import Certificate
 
 
 class SymspecError(Exception):
@@ -87,3 +87,7 @@ class DivergedError(SymspecError, ArithmeticError):
     def __init__(self, message: str, epoch: int | None = None):
         super().__init__(message)
         self.epoch = epoch
+
+
+class FileKeptError(SymspecError, FileExistsError):
+    """A file lies where another should be written, and nobody said to overwrite it."""

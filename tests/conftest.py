@@ -10,6 +10,7 @@ import zlib
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytensor
@@ -17,16 +18,17 @@ import pytest
 from scipy.special import erf
 from threadpoolctl import threadpool_limits
 
-from symspec.backends import find_mode
-from symspec.layers import Activation, Dense, Dropout, Standardize, Unstandardize
-from symspec.networks import Network
-from symspec.regression import Regression
+from symspec.derivatives.backends import find_mode
+from symspec.networks.layers import Activation, Dense, Dropout, Standardize, Unstandardize
+from symspec.networks.network import Network
+from symspec.networks.regression import Regression
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # a worker for each core: more threads would be in each other's way
     os.environ["OPENBLAS_NUM_THREADS"] = "1"  # of processes that tests start
     threadpool_limits(1)
 
 N_STARS, N_PIXELS = 7, 5
+SHARED_DATA = Path(__file__).parents[2] / "shared/data"  # real data beside the checkout, where there are any
 
 
 def expit(x):

@@ -8,21 +8,22 @@ from typing import Any
 
 import numpy as np
 
-from symspec import compiled, matrices
-from symspec.checkpoint import Checkpoint
+from symspec.derivatives import compiled, matrices
+from symspec.derivatives.tangent_stream import TangentStream
+from symspec.derivatives.tangents import Tangents, compute_tangents
 from symspec.errors import OptionError
-from symspec.inverse_hessian.choice import check_structure, choose_structure, parse_memory
-from symspec.inverse_hessian.diagonal import build_diagonal
+from symspec.inverse_hessian.choice import check_structure, choose_structure
 from symspec.inverse_hessian.dual import DualInverse
 from symspec.inverse_hessian.interface import InverseHessian
 from symspec.inverse_hessian.kronecker import build_kronecker
 from symspec.inverse_hessian.krylov import KrylovInverse, KrylovLimits
 from symspec.inverse_hessian.last_layer import build_last_layer
+from symspec.inverse_hessian.layerwise import build_diagonal
 from symspec.inverse_hessian.low_rank import build_low_rank
 from symspec.inverse_hessian.primal import PrimalInverse, build_primal
-from symspec.regression import Regression
-from symspec.tangent_stream import TangentStream
-from symspec.tangents import Tangents, compute_tangents
+from symspec.networks.regression import Regression
+from symspec.safety.checkpoint import Checkpoint
+from symspec.safety.memory import parse_memory
 
 DEFAULT_RANK = 100
 

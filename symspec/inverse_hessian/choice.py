@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from symspec.checks import check_choice
 from symspec.errors import OptionError, TooLargeError
-from symspec.networks import Network
+from symspec.networks.network import Network
+from symspec.safety.checks import check_choice
+from symspec.safety.memory import parse_memory
 
 EXACT = ("primal", "dual", "krylov")
 APPROXIMATE = ("kronecker", "ekfac", "diagonal", "last_layer", "low_rank")
@@ -95,16 +96,3 @@ def check_structure(structure: str, curvature: str, options: Mapping[str, Any]) 
         if not number or not value > 0 or (known[name] is int and value != int(value)):
             what = "a positive integer" if known[name] is int else "a positive number"
             raise OptionError(f"{name} should be {what}, got {value!r}.")
-
-
-def parse_memory(memory: str) -> float:
-    """Bytes of a text such as "8GB" or "500MB"."""
-    units = {"kb": 2**10, "mb": 2**20, "gb": 2**30, "tb": 2**40}
-    text = str(memory).strip().lower()
-    try:
-        size = float(text[:-2]) * units[text[-2:]]
-    except (KeyError, ValueError):
-        size = 0.0
-    if not size > 0:
-        raise OptionError(f'memory should be a text such as "8GB" or "500MB", got {memory!r}.')
-    return size

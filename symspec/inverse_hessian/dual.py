@@ -8,9 +8,9 @@ import numpy as np
 from scipy.linalg import solve_triangular
 from scipy.linalg.lapack import dpotrf, dpotri
 
+from symspec.derivatives.tangents import Tangents
 from symspec.errors import DataError
 from symspec.inverse_hessian.interface import InverseHessian
-from symspec.tangents import Tangents
 
 
 class DualInverse(InverseHessian):

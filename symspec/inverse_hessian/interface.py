@@ -7,7 +7,8 @@ from abc import ABC, abstractmethod
 import numpy as np
 from scipy.sparse.linalg import LinearOperator
 
-from symspec.tangents import Tangents
+from symspec.derivatives.tangents import Tangents
+from symspec.networks.regression import LOG_2PI, Regression
 
 
 class InverseHessian(LinearOperator, ABC):
@@ -74,3 +75,13 @@ class InverseHessian(LinearOperator, ABC):
 
     def _adjoint(self) -> InverseHessian:
         return self
+
+
+def log_evidence(reg: Regression, theta: np.ndarray, U: float, inverse: InverseHessian) -> float:
+    r""":math:`-U - \tfrac12 \log\det A + \tfrac{P}{2} \log 2\pi` over the P parameters that vary.
+
+    Those that are held fixed have no prior: their part of it leaves U.
+    """
+    n_free = inverse.free.stop - inverse.free.start
+    U -= reg.negative_log_prior_of_held(theta, inverse.free)
+    return -U + 0.5 * inverse.logdet() + 0.5 * n_free * LOG_2PI

@@ -28,19 +28,12 @@ from typing import Any
 import numpy as np
 from scipy.linalg import eigh
 
-from symspec.checkpoint import Checkpoint
+from symspec.derivatives.tangent_stream import TangentStream
+from symspec.derivatives.tangents import Tangents
 from symspec.errors import OptionError
-from symspec.inverse_hessian.layerwise import (
-    LayerBlock,
-    LayerwiseInverse,
-    find_scales,
-    join_bias,
-    project,
-    scale_rows,
-)
-from symspec.params import LayerParams, ParamLayout
-from symspec.tangent_stream import TangentStream
-from symspec.tangents import Tangents
+from symspec.inverse_hessian.layerwise import LayerBlock, LayerwiseInverse, find_scales, join_bias, project, scale_rows
+from symspec.networks.params import LayerParams, ParamLayout
+from symspec.safety.checkpoint import Checkpoint
 
 State = dict[str, np.ndarray]
 EXACT_BLOCK = 2048  # parameters of a layer without inputs

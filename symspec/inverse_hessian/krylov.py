@@ -30,12 +30,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from symspec.checkpoint import Checkpoint, find_fingerprint
+from symspec.derivatives.tangent_stream import TangentStream
+from symspec.derivatives.tangents import Tangents
 from symspec.inverse_hessian.dual import DualInverse
 from symspec.inverse_hessian.interface import InverseHessian
 from symspec.inverse_hessian.krylov_space import Brackets, KrylovSpace, estimate_log_det
-from symspec.tangent_stream import TangentStream
-from symspec.tangents import Tangents
+from symspec.safety.checkpoint import Checkpoint, find_fingerprint
 
 COLUMN_BYTES = 2**28  # vectors of parameters held at once
 MAX_COLUMNS = 96  # right-hand sides that share a Krylov space

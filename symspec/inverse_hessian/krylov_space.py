@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 from scipy.linalg import cho_factor, cho_solve, eigh_tridiagonal, qr
 
-from symspec.checkpoint import Checkpoint
+from symspec.safety.checkpoint import Checkpoint
 
 Product = Callable[[np.ndarray], np.ndarray]
 DEPENDENT = 1e-10  # new directions shorter than this, in units of the longest, are rounding

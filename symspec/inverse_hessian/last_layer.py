@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any
+
 import numpy as np
 
-from symspec.checkpoint import Checkpoint
+from symspec.derivatives import compiled
+from symspec.derivatives.tangent_stream import TangentStream
+from symspec.derivatives.tangents import Tangents
+from symspec.errors import OptionError
 from symspec.inverse_hessian.interface import InverseHessian
 from symspec.inverse_hessian.primal import PrimalInverse
-from symspec.params import ParamLayout
-from symspec.tangent_stream import TangentStream
-from symspec.tangents import Tangents
+from symspec.networks.network import Network
+from symspec.networks.params import ParamLayout
+from symspec.networks.regression import Regression
+from symspec.networks.shaping import Flatten, Reshape
+from symspec.safety.checkpoint import Checkpoint
+from symspec.safety.checks import check_flux
 
 
 class LastLayerInverse(InverseHessian):
@@ -76,3 +85,66 @@ def build_last_layer(
     A = checkpoint.accumulate("last layer", stream, {"A": np.zeros((n, n))}, add)["A"]
     A[np.diag_indices(n)] += prior_precision[free]
     return LastLayerInverse(layout, PrimalInverse.factorize(A))
+
+
+@dataclass(frozen=True, eq=False)
+class LastLayer:
+    """A regression on the features before a network's last dense layer.
+
+    Attributes
+    ----------
+    reg : Regression
+        Of that layer and what follows it, with the same noise and prior; its flux are features.
+    free : slice
+        The layer's place in the whole network's theta.
+    net : Network
+        The whole network.
+    theta : numpy.ndarray, shape (param,)
+        The whole network's weights.
+    """
+
+    reg: Regression
+    free: slice
+    net: Network
+    theta: np.ndarray
+
+    def find_features(self, X: Any, *, backend: str = "auto", dtype: str = "float64") -> np.ndarray:
+        """Features (star, feature) of flux (star, pixel), some stars at a time."""
+        X = check_flux(X, self.net.n_pixels, dtype=None)
+        before = self.net.layers[: _last_with_parameters(self.net)]
+        if not before:
+            return np.asarray(X, np.float64)
+        net = Network([*before, Flatten()], self.net.n_pixels)
+        return compiled.compile_predict(net, backend=backend, dtype=dtype)(self.theta[: net.n_params], X).astype(
+            np.float64
+        )
+
+
+def split_last_layer(reg: Regression, theta: np.ndarray) -> LastLayer:
+    """The last dense layer of a network as a regression of its own.
+
+    Raises
+    ------
+    OptionError
+        What follows that layer refers to layers before it.
+    """
+    net = reg.net
+    name, free = find_last_layer(net.layout)
+    at = _last_with_parameters(net)
+    if any(source < at for sources in net.sources[at:] for source in sources):
+        raise OptionError(
+            f"the last layer with parameters, {name}, should have all others before it, got a network in which some "
+            'go around it to the labels: use subset="all" or a number of directions.'
+        )
+    layers = [Reshape(net.shapes[at]), *net.layers[at:]] if len(net.shapes[at]) > 1 else net.layers[at:]
+    head = Network(layers, net.widths[at], label_names=net.label_names, label_units=net.label_units)
+    prior = {b.name: reg.prior_precision[f"{name}/{b.name.partition('/')[2]}"] for b in head.layout.blocks}
+    noise: dict[str, Any] = {"sigma_noise": reg.sigma_noise}
+    if reg.has_full_noise:
+        noise = {"noise_covariance": reg.noise_covariance}
+    return LastLayer(Regression(head, prior_precision=prior, **noise), free, net, theta)
+
+
+def _last_with_parameters(net: Network) -> int:
+    """Index of the last layer with parameters."""
+    return net.layer_names.index(find_last_layer(net.layout)[0])

@@ -13,10 +13,10 @@ from __future__ import annotations
 import numpy as np
 from scipy.sparse.linalg import LinearOperator, eigsh
 
-from symspec.checkpoint import Checkpoint
+from symspec.derivatives.tangent_stream import TangentStream
+from symspec.derivatives.tangents import Tangents
 from symspec.inverse_hessian.interface import InverseHessian
-from symspec.tangent_stream import TangentStream
-from symspec.tangents import Tangents
+from symspec.safety.checkpoint import Checkpoint
 
 DENSE_ROWS = 1024
 

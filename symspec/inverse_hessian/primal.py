@@ -9,14 +9,15 @@ import numpy as np
 from scipy.linalg import eigh, solve_triangular
 from scipy.linalg.lapack import dpotrf, dtrtri
 
-from symspec.compiled import check_square_fits, chunks
-from symspec.curvature import CurvatureFactors
+from symspec.derivatives.curvature import CurvatureFactors
+from symspec.derivatives.functions import check_square_fits
+from symspec.derivatives.matrices import add_upper_triangle, fill_lower_triangle
+from symspec.derivatives.tangent_stream import TangentStream
+from symspec.derivatives.tangents import Tangents
 from symspec.errors import DataError, NotPositiveDefiniteError
 from symspec.inverse_hessian.interface import InverseHessian
-from symspec.matrices import add_upper_triangle, fill_lower_triangle
-from symspec.networks import Network
-from symspec.tangent_stream import TangentStream
-from symspec.tangents import Tangents
+from symspec.networks.network import Network
+from symspec.safety.memory import chunks
 
 CACHE_BYTES = 16 * 2**20  # of what lies between the two products of a block
 BLOCK_BYTES = 64 * 2**20

@@ -19,10 +19,10 @@ from pathlib import Path
 import numpy as np
 
 import symspec as ss
-from symspec.hmc_tables import print_comparison
-from symspec.inverse_hessian import InverseBuilder
-from symspec.prediction import standard_deviations
-from symspec.tables import open_console
+from symspec.inverse_hessian.builder import InverseBuilder
+from symspec.laplace.prediction import standard_deviations
+from symspec.reports.hmc_tables import print_comparison
+from symspec.reports.tables import open_console
 
 SIZES = [7213, 2048, 1024, 512, 256, 128, 32, 3]
 N_TRAIN, N_TEST, N_SUBSET, N_COMPARE = 50_000, 10_000, 4_000, 200

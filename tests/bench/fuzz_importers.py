@@ -67,7 +67,7 @@ def build_net(path):
 
 def hold_places(net):
     """The same layers without the moments of BatchNorm, as a user would give them."""
-    from symspec.importers.matching import MOMENTS, replace_moments
+    from symspec.files.matching import MOMENTS, replace_moments
 
     blank = {f"{name}/{key}": np.ones(layer.mean.shape) * 7 for name, layer in find_norms(net) for key in MOMENTS}
     return replace_moments(net, blank)

@@ -17,7 +17,7 @@ import numpy as np
 from scipy.linalg import cholesky, solve_triangular
 
 import symspec as ss
-from symspec.inverse_hessian import InverseBuilder
+from symspec.inverse_hessian.builder import InverseBuilder
 
 SIZES = [7213, 2048, 1024, 512, 256, 128, 32, 3]
 N_TRAIN, N_TEST, REPEATS = 3000, 500, 2

@@ -16,8 +16,8 @@ from scipy.signal import savgol_filter
 from threadpoolctl import threadpool_limits
 
 import symspec as ss
-from symspec.hmc_tables import print_comparison
-from symspec.tables import open_console
+from symspec.reports.hmc_tables import print_comparison
+from symspec.reports.tables import open_console
 
 TECATOR = Path(__file__).parents[3] / "shared/data/tecator/tecator_meats.npz"
 

@@ -14,7 +14,7 @@ import pytest
 from scipy.sparse.linalg import LinearOperator, cg
 
 import symspec as ss
-from symspec.inverse_hessian import InverseBuilder
+from symspec.inverse_hessian.builder import InverseBuilder
 
 RESIDUAL, MAX_PRODUCTS, N_STARS = 1e-3, 3000, 3
 PRECONDITIONERS = {

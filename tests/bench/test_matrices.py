@@ -13,9 +13,9 @@ import pytest
 from scipy.linalg.blas import dsyrk
 
 import symspec as ss
-from symspec.compiled import compile_tangent_factors
+from symspec.derivatives.compiled import compile_tangent_factors
+from symspec.derivatives.tangents import compute_tangents
 from symspec.inverse_hessian.primal import PrimalInverse
-from symspec.tangents import compute_tangents
 
 jax = pytest.importorskip("jax")
 jnp = jax.numpy

@@ -1,0 +1,5 @@
+"""`python -m symspec.cli`."""
+
+from symspec.cli.app import main
+
+main()

@@ -1,0 +1,68 @@
+"""The command line: symspec demo | train | errors | audit | hmc | jacobian | info. It parses, calls and prints."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from symspec.cli import audit, demo, errors, hmc, info, jacobian, train
+from symspec.cli.options import escape, one_line, say
+
+
+class _Commands(TyperGroup):
+    """Turns errors that a user can mend into one line and exit code 1, and Ctrl-C into 130."""
+
+    def invoke(self, ctx: Any) -> Any:
+        from symspec.errors import SymspecError
+
+        try:
+            return super().invoke(ctx)
+        except (SymspecError, OSError) as error:
+            say(f"[bold red]Error:[/] {escape(one_line(error))}")
+            raise typer.Exit(1) from error
+        except KeyboardInterrupt as error:
+            say("Interrupted: the output was not written.")
+            raise typer.Exit(130) from error
+
+
+app = typer.Typer(
+    cls=_Commands,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def main() -> None:
+    """Entry point of the command `symspec`."""
+    app(prog_name="symspec")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from symspec.version import __version__
+
+        typer.echo(f"symspec {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def symspec(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Exact derivatives and honest error bars for regression networks on spectra."""
+
+
+app.command(epilog=demo.EXAMPLES)(demo.demo)
+app.command(epilog=train.EXAMPLES)(train.train)
+app.command(epilog=errors.EXAMPLES)(errors.errors)
+app.command(epilog=audit.EXAMPLES)(audit.audit)
+app.command(epilog=hmc.EXAMPLES)(hmc.hmc)
+app.command(epilog=jacobian.EXAMPLES)(jacobian.jacobian)
+app.command(epilog=info.EXAMPLES)(info.info)

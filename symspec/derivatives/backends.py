@@ -1,0 +1,110 @@
+"""Graphs to callables: the only module that calls `pytensor.function`, and where the backend is chosen."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytensor
+import pytensor.tensor as pt
+from pytensor.compile.mode import Mode, get_mode
+from pytensor.graph.basic import Constant
+from pytensor.graph.rewriting.basic import dfs_rewriter, node_rewriter
+from pytensor.link.vm import VMLinker
+from pytensor.scalar.basic import GT, Cast
+from pytensor.tensor.elemwise import Elemwise
+
+from symspec.errors import MissingDependencyError, OptionError
+from symspec.networks.windows import register_jax
+from symspec.safety.checks import check_choice
+
+BACKENDS = ("auto", "numpy", "c", "numba", "jax")
+BEFORE_INPLACE = 49  # place of a rewrite among PyTensor's
+# half of the time to compile goes into them: they look for diagonal, symmetric and selecting matrices, which networks
+# hardly have (and take JAX to single precision on the way), and for reshapes that change nothing, which cost nothing
+VAIN_REWRITES = (
+    "dot_diag_to_elemwise",
+    "useless_symmetric_transpose",
+    "selection_dot_to_indexing",
+    "local_useless_reshape",
+)
+
+
+def choose_backend(backend: str) -> str:
+    """Turn "auto" into a backend's name, and check that the one named can run.
+
+    "auto" is "numpy", PyTensor's virtual machine without elementwise fusion: it needs no compiler and is ready in a
+    fraction of a second. Networks are matrix products, so at any width the others gain some per cent a call and
+    cost seconds to minutes first; name them for a small function called very many times, or "jax" for a GPU.
+
+    Raises
+    ------
+    OptionError
+        Unknown word.
+    MissingDependencyError
+        JAX is asked for and not installed.
+    """
+    check_choice(backend, "backend", BACKENDS)
+    if backend == "jax" and importlib.util.find_spec("jax") is None:
+        raise MissingDependencyError('backend="jax" needs JAX: pip install "symspec[jax]".')
+    return "numpy" if backend == "auto" else backend
+
+
+def compile_graph(inputs: list[Any], outputs: list[Any], backend: str, dtype: str) -> Callable[..., list[Any]]:
+    """Callable of NumPy arrays; neither their number nor their types are checked any more."""
+    # a derivative may depend on less than the network did: that of a linear one on no flux, of fixed layers on no theta
+    fn = pytensor.function(inputs, outputs, mode=find_mode(backend, dtype), on_unused_input="ignore")
+    fn.trust_input = True
+    return fn
+
+
+def find_mode(backend: str, dtype: str) -> Any:
+    """Mode for `pytensor.function` of one of the backends."""
+    if backend == "jax":
+        _check_jax_precision(dtype)
+        register_jax()
+    if backend == "numpy":
+        linker = VMLinker(use_cloop=False, c_thunks=False)
+        mode = Mode(linker=linker, optimizer="fast_run").excluding("fusion")
+        mode = mode.register(*((dfs_rewriter(rewrite), BEFORE_INPLACE) for rewrite in (rectify, write_out_softplus)))
+    else:
+        mode = Mode(linker="cvm", optimizer="fast_run") if backend == "c" else get_mode(backend.upper())
+    return mode.excluding(*VAIN_REWRITES)
+
+
+@node_rewriter([pt.mul])
+def rectify(fgraph: Any, node: Any) -> list[Any] | None:
+    """Take max(x, 0) for x times its mask x > 0: one pass over memory in place of three, where nothing is fused."""
+    if len(node.inputs) != 2:
+        return None
+    for x, mask in (node.inputs, node.inputs[::-1]):
+        match mask.owner_op_and_inputs:
+            case (Elemwise(Cast()), compared):
+                match compared.owner_op_and_inputs:
+                    case (Elemwise(GT()), same, Constant(data=bound)) if same is x and not np.any(bound):
+                        return [_take_positive(x)]
+    return None
+
+
+@node_rewriter([pt.softplus])
+def write_out_softplus(fgraph: Any, node: Any) -> list[Any]:
+    """Take functions that NumPy has for softplus, which is a Python call for each number where nothing is compiled."""
+    (x,) = node.inputs
+    return [_take_positive(x) + pt.log1p(pt.exp(-pt.abs(x)))]
+
+
+def _take_positive(x: Any) -> Any:
+    return pt.maximum(x, pt.constant(np.zeros((1,) * x.ndim, x.dtype)))
+
+
+def _check_jax_precision(dtype: str) -> None:
+    import jax
+    import pytensor.link.jax.dispatch  # noqa: F401  (sets jax_enable_x64 from floatX, once for the process)
+
+    if dtype == "float64" and not jax.config.jax_enable_x64:
+        raise OptionError(
+            'JAX was set to 32 bits in this process: call jax.config.update("jax_enable_x64", True) first, or ask '
+            'for dtype="float32".'
+        )

@@ -1,0 +1,159 @@
+"""The compiled functions: graphs of `derivatives` as callables over stars.
+
+Every callable walks the stars in chunks whose intermediates stay within `CHUNK_BYTES`, so that memory is bounded by
+the result, and casts arrays to its dtype chunk by chunk. Sums over stars add up chunk by chunk, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytensor.tensor as pt
+
+from symspec.derivatives import graphs
+from symspec.derivatives.backends import choose_backend, compile_graph
+from symspec.derivatives.functions import ObjectiveFunction, PerStarFunction, SumFunction, _symbols, check_square_fits
+from symspec.networks.network import Network, dropout_layers
+from symspec.networks.regression import Regression
+from symspec.safety.checks import check_choice
+
+BAND_COPIES = 16  # of a convolution's entries in the matrix that it is computed by
+
+
+def compile_predict(net: Network, *, backend: str = "auto", dtype: str = "float64") -> PerStarFunction:
+    """Compile the network: `fn(theta, X)` -> labels (star, label), or (label,) for one spectrum.
+
+    Parameters
+    ----------
+    net : Network
+    backend : {"auto", "numpy", "c", "numba", "jax"}
+        See `choose_backend`.
+    dtype : {"float64", "float32"}
+        Arrays are cast to it.
+    """
+    return PerStarFunction(net, net.build, [(net.n_labels,)], 2 * net.floats_per_star, backend, dtype)
+
+
+def compile_jacobian(
+    net: Network, wrt: str = "flux", *, backend: str = "auto", dtype: str = "float64"
+) -> PerStarFunction:
+    """Compile the exact Jacobian of the labels.
+
+    Parameters
+    ----------
+    net : Network
+    wrt : {"flux", "theta"}
+        `fn(theta, X)` -> (star, label, pixel) or (star, label, param); one spectrum drops the star axis.
+    backend, dtype
+        As for `compile_predict`.
+    """
+    check_choice(wrt, "wrt", ("flux", "theta"))
+    n_wrt = net.n_pixels if wrt == "flux" else net.n_params
+    graph = graphs.build_flux_jacobian if wrt == "flux" else graphs.build_theta_jacobian
+    n_passes = min(net.n_labels, net.n_pixels) if wrt == "flux" else net.n_labels
+    floats = 2 * n_passes * net.floats_per_star + 2 * net.n_labels * n_wrt
+    return PerStarFunction(
+        net, lambda params, flux: graph(net, params, flux), [(net.n_labels, n_wrt)], floats, backend, dtype
+    )
+
+
+def compile_tangent_factors(net: Network, *, backend: str = "auto", dtype: str = "float64") -> PerStarFunction:
+    """Compile the factors of df/dtheta: `fn(theta, X)` -> a list, inputs (star, in) and then cotangents.
+
+    Inputs are those of the layers of `net.dense_shapes`, cotangents (star, label, out) those of `net.layout.layers`.
+    """
+
+    def build(params, flux):
+        factors = graphs.build_tangent_factors(net, params, flux)
+        return [*factors.inputs.values(), *factors.cotangents.values()]
+
+    shapes = [(n,) for n, _ in net.dense_shapes.values()]
+    shapes += [(net.n_labels, layer.n_out) for layer in net.layout.layers.values()]
+    explicit = sum(layer.n_out for layer in net.layout.layers.values() if not layer.n_in)
+    floats = 3 * net.n_labels * (net.floats_per_star + (BAND_COPIES * explicit))
+    return PerStarFunction(net, build, shapes, floats, backend, dtype)
+
+
+def compile_objective(reg: Regression, *, backend: str = "auto", dtype: str = "float64") -> ObjectiveFunction:
+    """Compile the negative log posterior: `fn(theta, X, Y)` -> (value, gradient (param,)), summed over stars."""
+    return ObjectiveFunction(reg, {}, backend, dtype)
+
+
+def compile_training_objective(reg: Regression, *, backend: str = "auto", dtype: str = "float32") -> ObjectiveFunction:
+    """Like `compile_objective`, with a random mask (star, feature) for each Dropout layer as further arguments."""
+    masks = {
+        f"{name}/mask": pt.tensor(name, dtype=dtype, shape=(None, *shape))
+        for name, (_, shape) in dropout_layers(reg.net).items()
+    }
+    return ObjectiveFunction(reg, masks, backend, dtype)
+
+
+def compile_hessian_vector_product(reg: Regression, *, backend: str = "auto", dtype: str = "float64") -> SumFunction:
+    """Compile exact products with the Hessian of U: `fn(theta, X, Y, v)` -> (param,)."""
+    v = pt.vector("v", dtype=dtype, shape=(reg.net.n_params,))
+
+    def build(params, flux, labels, prior_weight):
+        U = graphs.build_negative_log_posterior(reg, params, flux, labels, prior_weight)
+        layout = reg.net.layout
+        return [layout.join(graphs.build_hessian_vector_product(U, params, layout.unpack(v)))]
+
+    return SumFunction(reg, build, 10, backend, dtype, extra=[v])
+
+
+def compile_ggn_vector_product(reg: Regression, *, backend: str = "auto", dtype: str = "float64") -> SumFunction:
+    """Compile products with the generalised Gauss-Newton matrix: `fn(theta, X, Y, v)` -> (param,)."""
+    v = pt.vector("v", dtype=dtype, shape=(reg.net.n_params,))
+    unpack, join = reg.net.layout.unpack, reg.net.layout.join
+
+    def build(params, flux, labels, prior_weight):
+        product = graphs.build_ggn_vector_product(reg, params, flux, labels, unpack(v), prior_weight)
+        return [join(product)]
+
+    return SumFunction(reg, build, 8, backend, dtype, extra=[v])
+
+
+def compile_generic_ggn(reg: Regression, *, backend: str = "auto", dtype: str = "float64") -> SumFunction:
+    """Compile the Gauss-Newton matrix of any network: `matrices.compile_ggn` from the Jacobian itself."""
+
+    def build(params, flux, labels, prior_weight):
+        prior = reg.prior_precision_vector().astype(dtype)
+        diagonal = np.arange(reg.net.n_params)
+        G = graphs.build_ggn_of_likelihood(reg, params, flux, labels)
+        return [pt.inc_subtensor(G[diagonal, diagonal], prior_weight * prior)]
+
+    check_square_fits(reg.net, dtype)
+    floats = 4 + 4 * reg.net.n_labels * reg.net.n_params / reg.net.floats_per_star
+    return SumFunction(reg, build, floats, backend, dtype)
+
+
+def compile_generic_hessian(
+    reg: Regression, *, backend: str = "auto", dtype: str = "float64"
+) -> Callable[..., np.ndarray]:
+    """Compile the exact Hessian of any network: `matrices.compile_hessian` by a Hessian-vector product a parameter."""
+    n = reg.net.n_params
+    check_square_fits(reg.net, dtype)
+    product = compile_hessian_vector_product(reg, backend=backend, dtype=dtype)
+
+    def hessian(theta: Any, X: Any, Y: Any) -> np.ndarray:
+        H = np.empty((n, n), dtype)
+        unit = np.zeros(n, dtype)
+        for i in range(n):
+            unit[i] = 1
+            H[i] = product(theta, X, Y, unit)
+            unit[i] = 0
+        return (H + H.T) / 2
+
+    return hessian
+
+
+def compile_kernel_trace_gradient(net: Network, *, backend: str = "auto") -> Callable[..., np.ndarray]:
+    """Compile `graphs.build_kernel_trace_gradient`: `fn(theta, X, variance by block, weights)` -> (param,)."""
+    theta, params, flux, _ = _symbols(net, "float64")
+    variance = {block.name: pt.scalar(block.name) for block in net.layout.blocks}
+    weights = pt.tensor4("weights")
+    gradient = graphs.build_kernel_trace_gradient(net, params, flux, variance, weights)
+    inputs = [theta, flux, *variance.values(), weights]
+    fn = compile_graph(inputs, [net.layout.join(gradient)], choose_backend(backend), "float64")
+    return lambda theta, X, v, W: np.asarray(fn(theta, X, *(np.float64(v[k]) for k in variance), W)[0])

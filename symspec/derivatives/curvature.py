@@ -1,0 +1,135 @@
+r"""Hessian and Gauss-Newton matrix layer by layer: graphs of the few arrays a star that they factorise into.
+
+For dense layers :math:`z_k = a_{k-1} W_k + b_k` with elementwise :math:`a_k = h_k(z_k)` between them, the likelihood's
+part of U has the Hessian (Bishop 1992, doi:10.1162/neco.1992.4.4.494), for layers :math:`k \le m`,
+
+.. math::
+    H_{(k,io),(m,pq)} = \sum_n a_{k-1,i}\, a_{m-1,p}\, M_{km,oq}
+                        + [k < m] \sum_n a_{k-1,i}\, \epsilon_{m,q}\, D_{km,op}
+
+with, for star n, :math:`\epsilon_m = dU/dz_m`, :math:`D_{km} = da_{m-1}/dz_k` and
+:math:`M_{km} = d^2 U / dz_k dz_m = (dz_m/dz_k)\, M_{mm}`. The preactivations' Hessian runs backwards,
+
+.. math:: M_{kk} = \mathrm{diag}(s_k) + \mathrm{diag}(h'_k)\, W_{k+1} M_{k+1,k+1} W_{k+1}^T\, \mathrm{diag}(h'_k),
+          \qquad s_k = h''_k\, dU/da_k
+
+from :math:`S_n^{-1}` at the labels. A bias is a weight of an input that is 1 and does not move: no D there. The
+Gauss-Newton matrix is the same without s and without D.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import pytensor.tensor as pt
+from pytensor.gradient import grad
+
+from symspec.networks.network import Network
+from symspec.networks.regression import Regression
+
+Symbol = pt.TensorVariable
+Params = Mapping[str, Symbol]
+Pair = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class CurvatureFactors:
+    """Arrays of each star, symbols or numbers, from which the Hessian is summed; layers counted from 0.
+
+    Attributes
+    ----------
+    inputs : list of (star, in)
+        a of each dense layer.
+    curvatures : dict of (k, m) to (star, out_k, out_m)
+        M for k <= m.
+    errors : dict of m to (star, out_m)
+        epsilon of all layers but the first; empty for the Gauss-Newton matrix.
+    slopes : dict of (k, m) to (star, out_k, in_m), or (star, out_k) where m = k + 1 makes it diagonal
+        D for k < m; empty for the Gauss-Newton matrix.
+    """
+
+    inputs: list[Symbol]
+    curvatures: dict[Pair, Symbol]
+    errors: dict[int, Symbol]
+    slopes: dict[Pair, Symbol]
+
+    def arrays(self) -> list[Symbol]:
+        """All of them in one list."""
+        return [*self.inputs, *self.curvatures.values(), *self.errors.values(), *self.slopes.values()]
+
+    def replaced_by(self, arrays: Iterable) -> CurvatureFactors:
+        """The same with others in their places, in the order of `arrays()`."""
+        arrays = iter(arrays)
+        inputs = [next(arrays) for _ in self.inputs]
+        return CurvatureFactors(
+            inputs, *({key: next(arrays) for key in part} for part in (self.curvatures, self.errors, self.slopes))
+        )
+
+
+def has_elementwise_layers(net: Network) -> bool:
+    """Whether everything but dense layers on vectors acts on each feature by itself, as the closed form needs."""
+    others = zip(net.layer_names, net.layers, strict=True)
+    return all(layer.elementwise or name in net.dense_shapes for name, layer in others)
+
+
+def build_curvature_factors(
+    reg: Regression, params: Params, flux: Symbol, labels: Symbol, *, gauss_newton: bool = False
+) -> CurvatureFactors:
+    """Factors of the likelihood's Hessian, or of its Gauss-Newton matrix, for flux (star, pixel)."""
+    f, taps = reg.net.build_with_taps(params, flux)
+    Ws, inputs, zs = [params[f"{name}/kernel"] for name in taps], *map(list, zip(*taps.values(), strict=True))
+    outputs = [*inputs[1:], f]
+    h1s = [_differentiate(a, z) for a, z in zip(outputs, zs, strict=True)]
+    if gauss_newton:
+        return CurvatureFactors(inputs, _build_curvatures(reg, Ws, h1s, [0.0] * len(Ws), labels), {}, {})
+    epsilons, bends = [], []
+    dU = -reg.weigh(_build_residual(f, labels), labels)
+    for W, z, h1 in reversed(list(zip(Ws, zs, h1s, strict=True))):
+        epsilons.insert(0, h1 * dU)
+        bends.insert(0, _differentiate(h1, z) * dU)
+        dU = pt.dot(epsilons[0], W.T)
+    curvatures = _build_curvatures(reg, Ws, h1s, bends, labels)
+    errors = {m: epsilons[m] for m in range(1, len(Ws))}
+    return CurvatureFactors(inputs, curvatures, errors, _build_slopes(Ws, h1s))
+
+
+def _build_curvatures(
+    reg: Regression, Ws: list[Symbol], h1s: list[Symbol], bends: list, labels: Symbol
+) -> dict[Pair, Symbol]:
+    """M (star, out_k, out_m) for k <= m, the last layer first."""
+    one = pt.eye(reg.net.n_labels, dtype=h1s[-1].dtype)[None]
+    T = reg.whiten(one * pt.ones_like(h1s[-1])[:, :, None], labels)
+    after = pt.matmul(T.transpose((0, 2, 1)), T)  # d^2 U / da_m^2
+    M = {}
+    for m in reversed(range(len(Ws))):
+        M[m, m] = h1s[m][:, :, None] * after * h1s[m][:, None, :]
+        if bends[m] != 0.0:
+            M[m, m] = M[m, m] + bends[m][:, :, None] * pt.eye(h1s[m].type.shape[1], dtype=h1s[m].dtype)
+        if m > 0:
+            after = pt.matmul(pt.matmul(Ws[m], M[m, m]), Ws[m].T)
+        for k in reversed(range(m)):
+            M[k, m] = h1s[k][:, :, None] * pt.matmul(Ws[k + 1], M[k + 1, m])
+    return M
+
+
+def _build_slopes(Ws: list[Symbol], h1s: list[Symbol]) -> dict[Pair, Symbol]:
+    """D (star, out_k, in_m) for k < m, that of neighbours by its diagonal (star, out_k)."""
+    D = {}
+    for m in range(1, len(Ws)):
+        D[m - 1, m] = h1s[m - 1]
+        for k in reversed(range(m - 1)):
+            below = D[k + 1, m]
+            product = Ws[k + 1] * below[:, None, :] if below.ndim == 2 else pt.matmul(Ws[k + 1], below)
+            D[k, m] = h1s[k][:, :, None] * product
+    return D
+
+
+def _build_residual(f: Symbol, labels: Symbol) -> Symbol:
+    labels = labels.astype(f.dtype)
+    return pt.switch(pt.isnan(labels), pt.zeros_like(f), labels - f)
+
+
+def _differentiate(a: Symbol, z: Symbol) -> Symbol:
+    """da/dz entry by entry, a being elementwise in z."""
+    return grad(pt.sum(a), z, disconnected_inputs="ignore").astype(a.dtype)  # a `switch` hands back float64

@@ -1,0 +1,187 @@
+"""TODO."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pytensor.tensor as pt
+
+from symspec.derivatives import graphs
+from symspec.derivatives.backends import choose_backend, compile_graph
+from symspec.errors import ShapeError
+from symspec.networks.network import Network
+from symspec.networks.regression import Regression
+from symspec.safety.checks import as_float_array, check_choice, check_flux, check_labels, check_theta
+from symspec.safety.memory import check_fits, chunks
+
+DTYPES = ("float64", "float32")
+
+
+CHUNK_BYTES = 256 * 2**20
+
+
+MAX_CHUNK = 4096
+
+
+class PerStarFunction:
+    """A compiled graph with one result a star: `fn(theta, X)`, chunked, into preallocated output."""
+
+    def __init__(
+        self,
+        net: Network,
+        build: Callable[..., Any],
+        tails: Sequence[tuple[int, ...]],
+        floats_per_star: int,
+        backend: str,
+        dtype: str,
+    ):
+        self.net, self.tails, self.backend, self.dtype = net, list(tails), choose_backend(backend), dtype
+        self.chunk = _chunk_size(floats_per_star, dtype)
+        theta, params, flux, _ = _symbols(net, dtype)
+        outputs = build(params, flux)
+        self._many = isinstance(outputs, list)
+        self._function = compile_graph([theta, flux], outputs if self._many else [outputs], self.backend, dtype)
+
+    def __call__(self, theta: Any, X: Any) -> Any:
+        """Results for X (star, pixel) or (pixel,).
+
+        Raises
+        ------
+        ShapeError, DataError
+            `theta` or `X` is not what the network takes.
+        TooLargeError
+            The result would not fit in this machine's memory.
+        """
+        theta = check_theta(theta, self.net.n_params, dtype=self.dtype)
+        X = check_flux(X, self.net.n_pixels, dtype=None)
+        results = self._walk(theta, X if X.ndim == 2 else X[None])
+        results = results if X.ndim == 2 else [r[0] for r in results]
+        return results if self._many else results[0]
+
+    def _walk(self, theta: np.ndarray, X: np.ndarray) -> list[np.ndarray]:
+        n = len(X)
+        check_fits(n * sum(math.prod(t) for t in self.tails) * np.dtype(self.dtype).itemsize, f"{n} stars")
+        if n <= self.chunk:
+            return [_as_writable(r) for r in self._function(theta, np.asarray(X, self.dtype))]
+        out = [np.empty((n, *tail), self.dtype) for tail in self.tails]
+        for rows in chunks(n, self.chunk):
+            for o, r in zip(out, self._function(theta, np.asarray(X[rows], self.dtype)), strict=True):
+                o[rows] = r
+        return out
+
+
+class SumFunction:
+    """A compiled graph that is summed over stars: `fn(theta, X, Y, *extra)`, chunk by chunk, the prior once."""
+
+    prior_in_graph = True
+
+    def __init__(
+        self,
+        reg: Regression,
+        build: Callable[..., list[Any]],
+        copies: float,
+        backend: str,
+        dtype: str,
+        extra: Sequence[Any] = (),
+    ):
+        self.reg, self.backend, self.dtype = reg, choose_backend(backend), dtype
+        self.chunk = _chunk_size(int(copies * reg.net.floats_per_star), dtype)
+        theta, params, flux, labels = _symbols(reg.net, dtype)
+        prior_weight = pt.scalar("prior_weight", dtype=dtype)
+        self._extra = list(extra)
+        inputs = [theta, flux, labels, *([prior_weight] if self.prior_in_graph else []), *self._extra]
+        same_stars = pt.specify_shape(labels, (flux.shape[0], reg.net.n_labels))  # JAX needs to know
+        outputs = build(params, flux, same_stars, prior_weight)
+        self._function = compile_graph(inputs, outputs, self.backend, dtype)
+
+    def __call__(self, theta: Any, X: Any, Y: Any, *extra: Any) -> Any:
+        """Sum over the stars of X (star, pixel), Y (star, label); one spectrum (pixel,), (label,) is one star.
+
+        Raises
+        ------
+        ShapeError, DataError
+            An argument is not what the regression takes.
+        """
+        theta = check_theta(theta, self.reg.net.n_params, dtype=self.dtype)
+        X, Y = check_stars(self.reg.net, X, Y)
+        if len(extra) != len(self._extra):
+            names = ", ".join(v.name for v in self._extra) or "nothing"
+            raise ShapeError(f"the function takes theta, X, Y and then {names}, got {len(extra)} further arguments.")
+        extra = [self._check_extra(value, v) for value, v in zip(extra, self._extra, strict=True)]
+        return self._sum(theta, X, Y, extra)
+
+    def _sum(self, theta: np.ndarray, X: np.ndarray, Y: np.ndarray, extra: list[np.ndarray]) -> Any:
+        total: list[Any] = []
+        for rows in chunks(len(X), self.chunk):
+            part = self.of_batch(theta, X[rows], Y[rows], float(rows.start == 0), *extra)
+            total = [t + p for t, p in zip(total, part, strict=True)] if total else list(part)
+        total = [float(t) if t.ndim == 0 else t for t in total]
+        return total[0] if len(total) == 1 else tuple(total)
+
+    def of_batch(
+        self, theta: np.ndarray, X: np.ndarray, Y: np.ndarray, prior_weight: float, *extra: np.ndarray
+    ) -> list[np.ndarray]:
+        """One unchecked call on a few stars, with `prior_weight` times the prior."""
+        X, Y = np.asarray(X, self.dtype), np.asarray(Y, self.dtype)
+        weight = [np.asarray(prior_weight, self.dtype)] if self.prior_in_graph else []
+        outputs = self._function(theta, X, Y, *weight, *extra)
+        return [_as_writable(o) if np.ndim(o) else np.asarray(o, np.float64) for o in outputs]
+
+    def _check_extra(self, value: Any, symbol: Any) -> np.ndarray:
+        array = as_float_array(value, symbol.name, dtype=self.dtype)
+        n = self.reg.net.n_params
+        if array.ndim != symbol.ndim or array.shape[-1] != n:
+            raise ShapeError(f"{symbol.name} should have {symbol.ndim} axes, the last of {n}, got {array.shape}.")
+        return array
+
+
+class ObjectiveFunction(SumFunction):
+    """U and its gradient. The prior is added in place: in the graph it would take six passes over theta, not two."""
+
+    prior_in_graph = False
+
+    def __init__(self, reg: Regression, masks: dict[str, Any], backend: str, dtype: str):
+        def build(params, flux, labels, _):
+            U = reg.negative_log_likelihood(params | masks, flux, labels)
+            return [U, reg.net.layout.join(graphs.build_gradient(U, params))]
+
+        super().__init__(reg, build, 4, backend, dtype, extra=list(masks.values()))
+
+    def of_batch(
+        self, theta: np.ndarray, X: np.ndarray, Y: np.ndarray, prior_weight: float, *extra: np.ndarray
+    ) -> list[np.ndarray]:
+        value, gradient = super().of_batch(theta, X, Y, prior_weight, *extra)
+        return [value + self.reg.add_prior(gradient, theta, prior_weight), gradient]
+
+
+def check_stars(net: Network, X: Any, Y: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Flux (star, pixel) and labels (star, label) that belong together, checked; a vector is one star."""
+    X = check_flux(X, net.n_pixels, dtype=None)
+    Y = as_float_array(Y, "labels")
+    X, Y = (X[None], Y[None] if Y.ndim == 1 else Y) if X.ndim == 1 else (X, Y)
+    return X, check_labels(Y, len(X), net.n_labels)
+
+
+def _symbols(net: Network, dtype: str):
+    check_choice(dtype, "dtype", DTYPES)
+    theta = pt.vector("theta", dtype=dtype, shape=(net.n_params,))
+    flux = pt.matrix("flux", dtype=dtype, shape=(None, net.n_pixels))
+    labels = pt.matrix("labels", dtype=dtype, shape=(None, net.n_labels))
+    return theta, net.layout.unpack(theta), flux, labels
+
+
+def _as_writable(result: Any) -> np.ndarray:
+    array = np.asarray(result)
+    return array if array.flags.writeable else array.copy()  # JAX hands out read-only views
+
+
+def _chunk_size(floats_per_star: int, dtype: str) -> int:
+    return int(np.clip(CHUNK_BYTES // (floats_per_star * np.dtype(dtype).itemsize), 1, MAX_CHUNK))
+
+
+def check_square_fits(net: Network, dtype: str) -> None:
+    """Refuse a (param, param) matrix that this machine could not hold."""
+    check_fits(net.n_params**2 * np.dtype(dtype).itemsize, f"{net.n_params} x {net.n_params} parameters")

@@ -1,0 +1,195 @@
+r"""Derivatives of a network and of its negative log posterior: graphs in, graphs out.
+
+All of them are `pytensor.gradient` applied to leaves: the parameter blocks, rather than the flat vector
+through its slices (each slice's gradient would be a full-length array), and one spectrum's graph, mapped over
+stars by `vectorize_graph` (which leaves plain matrix products).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pytensor.tensor as pt
+from pytensor.gradient import grad, jacobian, pullback, pushforward
+from pytensor.graph.replace import graph_replace, vectorize_graph
+from pytensor.graph.traversal import applys_between
+from pytensor.tensor.shape import Shape
+
+from symspec.networks.network import Network
+from symspec.networks.regression import Regression
+
+Symbol = pt.TensorVariable
+Params = Mapping[str, Symbol]
+
+
+@dataclass(frozen=True)
+class TangentFactors:
+    r"""What the Jacobian df/dtheta of every star factorises into.
+
+    For a dense layer with input a_n and output z_n the block of the kernel is the outer product
+    :math:`J_{n,c,(i,o)} = a_{n,i} g_{n,c,o}` with g = df_c / dz, and the block of the bias is g.
+    Other layers, such as convolutions, have few parameters: they enter by J itself, as biases would.
+
+    Attributes
+    ----------
+    inputs : dict of str to symbol (star, in)
+        By name of each dense layer that acts on a vector.
+    cotangents : dict of str to symbol (star, label, out)
+        By name of each layer with parameters; `out` are all the parameters of a layer without inputs.
+    """
+
+    inputs: dict[str, Symbol]
+    cotangents: dict[str, Symbol]
+
+
+def build_flux_jacobian(net: Network, params: Params, flux: Symbol) -> Symbol:
+    """df/dx of each star, (star, label, pixel) for flux (star, pixel): by rows or columns, whichever are fewer."""
+    one = pt.vector("spectrum", dtype=flux.dtype, shape=(net.n_pixels,))
+    f = net.build(params, one)
+    if net.n_labels <= net.n_pixels:
+        J = jacobian(f, one, vectorize=True, disconnected_inputs="ignore")
+    else:
+        tangent = one.type("tangent")
+        columns = vectorize_graph(pushforward(f, one, tangent), {tangent: pt.eye(net.n_pixels, dtype=flux.dtype)})
+        J = columns.T
+    return _over_stars([J], one, flux)[0]
+
+
+def build_tangent_factors(net: Network, params: Params, flux: Symbol) -> TangentFactors:
+    """Inputs and cotangents of every layer for flux (star, pixel)."""
+    one = pt.vector("spectrum", dtype=flux.dtype, shape=(net.n_pixels,))
+    f, taps = net.build_with_taps(params, one)
+    others = {name: layer.blocks for name, layer in net.layout.layers.items() if name not in taps}
+    wrt = [*(z for _, z in taps.values()), *(params[block.name] for blocks in others.values() for block in blocks)]
+    # a `switch` hands back float64 whatever it was given
+    after = iter([g.astype(f.dtype) for g in jacobian(f, wrt, vectorize=True, disconnected_inputs="ignore")])
+    cotangents = {name: next(after) for name in taps}
+    for name, blocks in others.items():
+        rows = [next(after).reshape((net.n_labels, block.size)) for block in blocks]
+        cotangents[name] = pt.concatenate(rows, axis=1)
+    inputs = [a for a, _ in taps.values()]
+    outputs = _over_stars([*inputs, *(cotangents[name] for name in net.layout.layers)], one, flux)
+    n = len(inputs)
+    return TangentFactors(
+        dict(zip(taps, outputs[:n], strict=True)), dict(zip(net.layout.layers, outputs[n:], strict=True))
+    )
+
+
+def build_theta_jacobian(net: Network, params: Params, flux: Symbol) -> Symbol:
+    """df/dtheta of each star: (star, label, param) for flux (star, pixel)."""
+    factors = build_tangent_factors(net, params, flux)
+    blocks = []
+    for name, layer in net.layout.layers.items():
+        g = factors.cotangents[name]
+        if name in factors.inputs:
+            outer = factors.inputs[name][:, None, :, None] * g[:, :, None, :]
+            blocks.append(outer.reshape((outer.shape[0], net.n_labels, layer.n_in * layer.n_out)))
+        if layer.has_bias:
+            blocks.append(g)
+    return pt.concatenate(blocks, axis=2)
+
+
+def build_negative_log_posterior(
+    reg: Regression, params: Params, flux: Symbol, labels: Symbol, prior_weight: Symbol | float = 1.0
+) -> Symbol:
+    """U of some of the stars, with `prior_weight` of the prior: parts whose weights add up to 1 add up to U."""
+    likelihood = reg.negative_log_likelihood(params, flux, labels)
+    return likelihood + prior_weight * reg.negative_log_prior(params)
+
+
+def build_gradient(U: Symbol, params: Params) -> dict[str, Symbol]:
+    """dU/dtheta by block."""
+    gradients = grad(U, list(params.values()), disconnected_inputs="ignore")
+    return dict(zip(params, gradients, strict=True))
+
+
+def build_hessian_vector_product(U: Symbol, params: Params, v: Params) -> dict[str, Symbol]:
+    """H v by block, forward over reverse."""
+    wrt = list(params.values())
+    products = pushforward(grad(U, wrt), wrt, [v[name] for name in params])
+    return dict(zip(params, products, strict=True))
+
+
+def build_ggn_vector_product(
+    reg: Regression,
+    params: Params,
+    flux: Symbol,
+    labels: Symbol,
+    v: Params,
+    prior_weight: Symbol | float = 1.0,
+) -> dict[str, Symbol]:
+    r""":math:`G v = \sum_n J_n^T S_n^{-1} J_n v + \delta v` by block, G never formed."""
+    wrt = list(params.values())
+    f = reg.net.build(params, flux)
+    Jv = pushforward(f, wrt, [v[name] for name in params])
+    products = pullback(f, wrt, reg.weigh(Jv, labels))
+    return {
+        name: product + prior_weight * _as_dtype(reg.prior_precision[name], product) * v[name]
+        for name, product in zip(params, products, strict=True)
+    }
+
+
+def build_ggn_of_likelihood(reg: Regression, params: Params, flux: Symbol, labels: Symbol) -> Symbol:
+    r""":math:`\sum_n J_n^T S_n^{-1} J_n` (param, param), as one product of the whitened Jacobian with itself."""
+    J = reg.whiten(build_theta_jacobian(reg.net, params, flux), labels)
+    J = J.reshape((J.shape[0] * reg.net.n_labels, reg.net.n_params))
+    return pt.dot(J.T, J)
+
+
+def build_trace_gradient(
+    net: Network, params: Params, flux: Symbol, weights: Symbol, inverse: Symbol
+) -> dict[str, Symbol]:
+    r"""Gradient of :math:`\tfrac12 \sum_n \mathrm{tr}(W_n J_n A^{-1} J_n^T)`, A^-1 (param, param) held fixed.
+
+    With the inverse noise covariances W (star, label, label), at the A^-1 of the same parameters, it is the gradient
+    of :math:`\tfrac12 \log\det A`.
+    """
+    J = build_theta_jacobian(net, params, flux)
+    rows = J.reshape((J.shape[0] * net.n_labels, net.n_params))
+    total = pt.sum(pt.matmul(weights, J) * pt.dot(rows, inverse).reshape(J.shape))
+    return build_gradient(_as_dtype(0.5, J) * total, params)
+
+
+def build_kernel_trace_gradient(
+    net: Network, params: Params, flux: Symbol, variance: Mapping[str, float], weights: Symbol
+) -> dict[str, Symbol]:
+    r"""Gradient by block of :math:`\tfrac12 \mathrm{tr}(W J V J^T)`, the tangent kernel against fixed weights W.
+
+    `weights` has shape (label, star, label, star), symmetric; `variance` one number a block. With
+    :math:`W = (K + S)^{-1}` it is the gradient of :math:`\tfrac12 \log\det A`, too.
+    """
+    factors = build_tangent_factors(net, params, flux)
+    total = 0.0
+    for layer, g in factors.cotangents.items():
+        g = g.transpose((1, 0, 2))
+        if layer in factors.inputs:
+            a, h = factors.inputs[layer], g
+            aa = variance[f"{layer}/kernel"] * pt.dot(a, a.T) + variance.get(f"{layer}/bias", 0.0)
+        else:
+            own = net.layout.layers[layer].blocks
+            aa, h = 1.0, g * pt.concatenate([pt.alloc(variance[block.name], block.size) for block in own])
+        for c in range(net.n_labels):
+            for d in range(net.n_labels):
+                total = total + pt.sum(weights[c, :, d] * aa * pt.dot(g[c], h[d].T))
+    return build_gradient(_as_dtype(0.5, total) * total, params)
+
+
+def _over_stars(outputs: list[Symbol], one: Symbol, flux: Symbol) -> list[Symbol]:
+    """Graphs of one spectrum (pixel,) over all of flux (star, pixel); what no spectrum changes is repeated."""
+    # to vectorize symbolic shapes would take longer than all the rest
+    known = {
+        node.outputs[0]: pt.constant(np.array(node.inputs[0].type.shape))
+        for node in applys_between([], outputs)
+        if isinstance(node.op, Shape) and None not in node.inputs[0].type.shape
+    }
+    fixed = graph_replace(outputs, known, strict=False)
+    return [
+        many if many.ndim > single.ndim else pt.alloc(many, flux.shape[0], *single.type.shape)
+        for single, many in zip(fixed, vectorize_graph(fixed, {one: flux}), strict=True)
+    ]
+
+
+def _as_dtype(value, like: Symbol):
+    return pt.as_tensor_variable(value).astype(like.dtype)

@@ -1,0 +1,173 @@
+r"""Hessian and Gauss-Newton matrix as numbers: their factors (see `curvature`) contracted by matrix products.
+
+A layer's kernel (in, out) and bias (out,) lie one after the other in theta: together they are a matrix
+(in + 1, out) that acts on the inputs and a one. The block of layers k <= m is then an array (i, o, p, q),
+and each of its two terms a sum over stars of three factors,
+
+.. math:: \sum_n a_{ni}\, b_{np}\, M_{n,oq}, \qquad \sum_n a_{ni}\, \epsilon_{nq}\, D_{n,op},
+
+the second for k < m alone. Of the block of one layer, symmetric in i, p and in o, q, a quarter is computed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+
+import numpy as np
+
+from symspec.derivatives.compiled import compile_generic_ggn, compile_generic_hessian
+from symspec.derivatives.curvature import CurvatureFactors, build_curvature_factors, has_elementwise_layers
+from symspec.derivatives.functions import SumFunction, check_square_fits
+from symspec.networks.network import Network
+from symspec.networks.regression import Regression
+from symspec.safety.memory import chunks
+
+BLOCK_BYTES = 16 * 2**20  # of one matrix product's result or operand: small beside the whole, large beside a call
+MIRROR_ROWS = 256
+
+
+def compile_hessian(reg: Regression, *, backend: str = "auto", dtype: str = "float64") -> Callable[..., np.ndarray]:
+    """Compile the exact Hessian of U: `fn(theta, X, Y)` -> (param, param), prior included.
+
+    In closed form where all layers but the dense ones are elementwise (`Layer.elementwise`), else by exact
+    Hessian-vector products.
+
+    Parameters
+    ----------
+    reg : Regression
+    backend : {"auto", "numpy", "c", "numba", "jax"}
+        See `choose_backend`; the sums over stars are NumPy's on each of them.
+    dtype : {"float64", "float32"}
+        Of arithmetic and result.
+
+    Raises
+    ------
+    TooLargeError
+        This machine could not hold the result.
+    """
+    if has_elementwise_layers(reg.net):
+        return CurvatureMatrix(reg, False, backend, dtype)
+    return compile_generic_hessian(reg, backend=backend, dtype=dtype)
+
+
+def compile_ggn(reg: Regression, *, backend: str = "auto", dtype: str = "float64") -> SumFunction:
+    r"""Compile the generalised Gauss-Newton matrix :math:`\sum_n J_n^T S_n^{-1} J_n + \mathrm{diag}(\delta)`.
+
+    `fn(theta, X, Y)` -> (param, param); parameters and errors as for `compile_hessian`.
+    """
+    if has_elementwise_layers(reg.net):
+        return CurvatureMatrix(reg, True, backend, dtype)
+    return compile_generic_ggn(reg, backend=backend, dtype=dtype)
+
+
+class CurvatureMatrix(SumFunction):
+    """`fn(theta, X, Y)` -> (param, param): the factors by a compiled graph, added up chunk by chunk into the result."""
+
+    prior_in_graph = False
+
+    def __init__(self, reg: Regression, gauss_newton: bool, backend: str, dtype: str):
+        def build(params, flux, labels, _):
+            self._symbols = build_curvature_factors(reg, params, flux, labels, gauss_newton=gauss_newton)
+            return self._symbols.arrays()
+
+        check_square_fits(reg.net, dtype)
+        widths = [n_out for _, n_out in reg.net.dense_shapes.values()]
+        super().__init__(reg, build, 4 + 3 * sum(widths) ** 2 / sum(reg.net.widths), backend, dtype)
+
+    def _sum(self, theta: np.ndarray, X: np.ndarray, Y: np.ndarray, extra: list[np.ndarray]) -> np.ndarray:
+        n = self.reg.net.n_params
+        H = np.zeros((n, n), self.dtype)
+        for rows in chunks(len(X), self.chunk):
+            arrays = self.of_batch(theta, X[rows], Y[rows], 0.0)
+            add_upper_triangle(self.reg.net, self._symbols.replaced_by(arrays), H)
+        fill_lower_triangle(self.reg.net, H)
+        H[np.diag_indices(n)] += self.reg.prior_precision_vector().astype(self.dtype)
+        return H
+
+
+def add_upper_triangle(net: Network, factors: CurvatureFactors, H: np.ndarray) -> None:
+    """Add some stars' part of the Hessian to H (param, param), in place: k <= m, and o <= q as well where k = m.
+
+    Parameters
+    ----------
+    net : Network
+    factors : CurvatureFactors
+        Arrays of these stars.
+    H : numpy.ndarray, shape (param, param)
+    """
+    blocks = _split_layers(net, H)
+    inputs = [a.T for a in factors.inputs]
+    with_one = [
+        np.vstack([a, np.ones((1, a.shape[1]), a.dtype)]) if layer.has_bias else np.ascontiguousarray(a)
+        for layer, a in zip(net.layout.layers.values(), inputs, strict=True)
+    ]
+    for (k, m), M in factors.curvatures.items():
+        o, q = np.triu_indices(M.shape[1]) if k == m else np.indices(M.shape[1:]).reshape(2, -1)
+        ends = np.searchsorted(o, np.arange(M.shape[1] + 1))
+        for rows, columns, R in sum_products(with_one[k], with_one[m], M[:, o, q].T, upper=k == m):
+            for first, (begin, end) in enumerate(pairwise(ends)):
+                blocks[k, m][rows, first, columns, q[begin] :] += R[begin:end].transpose(1, 2, 0)
+    for (k, m), D in factors.slopes.items():
+        epsilon = np.ascontiguousarray(factors.errors[m].T)
+        n_out, n_in = D.shape[1], len(inputs[m])
+        o, p = np.indices((n_out, n_in)).reshape(2, -1) if D.ndim == 3 else np.tile(np.arange(n_out), (2, 1))
+        for rows, columns, R in sum_products(with_one[k], epsilon, D.reshape(len(D), -1).T):
+            blocks[k, m][rows, o, p, columns] += R.transpose(1, 0, 2)
+
+
+def sum_products(
+    a: np.ndarray, b: np.ndarray, M: np.ndarray, *, upper: bool = False
+) -> Iterator[tuple[slice, slice, np.ndarray]]:
+    r"""Sums over stars :math:`R_{kip} = \sum_n a_{in} b_{pn} M_{kn}`, some rows i at a time.
+
+    Either the products a b of all i, p make one operand and M the other, or a M and b do for each k: whichever
+    has fewer matrix products to call, and larger ones.
+
+    Parameters
+    ----------
+    a, b, M : numpy.ndarray, shapes (i, star), (p, star), (k, star)
+    upper : bool, default False
+        Leave out p below the first of the rows.
+
+    Yields
+    ------
+    rows, columns : slice
+        Of i and of p.
+    R : numpy.ndarray, shape (k, rows, columns)
+    """
+    by_k = len(M) < len(a)
+    M = np.ascontiguousarray(M)
+    floats = len(b) * (len(M) if by_k else max(len(M), M.shape[1]))
+    for rows in chunks(len(a), max(1, BLOCK_BYTES // (floats * M.itemsize))):
+        columns = slice(rows.start if upper else 0, None)
+        left, right = a[rows], b[columns]
+        shape = len(M), len(left), len(right)
+        if by_k:
+            R = np.empty(shape, M.dtype)
+            for k, weights in enumerate(M):
+                np.matmul(left * weights, right.T, out=R[k])
+        else:
+            products = left[:, None] * right
+            R = (M @ products.reshape(-1, M.shape[1]).T).reshape(shape)
+        yield rows, columns, R
+
+
+def fill_lower_triangle(net: Network, H: np.ndarray) -> None:
+    """Complete what `add_upper_triangle` has left out, in place: the result is symmetric to the last bit."""
+    blocks = _split_layers(net, H)
+    for k in range(len(net.layout.layers)):
+        own = blocks[k, k]
+        for o in range(own.shape[1]):
+            own[:, o + 1 :, :, o] = own[:, o, :, o + 1 :].transpose(0, 2, 1)
+    for rows in chunks(len(H), MIRROR_ROWS):
+        H[rows, : rows.start] = H[: rows.start, rows].T
+        H[rows, rows] = np.triu(H[rows, rows]) + np.triu(H[rows, rows], 1).T
+
+
+def _split_layers(net: Network, H: np.ndarray) -> dict[tuple[int, int], np.ndarray]:
+    """Views (i, o, p, q) of the blocks k <= m of a matrix (param, param), i and p running over inputs and the one."""
+    layers = list(net.layout.layers.values())
+    shapes, parts = [(layer.n_rows, layer.n_out) for layer in layers], [layer.slice for layer in layers]
+    pairs = [(k, m) for m in range(len(parts)) for k in range(m + 1)]
+    return {(k, m): H[parts[k], parts[m]].reshape(*shapes[k], *shapes[m]) for k, m in pairs}

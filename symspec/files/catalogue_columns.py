@@ -1,0 +1,233 @@
+"""What a catalogue holds: its columns under either convention of names, and its header."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from symspec.errors import DataError, OptionError, ShapeError
+from symspec.files.provenance import find_versions
+from symspec.laplace.calibration import ErrorCalibration
+from symspec.laplace.flags import Flag
+from symspec.laplace.prediction import Prediction, standard_deviations
+from symspec.safety.checks import as_float_array
+
+DIALECTS = ("upper", "lower")
+_NAMES = {  # {0} is the label, {1} the part of the error
+    "upper": {
+        "total": "{0}_ERR",
+        "part": "{0}_{1}_ERR",
+        "flags": "{0}_FLAGS",
+        "truth": "{0}_TRUE",
+        "total_cov": "COV",
+        "part_cov": "{1}_COV",
+    },
+    "lower": {
+        "total": "e_{0}",
+        "part": "e_{0}_{1}",
+        "flags": "f_{0}",
+        "truth": "{0}_true",
+        "total_cov": "cov",
+        "part_cov": "cov_{1}",
+    },
+}
+_PARTS = {"": "total", "MODEL": "model (weights)", "FLUX": "flux-error", "NOISE": "noise (label scatter)"}
+_FITS_OWN = re.compile(
+    r"SIMPLE|XTENSION|BITPIX|NAXIS\d*|[PG]COUNT|TFIELDS|THEAP|EXTNAME|EXTVER|EXTLEVEL|EXTEND|BLOCKED|CHECKSUM|DATASUM|"
+    r"COMMENT|COMMENTS|HISTORY|CONTINUE|HIERARCH|END|T[A-Z]{3,4}\d+"
+)
+
+
+class Column(NamedTuple):
+    """One column: values (star,) or (star, label, label), their unit as the network has it, and what they are."""
+
+    values: np.ndarray
+    unit: str
+    words: str
+
+
+def build_columns(
+    prediction: Prediction,
+    ids: Any,
+    *,
+    true_labels: Any = None,
+    calibration: ErrorCalibration | None = None,
+    dialect: str = "upper",
+) -> dict[str, Column]:
+    """Columns by name, see `write_catalogue`.
+
+    Raises
+    ------
+    ShapeError, DataError
+        As `write_catalogue`.
+    """
+    truth = _check_truth(true_labels, prediction.labels.shape)
+    listed = [("ID", Column(_check_ids(ids, len(prediction.labels)), "", "the star"))]
+    listed += _list_labels(prediction, truth, calibration, _NAMES[dialect])
+    listed += _list_covariances(prediction, _NAMES[dialect])
+    listed += _list_quality(prediction)
+    fold = str.upper if dialect == "upper" else str.lower
+    return _refuse_duplicates([(fold(name), column) for name, column in listed])
+
+
+def name_labels(label_names: tuple[str, ...]) -> list[str]:
+    """Upper case, with an underscore for whatever is no letter or digit: [Fe/H] becomes FE_H.
+
+    Raises
+    ------
+    DataError
+        A name has no letters, or others than those of ASCII.
+    """
+    for label in label_names:
+        if not label.isascii() or not re.search("[A-Za-z]", label):
+            raise DataError(
+                f"label names should have letters, and ASCII ones only, to name columns, got {label!r}: "
+                "rename it in the network, say ALPHA_FE."
+            )
+    return [re.sub(r"[^A-Z0-9]+", "_", label.upper()).strip("_") for label in label_names]
+
+
+def _list_labels(
+    prediction: Prediction, truth: np.ndarray | None, calibration: ErrorCalibration | None, names: Mapping[str, str]
+) -> Iterator[tuple[str, Column]]:
+    """Each label with its errors, flags and known values."""
+    with np.errstate(invalid="ignore"):  # a variance that rounding made negative has the error NaN
+        errors = {part: standard_deviations(cov) for part, cov in _find_covariances(prediction).items()}
+    for i, (name, label) in enumerate(zip(name_labels(prediction.label_names), prediction.label_names, strict=True)):
+        unit = prediction.label_units[i]
+        yield name, Column(prediction.labels[:, i], unit, f"predicted {label}")
+        for part, error in errors.items():
+            words = f"{_PARTS[part]} standard deviation of {name}"
+            yield names["part" if part else "total"].format(name, part), Column(error[:, i], unit, words)
+        if calibration is not None:
+            words = f"calibrated standard deviation of {name}, see CALFROM"
+            error = calibration.factor[i] * errors[""][:, i]
+            yield names["part"].format(name, "CAL"), Column(error, unit, words)
+        if prediction.label_flags is not None:
+            words = f"bits of FLAGS that concern {name} alone"
+            yield names["flags"].format(name), Column(prediction.label_flags[:, i], "", words)
+        if truth is not None:
+            yield names["truth"].format(name), Column(truth[:, i], unit, f"known {label}")
+
+
+def _list_covariances(prediction: Prediction, names: Mapping[str, str]) -> Iterator[tuple[str, Column]]:
+    order = ", ".join(name_labels(prediction.label_names))
+    for part, covariance in _find_covariances(prediction).items():
+        words = f"{_PARTS[part]} covariance of {order}, in products of their units"
+        yield names["part_cov" if part else "total_cov"].format("", part), Column(covariance, "", words)
+
+
+def _list_quality(prediction: Prediction) -> Iterator[tuple[str, Column]]:
+    """What is known for or against a star."""
+    words = "bits, see FLAG1, FLAG2, ... in the header; 0: nothing known against it"
+    yield "FLAGS", Column(prediction.flags, "", words)
+    yield "N_BAD_PIXELS", Column(prediction.n_bad_pixels, "", "pixels without information, replaced by a mean")
+    if prediction.snr is not None and prediction.has_flux_errors:
+        yield "SNR", Column(prediction.snr, "", "median signal-to-noise ratio of a good pixel")
+    if prediction.flux_distance is not None:
+        words = "from the training spectra, 99 % of which are nearer than 1"
+        yield "FLUX_DISTANCE", Column(prediction.flux_distance, "", words)
+
+
+def _find_covariances(prediction: Prediction) -> dict[str, np.ndarray]:
+    covariances = {"": prediction.total_cov, "MODEL": prediction.model_cov, "FLUX": prediction.flux_cov}
+    covariances["NOISE"] = prediction.noise_cov
+    if not prediction.has_flux_errors:
+        del covariances["FLUX"]
+    return covariances
+
+
+def _refuse_duplicates(listed: list[tuple[str, Column]]) -> dict[str, Column]:
+    names = [name for name, _ in listed]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise DataError(
+            f"columns should have different names, got {', '.join(twice)} twice: rename the labels of the "
+            "network (case does not count, nor signs such as brackets)."
+        )
+    return dict(listed)
+
+
+def _check_ids(ids: Any, n_stars: int) -> np.ndarray:
+    ids = np.arange(n_stars) if ids is None else np.asarray(ids)
+    if ids.shape != (n_stars,):
+        raise ShapeError(
+            f"ids should have shape ({n_stars},), one a star of the prediction, got {ids.shape}: give the "
+            "ids of the same stars in the same order."
+        )
+    if ids.dtype.kind == "O" and all(isinstance(i, str | bytes) for i in ids):
+        ids = np.array([i.decode() if isinstance(i, bytes) else i for i in ids], dtype=str)
+    if ids.dtype.kind == "S":
+        ids = np.char.decode(ids, "utf-8")
+    if ids.dtype.kind not in "Uiu":
+        raise DataError(f"ids should be words or whole numbers, got {ids.dtype}: give np.array(ids, dtype=str).")
+    return ids
+
+
+def _check_truth(true_labels: Any, shape: tuple[int, ...]) -> np.ndarray | None:
+    if true_labels is None:
+        return None
+    truth = as_float_array(true_labels, "true_labels")
+    if truth.shape != shape:
+        raise ShapeError(
+            f"true_labels should have shape {shape}, that of the predicted labels, got {truth.shape}: give "
+            "NaN where a label is unknown."
+        )
+    return truth
+
+
+# --- header
+
+
+def build_header(
+    prediction: Prediction, meta: Mapping[str, Any], calibration: ErrorCalibration | None = None
+) -> dict[str, Any]:
+    """Words and numbers by key: versions, labels, flags and their limits, calibration, and what `meta` adds.
+
+    Raises
+    ------
+    OptionError
+        `meta` has a key or value that no header takes.
+    """
+    header: dict[str, Any] = {name.upper(): number for name, number in find_versions().items()}
+    header["N_LABELS"] = len(prediction.label_names)
+    for i, (name, unit) in enumerate(zip(prediction.label_names, prediction.label_units, strict=True), 1):
+        header |= {f"LABEL{i}": name, f"UNIT{i}": unit}
+    header["ERRTYPE"] = "columns of errors are standard deviations"
+    header["FLUXERR"] = bool(prediction.has_flux_errors)
+    header |= _describe_flags(prediction)
+    if calibration is not None:
+        header["CALFROM"] = calibration.source
+        header |= {f"CAL{i}": float(factor) for i, factor in enumerate(calibration.factor, 1)}
+    for key, value in meta.items():
+        header[key] = _check_entry(key, value, header)
+    return header
+
+
+def _describe_flags(prediction: Prediction) -> dict[str, Any]:
+    """Meanings by bit, the limits, and which flags could not be looked at."""
+    described: dict[str, Any] = {f"FLAG{flag.value}": f"{flag.name}: {flag.meaning}" for flag in Flag}
+    limits = prediction.flag_options
+    if limits is None:
+        return described
+    described |= {"EDGE": limits.edge, "MAXBAD": limits.max_bad_fraction}
+    described |= {"MINSNR": limits.min_snr, "MAXDIST": limits.max_distance}
+    missing = []
+    if not prediction.has_flux_errors:
+        missing.append(f"{Flag.LOW_SNR.value} (no errors of the flux)")
+    if prediction.flux_distance is None:
+        missing.append(f"{Flag.OUTSIDE_TRAINING_SPECTRA.value} (model without a description of its training spectra)")
+    return described | ({"NOTEVAL": f"not evaluated: {', '.join(missing)}"} if missing else {})
+
+
+def _check_entry(key: Any, value: Any, header: dict[str, Any]) -> Any:
+    value = value.item() if isinstance(value, np.generic) else value
+    if not isinstance(key, str) or not re.fullmatch(r"[A-Za-z0-9_-]+", key):
+        raise OptionError(f"keys of meta should be of letters, digits, _ and -, got {key!r}: rename it.")
+    if key.upper() in map(str.upper, header) or _FITS_OWN.fullmatch(key.upper()):
+        raise OptionError(f"meta should not hold {key!r}, which the header has already: rename it.")
+    if not isinstance(value, str | int | float):
+        raise OptionError(f"meta should hold words and numbers, got {value!r} for {key!r}: write it as a text.")
+    return value

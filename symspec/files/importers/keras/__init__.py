@@ -1,0 +1,1 @@
+"""Keras's .keras and .h5 files, as arrays and descriptions."""

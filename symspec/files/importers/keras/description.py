@@ -1,0 +1,305 @@
+"""Keras's description of a model (JSON): its layers, and which takes its input from which; nothing in it is run."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from symspec.errors import DataError, FileFormatError, OptionError, ShapeError
+from symspec.files.matching import StoredArray
+from symspec.networks.layers import Shape
+
+MODELS = ("Sequential", "Functional", "Model")
+BUILD = "build the network of symspec's layers and give it as net="
+_SHAPES = ("batch_shape", "batch_input_shape", "build_input_shape")
+
+Call = tuple[Any, int]  # a layer's key, and which of its calls
+
+
+@dataclass(frozen=True)
+class KerasLayer:
+    """One layer as Keras describes it, which may be a model itself.
+
+    Attributes
+    ----------
+    path : str or path
+        The file, for errors.
+    class_name : str
+        Keras's class; "ops.Add" for a function of keras.ops, "module>Class" for what is not Keras's own.
+    place : str
+        Its name, after those of the models that it is in: "inner/dense_1".
+    config : mapping
+        Its options.
+    inbound : object
+        Where its input comes from, as written.
+    """
+
+    path: str | os.PathLike[str]
+    class_name: str
+    place: str
+    config: Mapping[str, Any]
+    inbound: Any = None
+
+    @property
+    def name(self) -> str:
+        """The last part of its place."""
+        return self.place.rpartition("/")[2]
+
+    @property
+    def is_model(self) -> bool:
+        """Whether it has layers of its own."""
+        return self.class_name in MODELS
+
+    def refusal(self, what: str, advice: str = BUILD) -> FileFormatError:
+        """Error about this layer, to be raised."""
+        return FileFormatError(f"{self.introduction}{what[:500].rstrip('.')}: {advice}.")
+
+    @property
+    def introduction(self) -> str:
+        """Words that an error about this layer begins with."""
+        return f"{self.path}: layer {self.place!r} ({self.class_name}) "
+
+    @contextmanager
+    def refusing(self) -> Iterator[None]:
+        """Turn what symspec's layers refuse into an error about this layer."""
+        try:
+            yield
+        except (DataError, OptionError, ShapeError) as error:
+            raise self.refusal(f"cannot be built, as {error}") from error
+
+    def number(self, key: str, default: float | None = None) -> float:
+        """One number of the description."""
+        value = self.config.get(key, default)
+        if isinstance(value, Mapping):  # as NumPy's numbers were once written
+            value = value.get("value", value)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise self.refusal(f"should have a number as {key}, got {value!r}")
+        return float(value)
+
+    def count(self, key: str, default: Any = None) -> Any:
+        """One whole number, perhaps as a list of one; symspec's layers check it."""
+        value = self.config.get(key, default)
+        return value[0] if isinstance(value, list) and len(value) == 1 else value
+
+    def flag(self, key: str) -> bool:
+        """Whether an option is on, as it is where nothing is written."""
+        return bool(self.config.get(key, True))
+
+    def axes(self, key: str, rank: int, default: Any = -1) -> list[int]:
+        """Axes of one star's array, in ascending order; Keras counts the axis of the stars, too."""
+        value = self.config.get(key, default)
+        listed = [] if value is None else value if isinstance(value, list) else [value]
+        try:
+            axes = sorted({axis - 1 if axis > 0 else rank + axis if axis < 0 else -1 for axis in listed})
+        except TypeError:
+            axes = [-1]
+        if any(not 0 <= axis < rank for axis in axes):
+            raise self.refusal(f"has {key} {value!r}, where a star's array has {rank} axes", "save the model again")
+        return axes
+
+
+@dataclass(frozen=True)
+class KerasGraph:
+    """The calls of a model's layers.
+
+    Attributes
+    ----------
+    layers : dict of KerasLayer
+        By name, or by place in a Sequential model.
+    sources : dict of list
+        For each call those whose outputs it takes.
+    inputs, outputs : list
+        Calls.
+    """
+
+    layers: dict[Any, KerasLayer]
+    sources: dict[Call, list[Call]]
+    inputs: list[Call]
+    outputs: list[Call]
+
+
+def read_model(path: str | os.PathLike[str], description: Any) -> KerasLayer:
+    """Take a whole model's description as the layer that has all others.
+
+    Raises
+    ------
+    FileFormatError
+        It is a model of another kind.
+    """
+    class_name = description.get("class_name") if isinstance(description, Mapping) else None
+    if class_name not in MODELS:
+        raise FileFormatError(
+            f"{path} should be a model of type {', '.join(MODELS)}, got {class_name!r}: a model written as a class "
+            "has its layers in code, which is not in the file; give net= with the layers that it has."
+        )
+    return KerasLayer(path, class_name, "", _options(description["config"]))
+
+
+def _options(config: Any) -> Mapping[str, Any]:
+    return {"layers": config} if isinstance(config, list) else config  # as Sequential models were once written
+
+
+def read_layers(model: KerasLayer) -> list[KerasLayer]:
+    """Take the layers out of a model's description, in its order."""
+    return [_read_layer(model, entry) for entry in model.config["layers"]]
+
+
+def _read_layer(model: KerasLayer, entry: Mapping[str, Any]) -> KerasLayer:
+    config = _options(entry["config"])
+    class_name, module = str(entry["class_name"]), str(entry.get("module") or "keras")
+    registered = str(entry.get("registered_name") or class_name)
+    if module.partition(".")[0] not in ("keras", "tf_keras", "tensorflow") or registered != class_name:
+        class_name = f"{module}>{registered}"
+    elif ".ops." in module:
+        class_name = f"ops.{class_name}"
+    place = f"{model.place}/{config.get('name', entry.get('name'))}".strip("/")
+    return KerasLayer(model.path, class_name, place, config, entry.get("inbound_nodes"))
+
+
+def read_inner(layer: KerasLayer, entry: Mapping[str, Any]) -> KerasLayer:
+    """Layer that another one has as an option, under the name of that one."""
+    return _read_layer(layer, {**entry, "config": {**entry["config"], "name": ""}})
+
+
+def read_graph(model: KerasLayer) -> KerasGraph:
+    """Find out which layer takes its input from which.
+
+    Raises
+    ------
+    FileFormatError
+        A layer takes its input from nowhere, or is called as in training.
+    """
+    listed = read_layers(model)
+    if model.class_name == "Sequential":
+        n = len(listed)
+        return KerasGraph(dict(enumerate(listed)), {(i, 0): [(i - 1, 0)] for i in range(n)}, [(-1, 0)], [(n - 1, 0)])
+    layers = {layer.name: layer for layer in listed}
+    sources = {}
+    for layer in listed:
+        nodes = [] if layer.class_name == "InputLayer" else layer.inbound or []
+        if _is_training(nodes):
+            raise layer.refusal(
+                "is called with training=True, so that its output is random at every call",
+                "save the model with the layer called as usual",
+            )
+        called = [_find_calls(node) for node in nodes] or [[]]
+        if layer.is_model and len(called) > 1:
+            raise layer.refusal(f"is called {len(called)} times, and symspec's layers share no weights")
+        sources |= {(layer.name, i): [_settle(layers, call) for call in calls] for i, calls in enumerate(called)}
+    inputs, outputs = (
+        [_settle(layers, call) for call in _find_calls(model.config[key])] for key in ("input_layers", "output_layers")
+    )
+    sources |= {call: [] for call in inputs}
+    graph = KerasGraph(layers, sources, inputs, outputs)
+    _check_calls(model, graph)
+    return graph
+
+
+def _settle(layers: Mapping[str, KerasLayer], call: Call) -> Call:
+    """Call as it is listed: of models, some versions of Keras count one more that they do not list."""
+    return (call[0], 0) if call[0] in layers and layers[call[0]].is_model else call
+
+
+def _check_calls(model: KerasLayer, graph: KerasGraph) -> None:
+    inputs = set(graph.inputs)
+    for call, sources in graph.sources.items():
+        lost = [name for name, i in sources if (name, i) not in graph.sources]
+        if lost or (not sources and call not in inputs):
+            raise graph.layers[call[0]].refusal(
+                f"takes its input from {', '.join(map(str, lost)) or 'nothing'}", "the file is damaged"
+            )
+    if not graph.inputs or not graph.outputs or any(call not in graph.sources for call in graph.outputs):
+        raise FileFormatError(
+            f"{model.path} should have inputs and outputs, got {graph.inputs} and {graph.outputs}: it is damaged."
+        )
+
+
+def order_calls(model: KerasLayer, graph: KerasGraph) -> list[Call]:
+    """Calls in an order in which each follows those that it needs, branch by branch.
+
+    Raises
+    ------
+    FileFormatError
+        They run in a circle, or lead to no output.
+    """
+    ordered: dict[Call, None] = {}
+    opened = set()
+    waiting = graph.outputs[::-1]
+    while waiting:
+        call = waiting[-1]
+        needed = [source for source in graph.sources.get(call, ()) if source not in ordered]
+        if call in ordered or not needed:
+            ordered[waiting.pop()] = None
+        elif call in opened:
+            raise graph.layers[call[0]].refusal("takes its input from its own output", "the file is damaged")
+        else:
+            opened.add(call)
+            waiting += needed[::-1]
+    if idle := [str(name) for name, i in graph.sources if (name, i) not in ordered]:
+        outputs = ", ".join(str(name) for name, _ in graph.outputs)
+        raise FileFormatError(
+            f"{model.path} should lead all its layers to its outputs {outputs}, got {', '.join(idle[:8])} beside them: "
+            "save a model that ends at its last layers."
+        )
+    return list(ordered)
+
+
+def _find_calls(node: Any) -> list[Call]:
+    """Calls that a node refers to: [name, 0, 0, ...] of Keras 2, "keras_history" of Keras 3."""
+    if isinstance(node, Mapping):
+        if "keras_history" in node:
+            return _find_calls(node["keras_history"])
+        return [call for key in sorted(node) for call in _find_calls(node[key])]  # named inputs are in this order
+    if isinstance(node, list):
+        if len(node) >= 3 and isinstance(node[0], str) and all(isinstance(i, int) for i in node[1:3]):
+            if node[2] != 0:
+                raise ValueError(f"output {node[2]} of layer {node[0]!r}, which has one")
+            return [(node[0], node[1]), *(call for value in node[3:] for call in _find_calls(value))]
+        return [call for value in node for call in _find_calls(value)]
+    return []
+
+
+def _is_training(node: Any) -> bool:
+    """Whether a call asks for the random behaviour of training."""
+    if isinstance(node, Mapping):
+        return node.get("training") is True or any(_is_training(value) for value in node.values())
+    return isinstance(node, list) and any(_is_training(value) for value in node)
+
+
+def find_input_shapes(model: KerasLayer, graph: KerasGraph, arrays: Mapping[str, Sequence[StoredArray]]) -> list[Shape]:
+    """Shape of one star's array at each input, from whichever place says it, at last the first layer's kernel.
+
+    Raises
+    ------
+    FileFormatError
+        It is said nowhere, or open.
+    """
+    if model.class_name != "Sequential":
+        return [_check_shape(model, _find_shape([graph.layers[name]])) for name, _ in graph.inputs]
+    first = [model]
+    while first[-1].is_model and (listed := read_layers(first[-1])):
+        first.append(listed[0])
+    shape = _find_shape([*first[1:], model])
+    if shape is None and first[-1].class_name == "Dense" and arrays.get(first[-1].place):
+        shape = [None, arrays[first[-1].place][0].shape[0]]
+    return [_check_shape(model, shape)]
+
+
+def _find_shape(layers: Sequence[KerasLayer]) -> Any:
+    said = [layer.config.get(key) for layer in layers for key in _SHAPES]
+    shape = next((shape for shape in said if shape), None)
+    return shape[0] if isinstance(shape, list) and len(shape) == 1 and isinstance(shape[0], list) else shape
+
+
+def _check_shape(model: KerasLayer, shape: Any) -> Shape:
+    lengths = shape[1:] if isinstance(shape, list) else []
+    if not lengths or any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in lengths):
+        raise FileFormatError(
+            f"{model.path} should take inputs of shape (star, pixel) or (star, pixel, channel) with known lengths, got "
+            f"{shape}: save the model with its number of pixels in Input, or {BUILD}."
+        )
+    return tuple(lengths)

@@ -1,0 +1,254 @@
+"""Models of Keras, whose layers may branch and join, as one list of symspec's layers.
+
+Such a list runs branch by branch: `From` goes back to where a branch begins, `Add` and `Concatenate` join it with those
+before it.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from itertools import accumulate
+
+import numpy as np
+
+from symspec.files.importers.keras.description import Call, KerasLayer, find_input_shapes, order_calls, read_graph
+from symspec.files.importers.keras.layers import BUILDERS, build_layers, refuse_class
+from symspec.files.matching import HELD, Slot, StoredArray, check_floats, fill_network, list_slots, make_network
+from symspec.networks.layers import Layer, Shape
+from symspec.networks.network import Network
+from symspec.networks.shaping import Add, Concatenate, Flatten, From, Identity, Reshape, Slice
+
+_NOTHING = np.zeros(0)
+
+Arrays = Mapping[str, Sequence[StoredArray]]
+
+
+def build_network(path: str | os.PathLike[str], model: KerasLayer, arrays: Arrays) -> tuple[Network, np.ndarray]:
+    """Network of a model's own description, with its weights.
+
+    Several inputs, say a spectrum and photometry, become one flat vector, in the order of the model's inputs; arrays
+    (position, channel) are flat, too, the channel varying fastest. So are the outputs.
+
+    Parameters
+    ----------
+    path : str or path
+        Used in errors.
+    model : KerasLayer
+    arrays : mapping of str to sequence of StoredArray
+        Of each layer, by its place.
+
+    Returns
+    -------
+    Network
+    theta : numpy.ndarray, shape (param,)
+
+    Raises
+    ------
+    FileFormatError
+        symspec has no such layer, or the arrays are of other shapes.
+    """
+    assembly = begin_assembly(model, arrays)
+    net = assembly.finish(assembly.add_model(model, assembly.take_input))
+    return fill_network(path, net, assembly.found)
+
+
+def begin_assembly(model: KerasLayer, arrays: Arrays) -> Assembly:
+    """Assembly that has a model's inputs."""
+    shapes = find_input_shapes(model, read_graph(model), arrays)
+    return Assembly(model, arrays, shapes)
+
+
+def check_class(layer: KerasLayer) -> None:
+    """Refuse a class that symspec has no layers for.
+
+    Raises
+    ------
+    FileFormatError
+        With what to do.
+    """
+    if not layer.is_model and layer.class_name not in BUILDERS and layer.class_name not in JOINING:
+        raise refuse_class(layer)
+
+
+class Assembly:
+    """Layers of symspec put down one after the other, with the shape of what each gives.
+
+    Parameters
+    ----------
+    model : KerasLayer
+    arrays : mapping of str to sequence of StoredArray
+    input_shapes : sequence of tuple of int
+
+    Attributes
+    ----------
+    layers : list of Layer
+        The first is what comes in. Others are known by their place in this list.
+    shapes : list of tuple of int
+        Of one star's output of each.
+    found : list of StoredArray
+        The arrays used, in the order of the layers.
+    """
+
+    def __init__(self, model: KerasLayer, arrays: Arrays, input_shapes: Sequence[Shape]):
+        self.model, self.arrays, self.input_shapes = model, arrays, input_shapes
+        self.ends = list(accumulate(math.prod(shape) for shape in input_shapes))
+        self.n_floats = self.ends[-1]
+        self.layers: list[Layer] = [Identity()]
+        self.shapes: list[Shape] = [(self.ends[-1],)]
+        self.found: list[StoredArray] = []
+        self.places = {id(self.layers[0]): 0}
+        self.with_arrays: set[str] = set()
+
+    def put(self, layer: Layer) -> int:
+        """Let a layer take the output of the last one; gives its place."""
+        shape = self.shapes[-1]
+        out = layer.out_shape(*(self.shapes[self.places[id(other)]] for other in layer.others), shape)
+        self.n_floats += layer.n_floats(shape, out) + HELD * getattr(layer, "mean", _NOTHING).size
+        check_floats(self.model.path, self.n_floats)
+        self.layers.append(layer)
+        self.shapes.append(tuple(out))
+        self.places[id(layer)] = len(self.layers) - 1
+        return len(self.layers) - 1
+
+    def go_to(self, place: int) -> None:
+        """Make the output at a place that of the last layer."""
+        if place != len(self.layers) - 1:
+            self.put(From(self.layers[place]))
+
+    def put_after(self, place: int, layer: Layer) -> int:
+        """Let a layer take the output at a place; gives its own."""
+        self.go_to(place)
+        return self.put(layer)
+
+    def take_input(self, i: int) -> int:
+        """Cut one of the model's inputs out of the flat vector; gives its place."""
+        shape, stop, place = self.input_shapes[i], self.ends[i], 0
+        if len(self.input_shapes) > 1:
+            place = self.put_after(0, Slice(stop - math.prod(shape), stop))
+        return self.put_after(place, Reshape(shape)) if len(shape) > 1 else place
+
+    def add_model(self, model: KerasLayer, start: Callable[[int], int]) -> list[int]:
+        """Put down all layers of a model; gives the places of its outputs.
+
+        Parameters
+        ----------
+        model : KerasLayer
+        start : callable
+            Gives the place of an input by its number.
+        """
+        graph = read_graph(model)
+        numbers = {call: i for i, call in enumerate(graph.inputs)}
+        places: dict[Call, int] = {}
+        for call in order_calls(model, graph):
+            if call in numbers:
+                places[call] = start(numbers[call])
+            else:
+                places[call] = self.add_layer(graph.layers[call[0]], [places[c] for c in graph.sources[call]])
+        return [places[call] for call in graph.outputs]
+
+    def add_layer(self, layer: KerasLayer, places: Sequence[int]) -> int:
+        """Put down what does the same as one layer of Keras, which takes the outputs at these places.
+
+        Raises
+        ------
+        FileFormatError
+            symspec has no such layer.
+        """
+        check_class(layer)
+        if layer.is_model:
+            return self._add_inner(layer, places)
+        if layer.class_name in JOINING:
+            with layer.refusing():
+                return JOINING[layer.class_name](self, layer, places)
+        if len(places) != 1:
+            raise layer.refusal(f"takes {len(places)} inputs", "the file is damaged")
+        arrays = self.arrays.get(layer.place, ())
+        self.go_to(places[0])
+        built = build_layers(layer, self.shapes[-1], arrays)
+        with layer.refusing():
+            if self._check_arrays(layer, built, arrays):
+                self.found += arrays
+            for one in built:
+                self.put(one)
+        return len(self.layers) - 1
+
+    def _check_arrays(self, layer: KerasLayer, built: Sequence[Layer], arrays: Sequence[StoredArray]) -> bool:
+        """Hold a layer's arrays against what is built for it; whether it has any left to be read."""
+        slots: list[Slot] = []
+        shape = self.shapes[-1]
+        for one in built:
+            slots += list_slots(one.kind, one, shape)
+            shape = one.out_shape(shape)
+        if not slots:
+            return False
+        if (want := [slot.shape for slot in slots]) != [array.shape for array in arrays]:
+            found = ", ".join(f"{a.name} {a.shape}" for a in arrays) or "nothing"
+            raise layer.refusal(f"should have arrays of shapes {want}, got {found}", "the file is damaged or quantized")
+        if layer.place in self.with_arrays:
+            raise layer.refusal("is called twice, and symspec's layers share no weights")
+        self.with_arrays.add(layer.place)
+        return True
+
+    def _add_inner(self, model: KerasLayer, places: Sequence[int]) -> int:
+        n_inputs = len(read_graph(model).inputs)
+        if len(places) != n_inputs:
+            raise model.refusal(f"should have {n_inputs} inputs, got {len(places)}", "the file is damaged")
+        outputs = self.add_model(model, places.__getitem__)
+        if len(outputs) != 1:
+            raise model.refusal(f"has {len(outputs)} outputs inside another model")
+        return outputs[0]
+
+    def join(self, places: Sequence[int]) -> int:
+        """Put the outputs at these places side by side along the last axis; gives the place."""
+        *others, last = places
+        return self.put_after(last, Concatenate(*(self.layers[place] for place in others)))
+
+    def flatten(self, place: int) -> int:
+        """Make one vector of the output at a place; gives its own."""
+        return self.put_after(place, Flatten()) if len(self.shapes[place]) > 1 else place
+
+    def finish(self, outputs: Sequence[int]) -> Network:
+        """Network that ends in these outputs, one vector after the other."""
+        flat = [self.flatten(place) for place in outputs]
+        self.go_to(flat[0] if len(flat) == 1 else self.join(flat))
+        return make_network(self.layers, self.ends[-1])
+
+
+# --- layers that join several
+
+
+def _add(assembly: Assembly, layer: KerasLayer, places: Sequence[int]) -> int:
+    if len(places) < 2:
+        raise layer.refusal("adds a constant", "use the bias of the layer before it")
+    *others, last = sorted(places)  # the order makes no difference
+    return assembly.put_after(last, Add(*(assembly.layers[place] for place in others)))
+
+
+def _add_by_operator(assembly: Assembly, layer: KerasLayer, places: Sequence[int]) -> int:
+    """What Keras 2 writes for a + b."""
+    if layer.config.get("function") not in ("__operators__.add", "math.add"):
+        raise layer.refusal(f"calls {layer.config.get('function')!r}")
+    return _add(assembly, layer, places)
+
+
+def _concatenate(assembly: Assembly, layer: KerasLayer, places: Sequence[int]) -> int:
+    shapes = [assembly.shapes[place] for place in places]
+    rank = len(shapes[0])
+    axis = layer.axes("axis", rank)
+    if axis == [rank - 1]:
+        return assembly.join(places)
+    if axis != [0] or len({shape[1:] for shape in shapes}) > 1:
+        raise layer.refusal(f"joins {shapes} along the axis {axis}", "symspec joins the first axis or the last one")
+    # the first axis varies slowest, so that flat arrays one after the other are the whole
+    joined = assembly.join([assembly.flatten(place) for place in places])
+    return assembly.put_after(joined, Reshape((sum(shape[0] for shape in shapes), *shapes[0][1:])))
+
+
+JOINING: dict[str, Callable[[Assembly, KerasLayer, Sequence[int]], int]] = {
+    "Add": _add,
+    "ops.Add": _add,
+    "TFOpLambda": _add_by_operator,
+    "Concatenate": _concatenate,
+}

@@ -1,0 +1,1 @@
+"""ONNX graphs, translated node by node; the package onnx reads the bytes."""

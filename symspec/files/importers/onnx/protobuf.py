@@ -1,0 +1,180 @@
+"""Bytes of an ONNX file as protobuf messages and arrays: nothing is taken that the file does not hold.
+
+A message of two bytes takes a hundred in memory, so that a small file could fill it. The fields are therefore counted
+before the `onnx` package reads them, which takes numbers for what they are and no other file.
+"""
+
+from __future__ import annotations
+
+import math
+import mmap
+import os
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from symspec.errors import FileFormatError, MissingDependencyError
+from symspec.files.matching import SMALL
+
+_LONGEST = 2**31  # bytes of a protobuf message
+_MOST_FIELDS = 300_000
+MOST_AXES = 32
+_VARINT, _I64, _BYTES, _I32 = 0, 1, 2, 5  # wire types
+# numbers of onnx.TensorProto.DataType, with the type of raw_data and the field that holds them otherwise
+_DTYPES: dict[int, tuple[str, str]] = {
+    1: ("<f4", "float_data"),
+    2: ("u1", "int32_data"),
+    3: ("i1", "int32_data"),
+    6: ("<i4", "int32_data"),
+    7: ("<i8", "int64_data"),
+    9: ("?", "int32_data"),
+    10: ("<u2", "int32_data"),  # float16 and bfloat16 as the two bytes that they are
+    11: ("<f8", "double_data"),
+    16: ("<u2", "int32_data"),
+}
+_FLOAT16, BFLOAT16 = 10, 16
+FLOATS = (1, _FLOAT16, 11, BFLOAT16)
+_EXTERNAL = 1  # TensorProto.DataLocation
+_TOGETHER = (
+    "save the model in one file, in PyTorch torch.onnx.export(..., external_data=False), or beside its data "
+    "onnx.save(onnx.load(path), new_path)"
+)
+
+
+def import_onnx_package() -> Any:
+    """The package that knows the format.
+
+    Raises
+    ------
+    MissingDependencyError
+        It is not installed.
+    """
+    try:
+        import onnx
+    except ImportError as error:
+        raise MissingDependencyError('ONNX files need the package onnx: pip install "symspec[onnx]".') from error
+    return onnx
+
+
+def read_model(path: Path) -> Any:
+    """Read an `onnx.ModelProto`, of which nothing has been checked but that the file holds what it claims.
+
+    Raises
+    ------
+    FileFormatError
+        The file is truncated or damaged, or too large to be one message.
+    """
+    onnx = import_onnx_package()
+    held = path.stat().st_size
+    if not 0 < held < _LONGEST:
+        raise FileFormatError(f"{path} should be an ONNX model of 1 to {_LONGEST:,} bytes, got {held:,}: export again.")
+    with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        _check_fields(path, data, onnx.ModelProto.DESCRIPTOR)
+        return onnx.ModelProto.FromString(data[:])
+
+
+def _check_fields(path: Path, data: mmap.mmap, descriptor: Any) -> None:
+    """Walk through all fields, by their lengths: they should lie within each other, and be few."""
+    n_fields = n_bytes = 0
+    messages = [(0, len(data), descriptor)]
+    while messages:
+        place, end, descriptor = messages.pop()
+        inner, bulk = _list_fields(descriptor)
+        while place < end:
+            n_fields += 1
+            key, place = _read_varint(data, place)
+            number, wire_type = key >> 3, key & 7
+            length, place = _read_length(path, data, place, wire_type)
+            if length > end - place:
+                raise FileFormatError(
+                    f"{path} should hold {length:,} bytes from byte {place:,} on, got {max(end - place, 0):,}: it is "
+                    "incomplete or damaged, so copy it again."
+                )
+            if wire_type == _BYTES and number in inner:
+                messages.append((place, place + length, inner[number]))
+            elif number not in bulk:
+                n_bytes += length
+            place += length
+            if n_fields > _MOST_FIELDS or n_bytes > SMALL:
+                raise FileFormatError(
+                    f"{path} should take {_MOST_FIELDS:,} fields and {SMALL:,} bytes at most to describe its layers, "
+                    "got more: it is damaged, or made to fill the memory."
+                )
+
+
+@cache
+def _list_fields(descriptor: Any) -> tuple[dict[int, Any], set[int]]:
+    """Fields of a message that are messages themselves, and those that take as much memory as bytes in the file."""
+    fields = descriptor.fields_by_number.items()
+    inner = {number: field.message_type for number, field in fields if field.message_type is not None}
+    bulk = {number for number, field in fields if field.type in (field.TYPE_BYTES, field.TYPE_FLOAT, field.TYPE_DOUBLE)}
+    return inner, bulk
+
+
+def _read_length(path: Path, data: mmap.mmap, place: int, wire_type: int) -> tuple[int, int]:
+    """Bytes of a field's value, and where it begins."""
+    if wire_type == _BYTES:
+        return _read_varint(data, place)
+    if wire_type == _VARINT:
+        return _read_varint(data, place)[1] - place, place
+    if wire_type not in (_I64, _I32):
+        raise FileFormatError(f"{path} should be an ONNX model, got byte {place:,} of no such file: it is damaged.")
+    return 8 if wire_type == _I64 else 4, place
+
+
+def _read_varint(data: mmap.mmap, place: int) -> tuple[int, int]:
+    """A number of seven bits a byte, the lowest first, and what follows it."""
+    value = shift = 0
+    while shift < 64:
+        byte = data[place]
+        value |= (byte & 127) << shift
+        place, shift = place + 1, shift + 7
+        if byte < 128:
+            return value, place
+    raise ValueError(f"a number of more than 64 bits at byte {place:,}")
+
+
+def read_tensor(path: str | os.PathLike[str], tensor: Any) -> np.ndarray:
+    """Numbers of an `onnx.TensorProto`, its own bytes where they stand in the message as they are.
+
+    Raises
+    ------
+    FileFormatError
+        They lie in another file, which is not opened, are of a type that is no number, or not as many as claimed.
+    """
+    name, shape = tensor.name[:100] or "a constant", tuple(tensor.dims)
+    if tensor.data_location == _EXTERNAL or tensor.external_data:
+        raise FileFormatError(f"{path}: {name!r} lies in another file, which is not opened: {_TOGETHER}.")
+    if tensor.data_type not in _DTYPES or tensor.HasField("segment"):
+        raise FileFormatError(
+            f"{path}: {name!r} should hold floats, got data of type {tensor.data_type}, as quantized and other models "
+            "have: export the trained weights as float32."
+        )
+    word, field = _DTYPES[tensor.data_type]
+    if any(n < 0 for n in shape) or len(shape) > MOST_AXES:
+        raise FileFormatError(f"{path}: {name!r} should have lengths of at least 0, got {shape[:8]}: it is damaged.")
+    raw, listed, itemsize = tensor.raw_data, getattr(tensor, field), np.dtype(word).itemsize
+    n_held = len(raw) // itemsize if raw else len(listed)
+    if n_held != math.prod(shape) or len(raw) % itemsize:
+        raise FileFormatError(
+            f"{path}: {name!r} should hold {math.prod(shape):,} numbers of shape {shape}, got {n_held:,}: the file is "
+            "damaged or incomplete, so export it again."
+        )
+    numbers = np.frombuffer(raw, word) if raw else _take_listed(listed, word)
+    return _widen(numbers, tensor.data_type).reshape(shape)
+
+
+def _take_listed(listed: Any, word: str) -> np.ndarray:
+    """Numbers of a repeated field, without a list of them."""
+    kind = np.float64 if np.dtype(word).kind == "f" else np.int64
+    return np.fromiter(listed, kind, len(listed)).astype(word)
+
+
+def _widen(numbers: np.ndarray, data_type: int) -> np.ndarray:
+    if data_type == _FLOAT16:
+        return numbers.view("<f2").astype(np.float32)
+    if data_type == BFLOAT16:
+        return (numbers.astype(np.uint32) << 16).view(np.float32)
+    return numbers

@@ -1,0 +1,217 @@
+"""Operations that move numbers, join arrays or take pieces of them.
+
+Axes of length 1 come and go in a graph; what is left decides what a layer has to do. `before` and `after` are the
+numbers of a star's array that lie in the axes before and after the one acted on.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+
+from symspec.files.importers.onnx.arrays import Output, Signal
+from symspec.files.importers.onnx.constants import check_axis, cut_shape, read_slices
+from symspec.files.importers.onnx.description import OnnxNode
+from symspec.files.importers.onnx.scalings import reshape
+from symspec.files.importers.onnx.translation import STARS, Translation
+from symspec.networks.convolutions import ZeroPadding1D
+from symspec.networks.layers import Shape
+
+
+def build_same(translation: Translation, node: OnnxNode) -> Signal:
+    """The same signal under another name."""
+    signal = translation.signal(node)
+    return reshape(translation.layers, node, signal, signal.shape)
+
+
+def build_shape(translation: Translation, node: OnnxNode) -> np.ndarray:
+    """Shape of a signal, in which the number of stars is open."""
+    return cut_shape(node, (STARS, *translation.signal(node).shape))
+
+
+def build_reshape(translation: Translation, node: OnnxNode) -> Signal:
+    """The same numbers in another shape."""
+    signal, target = translation.signal(node), translation.integers(node, 1, "shape", with_stars=True)
+    if target is None:
+        raise node.refusal("has no shape to make", "the file is damaged")
+    keeps_zeros, whole = node.get("allowzero", 0), (STARS, *signal.shape)
+    lengths = [whole[i] if n == 0 and not keeps_zeros and i < len(whole) else n for i, n in enumerate(target)]
+    first, rest, n = lengths[0] if lengths else 0, lengths[1:], math.prod(signal.shape)
+    if first in (STARS, *translation.n_stars) and rest.count(-1) == 1 and 0 not in rest:
+        rest[rest.index(-1)] = n // abs(math.prod(rest))
+    if (first not in (-1, STARS) and first < 1) or min(rest, default=1) < 1 or math.prod(rest) != n:
+        raise node.refusal(
+            f"makes an array of shape {str(target)[:100]} of one of shape {signal.shape} a star",
+            "symspec keeps the stars apart: export the model so that the first axis is theirs throughout",
+        )
+    translation.n_stars |= {first} - {-1, STARS}  # of an example, which exporters may write down
+    return reshape(translation.layers, node, signal, tuple(rest))
+
+
+def build_flatten(translation: Translation, node: OnnxNode) -> Signal:
+    """One axis for the stars and one for all others."""
+    signal, axis = translation.signal(node), node.count("axis", 1)
+    axis = axis + signal.rank + 1 if axis < 0 else axis
+    if axis < 1 or math.prod(signal.shape[: axis - 1]) != 1:
+        raise node.refusal(f"joins the stars with other axes of {signal.shape}")
+    return reshape(translation.layers, node, signal, (math.prod(signal.shape),))
+
+
+def build_squeeze(translation: Translation, node: OnnxNode) -> Signal:
+    """Axes of length 1 left out."""
+    signal, axes = translation.signal(node), translation.integers(node, 1, "axes")
+    if axes is None and 1 in translation.n_stars:
+        raise node.refusal("leaves out the axis of one star, too", "export the model with an open number of stars")
+    axes = [i + 1 for i, n in enumerate(signal.shape) if n == 1] if axes is None else axes
+    axes = check_axes(node, axes, signal.rank)
+    if any(signal.shape[axis] != 1 for axis in axes):
+        raise node.refusal(f"leaves out the axes {axes} of {signal.shape}", "the file is damaged")
+    shape = tuple(n for axis, n in enumerate(signal.shape) if axis not in axes)
+    return reshape(translation.layers, node, signal, shape)
+
+
+def build_unsqueeze(translation: Translation, node: OnnxNode) -> Signal:
+    """New axes of length 1."""
+    signal, axes = translation.signal(node), translation.integers(node, 1, "axes") or []
+    shape, lengths = [], list(signal.shape)
+    axes = check_axes(node, axes, signal.rank + len(axes))
+    for axis in range(signal.rank + len(axes)):
+        shape.append(1 if axis in axes else lengths.pop(0))
+    return reshape(translation.layers, node, signal, tuple(shape))
+
+
+def check_axes(node: OnnxNode, axes: list[int], rank: int) -> list[int]:
+    """Axes of one star's array, of which there are so many; the graph counts that of the stars, too."""
+    counted = sorted({check_axis(node, axis, rank + 1) - 1 for axis in axes})
+    if -1 in counted:
+        raise node.refusal("acts along the axis of the stars", "symspec keeps them apart")
+    return counted
+
+
+def build_transpose(translation: Translation, node: OnnxNode) -> Signal:
+    """Axes in another order: but for those of length 1, some of the last ones come first."""
+    signal = translation.signal(node)
+    order = list(node.get("perm") or range(signal.rank, -1, -1))
+    if sorted(order) != list(range(signal.rank + 1)) or order[0] != 0:
+        raise node.refusal(f"puts axes into the order {order}", "symspec keeps the stars first")
+    order = [axis - 1 for axis in order[1:]]
+    shape = tuple(signal.shape[axis] for axis in order)
+    kept = [axis for axis in order if signal.shape[axis] != 1]
+    if kept == sorted(kept):
+        return reshape(translation.layers, node, signal, shape)
+    n_last = sorted(kept).index(kept[0])
+    if kept != sorted(kept)[n_last:] + sorted(kept)[:n_last]:
+        raise node.refusal(f"puts axes of {signal.shape} into the order {order}", "symspec exchanges two of them")
+    signal = reshape(translation.layers, node, signal, signal.shape)
+    first = math.prod(signal.shape[axis] for axis in sorted(kept)[:n_last])
+    output = translation.layers.view(signal.output, (first, math.prod(signal.shape) // first))
+    steps = tuple((word, array.transpose(order)) for word, array in signal.steps)
+    return dataclasses.replace(signal, output=translation.layers.swap(output), shape=shape, steps=steps)
+
+
+# --- pieces
+
+
+def _cut(translation: Translation, node: OnnxNode, signal: Signal, axis: int, start: int, stop: int) -> Signal:
+    """Some neighbours along one axis."""
+    n = signal.shape[axis]
+    if not 0 <= start < stop <= n:
+        raise node.refusal(f"takes {start} to {stop} of {n}", "the file is damaged")
+    shape = (*signal.shape[:axis], stop - start, *signal.shape[axis + 1 :])
+    before, after = math.prod(shape[:axis]), math.prod(shape[axis + 1 :])
+    layers, output = translation.layers, translation.flush(node, signal)
+    if before == 1:
+        return Signal(layers.slice(layers.view(output, (n * after,)), start * after, stop * after), shape)
+    output = layers.slice(layers.swap(layers.view(output, (before, n * after))), start * after, stop * after)
+    return Signal(layers.swap(output), shape)
+
+
+def build_slice(translation: Translation, node: OnnxNode) -> Signal:
+    """Neighbours along some axes."""
+    signal = build_same(translation, node)
+    node.ignore("axes")
+    for axis, start, stop, step in read_slices(translation, node, signal.rank + 1):
+        length = STARS if axis == 0 else signal.shape[axis - 1]
+        if axis == 0 and (start, step) == (0, 1) and stop >= 2**31 - 1:
+            continue  # all stars
+        if axis == 0 or step != 1:
+            raise node.refusal(f"takes every {step}th along axis {axis}", "symspec takes neighbours of one star")
+        start, stop, _ = slice(start, stop).indices(length)
+        signal = _cut(translation, node, signal, axis - 1, start, stop)
+    return signal
+
+
+def build_split(translation: Translation, node: OnnxNode) -> list[Signal]:
+    """All pieces along one axis."""
+    signal = build_same(translation, node)
+    (axis,) = check_axes(node, [node.count("axis", 0)], signal.rank)
+    n, n_pieces, sizes = signal.shape[axis], len(node.outputs), translation.integers(node, 1, "split")
+    if node.count("num_outputs", n_pieces) != n_pieces or n_pieces == 0:
+        raise node.refusal(f"makes {n_pieces} outputs and means another number", "the file is damaged")
+    if sizes is None:
+        size = math.ceil(n / n_pieces)  # the last one may be shorter
+        sizes = [size] * (n_pieces - 1) + [n - size * (n_pieces - 1)]
+    if sum(sizes) != n or len(sizes) != n_pieces:
+        raise node.refusal(f"cuts {n} into {sizes[:8]}", "the file is damaged")
+    stops = np.cumsum(sizes).tolist()
+    return [_cut(translation, node, signal, axis, stop - size, stop) for size, stop in zip(sizes, stops, strict=True)]
+
+
+def build_gather(translation: Translation, node: OnnxNode) -> Signal:
+    """Some numbers along one axis, here neighbours, or one whose axis is left out."""
+    signal, indices = translation.signal(node), translation.constant(node, 1)
+    (axis,) = check_axes(node, [node.count("axis", 0)], signal.rank)
+    n, listed = signal.shape[axis], np.ravel(indices)
+    if not ((-n <= listed) & (listed < n)).all():
+        raise node.refusal(f"takes numbers beyond the {n} there are", "the file is damaged")
+    start = int(listed[0]) % n if listed.size else 0
+    if indices.ndim > 1 or listed.size > n or not (listed % n == start + np.arange(listed.size)).all():
+        raise node.refusal("takes numbers in another order", "symspec takes neighbours as they are")
+    piece = _cut(translation, node, signal, axis, start, start + listed.size)
+    shape = piece.shape if indices.ndim else (*piece.shape[:axis], *piece.shape[axis + 1 :])
+    return dataclasses.replace(piece, shape=shape)
+
+
+def build_concatenation(translation: Translation, node: OnnxNode) -> Signal:
+    """Arrays one behind the other along one axis."""
+    signals = [translation.signal(node, i) for i in range(len(node.inputs))]
+    (axis,) = check_axes(node, [node.count("axis")], signals[0].rank)
+    rests = {(*signal.shape[:axis], *signal.shape[axis + 1 :]) for signal in signals}
+    if len(rests) > 1 or len({signal.rank for signal in signals}) > 1:
+        raise node.refusal(f"joins arrays of shapes {[signal.shape for signal in signals][:8]}", "the file is damaged")
+    shape = (*signals[0].shape[:axis], sum(s.shape[axis] for s in signals), *signals[0].shape[axis + 1 :])
+    before = math.prod(shape[:axis])
+    outputs: list[Output] = []
+    for signal in signals:
+        n = math.prod(signal.shape) // before
+        view = translation.layers.view(translation.flush(node, signal), (before, n) if before > 1 else (n,))
+        outputs.append(view)
+    return Signal(translation.layers.join(outputs), shape)
+
+
+# --- zeros around
+
+
+def build_padding(translation: Translation, node: OnnxNode) -> Signal:
+    """Zeros before and after the numbers along one axis."""
+    signal, pads = translation.signal(node), translation.integers(node, 1, "pads")
+    filling, axes = translation.constant(node, 2, node.get("value", 0.0)), translation.integers(node, 3, "axes")
+    axes = list(range(signal.rank + 1)) if axes is None else axes
+    if node.word("mode", "constant") != "constant" or np.any(filling) or pads is None or len(pads) != 2 * len(axes):
+        raise node.refusal(
+            f"pads in the mode {node.word('mode', 'constant')} with {filling}", "symspec pads with zeros"
+        )
+    pairs = {axis: pair for axis, *pair in zip(axes, pads, pads[len(axes) :], strict=False) if any(pair)}
+    if not pairs:
+        return build_same(translation, node)
+    axis, *others = check_axes(node, list(pairs), signal.rank)
+    (pair,) = [pair for key, pair in pairs.items() if key % (signal.rank + 1) == axis + 1]
+    n, before, after = signal.shape[axis], math.prod(signal.shape[:axis]), math.prod(signal.shape[axis + 1 :])
+    if others or min(pair) < 0 or (before > 1 and after > 1):
+        raise node.refusal(f"pads axes of {signal.shape} by {pads[:16]}", "symspec pads positions or channels alone")
+    shape: Shape = (before, n) if after == 1 else (n, after)
+    layer = ZeroPadding1D(tuple(pair), "channels_first" if after == 1 else "channels_last")
+    output = translation.layers.put(translation.layers.view(translation.flush(node, signal), shape), layer)
+    return Signal(output, (*signal.shape[:axis], n + sum(pair), *signal.shape[axis + 1 :]))

@@ -1,0 +1,219 @@
+"""One entry to all importers: what a file is, is told by its content."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from symspec.derivatives.compiled import compile_predict
+from symspec.errors import DataError, OptionError, ShapeError
+from symspec.files.archives import is_archive
+from symspec.files.archives import read_network as read_archived_network
+from symspec.files.importers.keras.files import import_keras, import_keras_hdf5
+from symspec.files.importers.kinds import find_kind
+from symspec.files.importers.onnx.files import import_onnx
+from symspec.files.importers.payne import PAYNE_ACTIVATIONS, import_payne
+from symspec.files.importers.safetensors import import_safetensors
+from symspec.files.importers.torch import import_torch, refuse_positions_first
+from symspec.networks.layers import Standardize, Unstandardize
+from symspec.networks.network import Network
+from symspec.safety.checks import as_float_array
+
+Imported = tuple[Network, np.ndarray]
+_IMPORTERS = {
+    "keras": import_keras,
+    "keras_hdf5": import_keras_hdf5,
+    "torch": import_torch,
+    "safetensors": import_safetensors,
+    "onnx": import_onnx,
+}
+_CHANNELS_FIRST = ("torch", "safetensors")
+_FLOAT32 = 1e-5  # of the largest output; sums over many inputs are given what they lose in float32 besides
+
+
+def import_network(
+    path: str | os.PathLike[str],
+    *,
+    net: Network | None = None,
+    label_names: Sequence[str] | None = None,
+    label_units: Sequence[str] | None = None,
+    check: tuple[Any, Any] | None = None,
+    flux_scaling: tuple[Any, Any] | None = None,
+    label_scaling: tuple[Any, Any] | None = None,
+    wavelength: Any = None,
+    wavelength_unit: str = "Angstrom",
+    activation: str | None = None,
+    pixels: slice | np.ndarray | None = None,
+) -> Imported:
+    """Read a trained network of another program, which need not be installed, and of which nothing is run.
+
+    The flux of a whole model, of Keras or ONNX, is one flat vector: inputs of shape (pixel, channel) are made of it,
+    the channel varying fastest, and several inputs, say a spectrum and photometry, lie in it in the order of the
+    model's inputs. Several outputs follow each other in the same way.
+
+    Parameters
+    ----------
+    path : str or path
+        The Payne's npz; Keras's `.keras`, whole or weights-only `.h5` and `.weights.h5`; PyTorch's state_dict, `.pt`
+        or `.safetensors`; ONNX's `.onnx`, for which the package onnx is needed. The content decides, not the name.
+    net : Network, optional
+        The layers that the file was trained with: needed where a file holds weights only. Arrays are matched by their
+        order and shapes, which cannot tell branches that are alike: `check` can. For a whole model its own
+        description is then left unread. The moments of its BatchNorm layers, `np.zeros(c), np.ones(c)`, only
+        hold the place of those in the file. For PyTorch, whose arrays are (channel, position), give
+        data_format="channels_first" to what slides over positions, and axis=0 and epsilon=1e-5 to BatchNorm.
+    label_names, label_units : sequence of str, optional
+        One an output; default those of `net`, or label_0, label_1, ... without units.
+    check : pair of array_like, optional
+        Input (star, pixel) and output (star, label) of the network in the program that trained it: what was imported
+        must give the same to float32 accuracy.
+    flux_scaling, label_scaling : pair of array_like, optional
+        Mean and scale that the flux, or the labels, were standardised with before training, one a pixel (label) or one
+        for all: the network then takes flux, or gives labels, in their own units, and `check` is in these.
+    wavelength : array_like, shape (pixel,), optional
+        The grid that it takes spectra on; default that of `net`.
+    wavelength_unit : str, default "Angstrom"
+    activation : {"leaky_relu", "sigmoid"}, optional
+        For The Payne only, see `import_payne`; `check` finds it, too.
+    pixels : slice or array, optional
+        For The Payne only, see `import_payne`.
+
+    Returns
+    -------
+    Network
+        `net` where it was given, with the moments of the file.
+    theta : numpy.ndarray, shape (param,)
+        The weights as float64.
+
+    Raises
+    ------
+    FileNotFoundError
+        When there is nothing at `path`.
+    FileFormatError
+        The file is foreign or damaged, has layers that symspec has not, or its arrays do not fit `net`.
+    DataError
+        The network imported does not predict `check`; the message has the largest difference.
+    OptionError
+        An option is missing, or makes no sense for this file.
+    MissingDependencyError
+        The package onnx is not there for one of its files.
+    """
+    kind = find_kind(path)
+    if net is not None and not isinstance(net, Network):
+        raise OptionError(f"net should be a symspec.Network, got {type(net).__name__}: build it of symspec's layers.")
+    if kind != "payne" and (activation is not None or pixels is not None):
+        raise OptionError(f"activation and pixels are for files of The Payne, got them for {path}: leave them out.")
+    if kind == "payne" and net is not None:
+        raise OptionError(f"net should be left out for {path}: a file of The Payne says its own layers.")
+    is_asked = kind == "payne" and check is not None and activation is None
+    failures = []
+    for candidate in PAYNE_ACTIVATIONS if is_asked else [activation]:
+        if kind == "payne":
+            read, theta = import_payne(path, activation=candidate, pixels=pixels)
+        else:
+            read, theta = _IMPORTERS[kind](path, net)
+            if check is None and kind in _CHANNELS_FIRST:
+                refuse_positions_first(path, read)
+        read = _complete(read, label_names, label_units, flux_scaling, label_scaling, wavelength, wavelength_unit)
+        if (failure := _compare(path, read, theta, check)) is None:
+            return read, theta
+        failures.append(failure)
+    raise DataError(min(failures)[1])
+
+
+def read_network(path: str | os.PathLike[str], **options: Any) -> Imported:
+    """Read a network with its weights: symspec's own archive, or a file of another program.
+
+    Parameters
+    ----------
+    path : str or path
+        Of `write_network` or `write_laplace`, or any that `import_network` reads.
+    **options
+        Of `import_network`; none for an archive, which holds all that is needed.
+
+    Returns
+    -------
+    Network
+    theta : numpy.ndarray, shape (param,)
+
+    Raises
+    ------
+    FileNotFoundError, FileFormatError, DataError, OptionError
+        As `import_network`; also when options are given for an archive.
+    """
+    if find_kind(path) != "keras_hdf5" or not is_archive(path):
+        return import_network(path, **options)
+    if options:
+        raise OptionError(f"{path} is symspec's own archive and needs no options, got {', '.join(options)}.")
+    return read_archived_network(path)
+
+
+def _complete(
+    net: Network,
+    names: Sequence[str] | None,
+    units: Sequence[str] | None,
+    flux_scaling: tuple[Any, Any] | None,
+    label_scaling: tuple[Any, Any] | None,
+    wavelength: Any,
+    wavelength_unit: str,
+) -> Network:
+    """The network with what its file does not say."""
+    layers = list(net.layers)
+    if flux_scaling is not None:
+        layers.insert(0, Standardize(*_read_scaling(flux_scaling, net.n_pixels, "flux_scaling")))
+    if label_scaling is not None:
+        layers.append(Unstandardize(*_read_scaling(label_scaling, net.n_labels, "label_scaling")))
+    names, units = net.label_names if names is None else names, net.label_units if units is None else units
+    if wavelength is None:
+        wavelength, wavelength_unit = net.wavelength, net.wavelength_unit
+    grid = {"wavelength": wavelength, "wavelength_unit": wavelength_unit}
+    return Network(layers, net.n_pixels, label_names=names, label_units=units, **grid)
+
+
+def _read_scaling(scaling: Any, n: int, name: str) -> list[np.ndarray]:
+    """Mean and scale (n,) of a pair of numbers or arrays."""
+    if len(scaling) != 2 or any(np.shape(part) not in ((), (n,)) for part in scaling):
+        got = ", ".join(str(np.shape(part)) for part in scaling)
+        raise ShapeError(f"{name} should be a mean and a scale, each a number or of shape ({n},), got shapes {got}.")
+    return [np.broadcast_to(as_float_array(part, name), n) for part in scaling]
+
+
+def _compare(
+    path: str | os.PathLike[str], net: Network, theta: np.ndarray, check: tuple[Any, Any] | None
+) -> tuple[float, str] | None:
+    """Largest difference from the outputs known for some inputs, and what to say of it; None where all is well."""
+    if check is None:
+        return None
+    x, y = (np.atleast_2d(as_float_array(a, name)) for a, name in zip(check, ("check[0]", "check[1]"), strict=True))
+    if x.shape[1:] != (net.n_pixels,) or y.shape != (len(x), net.n_labels):
+        raise ShapeError(
+            f"check should be input (star, {net.n_pixels}) and output (star, {net.n_labels}), got {x.shape} and "
+            f"{y.shape}: give a sample of the network's own."
+        )
+    got = compile_predict(net, backend="numpy")(theta, x)
+    rounding = np.abs(compile_predict(net, backend="numpy", dtype="float32")(theta, x) - got).max(axis=0)
+    allowed = _FLOAT32 * np.abs(y).max(axis=0) + 10 * rounding
+    difference = np.abs(got - y)
+    if (difference <= allowed).all():
+        return None
+    star, label = np.unravel_index(np.argmax(difference - allowed), difference.shape)
+    return float(difference.max()), (
+        f"{path} should predict check, got a largest difference of {difference.max():.3g}: "
+        f"{net.label_names[label]!r} of star {star} is {got[star, label]:.8g} instead of {y[star, label]:.8g}, where "
+        f"{allowed[label]:.1g} is float32 accuracy. {_explain(got, y)}"
+    )
+
+
+def _explain(got: np.ndarray, y: np.ndarray) -> str:
+    """What may be wrong with outputs (star, label): a scaling, where a straight line takes them to those known."""
+    spread = np.ptp(got, axis=0)
+    if len(y) > 2 and (spread > 0).all():
+        lines = [np.polynomial.polynomial.polyfit(g, known, 1) for g, known in zip(got.T, y.T, strict=True)]
+        off = np.abs(np.stack([b + a * g for (b, a), g in zip(lines, got.T, strict=True)], axis=1) - y)
+        if (off <= 10 * _FLOAT32 * np.abs(y).max(axis=0)).all():
+            mean, scale = ([float(f"{line[i]:.6g}") for line in lines] for i in (0, 1))
+            return f"The labels were scaled for training: give label_scaling=({mean}, {scale}), or the exact numbers."
+    return "The weights, a scaling or an activation differ."

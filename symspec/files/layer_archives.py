@@ -1,0 +1,133 @@
+"""Layers in symspec's own files: what there is of each kind, as numbers, words and arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from symspec.errors import OptionError
+from symspec.files.archive_format import Archive, write_array, write_attribute
+from symspec.networks.convolutions import (
+    AveragePool1D,
+    Conv1D,
+    GlobalAveragePool1D,
+    LocallyConnected1D,
+    MaxPool1D,
+    ZeroPadding1D,
+)
+from symspec.networks.layers import Activation, Dense, Dropout, Layer, Standardize, Unstandardize
+from symspec.networks.normalizations import BatchNorm, ContinuumNormalize, LayerNorm, MedianNormalize
+from symspec.networks.shaping import Add, Concatenate, Flatten, From, Identity, Permute, Reshape, Slice
+
+VECTOR, MATRIX, OPTIONS = "vector", "matrix", "options"  # arrays by their axes; numbers by name
+SIZES = "sizes"  # one word, or whole numbers: "same", "2", "3,4"
+_POOL = {"pool_size": int, "strides": int, "padding": SIZES, "data_format": str}
+_NORM = {"epsilon": float, "scale": bool, "center": bool}
+_AFFINE = {"mean": VECTOR, "scale": VECTOR}
+_CONVOLUTION = {"filters": int, "kernel_size": int, "strides": int, "use_bias": bool, "data_format": str}
+
+# what builds each kind of layer, and the types of its fields
+LAYERS: dict[str, tuple[Callable[..., Layer], dict[str, Any]]] = {
+    layer.__name__.lower(): (layer, fields)
+    for layer, fields in (
+        (Dense, {"units": int, "use_bias": bool}),
+        (Activation, {"function": str, "options": OPTIONS}),
+        (Dropout, {"rate": float}),
+        (Standardize, _AFFINE),
+        (Unstandardize, _AFFINE),
+        (Conv1D, {**_CONVOLUTION, "padding": SIZES, "dilation": int}),
+        (LocallyConnected1D, _CONVOLUTION),
+        (MaxPool1D, _POOL),
+        (AveragePool1D, {**_POOL, "count_padding": bool}),
+        (GlobalAveragePool1D, {"data_format": str}),
+        (ZeroPadding1D, {"padding": SIZES, "data_format": str}),
+        (BatchNorm, {"mean": VECTOR, "variance": VECTOR, **_NORM, "axis": int}),
+        (LayerNorm, {**_NORM, "n_axes": int}),
+        (MedianNormalize, {}),
+        (ContinuumNormalize, {"project": MATRIX, "basis": MATRIX}),
+        (Flatten, {}),
+        (Reshape, {"shape": SIZES}),
+        (Permute, {}),
+        (Slice, {"start": int, "stop": int}),
+        (Identity, {}),
+        (From, {}),
+        (Add, {}),
+        (Concatenate, {}),
+    )
+}
+
+
+def check_layers(layers: Sequence[Layer]) -> None:
+    """Refuse layers that a reader would know nothing of.
+
+    Raises
+    ------
+    OptionError
+        With the class.
+    """
+    for layer in layers:
+        if type(layer) is not LAYERS.get(layer.kind, (None,))[0]:
+            raise OptionError(
+                f"layers should be of {', '.join(c.__name__ for c, _ in LAYERS.values())} to be written, got "
+                f"{type(layer).__name__}, of which a reader would know nothing: build the network of these."
+            )
+
+
+def write_layer(group: Any, layer: Layer, sources: Sequence[int]) -> None:
+    """Write a layer's kind and fields, and the places of the layers that it refers to."""
+    write_attribute(group, "kind", layer.kind)
+    if layer.others:
+        write_attribute(group, "others", _join(sources))
+    for name, kind in LAYERS[layer.kind][1].items():
+        value = getattr(layer, name)
+        if kind in (VECTOR, MATRIX):
+            write_array(group, name, value)
+        elif kind == OPTIONS:
+            group.create_group(name).attrs.update({key: float(number) for key, number in value.items()})
+        elif kind == SIZES:
+            write_attribute(group, name, value if isinstance(value, str) else _join(np.atleast_1d(value)))
+        else:
+            write_attribute(group, name, kind(value))
+
+
+def read_layer(archive: Archive, place: str, before: Sequence[Layer]) -> Layer:
+    """Layer of a group, which may refer to layers `before` it.
+
+    Raises
+    ------
+    FileFormatError
+        It is of an unknown kind, or damaged.
+    """
+    kind = archive.attribute(place, "kind", str)
+    if kind not in LAYERS:
+        advice = "it was written by a newer symspec, so install that one"
+        raise archive.refusal(f"{place}@kind", f"one of {', '.join(LAYERS)}", repr(kind), advice)
+    constructor, fields = LAYERS[kind]
+    values = {name: _read_field(archive, place, name, of) for name, of in fields.items()}
+    others = _read_sizes(archive, place, "others") if "others" in archive.find(place).attrs else ()
+    if any(not 0 <= i < len(before) for i in others):
+        raise archive.refusal(f"{place}@others", f"places of the {len(before)} layers before", f"{others}")
+    return constructor(*(before[i] for i in others), **values)
+
+
+def _read_field(archive: Archive, place: str, name: str, kind: Any) -> Any:
+    if kind in (VECTOR, MATRIX):
+        return archive.array(f"{place}/{name}", (None,) * (1 if kind == VECTOR else 2))
+    if kind == OPTIONS:
+        inside = f"{place}/{name}"
+        return {key: archive.attribute(inside, key, float) for key in archive.find(inside).attrs}
+    if kind == SIZES:
+        return _read_sizes(archive, place, name)
+    return archive.attribute(place, name, kind)
+
+
+def _read_sizes(archive: Archive, place: str, name: str) -> str | tuple[int, ...]:
+    text = archive.attribute(place, name, str)
+    numbers = text.split(",")
+    return tuple(map(int, numbers)) if all(n.isdecimal() and len(n) < 12 for n in numbers) else text
+
+
+def _join(numbers: Sequence[int]) -> str:
+    return ",".join(str(int(n)) for n in numbers)

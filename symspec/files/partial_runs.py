@@ -1,0 +1,262 @@
+"""Long runs over many stars, piece by piece, which go on where they were interrupted or killed.
+
+Beside the output NAME lies the folder NAME.partial while a run goes on, and after it was interrupted:
+
+- ``plan.json``: what the run depends on; another run does not touch the folder.
+- ``stars_000000000-000001023.h5``, ...: one finished piece each, which appears whole and is never changed again, so
+  that anyone may read it meanwhile. The arrays of its stars have the same names as in the other pieces.
+
+A piece has a number of stars that depends on the data alone. As each is computed by itself, from the same stars, a run
+that was killed a hundred times ends with the same bytes as one that was not. The same call finds the folder, computes
+what is missing, puts the output together, and removes the folder.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from symspec.errors import DataError, FileKeptError
+from symspec.safety.memory import chunks
+from symspec.safety.whole_files import check_target, replace_when_complete
+
+Arrays = Mapping[str, np.ndarray]
+PLAN, LOCK = "plan.json", "lock"
+
+
+@contextmanager
+def open_run(
+    output: str | os.PathLike[str],
+    plan: Mapping[str, str | float],
+    n_stars: int,
+    stars_a_piece: int,
+    *,
+    overwrite: bool = False,
+    restart: bool = False,
+) -> Iterator[PartialRun]:
+    """Begin a run, or go on with one.
+
+    Parameters
+    ----------
+    output : str or path
+        What the run is to write; a symbolic link is followed.
+    plan : mapping of str to str or number
+        All that the pieces depend on, by names that a user understands.
+    n_stars, stars_a_piece : int
+    overwrite : bool, default False
+        Whether an output already there is to be replaced.
+    restart : bool, default False
+        Throw the pieces of an earlier run away.
+
+    Yields
+    ------
+    PartialRun
+        Where no piece was finished in the end, the folder is removed.
+
+    Raises
+    ------
+    DataError
+        The folder holds pieces of another run, or is none of this module's.
+    FileKeptError
+        Another process is at work on the same output, or there is an output, and `overwrite` is False.
+    """
+    target = check_target(output, overwrite=overwrite)
+    folder = target.with_name(f"{target.name}.partial")
+    folder.mkdir(exist_ok=True)
+    run = PartialRun(target, folder, n_stars, stars_a_piece)
+    with _hold(folder):
+        if restart:
+            run.clear()
+        _check_plan(folder, {**plan, "n_stars": n_stars, "stars_a_piece": stars_a_piece})
+        try:
+            yield run
+        finally:
+            if folder.exists() and not run.n_done:
+                run.remove()
+
+
+@dataclass(frozen=True)
+class PartialRun:
+    """The pieces of a run, those that are finished and those that are not.
+
+    Attributes
+    ----------
+    output, folder : pathlib.Path
+    n_stars, stars_a_piece : int
+    """
+
+    output: Path
+    folder: Path
+    n_stars: int
+    stars_a_piece: int
+
+    @property
+    def pieces(self) -> list[slice]:
+        """Stars of every piece, in their order."""
+        return list(chunks(self.n_stars, self.stars_a_piece))
+
+    @property
+    def n_done(self) -> int:
+        """Stars of the pieces that are finished."""
+        return sum(rows.stop - rows.start for rows in self.pieces if self._path(rows).exists())
+
+    def compute(
+        self,
+        read: Callable[[slice], Any],
+        find: Callable[[Any], Arrays],
+        *,
+        advance: Callable[[int], object] = int,
+        layouts: Mapping[str, Mapping[str, Any]] | None = None,
+    ) -> None:
+        """Compute and keep the pieces that are not there.
+
+        Parameters
+        ----------
+        read : callable
+            Gives what is needed for some stars, a slice of them; called in a thread of its own, a piece ahead.
+        find : callable
+            Makes named arrays of it.
+        advance : callable, optional
+            Called with the number of stars after each piece.
+        layouts : mapping, optional
+            By name of array, options of h5py's `create_dataset`.
+        """
+        import h5py
+
+        missing = [rows for rows in self.pieces if not self._path(rows).exists()]
+        for rows, data in _read_ahead(read, missing):
+            arrays = find(data)
+            with replace_when_complete(self._path(rows)) as temporary, h5py.File(temporary, "x") as file:
+                for name, array in arrays.items():
+                    file.create_dataset(name, data=encode_words(array), **(layouts or {}).get(name, {}))
+            advance(rows.stop - rows.start)
+
+    def open_pieces(self) -> Iterator[tuple[slice, Any]]:
+        """Stars and open `h5py.File` of every piece, one after the other.
+
+        Raises
+        ------
+        DataError
+            A piece is damaged.
+        """
+        import h5py
+
+        for rows in self.pieces:
+            try:
+                with h5py.File(self._path(rows), "r") as file:
+                    yield rows, file
+            except OSError as error:
+                raise DataError(
+                    f"{self._path(rows)} should hold a finished piece, got a damaged file: delete it, and run again."
+                ) from error
+
+    def load(self) -> dict[str, np.ndarray]:
+        """Arrays of all pieces, joined along their first axis; for arrays that fit in memory."""
+        parts = [{name: _decode_words(file[name][()]) for name in file} for _, file in self.open_pieces()]
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+    def finish(self, write: Callable[[Path], object], *, overwrite: bool = False) -> None:
+        """Write the output, move it to its place, and remove the folder.
+
+        Parameters
+        ----------
+        write : callable
+            Writes the file to a path that it is given, which ends as the output's does.
+        overwrite : bool, default False
+
+        Raises
+        ------
+        FileKeptError
+            There is a file by now, and `overwrite` is False; the pieces are kept.
+        """
+        assembled = self.folder / self.output.name
+        assembled.unlink(missing_ok=True)
+        write(assembled)
+        check_target(self.output, overwrite=overwrite)
+        os.replace(assembled, self.output)
+        self.remove()
+
+    def clear(self) -> None:
+        """Delete all that a run writes, finished or not."""
+        temporary = f".{'?' * 12}.*"  # of a process that was killed while it wrote
+        for pattern in ("stars_*.h5", temporary, PLAN):
+            for path in self.folder.glob(pattern):
+                path.unlink()
+        (self.folder / self.output.name).unlink(missing_ok=True)
+
+    def remove(self) -> None:
+        """Remove the folder, but for files that are no run's."""
+        self.clear()
+        (self.folder / LOCK).unlink(missing_ok=True)
+        with suppress(OSError):
+            self.folder.rmdir()
+
+    def _path(self, rows: slice) -> Path:
+        return self.folder / f"stars_{rows.start:09d}-{rows.stop - 1:09d}.h5"
+
+
+def _read_ahead(read: Callable[[slice], Any], pieces: list[slice]) -> Iterator[tuple[slice, Any]]:
+    """Each piece with what is read of it, while the next is being read."""
+    with ThreadPoolExecutor(1) as reader:
+        ahead = [reader.submit(read, rows) for rows in pieces[:1]]
+        for i, rows in enumerate(pieces):
+            data = ahead.pop().result()
+            ahead = [reader.submit(read, after) for after in pieces[i + 1 : i + 2]]
+            yield rows, data
+
+
+def encode_words(array: np.ndarray) -> np.ndarray:
+    """Words as UTF-8 of fixed length, which HDF5 stores where it stores numbers; other arrays as they are."""
+    import h5py
+
+    if array.dtype.kind != "U":
+        return array
+    encoded = np.char.encode(array, "utf-8")
+    return encoded.astype(h5py.string_dtype("utf-8", max(1, encoded.dtype.itemsize)))
+
+
+def _decode_words(array: np.ndarray) -> np.ndarray:
+    return np.char.decode(array, "utf-8") if array.dtype.kind == "S" else array
+
+
+@contextmanager
+def _hold(folder: Path) -> Iterator[None]:
+    """Keep others away; a process that is killed lets go."""
+    import fcntl  # which Windows has not
+
+    with (folder / LOCK).open("a") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise FileKeptError(
+                f"{folder} should be free, got another process at work on it: wait for it, or choose another output."
+            ) from error
+        yield
+
+
+def _check_plan(folder: Path, plan: dict[str, str | float]) -> None:
+    """Write the plan into a new folder, or hold it against that of an old one."""
+    path = folder / PLAN
+    if not path.exists():
+        if foreign := sorted(p.name for p in folder.iterdir() if p.name != LOCK and not p.name.startswith(".")):
+            raise DataError(f"{folder} should be a run's own, got a folder that holds {foreign[0]}: move it away.")
+        with replace_when_complete(path) as temporary:
+            temporary.write_text(json.dumps(plan, indent=1) + "\n")
+    try:
+        kept = json.loads(path.read_text())
+    except ValueError as error:
+        raise DataError(f"{path} should hold a run's plan, but is damaged: delete {folder}.") from error
+    if differing := [name for name in {**kept, **plan} if kept.get(name) != plan.get(name)]:
+        listed = "; ".join(f"{name} was {kept.get(name)!r} and is {plan.get(name)!r}" for name in differing)
+        raise DataError(
+            f"{folder} should hold the pieces of this run, got those of another one ({listed}): delete the folder, "
+            "or restart (--restart on the command line, restart=True in Python)."
+        )

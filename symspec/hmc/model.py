@@ -1,0 +1,303 @@
+"""A PyMC model on a network's own graph: the posterior that Laplace's approximation stands in for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytensor
+import pytensor.tensor as pt
+from pytensor.graph.basic import Variable
+from pytensor.graph.traversal import ancestors
+from pytensor.tensor.random.op import RandomVariable
+
+from symspec.derivatives.functions import check_stars
+from symspec.errors import OptionError
+from symspec.hmc.subsets import Subset, check_subset, find_basis, find_last_layer_inverse
+from symspec.hmc.whitening import Whitening, find_whitening, whiten_by_factor
+from symspec.inverse_hessian.last_layer import LastLayer, split_last_layer
+from symspec.laplace.posterior import LaplacePosterior
+from symspec.networks.regression import LOG_2PI, Regression, Symbol
+from symspec.safety.checks import check_flux
+
+if TYPE_CHECKING:
+    import pymc as pm
+
+MAX_NAMES = 1_000_000  # parameters that get a name each
+
+
+def pymc_model(
+    reg: Regression,
+    X: Any,
+    Y: Any,
+    *,
+    laplace: LaplacePosterior | None = None,
+    subset: Subset = "all",
+    X_check: Any = None,
+    sigma_noise: Any = None,
+    prior_precision: Any = None,
+    blocks: bool = False,
+) -> pm.Model:
+    r"""Build a PyMC model of a regression: the same graph, noise and prior, to sample or to build on.
+
+    Inside a ``with pm.Model()`` block the variables are added to that model. Its data are called "flux" and "labels",
+    to be swapped by `pm.set_data`; labels that are NaN are missing. Without `laplace`, ``model.compile_logp()`` is
+    minus ``reg.negative_log_posterior``; with it, that plus the constant :math:`\log|\det L|`.
+
+    Parameters
+    ----------
+    reg : Regression
+    X, Y : array_like, shapes (star, pixel), (star, label)
+        The training set; NaN labels are missing.
+    laplace : LaplacePosterior, optional
+        Sample theta = theta* + L z with :math:`L L^T = A^{-1}`: "theta_whitened" is z, "theta" follows from it, and
+        each chain starts from a draw of the Laplace posterior. Needed for subsets.
+    subset : {"all", "last_layer"} or int, default "all"
+        What varies, the rest being held at `laplace.theta`: all weights; the last dense layer, whose inputs are
+        computed once and are the data "features"; or so many leading directions of the curvature, as "z".
+    X_check : array_like, shape (check_star, pixel), optional
+        Spectra whose network outputs are stored as "f" (check_star, label) with every draw.
+    sigma_noise : number, array_like (label,), or PyMC variable, optional
+        In place of the regression's noise. A distribution made by ``.dist()`` gets the name "sigma_noise".
+    prior_precision : number, PyMC variable, or dict of these by block or layer, optional
+        In place of the regression's prior. A distribution made by ``.dist()`` gets the name "prior_precision", with
+        "_dense_0_kernel" for a block.
+    blocks : bool, default False
+        One random variable a block ("dense_0_kernel", "dense_0_bias", ...) in place of one "theta".
+
+    Returns
+    -------
+    pymc.Model
+        With dims star, pixel, label, and param or those of the blocks.
+
+    Raises
+    ------
+    OptionError
+        Options that exclude each other, or a Laplace posterior of another network or without a suitable structure.
+    ShapeError, DataError
+        X, Y, X_check, or numbers for noise and prior are not what is expected.
+    """
+    import pymc as pm
+
+    X, Y = check_stars(reg.net, X, Y)
+    subset = check_subset(subset, reg.net.n_params)
+    reg, precisions = _put_numbers(reg, sigma_noise, prior_precision)
+    _check_together(reg, laplace, subset, blocks, precisions)
+    head = split_last_layer(reg, laplace.theta) if subset == "last_layer" else None
+    free = slice(0, reg.net.n_params) if head is None else head.free
+    part = reg if head is None else head.reg
+    with pm.Model.get_context(error_if_none=False) or pm.Model() as model:
+        model.add_coords({"label": list(reg.net.label_names)})
+        sds = _find_prior_sds(reg, precisions)
+        sigma = _register(sigma_noise, "sigma_noise") if isinstance(sigma_noise, Variable) else None
+        inputs = _add_inputs(X, head)
+        if blocks:
+            theta = _add_blocks(reg, sds)
+        else:
+            model.add_coords({"param": _name_params(reg, free)})
+            theta = _add_theta(laplace, subset, free, _expand(reg, free, sds))
+        f = _build(part, theta, inputs)
+        _add_labels(part, f, Y, sigma)
+        if X_check is not None:
+            inputs_check = _find_check_inputs(reg, head, X_check)
+            model.add_coords({"check_star": np.arange(len(inputs_check))})
+            f_check = _build(part, theta, pytensor.shared(inputs_check, "inputs_check"))  # not copied into each result
+            pm.Deterministic("f", f_check, dims=("check_star", "label"))
+    return model
+
+
+def _add_inputs(X: np.ndarray, head: LastLayer | None) -> Symbol:
+    import pymc as pm
+
+    if head is None:
+        return pm.Data("flux", np.asarray(X, np.float64), dims=("star", "pixel"))
+    return pm.Data("features", head.find_features(X), dims=("star", "feature"))
+
+
+def _build(part: Regression, theta: Symbol, inputs: Symbol) -> Symbol:
+    return part.net.build(part.net.layout.unpack(theta), inputs)
+
+
+def _find_check_inputs(reg: Regression, head: LastLayer | None, X_check: Any) -> np.ndarray:
+    X = np.atleast_2d(check_flux(X_check, reg.net.n_pixels, name="X_check"))
+    return X if head is None else head.find_features(X)
+
+
+# --- what varies
+
+
+def _add_theta(laplace: LaplacePosterior | None, subset: Subset, free: slice, sd: Symbol | np.ndarray) -> Symbol:
+    """The random variable of the parameters `free`, and theta made of it."""
+    import pymc as pm
+
+    if laplace is None:
+        return pm.Normal("theta", 0.0, sd, dims="param")
+    if subset == "all":
+        return _add_whitened(find_whitening(laplace), sd)
+    if subset == "last_layer":
+        return _add_whitened(whiten_by_factor(laplace.theta[free], find_last_layer_inverse(laplace)), sd)
+    basis, mean, prior_sd = find_basis(laplace, int(subset))
+    pm.modelcontext(None).add_coords({"direction": np.arange(len(mean))})
+    start = pm.Normal.dist(0.0, 1.0, shape=len(mean))
+    z = pm.Normal("z", mean, prior_sd, dims="direction", initval=start)
+    center, basis = (pytensor.shared(array, borrow=True) for array in (laplace.theta, basis))
+    return pm.Deterministic("theta", center + basis @ z, dims="param")
+
+
+def _add_whitened(whitening: Whitening, sd: Symbol | np.ndarray) -> Symbol:
+    """Z with the prior of theta* + L z, whose density takes the log-Jacobian; started from Laplace's unit normal."""
+    import pymc as pm
+
+    n = whitening.center.size
+
+    def logp(z: Symbol, sd: Symbol) -> Symbol:
+        squares = pt.sum((whitening.build_theta(z) / sd) ** 2)
+        return whitening.log_det - 0.5 * (squares + n * LOG_2PI) - pt.sum(pt.log(sd))
+
+    def random(sd: np.ndarray, rng: np.random.Generator | None = None, size: Any = None) -> np.ndarray:
+        return whitening.find_z(rng.normal(0.0, sd, size=(*(size or ()), n)))
+
+    start = pm.Normal.dist(0.0, 1.0, shape=n)
+    words = {"logp": logp, "random": random, "signature": "(p)->(p)"}
+    z = pm.CustomDist("theta_whitened", sd, **words, dims="param", initval=start)
+    return pm.Deterministic("theta", whitening.build_theta(z), dims="param")
+
+
+def _add_blocks(reg: Regression, sds: Mapping[str, Symbol | np.ndarray]) -> Symbol:
+    import pymc as pm
+
+    blocks = {}
+    for block in reg.net.layout.blocks:
+        layer = block.name.rpartition("/")[0]
+        dims = {1: (f"{layer}_unit",), 2: (f"{layer}_input", f"{layer}_unit")}.get(len(block.shape))
+        pm.modelcontext(None).add_coords(dict(zip(dims or (), map(np.arange, block.shape), strict=False)))
+        sd = sds[block.name] * np.ones(block.size)
+        blocks[block.name] = pm.Normal(block.name.replace("/", "_"), 0.0, sd.reshape(block.shape), dims=dims)
+    return reg.net.layout.join(blocks)
+
+
+def _name_params(reg: Regression, free: slice) -> np.ndarray:
+    """A name for each parameter, such as "dense_0/kernel[0,3]"."""
+    if free.stop - free.start > MAX_NAMES:
+        return np.arange(free.start, free.stop)
+    blocks = [b for b in reg.net.layout.blocks if free.start <= b.offset < free.stop]
+    return np.array([f"{b.name}[{','.join(map(str, at))}]" for b in blocks for at in np.ndindex(*b.shape)])
+
+
+# --- noise and prior
+
+
+def _add_labels(part: Regression, f: Symbol, Y: np.ndarray, sigma: Symbol | None) -> Symbol:
+    """The observed labels "y"; those that are missing leave the density, and are predicted like the others."""
+    import pymc as pm
+
+    observed, dims = np.isfinite(Y), ("star", "label")
+    labels = pm.Data("labels", np.where(observed, Y, 0.0), dims=dims)
+    full = part.has_full_noise and sigma is None
+    sigma = part.sigma_noise if sigma is None else sigma
+    words = {"observed": labels, "shape": f.shape, "dims": dims}
+    if full:
+        chol = np.linalg.cholesky(part.noise_covariance)
+    if observed.all():
+        return pm.MvNormal("y", f, chol=chol, **words) if full else pm.Normal("y", f, sigma, **words)
+    mask = pm.Data("observed", observed.astype(np.float64), dims=dims)
+
+    def by_label(value: Symbol, f: Symbol, sigma: Symbol) -> Symbol:
+        return mask * pm.logp(pm.Normal.dist(f, sigma), value)
+
+    def by_star(value: Symbol, f: Symbol) -> Symbol:
+        return part.log_likelihood(f, pt.switch(pt.neq(mask, 0.0), value, np.nan))
+
+    if full:
+        words |= {"dist": lambda f, size: pm.MvNormal.dist(f, chol=chol, size=size), "signature": "(c)->(c)"}
+        return pm.CustomDist("y", f, logp=by_star, **words)
+    words |= {"dist": lambda f, sigma, size: pm.Normal.dist(f, sigma, size=size)}
+    return pm.CustomDist("y", f, sigma, logp=by_label, **words)
+
+
+def _put_numbers(reg: Regression, sigma_noise: Any, prior_precision: Any) -> tuple[Regression, dict[str, Symbol]]:
+    """The regression with the numbers among noise and prior, and the symbols among the prior by block."""
+    by_block = prior_precision if isinstance(prior_precision, Mapping) else {"": prior_precision}
+    symbols = {name: value for name, value in by_block.items() if isinstance(value, Variable)}
+    if isinstance(prior_precision, Mapping):
+        prior = {name: 1.0 if name in symbols else value for name, value in prior_precision.items()}
+    else:
+        prior = reg.prior_precision if prior_precision is None or symbols else prior_precision
+    noise = {"noise_covariance": reg.noise_covariance} if reg.has_full_noise else {"sigma_noise": reg.sigma_noise}
+    if sigma_noise is not None and not isinstance(sigma_noise, Variable):
+        noise = {"sigma_noise": sigma_noise}
+    if sigma_noise is None and prior is reg.prior_precision:
+        return reg, symbols
+    return Regression(reg.net, prior_precision=prior, **noise), symbols
+
+
+def _find_prior_sds(reg: Regression, symbols: Mapping[str, Symbol]) -> dict[str, Symbol | np.ndarray]:
+    """Standard deviation of the prior by block: one, or one a parameter in a flat vector."""
+    known = {
+        key: _register(value, "_".join(["prior_precision", *filter(None, key.split("/"))]))
+        for key, value in symbols.items()
+    }
+    sds = {}
+    for block in reg.net.layout.blocks:
+        found = [known[key] for key in (block.name, block.name.rpartition("/")[0], "") if key in known]
+        sds[block.name] = 1 / pt.sqrt(found[0]) if found else 1 / np.sqrt(np.ravel(reg.prior_precision[block.name]))
+    return sds
+
+
+def _expand(reg: Regression, free: slice, sds: Mapping[str, Symbol | np.ndarray]) -> Symbol | np.ndarray:
+    """One standard deviation a parameter of those that are free."""
+    sizes = {b.name: b.size for b in reg.net.layout.blocks if free.start <= b.offset < free.stop}
+    xp = pt if any(isinstance(sds[name], Variable) for name in sizes) else np
+    return xp.concatenate([sds[name] * np.ones(size) for name, size in sizes.items()])
+
+
+def _register(value: Symbol, name: str) -> Symbol:
+    """A symbolic value for the model being built; a distribution that is not in it yet is put into it.
+
+    Raises
+    ------
+    OptionError
+        The value depends on a distribution that the model does not know.
+    """
+    import pymc as pm
+
+    model = pm.modelcontext(None)
+    if _is_random(value) and value not in model.basic_RVs:
+        return model.register_rv(
+            value, value.name or name, dims="label" if name == "sigma_noise" and value.ndim else None
+        )
+    if any(_is_random(v) and v not in model.basic_RVs for v in ancestors([value], blockers=model.basic_RVs)):
+        raise OptionError(
+            f"{name} should be made of variables of the model, got one that depends on a distribution made by .dist(): "
+            "give that a name, pm.HalfNormal('scale', 1.0), inside `with pm.Model():` around this call."
+        )
+    return value
+
+
+def _is_random(value: Variable) -> bool:
+    from pymc.distributions.distribution import SymbolicRandomVariable
+
+    return value.owner is not None and isinstance(value.owner.op, RandomVariable | SymbolicRandomVariable)
+
+
+def _check_together(
+    reg: Regression,
+    laplace: LaplacePosterior | None,
+    subset: Subset,
+    blocks: bool,
+    precisions: Mapping[str, Symbol],
+) -> None:
+    """Options that exclude each other, before any work."""
+    if laplace is None and subset != "all":
+        raise OptionError(
+            f"subset={subset!r} holds the other weights at those of a Laplace posterior: give laplace=fit_laplace(...)."
+        )
+    if laplace is not None and blocks:
+        raise OptionError("blocks=True is for models without laplace, whose whitening mixes all parameters: drop one.")
+    if isinstance(subset, int) and precisions:
+        raise OptionError("a subset of directions has a fixed prior: give prior_precision as numbers, or subset='all'.")
+    if laplace is not None and laplace.reg.net.layout.blocks != reg.net.layout.blocks:
+        raise OptionError(
+            f"laplace should be of the network of reg, {reg.net!r}, got one of {laplace.reg.net!r}: fit it to reg."
+        )

@@ -1,0 +1,211 @@
+"""Do the error bars tell the truth? Scatter and coverage of predictions whose labels are known."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy.stats import norm
+
+from symspec.errors import DataError, OptionError, ShapeError
+from symspec.laplace.prediction import Prediction
+from symspec.safety.checks import as_float_array
+
+MIN_KNOWN = 10  # true labels without which no factor is worth its name
+MAD_TO_SIGMA = 1.4826  # 1 / norm.ppf(0.75): the median absolute deviation of a unit normal is 0.6745
+
+
+def coverage(prediction: Prediction, true_labels: Any, levels: Sequence[float] = (0.68, 0.95)) -> np.ndarray:
+    r"""Fraction of true labels inside the central normal interval of the total error.
+
+    .. math::
+        c_{lc} = \frac{1}{N_c} \sum_n \big[\, |y_{nc} - f_{nc}| \le q_l\, \sigma_{nc} \,\big], \qquad
+        q_l = \Phi^{-1}\big(\tfrac{1 + l}{2}\big),
+
+    with :math:`\sigma_{nc}` the square root of the total covariance's diagonal. Honest errors give
+    :math:`c_{lc} \approx l`, to within :math:`\sqrt{l (1 - l) / N_c}`.
+
+    Parameters
+    ----------
+    prediction : Prediction
+    true_labels : array_like, shape (star, label)
+        In the units of the labels; NaN is left out. A star whose prediction is NaN counts as missed.
+    levels : sequence of float, default (0.68, 0.95)
+        Probabilities, each between 0 and 1.
+
+    Returns
+    -------
+    numpy.ndarray, shape (level, label)
+        NaN for a label without a true value.
+
+    Raises
+    ------
+    ShapeError
+        `true_labels` has another shape than the labels predicted.
+    OptionError
+        A level is not between 0 and 1.
+    """
+    truth = check_true_labels(prediction, true_labels)
+    q = norm.ppf((1 + _check_levels(levels)) / 2)
+    known = ~np.isnan(truth)
+    with np.errstate(invalid="ignore"):  # an error of NaN covers nothing
+        inside = np.abs(truth - prediction.labels) <= q[:, None, None] * prediction.errors
+    n_known = known.sum(axis=0)
+    return np.where(n_known > 0, (inside & known).sum(axis=1) / np.maximum(n_known, 1), np.nan)
+
+
+def studentized_residuals(prediction: Prediction, training_labels: Any) -> np.ndarray:
+    r"""Residuals of training labels in units of the error that each would have had if it had been left out.
+
+    .. math:: z_{nc} = \frac{y_{nc} - f_{nc}}{\sqrt{S_{cc} - V_{n,cc}}}
+
+    With S the noise and V the model covariance: in the linearised model this is the residual from a fit without the
+    label, over its predictive standard deviation (Cook & Weisberg 1982, Residuals and Influence in Regression). A
+    flexible network bends towards a wrong label; the plain residual hides it, this one does not.
+
+    Parameters
+    ----------
+    prediction : Prediction
+        Of the training stars, by the network at its minimum.
+    training_labels : array_like, shape (star, label)
+        In the units of the labels; NaN stays NaN.
+
+    Returns
+    -------
+    numpy.ndarray, shape (star, label)
+        Standard normal if model and noise are right.
+
+    Raises
+    ------
+    ShapeError
+        `training_labels` has another shape than the labels predicted.
+    """
+    labels = check_true_labels(prediction, training_labels)
+    variance = np.diagonal(prediction.noise_cov - prediction.model_cov, axis1=1, axis2=2)
+    with np.errstate(invalid="ignore", divide="ignore"):  # a star that was not trained on may have V > S: NaN
+        return (labels - prediction.labels) / np.sqrt(variance)
+
+
+def sigma_mad(residuals: Any) -> np.ndarray:
+    r"""Robust scatter of each label, :math:`1.4826\, \mathrm{med}_n |r_{nc} - \mathrm{med}_m\, r_{mc}|`.
+
+    For normal residuals it is their standard deviation; outliers hardly move it.
+
+    Parameters
+    ----------
+    residuals : array_like, shape (star, label)
+        NaN is left out.
+
+    Returns
+    -------
+    numpy.ndarray, shape (label,)
+        In the units of the residuals; NaN for a label without any.
+
+    Raises
+    ------
+    ShapeError
+        `residuals` is no matrix.
+    """
+    residuals = as_float_array(residuals, "residuals")
+    if residuals.ndim != 2:
+        advice = "for one label give residuals[:, None]"
+        raise ShapeError(f"residuals should have shape (star, label), got {residuals.shape}: {advice}.")
+    return np.array([_mad_of_known(column[~np.isnan(column)]) for column in residuals.T])
+
+
+@dataclass(frozen=True, eq=False)
+class ErrorCalibration:
+    """By what factor the errors of each label are wrong, and how that is known.
+
+    Attributes
+    ----------
+    factor : numpy.ndarray, shape (label,)
+        Calibrated errors are the total errors times this.
+    source : str
+        One line for a catalogue's header.
+
+    Raises
+    ------
+    ShapeError, DataError
+        The factors are not one positive number a label.
+    """
+
+    factor: np.ndarray
+    source: str
+
+    def __post_init__(self):
+        factor = np.array(as_float_array(self.factor, "factor"))
+        if factor.ndim != 1:
+            raise ShapeError(f"factor should have shape (label,), got {factor.shape}: give one number a label.")
+        if not (np.isfinite(factor) & (factor > 0)).all():
+            raise DataError(f"factor should be positive numbers, got {factor}: give 1 for a label left as it is.")
+        object.__setattr__(self, "factor", factor)
+
+
+def calibrate_errors(prediction: Prediction, true_labels: Any, *, source: str = "") -> ErrorCalibration:
+    r"""Find by what factor the total errors of each label are too small (above 1) or too large.
+
+    .. math:: c_c = 1.4826\, \mathrm{med}_n |z_{nc} - \mathrm{med}_m z_{mc}|, \qquad
+        z_{nc} = (y_{nc} - f_{nc}) / \sigma_{nc},
+
+    the robust scatter of residuals in units of their errors, known to about :math:`1.2 / \sqrt{N_c}` of itself.
+
+    Parameters
+    ----------
+    prediction : Prediction
+        Of stars that were not trained on.
+    true_labels : array_like, shape (star, label)
+        In the units of the labels; NaN is left out.
+    source : str, optional
+        What these stars are; the number of them is added.
+
+    Raises
+    ------
+    ShapeError
+        `true_labels` has another shape than the labels predicted.
+    DataError
+        A label is known of fewer than ten stars.
+    """
+    truth = check_true_labels(prediction, true_labels)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        z = (truth - prediction.labels) / prediction.errors
+    n_known = np.count_nonzero(np.isfinite(z), axis=0)
+    if n_known.min() < MIN_KNOWN:
+        raise DataError(
+            f"a calibration takes at least {MIN_KNOWN} true values of each label, got {n_known.tolist()} of "
+            f"{', '.join(prediction.label_names)}: give more stars."
+        )
+    counts = f"robust scatter of {', '.join(map(str, n_known))} residuals over their errors"
+    return ErrorCalibration(sigma_mad(np.where(np.isfinite(z), z, np.nan)), f"{source}: {counts}" if source else counts)
+
+
+def check_true_labels(prediction: Prediction, true_labels: Any) -> np.ndarray:
+    """Check that true labels (star, label) belong to a prediction.
+
+    Raises
+    ------
+    ShapeError
+        The shape is another one.
+    """
+    truth = as_float_array(true_labels, "true_labels")
+    if truth.shape != prediction.labels.shape:
+        raise ShapeError(
+            f"true_labels should have the shape of prediction.labels, {prediction.labels.shape}, got "
+            f"{truth.shape}: select the same stars and labels, NaN where the truth is not known."
+        )
+    return truth
+
+
+def _check_levels(levels: Sequence[float]) -> np.ndarray:
+    array = np.atleast_1d(as_float_array(levels, "levels"))
+    if array.ndim != 1 or not ((array > 0) & (array < 1)).all():
+        raise OptionError(f"levels should be probabilities between 0 and 1, got {levels!r}: write (0.68, 0.95).")
+    return array
+
+
+def _mad_of_known(values: np.ndarray) -> float:
+    if not values.size:
+        return np.nan
+    return MAD_TO_SIGMA * float(np.median(np.abs(values - np.median(values))))

@@ -1,0 +1,147 @@
+"""How unlike its training spectra a star's spectrum is, from a few numbers that describe these."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from symspec.safety.memory import chunks
+
+MIN_STARS, MAX_STARS = 20, 2000  # of the training set: half for the components, half to see how far others lie
+MAX_COMPONENTS = 32
+ABOVE_NOISE = 2.0  # times the residual variance: what other spectra vary by along a component that is kept
+QUANTILE = 0.99  # of the training spectra that a distance of 1 leaves inside, for each of its two parts
+FLOOR = 1e-6  # of the training variance: what is smaller is rounding
+STARS_AT_ONCE = 256
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingSpace:
+    r"""Training spectra as leading components and what is left of them.
+
+    With standardised flux :math:`z_i = (x_i - m_i) / s_i`, components V (orthonormal rows) of variances
+    :math:`\lambda_j`, and residual variances :math:`\sigma_i^2` with mean :math:`\rho`, a star has the scores and the
+    residual
+
+    .. math::
+        t = \big(V_g V_g^T + \rho \Lambda^{-1}\big)^{-1} V_g z_g, \qquad r = z - V^T t,
+
+    over its good pixels g, and from them two distances,
+
+    .. math::
+        d_t^2 = \frac1k \sum_j \frac{t_j^2}{\lambda_j + \sum_{i \in g} V_{ji}^2 \nu_i}, \qquad
+        d_r^2 = \frac{1}{|g|} \sum_{i \in g} \frac{r_i^2}{\sigma_i^2 + \nu_i}, \qquad
+        \nu_i = \frac{1}{\mathrm{ivar}_i s_i^2}:
+
+    the noise that a star is known to have (0 without `ivar`) makes it no stranger. Scores are those of probabilistic
+    principal components (Tipping & Bishop 1999, doi:10.1111/1467-9868.00196). Each distance is divided by its 99 %
+    quantile over training spectra that had no part in V, and the larger of the two counts.
+
+    Attributes
+    ----------
+    mean, scale : numpy.ndarray, shape (pixel,)
+        m and s, in units of the flux; s is infinite where a pixel never varies, which leaves it out.
+    components : numpy.ndarray, shape (component, pixel)
+    variances : numpy.ndarray, shape (component,)
+    residual_variance : numpy.ndarray, shape (pixel,)
+    quantiles : numpy.ndarray, shape (2,)
+        Of :math:`d_t` and :math:`d_r`.
+    """
+
+    mean: np.ndarray
+    scale: np.ndarray
+    components: np.ndarray
+    variances: np.ndarray
+    residual_variance: np.ndarray
+    quantiles: np.ndarray
+
+    def find_distances(self, X: np.ndarray, ivar: np.ndarray | None = None) -> np.ndarray:
+        """Distances (star,) of spectra (star, pixel) from the training spectra.
+
+        Of these, 1 to 2 % lie beyond 1. NaN for a star without a good pixel. Below 1 says nothing of gaps between
+        the training spectra.
+        """
+        blocks = ((X[rows], None if ivar is None else ivar[rows]) for rows in chunks(len(X), STARS_AT_ONCE))
+        with np.errstate(over="ignore", invalid="ignore"):  # of flux near the largest number that there is
+            parts = np.concatenate([self._find_parts(*block) for block in blocks], axis=1)
+        return np.max(parts / self.quantiles[:, None], axis=0)
+
+    def _find_parts(self, X: np.ndarray, ivar: np.ndarray | None) -> np.ndarray:
+        """d_t and d_r (2, star)."""
+        good = np.broadcast_to(np.isfinite(self.scale), X.shape)
+        if ivar is not None:
+            good = good & (ivar > 0)
+        z = np.divide(X - self.mean, self.scale, out=np.zeros(X.shape), where=good)
+        t = self._find_scores(z, good)
+        residual, spread = z - t @ self.components, self.residual_variance
+        score_variance = self.variances
+        if ivar is not None:
+            noise = np.divide(self.scale**-2.0, ivar, out=np.zeros(X.shape), where=good)
+            spread = spread + noise
+            score_variance = score_variance + noise @ (self.components**2).T
+        squares = np.divide(residual**2, spread, out=np.zeros(X.shape), where=good)
+        n_good = good.sum(axis=1)
+        d_r = np.divide(squares.sum(axis=1), n_good, out=np.full(len(X), np.nan), where=n_good > 0)
+        return np.sqrt([np.mean(t**2 / score_variance, axis=1), d_r])
+
+    def _find_scores(self, z: np.ndarray, good: np.ndarray) -> np.ndarray:
+        """Scores t (star, component); z (star, pixel) is 0 where it is not good."""
+        V, seen = self.components, np.isfinite(self.scale)
+        diagonal = 1 + self.residual_variance[seen].mean() / self.variances
+        projected = z @ V.T
+        scores = projected / diagonal
+        for star in np.flatnonzero((good != seen).any(axis=1)):
+            bad = V[:, seen & ~good[star]]  # V_g V_g^T is the unit matrix less what these take from it
+            scores[star] = np.linalg.solve(np.diag(diagonal) - bad @ bad.T, projected[star])
+        return scores
+
+
+def describe_training(X: np.ndarray, mean: np.ndarray) -> TrainingSpace | None:
+    """Describe training spectra (star, pixel) of this mean (pixel,); None for fewer than `MIN_STARS` or all the same.
+
+    Of more than `MAX_STARS`, so many at random but always the same are looked at: components, variances and scales
+    come from the one half of them; the other half says which components are more than noise, and the quantiles. The
+    cost does not grow with the training set.
+    """
+    if len(X) < MIN_STARS:
+        return None
+    some = np.random.default_rng(0).permutation(len(X))[:MAX_STARS]
+    first, second = (np.subtract(X[np.sort(half)], mean, dtype=np.float64) for half in (some[::2], some[1::2]))
+    scale = np.sqrt(np.mean(first**2, axis=0))
+    scale[scale <= 1e-7 * np.abs(mean)] = np.inf  # float32 leaves as much of a constant
+    if not np.isfinite(scale).any():
+        return None
+    Z, others = first / scale, second / scale
+    V, variances = _find_components(Z)
+    kept = _find_shared(V, Z, others)
+    V, variances = V[kept], variances[kept]
+    residual_variance = np.maximum(_residual_variance(Z, V), FLOOR)
+    space = TrainingSpace(mean, scale, V, variances, residual_variance, np.ones(2))
+    parts = space._find_parts(second + mean, None)
+    return replace(space, quantiles=np.maximum(np.quantile(parts, QUANTILE, axis=1), FLOOR))
+
+
+def _find_components(Z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Leading right singular vectors (component, pixel) of Z (star, pixel), and their variances (component,)."""
+    n = len(Z)
+    variances, U = np.linalg.eigh(Z @ Z.T / n)
+    variances, U = variances[::-1], U[:, ::-1]
+    k = min(MAX_COMPONENTS, n // 2, np.count_nonzero(variances > FLOOR * variances.sum()))
+    return (U[:, :k].T @ Z) / np.sqrt(n * variances[:k])[:, None], variances[:k]
+
+
+def _find_shared(V: np.ndarray, Z: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Which components (component,) other spectra vary along, by more than their noise: the rest would only dilute.
+
+    At least the first; of noise there is as much along any direction as along those that are left.
+    """
+    n_varying = np.count_nonzero(Z.any(axis=0))
+    noise = V**2 @ _residual_variance(Z, V) * n_varying / max(1, n_varying - len(V))
+    shared = np.mean((others @ V.T) ** 2, axis=0) > ABOVE_NOISE * noise
+    shared[0] = True
+    return shared
+
+
+def _residual_variance(Z: np.ndarray, V: np.ndarray) -> np.ndarray:
+    return np.mean((Z - (Z @ V.T) @ V) ** 2, axis=0)

@@ -1,0 +1,243 @@
+"""Layers: what turns one symbolic array and its named parameter blocks into the next array.
+
+A layer is a frozen description. It says the shapes of its output and of its parameters for an input of a given shape,
+(feature,) or (position, channel), and builds the graph for one spectrum or for many with a star axis before; it holds
+no weights.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import numpy as np
+import pytensor.tensor as pt
+
+from symspec.errors import DataError, OptionError, ShapeError
+from symspec.networks.activations import ACTIVATIONS, check_activation
+from symspec.safety.checks import as_float_array, check_count
+
+Symbol = pt.TensorVariable
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """Base of all layers: no parameters, and what comes out is shaped as what goes in.
+
+    Attributes
+    ----------
+    elementwise : bool
+        Whether each feature that comes out depends on the same feature that goes in and on nothing else, parameters
+        included: where all layers between the dense ones are so, the Hessian has a closed form.
+    others : tuple of Layer
+        Layers that stand before it in the network, and whose outputs go in before that of the layer above.
+    """
+
+    elementwise: ClassVar[bool] = False
+    others: ClassVar[tuple[Layer, ...]] = ()
+
+    @property
+    def kind(self) -> str:
+        """Name of the layer's kind, the stem of its blocks' names."""
+        return type(self).__name__.lower()
+
+    def out_shape(self, *shapes: Shape) -> Shape:
+        """Shape of what comes out when arrays of these shapes go in, those of `others` first."""
+        return shapes[-1]
+
+    def param_shapes(self, shape: Shape) -> dict[str, Shape]:
+        """Shape of each parameter block for an input of this shape."""
+        return {}
+
+    def find_fans(self, kernel: Shape) -> tuple[int, int]:
+        """How many numbers each output of a kernel of this shape is made of, and how many outputs each goes into."""
+        n_positions = math.prod(kernel[:-2])
+        return n_positions * kernel[-2], n_positions * kernel[-1]
+
+    def n_floats(self, shape: Shape, out: Shape) -> int:
+        """Numbers that an output of shape `out` takes, with what is made on the way to it from an input of `shape`."""
+        return math.prod(out)
+
+    def build(self, x: Symbol, params: dict[str, Symbol], shape: Shape) -> Symbol:
+        """Graph of the layer's output for the input `x` of this shape, or with axes for stars before it."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, eq=False)
+class Dense(Layer):
+    r"""Fully connected layer :math:`z = x W + b` over the last axis, kernel (in, out) as Keras stores it.
+
+    Parameters
+    ----------
+    units : int
+        Features that come out.
+    use_bias : bool, default True
+        Whether to add b.
+    """
+
+    units: int
+    use_bias: bool = True
+
+    def __post_init__(self):
+        check_count(self.units, "units")
+
+    def out_shape(self, *shapes: Shape) -> Shape:
+        return (*shapes[-1][:-1], self.units)
+
+    def param_shapes(self, shape: Shape) -> dict[str, Shape]:
+        kernel = {"kernel": (shape[-1], self.units)}
+        return kernel | {"bias": (self.units,)} if self.use_bias else kernel
+
+    def build(self, x: Symbol, params: dict[str, Symbol], shape: Shape) -> Symbol:
+        z = multiply_last(x, params["kernel"])
+        return z + params["bias"] if self.use_bias else z
+
+
+@dataclass(frozen=True, eq=False)
+class Activation(Layer):
+    """Elementwise function by name.
+
+    Parameters
+    ----------
+    function : str
+        One of "linear", "relu", "leaky_relu", "elu", "selu", "tanh", "sigmoid", "softplus", "gelu", "silu", "clip".
+    options : dict, optional
+        "leaky_relu": negative_slope (0.3); "elu": alpha (1.0); "clip": minimum (0), maximum (9999).
+
+    Raises
+    ------
+    OptionError
+        The name or an option is unknown.
+    """
+
+    elementwise: ClassVar[bool] = True
+    function: str
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self):
+        check_activation(self.function, self.options)
+
+    def build(self, x: Symbol, params: dict[str, Symbol], shape: Shape) -> Symbol:
+        return ACTIVATIONS[self.function](x, **self.options)
+
+
+@dataclass(frozen=True, eq=False)
+class Dropout(Layer):
+    """Random zeroing of features while training (inverted: kept ones are scaled up); the identity otherwise.
+
+    Parameters
+    ----------
+    rate : float
+        Fraction zeroed, 0 <= rate < 1.
+    """
+
+    elementwise: ClassVar[bool] = True
+    rate: float
+
+    def __post_init__(self):
+        if not 0 <= self.rate < 1:
+            raise OptionError(f"rate should be at least 0 and below 1, got {self.rate}.")
+
+    def build(self, x: Symbol, params: dict[str, Symbol], shape: Shape) -> Symbol:
+        """Return the input; a training graph passes its random mask as params["mask"]."""
+        return x * params["mask"] if "mask" in params else x
+
+    def draw_mask(self, shape: tuple[int, ...], rng: np.random.Generator, dtype: str) -> np.ndarray:
+        """Zeros, and 1 / (1 - rate) where a feature is kept."""
+        return ((rng.random(shape) >= self.rate) / (1 - self.rate)).astype(dtype)
+
+
+@dataclass(frozen=True, eq=False)
+class _Affine(Layer):
+    elementwise: ClassVar[bool] = True
+    mean: np.ndarray
+    scale: np.ndarray
+
+    def __post_init__(self):
+        mean = np.array(as_float_array(self.mean, "mean"))
+        scale = np.array(as_float_array(self.scale, "scale"))
+        if mean.ndim != 1 or mean.shape != scale.shape:
+            raise ShapeError(f"mean and scale should be vectors of one length, got {mean.shape}, {scale.shape}.")
+        if not (np.isfinite(mean).all() and np.isfinite(scale).all() and (scale > 0).all()):
+            bad = np.flatnonzero(~(np.isfinite(mean) & np.isfinite(scale) & (scale > 0)))
+            raise DataError(
+                f"mean should be finite and scale positive, got mean {mean[bad[0]]}, scale {scale[bad[0]]} at "
+                f"position {bad[0]} ({bad.size} such): a feature that never varies carries nothing; drop it or "
+                "give it scale 1."
+            )
+        mean.flags.writeable = scale.flags.writeable = False
+        object.__setattr__(self, "mean", mean)
+        object.__setattr__(self, "scale", scale)
+
+    def out_shape(self, *shapes: Shape) -> Shape:
+        if shapes[-1][-1] != self.mean.size:
+            raise ShapeError(f"{self.kind} of {self.mean.size} features stands where there are {shapes[-1][-1]}.")
+        return shapes[-1]
+
+    @classmethod
+    def of(cls, array: Any):
+        """Layer with the mean and standard deviation of each column of `array` (star, feature), NaN left out.
+
+        Raises
+        ------
+        DataError
+            A column never varies, or has fewer than two numbers.
+        """
+        array = as_float_array(array, "array")
+        if array.ndim != 2 or (np.isfinite(array).sum(axis=0) < 2).any():
+            raise DataError(
+                f"{cls.__name__}.of needs (star, feature) with at least two numbers in each column, got shape "
+                f"{array.shape}: a mean and a spread cannot come from one star."
+            )
+        mean, scale = np.nanmean(array, axis=0), np.nanstd(array, axis=0)
+        flat = np.flatnonzero(scale <= 1e-12 * np.maximum(np.abs(mean), 1e-300))
+        if flat.size:
+            raise DataError(
+                f"each column should vary from star to star, got {flat.size} of zero variance, the first at "
+                f"position {flat[0]} (all {mean[flat[0]]:g}): drop these columns, or build {cls.__name__}(mean, "
+                "scale) with scale 1 there."
+            )
+        return cls(mean, scale)
+
+
+class Standardize(_Affine):
+    """Fixed layer (x - mean) / scale: flux in, numbers of order one out.
+
+    Parameters
+    ----------
+    mean, scale : array_like, shape (feature,)
+        In the units of the flux; scale positive.
+    """
+
+    def build(self, x: Symbol, params: dict[str, Symbol], shape: Shape) -> Symbol:
+        return (x - self.mean.astype(x.dtype)) / self.scale.astype(x.dtype)
+
+
+class Unstandardize(_Affine):
+    """Fixed layer x * scale + mean: numbers of order one in, labels in their own units out.
+
+    Parameters
+    ----------
+    mean, scale : array_like, shape (label,)
+        In the units of the labels; scale positive.
+    """
+
+    def build(self, x: Symbol, params: dict[str, Symbol], shape: Shape) -> Symbol:
+        return x * self.scale.astype(x.dtype) + self.mean.astype(x.dtype)
+
+
+def multiply_last(x: Symbol, W: Symbol) -> Symbol:
+    """X W over the last axis."""
+    return pt.matmul(x, W) if x.ndim > 2 else pt.dot(x, W)
+
+
+def reshape_tail(x: Symbol, n_axes: int, tail: tuple[Any, ...]) -> Symbol:
+    """`x` with other lengths in place of those of its last axes."""
+    return x.reshape((*first_lengths(x, x.ndim - n_axes), *tail))
+
+
+def first_lengths(x: Symbol, n_axes: int) -> list[Any]:
+    """Lengths of the first axes: numbers where they are known, since symbolic ones are slow to vectorize."""
+    return [x.shape[i] if length is None else length for i, length in enumerate(x.type.shape[:n_axes])]

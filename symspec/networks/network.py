@@ -1,0 +1,337 @@
+"""Network: a stack of layers over one flat parameter vector, as a PyTensor graph."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytensor.tensor as pt
+
+from symspec.errors import DataError, OptionError, ShapeError
+from symspec.networks.layers import Activation, Dense, Dropout, Layer, Shape, Standardize, Unstandardize
+from symspec.networks.params import ParamLayout
+from symspec.safety.checks import as_float_array, check_choice, check_rng
+
+Symbol = pt.TensorVariable
+
+# Keras's initialisers: (mode of the fan, gain, distribution)
+INITIALIZERS = {
+    "he_normal": ("in", 2.0, "truncated_normal"),
+    "he_uniform": ("in", 2.0, "uniform"),
+    "glorot_normal": ("mean", 1.0, "truncated_normal"),
+    "glorot_uniform": ("mean", 1.0, "uniform"),
+    "lecun_normal": ("in", 1.0, "truncated_normal"),
+    "lecun_uniform": ("in", 1.0, "uniform"),
+}
+LABELS_SHOWN = 8
+TRUNCATED_NORMAL_STD = 0.87962566103423978  # of a unit normal cut at +-2, as Keras divides it out
+
+
+class Network:
+    """Regression network: flux (pixel,) -> labels (label,), or (star, pixel) -> (star, label).
+
+    Parameters
+    ----------
+    layers : sequence of Layer
+        From flux to labels. Put `Standardize` first and `Unstandardize` last to have flux and labels in
+        their own units at both ends (or see `standardized`).
+    n_pixels : int
+        Pixels of one spectrum.
+    label_names, label_units : sequence of str, optional
+        One a label; default label_0, label_1, ... and no units.
+    wavelength : array_like, shape (pixel,), optional
+        The grid that it takes spectra on: others are refused, or resampled, rather than taken for it.
+    wavelength_unit : str, default "Angstrom"
+
+    Attributes
+    ----------
+    layout : ParamLayout
+        The blocks of `theta`: layer by layer, kernel (in, out) in C order, then bias; named dense_0/kernel, ...
+    n_params, n_pixels, n_labels : int
+    shapes : list of tuple of int
+        Of one spectrum, and of what each layer makes of it.
+    dense_shapes : dict of str to (int, int)
+        Features (in, out) by name of each `Dense` that acts on a vector: their derivatives factorise.
+
+    Raises
+    ------
+    OptionError
+        No layers, something that is not a layer, one that refers to a layer that does not stand before it, or names
+        that do not match the number of labels.
+    ShapeError
+        A layer does not take what comes to it, or what comes out at the end is no vector.
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[Layer],
+        n_pixels: int,
+        *,
+        label_names: Sequence[str] | None = None,
+        label_units: Sequence[str] | None = None,
+        wavelength: Any = None,
+        wavelength_unit: str = "Angstrom",
+    ):
+        if not isinstance(n_pixels, int | np.integer) or n_pixels < 1:
+            raise OptionError(f"n_pixels should be a positive integer, got {n_pixels!r}.")
+        self.layers = tuple(layers)
+        self.n_pixels = int(n_pixels)
+        self.layer_names = _name_layers(self.layers)
+        self.sources = _find_sources(self.layers)
+        self.shapes: list[Shape] = [(self.n_pixels,)]
+        blocks, self.dense_shapes = {}, {}
+        for name, layer, sources in zip(self.layer_names, self.layers, self.sources, strict=True):
+            shape = self.shapes[-1]
+            blocks |= {f"{name}/{key}": block for key, block in layer.param_shapes(shape).items()}
+            if isinstance(layer, Dense) and len(shape) == 1:
+                self.dense_shapes[name] = (shape[0], layer.units)
+            self.shapes.append(tuple(layer.out_shape(*(self.shapes[i + 1] for i in sources), shape)))
+        if len(self.shapes[-1]) != 1:
+            raise ShapeError(f"layers should end in a vector of labels, got {self.shapes[-1]}: put Flatten() before.")
+        self.layout = ParamLayout(blocks, factored=self.dense_shapes)
+        self.n_params, self.n_labels = self.layout.n_params, self.shapes[-1][0]
+        self.label_names = _check_words(label_names, self.n_labels, "label_names", "label_{}")
+        self.label_units = _check_words(label_units, self.n_labels, "label_units", "")
+        self.wavelength, self.wavelength_unit = _check_wavelength(wavelength, self.n_pixels), wavelength_unit
+
+    def with_layers(self, layers: Sequence[Layer]) -> Network:
+        """Network of other layers, with the same pixels and labels."""
+        words = {"label_names": self.label_names, "label_units": self.label_units}
+        grid = {"wavelength": self.wavelength, "wavelength_unit": self.wavelength_unit}
+        return Network(layers, self.n_pixels, **words, **grid)
+
+    @property
+    def widths(self) -> list[int]:
+        """Numbers in one spectrum, and in what each layer makes of it."""
+        return [math.prod(shape) for shape in self.shapes]
+
+    @property
+    def floats_per_star(self) -> int:
+        """Numbers that one star takes on its way through the network."""
+        layers = zip(self.layers, pairwise(self.shapes), strict=True)
+        return self.n_pixels + sum(layer.n_floats(shape, out) for layer, (shape, out) in layers)
+
+    def __repr__(self) -> str:
+        shown = ", ".join(self.label_names[:LABELS_SHOWN])
+        if self.n_labels > LABELS_SHOWN:
+            shown += f", ... ({self.n_labels:,})"
+        return f"Network({self.describe()}, {self.n_params:,} parameters, labels {shown})"
+
+    def describe(self) -> str:
+        """Sizes of what comes in and of what its layers with parameters make, such as 100-16x8-32-3."""
+        outputs = zip(self.layer_names, self.shapes[1:], strict=True)
+        made = [shape for name, shape in outputs if name in self.layout.layers]
+        return "-".join("x".join(map(str, shape)) for shape in [self.shapes[0], *made])
+
+    def __call__(self, theta: Any, flux: Any) -> Symbol:
+        """Graph of the labels (label,) or (star, label) for `theta` (param,) and flux (pixel,) or (star, pixel).
+
+        Raises
+        ------
+        ShapeError
+            `theta` is not one vector, or flux has the wrong number of pixels or axes.
+        """
+        return self.build(self.layout.unpack(as_theta(theta, self.n_params)), flux)
+
+    def build(self, params: Mapping[str, Symbol], flux: Any) -> Symbol:
+        """Graph of the labels from named symbolic blocks (a Dropout's block "mask" is there only in training)."""
+        return self.build_with_taps(params, flux)[0]
+
+    def build_with_taps(
+        self, params: Mapping[str, Symbol], flux: Any
+    ) -> tuple[Symbol, dict[str, tuple[Symbol, Symbol]]]:
+        """Labels, and for each layer of `dense_shapes` its (input, output): where derivatives factorise."""
+        outputs, taps = [_as_flux(flux, self.n_pixels)], {}
+        for i, (name, layer) in enumerate(zip(self.layer_names, self.layers, strict=True)):
+            own = {k.removeprefix(name + "/"): v for k, v in params.items() if k.startswith(name + "/")}
+            others = [outputs[source + 1] for source in self.sources[i]]
+            outputs.append(layer.build(outputs[-1], own, self.shapes[i], *others))
+            if name in self.dense_shapes:
+                taps[name] = tuple(outputs[-2:])
+        return outputs[-1], taps
+
+    def init_params(self, rng: np.random.Generator, init: str = "he_normal") -> np.ndarray:
+        r"""Draw `theta` (param,): kernels by one of Keras's initialisers, biases zero, gammas of normalisations one.
+
+        A kernel's variance is gain / fan, with fan in, or (in + out) / 2 for glorot, times the kernel's positions if
+        it is a convolution's; normals are cut at two standard deviations and rescaled, as Keras does.
+
+        Raises
+        ------
+        OptionError
+            `init` is none of he_normal, he_uniform, glorot_normal, glorot_uniform, lecun_normal, lecun_uniform.
+        """
+        check_rng(rng)
+        fan_mode, gain, shape = INITIALIZERS[check_choice(init, "init", tuple(INITIALIZERS))]
+        theta, fans = np.zeros(self.n_params), self.find_fans()
+        for block in self.layout.blocks:
+            if block.name.endswith("/gamma"):
+                theta[block.slice] = 1
+            elif block.name in fans:
+                fan_in, fan_out = fans[block.name]
+                std = np.sqrt(gain / (fan_in if fan_mode == "in" else (fan_in + fan_out) / 2))
+                theta[block.slice] = std * _draw_unit(rng, block.size, shape)
+        return theta
+
+    def find_fans(self) -> dict[str, tuple[int, int]]:
+        """Fan-in and fan-out of each kernel, by its block's name."""
+        layers = dict(zip(self.layer_names, self.layers, strict=True))
+        kernels = [block for block in self.layout.blocks if block.name.endswith("/kernel")]
+        return {block.name: layers[block.name.removesuffix("/kernel")].find_fans(block.shape) for block in kernels}
+
+    def pack(self, params: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Flat `theta` (param,) of named arrays, e.g. {"dense_0/kernel": (in, out), "dense_0/bias": (out,)}."""
+        return self.layout.pack(params)
+
+    def unpack(self, theta: Any) -> dict[str, Any]:
+        """Named arrays, as views, of a flat `theta` (param,)."""
+        return self.layout.unpack(as_theta(theta, self.n_params, symbolic=False))
+
+
+def mlp(
+    sizes: Sequence[int],
+    *,
+    activation: str = "relu",
+    label_names: Sequence[str] | None = None,
+    label_units: Sequence[str] | None = None,
+) -> Network:
+    """Multilayer perceptron with a linear output.
+
+    Parameters
+    ----------
+    sizes : sequence of int
+        Pixels, hidden widths, labels: `[7213, 2048, 32, 3]`.
+    activation : str, default "relu"
+        After every hidden layer; the names of `Activation`.
+    label_names, label_units : sequence of str, optional
+
+    Examples
+    --------
+    >>> mlp([100, 8, 2]).n_params
+    826
+    """
+    if len(sizes) < 2:
+        raise OptionError(f"sizes should hold at least pixels and labels, got {list(sizes)}.")
+    layers: list[Layer] = []
+    for units in sizes[1:-1]:
+        layers += [Dense(units), Activation(activation)]
+    layers.append(Dense(sizes[-1]))
+    if activation:
+        Activation(activation)  # refuse an unknown word for networks without hidden layers, too
+    return Network(layers, sizes[0], label_names=label_names, label_units=label_units)
+
+
+def standardized(net: Network, flux: Any, labels: Any) -> Network:
+    """Put the network between fixed layers that take flux and give labels in their own units.
+
+    Parameters
+    ----------
+    net : Network
+        Its parameters and their order stay as they are.
+    flux : array_like, shape (star, pixel)
+        Training spectra, whose mean and standard deviation are taken pixel by pixel.
+    labels : array_like, shape (star, label)
+        Training labels; NaN is left out.
+
+    Raises
+    ------
+    DataError
+        A pixel or label never varies, or there is one star only.
+    """
+    return net.with_layers([Standardize.of(flux), *net.layers, Unstandardize.of(labels)])
+
+
+def dropout_layers(net: Network) -> dict[str, tuple[Dropout, Shape]]:
+    """The Dropout layers by name, with the shape of what each sees."""
+    return {
+        name: (layer, shape)
+        for name, layer, shape in zip(net.layer_names, net.layers, net.shapes[:-1], strict=True)
+        if isinstance(layer, Dropout)
+    }
+
+
+def _find_sources(layers: Sequence[Layer]) -> list[tuple[int, ...]]:
+    """Places of the layers that each layer refers to, where they stand last before it."""
+    places: dict[int, int] = {}
+    sources = []
+    for i, layer in enumerate(layers):
+        if unknown := [other for other in layer.others if id(other) not in places]:
+            raise OptionError(
+                f"{layer.kind} should refer to layers that stand before it in the same network, got {unknown[0]!r}: "
+                "give the very layer that is in the list."
+            )
+        sources.append(tuple(places[id(other)] for other in layer.others))
+        places[id(layer)] = i
+    return sources
+
+
+def _name_layers(layers: Sequence[Layer]) -> list[str]:
+    if not layers:
+        raise OptionError("layers should hold at least one layer, got none: a linear model is [Dense(n_labels)].")
+    names, counts = [], {}
+    for layer in layers:
+        if not isinstance(layer, Layer):
+            raise OptionError(f"layers should hold layers such as Dense(32), got {layer!r}.")
+        i = counts[layer.kind] = counts.get(layer.kind, -1) + 1
+        names.append(f"{layer.kind}_{i}")
+    return names
+
+
+def _check_words(words: Sequence[str] | None, n: int, name: str, default: str) -> tuple[str, ...]:
+    if words is None:
+        return tuple(default.format(i) for i in range(n))
+    if isinstance(words, str) or len(words) != n:
+        raise OptionError(f"{name} should be {n} words, one a label, got {words!r}.")
+    return tuple(str(w) for w in words)
+
+
+def _check_wavelength(wavelength: Any, n_pixels: int) -> np.ndarray | None:
+    if wavelength is None:
+        return None
+    wavelength = np.array(as_float_array(wavelength, "wavelength"))
+    if wavelength.shape != (n_pixels,):
+        raise ShapeError(f"wavelength should have shape ({n_pixels},), one a pixel, got {wavelength.shape}.")
+    if not (np.isfinite(wavelength).all() and (np.diff(wavelength) > 0).all()):
+        raise DataError("wavelength should be finite and rise from pixel to pixel: sort the pixels by wavelength.")
+    wavelength.flags.writeable = False
+    return wavelength
+
+
+def as_theta(theta: Any, n_params: int, *, symbolic: bool = True) -> Any:
+    """One flat vector (param,), symbolic or numbers, checked."""
+    if isinstance(theta, list | tuple | Mapping):
+        shapes = [np.shape(a) for a in (theta.values() if isinstance(theta, Mapping) else theta)]
+        raise ShapeError(
+            f"theta should be one flat vector of {n_params} parameters, got {len(shapes)} arrays of shapes {shapes}: "
+            'pack them with net.pack({"dense_0/kernel": W0, "dense_0/bias": b0, ...}).'
+        )
+    theta = pt.as_tensor_variable(theta) if symbolic else np.asarray(theta)
+    length = theta.type.shape[0] if symbolic and theta.ndim == 1 else theta.shape[0] if theta.ndim else None
+    if theta.ndim != 1 or (length is not None and length != n_params):
+        got = f"{theta.ndim} axes" if theta.ndim != 1 else f"{length}"
+        raise ShapeError(f"theta should be one flat vector of {n_params} parameters, got {got}.")
+    return theta
+
+
+def _as_flux(flux: Any, n_pixels: int) -> Symbol:
+    flux = pt.as_tensor_variable(flux)
+    length = flux.type.shape[-1] if flux.ndim else None
+    if flux.ndim not in (1, 2) or length not in (None, n_pixels):
+        raise ShapeError(
+            f"flux should have shape (star, {n_pixels}) or ({n_pixels},), got {flux.type.shape}: give one spectrum "
+            "as a vector or several as the rows of a matrix."
+        )
+    return flux if flux.dtype.startswith("float") else flux.astype("float64")
+
+
+def _draw_unit(rng: np.random.Generator, size: int, shape: str) -> np.ndarray:
+    """Numbers of zero mean and unit variance."""
+    if shape == "uniform":
+        return rng.uniform(-np.sqrt(3), np.sqrt(3), size)
+    draws = rng.normal(size=size)
+    while (outside := np.abs(draws) > 2).any():
+        draws[outside] = rng.normal(size=int(outside.sum()))
+    return draws / TRUNCATED_NORMAL_STD

@@ -1,0 +1,158 @@
+"""Tables with one row a star, in ECSV or CSV."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from symspec.errors import OptionError, ShapeError
+from symspec.hmc.comparison import PROBABILITIES, THRESHOLDS, HmcComparison
+from symspec.safety.whole_files import replace_when_complete
+from symspec.version import __version__
+
+if TYPE_CHECKING:
+    from xarray import DataTree
+from symspec.laplace.audit import StructureAudit
+
+STAR_TABLE_SUFFIXES = (".ecsv", ".csv")
+
+
+def write_star_table(
+    path: str | os.PathLike[str],
+    columns: Mapping[str, np.ndarray],
+    ids: Any,
+    meta: Mapping[str, Any],
+    *,
+    overwrite: bool = False,
+) -> None:
+    """Write columns (star,) behind ID; ECSV keeps `meta` in its header.
+
+    Raises
+    ------
+    OptionError
+        The ending of `path` is neither .ecsv nor .csv.
+    ShapeError
+        `ids` are not one a star; None numbers the rows, from 0.
+    FileKeptError
+        There is a file already, and `overwrite` is False.
+    """
+    from astropy.table import Table
+
+    path, n_stars = Path(path), len(next(iter(columns.values())))
+    if path.suffix.lower() not in STAR_TABLE_SUFFIXES:
+        raise OptionError(f"path should end in one of {', '.join(STAR_TABLE_SUFFIXES)}, got {path.name!r}: rename it.")
+    ids = np.arange(n_stars) if ids is None else np.asarray(ids)
+    if ids.shape != (n_stars,):
+        raise ShapeError(f"ids should have shape ({n_stars},), one a star, got {ids.shape}.")
+    table = Table({"ID": ids, **columns}, meta=dict(meta))
+    with replace_when_complete(path, overwrite=overwrite) as temporary:
+        table.write(temporary, format="ascii.ecsv" if path.suffix.lower() == ".ecsv" else "ascii.csv")
+
+
+DRAWS_SUFFIXES = (".nc", ".netcdf")
+
+
+def write_draws(path: str | os.PathLike[str], draws: DataTree, *, overwrite: bool = False) -> None:
+    """Write draws as NetCDF 4, for `arviz.from_netcdf` or `xarray.open_datatree`.
+
+    Raises
+    ------
+    FileKeptError
+        There is a file already, and `overwrite` is False.
+    """
+    with replace_when_complete(path, overwrite=overwrite) as temporary:
+        draws.to_netcdf(temporary, engine="h5netcdf")
+
+
+def write_comparison(
+    path: str | os.PathLike[str], comparison: HmcComparison, ids: Any = None, *, overwrite: bool = False
+) -> None:
+    """Write a comparison star by star.
+
+    The columns are ID, then for a label TEFF: TEFF_LAPLACE and TEFF_LAPLACE_SD, TEFF_HMC and TEFF_HMC_SD, in the
+    label's units; TEFF_SD_RATIO and TEFF_SHIFT with their Monte Carlo errors (_ERR); HMC's quantiles TEFF_Q2.5 to
+    TEFF_Q97.5; TEFF_RHAT, TEFF_ESS_BULK and TEFF_ESS_TAIL. ECSV keeps verdicts and thresholds in its header.
+
+    Parameters
+    ----------
+    path : str or path
+        Its ending says the format: .ecsv or .csv.
+    comparison : HmcComparison
+    ids : array_like, shape (star,), optional
+        Default: the rows' numbers, from 0.
+    overwrite : bool, default False
+        Whether a file already there is replaced.
+
+    Raises
+    ------
+    OptionError
+        The ending is none that can be written.
+    ShapeError
+        `ids` do not match the stars.
+    FileKeptError
+        There is a file already, and `overwrite` is False.
+    """
+    quantities = {
+        "LAPLACE": comparison.laplace_mean,
+        "LAPLACE_SD": comparison.laplace_sd,
+        "HMC": comparison.hmc_mean,
+        "HMC_SD": comparison.hmc_sd,
+        "SD_RATIO": comparison.sd_ratio,
+        "SD_RATIO_ERR": comparison.sd_ratio_error,
+        "SHIFT": comparison.shift,
+        "SHIFT_ERR": comparison.shift_error,
+        **{f"Q{100 * p:g}": q for p, q in zip(PROBABILITIES, comparison.quantiles, strict=True)},
+        "RHAT": comparison.rhat,
+        "ESS_BULK": comparison.ess_bulk,
+        "ESS_TAIL": comparison.ess_tail,
+    }
+    names = comparison.label_names
+    columns = {f"{n}_{k}": values[:, c] for c, n in enumerate(names) for k, values in quantities.items()}
+    meta = {"SYMSPEC": __version__, "VARIED": comparison.varied, "LAPLACE": comparison.structure}
+    meta |= {f"VERDICT_{n}": v for n, v in zip(names, comparison.verdict, strict=True)}
+    meta |= {"THRESHOLDS": THRESHOLDS, "PARETO_K": float(comparison.pareto_k)}
+    write_star_table(path, columns, ids, meta, overwrite=overwrite)
+
+
+def write_audit(
+    path: str | os.PathLike[str], audit: StructureAudit, ids: Any = None, *, overwrite: bool = False
+) -> None:
+    """Write an audit star by star.
+
+    The columns are ID, DISTANCE and QUANTILE, then for a label TEFF and a structure kronecker TEFF_EXACT, the exact
+    standard deviation in the label's units, TEFF_EXACT_LOW, what it is proved not to lie below, and TEFF_KRONECKER,
+    the ratio to the exact one. ECSV keeps in its header how the structures were computed, and which were left out.
+
+    Parameters
+    ----------
+    path : str or path
+        Its ending says the format: .ecsv or .csv.
+    audit : StructureAudit
+    ids : array_like, shape (star,), optional
+        Default: the rows' numbers, from 0.
+    overwrite : bool, default False
+        Whether a file already there is replaced.
+
+    Raises
+    ------
+    OptionError
+        The ending is none that can be written.
+    ShapeError
+        `ids` do not match the stars of the audit.
+    FileKeptError
+        There is a file already, and `overwrite` is False.
+    """
+    columns = {"DISTANCE": audit.distance, "QUANTILE": audit.quantile}
+    for c, label in enumerate(audit.label_names):
+        columns[f"{label}_EXACT"] = audit.exact_sd[:, c]
+        columns[f"{label}_EXACT_LOW"] = audit.exact_interval[:, c, 0]
+        for name, ratio in zip(audit.structures, audit.ratio, strict=True):
+            columns[f"{label}_{name.upper()}"] = ratio[:, c]
+    meta = {"SYMSPEC": __version__, "EXACT": audit.reason}
+    meta |= {f"ACCURACY_{name}": word for name, word in zip(audit.structures, audit.accuracy, strict=True)}
+    meta |= {f"SKIPPED_{name}": why for name, why in audit.skipped.items()}
+    write_star_table(path, columns, ids, meta, overwrite=overwrite)

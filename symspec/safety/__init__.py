@@ -1,0 +1,1 @@
+"""What comes in is checked, what goes out is whole: advice, limits, hostile files, resumption, progress."""

@@ -1,0 +1,35 @@
+"""What fits in memory: sizes in words, chunks of stars, and refusals before any work is done."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+from symspec.errors import OptionError, TooLargeError
+
+
+def chunks(n: int, size: int) -> Iterator[slice]:
+    """Slices of `size`, the last one of what is left, that cover `n`."""
+    return (slice(i, min(i + size, n)) for i in range(0, n, size))
+
+
+def check_fits(n_bytes: int, what: str) -> None:
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if n_bytes > memory:
+        raise TooLargeError(
+            f"the result for {what} takes {n_bytes / 2**30:.1f} GiB and this machine has {memory / 2**30:.1f}: ask for "
+            "fewer at a time."
+        )
+
+
+def parse_memory(memory: str) -> float:
+    """Bytes of a text such as "8GB" or "500MB"."""
+    units = {"kb": 2**10, "mb": 2**20, "gb": 2**30, "tb": 2**40}
+    text = str(memory).strip().lower()
+    try:
+        size = float(text[:-2]) * units[text[-2:]]
+    except (KeyError, ValueError):
+        size = 0.0
+    if not size > 0:
+        raise OptionError(f'memory should be a text such as "8GB" or "500MB", got {memory!r}.')
+    return size

@@ -1,0 +1,70 @@
+"""Files that appear under their name once they are complete, or not at all."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from symspec.errors import FileKeptError
+
+
+@contextmanager
+def replace_when_complete(path: str | os.PathLike[str], *, overwrite: bool = False) -> Iterator[Path]:
+    """Give a temporary name beside `path`, and rename the file written there once it is complete.
+
+    Whatever goes wrong in between, the temporary file is removed, and a file at `path` stays as it was.
+
+    Parameters
+    ----------
+    path : str or path
+        Where the file belongs; a symbolic link is followed.
+    overwrite : bool, default False
+        Whether a file already there is replaced.
+
+    Yields
+    ------
+    pathlib.Path
+        Where to write; nothing is there yet. It ends as `path` does.
+
+    Raises
+    ------
+    FileKeptError
+        There is a file already, and `overwrite` is False; or something that is no regular file.
+    FileNotFoundError
+        The folder does not exist.
+    """
+    target = check_target(path, overwrite=overwrite)
+    temporary = target.with_name(f".{secrets.token_hex(6)}.{target.name[-40:]}")
+    try:
+        yield temporary
+        with temporary.open("rb+") as stream:
+            os.fsync(stream.fileno())
+        check_target(path, overwrite=overwrite)  # writing may have taken an hour
+        os.replace(temporary, target)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def check_target(path: str | os.PathLike[str], *, overwrite: bool) -> Path:
+    """Where a file belongs, with links followed, if it may be written there.
+
+    Raises
+    ------
+    FileKeptError, FileNotFoundError
+        As `replace_when_complete`.
+    """
+    target = Path(os.path.realpath(path))
+    if not target.parent.is_dir():
+        raise FileNotFoundError(f"{path} should lie in a folder, got none at {target.parent}: create it first.")
+    if target.exists() and not target.is_file():
+        raise FileKeptError(f"{path} should be the name of a file, got a folder or device: add a file name to it.")
+    if target.exists() and not overwrite:
+        raise FileKeptError(
+            f"{path} should not exist yet, got a file of {target.stat().st_size} bytes, which is kept: "
+            "choose another name, or give overwrite=True to replace it."
+        )
+    return target

@@ -1,0 +1,185 @@
+"""The one rule that tells bad pixels from good ones, whatever file or object they come from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from symspec.errors import DataError, OptionError
+from symspec.spectra.spectra import Spectra
+
+if TYPE_CHECKING:
+    pass
+
+UNCERTAINTY_KINDS = ("std", "var", "ivar")
+MISSING = -9999.0
+_EXPONENTS = {"std": -2.0, "var": -1.0, "ivar": 1.0}
+
+
+def as_nan(values: np.ndarray) -> np.ndarray:
+    """A copy with NaN where values are missing, -9999."""
+    return np.where(values == MISSING, np.nan, values)
+
+
+def find_bad_bits(mask: Any, name: str, bits: Sequence[int] | None) -> np.ndarray:
+    """Tell which pixels a mask calls bad.
+
+    Parameters
+    ----------
+    mask : array_like, shape (star, pixel)
+        Booleans or numbers, where True, anything but 0, and NaN mean bad; or a bitmask of integers.
+    name : str
+        What the mask is called, used in the error.
+    bits : sequence of int, optional
+        Bits that mean bad, 0 being the lowest; None: any. With none, ``()``, the mask does not count.
+
+    Returns
+    -------
+    numpy.ndarray of bool, shape (star, pixel)
+        True at bad pixels.
+
+    Raises
+    ------
+    DataError
+        When it is no mask, or bits are asked for and there are none.
+    OptionError
+        When a bit is not one of those that the mask's integers have.
+    """
+    mask = np.asarray(mask)
+    if mask.dtype.kind not in "biuf":
+        raise DataError(f"{name} should hold booleans or integers, got {mask.dtype}: store True or 1 at bad pixels.")
+    if bits is None:
+        return mask != 0
+    if not len(bits):
+        return np.zeros(mask.shape, dtype=bool)
+    if mask.dtype.kind not in "iu":
+        raise DataError(
+            f"mask_bits={tuple(bits)} asks for bits of a bitmask, got {name} of {mask.dtype}, which has none: "
+            "leave mask_bits out."
+        )
+    n_bits = 8 * mask.dtype.itemsize
+    if too_high := [bit for bit in bits if bit >= n_bits]:
+        raise OptionError(f"mask_bits should be 0 to {n_bits - 1} for {name} of {mask.dtype}, got {too_high}.")
+    wanted = np.array(sum(1 << bit for bit in set(bits)), dtype=f"u{mask.dtype.itemsize}")
+    return (mask & wanted.astype(mask.dtype)) != 0
+
+
+def check_mask_bits(bits: Any) -> tuple[int, ...] | None:
+    """Check the option `mask_bits`: None, or numbers of bits from 0."""
+    if bits is None:
+        return None
+    words = "mask_bits should be a sequence of bit numbers such as (0, 1, 14)"
+    if isinstance(bits, int | str) or not all(
+        isinstance(b, int | np.integer) and not isinstance(b, bool) for b in bits
+    ):
+        raise OptionError(f"{words}, got {bits!r}: number the bits from 0; () lets no bit count.")
+    if any(bit < 0 for bit in bits):
+        raise OptionError(f"{words}, got {tuple(bits)}: bits are numbered from 0, so 1024 = 2**10 is bit 10.")
+    return tuple(int(bit) for bit in bits)
+
+
+def find_ivar(
+    flux: np.ndarray,
+    error: np.ndarray | None = None,
+    kind: str = "ivar",
+    *,
+    scale: float = 1.0,
+    mask: np.ndarray | None = None,
+    bad_error: float = 999.0,
+) -> np.ndarray | None:
+    """Inverse variances of the flux, 0 at bad pixels: the one rule.
+
+    A pixel is bad where flux is NaN, infinite or -9999, where its uncertainty is NaN, infinite, -9999, not above
+    0, or as a standard deviation `bad_error` or more, and where the mask says so. A negative inverse variance
+    other than -9999 is left as it is, for `Spectra` to refuse: it is more likely another quantity than a flag.
+
+    Parameters
+    ----------
+    flux : numpy.ndarray, shape (star, pixel)
+        Flux.
+    error : numpy.ndarray, shape (star, pixel), optional
+        Its uncertainty.
+    kind : {"std", "var", "ivar"}
+        What `error` is.
+    scale : float, default 1.0
+        What `error` is to be multiplied with, for another unit.
+    mask : numpy.ndarray of bool, shape (star, pixel), optional
+        True at bad pixels.
+    bad_error : float, default 999.0
+        Standard deviations from here on are flags, in the flux's units.
+
+    Returns
+    -------
+    numpy.ndarray, shape (star, pixel), or None
+        Inverse variance; None without an uncertainty.
+
+    Raises
+    ------
+    DataError
+        When pixels are masked and nothing is known of the errors of the others.
+    """
+    if error is None:
+        if mask is not None and mask.any():
+            raise DataError(
+                f"masked pixels should come with the flux's uncertainty, got {np.count_nonzero(mask)} of them without: "
+                "store one, of which theirs becomes unlimited, or let the mask not count, mask_bits=()."
+            )
+        return None
+    known = np.isfinite(error) & (error != MISSING) & np.isfinite(flux) & (flux != MISSING)
+    if mask is not None:
+        known &= ~mask
+    ivar = _invert(error, kind, scale, known)
+    ivar[_is_flag(ivar, bad_error)] = 0.0
+    return ivar
+
+
+def check_bad_error(error: np.ndarray, kind: str, name: str, *, scale: float, bad_error: float) -> None:
+    """Refuse a `bad_error` that would call more than half of these uncertainties, called `name`, flags."""
+    ivar = _invert(error, kind, scale, np.isfinite(error) & (error != MISSING))
+    flagged, n_known = np.count_nonzero(_is_flag(ivar, bad_error)), np.count_nonzero(ivar > 0)
+    if flagged > n_known / 2:
+        raise DataError(
+            f"{name} should mostly be a {kind} within bad_error={bad_error:g} (a standard deviation), got "
+            f"{flagged} of {n_known} pixels at or beyond it: give bad_error=numpy.inf if these errors are real."
+        )
+
+
+def _invert(error: np.ndarray, kind: str, scale: float, known: np.ndarray) -> np.ndarray:
+    if kind != "ivar":
+        known = known & (error > 0)
+    ivar = np.zeros_like(error)
+    with np.errstate(over="ignore", under="ignore", divide="ignore"):
+        np.power(error if scale == 1 else scale * error, _EXPONENTS[kind], out=ivar, where=known)
+    ivar[np.isinf(ivar)] = 0.0
+    return ivar
+
+
+def _is_flag(ivar: np.ndarray, bad_error: float) -> np.ndarray:
+    with np.errstate(over="ignore", under="ignore"):
+        smallest = np.float64(bad_error) ** -2.0
+    # the last digits of 1/999**2 depend on the kind it was computed from
+    return (ivar > 0) & (ivar <= smallest * (1 + 1e-6))
+
+
+def fill_flux(spectra: Spectra) -> np.ndarray:
+    """Flux (star, pixel) with pixels of ivar = 0 replaced by the mean of the other stars, 0 without any."""
+    if spectra.ivar is None:
+        return spectra.flux
+    good = spectra.ivar > 0
+    flux = np.where(good, spectra.flux, 0.0)
+    return fill_bad_pixels(flux, spectra.ivar, flux.sum(axis=0) / np.maximum(good.sum(axis=0), 1))
+
+
+def fill_bad_pixels(flux: np.ndarray, ivar: np.ndarray | None, flux_mean: np.ndarray) -> np.ndarray:
+    """Flux (star, pixel) with the pixels of ivar = 0 replaced by their training mean (pixel,)."""
+    return flux if ivar is None else np.where(ivar > 0, flux, flux_mean)
+
+
+def find_snr(flux: np.ndarray, ivar: np.ndarray | None) -> np.ndarray:
+    """Median over good pixels of flux (star, pixel) times the root of ivar: (star,), NaN without any good pixel."""
+    if ivar is None:
+        return np.full(len(flux), np.nan)
+    known = (f[i > 0] * np.sqrt(i[i > 0]) for f, i in zip(flux, ivar, strict=True))
+    return np.array([np.median(signal) if signal.size else np.nan for signal in known])

@@ -1,0 +1,290 @@
+"""Named arrays as spectra: which array is what, and some stars of them at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from numbers import Real
+
+import numpy as np
+
+from symspec.errors import DataError, FileFormatError, OptionError, ShapeError, SymspecError
+from symspec.safety.checks import as_float_array, check_choice
+from symspec.safety.named_arrays import NamedArrays
+from symspec.spectra.pixels import UNCERTAINTY_KINDS, as_nan, check_bad_error, check_mask_bits, find_bad_bits, find_ivar
+from symspec.spectra.readers.labels import find_labels, load_labels, read_words
+from symspec.spectra.readers.names import (
+    IDS,
+    LOG_WAVELENGTH,
+    MASKS,
+    WAVELENGTH,
+    find_array,
+    find_first_array,
+    find_flux,
+    find_uncertainty,
+)
+from symspec.spectra.spectra import Spectra
+from symspec.spectra.wavelengths import (
+    DEFAULT_UNIT,
+    find_pixel_order,
+    find_unit_factor,
+    is_same_unit,
+    is_unit,
+    parse_unit,
+)
+
+APSTAR_ROWS = ("combined", "combined_global", "visits", "all")
+_N_SAMPLED = 16  # stars whose uncertainties are looked at before any is read
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadOptions:
+    """How spectra are read; `symspec.read_spectra` says what each option does."""
+
+    label_names: Sequence[str] | None = None
+    uncertainty: str | None = None
+    bad_error: float = 999.0
+    mask_bits: Sequence[int] | None = None
+    wavelength_unit: str | None = None
+    hdu: int | str | None = None
+    apstar: str = "combined"
+
+    def __post_init__(self) -> None:
+        if self.uncertainty is not None:
+            check_choice(self.uncertainty, "uncertainty", UNCERTAINTY_KINDS)
+        if not (isinstance(self.bad_error, Real) and self.bad_error > 0):
+            raise OptionError(
+                f"bad_error should be above 0, got {self.bad_error!r}: give numpy.inf to keep every error."
+            )
+        names = self.label_names
+        if isinstance(names, str) or not all(isinstance(name, str) for name in names or ()):
+            raise OptionError(
+                f'label_names should be a sequence of strings, got {names!r}: write them like ["TEFF", "LOGG"].'
+            )
+        check_mask_bits(self.mask_bits)
+        if self.wavelength_unit is not None:
+            parse_unit(self.wavelength_unit)
+        check_choice(self.apstar, "apstar", APSTAR_ROWS)
+        if not (self.hdu is None or (isinstance(self.hdu, int | str) and not isinstance(self.hdu, bool))):
+            raise OptionError(f"hdu should be the number or the name of an HDU, got {self.hdu!r}: numbers start at 0.")
+
+
+class SpectraFile:
+    """Spectra in an open file or a table, of which `read` gives the stars asked for.
+
+    Attributes
+    ----------
+    n_stars, n_pixels : int
+        Numbers of stars and of pixels.
+    wavelength : numpy.ndarray, shape (pixel,), or None
+        Rising wavelengths in `wavelength_unit`; None when there are none.
+    wavelength_unit : str
+        As astropy writes it.
+    label_names, label_units : tuple of str
+        Names and units of the labels; empty without labels.
+    has_ids : bool
+        Whether the stars have names.
+    has_uncertainty : bool
+        Whether the flux has an uncertainty, which `read` turns into `Spectra.ivar`.
+    """
+
+    def __init__(self, arrays: NamedArrays, source: str, options: ReadOptions):
+        self._arrays, self._source, self._options = arrays, source, options
+        self._flux = find_flux(arrays, source)
+        shape = arrays.find_shape(self._flux)
+        self._is_single = len(shape) == 1
+        self.n_stars, self.n_pixels = _check_shape((1, *shape) if self._is_single else shape, self._flux, source)
+        self._labels = find_labels(arrays, options.label_names, self.n_stars, self._is_single, source)
+        self.label_names = self._labels.names if self._labels else ()
+        self.label_units = self._labels.units if self._labels else ()
+        self._uncertainty = find_uncertainty(arrays, options.uncertainty)
+        self.has_uncertainty = self._uncertainty is not None
+        self._mask = self._find_mask()
+        self._ids = self._find_ids()
+        self.has_ids = self._ids is not None
+        self._grid, self.wavelength, self._pixels = self._find_wavelength()
+        self.wavelength_unit = self._find_wavelength_unit()
+        self._scale = self._check_uncertainty()
+
+    def __repr__(self) -> str:
+        return f"SpectraFile({self._source}: {self.n_stars} stars, {self.n_pixels} pixels)"
+
+    def read(self, rows: slice = slice(None)) -> Spectra:
+        """Read some stars, in the memory that they take.
+
+        Parameters
+        ----------
+        rows : slice, default all
+            The stars wanted; its step is positive.
+
+        Returns
+        -------
+        Spectra
+            All in float64; what the file lacks is None.
+
+        Raises
+        ------
+        OptionError
+            When `rows` is no such slice, or the file is closed.
+        FileFormatError
+            When the file is damaged there.
+        DataError
+            When values are unusable.
+        """
+        rows = check_rows(rows, self.n_stars)
+        with noting(self._source):
+            self._check_grid(rows)
+            flux = as_nan(as_float_array(self._load_pixels(self._flux, rows), self._flux))
+            labels = self._labels
+            return Spectra(
+                flux=flux,
+                ivar=self._read_ivar(flux, rows),
+                wavelength=self.wavelength,
+                labels=None if labels is None else load_labels(self._arrays, labels, rows, self._is_single),
+                label_names=self.label_names,
+                label_units=self.label_units,
+                ids=None if self._ids is None else self._read_ids(rows, len(flux)),
+                wavelength_unit=self.wavelength_unit,
+            )
+
+    def _load_pixels(self, name: str, rows: slice) -> np.ndarray:
+        """Rows of an array (star, pixel), with pixels in the order of rising wavelength."""
+        loaded = self._arrays.load(name)[None][rows] if self._is_single else self._arrays.load(name, rows)
+        return loaded[:, self._pixels]
+
+    def _read_ids(self, rows: slice, n_rows: int) -> np.ndarray:
+        ids = np.atleast_1d(self._arrays.load(self._ids, rows))[:n_rows]
+        return ids[:, 0] if ids.ndim == 2 else ids
+
+    def _read_ivar(self, flux: np.ndarray, rows: slice) -> np.ndarray | None:
+        bits = self._arrays.mask_bits if self._options.mask_bits is None else self._options.mask_bits
+        masked = None
+        if self._mask is not None:
+            is_common = len(self._arrays.find_shape(self._mask)) == 1  # to all stars
+            stored = (
+                self._arrays.load(self._mask)[None, self._pixels] if is_common else self._load_pixels(self._mask, rows)
+            )
+            masked = np.broadcast_to(find_bad_bits(stored, self._mask, bits), flux.shape)
+        if self._uncertainty is None:
+            return find_ivar(flux, mask=masked)
+        name, kind = self._uncertainty
+        error = as_float_array(self._load_pixels(name, rows), name)
+        return find_ivar(flux, error, kind, scale=self._scale, mask=masked, bad_error=self._options.bad_error)
+
+    def _find_mask(self) -> str | None:
+        bits = self._options.mask_bits
+        if bits is not None and not len(bits):
+            return None
+        if (name := find_array(self._arrays, MASKS)) is None:
+            if bits is not None:
+                raise DataError(
+                    f"mask_bits={tuple(bits)} asks for bits of a mask, got no array named {', '.join(MASKS)}: leave "
+                    "mask_bits out, or rename the mask."
+                )
+        elif self._arrays.find_shape(name) != (self.n_pixels,):
+            self._check_pixels(name)
+        return name
+
+    def _find_ids(self) -> str | None:
+        if (name := find_first_array(self._arrays, IDS)) is None:
+            return None
+        shape = self._arrays.find_shape(name)
+        if shape not in ((self.n_stars,), (self.n_stars, 1)) and not (self.n_stars == 1 and shape == ()):
+            raise ShapeError(
+                f"{name} should have shape ({self.n_stars},), one a star, got {shape}: select the same stars."
+            )
+        return name
+
+    def _find_wavelength(self) -> tuple[str | None, np.ndarray | None, slice]:
+        """Find the array of wavelengths, those of the first star, and the order of pixels in which they rise."""
+        name = find_array(self._arrays, WAVELENGTH) or find_array(self._arrays, LOG_WAVELENGTH)
+        if name is None:
+            return None, None, slice(None)
+        shape = self._arrays.find_shape(name)
+        if shape[-1:] != (self.n_pixels,) or shape[:-1] not in ((), (1,), (self.n_stars,)):
+            advice = "give one wavelength for each pixel of flux"
+            if len(shape) == 2:
+                advice = "all stars share one grid, so resample their spectra to one and give that"
+            raise ShapeError(f"{name} should have shape ({self.n_pixels},), got {shape}: {advice}.")
+        first = self._load_grid(name, slice(0, 1))[0]
+        order = find_pixel_order(first, name)
+        return name, first[order], order
+
+    def _load_grid(self, name: str, rows: slice) -> np.ndarray:
+        is_one = len(self._arrays.find_shape(name)) == 1
+        stored = as_float_array(self._arrays.load(name) if is_one else self._arrays.load(name, rows), name)
+        with np.errstate(over="ignore"):
+            return np.atleast_2d(stored if name.lower() in WAVELENGTH else 10.0**stored)
+
+    def _check_grid(self, rows: slice) -> None:
+        """Refuse stars whose wavelengths are not those of the first."""
+        if self._grid is None or self._arrays.find_shape(self._grid) != (self.n_stars, self.n_pixels):
+            return
+        grids = self._load_grid(self._grid, rows)[:, self._pixels]
+        if (other := (grids != self.wavelength).any(axis=1)).any():
+            raise ShapeError(
+                f"{self._grid} should be the same for all stars, got another grid for star "
+                f"{rows.start + rows.step * int(np.argmax(other))} than for star 0: read those of each grid apart, "
+                "resample them to one (symspec.resample), and join them."
+            )
+
+    def _find_wavelength_unit(self) -> str:
+        words = read_words(self._arrays, "wavelength_unit")
+        stated = words[0] if words else None
+        if stated is None and self._grid is not None and self._grid.lower() in WAVELENGTH:  # not of a logarithm
+            stated = self._arrays.units.get(self._grid)
+        said = self._options.wavelength_unit
+        if not stated or (said is not None and not is_unit(stated)):
+            return parse_unit(said or DEFAULT_UNIT)
+        if said is not None and not is_same_unit(said, stated):
+            raise DataError(
+                f"wavelength_unit={said!r} should agree with the file, got {stated!r} there: leave wavelength_unit out."
+            )
+        return parse_unit(stated)
+
+    def _check_uncertainty(self) -> float:
+        """Look at the uncertainties of some stars; gives the factor that brings them to the flux's units."""
+        if self._uncertainty is None:
+            return 1.0
+        name, kind = self._uncertainty
+        self._check_pixels(name)
+        units = self._arrays.units
+        scale = find_unit_factor(units.get(name), units.get(self._flux), kind, name)
+        sampled = slice(0, self.n_stars, -(-self.n_stars // _N_SAMPLED))
+        error = as_float_array(self._load_pixels(name, sampled), name)
+        check_bad_error(error, kind, name, scale=scale, bad_error=self._options.bad_error)
+        return scale
+
+    def _check_pixels(self, name: str) -> None:
+        """Refuse an array that has not one value for each pixel of the flux."""
+        if (shape := self._arrays.find_shape(name)) != (wanted := self._arrays.find_shape(self._flux)):
+            raise ShapeError(
+                f"{name} should have the shape of the flux, {wanted}, got {shape}: store one for each pixel."
+            )
+
+
+@contextmanager
+def noting(source: str) -> Iterator[None]:
+    """Add to an error what was read when it happened."""
+    try:
+        yield
+    except SymspecError as error:
+        error.add_note(f"This happened while reading {source}.")
+        raise
+
+
+def check_rows(rows: slice, n_stars: int) -> slice:
+    """Refuse what is no slice that goes forward; gives it with its numbers."""
+    if not isinstance(rows, slice) or (rows.step or 1) < 1:
+        raise OptionError(f"rows should be a slice with a step above 0, got {rows!r}: write slice(0, 1000).")
+    return slice(*rows.indices(n_stars))
+
+
+def _check_shape(shape: tuple[int, ...], name: str, source: str) -> tuple[int, int]:
+    if len(shape) == 2 and shape[0] == 0:
+        raise FileFormatError(f"{source} should hold at least one star, got {name} of shape {shape}.")
+    if len(shape) != 2 or shape[1] == 0:
+        advice = "give at least one pixel" if len(shape) == 2 else "store one row a star"
+        raise ShapeError(f"{name} should have shape (star, pixel), got {shape}: {advice}.")
+    return shape

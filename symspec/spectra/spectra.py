@@ -1,0 +1,215 @@
+"""Spectra of many stars on one wavelength grid, with what is known of their noise and labels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from symspec.errors import DataError, ShapeError
+from symspec.safety.advice import describe_bad
+from symspec.safety.checks import as_float_array, check_finite, check_ivar, check_not_infinite
+
+
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+class Spectra:
+    """Spectra of many stars on one wavelength grid.
+
+    Arrays are float64 and read-only. An array that was float64 already is shared with the caller, not copied,
+    and never written into. ``spectra[stars]`` with an integer, a slice, a mask or an array of integers gives
+    those stars as `Spectra`; an integer keeps the star axis.
+
+    Attributes
+    ----------
+    flux : numpy.ndarray, shape (star, pixel)
+        Flux, in any unit; finite wherever `ivar` is not 0.
+    ivar : numpy.ndarray, shape (star, pixel), or None
+        Inverse variance of the flux, 1/sigma**2; 0 means no information. None: not known at all.
+    wavelength : numpy.ndarray, shape (pixel,), or None
+        Wavelength of each pixel, in `wavelength_unit`.
+    labels : numpy.ndarray, shape (star, label), or None
+        Labels in `label_units`; NaN where missing.
+    label_names : tuple of str
+        One name a label; ``label_0``, ``label_1``, ... unless given.
+    label_units : tuple of str
+        One unit a label; ``""`` unless given.
+    ids : numpy.ndarray of str, shape (star,), or None
+        The stars' names; bytes are decoded, numbers written out.
+    wavelength_unit : str
+        Unit of `wavelength`, default ``"Angstrom"``.
+
+    Raises
+    ------
+    ShapeError
+        When arrays do not fit together.
+    DataError
+        When flux is not finite where `ivar` is not 0, `ivar` is negative or not finite, a label is infinite,
+        names occur twice, or anything is no array of numbers.
+    """
+
+    flux: np.ndarray
+    ivar: np.ndarray | None = None
+    wavelength: np.ndarray | None = None
+    labels: np.ndarray | None = None
+    label_names: tuple[str, ...] = ()
+    label_units: tuple[str, ...] = ()
+    ids: np.ndarray | None = None
+    wavelength_unit: str = "Angstrom"
+
+    def __post_init__(self) -> None:
+        flux = _as_matrix(self.flux, "flux", "pixel")
+        self._set("flux", flux)
+        if self.ivar is not None:
+            self._set("ivar", check_ivar(self.ivar, flux.shape))
+        _refuse_unmarked(self.flux, self.ivar)
+        if self.wavelength is not None:
+            self._set("wavelength", _as_wavelength(self.wavelength, flux.shape[1]))
+        if self.labels is not None:
+            self._set("labels", _as_labels(self.labels, flux.shape[0]))
+        if self.ids is not None:
+            self._set("ids", _as_ids(self.ids, flux.shape[0]))
+        names = _as_words(self.label_names, "label_names", self.n_labels)
+        units = _as_words(self.label_units, "label_units", self.n_labels)
+        if len(set(names)) < len(names):
+            raise DataError(f"label_names should all differ, got {names}: rename those that occur twice.")
+        object.__setattr__(self, "label_names", names or tuple(f"label_{i}" for i in range(self.n_labels)))
+        object.__setattr__(self, "label_units", units or ("",) * self.n_labels)
+
+    def _set(self, name: str, array: np.ndarray) -> None:
+        """Store a read-only view, which leaves the caller's own array writable."""
+        view = array.view()
+        view.flags.writeable = False
+        object.__setattr__(self, name, view)
+
+    @property
+    def n_stars(self) -> int:
+        """Number of stars."""
+        return self.flux.shape[0]
+
+    @property
+    def n_pixels(self) -> int:
+        """Number of pixels of each spectrum."""
+        return self.flux.shape[1]
+
+    @property
+    def n_labels(self) -> int:
+        """Number of labels of each star; 0 when there are none."""
+        return 0 if self.labels is None else self.labels.shape[1]
+
+    def __len__(self) -> int:
+        return self.n_stars
+
+    def __getitem__(self, stars: Any) -> Spectra:
+        stars = _as_star_index(stars, self.n_stars)
+        return Spectra(
+            flux=self.flux[stars],
+            ivar=None if self.ivar is None else self.ivar[stars],
+            wavelength=self.wavelength,
+            labels=None if self.labels is None else self.labels[stars],
+            label_names=self.label_names,
+            label_units=self.label_units,
+            ids=None if self.ids is None else self.ids[stars],
+            wavelength_unit=self.wavelength_unit,
+        )
+
+    def __repr__(self) -> str:
+        labels = ", ".join(map(with_unit, self.label_names, self.label_units))
+        return (
+            f"Spectra({self.n_stars} stars, {self.n_pixels} pixels, "
+            f"{'no ivar' if self.ivar is None else 'ivar'}, "
+            f"{'no wavelength' if self.wavelength is None else f'wavelength in {self.wavelength_unit}'}, "
+            f"{f'labels {labels}' if labels else 'no labels'})"
+        )
+
+
+def _as_matrix(value: Any, name: str, axis: str) -> np.ndarray:
+    array = as_float_array(value, name)
+    if array.ndim == 2 and array.shape[1] > 0:
+        return array
+    advice = "give one row a star"
+    if array.ndim == 1:
+        advice = f"for one star give {name}[None, :]" + (f", for one {axis} {name}[:, None]" * (axis == "label"))
+    elif array.ndim == 2:
+        advice = f"give at least one {axis}"
+    raise ShapeError(f"{name} should have shape (star, {axis}), got {array.shape}: {advice}.")
+
+
+def _refuse_unmarked(flux: np.ndarray, ivar: np.ndarray | None) -> None:
+    """Refuse flux that is not finite, except where `ivar` says that nothing is known."""
+    if ivar is None:
+        check_finite(flux, "flux", ("star", "pixel"), "give ivar with 0 at these pixels, or fill them")
+    elif (bad := ~np.isfinite(flux) & (ivar > 0)).any():
+        described = describe_bad(bad, flux, ("star", "pixel"))
+        raise DataError(
+            f"flux should be finite where ivar is not 0, got {described}: set ivar to 0 at these pixels, or fill them."
+        )
+
+
+def _as_wavelength(value: Any, n_pixels: int) -> np.ndarray:
+    wavelength = as_float_array(value, "wavelength")
+    if wavelength.shape != (n_pixels,):
+        advice = "give one wavelength for each pixel of flux"
+        if wavelength.ndim == 2:
+            advice = "all stars share one grid, so resample their spectra to one and give that"
+        raise ShapeError(f"wavelength should have shape ({n_pixels},), got {wavelength.shape}: {advice}.")
+    check_finite(wavelength, "wavelength", ("pixel",), "drop these pixels from flux, ivar and wavelength")
+    return wavelength
+
+
+def _as_labels(value: Any, n_stars: int) -> np.ndarray:
+    labels = _as_matrix(value, "labels", "label")
+    if labels.shape[0] != n_stars:
+        advice = "transpose it: labels.T" if labels.shape[1] == n_stars else "select the same stars in flux and labels"
+        raise ShapeError(f"labels should have shape ({n_stars}, label), got {labels.shape}: {advice}.")
+    check_not_infinite(labels)
+    return labels
+
+
+def _as_ids(value: Any, n_stars: int) -> np.ndarray:
+    raw = np.asarray(value)
+    if raw.shape != (n_stars,):
+        raise ShapeError(f"ids should have shape ({n_stars},), one a star, got {raw.shape}: select the same stars.")
+    if raw.dtype.kind in "SO":
+        words = [item.decode("utf-8", "replace") if isinstance(item, bytes) else str(item) for item in raw]
+        return np.array(words, dtype=str)
+    return raw.astype(str)
+
+
+def _as_words(words: Iterable[str], name: str, n_labels: int) -> tuple[str, ...]:
+    if isinstance(words, str):
+        raise DataError(f"{name} should be a sequence of strings, got {words!r}: write ({words!r},).")
+    words = tuple(words)
+    if not all(isinstance(word, str) for word in words):
+        raise DataError(f"{name} should be a sequence of strings, got {words!r}: convert each with str().")
+    if words and len(words) != n_labels:
+        advice = "give one for each column of labels" if n_labels else "give labels as well, or leave it out"
+        raise ShapeError(f"{name} should have length {n_labels}, got {len(words)}: {advice}.")
+    return tuple(str(word) for word in words)
+
+
+def _as_star_index(stars: Any, n_stars: int) -> slice | np.ndarray:
+    """Turn whatever selects stars into an index that keeps the star axis."""
+    if isinstance(stars, slice):
+        return stars
+    index = np.asarray(stars)
+    if isinstance(stars, tuple) or index.ndim > 1 or (index.size and index.dtype.kind not in "iub"):
+        raise IndexError(
+            f"spectra[stars] takes one integer, a slice, a mask or an array of integers, got {stars!r}: "
+            "select pixels on the arrays themselves, e.g. spectra.flux[:, :100]."
+        )
+    if index.dtype == bool and index.shape != (n_stars,):
+        raise ShapeError(f"a mask of stars should have shape ({n_stars},), got {index.shape}: give one bool a star.")
+    if index.dtype == bool:
+        return np.flatnonzero(index)
+    index = np.atleast_1d(index).astype(np.intp)
+    if index.size and (index.max() >= n_stars or index.min() < -n_stars):
+        worst = index.max() if index.max() >= n_stars else index.min()
+        raise IndexError(f"star {worst} asked for, got spectra of {n_stars} stars: they are numbered from 0.")
+    return index
+
+
+def with_unit(name: str, unit: str) -> str:
+    """Name of a label with its unit: "TEFF [K]"."""
+    return f"{name} [{unit}]" if unit else name

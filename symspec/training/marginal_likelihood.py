@@ -1,0 +1,222 @@
+r"""Laplace's log marginal likelihood F of a regression's noise and prior, with its complete gradient.
+
+With A the Gauss-Newton matrix at the minimum theta* of U, H the exact Hessian there, r_n the residuals, W_n the inverse
+noise covariance on the observed labels of star n and zero elsewhere, :math:`V_n = J_n A^{-1} J_n^T`, and one adjoint
+solve :math:`q = H^{-1} \nabla_\theta \tfrac12 \log\det A`,
+
+.. math::
+    F &= -U - \tfrac12 \log\det A + \tfrac{P}{2} \log 2\pi \\
+    \frac{dF}{dS} &= \sum_n \tfrac12 W_n (r_n r_n^T + V_n) W_n - \tfrac12 W_n + \mathrm{sym}\, W_n (J_n q) r_n^T W_n \\
+    \frac{dF}{d\log\delta_b} &= \tfrac12 (\gamma_b - \delta_b |\theta_b|^2) + \delta_b\, q_b \cdot \theta_b,
+    \qquad \gamma_b = P_b - \delta_b \mathrm{tr} (A^{-1})_{bb}
+
+The terms with q say how A changes as theta* moves with the noise and the prior.
+"""
+
+from __future__ import annotations
+
+from copy import copy
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.sparse.linalg import LinearOperator, cg
+
+from symspec.derivatives import compiled, weighted_sums
+from symspec.inverse_hessian.builder import InverseBuilder
+from symspec.inverse_hessian.dual import DualInverse
+from symspec.inverse_hessian.interface import InverseHessian, log_evidence
+from symspec.networks.regression import LOG_2PI, Regression
+from symspec.training.hyperparameters import Hyperparameters
+from symspec.training.newton import PolishResult, minimize_by_newton
+
+POLISH_TOLERANCE = 1e-6  # nats; its root matters to the gradient
+DIFFERENCE = 1e-3  # in h: its square times third derivatives of F is far below any tolerance
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """Log marginal likelihood at one setting of the hyperparameters.
+
+    Attributes
+    ----------
+    log_marginal_likelihood : float
+        In nats.
+    standard_error : float
+        Of it; 0 where it is no estimate.
+    gradient : numpy.ndarray, shape (entry,)
+        With respect to the hyperparameters that vary. Complete for the structures primal and dual; at fixed weights
+        for the others.
+    names : list of str
+        What the gradient's entries are.
+    theta : numpy.ndarray, shape (param,)
+        The minimum of U there.
+    n_effective : numpy.ndarray, shape (label,)
+        Number of parameters that each label's data determine.
+    n_effective_by_block : dict of str to float
+        Number of its parameters that the data determine, rather than the prior.
+    """
+
+    log_marginal_likelihood: float
+    standard_error: float
+    gradient: np.ndarray
+    names: list[str]
+    theta: np.ndarray
+    n_effective: np.ndarray
+    n_effective_by_block: dict[str, float]
+
+
+class MarginalLikelihood:
+    """F of one regression, training set and structure, at any hyperparameters; all is compiled once.
+
+    Parameters
+    ----------
+    builder : InverseBuilder
+        Of the regression where h = 0, its training set and structure.
+    hyperparameters : Hyperparameters
+        Of the same regression.
+
+    Attributes
+    ----------
+    h : numpy.ndarray, shape (entry,)
+        Where it stands.
+    """
+
+    def __init__(self, builder: InverseBuilder, hyperparameters: Hyperparameters):
+        self.builder, self.hyperparameters = builder, hyperparameters
+        self.X, self.Y, self.observed = builder.X, np.nan_to_num(builder.Y), builder.observed
+        net, backend = builder.reg.net, builder.backend
+        self.predict = compiled.compile_predict(net, backend=backend)
+        self._squares = weighted_sums.compile_weighted_squares(net, backend=backend)
+        self._product = weighted_sums.compile_weighted_hessian_vector_product(net, backend=backend)
+        if builder.structure == "dual":
+            self._kernel_trace_gradient = compiled.compile_kernel_trace_gradient(net, backend=backend)
+        if builder.structure == "primal":
+            self._trace_gradient = weighted_sums.compile_trace_gradient(net, backend=backend)
+        self._stand_at(np.zeros(len(hyperparameters)), builder.reg)
+
+    def _stand_at(self, h: np.ndarray, reg: Regression) -> None:
+        self.h, self.reg = h, reg
+        T = reg.whiteners(self.observed)
+        self.weights = np.matmul(T.transpose(0, 2, 1), T)
+        self._log_det_noise = -2 * float(np.log(np.diagonal(T, axis1=1, axis2=2)[self.observed]).sum())
+
+    def at(self, h: np.ndarray) -> MarginalLikelihood:
+        """The same at other hyperparameters h (entry,)."""
+        other = copy(self)
+        other._stand_at(h, self.hyperparameters.regression(h))
+        other.builder = self.builder.with_regression(other.reg)
+        return other
+
+    def objective(self, theta: np.ndarray) -> tuple[float, np.ndarray]:
+        """U and its gradient (param,)."""
+        squares, gradient = self._squares(theta, self.X, self.Y, self.weights)
+        U = float(squares) + 0.5 * (self._log_det_noise + self.observed.sum() * LOG_2PI)
+        return U + self.reg.add_prior(gradient, theta, 1.0), gradient
+
+    def hessian_product(self, theta: np.ndarray, v: np.ndarray) -> np.ndarray:
+        """H v (param,) with the exact Hessian H of U."""
+        return self._product(theta, self.X, self.Y, self.weights, v) + self.reg.prior_precision_vector() * v
+
+    def minimize(self, theta: np.ndarray, *, tolerance: float) -> tuple[PolishResult, InverseHessian]:
+        """Minimum of U that `theta` leads to, and the inverse Hessian there."""
+        return minimize_by_newton(self.objective, self.hessian_product, self.builder, theta, tolerance=tolerance)
+
+    def evaluate(self, theta: np.ndarray) -> Evidence:
+        """F and its complete gradient at the minimum that `theta` leads to; structures primal and dual."""
+        result, inverse = self.minimize(theta, tolerance=POLISH_TOLERANCE)
+        theta, precision = result.theta, self.reg.prior_precision_vector()
+        by_theta, counts = self._differentiate_log_det(theta, inverse)
+        q = self._solve_hessian(theta, inverse, by_theta)
+        tangents = self.builder.tangents(theta)
+        WV = np.matmul(self.weights, inverse.label_covariance(tangents))
+        Wr = self._weigh(self.Y - self.predict(theta, self.X))
+        cross = self._weigh(tangents.matvec(q)).T @ Wr
+        by_covariance = 0.5 * (Wr.T @ Wr + np.sum(WV @ self.weights - self.weights, axis=0) + cross + cross.T)
+        pull = self._sum_by_block(precision * theta * (q - 0.5 * theta))
+        by_block = {name: 0.5 * count + pull[name] for name, count in counts.items()}
+        gradient = self.hyperparameters.gradient(self.h, by_covariance, by_block)
+        F = log_evidence(self.reg, theta, result.negative_log_posterior, inverse)
+        F += q @ self.objective(theta)[1]  # log det A at the minimum itself, to which there is some way left
+        return self._report(F, inverse, gradient, theta, WV, counts)
+
+    def evaluate_at_fixed_weights(self, theta: np.ndarray, F: float | None = None) -> tuple[float, np.ndarray]:
+        """F, unless given, and its gradient by central differences, as if the minimum stayed here; any structure."""
+        F = self._log_evidence_at(self.h, theta) if F is None else F
+        steps = DIFFERENCE * np.eye(len(self.h))
+        rises = [self._log_evidence_at(self.h + e, theta) - self._log_evidence_at(self.h - e, theta) for e in steps]
+        return F, np.array(rises) / (2 * DIFFERENCE)
+
+    def report(self, result: PolishResult, inverse: InverseHessian) -> Evidence:
+        """What is known at a minimum through the interface of all structures; the gradient is at fixed weights."""
+        theta = result.theta
+        F = log_evidence(self.reg, theta, result.negative_log_posterior, inverse)
+        F, gradient = self.evaluate_at_fixed_weights(theta, F)
+        WV = np.matmul(self.weights, inverse.label_covariance(self.builder.tangents(theta)))
+        return self._report(F, inverse, gradient, theta, WV, self._count(inverse.diagonal(), inverse.free))
+
+    def curvature(self, evidence: Evidence) -> np.ndarray:
+        """About -d^2 F / dh^2 (entry,) at a maximum near `evidence`."""
+        return self.hyperparameters.curvature(self.observed.sum(axis=0), evidence.n_effective_by_block)
+
+    def _log_evidence_at(self, h: np.ndarray, theta: np.ndarray) -> float:
+        there = self.at(h)
+        return log_evidence(there.reg, theta, there.objective(theta)[0], there.builder.build(theta))
+
+    def _report(
+        self,
+        F: float,
+        inverse: InverseHessian,
+        gradient: np.ndarray,
+        theta: np.ndarray,
+        WV: np.ndarray,
+        counts: dict[str, float],
+    ) -> Evidence:
+        error, names = 0.5 * inverse.logdet_standard_error(), self.hyperparameters.names
+        return Evidence(F, error, gradient, names, theta, np.einsum("ncc->c", WV), counts)
+
+    def _differentiate_log_det(self, theta: np.ndarray, inverse: InverseHessian) -> tuple[np.ndarray, dict[str, float]]:
+        """Gradient of 1/2 log det A (param,), and the effective number of parameters of each block."""
+        if isinstance(inverse, DualInverse):
+            kernel_inverse = inverse.kernel_inverse()
+            gradient = self._kernel_trace_gradient(theta, self.X, inverse.variance, kernel_inverse)
+            return gradient, count_in_kernel(inverse, kernel_inverse)
+        dense = inverse.to_dense()
+        gradient = self._trace_gradient(theta, self.X, self.Y, self.weights, dense)
+        return gradient, self._count(np.diag(dense), inverse.free)
+
+    def _count(self, diagonal: np.ndarray, free: slice) -> dict[str, float]:
+        """P_b - delta_b tr(A^-1)_bb of each block, without the parameters that are held fixed."""
+        share = np.zeros_like(diagonal)
+        share[free] = 1 - (self.reg.prior_precision_vector() * diagonal)[free]
+        return self._sum_by_block(share)
+
+    def _sum_by_block(self, values: np.ndarray) -> dict[str, float]:
+        return {name: float(part.sum()) for name, part in self.reg.net.layout.unpack(values).items()}
+
+    def _weigh(self, u: np.ndarray) -> np.ndarray:
+        return np.einsum("ncd,nd->nc", self.weights, u)
+
+    def _solve_hessian(self, theta: np.ndarray, inverse: InverseHessian, b: np.ndarray) -> np.ndarray:
+        H = LinearOperator(inverse.shape, matvec=lambda v: self.hessian_product(theta, v.ravel()), dtype=np.float64)
+        return cg(H, b, rtol=1e-4, maxiter=200, M=inverse)[0]
+
+
+def count_in_kernel(inverse: DualInverse, kernel_inverse: np.ndarray) -> dict[str, float]:
+    r"""Effective number of parameters of each block, :math:`\gamma_b = \mathrm{tr}(M^{-1} K_b)`.
+
+    K_b is the tangent kernel of the block alone, M the kernel of all with the noise. Nothing of size (param, param).
+
+    Parameters
+    ----------
+    inverse : DualInverse
+    kernel_inverse : numpy.ndarray, shape (label, star, label, star)
+        Its M^-1.
+    """
+    tangents, counts = inverse.tangents, {}
+    for layer in tangents.cotangents:
+        part = tangents.of_layer(layer)
+        names = [block.name for block in part.layout.blocks]
+        for name in names:
+            K = part.gram(part, dict.fromkeys(names, 0.0) | {name: inverse.variance[name]})
+            counts[name] = float(np.vdot(kernel_inverse, K))
+    return counts

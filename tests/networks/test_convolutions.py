@@ -1,0 +1,560 @@
+"""Layers over positions, normalisations and branches, each against loops in NumPy."""
+
+import functools
+import itertools
+
+import numpy as np
+import pytensor.tensor as pt
+import pytest
+from numpy.testing import assert_allclose
+
+import symspec as ss
+from symspec.derivatives import compiled
+from symspec.derivatives.compiled import compile_kernel_trace_gradient
+from symspec.errors import DataError, OptionError, ShapeError
+from symspec.inverse_hessian.builder import InverseBuilder
+from symspec.networks.windows import FirstLargest, Slide, Unslide
+
+N_STARS, N_POSITIONS, N_CHANNELS = 3, 13, 2
+FIRST, LAST = "channels_first", "channels_last"
+
+
+def run(layers, X, shape, theta=None, seed=0):
+    """Output of layers on X (star, *shape), flattened, and theta."""
+    net = ss.Network([ss.Reshape(shape), *layers, ss.Flatten()], X[0].size)
+    theta = np.random.default_rng(seed).normal(size=net.n_params) if theta is None else theta
+    return ss.compile_predict(net)(theta, X.reshape(len(X), -1)), net.unpack(theta)
+
+
+def draw(seed=1, shape=(N_POSITIONS, N_CHANNELS)):
+    return np.random.default_rng(seed).normal(size=(N_STARS, *shape))
+
+
+def pad(length, size, stride, padding):
+    """Positions before, and how many windows, as Keras's documentation has them."""
+    if padding == "same":
+        n = -(-length // stride)
+        return max((n - 1) * stride + size - length, 0) // 2, n
+    before, after = {"valid": (0, 0), "causal": (size - 1, 0)}.get(padding, padding)
+    return before, (before + length + after - size) // stride + 1
+
+
+def convolve(x, kernel, bias, stride, dilation, padding):
+    size, n_in, n_out = kernel.shape
+    before, n = pad(len(x), (size - 1) * dilation + 1, stride, padding)
+    out = np.zeros((n, n_out))
+    for t, k, c, f in itertools.product(range(n), range(size), range(n_in), range(n_out)):
+        place = t * stride + k * dilation - before
+        if 0 <= place < len(x):
+            out[t, f] += x[place, c] * kernel[k, c, f]
+    return out + bias
+
+
+@pytest.mark.parametrize("data_format", [LAST, FIRST])
+@pytest.mark.parametrize(
+    ("size", "filters", "stride", "dilation", "padding"),
+    [
+        (1, 3, 1, 1, "valid"),
+        (4, 3, 1, 1, "same"),
+        (4, 70, 1, 1, "same"),
+        (3, 2, 2, 1, "same"),
+        (3, 3, 3, 1, "valid"),
+        (5, 1, 1, 2, "causal"),
+        (2, 3, 4, 1, "valid"),
+        (3, 2, 1, 3, (1, 4)),
+        (13, 2, 1, 1, "valid"),
+        (6, 200, 2, 2, (5, 0)),
+        (17, 2, 1, 1, "same"),
+    ],
+)
+def test_convolutions_are_sums_over_kernel_and_channels(size, filters, stride, dilation, padding, data_format):
+    layer = ss.Conv1D(filters, size, strides=stride, padding=padding, dilation=dilation, data_format=data_format)
+    x = draw()
+    shape = x[0].shape if data_format == LAST else x[0].T.shape
+    given = x if data_format == LAST else x.transpose(0, 2, 1)
+    out, params = run([layer], given, shape)
+    expected = [
+        convolve(star, params["conv1d_0/kernel"], params["conv1d_0/bias"], stride, dilation, padding) for star in x
+    ]
+    expected = [e if data_format == LAST else e.T for e in expected]
+    assert_allclose(out, np.array(expected).reshape(N_STARS, -1), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("data_format", [LAST, FIRST])
+@pytest.mark.parametrize(("size", "filters", "stride"), [(1, 1, 1), (3, 2, 1), (2, 3, 2), (4, 1, 3), (13, 2, 1)])
+def test_locally_connected_windows_have_a_kernel_each(size, filters, stride, data_format):
+    layer = ss.LocallyConnected1D(filters, size, strides=stride, data_format=data_format)
+    x = draw()
+    given = x if data_format == LAST else x.transpose(0, 2, 1)
+    out, params = run([layer], given, given[0].shape)
+    kernel, bias = params["locallyconnected1d_0/kernel"], params["locallyconnected1d_0/bias"]
+    expected = np.array(
+        [
+            [x[i, t * stride : t * stride + size].ravel() @ kernel[t] + bias[t] for t in range(len(bias))]
+            for i in range(3)
+        ]
+    )
+    expected = expected if data_format == LAST else expected.transpose(0, 2, 1)
+    assert len(bias) == (N_POSITIONS - size) // stride + 1
+    assert_allclose(out, expected.reshape(N_STARS, -1), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", [ss.Conv1D, ss.LocallyConnected1D, ss.MaxPool1D, ss.AveragePool1D])
+def test_a_stride_beyond_the_end_takes_no_memory(kind):
+    words = (2, 3) if kind in (ss.Conv1D, ss.LocallyConnected1D) else (3,)
+    x, theta = draw(), np.arange(14.0) if len(words) == 2 else np.empty(0)
+    outputs = [run([kind(*words, strides=stride)], x, x[0].shape, theta)[0] for stride in (11, 10**12)]
+    assert_allclose(*outputs, rtol=0)
+    net = ss.Network([ss.Reshape(x[0].shape), kind(*words, strides=10**12), ss.Flatten()], x[0].size)
+    check_flux_jacobian(net, theta, x.reshape(len(x), -1))
+
+
+def pool(x, size, stride, padding, reduce):
+    before, n = pad(len(x), size, stride, padding)
+    places = [np.arange(t * stride - before, t * stride - before + size) for t in range(n)]
+    return np.array([reduce(x[p[(p >= 0) & (p < len(x))]], size) for p in places])
+
+
+POOLS = [(2, None, "valid"), (4, None, "same"), (3, 2, "valid"), (3, 1, "same"), (2, 5, "valid"), (3, 2, (1, 2))]
+
+
+@pytest.mark.parametrize("data_format", [LAST, FIRST])
+@pytest.mark.parametrize(("size", "stride", "padding"), POOLS)
+@pytest.mark.parametrize("kind", ["max", "average", "average with padding"])
+def test_pools_take_the_positions_of_their_windows(size, stride, padding, kind, data_format):
+    reduce = {
+        "max": lambda w, _: w.max(axis=0),
+        "average": lambda w, _: w.mean(axis=0),
+        "average with padding": lambda w, n: w.sum(axis=0) / n,
+    }[kind]
+    options = {"strides": stride, "padding": padding, "data_format": data_format}
+    layer = ss.MaxPool1D(size, **options)
+    if kind != "max":
+        layer = ss.AveragePool1D(size, **options, count_padding=kind != "average")
+    x = draw() - 5  # below the zeros of a padding
+    expected = np.array([pool(star, size, stride or size, padding, reduce) for star in x])
+    if data_format == FIRST:
+        x, expected = x.transpose(0, 2, 1), expected.transpose(0, 2, 1)
+    out, _ = run([layer], x, x[0].shape)
+    assert_allclose(out, expected.reshape(N_STARS, -1), rtol=1e-13)
+
+
+def test_of_equal_numbers_the_first_is_the_largest_and_has_the_derivative():
+    net = ss.Network([ss.Reshape((6, 1)), ss.MaxPool1D(3), ss.Flatten()], 6)
+    J = ss.compile_jacobian(net)(np.empty(0), np.array([1.0, 1, 1, 0, 2, 2]))
+    assert_allclose(J, [[1, 0, 0, 0, 0, 0], [0, 0, 0, 0, 1, 0]], rtol=0)
+
+
+def test_what_is_not_a_number_comes_through_pools():
+    """Flux is checked, but a diverged network must not look like one that works."""
+    net = ss.Network([ss.Reshape((6, 1)), ss.Dense(1), ss.MaxPool1D(3), ss.Flatten()], 6)
+    x, theta = pt.vector(shape=(6,)), np.array([1.0, 0.0])
+    out = net(theta, x).eval({x: np.array([1.0, np.nan, 1, 0, 2, 2])})
+    assert np.isnan(out).tolist() == [True, False]
+
+
+def test_averages_over_all_positions_and_zeros_around_them():
+    x = draw()
+    out, _ = run([ss.GlobalAveragePool1D()], x, x[0].shape)
+    assert_allclose(out, x.mean(axis=1), rtol=1e-13)
+    x = x.transpose(0, 2, 1)
+    out, _ = run([ss.GlobalAveragePool1D(data_format=FIRST)], x, x[0].shape)
+    assert_allclose(out, x.mean(axis=2), rtol=1e-13)
+    out, _ = run([ss.ZeroPadding1D((2, 1), data_format=FIRST)], x, x[0].shape)
+    assert_allclose(out, np.pad(x, [(0, 0), (0, 0), (2, 1)]).reshape(N_STARS, -1), rtol=0)
+
+
+@pytest.mark.parametrize("axis", [-1, 0])
+def test_batch_normalisation_shifts_and_scales_channels(axis):
+    rng = np.random.default_rng(3)
+    mean, variance = rng.normal(size=N_CHANNELS), rng.uniform(0.5, 2, N_CHANNELS)
+    x = draw() if axis == -1 else draw().transpose(0, 2, 1)
+    out, params = run([ss.BatchNorm(mean, variance, 1e-3, axis=axis)], x, x[0].shape)
+    y = np.moveaxis(x, 1, 2) if axis == 0 else x
+    y = params["batchnorm_0/gamma"] * (y - mean) / np.sqrt(variance + 1e-3) + params["batchnorm_0/beta"]
+    y = np.moveaxis(y, 1, 2) if axis == 0 else y
+    assert_allclose(out, y.reshape(N_STARS, -1), rtol=1e-12, atol=1e-13)
+
+
+@pytest.mark.parametrize("n_axes", [1, 2])
+def test_layer_normalisation_has_zero_mean_and_unit_variance(n_axes):
+    x, axes = draw(), tuple(range(3 - n_axes, 3))
+    out, params = run([ss.LayerNorm(1e-3, n_axes=n_axes)], x, x[0].shape)
+    y = (x - x.mean(axis=axes, keepdims=True)) / np.sqrt(x.var(axis=axes, keepdims=True) + 1e-3)
+    y = y * params["layernorm_0/gamma"] + params["layernorm_0/beta"]
+    assert_allclose(out, y.reshape(N_STARS, -1), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("n_pixels", [7, 8])
+def test_flux_over_its_median(n_pixels):
+    X = np.random.default_rng(4).uniform(1, 2, (N_STARS, n_pixels))
+    net = ss.Network([ss.MedianNormalize()], n_pixels)
+    assert_allclose(ss.compile_predict(net)(np.empty(0), X), X / np.median(X, axis=1, keepdims=True), rtol=1e-14)
+    check_flux_jacobian(net, np.empty(0), X)
+
+
+def test_flux_over_polynomials_fitted_to_continuum_pixels():
+    rng, wavelength = np.random.default_rng(5), np.linspace(4000, 5000, 40)
+    pixels, gap = rng.random(40) > 0.3, 4400.0
+    X = rng.uniform(1, 2, (N_STARS, 40))
+    net = ss.Network([ss.ContinuumNormalize.polynomial(wavelength, 2, pixels=pixels, gaps=[gap])], 40)
+    expected = np.empty_like(X)
+    for here in (wavelength <= gap, wavelength > gap):
+        for star in range(N_STARS):
+            fitted = np.polyfit(wavelength[here & pixels] - 4500, X[star, here & pixels], 2)
+            expected[star, here] = X[star, here] / np.polyval(fitted, wavelength[here] - 4500)
+    assert_allclose(ss.compile_predict(net)(np.empty(0), X), expected, rtol=1e-9)
+    check_flux_jacobian(net, np.empty(0), X)
+
+
+def test_branches_meet_where_they_are_told_to():
+    both, start = ss.Identity(), ss.Dense(4)
+    photometry, tower = ss.Dense(4), ss.Activation("tanh")
+    layers = [both, ss.Slice(0, 6), start, ss.Activation("tanh"), ss.Dense(4), ss.Add(start), tower]
+    layers += [ss.From(both), ss.Slice(6, 9), photometry, ss.Concatenate(tower, start), ss.Dense(2)]
+    net = ss.Network(layers, 9)
+    theta, X = net.init_params(np.random.default_rng(0)), np.random.default_rng(1).normal(size=(N_STARS, 9))
+    W = {name: array for name, array in net.unpack(theta).items() if name.endswith("kernel")}
+    first = X[:, :6] @ W["dense_0/kernel"]
+    top = np.tanh(first + np.tanh(first) @ W["dense_1/kernel"])
+    joined = np.hstack([top, first, X[:, 6:] @ W["dense_2/kernel"]])
+    assert_allclose(ss.compile_predict(net)(theta, X), joined @ W["dense_3/kernel"], rtol=1e-12)
+    moved = ss.standardized(net, X, np.eye(3)[:, :2]).sources  # references go with their layers
+    assert (net.sources[5], net.sources[10]) == ((2,), (6, 2))
+    assert (moved[6], moved[11]) == ((3,), (7, 3))
+
+
+# --- derivatives
+
+
+def differentiate(function, at, step=1e-6):
+    unit = np.eye(at.shape[-1]) * step
+    return np.stack([(function(at + u) - function(at - u)) / (2 * step) for u in unit], axis=-1)
+
+
+def check_flux_jacobian(net, theta, X):
+    predict, jacobian = ss.compile_predict(net), ss.compile_jacobian(net)
+    assert_allclose(jacobian(theta, X), differentiate(lambda x: predict(theta, x), X), rtol=1e-6, atol=1e-7)
+
+
+def starnet(n):
+    layers = [ss.Reshape((n, 1)), ss.Conv1D(2, 4, padding="same"), ss.Activation("softplus"), ss.Conv1D(3, 4)]
+    return [
+        *layers,
+        ss.Activation("tanh"),
+        ss.MaxPool1D(4),
+        ss.Flatten(),
+        ss.Dense(4),
+        ss.Activation("tanh"),
+        ss.Dense(2),
+    ]
+
+
+def vgg(n):
+    block = [ss.Conv1D(3, 3, padding="same"), ss.BatchNorm(np.full(3, 0.1), np.full(3, 0.8)), ss.Activation("softplus")]
+    layers = [ss.Reshape((n, 1)), *block, ss.Conv1D(3, 3, dilation=2, padding="causal"), ss.AveragePool1D(3, 2)]
+    return [*layers, ss.Dense(3), ss.LayerNorm(), ss.Flatten(), ss.Dense(2)]
+
+
+def residual(n):
+    start = ss.Conv1D(3, 3, data_format=FIRST, padding="same")
+    layers = [ss.Reshape((1, n)), start, ss.Activation("tanh"), ss.Conv1D(3, 2, data_format=FIRST, padding="same")]
+    return [*layers, ss.Add(start), ss.Activation("tanh"), ss.GlobalAveragePool1D(data_format=FIRST), ss.Dense(2)]
+
+
+def normalised(n):
+    return [
+        ss.MedianNormalize(),
+        ss.Slice(1, n),
+        ss.Reshape((n - 1, 1)),
+        ss.Conv1D(2, 3, strides=2),
+        ss.LocallyConnected1D(1, 2),
+        ss.Flatten(),
+        ss.Dense(2),
+    ]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compile_once():
+    """Tangents compiled once a network, rather than for each structure."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compiled, "compile_tangent_factors", functools.cache(compiled.compile_tangent_factors))
+        yield
+
+
+NETWORKS = {"starnet": starnet, "vgg": vgg, "residual": residual, "normalised": normalised}
+
+
+@pytest.fixture(scope="module", params=NETWORKS)
+def problem(request):
+    rng, n = np.random.default_rng(7), 18
+    net = ss.Network(NETWORKS[request.param](n), n)
+    X, Y = rng.normal(size=(6, n)) + 3, rng.normal(size=(6, 2))
+    Y[1, 0] = np.nan
+    reg = ss.Regression(net, sigma_noise=[0.3, 0.5], prior_precision=ss.scaled_prior(net, 0.7))
+    theta = net.init_params(rng) + 0.2 * rng.normal(size=net.n_params)
+    return reg, theta, X, Y
+
+
+def test_first_derivatives_are_those_of_central_differences(problem):
+    reg, theta, X, _ = problem
+    check_flux_jacobian(reg.net, theta, X)
+    predict = ss.compile_predict(reg.net)
+    J = ss.compile_jacobian(reg.net, "theta")(theta, X)
+    assert_allclose(J, differentiate(lambda t: predict(t, X), theta), rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_more_labels_than_pixels_are_differentiated_column_by_column(kind):
+    rng, n = np.random.default_rng(7), 18
+    net = ss.Network([*NETWORKS[kind](n)[:-1], ss.Dense(n + 5)], n)
+    assert net.n_labels > net.n_pixels
+    check_flux_jacobian(net, rng.normal(size=net.n_params), rng.normal(size=(3, n)) + 3)
+
+
+def test_a_pixel_that_no_label_depends_on_has_zero_derivatives():
+    net = ss.Network([ss.Slice(0, 1), ss.Dense(3)], 2)
+    J = ss.compile_jacobian(net)(np.arange(6.0), np.ones((4, 2)))
+    assert J.tolist() == [[[0, 0], [1, 0], [2, 0]]] * 4
+
+
+def test_second_derivatives_are_those_of_central_differences(problem):
+    reg, theta, X, Y = problem
+    H = ss.compile_hessian(reg)(theta, X, Y)
+    objective = ss.compile_objective(reg)
+    numbers = differentiate(lambda t: objective(t, X, Y)[1], theta)
+    assert_allclose(H, numbers, rtol=1e-5, atol=1e-6 * np.abs(H).max())
+
+
+@pytest.fixture(scope="module")
+def dense(problem):
+    """The Gauss-Newton matrix from the Jacobian, its inverse, and J."""
+    reg, theta, X, Y = problem
+    J = ss.compile_jacobian(reg.net, "theta")(theta, X)
+    rows = (J / reg.sigma_noise[:, None])[~np.isnan(Y)]
+    G = rows.T @ rows + np.diag(reg.prior_precision_vector())
+    return G, np.linalg.inv(G), J
+
+
+@pytest.mark.parametrize("structure", ["primal", "dual", "krylov", "low_rank"])
+def test_exact_structures_cover_every_layer(problem, dense, structure):
+    reg, theta, X, Y = problem
+    G, inverse, J = dense
+    assert_allclose(ss.compile_ggn(reg)(theta, X, Y), G, rtol=1e-10, atol=1e-10 * np.abs(G).max())
+    covariance, found = build(problem, structure)
+    assert_allclose(covariance, np.einsum("ncp,pq,ndq->ncd", J, inverse, J), rtol=1e-7, atol=1e-9)
+    assert_allclose(found.diagonal(), np.diag(inverse), rtol=1e-7)
+
+
+def build(problem, structure):
+    """Label covariances of the training stars (star, label, label), and A^-1."""
+    reg, theta, X, Y = problem
+    builder = InverseBuilder(reg, X, Y, structure=structure)
+    inverse = builder.build(theta)
+    return inverse.label_covariance(builder.tangents(theta)), inverse
+
+
+def blocks_of(net, M):
+    """Of a matrix over all parameters the blocks of single layers, the rest zero."""
+    out = np.zeros_like(M)
+    for layer in net.layout.layers.values():
+        out[layer.slice, layer.slice] = M[layer.slice, layer.slice]
+    return out
+
+
+def test_kronecker_has_convolutions_and_norms_exactly_and_diagonal_its_diagonal(problem, dense):
+    """Up to 2,048 parameters of a layer that shares its weights are one exact block."""
+    reg = problem[0]
+    G, _, J = dense
+    kronecker = build(problem, "kronecker")[1].to_dense()
+    exact = np.linalg.inv(blocks_of(reg.net, G))
+    for name, layer in reg.net.layout.layers.items():
+        if name not in reg.net.dense_shapes:
+            assert_allclose(kronecker[layer.slice, layer.slice], exact[layer.slice, layer.slice], rtol=1e-8, atol=1e-10)
+    covariance, diagonal = build(problem, "diagonal")
+    assert_allclose(diagonal.to_dense(), np.diag(1 / np.diag(G)), rtol=1e-10)
+    assert_allclose(covariance, np.einsum("ncp,p,ndp->ncd", J, 1 / np.diag(G), J), rtol=1e-9)
+
+
+def test_large_convolutions_have_the_kronecker_factors_that_are_promised(problem, dense, monkeypatch):
+    monkeypatch.setattr("symspec.inverse_hessian.kronecker.EXACT_BLOCK", 0)
+    reg, _, _, Y = problem
+    _, _, J = dense
+    scale = np.where(np.isnan(Y), 0, 1 / reg.sigma_noise)
+    for structure in ("kronecker", "ekfac"):
+        covariance, inverse = build(problem, structure)
+        inverse = inverse.to_dense()
+        for name, layer in reg.net.layout.layers.items():
+            if name in reg.net.dense_shapes:
+                continue
+            n_out = reg.net.layout.of_layer(name).blocks[0].shape[-1]
+            prior = reg.prior_precision_vector()[layer.slice]
+            unit = np.sqrt(prior[0] / prior)
+            rows = (J[:, :, layer.slice] * scale[:, :, None] * unit).reshape(-1, layer.n_out // n_out, n_out)
+            Q, R = (np.einsum(e, rows, rows) for e in ("nij,nkj->ik", "nij,nik->jk"))
+            (alpha, U), (beta, V) = np.linalg.eigh(Q), np.linalg.eigh(R)
+            values = np.outer(alpha, beta) / np.trace(Q)
+            if structure == "ekfac":
+                values = np.sum((U.T @ rows @ V) ** 2, axis=0)
+            basis = np.einsum("ia,jb->ijab", U, V).reshape(layer.n_out, -1) * unit[:, None]
+            expected = basis @ np.diag(1 / (values.ravel() + prior[0])) @ basis.T
+            assert_allclose(inverse[layer.slice, layer.slice], expected, rtol=1e-6, atol=1e-9)
+        V = np.einsum("ncp,pq,ndq->ncd", J, inverse, J)
+        assert_allclose(covariance, V, rtol=1e-8, atol=1e-10)
+
+
+def test_last_layer_is_the_one_before_the_labels(problem, dense):
+    reg = problem[0]
+    last = list(reg.net.layout.layers.values())[-1].slice
+    G, _, J = dense
+    expected = np.einsum("ncp,pq,ndq->ncd", J[..., last], np.linalg.inv(G[last, last]), J[..., last])
+    assert_allclose(build(problem, "last_layer")[0], expected, rtol=1e-8, atol=1e-12)
+
+
+def test_posteriors_are_read_as_they_were_written(tmp_path):
+    rng, n = np.random.default_rng(0), 12
+    layers = [ss.Reshape((n, 1)), ss.Conv1D(2, 3), ss.Activation("tanh"), ss.Flatten(), ss.Dense(2)]
+    reg = ss.Regression(ss.Network(layers, n), sigma_noise=0.5, prior_precision=1.0)
+    X, Y, theta = rng.normal(size=(9, n)), rng.normal(size=(9, 2)), reg.net.init_params(rng)
+    for structure in ("dual", "kronecker", "krylov"):
+        laplace = ss.fit_laplace(reg, theta, X, Y, structure=structure, require_minimum=False)
+        ss.write_laplace(tmp_path / "model.h5", laplace, overwrite=True)
+        again = ss.read_laplace(tmp_path / "model.h5")
+        assert (again.label_covariance(X) == laplace.label_covariance(X)).all()
+
+
+def test_the_gradient_of_the_tangent_kernel_is_that_of_central_differences():
+    """What `tune` follows to the largest evidence."""
+    rng, n = np.random.default_rng(2), 10
+    layers = [ss.Reshape((n, 1)), ss.Conv1D(2, 3), ss.Activation("tanh"), ss.Flatten(), ss.Dense(2)]
+    reg = ss.Regression(ss.Network(layers, n), sigma_noise=0.5, prior_precision=1.0)
+    X, theta = rng.normal(size=(3, n)), reg.net.init_params(rng)
+    W = rng.normal(size=(2, 3, 2, 3))
+    W = (W + W.transpose(2, 3, 0, 1)) / 2
+    variance = {block.name: v for block, v in zip(reg.net.layout.blocks, (0.5, 2.0, 3.0, 0.7), strict=True)}
+    jacobian = ss.compile_jacobian(reg.net, "theta")
+
+    def trace(at):
+        J = np.array([jacobian(t, X) for t in np.atleast_2d(at)])
+        return 0.5 * np.einsum("cndm,tncp,p,tmdp->t", W, J, reg.net.layout.expand(variance), J)
+
+    gradient = compile_kernel_trace_gradient(reg.net)(theta, X, variance, W)
+    assert_allclose(gradient, differentiate(trace, theta)[0], rtol=1e-6, atol=1e-7)
+
+
+# --- training, folding, saving, backends
+
+
+def test_a_convolutional_network_learns_with_dropout_on_channels():
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(300, 16))
+    Y = np.stack([np.abs(X[:, 3:7]).sum(axis=1), X[:, 8]], axis=1)
+    layers = [ss.Reshape((16, 1)), ss.Conv1D(8, 3), ss.Activation("relu"), ss.Dropout(0.05), ss.Flatten(), ss.Dense(2)]
+    reg = ss.Regression(ss.Network(layers, 16), sigma_noise=0.1, prior_precision=0.1)
+    fit = ss.train(reg, X, Y, epochs=60, rng=rng, learning_rate=0.01, progress=False)
+    residual = Y - ss.compile_predict(reg.net)(fit.theta, X)
+    assert (residual.std(axis=0) < 0.3 * Y.std(axis=0)).all()
+
+
+def test_folded_normalisations_predict_the_same():
+    rng = np.random.default_rng(8)
+    norms = [ss.BatchNorm(rng.normal(size=3), rng.uniform(0.5, 2, 3), center=center) for center in (True, False)]
+    shared = ss.Conv1D(3, 3, use_bias=False)
+    layers = [ss.Reshape((20, 1)), shared, norms[0], ss.Activation("tanh"), ss.Conv1D(3, 2), norms[1], ss.Flatten()]
+    layers += [ss.Dense(4), ss.BatchNorm(np.ones(4), np.ones(4), scale=False), ss.Dense(2)]
+    net = ss.Network(layers, 20)
+    theta, X = net.init_params(rng) + rng.normal(size=net.n_params), rng.normal(size=(4, 20))
+    folded, weights = ss.fold_batch_norm(net, theta)
+    assert "batchnorm" not in " ".join(block.name for block in folded.layout.blocks)
+    assert_allclose(ss.compile_predict(folded)(weights, X), ss.compile_predict(net)(theta, X), rtol=1e-12, atol=1e-12)
+
+
+def test_normalisations_of_what_is_used_elsewhere_stay():
+    start = ss.Dense(3)
+    norm = ss.BatchNorm(np.ones(3), np.ones(3))
+    net = ss.Network([start, norm, ss.Activation("tanh"), ss.Add(start), ss.Dense(1)], 5)
+    theta = net.init_params(np.random.default_rng(0))
+    folded, weights = ss.fold_batch_norm(net, theta)
+    X = np.ones((2, 5))
+    assert folded.layout.has("batchnorm_0/gamma")
+    assert_allclose(ss.compile_predict(folded)(weights, X), ss.compile_predict(net)(theta, X), rtol=1e-13)
+
+
+def test_networks_of_all_layers_are_read_as_they_were_written(problem, tmp_path):
+    reg, theta, X, _ = problem
+    ss.write_network(tmp_path / "net.h5", reg.net, theta, reg=reg)
+    net, again = ss.read_network(tmp_path / "net.h5")
+    assert (again == theta).all()
+    assert net.sources == reg.net.sources
+    assert (ss.compile_predict(net)(again, X) == ss.compile_predict(reg.net)(theta, X)).all()
+
+
+@pytest.mark.parametrize("backend", ["numba", "jax", "c"])
+def test_backends_agree(backend):
+    rng, n = np.random.default_rng(7), 18
+    layers = [ss.Reshape((n, 1)), ss.Conv1D(2, 4, padding="same"), ss.MaxPool1D(3, 2, padding="same"), ss.Flatten()]
+    reg = ss.Regression(ss.Network([*layers, ss.Dense(2)], n), sigma_noise=0.3, prior_precision=1.0)
+    theta, X, Y = reg.net.init_params(rng), rng.normal(size=(4, n)), rng.normal(size=(4, 2))
+    wide = ss.Network([ss.Reshape((n, 1)), ss.LocallyConnected1D(3, 1), ss.MaxPool1D(2), ss.Flatten()], n)
+    weights = rng.normal(size=wide.n_params)
+    functions = [lambda b: ss.compile_jacobian(wide, backend=b)(weights, X)]
+    if backend == "c":
+        functions.append(lambda b: ss.compile_jacobian(reg.net, backend=b)(theta, X))
+    else:
+        functions.append(lambda b: ss.compile_hessian_vector_product(reg, backend=b)(theta, X, Y, theta))
+    for function in functions:
+        assert_allclose(function(backend), function("numpy"), rtol=1e-11, atol=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_windows_and_their_adjoint_are_transposes(seed):
+    """Sums of products agree, for geometries drawn at random: <Slide x, y> = <x, Unslide y>."""
+    rng = np.random.default_rng(seed)
+    length, size, stride = rng.integers(1, 12, 3)
+    before, n, n_channels = rng.integers(0, 5), rng.integers(1, 9), rng.integers(1, 4)
+    geometry = [int(g) for g in (length, before, n, size, stride)]
+    x, y = rng.normal(size=(2, length, n_channels)), rng.normal(size=(2, n, size * n_channels))
+    slid, unslid = Slide(*geometry)(x).eval(), Unslide(*geometry)(y).eval()
+    assert slid.shape == y.shape
+    assert unslid.shape == x.shape
+    assert_allclose(np.vdot(slid, y), np.vdot(x, unslid), rtol=1e-12)
+
+
+def test_first_largest_marks_one_position_of_each_window():
+    x = np.array([[[1.0, 2], [3, 2], [3, 1]]])
+    assert FirstLargest()(x).eval().tolist() == [[[0, 1], [1, 0], [0, 0]]]
+
+
+# --- bad input
+
+
+@pytest.mark.parametrize(
+    ("build", "error", "words"),
+    [
+        (lambda: ss.Conv1D(0, 3), OptionError, "filters should be a positive integer, got 0"),
+        (lambda: ss.Conv1D(3, 3, padding="full"), OptionError, "padding should be one of"),
+        (lambda: ss.Conv1D(3, 3, padding=-1), OptionError, "padding should be an integer of at least 0"),
+        (lambda: ss.Conv1D(3, 3, data_format="NCW"), OptionError, "data_format"),
+        (lambda: ss.LocallyConnected1D(3, 0), OptionError, "kernel_size should be a positive integer, got 0"),
+        (lambda: ss.Network([ss.Reshape((9, 1)), ss.LocallyConnected1D(3, 10)], 9), ShapeError, "10 positions"),
+        (lambda: ss.MaxPool1D(2, padding=2), OptionError, "padding should be less than pool_size 2"),
+        (lambda: ss.MaxPool1D(2, padding="causal"), OptionError, "padding should be one of"),
+        (lambda: ss.Network([ss.Conv1D(3, 3), ss.Flatten()], 9), ShapeError, "put Reshape"),
+        (lambda: ss.Network([ss.Reshape((9, 1)), ss.Conv1D(3, 10), ss.Flatten()], 9), ShapeError, "10 positions"),
+        (lambda: ss.Network([ss.Reshape((9, 1)), ss.Conv1D(3, 2)], 9), ShapeError, r"put Flatten\(\)"),
+        (lambda: ss.Network([ss.Reshape((4, 2))], 9), ShapeError, "the sizes differ"),
+        (lambda: ss.Network([ss.Slice(2, 10)], 9), ShapeError, "slice until 10"),
+        (lambda: ss.Slice(3, 3), OptionError, "stop should be an integer of at least 4"),
+        (lambda: ss.Network([ss.Dense(2), ss.Add(ss.Dense(2))], 9), OptionError, "stand before it"),
+        (lambda: ss.Add(3), OptionError, "takes layers"),
+        (lambda: ss.Network([d := ss.Dense(2), ss.Dense(3), ss.Add(d)], 9), ShapeError, "one shape"),
+        (lambda: ss.BatchNorm([0.0], [-1.0]), DataError, "should be positive"),
+        (lambda: ss.BatchNorm([0.0, 1], [1.0]), ShapeError, "one length"),
+        (lambda: ss.Network([ss.BatchNorm([0.0], [1.0])], 9), ShapeError, "batchnorm of 1 channels"),
+        (lambda: ss.LayerNorm(n_axes=0), OptionError, "n_axes"),
+        (lambda: ss.ContinuumNormalize.polynomial(np.arange(5.0), 5), DataError, "at least 6 continuum pixels"),
+    ],
+)
+def test_what_does_not_fit_is_refused_with_words(build, error, words):
+    with pytest.raises(error, match=words):
+        build()
