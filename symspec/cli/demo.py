@@ -107,7 +107,8 @@ def run_demo(output: str | Path, *, folds: int = 5, seed: int = 0, progress: boo
     prediction = join_predictions([part.prediction for part in done], order)
     write_catalogue(files["catalogue"], prediction, spectra.ids, overwrite=True, true_labels=spectra.labels)
     _write_plots(files, done[0], prediction, spectra, jobs[0][1])
-    certificates, regressions = [part.certificate for part in done], [part.reg for part in done]
+    certificates = [part.certificate for part in done]
+    regressions = [part.reg for part in done]
     return DemoResult(prediction, spectra, certificates, regressions, files, time.monotonic() - start)
 
 
@@ -189,7 +190,8 @@ def demo(
     from symspec.reports import tables
 
     result = run_demo(output, folds=folds, seed=seed, progress=True)
-    console, truth = tables.open_console(), result.spectra.labels
+    console = tables.open_console()
+    truth = result.spectra.labels
     title = f"{len(result.spectra):,} stars, each predicted while held out"
     console.print(tables.summary_table(result.prediction, truth, title=title, baseline=RIDGE_BASELINE))
     console.print(tables.fold_table(result.certificates, result.regressions))

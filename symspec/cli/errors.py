@@ -88,7 +88,8 @@ def errors(
     inputs = [path for path in (model, spectra, calibrate_on) if path is not None]
     check_output(catalogue, overwrite, tuple(SUFFIXES), *inputs)
     limits = FlagOptions(edge, max_bad_fraction, min_snr, max_distance)
-    laplace, reading = read_laplace(model), parse_reading(uncertainty, read)
+    laplace = read_laplace(model)
+    reading = parse_reading(uncertainty, read)
     calibration = None if calibrate_on is None else _calibrate(laplace, calibrate_on, reading, resample)
     words = {"flag_options": limits, "calibration": calibration, "dialect": dialect, "resample": resample, **reading}
     words |= {"restart": restart, "overwrite": overwrite, "show": partial(tables.show_progress, "predicting")}
@@ -112,7 +113,8 @@ def _calibrate(
 def _print_survey(survey, name: str, calibration: ErrorCalibration | None) -> None:
     from symspec.reports import tables
 
-    console, prediction = tables.open_console(), survey.prediction
+    console = tables.open_console()
+    prediction = survey.prediction
     console.print(tables.star_table(prediction, survey.ids, survey.true_labels))
     if survey.true_labels is not None:
         title = f"Against the labels in {name}, honest if these stars were not trained on"

@@ -115,7 +115,8 @@ class _Outputs:
         from symspec.reports import hmc_tables, star_tables, tables
 
         star_tables.write_draws(self.draws, draws, overwrite=self.overwrite)
-        comparison, console = compare_hmc(laplace, draws, flux), tables.open_console()
+        comparison = compare_hmc(laplace, draws, flux)
+        console = tables.open_console()
         hmc_tables.print_comparison(console, comparison)
         tables.tell_written(console, "draws", self.draws)
         if self.table is not None:

@@ -25,10 +25,13 @@ def info(
     from symspec.reports import tables
     from symspec.spectra.readers.read import read_spectra
 
-    console, kind, has_regression = tables.open_console(), None, False
+    console = tables.open_console()
+    kind = None
+    has_regression = False
     if file.is_file() and h5py.is_hdf5(file):
         with h5py.File(file, "r") as opened:
-            kind, has_regression = opened.attrs.get("format"), "regression" in opened
+            kind = opened.attrs.get("format")
+            has_regression = "regression" in opened
         kind = kind.decode() if isinstance(kind, bytes) else kind
     if kind == archives.LAPLACE:
         tables.print_laplace(console, archives.read_laplace(file), str(file))

@@ -76,9 +76,11 @@ def build_start(
     prior_precision : float, default 1.0
         See `scaled_prior`.
     """
-    X, words = fill_flux(spectra), {"label_names": spectra.label_names, "label_units": spectra.label_units}
+    X = fill_flux(spectra)
+    words = {"label_names": spectra.label_names, "label_units": spectra.label_units}
     net = mlp([spectra.n_pixels, *hidden, spectra.n_labels], activation=activation)
-    mean, scale = X.mean(axis=0), X.std(axis=0)
+    mean = X.mean(axis=0)
+    scale = X.std(axis=0)
     scale[scale <= 1e-12 * np.abs(mean)] = 1.0
     layers = [Standardize(mean, scale), *net.layers, Unstandardize.of(spectra.labels)]
     grid = {"wavelength": spectra.wavelength, "wavelength_unit": spectra.wavelength_unit}
@@ -154,7 +156,8 @@ def finish(
     tell : callable, optional
         Called with what is being done, in words.
     """
-    X, Y = fill_flux(spectra), spectra.labels
+    X = fill_flux(spectra)
+    Y = spectra.labels
     words = {"structure": structure, "memory": memory}
     tell("starting Newton steps")
     if tune:
@@ -214,7 +217,8 @@ def audit_spectra(
     DataError
         The spectra lack labels that the network was trained on.
     """
-    Y, X = match_labels(spectra, reg.net.label_names), fill_flux(spectra)
+    Y = match_labels(spectra, reg.net.label_names)
+    X = fill_flux(spectra)
     if Y is None or np.isnan(Y).all(axis=0).any():
         raise DataError(
             f"the spectra should have the labels {', '.join(reg.net.label_names)} that the network was trained on, got "
@@ -222,7 +226,8 @@ def audit_spectra(
         )
     if sample is None:
         chosen = np.sort(np.random.default_rng(0).permutation(len(spectra))[:n_sample])
-        sample, flux = spectra[chosen], X[chosen]
+        sample = spectra[chosen]
+        flux = X[chosen]
     else:
         flux = fill_bad_pixels(sample.flux, sample.ivar, X.mean(axis=0))
     words = {"structures": tuple(structures) or AUDITED, "memory": memory}

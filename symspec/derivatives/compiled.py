@@ -105,7 +105,8 @@ def compile_hessian_vector_product(reg: Regression, *, backend: str = "auto", dt
 def compile_ggn_vector_product(reg: Regression, *, backend: str = "auto", dtype: str = "float64") -> SumFunction:
     """Compile products with the generalised Gauss-Newton matrix: `fn(theta, X, Y, v)` -> (param,)."""
     v = pt.vector("v", dtype=dtype, shape=(reg.net.n_params,))
-    unpack, join = reg.net.layout.unpack, reg.net.layout.join
+    unpack = reg.net.layout.unpack
+    join = reg.net.layout.join
 
     def build(params, flux, labels, prior_weight):
         product = graphs.build_ggn_vector_product(reg, params, flux, labels, unpack(v), prior_weight)

@@ -83,7 +83,8 @@ def build_curvature_factors(
     h1s = [_differentiate(a, z) for a, z in zip(outputs, zs, strict=True)]
     if gauss_newton:
         return CurvatureFactors(inputs, _build_curvatures(reg, Ws, h1s, [0.0] * len(Ws), labels), {}, {})
-    epsilons, bends = [], []
+    epsilons = []
+    bends = []
     dU = -reg.weigh(_build_residual(f, labels), labels)
     for W, z, h1 in reversed(list(zip(Ws, zs, h1s, strict=True))):
         epsilons.insert(0, h1 * dU)

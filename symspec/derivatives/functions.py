@@ -38,7 +38,10 @@ class PerStarFunction:
         backend: str,
         dtype: str,
     ):
-        self.net, self.tails, self.backend, self.dtype = net, list(tails), choose_backend(backend), dtype
+        self.net = net
+        self.tails = list(tails)
+        self.backend = choose_backend(backend)
+        self.dtype = dtype
         self.chunk = _chunk_size(floats_per_star, dtype)
         theta, params, flux, _ = _symbols(net, dtype)
         outputs = build(params, flux)
@@ -87,7 +90,9 @@ class SumFunction:
         dtype: str,
         extra: Sequence[Any] = (),
     ):
-        self.reg, self.backend, self.dtype = reg, choose_backend(backend), dtype
+        self.reg = reg
+        self.backend = choose_backend(backend)
+        self.dtype = dtype
         self.chunk = _chunk_size(int(copies * reg.net.floats_per_star), dtype)
         theta, params, flux, labels = _symbols(reg.net, dtype)
         prior_weight = pt.scalar("prior_weight", dtype=dtype)
@@ -125,7 +130,8 @@ class SumFunction:
         self, theta: np.ndarray, X: np.ndarray, Y: np.ndarray, prior_weight: float, *extra: np.ndarray
     ) -> list[np.ndarray]:
         """One unchecked call on a few stars, with `prior_weight` times the prior."""
-        X, Y = np.asarray(X, self.dtype), np.asarray(Y, self.dtype)
+        X = np.asarray(X, self.dtype)
+        Y = np.asarray(Y, self.dtype)
         weight = [np.asarray(prior_weight, self.dtype)] if self.prior_in_graph else []
         outputs = self._function(theta, X, Y, *weight, *extra)
         return [_as_writable(o) if np.ndim(o) else np.asarray(o, np.float64) for o in outputs]

@@ -165,11 +165,13 @@ def build_kernel_trace_gradient(
     for layer, g in factors.cotangents.items():
         g = g.transpose((1, 0, 2))
         if layer in factors.inputs:
-            a, h = factors.inputs[layer], g
+            a = factors.inputs[layer]
+            h = g
             aa = variance[f"{layer}/kernel"] * pt.dot(a, a.T) + variance.get(f"{layer}/bias", 0.0)
         else:
             own = net.layout.layers[layer].blocks
-            aa, h = 1.0, g * pt.concatenate([pt.alloc(variance[block.name], block.size) for block in own])
+            aa = 1.0
+            h = g * pt.concatenate([pt.alloc(variance[block.name], block.size) for block in own])
         for c in range(net.n_labels):
             for d in range(net.n_labels):
                 total = total + pt.sum(weights[c, :, d] * aa * pt.dot(g[c], h[d].T))

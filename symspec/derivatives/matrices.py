@@ -110,7 +110,8 @@ def add_upper_triangle(net: Network, factors: CurvatureFactors, H: np.ndarray) -
                 blocks[k, m][rows, first, columns, q[begin] :] += R[begin:end].transpose(1, 2, 0)
     for (k, m), D in factors.slopes.items():
         epsilon = np.ascontiguousarray(factors.errors[m].T)
-        n_out, n_in = D.shape[1], len(inputs[m])
+        n_out = D.shape[1]
+        n_in = len(inputs[m])
         o, p = np.indices((n_out, n_in)).reshape(2, -1) if D.ndim == 3 else np.tile(np.arange(n_out), (2, 1))
         for rows, columns, R in sum_products(with_one[k], epsilon, D.reshape(len(D), -1).T):
             blocks[k, m][rows, o, p, columns] += R.transpose(1, 0, 2)
@@ -141,7 +142,8 @@ def sum_products(
     floats = len(b) * (len(M) if by_k else max(len(M), M.shape[1]))
     for rows in chunks(len(a), max(1, BLOCK_BYTES // (floats * M.itemsize))):
         columns = slice(rows.start if upper else 0, None)
-        left, right = a[rows], b[columns]
+        left = a[rows]
+        right = b[columns]
         shape = len(M), len(left), len(right)
         if by_k:
             R = np.empty(shape, M.dtype)
@@ -168,6 +170,7 @@ def fill_lower_triangle(net: Network, H: np.ndarray) -> None:
 def _split_layers(net: Network, H: np.ndarray) -> dict[tuple[int, int], np.ndarray]:
     """Views (i, o, p, q) of the blocks k <= m of a matrix (param, param), i and p running over inputs and the one."""
     layers = list(net.layout.layers.values())
-    shapes, parts = [(layer.n_rows, layer.n_out) for layer in layers], [layer.slice for layer in layers]
+    shapes = [(layer.n_rows, layer.n_out) for layer in layers]
+    parts = [layer.slice for layer in layers]
     pairs = [(k, m) for m in range(len(parts)) for k in range(m + 1)]
     return {(k, m): H[parts[k], parts[m]].reshape(*shapes[k], *shapes[m]) for k, m in pairs}

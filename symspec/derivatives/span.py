@@ -76,7 +76,8 @@ def find_span(reg: Regression, X: np.ndarray) -> Span | None:
     """Reduction of a regression on the flux X (star, pixel), or None where there is nothing to gain."""
     net = reg.net
     layer = next(iter(net.layout.layers))
-    first, name = net.layer_names.index(layer), f"{layer}/kernel"
+    first = net.layer_names.index(layer)
+    name = f"{layer}/kernel"
     goes_around = any(source < first for sources in net.sources for source in sources)
     if layer not in net.dense_shapes or goes_around or any(net.sources[:first]):
         return None

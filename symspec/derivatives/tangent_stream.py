@@ -37,9 +37,13 @@ class TangentStream:
         keep_bytes: float,
         stars: np.ndarray | None = None,
     ):
-        self._compute, self._whiteners, self._keep_bytes = compute, whiteners, keep_bytes
+        self._compute = compute
+        self._whiteners = whiteners
+        self._keep_bytes = keep_bytes
         self.stars = np.arange(len(whiteners)) if stars is None else stars
-        self.n_stars, self.n_labels, self.n_params = len(self.stars), whiteners.shape[1], n_params
+        self.n_stars = len(self.stars)
+        self.n_labels = whiteners.shape[1]
+        self.n_params = n_params
         self._kept: dict[int, Tangents] = {}
         self._keeps: bool | None = None
 

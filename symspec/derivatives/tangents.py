@@ -93,7 +93,8 @@ class Tangents:
         """J itself (star, label, param): for few parameters or few stars."""
         out = np.empty((self.n_stars, self.n_labels, self.layout.n_params))
         for name, layer in self.layout.layers.items():
-            g, part = self.cotangents[name], out[:, :, layer.slice].reshape(*out.shape[:2], layer.n_rows, layer.n_out)
+            g = self.cotangents[name]
+            part = out[:, :, layer.slice].reshape(*out.shape[:2], layer.n_rows, layer.n_out)
             part[:, :, : layer.n_in] = self.inputs[name][:, None, :, None] * g[:, :, None, :]
             part[:, :, layer.n_in :] = g[:, :, None, :]
         return out
@@ -103,7 +104,9 @@ class Tangents:
 
         `variance` gives each block of parameters a number or an array of the block's shape.
         """
-        n, m, C = self.n_stars, other.n_stars, self.n_labels
+        n = self.n_stars
+        m = other.n_stars
+        C = self.n_labels
         K = np.zeros((C, n, C, m))
         for layer, variances in self.layout.by_layer(variance).items():
             a, g = self._layer(layer)
@@ -139,7 +142,8 @@ class Tangents:
 
 def compute_tangents(net: Network, factors: Callable[..., list[np.ndarray]], theta: Any, X: Any) -> Tangents:
     """Tangents of the stars X (star, pixel) by a function of `compile_tangent_factors`."""
-    arrays, n = factors(theta, X), len(net.dense_shapes)
+    arrays = factors(theta, X)
+    n = len(net.dense_shapes)
     cotangents = dict(zip(net.layout.layers, arrays[n:], strict=True))
     factored = dict(zip(net.dense_shapes, arrays[:n], strict=True))
     none = np.empty((len(X), 0), arrays[-1].dtype)

@@ -104,7 +104,8 @@ def open_archive(path: str | os.PathLike[str], formats: tuple[str, ...]) -> Iter
     """
     import h5py
 
-    path, wanted = Path(path), " or ".join(repr(f) for f in formats)
+    path = Path(path)
+    wanted = " or ".join(repr(f) for f in formats)
     if (found := find_format(path)) != "hdf5":
         raise FileFormatError(f"{path} should be an HDF5 file of {wanted}, got {found}: give a file symspec wrote.")
     try:
@@ -178,7 +179,8 @@ class Archive:
         return value.decode() if kind is str else kind(value)
 
     def _attribute(self, name: str, key: str, shape: tuple[int, ...], kinds: str, expected: str) -> Any:
-        attributes, where = self.find(name).attrs, f"{name}@{key}"
+        attributes = self.find(name).attrs
+        where = f"{name}@{key}"
         if key not in attributes:
             raise self.refusal(where, "an attribute", "nothing")
         declared = attributes.get_id(key)  # before anything is read, lest a damaged file have us read for ever
@@ -201,7 +203,8 @@ class Archive:
         finite : bool, default False
             Whether to refuse values that are not finite.
         """
-        axes, declared = self._axes(name, len(shape)), getattr(self.find(name), "shape", None) or ()
+        axes = self._axes(name, len(shape))
+        declared = getattr(self.find(name), "shape", None) or ()
         found = tuple(declared[axes.index(i)] for i in range(len(shape))) if len(declared) == len(shape) else declared
         if len(found) != len(shape) or any(want not in (None, n) for want, n in zip(shape, found, strict=True)):
             expected = tuple("any" if n is None else n for n in shape)

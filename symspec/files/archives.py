@@ -35,7 +35,8 @@ from symspec.networks.network import Network
 from symspec.networks.regression import Regression
 from symspec.safety.checks import check_choice, check_theta
 
-NETWORK, LAPLACE = "symspec network", "symspec laplace"
+NETWORK = "symspec network"
+LAPLACE = "symspec laplace"
 
 
 def write_network(
@@ -263,7 +264,8 @@ def _write_training_space(group: Any, space: TrainingSpace) -> None:
 
 def _read_network(archive: Archive) -> tuple[Network, np.ndarray]:
     n_pixels = archive.attribute("/", "n_pixels", int)
-    names, units = archive.words("label_names"), archive.words("label_units")
+    names = archive.words("label_names")
+    units = archive.words("label_units")
     layers: list[Layer] = []
     for i in range(archive.attribute("/", "n_layers", int)):
         layers.append(read_layer(archive, f"layers/{i}", layers))

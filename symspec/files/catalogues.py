@@ -275,7 +275,8 @@ def _build_fits(columns: Columns) -> io.BytesIO:
     from astropy.units import Quantity
     from astropy.utils.exceptions import AstropyUserWarning
 
-    table, buffer = QTable(), io.BytesIO()
+    table = QTable()
+    buffer = io.BytesIO()
     for name, (values, unit, words) in columns.items():
         known = None if _find_fits_unit(unit) else _find_unit(unit)
         table[name] = TableColumn(values) if known is None else Quantity(values, known, subok=True)

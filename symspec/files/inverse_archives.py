@@ -46,11 +46,13 @@ def _read_krylov(archive: Archive, reg: Regression) -> KrylovInverse:
 
 
 def _read_layerwise(archive: Archive, reg: Regression, structure: str) -> LayerwiseInverse:
-    layout, blocks = reg.net.layout, {}
+    layout = reg.net.layout
+    blocks = {}
     is_diagonal = structure == "diagonal"
     scales = partial(find_scales, isotropic=False) if is_diagonal else find_kronecker_scales
     for layer, scale in scales(layout, reg.prior_precision).items():
-        params, place = layout.layers[layer], f"{PLACE}/{layer}"
+        params = layout.layers[layer]
+        place = f"{PLACE}/{layer}"
         n_in, n_out = (params.n_rows, params.n_out) if is_diagonal else find_shape(params)
         precision = archive.array(f"{place}/precision", (n_in, n_out), finite=True)
         if not (precision > 0).all():
@@ -76,7 +78,9 @@ def _read_low_rank(archive: Archive, reg: Regression) -> LowRankInverse:
 
 
 def _read_tangents(archive: Archive, reg: Regression, place: str, n_stars: int) -> Tangents:
-    C, inputs, cotangents = reg.net.n_labels, {}, {}
+    C = reg.net.n_labels
+    inputs = {}
+    cotangents = {}
     for name, layer in reg.net.layout.layers.items():
         inputs[name] = archive.array(f"{place}/inputs/{name}", (n_stars, layer.n_in), finite=True)
         cotangents[name] = archive.array(f"{place}/cotangents/{name}", (n_stars, C, layer.n_out), finite=True)

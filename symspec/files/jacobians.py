@@ -125,7 +125,8 @@ def write_jacobian(
     """
     check_choice(dtype, "dtype", DTYPES)
     packing = COMPRESSIONS[check_choice(compression, "compression", tuple(COMPRESSIONS))]
-    flux_mean, keep = _find_flux_mean(net, flux_mean), {"overwrite": overwrite}
+    flux_mean = _find_flux_mean(net, flux_mean)
+    keep = {"overwrite": overwrite}
     jacobian = compile_jacobian(net, "flux", backend=backend, dtype=dtype)
     with open_source(spectra, **options) as source:
         if resample is None:
@@ -142,7 +143,8 @@ def write_jacobian(
             of = source if resample is None else net
             grid = of.wavelength, of.wavelength_unit
             run.finish(lambda whole: _assemble(whole, run, net, grid, plan), **keep)
-    mean, flux = totals["jacobian_sum"] / source.n_stars, totals["flux_sum"] / np.maximum(totals["flux_count"], 1)
+    mean = totals["jacobian_sum"] / source.n_stars
+    flux = totals["flux_sum"] / np.maximum(totals["flux_count"], 1)
     return JacobianSummary(source.n_stars, mean, flux, *grid)
 
 
@@ -158,7 +160,8 @@ def _find_flux_mean(net: Network, flux_mean: Any) -> np.ndarray | None:
 
 
 def _plan(net: Network, theta: Any, flux_mean: np.ndarray | None, source: SpectraSource) -> dict[str, Any]:
-    network, mean = hash_network(net, theta), None if flux_mean is None else find_fingerprint(flux_mean)
+    network = hash_network(net, theta)
+    mean = None if flux_mean is None else find_fingerprint(flux_mean)
     return {"run": "jacobian", "network": network, "flux_mean": mean, **source.identity, **find_versions()}
 
 
@@ -203,7 +206,8 @@ def _assemble(path: Path, run: PartialRun, net: Network, grid: Grid, plan: Mappi
     import h5py
 
     with replace_when_complete(path) as temporary, h5py.File(temporary, "x") as file:
-        hashes, ids = [], []
+        hashes = []
+        ids = []
         for rows, piece in run.open_pieces():
             for name in (name for name in _COPIED if name in piece):
                 if rows.start == 0:

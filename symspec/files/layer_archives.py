@@ -21,7 +21,9 @@ from symspec.networks.layers import Activation, Dense, Dropout, Layer, Standardi
 from symspec.networks.normalizations import BatchNorm, ContinuumNormalize, LayerNorm, MedianNormalize
 from symspec.networks.shaping import Add, Concatenate, Flatten, From, Identity, Permute, Reshape, Slice
 
-VECTOR, MATRIX, OPTIONS = "vector", "matrix", "options"  # arrays by their axes; numbers by name
+VECTOR = "vector"  # arrays by their axes; numbers by name
+MATRIX = "matrix"
+OPTIONS = "options"
 SIZES = "sizes"  # one word, or whole numbers: "same", "2", "3,4"
 _POOL = {"pool_size": int, "strides": int, "padding": SIZES, "data_format": str}
 _NORM = {"epsilon": float, "scale": bool, "center": bool}

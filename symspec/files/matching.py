@@ -204,7 +204,8 @@ def _explain(
     path: str | os.PathLike[str], net: Network, slots: Sequence[Slot], found: Sequence[StoredArray], transpose: bool
 ) -> str:
     expected = [slot.shape_in_file(transpose) for slot in slots]
-    rows, is_wrong = [], []
+    rows = []
+    is_wrong = []
     for i in range(max(len(slots), len(found))):
         want = f"{slots[i].name} {expected[i]}" if i < len(slots) else "nothing"
         got = f"{found[i].name} {found[i].shape}" if i < len(found) else "nothing"

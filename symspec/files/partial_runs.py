@@ -29,7 +29,8 @@ from symspec.safety.memory import chunks
 from symspec.safety.whole_files import check_target, replace_when_complete
 
 Arrays = Mapping[str, np.ndarray]
-PLAN, LOCK = "plan.json", "lock"
+PLAN = "plan.json"
+LOCK = "lock"
 
 
 @contextmanager

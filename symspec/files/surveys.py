@@ -103,7 +103,9 @@ def predict_survey(
     SymspecError
         As `write_catalogue` and `open_spectra`.
     """
-    net, limits, keep = laplace.reg.net, flag_options or FlagOptions(), {"overwrite": overwrite}
+    net = laplace.reg.net
+    limits = flag_options or FlagOptions()
+    keep = {"overwrite": overwrite}
     check_catalogue(path, net.label_names, net.label_units, dialect=dialect)
     with open_source(spectra, **options) as source:
         if resample is None:
@@ -148,8 +150,11 @@ def _join_pieces(
     run: PartialRun, laplace: LaplacePosterior, limits: FlagOptions, plan: Mapping[str, Any]
 ) -> tuple[Survey, dict[str, Any]]:
     """The whole survey, and for the header where it comes from."""
-    arrays, net = run.load(), laplace.reg.net
-    hashes, ids, truth = arrays.pop("data_hash"), arrays.pop("ids", None), arrays.pop("true_labels", None)
+    arrays = run.load()
+    net = laplace.reg.net
+    hashes = arrays.pop("data_hash")
+    ids = arrays.pop("ids", None)
+    truth = arrays.pop("true_labels", None)
     known = bool(arrays.pop("has_flux_errors").all())
     words = {"label_names": net.label_names, "label_units": net.label_units, "flag_options": limits}
     survey = Survey(Prediction(has_flux_errors=known, **arrays, **words), ids, truth)

@@ -23,9 +23,12 @@ from symspec.safety.checks import as_float_array, check_flux
 if TYPE_CHECKING:
     from xarray import DataTree
 
-MAX_RHAT, MIN_ESS, MAX_DIVERGENT = 1.01, 400, 0.01
+MAX_RHAT = 1.01
+MIN_ESS = 400
+MAX_DIVERGENT = 0.01
 RATIO_TOLERANCE = 0.10  # of the median star's ratio, beside three Monte Carlo errors
-STAR_TOLERANCE, STAR_SHARE = 0.25, 0.10  # of single stars' ratios, and the share of stars that may be beyond
+STAR_TOLERANCE = 0.25  # of single stars' ratios, and the share of stars that may be beyond
+STAR_SHARE = 0.10
 SHIFT_TOLERANCE = 0.30  # of the median star's |shift|, in standard deviations
 N_ERRORS = 3.0
 PROBABILITIES = (0.025, 0.16, 0.5, 0.84, 0.975)
@@ -135,8 +138,10 @@ class HmcComparison:
         )
         if not converged:
             return NOT_CONVERGED
-        ratio, error = self.sd_ratio[:, c], self.sd_ratio_error[:, c]
-        median, margin = np.median(ratio), N_ERRORS * np.median(error)
+        ratio = self.sd_ratio[:, c]
+        error = self.sd_ratio_error[:, c]
+        median = np.median(ratio)
+        margin = N_ERRORS * np.median(error)
         small = np.mean(ratio > 1 + STAR_TOLERANCE + N_ERRORS * error)
         large = np.mean(ratio < 1 / (1 + STAR_TOLERANCE) - N_ERRORS * error)
         if median > 1 + RATIO_TOLERANCE + margin or small > max(STAR_SHARE, large):
@@ -224,10 +229,12 @@ def _find_f(laplace: LaplacePosterior, draws: DataTree, X: np.ndarray, subset: S
             "run_hmc(..., X_check=X), or theta_every=1."
         )
     theta = posterior["theta"].transpose("chain", "draw", "param").values
-    net, inputs = laplace.reg.net, X
+    net = laplace.reg.net
+    inputs = X
     if subset == "last_layer":
         head = split_last_layer(laplace.reg, laplace.theta)
-        net, inputs = head.reg.net, head.find_features(X)
+        net = head.reg.net
+        inputs = head.find_features(X)
     if theta.shape[-1] != net.n_params:
         raise ShapeError(
             f"theta of the draws should have {net.n_params} parameters, as the network of laplace, got "

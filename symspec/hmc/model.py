@@ -192,7 +192,8 @@ def _add_labels(part: Regression, f: Symbol, Y: np.ndarray, sigma: Symbol | None
     """The observed labels "y"; those that are missing leave the density, and are predicted like the others."""
     import pymc as pm
 
-    observed, dims = np.isfinite(Y), ("star", "label")
+    observed = np.isfinite(Y)
+    dims = ("star", "label")
     labels = pm.Data("labels", np.where(observed, Y, 0.0), dims=dims)
     full = part.has_full_noise and sigma is None
     sigma = part.sigma_noise if sigma is None else sigma

@@ -33,10 +33,12 @@ if TYPE_CHECKING:
 
 SAMPLERS = ("auto", "nutpie", "pymc", "numpyro", "blackjax")
 GRADIENTS_PER_DRAW = 30  # of a whitened posterior; a tree of depth 5
-MIN_DRAWS, MIN_CHAINS = 20, 2
+MIN_DRAWS = 20
+MIN_CHAINS = 2
 CHECK_STARS = 500
 TIMED_OPERATIONS = 1e9  # of the pass from which the time of all is estimated
-EQUAL, MIN_WEIGHTS = 1e-6, 100  # nats; fewer weights have no tail to speak of
+EQUAL = 1e-6  # nats; fewer weights have no tail to speak of
+MIN_WEIGHTS = 100
 MAX_LOST = 0.1  # share of Laplace draws whose density may be not finite
 
 
@@ -130,7 +132,8 @@ def run_hmc(
     importance = _weigh_laplace_draws(model, n_importance, seed)
     target_accept = target_accept or (0.8 if subset == "last_layer" else 0.95)
     settings = {"sampler": sampler, "seed": seed, "target_accept": target_accept}
-    counts, begin = {"draws": n_draws, "tune": n_tune, "chains": n_chains}, time.perf_counter()
+    counts = {"draws": n_draws, "tune": n_tune, "chains": n_chains}
+    begin = time.perf_counter()
     draws = _sample(model, ["f", "theta"][: 1 + bool(theta_every)], **settings, **counts, progress=progress)
     draws = _keep(_cut(draws, n_draws), importance, theta_every)
     draws.attrs |= _describe(laplace, subset, X_check) | settings
@@ -202,7 +205,8 @@ def _weigh_laplace_draws(model: pm.Model, n: int, seed: int) -> Dataset:
     log_density = model.compile_logp(mode=find_mode("numpy", "float64"))
     with np.errstate(over="ignore", invalid="ignore"):
         log_p = np.array([log_density({variable.name: row}) for row in [np.zeros(size), *z]])
-    at_mode, log_p = log_p[0], log_p[1:]
+    at_mode = log_p[0]
+    log_p = log_p[1:]
     lost = np.mean(~np.isfinite(log_p))
     if not np.isfinite(at_mode) or lost > MAX_LOST:
         raise DataError(
@@ -307,7 +311,8 @@ def _count_theta(reg: Regression, subset: Subset, theta_every: int) -> int:
 
 
 def _check_memory(n_draws: int, n_theta: int, n_f: int, memory: str) -> None:
-    n_bytes, limit = 8.0 * n_draws * (n_theta + n_f), parse_memory(memory)
+    n_bytes = 8.0 * n_draws * (n_theta + n_f)
+    limit = parse_memory(memory)
     if n_bytes > limit:
         raise TooLargeError(
             f"the draws would take {n_bytes / 1e9:.3g} GB, {8e-9 * n_draws * n_theta:.3g} of it for theta, and memory "
@@ -319,10 +324,12 @@ def _check_hours(
     reg: Regression, laplace: LaplacePosterior, X: np.ndarray, Y: np.ndarray, subset: Subset, n: int, max_hours: float
 ) -> None:
     """Refuse what would take too long, by the time of one gradient."""
-    theta, stars = laplace.theta, X
+    theta = laplace.theta
+    stars = X
     if subset == "last_layer":
         head = split_last_layer(reg, theta)
-        reg, theta = head.reg, theta[head.free]
+        reg = head.reg
+        theta = theta[head.free]
         stars = np.zeros((len(X), reg.net.n_pixels))  # as long to pass as features
     some = slice(0, int(np.clip(TIMED_OPERATIONS / reg.net.n_params, 64, len(X))))
     gradient = compiled.compile_objective(reg)

@@ -121,5 +121,6 @@ def _walk(laplace: LaplacePosterior, X: np.ndarray, inverse: InverseHessian | np
     options = {"backend": laplace.backend, "dtype": laplace.dtype}
     factors = compiled.compile_tangent_factors(laplace.reg.net, **options)
     parts = range(0, len(X), STARS_AT_ONCE)
-    net, theta = laplace.reg.net, laplace.theta
+    net = laplace.reg.net
+    theta = laplace.theta
     return np.concatenate([covariance(compute_tangents(net, factors, theta, X[i : i + STARS_AT_ONCE])) for i in parts])

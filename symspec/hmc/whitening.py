@@ -122,9 +122,11 @@ def find_directions(laplace: LaplacePosterior, n: int | None = None) -> LowRankI
     TooLargeError
         They do not fit in memory.
     """
-    inverse, precision = laplace.inverse_hessian, laplace.reg.prior_precision_vector()
+    inverse = laplace.inverse_hessian
+    precision = laplace.reg.prior_precision_vector()
     if isinstance(inverse, LowRankInverse):
-        values, vectors = inverse.eigenvalues, inverse.eigenvectors
+        values = inverse.eigenvalues
+        vectors = inverse.eigenvectors
     elif isinstance(inverse, PrimalInverse):
         values, vectors = _primal_directions(inverse, precision)
     elif isinstance(inverse, DualInverse):
@@ -158,7 +160,8 @@ def _dual_directions(
         )
     tangents = inverse.tangents.whiten(laplace.reg.whiteners(inverse.observed))
     values, vectors = eigh(tangents.gram(tangents, inverse.variance))
-    values, vectors = values[::-1], vectors[:, ::-1]
+    values = values[::-1]
+    vectors = vectors[:, ::-1]
     keep = values > 1e-12 * max(values[0], NEGLIGIBLE)
     columns = vectors[:, keep].reshape(C, N, -1).transpose(1, 0, 2)
     return values[keep], tangents.rmatvec(columns) / np.sqrt(precision)[:, None] / np.sqrt(values[keep])
@@ -196,7 +199,8 @@ def _whiten_by_directions(center: np.ndarray, inverse: LowRankInverse) -> Whiten
 
 def _whiten_by_layers(center: np.ndarray, inverse: LayerwiseInverse) -> Whitening:
     """L of each layer is D (U_a x U_g) E^-1/2, see `symspec.inverse_hessian.layerwise`."""
-    layout, arrays = inverse.layout, {}
+    layout = inverse.layout
+    arrays = {}
     for layer, block in inverse.blocks.items():
         arrays[f"{layer}_sd"] = 1 / np.sqrt(block.precision)
         if block.input_basis is not None:

@@ -62,16 +62,22 @@ class InverseBuilder:
     ):
         self.options = dict(options or {})
         check_structure(structure, curvature, self.options)
-        self.reg, self.X, self.Y, self.memory = reg, X, Y, parse_memory(memory)
+        self.reg = reg
+        self.X = X
+        self.Y = Y
+        self.memory = parse_memory(memory)
         self.observed = ~np.isnan(Y)
         if structure == "auto":
             n_rows = int(self.observed.sum())
             choice = choose_structure(reg.net, n_rows, curvature=curvature, memory=memory)
-            structure, self.reason = choice.structure, choice.reason
+            structure = choice.structure
+            self.reason = choice.reason
         else:
             self.reason = f"{structure}: as asked."
-        self.structure, self.curvature = structure, curvature
-        self.backend, self.dtype = backend, dtype
+        self.structure = structure
+        self.curvature = curvature
+        self.backend = backend
+        self.dtype = dtype
         self.checkpoint = Checkpoint() if checkpoint is None else checkpoint
         self.factors = compiled.compile_tangent_factors(reg.net, backend=backend, dtype=dtype)
         self._hessian = self._compile_hessian()

@@ -52,7 +52,8 @@ def choose_structure(net: Network, n_rows: int, *, curvature: str = "ggn", memor
     TooLargeError
         curvature="hessian", and the matrix does not fit.
     """
-    limit, P = parse_memory(memory), net.n_params
+    limit = parse_memory(memory)
+    P = net.n_params
     widths = sum(layer.n_in + layer.n_out for layer in net.layout.layers.values())
     costs = {
         "primal": (n_rows * P**2 + P**3 / 3, 3 * 8 * P**2),

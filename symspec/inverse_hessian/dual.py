@@ -50,7 +50,9 @@ class DualInverse(InverseHessian):
     ):
         super().__init__(tangents.layout.n_params)
         self.accuracy = "upper bound" if is_subset else "exact"
-        self.tangents, self.variance, self.observed = tangents, variance, np.asarray(observed, bool)
+        self.tangents = tangents
+        self.variance = variance
+        self.observed = np.asarray(observed, bool)
         self.noise_covariance = noise_covariance
         self._variance_vector = tangents.layout.expand(variance)
         self.rows = np.flatnonzero(self.observed.T)  # label-major, as `Tangents.gram` orders them
@@ -97,7 +99,8 @@ class DualInverse(InverseHessian):
         return out
 
     def label_covariance(self, tangents: Tangents) -> np.ndarray:
-        n, C = tangents.n_stars, tangents.n_labels
+        n = tangents.n_stars
+        C = tangents.n_labels
         Z = self._solve(self.tangents.gram(tangents, self.variance)[self.rows]).reshape(-1, C, n)
         return tangents.own_gram(self.variance) - np.einsum("icn,idn->ncd", Z, Z, optimize=True)
 
@@ -147,7 +150,8 @@ def factorize_kernel(K: np.ndarray, observed: np.ndarray, noise_covariance: np.n
         The kernel is not finite.
     """
     N, C = observed.shape
-    M, stars = K.reshape(C, N, C, N), np.arange(N)
+    M = K.reshape(C, N, C, N)
+    stars = np.arange(N)
     for c in range(C):
         for d in range(C):
             M[c, stars, d, stars] += noise_covariance[c, d]

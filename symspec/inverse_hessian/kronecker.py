@@ -124,7 +124,9 @@ def _correct(stream: TangentStream, layout: ParamLayout, blocks: dict[str, Layer
 
     def add(state: State, tangents: Tangents) -> None:
         for name, total in state.items():
-            block, g, layer = blocks[name], tangents.cotangents[name], layout.layers[name]
+            block = blocks[name]
+            g = tangents.cotangents[name]
+            layer = layout.layers[name]
             if not layer.n_in:
                 J = scale_rows(g, layer, block.scale).reshape(-1, *total.shape)
                 total += (project(J, block) ** 2).sum(axis=0)

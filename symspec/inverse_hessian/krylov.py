@@ -41,7 +41,8 @@ COLUMN_BYTES = 2**28  # vectors of parameters held at once
 MAX_COLUMNS = 96  # right-hand sides that share a Krylov space
 SOLVE_TOLERANCE = 1e-9
 DENSE_ROWS = 512  # M is formed where it has no more
-DENSE_PARAMS, N_PROBES = 2048, 64  # for the diagonal
+DENSE_PARAMS = 2048  # for the diagonal
+N_PROBES = 64
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,8 @@ class KrylovInverse(InverseHessian):
         Where the Krylov spaces of label covariances are kept.
     """
 
-    structure, accuracy = "krylov", "interval"
+    structure = "krylov"
+    accuracy = "interval"
 
     def __init__(
         self,
@@ -89,7 +91,8 @@ class KrylovInverse(InverseHessian):
         checkpoint: Checkpoint | None = None,
     ):
         super().__init__(subset.shape[0])
-        self.subset, self.rest = subset, rest
+        self.subset = subset
+        self.rest = rest
         self.limits = KrylovLimits() if limits is None else limits
         self.checkpoint = Checkpoint() if checkpoint is None else checkpoint
         self._n_rows = rest.n_stars * rest.n_labels
@@ -145,7 +148,9 @@ class KrylovInverse(InverseHessian):
     def label_covariance_bounds(self, tangents: Tangents) -> tuple[np.ndarray, np.ndarray]:
         step = self._columns_that_share() // self.rest.n_labels
         groups = [tangents[i : i + step] for i in range(0, tangents.n_stars, step)]
-        budget, begin, bounds = self.limits.max_seconds, time.monotonic(), []
+        budget = self.limits.max_seconds
+        begin = time.monotonic()
+        bounds = []
         for i, group in enumerate(groups):
             left = None if budget is None else (budget - time.monotonic() + begin) / (len(groups) - i)
             *_, last = self.iterate_bounds(group, max_seconds=left)
@@ -165,7 +170,8 @@ class KrylovInverse(InverseHessian):
         while True:
             yield brackets.lower.copy(), brackets.upper.copy()
             wide = brackets.find_wide(self.limits.tolerance)
-            n_columns, seconds = int(wide.sum()) * self.rest.n_labels, time.monotonic() - begin
+            n_columns = int(wide.sum()) * self.rest.n_labels
+            seconds = time.monotonic() - begin
             if not wide.any() or self._must_stop(space, n_columns, seconds, max_seconds):
                 return
             if not space.expand(brackets.residuals[:, wide].reshape(self._n_rows, -1)):
@@ -218,7 +224,8 @@ class KrylovInverse(InverseHessian):
 
     def _solve_together(self, K: np.ndarray) -> np.ndarray:
         space = KrylovSpace(self._product, self._n_rows, Checkpoint(), "")
-        goal, residual = SOLVE_TOLERANCE * np.linalg.norm(K, axis=0), K
+        goal = SOLVE_TOLERANCE * np.linalg.norm(K, axis=0)
+        residual = K
         x = np.zeros_like(K)
         while (wide := np.linalg.norm(residual, axis=0) > goal).any():
             if self._must_stop(space, int(wide.sum()), 0.0, None) or not space.expand(residual[:, wide]):
@@ -231,7 +238,8 @@ class KrylovInverse(InverseHessian):
                 )
                 break
             coefficients = space.solve(K)
-            x, residual = space.basis @ coefficients, K - space.multiply(coefficients)
+            x = space.basis @ coefficients
+            residual = K - space.multiply(coefficients)
         return x
 
     def _must_stop(self, space: KrylovSpace, n_more: int, seconds: float, max_seconds: float | None) -> bool:

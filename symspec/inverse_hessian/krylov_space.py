@@ -11,7 +11,8 @@ from symspec.safety.checkpoint import Checkpoint
 
 Product = Callable[[np.ndarray], np.ndarray]
 DEPENDENT = 1e-10  # new directions shorter than this, in units of the longest, are rounding
-N_PROBES, MAX_STEPS = 16, 100
+N_PROBES = 16
+MAX_STEPS = 100
 
 
 class KrylovSpace:
@@ -21,8 +22,11 @@ class KrylovSpace:
     """
 
     def __init__(self, product: Product, n_rows: int, checkpoint: Checkpoint, stage: str):
-        self._product, self._checkpoint, self._stage = product, checkpoint, stage
-        self.basis, self.products = np.empty((n_rows, 0)), np.empty((n_rows, 0))
+        self._product = product
+        self._checkpoint = checkpoint
+        self._stage = stage
+        self.basis = np.empty((n_rows, 0))
+        self.products = np.empty((n_rows, 0))
         self._projected = np.empty((0, 0))  # U^T K U
         self._ends: list[int] = []
         self._kept = checkpoint.load(stage) or {}
@@ -40,7 +44,8 @@ class KrylovSpace:
             if new.shape[1] == 0:
                 return False
             products = self._product(new)
-        self.basis, self.products = np.hstack([self.basis, new]), np.hstack([self.products, products])
+        self.basis = np.hstack([self.basis, new])
+        self.products = np.hstack([self.products, products])
         across = self.basis.T @ products
         p = len(self._projected)
         self._projected = np.block([[self._projected, across[:p]], [across[:p].T, (across[p:] + across[p:].T) / 2]])
@@ -89,7 +94,8 @@ class Brackets:
     """
 
     def __init__(self, start: np.ndarray, k: np.ndarray):
-        self.start, self.k = start, k
+        self.start = start
+        self.k = k
         self.residuals = k.copy()
         self.upper = start.copy()
         self.lower = np.zeros_like(start)
@@ -122,7 +128,8 @@ class Brackets:
 
 def _lower_bound(history: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
     """H^T F^-1 h for the upper bounds and squared residuals (label, label) of all iterates."""
-    t, C = len(history), len(history[0][0])
+    t = len(history)
+    C = len(history[0][0])
     F = np.empty((t, C, t, C))
     for i, (V, R) in enumerate(history):
         F[i, :, i:], F[i:, :, i] = V[:, None, :], V
@@ -132,7 +139,8 @@ def _lower_bound(history: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
         factor = cho_factor(F.reshape(t * C, t * C), lower=True)
     except np.linalg.LinAlgError:  # rounding, once the residuals are small: the last iterate alone is as good
         V, R = history[-1]
-        factor, h = cho_factor(V + R, lower=True), V
+        factor = cho_factor(V + R, lower=True)
+        h = V
     return h.T @ cho_solve(factor, h)
 
 
@@ -151,7 +159,9 @@ def estimate_log_det(product: Product, n_rows: int, dense_rows: int) -> tuple[fl
 
 def _integrate_logarithm(product: Product, Q: np.ndarray) -> np.ndarray:
     """q^T log(1 + K) q of each unit column q, by Lanczos until the mean moves by a tenth of its standard error."""
-    basis, diagonals, off = [Q], [], np.empty((0, Q.shape[1]))
+    basis = [Q]
+    diagonals = []
+    off = np.empty((0, Q.shape[1]))
     before = np.full(Q.shape[1], np.inf)
     while True:
         W = product(basis[-1])

@@ -34,11 +34,13 @@ class LastLayerInverse(InverseHessian):
         Of the last layer's parameters.
     """
 
-    structure, accuracy = "last_layer", "approximate"
+    structure = "last_layer"
+    accuracy = "approximate"
 
     def __init__(self, layout: ParamLayout, primal: PrimalInverse):
         super().__init__(layout.n_params, find_last_layer(layout)[1])
-        self.layer, self.primal = find_last_layer(layout)[0], primal
+        self.layer = find_last_layer(layout)[0]
+        self.primal = primal
 
     def _matvec(self, v: np.ndarray) -> np.ndarray:
         out = np.zeros(self.shape[0])

@@ -85,7 +85,9 @@ class LayerwiseInverse(InverseHessian):
 
     def __init__(self, layout: ParamLayout, blocks: dict[str, LayerBlock], structure: str):
         super().__init__(layout.n_params)
-        self.layout, self.blocks, self.structure = layout, blocks, structure
+        self.layout = layout
+        self.blocks = blocks
+        self.structure = structure
 
     def _matvec(self, v: np.ndarray) -> np.ndarray:
         def solve(V: np.ndarray, block: LayerBlock) -> np.ndarray:
@@ -121,7 +123,8 @@ class LayerwiseInverse(InverseHessian):
     def label_covariance(self, tangents: Tangents) -> np.ndarray:
         V = np.zeros((tangents.n_stars, tangents.n_labels, tangents.n_labels))
         for name, block in self.blocks.items():
-            a, g = tangents.inputs[name].astype(np.float64), tangents.cotangents[name].astype(np.float64)
+            a = tangents.inputs[name].astype(np.float64)
+            g = tangents.cotangents[name].astype(np.float64)
             g = scale_rows(g, self.layout.layers[name], block.scale)
             if not self.layout.layers[name].n_in and len(block.precision) > 1:
                 J = project(g.reshape(*g.shape[:2], *block.precision.shape), block).reshape(g.shape)
@@ -129,7 +132,8 @@ class LayerwiseInverse(InverseHessian):
                 continue
             a = join_bias(a, block.scale)
             if block.input_basis is not None:
-                a, g = a @ block.input_basis, g @ block.output_basis
+                a = a @ block.input_basis
+                g = g @ block.output_basis
             weights = a**2 @ (1 / block.precision)
             V += np.matmul(g * weights[:, None, :], g.transpose(0, 2, 1))
         return V

@@ -33,11 +33,14 @@ class LowRankInverse(InverseHessian):
         Orthonormal, of the curvature in units of the prior.
     """
 
-    structure, accuracy = "low_rank", "upper bound"
+    structure = "low_rank"
+    accuracy = "upper bound"
 
     def __init__(self, precision: np.ndarray, eigenvalues: np.ndarray, eigenvectors: np.ndarray):
         super().__init__(len(precision))
-        self.precision, self.eigenvalues, self.eigenvectors = precision, eigenvalues, eigenvectors
+        self.precision = precision
+        self.eigenvalues = eigenvalues
+        self.eigenvectors = eigenvectors
         self._sd = 1 / np.sqrt(precision)
         self._shrinkage = eigenvalues / (1 + eigenvalues)
 
@@ -72,7 +75,9 @@ class LowRankInverse(InverseHessian):
 
 def build_low_rank(stream: TangentStream, precision: np.ndarray, rank: int, checkpoint: Checkpoint) -> LowRankInverse:
     """Leading `rank` eigenpairs by implicitly restarted Lanczos (ARPACK), in the smaller of the two spaces."""
-    sd, n_rows, n_params = 1 / np.sqrt(precision), stream.n_stars * stream.n_labels, len(precision)
+    sd = 1 / np.sqrt(precision)
+    n_rows = stream.n_stars * stream.n_labels
+    n_params = len(precision)
     rank = min(rank, n_rows, n_params)
 
     def product(u: np.ndarray) -> np.ndarray:
@@ -86,7 +91,8 @@ def build_low_rank(stream: TangentStream, precision: np.ndarray, rank: int, chec
         values, vectors = _leading_eigenpairs(product, min(n_rows, n_params), rank)
         kept = {"values": values, "vectors": vectors}
         checkpoint.save("low rank", kept)
-    values, vectors = kept["values"], kept["vectors"]
+    values = kept["values"]
+    vectors = kept["vectors"]
     if n_rows < n_params:
         columns = vectors.reshape(stream.n_stars, stream.n_labels, -1)
         vectors = sd[:, None] * stream.rmatvec(columns) / np.sqrt(values)

@@ -89,7 +89,8 @@ class PrimalInverse(InverseHessian):
         return self._solve(rng.normal(size=(self.shape[0], n_draws)), transposed=True).T
 
     def label_covariance(self, tangents: Tangents) -> np.ndarray:
-        n, C = tangents.n_stars, tangents.n_labels
+        n = tangents.n_stars
+        C = tangents.n_labels
         V = np.zeros((n, C, C))
         for stars, Z in self._multiply_root(tangents) if C > 1 else self._solve_root(tangents):
             V[stars] += np.matmul(Z.transpose(0, 2, 1), Z)
@@ -97,7 +98,9 @@ class PrimalInverse(InverseHessian):
 
     def _solve_root(self, tangents: Tangents) -> Iterator[tuple[slice, np.ndarray]]:
         """Z = L^-1 J^T of some stars (star, param, label) at a time, by substitution."""
-        n, C, P = tangents.n_stars, tangents.n_labels, self.shape[0]
+        n = tangents.n_stars
+        C = tangents.n_labels
+        P = self.shape[0]
         step = max(1, BLOCK_BYTES // (8 * C * P))
         for stars in (slice(i, min(i + step, n)) for i in range(0, n, step)):
             J = tangents[stars].dense()
@@ -105,7 +108,9 @@ class PrimalInverse(InverseHessian):
 
     def _multiply_root(self, tangents: Tangents) -> Iterator[tuple[slice, np.ndarray]]:
         """Z = L^-1 J^T of some rows of L^-1 (star, row, label) at a time: inputs first, then cotangents."""
-        n, C, P = tangents.n_stars, tangents.n_labels, self.shape[0]
+        n = tangents.n_stars
+        C = tangents.n_labels
+        P = self.shape[0]
         layers = list(_join_biases(tangents))
         widest = max(g.shape[1] for _, _, g in layers)
         step = max(1, CACHE_BYTES // (8 * n * widest))

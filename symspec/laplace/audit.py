@@ -225,7 +225,8 @@ class _Run:
         self, structures: Sequence[str], tell: Callable[[str], object]
     ) -> tuple[dict[str, _Measured], dict[str, str]]:
         """By each structure, and why some could not be had."""
-        measured, skipped = {}, {}
+        measured = {}
+        skipped = {}
         for name in structures:
             tell(name)
             try:
@@ -242,9 +243,11 @@ class _Run:
         OptionError, TooLargeError
             It does not take its options, or does not fit in memory.
         """
-        options, observed = dict(self.options.get(name, {})), ~np.isnan(self.Y)
+        options = dict(self.options.get(name, {}))
+        observed = ~np.isnan(self.Y)
         n_stars = int(observed.any(axis=1).sum())
-        structure, half = "dual" if name == DUAL_SUBSET else name, max(1, n_stars // 2)
+        structure = "dual" if name == DUAL_SUBSET else name
+        half = max(1, n_stars // 2)
         if name == DUAL_SUBSET or (name == "krylov" and self._fits(half * self.reg.net.n_labels)):
             options.setdefault("subset", half)
         share = min(1.0, options.get("subset", n_stars) / n_stars) if structure == "dual" else 1.0

@@ -112,9 +112,11 @@ def _find_smallest(
 
 def _find_largest(product: Callable[[np.ndarray], np.ndarray], n: int, n_products: int) -> float:
     """Largest Ritz value of the three-term recurrence, whose loss of orthogonality does not touch it."""
-    q, before = np.random.default_rng(1).normal(size=n), np.zeros(n)
+    q = np.random.default_rng(1).normal(size=n)
+    before = np.zeros(n)
     q /= np.linalg.norm(q)
-    diagonal, off = [], []
+    diagonal = []
+    off = []
     for _ in range(n_products):
         w = product(q) - (off[-1] if off else 0.0) * before
         diagonal.append(float(w @ q))
@@ -122,5 +124,6 @@ def _find_largest(product: Callable[[np.ndarray], np.ndarray], n: int, n_product
         off.append(float(np.linalg.norm(w)))
         if off[-1] <= 1e-12 * abs(diagonal[0]):
             break
-        before, q = q, w / off[-1]
+        before = q
+        q = w / off[-1]
     return float(eigvalsh_tridiagonal(diagonal, off[: len(diagonal) - 1])[-1])

@@ -110,13 +110,21 @@ def _describe_training_set(X: np.ndarray, Y: np.ndarray) -> dict[str, Any]:
 
 def _certify(builder: InverseBuilder, inverse: InverseHessian, theta: np.ndarray) -> tuple[float, Certificate]:
     """U, and the certificate over the parameters that vary."""
-    free, cheap = inverse.free, inverse.cheap()
+    free = inverse.free
+    cheap = inverse.cheap()
     passes = {"backend": builder.backend, "dtype": builder.dtype}
-    reg, at, X, inside, rest = builder.reg, theta, builder.X, free, 0.0
+    reg = builder.reg
+    at = theta
+    X = builder.X
+    inside = free
+    rest = 0.0
     if inverse.structure == "last_layer":  # the others are passed through once
         head = split_last_layer(reg, theta)
-        rest, reg, inside = reg.negative_log_prior_of_held(theta, free), head.reg, slice(None)
-        at, X = theta[free], head.find_features(X, **passes)
+        rest = reg.negative_log_prior_of_held(theta, free)
+        reg = head.reg
+        inside = slice(None)
+        at = theta[free]
+        X = head.find_features(X, **passes)
 
     def embed(v: np.ndarray, size: int = theta.size, where: slice = free) -> np.ndarray:
         out = np.zeros(size)

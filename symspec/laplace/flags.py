@@ -82,7 +82,8 @@ class FlagOptions:
     def __post_init__(self):
         most = {"edge": 0.5, "max_bad_fraction": 1.0}
         for field in fields(self):
-            value, end = getattr(self, field.name), most.get(field.name, np.inf)
+            value = getattr(self, field.name)
+            end = most.get(field.name, np.inf)
             if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not 0 <= value <= end:
                 limits = f"between 0 and {end:g}" if np.isfinite(end) else "of at least 0"
                 raise OptionError(

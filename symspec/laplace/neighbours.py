@@ -66,7 +66,8 @@ def _nearest(
     """Distances (star,) to the nearest row of X, other than the rows `themselves` (star,) that the stars are."""
     stars = (stars - mean) / scale
     squares = np.sum(stars**2, axis=1)
-    best, where = np.full(len(stars), np.inf), np.zeros(len(stars), int)
+    best = np.full(len(stars), np.inf)
+    where = np.zeros(len(stars), int)
     for rows in _blocks(X):
         block = (X[rows] - mean) / scale
         d = squares[:, None] + np.sum(block**2, axis=1) - 2 * stars @ block.T

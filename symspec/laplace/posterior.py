@@ -170,7 +170,8 @@ class LaplacePosterior:
         """
         resampled = X if isinstance(X, Resampled) else None
         X, ivar = self._check_stars(X if resampled is None else resampled.spectra, ivar)
-        n, C = len(X), self.reg.net.n_labels
+        n = len(X)
+        C = self.reg.net.n_labels
         n_bad = np.zeros(n, int) if ivar is None else np.count_nonzero(ivar == 0, axis=1)
 
         def add(state: dict[str, np.ndarray], rows: slice) -> None:
@@ -184,12 +185,15 @@ class LaplacePosterior:
         shapes = {"labels": (n, C), "model": (n, C, C), "flux": (n, C, C), "interval": (n, C, 2)}
         fingerprint = "" if resume is None else find_fingerprint(self.theta, X, ivar, self.reason)
         with show_if_long(progress) as tell:
-            checkpoint, zeros = Checkpoint(resume, fingerprint, tell), {k: np.zeros(s) for k, s in shapes.items()}
+            checkpoint = Checkpoint(resume, fingerprint, tell)
+            zeros = {k: np.zeros(s) for k, s in shapes.items()}
             state = checkpoint.accumulate("prediction", Batches(n), zeros, add)
         labels, model, flux_cov, interval = (state[k] for k in shapes)
         noise = np.broadcast_to(self.reg.noise_covariance, (n, C, C)).copy()
         total = model + flux_cov + noise
-        limits, snr, space = flag_options or FlagOptions(), find_snr(X, ivar), self.training_space
+        limits = flag_options or FlagOptions()
+        snr = find_snr(X, ivar)
+        space = self.training_space
         distance = None if space is None else space.find_distances(X, ivar)
         label_flags = find_label_flags(labels, total, self.label_range, interval, self._contradicted, limits)
         bad_fraction = n_bad / self.reg.net.n_pixels
@@ -200,7 +204,8 @@ class LaplacePosterior:
 
     def _check_stars(self, X: Any, ivar: Any) -> tuple[np.ndarray, np.ndarray | None]:
         if isinstance(X, Spectra):
-            X, ivar = X.flux, X.ivar
+            ivar = X.ivar
+            X = X.flux
         X = check_flux(X, self.reg.net.n_pixels, allow_nan=ivar is not None)
         ivar = None if ivar is None else np.atleast_2d(check_ivar(ivar, X.shape))
         X = np.atleast_2d(X)

@@ -55,7 +55,8 @@ def sandwich_covariance(laplace: LaplacePosterior, X_train: Any, Y_train: Any, X
     ShapeError, DataError
         Arrays are not what the network takes.
     """
-    inverse, net = laplace.inverse_hessian, laplace.reg.net
+    inverse = laplace.inverse_hessian
+    net = laplace.reg.net
     if not isinstance(inverse, PrimalInverse | DualInverse) or inverse.accuracy != "exact":
         raise OptionError(
             'the sandwich covariance should be given a Laplace posterior of structure="primal" or "dual" from all '

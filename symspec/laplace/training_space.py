@@ -8,7 +8,8 @@ import numpy as np
 
 from symspec.safety.memory import chunks
 
-MIN_STARS, MAX_STARS = 20, 2000  # of the training set: half for the components, half to see how far others lie
+MIN_STARS = 20  # of the training set: half for the components, half to see how far others lie
+MAX_STARS = 2000
 MAX_COMPONENTS = 32
 ABOVE_NOISE = 2.0  # times the residual variance: what other spectra vary by along a component that is kept
 QUANTILE = 0.99  # of the training spectra that a distance of 1 leaves inside, for each of its two parts
@@ -74,7 +75,8 @@ class TrainingSpace:
             good = good & (ivar > 0)
         z = np.divide(X - self.mean, self.scale, out=np.zeros(X.shape), where=good)
         t = self._find_scores(z, good)
-        residual, spread = z - t @ self.components, self.residual_variance
+        residual = z - t @ self.components
+        spread = self.residual_variance
         score_variance = self.variances
         if ivar is not None:
             noise = np.divide(self.scale**-2.0, ivar, out=np.zeros(X.shape), where=good)
@@ -87,7 +89,8 @@ class TrainingSpace:
 
     def _find_scores(self, z: np.ndarray, good: np.ndarray) -> np.ndarray:
         """Scores t (star, component); z (star, pixel) is 0 where it is not good."""
-        V, seen = self.components, np.isfinite(self.scale)
+        V = self.components
+        seen = np.isfinite(self.scale)
         diagonal = 1 + self.residual_variance[seen].mean() / self.variances
         projected = z @ V.T
         scores = projected / diagonal
@@ -112,10 +115,12 @@ def describe_training(X: np.ndarray, mean: np.ndarray) -> TrainingSpace | None:
     scale[scale <= 1e-7 * np.abs(mean)] = np.inf  # float32 leaves as much of a constant
     if not np.isfinite(scale).any():
         return None
-    Z, others = first / scale, second / scale
+    Z = first / scale
+    others = second / scale
     V, variances = _find_components(Z)
     kept = _find_shared(V, Z, others)
-    V, variances = V[kept], variances[kept]
+    V = V[kept]
+    variances = variances[kept]
     residual_variance = np.maximum(_residual_variance(Z, V), FLOOR)
     space = TrainingSpace(mean, scale, V, variances, residual_variance, np.ones(2))
     parts = space._find_parts(second + mean, None)
@@ -126,7 +131,8 @@ def _find_components(Z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Leading right singular vectors (component, pixel) of Z (star, pixel), and their variances (component,)."""
     n = len(Z)
     variances, U = np.linalg.eigh(Z @ Z.T / n)
-    variances, U = variances[::-1], U[:, ::-1]
+    variances = variances[::-1]
+    U = U[:, ::-1]
     k = min(MAX_COMPONENTS, n // 2, np.count_nonzero(variances > FLOOR * variances.sum()))
     return (U[:, :k].T @ Z) / np.sqrt(n * variances[:k])[:, None], variances[:k]
 

@@ -80,7 +80,8 @@ def silu(x: Symbol) -> Symbol:
 
 def clip(x: Symbol, minimum: float = 0.0, maximum: float = 9999.0) -> Symbol:
     """X limited to [minimum, maximum], flat outside."""
-    low, high = _like(x, minimum), _like(x, maximum)
+    low = _like(x, minimum)
+    high = _like(x, maximum)
     return pt.switch(x > low, pt.switch(x < high, x, high), low)
 
 

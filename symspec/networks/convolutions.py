@@ -114,7 +114,8 @@ class Conv1D(_OverPositions):
     def _build(self, x: Symbol, params: dict[str, Symbol], shape: Shape) -> Symbol:
         before, n = place_windows(shape[0], self._extent, self.strides, self.padding)
         per_window = self._outputs_per_window(shape[1], n)
-        n_windows, size = math.ceil(n / per_window), self._window_size(per_window)
+        n_windows = math.ceil(n / per_window)
+        size = self._window_size(per_window)
         windows = Slide(shape[0], before, n_windows, size, per_window * self.strides)(x)
         z = multiply_last(windows, self._build_band(params["kernel"], shape[1], per_window))
         if self.use_bias:  # while rows are long: NumPy adds short ones several times more slowly
@@ -127,7 +128,8 @@ class Conv1D(_OverPositions):
         if per_window == self.dilation == 1:
             return kernel.reshape((self.kernel_size * n_in, self.filters))
         size = self._window_size(per_window)
-        w, b = np.arange(size)[:, None, None], np.arange(per_window)[:, None]
+        w = np.arange(size)[:, None, None]
+        b = np.arange(per_window)[:, None]
         place = w == b * self.strides + np.arange(self.kernel_size) * self.dilation  # (w, b, k)
         place = pt.constant(place.reshape(-1, self.kernel_size).astype(kernel.dtype))
         T = pt.dot(place, kernel.reshape((self.kernel_size, n_in * self.filters)))

@@ -34,7 +34,8 @@ def fold_batch_norm(net: Network, theta: Any) -> tuple[Network, np.ndarray]:
     """
     params = net.unpack(np.array(as_theta(theta, net.n_params, symbolic=False), np.float64))
     used = {source for sources in net.sources for source in sources}
-    layers, blocks = list(net.layers), dict(params)
+    layers = list(net.layers)
+    blocks = dict(params)
     for i in range(1, len(layers)):
         if i - 1 in used or not _can_fold(net, i):
             continue
@@ -48,7 +49,8 @@ def fold_batch_norm(net: Network, theta: Any) -> tuple[Network, np.ndarray]:
 
 def _can_fold(net: Network, i: int) -> bool:
     """Whether layer i normalises the very channels that the layer before it makes."""
-    norm, before = net.layers[i], net.layers[i - 1]
+    norm = net.layers[i]
+    before = net.layers[i - 1]
     if not isinstance(norm, BatchNorm) or norm.others or not isinstance(before, Dense | Conv1D):
         return False
     first = isinstance(before, Conv1D) and before.data_format == "channels_first"

@@ -191,7 +191,8 @@ class _Affine(Layer):
                 f"{cls.__name__}.of needs (star, feature) with at least two numbers in each column, got shape "
                 f"{array.shape}: a mean and a spread cannot come from one star."
             )
-        mean, scale = np.nanmean(array, axis=0), np.nanstd(array, axis=0)
+        mean = np.nanmean(array, axis=0)
+        scale = np.nanstd(array, axis=0)
         flat = np.flatnonzero(scale <= 1e-12 * np.maximum(np.abs(mean), 1e-300))
         if flat.size:
             raise DataError(

@@ -82,7 +82,8 @@ class Network:
         self.layer_names = _name_layers(self.layers)
         self.sources = _find_sources(self.layers)
         self.shapes: list[Shape] = [(self.n_pixels,)]
-        blocks, self.dense_shapes = {}, {}
+        blocks = {}
+        self.dense_shapes = {}
         for name, layer, sources in zip(self.layer_names, self.layers, self.sources, strict=True):
             shape = self.shapes[-1]
             blocks |= {f"{name}/{key}": block for key, block in layer.param_shapes(shape).items()}
@@ -92,10 +93,12 @@ class Network:
         if len(self.shapes[-1]) != 1:
             raise ShapeError(f"layers should end in a vector of labels, got {self.shapes[-1]}: put Flatten() before.")
         self.layout = ParamLayout(blocks, factored=self.dense_shapes)
-        self.n_params, self.n_labels = self.layout.n_params, self.shapes[-1][0]
+        self.n_params = self.layout.n_params
+        self.n_labels = self.shapes[-1][0]
         self.label_names = _check_words(label_names, self.n_labels, "label_names", "label_{}")
         self.label_units = _check_words(label_units, self.n_labels, "label_units", "")
-        self.wavelength, self.wavelength_unit = _check_wavelength(wavelength, self.n_pixels), wavelength_unit
+        self.wavelength = _check_wavelength(wavelength, self.n_pixels)
+        self.wavelength_unit = wavelength_unit
 
     def with_layers(self, layers: Sequence[Layer]) -> Network:
         """Network of other layers, with the same pixels and labels."""
@@ -144,7 +147,8 @@ class Network:
         self, params: Mapping[str, Symbol], flux: Any
     ) -> tuple[Symbol, dict[str, tuple[Symbol, Symbol]]]:
         """Labels, and for each layer of `dense_shapes` its (input, output): where derivatives factorise."""
-        outputs, taps = [_as_flux(flux, self.n_pixels)], {}
+        outputs = [_as_flux(flux, self.n_pixels)]
+        taps = {}
         for i, (name, layer) in enumerate(zip(self.layer_names, self.layers, strict=True)):
             own = {k.removeprefix(name + "/"): v for k, v in params.items() if k.startswith(name + "/")}
             others = [outputs[source + 1] for source in self.sources[i]]
@@ -166,7 +170,8 @@ class Network:
         """
         check_rng(rng)
         fan_mode, gain, shape = INITIALIZERS[check_choice(init, "init", tuple(INITIALIZERS))]
-        theta, fans = np.zeros(self.n_params), self.find_fans()
+        theta = np.zeros(self.n_params)
+        fans = self.find_fans()
         for block in self.layout.blocks:
             if block.name.endswith("/gamma"):
                 theta[block.slice] = 1
@@ -271,7 +276,8 @@ def _find_sources(layers: Sequence[Layer]) -> list[tuple[int, ...]]:
 def _name_layers(layers: Sequence[Layer]) -> list[str]:
     if not layers:
         raise OptionError("layers should hold at least one layer, got none: a linear model is [Dense(n_labels)].")
-    names, counts = [], {}
+    names = []
+    counts = {}
     for layer in layers:
         if not isinstance(layer, Layer):
             raise OptionError(f"layers should hold layers such as Dense(32), got {layer!r}.")

@@ -116,7 +116,8 @@ class LayerNorm(_Norm):
         return 3 * math.prod(out)
 
     def build(self, x: Symbol, params: dict[str, Symbol], shape: Shape) -> Symbol:
-        axes, weight = tuple(range(-self.n_axes, 0)), np.asarray(1 / math.prod(self._norm_shape(shape)), x.dtype)
+        axes = tuple(range(-self.n_axes, 0))
+        weight = np.asarray(1 / math.prod(self._norm_shape(shape)), x.dtype)
         x = x - pt.sum(x, axis=axes, keepdims=True) * weight
         variance = pt.sum(pt.sqr(x), axis=axes, keepdims=True) * weight
         x = x / pt.sqrt(variance + np.asarray(self.epsilon, x.dtype))
@@ -199,13 +200,15 @@ class ContinuumNormalize(Layer):
         project = np.zeros(basis.shape[::-1])
         for i in np.unique(piece):
             here = np.flatnonzero(piece == i)
-            used, rows = here[pixels[here]], slice(i * n, (i + 1) * n)
+            used = here[pixels[here]]
+            rows = slice(i * n, (i + 1) * n)
             if len(used) < n:
                 raise DataError(
                     f"each piece should have at least {n} continuum pixels, got {len(used)} from "
                     f"{wavelength[here].min():g} to {wavelength[here].max():g}: lower degree, or mark more pixels."
                 )
-            low, high = wavelength[here].min(), wavelength[here].max()
+            low = wavelength[here].min()
+            high = wavelength[here].max()
             u = (2 * wavelength - low - high) / (high - low or 1)
             basis[rows, here] = np.polynomial.chebyshev.chebvander(u[here], degree).T
             project[used, rows] = np.linalg.pinv(basis[rows, used].T).T

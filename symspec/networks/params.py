@@ -83,7 +83,8 @@ class ParamLayout:
     """
 
     def __init__(self, shapes: Mapping[str, tuple[int, ...]], *, factored: Collection[str] = ()):
-        blocks, offset = [], 0
+        blocks = []
+        offset = 0
         for name, shape in shapes.items():
             blocks.append(Block(name, tuple(shape), offset))
             offset += blocks[-1].size

@@ -112,9 +112,11 @@ class Regression:
 
     def negative_log_prior(self, params: Mapping[str, Symbol]) -> Symbol:
         """The prior's part of U, from named blocks."""
-        total, dtype = 0, None
+        total = 0
+        dtype = None
         for block in self.net.layout.blocks:
-            theta, precision = params[block.name], self.prior_precision[block.name]
+            theta = params[block.name]
+            precision = self.prior_precision[block.name]
             dtype = theta.dtype
             total = total + pt.sum(np.asarray(precision, dtype=dtype) * theta**2)
         constant = self.net.n_params * LOG_2PI - self.log_det_prior_precision()
@@ -124,7 +126,8 @@ class Regression:
         """Add `weight` times the prior's gradient to `gradient` (param,), in place, and return as much of its U."""
         total = self.net.n_params * LOG_2PI - self.log_det_prior_precision()
         for block in self.net.layout.blocks if weight else ():
-            part, precision = theta[block.slice], self.prior_precision[block.name]
+            part = theta[block.slice]
+            precision = self.prior_precision[block.name]
             if np.ndim(precision) == 0:
                 total += precision * float(np.dot(part, part))
                 get_blas_funcs("axpy", (part, gradient))(part, gradient[block.slice], a=weight * precision)
@@ -202,19 +205,23 @@ class Regression:
         costs nothing but a mask.
         """
         labels = pt.atleast_2d(labels)
-        C, dtype = self.net.n_labels, labels.dtype
+        C = self.net.n_labels
+        dtype = labels.dtype
         observed = pt.switch(pt.isnan(labels), 0.0, 1.0).astype(dtype)
         n_stars = labels.shape[0]
         S = pt.alloc(self.noise_covariance.astype(dtype), n_stars, C, C)
         R = pt.alloc(np.eye(C, dtype=dtype), n_stars, C, C)
-        rows, pivots = [], []
+        rows = []
+        pivots = []
         for k in range(C):
-            seen, pivot = observed[:, k], S[:, k, k]
+            seen = observed[:, k]
+            pivot = S[:, k, k]
             rows.append(R[:, k] * (seen / pt.sqrt(pivot))[:, None])
             pivots.append(pivot)
             is_below = (np.arange(C) > k).astype(dtype)
             factor = (S[:, :, k] * (seen / pivot)[:, None] * is_below)[:, :, None]
-            S, R = S - factor * S[:, None, k], R - factor * R[:, None, k]
+            S = S - factor * S[:, None, k]
+            R = R - factor * R[:, None, k]
         return pt.stack(rows, axis=1), pt.sum(observed * pt.log(pt.stack(pivots, axis=1)), axis=1)
 
 

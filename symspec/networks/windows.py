@@ -40,7 +40,10 @@ class _Sliding(Op):
     __props__ = ("length", "before", "n", "size", "stride")
 
     def __init__(self, length: int, before: int, n: int, size: int, stride: int):
-        self.length, self.before, self.n, self.size = length, before, n, size
+        self.length = length
+        self.before = before
+        self.n = n
+        self.size = size
         self.stride = stride if n > 1 else size  # from a single window nothing starts, and a block has a stride's size
         register_numba()
 
@@ -56,7 +59,8 @@ class _Sliding(Op):
 
     def part(self, j: int, n_channels: int) -> tuple[slice, slice]:
         """Place in a window of its j-th part, and in the block that it is taken from."""
-        first, width = j * self.stride * n_channels, min(self.stride, self.size - j * self.stride) * n_channels
+        first = j * self.stride * n_channels
+        width = min(self.stride, self.size - j * self.stride) * n_channels
         return slice(first, first + width), slice(0, width)
 
 
@@ -74,7 +78,8 @@ class Slide(_Sliding):
 
     def perform(self, node: Apply, inputs: list, outputs: list) -> None:
         (x,) = inputs
-        batch, n_channels = x.shape[:-2], x.shape[-1]
+        batch = x.shape[:-2]
+        n_channels = x.shape[-1]
         blocks = _fit(x, self.before, self.n_blocks * self.stride).reshape(*batch, self.n_blocks, -1)
         out = np.empty((*batch, self.n, self.size * n_channels), x.dtype)
         for j in range(self.n_parts):
@@ -103,7 +108,8 @@ class Unslide(_Sliding):
 
     def perform(self, node: Apply, inputs: list, outputs: list) -> None:
         (g,) = inputs
-        batch, n_channels = g.shape[:-2], g.shape[-1] // self.size
+        batch = g.shape[:-2]
+        n_channels = g.shape[-1] // self.size
         n_blocks = max(self.n_blocks, math.ceil((self.before + self.length) / self.stride))
         blocks = np.zeros((*batch, n_blocks, self.stride * n_channels), g.dtype)
         for j in range(self.n_parts):
@@ -267,7 +273,8 @@ def _loop_unslide(op: Unslide) -> Callable[..., Any]:
 
 def _loop_largest(op: Largest) -> Callable[..., Any]:
     def largest(x):
-        n, n_channels = x.shape[-2], x.shape[-1]
+        n = x.shape[-2]
+        n_channels = x.shape[-1]
         rows = np.ascontiguousarray(x).reshape((-1, n, n_channels))
         out = np.empty((rows.shape[0], n_channels), x.dtype)
         for row in range(rows.shape[0]):
@@ -284,7 +291,8 @@ def _loop_largest(op: Largest) -> Callable[..., Any]:
 
 def _loop_first_largest(op: FirstLargest) -> Callable[..., Any]:
     def first_largest(x):
-        n, n_channels = x.shape[-2], x.shape[-1]
+        n = x.shape[-2]
+        n_channels = x.shape[-1]
         rows = np.ascontiguousarray(x).reshape((-1, n, n_channels))
         out = np.zeros_like(rows)
         for row in range(rows.shape[0]):
@@ -303,7 +311,8 @@ def _trace_slide(op: Slide) -> Callable[..., Any]:
     import jax.numpy as jnp
 
     def slide(x):
-        n_channels, n_positions = x.shape[-1], op.n_blocks * op.stride
+        n_channels = x.shape[-1]
+        n_positions = op.n_blocks * op.stride
         after = max(n_positions - op.before - op.length, 0)
         x = jnp.pad(x, [(0, 0)] * (x.ndim - 2) + [(op.before, after), (0, 0)])[..., :n_positions, :]
         blocks = x.reshape(*x.shape[:-2], op.n_blocks, op.stride * n_channels)
@@ -317,7 +326,8 @@ def _trace_unslide(op: Unslide) -> Callable[..., Any]:
     import jax.numpy as jnp
 
     def unslide(g):
-        n_channels, n_positions = g.shape[-1] // op.size, op.n_blocks * op.stride
+        n_channels = g.shape[-1] // op.size
+        n_positions = op.n_blocks * op.stride
         blocks = jnp.zeros((*g.shape[:-2], op.n_blocks, op.stride * n_channels), g.dtype)
         for j in range(op.n_parts):
             inside, taken = op.part(j, n_channels)

@@ -24,7 +24,8 @@ MAX_INTERVALS = 60  # more could not be told apart
 MAX_STARS = 20  # each takes a row of panels, or several
 _HMC, _LAPLACE = _COLOURS[:2]
 _OFFSET = 0.16  # of the two bars of a star, of the distance between stars
-_N_TICKS, _N_BINS = 8, 50
+_N_TICKS = 8
+_N_BINS = 50
 _LEGEND_WIDTH = 22  # letters
 
 
@@ -64,7 +65,8 @@ def plot_hmc_intervals(comparison: HmcComparison, *, axes: Sequence[Axes] | None
         ticks = np.unique(np.linspace(0, len(x) - 1, min(len(x), _N_TICKS)).round().astype(int))
         n_decimals = max(0, 2 - int(np.floor(np.log10(np.ptp(mean) or 1.0))))
         panel.set(xlim=(-1, len(x)), xticks=ticks, xticklabels=[f"{v:.{n_decimals}f}" for v in mean[stars[ticks]]])
-        name, unit = comparison.label_names[c], comparison.label_units[c]
+        name = comparison.label_names[c]
+        unit = comparison.label_units[c]
         panel.set_xlabel(f"stars in the order of Laplace's mean of {with_unit(name, unit)}{some}")
         panel.set_ylabel(f"{name} - Laplace's mean" + (f"\n[{unit}]" if unit else ""))
         panel.set_title(f"{name}: {comparison.verdict[c]}", loc="left", fontsize=10)
@@ -115,7 +117,8 @@ def plot_hmc_densities(comparison: HmcComparison, draws: DataTree, stars: Any, *
         for c, panel in enumerate(axes[row]):
             normal = norm(comparison.laplace_mean[star, c], comparison.laplace_sd[star, c])
             _draw_density(panel, values[row, c].ravel(), normal)
-            ratio, shift = comparison.sd_ratio[star, c], comparison.shift[star, c]
+            ratio = comparison.sd_ratio[star, c]
+            shift = comparison.shift[star, c]
             panel.set_title(f"sd ratio {ratio:.2f}, shift {shift:.2f}", fontsize=9)
             if row == shape[0] - 1:
                 panel.set_xlabel(with_unit(comparison.label_names[c], comparison.label_units[c]))
@@ -160,7 +163,8 @@ def plot_hmc_traces(draws: DataTree, stars: Any, *, comparison: HmcComparison | 
     rows = [(star, c) for star in f["check_star"].values for c in range(f.sizes["label"])]
     for (star, c), (trace, rank) in zip(rows, panels, strict=True):
         name = str(f["label"].values[c])
-        title, unit = f"star {star}, {name}", ""
+        title = f"star {star}, {name}"
+        unit = ""
         if comparison is not None:
             unit = comparison.label_units[c]
             title += f": R-hat {comparison.rhat[star, c]:.3f}, ESS {comparison.ess[star, c]:,.0f}"
@@ -205,8 +209,10 @@ def _draw_intervals(panel: Axes, x: np.ndarray, quantiles: np.ndarray, colour: s
 
 def _draw_density(panel: Axes, values: np.ndarray, normal: Any) -> None:
     panel.hist(values, bins=_N_BINS, density=True, color=_HMC, alpha=0.45, histtype="stepfilled")
-    mean, sd = normal.mean(), normal.std()
-    low, high = min(values.min(), mean - 4 * sd), max(values.max(), mean + 4 * sd)
+    mean = normal.mean()
+    sd = normal.std()
+    low = min(values.min(), mean - 4 * sd)
+    high = max(values.max(), mean + 4 * sd)
     x = np.linspace(low, high, 400)
     panel.plot(x, normal.pdf(x), color=_LAPLACE, linewidth=1.5)
     panel.set(xlim=(low, high), ylim=(0, None), yticks=[])

@@ -41,7 +41,8 @@ def comparison_table(comparison: HmcComparison, *, title: str = "") -> Table:
             cells = [escape(bar), format_number(np.median(sd[:, c])), format_number(np.median(comparison.hmc_sd[:, c]))]
             cells.append(_ratio(comparison.hmc_sd[:, c] / sd[:, c], comparison.sd_error[:, c] / sd[:, c]))
             if i == 0:
-                shift, error = comparison.shift[:, c], comparison.shift_error[:, c]
+                shift = comparison.shift[:, c]
+                error = comparison.shift_error[:, c]
                 cells.append(f"{np.median(shift):+.2f} ± {np.median(error):.2f}")
                 cells += [f"{comparison.rhat[:, c].max():.3f}", f"{comparison.ess[:, c].min():,.0f}"]
                 cells.append(f"[{colour}]{comparison.verdict[c]}[/]")

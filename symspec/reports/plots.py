@@ -126,7 +126,8 @@ def plot_predicted_against_true(
     truth = check_true_labels(prediction, true_labels)
     n_labels = truth.shape[1]
     axes = label_axes(axes, n_labels, (3.7 * n_labels, 3.9))
-    scatter, covered = sigma_mad(prediction.labels - truth), coverage(prediction, truth)
+    scatter = sigma_mad(prediction.labels - truth)
+    covered = coverage(prediction, truth)
     for c, panel in enumerate(axes):
         unit = prediction.label_units[c]
         known = np.isfinite(truth[:, c]) & np.isfinite(prediction.labels[:, c])
@@ -238,7 +239,8 @@ def check_figure_suffix(path: Path) -> str:
     """
     from matplotlib.backend_bases import FigureCanvasBase
 
-    suffix, known = path.suffix.lower().removeprefix("."), FigureCanvasBase.get_supported_filetypes()
+    suffix = path.suffix.lower().removeprefix(".")
+    known = FigureCanvasBase.get_supported_filetypes()
     if suffix not in known:
         listed = ", ".join(f".{name}" for name in sorted(known))
         raise OptionError(f"{path} should end in one of {listed}: rename it, for example {path.stem}.png.")
@@ -325,10 +327,12 @@ def _place_by_distance(audit: StructureAudit) -> np.ndarray:
 def _finish_audit_panel(panel: Axes, audit: StructureAudit) -> None:
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-    trained, beyond = bool((audit.distance == 0).any()), bool((audit.quantile >= 1).any())
+    trained = bool((audit.distance == 0).any())
+    beyond = bool((audit.quantile >= 1).any())
     between = trained == beyond or bool(((audit.distance > 0) & (audit.quantile < 1)).any())
     left, right = (-0.03, 1.03) if between else (1.0, 0.0)
-    left, right = -_STRIP if trained else left, 1 + _STRIP if beyond else right
+    left = -_STRIP if trained else left
+    right = 1 + _STRIP if beyond else right
     if right > INSIDE:
         panel.axvspan(max(INSIDE, left), right, color=_GREY, alpha=0.12, linewidth=0, zorder=0)
     for edge in [0.0] * (trained and between) + [1.0] * (beyond and between):
@@ -350,7 +354,8 @@ def _draw_predicted_against_true(
     panel.errorbar(truth, predicted, yerr=error, fmt="none", zorder=1, **bars)
     panel.plot(truth, predicted, ".", color=colour, markersize=3, zorder=2)
     if truth.size:
-        low, high = min(truth.min(), predicted.min()), max(truth.max(), predicted.max())
+        low = min(truth.min(), predicted.min())
+        high = max(truth.max(), predicted.max())
         margin = 0.05 * (high - low) or 1.0
         limits = low - margin, high + margin
         panel.plot(limits, limits, color="black", linewidth=0.8, zorder=3)

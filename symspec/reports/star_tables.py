@@ -42,7 +42,8 @@ def write_star_table(
     """
     from astropy.table import Table
 
-    path, n_stars = Path(path), len(next(iter(columns.values())))
+    path = Path(path)
+    n_stars = len(next(iter(columns.values())))
     if path.suffix.lower() not in STAR_TABLE_SUFFIXES:
         raise OptionError(f"path should end in one of {', '.join(STAR_TABLE_SUFFIXES)}, got {path.name!r}: rename it.")
     ids = np.arange(n_stars) if ids is None else np.asarray(ids)

@@ -82,14 +82,16 @@ def summary_table(
         Scatter of a simpler method by label, for comparison.
     """
     residuals = prediction.labels - true_labels
-    scatter, covered = sigma_mad(residuals), coverage(prediction, true_labels)
+    scatter = sigma_mad(residuals)
+    covered = coverage(prediction, true_labels)
     parts = (prediction.model_cov, prediction.flux_cov, prediction.noise_cov, prediction.total_cov)
     medians = [np.median(standard_deviations(part), axis=0) for part in parts]
     names = ["label", "sigma_MAD", "std", "model", "flux", "noise", "total", "in 68 %", "in 95 %"]
     if baseline is not None:
         names.insert(2, "ridge")
     table = new_table(title, names)
-    table.caption, table.caption_justify = "model, flux, noise, total: median errors", "left"
+    table.caption = "model, flux, noise, total: median errors"
+    table.caption_justify = "left"
     if baseline is not None:
         table.caption += "; ridge: scatter of ridge regression on the same stars"
     for c, name in enumerate(prediction.label_names):
@@ -108,7 +110,8 @@ def star_table(
     prediction: Prediction, ids: Any = None, true_labels: np.ndarray | None = None, *, n_stars: int = 10
 ) -> Table:
     """Labels with their total errors of the first stars, next to the truth where it is known."""
-    n_all, n = len(prediction.labels), min(n_stars, len(prediction.labels))
+    n_all = len(prediction.labels)
+    n = min(n_stars, len(prediction.labels))
     names = [with_unit(*words) for words in zip(prediction.label_names, prediction.label_units, strict=True)]
     columns = [
         "star",
@@ -121,7 +124,8 @@ def star_table(
     for star in range(n):
         cells = [str(star) if ids is None else str(ids[star])]
         for c in range(len(names)):
-            value, error = prediction.labels[star, c], errors[star, c]
+            value = prediction.labels[star, c]
+            error = errors[star, c]
             cells.append(format_with_error(value, error))
             if true_labels is not None:
                 cells.append(format_to(true_labels[star, c], error))
@@ -169,13 +173,15 @@ def audit_table(audit: StructureAudit) -> Table:
     table.caption_justify = "left"
     rows = {(row.structure, row.label, row.group): row for row in audit.summarize()}
     for name, accuracy, seconds in zip(audit.structures, audit.accuracy, audit.seconds, strict=True):
-        first, last = [name, accuracy], f"{seconds:.2g}"
+        first = [name, accuracy]
+        last = f"{seconds:.2g}"
         for label in audit.label_names:
             of_label = [rows[name, label, group] for group in groups]
             numbers = [[format_number(v) for v in (r.median, r.minimum, r.maximum)] for r in of_label]
             cells = [f"{median} ({low} to {high})" for median, low, high in numbers]
             table.add_row(*first, escape(label), *cells, last)
-            first, last = ["", ""], ""
+            first = ["", ""]
+            last = ""
     return table
 
 
@@ -223,7 +229,8 @@ def spectra_lines(spectra: Spectra) -> list[str]:
         lines.append("uncertainties of the flux: not in the file")
     else:
         bad = spectra.ivar == 0
-        n_stars, n_pixels = np.count_nonzero(bad.any(axis=1)), np.count_nonzero(bad.all(axis=0))
+        n_stars = np.count_nonzero(bad.any(axis=1))
+        n_pixels = np.count_nonzero(bad.all(axis=0))
         lines.append(
             f"bad pixels (no flux or no uncertainty): {bad.mean():.2%}, in {n_stars:,} stars; "
             f"{n_pixels:,} pixels are bad in every star"

@@ -209,7 +209,8 @@ def _shape_of_rows(shape: tuple[int, ...], rows: slice) -> tuple[int, ...]:
 
 def _refuse_absurd(path: Path, name: str, shape: tuple[int, ...], itemsize: int) -> None:
     """Refuse a declared shape which the file cannot hold, before anything of that size is allocated."""
-    size, held = math.prod(shape) * itemsize, path.stat().st_size
+    size = math.prod(shape) * itemsize
+    held = path.stat().st_size
     if size > (limit := _SMALL_ARRAY + _LARGEST_RATIO * held):
         raise FileFormatError(
             f"{path}: {name!r} should fit {limit / 2**20:.0f} MiB, got a declared shape {shape} of "

@@ -51,7 +51,8 @@ class Checkpoint:
         tell: Callable[[str, int, int], object] | None = None,
     ):
         self.folder = None if folder is None else Path(folder)
-        self.fingerprint, self.tell = fingerprint, tell
+        self.fingerprint = fingerprint
+        self.tell = tell
         self._saved_at = time.monotonic()
 
     def load(self, stage: str) -> State | None:
@@ -95,9 +96,11 @@ class Checkpoint:
 
     def accumulate(self, stage: str, walk: Blocks, state: State, add: Callable[[State, Any], None]) -> State:
         """Add every block of `walk` to `state`, in place, going on from what was kept."""
-        start, kept = 0, self.load(stage)
+        start = 0
+        kept = self.load(stage)
         if kept is not None:
-            start, state = int(kept.pop("done")), kept
+            start = int(kept.pop("done"))
+            state = kept
         for rows, block in walk.blocks(start):
             add(state, block)
             self.report(stage, rows.stop, walk.n_stars)

@@ -12,7 +12,10 @@ SECONDS_BEFORE = 3.0
 @contextmanager
 def show_if_long(enabled: bool) -> Iterator[Callable[[str, int, int], None]]:
     """Function of (stage, done, total) that shows a bar on stderr, once three seconds have passed."""
-    begin, bar, tasks, is_open = time.monotonic(), None, {}, enabled
+    begin = time.monotonic()
+    bar = None
+    tasks = {}
+    is_open = enabled
 
     def tell(stage: str, done: int, total: int) -> None:
         nonlocal bar

@@ -331,7 +331,8 @@ def _read_miles_labels(path: Path) -> dict[str, tuple[float, ...]]:
     """Labels by MILES number; "--" stands for a missing one."""
     labels = {}
     for row in path.read_text().splitlines():
-        number, values = row[23:27], row[50:].split()[:3]
+        number = row[23:27]
+        values = row[50:].split()[:3]
         if number.isdigit() and len(values) == 3:
             labels[f"m{number}"] = tuple(np.nan if value == "--" else float(value) for value in values)
     return labels
@@ -342,7 +343,8 @@ def _read_one_grid(paths: list[Path]) -> tuple[np.ndarray, np.ndarray]:
     from astropy.io import fits
 
     keys = ("NAXIS1", "CRPIX1", "CRVAL1", "CDELT1")
-    flux, grids = [], []
+    flux = []
+    grids = []
     for path in paths:
         with fits.open(path, memmap=False) as hdus:
             flux.append(hdus[0].data)

@@ -138,7 +138,8 @@ def find_ivar(
 def check_bad_error(error: np.ndarray, kind: str, name: str, *, scale: float, bad_error: float) -> None:
     """Refuse a `bad_error` that would call more than half of these uncertainties, called `name`, flags."""
     ivar = _invert(error, kind, scale, np.isfinite(error) & (error != MISSING))
-    flagged, n_known = np.count_nonzero(_is_flag(ivar, bad_error)), np.count_nonzero(ivar > 0)
+    flagged = np.count_nonzero(_is_flag(ivar, bad_error))
+    n_known = np.count_nonzero(ivar > 0)
     if flagged > n_known / 2:
         raise DataError(
             f"{name} should mostly be a {kind} within bad_error={bad_error:g} (a standard deviation), got "

@@ -210,7 +210,8 @@ def _match_grids(spectra: Spectra, wavelength: Any, unit: str) -> tuple[np.ndarr
     for name, grid in (("spectra.wavelength", spectra.wavelength), ("wavelength", wavelength)):
         if find_pixel_order(grid, name) != slice(None):
             raise DataError(f"{name} should rise, got a grid that falls: turn it and the flux round, [..., ::-1].")
-    old, new = spectra.wavelength, convert_wavelength(wavelength, unit, spectra.wavelength_unit)
+    old = spectra.wavelength
+    new = convert_wavelength(wavelength, unit, spectra.wavelength_unit)
     if new.size == 0 or new[-1] < old[0] or new[0] > old[-1]:
         got = f"{new[0]:.6g} to {new[-1]:.6g}" if new.size else "no pixel at all"
         raise DataError(
@@ -273,7 +274,8 @@ def _find_edges(grid: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     if grid.size == 1:
         raise ShapeError("wavelength should have two pixels or more, got one, which has no width: interpolate, linear.")
     half = np.where(_find_gaps(grid), np.nan, np.diff(grid) / 2)
-    left, right = np.insert(half, 0, np.nan), np.append(half, np.nan)
+    left = np.insert(half, 0, np.nan)
+    right = np.append(half, np.nan)
     left, right = np.where(np.isnan(left), right, left), np.where(np.isnan(right), left, right)
     alone = np.isnan(left)  # between two gaps
     left[alone] = right[alone] = np.nanmedian(half)
@@ -305,7 +307,10 @@ def _build_linear(old: np.ndarray, new: np.ndarray) -> tuple[np.ndarray, np.ndar
     inside = (share > -_NEGLIGIBLE) & (share < 1 + _NEGLIGIBLE)
     inside &= ~_find_gaps(old)[left] | (np.minimum(abs(share), abs(1 - share)) < _NEGLIGIBLE)
     rows = np.flatnonzero(inside)
-    share, left = np.clip(share[inside], 0.0, 1.0), left[inside]
-    rows, columns, weights = np.tile(rows, 2), np.append(left, left + 1), np.append(1 - share, share)
+    share = np.clip(share[inside], 0.0, 1.0)
+    left = left[inside]
+    rows = np.tile(rows, 2)
+    columns = np.append(left, left + 1)
+    weights = np.append(1 - share, share)
     keep = weights > _NEGLIGIBLE
     return rows[keep], columns[keep], weights[keep]

@@ -61,10 +61,14 @@ class Adam:
         epsilon: float = 1e-7,
         decay: float = 0.0,
     ):
-        self.learning_rate, self.decay, self.epsilon = learning_rate, decay, epsilon
-        self.beta_1, self.beta_2 = beta_1, beta_2
+        self.learning_rate = learning_rate
+        self.decay = decay
+        self.epsilon = epsilon
+        self.beta_1 = beta_1
+        self.beta_2 = beta_2
         self.iterations = 0
-        self._m, self._v = np.zeros(n_params, dtype), np.zeros(n_params, dtype)
+        self._m = np.zeros(n_params, dtype)
+        self._v = np.zeros(n_params, dtype)
         self._scratch = np.empty(min(BLOCK, n_params), dtype)
 
     @property
@@ -83,7 +87,9 @@ class Adam:
             self._update(theta, gradient, slice(start, start + size), scale, rate)
 
     def _update(self, theta: np.ndarray, gradient: np.ndarray, block: slice, scale: float, rate: float) -> None:
-        g, m, v = gradient[block], self._m[block], self._v[block]
+        g = gradient[block]
+        m = self._m[block]
+        v = self._v[block]
         s = self._scratch[: g.size]
         np.multiply(g, (1 - self.beta_1) * scale, out=s)
         m *= self.beta_1

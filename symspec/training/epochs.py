@@ -176,12 +176,15 @@ class _TrainingLoss:
     """A batch's share of U and its gradient, with dropout."""
 
     def __init__(self, reg: Regression, stars: _Stars, backend: str, dtype: str):
-        self.stars, self.dtype, self.name = stars, dtype, "loss"
+        self.stars = stars
+        self.dtype = dtype
+        self.name = "loss"
         self.dropouts = tuple(dropout_layers(reg.net).values())
         self.objective = compile_training_objective(reg, backend=backend, dtype=dtype)
 
     def share(self, theta: np.ndarray, places: np.ndarray, rng: np.random.Generator) -> tuple[float, np.ndarray]:
-        U, gradient = 0.0, np.empty(0)
+        U = 0.0
+        gradient = np.empty(0)
         for i in range(0, places.size, self.objective.chunk):
             X, Y = self.stars.take(places[i : i + self.objective.chunk])
             masks = [layer.draw_mask((len(X), *shape), rng, self.dtype) for layer, shape in self.dropouts]
@@ -198,11 +201,13 @@ class _ValidationLoss:
         def build(params, flux, labels, prior_weight):
             return [graphs.build_negative_log_posterior(reg, params, flux, labels, prior_weight)]
 
-        self.stars, self.name = stars, "validation_loss"
+        self.stars = stars
+        self.name = "validation_loss"
         self.function = SumFunction(reg, build, 2, backend, dtype)
 
     def per_star(self, theta: np.ndarray) -> float:
-        n, size = len(self.stars), self.function.chunk
+        n = len(self.stars)
+        size = self.function.chunk
         parts = (slice(i, min(i + size, n)) for i in range(0, n, size))
         return sum(float(self.function.of_batch(theta, *self.stars.take(p), 0.0)[0]) for p in parts) / n
 
@@ -211,8 +216,13 @@ class _Training:
     """Weights on their way, and the best so far."""
 
     def __init__(self, theta: np.ndarray, adam: Adam, loss: _TrainingLoss, watched: _TrainingLoss | _ValidationLoss):
-        self.theta, self.adam, self.loss, self.watched = theta, adam, loss, watched
-        self.best_theta, self.best_epoch, self.best = theta.copy(), 0, np.inf
+        self.theta = theta
+        self.adam = adam
+        self.loss = loss
+        self.watched = watched
+        self.best_theta = theta.copy()
+        self.best_epoch = 0
+        self.best = np.inf
         self.epoch = 0
         self.history: dict[str, list[float]] = {name: [] for name in ("loss", watched.name, "learning_rate")}
 
@@ -230,13 +240,16 @@ class _Training:
         return "epochs"
 
     def run_epoch(self, batch_size: int, rng: np.random.Generator, show: Any) -> dict[str, float]:
-        n, total, rate = len(self.loss.stars), 0.0, 0.0
+        n = len(self.loss.stars)
+        total = 0.0
+        rate = 0.0
         order = rng.permutation(n)
         for i in range(0, n, batch_size):
             places = order[i : i + batch_size]
             U, gradient = self.loss.share(self.theta, places, rng)
             self.check_finite(U)
-            total, rate = total + U, self.adam.decayed_rate
+            total = total + U
+            rate = self.adam.decayed_rate
             self.adam.step(self.theta, gradient, 1 / places.size)
             show(places.size, None)
         self.check_finite(float(np.sum(self.theta)))
@@ -251,12 +264,14 @@ class _Training:
         for name, values in self.history.items():
             values.append(losses[name])
         if losses[self.watched.name] < self.best:
-            self.best, self.best_epoch = losses[self.watched.name], self.epoch
+            self.best = losses[self.watched.name]
+            self.best_epoch = self.epoch
             np.copyto(self.best_theta, self.theta)
 
     def check_finite(self, value: float) -> None:
         if not np.isfinite(value):
-            epoch, rate = self.epoch + 1, self.adam.decayed_rate
+            epoch = self.epoch + 1
+            rate = self.adam.decayed_rate
             raise DivergedError(
                 f"the loss should stay finite, got {value} in epoch {epoch}, after "
                 f"{self.adam.iterations} steps: lower learning_rate (it was {rate:.3g}, try {rate / 10:.3g}) "
@@ -289,7 +304,8 @@ def _split_stars(
     net: Network, X: Any, Y: Any, validation: Any, rng: np.random.Generator
 ) -> tuple[_Stars, _Stars | None]:
     X, Y = check_stars(net, X, Y)
-    n, held_out = len(X), None
+    n = len(X)
+    held_out = None
     if n < 2:
         raise DataError(f"train needs at least two stars, got {n}: X should have shape (star, {net.n_pixels}).")
     rows = np.arange(n)
@@ -301,7 +317,8 @@ def _split_stars(
                 "set aside: give a smaller fraction."
             )
         order = rng.permutation(n)
-        held_out, rows = _Stars(X, Y, np.sort(order[:n_out])), np.sort(order[n_out:])
+        held_out = _Stars(X, Y, np.sort(order[:n_out]))
+        rows = np.sort(order[n_out:])
         check_labels(Y[rows], rows.size, net.n_labels, name="labels left to train on")
         if np.isnan(Y[held_out.rows]).all():
             raise DataError(f"the {n_out} validation stars have no label at all: give a larger fraction.")

@@ -142,12 +142,14 @@ def _alternate(
     start: MarginalLikelihood, theta: np.ndarray, tolerance: float, max_rounds: int, report: Report
 ) -> tuple[np.ndarray, Evidence]:
     """Hyperparameters of largest F at fixed weights and the minimum there, in turn until neither changes."""
-    h, limits = start.h, start.hyperparameters.limits
+    h = start.h
+    limits = start.hyperparameters.limits
     for _ in range(max_rounds):
         here = start.at(h)
         evidence = here.report(*here.minimize(theta, tolerance=POLISH_TOLERANCE))
         report(h, evidence)
-        theta, before = evidence.theta, h
+        theta = evidence.theta
+        before = h
         first = _as_point(start, evidence)
 
         def evaluate(h: np.ndarray, theta: np.ndarray = theta, curvature: np.ndarray = first[2]) -> Point:

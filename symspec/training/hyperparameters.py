@@ -72,7 +72,8 @@ class Hyperparameters:
         self._root = np.linalg.cholesky(start.noise_covariance)
         labels = {"per_label": start.net.label_names, "full": start.net.label_names, "fixed": ()}[noise]
         pairs = np.tril_indices(start.net.n_labels if noise == "full" else 0, -1)
-        self._n_labels, self._pairs = len(labels), pairs
+        self._n_labels = len(labels)
+        self._pairs = pairs
         self._groups = _group(list(start.prior_precision), prior)
         self.names = [f"sigma_noise of {name}" for name in labels]
         self.names += [f"noise correlation of {labels[i]} with {labels[j]}" for i, j in zip(*pairs, strict=True)]

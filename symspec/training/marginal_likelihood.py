@@ -82,9 +82,13 @@ class MarginalLikelihood:
     """
 
     def __init__(self, builder: InverseBuilder, hyperparameters: Hyperparameters):
-        self.builder, self.hyperparameters = builder, hyperparameters
-        self.X, self.Y, self.observed = builder.X, np.nan_to_num(builder.Y), builder.observed
-        net, backend = builder.reg.net, builder.backend
+        self.builder = builder
+        self.hyperparameters = hyperparameters
+        self.X = builder.X
+        self.Y = np.nan_to_num(builder.Y)
+        self.observed = builder.observed
+        net = builder.reg.net
+        backend = builder.backend
         self.predict = compiled.compile_predict(net, backend=backend)
         self._squares = weighted_sums.compile_weighted_squares(net, backend=backend)
         self._product = weighted_sums.compile_weighted_hessian_vector_product(net, backend=backend)
@@ -95,7 +99,8 @@ class MarginalLikelihood:
         self._stand_at(np.zeros(len(hyperparameters)), builder.reg)
 
     def _stand_at(self, h: np.ndarray, reg: Regression) -> None:
-        self.h, self.reg = h, reg
+        self.h = h
+        self.reg = reg
         T = reg.whiteners(self.observed)
         self.weights = np.matmul(T.transpose(0, 2, 1), T)
         self._log_det_noise = -2 * float(np.log(np.diagonal(T, axis1=1, axis2=2)[self.observed]).sum())
@@ -124,7 +129,8 @@ class MarginalLikelihood:
     def evaluate(self, theta: np.ndarray) -> Evidence:
         """F and its complete gradient at the minimum that `theta` leads to; structures primal and dual."""
         result, inverse = self.minimize(theta, tolerance=POLISH_TOLERANCE)
-        theta, precision = result.theta, self.reg.prior_precision_vector()
+        theta = result.theta
+        precision = self.reg.prior_precision_vector()
         by_theta, counts = self._differentiate_log_det(theta, inverse)
         q = self._solve_hessian(theta, inverse, by_theta)
         tangents = self.builder.tangents(theta)
@@ -171,7 +177,8 @@ class MarginalLikelihood:
         WV: np.ndarray,
         counts: dict[str, float],
     ) -> Evidence:
-        error, names = 0.5 * inverse.logdet_standard_error(), self.hyperparameters.names
+        error = 0.5 * inverse.logdet_standard_error()
+        names = self.hyperparameters.names
         return Evidence(F, error, gradient, names, theta, np.einsum("ncc->c", WV), counts)
 
     def _differentiate_log_det(self, theta: np.ndarray, inverse: InverseHessian) -> tuple[np.ndarray, dict[str, float]]:
@@ -212,7 +219,8 @@ def count_in_kernel(inverse: DualInverse, kernel_inverse: np.ndarray) -> dict[st
     kernel_inverse : numpy.ndarray, shape (label, star, label, star)
         Its M^-1.
     """
-    tangents, counts = inverse.tangents, {}
+    tangents = inverse.tangents
+    counts = {}
     for layer in tangents.cotangents:
         part = tangents.of_layer(layer)
         names = [block.name for block in part.layout.blocks]

@@ -131,9 +131,13 @@ class _Search:
     """U and its gradient for SciPy, remembering the best point seen."""
 
     def __init__(self, objective: Callable[..., Any], X: np.ndarray, Y: np.ndarray, show: Callable[..., None]):
-        self.objective, self.X, self.Y, self.show = objective, X, Y, show
+        self.objective = objective
+        self.X = X
+        self.Y = Y
+        self.show = show
         self.x: np.ndarray | None = None
-        self.U, self.gradient = np.inf, np.empty(0)
+        self.U = np.inf
+        self.gradient = np.empty(0)
         self.iterations = self.evaluations = 0
 
     def evaluate(self, theta: np.ndarray) -> tuple[float, np.ndarray]:
@@ -144,7 +148,9 @@ class _Search:
         U, gradient = self.objective(theta, self.X, self.Y)
         self.evaluations += 1
         if self.x is None or U < self.U or np.isnan(self.U):
-            self.x, self.U, self.gradient = np.array(theta), U, gradient
+            self.x = np.array(theta)
+            self.U = U
+            self.gradient = gradient
         return U, gradient
 
     def count_iteration(self, *_: Any) -> None:

@@ -120,13 +120,15 @@ def minimize_by_newton(
         As for `polish`.
     """
     U, g = objective(theta)
-    inverse, age = builder.build(theta), 0
+    inverse = builder.build(theta)
+    age = 0
     radius = np.sqrt(g @ (inverse.cheap() @ g))
     for iteration in range(max_iterations + 1):
         decrement = 0.5 * float(g @ (inverse.cheap() @ g))
         stuck = radius <= 1e-10 * np.sqrt(2 * decrement)
         if age >= MAX_AGE or (age > 0 and (decrement <= tolerance or stuck or iteration == max_iterations)):
-            inverse, age = builder.build(theta), 0
+            inverse = builder.build(theta)
+            age = 0
             decrement = 0.5 * float(g @ (inverse.cheap() @ g))
         if callback is not None:
             callback(iteration, U, decrement)
@@ -137,7 +139,10 @@ def minimize_by_newton(
         ratio = (U - U_new) / predicted if np.isfinite(U_new) else -1.0
         radius = _next_radius(radius, norm, ratio)
         if ratio > 1e-4 or (U_new <= U and predicted <= 1e-12 * abs(U)):
-            theta, U, g, age = theta + step, U_new, g_new, age + 1
+            theta = theta + step
+            U = U_new
+            g = g_new
+            age = age + 1
     return PolishResult(theta, U, decrement, iteration, decrement <= tolerance), inverse
 
 
@@ -151,10 +156,15 @@ def _steihaug(
     H: Callable[[Vector], Vector], precondition: Callable[[Vector], Vector], g: Vector, radius: float
 ) -> tuple[Vector, float, float]:
     """Step, the model's decrease, and the step's length in the preconditioner's norm."""
-    s, Hs, r = np.zeros_like(g), np.zeros_like(g), g.copy()
+    s = np.zeros_like(g)
+    Hs = np.zeros_like(g)
+    r = g.copy()
     y = precondition(r)
-    p, ry = -y, float(r @ y)
-    ss, sp, pp = 0.0, 0.0, ry
+    p = -y
+    ry = float(r @ y)
+    ss = 0.0
+    sp = 0.0
+    pp = ry
     goal = min(0.25, ry**0.25) ** 2 * ry  # tighter as the minimum nears: superlinear
     for _ in range(min(g.size, 250)):
         Hp = H(p)
@@ -162,15 +172,20 @@ def _steihaug(
         alpha = ry / curvature if curvature > 0 else 0.0
         if curvature <= 0 or ss + 2 * alpha * sp + alpha**2 * pp >= radius**2:
             alpha = (-sp + np.sqrt(sp**2 + pp * (radius**2 - ss))) / pp
-            s, Hs = s + alpha * p, Hs + alpha * Hp
+            s = s + alpha * p
+            Hs = Hs + alpha * Hp
             return s, -float(g @ s + 0.5 * s @ Hs), radius
-        s, Hs, r = s + alpha * p, Hs + alpha * Hp, r + alpha * Hp
+        s = s + alpha * p
+        Hs = Hs + alpha * Hp
+        r = r + alpha * Hp
         ss += 2 * alpha * sp + alpha**2 * pp
         y = precondition(r)
         ry_new = float(r @ y)
         if ry_new <= goal:
             break
-        beta, ry = ry_new / ry, ry_new
-        sp, pp = beta * (sp + alpha * pp), ry + beta**2 * pp
+        beta = ry_new / ry
+        ry = ry_new
+        sp = beta * (sp + alpha * pp)
+        pp = ry + beta**2 * pp
         p = beta * p - y
     return s, -float(g @ s + 0.5 * s @ Hs), np.sqrt(ss)

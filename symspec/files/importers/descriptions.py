@@ -30,7 +30,8 @@ _FORMATS = {
     "onnx": "model of ONNX",
 }
 _WEIGHTS = "weights of Keras (.h5)"
-READ, BEHIND = "yes", "perhaps; a layer before it is not read"
+READ = "yes"
+BEHIND = "perhaps; a layer before it is not read"
 _WITH_LAYERS = "symspec.read_network(path, net=symspec.Network([...], n_pixels)), with the layers that were trained"
 
 
@@ -148,7 +149,8 @@ def _advise(rows: Sequence[FileRow]) -> str:
 
 
 def _describe_model(model: KerasLayer, arrays: Arrays) -> tuple[FileRow, ...]:
-    graph, assembly = read_graph(model), begin_assembly(model, arrays)
+    graph = read_graph(model)
+    assembly = begin_assembly(model, arrays)
     numbers = {call: i for i, call in enumerate(graph.inputs)}
     places: dict[Call, int | None] = {}
     rows = []

@@ -50,7 +50,8 @@ def find_kind(path: str | os.PathLike[str]) -> str:
     got = f"a file that starts with {start[:8]!r}"
     advice = "it may be truncated, or of another format"
     if start.startswith(b"\x80"):
-        got, advice = "a bare pickle, which is never opened", "save it with torch.save of PyTorch 1.6 or newer"
+        got = "a bare pickle, which is never opened"
+        advice = "save it with torch.save of PyTorch 1.6 or newer"
     raise FileFormatError(f"{path} should be {_KNOWN}, got {got}: {advice}.")
 
 

@@ -107,7 +107,8 @@ def _read(path: str | os.PathLike[str]) -> tuple[list[np.ndarray], list[np.ndarr
                 "give a file that The Payne's training wrote."
             )
         arrays = {name: _as_floats(path, name, file.load(name)) for name in names}
-    low, high = arrays["x_min"].ravel(), arrays["x_max"].ravel()
+    low = arrays["x_min"].ravel()
+    high = arrays["x_max"].ravel()
     if low.shape != high.shape:
         raise FileFormatError(f"{path}: x_min and x_max should be of one length, got {low.size} and {high.size}.")
     kernels, biases = ([arrays[f"{kind}_array_{i}"] for i in range(n_layers)] for kind in "wb")

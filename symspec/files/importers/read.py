@@ -166,9 +166,11 @@ def _complete(
         layers.insert(0, Standardize(*_read_scaling(flux_scaling, net.n_pixels, "flux_scaling")))
     if label_scaling is not None:
         layers.append(Unstandardize(*_read_scaling(label_scaling, net.n_labels, "label_scaling")))
-    names, units = net.label_names if names is None else names, net.label_units if units is None else units
+    names = net.label_names if names is None else names
+    units = net.label_units if units is None else units
     if wavelength is None:
-        wavelength, wavelength_unit = net.wavelength, net.wavelength_unit
+        wavelength = net.wavelength
+        wavelength_unit = net.wavelength_unit
     grid = {"wavelength": wavelength, "wavelength_unit": wavelength_unit}
     return Network(layers, net.n_pixels, label_names=names, label_units=units, **grid)
 

@@ -15,7 +15,8 @@ from typing import Any
 
 _MOST_AXES = 32
 _MOST_STEPS = 10**6
-_DICT, _TENSOR = "collections.OrderedDict", "torch._utils._rebuild_tensor_v2"
+_DICT = "collections.OrderedDict"
+_TENSOR = "torch._utils._rebuild_tensor_v2"
 STORAGES = {  # bfloat16 as the two bytes that it is
     "torch.FloatStorage": "f4",
     "torch.DoubleStorage": "f8",
@@ -141,7 +142,8 @@ class _Machine:
             target[key] = value
 
     def set_item(self, _: Any) -> None:
-        value, key = self.pop(), self.pop()
+        value = self.pop()
+        key = self.pop()
         self.set_items([key, value])
 
     def append_all(self, items: list[Any]) -> None:
@@ -151,7 +153,8 @@ class _Machine:
         self.stack.append(_allow(argument.replace(" ", ".", 1)))
 
     def name_on_stack(self, _: Any) -> None:
-        name, module = self.pop(), self.pop()
+        name = self.pop()
+        module = self.pop()
         if not (isinstance(name, str) and isinstance(module, str)):
             raise RefusedPickle("a name that is no word")
         self.stack.append(_allow(f"{module}.{name}"))
@@ -160,7 +163,8 @@ class _Machine:
         self.stack.append(_build_storage(self.pop()))
 
     def call(self, _: Any) -> None:
-        arguments, function = self.pop(), self.pop()
+        arguments = self.pop()
+        function = self.pop()
         if not isinstance(function, Global) or not isinstance(arguments, tuple):
             raise RefusedPickle("a call of what is no function")
         self.stack.append(_call(function.name, arguments))

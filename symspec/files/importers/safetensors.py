@@ -88,7 +88,8 @@ def list_safetensors(path: Path) -> list[StoredArray]:
             )
         header = json.loads(stream.read(n_header), object_pairs_hook=_refuse_doubles)
     header.pop("__metadata__", None)
-    start, tensors = 8 + n_header, []
+    start = 8 + n_header
+    tensors = []
     spans = []
     for name, entry in header.items():
         dtype, shape, begin, end = _read_entry(path, name, entry)

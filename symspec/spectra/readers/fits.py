@@ -207,7 +207,8 @@ def _arrange_table(file: FitsFile, main: Any, is_unit_known: bool) -> NamedArray
             f"{file.path}: table {main.name!r} should have as many pixels in each row, got {', '.join(varying)} of "
             "varying length: put the spectra on one grid, in columns of a fixed length such as 7214E."
         )
-    stored, units = keep_pixel_columns(columns), find_column_units(main)
+    stored = keep_pixel_columns(columns)
+    units = find_column_units(main)
     flux = next((array for name, array in stored.items() if name.lower() in FLUX), None)
     if flux is None:
         raise FileFormatError(
@@ -216,7 +217,8 @@ def _arrange_table(file: FitsFile, main: Any, is_unit_known: bool) -> NamedArray
         )
     if not any(_is_grid_name(name) for name in stored):
         grid, of_grid = _find_grid(file, main, flux.shape[-1], is_unit_known)
-        stored, units = stored | grid, units | of_grid
+        stored = stored | grid
+        units = units | of_grid
     return name_arrays(stored if len(flux.shape) > 1 else _find_ids(file) | stored, units=units)
 
 
@@ -230,7 +232,8 @@ def _find_grid(
     """Wavelengths of an HDU of that name, else of the header; with their unit where it is stated."""
     for hdu in file.hdus:
         if _is_grid_name(hdu.name) and find_image_shape(hdu):
-            name, unit = hdu.name.lower(), hdu.header.get("BUNIT")
+            name = hdu.name.lower()
+            unit = hdu.header.get("BUNIT")
             return {name: store_image(file, hdu)}, {name: str(unit)} if unit else {}
     headers = [main.header] if find_image_shape(file.hdus[0]) else [main.header, file.hdus[0].header]
     wavelength, unit = find_header_wavelength(headers, n_pixels, is_unit_known=is_unit_known)

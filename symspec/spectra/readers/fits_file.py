@@ -129,7 +129,8 @@ def store_image(file: FitsFile, hdu: Any, picked: slice = ALL) -> StoredArray:
 def store_columns(file: FitsFile, hdu: Any) -> dict[str, StoredArray]:
     """Columns (row, ...) of a table in its file, by name; those of varying length are left out."""
     with reading_fits(file.path):
-        dtype, n_rows = hdu.columns.dtype.newbyteorder(">"), hdu.header["NAXIS2"]
+        dtype = hdu.columns.dtype.newbyteorder(">")
+        n_rows = hdu.header["NAXIS2"]
         if dtype.itemsize != hdu.header["NAXIS1"]:
             raise FileFormatError(
                 f"{file.path}: columns of table {hdu.name!r} should take {hdu.header['NAXIS1']} bytes a row, got "
@@ -221,7 +222,8 @@ def _read_headers(path: Path, opened: Any) -> list[Any]:
 
 def _check_extent(file: FitsFile) -> None:
     """Refuse a file that ends before its data do, or goes on where no header can be read."""
-    end, n_bytes = 0, file.content.size
+    end = 0
+    n_bytes = file.content.size
     if n_bytes % _BLOCK:  # what was cut off may have been a whole HDU, so that nothing else tells
         raise FileFormatError(
             f"{file.path} should consist of blocks of {_BLOCK} bytes, as every FITS file does, got {n_bytes} bytes: it "

@@ -63,7 +63,8 @@ def _get(header: Any, name: str) -> Any:
 def _compute(
     header: Any, start: float, cards: dict[str, Any], n_pixels: int, is_unit_known: bool
 ) -> tuple[np.ndarray | None, str | None]:
-    kind, unit = str(cards["CTYPE"] or "").strip().upper(), str(cards["CUNIT"] or "").strip() or None
+    kind = str(cards["CTYPE"] or "").strip().upper()
+    unit = str(cards["CUNIT"] or "").strip() or None
     if (flag := header.get("DC-FLAG")) == -1:  # IRAF's word for pixels without wavelengths
         return None, None
     offset = (np.arange(n_pixels) + 1 - float(1 if cards["CRPIX"] is None else cards["CRPIX"])) * _find_step(header)

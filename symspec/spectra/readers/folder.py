@@ -41,9 +41,12 @@ class SpectraFolder:
             )
         self._open = open_file
         with open_file(self.paths[0]) as first:
-            self.n_stars, self.n_pixels = len(self.paths), first.n_pixels
-            self.wavelength, self.wavelength_unit = first.wavelength, first.wavelength_unit
-            self.label_names, self.label_units = first.label_names, first.label_units
+            self.n_stars = len(self.paths)
+            self.n_pixels = first.n_pixels
+            self.wavelength = first.wavelength
+            self.wavelength_unit = first.wavelength_unit
+            self.label_names = first.label_names
+            self.label_units = first.label_units
             self.has_uncertainty = first.has_uncertainty
 
     def read(self, rows: slice = slice(None)) -> Spectra:

@@ -82,7 +82,8 @@ def _join(spectra: Sequence[Any]) -> NamedArrays:
                 f"spectra of a list should hold the same in the same units, got {_describe(arrays, units)} in "
                 f"spectrum 0, {_describe(other, other_units)} in spectrum {i}: convert them, or read them apart."
             )
-        grid, other_grid = arrays["wavelength"], other["wavelength"]
+        grid = arrays["wavelength"]
+        other_grid = other["wavelength"]
         if grid.shape != other_grid.shape or not np.array_equal(grid, other_grid):
             raise ShapeError(
                 f"spectra of a list should be on one grid, got another for spectrum {i} than for spectrum 0: resample "
@@ -102,7 +103,8 @@ def _describe(arrays: dict[str, np.ndarray], units: dict[str, str]) -> str:
 def _hold(spectrum: Any) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """Arrays of a spectrum by name, and their units by name."""
     flux, unit = _split(spectrum.flux)
-    arrays, units = {"flux": flux}, {"flux": unit}
+    arrays = {"flux": flux}
+    units = {"flux": unit}
     if (uncertainty := getattr(spectrum, "uncertainty", None)) is not None:
         kind = getattr(uncertainty, "uncertainty_type", None)
         name = kind if kind in UNCERTAINTY_KINDS else _UNKNOWN_KIND

@@ -90,7 +90,9 @@ class SpectraFile:
     """
 
     def __init__(self, arrays: NamedArrays, source: str, options: ReadOptions):
-        self._arrays, self._source, self._options = arrays, source, options
+        self._arrays = arrays
+        self._source = source
+        self._options = options
         self._flux = find_flux(arrays, source)
         shape = arrays.find_shape(self._flux)
         self._is_single = len(shape) == 1

@@ -150,7 +150,8 @@ def read_layers(model: KerasLayer) -> list[KerasLayer]:
 
 def _read_layer(model: KerasLayer, entry: Mapping[str, Any]) -> KerasLayer:
     config = _options(entry["config"])
-    class_name, module = str(entry["class_name"]), str(entry.get("module") or "keras")
+    class_name = str(entry["class_name"])
+    module = str(entry.get("module") or "keras")
     registered = str(entry.get("registered_name") or class_name)
     if module.partition(".")[0] not in ("keras", "tf_keras", "tensorflow") or registered != class_name:
         class_name = f"{module}>{registered}"

@@ -77,7 +77,8 @@ def open_keras_zip(path: Path) -> Iterator[KerasFile]:
             raise FileFormatError(
                 f"{path} should unpack to {bytes_allowed(path):,} bytes at most, got a claim of more."
             )
-        description, content = json.loads(archive.read("config.json")), archive.read("model.weights.h5")
+        description = json.loads(archive.read("config.json"))
+        content = archive.read("model.weights.h5")
     with open_weights(path, content) as weights:
         yield KerasFile(weights, description, partial(_list_by_class, weights))
 
@@ -228,7 +229,8 @@ def _join(*parts: str) -> str:
 
 def _list_by_name(file: WeightFile, model: KerasLayer) -> Arrays:
     """Arrays of each layer by its place, in an `.h5`."""
-    names, arrays = set(file.words(_find_root(file), "layer_names")), {}
+    names = set(file.words(_find_root(file), "layer_names"))
+    arrays = {}
     for layer in read_layers(model):
         own = _list_of_layer(file, layer.name) if layer.name in names else []
         arrays |= _share_out(layer, own) if layer.is_model else {layer.place: own}
@@ -237,7 +239,8 @@ def _list_by_name(file: WeightFile, model: KerasLayer) -> Arrays:
 
 def _share_out(model: KerasLayer, arrays: Sequence[StoredArray]) -> Arrays:
     """Arrays of a model inside a model, of which an `.h5` keeps those that are trained first."""
-    leaves, rest = list(_find_leaves(model)), iter(arrays)
+    leaves = list(_find_leaves(model))
+    rest = iter(arrays)
     shares = {leaf.place: list(islice(rest, count_variables(leaf)[0])) for leaf in leaves}
     for leaf in leaves:
         shares[leaf.place] += islice(rest, count_variables(leaf)[1])
@@ -253,7 +256,9 @@ def _find_leaves(model: KerasLayer) -> Iterator[KerasLayer]:
 
 def _list_by_class(file: WeightFile, model: KerasLayer, group: str = "/") -> Arrays:
     """Arrays of each layer by its place: Keras 3 calls groups by class and number, dense, dense_1, ..., not by name."""
-    container, counts, arrays = _find_container(file, group), Counter(), {}
+    container = _find_container(file, group)
+    counts = Counter()
+    arrays = {}
     groups = set(file.children(container))
     for layer in read_layers(model):
         stem = _to_snake_case(layer.class_name)

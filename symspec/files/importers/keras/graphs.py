@@ -92,7 +92,9 @@ class Assembly:
     """
 
     def __init__(self, model: KerasLayer, arrays: Arrays, input_shapes: Sequence[Shape]):
-        self.model, self.arrays, self.input_shapes = model, arrays, input_shapes
+        self.model = model
+        self.arrays = arrays
+        self.input_shapes = input_shapes
         self.ends = list(accumulate(math.prod(shape) for shape in input_shapes))
         self.n_floats = self.ends[-1]
         self.layers: list[Layer] = [Identity()]
@@ -124,7 +126,9 @@ class Assembly:
 
     def take_input(self, i: int) -> int:
         """Cut one of the model's inputs out of the flat vector; gives its place."""
-        shape, stop, place = self.input_shapes[i], self.ends[i], 0
+        shape = self.input_shapes[i]
+        stop = self.ends[i]
+        place = 0
         if len(self.input_shapes) > 1:
             place = self.put_after(0, Slice(stop - math.prod(shape), stop))
         return self.put_after(place, Reshape(shape)) if len(shape) > 1 else place

@@ -154,7 +154,8 @@ def _check_heaps(path: Path, content: bytes | mmap.mmap) -> None:
     place = content.find(_HEAP)
     while place >= 0:
         (size,) = struct.unpack_from("<Q", content, place + 8)
-        end, at = place + size, place + 16
+        end = place + size
+        at = place + 16
         is_good = 16 <= size <= len(content) - place
         while is_good and at + 16 <= end:
             index, _, length = struct.unpack_from("<HH4xQ", content, at)

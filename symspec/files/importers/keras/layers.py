@@ -155,7 +155,8 @@ def _build_leaky_relu(layer: KerasLayer) -> list[Layer]:
 
 
 def _build_relu(layer: KerasLayer) -> list[Layer]:
-    slope, threshold = layer.number("negative_slope", 0.0), layer.number("threshold", 0.0)
+    slope = layer.number("negative_slope", 0.0)
+    threshold = layer.number("threshold", 0.0)
     has_maximum = layer.config.get("max_value") is not None
     if threshold or (slope and has_maximum):
         raise layer.refusal(f"has threshold {threshold} and negative_slope {slope} beside max_value", "use one of them")
@@ -237,7 +238,8 @@ def _build_permute(layer: KerasLayer, shape: Shape, arrays: Arrays) -> list[Laye
 
 
 def _build_batch_norm(layer: KerasLayer, shape: Shape, arrays: Arrays) -> list[Layer]:
-    axes, n_channels = layer.axes("axis", len(shape)), arrays[-1].shape if arrays else (0,)
+    axes = layer.axes("axis", len(shape))
+    n_channels = arrays[-1].shape if arrays else (0,)
     if axes not in ([0], [len(shape) - 1]):
         raise layer.refusal(f"has the axes {axes} of {shape}", "symspec normalises the first axis or the last one")
     axis = -1 if axes == [len(shape) - 1] else 0
@@ -248,7 +250,8 @@ def _build_batch_norm(layer: KerasLayer, shape: Shape, arrays: Arrays) -> list[L
 def _build_layer_norm(layer: KerasLayer, shape: Shape, arrays: Arrays) -> list[Layer]:
     if layer.config.get("rms_scaling"):
         raise layer.refusal("has rms_scaling, which divides without taking the mean off")
-    axes, rank = layer.axes("axis", len(shape)), len(shape)
+    axes = layer.axes("axis", len(shape))
+    rank = len(shape)
     flags = {"scale": layer.flag("scale"), "center": layer.flag("center"), "n_axes": len(axes)}
     norm = LayerNorm(layer.number("epsilon", 1e-3), **flags)
     if axes == list(range(rank - len(axes), rank)):
@@ -273,7 +276,8 @@ def _build_normalization(layer: KerasLayer, shape: Shape, arrays: Arrays) -> lis
 
 
 def _build_rescaling(layer: KerasLayer, shape: Shape, arrays: Arrays) -> list[Layer]:
-    scale, offset = _read_option(layer, "scale"), _read_option(layer, "offset")
+    scale = _read_option(layer, "scale")
+    offset = _read_option(layer, "offset")
     if (scale <= 0).any():
         raise layer.refusal("should have a positive scale", "put the sign into the kernel of the Dense layer beside it")
     return _scale(layer, shape, Unstandardize, [len(shape) - 1], offset=offset, scale=scale)
@@ -291,9 +295,11 @@ def _scale(
 ) -> list[Layer]:
     """Scaling by numbers that differ along these axes: of the last one, or else of all numbers in a row."""
     of_last = set(axes) <= {len(shape) - 1}
-    whole, lengths = shape, [n if axis in axes else 1 for axis, n in enumerate(shape)]
+    whole = shape
+    lengths = [n if axis in axes else 1 for axis, n in enumerate(shape)]
     if of_last:
-        whole, lengths = shape[-1:], lengths[-1:]
+        whole = shape[-1:]
+        lengths = lengths[-1:]
     if (n := math.prod(whole)) > _MOST_SCALED:
         raise layer.refusal(f"scales {n:,} numbers a star, of {_MOST_SCALED:,} at most", "the file is damaged")
     spread = []

@@ -107,7 +107,8 @@ class LayerGraph:
     """
 
     def __init__(self, path: str | os.PathLike[str], n_inputs: int):
-        self.path, self.n_floats = path, 0
+        self.path = path
+        self.n_floats = 0
         self.count(n_inputs)
         self.start = Output(Identity(), (), (n_inputs,))
         self.settled: dict[Signal, Output] = {}
@@ -169,7 +170,8 @@ class LayerGraph:
         found = []
         for layer, shape in zip(net.layers, net.shapes, strict=False):
             for slot in list_slots(layer.kind, layer, shape):
-                origin, key = origins[layer], slot.name.partition("/")[2]
+                origin = origins[layer]
+                key = slot.name.partition("/")[2]
                 array = origin.arrays[key] if key in origin.arrays else getattr(layer, key)
                 found.append(StoredArray(f"{origin.name} {key}", array.shape, lambda array=array: array))
         return net, found

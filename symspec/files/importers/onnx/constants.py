@@ -57,7 +57,8 @@ def _fill_shape(translation: Translation, node: OnnxNode) -> np.ndarray:
 
 
 def _cast(translation: Translation, node: OnnxNode) -> np.ndarray:
-    array, kind = translation.constant(node, 0), node.get("to")
+    array = translation.constant(node, 0)
+    kind = node.get("to")
     node.ignore("saturate", "round_mode")
     if kind not in _DTYPES:
         raise node.refusal(f"makes numbers of type {kind}")
@@ -99,7 +100,8 @@ def _fold_moving(move: Callable[[Translation, OnnxNode, np.ndarray], np.ndarray]
 
 
 def _reshape(translation: Translation, node: OnnxNode, array: np.ndarray) -> np.ndarray:
-    target, keeps_zeros = translation.integers(node, 1, "shape"), node.get("allowzero", 0)
+    target = translation.integers(node, 1, "shape")
+    keeps_zeros = node.get("allowzero", 0)
     return array.reshape([array.shape[i] if n == 0 and not keeps_zeros else n for i, n in enumerate(target)])
 
 
@@ -125,10 +127,12 @@ def _slice(translation: Translation, node: OnnxNode, array: np.ndarray) -> np.nd
 
 def read_slices(translation: Translation, node: OnnxNode, rank: int) -> list[tuple[int, int, int, int]]:
     """Axis, start, stop and step of each slice."""
-    starts, stops = translation.integers(node, 1, "starts"), translation.integers(node, 2, "ends")
+    starts = translation.integers(node, 1, "starts")
+    stops = translation.integers(node, 2, "ends")
     if starts is None or stops is None:
         raise node.refusal("should have starts and ends, got none", "the file is damaged")
-    axes, steps = translation.integers(node, 3, "axes"), translation.integers(node, 4, "steps")
+    axes = translation.integers(node, 3, "axes")
+    steps = translation.integers(node, 4, "steps")
     axes = list(range(len(starts))) if axes is None else axes
     steps = [1] * len(starts) if steps is None else steps
     return [(check_axis(node, axis, rank), *rest) for axis, *rest in zip(axes, starts, stops, steps, strict=True)]
@@ -142,7 +146,9 @@ def check_axis(node: OnnxNode, axis: int, rank: int) -> int:
 
 
 def _gather(translation: Translation, node: OnnxNode) -> np.ndarray:
-    array, indices, axis = translation.constant(node, 0), translation.constant(node, 1), node.count("axis", 0)
+    array = translation.constant(node, 0)
+    indices = translation.constant(node, 1)
+    axis = node.count("axis", 0)
     n_rest = array.size // max(array.shape[check_axis(node, axis, array.ndim)], 1)
     translation.charge(node, 8 * indices.size * n_rest)
     return np.take(array, indices, axis=axis)

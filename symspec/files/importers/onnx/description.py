@@ -25,7 +25,8 @@ _OLDEST_OPSET = 9
 _OWN_DOMAINS = ("", "ai.onnx")
 # the field of onnx.AttributeProto that holds a value, by the number of its type; others are graphs, sparse or types
 _FIELDS = {1: "f", 2: "i", 3: "s", 4: "t", 6: "floats", 7: "ints", 8: "strings"}
-_TENSOR, _FLOATS = 4, 6
+_TENSOR = 4
+_FLOATS = 6
 
 
 @dataclass(frozen=True, eq=False)
@@ -229,7 +230,8 @@ def _find_known(lengths: list[int | None] | None) -> Shape | None:
 
 
 def _check_input(path: Path, value: Any) -> Shape:
-    kind, lengths = value.type.WhichOneof("value"), _read_lengths(value)
+    kind = value.type.WhichOneof("value")
+    lengths = _read_lengths(value)
     if kind != "tensor_type" or value.type.tensor_type.elem_type not in FLOATS:
         what = f"type {value.type.tensor_type.elem_type}" if kind == "tensor_type" else str(kind)
         raise FileFormatError(

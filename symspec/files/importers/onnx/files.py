@@ -90,7 +90,8 @@ def list_nodes(path: str | os.PathLike[str]) -> list[tuple[str, str, tuple[Shape
     path = Path(path)
     with reading(path, _WHAT), np.errstate(all="ignore"):
         translation = _translate(path)
-    rows, parts = [], set()
+    rows = []
+    parts = set()
     for node in translation.graph.nodes[::-1]:
         taken = [translation.values.get(name) for name in node.inputs]
         made = translation.values[node.outputs[0]] if node.outputs else None
@@ -118,7 +119,8 @@ def _is_of_constant(translation: Translation, node: OnnxNode, error: Any) -> boo
 
 def _find_end(translation: Translation) -> Output:
     """The graph's outputs, one flat vector after the other."""
-    graph, ends = translation.graph, []
+    graph = translation.graph
+    ends = []
     for name, declared in graph.outputs.items():
         node = OnnxNode(graph.path, "output", name, (name,), (), {})
         translation.check_order(node)
@@ -140,9 +142,11 @@ def _list_weights(translation: Translation) -> list[StoredArray]:
     for node in translation.graph.nodes:
         constants = [translation.values.get(name) for name in node.inputs]
         if node.op == "Add" and _follows_kernel(translation, node):
-            constants, words = [a.ravel() for a in constants if isinstance(a, np.ndarray)], ("bias",)
+            constants = [a.ravel() for a in constants if isinstance(a, np.ndarray)]
+            words = ("bias",)
         else:
-            constants, words = constants[1:], _WEIGHTS.get(node.op, ())
+            constants = constants[1:]
+            words = _WEIGHTS.get(node.op, ())
         for word, array in zip(words, constants, strict=False):
             if isinstance(array, FileFormatError) and _is_of_constant(translation, node, array):
                 raise array

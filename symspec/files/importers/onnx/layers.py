@@ -53,8 +53,11 @@ _LARGEST = float(np.finfo(np.float32).max)
 
 
 def _build_gemm(translation: Translation, node: OnnxNode) -> Signal:
-    signal, kernel, bias = translation.signal(node), translation.kernel(node, 1), translation.constant(node, 2)
-    alpha, beta = node.number("alpha", 1.0), node.number("beta", 1.0)
+    signal = translation.signal(node)
+    kernel = translation.kernel(node, 1)
+    bias = translation.constant(node, 2)
+    alpha = node.number("alpha", 1.0)
+    beta = node.number("beta", 1.0)
     if node.count("transA", 0) or signal.rank != 1 or kernel.ndim != 2:
         raise node.refusal(f"multiplies arrays of shape {signal.shape} a star by {kernel.shape}, or turned ones")
     kernel = kernel.T if node.count("transB", 0) else kernel
@@ -64,7 +67,8 @@ def _build_gemm(translation: Translation, node: OnnxNode) -> Signal:
 
 
 def _build_matmul(translation: Translation, node: OnnxNode) -> Signal:
-    signal, kernel = translation.signal(node), translation.kernel(node, 1)
+    signal = translation.signal(node)
+    kernel = translation.kernel(node, 1)
     while 2 < kernel.ndim <= signal.rank + 1 and kernel.shape[0] == 1:  # more axes would be the product's, too
         kernel = kernel[0]
     if kernel.ndim not in (1, 2) or not signal.rank:
@@ -123,7 +127,8 @@ def _add(translation: Translation, node: OnnxNode, signals: Sequence[Signal]) ->
 
 
 def _build_difference(translation: Translation, node: OnnxNode) -> Signal:
-    first, second = translation.find(node, 0), translation.find(node, 1)
+    first = translation.find(node, 0)
+    second = translation.find(node, 1)
     if isinstance(second, np.ndarray):
         return scale(translation.layers, node, translation.signal(node), "add", -second)
     second = scale(translation.layers, node, translation.signal(node, 1), "mul", np.array(-1.0))
@@ -152,21 +157,25 @@ def _build_negative(translation: Translation, node: OnnxNode) -> Signal:
 
 
 def _build_batch_norm(translation: Translation, node: OnnxNode) -> Signal:
-    signal, arrays = translation.signal(node), [translation.constant(node, i) for i in (1, 2, 3, 4)]
+    signal = translation.signal(node)
+    arrays = [translation.constant(node, i) for i in (1, 2, 3, 4)]
     node.ignore("momentum")
     if node.count("training_mode", 0):
         raise node.refusal("takes its moments from the stars at hand", "export the model for inference")
     if not signal.rank or any(array.shape != signal.shape[:1] for array in arrays):
         raise node.refusal(f"should have vectors of the channels of {signal.shape}", "the file is damaged")
     gamma, beta, mean, variance = arrays
-    n, n_rest = len(gamma), math.prod(signal.shape[1:])
+    n = len(gamma)
+    n_rest = math.prod(signal.shape[1:])
     layer = BatchNorm(mean, variance, node.number("epsilon", 1e-5), axis=0 if n_rest > 1 else -1)
     output = translation.layers.view(translation.flush(node, signal), (n, n_rest) if n_rest > 1 else (n,))
     return translation.put_weights(node, output, layer, {"gamma": gamma, "beta": beta}, signal.shape)
 
 
 def _build_layer_norm(translation: Translation, node: OnnxNode) -> Signal:
-    signal, gamma, beta = translation.signal(node), translation.constant(node, 1), translation.constant(node, 2)
+    signal = translation.signal(node)
+    gamma = translation.constant(node, 1)
+    beta = translation.constant(node, 2)
     node.ignore("stash_type")
     first = check_axis(node, node.count("axis", -1), signal.rank + 1) - 1
     if first < 0:
@@ -180,7 +189,8 @@ def put_layer_norm(
     translation: Translation, node: OnnxNode, signal: Signal, first: int, epsilon: float, arrays: dict[str, Any]
 ) -> Signal:
     """Normalisation along the axes from `first` on."""
-    n_rows, n = math.prod(signal.shape[:first]), math.prod(signal.shape[first:])
+    n_rows = math.prod(signal.shape[:first])
+    n = math.prod(signal.shape[first:])
     output = translation.layers.view(translation.flush(node, signal), (n_rows, n) if n_rows > 1 else (n,))
     layer = LayerNorm(epsilon, scale="gamma" in arrays, center="beta" in arrays)
     return translation.put_weights(node, output, layer, arrays, signal.shape)
@@ -218,7 +228,8 @@ def _build_swish(translation: Translation, node: OnnxNode) -> Signal:
 
 
 def _build_clip(translation: Translation, node: OnnxNode) -> Signal:
-    signal, bounds = translation.signal(node), []
+    signal = translation.signal(node)
+    bounds = []
     for i, key, default in ((1, "min", -_LARGEST), (2, "max", _LARGEST)):
         bound = translation.number(node, i, signal)
         bounds.append(node.get(key, default) if bound is None else bound)
@@ -261,7 +272,8 @@ def _build_cast(translation: Translation, node: OnnxNode) -> Signal:
 
 def _build_cast_like(translation: Translation, node: OnnxNode) -> Signal | np.ndarray:
     node.ignore("saturate", "round_mode")
-    value, other = translation.find(node, 0), translation.find(node, 1)
+    value = translation.find(node, 0)
+    other = translation.find(node, 1)
     if isinstance(value, np.ndarray) and isinstance(other, np.ndarray):
         return convert(node, value, other.dtype)
     if isinstance(value, np.ndarray):

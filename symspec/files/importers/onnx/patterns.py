@@ -22,7 +22,8 @@ from symspec.networks.layers import Activation
 
 _COMMUTE = ("Add", "Mul")
 _ROUNDING = 1e-6  # of constants in float32
-_MEAN, _FIRST = "mean over the last axes", "the first of these"
+_MEAN = "mean over the last axes"
+_FIRST = "the first of these"
 _LEAST_THRESHOLD = 20.0  # from where on log(1 + exp(x)) is x in float32, and to 2e-9
 _MOST_FACTORS = 8
 
@@ -61,7 +62,9 @@ def _build_elu(translation: Translation, node: OnnxNode, signal: Signal, found: 
 
 def _build_layer_norm(translation: Translation, node: OnnxNode, signal: Signal, found: Found) -> Signal | None:
     first = found[_FIRST]
-    arrays, n_axes, epsilon = {}, signal.rank - first, translation.values[found["epsilon"]]
+    arrays = {}
+    n_axes = signal.rank - first
+    epsilon = translation.values[found["epsilon"]]
     if not signal.takes_number(epsilon):
         return None
     for key in {"gamma", "beta"} & set(found):
@@ -104,7 +107,8 @@ def _build_gated(translation: Translation, node: OnnxNode) -> Signal | None:
 
 def _list_factors(translation: Translation, names: Sequence[str], last: str) -> list[str]:
     """Names of what is multiplied together, where a named one, a constant, and what makes them too many stay whole."""
-    factors, waiting = [], list(names)
+    factors = []
+    waiting = list(names)
     while waiting and len(factors) + len(waiting) < _MOST_FACTORS:
         name = waiting.pop(0)
         maker = translation.makers.get(name)
@@ -159,7 +163,8 @@ PATTERNS: list[tuple[Pattern, Callable[[Translation, OnnxNode, Signal, Found], S
 def _match(translation: Translation, name: str, pattern: Pattern, found: Found) -> Iterator[dict[str, str]]:
     """Ways in which an array is made as a pattern says: what each of its words then stands for."""
     if isinstance(pattern, float):
-        number, signal = translation.values.get(name), translation.values.get(found["x"])
+        number = translation.values.get(name)
+        signal = translation.values.get(found["x"])
         is_one = isinstance(number, np.ndarray) and signal.takes_number(number)
         if is_one and math.isclose(number.item(), pattern, rel_tol=_ROUNDING):
             yield dict(found)

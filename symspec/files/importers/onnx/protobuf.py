@@ -21,7 +21,10 @@ from symspec.files.matching import SMALL
 _LONGEST = 2**31  # bytes of a protobuf message
 _MOST_FIELDS = 300_000
 MOST_AXES = 32
-_VARINT, _I64, _BYTES, _I32 = 0, 1, 2, 5  # wire types
+_VARINT = 0  # wire types
+_I64 = 1
+_BYTES = 2
+_I32 = 5
 # numbers of onnx.TensorProto.DataType, with the type of raw_data and the field that holds them otherwise
 _DTYPES: dict[int, tuple[str, str]] = {
     1: ("<f4", "float_data"),
@@ -34,7 +37,8 @@ _DTYPES: dict[int, tuple[str, str]] = {
     11: ("<f8", "double_data"),
     16: ("<u2", "int32_data"),
 }
-_FLOAT16, BFLOAT16 = 10, 16
+_FLOAT16 = 10
+BFLOAT16 = 16
 FLOATS = (1, _FLOAT16, 11, BFLOAT16)
 _EXTERNAL = 1  # TensorProto.DataLocation
 _TOGETHER = (
@@ -85,7 +89,8 @@ def _check_fields(path: Path, data: mmap.mmap, descriptor: Any) -> None:
         while place < end:
             n_fields += 1
             key, place = _read_varint(data, place)
-            number, wire_type = key >> 3, key & 7
+            number = key >> 3
+            wire_type = key & 7
             length, place = _read_length(path, data, place, wire_type)
             if length > end - place:
                 raise FileFormatError(
@@ -130,7 +135,8 @@ def _read_varint(data: mmap.mmap, place: int) -> tuple[int, int]:
     while shift < 64:
         byte = data[place]
         value |= (byte & 127) << shift
-        place, shift = place + 1, shift + 7
+        place = place + 1
+        shift = shift + 7
         if byte < 128:
             return value, place
     raise ValueError(f"a number of more than 64 bits at byte {place:,}")
@@ -144,7 +150,8 @@ def read_tensor(path: str | os.PathLike[str], tensor: Any) -> np.ndarray:
     FileFormatError
         They lie in another file, which is not opened, are of a type that is no number, or not as many as claimed.
     """
-    name, shape = tensor.name[:100] or "a constant", tuple(tensor.dims)
+    name = tensor.name[:100] or "a constant"
+    shape = tuple(tensor.dims)
     if tensor.data_location == _EXTERNAL or tensor.external_data:
         raise FileFormatError(f"{path}: {name!r} lies in another file, which is not opened: {_TOGETHER}.")
     if tensor.data_type not in _DTYPES or tensor.HasField("segment"):
@@ -155,7 +162,9 @@ def read_tensor(path: str | os.PathLike[str], tensor: Any) -> np.ndarray:
     word, field = _DTYPES[tensor.data_type]
     if any(n < 0 for n in shape) or len(shape) > MOST_AXES:
         raise FileFormatError(f"{path}: {name!r} should have lengths of at least 0, got {shape[:8]}: it is damaged.")
-    raw, listed, itemsize = tensor.raw_data, getattr(tensor, field), np.dtype(word).itemsize
+    raw = tensor.raw_data
+    listed = getattr(tensor, field)
+    itemsize = np.dtype(word).itemsize
     n_held = len(raw) // itemsize if raw else len(listed)
     if n_held != math.prod(shape) or len(raw) % itemsize:
         raise FileFormatError(

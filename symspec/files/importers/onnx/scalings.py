@@ -145,7 +145,9 @@ def vector_along(array: np.ndarray, shape: Shape, other: Shape, axis: int) -> np
     axis %= len(other)
     if array.size == 1:
         return np.broadcast_to(array.ravel(), other[axis])
-    before, after, rank = math.prod(other[:axis]), math.prod(other[axis + 1 :]), len(shape)
+    before = math.prod(other[:axis])
+    after = math.prod(other[axis + 1 :])
+    rank = len(shape)
     first = next((i for i in range(rank + 1) if math.prod(shape[:i]) == before), rank)
     stop = next((i for i in range(rank, first, -1) if math.prod(shape[i:]) == after), first)
     if stop == first or any(n != 1 for i, n in enumerate(array.shape) if not first <= i < stop):
@@ -181,7 +183,8 @@ def _without_signs(steps: Sequence[Step]) -> tuple[Step, ...]:
 
     Of steps in reverse order, it is taken before them.
     """
-    signs, left = np.ones(()), []
+    signs = np.ones(())
+    left = []
     for word, array in steps:
         if word == "add":
             left.append((word, array * signs))
@@ -248,13 +251,21 @@ def _put_steps(graph: LayerGraph, node: OnnxNode, signal: Signal, steps: Sequenc
         follows = steps[0][0] if steps else ""
         if word == "add" and follows in ("mul", "div"):
             factor = steps.pop(0)[1]
-            kind, mean, factor = Standardize, -array, factor if follows == "div" else 1 / factor
+            kind = Standardize
+            mean = -array
+            factor = factor if follows == "div" else 1 / factor
         elif word == "add":
-            kind, mean, factor = Unstandardize, array, np.ones(())
+            kind = Unstandardize
+            mean = array
+            factor = np.ones(())
         elif follows == "add":
-            kind, mean, factor = Unstandardize, steps.pop(0)[1], array if word == "mul" else 1 / array
+            kind = Unstandardize
+            mean = steps.pop(0)[1]
+            factor = array if word == "mul" else 1 / array
         else:
-            kind, mean, factor = Unstandardize if word == "mul" else Standardize, np.zeros(()), array
+            kind = Unstandardize if word == "mul" else Standardize
+            mean = np.zeros(())
+            factor = array
         with node.refusing():
             output = _put_scaling(graph, node, output, signal.shape, kind, mean, factor)
     return output
@@ -279,9 +290,12 @@ def _put_scaling(
         return graph.put(output, kind(np.full(n, mean.item()), np.full(n, factor.item())))
     lengths = np.broadcast_shapes(mean.shape, factor.shape)
     varying = [axis for axis, n in enumerate(lengths) if n != 1]
-    first, last = varying[0], varying[-1]
-    within, after = shape[first : last + 1], math.prod(shape[last + 1 :])
-    before, n = math.prod(shape[:first]), math.prod(within)
+    first = varying[0]
+    last = varying[-1]
+    within = shape[first : last + 1]
+    after = math.prod(shape[last + 1 :])
+    before = math.prod(shape[:first])
+    n = math.prod(within)
     graph.count(HELD * n)
     whole = (1,) * first + within + (1,) * (len(shape) - last - 1)
     mean, factor = (np.broadcast_to(a, whole).ravel() for a in (mean, factor))
@@ -302,16 +316,19 @@ def _fix_moments(mean: np.ndarray, factor: np.ndarray) -> Layer:
 
 def _put_affine(graph: LayerGraph, node: OnnxNode, signal: Signal) -> Output:
     """Steps as gamma and beta of a normalisation, of any sign: only behind weights, as these are some themselves."""
-    factor, shift = np.ones(()), np.zeros(())
+    factor = np.ones(())
+    shift = np.zeros(())
     for word, array in signal.steps:
         if word == "add":
             shift = shift + array
         else:
             array = array if word == "mul" else 1 / array
-            factor, shift = factor * array, shift * array
+            factor = factor * array
+            shift = shift * array
     shift = shift + 0 * factor
     for axis in {0, signal.rank - 1} & set(range(signal.rank)):
-        n, n_rest = signal.shape[axis], math.prod(signal.shape) // signal.shape[axis]
+        n = signal.shape[axis]
+        n_rest = math.prod(signal.shape) // signal.shape[axis]
         if not signal.output.has_weights or not factor.size == n > 1:
             continue
         gamma, beta = (vector_along(a, signal.shape, signal.shape, axis) for a in (factor, shift))

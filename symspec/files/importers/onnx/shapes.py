@@ -33,12 +33,16 @@ def build_shape(translation: Translation, node: OnnxNode) -> np.ndarray:
 
 def build_reshape(translation: Translation, node: OnnxNode) -> Signal:
     """The same numbers in another shape."""
-    signal, target = translation.signal(node), translation.integers(node, 1, "shape", with_stars=True)
+    signal = translation.signal(node)
+    target = translation.integers(node, 1, "shape", with_stars=True)
     if target is None:
         raise node.refusal("has no shape to make", "the file is damaged")
-    keeps_zeros, whole = node.get("allowzero", 0), (STARS, *signal.shape)
+    keeps_zeros = node.get("allowzero", 0)
+    whole = (STARS, *signal.shape)
     lengths = [whole[i] if n == 0 and not keeps_zeros and i < len(whole) else n for i, n in enumerate(target)]
-    first, rest, n = lengths[0] if lengths else 0, lengths[1:], math.prod(signal.shape)
+    first = lengths[0] if lengths else 0
+    rest = lengths[1:]
+    n = math.prod(signal.shape)
     if first in (STARS, *translation.n_stars) and rest.count(-1) == 1 and 0 not in rest:
         rest[rest.index(-1)] = n // abs(math.prod(rest))
     if (first not in (-1, STARS) and first < 1) or min(rest, default=1) < 1 or math.prod(rest) != n:
@@ -52,7 +56,8 @@ def build_reshape(translation: Translation, node: OnnxNode) -> Signal:
 
 def build_flatten(translation: Translation, node: OnnxNode) -> Signal:
     """One axis for the stars and one for all others."""
-    signal, axis = translation.signal(node), node.count("axis", 1)
+    signal = translation.signal(node)
+    axis = node.count("axis", 1)
     axis = axis + signal.rank + 1 if axis < 0 else axis
     if axis < 1 or math.prod(signal.shape[: axis - 1]) != 1:
         raise node.refusal(f"joins the stars with other axes of {signal.shape}")
@@ -61,7 +66,8 @@ def build_flatten(translation: Translation, node: OnnxNode) -> Signal:
 
 def build_squeeze(translation: Translation, node: OnnxNode) -> Signal:
     """Axes of length 1 left out."""
-    signal, axes = translation.signal(node), translation.integers(node, 1, "axes")
+    signal = translation.signal(node)
+    axes = translation.integers(node, 1, "axes")
     if axes is None and 1 in translation.n_stars:
         raise node.refusal("leaves out the axis of one star, too", "export the model with an open number of stars")
     axes = [i + 1 for i, n in enumerate(signal.shape) if n == 1] if axes is None else axes
@@ -74,8 +80,10 @@ def build_squeeze(translation: Translation, node: OnnxNode) -> Signal:
 
 def build_unsqueeze(translation: Translation, node: OnnxNode) -> Signal:
     """New axes of length 1."""
-    signal, axes = translation.signal(node), translation.integers(node, 1, "axes") or []
-    shape, lengths = [], list(signal.shape)
+    signal = translation.signal(node)
+    axes = translation.integers(node, 1, "axes") or []
+    shape = []
+    lengths = list(signal.shape)
     axes = check_axes(node, axes, signal.rank + len(axes))
     for axis in range(signal.rank + len(axes)):
         shape.append(1 if axis in axes else lengths.pop(0))
@@ -120,8 +128,10 @@ def _cut(translation: Translation, node: OnnxNode, signal: Signal, axis: int, st
     if not 0 <= start < stop <= n:
         raise node.refusal(f"takes {start} to {stop} of {n}", "the file is damaged")
     shape = (*signal.shape[:axis], stop - start, *signal.shape[axis + 1 :])
-    before, after = math.prod(shape[:axis]), math.prod(shape[axis + 1 :])
-    layers, output = translation.layers, translation.flush(node, signal)
+    before = math.prod(shape[:axis])
+    after = math.prod(shape[axis + 1 :])
+    layers = translation.layers
+    output = translation.flush(node, signal)
     if before == 1:
         return Signal(layers.slice(layers.view(output, (n * after,)), start * after, stop * after), shape)
     output = layers.slice(layers.swap(layers.view(output, (before, n * after))), start * after, stop * after)
@@ -147,7 +157,9 @@ def build_split(translation: Translation, node: OnnxNode) -> list[Signal]:
     """All pieces along one axis."""
     signal = build_same(translation, node)
     (axis,) = check_axes(node, [node.count("axis", 0)], signal.rank)
-    n, n_pieces, sizes = signal.shape[axis], len(node.outputs), translation.integers(node, 1, "split")
+    n = signal.shape[axis]
+    n_pieces = len(node.outputs)
+    sizes = translation.integers(node, 1, "split")
     if node.count("num_outputs", n_pieces) != n_pieces or n_pieces == 0:
         raise node.refusal(f"makes {n_pieces} outputs and means another number", "the file is damaged")
     if sizes is None:
@@ -161,9 +173,11 @@ def build_split(translation: Translation, node: OnnxNode) -> list[Signal]:
 
 def build_gather(translation: Translation, node: OnnxNode) -> Signal:
     """Some numbers along one axis, here neighbours, or one whose axis is left out."""
-    signal, indices = translation.signal(node), translation.constant(node, 1)
+    signal = translation.signal(node)
+    indices = translation.constant(node, 1)
     (axis,) = check_axes(node, [node.count("axis", 0)], signal.rank)
-    n, listed = signal.shape[axis], np.ravel(indices)
+    n = signal.shape[axis]
+    listed = np.ravel(indices)
     if not ((-n <= listed) & (listed < n)).all():
         raise node.refusal(f"takes numbers beyond the {n} there are", "the file is damaged")
     start = int(listed[0]) % n if listed.size else 0
@@ -196,8 +210,10 @@ def build_concatenation(translation: Translation, node: OnnxNode) -> Signal:
 
 def build_padding(translation: Translation, node: OnnxNode) -> Signal:
     """Zeros before and after the numbers along one axis."""
-    signal, pads = translation.signal(node), translation.integers(node, 1, "pads")
-    filling, axes = translation.constant(node, 2, node.get("value", 0.0)), translation.integers(node, 3, "axes")
+    signal = translation.signal(node)
+    pads = translation.integers(node, 1, "pads")
+    filling = translation.constant(node, 2, node.get("value", 0.0))
+    axes = translation.integers(node, 3, "axes")
     axes = list(range(signal.rank + 1)) if axes is None else axes
     if node.word("mode", "constant") != "constant" or np.any(filling) or pads is None or len(pads) != 2 * len(axes):
         raise node.refusal(
@@ -208,7 +224,9 @@ def build_padding(translation: Translation, node: OnnxNode) -> Signal:
         return build_same(translation, node)
     axis, *others = check_axes(node, list(pairs), signal.rank)
     (pair,) = [pair for key, pair in pairs.items() if key % (signal.rank + 1) == axis + 1]
-    n, before, after = signal.shape[axis], math.prod(signal.shape[:axis]), math.prod(signal.shape[axis + 1 :])
+    n = signal.shape[axis]
+    before = math.prod(signal.shape[:axis])
+    after = math.prod(signal.shape[axis + 1 :])
     if others or min(pair) < 0 or (before > 1 and after > 1):
         raise node.refusal(f"pads axes of {signal.shape} by {pads[:16]}", "symspec pads positions or channels alone")
     shape: Shape = (before, n) if after == 1 else (n, after)

@@ -51,10 +51,13 @@ class Translation:
         self.uses = graph.count_uses()
         self.makers: dict[str, OnnxNode] = {}
         self.values: dict[str, Value | None] = dict(graph.constants)
-        self.n_folded, self.kernels, self.n_stars = 0, set(), set(graph.n_stars)
+        self.n_folded = 0
+        self.kernels = set()
+        self.n_stars = set(graph.n_stars)
         stop = 0
         for name, shape in graph.inputs.items():
-            start, stop = stop, stop + sizes[name]
+            start = stop
+            stop = stop + sizes[name]
             output = self.layers.slice(self.layers.start, start, stop)
             self.values[name] = Signal(output, shape, n_uses=self.uses[name])
         self.values[""] = None
@@ -173,7 +176,8 @@ class Translation:
         self, node: OnnxNode, output: Output, layer: Layer, arrays: Mapping[str, np.ndarray], shape: Shape
     ) -> Signal:
         """Let a layer with weights take an output; gives a signal of a shape."""
-        want, got = layer.param_shapes(output.shape), {key: array.shape for key, array in arrays.items()}
+        want = layer.param_shapes(output.shape)
+        got = {key: array.shape for key, array in arrays.items()}
         if want != got:
             raise node.refusal(f"should have arrays of shapes {want}, got {got}", "the file is damaged")
         return Signal(self.layers.put(output, layer, node.name, **arrays), shape, is_own=True)

@@ -23,7 +23,9 @@ _FIRST = {"data_format": "channels_first"}
 
 def build_convolution(translation: Translation, node: OnnxNode) -> Signal:
     """Convolution of all channels by a kernel (out, in, position)."""
-    signal, kernel, bias = translation.signal(node), translation.kernel(node, 1), translation.constant(node, 2)
+    signal = translation.signal(node)
+    kernel = translation.kernel(node, 1)
+    bias = translation.constant(node, 2)
     if (groups := node.count("group", 1)) != 1:
         raise node.refusal(f"has {groups} groups of channels", "symspec's convolutions see all channels: use group=1")
     axis = _find_positions(node, signal.shape, kernel.shape[2:])
@@ -56,14 +58,19 @@ def _find_positions(node: OnnxNode, shape: Shape, sizes: Shape) -> int:
 def _read_window(node: OnnxNode, shape: Shape, sizes: Shape, axis: int) -> dict[str, Any]:
     """Stride, padding and dilation along one axis, as `Conv1D` takes them."""
     n_axes = len(sizes)
-    strides, dilations = node.counts("strides", [1] * n_axes), node.counts("dilations", [1] * n_axes)
-    pads, mode = node.counts("pads", [0] * 2 * n_axes), node.word("auto_pad", "NOTSET")
+    strides = node.counts("strides", [1] * n_axes)
+    dilations = node.counts("dilations", [1] * n_axes)
+    pads = node.counts("pads", [0] * 2 * n_axes)
+    mode = node.word("auto_pad", "NOTSET")
     i = axis - 1
-    stride, dilation, padding = strides[i], dilations[i], (pads[i], pads[i + n_axes])
+    stride = strides[i]
+    dilation = dilations[i]
+    padding = (pads[i], pads[i + n_axes])
     if any(pads[j] or pads[j + n_axes] for j in range(n_axes) if j != i):
         raise node.refusal(f"pads other axes than the positions, by {pads}", "symspec pads positions alone")
     if mode in ("SAME_UPPER", "SAME_LOWER"):
-        extent, n = (sizes[i] - 1) * dilation + 1, -(-shape[axis] // max(stride, 1))
+        extent = (sizes[i] - 1) * dilation + 1
+        n = -(-shape[axis] // max(stride, 1))
         total = max((n - 1) * stride + extent - shape[axis], 0)
         padding = (total // 2, total - total // 2) if mode == "SAME_UPPER" else (total - total // 2, total // 2)
     elif mode == "VALID":
@@ -124,7 +131,8 @@ def build_reduction(reduce: Callable[[Translation, OnnxNode, Signal, int, int], 
     """All numbers along some neighbouring axes, which may be left out afterwards."""
 
     def build(translation: Translation, node: OnnxNode) -> Signal:
-        signal, axes = translation.signal(node), translation.integers(node, 1, "axes")
+        signal = translation.signal(node)
+        axes = translation.integers(node, 1, "axes")
         node.ignore("noop_with_empty_axes")
         if not axes:
             raise node.refusal("takes all stars together", "give it the axes of one star")
