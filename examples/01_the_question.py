@@ -22,7 +22,9 @@ parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
 parser.add_argument("--small", action="store_true", help="713 pixels and narrow layers")
 small = parser.parse_args().small
 
-pytensor.config.cxx = ""  # the graphs compiled below by hand run once each: not worth a C compiler's time
+pytensor.config.cxx = (
+    ""  # the graphs compiled below by hand run once each: not worth a C compiler's time
+)
 rng = np.random.default_rng(1)
 
 
@@ -61,7 +63,10 @@ for method, error in {
         continue
     approximate = res.hess_inv.todense() if method == "L-BFGS-B" else res.hess_inv
     ratio = np.sqrt(np.diag(approximate)) / sd
-    print(f"        sd of the weights, from hess_inv / exact: median ratio {np.median(ratio):.2f},", end=" ")
+    print(
+        f"        sd of the weights, from hess_inv / exact: median ratio {np.median(ratio):.2f},",
+        end=" ",
+    )
     print(f"from {ratio.min():.2f} to {ratio.max():.2f}")
 print("\nAn optimiser's hess_inv is a by-product of its search: not to be published.")
 
@@ -76,16 +81,25 @@ tried(
 )
 J = pytensor.function([t, x], jacobian(net(t, x), x))(theta, X[0])
 print(f"  now   jacobian(net(theta, x), x)  x a vector: {J.shape}")
-print(f"check   equal to ss.compile_jacobian(net)(theta, X)[0]: {np.allclose(J, by_star[0], rtol=1e-10)}")
+print(
+    f"check   equal to ss.compile_jacobian(net)(theta, X)[0]: {np.allclose(J, by_star[0], rtol=1e-10)}"
+)
 
-tried("the same with matrix inputs", "tensor.jacobian expects a 1 dimensional variable as `expression`")
+tried(
+    "the same with matrix inputs",
+    "tensor.jacobian expects a 1 dimensional variable as `expression`",
+)
 J = pytensor.function([t, many], jacobian(net(t, many).flatten(), many))(theta, X[:50])
-J = J.reshape(50, 3, 50, 15)[np.arange(50), :, np.arange(50)]  # a star's labels do not depend on other stars
+J = J.reshape(50, 3, 50, 15)[
+    np.arange(50), :, np.arange(50)
+]  # a star's labels do not depend on other stars
 print(f"  now   jacobian(net(theta, X).flatten(), X), own stars' blocks: {J.shape}")
 print("        or, without the blocks of zeros, ss.compile_jacobian(net)(theta, X)")
 print(f"check   the two agree: {np.allclose(J, by_star, rtol=1e-10)}")
 
-H = pytensor.function([t, many, labels], hessian(reg.negative_log_posterior(t, many, labels), t))(theta, X, Y)
+H = pytensor.function([t, many, labels], hessian(reg.negative_log_posterior(t, many, labels), t))(
+    theta, X, Y
+)
 close = np.allclose(H, ss.compile_hessian(reg)(theta, X, Y), rtol=1e-8, atol=1e-8 * np.abs(H).max())
 print(f"\n  now   hessian(reg.negative_log_posterior(theta, X, Y), theta): {H.shape}")
 print(f"check   equal to ss.compile_hessian(reg)(theta, X, Y): {close}")
@@ -96,10 +110,14 @@ sizes = [713, 64, 32, 3] if small else [7213, 2048, 1024, 512, 256, 128, 32, 3]
 n_train, n_batch = (200, 32) if small else (1000, 256)
 stars = ss.datasets.generated_stars(n_train + n_batch, n_pixels=sizes[0], rng=rng)
 X, Y, X_new = stars.flux[:n_train], stars.labels[:n_train], stars.flux[n_train:]
-net = ss.mlp(sizes, activation="clip", label_names=stars.label_names, label_units=stars.label_units)  # clip(x, 0, 9999)
+net = ss.mlp(
+    sizes, activation="clip", label_names=stars.label_names, label_units=stars.label_units
+)  # clip(x, 0, 9999)
 net = ss.standardized(net, X, Y)
 reg = ss.Regression(net, sigma_noise=[100.0, 0.3, 0.2], prior_precision=ss.scaled_prior(net, 1.0))
-theta = ss.train(reg, X, Y, epochs=20 if small else 5, learning_rate=3e-4, rng=rng, progress=False).theta
+theta = ss.train(
+    reg, X, Y, epochs=20 if small else 5, learning_rate=3e-4, rng=rng, progress=False
+).theta
 print(net)
 
 flux_jacobian = ss.compile_jacobian(net)
@@ -112,7 +130,9 @@ for spectra, what in [(X_new[0], "one star"), (X_new, f"{n_batch} stars")]:
 predict, h, pixels = ss.compile_predict(net), 1e-5, sizes[0] * np.arange(1, 6) // 6
 steps = h * np.eye(sizes[0])[pixels]
 differences = (predict(theta, X_new[0] + steps) - predict(theta, X_new[0] - steps)).T / (2 * h)
-close = np.allclose(J[0][:, pixels], differences, rtol=1e-5, atol=1e-6 * np.abs(J[0]).max(axis=1, keepdims=True))
+close = np.allclose(
+    J[0][:, pixels], differences, rtol=1e-5, atol=1e-6 * np.abs(J[0]).max(axis=1, keepdims=True)
+)
 print(f"check   equal to central differences in pixels {', '.join(map(str, pixels))}: {close}")
 
 # ------------------------------------------------------------------------------------------------------------
@@ -126,8 +146,17 @@ prediction = lap.predict(X_new, ivar=stars.ivar[n_train:])
 print(f"  {n_train} training stars, {n_batch} new ones: {time.perf_counter() - begin:.1f} s")
 print(f"  certificate: {lap.certificate.message}")
 for star in range(3):
-    values = zip(net.label_names, prediction.labels[star], prediction.errors[star], net.label_units, strict=True)
-    print(f"  star {star}: " + ", ".join(f"{name} = {y:.4g} +- {e:.2g} {unit}" for name, y, e, unit in values))
+    values = zip(
+        net.label_names,
+        prediction.labels[star],
+        prediction.errors[star],
+        net.label_units,
+        strict=True,
+    )
+    print(
+        f"  star {star}: "
+        + ", ".join(f"{name} = {y:.4g} +- {e:.2g} {unit}" for name, y, e, unit in values)
+    )
 errors = np.sqrt(np.mean((prediction.labels - stars.labels[n_train:]) ** 2, axis=0))
 bars = np.sqrt(np.mean(prediction.errors**2, axis=0))
 print("  rms of the error bars:", *bars.round(2), " of the errors:", *errors.round(2))

@@ -30,7 +30,12 @@ X, Y = stars.flux, stars.labels + scatter * rng.normal(size=stars.labels.shape)
 truth = new.labels + scatter * rng.normal(size=new.labels.shape)
 
 # Network, noise, prior; Adam, and then the evidence, which sets noise and prior and ends at a true minimum.
-net = ss.mlp([n_pixels, hidden, 3], activation="tanh", label_names=stars.label_names, label_units=stars.label_units)
+net = ss.mlp(
+    [n_pixels, hidden, 3],
+    activation="tanh",
+    label_names=stars.label_names,
+    label_units=stars.label_units,
+)
 net = ss.standardized(net, X, Y)
 reg = ss.Regression(net, sigma_noise=[200.0, 0.4, 0.15], prior_precision=ss.scaled_prior(net, 1.0))
 fit = ss.train(reg, X, Y, epochs=100, rng=rng, progress=False)
@@ -53,14 +58,18 @@ parts = [prediction.model_cov, prediction.flux_cov, prediction.noise_cov, predic
 budget = np.sqrt([np.diagonal(part, axis1=1, axis2=2) for part in parts])  # (part, star, label)
 for star in range(4):
     flags = ss.Flag(int(prediction.flags[star])).name or "none"
-    for i, name in enumerate(f"{n} [{u}]" for n, u in zip(net.label_names, net.label_units, strict=True)):
+    for i, name in enumerate(
+        f"{n} [{u}]" for n, u in zip(net.label_names, net.label_units, strict=True)
+    ):
         numbers = " ".join(f"{b:8.3f}" for b in budget[:, star, i])
         end = f"{prediction.n_bad_pixels[star]:12d}  {flags}" if i == 0 else ""
         print(f"{star:4d}  {name:12s} {prediction.labels[star, i]:10.3f} {numbers} {end}")
 
 # Do the errors cover the labels as often as they say?
 z = np.abs(prediction.labels - truth) / prediction.errors
-print(f"\ncoverage of the catalogued labels (expected 68.3 and 95.4 %, to some {100 * np.sqrt(0.22 / len(new)):.0f} %)")
+print(
+    f"\ncoverage of the catalogued labels (expected 68.3 and 95.4 %, to some {100 * np.sqrt(0.22 / len(new)):.0f} %)"
+)
 for i, name in enumerate(net.label_names):
     print(f"  {name:5s} {100 * np.mean(z[:, i] < 1):5.1f} % {100 * np.mean(z[:, i] < 2):5.1f} %")
 print("More often than expected means error bars on the wide side; less often would be worse.")

@@ -28,7 +28,9 @@ warnings.filterwarnings("ignore", message="PyTensor could not link to a BLAS", c
 # All backends that this machine has: C needs a compiler, JAX its package; the other two come with PyTensor.
 has_jax = importlib.util.find_spec("jax") is not None
 installed = {"numpy": True, "c": bool(pytensor.config.cxx), "numba": True, "jax": has_jax}
-backends = [name for name, there in installed.items() if there and (name in ("numpy", "jax") or not small)]
+backends = [
+    name for name, there in installed.items() if there and (name in ("numpy", "jax") or not small)
+]
 
 rng = np.random.default_rng(3)
 sizes, n_stars = ([30, 6, 3], 100) if small else ([60, 8, 3], 200)
@@ -46,8 +48,14 @@ functions = {
     'jacobian, "flux"': (lambda b: ss.compile_jacobian(net, "flux", backend=b), (theta, X)),
     'jacobian, "theta"': (lambda b: ss.compile_jacobian(net, "theta", backend=b), (theta, X)),
     "objective": (lambda b: ss.compile_objective(reg, backend=b), (theta, X, Y)),
-    "hessian_vector_product": (lambda b: ss.compile_hessian_vector_product(reg, backend=b), (theta, X, Y, v)),
-    "ggn_vector_product": (lambda b: ss.compile_ggn_vector_product(reg, backend=b), (theta, X, Y, v)),
+    "hessian_vector_product": (
+        lambda b: ss.compile_hessian_vector_product(reg, backend=b),
+        (theta, X, Y, v),
+    ),
+    "ggn_vector_product": (
+        lambda b: ss.compile_ggn_vector_product(reg, backend=b),
+        (theta, X, Y, v),
+    ),
     "hessian": (lambda b: ss.compile_hessian(reg, backend=b), (theta, X, Y)),
     "ggn": (lambda b: ss.compile_ggn(reg, backend=b), (theta, X, Y)),
 }
@@ -71,12 +79,16 @@ for name, (compile_, arguments) in functions.items():
         for _ in range(3):
             function(*arguments)
         times.append(f"{first:.2f} / {1e3 * (time.perf_counter() - begin) / 3:.2f}")
-        results.append(result[1] if name == "objective" else result)  # of (value, gradient) the gradient
+        results.append(
+            result[1] if name == "objective" else result
+        )  # of (value, gradient) the gradient
     largest = np.abs(results[0]).max()
     difference = max(np.abs(r - results[0]).max() / largest for r in results)
     worst = max(worst, difference)
     shape = str(results[0].shape)
-    table.add_row(name, f"float, {shape}" if name == "objective" else shape, *times, f"{difference:.0e}")
+    table.add_row(
+        name, f"float, {shape}" if name == "objective" else shape, *times, f"{difference:.0e}"
+    )
 Console(width=130).print(table)
 print(f"check: {', '.join(backends)} agree to {worst:.0e} of the largest entry: {worst < 1e-9}")
 

@@ -62,9 +62,13 @@ print(f"check: in the gap HMC's error is more than twice that among the data: {w
 # The verdict travels with the model: its predictions say so if HMC contradicts them.
 marked = comparison.mark(laplace)
 flagged = bool((marked.predict(x_check).flags & ss.Flag.ERROR_UNRELIABLE).all())
-print(f"check: predictions are flagged if and only if HMC contradicts: {flagged == marked.is_contradicted}")
+print(
+    f"check: predictions are flagged if and only if HMC contradicts: {flagged == marked.is_contradicted}"
+)
 
 if options.plots is not None:
     options.plots.mkdir(parents=True, exist_ok=True)
     save_figure(plot_hmc_intervals(comparison)[0].figure, options.plots / "intervals.png")
-    save_figure(plot_hmc_traces(draws, [10, 50], comparison=comparison), options.plots / "traces.png")
+    save_figure(
+        plot_hmc_traces(draws, [10, 50], comparison=comparison), options.plots / "traces.png"
+    )

@@ -48,7 +48,11 @@ with pm.Model() as model:
     sigma = pm.Deterministic("sigma", spread * pm.math.exp(log_sigma))
     ss.pymc_model(reg, X, Y, laplace=laplace, sigma_noise=sigma, X_check=X_new)
     print(f"free variables: {', '.join(v.name for v in model.free_RVs)}")
-    counts = {"draws": 300, "tune": 300, "chains": 2} if options.small else {"draws": 1000, "tune": 1000, "chains": 4}
+    counts = (
+        {"draws": 300, "tune": 300, "chains": 2}
+        if options.small
+        else {"draws": 1000, "tune": 1000, "chains": 4}
+    )
     words = {"random_seed": 6, "progressbar": False, "quiet": True, "nuts": {"target_accept": 0.9}}
     draws = pm.sample(**counts, **words, var_names=["sigma", "level", "between", "theta", "f"])
 

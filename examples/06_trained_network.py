@@ -24,8 +24,14 @@ folder = Path(temporary.name)
 # The architecture, as its authors published it: flux standardised, two convolutions, a pool, dense layers. The
 # labels that it gives are standardised, too; Unstandardize has the mean and spread that they were divided by.
 window = {"wavelength_range": (5150.0, 5300.0), "rng": rng}
-stars, held_out = (ss.datasets.generated_stars(n, n_pixels=n_pixels, snr=100, **window) for n in (n_train, 200))
-convolutions = [ss.Conv1D(4, 8, padding="same"), ss.Activation("softplus"), ss.Conv1D(8, 8, padding="same")]
+stars, held_out = (
+    ss.datasets.generated_stars(n, n_pixels=n_pixels, snr=100, **window) for n in (n_train, 200)
+)
+convolutions = [
+    ss.Conv1D(4, 8, padding="same"),
+    ss.Activation("softplus"),
+    ss.Conv1D(8, 8, padding="same"),
+]
 dense = [ss.Flatten(), ss.Dense(32), ss.Activation("softplus"), ss.Dense(3)]
 net = ss.Network(
     [
@@ -46,13 +52,17 @@ print(net)
 
 # What is usually left of a training: a file of weights (as Keras 2 writes one), and some predictions.
 reg = ss.Regression(net, sigma_noise=[150.0, 0.3, 0.1], prior_precision=ss.scaled_prior(net, 1.0))
-trained = ss.train(reg, stars.flux, stars.labels, epochs=epochs, learning_rate=5e-3, rng=rng, progress=False).theta
+trained = ss.train(
+    reg, stars.flux, stars.labels, epochs=epochs, learning_rate=5e-3, rng=rng, progress=False
+).theta
 blocks = net.unpack(trained)
 with h5py.File(folder / "weights.h5", "w") as file:
     file.attrs["layer_names"] = list(net.layout.layers)
     for layer in net.layout.layers:
         group = file.create_group(layer)
-        group.attrs["weight_names"] = [f"{name}:0" for name in blocks if name.startswith(f"{layer}/")]
+        group.attrs["weight_names"] = [
+            f"{name}:0" for name in blocks if name.startswith(f"{layer}/")
+        ]
         for name in group.attrs["weight_names"]:
             group[name] = blocks[name.removesuffix(":0")].astype("float32")
 known = stars.flux[:20], ss.compile_predict(net)(trained, stars.flux[:20])
@@ -65,13 +75,19 @@ print(f"check: they are what was trained, in float32: {np.allclose(theta, traine
 # Its error bars. The noise is the scatter of stars that it was not trained on. It was stopped early, as networks are:
 # symspec says so, and flags every star.
 residual = held_out.labels - ss.compile_predict(net)(theta, held_out.flux)
-reg = ss.Regression(net, sigma_noise=np.sqrt(np.mean(residual**2, axis=0)), prior_precision=ss.scaled_prior(net, 1.0))
+reg = ss.Regression(
+    net,
+    sigma_noise=np.sqrt(np.mean(residual**2, axis=0)),
+    prior_precision=ss.scaled_prior(net, 1.0),
+)
 laplace = ss.fit_laplace(reg, theta, stars.flux, stars.labels, require_minimum=False)
 print(f"{laplace.reason}\ncertificate: {laplace.certificate.message}")
 
 # New stars from another instrument, on its own wavelengths, with their errors.
 pixels = np.linspace(5145.0, 5305.0, 3 * n_pixels)
-new = ss.datasets.generated_stars(200, n_pixels=len(pixels), snr=100, wavelength_range=(5145.0, 5305.0), rng=rng)
+new = ss.datasets.generated_stars(
+    200, n_pixels=len(pixels), snr=100, wavelength_range=(5145.0, 5305.0), rng=rng
+)
 np.savez(folder / "new.npz", flux=new.flux, ivar=new.ivar, wavelength=new.wavelength, ids=new.ids)
 try:
     ss.predict_survey(folder / "catalogue.fits", laplace, folder / "new.npz")
@@ -86,7 +102,9 @@ z = (survey.prediction.labels - new.labels) / survey.prediction.errors
 print(f"check: two errors hold at least 90 % of the true labels: {np.mean(np.abs(z) < 2) > 0.9}")
 
 # Which wavelengths the temperature hangs on: the derivative of the first label, averaged over the stars.
-summary = ss.write_jacobian(folder / "jacobian.h5", net, theta, folder / "new.npz", resample="flux_conserving")
+summary = ss.write_jacobian(
+    folder / "jacobian.h5", net, theta, folder / "new.npz", resample="flux_conserving"
+)
 strongest = summary.wavelength[np.argsort(-np.abs(summary.mean[0]))[:3]]
 temporary.cleanup()
 print("dTEFF/dflux is largest at", ", ".join(f"{w:.1f}" for w in strongest), "Angstrom")

@@ -23,12 +23,16 @@ from symspec.networks.layers import Activation, Dense, Dropout, Standardize, Uns
 from symspec.networks.network import Network
 from symspec.networks.regression import Regression
 
-if "PYTEST_XDIST_WORKER" in os.environ:  # a worker for each core: more threads would be in each other's way
+if (
+    "PYTEST_XDIST_WORKER" in os.environ
+):  # a worker for each core: more threads would be in each other's way
     os.environ["OPENBLAS_NUM_THREADS"] = "1"  # of processes that tests start
     threadpool_limits(1)
 
 N_STARS, N_PIXELS = 7, 5
-SHARED_DATA = Path(__file__).parents[2] / "shared/data"  # real data beside the checkout, where there are any
+SHARED_DATA = (
+    Path(__file__).parents[2] / "shared/data"
+)  # real data beside the checkout, where there are any
 
 
 def expit(x):
@@ -52,7 +56,9 @@ REFERENCE_ACTIVATIONS = {
         lambda x, alpha: np.where(positive(x), 1.0, alpha * np.exp(x)),
     ),
     "selu": (
-        lambda x: 1.0507009873554805 * np.where(positive(x), x, 1.6732632423543772 * (np.exp(x) - 1)),
+        lambda x: (
+            1.0507009873554805 * np.where(positive(x), x, 1.6732632423543772 * (np.exp(x) - 1))
+        ),
         lambda x: 1.0507009873554805 * np.where(positive(x), 1.0, 1.6732632423543772 * np.exp(x)),
     ),
     "tanh": (np.tanh, lambda x: 1 - np.tanh(x) ** 2),
@@ -64,7 +70,9 @@ REFERENCE_ACTIVATIONS = {
     ),
     "silu": (lambda x: x * expit(x), lambda x: expit(x) * (1 + x * expit(-x))),
     "clip": (
-        lambda x, minimum, maximum: np.where(x.real <= minimum, minimum, np.where(x.real >= maximum, maximum, x)),
+        lambda x, minimum, maximum: np.where(
+            x.real <= minimum, minimum, np.where(x.real >= maximum, maximum, x)
+        ),
         lambda x, minimum, maximum: np.where((x.real > minimum) & (x.real < maximum), 1.0, 0.0),
     ),
 }
@@ -100,18 +108,33 @@ CASES = {
     "tanh-2-hidden-3-labels-full-noise-missing": Case(
         layers("tanh", 4, 3), 3, noise="full", prior="per parameter", missing=True
     ),
-    "tanh-4-hidden-3-labels-own-units": Case(layers("tanh", 4, 2, 3, 2), 3, standardized=True, prior="per block"),
-    "relu-2-hidden-3-labels-full-noise": Case(layers("relu", 6, 4), 3, noise="full", prior="per parameter"),
-    "relu-3-hidden-2-labels-own-units-missing": Case(layers("relu", 6, 5, 4), 2, standardized=True, missing=True),
+    "tanh-4-hidden-3-labels-own-units": Case(
+        layers("tanh", 4, 2, 3, 2), 3, standardized=True, prior="per block"
+    ),
+    "relu-2-hidden-3-labels-full-noise": Case(
+        layers("relu", 6, 4), 3, noise="full", prior="per parameter"
+    ),
+    "relu-3-hidden-2-labels-own-units-missing": Case(
+        layers("relu", 6, 5, 4), 2, standardized=True, missing=True
+    ),
     "softplus-3-hidden-2-labels-full-noise-own-units": Case(
         layers("softplus", 4, 3, 2), 2, standardized=True, noise="full", prior="per block"
     ),
     "gelu-2-hidden-3-labels-full-noise-missing-own-units": Case(
-        layers("gelu", 4, 3), 3, standardized=True, noise="full", prior="per parameter", missing=True
+        layers("gelu", 4, 3),
+        3,
+        standardized=True,
+        noise="full",
+        prior="per parameter",
+        missing=True,
     ),
     "leaky_relu-1-hidden-2-labels": Case(layers("leaky_relu", 4, negative_slope=0.2), 2),
-    "elu-2-hidden-1-label-missing": Case(layers("elu", 3, 3, alpha=0.7), 1, missing=True, prior="per block"),
-    "selu-1-hidden-3-labels-full-noise-missing": Case(layers("selu", 3), 3, noise="full", missing=True),
+    "elu-2-hidden-1-label-missing": Case(
+        layers("elu", 3, 3, alpha=0.7), 1, missing=True, prior="per block"
+    ),
+    "selu-1-hidden-3-labels-full-noise-missing": Case(
+        layers("selu", 3), 3, noise="full", missing=True
+    ),
     "sigmoid-2-hidden-2-labels": Case(layers("sigmoid", 3, 3), 2, prior="per parameter"),
     "silu-1-hidden-1-label-own-units": Case(layers("silu", 4), 1, standardized=True, noise="full"),
     "clip-1-hidden-2-labels": Case(layers("clip", 6, minimum=-0.4, maximum=0.9), 2, noise="number"),
@@ -199,7 +222,10 @@ class Problem:
         total = np.diag(self.prior_precision)
         for J, y in zip(self.theta_jacobian(theta), self.Y, strict=True):
             seen = np.flatnonzero(~np.isnan(y))
-            total = total + J[seen].T @ np.linalg.inv(self.noise_covariance[np.ix_(seen, seen)]) @ J[seen]
+            total = (
+                total
+                + J[seen].T @ np.linalg.inv(self.noise_covariance[np.ix_(seen, seen)]) @ J[seen]
+            )
         return total
 
     def hessian(self, theta):

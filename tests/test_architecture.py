@@ -56,7 +56,18 @@ GRAPH_SIDE = {
     "pymc_models",
     "hmc",
 }
-LATE = ("matplotlib", "astropy", "dask", "pymc", "arviz_plots", "jax", "h5py", "rich", "typer", "onnx")
+LATE = (
+    "matplotlib",
+    "astropy",
+    "dask",
+    "pymc",
+    "arviz_plots",
+    "jax",
+    "h5py",
+    "rich",
+    "typer",
+    "onnx",
+)
 MAX_MODULE_LINES, MAX_FUNCTION_LINES = 400, 40
 
 
@@ -69,7 +80,10 @@ FILES = {module_name(path): path for path in sorted(PACKAGE.rglob("*.py"))}
 
 
 def is_type_checking(node):
-    return isinstance(node, ast.If) and ast.unparse(node.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING")
+    return isinstance(node, ast.If) and ast.unparse(node.test) in (
+        "TYPE_CHECKING",
+        "typing.TYPE_CHECKING",
+    )
 
 
 def walk(node):
@@ -121,7 +135,10 @@ def own_lines(function):
         ("from symspec.inverse_hessian.dual import DualInverse", ["inverse_hessian.dual"]),
         ("from symspec.inverse_hessian import InverseBuilder", ["inverse_hessian"]),
         ("def f():\n    from symspec.laplace import fit_laplace", ["laplace"]),
-        ("if TYPE_CHECKING:\n    from symspec.laplace import x\nelse:\n    import symspec.derivatives.span", ["span"]),
+        (
+            "if TYPE_CHECKING:\n    from symspec.laplace import x\nelse:\n    import symspec.derivatives.span",
+            ["span"],
+        ),
         ("import numpy, symspec_extras", []),
     ],
     ids=[
@@ -161,20 +178,30 @@ def test_only_one_module_compiles():
         for name, path in FILES.items()
         for node in ast.walk(ast.parse(path.read_text()))
         if (isinstance(node, ast.Attribute) and ast.unparse(node) == "pytensor.function")
-        or (isinstance(node, ast.ImportFrom) and (node.module or "").startswith("pytensor.compile.function"))
+        or (
+            isinstance(node, ast.ImportFrom)
+            and (node.module or "").startswith("pytensor.compile.function")
+        )
     }
     assert calls == {"backends"}
 
 
 def test_matplotlib_is_imported_by_the_plots_alone():
-    assert {n for n, path in FILES.items() if "matplotlib" in top_levels(path.read_text())} <= {"plots", "hmc_plots"}
+    assert {n for n, path in FILES.items() if "matplotlib" in top_levels(path.read_text())} <= {
+        "plots",
+        "hmc_plots",
+    }
 
 
 def test_importing_the_package_loads_nothing_that_can_wait():
     """Asked of a fresh interpreter, as this one has loaded what other tests use."""
     program = f"import sys, symspec; print([m for m in {LATE!r} if m in sys.modules])"
     answer = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=PACKAGE.parent
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=PACKAGE.parent,
     )
     assert answer.stdout.strip() == "[]"
 
@@ -183,7 +210,11 @@ def test_importing_the_package_loads_nothing_that_can_wait():
 def test_modules_and_functions_are_short(name):
     source = FILES[name].read_text()
     assert len(source.splitlines()) < MAX_MODULE_LINES
-    functions = [n for n in ast.walk(ast.parse(source)) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)]
+    functions = [
+        n
+        for n in ast.walk(ast.parse(source))
+        if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)
+    ]
     long = {f.name: own_lines(f) for f in functions if own_lines(f) > MAX_FUNCTION_LINES}
     assert long == {}
 

@@ -53,7 +53,10 @@ def _print_version(wanted: bool) -> None:
 @app.callback()
 def symspec(
     version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version."
+        ),
     ] = False,
 ) -> None:
     """Exact derivatives and honest error bars for regression networks on spectra."""

@@ -37,7 +37,9 @@ def audit(
     model: ModelFile,
     spectra: SpectraFile,
     sample: SampleFile = None,
-    n_sample: Annotated[int, typer.Option(min=1, help="Training stars to compare on, without --sample.")] = 200,
+    n_sample: Annotated[
+        int, typer.Option(min=1, help="Training stars to compare on, without --sample.")
+    ] = 200,
     structure: Structures = None,
     plot: AuditPlot = None,
     output: AuditOutput = None,
@@ -64,7 +66,12 @@ def audit(
     reg, theta = read_regression(model)
     stars, others = _read_audited(reg.net, spectra, sample, parse_reading(uncertainty, read))
     with tables.show_spinner() as spin:
-        words = {"n_sample": n_sample, "structures": structure or (), "memory": memory, "tell": spin}
+        words = {
+            "n_sample": n_sample,
+            "structures": structure or (),
+            "memory": memory,
+            "tell": spin,
+        }
         result, ids = steps.audit_spectra(reg, theta, stars, others, **words)
     console = tables.open_console()
     tables.print_audit(console, result)

@@ -72,7 +72,9 @@ class DemoResult:
     seconds: float
 
 
-def run_demo(output: str | Path, *, folds: int = 5, seed: int = 0, progress: bool = True) -> DemoResult:
+def run_demo(
+    output: str | Path, *, folds: int = 5, seed: int = 0, progress: bool = True
+) -> DemoResult:
     """Cross-validated labels and errors of the MILES stars, with catalogue and plots in the folder `output`.
 
     Parameters
@@ -94,7 +96,9 @@ def run_demo(output: str | Path, *, folds: int = 5, seed: int = 0, progress: boo
         Fewer than two folds.
     """
     if folds < 2:
-        raise OptionError(f"folds should be at least 2, so that every star is held out once, got {folds}.")
+        raise OptionError(
+            f"folds should be at least 2, so that every star is held out once, got {folds}."
+        )
     start = time.monotonic()
     output = Path(output)
     output.mkdir(parents=True, exist_ok=True)
@@ -103,13 +107,19 @@ def run_demo(output: str | Path, *, folds: int = 5, seed: int = 0, progress: boo
     files = {name: output / file for name, file in FILES.items()}
     jobs = [(spectra[fold != k], spectra.flux[fold == k], seed + k) for k in range(folds)]
     done = _run_folds(jobs, files["model"], progress)
-    order = np.argsort(np.argsort(fold, kind="stable"))  # from fold after fold back to the order of the spectra
+    order = np.argsort(
+        np.argsort(fold, kind="stable")
+    )  # from fold after fold back to the order of the spectra
     prediction = join_predictions([part.prediction for part in done], order)
-    write_catalogue(files["catalogue"], prediction, spectra.ids, overwrite=True, true_labels=spectra.labels)
+    write_catalogue(
+        files["catalogue"], prediction, spectra.ids, overwrite=True, true_labels=spectra.labels
+    )
     _write_plots(files, done[0], prediction, spectra, jobs[0][1])
     certificates = [part.certificate for part in done]
     regressions = [part.reg for part in done]
-    return DemoResult(prediction, spectra, certificates, regressions, files, time.monotonic() - start)
+    return DemoResult(
+        prediction, spectra, certificates, regressions, files, time.monotonic() - start
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,7 +130,9 @@ class _Fold:
     prediction: Prediction
 
 
-def _run_folds(jobs: list[tuple[Spectra, np.ndarray, int]], model: Path, progress: bool) -> list[_Fold]:
+def _run_folds(
+    jobs: list[tuple[Spectra, np.ndarray, int]], model: Path, progress: bool
+) -> list[_Fold]:
     """All folds, one core each: so small a network gains nothing from several threads, and loses by waiting."""
     workers = min(len(jobs), os.cpu_count() or 1)
     context = multiprocessing.get_context("spawn")
@@ -154,7 +166,11 @@ def _drop_outliers(posterior: LaplacePosterior, training: Spectra) -> Spectra:
 
 
 def _write_plots(
-    files: dict[str, Path], part: _Fold, prediction: Prediction, spectra: Spectra, held_out: np.ndarray
+    files: dict[str, Path],
+    part: _Fold,
+    prediction: Prediction,
+    spectra: Spectra,
+    held_out: np.ndarray,
 ) -> None:
     jacobian = compile_jacobian(part.reg.net)(part.theta, held_out).mean(axis=0)
     axes = plot_sensitivity(
@@ -176,7 +192,9 @@ def _show_progress(folds: int, progress: bool) -> Iterator[Callable[[], None]]:
 
     text = TextColumn("training, tuning and certifying, folds done:")
     columns = [text, BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()]
-    with Progress(*columns, console=Console(stderr=True), disable=not progress, transient=True) as bar:
+    with Progress(
+        *columns, console=Console(stderr=True), disable=not progress, transient=True
+    ) as bar:
         task = bar.add_task("", total=folds)
         yield lambda: bar.advance(task)
 
@@ -193,7 +211,9 @@ def demo(
     console = tables.open_console()
     truth = result.spectra.labels
     title = f"{len(result.spectra):,} stars, each predicted while held out"
-    console.print(tables.summary_table(result.prediction, truth, title=title, baseline=RIDGE_BASELINE))
+    console.print(
+        tables.summary_table(result.prediction, truth, title=title, baseline=RIDGE_BASELINE)
+    )
     console.print(tables.fold_table(result.certificates, result.regressions))
     console.print(tables.star_table(result.prediction, result.spectra.ids, truth))
     for name, path in result.files.items():

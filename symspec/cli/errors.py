@@ -35,10 +35,14 @@ EXAMPLES = (
 )
 
 
-Dialect = Annotated[Literal["upper", "lower"], typer.Option(help="Names of columns: TEFF_ERR, or e_teff.")]
+Dialect = Annotated[
+    Literal["upper", "lower"], typer.Option(help="Names of columns: TEFF_ERR, or e_teff.")
+]
 
 
-Edge = Annotated[float, typer.Option(help="Flag labels within this share of the training range from its ends.")]
+Edge = Annotated[
+    float, typer.Option(help="Flag labels within this share of the training range from its ends.")
+]
 
 
 MaxBad = Annotated[float, typer.Option(help="Flag stars with a greater share of bad pixels.")]
@@ -48,13 +52,19 @@ MinSnr = Annotated[float, typer.Option(help="Flag stars of a lower median signal
 
 
 MaxDistance = Annotated[
-    float, typer.Option(help="Flag spectra farther from the training spectra, 99 % of which are nearer than 1.")
+    float,
+    typer.Option(
+        help="Flag spectra farther from the training spectra, 99 % of which are nearer than 1."
+    ),
 ]
 
 
 CalibrationFile = Annotated[
     Path | None,
-    typer.Option(metavar="FILE", help="Stars with labels, not trained on, whose scatter calibrates the errors."),
+    typer.Option(
+        metavar="FILE",
+        help="Stars with labels, not trained on, whose scatter calibrates the errors.",
+    ),
 ]
 
 
@@ -90,9 +100,21 @@ def errors(
     limits = FlagOptions(edge, max_bad_fraction, min_snr, max_distance)
     laplace = read_laplace(model)
     reading = parse_reading(uncertainty, read)
-    calibration = None if calibrate_on is None else _calibrate(laplace, calibrate_on, reading, resample)
-    words = {"flag_options": limits, "calibration": calibration, "dialect": dialect, "resample": resample, **reading}
-    words |= {"restart": restart, "overwrite": overwrite, "show": partial(tables.show_progress, "predicting")}
+    calibration = (
+        None if calibrate_on is None else _calibrate(laplace, calibrate_on, reading, resample)
+    )
+    words = {
+        "flag_options": limits,
+        "calibration": calibration,
+        "dialect": dialect,
+        "resample": resample,
+        **reading,
+    }
+    words |= {
+        "restart": restart,
+        "overwrite": overwrite,
+        "show": partial(tables.show_progress, "predicting"),
+    }
     with telling_how_to_go_on(catalogue):
         survey = surveys.predict_survey(catalogue, laplace, spectra, **words)
     _print_survey(survey, spectra.name, calibration)
@@ -122,7 +144,11 @@ def _print_survey(survey, name: str, calibration: ErrorCalibration | None) -> No
     for line in tables.flag_lines(prediction):
         console.print(f"Flags: {escape(line)}")
     if calibration is not None:
-        factors = ", ".join(f"{n} {f:.3g}" for n, f in zip(prediction.label_names, calibration.factor, strict=True))
+        factors = ", ".join(
+            f"{n} {f:.3g}" for n, f in zip(prediction.label_names, calibration.factor, strict=True)
+        )
         console.print(f"Calibrated errors are the total ones times: {escape(factors)}")
     if not prediction.has_flux_errors:
-        console.print("The file has no uncertainties of the flux: errors are those of model and noise only.")
+        console.print(
+            "The file has no uncertainties of the flux: errors are those of model and noise only."
+        )

@@ -32,18 +32,29 @@ EXAMPLES = (
     "Examples: [bold]symspec hmc model.h5 stars.h5 draws.nc --plots figures[/]\n\n"
     "[bold]symspec hmc model.h5 stars.h5 draws.nc --subset last_layer --checked-model checked.h5[/]"
 )
-Draws = Annotated[Path, typer.Argument(metavar="OUTPUT", help="Draws to write, .nc.", show_default=False)]
+Draws = Annotated[
+    Path, typer.Argument(metavar="OUTPUT", help="Draws to write, .nc.", show_default=False)
+]
 Check = Annotated[
     Path | None,
-    typer.Option(metavar="FILE", help="Stars to compare on; by default those that train set aside, or its own."),
+    typer.Option(
+        metavar="FILE",
+        help="Stars to compare on; by default those that train set aside, or its own.",
+    ),
 ]
 SubsetWord = Annotated[
-    str, typer.Option(help="What varies: all, last_layer, or a number of directions of the curvature.")
+    str,
+    typer.Option(help="What varies: all, last_layer, or a number of directions of the curvature."),
 ]
-Table = Annotated[Path | None, typer.Option(help="Table by star, .ecsv or .csv.", show_default=False)]
-Plots = Annotated[Path | None, typer.Option(help="Folder for figures: intervals, densities, traces.")]
+Table = Annotated[
+    Path | None, typer.Option(help="Table by star, .ecsv or .csv.", show_default=False)
+]
+Plots = Annotated[
+    Path | None, typer.Option(help="Folder for figures: intervals, densities, traces.")
+]
 CheckedModel = Annotated[
-    Path | None, typer.Option(help="The model with the verdict on it, .h5: its catalogues are flagged by it.")
+    Path | None,
+    typer.Option(help="The model with the verdict on it, .h5: its catalogues are flagged by it."),
 ]
 
 
@@ -57,14 +68,21 @@ def hmc(
     draws: Annotated[int, typer.Option(help="Draws kept of each chain.")] = 1000,
     tune: Annotated[int, typer.Option(help="Draws for adaptation, of each chain.")] = 1000,
     chains: Annotated[int, typer.Option(help="Chains, side by side.")] = 4,
-    sampler: Annotated[str, typer.Option(help="nutpie, pymc, numpyro, blackjax; auto: nutpie if there.")] = "auto",
+    sampler: Annotated[
+        str, typer.Option(help="nutpie, pymc, numpyro, blackjax; auto: nutpie if there.")
+    ] = "auto",
     target_accept: Annotated[
-        float | None, typer.Option(min=0.5, max=0.999, help="Nearer 1: fewer divergences. By default 0.95.")
+        float | None,
+        typer.Option(min=0.5, max=0.999, help="Nearer 1: fewer divergences. By default 0.95."),
     ] = None,
-    theta_every: Annotated[int, typer.Option(min=0, help="Keep weights of every so manieth draw; 0: none.")] = 1,
+    theta_every: Annotated[
+        int, typer.Option(min=0, help="Keep weights of every so manieth draw; 0: none.")
+    ] = 1,
     seed: Annotated[int, typer.Option(min=0, help="Of the chains.")] = 0,
     validation: Validation = 0.1,
-    train_seed: Annotated[int, typer.Option(min=0, help="The --seed of 'symspec train', which set stars aside.")] = 0,
+    train_seed: Annotated[
+        int, typer.Option(min=0, help="The --seed of 'symspec train', which set stars aside.")
+    ] = 0,
     table: Table = None,
     plots: Plots = None,
     checked_model: CheckedModel = None,
@@ -82,8 +100,15 @@ def hmc(
     outputs = _Outputs(output, table, plots, checked_model, overwrite)
     outputs.check([path for path in (model, spectra, check) if path is not None])
     split = {"validation": validation, "seed": train_seed}
-    laplace, training, sample = _read(model, spectra, check, parse_reading(uncertainty, read), split)
-    words = {"sampler": sampler, "target_accept": target_accept, "theta_every": theta_every, "max_hours": max_hours}
+    laplace, training, sample = _read(
+        model, spectra, check, parse_reading(uncertainty, read), split
+    )
+    words = {
+        "sampler": sampler,
+        "target_accept": target_accept,
+        "theta_every": theta_every,
+        "max_hours": max_hours,
+    }
     words |= {"n_draws": draws, "n_tune": tune, "n_chains": chains, "seed": seed}
     words["subset"] = int(subset) if subset.isdigit() else subset
     outputs.write(laplace, *steps.sample_by_hmc(laplace, training, sample, n_check, **words))
@@ -107,9 +132,13 @@ class _Outputs:
             if path is not None:
                 check_output(path, self.overwrite, suffixes, *inputs)
         if self.plots is not None and self.plots.is_file():
-            raise FileExistsError(f"{self.plots} should be a folder for figures, got a file: give another name.")
+            raise FileExistsError(
+                f"{self.plots} should be a folder for figures, got a file: give another name."
+            )
 
-    def write(self, laplace: LaplacePosterior, draws: Any, flux: np.ndarray, ids: np.ndarray | None) -> None:
+    def write(
+        self, laplace: LaplacePosterior, draws: Any, flux: np.ndarray, ids: np.ndarray | None
+    ) -> None:
         from symspec.files.archives import write_laplace
         from symspec.hmc.comparison import compare_hmc
         from symspec.reports import hmc_tables, star_tables, tables
@@ -129,7 +158,9 @@ class _Outputs:
             tables.tell_written(console, "model with the verdict", self.model)
 
 
-def _read(model: Path, spectra: Path, check: Path | None, reading: dict[str, Any], split: dict[str, Any]) -> tuple:
+def _read(
+    model: Path, spectra: Path, check: Path | None, reading: dict[str, Any], split: dict[str, Any]
+) -> tuple:
     """The Laplace posterior, its training stars, and those to compare on."""
     from symspec.cli import steps
     from symspec.files.archives import read_laplace

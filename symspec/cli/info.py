@@ -42,4 +42,6 @@ def info(
     elif is_foreign_network(file):
         tables.print_foreign_network(console, describe_file(file), str(file))
     else:
-        tables.print_spectra(console, read_spectra(file, **parse_reading(uncertainty, read)), str(file))
+        tables.print_spectra(
+            console, read_spectra(file, **parse_reading(uncertainty, read)), str(file)
+        )

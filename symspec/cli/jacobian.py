@@ -39,9 +39,12 @@ def jacobian(
     spectra: SpectraFile,
     output: JacobianOutput,
     plot: Plot = None,
-    dtype: Annotated[Literal["float64", "float32"], typer.Option(help="Of the numbers.")] = "float64",
+    dtype: Annotated[
+        Literal["float64", "float32"], typer.Option(help="Of the numbers.")
+    ] = "float64",
     compression: Annotated[
-        Literal["gzip", "none"], typer.Option(help="gzip saves a tenth of the room; none is several times as fast.")
+        Literal["gzip", "none"],
+        typer.Option(help="gzip saves a tenth of the room; none is several times as fast."),
     ] = "gzip",
     uncertainty: Uncertainty = None,
     read: Reading = None,
@@ -62,8 +65,17 @@ def jacobian(
     from symspec.reports import tables
 
     net, theta = read_network(model)
-    words = {"dtype": dtype, "compression": compression, "resample": resample, **parse_reading(uncertainty, read)}
-    words |= {"restart": restart, "overwrite": overwrite, "show": partial(tables.show_progress, "differentiating")}
+    words = {
+        "dtype": dtype,
+        "compression": compression,
+        "resample": resample,
+        **parse_reading(uncertainty, read),
+    }
+    words |= {
+        "restart": restart,
+        "overwrite": overwrite,
+        "show": partial(tables.show_progress, "differentiating"),
+    }
     with telling_how_to_go_on(output):
         summary = write_jacobian(output, net, theta, spectra, **words)
     console = tables.open_console()

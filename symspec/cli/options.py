@@ -30,7 +30,9 @@ Reading = Annotated[
 ]
 Resample = Annotated[
     Literal["flux_conserving", "linear"] | None,
-    typer.Option(help="Take the spectra to the network's wavelengths, with their errors' covariance."),
+    typer.Option(
+        help="Take the spectra to the network's wavelengths, with their errors' covariance."
+    ),
 ]
 SpectraFile = Annotated[
     Path,
@@ -41,41 +43,73 @@ SpectraFile = Annotated[
     ),
 ]
 ModelFile = Annotated[
-    Path, typer.Argument(metavar="MODEL", help="File written by 'symspec train'.", show_default=False)
+    Path,
+    typer.Argument(metavar="MODEL", help="File written by 'symspec train'.", show_default=False),
 ]
-ModelOutput = Annotated[Path, typer.Argument(metavar="OUTPUT", help="The model, .h5.", show_default=False)]
+ModelOutput = Annotated[
+    Path, typer.Argument(metavar="OUTPUT", help="The model, .h5.", show_default=False)
+]
 Hidden = Annotated[list[int], typer.Option(min=1, help="Width of a hidden layer; repeat for more.")]
 Validation = Annotated[
     float,
-    typer.Option(min=0, max=0.9, help="Share of stars never trained on, to test the errors; 0: none."),
+    typer.Option(
+        min=0, max=0.9, help="Share of stars never trained on, to test the errors; 0: none."
+    ),
 ]
-Tune = Annotated[bool, typer.Option("--tune/--no-tune", help="Set noise and prior by the evidence, or keep them.")]
+Tune = Annotated[
+    bool,
+    typer.Option("--tune/--no-tune", help="Set noise and prior by the evidence, or keep them."),
+]
 SigmaNoise = Annotated[
     list[float] | None,
-    typer.Option(help="Scatter of the labels: one number, or one a label in turn; by default 0.3 of their spread."),
+    typer.Option(
+        help="Scatter of the labels: one number, or one a label in turn; by default 0.3 of their spread."
+    ),
 ]
 PriorPrecision = Annotated[
     float, typer.Option(help="Precision of the weights' prior; kernels get it times their fan-in.")
 ]
-Labels = Annotated[list[str] | None, typer.Option(help="Label to read, in this order; repeat for more.")]
+Labels = Annotated[
+    list[str] | None, typer.Option(help="Label to read, in this order; repeat for more.")
+]
 Catalogue = Annotated[
     Path,
-    typer.Argument(metavar="CATALOGUE", help="Table to write: .fits, .ecsv, .h5 or .nc.", show_default=False),
+    typer.Argument(
+        metavar="CATALOGUE", help="Table to write: .fits, .ecsv, .h5 or .nc.", show_default=False
+    ),
 ]
-JacobianOutput = Annotated[Path, typer.Argument(metavar="OUTPUT", help="HDF5 file to write.", show_default=False)]
-Plot = Annotated[Path | None, typer.Option(help="Figure of the mean over stars, by wavelength.", show_default=False)]
+JacobianOutput = Annotated[
+    Path, typer.Argument(metavar="OUTPUT", help="HDF5 file to write.", show_default=False)
+]
+Plot = Annotated[
+    Path | None,
+    typer.Option(help="Figure of the mean over stars, by wavelength.", show_default=False),
+]
 SampleFile = Annotated[
     Path | None,
-    typer.Option(metavar="FILE", help="Stars to compare on, best unlike the training stars; by default some of these."),
+    typer.Option(
+        metavar="FILE",
+        help="Stars to compare on, best unlike the training stars; by default some of these.",
+    ),
 ]
-Structures = Annotated[list[str] | None, typer.Option(help="What to audit; repeat for more. By default all.")]
-AuditPlot = Annotated[Path | None, typer.Option(help="Figure of the ratios, by distance.", show_default=False)]
-AuditOutput = Annotated[Path | None, typer.Option(help="Table by star, .ecsv or .csv.", show_default=False)]
-AnyFile = Annotated[Path, typer.Argument(metavar="FILE", help="A model, a network, or spectra.", show_default=False)]
+Structures = Annotated[
+    list[str] | None, typer.Option(help="What to audit; repeat for more. By default all.")
+]
+AuditPlot = Annotated[
+    Path | None, typer.Option(help="Figure of the ratios, by distance.", show_default=False)
+]
+AuditOutput = Annotated[
+    Path | None, typer.Option(help="Table by star, .ecsv or .csv.", show_default=False)
+]
+AnyFile = Annotated[
+    Path, typer.Argument(metavar="FILE", help="A model, a network, or spectra.", show_default=False)
+]
 DemoFolder = Annotated[Path, typer.Option(help="Folder for the catalogue and the figures.")]
 
 
-def check_output(path: Path, overwrite: bool, suffixes: tuple[str, ...] | None, *inputs: Path) -> None:
+def check_output(
+    path: Path, overwrite: bool, suffixes: tuple[str, ...] | None, *inputs: Path
+) -> None:
     """Refuse an output that could not be written, before any work; `suffixes` None means those of figures."""
     from symspec.errors import OptionError
 
@@ -86,13 +120,21 @@ def check_output(path: Path, overwrite: bool, suffixes: tuple[str, ...] | None, 
     elif not path.name.lower().endswith(suffixes):
         raise OptionError(f"{path} should end in one of {', '.join(suffixes)}: rename the output.")
     if any(path.resolve() == other.resolve() for other in inputs):
-        raise OptionError(f"{path} is named twice, and would be overwritten: give the output another name.")
+        raise OptionError(
+            f"{path} is named twice, and would be overwritten: give the output another name."
+        )
     if any(other.is_dir() and path.resolve().parent == other.resolve() for other in inputs):
-        raise OptionError(f"{path} would count as one of the spectra, whose folder it is in: give it another folder.")
+        raise OptionError(
+            f"{path} would count as one of the spectra, whose folder it is in: give it another folder."
+        )
     if path.is_dir() or not path.parent.is_dir():
-        raise FileNotFoundError(f"{path} should lie in a folder that exists: create {path.parent} first.")
+        raise FileNotFoundError(
+            f"{path} should lie in a folder that exists: create {path.parent} first."
+        )
     if path.exists() and not overwrite:
-        raise FileExistsError(f"{path} exists already: give another name, or --overwrite to replace it.")
+        raise FileExistsError(
+            f"{path} exists already: give another name, or --overwrite to replace it."
+        )
 
 
 def parse_reading(uncertainty: str | None, read: list[str] | None) -> dict[str, Any]:
@@ -156,7 +198,9 @@ def escape(text: str) -> str:
     return escape(text)
 
 
-Restart = Annotated[bool, typer.Option("--restart", help="Begin anew, whatever an interrupted run has finished.")]
+Restart = Annotated[
+    bool, typer.Option("--restart", help="Begin anew, whatever an interrupted run has finished.")
+]
 
 
 @contextmanager
@@ -168,5 +212,7 @@ def telling_how_to_go_on(output: Path) -> Iterator[None]:
         folder = output.with_name(f"{output.name}.partial")
         if not folder.is_dir():
             raise
-        say(f"Interrupted: finished pieces are kept in {escape(str(folder))}; the same command goes on from there.")
+        say(
+            f"Interrupted: finished pieces are kept in {escape(str(folder))}; the same command goes on from there."
+        )
         raise typer.Exit(130) from error

@@ -46,7 +46,9 @@ def find_training_stars(
     """
     for fraction in (0.0, validation):
         training, others = split_stars(spectra, fraction, seed)
-        if np.allclose(fill_flux(training).mean(axis=0, dtype=np.float64), laplace.flux_mean, rtol=1e-9, atol=0):
+        if np.allclose(
+            fill_flux(training).mean(axis=0, dtype=np.float64), laplace.flux_mean, rtol=1e-9, atol=0
+        ):
             return training, others
     raise DataError(
         f"the spectra should be those that the model was trained on, got {len(spectra)} stars of another mean "
@@ -89,10 +91,14 @@ def build_start(
         sigma_noise = START_NOISE * np.nanstd(spectra.labels, axis=0)
     elif np.size(sigma_noise) == 1:
         sigma_noise = float(np.squeeze(sigma_noise))
-    return Regression(net, sigma_noise=sigma_noise, prior_precision=scaled_prior(net, prior_precision))
+    return Regression(
+        net, sigma_noise=sigma_noise, prior_precision=scaled_prior(net, prior_precision)
+    )
 
 
-def run_adam(reg: Regression, spectra: Spectra, held_out: Spectra | None, *, seed: int, **options: Any) -> np.ndarray:
+def run_adam(
+    reg: Regression, spectra: Spectra, held_out: Spectra | None, *, seed: int, **options: Any
+) -> np.ndarray:
     """Weights (param,) of the best epoch of `train`, watched on the stars held out.
 
     Raises
@@ -101,10 +107,15 @@ def run_adam(reg: Regression, spectra: Spectra, held_out: Spectra | None, *, see
         Ctrl-C was pressed meanwhile.
     """
     X = fill_flux(spectra)
-    activation = next((layer.function for layer in reg.net.layers if hasattr(layer, "function")), "")
+    activation = next(
+        (layer.function for layer in reg.net.layers if hasattr(layer, "function")), ""
+    )
     init = "glorot_uniform" if activation in _SATURATING else "he_normal"
     if held_out is not None:
-        options["validation"] = fill_bad_pixels(held_out.flux, held_out.ivar, X.mean(axis=0)), held_out.labels
+        options["validation"] = (
+            fill_bad_pixels(held_out.flux, held_out.ivar, X.mean(axis=0)),
+            held_out.labels,
+        )
     fit = train(reg, X, spectra.labels, init=init, rng=np.random.default_rng(seed), **options)
     if fit.stopped == "interrupted":
         raise KeyboardInterrupt
@@ -120,7 +131,10 @@ def check_tunable(reg: Regression, spectra: Spectra, structure: str, memory: str
         "auto" would take krylov for so many stars and weights.
     """
     n_rows = int(np.count_nonzero(~np.isnan(spectra.labels)))
-    if structure == "auto" and choose_structure(reg.net, n_rows, memory=memory).structure == "krylov":
+    if (
+        structure == "auto"
+        and choose_structure(reg.net, n_rows, memory=memory).structure == "krylov"
+    ):
         raise TooLargeError(
             f"tuning takes an exact inverse Hessian, which should fit in {memory}, but {reg.net.n_params:,} weights "
             f"and {n_rows:,} labels do not: give more --memory, --no-tune with a --sigma-noise of your own, or an "
@@ -231,7 +245,9 @@ def audit_spectra(
     else:
         flux = fill_bad_pixels(sample.flux, sample.ivar, X.mean(axis=0))
     words = {"structures": tuple(structures) or AUDITED, "memory": memory}
-    audit = audit_structures(reg, theta, X, Y, flux, callback=lambda name: tell(f"auditing: {name}"), **words)
+    audit = audit_structures(
+        reg, theta, X, Y, flux, callback=lambda name: tell(f"auditing: {name}"), **words
+    )
     return audit, sample.ids
 
 

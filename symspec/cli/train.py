@@ -46,7 +46,9 @@ def train(
     uncertainty: Uncertainty = None,
     read: Reading = None,
     seed: Annotated[int, typer.Option(min=0, help="Of first weights, shares and batches.")] = 0,
-    structure: Annotated[str, typer.Option(help="Of the inverse Hessian: auto is exact; kronecker, ...")] = "auto",
+    structure: Annotated[
+        str, typer.Option(help="Of the inverse Hessian: auto is exact; kronecker, ...")
+    ] = "auto",
     memory: Annotated[str, typer.Option(help="What a factorisation may take.")] = "8GB",
     overwrite: Overwrite = False,
 ) -> None:
@@ -68,10 +70,17 @@ def train(
     start = steps.build_start(rest, hidden, activation, **assumed)
     if tune:
         steps.check_tunable(start, rest, structure, memory)
-    adam = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate, "seed": seed}
+    adam = {
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "learning_rate": learning_rate,
+        "seed": seed,
+    }
     theta = steps.run_adam(start, rest, held_out, **adam)
     with tables.show_spinner() as spin:
-        laplace = steps.finish(start, theta, rest, tune=tune, structure=structure, memory=memory, tell=spin)
+        laplace = steps.finish(
+            start, theta, rest, tune=tune, structure=structure, memory=memory, tell=spin
+        )
     write_laplace(output, laplace, overwrite=overwrite)
     console = tables.open_console()
     tables.print_trained(console, laplace, held_out)

@@ -52,10 +52,14 @@ def choose_backend(backend: str) -> str:
     return "numpy" if backend == "auto" else backend
 
 
-def compile_graph(inputs: list[Any], outputs: list[Any], backend: str, dtype: str) -> Callable[..., list[Any]]:
+def compile_graph(
+    inputs: list[Any], outputs: list[Any], backend: str, dtype: str
+) -> Callable[..., list[Any]]:
     """Callable of NumPy arrays; neither their number nor their types are checked any more."""
     # a derivative may depend on less than the network did: that of a linear one on no flux, of fixed layers on no theta
-    fn = pytensor.function(inputs, outputs, mode=find_mode(backend, dtype), on_unused_input="ignore")
+    fn = pytensor.function(
+        inputs, outputs, mode=find_mode(backend, dtype), on_unused_input="ignore"
+    )
     fn.trust_input = True
     return fn
 
@@ -68,9 +72,15 @@ def find_mode(backend: str, dtype: str) -> Any:
     if backend == "numpy":
         linker = VMLinker(use_cloop=False, c_thunks=False)
         mode = Mode(linker=linker, optimizer="fast_run").excluding("fusion")
-        mode = mode.register(*((dfs_rewriter(rewrite), BEFORE_INPLACE) for rewrite in (rectify, write_out_softplus)))
+        mode = mode.register(
+            *((dfs_rewriter(rewrite), BEFORE_INPLACE) for rewrite in (rectify, write_out_softplus))
+        )
     else:
-        mode = Mode(linker="cvm", optimizer="fast_run") if backend == "c" else get_mode(backend.upper())
+        mode = (
+            Mode(linker="cvm", optimizer="fast_run")
+            if backend == "c"
+            else get_mode(backend.upper())
+        )
     return mode.excluding(*VAIN_REWRITES)
 
 
@@ -83,7 +93,9 @@ def rectify(fgraph: Any, node: Any) -> list[Any] | None:
         match mask.owner_op_and_inputs:
             case (Elemwise(Cast()), compared):
                 match compared.owner_op_and_inputs:
-                    case (Elemwise(GT()), same, Constant(data=bound)) if same is x and not np.any(bound):
+                    case (Elemwise(GT()), same, Constant(data=bound)) if same is x and not np.any(
+                        bound
+                    ):
                         return [_take_positive(x)]
     return None
 

@@ -14,7 +14,13 @@ import pytensor.tensor as pt
 
 from symspec.derivatives import graphs
 from symspec.derivatives.backends import choose_backend, compile_graph
-from symspec.derivatives.functions import ObjectiveFunction, PerStarFunction, SumFunction, _symbols, check_square_fits
+from symspec.derivatives.functions import (
+    ObjectiveFunction,
+    PerStarFunction,
+    SumFunction,
+    _symbols,
+    check_square_fits,
+)
 from symspec.networks.network import Network, dropout_layers
 from symspec.networks.regression import Regression
 from symspec.safety.checks import check_choice
@@ -22,7 +28,9 @@ from symspec.safety.checks import check_choice
 BAND_COPIES = 16  # of a convolution's entries in the matrix that it is computed by
 
 
-def compile_predict(net: Network, *, backend: str = "auto", dtype: str = "float64") -> PerStarFunction:
+def compile_predict(
+    net: Network, *, backend: str = "auto", dtype: str = "float64"
+) -> PerStarFunction:
     """Compile the network: `fn(theta, X)` -> labels (star, label), or (label,) for one spectrum.
 
     Parameters
@@ -33,7 +41,9 @@ def compile_predict(net: Network, *, backend: str = "auto", dtype: str = "float6
     dtype : {"float64", "float32"}
         Arrays are cast to it.
     """
-    return PerStarFunction(net, net.build, [(net.n_labels,)], 2 * net.floats_per_star, backend, dtype)
+    return PerStarFunction(
+        net, net.build, [(net.n_labels,)], 2 * net.floats_per_star, backend, dtype
+    )
 
 
 def compile_jacobian(
@@ -55,11 +65,18 @@ def compile_jacobian(
     n_passes = min(net.n_labels, net.n_pixels) if wrt == "flux" else net.n_labels
     floats = 2 * n_passes * net.floats_per_star + 2 * net.n_labels * n_wrt
     return PerStarFunction(
-        net, lambda params, flux: graph(net, params, flux), [(net.n_labels, n_wrt)], floats, backend, dtype
+        net,
+        lambda params, flux: graph(net, params, flux),
+        [(net.n_labels, n_wrt)],
+        floats,
+        backend,
+        dtype,
     )
 
 
-def compile_tangent_factors(net: Network, *, backend: str = "auto", dtype: str = "float64") -> PerStarFunction:
+def compile_tangent_factors(
+    net: Network, *, backend: str = "auto", dtype: str = "float64"
+) -> PerStarFunction:
     """Compile the factors of df/dtheta: `fn(theta, X)` -> a list, inputs (star, in) and then cotangents.
 
     Inputs are those of the layers of `net.dense_shapes`, cotangents (star, label, out) those of `net.layout.layers`.
@@ -76,12 +93,16 @@ def compile_tangent_factors(net: Network, *, backend: str = "auto", dtype: str =
     return PerStarFunction(net, build, shapes, floats, backend, dtype)
 
 
-def compile_objective(reg: Regression, *, backend: str = "auto", dtype: str = "float64") -> ObjectiveFunction:
+def compile_objective(
+    reg: Regression, *, backend: str = "auto", dtype: str = "float64"
+) -> ObjectiveFunction:
     """Compile the negative log posterior: `fn(theta, X, Y)` -> (value, gradient (param,)), summed over stars."""
     return ObjectiveFunction(reg, {}, backend, dtype)
 
 
-def compile_training_objective(reg: Regression, *, backend: str = "auto", dtype: str = "float32") -> ObjectiveFunction:
+def compile_training_objective(
+    reg: Regression, *, backend: str = "auto", dtype: str = "float32"
+) -> ObjectiveFunction:
     """Like `compile_objective`, with a random mask (star, feature) for each Dropout layer as further arguments."""
     masks = {
         f"{name}/mask": pt.tensor(name, dtype=dtype, shape=(None, *shape))
@@ -90,7 +111,9 @@ def compile_training_objective(reg: Regression, *, backend: str = "auto", dtype:
     return ObjectiveFunction(reg, masks, backend, dtype)
 
 
-def compile_hessian_vector_product(reg: Regression, *, backend: str = "auto", dtype: str = "float64") -> SumFunction:
+def compile_hessian_vector_product(
+    reg: Regression, *, backend: str = "auto", dtype: str = "float64"
+) -> SumFunction:
     """Compile exact products with the Hessian of U: `fn(theta, X, Y, v)` -> (param,)."""
     v = pt.vector("v", dtype=dtype, shape=(reg.net.n_params,))
 
@@ -102,20 +125,26 @@ def compile_hessian_vector_product(reg: Regression, *, backend: str = "auto", dt
     return SumFunction(reg, build, 10, backend, dtype, extra=[v])
 
 
-def compile_ggn_vector_product(reg: Regression, *, backend: str = "auto", dtype: str = "float64") -> SumFunction:
+def compile_ggn_vector_product(
+    reg: Regression, *, backend: str = "auto", dtype: str = "float64"
+) -> SumFunction:
     """Compile products with the generalised Gauss-Newton matrix: `fn(theta, X, Y, v)` -> (param,)."""
     v = pt.vector("v", dtype=dtype, shape=(reg.net.n_params,))
     unpack = reg.net.layout.unpack
     join = reg.net.layout.join
 
     def build(params, flux, labels, prior_weight):
-        product = graphs.build_ggn_vector_product(reg, params, flux, labels, unpack(v), prior_weight)
+        product = graphs.build_ggn_vector_product(
+            reg, params, flux, labels, unpack(v), prior_weight
+        )
         return [join(product)]
 
     return SumFunction(reg, build, 8, backend, dtype, extra=[v])
 
 
-def compile_generic_ggn(reg: Regression, *, backend: str = "auto", dtype: str = "float64") -> SumFunction:
+def compile_generic_ggn(
+    reg: Regression, *, backend: str = "auto", dtype: str = "float64"
+) -> SumFunction:
     """Compile the Gauss-Newton matrix of any network: `matrices.compile_ggn` from the Jacobian itself."""
 
     def build(params, flux, labels, prior_weight):
@@ -149,7 +178,9 @@ def compile_generic_hessian(
     return hessian
 
 
-def compile_kernel_trace_gradient(net: Network, *, backend: str = "auto") -> Callable[..., np.ndarray]:
+def compile_kernel_trace_gradient(
+    net: Network, *, backend: str = "auto"
+) -> Callable[..., np.ndarray]:
     """Compile `graphs.build_kernel_trace_gradient`: `fn(theta, X, variance by block, weights)` -> (param,)."""
     theta, params, flux, _ = _symbols(net, "float64")
     variance = {block.name: pt.scalar(block.name) for block in net.layout.blocks}
@@ -157,4 +188,6 @@ def compile_kernel_trace_gradient(net: Network, *, backend: str = "auto") -> Cal
     gradient = graphs.build_kernel_trace_gradient(net, params, flux, variance, weights)
     inputs = [theta, flux, *variance.values(), weights]
     fn = compile_graph(inputs, [net.layout.join(gradient)], choose_backend(backend), "float64")
-    return lambda theta, X, v, W: np.asarray(fn(theta, X, *(np.float64(v[k]) for k in variance), W)[0])
+    return lambda theta, X, v, W: np.asarray(
+        fn(theta, X, *(np.float64(v[k]) for k in variance), W)[0]
+    )

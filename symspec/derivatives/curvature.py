@@ -56,14 +56,23 @@ class CurvatureFactors:
 
     def arrays(self) -> list[Symbol]:
         """All of them in one list."""
-        return [*self.inputs, *self.curvatures.values(), *self.errors.values(), *self.slopes.values()]
+        return [
+            *self.inputs,
+            *self.curvatures.values(),
+            *self.errors.values(),
+            *self.slopes.values(),
+        ]
 
     def replaced_by(self, arrays: Iterable) -> CurvatureFactors:
         """The same with others in their places, in the order of `arrays()`."""
         arrays = iter(arrays)
         inputs = [next(arrays) for _ in self.inputs]
         return CurvatureFactors(
-            inputs, *({key: next(arrays) for key in part} for part in (self.curvatures, self.errors, self.slopes))
+            inputs,
+            *(
+                {key: next(arrays) for key in part}
+                for part in (self.curvatures, self.errors, self.slopes)
+            ),
         )
 
 
@@ -78,11 +87,16 @@ def build_curvature_factors(
 ) -> CurvatureFactors:
     """Factors of the likelihood's Hessian, or of its Gauss-Newton matrix, for flux (star, pixel)."""
     f, taps = reg.net.build_with_taps(params, flux)
-    Ws, inputs, zs = [params[f"{name}/kernel"] for name in taps], *map(list, zip(*taps.values(), strict=True))
+    Ws, inputs, zs = (
+        [params[f"{name}/kernel"] for name in taps],
+        *map(list, zip(*taps.values(), strict=True)),
+    )
     outputs = [*inputs[1:], f]
     h1s = [_differentiate(a, z) for a, z in zip(outputs, zs, strict=True)]
     if gauss_newton:
-        return CurvatureFactors(inputs, _build_curvatures(reg, Ws, h1s, [0.0] * len(Ws), labels), {}, {})
+        return CurvatureFactors(
+            inputs, _build_curvatures(reg, Ws, h1s, [0.0] * len(Ws), labels), {}, {}
+        )
     epsilons = []
     bends = []
     dU = -reg.weigh(_build_residual(f, labels), labels)
@@ -106,7 +120,9 @@ def _build_curvatures(
     for m in reversed(range(len(Ws))):
         M[m, m] = h1s[m][:, :, None] * after * h1s[m][:, None, :]
         if bends[m] != 0.0:
-            M[m, m] = M[m, m] + bends[m][:, :, None] * pt.eye(h1s[m].type.shape[1], dtype=h1s[m].dtype)
+            M[m, m] = M[m, m] + bends[m][:, :, None] * pt.eye(
+                h1s[m].type.shape[1], dtype=h1s[m].dtype
+            )
         if m > 0:
             after = pt.matmul(pt.matmul(Ws[m], M[m, m]), Ws[m].T)
         for k in reversed(range(m)):
@@ -121,7 +137,9 @@ def _build_slopes(Ws: list[Symbol], h1s: list[Symbol]) -> dict[Pair, Symbol]:
         D[m - 1, m] = h1s[m - 1]
         for k in reversed(range(m - 1)):
             below = D[k + 1, m]
-            product = Ws[k + 1] * below[:, None, :] if below.ndim == 2 else pt.matmul(Ws[k + 1], below)
+            product = (
+                Ws[k + 1] * below[:, None, :] if below.ndim == 2 else pt.matmul(Ws[k + 1], below)
+            )
             D[k, m] = h1s[k][:, :, None] * product
     return D
 
@@ -133,4 +151,6 @@ def _build_residual(f: Symbol, labels: Symbol) -> Symbol:
 
 def _differentiate(a: Symbol, z: Symbol) -> Symbol:
     """da/dz entry by entry, a being elementwise in z."""
-    return grad(pt.sum(a), z, disconnected_inputs="ignore").astype(a.dtype)  # a `switch` hands back float64
+    return grad(pt.sum(a), z, disconnected_inputs="ignore").astype(
+        a.dtype
+    )  # a `switch` hands back float64

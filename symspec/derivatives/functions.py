@@ -14,7 +14,13 @@ from symspec.derivatives.backends import choose_backend, compile_graph
 from symspec.errors import ShapeError
 from symspec.networks.network import Network
 from symspec.networks.regression import Regression
-from symspec.safety.checks import as_float_array, check_choice, check_flux, check_labels, check_theta
+from symspec.safety.checks import (
+    as_float_array,
+    check_choice,
+    check_flux,
+    check_labels,
+    check_theta,
+)
 from symspec.safety.memory import check_fits, chunks
 
 DTYPES = ("float64", "float32")
@@ -46,7 +52,9 @@ class PerStarFunction:
         theta, params, flux, _ = _symbols(net, dtype)
         outputs = build(params, flux)
         self._many = isinstance(outputs, list)
-        self._function = compile_graph([theta, flux], outputs if self._many else [outputs], self.backend, dtype)
+        self._function = compile_graph(
+            [theta, flux], outputs if self._many else [outputs], self.backend, dtype
+        )
 
     def __call__(self, theta: Any, X: Any) -> Any:
         """Results for X (star, pixel) or (pixel,).
@@ -66,12 +74,16 @@ class PerStarFunction:
 
     def _walk(self, theta: np.ndarray, X: np.ndarray) -> list[np.ndarray]:
         n = len(X)
-        check_fits(n * sum(math.prod(t) for t in self.tails) * np.dtype(self.dtype).itemsize, f"{n} stars")
+        check_fits(
+            n * sum(math.prod(t) for t in self.tails) * np.dtype(self.dtype).itemsize, f"{n} stars"
+        )
         if n <= self.chunk:
             return [_as_writable(r) for r in self._function(theta, np.asarray(X, self.dtype))]
         out = [np.empty((n, *tail), self.dtype) for tail in self.tails]
         for rows in chunks(n, self.chunk):
-            for o, r in zip(out, self._function(theta, np.asarray(X[rows], self.dtype)), strict=True):
+            for o, r in zip(
+                out, self._function(theta, np.asarray(X[rows], self.dtype)), strict=True
+            ):
                 o[rows] = r
         return out
 
@@ -97,8 +109,16 @@ class SumFunction:
         theta, params, flux, labels = _symbols(reg.net, dtype)
         prior_weight = pt.scalar("prior_weight", dtype=dtype)
         self._extra = list(extra)
-        inputs = [theta, flux, labels, *([prior_weight] if self.prior_in_graph else []), *self._extra]
-        same_stars = pt.specify_shape(labels, (flux.shape[0], reg.net.n_labels))  # JAX needs to know
+        inputs = [
+            theta,
+            flux,
+            labels,
+            *([prior_weight] if self.prior_in_graph else []),
+            *self._extra,
+        ]
+        same_stars = pt.specify_shape(
+            labels, (flux.shape[0], reg.net.n_labels)
+        )  # JAX needs to know
         outputs = build(params, flux, same_stars, prior_weight)
         self._function = compile_graph(inputs, outputs, self.backend, dtype)
 
@@ -114,7 +134,9 @@ class SumFunction:
         X, Y = check_stars(self.reg.net, X, Y)
         if len(extra) != len(self._extra):
             names = ", ".join(v.name for v in self._extra) or "nothing"
-            raise ShapeError(f"the function takes theta, X, Y and then {names}, got {len(extra)} further arguments.")
+            raise ShapeError(
+                f"the function takes theta, X, Y and then {names}, got {len(extra)} further arguments."
+            )
         extra = [self._check_extra(value, v) for value, v in zip(extra, self._extra, strict=True)]
         return self._sum(theta, X, Y, extra)
 
@@ -127,7 +149,12 @@ class SumFunction:
         return total[0] if len(total) == 1 else tuple(total)
 
     def of_batch(
-        self, theta: np.ndarray, X: np.ndarray, Y: np.ndarray, prior_weight: float, *extra: np.ndarray
+        self,
+        theta: np.ndarray,
+        X: np.ndarray,
+        Y: np.ndarray,
+        prior_weight: float,
+        *extra: np.ndarray,
     ) -> list[np.ndarray]:
         """One unchecked call on a few stars, with `prior_weight` times the prior."""
         X = np.asarray(X, self.dtype)
@@ -140,7 +167,9 @@ class SumFunction:
         array = as_float_array(value, symbol.name, dtype=self.dtype)
         n = self.reg.net.n_params
         if array.ndim != symbol.ndim or array.shape[-1] != n:
-            raise ShapeError(f"{symbol.name} should have {symbol.ndim} axes, the last of {n}, got {array.shape}.")
+            raise ShapeError(
+                f"{symbol.name} should have {symbol.ndim} axes, the last of {n}, got {array.shape}."
+            )
         return array
 
 
@@ -157,7 +186,12 @@ class ObjectiveFunction(SumFunction):
         super().__init__(reg, build, 4, backend, dtype, extra=list(masks.values()))
 
     def of_batch(
-        self, theta: np.ndarray, X: np.ndarray, Y: np.ndarray, prior_weight: float, *extra: np.ndarray
+        self,
+        theta: np.ndarray,
+        X: np.ndarray,
+        Y: np.ndarray,
+        prior_weight: float,
+        *extra: np.ndarray,
     ) -> list[np.ndarray]:
         value, gradient = super().of_batch(theta, X, Y, prior_weight, *extra)
         return [value + self.reg.add_prior(gradient, theta, prior_weight), gradient]
@@ -190,4 +224,6 @@ def _chunk_size(floats_per_star: int, dtype: str) -> int:
 
 def check_square_fits(net: Network, dtype: str) -> None:
     """Refuse a (param, param) matrix that this machine could not hold."""
-    check_fits(net.n_params**2 * np.dtype(dtype).itemsize, f"{net.n_params} x {net.n_params} parameters")
+    check_fits(
+        net.n_params**2 * np.dtype(dtype).itemsize, f"{net.n_params} x {net.n_params} parameters"
+    )

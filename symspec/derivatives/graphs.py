@@ -52,7 +52,9 @@ def build_flux_jacobian(net: Network, params: Params, flux: Symbol) -> Symbol:
         J = jacobian(f, one, vectorize=True, disconnected_inputs="ignore")
     else:
         tangent = one.type("tangent")
-        columns = vectorize_graph(pushforward(f, one, tangent), {tangent: pt.eye(net.n_pixels, dtype=flux.dtype)})
+        columns = vectorize_graph(
+            pushforward(f, one, tangent), {tangent: pt.eye(net.n_pixels, dtype=flux.dtype)}
+        )
         J = columns.T
     return _over_stars([J], one, flux)[0]
 
@@ -62,9 +64,14 @@ def build_tangent_factors(net: Network, params: Params, flux: Symbol) -> Tangent
     one = pt.vector("spectrum", dtype=flux.dtype, shape=(net.n_pixels,))
     f, taps = net.build_with_taps(params, one)
     others = {name: layer.blocks for name, layer in net.layout.layers.items() if name not in taps}
-    wrt = [*(z for _, z in taps.values()), *(params[block.name] for blocks in others.values() for block in blocks)]
+    wrt = [
+        *(z for _, z in taps.values()),
+        *(params[block.name] for blocks in others.values() for block in blocks),
+    ]
     # a `switch` hands back float64 whatever it was given
-    after = iter([g.astype(f.dtype) for g in jacobian(f, wrt, vectorize=True, disconnected_inputs="ignore")])
+    after = iter(
+        [g.astype(f.dtype) for g in jacobian(f, wrt, vectorize=True, disconnected_inputs="ignore")]
+    )
     cotangents = {name: next(after) for name in taps}
     for name, blocks in others.items():
         rows = [next(after).reshape((net.n_labels, block.size)) for block in blocks]
@@ -73,7 +80,8 @@ def build_tangent_factors(net: Network, params: Params, flux: Symbol) -> Tangent
     outputs = _over_stars([*inputs, *(cotangents[name] for name in net.layout.layers)], one, flux)
     n = len(inputs)
     return TangentFactors(
-        dict(zip(taps, outputs[:n], strict=True)), dict(zip(net.layout.layers, outputs[n:], strict=True))
+        dict(zip(taps, outputs[:n], strict=True)),
+        dict(zip(net.layout.layers, outputs[n:], strict=True)),
     )
 
 
@@ -92,7 +100,11 @@ def build_theta_jacobian(net: Network, params: Params, flux: Symbol) -> Symbol:
 
 
 def build_negative_log_posterior(
-    reg: Regression, params: Params, flux: Symbol, labels: Symbol, prior_weight: Symbol | float = 1.0
+    reg: Regression,
+    params: Params,
+    flux: Symbol,
+    labels: Symbol,
+    prior_weight: Symbol | float = 1.0,
 ) -> Symbol:
     """U of some of the stars, with `prior_weight` of the prior: parts whose weights add up to 1 add up to U."""
     likelihood = reg.negative_log_likelihood(params, flux, labels)
@@ -131,7 +143,9 @@ def build_ggn_vector_product(
     }
 
 
-def build_ggn_of_likelihood(reg: Regression, params: Params, flux: Symbol, labels: Symbol) -> Symbol:
+def build_ggn_of_likelihood(
+    reg: Regression, params: Params, flux: Symbol, labels: Symbol
+) -> Symbol:
     r""":math:`\sum_n J_n^T S_n^{-1} J_n` (param, param), as one product of the whitened Jacobian with itself."""
     J = reg.whiten(build_theta_jacobian(reg.net, params, flux), labels)
     J = J.reshape((J.shape[0] * reg.net.n_labels, reg.net.n_params))

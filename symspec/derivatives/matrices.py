@@ -17,17 +17,25 @@ from itertools import pairwise
 import numpy as np
 
 from symspec.derivatives.compiled import compile_generic_ggn, compile_generic_hessian
-from symspec.derivatives.curvature import CurvatureFactors, build_curvature_factors, has_elementwise_layers
+from symspec.derivatives.curvature import (
+    CurvatureFactors,
+    build_curvature_factors,
+    has_elementwise_layers,
+)
 from symspec.derivatives.functions import SumFunction, check_square_fits
 from symspec.networks.network import Network
 from symspec.networks.regression import Regression
 from symspec.safety.memory import chunks
 
-BLOCK_BYTES = 16 * 2**20  # of one matrix product's result or operand: small beside the whole, large beside a call
+BLOCK_BYTES = (
+    16 * 2**20
+)  # of one matrix product's result or operand: small beside the whole, large beside a call
 MIRROR_ROWS = 256
 
 
-def compile_hessian(reg: Regression, *, backend: str = "auto", dtype: str = "float64") -> Callable[..., np.ndarray]:
+def compile_hessian(
+    reg: Regression, *, backend: str = "auto", dtype: str = "float64"
+) -> Callable[..., np.ndarray]:
     """Compile the exact Hessian of U: `fn(theta, X, Y)` -> (param, param), prior included.
 
     In closed form where all layers but the dense ones are elementwise (`Layer.elementwise`), else by exact
@@ -68,14 +76,18 @@ class CurvatureMatrix(SumFunction):
 
     def __init__(self, reg: Regression, gauss_newton: bool, backend: str, dtype: str):
         def build(params, flux, labels, _):
-            self._symbols = build_curvature_factors(reg, params, flux, labels, gauss_newton=gauss_newton)
+            self._symbols = build_curvature_factors(
+                reg, params, flux, labels, gauss_newton=gauss_newton
+            )
             return self._symbols.arrays()
 
         check_square_fits(reg.net, dtype)
         widths = [n_out for _, n_out in reg.net.dense_shapes.values()]
         super().__init__(reg, build, 4 + 3 * sum(widths) ** 2 / sum(reg.net.widths), backend, dtype)
 
-    def _sum(self, theta: np.ndarray, X: np.ndarray, Y: np.ndarray, extra: list[np.ndarray]) -> np.ndarray:
+    def _sum(
+        self, theta: np.ndarray, X: np.ndarray, Y: np.ndarray, extra: list[np.ndarray]
+    ) -> np.ndarray:
         n = self.reg.net.n_params
         H = np.zeros((n, n), self.dtype)
         for rows in chunks(len(X), self.chunk):
@@ -99,7 +111,9 @@ def add_upper_triangle(net: Network, factors: CurvatureFactors, H: np.ndarray) -
     blocks = _split_layers(net, H)
     inputs = [a.T for a in factors.inputs]
     with_one = [
-        np.vstack([a, np.ones((1, a.shape[1]), a.dtype)]) if layer.has_bias else np.ascontiguousarray(a)
+        np.vstack([a, np.ones((1, a.shape[1]), a.dtype)])
+        if layer.has_bias
+        else np.ascontiguousarray(a)
         for layer, a in zip(net.layout.layers.values(), inputs, strict=True)
     ]
     for (k, m), M in factors.curvatures.items():
@@ -112,7 +126,11 @@ def add_upper_triangle(net: Network, factors: CurvatureFactors, H: np.ndarray) -
         epsilon = np.ascontiguousarray(factors.errors[m].T)
         n_out = D.shape[1]
         n_in = len(inputs[m])
-        o, p = np.indices((n_out, n_in)).reshape(2, -1) if D.ndim == 3 else np.tile(np.arange(n_out), (2, 1))
+        o, p = (
+            np.indices((n_out, n_in)).reshape(2, -1)
+            if D.ndim == 3
+            else np.tile(np.arange(n_out), (2, 1))
+        )
         for rows, columns, R in sum_products(with_one[k], epsilon, D.reshape(len(D), -1).T):
             blocks[k, m][rows, o, p, columns] += R.transpose(1, 0, 2)
 

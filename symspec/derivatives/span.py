@@ -45,7 +45,11 @@ class Span:
     def left_out(self) -> float:
         """What U of the full problem has more: the prior's constants of the weights outside the span."""
         n = self.full.net.n_params - self.reg.net.n_params
-        return 0.5 * n * (LOG_2PI - float(np.log(self.full.prior_precision[self.kernel]))) if n else 0.0
+        return (
+            0.5 * n * (LOG_2PI - float(np.log(self.full.prior_precision[self.kernel])))
+            if n
+            else 0.0
+        )
 
     def project(self, theta: np.ndarray) -> np.ndarray:
         """Small parameters of large ones."""
@@ -95,5 +99,9 @@ def find_span(reg: Regression, X: np.ndarray) -> Span | None:
 
 def with_network(reg: Regression, net: Network) -> Regression:
     """The same noise and prior around another network with the same blocks."""
-    noise = {"noise_covariance": reg.noise_covariance} if reg.has_full_noise else {"sigma_noise": reg.sigma_noise}
+    noise = (
+        {"noise_covariance": reg.noise_covariance}
+        if reg.has_full_noise
+        else {"sigma_noise": reg.sigma_noise}
+    )
     return Regression(net, prior_precision=reg.prior_precision, **noise)

@@ -50,7 +50,9 @@ class TangentStream:
     @classmethod
     def of(cls, whitened: Tangents) -> TangentStream:
         """Stream of tangents that are there already, in units of the noise."""
-        unit = np.broadcast_to(np.eye(whitened.n_labels), (whitened.n_stars, *[whitened.n_labels] * 2))
+        unit = np.broadcast_to(
+            np.eye(whitened.n_labels), (whitened.n_stars, *[whitened.n_labels] * 2)
+        )
         return cls(lambda stars: whitened[stars], unit, whitened.layout.n_params, 0)
 
     def blocks(self, start: int = 0) -> Iterator[tuple[slice, Tangents]]:
@@ -79,5 +81,7 @@ class TangentStream:
     def _fits(self, tangents: Tangents) -> bool:
         if self._keeps is None:
             arrays = [*tangents.inputs.values(), *tangents.cotangents.values()]
-            self._keeps = sum(a.nbytes for a in arrays) * self.n_stars / tangents.n_stars <= self._keep_bytes
+            self._keeps = (
+                sum(a.nbytes for a in arrays) * self.n_stars / tangents.n_stars <= self._keep_bytes
+            )
         return self._keeps

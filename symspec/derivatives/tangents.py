@@ -87,7 +87,11 @@ class Tangents:
 
     def of_layer(self, layer: str) -> Tangents:
         """Derivatives with respect to one layer's parameters alone."""
-        return Tangents(self.layout.of_layer(layer), {layer: self.inputs[layer]}, {layer: self.cotangents[layer]})
+        return Tangents(
+            self.layout.of_layer(layer),
+            {layer: self.inputs[layer]},
+            {layer: self.cotangents[layer]},
+        )
 
     def dense(self) -> np.ndarray:
         """J itself (star, label, param): for few parameters or few stars."""
@@ -135,22 +139,30 @@ class Tangents:
             if np.ndim(v):
                 out += np.matmul(g * (a**2 @ v)[:, None, :], g.transpose(0, 2, 1))
             elif a.shape[1]:
-                out += (v * np.sum(a * a, axis=1))[:, None, None] * np.matmul(g, g.transpose(0, 2, 1))
+                out += (v * np.sum(a * a, axis=1))[:, None, None] * np.matmul(
+                    g, g.transpose(0, 2, 1)
+                )
             out += np.matmul(g * w, g.transpose(0, 2, 1))
         return out
 
 
-def compute_tangents(net: Network, factors: Callable[..., list[np.ndarray]], theta: Any, X: Any) -> Tangents:
+def compute_tangents(
+    net: Network, factors: Callable[..., list[np.ndarray]], theta: Any, X: Any
+) -> Tangents:
     """Tangents of the stars X (star, pixel) by a function of `compile_tangent_factors`."""
     arrays = factors(theta, X)
     n = len(net.dense_shapes)
     cotangents = dict(zip(net.layout.layers, arrays[n:], strict=True))
     factored = dict(zip(net.dense_shapes, arrays[:n], strict=True))
     none = np.empty((len(X), 0), arrays[-1].dtype)
-    return Tangents(net.layout, {layer: factored.get(layer, none) for layer in cotangents}, cotangents)
+    return Tangents(
+        net.layout, {layer: factored.get(layer, none) for layer in cotangents}, cotangents
+    )
 
 
-def _separate(a: np.ndarray, b: np.ndarray, g: np.ndarray, v: Any, w: Any) -> Iterator[tuple[Any, np.ndarray]]:
+def _separate(
+    a: np.ndarray, b: np.ndarray, g: np.ndarray, v: Any, w: Any
+) -> Iterator[tuple[Any, np.ndarray]]:
     """Pairs (inputs' Gram, cotangents): their layer's kernel is the sum of one Gram times the other, entrywise."""
     if a.shape[1] == 0:
         yield 1.0, g * w

@@ -38,7 +38,9 @@ def compile_weighted_hessian_vector_product(net: Network, *, backend: str = "aut
 
     def build(params, flux, labels, weights):
         L = build_weighted_squares(net, params, flux, labels, weights)
-        return [net.layout.join(graphs.build_hessian_vector_product(L, params, net.layout.unpack(v)))]
+        return [
+            net.layout.join(graphs.build_hessian_vector_product(L, params, net.layout.unpack(v)))
+        ]
 
     return WeightedSum(net, build, 10, backend, [v])
 
@@ -94,11 +96,17 @@ class WeightedSum:
         inputs = [theta, flux, labels, weights, *extra]
         self._function = compile_graph(inputs, outputs, choose_backend(backend), "float64")
 
-    def __call__(self, theta: np.ndarray, X: np.ndarray, Y: np.ndarray, W: np.ndarray, *extra: np.ndarray) -> Any:
+    def __call__(
+        self, theta: np.ndarray, X: np.ndarray, Y: np.ndarray, W: np.ndarray, *extra: np.ndarray
+    ) -> Any:
         """Sum over the stars of X (star, pixel), Y (star, label) and W (star, label, label)."""
         total: list[Any] = []
         for start in range(0, len(X), self.chunk):
             rows = slice(start, start + self.chunk)
             part = self._function(theta, np.asarray(X[rows], np.float64), Y[rows], W[rows], *extra)
-            total = [np.add(t, p) for t, p in zip(total, part, strict=True)] if total else [np.array(p) for p in part]
+            total = (
+                [np.add(t, p) for t, p in zip(total, part, strict=True)]
+                if total
+                else [np.array(p) for p in part]
+            )
         return total[0] if len(total) == 1 else tuple(total)

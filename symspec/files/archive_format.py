@@ -29,7 +29,9 @@ _DTYPES: dict[type, tuple[str, ...]] = {float: ("float32", "float64"), bool: ("b
 
 
 @contextmanager
-def create_archive(path: str | os.PathLike[str], file_format: str, *, overwrite: bool) -> Iterator[Any]:
+def create_archive(
+    path: str | os.PathLike[str], file_format: str, *, overwrite: bool
+) -> Iterator[Any]:
     """Open an `h5py.File` to write into, which replaces `path` once it is complete.
 
     Raises
@@ -83,7 +85,9 @@ def write_array(group: Any, name: str, array: Any) -> None:
     axes = sorted(range(array.ndim), key=lambda axis: -abs(array.strides[axis]))
     stored = array.transpose(axes)
     options: dict[str, Any] = {"fletcher32": True}
-    if stored.ndim == 0 or stored.size == 0:  # no chunks, but room in the header, which has a checksum of its own
+    if (
+        stored.ndim == 0 or stored.size == 0
+    ):  # no chunks, but room in the header, which has a checksum of its own
         options = {"dcpl": h5py.h5p.create(h5py.h5p.DATASET_CREATE)}
         options["dcpl"].set_layout(h5py.h5d.COMPACT)
     dataset = group.create_dataset(name, data=stored, **options)
@@ -107,7 +111,9 @@ def open_archive(path: str | os.PathLike[str], formats: tuple[str, ...]) -> Iter
     path = Path(path)
     wanted = " or ".join(repr(f) for f in formats)
     if (found := find_format(path)) != "hdf5":
-        raise FileFormatError(f"{path} should be an HDF5 file of {wanted}, got {found}: give a file symspec wrote.")
+        raise FileFormatError(
+            f"{path} should be an HDF5 file of {wanted}, got {found}: give a file symspec wrote."
+        )
     try:
         with open_array_file(path, "hdf5") as arrays, h5py.File(path, "r") as tree:
             archive = Archive(path, tree, arrays.load)
@@ -130,7 +136,9 @@ def _check_format(archive: Archive, formats: tuple[str, ...], wanted: str) -> No
             "attribute 'format': give a file that symspec wrote."
         )
     if (found := archive.attribute("/", "format", str)) not in formats:
-        raise FileFormatError(f"{archive.path} should be a file of {wanted}, got one of {found!r}: give another file.")
+        raise FileFormatError(
+            f"{archive.path} should be a file of {wanted}, got one of {found!r}: give another file."
+        )
     if (version := archive.attribute("/", "format_version", int)) != FORMAT_VERSION:
         raise FileFormatError(
             f"{archive.path} should be of format version {FORMAT_VERSION}, got {version}: it was written by "
@@ -169,7 +177,12 @@ class Archive:
                 raise self.refusal(name, "in the file", "nothing")
             if not isinstance(link, h5py.HardLink):
                 target = getattr(link, "filename", None) or getattr(link, "path", "elsewhere")
-                raise self.refusal(name, "in this file", f"a link to {target}", "links are not followed, copy it in")
+                raise self.refusal(
+                    name,
+                    "in this file",
+                    f"a link to {target}",
+                    "links are not followed, copy it in",
+                )
             node = node[part]
         return node
 
@@ -178,13 +191,21 @@ class Archive:
         value = self._attribute(name, key, (), _KINDS[kind], f"one {kind.__name__}")
         return value.decode() if kind is str else kind(value)
 
-    def _attribute(self, name: str, key: str, shape: tuple[int, ...], kinds: str, expected: str) -> Any:
+    def _attribute(
+        self, name: str, key: str, shape: tuple[int, ...], kinds: str, expected: str
+    ) -> Any:
         attributes = self.find(name).attrs
         where = f"{name}@{key}"
         if key not in attributes:
             raise self.refusal(where, "an attribute", "nothing")
-        declared = attributes.get_id(key)  # before anything is read, lest a damaged file have us read for ever
-        if declared.shape != shape or declared.dtype.kind not in kinds or declared.dtype.itemsize > 2**16:
+        declared = attributes.get_id(
+            key
+        )  # before anything is read, lest a damaged file have us read for ever
+        if (
+            declared.shape != shape
+            or declared.dtype.kind not in kinds
+            or declared.dtype.itemsize > 2**16
+        ):
             raise self.refusal(where, expected, f"{declared.dtype} of shape {declared.shape}")
         return attributes[key]
 
@@ -205,8 +226,14 @@ class Archive:
         """
         axes = self._axes(name, len(shape))
         declared = getattr(self.find(name), "shape", None) or ()
-        found = tuple(declared[axes.index(i)] for i in range(len(shape))) if len(declared) == len(shape) else declared
-        if len(found) != len(shape) or any(want not in (None, n) for want, n in zip(shape, found, strict=True)):
+        found = (
+            tuple(declared[axes.index(i)] for i in range(len(shape)))
+            if len(declared) == len(shape)
+            else declared
+        )
+        if len(found) != len(shape) or any(
+            want not in (None, n) for want, n in zip(shape, found, strict=True)
+        ):
             expected = tuple("any" if n is None else n for n in shape)
             advice = "it does not belong to the layers beside it, so write the file again"
             raise self.refusal(name, f"an array of shape {expected}", f"{found}", advice)
@@ -221,7 +248,10 @@ class Archive:
     def _axes(self, name: str, ndim: int) -> list[int]:
         if "axes" not in self.find(name).attrs:
             return list(range(ndim))
-        axes = [int(axis) for axis in self._attribute(name, "axes", (ndim,), "iu", f"{ndim} whole numbers")]
+        axes = [
+            int(axis)
+            for axis in self._attribute(name, "axes", (ndim,), "iu", f"{ndim} whole numbers")
+        ]
         if sorted(axes) != list(range(ndim)):
             raise self.refusal(f"{name}@axes", "an order of the axes", f"{axes}")
         return axes

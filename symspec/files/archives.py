@@ -72,7 +72,9 @@ def write_network(
     theta = check_theta(theta, net.n_params)
     check_layers(net.layers)
     if reg is not None and reg.net is not net:
-        raise OptionError(f"reg should be a regression of net, {net!r}, got one of {reg.net!r}: give net=reg.net.")
+        raise OptionError(
+            f"reg should be a regression of net, {net!r}, got one of {reg.net!r}: give net=reg.net."
+        )
     with create_archive(path, NETWORK, overwrite=overwrite) as file:
         _write_network(file, net, theta)
         if reg is not None:
@@ -88,7 +90,10 @@ def is_archive(path: str | os.PathLike[str]) -> bool:
             kind = file.attrs.get("format")
     except (OSError, RuntimeError):
         return True
-    return (kind.decode(errors="replace") if isinstance(kind, bytes) else kind) in (NETWORK, LAPLACE)
+    return (kind.decode(errors="replace") if isinstance(kind, bytes) else kind) in (
+        NETWORK,
+        LAPLACE,
+    )
 
 
 def read_network(path: str | os.PathLike[str]) -> tuple[Network, np.ndarray]:
@@ -137,7 +142,9 @@ def read_regression(path: str | os.PathLike[str]) -> tuple[Regression, np.ndarra
         return _read_regression(archive, net), theta
 
 
-def write_laplace(path: str | os.PathLike[str], laplace: LaplacePosterior, *, overwrite: bool = False) -> None:
+def write_laplace(
+    path: str | os.PathLike[str], laplace: LaplacePosterior, *, overwrite: bool = False
+) -> None:
     """Write a Laplace posterior: network, weights, noise, prior, inverse Hessian and certificate.
 
     Parameters
@@ -203,7 +210,10 @@ def read_laplace(path: str | os.PathLike[str]) -> LaplacePosterior:
             "backend": BACKENDS,
             "dtype": DTYPES,
         }
-        words = {k: check_choice(archive.attribute("laplace", k, str), k, known) for k, known in choices.items()}
+        words = {
+            k: check_choice(archive.attribute("laplace", k, str), k, known)
+            for k, known in choices.items()
+        }
         is_checked = "hmc_verdict" in archive.find("laplace")
         return LaplacePosterior(
             reg=reg,
@@ -274,16 +284,24 @@ def _read_network(archive: Archive) -> tuple[Network, np.ndarray]:
         grid["wavelength"] = archive.array("wavelength", (n_pixels,))
         grid["wavelength_unit"] = archive.attribute("wavelength", "unit", str)
     net = Network(layers, n_pixels, label_names=names, label_units=units, **grid)
-    blocks = {b.name: archive.array(f"params/{b.name}", b.shape, finite=True) for b in net.layout.blocks}
+    blocks = {
+        b.name: archive.array(f"params/{b.name}", b.shape, finite=True) for b in net.layout.blocks
+    }
     return net, net.pack(blocks)
 
 
 def _read_regression(archive: Archive, net: Network) -> Regression:
     if "regression" not in archive.tree:
         advice = "write it with write_network(path, net, theta, reg=reg)"
-        raise archive.refusal("regression", "in the file", "a network alone, without noise and prior", advice)
+        raise archive.refusal(
+            "regression", "in the file", "a network alone, without noise and prior", advice
+        )
     C = net.n_labels
-    noise = {"noise_covariance": (C, C)} if "noise_covariance" in archive.find("regression") else {"sigma_noise": (C,)}
+    noise = (
+        {"noise_covariance": (C, C)}
+        if "noise_covariance" in archive.find("regression")
+        else {"sigma_noise": (C,)}
+    )
     values = {name: archive.array(f"regression/{name}", shape) for name, shape in noise.items()}
     prior = {}
     for block in net.layout.blocks:
@@ -305,13 +323,23 @@ def _read_certificate(archive: Archive, n_labels: int) -> Certificate:
 
 
 def _read_training_space(archive: Archive, n_pixels: int) -> TrainingSpace | None:
-    if "training_space" not in archive.find("laplace"):  # few training stars, or a file of symspec 0.1
+    if "training_space" not in archive.find(
+        "laplace"
+    ):  # few training stars, or a file of symspec 0.1
         return None
     place = "laplace/training_space"
     k = len(archive.array(f"{place}/variances", (None,)))
-    shapes = {"mean": (n_pixels,), "scale": (n_pixels,), "components": (k, n_pixels), "variances": (k,)}
+    shapes = {
+        "mean": (n_pixels,),
+        "scale": (n_pixels,),
+        "components": (k, n_pixels),
+        "variances": (k,),
+    }
     shapes |= {"residual_variance": (n_pixels,), "quantiles": (2,)}
     infinite = {"scale"}  # where a pixel never varies
     return TrainingSpace(
-        **{n: archive.array(f"{place}/{n}", shape, finite=n not in infinite) for n, shape in shapes.items()}
+        **{
+            n: archive.array(f"{place}/{n}", shape, finite=n not in infinite)
+            for n, shape in shapes.items()
+        }
     )

@@ -34,7 +34,12 @@ _NAMES = {  # {0} is the label, {1} the part of the error
         "part_cov": "cov_{1}",
     },
 }
-_PARTS = {"": "total", "MODEL": "model (weights)", "FLUX": "flux-error", "NOISE": "noise (label scatter)"}
+_PARTS = {
+    "": "total",
+    "MODEL": "model (weights)",
+    "FLUX": "flux-error",
+    "NOISE": "noise (label scatter)",
+}
 _FITS_OWN = re.compile(
     r"SIMPLE|XTENSION|BITPIX|NAXIS\d*|[PG]COUNT|TFIELDS|THEAP|EXTNAME|EXTVER|EXTLEVEL|EXTEND|BLOCKED|CHECKSUM|DATASUM|"
     r"COMMENT|COMMENTS|HISTORY|CONTINUE|HIERARCH|END|T[A-Z]{3,4}\d+"
@@ -91,17 +96,27 @@ def name_labels(label_names: tuple[str, ...]) -> list[str]:
 
 
 def _list_labels(
-    prediction: Prediction, truth: np.ndarray | None, calibration: ErrorCalibration | None, names: Mapping[str, str]
+    prediction: Prediction,
+    truth: np.ndarray | None,
+    calibration: ErrorCalibration | None,
+    names: Mapping[str, str],
 ) -> Iterator[tuple[str, Column]]:
     """Each label with its errors, flags and known values."""
     with np.errstate(invalid="ignore"):  # a variance that rounding made negative has the error NaN
-        errors = {part: standard_deviations(cov) for part, cov in _find_covariances(prediction).items()}
-    for i, (name, label) in enumerate(zip(name_labels(prediction.label_names), prediction.label_names, strict=True)):
+        errors = {
+            part: standard_deviations(cov) for part, cov in _find_covariances(prediction).items()
+        }
+    for i, (name, label) in enumerate(
+        zip(name_labels(prediction.label_names), prediction.label_names, strict=True)
+    ):
         unit = prediction.label_units[i]
         yield name, Column(prediction.labels[:, i], unit, f"predicted {label}")
         for part, error in errors.items():
             words = f"{_PARTS[part]} standard deviation of {name}"
-            yield names["part" if part else "total"].format(name, part), Column(error[:, i], unit, words)
+            yield (
+                names["part" if part else "total"].format(name, part),
+                Column(error[:, i], unit, words),
+            )
         if calibration is not None:
             words = f"calibrated standard deviation of {name}, see CALFROM"
             error = calibration.factor[i] * errors[""][:, i]
@@ -113,18 +128,26 @@ def _list_labels(
             yield names["truth"].format(name), Column(truth[:, i], unit, f"known {label}")
 
 
-def _list_covariances(prediction: Prediction, names: Mapping[str, str]) -> Iterator[tuple[str, Column]]:
+def _list_covariances(
+    prediction: Prediction, names: Mapping[str, str]
+) -> Iterator[tuple[str, Column]]:
     order = ", ".join(name_labels(prediction.label_names))
     for part, covariance in _find_covariances(prediction).items():
         words = f"{_PARTS[part]} covariance of {order}, in products of their units"
-        yield names["part_cov" if part else "total_cov"].format("", part), Column(covariance, "", words)
+        yield (
+            names["part_cov" if part else "total_cov"].format("", part),
+            Column(covariance, "", words),
+        )
 
 
 def _list_quality(prediction: Prediction) -> Iterator[tuple[str, Column]]:
     """What is known for or against a star."""
     words = "bits, see FLAG1, FLAG2, ... in the header; 0: nothing known against it"
     yield "FLAGS", Column(prediction.flags, "", words)
-    yield "N_BAD_PIXELS", Column(prediction.n_bad_pixels, "", "pixels without information, replaced by a mean")
+    yield (
+        "N_BAD_PIXELS",
+        Column(prediction.n_bad_pixels, "", "pixels without information, replaced by a mean"),
+    )
     if prediction.snr is not None and prediction.has_flux_errors:
         yield "SNR", Column(prediction.snr, "", "median signal-to-noise ratio of a good pixel")
     if prediction.flux_distance is not None:
@@ -133,7 +156,11 @@ def _list_quality(prediction: Prediction) -> Iterator[tuple[str, Column]]:
 
 
 def _find_covariances(prediction: Prediction) -> dict[str, np.ndarray]:
-    covariances = {"": prediction.total_cov, "MODEL": prediction.model_cov, "FLUX": prediction.flux_cov}
+    covariances = {
+        "": prediction.total_cov,
+        "MODEL": prediction.model_cov,
+        "FLUX": prediction.flux_cov,
+    }
     covariances["NOISE"] = prediction.noise_cov
     if not prediction.has_flux_errors:
         del covariances["FLUX"]
@@ -162,7 +189,9 @@ def _check_ids(ids: Any, n_stars: int) -> np.ndarray:
     if ids.dtype.kind == "S":
         ids = np.char.decode(ids, "utf-8")
     if ids.dtype.kind not in "Uiu":
-        raise DataError(f"ids should be words or whole numbers, got {ids.dtype}: give np.array(ids, dtype=str).")
+        raise DataError(
+            f"ids should be words or whole numbers, got {ids.dtype}: give np.array(ids, dtype=str)."
+        )
     return ids
 
 
@@ -193,7 +222,9 @@ def build_header(
     """
     header: dict[str, Any] = {name.upper(): number for name, number in find_versions().items()}
     header["N_LABELS"] = len(prediction.label_names)
-    for i, (name, unit) in enumerate(zip(prediction.label_names, prediction.label_units, strict=True), 1):
+    for i, (name, unit) in enumerate(
+        zip(prediction.label_names, prediction.label_units, strict=True), 1
+    ):
         header |= {f"LABEL{i}": name, f"UNIT{i}": unit}
     header["ERRTYPE"] = "columns of errors are standard deviations"
     header["FLUXERR"] = bool(prediction.has_flux_errors)
@@ -208,7 +239,9 @@ def build_header(
 
 def _describe_flags(prediction: Prediction) -> dict[str, Any]:
     """Meanings by bit, the limits, and which flags could not be looked at."""
-    described: dict[str, Any] = {f"FLAG{flag.value}": f"{flag.name}: {flag.meaning}" for flag in Flag}
+    described: dict[str, Any] = {
+        f"FLAG{flag.value}": f"{flag.name}: {flag.meaning}" for flag in Flag
+    }
     limits = prediction.flag_options
     if limits is None:
         return described
@@ -218,16 +251,22 @@ def _describe_flags(prediction: Prediction) -> dict[str, Any]:
     if not prediction.has_flux_errors:
         missing.append(f"{Flag.LOW_SNR.value} (no errors of the flux)")
     if prediction.flux_distance is None:
-        missing.append(f"{Flag.OUTSIDE_TRAINING_SPECTRA.value} (model without a description of its training spectra)")
+        missing.append(
+            f"{Flag.OUTSIDE_TRAINING_SPECTRA.value} (model without a description of its training spectra)"
+        )
     return described | ({"NOTEVAL": f"not evaluated: {', '.join(missing)}"} if missing else {})
 
 
 def _check_entry(key: Any, value: Any, header: dict[str, Any]) -> Any:
     value = value.item() if isinstance(value, np.generic) else value
     if not isinstance(key, str) or not re.fullmatch(r"[A-Za-z0-9_-]+", key):
-        raise OptionError(f"keys of meta should be of letters, digits, _ and -, got {key!r}: rename it.")
+        raise OptionError(
+            f"keys of meta should be of letters, digits, _ and -, got {key!r}: rename it."
+        )
     if key.upper() in map(str.upper, header) or _FITS_OWN.fullmatch(key.upper()):
         raise OptionError(f"meta should not hold {key!r}, which the header has already: rename it.")
     if not isinstance(value, str | int | float):
-        raise OptionError(f"meta should hold words and numbers, got {value!r} for {key!r}: write it as a text.")
+        raise OptionError(
+            f"meta should hold words and numbers, got {value!r} for {key!r}: write it as a text."
+        )
     return value

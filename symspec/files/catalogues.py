@@ -14,7 +14,13 @@ import numpy as np
 
 from symspec.errors import DataError, OptionError, ShapeError
 from symspec.errors import FileKeptError as FileKeptError
-from symspec.files.catalogue_columns import DIALECTS, Column, build_columns, build_header, name_labels
+from symspec.files.catalogue_columns import (
+    DIALECTS,
+    Column,
+    build_columns,
+    build_header,
+    name_labels,
+)
 from symspec.laplace.calibration import ErrorCalibration
 from symspec.laplace.flags import Flag
 from symspec.laplace.prediction import Prediction
@@ -189,17 +195,27 @@ def _prepare(
     """Columns and header, checked."""
     check_choice(dialect, "dialect", DIALECTS)
     if len(prediction.labels) == 0:
-        raise DataError("prediction should hold at least one star, got none: check what selects stars.")
+        raise DataError(
+            "prediction should hold at least one star, got none: check what selects stars."
+        )
     n_labels = len(prediction.label_names)
     if calibration is not None and len(calibration.factor) != n_labels:
-        raise ShapeError(f"calibration should have {n_labels} factors, one a label, got {len(calibration.factor)}.")
+        raise ShapeError(
+            f"calibration should have {n_labels} factors, one a label, got {len(calibration.factor)}."
+        )
     words = {"true_labels": true_labels, "calibration": calibration, "dialect": dialect}
-    return build_columns(prediction, ids, **words), build_header(prediction, meta or {}, calibration)
+    return build_columns(prediction, ids, **words), build_header(
+        prediction, meta or {}, calibration
+    )
 
 
 def _check_ascii(texts: Iterable[str]) -> None:
-    if bad := next((text for text in texts if not (text.isascii() and (text.isprintable() or not text))), None):
-        raise DataError(f"FITS holds printable ASCII only, got {bad!r}: write .ecsv or .hdf5, or change the text.")
+    if bad := next(
+        (text for text in texts if not (text.isascii() and (text.isprintable() or not text))), None
+    ):
+        raise DataError(
+            f"FITS holds printable ASCII only, got {bad!r}: write .ecsv or .hdf5, or change the text."
+        )
 
 
 # --- formats
@@ -240,7 +256,9 @@ def _build_dataset(columns: Columns, header: dict[str, Any]) -> Any:
     names = name_labels(tuple(header[f"LABEL{i}"] for i in range(1, header["N_LABELS"] + 1)))
     star = ("star", ids.values, {"long_name": f"{ids.words} ({id_name})"})
     coords = {"star": star, "label": names, "other_label": names}
-    attributes = {key: int(value) if isinstance(value, bool) else value for key, value in header.items()}
+    attributes = {
+        key: int(value) if isinstance(value, bool) else value for key, value in header.items()
+    }
     return xr.Dataset(variables, coords, attributes)
 
 
@@ -259,7 +277,11 @@ def _write_fits(path: Path, columns: Columns, header: dict[str, Any]) -> None:
             if standard:
                 hdu.columns[i - 1].unit = standard
             # astropy keeps descriptions in comments of its own; TCOMMn is where other readers look
-            hdu.header.set(f"TCOMM{i}", words if standard or not unit else f"{words} [{unit}]", after=f"TFORM{i}")
+            hdu.header.set(
+                f"TCOMM{i}",
+                words if standard or not unit else f"{words} [{unit}]",
+                after=f"TFORM{i}",
+            )
         for key, value in header.items():
             _add_card(hdu.header, key, value)
         for part in file:
@@ -282,7 +304,9 @@ def _build_fits(columns: Columns) -> io.BytesIO:
         table[name] = TableColumn(values) if known is None else Quantity(values, known, subok=True)
         table[name].info.description = words
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", ".*could not be saved in native FITS format", AstropyUserWarning)
+        warnings.filterwarnings(
+            "ignore", ".*could not be saved in native FITS format", AstropyUserWarning
+        )
         table.write(buffer, format="fits")
     buffer.seek(0)
     return buffer
@@ -308,7 +332,9 @@ def _find_fits_unit(unit: str) -> str | None:
 
 def _compress(raw: io.BufferedWriter, path: Path) -> Any:
     """The stream itself, or gzip without the name and time that it would note down."""
-    return gzip.GzipFile("", "wb", fileobj=raw, mtime=0) if path.name.lower().endswith(".gz") else raw
+    return (
+        gzip.GzipFile("", "wb", fileobj=raw, mtime=0) if path.name.lower().endswith(".gz") else raw
+    )
 
 
 def _add_card(header: Any, key: str, value: Any) -> None:

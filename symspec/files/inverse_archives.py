@@ -32,8 +32,12 @@ def _read_dual(archive: Archive, reg: Regression, place: str = PLACE) -> DualInv
     tangents = _read_tangents(archive, reg, place, len(observed))
     variance = {name: 1 / np.asarray(precision) for name, precision in reg.prior_precision.items()}
     cholesky = _read_cholesky(archive, place, int(observed.sum()))
-    is_subset = "is_subset" in archive.find(place) and bool(archive.array(f"{place}/is_subset", (), kind=bool))
-    return DualInverse(tangents, variance, observed, reg.noise_covariance, cholesky, is_subset=is_subset)
+    is_subset = "is_subset" in archive.find(place) and bool(
+        archive.array(f"{place}/is_subset", (), kind=bool)
+    )
+    return DualInverse(
+        tangents, variance, observed, reg.noise_covariance, cholesky, is_subset=is_subset
+    )
 
 
 def _read_krylov(archive: Archive, reg: Regression) -> KrylovInverse:
@@ -56,7 +60,9 @@ def _read_layerwise(archive: Archive, reg: Regression, structure: str) -> Layerw
         n_in, n_out = (params.n_rows, params.n_out) if is_diagonal else find_shape(params)
         precision = archive.array(f"{place}/precision", (n_in, n_out), finite=True)
         if not (precision > 0).all():
-            raise archive.refusal(f"{place}/precision", "eigenvalues of a positive matrix", "one that is not positive")
+            raise archive.refusal(
+                f"{place}/precision", "eigenvalues of a positive matrix", "one that is not positive"
+            )
         bases = [
             archive.array(f"{place}/{side}_basis", (n, n), finite=True)
             for side, n in (("input", n_in), ("output", n_out))
@@ -68,7 +74,9 @@ def _read_layerwise(archive: Archive, reg: Regression, structure: str) -> Layerw
 
 def _read_last_layer(archive: Archive, reg: Regression) -> LastLayerInverse:
     free = find_last_layer(reg.net.layout)[1]
-    return LastLayerInverse(reg.net.layout, PrimalInverse(_read_cholesky(archive, PLACE, free.stop - free.start)))
+    return LastLayerInverse(
+        reg.net.layout, PrimalInverse(_read_cholesky(archive, PLACE, free.stop - free.start))
+    )
 
 
 def _read_low_rank(archive: Archive, reg: Regression) -> LowRankInverse:
@@ -83,7 +91,9 @@ def _read_tangents(archive: Archive, reg: Regression, place: str, n_stars: int) 
     cotangents = {}
     for name, layer in reg.net.layout.layers.items():
         inputs[name] = archive.array(f"{place}/inputs/{name}", (n_stars, layer.n_in), finite=True)
-        cotangents[name] = archive.array(f"{place}/cotangents/{name}", (n_stars, C, layer.n_out), finite=True)
+        cotangents[name] = archive.array(
+            f"{place}/cotangents/{name}", (n_stars, C, layer.n_out), finite=True
+        )
     return Tangents(reg.net.layout, inputs, cotangents)
 
 

@@ -132,13 +132,19 @@ def write_jacobian(
         if resample is None:
             check_grid(net, source, source.name)
         size = find_piece_size(8 * net.n_labels * net.n_pixels)
-        plan = _plan(net, theta, flux_mean, source) | {"dtype": dtype, "backend": backend, "compression": compression}
+        plan = _plan(net, theta, flux_mean, source) | {
+            "dtype": dtype,
+            "backend": backend,
+            "compression": compression,
+        }
         plan |= {"resample": resample}
         find = partial(_differentiate, partial(jacobian, theta), flux_mean)
         with open_run(path, plan, source.n_stars, size, restart=restart, **keep) as run:
             layouts = _find_layouts(run, net, packing)
             with show(source.n_stars, run.n_done) as advance:
-                run.compute(partial(_read, source, net, resample), find, advance=advance, layouts=layouts)
+                run.compute(
+                    partial(_read, source, net, resample), find, advance=advance, layouts=layouts
+                )
             totals = _sum_pieces(run)
             of = source if resample is None else net
             grid = of.wavelength, of.wavelength_unit
@@ -159,10 +165,18 @@ def _find_flux_mean(net: Network, flux_mean: Any) -> np.ndarray | None:
     return None if flux_mean is None else np.asarray(flux_mean)
 
 
-def _plan(net: Network, theta: Any, flux_mean: np.ndarray | None, source: SpectraSource) -> dict[str, Any]:
+def _plan(
+    net: Network, theta: Any, flux_mean: np.ndarray | None, source: SpectraSource
+) -> dict[str, Any]:
     network = hash_network(net, theta)
     mean = None if flux_mean is None else find_fingerprint(flux_mean)
-    return {"run": "jacobian", "network": network, "flux_mean": mean, **source.identity, **find_versions()}
+    return {
+        "run": "jacobian",
+        "network": network,
+        "flux_mean": mean,
+        **source.identity,
+        **find_versions(),
+    }
 
 
 def _differentiate(
@@ -175,22 +189,37 @@ def _differentiate(
             "pixels with ivar = 0 need the mean training spectrum in their place, got none: give flux_mean, or a "
             "network that starts with Standardize."
         )
-    J = jacobian(stars.flux if flux_mean is None else fill_bad_pixels(stars.flux, stars.ivar, flux_mean))
+    J = jacobian(
+        stars.flux if flux_mean is None else fill_bad_pixels(stars.flux, stars.ivar, flux_mean)
+    )
     arrays = {"jacobian": J, "jacobian_sum": J.sum(axis=0, dtype=np.float64)[None]}
-    arrays |= {"flux_sum": np.where(bad, 0.0, stars.flux).sum(axis=0)[None], "flux_count": (~bad).sum(axis=0)[None]}
+    arrays |= {
+        "flux_sum": np.where(bad, 0.0, stars.flux).sum(axis=0)[None],
+        "flux_count": (~bad).sum(axis=0)[None],
+    }
     arrays |= {"bad_pixel": bad} if stars.ivar is not None else {}
     arrays |= {"ids": stars.ids} if stars.ids is not None else {}
     return arrays | {"data_hash": np.array([hash_spectra(stars)])}
 
 
-def _find_layouts(run: PartialRun, net: Network, packing: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+def _find_layouts(
+    run: PartialRun, net: Network, packing: Mapping[str, Any]
+) -> dict[str, dict[str, Any]]:
     """How HDF5 stores what is large: in pieces and in the whole alike, so that chunks move without being unpacked."""
-    n = find_piece_size(8 * net.n_labels * net.n_pixels, CHUNK_BYTES // (8 * net.n_labels * net.n_pixels) or 1)
+    n = find_piece_size(
+        8 * net.n_labels * net.n_pixels, CHUNK_BYTES // (8 * net.n_labels * net.n_pixels) or 1
+    )
     n = min(n, run.n_stars)
-    room = {"maxshape": (None, net.n_labels, net.n_pixels)}  # the last piece may be smaller than a chunk
+    room = {
+        "maxshape": (None, net.n_labels, net.n_pixels)
+    }  # the last piece may be smaller than a chunk
     return {
         "jacobian": {"chunks": (n, net.n_labels, net.n_pixels), **room, **packing},
-        "bad_pixel": {"chunks": (n, net.n_pixels), "maxshape": (None, net.n_pixels), **COMPRESSIONS["gzip"]},
+        "bad_pixel": {
+            "chunks": (n, net.n_pixels),
+            "maxshape": (None, net.n_pixels),
+            **COMPRESSIONS["gzip"],
+        },
     }
 
 
@@ -201,7 +230,9 @@ def _sum_pieces(run: PartialRun) -> dict[str, np.ndarray]:
     return totals
 
 
-def _assemble(path: Path, run: PartialRun, net: Network, grid: Grid, plan: Mapping[str, Any]) -> None:
+def _assemble(
+    path: Path, run: PartialRun, net: Network, grid: Grid, plan: Mapping[str, Any]
+) -> None:
     """The whole file from its pieces, whose chunks are copied as they are."""
     import h5py
 
@@ -221,8 +252,13 @@ def _assemble(path: Path, run: PartialRun, net: Network, grid: Grid, plan: Mappi
 
 
 def _create_like(file: Any, name: str, dataset: Any, n_stars: int) -> None:
-    layout = {key: getattr(dataset, key) for key in ("dtype", "chunks", "compression", "compression_opts", "shuffle")}
-    created = file.create_dataset(name, (n_stars, *dataset.shape[1:]), maxshape=dataset.maxshape, **layout)
+    layout = {
+        key: getattr(dataset, key)
+        for key in ("dtype", "chunks", "compression", "compression_opts", "shuffle")
+    }
+    created = file.create_dataset(
+        name, (n_stars, *dataset.shape[1:]), maxshape=dataset.maxshape, **layout
+    )
     created.attrs["axes"] = ["star", "label", "pixel"] if dataset.ndim == 3 else ["star", "pixel"]
 
 

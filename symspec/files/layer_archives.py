@@ -18,8 +18,22 @@ from symspec.networks.convolutions import (
     ZeroPadding1D,
 )
 from symspec.networks.layers import Activation, Dense, Dropout, Layer, Standardize, Unstandardize
-from symspec.networks.normalizations import BatchNorm, ContinuumNormalize, LayerNorm, MedianNormalize
-from symspec.networks.shaping import Add, Concatenate, Flatten, From, Identity, Permute, Reshape, Slice
+from symspec.networks.normalizations import (
+    BatchNorm,
+    ContinuumNormalize,
+    LayerNorm,
+    MedianNormalize,
+)
+from symspec.networks.shaping import (
+    Add,
+    Concatenate,
+    Flatten,
+    From,
+    Identity,
+    Permute,
+    Reshape,
+    Slice,
+)
 
 VECTOR = "vector"  # arrays by their axes; numbers by name
 MATRIX = "matrix"
@@ -28,7 +42,13 @@ SIZES = "sizes"  # one word, or whole numbers: "same", "2", "3,4"
 _POOL = {"pool_size": int, "strides": int, "padding": SIZES, "data_format": str}
 _NORM = {"epsilon": float, "scale": bool, "center": bool}
 _AFFINE = {"mean": VECTOR, "scale": VECTOR}
-_CONVOLUTION = {"filters": int, "kernel_size": int, "strides": int, "use_bias": bool, "data_format": str}
+_CONVOLUTION = {
+    "filters": int,
+    "kernel_size": int,
+    "strides": int,
+    "use_bias": bool,
+    "data_format": str,
+}
 
 # what builds each kind of layer, and the types of its fields
 LAYERS: dict[str, tuple[Callable[..., Layer], dict[str, Any]]] = {
@@ -87,9 +107,13 @@ def write_layer(group: Any, layer: Layer, sources: Sequence[int]) -> None:
         if kind in (VECTOR, MATRIX):
             write_array(group, name, value)
         elif kind == OPTIONS:
-            group.create_group(name).attrs.update({key: float(number) for key, number in value.items()})
+            group.create_group(name).attrs.update(
+                {key: float(number) for key, number in value.items()}
+            )
         elif kind == SIZES:
-            write_attribute(group, name, value if isinstance(value, str) else _join(np.atleast_1d(value)))
+            write_attribute(
+                group, name, value if isinstance(value, str) else _join(np.atleast_1d(value))
+            )
         else:
             write_attribute(group, name, kind(value))
 
@@ -110,7 +134,9 @@ def read_layer(archive: Archive, place: str, before: Sequence[Layer]) -> Layer:
     values = {name: _read_field(archive, place, name, of) for name, of in fields.items()}
     others = _read_sizes(archive, place, "others") if "others" in archive.find(place).attrs else ()
     if any(not 0 <= i < len(before) for i in others):
-        raise archive.refusal(f"{place}@others", f"places of the {len(before)} layers before", f"{others}")
+        raise archive.refusal(
+            f"{place}@others", f"places of the {len(before)} layers before", f"{others}"
+        )
     return constructor(*(before[i] for i in others), **values)
 
 

@@ -126,7 +126,11 @@ def make_network(layers: Sequence[Layer], n_pixels: int) -> Network:
 
 
 def fill_network(
-    path: str | os.PathLike[str], net: Network, found: Sequence[StoredArray], *, transpose: bool = False
+    path: str | os.PathLike[str],
+    net: Network,
+    found: Sequence[StoredArray],
+    *,
+    transpose: bool = False,
 ) -> tuple[Network, np.ndarray]:
     """Read the arrays of a file into the layers of `net`, first to first and last to last.
 
@@ -165,7 +169,9 @@ def fill_network(
         array = read_finite(path, stored)
         arrays[slot.name] = slot.turn(array) if transpose else array
     with reading(path, "a file of weights"):
-        return replace_moments(net, arrays), net.pack({block.name: arrays[block.name] for block in net.layout.blocks})
+        return replace_moments(net, arrays), net.pack(
+            {block.name: arrays[block.name] for block in net.layout.blocks}
+        )
 
 
 def _slots_by_layer(net: Network) -> list[list[Slot]]:
@@ -196,12 +202,21 @@ def read_finite(path: str | os.PathLike[str], stored: StoredArray) -> np.ndarray
             )
         with np.errstate(invalid="ignore"):  # of some NaN, which is refused below
             array = np.asarray(array, np.float64)
-        check_finite(array, stored.name, ("entry",) * array.ndim, "its training diverged or the file is damaged")
+        check_finite(
+            array,
+            stored.name,
+            ("entry",) * array.ndim,
+            "its training diverged or the file is damaged",
+        )
     return array
 
 
 def _explain(
-    path: str | os.PathLike[str], net: Network, slots: Sequence[Slot], found: Sequence[StoredArray], transpose: bool
+    path: str | os.PathLike[str],
+    net: Network,
+    slots: Sequence[Slot],
+    found: Sequence[StoredArray],
+    transpose: bool,
 ) -> str:
     expected = [slot.shape_in_file(transpose) for slot in slots]
     rows = []
@@ -219,13 +234,17 @@ def _explain(
     is_turned = len(slots) == len(found) and all(
         want in (a.shape, a.shape[::-1]) for want, a in zip(expected, found, strict=True)
     )
-    advice = _TRANSPOSED if is_turned else "give net= with the layers that the file was trained with"
+    advice = (
+        _TRANSPOSED if is_turned else "give net= with the layers that the file was trained with"
+    )
     turned = ", kernels as (out, in)" if transpose else ""
     wanted = f"{len(slots)} arrays of a network {net.describe()} in this order{turned}"
     return f"{path} should hold the {wanted}, got {len(found)}: {advice}.\n" + "\n".join(shown)
 
 
-def refuse_without_layers(path: str | os.PathLike[str], found: Sequence[StoredArray]) -> OptionError:
+def refuse_without_layers(
+    path: str | os.PathLike[str], found: Sequence[StoredArray]
+) -> OptionError:
     """Error about a missing `net`, to be raised."""
     shapes = ", ".join(f"{array.name} {array.shape}" for array in found[:12])
     return OptionError(
@@ -237,7 +256,9 @@ def refuse_without_layers(path: str | os.PathLike[str], found: Sequence[StoredAr
 def natural_order(name: str) -> list[tuple[bool, int, str]]:
     """Key that sorts numbers inside names as numbers: layer 2 before layer 10, and "dense" before "dense_1"."""
     parts = re.split(r"(\d+)", name)
-    return [(part.isdigit(), int(part[:18]) if part.isdigit() else 0, part) for part in parts if part]
+    return [
+        (part.isdigit(), int(part[:18]) if part.isdigit() else 0, part) for part in parts if part
+    ]
 
 
 def arrange_layers(

@@ -135,9 +135,14 @@ class PartialRun:
         missing = [rows for rows in self.pieces if not self._path(rows).exists()]
         for rows, data in _read_ahead(read, missing):
             arrays = find(data)
-            with replace_when_complete(self._path(rows)) as temporary, h5py.File(temporary, "x") as file:
+            with (
+                replace_when_complete(self._path(rows)) as temporary,
+                h5py.File(temporary, "x") as file,
+            ):
                 for name, array in arrays.items():
-                    file.create_dataset(name, data=encode_words(array), **(layouts or {}).get(name, {}))
+                    file.create_dataset(
+                        name, data=encode_words(array), **(layouts or {}).get(name, {})
+                    )
             advance(rows.stop - rows.start)
 
     def open_pieces(self) -> Iterator[tuple[slice, Any]]:
@@ -161,7 +166,9 @@ class PartialRun:
 
     def load(self) -> dict[str, np.ndarray]:
         """Arrays of all pieces, joined along their first axis; for arrays that fit in memory."""
-        parts = [{name: _decode_words(file[name][()]) for name in file} for _, file in self.open_pieces()]
+        parts = [
+            {name: _decode_words(file[name][()]) for name in file} for _, file in self.open_pieces()
+        ]
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
     def finish(self, write: Callable[[Path], object], *, overwrite: bool = False) -> None:
@@ -247,16 +254,24 @@ def _check_plan(folder: Path, plan: dict[str, str | float]) -> None:
     """Write the plan into a new folder, or hold it against that of an old one."""
     path = folder / PLAN
     if not path.exists():
-        if foreign := sorted(p.name for p in folder.iterdir() if p.name != LOCK and not p.name.startswith(".")):
-            raise DataError(f"{folder} should be a run's own, got a folder that holds {foreign[0]}: move it away.")
+        if foreign := sorted(
+            p.name for p in folder.iterdir() if p.name != LOCK and not p.name.startswith(".")
+        ):
+            raise DataError(
+                f"{folder} should be a run's own, got a folder that holds {foreign[0]}: move it away."
+            )
         with replace_when_complete(path) as temporary:
             temporary.write_text(json.dumps(plan, indent=1) + "\n")
     try:
         kept = json.loads(path.read_text())
     except ValueError as error:
-        raise DataError(f"{path} should hold a run's plan, but is damaged: delete {folder}.") from error
+        raise DataError(
+            f"{path} should hold a run's plan, but is damaged: delete {folder}."
+        ) from error
     if differing := [name for name in {**kept, **plan} if kept.get(name) != plan.get(name)]:
-        listed = "; ".join(f"{name} was {kept.get(name)!r} and is {plan.get(name)!r}" for name in differing)
+        listed = "; ".join(
+            f"{name} was {kept.get(name)!r} and is {plan.get(name)!r}" for name in differing
+        )
         raise DataError(
             f"{folder} should hold the pieces of this run, got those of another one ({listed}): delete the folder, "
             "or restart (--restart on the command line, restart=True in Python)."

@@ -33,8 +33,18 @@ def hash_laplace(laplace: LaplacePosterior) -> str:
     network = hash_network(laplace.reg.net, laplace.theta)
     space = None if laplace.training_space is None else vars(laplace.training_space)
     training = laplace.flux_mean, laplace.label_range, space
-    words = laplace.structure, laplace.curvature, laplace.backend, laplace.dtype, laplace.hmc_verdict
-    noise = laplace.reg.noise_covariance, laplace.reg.prior_precision, laplace.certificate.is_minimum
+    words = (
+        laplace.structure,
+        laplace.curvature,
+        laplace.backend,
+        laplace.dtype,
+        laplace.hmc_verdict,
+    )
+    noise = (
+        laplace.reg.noise_covariance,
+        laplace.reg.prior_precision,
+        laplace.certificate.is_minimum,
+    )
     return find_fingerprint(network, *noise, laplace.inverse_hessian.arrays(), *training, *words)
 
 
@@ -50,4 +60,6 @@ def _find_settings(layer: Layer) -> dict[str, Any]:
 
 
 def _is_layers(value: Any) -> bool:
-    return isinstance(value, Layer) or (isinstance(value, tuple) and any(isinstance(v, Layer) for v in value))
+    return isinstance(value, Layer) or (
+        isinstance(value, tuple) and any(isinstance(v, Layer) for v in value)
+    )

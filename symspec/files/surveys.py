@@ -110,9 +110,17 @@ def predict_survey(
     with open_source(spectra, **options) as source:
         if resample is None:
             check_grid(net, source, source.name)
-        plan = {"run": "errors", "model": hash_laplace(laplace), **source.identity, **asdict(limits), **find_versions()}
+        plan = {
+            "run": "errors",
+            "model": hash_laplace(laplace),
+            **source.identity,
+            **asdict(limits),
+            **find_versions(),
+        }
         plan |= {"resample": resample}
-        size = find_piece_size(8 * net.n_pixels, KRYLOV_STARS if laplace.structure == "krylov" else MOST_STARS)
+        size = find_piece_size(
+            8 * net.n_pixels, KRYLOV_STARS if laplace.structure == "krylov" else MOST_STARS
+        )
 
         def read(rows: slice) -> tuple[Spectra, Spectra | Resampled, str]:
             stars = source.read(rows)
@@ -123,8 +131,15 @@ def predict_survey(
             with show(source.n_stars, run.n_done) as advance:
                 run.compute(read, partial(_predict_piece, laplace, limits), advance=advance)
             survey, meta = _join_pieces(run, laplace, limits, plan)
-            words = {"true_labels": survey.true_labels, "calibration": calibration, "dialect": dialect, "meta": meta}
-            run.finish(lambda whole: write_catalogue(whole, survey.prediction, survey.ids, **words), **keep)
+            words = {
+                "true_labels": survey.true_labels,
+                "calibration": calibration,
+                "dialect": dialect,
+                "meta": meta,
+            }
+            run.finish(
+                lambda whole: write_catalogue(whole, survey.prediction, survey.ids, **words), **keep
+            )
     return survey
 
 

@@ -148,7 +148,9 @@ class HmcComparison:
             return TOO_SMALL
         if median < 1 - RATIO_TOLERANCE - margin or large > STAR_SHARE:
             return TOO_LARGE
-        off = np.median(np.abs(self.shift[:, c])) > SHIFT_TOLERANCE + N_ERRORS * np.median(self.shift_error[:, c])
+        off = np.median(np.abs(self.shift[:, c])) > SHIFT_TOLERANCE + N_ERRORS * np.median(
+            self.shift_error[:, c]
+        )
         return OFF_CENTRE if off else AGREE
 
     def mark(self, laplace: LaplacePosterior) -> LaplacePosterior:
@@ -157,7 +159,15 @@ class HmcComparison:
 
     def select(self, stars: Any) -> HmcComparison:
         """The same comparison on some of the stars: an index, slice or mask along the star axis."""
-        axis0 = ("hmc_mean", "hmc_sd", "laplace_mean", "laplace_sd", "sd_error", "mean_error", "rhat")
+        axis0 = (
+            "hmc_mean",
+            "hmc_sd",
+            "laplace_mean",
+            "laplace_sd",
+            "sd_error",
+            "mean_error",
+            "rhat",
+        )
         chosen = {name: getattr(self, name)[stars] for name in (*axis0, "ess_bulk", "ess_tail")}
         others = {name: sd[stars] for name, sd in self.others.items()}
         return replace(self, **chosen, quantiles=self.quantiles[:, stars], others=others)
@@ -214,11 +224,15 @@ def compare_hmc(
         label_units=laplace.reg.net.label_units,
         structure=f"{laplace.curvature} {laplace.structure}",
         varied=describe_subset(subset),
-        others={name: _find_sds(name, value, X, subset, shape) for name, value in (others or {}).items()},
+        others={
+            name: _find_sds(name, value, X, subset, shape) for name, value in (others or {}).items()
+        },
     )
 
 
-def _find_f(laplace: LaplacePosterior, draws: DataTree, X: np.ndarray, subset: Subset) -> np.ndarray:
+def _find_f(
+    laplace: LaplacePosterior, draws: DataTree, X: np.ndarray, subset: Subset
+) -> np.ndarray:
     """Outputs (chain, draw, star, label): those stored, else of theta."""
     posterior = draws["posterior"]
     if "f" in posterior and draws.attrs.get("check_stars", "") == find_fingerprint(X):
@@ -267,7 +281,9 @@ def _summarize(f: np.ndarray) -> dict[str, np.ndarray]:
     }
 
 
-def _find_sds(name: str, value: Any, X: np.ndarray, subset: Subset, shape: tuple[int, int]) -> np.ndarray:
+def _find_sds(
+    name: str, value: Any, X: np.ndarray, subset: Subset, shape: tuple[int, int]
+) -> np.ndarray:
     """Standard deviations (star, label) of whatever error bars were given."""
     if isinstance(value, LaplacePosterior):
         return standard_deviations(restricted_covariance(value, X, subset))

@@ -102,7 +102,9 @@ def pymc_model(
         if X_check is not None:
             inputs_check = _find_check_inputs(reg, head, X_check)
             model.add_coords({"check_star": np.arange(len(inputs_check))})
-            f_check = _build(part, theta, pytensor.shared(inputs_check, "inputs_check"))  # not copied into each result
+            f_check = _build(
+                part, theta, pytensor.shared(inputs_check, "inputs_check")
+            )  # not copied into each result
             pm.Deterministic("f", f_check, dims=("check_star", "label"))
     return model
 
@@ -127,7 +129,9 @@ def _find_check_inputs(reg: Regression, head: LastLayer | None, X_check: Any) ->
 # --- what varies
 
 
-def _add_theta(laplace: LaplacePosterior | None, subset: Subset, free: slice, sd: Symbol | np.ndarray) -> Symbol:
+def _add_theta(
+    laplace: LaplacePosterior | None, subset: Subset, free: slice, sd: Symbol | np.ndarray
+) -> Symbol:
     """The random variable of the parameters `free`, and theta made of it."""
     import pymc as pm
 
@@ -136,7 +140,9 @@ def _add_theta(laplace: LaplacePosterior | None, subset: Subset, free: slice, sd
     if subset == "all":
         return _add_whitened(find_whitening(laplace), sd)
     if subset == "last_layer":
-        return _add_whitened(whiten_by_factor(laplace.theta[free], find_last_layer_inverse(laplace)), sd)
+        return _add_whitened(
+            whiten_by_factor(laplace.theta[free], find_last_layer_inverse(laplace)), sd
+        )
     basis, mean, prior_sd = find_basis(laplace, int(subset))
     pm.modelcontext(None).add_coords({"direction": np.arange(len(mean))})
     start = pm.Normal.dist(0.0, 1.0, shape=len(mean))
@@ -155,7 +161,9 @@ def _add_whitened(whitening: Whitening, sd: Symbol | np.ndarray) -> Symbol:
         squares = pt.sum((whitening.build_theta(z) / sd) ** 2)
         return whitening.log_det - 0.5 * (squares + n * LOG_2PI) - pt.sum(pt.log(sd))
 
-    def random(sd: np.ndarray, rng: np.random.Generator | None = None, size: Any = None) -> np.ndarray:
+    def random(
+        sd: np.ndarray, rng: np.random.Generator | None = None, size: Any = None
+    ) -> np.ndarray:
         return whitening.find_z(rng.normal(0.0, sd, size=(*(size or ()), n)))
 
     start = pm.Normal.dist(0.0, 1.0, shape=n)
@@ -171,9 +179,13 @@ def _add_blocks(reg: Regression, sds: Mapping[str, Symbol | np.ndarray]) -> Symb
     for block in reg.net.layout.blocks:
         layer = block.name.rpartition("/")[0]
         dims = {1: (f"{layer}_unit",), 2: (f"{layer}_input", f"{layer}_unit")}.get(len(block.shape))
-        pm.modelcontext(None).add_coords(dict(zip(dims or (), map(np.arange, block.shape), strict=False)))
+        pm.modelcontext(None).add_coords(
+            dict(zip(dims or (), map(np.arange, block.shape), strict=False))
+        )
         sd = sds[block.name] * np.ones(block.size)
-        blocks[block.name] = pm.Normal(block.name.replace("/", "_"), 0.0, sd.reshape(block.shape), dims=dims)
+        blocks[block.name] = pm.Normal(
+            block.name.replace("/", "_"), 0.0, sd.reshape(block.shape), dims=dims
+        )
     return reg.net.layout.join(blocks)
 
 
@@ -182,7 +194,9 @@ def _name_params(reg: Regression, free: slice) -> np.ndarray:
     if free.stop - free.start > MAX_NAMES:
         return np.arange(free.start, free.stop)
     blocks = [b for b in reg.net.layout.blocks if free.start <= b.offset < free.stop]
-    return np.array([f"{b.name}[{','.join(map(str, at))}]" for b in blocks for at in np.ndindex(*b.shape)])
+    return np.array(
+        [f"{b.name}[{','.join(map(str, at))}]" for b in blocks for at in np.ndindex(*b.shape)]
+    )
 
 
 # --- noise and prior
@@ -201,7 +215,9 @@ def _add_labels(part: Regression, f: Symbol, Y: np.ndarray, sigma: Symbol | None
     if full:
         chol = np.linalg.cholesky(part.noise_covariance)
     if observed.all():
-        return pm.MvNormal("y", f, chol=chol, **words) if full else pm.Normal("y", f, sigma, **words)
+        return (
+            pm.MvNormal("y", f, chol=chol, **words) if full else pm.Normal("y", f, sigma, **words)
+        )
     mask = pm.Data("observed", observed.astype(np.float64), dims=dims)
 
     def by_label(value: Symbol, f: Symbol, sigma: Symbol) -> Symbol:
@@ -211,13 +227,18 @@ def _add_labels(part: Regression, f: Symbol, Y: np.ndarray, sigma: Symbol | None
         return part.log_likelihood(f, pt.switch(pt.neq(mask, 0.0), value, np.nan))
 
     if full:
-        words |= {"dist": lambda f, size: pm.MvNormal.dist(f, chol=chol, size=size), "signature": "(c)->(c)"}
+        words |= {
+            "dist": lambda f, size: pm.MvNormal.dist(f, chol=chol, size=size),
+            "signature": "(c)->(c)",
+        }
         return pm.CustomDist("y", f, logp=by_star, **words)
     words |= {"dist": lambda f, sigma, size: pm.Normal.dist(f, sigma, size=size)}
     return pm.CustomDist("y", f, sigma, logp=by_label, **words)
 
 
-def _put_numbers(reg: Regression, sigma_noise: Any, prior_precision: Any) -> tuple[Regression, dict[str, Symbol]]:
+def _put_numbers(
+    reg: Regression, sigma_noise: Any, prior_precision: Any
+) -> tuple[Regression, dict[str, Symbol]]:
     """The regression with the numbers among noise and prior, and the symbols among the prior by block."""
     by_block = prior_precision if isinstance(prior_precision, Mapping) else {"": prior_precision}
     symbols = {name: value for name, value in by_block.items() if isinstance(value, Variable)}
@@ -225,7 +246,11 @@ def _put_numbers(reg: Regression, sigma_noise: Any, prior_precision: Any) -> tup
         prior = {name: 1.0 if name in symbols else value for name, value in prior_precision.items()}
     else:
         prior = reg.prior_precision if prior_precision is None or symbols else prior_precision
-    noise = {"noise_covariance": reg.noise_covariance} if reg.has_full_noise else {"sigma_noise": reg.sigma_noise}
+    noise = (
+        {"noise_covariance": reg.noise_covariance}
+        if reg.has_full_noise
+        else {"sigma_noise": reg.sigma_noise}
+    )
     if sigma_noise is not None and not isinstance(sigma_noise, Variable):
         noise = {"sigma_noise": sigma_noise}
     if sigma_noise is None and prior is reg.prior_precision:
@@ -233,7 +258,9 @@ def _put_numbers(reg: Regression, sigma_noise: Any, prior_precision: Any) -> tup
     return Regression(reg.net, prior_precision=prior, **noise), symbols
 
 
-def _find_prior_sds(reg: Regression, symbols: Mapping[str, Symbol]) -> dict[str, Symbol | np.ndarray]:
+def _find_prior_sds(
+    reg: Regression, symbols: Mapping[str, Symbol]
+) -> dict[str, Symbol | np.ndarray]:
     """Standard deviation of the prior by block: one, or one a parameter in a flat vector."""
     known = {
         key: _register(value, "_".join(["prior_precision", *filter(None, key.split("/"))]))
@@ -241,12 +268,20 @@ def _find_prior_sds(reg: Regression, symbols: Mapping[str, Symbol]) -> dict[str,
     }
     sds = {}
     for block in reg.net.layout.blocks:
-        found = [known[key] for key in (block.name, block.name.rpartition("/")[0], "") if key in known]
-        sds[block.name] = 1 / pt.sqrt(found[0]) if found else 1 / np.sqrt(np.ravel(reg.prior_precision[block.name]))
+        found = [
+            known[key] for key in (block.name, block.name.rpartition("/")[0], "") if key in known
+        ]
+        sds[block.name] = (
+            1 / pt.sqrt(found[0])
+            if found
+            else 1 / np.sqrt(np.ravel(reg.prior_precision[block.name]))
+        )
     return sds
 
 
-def _expand(reg: Regression, free: slice, sds: Mapping[str, Symbol | np.ndarray]) -> Symbol | np.ndarray:
+def _expand(
+    reg: Regression, free: slice, sds: Mapping[str, Symbol | np.ndarray]
+) -> Symbol | np.ndarray:
     """One standard deviation a parameter of those that are free."""
     sizes = {b.name: b.size for b in reg.net.layout.blocks if free.start <= b.offset < free.stop}
     xp = pt if any(isinstance(sds[name], Variable) for name in sizes) else np
@@ -266,9 +301,14 @@ def _register(value: Symbol, name: str) -> Symbol:
     model = pm.modelcontext(None)
     if _is_random(value) and value not in model.basic_RVs:
         return model.register_rv(
-            value, value.name or name, dims="label" if name == "sigma_noise" and value.ndim else None
+            value,
+            value.name or name,
+            dims="label" if name == "sigma_noise" and value.ndim else None,
         )
-    if any(_is_random(v) and v not in model.basic_RVs for v in ancestors([value], blockers=model.basic_RVs)):
+    if any(
+        _is_random(v) and v not in model.basic_RVs
+        for v in ancestors([value], blockers=model.basic_RVs)
+    ):
         raise OptionError(
             f"{name} should be made of variables of the model, got one that depends on a distribution made by .dist(): "
             "give that a name, pm.HalfNormal('scale', 1.0), inside `with pm.Model():` around this call."
@@ -279,7 +319,9 @@ def _register(value: Symbol, name: str) -> Symbol:
 def _is_random(value: Variable) -> bool:
     from pymc.distributions.distribution import SymbolicRandomVariable
 
-    return value.owner is not None and isinstance(value.owner.op, RandomVariable | SymbolicRandomVariable)
+    return value.owner is not None and isinstance(
+        value.owner.op, RandomVariable | SymbolicRandomVariable
+    )
 
 
 def _check_together(
@@ -295,9 +337,13 @@ def _check_together(
             f"subset={subset!r} holds the other weights at those of a Laplace posterior: give laplace=fit_laplace(...)."
         )
     if laplace is not None and blocks:
-        raise OptionError("blocks=True is for models without laplace, whose whitening mixes all parameters: drop one.")
+        raise OptionError(
+            "blocks=True is for models without laplace, whose whitening mixes all parameters: drop one."
+        )
     if isinstance(subset, int) and precisions:
-        raise OptionError("a subset of directions has a fixed prior: give prior_precision as numbers, or subset='all'.")
+        raise OptionError(
+            "a subset of directions has a fixed prior: give prior_precision as numbers, or subset='all'."
+        )
     if laplace is not None and laplace.reg.net.layout.blocks != reg.net.layout.blocks:
         raise OptionError(
             f"laplace should be of the network of reg, {reg.net!r}, got one of {laplace.reg.net!r}: fit it to reg."

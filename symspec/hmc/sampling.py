@@ -14,7 +14,13 @@ from threadpoolctl import threadpool_limits
 
 from symspec.derivatives import compiled
 from symspec.derivatives.backends import find_mode
-from symspec.errors import DataError, MissingDependencyError, NotAtMinimumWarning, OptionError, TooLargeError
+from symspec.errors import (
+    DataError,
+    MissingDependencyError,
+    NotAtMinimumWarning,
+    OptionError,
+    TooLargeError,
+)
 from symspec.hmc.model import pymc_model
 from symspec.hmc.subsets import Subset, check_subset, describe_subset
 from symspec.inverse_hessian.last_layer import find_last_layer, split_last_layer
@@ -125,7 +131,12 @@ def run_hmc(
     sampler = _check_sampler(sampler)
     _check_counts(n_draws, n_chains, n_tune, theta_every)
     X_check = _find_check_stars(reg, X, X_check)
-    _check_memory(n_draws * n_chains, _count_theta(reg, subset, theta_every), len(X_check) * reg.net.n_labels, memory)
+    _check_memory(
+        n_draws * n_chains,
+        _count_theta(reg, subset, theta_every),
+        len(X_check) * reg.net.n_labels,
+        memory,
+    )
     _check_hours(reg, laplace, X, Y, subset, (n_draws + n_tune) * n_chains, max_hours)
     _warn_unless_minimum(laplace)
     model = pymc_model(reg, X, Y, laplace=laplace, subset=subset, X_check=X_check)
@@ -134,7 +145,9 @@ def run_hmc(
     settings = {"sampler": sampler, "seed": seed, "target_accept": target_accept}
     counts = {"draws": n_draws, "tune": n_tune, "chains": n_chains}
     begin = time.perf_counter()
-    draws = _sample(model, ["f", "theta"][: 1 + bool(theta_every)], **settings, **counts, progress=progress)
+    draws = _sample(
+        model, ["f", "theta"][: 1 + bool(theta_every)], **settings, **counts, progress=progress
+    )
     draws = _keep(_cut(draws, n_draws), importance, theta_every)
     draws.attrs |= _describe(laplace, subset, X_check) | settings
     draws.attrs |= {"n_tune": n_tune, "n_stars": len(X), "seconds": time.perf_counter() - begin}
@@ -156,11 +169,20 @@ def _describe(laplace: LaplacePosterior, subset: Subset, X_check: np.ndarray) ->
 def fingerprint_laplace(laplace: LaplacePosterior) -> str:
     """Digest of what a Laplace posterior says of its weights."""
     words = laplace.curvature, laplace.structure
-    return find_fingerprint(laplace.theta, laplace.reg.noise_covariance, laplace.reg.prior_precision, words)
+    return find_fingerprint(
+        laplace.theta, laplace.reg.noise_covariance, laplace.reg.prior_precision, words
+    )
 
 
 def _sample(
-    model: pm.Model, names: list[str], *, sampler: str, seed: int, target_accept: float, progress: bool, **words: Any
+    model: pm.Model,
+    names: list[str],
+    *,
+    sampler: str,
+    seed: int,
+    target_accept: float,
+    progress: bool,
+    **words: Any,
 ) -> DataTree:
     """One BLAS thread for each chain: chains run side by side."""
     import pymc as pm
@@ -170,7 +192,9 @@ def _sample(
         words["compile_kwargs"] = {"jitter_rvs": set()}
     elif sampler == "pymc":
         words["init"] = "adapt_diag"  # without jitter
-        words["mp_ctx"] = "forkserver" if "jax" in sys.modules else None  # a fork of JAX's threads may hang
+        words["mp_ctx"] = (
+            "forkserver" if "jax" in sys.modules else None
+        )  # a fork of JAX's threads may hang
     else:
         register_jax()
         nuts["jitter"] = False
@@ -219,7 +243,11 @@ def _weigh_laplace_draws(model: pm.Model, n: int, seed: int) -> Dataset:
     if np.ptp(finite) < EQUAL:
         k = 0.0  # the posterior is normal, and this is it
     else:
-        k = float(np.nan_to_num(array_stats.psislw(-finite)[1], nan=np.inf)) if len(finite) >= MIN_WEIGHTS else np.nan
+        k = (
+            float(np.nan_to_num(array_stats.psislw(-finite)[1], nan=np.inf))
+            if len(finite) >= MIN_WEIGHTS
+            else np.nan
+        )
     return xr.Dataset({"log_weight": ("laplace_draw", weights)}, attrs={"pareto_k": k})
 
 
@@ -235,7 +263,9 @@ def _cut(draws: DataTree, n_draws: int) -> DataTree:
     if f.sizes["draw"] == n_draws:
         return draws
     lengths = f.notnull().all(("check_star", "label")).sum("draw").values
-    n_kept = int(max(lengths, key=lambda length: length * np.count_nonzero(lengths >= length), default=0))
+    n_kept = int(
+        max(lengths, key=lambda length: length * np.count_nonzero(lengths >= length), default=0)
+    )
     if n_kept == 0:
         raise KeyboardInterrupt
     chains = np.flatnonzero(lengths >= n_kept)
@@ -254,7 +284,9 @@ def _keep(draws: DataTree, importance: Dataset, theta_every: int) -> DataTree:
     names = [name for name in ("f", "theta") if name in draws["posterior"]]
     posterior = draws["posterior"].to_dataset()[names]
     stats = draws["sample_stats"].to_dataset()
-    stats = stats[[name for name, values in stats.data_vars.items() if values.dtype != object]]  # no words of None
+    stats = stats[
+        [name for name, values in stats.data_vars.items() if values.dtype != object]
+    ]  # no words of None
     groups = {"posterior": posterior, "sample_stats": stats, "importance": importance}
     if theta_every > 1:
         groups["posterior"] = posterior[["f"]].drop_dims("param", errors="ignore")
@@ -282,12 +314,18 @@ def _check_sampler(sampler: str) -> str:
     if importlib.util.find_spec(sampler) is None:
         extra = "hmc" if sampler == "nutpie" else None
         advice = f"pip install 'symspec[{extra}]'" if extra else f"pip install {sampler}"
-        raise MissingDependencyError(f"sampler={sampler!r} needs the package {sampler}: {advice}, or sampler='auto'.")
+        raise MissingDependencyError(
+            f"sampler={sampler!r} needs the package {sampler}: {advice}, or sampler='auto'."
+        )
     return sampler
 
 
 def _check_counts(n_draws: int, n_chains: int, n_tune: int, theta_every: int) -> None:
-    least = {"n_draws": (n_draws, MIN_DRAWS), "n_tune": (n_tune, MIN_DRAWS), "theta_every": (theta_every, 0)}
+    least = {
+        "n_draws": (n_draws, MIN_DRAWS),
+        "n_tune": (n_tune, MIN_DRAWS),
+        "theta_every": (theta_every, 0),
+    }
     for name, (value, smallest) in least.items():
         if value < smallest:
             raise OptionError(f"{name} should be at least {smallest}, got {value}.")
@@ -306,7 +344,9 @@ def _find_check_stars(reg: Regression, X: np.ndarray, X_check: Any) -> np.ndarra
 
 def _count_theta(reg: Regression, subset: Subset, theta_every: int) -> int:
     """Parameters of which each draw is kept."""
-    free = find_last_layer(reg.net.layout)[1] if subset == "last_layer" else slice(0, reg.net.n_params)
+    free = (
+        find_last_layer(reg.net.layout)[1] if subset == "last_layer" else slice(0, reg.net.n_params)
+    )
     return free.stop - free.start if theta_every else 0
 
 
@@ -321,7 +361,13 @@ def _check_memory(n_draws: int, n_theta: int, n_f: int, memory: str) -> None:
 
 
 def _check_hours(
-    reg: Regression, laplace: LaplacePosterior, X: np.ndarray, Y: np.ndarray, subset: Subset, n: int, max_hours: float
+    reg: Regression,
+    laplace: LaplacePosterior,
+    X: np.ndarray,
+    Y: np.ndarray,
+    subset: Subset,
+    n: int,
+    max_hours: float,
 ) -> None:
     """Refuse what would take too long, by the time of one gradient."""
     theta = laplace.theta
@@ -341,7 +387,10 @@ def _check_hours(
     hours = seconds * GRADIENTS_PER_DRAW * n / min(os.cpu_count() or 1, 4) / 3600
     if hours > max_hours:
         took = f"{hours:,.0f} hours" if hours < 100 else f"{hours / 24:,.0f} days"
-        others = {"all": "subset='last_layer' or subset=50 (so many directions)", "last_layer": "fewer draws"}
+        others = {
+            "all": "subset='last_layer' or subset=50 (so many directions)",
+            "last_layer": "fewer draws",
+        }
         raise TooLargeError(
             f"{n:,} draws would take some {took} ({seconds:.3g} s a gradient, {GRADIENTS_PER_DRAW} a draw), more than "
             f"max_hours={max_hours:g}: sample {others.get(str(subset), 'fewer stars, or draw less')}, or allow more "

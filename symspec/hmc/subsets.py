@@ -65,7 +65,9 @@ def find_last_layer_inverse(laplace: LaplacePosterior) -> PrimalInverse:
     if isinstance(inverse, DualInverse) and inverse.accuracy == "exact":
         whitened = inverse.tangents.whiten(laplace.reg.whiteners(inverse.observed))
         J = whitened.of_layer(layer).dense().reshape(inverse.observed.size, -1)
-        return PrimalInverse.factorize(J.T @ J + np.diag(laplace.reg.prior_precision_vector()[free]))
+        return PrimalInverse.factorize(
+            J.T @ J + np.diag(laplace.reg.prior_precision_vector()[free])
+        )
     raise OptionError(
         'the last layer\'s inverse Hessian should come from structure="last_layer", "primal" or "dual", got '
         f'"{laplace.structure}": fit_laplace(..., structure="last_layer").'
@@ -109,7 +111,9 @@ def restricted_covariance(laplace: LaplacePosterior, X: Any, subset: Subset) -> 
     return _walk(laplace, X, find_basis(laplace, int(subset))[0])
 
 
-def _walk(laplace: LaplacePosterior, X: np.ndarray, inverse: InverseHessian | np.ndarray) -> np.ndarray:
+def _walk(
+    laplace: LaplacePosterior, X: np.ndarray, inverse: InverseHessian | np.ndarray
+) -> np.ndarray:
     """J A^-1 J^T of each star, with A^-1 an operator or B B^T."""
 
     def covariance(tangents: Tangents) -> np.ndarray:
@@ -123,4 +127,6 @@ def _walk(laplace: LaplacePosterior, X: np.ndarray, inverse: InverseHessian | np
     parts = range(0, len(X), STARS_AT_ONCE)
     net = laplace.reg.net
     theta = laplace.theta
-    return np.concatenate([covariance(compute_tangents(net, factors, theta, X[i : i + STARS_AT_ONCE])) for i in parts])
+    return np.concatenate(
+        [covariance(compute_tangents(net, factors, theta, X[i : i + STARS_AT_ONCE])) for i in parts]
+    )

@@ -54,7 +54,10 @@ class Whitening:
     @cached_property
     def _shared(self) -> dict[str, Any]:
         """The arrays as shared variables: constants would be hashed and folded."""
-        return {name: pytensor.shared(array, f"whitening_{name}", borrow=True) for name, array in self.arrays.items()}
+        return {
+            name: pytensor.shared(array, f"whitening_{name}", borrow=True)
+            for name, array in self.arrays.items()
+        }
 
     @cached_property
     def _shared_center(self) -> Any:
@@ -70,7 +73,9 @@ class Whitening:
 
     def find_z(self, theta: np.ndarray) -> np.ndarray:
         """The z (param,) or (draw, param) that gives theta."""
-        return np.apply_along_axis(lambda v: self.uncolour(v - self.center, self.arrays, np), -1, theta)
+        return np.apply_along_axis(
+            lambda v: self.uncolour(v - self.center, self.arrays, np), -1, theta
+        )
 
 
 def find_whitening(laplace: LaplacePosterior) -> Whitening:
@@ -94,7 +99,11 @@ def find_whitening(laplace: LaplacePosterior) -> Whitening:
     if isinstance(inverse, PrimalInverse):
         leading = find_directions(laplace)
         is_cheaper = 2 * leading.eigenvectors.shape[1] < inverse.shape[0]
-        return _whiten_by_directions(laplace.theta, leading) if is_cheaper else whiten_by_factor(laplace.theta, inverse)
+        return (
+            _whiten_by_directions(laplace.theta, leading)
+            if is_cheaper
+            else whiten_by_factor(laplace.theta, inverse)
+        )
     if isinstance(inverse, LayerwiseInverse):
         return _whiten_by_layers(laplace.theta, inverse)
     if isinstance(inverse, DualInverse | LowRankInverse):
@@ -138,11 +147,15 @@ def find_directions(laplace: LaplacePosterior, n: int | None = None) -> LowRankI
         )
     keep = np.flatnonzero(np.abs(values) > NEGLIGIBLE) if n is None else np.arange(n)
     if len(keep) and keep[-1] >= len(values):
-        raise OptionError(f"the curvature should have {n} leading directions, got {len(values)}: ask for fewer.")
+        raise OptionError(
+            f"the curvature should have {n} leading directions, got {len(values)}: ask for fewer."
+        )
     return LowRankInverse(precision, values[keep], np.ascontiguousarray(vectors[:, keep]))
 
 
-def _primal_directions(inverse: PrimalInverse, precision: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _primal_directions(
+    inverse: PrimalInverse, precision: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     root = inverse.cholesky / np.sqrt(precision)[:, None]
     values, vectors = eigh(root @ root.T)
     return values[::-1] - 1, vectors[:, ::-1]
@@ -164,7 +177,9 @@ def _dual_directions(
     vectors = vectors[:, ::-1]
     keep = values > 1e-12 * max(values[0], NEGLIGIBLE)
     columns = vectors[:, keep].reshape(C, N, -1).transpose(1, 0, 2)
-    return values[keep], tangents.rmatvec(columns) / np.sqrt(precision)[:, None] / np.sqrt(values[keep])
+    return values[keep], tangents.rmatvec(columns) / np.sqrt(precision)[:, None] / np.sqrt(
+        values[keep]
+    )
 
 
 def whiten_by_factor(center: np.ndarray, inverse: PrimalInverse) -> Whitening:
@@ -218,13 +233,21 @@ def _whiten_by_layers(center: np.ndarray, inverse: LayerwiseInverse) -> Whitenin
     def colour(z: Any, a: Arrays, xp: Any) -> Any:
         def change(layer: str, V: Any) -> Any:
             W = V * a[f"{layer}_sd"]
-            return W if f"{layer}_inputs" not in a else a[f"{layer}_inputs"] @ W @ a[f"{layer}_outputs"].T
+            return (
+                W
+                if f"{layer}_inputs" not in a
+                else a[f"{layer}_inputs"] @ W @ a[f"{layer}_outputs"].T
+            )
 
         return walk(z, xp, change, before=False)
 
     def uncolour(x: Any, a: Arrays, xp: Any) -> Any:
         def change(layer: str, R: Any) -> Any:
-            W = R if f"{layer}_inputs" not in a else a[f"{layer}_inputs"].T @ R @ a[f"{layer}_outputs"]
+            W = (
+                R
+                if f"{layer}_inputs" not in a
+                else a[f"{layer}_inputs"].T @ R @ a[f"{layer}_outputs"]
+            )
             return W / a[f"{layer}_sd"]
 
         return walk(x, xp, change, before=True)

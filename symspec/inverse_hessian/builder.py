@@ -125,12 +125,16 @@ class InverseBuilder:
         return PrimalInverse.factorize(self._hessian(theta, self.X, self.Y).astype(np.float64))
 
     def _build_dual(self, theta: np.ndarray) -> InverseHessian:
-        return self._invert(theta, self._choose_subset(self.options["subset"]) if "subset" in self.options else None)
+        return self._invert(
+            theta, self._choose_subset(self.options["subset"]) if "subset" in self.options else None
+        )
 
     def _build_krylov(self, theta: np.ndarray) -> InverseHessian:
         labelled = np.flatnonzero(self.observed.any(axis=1))
         n_fitting = int(np.sqrt(self.memory / 8 / (3 * 8)) / self.reg.net.n_labels)
-        subset = self._choose_subset(self.options.get("subset", max(1, min(n_fitting, len(labelled) // 4))))
+        subset = self._choose_subset(
+            self.options.get("subset", max(1, min(n_fitting, len(labelled) // 4)))
+        )
         rest = np.setdiff1d(labelled, subset)
         if not rest.size:
             raise OptionError(
@@ -159,8 +163,12 @@ class InverseBuilder:
         return build_last_layer(self.stream(theta), self.reg.net.layout, precision, self.checkpoint)
 
     def _build_low_rank(self, theta: np.ndarray) -> InverseHessian:
-        rank = self.options.get("rank", min(DEFAULT_RANK, max(1, int(self.memory / (16 * self.reg.net.n_params)))))
-        return build_low_rank(self.stream(theta), self.reg.prior_precision_vector(), rank, self.checkpoint)
+        rank = self.options.get(
+            "rank", min(DEFAULT_RANK, max(1, int(self.memory / (16 * self.reg.net.n_params))))
+        )
+        return build_low_rank(
+            self.stream(theta), self.reg.prior_precision_vector(), rank, self.checkpoint
+        )
 
     @property
     def _prior(self) -> tuple[Any, dict[str, Any]]:
@@ -174,8 +182,12 @@ class InverseBuilder:
 
     def _invert(self, theta: np.ndarray, stars: np.ndarray | None = None) -> DualInverse:
         """Dual inverse from some of the training stars, by default all."""
-        X, observed = (self.X, self.observed) if stars is None else (self.X[stars], self.observed[stars])
+        X, observed = (
+            (self.X, self.observed) if stars is None else (self.X[stars], self.observed[stars])
+        )
         variance = {name: 1 / np.asarray(p) for name, p in self.reg.prior_precision.items()}
         is_subset = observed.sum() < self.observed.sum()
         covariance = self.reg.noise_covariance
-        return DualInverse(self.tangents(theta, X), variance, observed, covariance, is_subset=bool(is_subset))
+        return DualInverse(
+            self.tangents(theta, X), variance, observed, covariance, is_subset=bool(is_subset)
+        )

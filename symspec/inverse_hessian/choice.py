@@ -34,7 +34,9 @@ class Choice:
     reason: str
 
 
-def choose_structure(net: Network, n_rows: int, *, curvature: str = "ggn", memory: str = "8GB") -> Choice:
+def choose_structure(
+    net: Network, n_rows: int, *, curvature: str = "ggn", memory: str = "8GB"
+) -> Choice:
     """Pick the exact structure that costs least among those that fit in memory.
 
     Parameters
@@ -92,7 +94,9 @@ def check_structure(structure: str, curvature: str, options: Mapping[str, Any]) 
     for name, value in options.items():
         if name not in known:
             takes = ", ".join(known) or "none"
-            raise OptionError(f'structure="{structure}" should be given options among {takes}, got {name!r}.')
+            raise OptionError(
+                f'structure="{structure}" should be given options among {takes}, got {name!r}.'
+            )
         number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
         if not number or not value > 0 or (known[name] is int and value != int(value)):
             what = "a positive integer" if known[name] is int else "a positive number"

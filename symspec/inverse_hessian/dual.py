@@ -58,7 +58,9 @@ class DualInverse(InverseHessian):
         self.rows = np.flatnonzero(self.observed.T)  # label-major, as `Tangents.gram` orders them
         self._log_det_noise = _log_det_noise(self.observed, noise_covariance)
         if cholesky is None:
-            cholesky = factorize_kernel(tangents.gram(tangents, variance), self.observed, noise_covariance)
+            cholesky = factorize_kernel(
+                tangents.gram(tangents, variance), self.observed, noise_covariance
+            )
         self.cholesky = cholesky
 
     def _matmat(self, V: np.ndarray) -> np.ndarray:
@@ -85,7 +87,9 @@ class DualInverse(InverseHessian):
 
     def logdet(self) -> float:
         log_det_prior = -float(np.log(self._variance_vector).sum())
-        return -log_det_prior - 2.0 * float(np.log(np.diag(self.cholesky)).sum()) + self._log_det_noise
+        return (
+            -log_det_prior - 2.0 * float(np.log(np.diag(self.cholesky)).sum()) + self._log_det_noise
+        )
 
     def draw(self, n_draws: int, rng: np.random.Generator) -> np.ndarray:
         r"""Draws by Matheron's rule: a prior draw, conditioned on data that it would have produced."""
@@ -106,7 +110,9 @@ class DualInverse(InverseHessian):
 
     def label_cross_covariance(self, tangents: Tangents, other: Tangents) -> np.ndarray:
         """J A^-1 J'^T (star, label, other star, label): between the labels of different stars."""
-        Z, W = (self._solve(self.tangents.gram(t, self.variance)[self.rows]) for t in (tangents, other))
+        Z, W = (
+            self._solve(self.tangents.gram(t, self.variance)[self.rows]) for t in (tangents, other)
+        )
         C = tangents.gram(other, self.variance) - Z.T @ W
         return C.reshape(-1, tangents.n_stars, other.n_labels, other.n_stars).transpose(1, 0, 3, 2)
 
@@ -114,7 +120,11 @@ class DualInverse(InverseHessian):
         factors = {f"inputs/{k}": a for k, a in self.tangents.inputs.items()}
         factors |= {f"cotangents/{k}": g for k, g in self.tangents.cotangents.items()}
         is_subset = np.array(self.accuracy != "exact")
-        return factors | {"observed": self.observed, "cholesky": self.cholesky, "is_subset": is_subset}
+        return factors | {
+            "observed": self.observed,
+            "cholesky": self.cholesky,
+            "is_subset": is_subset,
+        }
 
     def kernel_inverse(self) -> np.ndarray:
         """M^-1 (label, star, label, star), zero in the rows and columns of missing labels."""
@@ -126,22 +136,32 @@ class DualInverse(InverseHessian):
 
     def _tangent(self, V: np.ndarray) -> np.ndarray:
         """J V over the observed rows (row, ...) for V (param, ...)."""
-        return self.tangents.matvec(V).swapaxes(0, 1).reshape(self.observed.size, *V.shape[1:])[self.rows]
+        return (
+            self.tangents.matvec(V)
+            .swapaxes(0, 1)
+            .reshape(self.observed.size, *V.shape[1:])[self.rows]
+        )
 
     def _tangent_transposed(self, u: np.ndarray) -> np.ndarray:
         """J^T u (param, ...) for u (row, ...) over the observed rows."""
         full = np.zeros((self.observed.size, *u.shape[1:]))
         full[self.rows] = u
-        return self.tangents.rmatvec(full.reshape(*self.observed.T.shape, *u.shape[1:]).swapaxes(0, 1))
+        return self.tangents.rmatvec(
+            full.reshape(*self.observed.T.shape, *u.shape[1:]).swapaxes(0, 1)
+        )
 
     def _solve(self, b: np.ndarray, *, transposed: bool = False) -> np.ndarray:
-        return solve_triangular(self.cholesky, b, lower=True, trans=int(transposed), check_finite=False)
+        return solve_triangular(
+            self.cholesky, b, lower=True, trans=int(transposed), check_finite=False
+        )
 
     def _solve_M(self, b: np.ndarray) -> np.ndarray:
         return self._solve(self._solve(b), transposed=True)
 
 
-def factorize_kernel(K: np.ndarray, observed: np.ndarray, noise_covariance: np.ndarray) -> np.ndarray:
+def factorize_kernel(
+    K: np.ndarray, observed: np.ndarray, noise_covariance: np.ndarray
+) -> np.ndarray:
     """Lower Cholesky factor of K + S over the observed (label, star) rows; K is overwritten.
 
     Raises
@@ -171,5 +191,8 @@ def factorize_kernel(K: np.ndarray, observed: np.ndarray, noise_covariance: np.n
 def _log_det_noise(observed: np.ndarray, noise_covariance: np.ndarray) -> float:
     patterns, counts = np.unique(observed, axis=0, return_counts=True)
     return float(
-        sum(n * np.linalg.slogdet(noise_covariance[np.ix_(o, o)])[1] for o, n in zip(patterns, counts, strict=True))
+        sum(
+            n * np.linalg.slogdet(noise_covariance[np.ix_(o, o)])[1]
+            for o, n in zip(patterns, counts, strict=True)
+        )
     )

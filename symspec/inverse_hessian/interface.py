@@ -58,7 +58,9 @@ class InverseHessian(LinearOperator, ABC):
         NaN where nothing is known: the approximations.
         """
         V = self.label_covariance(tangents)
-        lower = {"exact": V, "upper bound": np.zeros_like(V)}.get(self.accuracy, np.full_like(V, np.nan))
+        lower = {"exact": V, "upper bound": np.zeros_like(V)}.get(
+            self.accuracy, np.full_like(V, np.nan)
+        )
         return lower, np.full_like(V, np.nan) if self.accuracy == "approximate" else V
 
     def cheap(self) -> LinearOperator:

@@ -31,7 +31,14 @@ from scipy.linalg import eigh
 from symspec.derivatives.tangent_stream import TangentStream
 from symspec.derivatives.tangents import Tangents
 from symspec.errors import OptionError
-from symspec.inverse_hessian.layerwise import LayerBlock, LayerwiseInverse, find_scales, join_bias, project, scale_rows
+from symspec.inverse_hessian.layerwise import (
+    LayerBlock,
+    LayerwiseInverse,
+    find_scales,
+    join_bias,
+    project,
+    scale_rows,
+)
 from symspec.networks.params import LayerParams, ParamLayout
 from symspec.safety.checkpoint import Checkpoint
 
@@ -61,7 +68,9 @@ def build_kronecker(
             "Kronecker structures take one prior precision a block, got one a parameter: use structure="
             '"diagonal", or an exact one.'
         )
-    prior = {name: values[0] or values[1][0] for name, values in layout.by_layer(prior_precision).items()}
+    prior = {
+        name: values[0] or values[1][0] for name, values in layout.by_layer(prior_precision).items()
+    }
     scales = find_kronecker_scales(layout, prior_precision)
     factors = _accumulate_factors(stream, layout, scales, checkpoint)
     n_stars = max(stream.n_stars, 1)
@@ -78,7 +87,9 @@ def build_kronecker(
     return LayerwiseInverse(layout, blocks, "ekfac" if corrected else "kronecker")
 
 
-def find_kronecker_scales(layout: ParamLayout, prior_precision: Mapping[str, Any]) -> dict[str, np.ndarray]:
+def find_kronecker_scales(
+    layout: ParamLayout, prior_precision: Mapping[str, Any]
+) -> dict[str, np.ndarray]:
     """Scales that make the prior isotropic, in the shapes of `find_shape` where a layer has no inputs."""
     scales = find_scales(layout, prior_precision, isotropic=True)
     return {
@@ -97,12 +108,18 @@ def find_shape(layer: LayerParams) -> tuple[int, int]:
 
 
 def _accumulate_factors(
-    stream: TangentStream, layout: ParamLayout, scales: dict[str, np.ndarray], checkpoint: Checkpoint
+    stream: TangentStream,
+    layout: ParamLayout,
+    scales: dict[str, np.ndarray],
+    checkpoint: Checkpoint,
 ) -> State:
     state = {}
     for name, layer in layout.layers.items():
         n_in, n_out = find_shape(layer)
-        state |= {f"{name}/inputs": np.zeros((n_in, n_in)), f"{name}/cotangents": np.zeros((n_out, n_out))}
+        state |= {
+            f"{name}/inputs": np.zeros((n_in, n_in)),
+            f"{name}/cotangents": np.zeros((n_out, n_out)),
+        }
 
     def add(state: State, tangents: Tangents) -> None:
         for name, layer in layout.layers.items():
@@ -119,7 +136,12 @@ def _accumulate_factors(
     return checkpoint.accumulate("kronecker factors", stream, state, add)
 
 
-def _correct(stream: TangentStream, layout: ParamLayout, blocks: dict[str, LayerBlock], checkpoint: Checkpoint) -> None:
+def _correct(
+    stream: TangentStream,
+    layout: ParamLayout,
+    blocks: dict[str, LayerBlock],
+    checkpoint: Checkpoint,
+) -> None:
     """Put the diagonal of the exact blocks in place of the products of eigenvalues."""
 
     def add(state: State, tangents: Tangents) -> None:

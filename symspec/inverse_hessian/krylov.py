@@ -152,7 +152,9 @@ class KrylovInverse(InverseHessian):
         begin = time.monotonic()
         bounds = []
         for i, group in enumerate(groups):
-            left = None if budget is None else (budget - time.monotonic() + begin) / (len(groups) - i)
+            left = (
+                None if budget is None else (budget - time.monotonic() + begin) / (len(groups) - i)
+            )
             *_, last = self.iterate_bounds(group, max_seconds=left)
             bounds.append(last)
         lower, upper = (np.concatenate(ends) for ends in zip(*bounds, strict=True))
@@ -165,7 +167,9 @@ class KrylovInverse(InverseHessian):
         begin = time.monotonic()
         k = self._right_hand_sides(tangents)
         brackets = Brackets(self.subset.label_covariance(tangents), k)
-        stage = f"krylov {find_fingerprint(*tangents.inputs.values(), *tangents.cotangents.values())}"
+        stage = (
+            f"krylov {find_fingerprint(*tangents.inputs.values(), *tangents.cotangents.values())}"
+        )
         space = KrylovSpace(self._product, self._n_rows, self.checkpoint, stage)
         while True:
             yield brackets.lower.copy(), brackets.upper.copy()
@@ -191,8 +195,12 @@ class KrylovInverse(InverseHessian):
             for layer in self.subset.tangents.inputs
         }
         parts = {"subset": self.subset.arrays(), "rest": rest}
-        limits = {f"limits/{k}": np.array(float(v)) for k, v in vars(self.limits).items() if v is not None}
-        return limits | {f"{part}/{name}": a for part, arrays in parts.items() for name, a in arrays.items()}
+        limits = {
+            f"limits/{k}": np.array(float(v)) for k, v in vars(self.limits).items() if v is not None
+        }
+        return limits | {
+            f"{part}/{name}": a for part, arrays in parts.items() for name, a in arrays.items()
+        }
 
     # --- products and solutions
 
@@ -206,21 +214,27 @@ class KrylovInverse(InverseHessian):
 
     def _product(self, U: np.ndarray) -> np.ndarray:
         """(M - 1) U (row, k), few columns at a time."""
-        return np.hstack([self._down(self.subset @ self._up(U[:, c])) for c in self._columns(U.shape[1])])
+        return np.hstack(
+            [self._down(self.subset @ self._up(U[:, c])) for c in self._columns(U.shape[1])]
+        )
 
     def _right_hand_sides(self, tangents: Tangents) -> np.ndarray:
         """The columns k (row, star, label)."""
         C = self.rest.n_labels
         k = np.empty((self._n_rows, tangents.n_stars, C))
         for stars in self._columns(tangents.n_stars, each=C):
-            Jt = [tangents[i : i + 1].rmatvec(np.eye(C)[None]) for i in range(stars.start, stars.stop)]
+            Jt = [
+                tangents[i : i + 1].rmatvec(np.eye(C)[None]) for i in range(stars.start, stars.stop)
+            ]
             k[:, stars] = self._down(self.subset @ np.hstack(Jt)).reshape(self._n_rows, -1, C)
         return k
 
     def _solve(self, K: np.ndarray) -> np.ndarray:
         """M^-1 K (row, k)."""
         step = self._columns_that_share()
-        return np.hstack([self._solve_together(K[:, i : i + step]) for i in range(0, K.shape[1], step)])
+        return np.hstack(
+            [self._solve_together(K[:, i : i + step]) for i in range(0, K.shape[1], step)]
+        )
 
     def _solve_together(self, K: np.ndarray) -> np.ndarray:
         space = KrylovSpace(self._product, self._n_rows, Checkpoint(), "")
@@ -228,7 +242,9 @@ class KrylovInverse(InverseHessian):
         residual = K
         x = np.zeros_like(K)
         while (wide := np.linalg.norm(residual, axis=0) > goal).any():
-            if self._must_stop(space, int(wide.sum()), 0.0, None) or not space.expand(residual[:, wide]):
+            if self._must_stop(space, int(wide.sum()), 0.0, None) or not space.expand(
+                residual[:, wide]
+            ):
                 error = np.max(np.linalg.norm(residual, axis=0) / np.linalg.norm(K, axis=0))
                 warnings.warn(
                     f"conjugate gradients stopped at a relative residual of {error:.1e} after {space.n_blocks} "
@@ -242,7 +258,9 @@ class KrylovInverse(InverseHessian):
             residual = K - space.multiply(coefficients)
         return x
 
-    def _must_stop(self, space: KrylovSpace, n_more: int, seconds: float, max_seconds: float | None) -> bool:
+    def _must_stop(
+        self, space: KrylovSpace, n_more: int, seconds: float, max_seconds: float | None
+    ) -> bool:
         late = max_seconds is not None and seconds * (1 + 1 / max(space.n_blocks, 1)) > max_seconds
         full = 16 * self._n_rows * (space.basis.shape[1] + n_more) > self.limits.max_bytes
         return late or full or space.n_blocks >= self.limits.max_iterations
@@ -254,7 +272,11 @@ class KrylovInverse(InverseHessian):
 
     def _columns_that_share(self) -> int:
         """Right-hand sides whose joint space fits for some 40 iterations."""
-        return int(np.clip(self.limits.max_bytes // (16 * 40 * self._n_rows), self.rest.n_labels, MAX_COLUMNS))
+        return int(
+            np.clip(
+                self.limits.max_bytes // (16 * 40 * self._n_rows), self.rest.n_labels, MAX_COLUMNS
+            )
+        )
 
     def _log_det_rest(self) -> tuple[float, float]:
         if self._log_det is None:

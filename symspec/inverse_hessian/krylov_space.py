@@ -48,7 +48,9 @@ class KrylovSpace:
         self.products = np.hstack([self.products, products])
         across = self.basis.T @ products
         p = len(self._projected)
-        self._projected = np.block([[self._projected, across[:p]], [across[:p].T, (across[p:] + across[p:].T) / 2]])
+        self._projected = np.block(
+            [[self._projected, across[:p]], [across[:p].T, (across[p:] + across[p:].T) / 2]]
+        )
         self._ends.append(self.basis.shape[1])
         state = {"basis": self.basis, "products": self.products, "ends": np.array(self._ends)}
         if self.n_blocks > len(self._kept.get("ends", ())):
@@ -114,7 +116,9 @@ class Brackets:
         coefficients = space.solve(k)
         self.residuals[:, wide] = (k - space.multiply(coefficients)).reshape(rows, -1, C)
         gain = np.einsum(
-            "pnc,pnd->ncd", (space.basis.T @ k).reshape(-1, wide.sum(), C), coefficients.reshape(-1, wide.sum(), C)
+            "pnc,pnd->ncd",
+            (space.basis.T @ k).reshape(-1, wide.sum(), C),
+            coefficients.reshape(-1, wide.sum(), C),
         )
         self.upper[wide] = self.start[wide] - (gain + gain.transpose(0, 2, 1)) / 2
         self._raise_lower(np.flatnonzero(wide))
@@ -137,7 +141,9 @@ def _lower_bound(history: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
     h = np.concatenate([V for V, _ in history])
     try:
         factor = cho_factor(F.reshape(t * C, t * C), lower=True)
-    except np.linalg.LinAlgError:  # rounding, once the residuals are small: the last iterate alone is as good
+    except (
+        np.linalg.LinAlgError
+    ):  # rounding, once the residuals are small: the last iterate alone is as good
         V, R = history[-1]
         factor = cho_factor(V + R, lower=True)
         h = V
@@ -171,8 +177,14 @@ def _integrate_logarithm(product: Product, Q: np.ndarray) -> np.ndarray:
                 W = W - q * np.sum(q * W, axis=0)
         values = np.array([_gauss(d, o) for d, o in zip(np.array(diagonals).T, off.T, strict=True)])
         norms = np.linalg.norm(W, axis=0)
-        settled = abs(values.mean() - before.mean()) <= 0.1 * values.std(ddof=1) / np.sqrt(len(values))
-        if settled or len(basis) >= min(MAX_STEPS, len(Q)) or norms.max() < 1e-12 * np.max(diagonals):
+        settled = abs(values.mean() - before.mean()) <= 0.1 * values.std(ddof=1) / np.sqrt(
+            len(values)
+        )
+        if (
+            settled
+            or len(basis) >= min(MAX_STEPS, len(Q))
+            or norms.max() < 1e-12 * np.max(diagonals)
+        ):
             return values
         before = values
         off = np.vstack([off, norms])

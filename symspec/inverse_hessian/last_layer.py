@@ -117,9 +117,9 @@ class LastLayer:
         if not before:
             return np.asarray(X, np.float64)
         net = Network([*before, Flatten()], self.net.n_pixels)
-        return compiled.compile_predict(net, backend=backend, dtype=dtype)(self.theta[: net.n_params], X).astype(
-            np.float64
-        )
+        return compiled.compile_predict(net, backend=backend, dtype=dtype)(
+            self.theta[: net.n_params], X
+        ).astype(np.float64)
 
 
 def split_last_layer(reg: Regression, theta: np.ndarray) -> LastLayer:
@@ -138,9 +138,14 @@ def split_last_layer(reg: Regression, theta: np.ndarray) -> LastLayer:
             f"the last layer with parameters, {name}, should have all others before it, got a network in which some "
             'go around it to the labels: use subset="all" or a number of directions.'
         )
-    layers = [Reshape(net.shapes[at]), *net.layers[at:]] if len(net.shapes[at]) > 1 else net.layers[at:]
+    layers = (
+        [Reshape(net.shapes[at]), *net.layers[at:]] if len(net.shapes[at]) > 1 else net.layers[at:]
+    )
     head = Network(layers, net.widths[at], label_names=net.label_names, label_units=net.label_units)
-    prior = {b.name: reg.prior_precision[f"{name}/{b.name.partition('/')[2]}"] for b in head.layout.blocks}
+    prior = {
+        b.name: reg.prior_precision[f"{name}/{b.name.partition('/')[2]}"]
+        for b in head.layout.blocks
+    }
     noise: dict[str, Any] = {"sigma_noise": reg.sigma_noise}
     if reg.has_full_noise:
         noise = {"noise_covariance": reg.noise_covariance}

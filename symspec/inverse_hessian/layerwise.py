@@ -48,10 +48,14 @@ def join_bias(a: np.ndarray, scale: np.ndarray) -> np.ndarray:
     """Inputs (star, in) with the bias's constant s behind them, if `scale` has a row for it."""
     if len(scale) == a.shape[1]:
         return a
-    return np.concatenate([a, np.full((len(a), 1), scale[-1, 0] if a.shape[1] else 1, a.dtype)], axis=1)
+    return np.concatenate(
+        [a, np.full((len(a), 1), scale[-1, 0] if a.shape[1] else 1, a.dtype)], axis=1
+    )
 
 
-def find_scales(layout: ParamLayout, prior_precision: Mapping[str, Any], *, isotropic: bool) -> dict[str, np.ndarray]:
+def find_scales(
+    layout: ParamLayout, prior_precision: Mapping[str, Any], *, isotropic: bool
+) -> dict[str, np.ndarray]:
     """Scale of each layer's parameters, (in, 1) or (in, out): 1 where the prior need not be isotropic."""
     scales = {}
     for name, (kernel, bias) in layout.by_layer(prior_precision).items():
@@ -140,10 +144,16 @@ class LayerwiseInverse(InverseHessian):
 
     def arrays(self) -> dict[str, np.ndarray]:
         fields = ("precision", "input_basis", "output_basis")
-        every = {f"{layer}/{name}": getattr(block, name) for layer, block in self.blocks.items() for name in fields}
+        every = {
+            f"{layer}/{name}": getattr(block, name)
+            for layer, block in self.blocks.items()
+            for name in fields
+        }
         return {name: array for name, array in every.items() if array is not None}
 
-    def _apply(self, function: Callable[[np.ndarray, LayerBlock], np.ndarray], v: np.ndarray) -> np.ndarray:
+    def _apply(
+        self, function: Callable[[np.ndarray, LayerBlock], np.ndarray], v: np.ndarray
+    ) -> np.ndarray:
         """Function of each layer's part V (in, out) of D v, times D, which multiplies by `scale`."""
         out = np.empty(self.shape[0])
         for name, block in self.blocks.items():
@@ -159,7 +169,10 @@ def project(J: np.ndarray, block: LayerBlock) -> np.ndarray:
 
 
 def build_diagonal(
-    stream: TangentStream, layout: ParamLayout, prior_precision: dict[str, Any], checkpoint: Checkpoint
+    stream: TangentStream,
+    layout: ParamLayout,
+    prior_precision: dict[str, Any],
+    checkpoint: Checkpoint,
 ) -> LayerwiseInverse:
     r""":math:`A \approx \mathrm{diag}(A)`: its entries are :math:`\delta + \sum_n a_{ni}^2 \sum_c \hat g_{ncj}^2`.
 

@@ -65,7 +65,9 @@ class LowRankInverse(InverseHessian):
         return draws * self._sd
 
     def label_covariance(self, tangents: Tangents) -> np.ndarray:
-        variance = {b.name: 1 / self.precision[b.slice].reshape(b.shape) for b in tangents.layout.blocks}
+        variance = {
+            b.name: 1 / self.precision[b.slice].reshape(b.shape) for b in tangents.layout.blocks
+        }
         Z = tangents.matvec(self._sd[:, None] * self.eigenvectors) * np.sqrt(self._shrinkage)
         return tangents.own_gram(variance) - np.matmul(Z, Z.transpose(0, 2, 1))
 
@@ -73,7 +75,9 @@ class LowRankInverse(InverseHessian):
         return {"eigenvalues": self.eigenvalues, "eigenvectors": self.eigenvectors}
 
 
-def build_low_rank(stream: TangentStream, precision: np.ndarray, rank: int, checkpoint: Checkpoint) -> LowRankInverse:
+def build_low_rank(
+    stream: TangentStream, precision: np.ndarray, rank: int, checkpoint: Checkpoint
+) -> LowRankInverse:
     """Leading `rank` eigenpairs by implicitly restarted Lanczos (ARPACK), in the smaller of the two spaces."""
     sd = 1 / np.sqrt(precision)
     n_rows = stream.n_stars * stream.n_labels
@@ -106,7 +110,9 @@ def _leading_eigenpairs(product, n: int, rank: int) -> tuple[np.ndarray, np.ndar
         values, vectors = np.linalg.eigh((dense + dense.T) / 2)
     else:
         start = np.random.default_rng(0).normal(size=n)
-        values, vectors = eigsh(LinearOperator((n, n), matvec=product, dtype=np.float64), rank, v0=start, tol=1e-8)
+        values, vectors = eigsh(
+            LinearOperator((n, n), matvec=product, dtype=np.float64), rank, v0=start, tol=1e-8
+        )
     order = np.argsort(values)[::-1][:rank]
     order = order[values[order] > 1e-12 * values.max()]
     return values[order], vectors[:, order]

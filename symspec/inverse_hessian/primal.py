@@ -56,7 +56,9 @@ class PrimalInverse(InverseHessian):
             A is not finite.
         """
         if not np.isfinite(A).all():
-            raise DataError("the curvature matrix is not finite: theta has diverged; train it again.")
+            raise DataError(
+                "the curvature matrix is not finite: theta has diverged; train it again."
+            )
         factor, info = dpotrf(A, lower=1, clean=1, overwrite_a=0)
         if info != 0:
             smallest = float(eigh(A, eigvals_only=True, subset_by_index=[0, 0])[0])
@@ -79,7 +81,9 @@ class PrimalInverse(InverseHessian):
     @cached_property
     def root(self) -> np.ndarray:
         """L^-1, lower triangular (param, param), in C order."""
-        upper = np.array(self.cholesky.T, order="F")  # its inverse is that of L transposed, so in C order
+        upper = np.array(
+            self.cholesky.T, order="F"
+        )  # its inverse is that of L transposed, so in C order
         return dtrtri(upper, lower=0, overwrite_c=1)[0].T
 
     def logdet(self) -> float:
@@ -119,24 +123,32 @@ class PrimalInverse(InverseHessian):
             Z = np.zeros((n, len(rows), C))
             for offset, a, g in layers:
                 n_out = g.shape[1]
-                n_in = min(a.shape[1], -((offset - begin - len(rows)) // n_out))  # further right L^-1 is zero
+                n_in = min(
+                    a.shape[1], -((offset - begin - len(rows)) // n_out)
+                )  # further right L^-1 is zero
                 if n_in <= 0:
                     continue
                 kernels = rows[:, offset : offset + n_in * n_out].reshape(len(rows), n_in, n_out)
-                side_by_side = kernels.transpose(1, 0, 2).reshape(n_in, -1)  # one product, not one a row
+                side_by_side = kernels.transpose(1, 0, 2).reshape(
+                    n_in, -1
+                )  # one product, not one a row
                 Z += np.matmul((a[:, :n_in] @ side_by_side).reshape(n, len(rows), n_out), g)
             yield slice(n), Z
 
     def label_cross_covariance(self, tangents: Tangents, other: Tangents) -> np.ndarray:
         """J A^-1 J'^T (star, label, other star, label): between the labels of different stars."""
-        Z, W = (self._solve(t.dense().reshape(t.n_stars * t.n_labels, -1).T) for t in (tangents, other))
+        Z, W = (
+            self._solve(t.dense().reshape(t.n_stars * t.n_labels, -1).T) for t in (tangents, other)
+        )
         return (Z.T @ W).reshape(tangents.n_stars, tangents.n_labels, other.n_stars, other.n_labels)
 
     def arrays(self) -> dict[str, np.ndarray]:
         return {"cholesky": self.cholesky}
 
     def _solve(self, V: np.ndarray, *, transposed: bool = False) -> np.ndarray:
-        return solve_triangular(self.cholesky, V, lower=True, trans=int(transposed), check_finite=False)
+        return solve_triangular(
+            self.cholesky, V, lower=True, trans=int(transposed), check_finite=False
+        )
 
 
 def build_primal(stream: TangentStream, net: Network, prior_precision: np.ndarray) -> PrimalInverse:
@@ -146,7 +158,9 @@ def build_primal(stream: TangentStream, net: Network, prior_precision: np.ndarra
     """
     check_square_fits(net, "float64")
     A = np.zeros((net.n_params, net.n_params))
-    step = max(1, BLOCK_BYTES // (8 * sum(layer.n_out for layer in net.layout.layers.values()) ** 2))
+    step = max(
+        1, BLOCK_BYTES // (8 * sum(layer.n_out for layer in net.layout.layers.values()) ** 2)
+    )
     for _, tangents in stream.blocks():
         for some in chunks(tangents.n_stars, step):
             part = tangents[some]

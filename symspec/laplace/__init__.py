@@ -1,7 +1,13 @@
 """The error bars: certificate, posterior, budget, flags; audit, sandwich, calibration."""
 
 from symspec.laplace.audit import StructureAudit, audit_structures
-from symspec.laplace.calibration import ErrorCalibration, calibrate_errors, coverage, sigma_mad, studentized_residuals
+from symspec.laplace.calibration import (
+    ErrorCalibration,
+    calibrate_errors,
+    coverage,
+    sigma_mad,
+    studentized_residuals,
+)
 from symspec.laplace.certificate import Certificate
 from symspec.laplace.fit import fit_laplace
 from symspec.laplace.flags import Flag, FlagOptions

@@ -167,11 +167,15 @@ def audit_structures(
     tell = callback or (lambda name: None)
     tell("distances")
     distance, quantile = find_distances(X, sample)
-    run = _Run(reg, theta, X, Y, sample, {"backend": backend, "dtype": dtype, "memory": memory}, options)
+    run = _Run(
+        reg, theta, X, Y, sample, {"backend": backend, "dtype": dtype, "memory": memory}, options
+    )
     tell("exact")
     exact = run.measure_exact()
     measured, skipped = run.measure_each(structures, tell)
-    sd = np.array([m.interval[..., 1] for m in measured.values()]).reshape(-1, *exact.interval.shape[:2])
+    sd = np.array([m.interval[..., 1] for m in measured.values()]).reshape(
+        -1, *exact.interval.shape[:2]
+    )
     return StructureAudit(
         structures=tuple(measured),
         accuracy=tuple(m.accuracy for m in measured.values()),
@@ -217,7 +221,9 @@ class _Run:
         if chosen.structure != "krylov":
             return self._apply(chosen)
         limits = {"tolerance": EXACT_TOLERANCE} | self.options.get("krylov", {})
-        builder = InverseBuilder(self.reg, self.X, self.Y, structure="krylov", options=limits, **self.words)
+        builder = InverseBuilder(
+            self.reg, self.X, self.Y, structure="krylov", options=limits, **self.words
+        )
         builder.reason = chosen.reason
         return self._apply(builder)
 
@@ -253,7 +259,11 @@ class _Run:
         share = min(1.0, options.get("subset", n_stars) / n_stars) if structure == "dual" else 1.0
         sizes = {"primal": self.reg.net.n_params, "dual": int(observed.sum() * share)}
         self._check_size(name, sizes.get(structure, 0))
-        return self._apply(InverseBuilder(self.reg, self.X, self.Y, structure=structure, options=options, **self.words))
+        return self._apply(
+            InverseBuilder(
+                self.reg, self.X, self.Y, structure=structure, options=options, **self.words
+            )
+        )
 
     def _fits(self, n_rows: int) -> bool:
         return 3 * 8 * n_rows**2 <= parse_memory(self.words["memory"])
@@ -271,9 +281,13 @@ class _Run:
         starts = range(0, len(self.sample), STARS_AT_ONCE)
         parts = [self._intervals(builder, inverse, slice(i, i + STARS_AT_ONCE)) for i in starts]
         seconds = time.perf_counter() - begin
-        return _Measured(builder.structure, inverse.accuracy, builder.reason, np.concatenate(parts), seconds)
+        return _Measured(
+            builder.structure, inverse.accuracy, builder.reason, np.concatenate(parts), seconds
+        )
 
-    def _intervals(self, builder: InverseBuilder, inverse: InverseHessian, rows: slice) -> np.ndarray:
+    def _intervals(
+        self, builder: InverseBuilder, inverse: InverseHessian, rows: slice
+    ) -> np.ndarray:
         tangents = builder.tangents(self.theta, self.sample[rows])
         if inverse.accuracy == "interval":
             ends = inverse.label_covariance_bounds(tangents)

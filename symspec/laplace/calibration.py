@@ -14,10 +14,14 @@ from symspec.laplace.prediction import Prediction
 from symspec.safety.checks import as_float_array
 
 MIN_KNOWN = 10  # true labels without which no factor is worth its name
-MAD_TO_SIGMA = 1.4826  # 1 / norm.ppf(0.75): the median absolute deviation of a unit normal is 0.6745
+MAD_TO_SIGMA = (
+    1.4826  # 1 / norm.ppf(0.75): the median absolute deviation of a unit normal is 0.6745
+)
 
 
-def coverage(prediction: Prediction, true_labels: Any, levels: Sequence[float] = (0.68, 0.95)) -> np.ndarray:
+def coverage(
+    prediction: Prediction, true_labels: Any, levels: Sequence[float] = (0.68, 0.95)
+) -> np.ndarray:
     r"""Fraction of true labels inside the central normal interval of the total error.
 
     .. math::
@@ -84,7 +88,9 @@ def studentized_residuals(prediction: Prediction, training_labels: Any) -> np.nd
     """
     labels = check_true_labels(prediction, training_labels)
     variance = np.diagonal(prediction.noise_cov - prediction.model_cov, axis1=1, axis2=2)
-    with np.errstate(invalid="ignore", divide="ignore"):  # a star that was not trained on may have V > S: NaN
+    with np.errstate(
+        invalid="ignore", divide="ignore"
+    ):  # a star that was not trained on may have V > S: NaN
         return (labels - prediction.labels) / np.sqrt(variance)
 
 
@@ -111,7 +117,9 @@ def sigma_mad(residuals: Any) -> np.ndarray:
     residuals = as_float_array(residuals, "residuals")
     if residuals.ndim != 2:
         advice = "for one label give residuals[:, None]"
-        raise ShapeError(f"residuals should have shape (star, label), got {residuals.shape}: {advice}.")
+        raise ShapeError(
+            f"residuals should have shape (star, label), got {residuals.shape}: {advice}."
+        )
     return np.array([_mad_of_known(column[~np.isnan(column)]) for column in residuals.T])
 
 
@@ -138,13 +146,19 @@ class ErrorCalibration:
     def __post_init__(self):
         factor = np.array(as_float_array(self.factor, "factor"))
         if factor.ndim != 1:
-            raise ShapeError(f"factor should have shape (label,), got {factor.shape}: give one number a label.")
+            raise ShapeError(
+                f"factor should have shape (label,), got {factor.shape}: give one number a label."
+            )
         if not (np.isfinite(factor) & (factor > 0)).all():
-            raise DataError(f"factor should be positive numbers, got {factor}: give 1 for a label left as it is.")
+            raise DataError(
+                f"factor should be positive numbers, got {factor}: give 1 for a label left as it is."
+            )
         object.__setattr__(self, "factor", factor)
 
 
-def calibrate_errors(prediction: Prediction, true_labels: Any, *, source: str = "") -> ErrorCalibration:
+def calibrate_errors(
+    prediction: Prediction, true_labels: Any, *, source: str = ""
+) -> ErrorCalibration:
     r"""Find by what factor the total errors of each label are too small (above 1) or too large.
 
     .. math:: c_c = 1.4826\, \mathrm{med}_n |z_{nc} - \mathrm{med}_m z_{mc}|, \qquad
@@ -178,7 +192,9 @@ def calibrate_errors(prediction: Prediction, true_labels: Any, *, source: str = 
             f"{', '.join(prediction.label_names)}: give more stars."
         )
     counts = f"robust scatter of {', '.join(map(str, n_known))} residuals over their errors"
-    return ErrorCalibration(sigma_mad(np.where(np.isfinite(z), z, np.nan)), f"{source}: {counts}" if source else counts)
+    return ErrorCalibration(
+        sigma_mad(np.where(np.isfinite(z), z, np.nan)), f"{source}: {counts}" if source else counts
+    )
 
 
 def check_true_labels(prediction: Prediction, true_labels: Any) -> np.ndarray:
@@ -201,7 +217,9 @@ def check_true_labels(prediction: Prediction, true_labels: Any) -> np.ndarray:
 def _check_levels(levels: Sequence[float]) -> np.ndarray:
     array = np.atleast_1d(as_float_array(levels, "levels"))
     if array.ndim != 1 or not ((array > 0) & (array < 1)).all():
-        raise OptionError(f"levels should be probabilities between 0 and 1, got {levels!r}: write (0.68, 0.95).")
+        raise OptionError(
+            f"levels should be probabilities between 0 and 1, got {levels!r}: write (0.68, 0.95)."
+        )
     return array
 
 

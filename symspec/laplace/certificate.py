@@ -102,8 +102,12 @@ def _find_smallest(
     operator = LinearOperator((n, n), matvec=lambda v: product(v.ravel()), dtype=np.float64)
     start = inverse @ np.random.default_rng(0).normal(size=n)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # "not converged": the residual below says how well
-        _, vectors = lobpcg(operator, start[:, None], M=inverse, largest=False, maxiter=n_products, tol=1e-6)
+        warnings.simplefilter(
+            "ignore", UserWarning
+        )  # "not converged": the residual below says how well
+        _, vectors = lobpcg(
+            operator, start[:, None], M=inverse, largest=False, maxiter=n_products, tol=1e-6
+        )
     v = vectors[:, 0] / np.linalg.norm(vectors[:, 0])
     Hv = product(v)
     value = float(v @ Hv)

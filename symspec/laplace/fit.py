@@ -90,7 +90,12 @@ def fit_laplace(
     theta = np.array(check_theta(theta, reg.net.n_params))
     X, Y = compiled.check_stars(reg.net, X, Y)
     passes = {"backend": backend, "dtype": dtype}
-    words = {"structure": structure, "curvature": curvature, "memory": memory, "options": dict(options or {})}
+    words = {
+        "structure": structure,
+        "curvature": curvature,
+        "memory": memory,
+        "options": dict(options or {}),
+    }
     inputs = (theta, X, Y, reg.noise_covariance, reg.prior_precision, words, passes)
     with show_if_long(progress) as tell:
         checkpoint = Checkpoint(resume, "" if resume is None else find_fingerprint(*inputs), tell)
@@ -104,11 +109,15 @@ def fit_laplace(
 
 def _describe_training_set(X: np.ndarray, Y: np.ndarray) -> dict[str, Any]:
     mean = X.mean(axis=0, dtype=np.float64)
-    ends = np.array([np.fmin.reduce(Y), np.fmax.reduce(Y)])  # NaN, unwarned, where one star lacks a label
+    ends = np.array(
+        [np.fmin.reduce(Y), np.fmax.reduce(Y)]
+    )  # NaN, unwarned, where one star lacks a label
     return {"flux_mean": mean, "label_range": ends, "training_space": describe_training(X, mean)}
 
 
-def _certify(builder: InverseBuilder, inverse: InverseHessian, theta: np.ndarray) -> tuple[float, Certificate]:
+def _certify(
+    builder: InverseBuilder, inverse: InverseHessian, theta: np.ndarray
+) -> tuple[float, Certificate]:
     """U, and the certificate over the parameters that vary."""
     free = inverse.free
     cheap = inverse.cheap()
@@ -146,7 +155,9 @@ def _certify(builder: InverseBuilder, inverse: InverseHessian, theta: np.ndarray
 
 def _rms_newton_shift(builder: InverseBuilder, theta: np.ndarray, step: np.ndarray) -> np.ndarray:
     X = builder.X[:: max(1, len(builder.X) // SHIFT_STARS)]
-    squares = [builder.tangents(theta, X[rows]).matvec(step) ** 2 for rows, _ in Batches(len(X)).blocks()]
+    squares = [
+        builder.tangents(theta, X[rows]).matvec(step) ** 2 for rows, _ in Batches(len(X)).blocks()
+    ]
     return np.sqrt(np.concatenate(squares).mean(axis=0))
 
 
@@ -159,4 +170,6 @@ def _report_minimum(certificate: Certificate, require_minimum: bool | None) -> N
     )
     if require_minimum:
         raise NotAtMinimumError(f"the weights are {certificate.message} {advice}", certificate)
-    warnings.warn(f"the weights are {certificate.message} {advice}", NotAtMinimumWarning, stacklevel=3)
+    warnings.warn(
+        f"the weights are {certificate.message} {advice}", NotAtMinimumWarning, stacklevel=3
+    )

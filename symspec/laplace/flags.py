@@ -84,7 +84,11 @@ class FlagOptions:
         for field in fields(self):
             value = getattr(self, field.name)
             end = most.get(field.name, np.inf)
-            if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not 0 <= value <= end:
+            if (
+                isinstance(value, bool)
+                or not isinstance(value, int | float | np.number)
+                or not 0 <= value <= end
+            ):
                 limits = f"between 0 and {end:g}" if np.isfinite(end) else "of at least 0"
                 raise OptionError(
                     f"{field.name} should be a number {limits}, got {value!r}: the default is {field.default:g}."

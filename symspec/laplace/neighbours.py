@@ -45,7 +45,9 @@ def find_distances(X: np.ndarray, X_sample: np.ndarray) -> tuple[np.ndarray, np.
         some = np.sort(np.random.default_rng(0).permutation(len(X))[:REFERENCE_STARS])
     own = np.sort(_nearest(X, X[some], mean, scale, themselves=some))
     starts = range(0, len(X_sample), REFERENCE_STARS)
-    distance = np.concatenate([_nearest(X, X_sample[i : i + REFERENCE_STARS], mean, scale) for i in starts])
+    distance = np.concatenate(
+        [_nearest(X, X_sample[i : i + REFERENCE_STARS], mean, scale) for i in starts]
+    )
     return distance, np.searchsorted(own, distance, side="left") / len(own)
 
 
@@ -56,12 +58,19 @@ def _standardization(X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     scale = np.sqrt(variance)
     scale[scale <= 1e-7 * np.abs(mean)] = np.inf  # float32 leaves as much of a constant
     if not np.isfinite(scale).any():
-        raise DataError(f"X should hold training stars that differ, got {len(X)} without a pixel that varies.")
+        raise DataError(
+            f"X should hold training stars that differ, got {len(X)} without a pixel that varies."
+        )
     return mean, scale
 
 
 def _nearest(
-    X: np.ndarray, stars: np.ndarray, mean: np.ndarray, scale: np.ndarray, *, themselves: np.ndarray | None = None
+    X: np.ndarray,
+    stars: np.ndarray,
+    mean: np.ndarray,
+    scale: np.ndarray,
+    *,
+    themselves: np.ndarray | None = None,
 ) -> np.ndarray:
     """Distances (star,) to the nearest row of X, other than the rows `themselves` (star,) that the stars are."""
     stars = (stars - mean) / scale

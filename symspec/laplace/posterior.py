@@ -77,7 +77,9 @@ class LaplacePosterior:
 
     @property
     def _contradicted(self) -> list[bool]:
-        return [word.startswith("Laplace") for word in self.hmc_verdict or [""] * self.reg.net.n_labels]
+        return [
+            word.startswith("Laplace") for word in self.hmc_verdict or [""] * self.reg.net.n_labels
+        ]
 
     @property
     def _options(self) -> dict[str, str]:
@@ -107,7 +109,9 @@ class LaplacePosterior:
         numpy.ndarray, shape (star, label, label) or (label, label)
             In products of the labels' units. For structure="krylov" the upper end of `label_covariance_bounds`.
         """
-        return self._walk_tangents(X, lambda tangents: [self.inverse_hessian.label_covariance(tangents)])[0]
+        return self._walk_tangents(
+            X, lambda tangents: [self.inverse_hessian.label_covariance(tangents)]
+        )[0]
 
     def label_covariance_bounds(self, X: Any) -> tuple[np.ndarray, np.ndarray]:
         """Covariances (star, label, label) or (label, label) between which `label_covariance` is proved to lie.
@@ -119,7 +123,9 @@ class LaplacePosterior:
         lower, upper = self._walk_tangents(X, self.inverse_hessian.label_covariance_bounds)
         return lower, upper
 
-    def _walk_tangents(self, X: Any, function: Callable[[Tangents], Sequence[np.ndarray]]) -> list[np.ndarray]:
+    def _walk_tangents(
+        self, X: Any, function: Callable[[Tangents], Sequence[np.ndarray]]
+    ) -> list[np.ndarray]:
         X = check_flux(X, self.reg.net.n_pixels, dtype=None)
         stars = X if X.ndim == 2 else X[None]
         parts = [
@@ -127,7 +133,9 @@ class LaplacePosterior:
             for rows, _ in Batches(len(stars)).blocks()
         ]
         C = self.reg.net.n_labels
-        joined = [np.concatenate(part) for part in zip(*parts, strict=True)] or [np.empty((0, C, C))] * 2
+        joined = [np.concatenate(part) for part in zip(*parts, strict=True)] or [
+            np.empty((0, C, C))
+        ] * 2
         return joined if X.ndim == 2 else [part[0] for part in joined]
 
     def predict(
@@ -195,9 +203,13 @@ class LaplacePosterior:
         snr = find_snr(X, ivar)
         space = self.training_space
         distance = None if space is None else space.find_distances(X, ivar)
-        label_flags = find_label_flags(labels, total, self.label_range, interval, self._contradicted, limits)
+        label_flags = find_label_flags(
+            labels, total, self.label_range, interval, self._contradicted, limits
+        )
         bad_fraction = n_bad / self.reg.net.n_pixels
-        flags = find_flags(label_flags, bad_fraction, self.certificate.is_minimum, snr, distance, limits)
+        flags = find_flags(
+            label_flags, bad_fraction, self.certificate.is_minimum, snr, distance, limits
+        )
         parts = labels, model, flux_cov, noise, total, flags, n_bad, ivar is not None
         names = self.reg.net.label_names, self.reg.net.label_units
         return Prediction(*parts, *names, interval, label_flags, snr, distance, limits)
@@ -217,7 +229,9 @@ class LaplacePosterior:
             )
         return X, ivar
 
-    def _flux_error(self, X: np.ndarray, ivar: np.ndarray, resampled: Resampled | None, rows: slice) -> np.ndarray:
+    def _flux_error(
+        self, X: np.ndarray, ivar: np.ndarray, resampled: Resampled | None, rows: slice
+    ) -> np.ndarray:
         """Covariance (star, label, label) from the errors of the flux."""
         if resampled is None:
             return compute_flux_covariance(partial(self._flux_jacobian, self.theta), X, ivar)

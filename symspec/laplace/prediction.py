@@ -73,8 +73,13 @@ class Prediction:
 
 def join_predictions(parts: Sequence[Prediction], order: Any = slice(None)) -> Prediction:
     """One prediction of the stars of several, all of the same labels; `order` picks and orders the joined stars."""
-    names = (*PER_STAR, *(name for name in OPTIONAL_PER_STAR if getattr(parts[0], name) is not None))
-    joined = {name: np.concatenate([getattr(part, name) for part in parts])[order] for name in names}
+    names = (
+        *PER_STAR,
+        *(name for name in OPTIONAL_PER_STAR if getattr(parts[0], name) is not None),
+    )
+    joined = {
+        name: np.concatenate([getattr(part, name) for part in parts])[order] for name in names
+    }
     return replace(parts[0], **joined)
 
 

@@ -19,7 +19,9 @@ BLOCK_BYTES = 2**27  # of the products with a block's tangents
 MAX_BLOCK_STARS = 512
 
 
-def sandwich_covariance(laplace: LaplacePosterior, X_train: Any, Y_train: Any, X: Any) -> np.ndarray:
+def sandwich_covariance(
+    laplace: LaplacePosterior, X_train: Any, Y_train: Any, X: Any
+) -> np.ndarray:
     r"""Covariance of predicted labels by the sandwich formula, from the residuals rather than the noise assumed.
 
     .. math::
@@ -67,13 +69,17 @@ def sandwich_covariance(laplace: LaplacePosterior, X_train: Any, Y_train: Any, X
     X_train, Y_train = compiled.check_stars(net, X_train, Y_train)
     factors = laplace._factors
     weighted = _weighted_residuals(laplace, X_train, Y_train)
-    size = int(np.clip(BLOCK_BYTES // (8 * net.n_labels * len(inverse.cholesky)), 1, MAX_BLOCK_STARS))
+    size = int(
+        np.clip(BLOCK_BYTES // (8 * net.n_labels * len(inverse.cholesky)), 1, MAX_BLOCK_STARS)
+    )
     V = np.zeros((len(stars), net.n_labels, net.n_labels))
     for rows in _blocks(len(stars), size):
         tangents = compute_tangents(net, factors, laplace.theta, stars[rows])
         for train in _blocks(len(X_train), size):
             others = compute_tangents(net, factors, laplace.theta, X_train[train])
-            shifts = np.einsum("ncmd,md->ncm", inverse.label_cross_covariance(tangents, others), weighted[train])
+            shifts = np.einsum(
+                "ncmd,md->ncm", inverse.label_cross_covariance(tangents, others), weighted[train]
+            )
             V[rows] += np.matmul(shifts, shifts.transpose(0, 2, 1))
     return V if X.ndim == 2 else V[0]
 

@@ -11,8 +11,12 @@ from symspec.safety.memory import chunks
 MIN_STARS = 20  # of the training set: half for the components, half to see how far others lie
 MAX_STARS = 2000
 MAX_COMPONENTS = 32
-ABOVE_NOISE = 2.0  # times the residual variance: what other spectra vary by along a component that is kept
-QUANTILE = 0.99  # of the training spectra that a distance of 1 leaves inside, for each of its two parts
+ABOVE_NOISE = (
+    2.0  # times the residual variance: what other spectra vary by along a component that is kept
+)
+QUANTILE = (
+    0.99  # of the training spectra that a distance of 1 leaves inside, for each of its two parts
+)
 FLOOR = 1e-6  # of the training variance: what is smaller is rounding
 STARS_AT_ONCE = 256
 
@@ -63,8 +67,13 @@ class TrainingSpace:
         Of these, 1 to 2 % lie beyond 1. NaN for a star without a good pixel. Below 1 says nothing of gaps between
         the training spectra.
         """
-        blocks = ((X[rows], None if ivar is None else ivar[rows]) for rows in chunks(len(X), STARS_AT_ONCE))
-        with np.errstate(over="ignore", invalid="ignore"):  # of flux near the largest number that there is
+        blocks = (
+            (X[rows], None if ivar is None else ivar[rows])
+            for rows in chunks(len(X), STARS_AT_ONCE)
+        )
+        with np.errstate(
+            over="ignore", invalid="ignore"
+        ):  # of flux near the largest number that there is
             parts = np.concatenate([self._find_parts(*block) for block in blocks], axis=1)
         return np.max(parts / self.quantiles[:, None], axis=0)
 
@@ -95,7 +104,9 @@ class TrainingSpace:
         projected = z @ V.T
         scores = projected / diagonal
         for star in np.flatnonzero((good != seen).any(axis=1)):
-            bad = V[:, seen & ~good[star]]  # V_g V_g^T is the unit matrix less what these take from it
+            bad = V[
+                :, seen & ~good[star]
+            ]  # V_g V_g^T is the unit matrix less what these take from it
             scores[star] = np.linalg.solve(np.diag(diagonal) - bad @ bad.T, projected[star])
         return scores
 
@@ -110,7 +121,9 @@ def describe_training(X: np.ndarray, mean: np.ndarray) -> TrainingSpace | None:
     if len(X) < MIN_STARS:
         return None
     some = np.random.default_rng(0).permutation(len(X))[:MAX_STARS]
-    first, second = (np.subtract(X[np.sort(half)], mean, dtype=np.float64) for half in (some[::2], some[1::2]))
+    first, second = (
+        np.subtract(X[np.sort(half)], mean, dtype=np.float64) for half in (some[::2], some[1::2])
+    )
     scale = np.sqrt(np.mean(first**2, axis=0))
     scale[scale <= 1e-7 * np.abs(mean)] = np.inf  # float32 leaves as much of a constant
     if not np.isfinite(scale).any():

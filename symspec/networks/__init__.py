@@ -12,9 +12,23 @@ from symspec.networks.convolutions import (
 from symspec.networks.folding import fold_batch_norm
 from symspec.networks.layers import Activation, Dense, Dropout, Layer, Standardize, Unstandardize
 from symspec.networks.network import Network, mlp, standardized
-from symspec.networks.normalizations import BatchNorm, ContinuumNormalize, LayerNorm, MedianNormalize
+from symspec.networks.normalizations import (
+    BatchNorm,
+    ContinuumNormalize,
+    LayerNorm,
+    MedianNormalize,
+)
 from symspec.networks.regression import Regression, prior_precision_from_weight_decay, scaled_prior
-from symspec.networks.shaping import Add, Concatenate, Flatten, From, Identity, Permute, Reshape, Slice
+from symspec.networks.shaping import (
+    Add,
+    Concatenate,
+    Flatten,
+    From,
+    Identity,
+    Permute,
+    Reshape,
+    Slice,
+)
 
 __all__ = [
     "ACTIVATIONS",

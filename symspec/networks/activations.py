@@ -86,7 +86,8 @@ def clip(x: Symbol, minimum: float = 0.0, maximum: float = 9999.0) -> Symbol:
 
 
 ACTIVATIONS: dict[str, Callable[..., Symbol]] = {
-    f.__name__: f for f in (linear, relu, leaky_relu, elu, selu, tanh, sigmoid, softplus, gelu, silu, clip)
+    f.__name__: f
+    for f in (linear, relu, leaky_relu, elu, selu, tanh, sigmoid, softplus, gelu, silu, clip)
 }
 
 

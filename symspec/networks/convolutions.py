@@ -105,7 +105,11 @@ class Conv1D(_OverPositions):
 
     def _outputs_per_window(self, n_in: int, n: int) -> int:
         """Many for few channels; a kernel of one entry has nothing to share, a very long one would make T large."""
-        most = min(BAND_WIDTH // max(n_in, self.filters), 4 * self._extent - 3, MAX_PLACES // self._extent**2)
+        most = min(
+            BAND_WIDTH // max(n_in, self.filters),
+            4 * self._extent - 3,
+            MAX_PLACES // self._extent**2,
+        )
         return int(np.clip(most, 1, n))
 
     def _window_size(self, per_window: int) -> int:
@@ -183,7 +187,9 @@ class LocallyConnected1D(_OverPositions):
 
     def _build(self, x: Symbol, params: dict[str, Symbol], shape: Shape) -> Symbol:
         n = self._out_shape(shape)[0]
-        windows = x if self.kernel_size == 1 else Slide(shape[0], 0, n, self.kernel_size, self.strides)(x)
+        windows = (
+            x if self.kernel_size == 1 else Slide(shape[0], 0, n, self.kernel_size, self.strides)(x)
+        )
         z = pt.matmul(windows[..., None, :], params["kernel"])[..., 0, :]
         return z + params["bias"] if self.use_bias else z
 
@@ -214,7 +220,9 @@ class _Pool(_OverPositions):
         check_count(self.strides, "strides")
         _check_padding(self.padding, ("valid", "same"))
         if not isinstance(self.padding, str) and max(_as_pair(self.padding)) >= self.pool_size:
-            raise OptionError(f"padding should be less than pool_size {self.pool_size}, got {self.padding}.")
+            raise OptionError(
+                f"padding should be less than pool_size {self.pool_size}, got {self.padding}."
+            )
         check_choice(self.data_format, "data_format", DATA_FORMATS)
 
     def _out_shape(self, shape: Shape) -> Shape:
@@ -228,7 +236,9 @@ class _Pool(_OverPositions):
         before, n = place_windows(shape[0], self.pool_size, self.strides, self.padding)
         windows = Slide(shape[0], before, n, self.pool_size, self.strides)(x)
         place = np.arange(n)[:, None] * self.strides + np.arange(self.pool_size) - before
-        return reshape_tail(windows, 1, (self.pool_size, shape[1])), (place >= 0) & (place < shape[0])
+        return reshape_tail(windows, 1, (self.pool_size, shape[1])), (place >= 0) & (
+            place < shape[0]
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -259,7 +269,9 @@ class AveragePool1D(_Pool):
 
     def _build(self, x: Symbol, params: dict[str, Symbol], shape: Shape) -> Symbol:
         windows, is_inside = self._take(x, shape)
-        count = np.full(len(is_inside), self.pool_size) if self.count_padding else is_inside.sum(axis=1)
+        count = (
+            np.full(len(is_inside), self.pool_size) if self.count_padding else is_inside.sum(axis=1)
+        )
         return pt.sum(windows, axis=-2) * (1 / count)[:, None].astype(x.dtype)
 
 
@@ -324,7 +336,9 @@ def place_windows(length: int, size: int, stride: int, padding: Padding) -> tupl
     before, after = {"valid": (0, 0), "causal": (size - 1, 0)}.get(padding) or _as_pair(padding)
     n = (before + length + after - size) // stride + 1
     if n < 1:
-        raise ShapeError(f"a window of {size} positions should fit in {before + length + after}: make it smaller.")
+        raise ShapeError(
+            f"a window of {size} positions should fit in {before + length + after}: make it smaller."
+        )
     return before, n
 
 
@@ -335,10 +349,14 @@ def _as_pair(padding: int | tuple[int, int]) -> tuple[int, int]:
 def _check_padding(padding: Padding, words: tuple[str, ...]) -> None:
     if isinstance(padding, str):
         if padding not in words:
-            raise OptionError(f"padding should be one of {words} or whole numbers, got {padding!r}.")
+            raise OptionError(
+                f"padding should be one of {words} or whole numbers, got {padding!r}."
+            )
         return
     pair = _as_pair(padding)
     if len(pair) != 2:
-        raise OptionError(f"padding should be one number or two, before and after, got {padding!r}.")
+        raise OptionError(
+            f"padding should be one number or two, before and after, got {padding!r}."
+        )
     for n in pair:
         check_count(n, "padding", least=0)

@@ -57,13 +57,17 @@ def _can_fold(net: Network, i: int) -> bool:
     return len(net.shapes[i]) == 1 or (norm.axis == 0) == first
 
 
-def _find_affine(norm: BatchNorm, params: dict[str, np.ndarray], name: str) -> tuple[np.ndarray, np.ndarray]:
+def _find_affine(
+    norm: BatchNorm, params: dict[str, np.ndarray], name: str
+) -> tuple[np.ndarray, np.ndarray]:
     """What a normalisation multiplies by and then adds."""
     scale = params.get(f"{name}/gamma", 1.0) / np.sqrt(norm.variance + norm.epsilon)
     return scale, params.get(f"{name}/beta", 0.0) - norm.mean * scale
 
 
-def _rebuild(net: Network, layers: list[Layer], blocks: dict[str, np.ndarray]) -> tuple[Network, np.ndarray]:
+def _rebuild(
+    net: Network, layers: list[Layer], blocks: dict[str, np.ndarray]
+) -> tuple[Network, np.ndarray]:
     """Network of other layers in the places of the old ones, with references and names of blocks brought after."""
     made: list[Layer] = []
     for layer, sources in zip(layers, net.sources, strict=True):
@@ -71,4 +75,6 @@ def _rebuild(net: Network, layers: list[Layer], blocks: dict[str, np.ndarray]) -
     new = net.with_layers(made)
     old_names = dict(zip(new.layer_names, net.layer_names, strict=True))
     parts = (block.name.partition("/") for block in new.layout.blocks)
-    return new, new.pack({f"{name}/{key}": blocks[f"{old_names[name]}/{key}"] for name, _, key in parts})
+    return new, new.pack(
+        {f"{name}/{key}": blocks[f"{old_names[name]}/{key}"] for name, _, key in parts}
+    )

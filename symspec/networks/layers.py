@@ -159,7 +159,9 @@ class _Affine(Layer):
         mean = np.array(as_float_array(self.mean, "mean"))
         scale = np.array(as_float_array(self.scale, "scale"))
         if mean.ndim != 1 or mean.shape != scale.shape:
-            raise ShapeError(f"mean and scale should be vectors of one length, got {mean.shape}, {scale.shape}.")
+            raise ShapeError(
+                f"mean and scale should be vectors of one length, got {mean.shape}, {scale.shape}."
+            )
         if not (np.isfinite(mean).all() and np.isfinite(scale).all() and (scale > 0).all()):
             bad = np.flatnonzero(~(np.isfinite(mean) & np.isfinite(scale) & (scale > 0)))
             raise DataError(
@@ -173,7 +175,9 @@ class _Affine(Layer):
 
     def out_shape(self, *shapes: Shape) -> Shape:
         if shapes[-1][-1] != self.mean.size:
-            raise ShapeError(f"{self.kind} of {self.mean.size} features stands where there are {shapes[-1][-1]}.")
+            raise ShapeError(
+                f"{self.kind} of {self.mean.size} features stands where there are {shapes[-1][-1]}."
+            )
         return shapes[-1]
 
     @classmethod
@@ -241,4 +245,6 @@ def reshape_tail(x: Symbol, n_axes: int, tail: tuple[Any, ...]) -> Symbol:
 
 def first_lengths(x: Symbol, n_axes: int) -> list[Any]:
     """Lengths of the first axes: numbers where they are known, since symbolic ones are slow to vectorize."""
-    return [x.shape[i] if length is None else length for i, length in enumerate(x.type.shape[:n_axes])]
+    return [
+        x.shape[i] if length is None else length for i, length in enumerate(x.type.shape[:n_axes])
+    ]

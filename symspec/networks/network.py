@@ -11,7 +11,15 @@ import numpy as np
 import pytensor.tensor as pt
 
 from symspec.errors import DataError, OptionError, ShapeError
-from symspec.networks.layers import Activation, Dense, Dropout, Layer, Shape, Standardize, Unstandardize
+from symspec.networks.layers import (
+    Activation,
+    Dense,
+    Dropout,
+    Layer,
+    Shape,
+    Standardize,
+    Unstandardize,
+)
 from symspec.networks.params import ParamLayout
 from symspec.safety.checks import as_float_array, check_choice, check_rng
 
@@ -89,9 +97,13 @@ class Network:
             blocks |= {f"{name}/{key}": block for key, block in layer.param_shapes(shape).items()}
             if isinstance(layer, Dense) and len(shape) == 1:
                 self.dense_shapes[name] = (shape[0], layer.units)
-            self.shapes.append(tuple(layer.out_shape(*(self.shapes[i + 1] for i in sources), shape)))
+            self.shapes.append(
+                tuple(layer.out_shape(*(self.shapes[i + 1] for i in sources), shape))
+            )
         if len(self.shapes[-1]) != 1:
-            raise ShapeError(f"layers should end in a vector of labels, got {self.shapes[-1]}: put Flatten() before.")
+            raise ShapeError(
+                f"layers should end in a vector of labels, got {self.shapes[-1]}: put Flatten() before."
+            )
         self.layout = ParamLayout(blocks, factored=self.dense_shapes)
         self.n_params = self.layout.n_params
         self.n_labels = self.shapes[-1][0]
@@ -150,7 +162,9 @@ class Network:
         outputs = [_as_flux(flux, self.n_pixels)]
         taps = {}
         for i, (name, layer) in enumerate(zip(self.layer_names, self.layers, strict=True)):
-            own = {k.removeprefix(name + "/"): v for k, v in params.items() if k.startswith(name + "/")}
+            own = {
+                k.removeprefix(name + "/"): v for k, v in params.items() if k.startswith(name + "/")
+            }
             others = [outputs[source + 1] for source in self.sources[i]]
             outputs.append(layer.build(outputs[-1], own, self.shapes[i], *others))
             if name in self.dense_shapes:
@@ -185,7 +199,10 @@ class Network:
         """Fan-in and fan-out of each kernel, by its block's name."""
         layers = dict(zip(self.layer_names, self.layers, strict=True))
         kernels = [block for block in self.layout.blocks if block.name.endswith("/kernel")]
-        return {block.name: layers[block.name.removesuffix("/kernel")].find_fans(block.shape) for block in kernels}
+        return {
+            block.name: layers[block.name.removesuffix("/kernel")].find_fans(block.shape)
+            for block in kernels
+        }
 
     def pack(self, params: Mapping[str, np.ndarray]) -> np.ndarray:
         """Flat `theta` (param,) of named arrays, e.g. {"dense_0/kernel": (in, out), "dense_0/bias": (out,)}."""
@@ -275,7 +292,9 @@ def _find_sources(layers: Sequence[Layer]) -> list[tuple[int, ...]]:
 
 def _name_layers(layers: Sequence[Layer]) -> list[str]:
     if not layers:
-        raise OptionError("layers should hold at least one layer, got none: a linear model is [Dense(n_labels)].")
+        raise OptionError(
+            "layers should hold at least one layer, got none: a linear model is [Dense(n_labels)]."
+        )
     names = []
     counts = {}
     for layer in layers:
@@ -299,9 +318,13 @@ def _check_wavelength(wavelength: Any, n_pixels: int) -> np.ndarray | None:
         return None
     wavelength = np.array(as_float_array(wavelength, "wavelength"))
     if wavelength.shape != (n_pixels,):
-        raise ShapeError(f"wavelength should have shape ({n_pixels},), one a pixel, got {wavelength.shape}.")
+        raise ShapeError(
+            f"wavelength should have shape ({n_pixels},), one a pixel, got {wavelength.shape}."
+        )
     if not (np.isfinite(wavelength).all() and (np.diff(wavelength) > 0).all()):
-        raise DataError("wavelength should be finite and rise from pixel to pixel: sort the pixels by wavelength.")
+        raise DataError(
+            "wavelength should be finite and rise from pixel to pixel: sort the pixels by wavelength."
+        )
     wavelength.flags.writeable = False
     return wavelength
 
@@ -315,7 +338,13 @@ def as_theta(theta: Any, n_params: int, *, symbolic: bool = True) -> Any:
             'pack them with net.pack({"dense_0/kernel": W0, "dense_0/bias": b0, ...}).'
         )
     theta = pt.as_tensor_variable(theta) if symbolic else np.asarray(theta)
-    length = theta.type.shape[0] if symbolic and theta.ndim == 1 else theta.shape[0] if theta.ndim else None
+    length = (
+        theta.type.shape[0]
+        if symbolic and theta.ndim == 1
+        else theta.shape[0]
+        if theta.ndim
+        else None
+    )
     if theta.ndim != 1 or (length is not None and length != n_params):
         got = f"{theta.ndim} axes" if theta.ndim != 1 else f"{length}"
         raise ShapeError(f"theta should be one flat vector of {n_params} parameters, got {got}.")

@@ -62,13 +62,19 @@ class BatchNorm(_Norm):
                 f"mean and variance should be vectors of one length, got {self.mean.shape}, {self.variance.shape}."
             )
         if not (self.epsilon >= 0 and (self.variance + self.epsilon > 0).all()):
-            raise DataError(f"variance + epsilon should be positive, got {np.min(self.variance) + self.epsilon:g}.")
+            raise DataError(
+                f"variance + epsilon should be positive, got {np.min(self.variance) + self.epsilon:g}."
+            )
         if self.axis not in (-1, 0):
-            raise OptionError(f"axis should be -1 (channels last) or 0 (channels first), got {self.axis!r}.")
+            raise OptionError(
+                f"axis should be -1 (channels last) or 0 (channels first), got {self.axis!r}."
+            )
 
     def out_shape(self, *shapes: Shape) -> Shape:
         if shapes[-1][self.axis] != self.mean.size:
-            raise ShapeError(f"{self.kind} of {self.mean.size} channels stands where there are {shapes[-1]}.")
+            raise ShapeError(
+                f"{self.kind} of {self.mean.size} channels stands where there are {shapes[-1]}."
+            )
         return shapes[-1]
 
     def _norm_shape(self, shape: Shape) -> Shape:
@@ -174,7 +180,9 @@ class ContinuumNormalize(Layer):
             )
 
     @classmethod
-    def polynomial(cls, wavelength: Any, degree: int, *, pixels: Any = None, gaps: Any = ()) -> ContinuumNormalize:
+    def polynomial(
+        cls, wavelength: Any, degree: int, *, pixels: Any = None, gaps: Any = ()
+    ) -> ContinuumNormalize:
         """Continuum of Chebyshev polynomials of the wavelength, least squares of equal weights.
 
         Parameters
@@ -216,7 +224,9 @@ class ContinuumNormalize(Layer):
 
     def out_shape(self, *shapes: Shape) -> Shape:
         if shapes[-1] != self.project.shape[:1]:
-            raise ShapeError(f"{self.kind} of {len(self.project)} pixels stands where there are {shapes[-1]}.")
+            raise ShapeError(
+                f"{self.kind} of {len(self.project)} pixels stands where there are {shapes[-1]}."
+            )
         return shapes[-1]
 
     def build(self, x: Symbol, params: dict[str, Symbol], shape: Shape) -> Symbol:

@@ -96,7 +96,9 @@ class ParamLayout:
             if name in factored:
                 self.layers[name] = LayerParams(own, *own[0].shape, has_bias=len(own) > 1)
             else:
-                self.layers[name] = LayerParams(own, 0, sum(block.size for block in own), has_bias=True)
+                self.layers[name] = LayerParams(
+                    own, 0, sum(block.size for block in own), has_bias=True
+                )
 
     def has(self, name: str) -> bool:
         """Whether there is a block of this name."""
@@ -128,12 +130,18 @@ class ParamLayout:
                 f"params should hold the blocks {names}, but {missing or 'none'} are missing and "
                 f"{unknown or 'none'} are unknown: use the names of net.unpack(theta)."
             )
-        return np.concatenate([_as_block(params[b.name], b) for b in self.blocks]) if names else np.empty(0)
+        return (
+            np.concatenate([_as_block(params[b.name], b) for b in self.blocks])
+            if names
+            else np.empty(0)
+        )
 
     def of_layer(self, name: str) -> ParamLayout:
         """Layout of one layer's parameters alone."""
         layer = self.layers[name]
-        return ParamLayout({b.name: b.shape for b in layer.blocks}, factored=[name] if layer.n_in else ())
+        return ParamLayout(
+            {b.name: b.shape for b in layer.blocks}, factored=[name] if layer.n_in else ()
+        )
 
     def by_layer(self, values: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
         """Of one number or array a block: those of each layer's kernel, and of its bias; numbers where they are.
@@ -143,9 +151,14 @@ class ParamLayout:
         out = {}
         for name, layer in self.layers.items():
             if layer.n_in:
-                out[name] = values[f"{name}/kernel"], values[f"{name}/bias"] if layer.has_bias else 0.0
+                out[name] = (
+                    values[f"{name}/kernel"],
+                    values[f"{name}/bias"] if layer.has_bias else 0.0,
+                )
                 continue
-            parts = [np.broadcast_to(values[block.name], block.shape).ravel() for block in layer.blocks]
+            parts = [
+                np.broadcast_to(values[block.name], block.shape).ravel() for block in layer.blocks
+            ]
             out[name] = 0.0, np.concatenate(parts)
         return out
 

@@ -93,10 +93,14 @@ class Regression:
         params = self.net.layout.unpack(as_theta(theta, self.net.n_params))
         return self.negative_log_likelihood(params, flux, labels) + self.negative_log_prior(params)
 
-    def negative_log_likelihood(self, params: Mapping[str, Symbol], flux: Any, labels: Any) -> Symbol:
+    def negative_log_likelihood(
+        self, params: Mapping[str, Symbol], flux: Any, labels: Any
+    ) -> Symbol:
         """The likelihood's part of U, from named blocks."""
         f = self.net.build(params, flux)
-        labels = pt.as_tensor_variable(labels).astype(f.dtype)  # logarithms of the noise take the labels' dtype
+        labels = pt.as_tensor_variable(labels).astype(
+            f.dtype
+        )  # logarithms of the noise take the labels' dtype
         if labels.ndim != f.ndim:
             raise ShapeError(
                 f"labels should have {f.ndim} axes like the network's output for this flux, got {labels.ndim}."
@@ -107,7 +111,9 @@ class Regression:
         """Log density of each star's observed labels (star,), or a scalar for one star, when the network says `f`."""
         observed = ~pt.isnan(labels)
         z = self.whiten(pt.switch(observed, labels - f, pt.zeros_like(f)), labels)
-        constant = self._log_det_noise(labels) + pt.sum(observed.astype(f.dtype), axis=-1) * _scalar(LOG_2PI, f)
+        constant = self._log_det_noise(labels) + pt.sum(
+            observed.astype(f.dtype), axis=-1
+        ) * _scalar(LOG_2PI, f)
         return _scalar(-0.5, f) * (pt.sum(z**2, axis=-1) + constant)
 
     def negative_log_prior(self, params: Mapping[str, Symbol]) -> Symbol:
@@ -130,7 +136,9 @@ class Regression:
             precision = self.prior_precision[block.name]
             if np.ndim(precision) == 0:
                 total += precision * float(np.dot(part, part))
-                get_blas_funcs("axpy", (part, gradient))(part, gradient[block.slice], a=weight * precision)
+                get_blas_funcs("axpy", (part, gradient))(
+                    part, gradient[block.slice], a=weight * precision
+                )
             else:
                 step = (precision.ravel() * part).astype(gradient.dtype)
                 total += float(np.dot(step, part))
@@ -164,7 +172,9 @@ class Regression:
         `u` has shape (star, label), (star, label, anything), or (label,) for one star.
         """
         if not self.has_full_noise:
-            weights = pt.switch(pt.isnan(labels), 0.0, 1.0).astype(u.dtype) / self.sigma_noise.astype(u.dtype)
+            weights = pt.switch(pt.isnan(labels), 0.0, 1.0).astype(
+                u.dtype
+            ) / self.sigma_noise.astype(u.dtype)
             return u * pt.shape_padright(weights, u.ndim - weights.ndim)
         T = self._noise_elimination(labels)[0].astype(u.dtype)
         one_star = labels.ndim == 1
@@ -236,7 +246,9 @@ def scaled_prior(net: Network, precision: float) -> dict[str, float]:
     return {block.name: precision * fans.get(block.name, (1, 1))[0] for block in net.layout.blocks}
 
 
-def prior_precision_from_weight_decay(weight_decay: float, *, sigma_noise: float, n_stars: int, n_labels: int) -> float:
+def prior_precision_from_weight_decay(
+    weight_decay: float, *, sigma_noise: float, n_stars: int, n_labels: int
+) -> float:
     r"""Prior precision that a mean-squared-error loss with weight decay amounts to.
 
     The loss (1 / NC) sum (y - f)^2 + (wd / 2) |theta|^2, times NC / (2 sigma^2), is the negative log posterior
@@ -267,19 +279,25 @@ def _check_sigma(sigma_noise: Any, n_labels: int) -> np.ndarray:
             "covariance goes into noise_covariance."
         )
     if not (np.isfinite(sigma) & (sigma > 0)).all():
-        raise DataError(f"sigma_noise is a standard deviation and should be positive, got {sigma_noise}.")
+        raise DataError(
+            f"sigma_noise is a standard deviation and should be positive, got {sigma_noise}."
+        )
     return np.broadcast_to(sigma, (n_labels,))
 
 
 def _check_covariance(covariance: Any, n_labels: int) -> np.ndarray:
     S = as_float_array(covariance, "noise_covariance")
     if S.shape != (n_labels, n_labels):
-        raise ShapeError(f"noise_covariance should have shape ({n_labels}, {n_labels}), got {S.shape}.")
+        raise ShapeError(
+            f"noise_covariance should have shape ({n_labels}, {n_labels}), got {S.shape}."
+        )
     if not np.isfinite(S).all() or not np.allclose(S, S.T, rtol=1e-10, atol=0):
         raise DataError("noise_covariance should be finite and symmetric: give (S + S.T) / 2.")
     smallest = float(np.linalg.eigvalsh(S)[0])
     if smallest <= 0:
-        raise DataError(f"noise_covariance should be positive definite, got a smallest eigenvalue of {smallest:.3g}.")
+        raise DataError(
+            f"noise_covariance should be positive definite, got a smallest eigenvalue of {smallest:.3g}."
+        )
     return (S + S.T) / 2
 
 

@@ -45,7 +45,9 @@ class Reshape(Layer):
 
     def out_shape(self, *shapes: Shape) -> Shape:
         if math.prod(shapes[-1]) != math.prod(self.shape):
-            raise ShapeError(f"reshape to {self.shape} stands where there are {shapes[-1]}: the sizes differ.")
+            raise ShapeError(
+                f"reshape to {self.shape} stands where there are {shapes[-1]}: the sizes differ."
+            )
         return self.shape
 
     def build(self, x: Symbol, params: dict[str, Symbol], shape: Shape) -> Symbol:

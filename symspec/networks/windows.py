@@ -44,7 +44,9 @@ class _Sliding(Op):
         self.before = before
         self.n = n
         self.size = size
-        self.stride = stride if n > 1 else size  # from a single window nothing starts, and a block has a stride's size
+        self.stride = (
+            stride if n > 1 else size
+        )  # from a single window nothing starts, and a block has a stride's size
         register_numba()
 
     @property
@@ -80,7 +82,9 @@ class Slide(_Sliding):
         (x,) = inputs
         batch = x.shape[:-2]
         n_channels = x.shape[-1]
-        blocks = _fit(x, self.before, self.n_blocks * self.stride).reshape(*batch, self.n_blocks, -1)
+        blocks = _fit(x, self.before, self.n_blocks * self.stride).reshape(
+            *batch, self.n_blocks, -1
+        )
         out = np.empty((*batch, self.n, self.size * n_channels), x.dtype)
         for j in range(self.n_parts):
             inside, taken = self.part(j, n_channels)
@@ -115,7 +119,9 @@ class Unslide(_Sliding):
         for j in range(self.n_parts):
             inside, taken = self.part(j, n_channels)
             target = blocks[..., j : j + self.n, taken]
-            np.copyto(target, g[..., inside]) if j == 0 else np.add(target, g[..., inside], out=target)
+            np.copyto(target, g[..., inside]) if j == 0 else np.add(
+                target, g[..., inside], out=target
+            )
         out = blocks.reshape(*batch, n_blocks * self.stride, n_channels)
         outputs[0][0] = out[..., self.before : self.before + self.length, :]
 
@@ -217,9 +223,16 @@ def register_numba() -> None:
     """Teach PyTensor's Numba linker the Ops: loops, compiled."""
     from pytensor.link.numba.dispatch.basic import numba_njit, register_funcify_default_op_cache_key
 
-    loops = {Slide: _loop_slide, Unslide: _loop_unslide, Largest: _loop_largest, FirstLargest: _loop_first_largest}
+    loops = {
+        Slide: _loop_slide,
+        Unslide: _loop_unslide,
+        Largest: _loop_largest,
+        FirstLargest: _loop_first_largest,
+    }
     for op, build in loops.items():
-        register_funcify_default_op_cache_key(op)(lambda op, build=build, **_: numba_njit(build(op)))
+        register_funcify_default_op_cache_key(op)(
+            lambda op, build=build, **_: numba_njit(build(op))
+        )
 
 
 @cache
@@ -317,7 +330,9 @@ def _trace_slide(op: Slide) -> Callable[..., Any]:
         x = jnp.pad(x, [(0, 0)] * (x.ndim - 2) + [(op.before, after), (0, 0)])[..., :n_positions, :]
         blocks = x.reshape(*x.shape[:-2], op.n_blocks, op.stride * n_channels)
         parts = [op.part(j, n_channels)[1] for j in range(op.n_parts)]
-        return jnp.concatenate([blocks[..., j : j + op.n, taken] for j, taken in enumerate(parts)], axis=-1)
+        return jnp.concatenate(
+            [blocks[..., j : j + op.n, taken] for j, taken in enumerate(parts)], axis=-1
+        )
 
     return slide
 

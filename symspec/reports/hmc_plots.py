@@ -29,7 +29,9 @@ _N_BINS = 50
 _LEGEND_WIDTH = 22  # letters
 
 
-def plot_hmc_intervals(comparison: HmcComparison, *, axes: Sequence[Axes] | None = None) -> np.ndarray:
+def plot_hmc_intervals(
+    comparison: HmcComparison, *, axes: Sequence[Axes] | None = None
+) -> np.ndarray:
     """Draw the intervals of Laplace and of Hamiltonian Monte Carlo side by side, one panel a label.
 
     Thick bars reach from the quantile of 16 % to that of 84 %, thin bars from 2.5 % to 97.5 %, and points are medians,
@@ -60,11 +62,17 @@ def plot_hmc_intervals(comparison: HmcComparison, *, axes: Sequence[Axes] | None
         stars = np.argsort(mean, kind="stable")[places]
         x = np.arange(len(stars))
         panel.axhline(0, color=_GREY, linewidth=0.6, zorder=1)
-        _draw_intervals(panel, x - _OFFSET, comparison.laplace_quantiles[:, stars, c] - mean[stars], _LAPLACE)
+        _draw_intervals(
+            panel, x - _OFFSET, comparison.laplace_quantiles[:, stars, c] - mean[stars], _LAPLACE
+        )
         _draw_intervals(panel, x + _OFFSET, comparison.quantiles[:, stars, c] - mean[stars], _HMC)
         ticks = np.unique(np.linspace(0, len(x) - 1, min(len(x), _N_TICKS)).round().astype(int))
         n_decimals = max(0, 2 - int(np.floor(np.log10(np.ptp(mean) or 1.0))))
-        panel.set(xlim=(-1, len(x)), xticks=ticks, xticklabels=[f"{v:.{n_decimals}f}" for v in mean[stars[ticks]]])
+        panel.set(
+            xlim=(-1, len(x)),
+            xticks=ticks,
+            xticklabels=[f"{v:.{n_decimals}f}" for v in mean[stars[ticks]]],
+        )
         name = comparison.label_names[c]
         unit = comparison.label_units[c]
         panel.set_xlabel(f"stars in the order of Laplace's mean of {with_unit(name, unit)}{some}")
@@ -75,7 +83,9 @@ def plot_hmc_intervals(comparison: HmcComparison, *, axes: Sequence[Axes] | None
     return axes
 
 
-def plot_hmc_densities(comparison: HmcComparison, draws: DataTree, stars: Any, *, axes: Any = None) -> np.ndarray:
+def plot_hmc_densities(
+    comparison: HmcComparison, draws: DataTree, stars: Any, *, axes: Any = None
+) -> np.ndarray:
     """Draw what Hamiltonian Monte Carlo says of some stars, as histograms, beneath Laplace's normal densities.
 
     Rows are stars, columns are labels. Titles tell `HmcComparison.sd_ratio` and `HmcComparison.shift`.
@@ -111,7 +121,9 @@ def plot_hmc_densities(comparison: HmcComparison, draws: DataTree, stars: Any, *
         axes = plt.subplots(*shape, figsize=size, layout="constrained", squeeze=False)[1]
     axes = np.asarray(axes, dtype=object)
     if axes.size != shape[0] * shape[1]:
-        raise ShapeError(f"axes should be {shape} Axes, a row a star and a column a label, got {axes.shape}.")
+        raise ShapeError(
+            f"axes should be {shape} Axes, a row a star and a column a label, got {axes.shape}."
+        )
     axes = axes.reshape(shape)
     for row, star in enumerate(f["check_star"].values):
         for c, panel in enumerate(axes[row]):
@@ -127,7 +139,9 @@ def plot_hmc_densities(comparison: HmcComparison, draws: DataTree, stars: Any, *
     return axes
 
 
-def plot_hmc_traces(draws: DataTree, stars: Any, *, comparison: HmcComparison | None = None) -> Figure:
+def plot_hmc_traces(
+    draws: DataTree, stars: Any, *, comparison: HmcComparison | None = None
+) -> Figure:
     """Draw traces and ranks of the network's outputs for some stars, to see whether the chains agree.
 
     Rows are stars and labels. On the left are the draws, with triangles at those that diverged. On the right are the
@@ -180,7 +194,9 @@ def plot_hmc_traces(draws: DataTree, stars: Any, *, comparison: HmcComparison | 
     figure.align_ylabels(list(panels.flat))
     chains = [str(chain) for chain in f["chain"].values]
     handles = [_line(_COLOURS[i % len(_COLOURS)], name, 1.5) for i, name in enumerate(chains)]
-    panels[0, 1].legend(handles=handles, title="chain", loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False)
+    panels[0, 1].legend(
+        handles=handles, title="chain", loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False
+    )
     return figure
 
 
@@ -193,7 +209,9 @@ def _line(colour: str, name: str, width: float) -> Any:
 def _add_legend(panel: Axes, comparison: HmcComparison) -> None:
     """Name the two beside a panel, and above them which weights vary where these are not all."""
     handles = [_line(_LAPLACE, f"Laplace\n({comparison.structure})", 3.0), _line(_HMC, "HMC", 3.0)]
-    legend = panel.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False, fontsize=9)
+    legend = panel.legend(
+        handles=handles, loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False, fontsize=9
+    )
     if comparison.varied != describe_subset("all"):
         words = textwrap.fill(f"What varies: {comparison.varied}.", _LEGEND_WIDTH)
         legend.set_title(words, prop={"size": 9})
@@ -223,7 +241,9 @@ def _draw_density(panel: Axes, values: np.ndarray, normal: Any) -> None:
 def _select_stars(draws: DataTree, stars: Any, comparison: HmcComparison | None) -> Dataset:
     """Outputs f of some stars, whose coordinate check_star is then the place among all."""
     if "f" not in draws["posterior"]:
-        raise OptionError("draws should hold f, the network's outputs, got none: give run_hmc(..., X_check=X).")
+        raise OptionError(
+            "draws should hold f, the network's outputs, got none: give run_hmc(..., X_check=X)."
+        )
     f = draws["posterior"].to_dataset()[["f"]]
     n_stars = f.sizes["check_star"]
     if comparison is not None and comparison.laplace_mean.shape != (n_stars, f.sizes["label"]):
@@ -232,12 +252,18 @@ def _select_stars(draws: DataTree, stars: Any, comparison: HmcComparison | None)
             f"{(n_stars, f.sizes['label'])}: compare_hmc(laplace, draws, X_check) with the X_check of run_hmc."
         )
     try:
-        chosen = np.atleast_1d(np.arange(n_stars)[stars if isinstance(stars, slice) else np.asarray(stars)])
+        chosen = np.atleast_1d(
+            np.arange(n_stars)[stars if isinstance(stars, slice) else np.asarray(stars)]
+        )
     except IndexError as error:
-        raise OptionError(f"stars should be among the {n_stars}, 0 to {n_stars - 1}, NumPy says: {error}.") from error
+        raise OptionError(
+            f"stars should be among the {n_stars}, 0 to {n_stars - 1}, NumPy says: {error}."
+        ) from error
     chosen = np.array(list(dict.fromkeys(chosen.ravel())))  # each once, in the order given
     if not 0 < len(chosen) <= MAX_STARS:
-        raise OptionError(f"stars should be 1 to {MAX_STARS} of the {n_stars}, got {len(chosen)}: choose some.")
+        raise OptionError(
+            f"stars should be 1 to {MAX_STARS} of the {n_stars}, got {len(chosen)}: choose some."
+        )
     return f.isel(check_star=chosen).assign_coords(check_star=chosen)
 
 
@@ -266,9 +292,13 @@ def _draw_traces_and_ranks(f: Dataset, draws: DataTree) -> np.ndarray:
     thin = {"width": 0.4, "alpha": 0.7}
     below = {"marker": "^", "size": 14}  # its default "|" warns
     collection.coords = {"column": "trace"}
-    arviz_plots.plot_trace(tree, visuals={"title": False, "trace": thin, "divergence": below}, **words)
+    arviz_plots.plot_trace(
+        tree, visuals={"title": False, "trace": thin, "divergence": below}, **words
+    )
     collection.coords = {"column": "rank"}
-    arviz_plots.plot_rank(tree, visuals={"title": False, "remove_axis": False, "ecdf_lines": {"width": 1.0}}, **words)
+    arviz_plots.plot_rank(
+        tree, visuals={"title": False, "remove_axis": False, "ecdf_lines": {"width": 1.0}}, **words
+    )
     collection.coords = None
     panels = collection.viz["plot"]
     return panels.transpose("check_star", "label", "column").values.reshape(n_rows, 2)

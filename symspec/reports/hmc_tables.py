@@ -29,22 +29,44 @@ def comparison_table(comparison: HmcComparison, *, title: str = "") -> Table:
     """
     n_stars = len(comparison.hmc_mean)
     title = title or f"HMC against Laplace, {n_stars:,} stars; {comparison.varied}"
-    columns = ["label", "error bar", "its sd", "HMC's sd", "ratio HMC / it (range)", "shift [sd]", "R-hat", "ESS"]
+    columns = [
+        "label",
+        "error bar",
+        "its sd",
+        "HMC's sd",
+        "ratio HMC / it (range)",
+        "shift [sd]",
+        "R-hat",
+        "ESS",
+    ]
     table = new_table(title, [*columns, "verdict"], left=2)
     table.columns[-1].justify = "left"
     table.caption_justify = "left"
-    table.caption = "medians over the stars ± their Monte Carlo error; R-hat and ESS: the worst star's"
-    for c, (name, unit) in enumerate(zip(comparison.label_names, comparison.label_units, strict=True)):
+    table.caption = (
+        "medians over the stars ± their Monte Carlo error; R-hat and ESS: the worst star's"
+    )
+    for c, (name, unit) in enumerate(
+        zip(comparison.label_names, comparison.label_units, strict=True)
+    ):
         colour = _COLOURS.get(comparison.verdict[c], "red")
         bars = {comparison.structure: comparison.laplace_sd} | comparison.others
         for i, (bar, sd) in enumerate(bars.items()):
-            cells = [escape(bar), format_number(np.median(sd[:, c])), format_number(np.median(comparison.hmc_sd[:, c]))]
-            cells.append(_ratio(comparison.hmc_sd[:, c] / sd[:, c], comparison.sd_error[:, c] / sd[:, c]))
+            cells = [
+                escape(bar),
+                format_number(np.median(sd[:, c])),
+                format_number(np.median(comparison.hmc_sd[:, c])),
+            ]
+            cells.append(
+                _ratio(comparison.hmc_sd[:, c] / sd[:, c], comparison.sd_error[:, c] / sd[:, c])
+            )
             if i == 0:
                 shift = comparison.shift[:, c]
                 error = comparison.shift_error[:, c]
                 cells.append(f"{np.median(shift):+.2f} ± {np.median(error):.2f}")
-                cells += [f"{comparison.rhat[:, c].max():.3f}", f"{comparison.ess[:, c].min():,.0f}"]
+                cells += [
+                    f"{comparison.rhat[:, c].max():.3f}",
+                    f"{comparison.ess[:, c].min():,.0f}",
+                ]
                 cells.append(f"[{colour}]{comparison.verdict[c]}[/]")
             else:
                 cells += [""] * 4
@@ -56,7 +78,9 @@ def print_comparison(console: Console, comparison: HmcComparison) -> None:
     """The table, what is known of the draws, and the rules of the verdict."""
     console.print(comparison_table(comparison))
     share = comparison.divergences / comparison.n_draws
-    console.print(f"{comparison.n_draws:,} draws, {comparison.divergences:,} divergent ({share:.2%}).")
+    console.print(
+        f"{comparison.n_draws:,} draws, {comparison.divergences:,} divergent ({share:.2%})."
+    )
     if not np.isnan(comparison.pareto_k):
         close = "close to" if comparison.pareto_k < 0.7 else "not close to"
         console.print(
@@ -67,4 +91,6 @@ def print_comparison(console: Console, comparison: HmcComparison) -> None:
 
 
 def _ratio(ratio: np.ndarray, error: np.ndarray) -> str:
-    return f"{np.median(ratio):.3f} ± {np.median(error):.3f} ({ratio.min():.2f} to {ratio.max():.2f})"
+    return (
+        f"{np.median(ratio):.3f} ± {np.median(error):.3f} ({ratio.min():.2f} to {ratio.max():.2f})"
+    )

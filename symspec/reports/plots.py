@@ -24,7 +24,12 @@ if TYPE_CHECKING:
 
 _COLOURS = ("#b5402d", "#22668d", "#3d7a3a", "#7a4b94", "#8a6d1d", "#2f9e9a", "#d0679d", "#555555")
 _GREY = "#888888"
-_PAPER = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1.5}  # behind words in a panel
+_PAPER = {
+    "facecolor": "white",
+    "edgecolor": "none",
+    "alpha": 0.8,
+    "pad": 1.5,
+}  # behind words in a panel
 _MARKERS = "osD^vP*X"
 _STRIP = 0.3  # width of the strips beside the quantiles, in units of these
 _NAME_SIZE = 7.5  # points
@@ -76,7 +81,9 @@ def plot_sensitivity(
             f"jacobian should have shape ({len(label_names)}, pixel), one row a label name and unit, got "
             f"{J.shape}: for many stars give one, jacobian[0], or their mean, jacobian.mean(axis=0)."
         )
-    x = _check_pixels(np.arange(J.shape[1]) if wavelength is None else wavelength, "wavelength", J.shape[1])
+    x = _check_pixels(
+        np.arange(J.shape[1]) if wavelength is None else wavelength, "wavelength", J.shape[1]
+    )
     spectrum = None if flux is None else _check_pixels(flux, "flux", J.shape[1])
     axes = _sensitivity_axes(len(J), spectrum is not None) if axes is None else np.atleast_1d(axes)
     if len(axes) != len(J) + (spectrum is not None):
@@ -90,7 +97,9 @@ def plot_sensitivity(
         panel.axhline(0, color=_GREY, linewidth=0.6)
         panel.plot(x, J[i], color=_COLOURS[i % len(_COLOURS)], linewidth=0.7)
         panel.set_ylabel(f"d {name} / d flux" + (f"\n[{unit} per unit of flux]" if unit else ""))
-    _finish_wavelength_axis(axes, x, "pixel" if wavelength is None else f"wavelength [{wavelength_unit}]")
+    _finish_wavelength_axis(
+        axes, x, "pixel" if wavelength is None else f"wavelength [{wavelength_unit}]"
+    )
     if lines is None:
         known = wavelength is not None and wavelength_unit == "Angstrom"
         lines = strong_lines(x.min(), np.nextafter(x.max(), np.inf)) if known else {}
@@ -140,11 +149,15 @@ def plot_predicted_against_true(
             rf"$\sigma_\mathrm{{MAD}}$ = {scatter[c]:.3g} {unit}".rstrip()
             + f"\nwithin 68 %: {100 * covered[0, c]:.0f} %\nwithin 95 %: {100 * covered[1, c]:.0f} %"
         )
-        panel.text(0.04, 0.96, verdict, transform=panel.transAxes, va="top", fontsize=9, bbox=_PAPER)
+        panel.text(
+            0.04, 0.96, verdict, transform=panel.transAxes, va="top", fontsize=9, bbox=_PAPER
+        )
     return axes
 
 
-def plot_structure_audit(audit: StructureAudit, *, axes: Sequence[Axes] | None = None) -> np.ndarray:
+def plot_structure_audit(
+    audit: StructureAudit, *, axes: Sequence[Axes] | None = None
+) -> np.ndarray:
     """Draw the ratio of each structure's standard deviation to the exact one, one panel a label.
 
     From left to right stars lie farther from the training set, by `StructureAudit.quantile`. Stars that are training
@@ -172,8 +185,14 @@ def plot_structure_audit(audit: StructureAudit, *, axes: Sequence[Axes] | None =
     for c, panel in enumerate(axes):
         panel.axhline(1.0, color="black", linewidth=0.9, zorder=1)
         for i, name in enumerate(audit.structures):
-            look = {"color": _COLOURS[i % len(_COLOURS)], "marker": _MARKERS[i % len(_MARKERS)], "label": name}
-            panel.plot(places, audit.ratio[i, :, c], linestyle="", markersize=3.5, alpha=0.75, **look)
+            look = {
+                "color": _COLOURS[i % len(_COLOURS)],
+                "marker": _MARKERS[i % len(_MARKERS)],
+                "label": name,
+            }
+            panel.plot(
+                places, audit.ratio[i, :, c], linestyle="", markersize=3.5, alpha=0.75, **look
+            )
         _finish_audit_panel(panel, audit)
         panel.set_title(audit.label_names[c], fontsize=10)
         panel.label_outer()
@@ -196,7 +215,9 @@ def label_axes(
         import matplotlib.pyplot as plt
 
         shape = (n_labels, 1) if stacked else (1, n_labels)
-        axes = plt.subplots(*shape, figsize=size, layout="constrained", squeeze=False, **options)[1].ravel()
+        axes = plt.subplots(*shape, figsize=size, layout="constrained", squeeze=False, **options)[
+            1
+        ].ravel()
     axes = np.atleast_1d(axes)
     if len(axes) != n_labels:
         raise ShapeError(f"axes should be {n_labels} Axes, one a label, got {len(axes)}.")
@@ -243,14 +264,18 @@ def check_figure_suffix(path: Path) -> str:
     known = FigureCanvasBase.get_supported_filetypes()
     if suffix not in known:
         listed = ", ".join(f".{name}" for name in sorted(known))
-        raise OptionError(f"{path} should end in one of {listed}: rename it, for example {path.stem}.png.")
+        raise OptionError(
+            f"{path} should end in one of {listed}: rename it, for example {path.stem}.png."
+        )
     return suffix
 
 
 def _check_pixels(value: Any, name: str, n_pixels: int) -> np.ndarray:
     array = as_float_array(value, name)
     if array.shape != (n_pixels,):
-        raise ShapeError(f"{name} should have shape ({n_pixels},), one value a column of jacobian, got {array.shape}.")
+        raise ShapeError(
+            f"{name} should have shape ({n_pixels},), one value a column of jacobian, got {array.shape}."
+        )
     return array
 
 
@@ -301,7 +326,13 @@ def _mark_lines(axes: np.ndarray, lines: Mapping[str, float]) -> None:
             ha="center",
             va="bottom",
             fontsize=_NAME_SIZE,
-            arrowprops={"arrowstyle": "-", "color": _GREY, "linewidth": 0.5, "shrinkA": 0, "shrinkB": 0},
+            arrowprops={
+                "arrowstyle": "-",
+                "color": _GREY,
+                "linewidth": 0.5,
+                "shrinkA": 0,
+                "shrinkB": 0,
+            },
         )
 
 
@@ -340,8 +371,12 @@ def _finish_audit_panel(panel: Axes, audit: StructureAudit) -> None:
     ticks = {0.0: "0", 0.25: "0.25", 0.5: "0.5", 0.75: "0.75", 1.0: "1"} if between else {}
     ticks |= {-_STRIP / 2: "training\nstars"} if trained else {}
     ticks |= {1 + _STRIP / 2: "farther\nthan all"} if beyond else {}
-    panel.set(xlim=(left, right), xticks=list(ticks), xticklabels=list(ticks.values()), yscale="log")
-    panel.set_xlabel(f"distance to the nearest training star, quantile\n(shaded: outside, > {INSIDE:g})")
+    panel.set(
+        xlim=(left, right), xticks=list(ticks), xticklabels=list(ticks.values()), yscale="log"
+    )
+    panel.set_xlabel(
+        f"distance to the nearest training star, quantile\n(shaded: outside, > {INSIDE:g})"
+    )
     panel.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     panel.yaxis.set_minor_formatter(NullFormatter())

@@ -45,13 +45,17 @@ def write_star_table(
     path = Path(path)
     n_stars = len(next(iter(columns.values())))
     if path.suffix.lower() not in STAR_TABLE_SUFFIXES:
-        raise OptionError(f"path should end in one of {', '.join(STAR_TABLE_SUFFIXES)}, got {path.name!r}: rename it.")
+        raise OptionError(
+            f"path should end in one of {', '.join(STAR_TABLE_SUFFIXES)}, got {path.name!r}: rename it."
+        )
     ids = np.arange(n_stars) if ids is None else np.asarray(ids)
     if ids.shape != (n_stars,):
         raise ShapeError(f"ids should have shape ({n_stars},), one a star, got {ids.shape}.")
     table = Table({"ID": ids, **columns}, meta=dict(meta))
     with replace_when_complete(path, overwrite=overwrite) as temporary:
-        table.write(temporary, format="ascii.ecsv" if path.suffix.lower() == ".ecsv" else "ascii.csv")
+        table.write(
+            temporary, format="ascii.ecsv" if path.suffix.lower() == ".ecsv" else "ascii.csv"
+        )
 
 
 DRAWS_SUFFIXES = (".nc", ".netcdf")
@@ -70,7 +74,11 @@ def write_draws(path: str | os.PathLike[str], draws: DataTree, *, overwrite: boo
 
 
 def write_comparison(
-    path: str | os.PathLike[str], comparison: HmcComparison, ids: Any = None, *, overwrite: bool = False
+    path: str | os.PathLike[str],
+    comparison: HmcComparison,
+    ids: Any = None,
+    *,
+    overwrite: bool = False,
 ) -> None:
     """Write a comparison star by star.
 
@@ -112,7 +120,9 @@ def write_comparison(
         "ESS_TAIL": comparison.ess_tail,
     }
     names = comparison.label_names
-    columns = {f"{n}_{k}": values[:, c] for c, n in enumerate(names) for k, values in quantities.items()}
+    columns = {
+        f"{n}_{k}": values[:, c] for c, n in enumerate(names) for k, values in quantities.items()
+    }
     meta = {"SYMSPEC": __version__, "VARIED": comparison.varied, "LAPLACE": comparison.structure}
     meta |= {f"VERDICT_{n}": v for n, v in zip(names, comparison.verdict, strict=True)}
     meta |= {"THRESHOLDS": THRESHOLDS, "PARETO_K": float(comparison.pareto_k)}
@@ -154,6 +164,9 @@ def write_audit(
         for name, ratio in zip(audit.structures, audit.ratio, strict=True):
             columns[f"{label}_{name.upper()}"] = ratio[:, c]
     meta = {"SYMSPEC": __version__, "EXACT": audit.reason}
-    meta |= {f"ACCURACY_{name}": word for name, word in zip(audit.structures, audit.accuracy, strict=True)}
+    meta |= {
+        f"ACCURACY_{name}": word
+        for name, word in zip(audit.structures, audit.accuracy, strict=True)
+    }
     meta |= {f"SKIPPED_{name}": why for name, why in audit.skipped.items()}
     write_star_table(path, columns, ids, meta, overwrite=overwrite)

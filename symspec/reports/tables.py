@@ -96,8 +96,14 @@ def summary_table(
         table.caption += "; ridge: scatter of ridge regression on the same stars"
     for c, name in enumerate(prediction.label_names):
         known = residuals[~np.isnan(residuals[:, c]), c]
-        cells = [scatter[c], known.std() if known.size else np.nan, *(median[c] for median in medians)]
-        words = [format_number(value) for value in cells] + [f"{100 * value:.0f} %" for value in covered[:, c]]
+        cells = [
+            scatter[c],
+            known.std() if known.size else np.nan,
+            *(median[c] for median in medians),
+        ]
+        words = [format_number(value) for value in cells] + [
+            f"{100 * value:.0f} %" for value in covered[:, c]
+        ]
         if not prediction.has_flux_errors:
             words[3] = "-"
         if baseline is not None:
@@ -107,12 +113,19 @@ def summary_table(
 
 
 def star_table(
-    prediction: Prediction, ids: Any = None, true_labels: np.ndarray | None = None, *, n_stars: int = 10
+    prediction: Prediction,
+    ids: Any = None,
+    true_labels: np.ndarray | None = None,
+    *,
+    n_stars: int = 10,
 ) -> Table:
     """Labels with their total errors of the first stars, next to the truth where it is known."""
     n_all = len(prediction.labels)
     n = min(n_stars, len(prediction.labels))
-    names = [with_unit(*words) for words in zip(prediction.label_names, prediction.label_units, strict=True)]
+    names = [
+        with_unit(*words)
+        for words in zip(prediction.label_names, prediction.label_units, strict=True)
+    ]
     columns = [
         "star",
         *(word for name in names for word in ([name] if true_labels is None else [name, "true"])),
@@ -137,7 +150,9 @@ def flag_lines(prediction: Prediction) -> list[str]:
     """How many stars carry each flag, in words; one line says so when there is none."""
     n = len(prediction.flags)
     counts = {flag: int(np.count_nonzero(prediction.flags & flag)) for flag in Flag}
-    lines = [f"{count:,} of {n:,} {flag.name}: {flag.meaning}" for flag, count in counts.items() if count]
+    lines = [
+        f"{count:,} of {n:,} {flag.name}: {flag.meaning}" for flag, count in counts.items() if count
+    ]
     return lines or [f"no star of {n:,} is flagged"]
 
 
@@ -155,7 +170,9 @@ def fold_table(certificates: Iterable[Certificate], regressions: Iterable[Regres
         left=2,
     )
     for i, (certificate, reg) in enumerate(zip(certificates, regressions, strict=True), start=1):
-        verdict = "[green]at a minimum[/]" if certificate.is_minimum else "[yellow]not at a minimum[/]"
+        verdict = (
+            "[green]at a minimum[/]" if certificate.is_minimum else "[yellow]not at a minimum[/]"
+        )
         numbers = f"{certificate.newton_decrement:.2g}", f"{certificate.smallest_eigenvalue:.3g}"
         table.add_row(str(i), verdict, *numbers, ", ".join(f"{s:.3g}" for s in reg.sigma_noise))
     return table
@@ -172,12 +189,16 @@ def audit_table(audit: StructureAudit) -> Table:
     table.caption = f"outside: farther from the training set than {INSIDE:.0%} of its own stars"
     table.caption_justify = "left"
     rows = {(row.structure, row.label, row.group): row for row in audit.summarize()}
-    for name, accuracy, seconds in zip(audit.structures, audit.accuracy, audit.seconds, strict=True):
+    for name, accuracy, seconds in zip(
+        audit.structures, audit.accuracy, audit.seconds, strict=True
+    ):
         first = [name, accuracy]
         last = f"{seconds:.2g}"
         for label in audit.label_names:
             of_label = [rows[name, label, group] for group in groups]
-            numbers = [[format_number(v) for v in (r.median, r.minimum, r.maximum)] for r in of_label]
+            numbers = [
+                [format_number(v) for v in (r.median, r.minimum, r.maximum)] for r in of_label
+            ]
             cells = [f"{median} ({low} to {high})" for median, low, high in numbers]
             table.add_row(*first, escape(label), *cells, last)
             first = ["", ""]
@@ -200,7 +221,9 @@ def network_table(net: Network, reg: Regression | None = None) -> Table:
             f"{sum(map(math.prod, shapes.values())):,}",
         ]
         if reg is not None:
-            cells.append(", ".join(_prior_sigma(reg.prior_precision[f"{name}/{key}"]) for key in shapes))
+            cells.append(
+                ", ".join(_prior_sigma(reg.prior_precision[f"{name}/{key}"]) for key in shapes)
+            )
         table.add_row(*map(escape, cells))
     table.add_section()
     table.add_row("all", "", "", f"{net.n_params:,}")
@@ -212,8 +235,12 @@ def label_table(net: Network, laplace: LaplacePosterior | None = None) -> Table:
     columns = ["label", "unit"] + ([] if laplace is None else ["sigma_noise", "trained from", "to"])
     table = new_table("Labels", columns, left=2)
     for c, name in enumerate(net.label_names):
-        numbers = [] if laplace is None else [laplace.reg.sigma_noise[c], *laplace.label_range[:, c]]
-        table.add_row(escape(name), escape(net.label_units[c] or "-"), *(f"{value:.5g}" for value in numbers))
+        numbers = (
+            [] if laplace is None else [laplace.reg.sigma_noise[c], *laplace.label_range[:, c]]
+        )
+        table.add_row(
+            escape(name), escape(net.label_units[c] or "-"), *(f"{value:.5g}" for value in numbers)
+        )
     return table
 
 
@@ -236,16 +263,28 @@ def spectra_lines(spectra: Spectra) -> list[str]:
             f"{n_pixels:,} pixels are bad in every star"
         )
     lines.append(f"ids: {'not in the file' if spectra.ids is None else f'{spectra.ids[0]}, ...'}")
-    return lines if spectra.labels is not None else [*lines, "labels: none found (others are read with --label NAME)"]
+    return (
+        lines
+        if spectra.labels is not None
+        else [*lines, "labels: none found (others are read with --label NAME)"]
+    )
 
 
 def spectra_label_table(spectra: Spectra) -> Table:
     """One row a label: how many stars have it, and its range."""
     table = new_table("Labels", ["label", "unit", "present", "missing", "from", "to"], left=2)
-    for name, unit, column in zip(spectra.label_names, spectra.label_units, spectra.labels.T, strict=True):
+    for name, unit, column in zip(
+        spectra.label_names, spectra.label_units, spectra.labels.T, strict=True
+    ):
         known = column[~np.isnan(column)]
         ends = [f"{known.min():.5g}", f"{known.max():.5g}"] if known.size else ["-", "-"]
-        table.add_row(escape(name), escape(unit or "-"), f"{known.size:,}", f"{column.size - known.size:,}", *ends)
+        table.add_row(
+            escape(name),
+            escape(unit or "-"),
+            f"{known.size:,}",
+            f"{column.size - known.size:,}",
+            *ends,
+        )
     return table
 
 
@@ -254,7 +293,9 @@ def print_laplace(console: Console, laplace: LaplacePosterior, path: str) -> Non
     console.print(f"[bold]{escape(path)}[/]: a network with error bars", soft_wrap=True)
     console.print(network_table(laplace.reg.net, laplace.reg))
     console.print(label_table(laplace.reg.net, laplace))
-    matrix = {"ggn": "generalised Gauss-Newton matrix", "hessian": "exact Hessian"}[laplace.curvature]
+    matrix = {"ggn": "generalised Gauss-Newton matrix", "hessian": "exact Hessian"}[
+        laplace.curvature
+    ]
     console.print(f"Curvature: {matrix}, inverted by {escape(laplace.reason)}", soft_wrap=True)
     console.print(f"Log evidence: {laplace.log_marginal_likelihood():,.1f} nats")
     console.print(certificate_line(laplace.certificate), soft_wrap=True)
@@ -279,7 +320,9 @@ def print_network(console: Console, net: Network, reg: Regression | None, path: 
     console.print(network_table(net, reg))
     console.print(label_table(net))
     if reg is not None:
-        console.print(f"Noise of the labels: {', '.join(f'{sigma:.4g}' for sigma in reg.sigma_noise)}")
+        console.print(
+            f"Noise of the labels: {', '.join(f'{sigma:.4g}' for sigma in reg.sigma_noise)}"
+        )
 
 
 def foreign_table(description: FileDescription) -> Table:
@@ -294,7 +337,11 @@ def foreign_table(description: FileDescription) -> Table:
         cells = [row.name, row.kind, arrays, row.verdict, out] if has_layers else [row.name, arrays]
         table.add_row(*map(escape, cells), f"{row.n_numbers:,}")
     table.add_section()
-    table.add_row("all", *[""] * (len(table.columns) - 2), f"{sum(row.n_numbers for row in description.rows):,}")
+    table.add_row(
+        "all",
+        *[""] * (len(table.columns) - 2),
+        f"{sum(row.n_numbers for row in description.rows):,}",
+    )
     return table
 
 
@@ -321,9 +368,13 @@ def print_audit(console: Console, audit: StructureAudit) -> None:
     ends = audit.exact_interval
     if audit.exact == "krylov":
         width = float(np.max(1 - ends[..., 0] / ends[..., 1]))
-        console.print(f"Its intervals are at most {width:.2%} of the standard deviation wide; the upper end is taken.")
+        console.print(
+            f"Its intervals are at most {width:.2%} of the standard deviation wide; the upper end is taken."
+        )
     if not audit.distance.any():
-        console.print("All these stars were trained on: audit others, whose ratios may be quite different.")
+        console.print(
+            "All these stars were trained on: audit others, whose ratios may be quite different."
+        )
     for name, why in audit.skipped.items():
         console.print(f"[yellow]Left out:[/] {escape(name)}: {escape(why)}", soft_wrap=True)
 

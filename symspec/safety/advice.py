@@ -65,7 +65,11 @@ def _describe_objects(value: Any, raw: np.ndarray, name: str) -> str:
     if raw.ndim == 0:
         kind = "None" if value is None else type(value).__name__
         return f"{name} should be an array of numbers, got {kind}: give a NumPy array of floats."
-    has_rows = raw.ndim == 1 and raw.size and all(isinstance(row, np.ndarray | list | tuple) for row in raw)
+    has_rows = (
+        raw.ndim == 1
+        and raw.size
+        and all(isinstance(row, np.ndarray | list | tuple) for row in raw)
+    )
     if has_rows and (ragged := describe_ragged(raw, name)):
         return ragged
     kinds = ", ".join(sorted({type(item).__name__ for item in raw.flat[:1000]}))

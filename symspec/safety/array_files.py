@@ -82,7 +82,9 @@ def _open_hdf5(path: Path) -> Iterator[NamedArrays]:
         def load(name: str, rows: slice = ALL) -> np.ndarray:
             with as_format_error(path, "an HDF5 file"):
                 dataset = _find_dataset(file, name, path)
-                _refuse_large(path, name, _shape_of_rows(dataset.shape, rows), dataset.dtype.itemsize)
+                _refuse_large(
+                    path, name, _shape_of_rows(dataset.shape, rows), dataset.dtype.itemsize
+                )
                 return np.asarray(dataset[rows] if dataset.shape else dataset[()])
 
         yield NamedArrays(names, find_shape, load)
@@ -101,7 +103,9 @@ def _find_dataset(file: Any, name: str, path: Path) -> Any:
         )
     dataset = file[name]
     if not isinstance(dataset, h5py.Dataset) or dataset.shape is None:
-        raise FileFormatError(f"{path}: {name!r} should be a dataset, got {dataset!r}: store an array there.")
+        raise FileFormatError(
+            f"{path}: {name!r} should be a dataset, got {dataset!r}: store an array there."
+        )
     if dataset.is_virtual or dataset.external:
         raise FileFormatError(
             f"{path}: {name!r} should lie in this file, got a dataset whose values lie in other "
@@ -121,7 +125,9 @@ def _open_npz(path: Path) -> Iterator[NamedArrays]:
     with as_format_error(path, "an npz file"):
         archive = zipfile.ZipFile(path)
     with archive:
-        names = tuple(name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy"))
+        names = tuple(
+            name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")
+        )
 
         @cache
         def find_member(name: str) -> _Member:
@@ -132,7 +138,11 @@ def _open_npz(path: Path) -> Iterator[NamedArrays]:
         def hold_rows(name: str) -> np.ndarray:
             with as_format_error(path, "an npz file"):
                 member = find_member(name)
-                return _map_member(archive, name, path, member) if member.is_stored else _read_member(archive, name)
+                return (
+                    _map_member(archive, name, path, member)
+                    if member.is_stored
+                    else _read_member(archive, name)
+                )
 
         def load(name: str, rows: slice = ALL) -> np.ndarray:
             check_open(path, archive.fp)
@@ -162,7 +172,11 @@ def _find_member(archive: zipfile.ZipFile, name: str, path: Path) -> _Member:
     """Read the header of an array, which has to be plain and no more than its member holds."""
     with archive.open(name + ".npy") as stream:
         version = np.lib.format.read_magic(stream)
-        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        read = (
+            np.lib.format.read_array_header_1_0
+            if version == (1, 0)
+            else np.lib.format.read_array_header_2_0
+        )
         shape, is_fortran, dtype = read(stream)
         offset = stream.tell()
     if dtype.hasobject:
@@ -177,7 +191,9 @@ def _find_member(archive: zipfile.ZipFile, name: str, path: Path) -> _Member:
             f"{path}: {name!r} should hold an array of shape {shape}, got only {info.file_size} bytes: "
             "copy the file again."
         )
-    return _Member(shape, dtype, "F" if is_fortran else "C", offset, info.compress_type == zipfile.ZIP_STORED)
+    return _Member(
+        shape, dtype, "F" if is_fortran else "C", offset, info.compress_type == zipfile.ZIP_STORED
+    )
 
 
 def _read_member(archive: zipfile.ZipFile, name: str) -> np.ndarray:
@@ -192,7 +208,9 @@ def _map_member(archive: zipfile.ZipFile, name: str, path: Path, member: _Member
             pass
     start = archive.getinfo(name + ".npy").header_offset
     with path.open("rb") as file:
-        file.seek(start + 26)  # of the 30 bytes of a local header the last four tell the lengths of what follows
+        file.seek(
+            start + 26
+        )  # of the 30 bytes of a local header the last four tell the lengths of what follows
         start += 30 + sum(struct.unpack("<HH", file.read(4)))
     return np.memmap(path, member.dtype, "r", start + member.offset, member.shape, member.order)
 
@@ -200,7 +218,9 @@ def _map_member(archive: zipfile.ZipFile, name: str, path: Path, member: _Member
 def check_open(path: Path, opened: Any) -> None:
     """Refuse to read from a file that is closed; `opened` is false then."""
     if not opened:
-        raise OptionError(f"{path} should be open, got a closed file: read inside the with block that opened it.")
+        raise OptionError(
+            f"{path} should be open, got a closed file: read inside the with block that opened it."
+        )
 
 
 def _shape_of_rows(shape: tuple[int, ...], rows: slice) -> tuple[int, ...]:

@@ -71,7 +71,9 @@ class Checkpoint:
                 state = {name: file[name] for name in file.files}
             fingerprint = str(state.pop("fingerprint"))
         except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
-            raise DataError(f"{path} should hold a computation's progress, but is damaged: delete it.") from error
+            raise DataError(
+                f"{path} should hold a computation's progress, but is damaged: delete it."
+            ) from error
         if fingerprint != self.fingerprint:
             raise DataError(
                 f"{self.folder} should hold the progress of this computation, got that of another one (other weights, "
@@ -94,7 +96,9 @@ class Checkpoint:
             unfinished.unlink(missing_ok=True)
         self._saved_at = time.monotonic()
 
-    def accumulate(self, stage: str, walk: Blocks, state: State, add: Callable[[State, Any], None]) -> State:
+    def accumulate(
+        self, stage: str, walk: Blocks, state: State, add: Callable[[State, Any], None]
+    ) -> State:
         """Add every block of `walk` to `state`, in place, going on from what was kept."""
         start = 0
         kept = self.load(stage)

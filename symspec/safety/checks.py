@@ -56,14 +56,19 @@ def as_float_array(value: Any, name: str, *, dtype: Any = np.float64) -> np.ndar
         raw = np.asarray(value)
     except (TypeError, ValueError, RuntimeError) as error:
         ragged = describe_ragged(value, name)
-        raise DataError(ragged or f"{name} should be an array of numbers, NumPy says: {error}.") from error
+        raise DataError(
+            ragged or f"{name} should be an array of numbers, NumPy says: {error}."
+        ) from error
     if dtype is None:
         dtype = raw.dtype if raw.dtype in (np.float32, np.float64) else np.float64
     if raw.dtype.kind not in "iuf":
         raise DataError(describe_wrong_kind(value, raw, name))
     with np.errstate(over="ignore", invalid="ignore"):  # a damaged file may hold NaN that signal
         array = np.asarray(raw, dtype=dtype)
-    if array.dtype.itemsize < raw.dtype.itemsize and (bad := np.isinf(array) & np.isfinite(raw)).any():
+    if (
+        array.dtype.itemsize < raw.dtype.itemsize
+        and (bad := np.isinf(array) & np.isfinite(raw)).any()
+    ):
         raise DataError(
             f"{name} should fit {array.dtype}, got {np.count_nonzero(bad)} values that are too large: "
             "rescale them or ask for float64."
@@ -72,7 +77,12 @@ def as_float_array(value: Any, name: str, *, dtype: Any = np.float64) -> np.ndar
 
 
 def check_flux(
-    flux: Any, n_pixels: int, *, name: str = "flux", allow_nan: bool = False, dtype: Any = np.float64
+    flux: Any,
+    n_pixels: int,
+    *,
+    name: str = "flux",
+    allow_nan: bool = False,
+    dtype: Any = np.float64,
 ) -> np.ndarray:
     """Check spectra against the number of pixels that a network takes.
 
@@ -106,9 +116,13 @@ def check_flux(
             f"{advise_pixels(flux.shape, n_pixels, name)}."
         )
     if flux.size == 0:
-        raise DataError(f"{name} should hold at least one star, got shape {flux.shape}: check what selects stars.")
+        raise DataError(
+            f"{name} should hold at least one star, got shape {flux.shape}: check what selects stars."
+        )
     if not allow_nan:
-        check_finite(flux, name, ("star", "pixel"), "give ivar with 0 at these pixels, or fill them")
+        check_finite(
+            flux, name, ("star", "pixel"), "give ivar with 0 at these pixels, or fill them"
+        )
     return flux
 
 
@@ -136,7 +150,9 @@ def check_finite(array: np.ndarray, name: str, axes: tuple[str, ...], advice: st
         if array.flags.c_contiguous and np.isfinite(np.vdot(array, array)):
             return
     if not (good := np.isfinite(array)).all():
-        raise DataError(f"{name} should be finite, got {describe_bad(~good, array, axes)}: {advice}.")
+        raise DataError(
+            f"{name} should be finite, got {describe_bad(~good, array, axes)}: {advice}."
+        )
 
 
 def check_labels(labels: Any, n_stars: int, n_labels: int, *, name: str = "labels") -> np.ndarray:
@@ -172,7 +188,9 @@ def check_labels(labels: Any, n_stars: int, n_labels: int, *, name: str = "label
     check_not_infinite(labels, name)
     missing = np.isnan(labels).all(axis=0)
     if missing.all():
-        raise DataError(f"{name} should hold numbers, got only missing ones (NaN): there is nothing to learn from.")
+        raise DataError(
+            f"{name} should hold numbers, got only missing ones (NaN): there is nothing to learn from."
+        )
     if missing.any() and n_stars > 1:  # one star may lack a label
         columns = ", ".join(str(i) for i in np.flatnonzero(missing))
         raise DataError(
@@ -199,7 +217,9 @@ def check_not_infinite(labels: np.ndarray, name: str = "labels") -> None:
     """
     if (bad := np.isinf(labels)).any():
         described = describe_bad(bad, labels, ("star", "label"))
-        raise DataError(f"{name} should not be infinite, got {described}: write NaN for a missing label.")
+        raise DataError(
+            f"{name} should not be infinite, got {described}: write NaN for a missing label."
+        )
 
 
 def check_ivar(ivar: Any, flux_shape: tuple[int, ...]) -> np.ndarray:
@@ -225,7 +245,9 @@ def check_ivar(ivar: Any, flux_shape: tuple[int, ...]) -> np.ndarray:
         When a value is negative, NaN or infinite, or when the values are booleans.
     """
     if getattr(ivar, "dtype", None) == np.bool_:
-        raise DataError(f"ivar should be numbers, got booleans: {_IVAR_REMINDER}; give ivar=good / sigma**2.")
+        raise DataError(
+            f"ivar should be numbers, got booleans: {_IVAR_REMINDER}; give ivar=good / sigma**2."
+        )
     ivar = as_float_array(ivar, "ivar")
     flux_shape = tuple(flux_shape)
     if ivar.shape != flux_shape:
@@ -246,7 +268,9 @@ def check_ivar(ivar: Any, flux_shape: tuple[int, ...]) -> np.ndarray:
 
 def _refuse_ivar(bad: np.ndarray, ivar: np.ndarray, rule: str, advice: str) -> None:
     if bad.any():
-        raise DataError(f"ivar should {rule}, got {describe_bad(bad, ivar, ('star', 'pixel'))}: {advice}.")
+        raise DataError(
+            f"ivar should {rule}, got {describe_bad(bad, ivar, ('star', 'pixel'))}: {advice}."
+        )
 
 
 def check_theta(theta: Any, n_params: int, *, dtype: Any = np.float64) -> np.ndarray:
@@ -273,14 +297,21 @@ def check_theta(theta: Any, n_params: int, *, dtype: Any = np.float64) -> np.nda
     """
     expected = f"theta should be one flat array of shape ({n_params},)"
     if isinstance(theta, Mapping):
-        raise ShapeError(f"{expected}, got {describe_mapping(theta)}: pack them with net.pack(params).")
+        raise ShapeError(
+            f"{expected}, got {describe_mapping(theta)}: pack them with net.pack(params)."
+        )
     if (blocks := describe_blocks(theta)) is not None:
         advice = 'net.pack({"dense_0/kernel": W0, "dense_0/bias": b0, ...})'
         raise ShapeError(f"{expected}, got {blocks}: pack them with {advice}.")
     theta = as_float_array(theta, "theta", dtype=dtype)
     if theta.shape != (n_params,):
         raise ShapeError(f"{expected}, got {theta.shape}: {advise_theta(theta.shape, n_params)}.")
-    check_finite(theta, "theta", ("entry",), "its training diverged or its file is damaged, so train it again")
+    check_finite(
+        theta,
+        "theta",
+        ("entry",),
+        "its training diverged or its file is damaged, so train it again",
+    )
     return theta
 
 
@@ -307,7 +338,9 @@ def check_rng(rng: Any) -> np.random.Generator:
     is_seed = isinstance(rng, int | np.integer) and not isinstance(rng, bool) and rng >= 0
     seed = int(rng) if is_seed else 0
     got = f"the seed {seed}" if is_seed else repr(rng)
-    raise OptionError(f"rng should be a numpy.random.Generator, got {got}: write rng=np.random.default_rng({seed}).")
+    raise OptionError(
+        f"rng should be a numpy.random.Generator, got {got}: write rng=np.random.default_rng({seed})."
+    )
 
 
 def check_choice(value: Any, name: str, choices: Sequence[str]) -> str:

@@ -31,10 +31,14 @@ def find_format(path: str | os.PathLike[str]) -> str:
     """
     path = Path(path)
     if not path.exists():
-        raise FileNotFoundError(f"{path} should be a file, got nothing there: check the path and its spelling.")
+        raise FileNotFoundError(
+            f"{path} should be a file, got nothing there: check the path and its spelling."
+        )
     if not path.is_file():
         what = "a directory" if path.is_dir() else "no regular file"
-        raise FileFormatError(f"{path} should be {_EXPECTED}, got {what}: give the path of one file.")
+        raise FileFormatError(
+            f"{path} should be {_EXPECTED}, got {what}: give the path of one file."
+        )
     with path.open("rb") as stream:
         start = stream.read(4096)
     if not start:
@@ -48,5 +52,8 @@ def find_format(path: str | os.PathLike[str]) -> str:
     foreign = next((words for magic, words in _FOREIGN.items() if start.startswith(magic)), None)
     if foreign is None and not any(byte < 32 and byte not in b"\t\n\r\f" for byte in start):
         return "csv"
-    what = foreign or f"a file that starts with {start[:8]!r}: it may be truncated, or of another format"
+    what = (
+        foreign
+        or f"a file that starts with {start[:8]!r}: it may be truncated, or of another format"
+    )
     raise FileFormatError(f"{path} should be {_EXPECTED}, got {what}.")

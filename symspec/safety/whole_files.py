@@ -12,7 +12,9 @@ from symspec.errors import FileKeptError
 
 
 @contextmanager
-def replace_when_complete(path: str | os.PathLike[str], *, overwrite: bool = False) -> Iterator[Path]:
+def replace_when_complete(
+    path: str | os.PathLike[str], *, overwrite: bool = False
+) -> Iterator[Path]:
     """Give a temporary name beside `path`, and rename the file written there once it is complete.
 
     Whatever goes wrong in between, the temporary file is removed, and a file at `path` stays as it was.
@@ -59,9 +61,13 @@ def check_target(path: str | os.PathLike[str], *, overwrite: bool) -> Path:
     """
     target = Path(os.path.realpath(path))
     if not target.parent.is_dir():
-        raise FileNotFoundError(f"{path} should lie in a folder, got none at {target.parent}: create it first.")
+        raise FileNotFoundError(
+            f"{path} should lie in a folder, got none at {target.parent}: create it first."
+        )
     if target.exists() and not target.is_file():
-        raise FileKeptError(f"{path} should be the name of a file, got a folder or device: add a file name to it.")
+        raise FileKeptError(
+            f"{path} should be the name of a file, got a folder or device: add a file name to it."
+        )
     if target.exists() and not overwrite:
         raise FileKeptError(
             f"{path} should not exist yet, got a file of {target.stat().st_size} bytes, which is kept: "

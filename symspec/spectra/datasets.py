@@ -8,7 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from symspec.errors import DataError, FileFormatError, MissingDependencyError, OptionError, ShapeError
+from symspec.errors import (
+    DataError,
+    FileFormatError,
+    MissingDependencyError,
+    OptionError,
+    ShapeError,
+)
 from symspec.safety.checks import as_float_array, check_choice, check_rng
 from symspec.spectra.line_list import LINE_WAVELENGTH, equivalent_widths
 from symspec.spectra.spectra import Spectra
@@ -79,7 +85,10 @@ def miles(
         _check_range(clip, "clip", "(0.0, 3.0)")
     folder = _find_miles()
     labels_of = _read_miles_labels(folder / "paramsMILES_v9.1.txt")
-    files = {path.stem.rpartition("_")[2].removesuffix("V"): path for path in folder.glob("MILES_*_m*V.fits")}
+    files = {
+        path.stem.rpartition("_")[2].removesuffix("V"): path
+        for path in folder.glob("MILES_*_m*V.fits")
+    }
     ids = np.array(sorted(files))
     labels = np.array([labels_of.get(star, (np.nan,) * 3) for star in ids])
     keep = np.isfinite(labels).all(axis=1) if complete else np.ones(len(ids), dtype=bool)
@@ -87,7 +96,9 @@ def miles(
         low, high = _check_range(teff_range, "teff_range", "(3800.0, 7500.0)")
         keep &= (low < labels[:, 0]) & (labels[:, 0] < high)
     if not keep.any():
-        raise OptionError(f"teff_range should hold some stars, got {teff_range} K: MILES spans 2,748 to 36,000 K.")
+        raise OptionError(
+            f"teff_range should hold some stars, got {teff_range} K: MILES spans 2,748 to 36,000 K."
+        )
     flux, wavelength = _read_one_grid([files[star] for star in ids[keep]])
     return Spectra(
         flux=flux if clip is None else np.clip(flux, *clip),
@@ -153,7 +164,9 @@ def generated_stars(
     n_stars = _check_count(n_stars, "n_stars", 1)
     n_pixels = _check_count(n_pixels, "n_pixels", 2)
     if not (np.ndim(snr) == 0 and 0 < snr < np.inf):
-        raise OptionError(f"snr should be one positive number, got {snr!r}: for no noise call generated_flux.")
+        raise OptionError(
+            f"snr should be one positive number, got {snr!r}: for no noise call generated_flux."
+        )
     low, high = np.transpose(
         [
             _check_range(teff_range, "teff_range", "(4000.0, 7000.0)", _LABEL_LIMITS["Teff [K]"]),
@@ -161,7 +174,9 @@ def generated_stars(
             _check_range(fe_h_range, "fe_h_range", "(-2.0, 0.5)", _LABEL_LIMITS["[Fe/H]"]),
         ]
     )
-    wavelength_limits = _check_range(wavelength_range, "wavelength_range", "(3900.0, 6900.0)", (0.0, np.inf))
+    wavelength_limits = _check_range(
+        wavelength_range, "wavelength_range", "(3900.0, 6900.0)", (0.0, np.inf)
+    )
     wavelength = np.linspace(*wavelength_limits, n_pixels)
     labels = rng.uniform(low, high, size=(n_stars, 3))
     flux = generated_flux(labels, wavelength)
@@ -179,7 +194,9 @@ def generated_stars(
     )
 
 
-def generated_flux(labels: np.ndarray, wavelength: np.ndarray, *, dtype: str = "float64") -> np.ndarray:
+def generated_flux(
+    labels: np.ndarray, wavelength: np.ndarray, *, dtype: str = "float64"
+) -> np.ndarray:
     r"""Spectra without noise of stars with given labels.
 
     .. math::
@@ -276,8 +293,12 @@ def _line_profiles(wavelength: Any) -> np.ndarray:
 def _check_stellar_labels(labels: Any) -> np.ndarray:
     labels = as_float_array(labels, "labels")
     if labels.ndim != 2 or labels.shape[1] != 3:
-        advice = "for one star give labels[None, :]" if labels.shape == (3,) else "give one row a star"
-        raise ShapeError(f"labels should have shape (star, 3), Teff, log g and [Fe/H], got {labels.shape}: {advice}.")
+        advice = (
+            "for one star give labels[None, :]" if labels.shape == (3,) else "give one row a star"
+        )
+        raise ShapeError(
+            f"labels should have shape (star, 3), Teff, log g and [Fe/H], got {labels.shape}: {advice}."
+        )
     if not np.isfinite(labels).all():
         raise DataError("labels should be finite, got NaN or infinite ones: leave these stars out.")
     for column, (name, (low, high)) in enumerate(_LABEL_LIMITS.items()):
@@ -296,7 +317,9 @@ def _check_range(
     try:
         low, high = (float(end) for end in value)
     except (TypeError, ValueError):
-        raise OptionError(f"{name} should be two numbers, got {value!r}: write {name}={example}.") from None
+        raise OptionError(
+            f"{name} should be two numbers, got {value!r}: write {name}={example}."
+        ) from None
     if not (np.isfinite([low, high]).all() and low < high):
         raise OptionError(
             f"{name} should be two finite numbers, the smaller first, got {value!r}: write {name}={example}."
@@ -311,7 +334,9 @@ def _check_range(
 def _check_count(value: Any, name: str, smallest: int) -> int:
     if isinstance(value, int | np.integer) and not isinstance(value, bool) and value >= smallest:
         return int(value)
-    raise OptionError(f"{name} should be an integer of at least {smallest}, got {value!r}: give e.g. {name}=100.")
+    raise OptionError(
+        f"{name} should be an integer of at least {smallest}, got {value!r}: give e.g. {name}=100."
+    )
 
 
 def _find_miles() -> Path:
@@ -334,7 +359,9 @@ def _read_miles_labels(path: Path) -> dict[str, tuple[float, ...]]:
         number = row[23:27]
         values = row[50:].split()[:3]
         if number.isdigit() and len(values) == 3:
-            labels[f"m{number}"] = tuple(np.nan if value == "--" else float(value) for value in values)
+            labels[f"m{number}"] = tuple(
+                np.nan if value == "--" else float(value) for value in values
+            )
     return labels
 
 
@@ -354,4 +381,6 @@ def _read_one_grid(paths: list[Path]) -> tuple[np.ndarray, np.ndarray]:
                 f"{path} should have {keys} = {grids[0]} like the others, got {grids[-1]}: reinstall sdss-mangadap."
             )
     n_pixels, reference_pixel, reference_wavelength, step = grids[0]
-    return np.array(flux), reference_wavelength + step * (np.arange(1, n_pixels + 1) - reference_pixel)
+    return np.array(flux), reference_wavelength + step * (
+        np.arange(1, n_pixels + 1) - reference_pixel
+    )

@@ -62,11 +62,15 @@ def check_grid(net: Network, spectra: Pixels, name: str) -> None:
     advice = "resample them (--resample on the command line, symspec.resample in Python), or train a network on these"
     n = spectra.n_pixels
     if n != net.n_pixels:
-        raise ShapeError(f"the network takes spectra of {net.n_pixels:,} pixels, got {n:,} in {name}: {advice}.")
+        raise ShapeError(
+            f"the network takes spectra of {net.n_pixels:,} pixels, got {n:,} in {name}: {advice}."
+        )
     if spectra.wavelength is None or net.wavelength is None or not spectra.wavelength_unit:
         return
     found = convert_wavelength(spectra.wavelength, spectra.wavelength_unit, net.wavelength_unit)
-    off = np.abs(found - net.wavelength) / (np.gradient(net.wavelength) if n > 1 else net.wavelength)
+    off = np.abs(found - net.wavelength) / (
+        np.gradient(net.wavelength) if n > 1 else net.wavelength
+    )
     if (worst := int(np.argmax(off))) >= 0 and off[worst] > TOLERANCE:
         raise DataError(
             f"the network takes spectra from {net.wavelength[0]:.6g} to {net.wavelength[-1]:.6g} "

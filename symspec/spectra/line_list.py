@@ -297,7 +297,10 @@ def _log_ion_fractions(
     d_log_ratio[0] += 2.5 + _IONISATION * inverse_kt
     log_neutral = -np.logaddexp(0, log_ratio)
     log_ionised = -np.logaddexp(0, -log_ratio)
-    return (log_neutral, -np.exp(log_ionised) * d_log_ratio), (log_ionised, np.exp(log_neutral) * d_log_ratio)
+    return (log_neutral, -np.exp(log_ionised) * d_log_ratio), (
+        log_ionised,
+        np.exp(log_neutral) * d_log_ratio,
+    )
 
 
 def _log_opacity_ratio(temperature: np.ndarray, logg: np.ndarray, fe_h: np.ndarray) -> _Graded:
@@ -308,13 +311,26 @@ def _log_opacity_ratio(temperature: np.ndarray, logg: np.ndarray, fe_h: np.ndarr
     neutral, ionised = _log_ion_fractions(temperature, log_pressure, d_log_pressure)
     log_y = np.where(_IONISED, ionised[0][:, _ELEMENT], neutral[0][:, _ELEMENT])
     d_log_y = np.where(_IONISED, ionised[1][..., _ELEMENT], neutral[1][..., _ELEMENT])
-    log_kappa = neutral[0][:, :1] + math.log(_H_MINUS) + log_pressure + 2.5 * np.log(theta) + _LN10 * 0.754 * theta
+    log_kappa = (
+        neutral[0][:, :1]
+        + math.log(_H_MINUS)
+        + log_pressure
+        + 2.5 * np.log(theta)
+        + _LN10 * 0.754 * theta
+    )
     velocity, d_log_velocity = _doppler_velocity(temperature)
     partition = np.where(_IONISED, _U_IONISED[_ELEMENT], _U_NEUTRAL[_ELEMENT])
     constant = np.log(_CROSS_SECTION * LINE_WAVELENGTH * 1e-8 / partition) + _LN10 * (
         _LOG_GF + _ABUNDANCE[_ELEMENT] - 12
     )
-    value = constant - np.log(velocity) + _LN10 * fe_h * _IS_METAL + log_y - _EXCITATION * inverse_kt - log_kappa
+    value = (
+        constant
+        - np.log(velocity)
+        + _LN10 * fe_h * _IS_METAL
+        + log_y
+        - _EXCITATION * inverse_kt
+        - log_kappa
+    )
     gradient = d_log_y - neutral[1][..., :1] - d_log_pressure
     gradient[0] += _EXCITATION * inverse_kt - d_log_velocity + 2.5 + _LN10 * 0.754 * theta
     gradient[2] += _LN10 * _IS_METAL

@@ -49,7 +49,9 @@ def find_bad_bits(mask: Any, name: str, bits: Sequence[int] | None) -> np.ndarra
     """
     mask = np.asarray(mask)
     if mask.dtype.kind not in "biuf":
-        raise DataError(f"{name} should hold booleans or integers, got {mask.dtype}: store True or 1 at bad pixels.")
+        raise DataError(
+            f"{name} should hold booleans or integers, got {mask.dtype}: store True or 1 at bad pixels."
+        )
     if bits is None:
         return mask != 0
     if not len(bits):
@@ -61,7 +63,9 @@ def find_bad_bits(mask: Any, name: str, bits: Sequence[int] | None) -> np.ndarra
         )
     n_bits = 8 * mask.dtype.itemsize
     if too_high := [bit for bit in bits if bit >= n_bits]:
-        raise OptionError(f"mask_bits should be 0 to {n_bits - 1} for {name} of {mask.dtype}, got {too_high}.")
+        raise OptionError(
+            f"mask_bits should be 0 to {n_bits - 1} for {name} of {mask.dtype}, got {too_high}."
+        )
     wanted = np.array(sum(1 << bit for bit in set(bits)), dtype=f"u{mask.dtype.itemsize}")
     return (mask & wanted.astype(mask.dtype)) != 0
 
@@ -76,7 +80,9 @@ def check_mask_bits(bits: Any) -> tuple[int, ...] | None:
     ):
         raise OptionError(f"{words}, got {bits!r}: number the bits from 0; () lets no bit count.")
     if any(bit < 0 for bit in bits):
-        raise OptionError(f"{words}, got {tuple(bits)}: bits are numbered from 0, so 1024 = 2**10 is bit 10.")
+        raise OptionError(
+            f"{words}, got {tuple(bits)}: bits are numbered from 0, so 1024 = 2**10 is bit 10."
+        )
     return tuple(int(bit) for bit in bits)
 
 
@@ -135,7 +141,9 @@ def find_ivar(
     return ivar
 
 
-def check_bad_error(error: np.ndarray, kind: str, name: str, *, scale: float, bad_error: float) -> None:
+def check_bad_error(
+    error: np.ndarray, kind: str, name: str, *, scale: float, bad_error: float
+) -> None:
     """Refuse a `bad_error` that would call more than half of these uncertainties, called `name`, flags."""
     ivar = _invert(error, kind, scale, np.isfinite(error) & (error != MISSING))
     flagged = np.count_nonzero(_is_flag(ivar, bad_error))

@@ -61,7 +61,9 @@ class Resampled:
             When nothing is known of the errors of the flux.
         """
         if self.source_ivar is None or self.spectra.ivar is None:
-            raise DataError("spectra should come with ivar for a covariance of their flux, got none: give ivar.")
+            raise DataError(
+                "spectra should come with ivar for a covariance of their flux, got none: give ivar."
+            )
         sigma = np.sqrt(_invert(self.source_ivar[star]))
         good = (self.spectra.ivar[star] > 0).astype(float)
         return sparse.csr_array(sparse.diags_array(good) @ self.matrix @ sparse.diags_array(sigma))
@@ -138,7 +140,9 @@ def resample(
     return Resampled(resampled, R, spectra.ivar)
 
 
-def build_resampling_matrix(old: np.ndarray, new: np.ndarray, kind: str = "flux_conserving") -> sparse.csr_array:
+def build_resampling_matrix(
+    old: np.ndarray, new: np.ndarray, kind: str = "flux_conserving"
+) -> sparse.csr_array:
     """The map R that takes flux on one grid to another.
 
     Parameters
@@ -159,7 +163,9 @@ def build_resampling_matrix(old: np.ndarray, new: np.ndarray, kind: str = "flux_
     rows, columns, weights = build(old, new)
     covered = np.bincount(rows, weights, minlength=new.size)[rows]
     keep = covered > 1 - _UNCOVERED
-    return sparse.csr_array(((weights / covered)[keep], (rows[keep], columns[keep])), shape=(new.size, old.size))
+    return sparse.csr_array(
+        ((weights / covered)[keep], (rows[keep], columns[keep])), shape=(new.size, old.size)
+    )
 
 
 def propagate_through(J_x: np.ndarray, R: sparse.csr_array, ivar: np.ndarray) -> np.ndarray:
@@ -194,14 +200,18 @@ def propagate_through(J_x: np.ndarray, R: sparse.csr_array, ivar: np.ndarray) ->
             f"{J_x.shape} and {ivar.shape}: ivar is that of the flux before it was resampled."
         )
     good = _find_good(R, ivar)
-    J_old = (np.where(good[:, None, :], J_x, 0.0).reshape(-1, n_new) @ R).reshape(*J_x.shape[:2], n_old)
+    J_old = (np.where(good[:, None, :], J_x, 0.0).reshape(-1, n_new) @ R).reshape(
+        *J_x.shape[:2], n_old
+    )
     return np.matmul(J_old * _invert(ivar)[:, None, :], J_old.transpose(0, 2, 1))
 
 
 def _match_grids(spectra: Spectra, wavelength: Any, unit: str) -> tuple[np.ndarray, np.ndarray]:
     """Both grids in the unit of the old one, the one of `wavelength` being `unit`."""
     if spectra.wavelength is None:
-        raise DataError("spectra should have wavelengths to be resampled, got none: give Spectra(wavelength=...).")
+        raise DataError(
+            "spectra should have wavelengths to be resampled, got none: give Spectra(wavelength=...)."
+        )
     if not spectra.wavelength_unit:
         raise DataError(
             "spectra should state the unit of their wavelengths, got wavelength_unit='': give "
@@ -209,7 +219,9 @@ def _match_grids(spectra: Spectra, wavelength: Any, unit: str) -> tuple[np.ndarr
         )
     for name, grid in (("spectra.wavelength", spectra.wavelength), ("wavelength", wavelength)):
         if find_pixel_order(grid, name) != slice(None):
-            raise DataError(f"{name} should rise, got a grid that falls: turn it and the flux round, [..., ::-1].")
+            raise DataError(
+                f"{name} should rise, got a grid that falls: turn it and the flux round, [..., ::-1]."
+            )
     old = spectra.wavelength
     new = convert_wavelength(wavelength, unit, spectra.wavelength_unit)
     if new.size == 0 or new[-1] < old[0] or new[0] > old[-1]:
@@ -272,7 +284,9 @@ def _find_gaps(grid: np.ndarray) -> np.ndarray:
 def _find_edges(grid: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Both edges of each pixel: half way to its neighbours, and as far at ends and gaps as on the other side."""
     if grid.size == 1:
-        raise ShapeError("wavelength should have two pixels or more, got one, which has no width: interpolate, linear.")
+        raise ShapeError(
+            "wavelength should have two pixels or more, got one, which has no width: interpolate, linear."
+        )
     half = np.where(_find_gaps(grid), np.nan, np.diff(grid) / 2)
     left = np.insert(half, 0, np.nan)
     right = np.append(half, np.nan)
@@ -282,7 +296,9 @@ def _find_edges(grid: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return grid - left, grid + right
 
 
-def _build_conserving(old: np.ndarray, new: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _build_conserving(
+    old: np.ndarray, new: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Overlap of each new pixel with each old one, as a share of the new one: rows, columns, weights."""
     low, high = _find_edges(old)
     start, stop = _find_edges(new)
@@ -290,7 +306,11 @@ def _build_conserving(old: np.ndarray, new: np.ndarray) -> tuple[np.ndarray, np.
     last = np.maximum(np.searchsorted(low, stop, side="left"), first)
     counts = last - first
     rows = np.repeat(np.arange(new.size), counts)
-    columns = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts) + np.repeat(first, counts)
+    columns = (
+        np.arange(counts.sum())
+        - np.repeat(np.cumsum(counts) - counts, counts)
+        + np.repeat(first, counts)
+    )
     overlap = np.minimum(stop[rows], high[columns]) - np.maximum(start[rows], low[columns])
     width = (stop - start)[rows]
     keep = overlap > _NEGLIGIBLE * np.minimum(width, (high - low)[columns])
@@ -300,7 +320,9 @@ def _build_conserving(old: np.ndarray, new: np.ndarray) -> tuple[np.ndarray, np.
 def _build_linear(old: np.ndarray, new: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Weights of the two old pixels beside the centre of each new one: rows, columns, weights."""
     if old.size == 1:
-        raise ShapeError("spectra should have two pixels or more to interpolate between, got one: give more.")
+        raise ShapeError(
+            "spectra should have two pixels or more to interpolate between, got one: give more."
+        )
     left = np.clip(np.searchsorted(old, new, side="right") - 1, 0, old.size - 2)
     share = (new - old[left]) / np.diff(old)[left]
     # rounding may put the ends just outside

@@ -33,7 +33,9 @@ def split_stars(spectra: Spectra, fraction: float, seed: int) -> tuple[Spectra, 
 
 def match_labels(spectra: Spectra, label_names: Sequence[str]) -> np.ndarray | None:
     """Labels (star, label) of the file under a network's names, NaN where there is none; None without any."""
-    columns = dict(zip(spectra.label_names, () if spectra.labels is None else spectra.labels.T, strict=True))
+    columns = dict(
+        zip(spectra.label_names, () if spectra.labels is None else spectra.labels.T, strict=True)
+    )
     if not any(name in columns for name in label_names):
         return None
     nothing = np.full(len(spectra), np.nan)

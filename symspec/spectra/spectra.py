@@ -73,8 +73,12 @@ class Spectra:
         names = _as_words(self.label_names, "label_names", self.n_labels)
         units = _as_words(self.label_units, "label_units", self.n_labels)
         if len(set(names)) < len(names):
-            raise DataError(f"label_names should all differ, got {names}: rename those that occur twice.")
-        object.__setattr__(self, "label_names", names or tuple(f"label_{i}" for i in range(self.n_labels)))
+            raise DataError(
+                f"label_names should all differ, got {names}: rename those that occur twice."
+            )
+        object.__setattr__(
+            self, "label_names", names or tuple(f"label_{i}" for i in range(self.n_labels))
+        )
         object.__setattr__(self, "label_units", units or ("",) * self.n_labels)
 
     def _set(self, name: str, array: np.ndarray) -> None:
@@ -130,7 +134,9 @@ def _as_matrix(value: Any, name: str, axis: str) -> np.ndarray:
         return array
     advice = "give one row a star"
     if array.ndim == 1:
-        advice = f"for one star give {name}[None, :]" + (f", for one {axis} {name}[:, None]" * (axis == "label"))
+        advice = f"for one star give {name}[None, :]" + (
+            f", for one {axis} {name}[:, None]" * (axis == "label")
+        )
     elif array.ndim == 2:
         advice = f"give at least one {axis}"
     raise ShapeError(f"{name} should have shape (star, {axis}), got {array.shape}: {advice}.")
@@ -139,7 +145,9 @@ def _as_matrix(value: Any, name: str, axis: str) -> np.ndarray:
 def _refuse_unmarked(flux: np.ndarray, ivar: np.ndarray | None) -> None:
     """Refuse flux that is not finite, except where `ivar` says that nothing is known."""
     if ivar is None:
-        check_finite(flux, "flux", ("star", "pixel"), "give ivar with 0 at these pixels, or fill them")
+        check_finite(
+            flux, "flux", ("star", "pixel"), "give ivar with 0 at these pixels, or fill them"
+        )
     elif (bad := ~np.isfinite(flux) & (ivar > 0)).any():
         described = describe_bad(bad, flux, ("star", "pixel"))
         raise DataError(
@@ -153,16 +161,26 @@ def _as_wavelength(value: Any, n_pixels: int) -> np.ndarray:
         advice = "give one wavelength for each pixel of flux"
         if wavelength.ndim == 2:
             advice = "all stars share one grid, so resample their spectra to one and give that"
-        raise ShapeError(f"wavelength should have shape ({n_pixels},), got {wavelength.shape}: {advice}.")
-    check_finite(wavelength, "wavelength", ("pixel",), "drop these pixels from flux, ivar and wavelength")
+        raise ShapeError(
+            f"wavelength should have shape ({n_pixels},), got {wavelength.shape}: {advice}."
+        )
+    check_finite(
+        wavelength, "wavelength", ("pixel",), "drop these pixels from flux, ivar and wavelength"
+    )
     return wavelength
 
 
 def _as_labels(value: Any, n_stars: int) -> np.ndarray:
     labels = _as_matrix(value, "labels", "label")
     if labels.shape[0] != n_stars:
-        advice = "transpose it: labels.T" if labels.shape[1] == n_stars else "select the same stars in flux and labels"
-        raise ShapeError(f"labels should have shape ({n_stars}, label), got {labels.shape}: {advice}.")
+        advice = (
+            "transpose it: labels.T"
+            if labels.shape[1] == n_stars
+            else "select the same stars in flux and labels"
+        )
+        raise ShapeError(
+            f"labels should have shape ({n_stars}, label), got {labels.shape}: {advice}."
+        )
     check_not_infinite(labels)
     return labels
 
@@ -170,21 +188,34 @@ def _as_labels(value: Any, n_stars: int) -> np.ndarray:
 def _as_ids(value: Any, n_stars: int) -> np.ndarray:
     raw = np.asarray(value)
     if raw.shape != (n_stars,):
-        raise ShapeError(f"ids should have shape ({n_stars},), one a star, got {raw.shape}: select the same stars.")
+        raise ShapeError(
+            f"ids should have shape ({n_stars},), one a star, got {raw.shape}: select the same stars."
+        )
     if raw.dtype.kind in "SO":
-        words = [item.decode("utf-8", "replace") if isinstance(item, bytes) else str(item) for item in raw]
+        words = [
+            item.decode("utf-8", "replace") if isinstance(item, bytes) else str(item)
+            for item in raw
+        ]
         return np.array(words, dtype=str)
     return raw.astype(str)
 
 
 def _as_words(words: Iterable[str], name: str, n_labels: int) -> tuple[str, ...]:
     if isinstance(words, str):
-        raise DataError(f"{name} should be a sequence of strings, got {words!r}: write ({words!r},).")
+        raise DataError(
+            f"{name} should be a sequence of strings, got {words!r}: write ({words!r},)."
+        )
     words = tuple(words)
     if not all(isinstance(word, str) for word in words):
-        raise DataError(f"{name} should be a sequence of strings, got {words!r}: convert each with str().")
+        raise DataError(
+            f"{name} should be a sequence of strings, got {words!r}: convert each with str()."
+        )
     if words and len(words) != n_labels:
-        advice = "give one for each column of labels" if n_labels else "give labels as well, or leave it out"
+        advice = (
+            "give one for each column of labels"
+            if n_labels
+            else "give labels as well, or leave it out"
+        )
         raise ShapeError(f"{name} should have length {n_labels}, got {len(words)}: {advice}.")
     return tuple(str(word) for word in words)
 
@@ -200,13 +231,17 @@ def _as_star_index(stars: Any, n_stars: int) -> slice | np.ndarray:
             "select pixels on the arrays themselves, e.g. spectra.flux[:, :100]."
         )
     if index.dtype == bool and index.shape != (n_stars,):
-        raise ShapeError(f"a mask of stars should have shape ({n_stars},), got {index.shape}: give one bool a star.")
+        raise ShapeError(
+            f"a mask of stars should have shape ({n_stars},), got {index.shape}: give one bool a star."
+        )
     if index.dtype == bool:
         return np.flatnonzero(index)
     index = np.atleast_1d(index).astype(np.intp)
     if index.size and (index.max() >= n_stars or index.min() < -n_stars):
         worst = index.max() if index.max() >= n_stars else index.min()
-        raise IndexError(f"star {worst} asked for, got spectra of {n_stars} stars: they are numbered from 0.")
+        raise IndexError(
+            f"star {worst} asked for, got spectra of {n_stars} stars: they are numbered from 0."
+        )
     return index
 
 

@@ -142,7 +142,9 @@ def find_pixel_order(wavelength: Any, name: str = "wavelength") -> slice:
     """
     wavelength = as_float_array(wavelength, name)
     if wavelength.ndim != 1:
-        raise ShapeError(f"{name} should have shape (pixel,), got {wavelength.shape}: give one for each pixel.")
+        raise ShapeError(
+            f"{name} should have shape (pixel,), got {wavelength.shape}: give one for each pixel."
+        )
     check_finite(wavelength, name, ("pixel",), "drop these pixels from flux, ivar and wavelength")
     steps = np.diff(wavelength)
     if (steps > 0).all():

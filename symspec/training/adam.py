@@ -86,7 +86,9 @@ class Adam:
         for start in range(0, theta.size, size):
             self._update(theta, gradient, slice(start, start + size), scale, rate)
 
-    def _update(self, theta: np.ndarray, gradient: np.ndarray, block: slice, scale: float, rate: float) -> None:
+    def _update(
+        self, theta: np.ndarray, gradient: np.ndarray, block: slice, scale: float, rate: float
+    ) -> None:
         g = gradient[block]
         m = self._m[block]
         v = self._v[block]

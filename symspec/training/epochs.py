@@ -144,14 +144,26 @@ def train(
     _check_rates(learning_rate, beta_1, beta_2, epsilon, decay, reduce_lr_factor, min_learning_rate)
     choose_backend(backend)
     stars, held_out = _split_stars(reg.net, X, Y, validation, rng)
-    start = reg.net.init_params(rng, init) if theta is None else check_theta(theta, reg.net.n_params)
+    start = (
+        reg.net.init_params(rng, init) if theta is None else check_theta(theta, reg.net.n_params)
+    )
     loss = _TrainingLoss(reg, stars, backend, dtype)
     watched = loss if held_out is None else _ValidationLoss(reg, held_out, backend, dtype)
-    rates = {"learning_rate": float(learning_rate), "beta_1": beta_1, "beta_2": beta_2, "epsilon": epsilon}
+    rates = {
+        "learning_rate": float(learning_rate),
+        "beta_1": beta_1,
+        "beta_2": beta_2,
+        "epsilon": epsilon,
+    }
     adam = Adam(start.size, dtype, decay=decay, **rates)
     training = _Training(np.array(start, dtype), adam, loss, watched)
-    schedule = _Schedule(patience, reduce_lr_patience, float(reduce_lr_factor), float(min_learning_rate))
-    with _show_progress(progress, epochs, len(stars)) as show, np.errstate(over="ignore", invalid="ignore"):
+    schedule = _Schedule(
+        patience, reduce_lr_patience, float(reduce_lr_factor), float(min_learning_rate)
+    )
+    with (
+        _show_progress(progress, epochs, len(stars)) as show,
+        np.errstate(over="ignore", invalid="ignore"),
+    ):
         stopped = training.run(epochs, min(batch_size, len(stars)), schedule, rng, show)
     theta = training.best_theta.astype(np.float64)
     return TrainResult(theta, training.history, training.epoch, stopped, training.best_epoch)
@@ -182,12 +194,16 @@ class _TrainingLoss:
         self.dropouts = tuple(dropout_layers(reg.net).values())
         self.objective = compile_training_objective(reg, backend=backend, dtype=dtype)
 
-    def share(self, theta: np.ndarray, places: np.ndarray, rng: np.random.Generator) -> tuple[float, np.ndarray]:
+    def share(
+        self, theta: np.ndarray, places: np.ndarray, rng: np.random.Generator
+    ) -> tuple[float, np.ndarray]:
         U = 0.0
         gradient = np.empty(0)
         for i in range(0, places.size, self.objective.chunk):
             X, Y = self.stars.take(places[i : i + self.objective.chunk])
-            masks = [layer.draw_mask((len(X), *shape), rng, self.dtype) for layer, shape in self.dropouts]
+            masks = [
+                layer.draw_mask((len(X), *shape), rng, self.dtype) for layer, shape in self.dropouts
+            ]
             value, part = self.objective.of_batch(theta, X, Y, len(X) / len(self.stars), *masks)
             U += float(value)
             gradient = gradient + part if i else part
@@ -209,13 +225,22 @@ class _ValidationLoss:
         n = len(self.stars)
         size = self.function.chunk
         parts = (slice(i, min(i + size, n)) for i in range(0, n, size))
-        return sum(float(self.function.of_batch(theta, *self.stars.take(p), 0.0)[0]) for p in parts) / n
+        return (
+            sum(float(self.function.of_batch(theta, *self.stars.take(p), 0.0)[0]) for p in parts)
+            / n
+        )
 
 
 class _Training:
     """Weights on their way, and the best so far."""
 
-    def __init__(self, theta: np.ndarray, adam: Adam, loss: _TrainingLoss, watched: _TrainingLoss | _ValidationLoss):
+    def __init__(
+        self,
+        theta: np.ndarray,
+        adam: Adam,
+        loss: _TrainingLoss,
+        watched: _TrainingLoss | _ValidationLoss,
+    ):
         self.theta = theta
         self.adam = adam
         self.loss = loss
@@ -224,9 +249,13 @@ class _Training:
         self.best_epoch = 0
         self.best = np.inf
         self.epoch = 0
-        self.history: dict[str, list[float]] = {name: [] for name in ("loss", watched.name, "learning_rate")}
+        self.history: dict[str, list[float]] = {
+            name: [] for name in ("loss", watched.name, "learning_rate")
+        }
 
-    def run(self, epochs: int, batch_size: int, schedule: _Schedule, rng: np.random.Generator, show: Any) -> str:
+    def run(
+        self, epochs: int, batch_size: int, schedule: _Schedule, rng: np.random.Generator, show: Any
+    ) -> str:
         """Train epoch by epoch; the word says why it ended."""
         try:
             while self.epoch < epochs:
@@ -294,7 +323,10 @@ class _Schedule:
         return self.patience is not None and epoch - best_epoch >= self.patience
 
     def reduce_rate(self, adam: Adam, epoch: int, best_epoch: int) -> None:
-        if self.reduce_patience is None or epoch - max(best_epoch, self.last_reduced) < self.reduce_patience:
+        if (
+            self.reduce_patience is None
+            or epoch - max(best_epoch, self.last_reduced) < self.reduce_patience
+        ):
             return
         adam.learning_rate = max(adam.learning_rate * self.factor, self.min_rate)
         self.last_reduced = epoch
@@ -307,7 +339,9 @@ def _split_stars(
     n = len(X)
     held_out = None
     if n < 2:
-        raise DataError(f"train needs at least two stars, got {n}: X should have shape (star, {net.n_pixels}).")
+        raise DataError(
+            f"train needs at least two stars, got {n}: X should have shape (star, {net.n_pixels})."
+        )
     rows = np.arange(n)
     if isinstance(validation, float | np.floating) and 0 < validation < 1:
         n_out = max(1, round(validation * n))
@@ -321,7 +355,9 @@ def _split_stars(
         rows = np.sort(order[n_out:])
         check_labels(Y[rows], rows.size, net.n_labels, name="labels left to train on")
         if np.isnan(Y[held_out.rows]).all():
-            raise DataError(f"the {n_out} validation stars have no label at all: give a larger fraction.")
+            raise DataError(
+                f"the {n_out} validation stars have no label at all: give a larger fraction."
+            )
     elif isinstance(validation, tuple | list) and len(validation) == 2:
         held_out = _check_validation(net, *validation)
     elif validation is not None:
@@ -336,7 +372,9 @@ def _check_validation(net: Network, X: Any, Y: Any) -> _Stars:
     X = check_flux(X, net.n_pixels, name="validation flux", dtype=None)
     X = X[None] if X.ndim == 1 else X
     Y = np.asarray(Y)[None] if np.ndim(Y) == 1 else Y
-    return _Stars(X, check_labels(Y, len(X), net.n_labels, name="validation labels"), np.arange(len(X)))
+    return _Stars(
+        X, check_labels(Y, len(X), net.n_labels, name="validation labels"), np.arange(len(X))
+    )
 
 
 def _check_counts(epochs: Any, batch_size: Any, patience: Any, reduce_lr_patience: Any) -> None:
@@ -362,19 +400,27 @@ def _check_rates(
     _check_number(beta_2, "beta_2", "at least 0 and below 1", lambda x: 0 <= x < 1)
     _check_number(epsilon, "epsilon", "positive", lambda x: x > 0)
     _check_number(decay, "decay", "zero or positive", lambda x: x >= 0)
-    _check_number(factor, "reduce_lr_factor", "between 0 and 1 (both excluded)", lambda x: 0 < x < 1)
+    _check_number(
+        factor, "reduce_lr_factor", "between 0 and 1 (both excluded)", lambda x: 0 < x < 1
+    )
     in_range = f"between 0 and learning_rate ({learning_rate:g})"
-    _check_number(min_learning_rate, "min_learning_rate", in_range, lambda x: 0 <= x <= learning_rate)
+    _check_number(
+        min_learning_rate, "min_learning_rate", in_range, lambda x: 0 <= x <= learning_rate
+    )
 
 
 def _check_number(value: Any, name: str, rule: str, is_good: Callable[[Any], bool]) -> None:
-    is_number = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
+    is_number = isinstance(value, int | float | np.integer | np.floating) and not isinstance(
+        value, bool
+    )
     if not (is_number and np.isfinite(value) and is_good(value)):
         raise OptionError(f"{name} should be a number, {rule}, got {value!r}.")
 
 
 @contextmanager
-def _show_progress(enabled: bool, epochs: int, n_stars: int) -> Iterator[Callable[[int, Any], None]]:
+def _show_progress(
+    enabled: bool, epochs: int, n_stars: int
+) -> Iterator[Callable[[int, Any], None]]:
     if not enabled:
         yield lambda stars, history: None
         return
@@ -394,7 +440,9 @@ def _show_progress(enabled: bool, epochs: int, n_stars: int) -> Iterator[Callabl
         def show(stars: int, history: dict[str, list[float]] | None) -> None:
             nonlocal losses
             if history is not None:
-                losses = "  ".join(f"{names[name]} {values[-1]:.4g}" for name, values in history.items())
+                losses = "  ".join(
+                    f"{names[name]} {values[-1]:.4g}" for name, values in history.items()
+                )
             speed = bar.tasks[0].speed
             epoch = min(int(bar.tasks[0].completed) // n_stars + 1, epochs)
             rate = f"  {speed:.0f} stars/s" if speed else ""

@@ -29,11 +29,18 @@ from symspec.training.marginal_likelihood import POLISH_TOLERANCE, Evidence, Mar
 
 FINAL_TOLERANCE = 1e-8  # nats of Newton decrement
 WITH_GRADIENT = ("primal", "dual")
-SAME_IN_THE_SPAN = ("auto", "primal", "dual", "krylov")  # the approximations depend on the coordinates
+SAME_IN_THE_SPAN = (
+    "auto",
+    "primal",
+    "dual",
+    "krylov",
+)  # the approximations depend on the coordinates
 STEPS_AT_FIXED_WEIGHTS = 30
 
 Report = Callable[[np.ndarray, Evidence], None]
-Point = tuple[float, np.ndarray, np.ndarray]  # F, its gradient, and about minus its second derivatives
+Point = tuple[
+    float, np.ndarray, np.ndarray
+]  # F, its gradient, and about minus its second derivatives
 
 
 def tune(
@@ -109,7 +116,9 @@ def tune(
 
     def report(h: np.ndarray, evidence: Evidence) -> None:
         if callback is not None:
-            callback(hyperparameters.regression(h), replace(evidence, theta=span.lift(evidence.theta)))
+            callback(
+                hyperparameters.regression(h), replace(evidence, theta=span.lift(evidence.theta))
+            )
 
     maximize = _maximize if builder.structure in WITH_GRADIENT else _alternate
     h, evidence = maximize(start, span.project(theta), tolerance, max_evaluations, report)
@@ -119,7 +128,11 @@ def tune(
 
 
 def _maximize(
-    start: MarginalLikelihood, theta: np.ndarray, tolerance: float, max_evaluations: int, report: Report
+    start: MarginalLikelihood,
+    theta: np.ndarray,
+    tolerance: float,
+    max_evaluations: int,
+    report: Report,
 ) -> tuple[np.ndarray, Evidence]:
     """Hyperparameters of largest F and what holds there, with the complete gradient and warm starts."""
     best = start.h, start.evaluate(theta)
@@ -152,7 +165,9 @@ def _alternate(
         before = h
         first = _as_point(start, evidence)
 
-        def evaluate(h: np.ndarray, theta: np.ndarray = theta, curvature: np.ndarray = first[2]) -> Point:
+        def evaluate(
+            h: np.ndarray, theta: np.ndarray = theta, curvature: np.ndarray = first[2]
+        ) -> Point:
             return *start.at(h).evaluate_at_fixed_weights(theta), curvature
 
         h = _climb(evaluate, h, first, limits, tolerance, STEPS_AT_FIXED_WEIGHTS)
@@ -195,7 +210,15 @@ def _climb(
         is_near()
         bounds = list(zip((-limits - h) / unit, (limits - h) / unit, strict=True))
         options = {"maxfun": max_evaluations, "gtol": 0.0, "ftol": 1e-12}
-        scipy_minimize(negative, 0 * h, jac=True, method="L-BFGS-B", bounds=bounds, callback=is_near, options=options)
+        scipy_minimize(
+            negative,
+            0 * h,
+            jac=True,
+            method="L-BFGS-B",
+            bounds=bounds,
+            callback=is_near,
+            options=options,
+        )
     except StopIteration:
         pass
     return max(points, key=lambda point: point[1][0])[0]

@@ -25,10 +25,22 @@ PRIORS = ("scale", "per_layer", "per_block", "fixed")
 MIN_COUNT = 0.1  # parameters: the scale of a prior on fewer is not told from the evidence
 
 _MEANINGS = {
-    ("noise", False): "the network interpolates these labels: give it fewer weights, or fix the noise or the prior",
-    ("noise", True): "the network explains none of these labels, or the start was far too small: start closer",
-    ("prior", False): "the data want these weights unbounded, or the start was far too large: start closer",
-    ("prior", True): "the data do not need these weights: leave them out, or keep them, near zero, at almost no harm",
+    (
+        "noise",
+        False,
+    ): "the network interpolates these labels: give it fewer weights, or fix the noise or the prior",
+    (
+        "noise",
+        True,
+    ): "the network explains none of these labels, or the start was far too small: start closer",
+    (
+        "prior",
+        False,
+    ): "the data want these weights unbounded, or the start was far too large: start closer",
+    (
+        "prior",
+        True,
+    ): "the data do not need these weights: leave them out, or keep them, near zero, at almost no harm",
 }
 
 
@@ -70,13 +82,18 @@ class Hyperparameters:
             )
         self.start = start
         self._root = np.linalg.cholesky(start.noise_covariance)
-        labels = {"per_label": start.net.label_names, "full": start.net.label_names, "fixed": ()}[noise]
+        labels = {"per_label": start.net.label_names, "full": start.net.label_names, "fixed": ()}[
+            noise
+        ]
         pairs = np.tril_indices(start.net.n_labels if noise == "full" else 0, -1)
         self._n_labels = len(labels)
         self._pairs = pairs
         self._groups = _group(list(start.prior_precision), prior)
         self.names = [f"sigma_noise of {name}" for name in labels]
-        self.names += [f"noise correlation of {labels[i]} with {labels[j]}" for i, j in zip(*pairs, strict=True)]
+        self.names += [
+            f"noise correlation of {labels[i]} with {labels[j]}"
+            for i, j in zip(*pairs, strict=True)
+        ]
         self.names += [f"prior_precision of {group}" for group in self._groups]
 
     def __len__(self) -> int:
@@ -87,17 +104,28 @@ class Hyperparameters:
         """Largest size of each entry of h (entry,)."""
         logarithm = np.log(MAX_FACTOR)
         return np.r_[
-            np.full(self._n_labels, logarithm), np.full(len(self._pairs[0]), np.inf), [logarithm] * len(self._groups)
+            np.full(self._n_labels, logarithm),
+            np.full(len(self._pairs[0]), np.inf),
+            [logarithm] * len(self._groups),
         ]
 
     def regression(self, h: np.ndarray) -> Regression:
         """Regression at h (entry,)."""
         _, _, by_group = self._split(h)
-        factors = {name: f for names, f in zip(self._groups.values(), by_group, strict=True) for name in names}
-        prior = {name: float(p * np.exp(factors.get(name, 0.0))) for name, p in self.start.prior_precision.items()}
+        factors = {
+            name: f
+            for names, f in zip(self._groups.values(), by_group, strict=True)
+            for name in names
+        }
+        prior = {
+            name: float(p * np.exp(factors.get(name, 0.0)))
+            for name, p in self.start.prior_precision.items()
+        }
         return Regression(self.start.net, prior_precision=prior, **self._noise(h))
 
-    def gradient(self, h: np.ndarray, by_covariance: np.ndarray, by_block: Mapping[str, float]) -> np.ndarray:
+    def gradient(
+        self, h: np.ndarray, by_covariance: np.ndarray, by_block: Mapping[str, float]
+    ) -> np.ndarray:
         r"""dF/dh (entry,) from the symmetric dF/dS (label, label) and dF/d log delta_b by block.
 
         .. math:: dF = \mathrm{tr}\Big(\frac{dF}{dS}\, dS\Big) = 2\, \mathrm{tr}\Big(R^T \frac{dF}{dS}\, dR\Big)
@@ -125,7 +153,9 @@ class Hyperparameters:
         """
         of_pairs = np.minimum(*(n_observed[side] for side in self._pairs))
         counts = self._count(n_effective)
-        return np.r_[2 * n_observed[: self._n_labels], of_pairs, 0.5 * np.maximum(counts, MIN_COUNT)]
+        return np.r_[
+            2 * n_observed[: self._n_labels], of_pairs, 0.5 * np.maximum(counts, MIN_COUNT)
+        ]
 
     def warn_at_edges(self, h: np.ndarray, n_effective: Mapping[str, float]) -> None:
         """Tell of entries that ended at the edge of their range, and of priors that leave their weights no part.
@@ -142,7 +172,11 @@ class Hyperparameters:
             is_edge = abs(value) > limit - 1e-6
             if not is_edge and (counts[i] > MIN_COUNT or value <= 0):
                 continue
-            where = "at the edge of its range" if is_edge else f"where its weights count as {counts[i]:.2g} parameters"
+            where = (
+                "at the edge of its range"
+                if is_edge
+                else f"where its weights count as {counts[i]:.2g} parameters"
+            )
             warnings.warn(
                 f"{name} ended {where}, at {np.exp(value):.3g} times its start: "
                 f"{_MEANINGS['noise' if i < n_noise else 'prior', value > 0]}.",
@@ -183,4 +217,6 @@ def _group(blocks: list[str], prior: str) -> dict[str, list[str]]:
     if prior == "fixed":
         return {}
     layers = dict.fromkeys(name.rpartition("/")[0] for name in blocks)
-    return {layer: [name for name in blocks if name.rpartition("/")[0] == layer] for layer in layers}
+    return {
+        layer: [name for name in blocks if name.rpartition("/")[0] == layer] for layer in layers
+    }

@@ -93,7 +93,9 @@ class MarginalLikelihood:
         self._squares = weighted_sums.compile_weighted_squares(net, backend=backend)
         self._product = weighted_sums.compile_weighted_hessian_vector_product(net, backend=backend)
         if builder.structure == "dual":
-            self._kernel_trace_gradient = compiled.compile_kernel_trace_gradient(net, backend=backend)
+            self._kernel_trace_gradient = compiled.compile_kernel_trace_gradient(
+                net, backend=backend
+            )
         if builder.structure == "primal":
             self._trace_gradient = weighted_sums.compile_trace_gradient(net, backend=backend)
         self._stand_at(np.zeros(len(hyperparameters)), builder.reg)
@@ -103,7 +105,9 @@ class MarginalLikelihood:
         self.reg = reg
         T = reg.whiteners(self.observed)
         self.weights = np.matmul(T.transpose(0, 2, 1), T)
-        self._log_det_noise = -2 * float(np.log(np.diagonal(T, axis1=1, axis2=2)[self.observed]).sum())
+        self._log_det_noise = -2 * float(
+            np.log(np.diagonal(T, axis1=1, axis2=2)[self.observed]).sum()
+        )
 
     def at(self, h: np.ndarray) -> MarginalLikelihood:
         """The same at other hyperparameters h (entry,)."""
@@ -120,11 +124,18 @@ class MarginalLikelihood:
 
     def hessian_product(self, theta: np.ndarray, v: np.ndarray) -> np.ndarray:
         """H v (param,) with the exact Hessian H of U."""
-        return self._product(theta, self.X, self.Y, self.weights, v) + self.reg.prior_precision_vector() * v
+        return (
+            self._product(theta, self.X, self.Y, self.weights, v)
+            + self.reg.prior_precision_vector() * v
+        )
 
-    def minimize(self, theta: np.ndarray, *, tolerance: float) -> tuple[PolishResult, InverseHessian]:
+    def minimize(
+        self, theta: np.ndarray, *, tolerance: float
+    ) -> tuple[PolishResult, InverseHessian]:
         """Minimum of U that `theta` leads to, and the inverse Hessian there."""
-        return minimize_by_newton(self.objective, self.hessian_product, self.builder, theta, tolerance=tolerance)
+        return minimize_by_newton(
+            self.objective, self.hessian_product, self.builder, theta, tolerance=tolerance
+        )
 
     def evaluate(self, theta: np.ndarray) -> Evidence:
         """F and its complete gradient at the minimum that `theta` leads to; structures primal and dual."""
@@ -137,19 +148,28 @@ class MarginalLikelihood:
         WV = np.matmul(self.weights, inverse.label_covariance(tangents))
         Wr = self._weigh(self.Y - self.predict(theta, self.X))
         cross = self._weigh(tangents.matvec(q)).T @ Wr
-        by_covariance = 0.5 * (Wr.T @ Wr + np.sum(WV @ self.weights - self.weights, axis=0) + cross + cross.T)
+        by_covariance = 0.5 * (
+            Wr.T @ Wr + np.sum(WV @ self.weights - self.weights, axis=0) + cross + cross.T
+        )
         pull = self._sum_by_block(precision * theta * (q - 0.5 * theta))
         by_block = {name: 0.5 * count + pull[name] for name, count in counts.items()}
         gradient = self.hyperparameters.gradient(self.h, by_covariance, by_block)
         F = log_evidence(self.reg, theta, result.negative_log_posterior, inverse)
-        F += q @ self.objective(theta)[1]  # log det A at the minimum itself, to which there is some way left
+        F += (
+            q @ self.objective(theta)[1]
+        )  # log det A at the minimum itself, to which there is some way left
         return self._report(F, inverse, gradient, theta, WV, counts)
 
-    def evaluate_at_fixed_weights(self, theta: np.ndarray, F: float | None = None) -> tuple[float, np.ndarray]:
+    def evaluate_at_fixed_weights(
+        self, theta: np.ndarray, F: float | None = None
+    ) -> tuple[float, np.ndarray]:
         """F, unless given, and its gradient by central differences, as if the minimum stayed here; any structure."""
         F = self._log_evidence_at(self.h, theta) if F is None else F
         steps = DIFFERENCE * np.eye(len(self.h))
-        rises = [self._log_evidence_at(self.h + e, theta) - self._log_evidence_at(self.h - e, theta) for e in steps]
+        rises = [
+            self._log_evidence_at(self.h + e, theta) - self._log_evidence_at(self.h - e, theta)
+            for e in steps
+        ]
         return F, np.array(rises) / (2 * DIFFERENCE)
 
     def report(self, result: PolishResult, inverse: InverseHessian) -> Evidence:
@@ -158,11 +178,15 @@ class MarginalLikelihood:
         F = log_evidence(self.reg, theta, result.negative_log_posterior, inverse)
         F, gradient = self.evaluate_at_fixed_weights(theta, F)
         WV = np.matmul(self.weights, inverse.label_covariance(self.builder.tangents(theta)))
-        return self._report(F, inverse, gradient, theta, WV, self._count(inverse.diagonal(), inverse.free))
+        return self._report(
+            F, inverse, gradient, theta, WV, self._count(inverse.diagonal(), inverse.free)
+        )
 
     def curvature(self, evidence: Evidence) -> np.ndarray:
         """About -d^2 F / dh^2 (entry,) at a maximum near `evidence`."""
-        return self.hyperparameters.curvature(self.observed.sum(axis=0), evidence.n_effective_by_block)
+        return self.hyperparameters.curvature(
+            self.observed.sum(axis=0), evidence.n_effective_by_block
+        )
 
     def _log_evidence_at(self, h: np.ndarray, theta: np.ndarray) -> float:
         there = self.at(h)
@@ -181,7 +205,9 @@ class MarginalLikelihood:
         names = self.hyperparameters.names
         return Evidence(F, error, gradient, names, theta, np.einsum("ncc->c", WV), counts)
 
-    def _differentiate_log_det(self, theta: np.ndarray, inverse: InverseHessian) -> tuple[np.ndarray, dict[str, float]]:
+    def _differentiate_log_det(
+        self, theta: np.ndarray, inverse: InverseHessian
+    ) -> tuple[np.ndarray, dict[str, float]]:
         """Gradient of 1/2 log det A (param,), and the effective number of parameters of each block."""
         if isinstance(inverse, DualInverse):
             kernel_inverse = inverse.kernel_inverse()
@@ -198,13 +224,19 @@ class MarginalLikelihood:
         return self._sum_by_block(share)
 
     def _sum_by_block(self, values: np.ndarray) -> dict[str, float]:
-        return {name: float(part.sum()) for name, part in self.reg.net.layout.unpack(values).items()}
+        return {
+            name: float(part.sum()) for name, part in self.reg.net.layout.unpack(values).items()
+        }
 
     def _weigh(self, u: np.ndarray) -> np.ndarray:
         return np.einsum("ncd,nd->nc", self.weights, u)
 
-    def _solve_hessian(self, theta: np.ndarray, inverse: InverseHessian, b: np.ndarray) -> np.ndarray:
-        H = LinearOperator(inverse.shape, matvec=lambda v: self.hessian_product(theta, v.ravel()), dtype=np.float64)
+    def _solve_hessian(
+        self, theta: np.ndarray, inverse: InverseHessian, b: np.ndarray
+    ) -> np.ndarray:
+        H = LinearOperator(
+            inverse.shape, matvec=lambda v: self.hessian_product(theta, v.ravel()), dtype=np.float64
+        )
         return cg(H, b, rtol=1e-4, maxiter=200, M=inverse)[0]
 
 

@@ -24,7 +24,9 @@ HESSIAN_METHODS = ("dogleg", "trust-exact")
 MATRIX_METHODS = ("BFGS", "SLSQP", *HESSIAN_METHODS)
 METHODS = GRADIENT_METHODS + PRODUCT_METHODS + HESSIAN_METHODS
 GRADIENT_FREE = ("nelder-mead", "powell", "cobyla", "cobyqa")
-INTERRUPTED = 99  # status of the result after Ctrl-C, as SciPy gives it where a callback stops the work
+INTERRUPTED = (
+    99  # status of the result after Ctrl-C, as SciPy gives it where a callback stops the work
+)
 
 
 def minimize(
@@ -120,7 +122,9 @@ def minimize(
     if not np.isfinite(result.fun):
         raise DivergedError(f"minimize should end at a finite U, got {result.fun}: {_ADVICE}.")
     if method == "trust-constr":
-        result.jac = result.grad  # SciPy keeps the constraints' Jacobians, of which there are none, under `jac`
+        result.jac = (
+            result.grad
+        )  # SciPy keeps the constraints' Jacobians, of which there are none, under `jac`
     return result
 
 
@@ -130,7 +134,9 @@ _ADVICE = "start from weights that `train` gave, or from smaller ones, or try an
 class _Search:
     """U and its gradient for SciPy, remembering the best point seen."""
 
-    def __init__(self, objective: Callable[..., Any], X: np.ndarray, Y: np.ndarray, show: Callable[..., None]):
+    def __init__(
+        self, objective: Callable[..., Any], X: np.ndarray, Y: np.ndarray, show: Callable[..., None]
+    ):
         self.objective = objective
         self.X = X
         self.Y = Y
@@ -198,11 +204,17 @@ def _join_options(method: str, options: Any, max_iterations: Any) -> dict[str, A
     joined = dict(options or {})
     if max_iterations is None:
         return joined
-    if isinstance(max_iterations, bool) or not isinstance(max_iterations, int | np.integer) or max_iterations < 1:
+    if (
+        isinstance(max_iterations, bool)
+        or not isinstance(max_iterations, int | np.integer)
+        or max_iterations < 1
+    ):
         raise OptionError(f"max_iterations should be a positive integer, got {max_iterations!r}.")
     name = "maxfun" if method == "TNC" else "maxiter"
     if name in joined:
-        raise OptionError(f"max_iterations and options[{name!r}] say the same thing: give one of them.")
+        raise OptionError(
+            f"max_iterations and options[{name!r}] say the same thing: give one of them."
+        )
     return joined | {name: int(max_iterations)}
 
 
@@ -217,7 +229,9 @@ def _check_matrix_fits(reg: Regression, method: str) -> None:
 
 
 @contextmanager
-def _show_progress(enabled: bool, method: str) -> Iterator[Callable[[int, float, np.ndarray], None]]:
+def _show_progress(
+    enabled: bool, method: str
+) -> Iterator[Callable[[int, float, np.ndarray], None]]:
     if not enabled:
         yield lambda iteration, U, gradient: None
         return

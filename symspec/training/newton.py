@@ -81,7 +81,9 @@ def polish(
     span = reduce_to_span(reg, X)
     objective = compiled.compile_objective(span.reg, backend=backend)
     product = compiled.compile_hessian_vector_product(span.reg, backend=backend)
-    builder = InverseBuilder(span.reg, span.X, Y, structure=structure, backend=backend, memory=memory)
+    builder = InverseBuilder(
+        span.reg, span.X, Y, structure=structure, backend=backend, memory=memory
+    )
     result, _ = minimize_by_newton(
         lambda theta: objective(theta, span.X, Y),
         lambda theta, v: product(theta, span.X, Y, v),
@@ -126,7 +128,9 @@ def minimize_by_newton(
     for iteration in range(max_iterations + 1):
         decrement = 0.5 * float(g @ (inverse.cheap() @ g))
         stuck = radius <= 1e-10 * np.sqrt(2 * decrement)
-        if age >= MAX_AGE or (age > 0 and (decrement <= tolerance or stuck or iteration == max_iterations)):
+        if age >= MAX_AGE or (
+            age > 0 and (decrement <= tolerance or stuck or iteration == max_iterations)
+        ):
             inverse = builder.build(theta)
             age = 0
             decrement = 0.5 * float(g @ (inverse.cheap() @ g))
@@ -153,7 +157,10 @@ def _next_radius(radius: float, norm: float, ratio: float) -> float:
 
 
 def _steihaug(
-    H: Callable[[Vector], Vector], precondition: Callable[[Vector], Vector], g: Vector, radius: float
+    H: Callable[[Vector], Vector],
+    precondition: Callable[[Vector], Vector],
+    g: Vector,
+    radius: float,
 ) -> tuple[Vector, float, float]:
     """Step, the model's decrease, and the step's length in the preconditioner's norm."""
     s = np.zeros_like(g)

@@ -36,7 +36,9 @@ STAGES = ("data", "training", "gradient", *STRUCTURES, "hmc", "table")
 def make_data(folder):
     """Flux in float32, piece by piece; labels with the noise that training labels have."""
     rng = np.random.default_rng(0)
-    X = np.lib.format.open_memmap(folder / "flux.npy", "w+", np.float32, (N_TRAIN + N_TEST, SIZES[0]))
+    X = np.lib.format.open_memmap(
+        folder / "flux.npy", "w+", np.float32, (N_TRAIN + N_TEST, SIZES[0])
+    )
     Y = np.empty((len(X), 3))
     for first in range(0, len(X), 5000):
         stars = ss.datasets.generated_stars(5000, n_pixels=SIZES[0], rng=rng)
@@ -74,7 +76,13 @@ def read_trained(folder):
     """Data, trained weights, and the regression with the noise that the training left."""
     X, Y, X_test, _ = read_data(folder)
     scatter = np.array(json.loads((folder / "training.json").read_text())["scatter"])
-    return build_regression(X, Y, np.hypot(scatter, LABEL_NOISE)), np.load(folder / "theta.npy"), X, Y, X_test
+    return (
+        build_regression(X, Y, np.hypot(scatter, LABEL_NOISE)),
+        np.load(folder / "theta.npy"),
+        X,
+        Y,
+        X_test,
+    )
 
 
 def time_gradient(folder):
@@ -90,14 +98,25 @@ def time_gradient(folder):
 
 def run_structure(folder, structure):
     reg, theta, X, Y, X_test = read_trained(folder)
-    options = {"dual": {"subset": N_SUBSET}, "krylov": {"subset": N_SUBSET, "max_seconds": KRYLOV_SECONDS}}
+    options = {
+        "dual": {"subset": N_SUBSET},
+        "krylov": {"subset": N_SUBSET, "max_seconds": KRYLOV_SECONDS},
+    }
     builder = InverseBuilder(
-        reg, X, Y, structure=structure, dtype="float32", memory="14GB", options=options.get(structure)
+        reg,
+        X,
+        Y,
+        structure=structure,
+        dtype="float32",
+        memory="14GB",
+        options=options.get(structure),
     )
     begin = time.perf_counter()
     inverse = builder.build(theta)
     fitted = time.perf_counter()
-    n_stars = KRYLOV_STARS if structure == "krylov" else N_TEST if structure == "kronecker" else N_COMPARE
+    n_stars = (
+        KRYLOV_STARS if structure == "krylov" else N_TEST if structure == "kronecker" else N_COMPARE
+    )
     bounds = []
     for first in range(0, n_stars, 256):
         tangents = builder.tangents(theta, X_test[first : min(first + 256, n_stars)])
@@ -105,7 +124,9 @@ def run_structure(folder, structure):
             for lower, upper in inverse.iterate_bounds(tangents, max_seconds=KRYLOV_SECONDS):
                 interval = standard_deviations(lower), standard_deviations(upper)
                 print(
-                    f"{time.perf_counter() - fitted:.0f} s", *(np.round(sd, 4).tolist() for sd in interval), flush=True
+                    f"{time.perf_counter() - fitted:.0f} s",
+                    *(np.round(sd, 4).tolist() for sd in interval),
+                    flush=True,
                 )
             bounds.append(np.stack(interval))
         else:
@@ -119,13 +140,20 @@ def check_last_layer(folder):
     """HMC of the last layer given the others, from all training spectra, against Laplace on the same weights."""
     reg, theta, X, Y, X_test = read_trained(folder)
     begin = time.perf_counter()
-    words = {"structure": "last_layer", "require_minimum": False, "dtype": "float32", "progress": False}
+    words = {
+        "structure": "last_layer",
+        "require_minimum": False,
+        "dtype": "float32",
+        "progress": False,
+    }
     laplace = ss.fit_laplace(reg, theta, X, Y, **words)
     fitted = time.perf_counter()
     X_check = X_test[:N_COMPARE]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ss.NotAtMinimumWarning)  # eight epochs
-        draws = ss.run_hmc(reg, X, Y, laplace=laplace, subset="last_layer", X_check=X_check, seed=0, progress=False)
+        draws = ss.run_hmc(
+            reg, X, Y, laplace=laplace, subset="last_layer", X_check=X_check, seed=0, progress=False
+        )
     sampled = time.perf_counter()
     comparison = ss.compare_hmc(laplace, draws, X_check)
     print_comparison(open_console(), comparison)
@@ -133,18 +161,26 @@ def check_last_layer(folder):
 
 
 def print_table(folder):
-    told = {s: json.loads((folder / f"{s}.json").read_text()) for s in STAGES if (folder / f"{s}.json").exists()}
+    told = {
+        s: json.loads((folder / f"{s}.json").read_text())
+        for s in STAGES
+        if (folder / f"{s}.json").exists()
+    }
     gradient = told["gradient"]["seconds"]
     sd = {s: np.load(folder / f"sd_{s}.npy") for s in STRUCTURES if s in told}
     low, high = sd["krylov"] if "krylov" in sd else np.full((2, KRYLOV_STARS, 3), np.nan)
-    print(f"one gradient pass: {gradient:.0f} s; scatter on test stars {told['training']['scatter']}")
+    print(
+        f"one gradient pass: {gradient:.0f} s; scatter on test stars {told['training']['scatter']}"
+    )
     print(
         "| structure | fit [s] | gradient passes | error bars [s / 100 stars] | peak [GiB] | sd of star 0 | sd / dual |"
     )
     print("|---|---:|---:|---:|---:|---|---|")
     for s, values in sd.items():
         t = told[s]
-        star = " / ".join(f"{a:.3g}" if a == b else f"{a:.3g}-{b:.3g}" for a, b in zip(*values[:, 0], strict=True))
+        star = " / ".join(
+            f"{a:.3g}" if a == b else f"{a:.3g}-{b:.3g}" for a, b in zip(*values[:, 0], strict=True)
+        )
         n = min(len(values[1]), len(sd["dual"][1]))
         ratio = np.median(values[1][:n] / sd["dual"][1][:n], axis=0)
         print(
@@ -157,7 +193,9 @@ def print_table(folder):
 
 def peak_memory():
     """Largest resident memory of this process in GiB."""
-    line = next(t for t in Path("/proc/self/status").read_text().splitlines() if t.startswith("VmHWM"))
+    line = next(
+        t for t in Path("/proc/self/status").read_text().splitlines() if t.startswith("VmHWM")
+    )
     return int(line.split()[1]) / 2**20
 
 
@@ -171,7 +209,12 @@ def main():
     stage = stages[0]
     if (folder / f"{stage}.json").exists() and stage != "table":
         return
-    work = {"data": make_data, "training": train, "gradient": time_gradient, "hmc": check_last_layer}
+    work = {
+        "data": make_data,
+        "training": train,
+        "gradient": time_gradient,
+        "hmc": check_last_layer,
+    }
     work["table"] = print_table
     told = work[stage](folder) if stage in work else run_structure(folder, stage)
     told["peak_gib"] = peak_memory()

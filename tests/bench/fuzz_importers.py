@@ -24,7 +24,12 @@ PRIOR = 1.0  # symspec's U has a prior, whose Hessian is this
 PARTS = {"keras3": 0.5, "torch": 0.35, "keras2": 0.15}  # shares of the networks
 SINGLE = 1 / 3  # share in float32
 COUNTS = ("read", "refused", "in another order", "coarse")
-WITH_BRANCHES = ("branches", "nested", "two_inputs", "two_outputs")  # where shapes may not tell the order
+WITH_BRANCHES = (
+    "branches",
+    "nested",
+    "two_inputs",
+    "two_outputs",
+)  # where shapes may not tell the order
 
 
 def make(folder, n=240, seed=0):
@@ -33,7 +38,10 @@ def make(folder, n=240, seed=0):
     for part, share in PARTS.items():
         for dtype, of in (("float64", 1 - SINGLE), ("float32", SINGLE)):
             number = round(n * share * of)
-            subprocess.run([sys.executable, __file__, "part", folder, part, dtype, str(number), str(seed)], check=True)
+            subprocess.run(
+                [sys.executable, __file__, "part", folder, part, dtype, str(number), str(seed)],
+                check=True,
+            )
 
 
 def make_part(folder, part, dtype, n, seed):
@@ -69,14 +77,22 @@ def hold_places(net):
     """The same layers without the moments of BatchNorm, as a user would give them."""
     from symspec.files.matching import MOMENTS, replace_moments
 
-    blank = {f"{name}/{key}": np.ones(layer.mean.shape) * 7 for name, layer in find_norms(net) for key in MOMENTS}
+    blank = {
+        f"{name}/{key}": np.ones(layer.mean.shape) * 7
+        for name, layer in find_norms(net)
+        for key in MOMENTS
+    }
     return replace_moments(net, blank)
 
 
 def find_norms(net):
     import symspec as ss
 
-    return [(name, la) for name, la in zip(net.layer_names, net.layers, strict=True) if isinstance(la, ss.BatchNorm)]
+    return [
+        (name, la)
+        for name, la in zip(net.layer_names, net.layers, strict=True)
+        if isinstance(la, ss.BatchNorm)
+    ]
 
 
 def read_all(stem, check):
@@ -88,7 +104,11 @@ def read_all(stem, check):
         main, theta = ss.read_network(f"{stem}.pt", net=net, check=check)
         again = ss.read_network(f"{stem}.safetensors", net=net)[1]
         assert np.array_equal(theta, again)
-        return main, theta, *(ss.read_network(f"{stem}_{name}.pt", net=net)[1] for name in ("v", "hv"))
+        return (
+            main,
+            theta,
+            *(ss.read_network(f"{stem}_{name}.pt", net=net)[1] for name in ("v", "hv")),
+        )
     main, theta = ss.read_network(f"{stem}.keras", check=check)
     other, again = ss.read_network(f"{stem}.h5")
     assert np.array_equal(theta, again)
@@ -96,7 +116,11 @@ def read_all(stem, check):
         assert np.array_equal(norm.mean, same.mean)
         assert np.array_equal(norm.variance, same.variance)
     directions = [Path(f"{stem}_{name}.keras") for name in ("v", "hv")]
-    return main, theta, *(ss.read_network(path)[1] if path.exists() else None for path in directions)
+    return (
+        main,
+        theta,
+        *(ss.read_network(path)[1] if path.exists() else None for path in directions),
+    )
 
 
 def read_weights_only(stem, net, theta):
@@ -127,7 +151,9 @@ def derive(net, theta, v, expected, dtype):
     found = {
         "y": ss.compile_predict(net, **options)(theta, x),
         "jacobian": ss.compile_jacobian(net, **options)(theta, x),
-        "hessian": np.array([(product(theta, x, labels, unit) - PRIOR * unit)[of_last] for unit in units]),
+        "hessian": np.array(
+            [(product(theta, x, labels, unit) - PRIOR * unit)[of_last] for unit in units]
+        ),
     }
     return found if v is None else found | {"product": product(theta, x, labels, v) - PRIOR * v}
 
@@ -144,13 +170,18 @@ def compare(stem):
     assert not counts["in another order"] or str(expected["kind"]) in WITH_BRANCHES
     dtype = str(expected["x"].dtype)
     got = derive(net, theta, None if hv is None else v, expected, dtype)
-    want = {name: np.reshape(hv if name == "product" else expected[name], got[name].shape) for name in got}
+    want = {
+        name: np.reshape(hv if name == "product" else expected[name], got[name].shape)
+        for name in got
+    }
     found = {name: measure(got[name], want[name]) for name in got}
     if dtype == "float32" and max(found.values()) > ALLOWED[dtype]:
         exact = derive(net, theta, None if hv is None else v, expected, "float64")
         for name in found:
             counts["coarse"] += found[name] > ALLOWED[dtype]
-            if found[name] > ALLOWED[dtype] and measure(got[name], exact[name]) < 2 * measure(want[name], exact[name]):
+            if found[name] > ALLOWED[dtype] and measure(got[name], exact[name]) < 2 * measure(
+                want[name], exact[name]
+            ):
                 found[name] = 0.0
     return found, counts, str(expected["kind"])
 
@@ -162,7 +193,11 @@ def measure(got, want):
 def check(folder, *names):
     """A line for each network, and the largest differences of all."""
     warnings.simplefilter("ignore")
-    stems = [path.with_suffix("") for path in sorted(folder.glob("*.npz")) if not names or path.stem in names]
+    stems = [
+        path.with_suffix("")
+        for path in sorted(folder.glob("*.npz"))
+        if not names or path.stem in names
+    ]
     worst, failures, only = {}, [], dict.fromkeys(COUNTS, 0)
     for stem in stems:
         begin = time.perf_counter()
@@ -180,7 +215,10 @@ def check(folder, *names):
             worst[dtype, name] = max(worst.get((dtype, name), 0), value)
         words = " ".join(f"{name} {value:.1e}" for name, value in found.items())
         seconds = time.perf_counter() - begin
-        print(f"{stem.name} {kind}: {words} ({seconds:.1f} s){' FAILED' if is_bad else ''}", flush=True)
+        print(
+            f"{stem.name} {kind}: {words} ({seconds:.1f} s){' FAILED' if is_bad else ''}",
+            flush=True,
+        )
     print(f"{len(stems)} networks, {len(failures)} failed: {' '.join(failures)}")
     n_coarse = only.pop("coarse")
     print("files of weights alone: " + ", ".join(f"{n} {words}" for words, n in only.items()))

@@ -6,21 +6,40 @@ from itertools import pairwise
 
 import numpy as np
 
-ACTIVATIONS = ["linear", "relu", "elu", "selu", "tanh", "sigmoid", "softplus", "silu", "swish", "relu6", "gelu"]
+ACTIVATIONS = [
+    "linear",
+    "relu",
+    "elu",
+    "selu",
+    "tanh",
+    "sigmoid",
+    "softplus",
+    "silu",
+    "swish",
+    "relu6",
+    "gelu",
+]
 PARAMETERS = ("kernel", "bias", "gamma", "beta")
 N_STARS = 3
 
 
 def open_keras(is_legacy, dtype):
     """Keras 3 on JAX, or Keras 2 (tf_keras)."""
-    os.environ |= {"KERAS_BACKEND": "jax", "JAX_ENABLE_X64": "1", "TF_CPP_MIN_LOG_LEVEL": "3", "JAX_PLATFORMS": "cpu"}
+    os.environ |= {
+        "KERAS_BACKEND": "jax",
+        "JAX_ENABLE_X64": "1",
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+        "JAX_PLATFORMS": "cpu",
+    }
     if is_legacy:
         import tf_keras as keras
     else:
         import keras
         from keras.src.backend.common import dtypes
 
-        dtypes.BIT64_TO_BIT32_DTYPE["float64"] = "float64"  # else normalizations are done in float32 whatever is asked
+        dtypes.BIT64_TO_BIT32_DTYPE["float64"] = (
+            "float64"  # else normalizations are done in float32 whatever is asked
+        )
     keras.backend.set_floatx(dtype)
     return keras
 
@@ -73,15 +92,25 @@ class Draw:
         size = self.count(1, min(6, n))
         options.setdefault("padding", self.one_of("valid", "same", "causal"))
         stride = self.count(1, 3) if self.chance(0.3) else 1
-        dilation = self.count(2, 3) if stride == 1 and self.chance(0.3) and (size - 1) * 3 < n else 1
-        options = {"strides": stride, "dilation_rate": dilation, "use_bias": self.chance(0.8), **options}
+        dilation = (
+            self.count(2, 3) if stride == 1 and self.chance(0.3) and (size - 1) * 3 < n else 1
+        )
+        options = {
+            "strides": stride,
+            "dilation_rate": dilation,
+            "use_bias": self.chance(0.8),
+            **options,
+        }
         filters = filters or self.count(1, 4)
         act = self.one_of(*self.activations)
         return self.L.Conv1D(filters, size, activation=act, data_format=self.data_format, **options)
 
     def pool(self, shape):
         n = shape[0] if self.is_last else shape[1]
-        size, kind = self.count(1, min(4, n)), self.one_of(self.L.MaxPooling1D, self.L.AveragePooling1D)
+        size, kind = (
+            self.count(1, min(4, n)),
+            self.one_of(self.L.MaxPooling1D, self.L.AveragePooling1D),
+        )
         padding = self.one_of("valid", "same")
         return kind(size, self.one_of(None, 1, 2, 3), padding=padding, data_format=self.data_format)
 
@@ -108,30 +137,52 @@ class Draw:
         return norm
 
     def idle(self, shape):
-        names = ("Dropout", "GaussianNoise", "GaussianDropout", *(["SpatialDropout1D"] if len(shape) == 2 else []))
+        names = (
+            "Dropout",
+            "GaussianNoise",
+            "GaussianDropout",
+            *(["SpatialDropout1D"] if len(shape) == 2 else []),
+        )
         return getattr(self.L, self.one_of(*names))(0.2)
 
     def dense(self, units=None, name=None):
         act = self.one_of(*self.activations)
-        return self.L.Dense(units or self.count(2, 6), activation=act, use_bias=self.chance(0.9), name=name)
+        return self.L.Dense(
+            units or self.count(2, 6), activation=act, use_bias=self.chance(0.9), name=name
+        )
 
     def layer(self, shape):
         """Any layer that leaves enough positions."""
         if len(shape) == 1:
             kinds = [self.dense, self.dense, self.activation]
-            kinds += [partial(f, shape) for f in (self.batch_norm, self.layer_norm, self.scaling, self.idle)]
+            kinds += [
+                partial(f, shape)
+                for f in (self.batch_norm, self.layer_norm, self.scaling, self.idle)
+            ]
             return self.one_of(*kinds)()
         if min(shape[0], shape[1] if not self.is_last else shape[0]) < 1 or max(shape) < 6:
             return self.one_of(self.layer_norm, self.batch_norm, self.idle)(shape)
-        functions = (self.convolution,) * 4 + (self.pool, self.batch_norm, self.layer_norm, self.scaling, self.idle)
+        functions = (self.convolution,) * 4 + (
+            self.pool,
+            self.batch_norm,
+            self.layer_norm,
+            self.scaling,
+            self.idle,
+        )
         kinds = [partial(f, shape) for f in functions] + [self.activation]
-        kinds.append(lambda: self.L.ZeroPadding1D(self.one_of(1, (0, 2)), **self.format_of_padding()))
+        kinds.append(
+            lambda: self.L.ZeroPadding1D(self.one_of(1, (0, 2)), **self.format_of_padding())
+        )
         kinds.append(lambda: self.L.Permute(self.one_of((1, 2), (2, 1))))
         kinds.append(self.dense)
         if self.is_last:
             kinds.append(lambda: self.L.Cropping1D((1, 2)))
         if self.is_last and hasattr(self.L, "LocallyConnected1D"):  # until Keras 2
-            kinds.append(lambda: self.L.LocallyConnected1D(self.count(1, 3), self.count(1, 3), self.count(1, 2)))
+            kinds.append(
+                lambda: self.L.LocallyConnected1D(
+                    self.count(1, 3), self.count(1, 3), self.count(1, 2)
+                )
+            )
         return self.one_of(*kinds)()
 
     def format_of_padding(self):
@@ -177,7 +228,9 @@ class Draw:
         n = self.count(1, 3)
         t = self.L.Dense(n, name=name, activation=self.one_of("linear", "linear", "tanh"))(t)
         if self.chance(0.3):
-            t = self.L.Rescaling([abs(self.constant()) + 0.5 for _ in range(n)], offset=self.constant())(t)
+            t = self.L.Rescaling(
+                [abs(self.constant()) + 0.5 for _ in range(n)], offset=self.constant()
+            )(t)
         return t
 
     def chain(self):
@@ -188,7 +241,9 @@ class Draw:
         x, y = self.chain()
         model, layers = self.keras.Model(x, y), []
         for layer in model.layers:
-            layers.append(self.L.Input(tuple(x.shape[1:])) if type(layer).__name__ == "InputLayer" else layer)
+            layers.append(
+                self.L.Input(tuple(x.shape[1:])) if type(layer).__name__ == "InputLayer" else layer
+            )
         return self.keras.Sequential(layers)
 
     def perceptron(self):
@@ -204,7 +259,11 @@ class Draw:
             inner = self.batch_norm(shape)(self.convolution(shape, filters, **options)(t))
             inner = self.convolution(shape, filters, **options)(self.activation()(inner))
             order = [t, inner] if self.chance(0.5) else [inner, t]
-            t = self.L.Add()(order + order[:1] * self.count(0, 1)) if self.chance(0.7) else order[0] + order[1]
+            t = (
+                self.L.Add()(order + order[:1] * self.count(0, 1))
+                if self.chance(0.7)
+                else order[0] + order[1]
+            )
             t = self.activation()(t)
         return x, self.head(self.close(t))
 
@@ -221,7 +280,10 @@ class Draw:
     def two_inputs(self):
         x, t = self.opening(self.count(10, 20) * 2)
         other = self.keras.Input((self.count(2, 6),))
-        a, b = self.close(self.run(t, self.count(1, 3)), 1), self.run(self.dense()(other), self.count(0, 2))
+        a, b = (
+            self.close(self.run(t, self.count(1, 3)), 1),
+            self.run(self.dense()(other), self.count(0, 2)),
+        )
         inputs = [x, other] if self.chance(0.5) else [other, x]
         t = self.dense()(self.L.Concatenate()([a, b] if self.chance(0.5) else [b, a]))
         return inputs, self.head(t)
@@ -267,7 +329,16 @@ class Draw:
         return x, self.L.Dense(2, name="head_0")(t)
 
 
-KINDS = ("chain", "residual", "branches", "two_inputs", "sequential", "nested", "two_outputs", "perceptron")
+KINDS = (
+    "chain",
+    "residual",
+    "branches",
+    "two_inputs",
+    "sequential",
+    "nested",
+    "two_outputs",
+    "perceptron",
+)
 
 
 def draw_model(keras, rng, kind, data_format):
@@ -293,7 +364,10 @@ def split_inputs(model, x, reshape):
     """The flat vectors cut into the model's inputs, in their order."""
     shapes = [tuple(t.shape[1:]) for t in model.inputs]
     ends = np.cumsum([0, *(int(np.prod(shape)) for shape in shapes)])
-    return [reshape(x[:, a:b], (-1, *shape)) for (a, b), shape in zip(pairwise(ends), shapes, strict=True)]
+    return [
+        reshape(x[:, a:b], (-1, *shape))
+        for (a, b), shape in zip(pairwise(ends), shapes, strict=True)
+    ]
 
 
 def n_inputs(model):
@@ -339,7 +413,9 @@ def derive_in_jax(model, x, own, head, directions, rng):
         given = {id(w): value for w, value in zip(own, values, strict=True)}
         lists = [[given.get(id(w), w.value) for w in group] for group in (trained, fixed)]
         inputs = split_inputs(model, x, jnp.reshape)
-        y, _ = model.stateless_call(*lists, inputs if len(inputs) > 1 else inputs[0], training=False)
+        y, _ = model.stateless_call(
+            *lists, inputs if len(inputs) > 1 else inputs[0], training=False
+        )
         y = y if isinstance(y, list | tuple) else [y]
         return jnp.concatenate([part.reshape(len(x), -1) for part in y], axis=1)
 
@@ -360,9 +436,17 @@ def derive_in_jax(model, x, own, head, directions, rng):
 
     flat = jnp.concatenate([w.value.ravel() for w in head])
     jacobian = jax.jit(jax.vmap(jax.jacrev(lambda star: predict(values, star[None])[0])))(x)
-    products = jax.jit(lambda v: jax.jvp(jax.grad(loss), (values,), (v,))[1])([jnp.asarray(d) for d in directions])
+    products = jax.jit(lambda v: jax.jvp(jax.grad(loss), (values,), (v,))[1])(
+        [jnp.asarray(d) for d in directions]
+    )
     hessian = jax.jit(jax.hessian(loss_of_head))(flat)
-    return {"y": y, "labels": labels, "jacobian": jacobian, "hessian": hessian, "products": products}
+    return {
+        "y": y,
+        "labels": labels,
+        "jacobian": jacobian,
+        "hessian": hessian,
+        "products": products,
+    }
 
 
 def derive_in_tensorflow(model, x, own, head, directions, rng):
@@ -373,12 +457,17 @@ def derive_in_tensorflow(model, x, own, head, directions, rng):
     def predict():
         inputs = split_inputs(model, x, tf.reshape)
         y = model(inputs if len(inputs) > 1 else inputs[0], training=False)
-        return tf.concat([tf.reshape(p, (len(x), -1)) for p in (y if isinstance(y, list | tuple) else [y])], axis=1)
+        return tf.concat(
+            [tf.reshape(p, (len(x), -1)) for p in (y if isinstance(y, list | tuple) else [y])],
+            axis=1,
+        )
 
     with tf.GradientTape(persistent=True) as tape:
         tape.watch(x)
         y = predict()
-        labels_of_all = [tf.reduce_sum(column) for column in tf.unstack(y, axis=1)]  # no star sees another
+        labels_of_all = [
+            tf.reduce_sum(column) for column in tf.unstack(y, axis=1)
+        ]  # no star sees another
     jacobian = np.stack([tape.gradient(label, x).numpy() for label in labels_of_all], axis=1)
     labels = y.numpy() + rng.normal(size=y.shape).astype(x.dtype.as_numpy_dtype)
     with tf.GradientTape(persistent=True) as outer:
@@ -406,7 +495,9 @@ def make_networks(folder, n, seed, *, dtype, is_legacy):
     for i in range(n):
         rng = np.random.default_rng([seed, i])
         kind = named[i] if i < len(named) else KINDS[i % len(KINDS)]
-        is_last = is_legacy or kind in named or rng.random() < 0.7  # TensorFlow has no channels_first on CPUs
+        is_last = (
+            is_legacy or kind in named or rng.random() < 0.7
+        )  # TensorFlow has no channels_first on CPUs
         name = f"{'keras2' if is_legacy else 'keras3'}_{dtype}_{i:03d}"
         print(name, kind, "last" if is_last else "first", flush=True)
         data_format = "channels_last" if is_last else "channels_first"

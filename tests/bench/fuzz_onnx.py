@@ -41,9 +41,15 @@ def make_torch(folder, n, seed):
         x = torch.as_tensor(rng.normal(size=(N_STARS, net.shapes[0][0])).astype(dtype))
         for j, name in enumerate(("old", "new")):
             path = folder / f"torch_{name}_{dtype}_{i:03d}"
-            options = {"external_data": False, "verbose": False} if j else {"dynamic_axes": {"x": {0: "star"}}}
+            options = (
+                {"external_data": False, "verbose": False}
+                if j
+                else {"dynamic_axes": {"x": {0: "star"}}}
+            )
             try:
-                torch.onnx.export(net, (x,), f"{path}.onnx", input_names=["x"], dynamo=bool(j), **options)
+                torch.onnx.export(
+                    net, (x,), f"{path}.onnx", input_names=["x"], dynamo=bool(j), **options
+                )
             except Exception as error:
                 print(path.name, "is not exported:", str(error).splitlines()[0][:100])
                 continue
@@ -72,7 +78,9 @@ def make_keras(folder, n, seed):
         except Exception as error:
             print(path.name, "is not exported:", str(error).splitlines()[0][:100])
             continue
-        np.savez(path, x=x, y=np.concatenate([np.reshape(o, (N_STARS, -1)) for o in outputs], axis=1))
+        np.savez(
+            path, x=x, y=np.concatenate([np.reshape(o, (N_STARS, -1)) for o in outputs], axis=1)
+        )
 
 
 def check(folder):
@@ -91,7 +99,9 @@ def check(folder):
             continue
         with np.load(path) as found:
             x, expected = found["x"].astype(float), found["y"]
-        difference = np.abs(ss.compile_predict(net)(theta, x) - expected).max() / np.abs(expected).max()
+        difference = (
+            np.abs(ss.compile_predict(net)(theta, x) - expected).max() / np.abs(expected).max()
+        )
         results[kind, "read"] += 1
         worst[kind, dtype] = max(worst[kind, dtype], difference)
         if difference > ALLOWED[dtype]:

@@ -25,7 +25,11 @@ FUNCTIONS = {
     "silu": nn.SiLU,
     "clip": nn.Hardtanh,
 }
-OPTIONS = {"leaky_relu": {"negative_slope": 0.01}, "elu": {"alpha": 0.7}, "clip": {"minimum": 0.0, "maximum": 6.0}}
+OPTIONS = {
+    "leaky_relu": {"negative_slope": 0.01},
+    "elu": {"alpha": 0.7},
+    "clip": {"minimum": 0.0, "maximum": 6.0},
+}
 FIRST = {"data_format": "channels_first"}
 
 
@@ -35,12 +39,19 @@ def build_module(kind, options, shape):
     if kind == "Dense":
         return nn.Linear(shape[-1], o["units"], bias=o["use_bias"])
     if kind == "Conv1D":
-        sizes = {"stride": o["strides"], "padding": o["padding"], "dilation": o["dilation"], "bias": o["use_bias"]}
+        sizes = {
+            "stride": o["strides"],
+            "padding": o["padding"],
+            "dilation": o["dilation"],
+            "bias": o["use_bias"],
+        }
         return nn.Conv1d(shape[0], o["filters"], o["kernel_size"], **sizes)
     if kind == "MaxPool1D":
         return nn.MaxPool1d(o["pool_size"], o["strides"], o["padding"])
     if kind == "AveragePool1D":
-        return nn.AvgPool1d(o["pool_size"], o["strides"], o["padding"], count_include_pad=o["count_padding"])
+        return nn.AvgPool1d(
+            o["pool_size"], o["strides"], o["padding"], count_include_pad=o["count_padding"]
+        )
     if kind == "ZeroPadding1D":
         return nn.ConstantPad1d(tuple(o["padding"]), 0.0)
     if kind == "BatchNorm":
@@ -50,7 +61,9 @@ def build_module(kind, options, shape):
         return nn.LayerNorm(over, eps=o["epsilon"], elementwise_affine=o["scale"], bias=o["center"])
     if kind == "Activation":
         words = {"minimum": "min_val", "maximum": "max_val"}
-        return FUNCTIONS[o["function"]](**{words.get(k, k): v for k, v in o.get("options", {}).items()})
+        return FUNCTIONS[o["function"]](
+            **{words.get(k, k): v for k, v in o.get("options", {}).items()}
+        )
     return nn.Dropout(o["rate"]) if kind == "Dropout" else None
 
 
@@ -76,7 +89,9 @@ class Steps(nn.Module):
         outputs = [x]
         for i, (kind, options, others) in enumerate(self.steps):
             x, taken = outputs[-1], [outputs[place + 1] for place in others]
-            outputs.append(self.parts[str(i)](x) if str(i) in self.parts else run_step(kind, options, x, taken))
+            outputs.append(
+                self.parts[str(i)](x) if str(i) in self.parts else run_step(kind, options, x, taken)
+            )
         return outputs[-1]
 
 
@@ -117,10 +132,14 @@ class Draw:
 
     def activation(self):
         function = self.one_of(*FUNCTIONS)
-        return self.net.add("Activation", {"function": function, "options": OPTIONS.get(function, {})})
+        return self.net.add(
+            "Activation", {"function": function, "options": OPTIONS.get(function, {})}
+        )
 
     def dense(self, units=None):
-        return self.net.add("Dense", {"units": units or self.count(2, 6), "use_bias": self.chance(0.9)})
+        return self.net.add(
+            "Dense", {"units": units or self.count(2, 6), "use_bias": self.chance(0.9)}
+        )
 
     def convolution(self, filters=None, same=False):
         n = self.shape[1]
@@ -130,35 +149,67 @@ class Draw:
         is_same = same or self.chance(0.4)
         padding = "same" if is_same else self.count(0, 3)
         stride = 1 if is_same else self.count(1, 3)
-        sizes = {"filters": filters or self.count(1, 4), "kernel_size": size, "strides": stride, "padding": padding}
-        return self.net.add("Conv1D", {**sizes, "dilation": dilation, "use_bias": self.chance(0.8), **FIRST})
+        sizes = {
+            "filters": filters or self.count(1, 4),
+            "kernel_size": size,
+            "strides": stride,
+            "padding": padding,
+        }
+        return self.net.add(
+            "Conv1D", {**sizes, "dilation": dilation, "use_bias": self.chance(0.8), **FIRST}
+        )
 
     def pool(self):
         size = self.count(1, min(4, self.shape[1]))
-        sizes = {"pool_size": size, "strides": self.count(1, 3), "padding": self.count(0, size // 2)}
+        sizes = {
+            "pool_size": size,
+            "strides": self.count(1, 3),
+            "padding": self.count(0, size // 2),
+        }
         if self.chance(0.5):
             return self.net.add("MaxPool1D", {**sizes, **FIRST})
         return self.net.add("AveragePool1D", {**sizes, "count_padding": self.chance(0.5), **FIRST})
 
     def batch_norm(self):
         is_affine = self.chance(0.8)
-        options = {"epsilon": 1e-5, "scale": is_affine, "center": is_affine, "axis": 0 if len(self.shape) == 2 else -1}
+        options = {
+            "epsilon": 1e-5,
+            "scale": is_affine,
+            "center": is_affine,
+            "axis": 0 if len(self.shape) == 2 else -1,
+        }
         return self.net.add("BatchNorm", options)
 
     def layer_norm(self):
         is_affine = self.chance(0.8)
-        options = {"epsilon": self.one_of(1e-5, 0.1), "scale": is_affine, "center": is_affine and self.chance(0.7)}
+        options = {
+            "epsilon": self.one_of(1e-5, 0.1),
+            "scale": is_affine,
+            "center": is_affine and self.chance(0.7),
+        }
         return self.net.add("LayerNorm", {**options, "n_axes": self.count(1, len(self.shape))})
 
     def any(self):
         """One layer that leaves enough positions."""
         if len(self.shape) == 1:
-            return self.one_of(self.dense, self.dense, self.activation, self.batch_norm, self.layer_norm)()
+            return self.one_of(
+                self.dense, self.dense, self.activation, self.batch_norm, self.layer_norm
+            )()
         if self.shape[1] < 6:
             return self.one_of(self.activation, self.batch_norm, self.layer_norm, self.dense)()
-        pad = lambda: self.net.add("ZeroPadding1D", {"padding": [self.count(0, 2), self.count(0, 2)], **FIRST})  # noqa: E731
+        pad = lambda: self.net.add(
+            "ZeroPadding1D", {"padding": [self.count(0, 2), self.count(0, 2)], **FIRST}
+        )  # noqa: E731
         drop = lambda: self.net.add("Dropout", {"rate": 0.2})  # noqa: E731
-        options = (self.pool, self.batch_norm, self.layer_norm, self.activation, self.dense, pad, drop)
+        options = (
+            self.pool,
+            self.batch_norm,
+            self.layer_norm,
+            self.activation,
+            self.dense,
+            pad,
+            drop,
+        )
         return self.one_of(*(self.convolution,) * 5, *options)()
 
     def several(self, n):
@@ -225,7 +276,13 @@ class Draw:
     def starnet(self):
         self.open()
         for filters in (4, 16):
-            sizes = {"filters": filters, "kernel_size": 8, "strides": 1, "padding": "same", "dilation": 1}
+            sizes = {
+                "filters": filters,
+                "kernel_size": 8,
+                "strides": 1,
+                "padding": "same",
+                "dilation": 1,
+            }
             self.net.add("Conv1D", {**sizes, "use_bias": True, **FIRST})
             self.net.add("Activation", {"function": "relu"})
         self.net.add("MaxPool1D", {"pool_size": 4, "strides": 4, "padding": 0, **FIRST})
@@ -248,7 +305,11 @@ def draw_network(rng, kind, dtype):
             value.copy_(torch.as_tensor(rng.uniform(0.5, 2, value.shape)))
         elif value.is_floating_point():
             part = net.parts[name.split(".")[1]]
-            mean = 1.0 if isinstance(part, nn.BatchNorm1d | nn.LayerNorm) and name.endswith("weight") else 0.0
+            mean = (
+                1.0
+                if isinstance(part, nn.BatchNorm1d | nn.LayerNorm) and name.endswith("weight")
+                else 0.0
+            )
             scale = 1 / np.sqrt(np.prod(value.shape[1:])) if value.ndim > 1 and not mean else 0.3
             value.copy_(torch.as_tensor(mean + scale * rng.normal(size=value.shape)))
     return net
@@ -264,7 +325,11 @@ def derive(net, x, rng):
 
     y = predict(given, x).detach()
     labels = y + torch.as_tensor(rng.normal(size=y.shape)).to(y.dtype)
-    head = {name: value for name, value in given.items() if name.startswith(f"parts.{len(net.steps) - 1}.")}
+    head = {
+        name: value
+        for name, value in given.items()
+        if name.startswith(f"parts.{len(net.steps) - 1}.")
+    }
     weight, bias = head.values()
 
     def loss(values):
@@ -275,11 +340,19 @@ def derive(net, x, rng):
         return loss(given | dict(zip(head, (kernel, flat[weight.numel() :]), strict=True)))
 
     flat = torch.cat([weight.T.reshape(-1), bias])
-    directions = {name: torch.as_tensor(rng.normal(size=v.shape)).to(v.dtype) for name, v in given.items()}
-    jacobian = torch.stack([torch.func.jacrev(lambda s: predict(given, s[None])[0])(star) for star in x])
+    directions = {
+        name: torch.as_tensor(rng.normal(size=v.shape)).to(v.dtype) for name, v in given.items()
+    }
+    jacobian = torch.stack(
+        [torch.func.jacrev(lambda s: predict(given, s[None])[0])(star) for star in x]
+    )
     hessian = torch.autograd.functional.hessian(loss_of_head, flat)
     products = torch.func.jvp(torch.func.grad(loss), (given,), (directions,))[1]
-    return {"y": y, "labels": labels, "jacobian": jacobian, "hessian": hessian}, directions, products
+    return (
+        {"y": y, "labels": labels, "jacobian": jacobian, "hessian": hessian},
+        directions,
+        products,
+    )
 
 
 def make_networks(folder, n, seed, *, dtype):
@@ -296,6 +369,15 @@ def make_networks(folder, n, seed, *, dtype):
         torch.save(state, f"{path}.pt")
         save_file(state, f"{path}.safetensors")
         torch.save(state | directions, f"{path}_v.pt")
-        torch.save(state | {k: v.detach().contiguous() for k, v in products.items()}, f"{path}_hv.pt")
-        path.with_suffix(".json").write_text(json.dumps({"n_pixels": net.shapes[0][0], "steps": net.steps}))
-        np.savez(path.with_suffix(".npz"), x=x, kind=kind, **{k: v.detach().numpy() for k, v in found.items()})
+        torch.save(
+            state | {k: v.detach().contiguous() for k, v in products.items()}, f"{path}_hv.pt"
+        )
+        path.with_suffix(".json").write_text(
+            json.dumps({"n_pixels": net.shapes[0][0], "steps": net.steps})
+        )
+        np.savez(
+            path.with_suffix(".npz"),
+            x=x,
+            kind=kind,
+            **{k: v.detach().numpy() for k, v in found.items()},
+        )

@@ -33,11 +33,15 @@ def make_spectra(path, n_stars):
         flux = file.create_dataset("spectrum", (n_stars, N_PIXELS), "f4")
         packed = {"chunks": (64, N_PIXELS), "compression": "gzip", "compression_opts": 1}
         error = file.create_dataset("error_spectrum", (n_stars, N_PIXELS), "f4", **packed)
-        labels = {name: file.create_dataset(name, (n_stars,), "f8") for name in ss.datasets.LABEL_NAMES}
+        labels = {
+            name: file.create_dataset(name, (n_stars,), "f8") for name in ss.datasets.LABEL_NAMES
+        }
         for first in range(0, n_stars, PIECE):
             rows = slice(first, min(first + PIECE, n_stars))
             snr = rng.uniform(20, 200)
-            stars = ss.datasets.generated_stars(rows.stop - first, n_pixels=N_PIXELS, rng=rng, snr=snr)
+            stars = ss.datasets.generated_stars(
+                rows.stop - first, n_pixels=N_PIXELS, rng=rng, snr=snr
+            )
             flux[rows], error[rows] = stars.flux, 1 / snr
             for c, name in enumerate(labels):
                 labels[name][rows] = stars.labels[:, c]
@@ -48,11 +52,17 @@ def make_spectra(path, n_stars):
 def make_model(path):
     rng = np.random.default_rng(0)
     stars = ss.datasets.generated_stars(N_TRAIN, n_pixels=N_PIXELS, rng=rng)
-    net = ss.mlp([N_PIXELS, *HIDDEN, 3], label_names=stars.label_names, label_units=stars.label_units)
+    net = ss.mlp(
+        [N_PIXELS, *HIDDEN, 3], label_names=stars.label_names, label_units=stars.label_units
+    )
     net = ss.standardized(net, stars.flux, stars.labels)
-    reg = ss.Regression(net, sigma_noise=[50.0, 0.1, 0.05], prior_precision=ss.scaled_prior(net, 1.0))
+    reg = ss.Regression(
+        net, sigma_noise=[50.0, 0.1, 0.05], prior_precision=ss.scaled_prior(net, 1.0)
+    )
     theta = ss.train(reg, stars.flux, stars.labels, epochs=30, rng=rng, progress=False).theta
-    laplace = ss.fit_laplace(reg, theta, stars.flux, stars.labels, structure="dual", require_minimum=False)
+    laplace = ss.fit_laplace(
+        reg, theta, stars.flux, stars.labels, structure="dual", require_minimum=False
+    )
     ss.write_laplace(path, laplace, overwrite=True)
 
 
@@ -70,7 +80,9 @@ def predict_alone(model, spectra):
 def run(words, kill_after=None):
     """Run the command, or kill it after so many pieces; seconds and peak memory in GiB."""
     folder, start = words[-1].with_name(f"{words[-1].name}.partial"), time.monotonic()
-    process = subprocess.Popen([*COMMAND, *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [*COMMAND, *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     if kill_after is not None:
         while len(list(folder.glob("stars_*.h5"))) < kill_after:
             time.sleep(0.01)

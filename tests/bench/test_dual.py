@@ -65,7 +65,9 @@ def covariance_by_numpy(reg, theta, X, Y, X_test, dtype):
         return inputs, cotangents[::-1]
 
     def add_kernels(K, rows, columns):
-        for a, b, g, h, v, w in zip(rows[0], columns[0], rows[1], columns[1], v_W, v_b, strict=True):
+        for a, b, g, h, v, w in zip(
+            rows[0], columns[0], rows[1], columns[1], v_W, v_b, strict=True
+        ):
             same = rows is columns  # NumPy then does half the work, by SYRK
             a, g = a.astype(np.float64), g.astype(np.float64)
             b, h = (a, g) if same else (b.astype(np.float64), h.astype(np.float64))
@@ -80,7 +82,9 @@ def covariance_by_numpy(reg, theta, X, Y, X_test, dtype):
     L = cholesky(K.T, lower=True, overwrite_a=True, check_finite=False)
     across = np.zeros((3 * len(X), 3 * len(X_test)))
     add_kernels(across, train, test)
-    Z = solve_triangular(L, across, lower=True, check_finite=False).reshape(3 * len(X), len(X_test), 3)
+    Z = solve_triangular(L, across, lower=True, check_finite=False).reshape(
+        3 * len(X), len(X_test), 3
+    )
     V = np.zeros((len(X_test), 3, 3))
     for a, g, v, w in zip(*test, v_W, v_b, strict=True):
         g = g.astype(np.float64).reshape(len(X_test), 3, -1)
@@ -122,7 +126,9 @@ def test_the_dual_of_the_full_network_costs_what_its_arithmetic_costs(tmp_path):
     for side, name in [("symspec", "symspec"), ("numpy", "the same arithmetic in NumPy")]:
         print(f"| {name} | {seconds[side]:.1f} | {peak[side]:.2f} |")
     ratio = seconds["symspec"] / seconds["numpy"]
-    print(f"\nratio of times {ratio:.2f}; covariances agree to {difference:.1e} of the standard deviations'")
+    print(
+        f"\nratio of times {ratio:.2f}; covariances agree to {difference:.1e} of the standard deviations'"
+    )
     assert ratio <= 2
     assert peak["symspec"] < 6
     assert difference < 1e-4  # float32 passes, summed in another order
@@ -136,7 +142,9 @@ def test_the_dual_is_exact_in_double_precision():
 
 def peak_memory():
     """Largest resident memory in GiB of this process; `resource.getrusage` would count its parent's, too."""
-    line = next(t for t in Path("/proc/self/status").read_text().splitlines() if t.startswith("VmHWM"))
+    line = next(
+        t for t in Path("/proc/self/status").read_text().splitlines() if t.startswith("VmHWM")
+    )
     return int(line.split()[1]) / 2**20
 
 

@@ -25,10 +25,16 @@ TECATOR = Path(__file__).parents[3] / "shared/data/tecator/tecator_meats.npz"
 def build_problem():
     """100 pixels, five tanh units, 172 spectra: Savitzky-Golay derivatives, as is usual for near-infrared spectra."""
     data = np.load(TECATOR)
-    X, Y, names = savgol_filter(data["spectra"], 9, 2, deriv=1), data["labels"], ["moisture", "fat", "protein"]
+    X, Y, names = (
+        savgol_filter(data["spectra"], 9, 2, deriv=1),
+        data["labels"],
+        ["moisture", "fat", "protein"],
+    )
     X, Y, X_check = X[:172], Y[:172], X[172:]
     net = ss.standardized(ss.mlp([100, 5, 3], activation="tanh", label_names=names), X, Y)
-    reg = ss.Regression(net, sigma_noise=0.15 * Y.std(axis=0), prior_precision=ss.scaled_prior(net, 4.0))
+    reg = ss.Regression(
+        net, sigma_noise=0.15 * Y.std(axis=0), prior_precision=ss.scaled_prior(net, 4.0)
+    )
     theta = ss.train(reg, X, Y, epochs=300, rng=np.random.default_rng(0), progress=False).theta
     reg, theta = ss.tune(reg, theta, X, Y, prior="fixed")
     return reg, theta, X, Y, X_check
@@ -44,16 +50,35 @@ def smallest_ess(f):
 def test_whitening_pays():
     reg, theta, X, Y, X_check = build_problem()
     laplace = ss.fit_laplace(reg, theta, X, Y, structure="primal", progress=False)
-    draws = ss.run_hmc(reg, X, Y, laplace=laplace, X_check=X_check, seed=1, n_draws=1000, n_tune=600, progress=False)
+    draws = ss.run_hmc(
+        reg,
+        X,
+        Y,
+        laplace=laplace,
+        X_check=X_check,
+        seed=1,
+        n_draws=1000,
+        n_tune=600,
+        progress=False,
+    )
     others = {
-        "exact Hessian": ss.fit_laplace(reg, theta, X, Y, structure="primal", curvature="hessian", progress=False),
+        "exact Hessian": ss.fit_laplace(
+            reg, theta, X, Y, structure="primal", curvature="hessian", progress=False
+        ),
         "sandwich": ss.sandwich_covariance(laplace, X, Y, X_check),
     }
     print_comparison(open_console(), ss.compare_hmc(laplace, draws, X_check, others=others))
     ours = smallest_ess(draws["posterior"]["f"].values), draws["posterior"].attrs["sampling_time"]
     with threadpool_limits(1), ss.pymc_model(reg, X, Y, X_check=X_check):
-        words = {"var_names": ["f"], "progressbar": False, "quiet": True, "compute_convergence_checks": False}
-        plain = pm.sample(150, tune=300, chains=4, random_seed=1, nuts_sampler=draws.attrs["sampler"], **words)
+        words = {
+            "var_names": ["f"],
+            "progressbar": False,
+            "quiet": True,
+            "compute_convergence_checks": False,
+        }
+        plain = pm.sample(
+            150, tune=300, chains=4, random_seed=1, nuts_sampler=draws.attrs["sampler"], **words
+        )
     theirs = smallest_ess(plain["posterior"]["f"].values), plain["posterior"].attrs["sampling_time"]
     print("\n\n| | smallest ESS of f | sampling [s] | ESS a second |\n|---|---:|---:|---:|")
     for name, (ess, seconds) in (("whitened", ours), ("as it stands", theirs)):
@@ -71,6 +96,8 @@ def test_no_false_alarm_in_20_seeds_of_a_linear_network():
         reg = ss.Regression(ss.mlp([5, 2]), sigma_noise=[0.3, 0.5], prior_precision=1.0)
         theta = ss.polish(reg, np.zeros(reg.net.n_params), X, Y).theta
         laplace = ss.fit_laplace(reg, theta, X, Y, structure="primal", progress=False)
-        draws = ss.run_hmc(reg, X, Y, laplace=laplace, X_check=X_check, seed=seed, n_importance=1, progress=False)
+        draws = ss.run_hmc(
+            reg, X, Y, laplace=laplace, X_check=X_check, seed=seed, n_importance=1, progress=False
+        )
         verdicts += ss.compare_hmc(laplace, draws, X_check).verdict
     assert verdicts == ["agree"] * 40

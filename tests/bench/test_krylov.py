@@ -42,11 +42,15 @@ def generated_problem():
     return stars.flux[:2000], Y[:2000], stars.flux[2000:], 32, "relu"
 
 
-@pytest.fixture(scope="module", params=[miles_problem, generated_problem], ids=["MILES", "generated"])
+@pytest.fixture(
+    scope="module", params=[miles_problem, generated_problem], ids=["MILES", "generated"]
+)
 def trained(request):
     X, Y, X_new, width, activation = request.param()
     net = ss.standardized(ss.mlp([X.shape[1], width, width // 2, 3], activation=activation), X, Y)
-    reg = ss.Regression(net, sigma_noise=0.3 * Y.std(axis=0), prior_precision=ss.scaled_prior(net, 1.0))
+    reg = ss.Regression(
+        net, sigma_noise=0.3 * Y.std(axis=0), prior_precision=ss.scaled_prior(net, 1.0)
+    )
     fit = ss.train(reg, X, Y, epochs=60, rng=np.random.default_rng(2), progress=False)
     return reg, fit.theta, X, Y, X_new
 
@@ -73,15 +77,23 @@ def test_preconditioners(trained):
     for name, (structure, options) in PRECONDITIONERS.items():
         if structure == "prior":
             variance = 1 / reg.prior_precision_vector()
-            inverse = LinearOperator((theta.size, theta.size), matvec=lambda v, s=variance: s * v.ravel(), dtype=float)
+            inverse = LinearOperator(
+                (theta.size, theta.size), matvec=lambda v, s=variance: s * v.ravel(), dtype=float
+            )
         else:
             options = {"subset": len(X) // options} if structure == "dual" else options
             inverse = InverseBuilder(reg, X, Y, structure=structure, options=options).build(theta)
         counts[name] = count_products(builder, theta, inverse, J)
-    print(f"\n\n{len(X)} stars, {theta.size:,} parameters: products for a relative residual of {RESIDUAL:g}")
+    print(
+        f"\n\n{len(X)} stars, {theta.size:,} parameters: products for a relative residual of {RESIDUAL:g}"
+    )
     for name, count in counts.items():
         print(f"| {name} | {count:.0f} |")
-    assert counts["dual, 1/4 of the stars"] < counts["dual, 1/16 of the stars"] < counts["the prior alone"]
+    assert (
+        counts["dual, 1/4 of the stars"]
+        < counts["dual, 1/16 of the stars"]
+        < counts["the prior alone"]
+    )
 
 
 def median_seconds(work, rounds=3):
@@ -137,19 +149,27 @@ def test_costs_grow_as_promised():
         builder, theta = build_random(500, 256, "dual")
         inverse, X = builder.build(theta), np.random.default_rng(1).normal(size=(n, 512))
         parts = range(0, n, 256)
-        return lambda: [inverse.label_covariance(builder.tangents(theta, X[i : i + 256])) for i in parts]
+        return lambda: [
+            inverse.label_covariance(builder.tangents(theta, X[i : i + 256])) for i in parts
+        ]
 
     cases = {
         "dual fit, stars": (fit("dual"), [500, 1000, 2000], 3.1),
         "kronecker fit, stars": (fit("kronecker"), [4000, 8000, 16000], 1.1),
         "krylov product, stars": (krylov_product, [2000, 4000, 8000], 1.1),
-        "dual fit, hidden width (parameters grow as its square)": (dual_of_width, [512, 1024, 2048], 1.1),
+        "dual fit, hidden width (parameters grow as its square)": (
+            dual_of_width,
+            [512, 1024, 2048],
+            1.1,
+        ),
         "dual error bars, stars predicted": (predict, [512, 1024, 2048], 1.1),
     }
     print("\n\n| cost of | sizes | seconds | exponent |\n|---|---|---|---:|")
     slopes = {}
     for name, (work_of, sizes, _) in cases.items():
         slopes[name], seconds = exponent(sizes, work_of)
-        print(f"| {name} | {sizes} | {', '.join(f'{s:.3g}' for s in seconds)} | {slopes[name]:.2f} |")
+        print(
+            f"| {name} | {sizes} | {', '.join(f'{s:.3g}' for s in seconds)} | {slopes[name]:.2f} |"
+        )
     for name, (_, _, promise) in cases.items():
         assert slopes[name] < promise, name

@@ -73,11 +73,16 @@ def test_the_dense_hessian_costs_less_than_the_jacobians_product_with_itself(act
     reg, theta, X, Y = build_setting(sizes, activation, 2000)
 
     def U(t, X, Y):
-        return jnp.sum(((Y - jax_predict(sizes, activation, t, X)) / SIGMA) ** 2) / 2 + PRIOR * jnp.sum(t**2) / 2
+        return (
+            jnp.sum(((Y - jax_predict(sizes, activation, t, X)) / SIGMA) ** 2) / 2
+            + PRIOR * jnp.sum(t**2) / 2
+        )
 
     by_jax, on_device = jax.jit(jax.hessian(U)), jax.device_put((theta, X, Y))
     by_us = ss.compile_hessian(reg)
-    J = np.asfortranarray(np.random.default_rng(1).normal(size=(theta.size, Y.size)))  # (param, star * label)
+    J = np.asfortranarray(
+        np.random.default_rng(1).normal(size=(theta.size, Y.size))
+    )  # (param, star * label)
     seconds, results = take_turns(
         {
             "symspec": lambda: by_us(theta, X, Y),
@@ -87,7 +92,9 @@ def test_the_dense_hessian_costs_less_than_the_jacobians_product_with_itself(act
         rounds=3,
     )
     largest = np.abs(results["symspec"]).max()
-    np.testing.assert_allclose(results["symspec"], results["JAX by hand"], rtol=1e-9, atol=1e-12 * largest)  # rounding
+    np.testing.assert_allclose(
+        results["symspec"], results["JAX by hand"], rtol=1e-9, atol=1e-12 * largest
+    )  # rounding
     print_table(f"Hessian, {activation}, 64-32-16-3, 2,000 stars", seconds)
     assert 4 * seconds["symspec"] <= seconds["JAX by hand"]
     assert seconds["symspec"] <= 4 * seconds["one SYRK of J"]
@@ -105,14 +112,18 @@ def test_the_labels_covariance_is_faster_than_a_triangular_solve_with_the_jacobi
 
     def covariance(t, X, L):
         J = jax.vmap(jax.jacrev(lambda t, x: jax_predict(sizes, "tanh", t, x)), (None, 0))(t, X)
-        Z = jax.scipy.linalg.solve_triangular(L, J.reshape(-1, P).T, lower=True).reshape(P, n_stars, 3)
+        Z = jax.scipy.linalg.solve_triangular(L, J.reshape(-1, P).T, lower=True).reshape(
+            P, n_stars, 3
+        )
         return jnp.einsum("inc,ind->ncd", Z, Z)
 
     by_jax, on_device = jax.jit(covariance), jax.device_put((theta, X, L))
     begin = time.perf_counter()
     assert inverse.root.shape == (P, P)
     seconds_root = time.perf_counter() - begin
-    seconds, results = take_turns({"symspec": by_us, "JAX by hand": lambda: by_jax(*on_device)}, rounds=3)
+    seconds, results = take_turns(
+        {"symspec": by_us, "JAX by hand": lambda: by_jax(*on_device)}, rounds=3
+    )
     # rounding, P terms a sum
     np.testing.assert_allclose(results["symspec"], results["JAX by hand"], rtol=1e-9, atol=1e-11)
     print_table(f"label covariance, 370-32-3, {P:,} weights, 512 stars", seconds)

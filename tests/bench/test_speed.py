@@ -161,7 +161,12 @@ CASES = {
         floor_gradient,
         lambda params, X, Y, v: jax.value_and_grad(jax_objective)(params, X, Y),
     ),
-    "Hessian-vector product": (ss.compile_hessian_vector_product, 4, floor_hessian, jax_hessian_product),
+    "Hessian-vector product": (
+        ss.compile_hessian_vector_product,
+        4,
+        floor_hessian,
+        jax_hessian_product,
+    ),
     "Gauss-Newton-vector product": (ss.compile_ggn_vector_product, 4, floor_ggn, jax_ggn_product),
     "flux Jacobian": (
         lambda reg, **how: ss.compile_jacobian(reg.net, "flux", **how),
@@ -179,7 +184,9 @@ def flat(result):
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_the_full_network_runs_near_the_speed_of_its_matrix_products(name, setting, table, benchmark):
+def test_the_full_network_runs_near_the_speed_of_its_matrix_products(
+    name, setting, table, benchmark
+):
     compile_, n_arguments, floor, by_hand = CASES[name]
     reg, theta, X, Y, v = setting
     function = compile_(reg, dtype="float32")
@@ -188,11 +195,16 @@ def test_the_full_network_runs_near_the_speed_of_its_matrix_products(name, setti
     on_device = jax.device_put((kernels(theta), X, Y, kernels(v)))
     jitted = jax.jit(by_hand)
 
-    ours, theirs = function(*arguments), jitted(*on_device)  # compiles both; they should say the same
+    ours, theirs = (
+        function(*arguments),
+        jitted(*on_device),
+    )  # compiles both; they should say the same
     if name == "gradient":
         ours, theirs = ours[1], theirs[1]
     largest = np.abs(ours).max()
-    np.testing.assert_allclose(ours, flat(theirs), rtol=1e-3, atol=1e-4 * largest)  # float32, sums of thousands
+    np.testing.assert_allclose(
+        ours, flat(theirs), rtol=1e-3, atol=1e-4 * largest
+    )  # float32, sums of thousands
 
     times = {"floor": [], "jax": []}
 

@@ -29,8 +29,19 @@ SHAPES = {
 
 def build_network():
     layers = [ss.Reshape((N_PIXELS, 1)), ss.Conv1D(4, 8, padding="same"), ss.Activation("relu")]
-    layers += [ss.Conv1D(16, 8, padding="same"), ss.Activation("relu"), ss.MaxPool1D(4), ss.Flatten()]
-    layers += [ss.Dense(256), ss.Activation("relu"), ss.Dense(128), ss.Activation("relu"), ss.Dense(3)]
+    layers += [
+        ss.Conv1D(16, 8, padding="same"),
+        ss.Activation("relu"),
+        ss.MaxPool1D(4),
+        ss.Flatten(),
+    ]
+    layers += [
+        ss.Dense(256),
+        ss.Activation("relu"),
+        ss.Dense(128),
+        ss.Activation("relu"),
+        ss.Dense(3),
+    ]
     return ss.Network(layers, N_PIXELS, label_names=["TEFF", "LOGG", "FE_H"])
 
 
@@ -97,13 +108,19 @@ def test_jacobians_are_no_slower_than_those_of_jax(starnet, weights, dtype):
     theirs = jax.jit(jax.vmap(jax.jacrev(predict, argnums=1), in_axes=(None, 0)))
 
     def run_jax():
-        return np.concatenate([np.asarray(theirs(params, X[i : i + BATCH])) for i in range(0, len(X), BATCH)])
+        return np.concatenate(
+            [np.asarray(theirs(params, X[i : i + BATCH])) for i in range(0, len(X), BATCH)]
+        )
 
     J = ours(theta, X)
-    np.testing.assert_allclose(J, run_jax(), atol={"float32": 2e-4, "float64": 1e-11}[dtype] * np.abs(J).max())
+    np.testing.assert_allclose(
+        J, run_jax(), atol={"float32": 2e-4, "float64": 1e-11}[dtype] * np.abs(J).max()
+    )
     seconds = measure({"symspec": lambda: ours(theta, X), "jax": run_jax})
     rates = ", ".join(f"{name} {N_DIFFERENTIATED / s:.0f}" for name, s in seconds.items())
-    print(f"\n{dtype}: Jacobians a second: {rates}; ratio of times {seconds['symspec'] / seconds['jax']:.2f}")
+    print(
+        f"\n{dtype}: Jacobians a second: {rates}; ratio of times {seconds['symspec'] / seconds['jax']:.2f}"
+    )
     assert seconds["symspec"] <= seconds["jax"]
 
 
@@ -115,7 +132,9 @@ def test_predictions_of_all_spectra(starnet, weights):
     params = jax.tree.map(jax.numpy.asarray, weights)
 
     def run_jax():
-        return np.concatenate([np.asarray(theirs(params, X[i : i + 64])) for i in range(0, len(X), 64)])
+        return np.concatenate(
+            [np.asarray(theirs(params, X[i : i + 64])) for i in range(0, len(X), 64)]
+        )
 
     labels = ours(theta, X)
     np.testing.assert_allclose(labels, run_jax(), atol=2e-4 * np.abs(labels).max())

@@ -29,7 +29,9 @@ def run(*words, code=0):
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
     assert result.exit_code == code, result.output
-    return SimpleNamespace(**{name: " ".join(getattr(result, name).split()) for name in ("stdout", "stderr")})
+    return SimpleNamespace(
+        **{name: " ".join(getattr(result, name).split()) for name in ("stdout", "stderr")}
+    )
 
 
 def write_stars(path, stars, **replaced):
@@ -45,7 +47,9 @@ def write_stars(path, stars, **replaced):
 
 @pytest.fixture(scope="module")
 def stars():
-    return datasets.generated_stars(N_STARS, n_pixels=N_PIXELS, rng=np.random.default_rng(0), snr=50.0)
+    return datasets.generated_stars(
+        N_STARS, n_pixels=N_PIXELS, rng=np.random.default_rng(0), snr=50.0
+    )
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +73,9 @@ def work(tmp_path_factory, stars):
 
 def test_train_tells_its_certificate_and_tests_itself_on_stars_set_aside(work):
     certificate = read_laplace(work.model).certificate
-    assert f"Certificate: the weights are {' '.join(certificate.message.split())}" in work.said.stdout
+    assert (
+        f"Certificate: the weights are {' '.join(certificate.message.split())}" in work.said.stdout
+    )
     assert "6 stars that were not trained on" in work.said.stdout
     assert "sigma_MAD" in work.said.stdout
     assert "epoch 3/3" in work.said.stderr
@@ -82,19 +88,33 @@ def test_train_without_tuning_keeps_the_noise_that_it_starts_from(work, tmp_path
     noise = ("--sigma-noise", 80, "--sigma-noise", 0.2, "--sigma-noise", 0.2)
     words = ("--hidden", 2, "--epochs", 1, "--no-tune", "--validation", 0)
     said = run("train", work.stars, tmp_path / "m.h5", *words, *noise)
-    np.testing.assert_allclose(read_laplace(tmp_path / "m.h5").reg.sigma_noise, [80, 0.2, 0.2], rtol=1e-14)
+    np.testing.assert_allclose(
+        read_laplace(tmp_path / "m.h5").reg.sigma_noise, [80, 0.2, 0.2], rtol=1e-14
+    )
     assert "not trained on" not in said.stdout
 
 
 def test_train_keeps_the_structure_asked_for(work, tmp_path):
-    words = ("--hidden", 2, "--epochs", 1, "--no-tune", "--validation", 0, "--structure", "kronecker")
+    words = (
+        "--hidden",
+        2,
+        "--epochs",
+        1,
+        "--no-tune",
+        "--validation",
+        0,
+        "--structure",
+        "kronecker",
+    )
     run("train", work.stars, tmp_path / "m.h5", *words)
     assert read_laplace(tmp_path / "m.h5").structure == "kronecker"
 
 
 def test_train_refuses_what_it_could_not_tune_or_does_not_know_before_it_trains(work, tmp_path):
     said = run("train", work.stars, tmp_path / "m.h5", "--memory", "1KB", code=1)
-    assert "tuning takes an exact inverse Hessian, which should fit in 1KB" in " ".join(said.stderr.split())
+    assert "tuning takes an exact inverse Hessian, which should fit in 1KB" in " ".join(
+        said.stderr.split()
+    )
     said = run("train", work.stars, tmp_path / "m.h5", "--structure", "kroneker", code=1)
     assert "did you mean 'kronecker'?" in " ".join(said.stderr.split())
     assert "epoch" not in said.stderr
@@ -107,7 +127,9 @@ def read_labels(path):
 
 def test_train_tunes_by_default_and_warns_of_what_is_not_at_a_minimum(work, tmp_path, monkeypatch):
     def tune(reg, theta, X, Y, **_):
-        tuned = Regression(reg.net, sigma_noise=2 * reg.sigma_noise, prior_precision=reg.prior_precision)
+        tuned = Regression(
+            reg.net, sigma_noise=2 * reg.sigma_noise, prior_precision=reg.prior_precision
+        )
         return tuned, theta + 0.1  # not at its minimum
 
     monkeypatch.setattr("symspec.cli.steps.tune_by_evidence", tune)
@@ -116,7 +138,9 @@ def test_train_tunes_by_default_and_warns_of_what_is_not_at_a_minimum(work, tmp_
     laplace = read_laplace(tmp_path / "m.h5")
     assert laplace.reg.net.label_names == ("FE_H",)
     spread = np.std(read_labels(work.stars)[:, 2])
-    np.testing.assert_allclose(laplace.reg.sigma_noise, 2 * 0.3 * spread, rtol=1e-12)  # the same sums
+    np.testing.assert_allclose(
+        laplace.reg.sigma_noise, 2 * 0.3 * spread, rtol=1e-12
+    )  # the same sums
     assert "Certificate: the weights are not at a minimum" in said.stdout
 
 
@@ -151,8 +175,21 @@ def test_errors_writes_the_predictions_of_the_model(work, tmp_path, suffix, star
 
 
 def test_errors_takes_limits_of_flags_a_dialect_and_stars_to_calibrate_on(work, tmp_path, stars):
-    words = ("--min-snr", 1000, "--edge", 0, "--max-distance", "inf", "--max-bad-fraction", 0.01, "--dialect", "lower")
-    said = run("errors", work.model, work.stars, tmp_path / "c.nc", *words, "--calibrate-on", work.stars)
+    words = (
+        "--min-snr",
+        1000,
+        "--edge",
+        0,
+        "--max-distance",
+        "inf",
+        "--max-bad-fraction",
+        0.01,
+        "--dialect",
+        "lower",
+    )
+    said = run(
+        "errors", work.model, work.stars, tmp_path / "c.nc", *words, "--calibrate-on", work.stars
+    )
     laplace = read_laplace(work.model)
     expected = laplace.predict(np.where(work.ivar > 0, stars.flux, np.nan), ivar=work.ivar)
     with xr.open_dataset(tmp_path / "c.nc", engine="h5netcdf") as catalogue:
@@ -165,11 +202,17 @@ def test_errors_takes_limits_of_flags_a_dialect_and_stars_to_calibrate_on(work, 
         np.testing.assert_allclose(catalogue["e_teff"], expected.errors[:, 0], rtol=1e-9)
         np.testing.assert_allclose(catalogue["snr"], expected.snr, rtol=1e-12)
         factor = catalogue.attrs["CAL1"]
-        np.testing.assert_allclose(catalogue["e_teff_cal"], factor * catalogue["e_teff"], rtol=1e-14)
+        np.testing.assert_allclose(
+            catalogue["e_teff_cal"], factor * catalogue["e_teff"], rtol=1e-14
+        )
         residuals = (read_labels(work.stars) - expected.labels) / expected.errors
         middle = np.nanmedian(residuals, axis=0)
-        np.testing.assert_allclose(factor, 1.4826 * np.nanmedian(np.abs(residuals - middle), axis=0)[0], rtol=1e-7)
-        assert catalogue.attrs["CALFROM"].startswith("stars.h5: robust scatter of 60, 59, 60 residuals")
+        np.testing.assert_allclose(
+            factor, 1.4826 * np.nanmedian(np.abs(residuals - middle), axis=0)[0], rtol=1e-7
+        )
+        assert catalogue.attrs["CALFROM"].startswith(
+            "stars.h5: robust scatter of 60, 59, 60 residuals"
+        )
     assert f"Calibrated errors are the total ones times: TEFF {factor:.3g}, LOGG" in said.stdout
     assert "60 of 60 LOW_SNR" in said.stdout
     assert (
@@ -206,16 +249,31 @@ def test_audit_tells_every_structure_on_some_of_the_training_stars(work, tmp_pat
 
 def test_audit_compares_on_the_stars_given(work, tmp_path, stars):
     unlabelled = dict.fromkeys(("labels", "label_names", "label_units", "ivar"))
-    sample = write_stars(tmp_path / "far.h5", stars, flux=stars.flux + 3 * (stars.flux - 1), **unlabelled)
-    words = ("--sample", sample, "--structure", "diagonal", "--structure", "last_layer", "--output", tmp_path / "a.csv")
+    sample = write_stars(
+        tmp_path / "far.h5", stars, flux=stars.flux + 3 * (stars.flux - 1), **unlabelled
+    )
+    words = (
+        "--sample",
+        sample,
+        "--structure",
+        "diagonal",
+        "--structure",
+        "last_layer",
+        "--output",
+        tmp_path / "a.csv",
+    )
     said = run("audit", work.model, work.stars, *words)
     assert "kronecker" not in said.stdout
     assert "trained on" not in said.stdout
     reg, theta = read_regression(work.model)
     X = np.where(work.ivar > 0, stars.flux, np.nan)
-    X = np.where(work.ivar > 0, X, np.nan_to_num(X).sum(axis=0) / np.maximum((work.ivar > 0).sum(axis=0), 1))
+    X = np.where(
+        work.ivar > 0, X, np.nan_to_num(X).sum(axis=0) / np.maximum((work.ivar > 0).sum(axis=0), 1)
+    )
     far = stars.flux + 3 * (stars.flux - 1)
-    expected = audit_structures(reg, theta, X, read_labels(work.stars), far, structures=["diagonal", "last_layer"])
+    expected = audit_structures(
+        reg, theta, X, read_labels(work.stars), far, structures=["diagonal", "last_layer"]
+    )
     table = Table.read(tmp_path / "a.csv", format="ascii.csv")
     # decimal digits, and sums in another order
     np.testing.assert_allclose(table["LOGG_LAST_LAYER"], expected.ratio[1, :, 1], rtol=1e-9)
@@ -224,7 +282,9 @@ def test_audit_compares_on_the_stars_given(work, tmp_path, stars):
 
 
 def test_hmc_compares_draws_writes_and_marks(work, tmp_path):
-    path, table, figures, marked = (tmp_path / name for name in ("draws.nc", "table.ecsv", "figures", "marked.h5"))
+    path, table, figures, marked = (
+        tmp_path / name for name in ("draws.nc", "table.ecsv", "figures", "marked.h5")
+    )
     counts = ("--draws", 30, "--tune", 20, "--chains", 2, "--n-check", 4)
     words = (*counts, "--table", table, "--plots", figures, "--checked-model", marked)
     said = run("hmc", work.model, work.stars, path, *words)
@@ -244,12 +304,19 @@ def test_hmc_compares_draws_writes_and_marks(work, tmp_path):
 def test_hmc_wants_the_stars_that_the_model_was_trained_on(work, tmp_path, stars):
     others = write_stars(tmp_path / "others.h5", stars[10:])
     said = run("hmc", work.model, others, tmp_path / "draws.nc", code=1)
-    assert "should be those that the model was trained on, got 50 stars of another mean spectrum" in said.stderr
+    assert (
+        "should be those that the model was trained on, got 50 stars of another mean spectrum"
+        in said.stderr
+    )
     assert not (tmp_path / "draws.nc").exists()
 
 
-def test_jacobian_is_that_of_the_compiled_function_and_is_plotted(work, tmp_path, monkeypatch, stars):
-    monkeypatch.setattr("symspec.files.surveys.PIECE_BYTES", 16 * 8 * 3 * N_PIXELS)  # pieces of 16 stars
+def test_jacobian_is_that_of_the_compiled_function_and_is_plotted(
+    work, tmp_path, monkeypatch, stars
+):
+    monkeypatch.setattr(
+        "symspec.files.surveys.PIECE_BYTES", 16 * 8 * 3 * N_PIXELS
+    )  # pieces of 16 stars
     path, figure = tmp_path / "jacobian.h5", tmp_path / "figure.png"
     said = run("jacobian", work.model, work.stars, path, "--plot", figure)
     net, theta = read_network(work.model)
@@ -326,7 +393,10 @@ def test_demo_prints_what_the_demo_found(work, monkeypatch, stars, tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("train", "stars.h5", "model.h5"), "model.h5 exists already: give another name, or --overwrite"),
+        (
+            ("train", "stars.h5", "model.h5"),
+            "model.h5 exists already: give another name, or --overwrite",
+        ),
         (("train", "stars.h5", "model.txt"), "model.txt should end in one of .h5, .hdf5"),
         (("train", "stars.h5", "stars.h5", "--overwrite"), "stars.h5 is named twice"),
         (("train", "stars.h5", "no/model.h5"), "create no first"),
@@ -334,24 +404,50 @@ def test_demo_prints_what_the_demo_found(work, monkeypatch, stars, tmp_path):
         (("train", "plain.h5", "new.h5"), "plain.h5 should hold labels to train on"),
         (("train", "stars.h5", "new.h5", "--activation", "tahn"), "did you mean 'tanh'?"),
         (("train", "stars.h5", "new.h5", "--label", "AGE"), "should hold the label 'AGE'"),
-        (("errors", "model.h5", "short.h5", "c.fits"), "takes spectra of 50 pixels, got 40 in short.h5"),
+        (
+            ("errors", "model.h5", "short.h5", "c.fits"),
+            "takes spectra of 50 pixels, got 40 in short.h5",
+        ),
         (("errors", "model.h5", "stars.h5", "c.txt"), "c.txt should end in one of .fits"),
-        (("errors", "stars.h5", "stars.h5", "c.fits"), "should be an HDF5 file of 'symspec laplace'"),
+        (
+            ("errors", "stars.h5", "stars.h5", "c.fits"),
+            "should be an HDF5 file of 'symspec laplace'",
+        ),
         (("errors", "model.h5", "ambiguous.h5", "c.fits"), "say what the flux's uncertainty is"),
         (("jacobian", "model.h5", "short.h5", "j.h5"), "takes spectra of 50 pixels"),
-        (("jacobian", "model.h5", "stars.h5", "j.h5", "--plot", "j.what"), "j.what should end in one of"),
-        (("jacobian", "model.h5", "stars.h5", "j.h5", "--plot", "j.h5"), "j.h5 should end in one of"),
+        (
+            ("jacobian", "model.h5", "stars.h5", "j.h5", "--plot", "j.what"),
+            "j.what should end in one of",
+        ),
+        (
+            ("jacobian", "model.h5", "stars.h5", "j.h5", "--plot", "j.h5"),
+            "j.h5 should end in one of",
+        ),
         (("audit", "model.h5", "plain.h5"), "plain.h5 should hold"),
-        (("audit", "model.h5", "stars.h5", "--sample", "short.h5"), "takes spectra of 50 pixels, got 40 in short.h5"),
-        (("audit", "model.h5", "stars.h5", "--structure", "kfac"), "structures should be one of 'primal', 'dual'"),
-        (("audit", "model.h5", "stars.h5", "--output", "a.txt"), "a.txt should end in one of .ecsv, .csv"),
+        (
+            ("audit", "model.h5", "stars.h5", "--sample", "short.h5"),
+            "takes spectra of 50 pixels, got 40 in short.h5",
+        ),
+        (
+            ("audit", "model.h5", "stars.h5", "--structure", "kfac"),
+            "structures should be one of 'primal', 'dual'",
+        ),
+        (
+            ("audit", "model.h5", "stars.h5", "--output", "a.txt"),
+            "a.txt should end in one of .ecsv, .csv",
+        ),
         (("audit", "model.h5", "stars.h5", "--plot", "model.h5"), "model.h5 should end in one of"),
-        (("audit", "model.h5", "stars.h5", "--plot", "a.pgf", "--output", "a.pgf"), "a.pgf should end in one of"),
+        (
+            ("audit", "model.h5", "stars.h5", "--plot", "a.pgf", "--output", "a.pgf"),
+            "a.pgf should end in one of",
+        ),
         (("info", "nothing.h5"), "nothing.h5 should be a file"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
-def test_a_failure_is_one_line_and_exit_code_1_and_leaves_no_file(work, monkeypatch, stars, words, message):
+def test_a_failure_is_one_line_and_exit_code_1_and_leaves_no_file(
+    work, monkeypatch, stars, words, message
+):
     monkeypatch.chdir(work.folder)
     write_stars("plain.h5", stars, labels=None, label_names=None, label_units=None)
     write_stars("short.h5", stars, flux=stars.flux[:, :40], ivar=None, wavelength=None)

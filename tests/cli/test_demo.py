@@ -9,7 +9,9 @@ import pytest
 import symspec as ss
 from symspec.cli import demo
 
-pytestmark = pytest.mark.skipif(find_spec("mangadap") is None, reason="the MILES stars come with the extra demo")
+pytestmark = pytest.mark.skipif(
+    find_spec("mangadap") is None, reason="the MILES stars come with the extra demo"
+)
 
 
 def test_every_star_is_predicted_once_while_held_out(tmp_path, monkeypatch):
@@ -22,7 +24,9 @@ def test_every_star_is_predicted_once_while_held_out(tmp_path, monkeypatch):
     assert len(result.certificates) == len(result.regressions) == 2
     assert all(path.exists() for path in result.files.values())
     # far better than the mean label, so rows belong to their stars: shuffled ones would scatter by sqrt(2) times more
-    assert (ss.sigma_mad(result.prediction.labels - few.labels) < 0.7 * few.labels.std(axis=0)).all()
+    assert (
+        ss.sigma_mad(result.prediction.labels - few.labels) < 0.7 * few.labels.std(axis=0)
+    ).all()
     model = ss.read_laplace(result.files["model"])
     fold = np.random.default_rng(0).permutation(len(few)) % 2
     again = model.predict(few.flux[fold == 0])

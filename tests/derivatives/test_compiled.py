@@ -18,7 +18,14 @@ from symspec.derivatives.compiled import (
     compile_tangent_factors,
 )
 from symspec.derivatives.matrices import compile_ggn, compile_hessian
-from symspec.errors import DataError, MissingDependencyError, OptionError, ShapeError, SymspecError, TooLargeError
+from symspec.errors import (
+    DataError,
+    MissingDependencyError,
+    OptionError,
+    ShapeError,
+    SymspecError,
+    TooLargeError,
+)
 from symspec.networks.network import mlp
 from symspec.networks.regression import Regression
 
@@ -92,12 +99,19 @@ def single_functions(problem):
 @pytest.mark.parametrize("name", COMPARED)
 @pytest.mark.parametrize(
     "backend",
-    [pytest.param("c", marks=pytest.mark.skipif(not pytensor.config.cxx, reason="no C++ compiler")), "numba"],
+    [
+        pytest.param(
+            "c", marks=pytest.mark.skipif(not pytensor.config.cxx, reason="no C++ compiler")
+        ),
+        "numba",
+    ],
 )
 def test_compiled_backends_say_what_numpy_says(problem, numpy_functions, backend, name):
     args = arguments(name, problem)
     result = FUNCTIONS[name](problem.reg, backend=backend)(*args)
-    assert_same(result, numpy_functions[name](*args), 1e-9)  # rounding, as sums run in another order
+    assert_same(
+        result, numpy_functions[name](*args), 1e-9
+    )  # rounding, as sums run in another order
 
 
 @pytest.mark.parametrize(
@@ -117,7 +131,9 @@ def test_jax_says_what_numpy_says(problem, numpy_functions, name):
     pytest.importorskip("jax")
     args = arguments(name, problem)
     result = FUNCTIONS[name](problem.reg, backend="jax")(*args)
-    assert_same(result, numpy_functions[name](*args), 1e-9)  # rounding, as sums run in another order
+    assert_same(
+        result, numpy_functions[name](*args), 1e-9
+    )  # rounding, as sums run in another order
 
 
 @pytest.mark.parametrize("problem", [HARDEST], indirect=True)
@@ -134,11 +150,18 @@ def test_the_automatic_backend_is_numpy(problem, numpy_functions):
 
 @pytest.mark.parametrize(
     "problem",
-    [HARDEST, RELU, "gelu-2-hidden-3-labels-full-noise-missing-own-units", "elu-2-hidden-1-label-missing"],
+    [
+        HARDEST,
+        RELU,
+        "gelu-2-hidden-3-labels-full-noise-missing-own-units",
+        "elu-2-hidden-1-label-missing",
+    ],
     indirect=True,
 )
 @pytest.mark.parametrize("name", FUNCTIONS)
-def test_single_precision_agrees_with_double_and_stays_single(problem, numpy_functions, single_functions, name):
+def test_single_precision_agrees_with_double_and_stays_single(
+    problem, numpy_functions, single_functions, name
+):
     args = arguments(name, problem)
     result, expected = single_functions[name](*args), numpy_functions[name](*args)
     # 6e-8 of rounding, times the tens of terms in a sum
@@ -152,12 +175,18 @@ def test_single_precision_agrees_with_double_and_stays_single(problem, numpy_fun
 def test_a_single_precision_function_computes_nothing_in_double(single_functions, name):
     """One double constant would turn every matrix product after it into one of double width."""
     graph = single_functions[name]._function.maker.fgraph
-    assert not [n for n in graph.apply_nodes if any(getattr(o.type, "dtype", "") == "float64" for o in n.outputs)]
+    assert not [
+        n
+        for n in graph.apply_nodes
+        if any(getattr(o.type, "dtype", "") == "float64" for o in n.outputs)
+    ]
 
 
 def test_single_precision_refuses_numbers_that_are_too_large_for_it():
     net = mlp([3, 1])
-    with pytest.raises(DataError, match="theta should fit float32, got 1 values that are too large"):
+    with pytest.raises(
+        DataError, match="theta should fit float32, got 1 values that are too large"
+    ):
         compile_predict(net, dtype="float32")([1e300, 0, 0, 0], np.ones(3))
 
 
@@ -172,7 +201,9 @@ def eleven_stars(problem):
 
 @pytest.mark.parametrize("problem", [HARDEST], indirect=True)
 @pytest.mark.parametrize("name", FUNCTIONS)
-@pytest.mark.parametrize("limit", [("MAX_CHUNK", 3), ("CHUNK_BYTES", 1)], ids=["three stars", "one star"])
+@pytest.mark.parametrize(
+    "limit", [("MAX_CHUNK", 3), ("CHUNK_BYTES", 1)], ids=["three stars", "one star"]
+)
 def test_walking_in_chunks_changes_nothing_and_counts_the_prior_once(
     problem, numpy_functions, name, limit, monkeypatch
 ):
@@ -181,16 +212,24 @@ def test_walking_in_chunks_changes_nothing_and_counts_the_prior_once(
     args += (problem.v,) if "vector" in name else ()
     at_once = numpy_functions[name](*args)
     monkeypatch.setattr(compiled, *limit)
-    assert_same(FUNCTIONS[name](problem.reg)(*args), at_once, 1e-12)  # the same sums in another order
+    assert_same(
+        FUNCTIONS[name](problem.reg)(*args), at_once, 1e-12
+    )  # the same sums in another order
 
 
 @pytest.mark.parametrize("problem", [HARDEST], indirect=True)
-@pytest.mark.parametrize("build", [PER_STAR["predict"], compile_objective], ids=["predict", "objective"])
-def test_eleven_stars_are_walked_in_three_chunks_of_three_and_one_of_two(problem, build, monkeypatch):
+@pytest.mark.parametrize(
+    "build", [PER_STAR["predict"], compile_objective], ids=["predict", "objective"]
+)
+def test_eleven_stars_are_walked_in_three_chunks_of_three_and_one_of_two(
+    problem, build, monkeypatch
+):
     monkeypatch.setattr(compiled, "MAX_CHUNK", 3)
     function = build(problem.reg)
     inner, seen = function._function, []
-    monkeypatch.setattr(function, "_function", lambda theta, X, *rest: seen.append(len(X)) or inner(theta, X, *rest))
+    monkeypatch.setattr(
+        function, "_function", lambda theta, X, *rest: seen.append(len(X)) or inner(theta, X, *rest)
+    )
     function(problem.theta, *eleven_stars(problem)[: 1 if build is PER_STAR["predict"] else 2])
     assert seen == [3, 3, 3, 2]
 
@@ -211,7 +250,9 @@ def test_one_spectrum_drops_the_star_axis_of_the_first_row(problem, numpy_functi
     alone = arrays(numpy_functions[name](problem.theta, problem.X[0]))
     rows = arrays(numpy_functions[name](problem.theta, problem.X))
     assert all(r.shape[0] == len(problem.X) for r in rows)
-    assert_same(alone, [r[0] for r in rows], 1e-13)  # a product with one row may be summed in another order
+    assert_same(
+        alone, [r[0] for r in rows], 1e-13
+    )  # a product with one row may be summed in another order
 
 
 @pytest.mark.parametrize("problem", [HARDEST, "linear-0-hidden-1-label"], indirect=True)
@@ -250,7 +291,9 @@ def test_arguments_and_earlier_results_are_left_alone(problem, numpy_functions, 
 
 @pytest.mark.parametrize("problem", [HARDEST], indirect=True)
 @pytest.mark.parametrize("name", FUNCTIONS)
-def test_lists_integers_single_precision_and_strides_are_taken_as_they_mean(problem, numpy_functions, name):
+def test_lists_integers_single_precision_and_strides_are_taken_as_they_mean(
+    problem, numpy_functions, name
+):
     theta, X, *rest = arguments(name, problem)
     X = np.round(4 * X)
     expected = numpy_functions[name](theta, X, *rest)
@@ -262,14 +305,23 @@ def test_lists_integers_single_precision_and_strides_are_taken_as_they_mean(prob
         np.repeat(X, 2, axis=1)[:, ::2],
     ]
     for other in others:
-        assert_same(numpy_functions[name](theta, other, *[np.asfortranarray(r) for r in rest]), expected, 1e-12)
-    assert_same(numpy_functions[name](theta.tolist(), X, *[r.tolist() for r in rest]), expected, 1e-14)
+        assert_same(
+            numpy_functions[name](theta, other, *[np.asfortranarray(r) for r in rest]),
+            expected,
+            1e-12,
+        )
+    assert_same(
+        numpy_functions[name](theta.tolist(), X, *[r.tolist() for r in rest]), expected, 1e-14
+    )
 
 
 @pytest.mark.parametrize("problem", [HARDEST], indirect=True)
 def test_shapes_are_star_label_and_then_what_is_differentiated_after(problem, numpy_functions):
     n, C, P = 7, 3, 51
-    shapes = {name: [a.shape for a in arrays(numpy_functions[name](*arguments(name, problem)))] for name in FUNCTIONS}
+    shapes = {
+        name: [a.shape for a in arrays(numpy_functions[name](*arguments(name, problem)))]
+        for name in FUNCTIONS
+    }
     factors = shapes.pop("tangent factors")
     assert factors == [(n, 5), (n, 4), (n, 3), (n, C, 4), (n, C, 3), (n, C, C)]
     assert shapes == {
@@ -297,7 +349,9 @@ def wide():
 def test_a_square_of_seventeen_million_parameters_is_refused_before_any_work(wide, build):
     n = wide.net.n_params
     assert n > 17_000_000
-    with pytest.raises(TooLargeError, match=f"{n} x {n} parameters takes .* GiB and this machine has") as caught:
+    with pytest.raises(
+        TooLargeError, match=f"{n} x {n} parameters takes .* GiB and this machine has"
+    ) as caught:
         build(wide)
     assert isinstance(caught.value, MemoryError)
 
@@ -308,8 +362,12 @@ def test_a_result_beyond_memory_is_refused_before_any_work(problem, monkeypatch)
     function = compile_jacobian(problem.net, "theta")
     monkeypatch.setattr(function, "_function", lambda *_: pytest.fail("worked"))
     # a machine of 7 stars' 3 labels' 51 parameters of 8 bytes, less one
-    monkeypatch.setattr(os, "sysconf", lambda name: 7 * 3 * 51 * 8 - 1 if name == "SC_PHYS_PAGES" else 1)
-    with pytest.raises(TooLargeError, match=r"the result for 7 stars takes .* ask for fewer at a time"):
+    monkeypatch.setattr(
+        os, "sysconf", lambda name: 7 * 3 * 51 * 8 - 1 if name == "SC_PHYS_PAGES" else 1
+    )
+    with pytest.raises(
+        TooLargeError, match=r"the result for 7 stars takes .* ask for fewer at a time"
+    ):
         function(problem.theta, problem.X)
 
 
@@ -338,7 +396,13 @@ REFUSED = {
         Y,
         r"\(star, 4\) or \(4,\), got \(6, 5\): trim the last",
     ),
-    "one pixel too few": (ShapeError, THETA, np.ones((6, 3)), Y, r"got \(6, 3\): one pixel was cut"),
+    "one pixel too few": (
+        ShapeError,
+        THETA,
+        np.ones((6, 3)),
+        Y,
+        r"got \(6, 3\): one pixel was cut",
+    ),
     "one spectrum, one pixel too many": (
         ShapeError,
         THETA,
@@ -346,9 +410,21 @@ REFUSED = {
         Y[0],
         r"got \(5,\): trim the last pixel",
     ),
-    "flux transposed": (ShapeError, THETA, np.ones((4, 6)), Y, r"got \(4, 6\): transpose it: flux.T"),
+    "flux transposed": (
+        ShapeError,
+        THETA,
+        np.ones((4, 6)),
+        Y,
+        r"got \(4, 6\): transpose it: flux.T",
+    ),
     "three axes": (ShapeError, THETA, np.ones((6, 1, 4)), Y, r"flux.reshape\(6, 4\)"),
-    "flux a number": (ShapeError, THETA, 1.0, Y, r"got \(\): give an array with one spectrum a row"),
+    "flux a number": (
+        ShapeError,
+        THETA,
+        1.0,
+        Y,
+        r"got \(\): give an array with one spectrum a row",
+    ),
     "no star": (DataError, THETA, np.ones((0, 4)), Y[:0], "at least one star"),
     "NaN flux": (
         DataError,
@@ -375,7 +451,13 @@ REFUSED = {
         Y,
         r"got a dict of 1 blocks .*net.pack\(params\)",
     ),
-    "theta too short": (ShapeError, np.ones(22), X, Y, "the network has 23 parameters and theta 22"),
+    "theta too short": (
+        ShapeError,
+        np.ones(22),
+        X,
+        Y,
+        "the network has 23 parameters and theta 22",
+    ),
     "theta a matrix": (ShapeError, np.ones((23, 1)), X, Y, r"got \(23, 1\): give theta.ravel"),
     "several draws": (ShapeError, np.ones((5, 23)), X, Y, r"give one, theta\[i\]"),
     "NaN theta": (
@@ -387,8 +469,18 @@ REFUSED = {
     ),
 }
 REFUSED_LABELS = {
-    "one label for several stars": (ShapeError, X, Y[:, 0], r"shape \(6, 2\), one row a star, got \(6,\)"),
-    "one star's labels for several": (ShapeError, X, Y[0], r"shape \(6, 2\), one row a star, got \(2,\)"),
+    "one label for several stars": (
+        ShapeError,
+        X,
+        Y[:, 0],
+        r"shape \(6, 2\), one row a star, got \(6,\)",
+    ),
+    "one star's labels for several": (
+        ShapeError,
+        X,
+        Y[0],
+        r"shape \(6, 2\), one row a star, got \(2,\)",
+    ),
     "two rows of labels for one spectrum": (
         ShapeError,
         X[0],
@@ -400,14 +492,21 @@ REFUSED_LABELS = {
     "a label too many": (ShapeError, X, np.ones((6, 3)), "the network gives 2 labels"),
     "all labels missing": (DataError, X, np.nan * Y, "got only missing ones"),
     "one label always missing": (DataError, X, Y * [1, np.nan], "only NaN in column 1"),
-    "infinite label": (DataError, X, np.where(np.eye(6, 2), np.inf, Y), "labels should not be infinite"),
+    "infinite label": (
+        DataError,
+        X,
+        np.where(np.eye(6, 2), np.inf, Y),
+        "labels should not be infinite",
+    ),
     "ragged labels": (DataError, X, [[1, 2]] * 5 + [[1]], "labels should have rows of one length"),
     "object labels": (DataError, X, np.full((6, 2), None), "labels should be .* object array"),
 }
 
 
 @pytest.mark.parametrize("name", ["predict", "flux jacobian"])
-@pytest.mark.parametrize(("error", "theta", "flux", "labels", "words"), REFUSED.values(), ids=REFUSED)
+@pytest.mark.parametrize(
+    ("error", "theta", "flux", "labels", "words"), REFUSED.values(), ids=REFUSED
+)
 def test_a_network_refuses_in_words(functions, name, error, theta, flux, labels, words):
     with pytest.raises(error, match=words) as caught:
         functions[name](theta, flux)
@@ -415,14 +514,20 @@ def test_a_network_refuses_in_words(functions, name, error, theta, flux, labels,
 
 
 @pytest.mark.parametrize("name", ["objective", "hessian"])
-@pytest.mark.parametrize(("error", "theta", "flux", "labels", "words"), REFUSED.values(), ids=REFUSED)
-def test_a_regression_refuses_what_a_network_refuses(functions, name, error, theta, flux, labels, words):
+@pytest.mark.parametrize(
+    ("error", "theta", "flux", "labels", "words"), REFUSED.values(), ids=REFUSED
+)
+def test_a_regression_refuses_what_a_network_refuses(
+    functions, name, error, theta, flux, labels, words
+):
     with pytest.raises(error, match=words):
         functions[name](theta, flux, labels)
 
 
 @pytest.mark.parametrize("name", ["objective", "hessian"])
-@pytest.mark.parametrize(("error", "flux", "labels", "words"), REFUSED_LABELS.values(), ids=REFUSED_LABELS)
+@pytest.mark.parametrize(
+    ("error", "flux", "labels", "words"), REFUSED_LABELS.values(), ids=REFUSED_LABELS
+)
 def test_a_regression_refuses_labels_in_words(functions, name, error, flux, labels, words):
     with pytest.raises(error, match=words):
         functions[name](THETA, flux, labels)
@@ -452,7 +557,10 @@ def test_an_objective_refuses_a_further_argument(functions):
     ("options", "words"),
     [
         ({"backend": "numbaa"}, "backend should be one of .*got 'numbaa': did you mean 'numba'?"),
-        ({"backend": "torch"}, "backend should be one of 'auto', 'numpy', 'c', 'numba', 'jax', got 'torch'"),
+        (
+            {"backend": "torch"},
+            "backend should be one of 'auto', 'numpy', 'c', 'numba', 'jax', got 'torch'",
+        ),
         ({"backend": None}, "backend should be one of .*got None"),
         ({"dtype": "float16"}, "dtype should be one of 'float64', 'float32', got 'float16'"),
     ],

@@ -40,7 +40,14 @@ def central_differences(function, at):
 @pytest.fixture(scope="module")
 def computed(problem):
     """All that the package says of one problem."""
-    net, reg, theta, X, Y, v = problem.net, problem.reg, problem.theta, problem.X, problem.Y, problem.v
+    net, reg, theta, X, Y, v = (
+        problem.net,
+        problem.reg,
+        problem.theta,
+        problem.X,
+        problem.Y,
+        problem.v,
+    )
     objective = compile_objective(reg)
     value, gradient = objective(theta, X, Y)
     return SimpleNamespace(
@@ -94,11 +101,15 @@ def test_ggn_and_its_products_are_sums_of_weighted_jacobian_products(problem, co
 
 def test_jacobians_are_central_differences_of_the_forward_pass(problem, computed):
     by_theta = central_differences(problem.predict, problem.theta)
-    assert_allclose(computed.theta_jacobian, by_theta, rtol=CENTRAL, atol=CENTRAL * np.abs(by_theta).max())
+    assert_allclose(
+        computed.theta_jacobian, by_theta, rtol=CENTRAL, atol=CENTRAL * np.abs(by_theta).max()
+    )
     by_flux = [
         central_differences(lambda x: problem.propagate(problem.theta, x)[0], x) for x in problem.X
     ]  # a pixel's step is a larger part of its scale than a parameter's
-    assert_allclose(computed.flux_jacobian, by_flux, rtol=CENTRAL, atol=10 * CENTRAL * np.abs(by_flux).max())
+    assert_allclose(
+        computed.flux_jacobian, by_flux, rtol=CENTRAL, atol=10 * CENTRAL * np.abs(by_flux).max()
+    )
 
 
 def test_gradient_is_the_central_difference_of_the_objective(problem, computed):
@@ -172,10 +183,14 @@ def relative_difference(a, b):
 
 
 @pytest.mark.parametrize(
-    "problem", ["linear-0-hidden-1-label", "relu-0-hidden-3-labels-full-noise-missing"], indirect=True
+    "problem",
+    ["linear-0-hidden-1-label", "relu-0-hidden-3-labels-full-noise-missing"],
+    indirect=True,
 )
 def test_hessian_is_the_ggn_where_the_network_is_linear_in_its_parameters(computed):
-    assert relative_difference(computed.hessian, computed.ggn) < 1e-14  # the same sums in another order
+    assert (
+        relative_difference(computed.hessian, computed.ggn) < 1e-14
+    )  # the same sums in another order
 
 
 @pytest.mark.parametrize(
@@ -192,7 +207,10 @@ def test_hessian_is_not_the_ggn_where_two_layers_multiply(computed):
 
 
 def test_a_star_without_any_label_adds_nothing(problem, computed):
-    X, Y = np.vstack([problem.X, problem.X[0]]), np.vstack([problem.Y, np.full(problem.net.n_labels, np.nan)])
+    X, Y = (
+        np.vstack([problem.X, problem.X[0]]),
+        np.vstack([problem.Y, np.full(problem.net.n_labels, np.nan)]),
+    )
     value, gradient = computed.objective(problem.theta, X, Y)
     assert_allclose(value, computed.value, rtol=1e-14)  # the same sums in another order
     assert_entries(gradient, computed.gradient, 1e-12)
@@ -208,6 +226,8 @@ def test_theta_jacobian_is_the_outer_product_of_its_tangent_factors(problem, com
     for a, g in zip(factors[:half], factors[half:], strict=True):
         assert a.shape[0] == g.shape[0] == len(problem.X)
         assert g.shape[1] == problem.net.n_labels
-        kernel = np.stack([np.stack([np.outer(x, row).ravel() for row in c]) for x, c in zip(a, g, strict=True)])
+        kernel = np.stack(
+            [np.stack([np.outer(x, row).ravel() for row in c]) for x, c in zip(a, g, strict=True)]
+        )
         blocks += [kernel, g] if problem.case.use_bias else [kernel]
     assert_entries(np.concatenate(blocks, axis=2), problem.theta_jacobian(problem.theta), EXACT)

@@ -11,7 +11,11 @@ from conftest import CASES, build_problem
 from numpy.testing import assert_allclose, assert_array_equal
 
 from symspec.derivatives import compiled, matrices
-from symspec.derivatives.compiled import compile_generic_ggn, compile_generic_hessian, compile_objective
+from symspec.derivatives.compiled import (
+    compile_generic_ggn,
+    compile_generic_hessian,
+    compile_objective,
+)
 from symspec.derivatives.curvature import has_elementwise_layers
 from symspec.derivatives.matrices import compile_ggn, compile_hessian, sum_products
 from symspec.networks.layers import Activation, Dense, Layer, Standardize, Unstandardize
@@ -43,7 +47,9 @@ def find_function(case, name, route="closed"):
 def reverse_differences(objective, theta, *data, step=1e-5):
     """Hessian from central differences of the exact gradient."""
     steps = step * np.eye(theta.size)
-    return np.array([objective(theta + s, *data)[1] - objective(theta - s, *data)[1] for s in steps]) / (2 * step)
+    return np.array(
+        [objective(theta + s, *data)[1] - objective(theta - s, *data)[1] for s in steps]
+    ) / (2 * step)
 
 
 # --- against derivatives that were got in other ways
@@ -93,8 +99,14 @@ def crowded():
         Unstandardize(np.array([5.0, 1.0]), np.array([3.0, 0.5])),
         Activation("softplus"),
     ]
-    reg = Regression(Network(stack, 4), noise_covariance=[[0.5, 0.2], [0.2, 0.4]], prior_precision=1.5)
-    theta, X, Y = rng.normal(size=reg.net.n_params), rng.normal(size=(9, 4)), rng.normal(size=(9, 2))
+    reg = Regression(
+        Network(stack, 4), noise_covariance=[[0.5, 0.2], [0.2, 0.4]], prior_precision=1.5
+    )
+    theta, X, Y = (
+        rng.normal(size=reg.net.n_params),
+        rng.normal(size=(9, 4)),
+        rng.normal(size=(9, 2)),
+    )
     Y[0, 1] = Y[3, 0] = np.nan
     return reg, theta, X, Y
 
@@ -103,7 +115,9 @@ def crowded():
 def test_elementwise_layers_may_stand_anywhere(crowded, name):
     reg, *args = crowded
     assert type(COMPILE[name](reg)) is matrices.CurvatureMatrix
-    assert_entries(COMPILE[name](reg)(*args), GENERIC[name](reg)(*args), 1e-10)  # entries span six decades
+    assert_entries(
+        COMPILE[name](reg)(*args), GENERIC[name](reg)(*args), 1e-10
+    )  # entries span six decades
 
 
 def test_the_closed_form_hessian_is_the_difference_of_gradients(crowded):
@@ -121,7 +135,9 @@ def test_the_closed_form_hessian_is_the_difference_of_gradients(crowded):
 @pytest.mark.parametrize("case", [HARDEST, DEEP])
 @pytest.mark.parametrize("block_bytes", [1, 600, 2**20])
 @pytest.mark.parametrize("chunk", [1, 3, 4096])
-def test_neither_chunks_of_stars_nor_blocks_of_rows_change_anything(case, name, block_bytes, chunk, monkeypatch):
+def test_neither_chunks_of_stars_nor_blocks_of_rows_change_anything(
+    case, name, block_bytes, chunk, monkeypatch
+):
     p, function = build_problem(case), find_function(case, name)
     at_once = function(p.theta, p.X, p.Y)
     monkeypatch.setattr(matrices, "BLOCK_BYTES", block_bytes)
@@ -132,7 +148,9 @@ def test_neither_chunks_of_stars_nor_blocks_of_rows_change_anything(case, name, 
 
 @pytest.mark.parametrize("upper", [False, True], ids=["all", "upper"])
 @pytest.mark.parametrize("block_bytes", [1, 900, 2**20])
-@pytest.mark.parametrize("n_k", [2, 20], ids=["a product for each k", "products a b as one operand"])
+@pytest.mark.parametrize(
+    "n_k", [2, 20], ids=["a product for each k", "products a b as one operand"]
+)
 def test_sums_of_three_factors_are_einsum_by_either_route(n_k, block_bytes, upper, monkeypatch):
     monkeypatch.setattr(matrices, "BLOCK_BYTES", block_bytes)
     rng = np.random.default_rng(1)
@@ -141,7 +159,9 @@ def test_sums_of_three_factors_are_einsum_by_either_route(n_k, block_bytes, uppe
     expected = np.einsum("in,pn,kn->kip", a, b, M)
     seen = np.zeros(expected.shape, int)
     for rows, columns, R in sum_products(a, b, M, upper=upper):
-        assert_allclose(R, expected[:, rows, columns], rtol=1e-12, atol=1e-13)  # eleven terms of order one
+        assert_allclose(
+            R, expected[:, rows, columns], rtol=1e-12, atol=1e-13
+        )  # eleven terms of order one
         seen[:, rows, columns] += 1
     i, p = np.indices(seen.shape[1:])
     assert seen.max() == 1
@@ -156,7 +176,9 @@ def test_single_precision_stays_single_and_agrees(case, name):
     expected = find_function(case, name)(p.theta, p.X, p.Y)
     assert H.dtype == np.float32
     assert_array_equal(H, H.T)
-    assert_allclose(H, expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())  # 6e-8 times tens of terms
+    assert_allclose(
+        H, expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max()
+    )  # 6e-8 times tens of terms
 
 
 # --- layers that are not elementwise
@@ -194,7 +216,9 @@ def test_a_layer_that_mixes_features_takes_the_generic_route_and_is_right():
     assert not isinstance(hessian, matrices.CurvatureMatrix)
     assert not isinstance(compile_ggn(p.reg), matrices.CurvatureMatrix)
     expected = reverse_differences(compile_objective(p.reg), *p.args)
-    assert_allclose(hessian(*p.args), expected, rtol=1e-6, atol=1e-7 * np.abs(expected).max())  # as above
+    assert_allclose(
+        hessian(*p.args), expected, rtol=1e-6, atol=1e-7 * np.abs(expected).max()
+    )  # as above
     J = compiled.compile_jacobian(p.reg.net, "theta")(*p.args[:2])
     G = np.einsum("nci,ncj->ij", J, J) / 0.4**2 + 2 * np.eye(p.reg.net.n_params)
     assert_entries(compile_ggn(p.reg)(*p.args), G, 1e-11)

@@ -14,7 +14,9 @@ def build_problem(prior=None):
     rng = np.random.default_rng(0)
     X, Y = rng.normal(size=(STARS, PIXELS)) + 1, rng.normal(size=(STARS, 2))
     net = ss.standardized(ss.mlp([PIXELS, 4, 2], activation="tanh"), X, Y)
-    reg = ss.Regression(net, sigma_noise=[0.1, 0.3], prior_precision=prior or ss.scaled_prior(net, 1.0))
+    reg = ss.Regression(
+        net, sigma_noise=[0.1, 0.3], prior_precision=prior or ss.scaled_prior(net, 1.0)
+    )
     return reg, net.init_params(rng), X, Y
 
 
@@ -24,7 +26,9 @@ def test_the_small_minimum_lifted_is_a_minimum_of_the_large_problem():
     small = ss.polish(span.reg, span.project(theta), span.X, Y, tolerance=1e-12)
     gradient = compile_objective(reg)(span.lift(small.theta), X, Y)[1]
     scale = np.abs(compile_objective(reg)(theta, X, Y)[1]).max()
-    assert np.abs(gradient).max() < 1e-5 * scale  # the decrement's tolerance, far below the start's gradient
+    assert (
+        np.abs(gradient).max() < 1e-5 * scale
+    )  # the decrement's tolerance, far below the start's gradient
 
 
 def test_predictions_and_evidence_of_both_problems_are_equal():
@@ -34,8 +38,12 @@ def test_predictions_and_evidence_of_both_problems_are_equal():
     here = ss.fit_laplace(reg, span.lift(small), X, Y)
     there = ss.fit_laplace(span.reg, small, span.X, Y)
     # two routes of sums and factorisations of order 100 nats in float64
-    np.testing.assert_allclose(here.log_marginal_likelihood(), there.log_marginal_likelihood(), rtol=1e-10)
-    np.testing.assert_allclose(here.label_covariance(X), there.label_covariance(span.X), rtol=1e-8, atol=1e-12)
+    np.testing.assert_allclose(
+        here.log_marginal_likelihood(), there.log_marginal_likelihood(), rtol=1e-10
+    )
+    np.testing.assert_allclose(
+        here.label_covariance(X), there.label_covariance(span.X), rtol=1e-8, atol=1e-12
+    )
 
 
 def test_lifting_and_projecting_is_the_identity_within_the_span():
@@ -54,5 +62,7 @@ def test_as_many_stars_as_pixels_leave_nothing_to_reduce(n_stars):
 def test_a_prior_for_each_weight_is_left_alone():
     reg, _, X, _ = build_problem()
     kernel = np.ones((PIXELS, 4))
-    reg = ss.Regression(reg.net, sigma_noise=0.1, prior_precision=reg.prior_precision | {"dense_0/kernel": kernel})
+    reg = ss.Regression(
+        reg.net, sigma_noise=0.1, prior_precision=reg.prior_precision | {"dense_0/kernel": kernel}
+    )
     assert find_span(reg, X) is None

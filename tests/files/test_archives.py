@@ -13,7 +13,13 @@ from symspec import fit_laplace, mlp
 from symspec.derivatives.compiled import compile_predict
 from symspec.errors import DataError, FileFormatError, FileKeptError, OptionError, ShapeError
 from symspec.files import archives
-from symspec.files.archives import read_laplace, read_network, read_regression, write_laplace, write_network
+from symspec.files.archives import (
+    read_laplace,
+    read_network,
+    read_regression,
+    write_laplace,
+    write_network,
+)
 from symspec.files.layer_archives import LAYERS
 from symspec.laplace.prediction import Prediction
 from symspec.networks.layers import Dense, Layer
@@ -41,7 +47,10 @@ def describe(net):
     layers = [
         (
             type(layer),
-            {k: np.asarray(v).tolist() if k in ("mean", "scale") else v for k, v in vars(layer).items()},
+            {
+                k: np.asarray(v).tolist() if k in ("mean", "scale") else v
+                for k, v in vars(layer).items()
+            },
         )
         for layer in net.layers
     ]
@@ -57,7 +66,12 @@ def describe(net):
 def named(net):
     """The same network with names and units for its labels."""
     names = ["TEFF", "[Fe/H]", ""][: net.n_labels]
-    return Network(net.layers, net.n_pixels, label_names=names, label_units=["K", "log(cgs)", ""][: net.n_labels])
+    return Network(
+        net.layers,
+        net.n_pixels,
+        label_names=names,
+        label_units=["K", "log(cgs)", ""][: net.n_labels],
+    )
 
 
 def same_bits(a, b):
@@ -84,7 +98,9 @@ def test_a_network_comes_back_as_it_was(problem, path):
     read, theta = read_network(path)
     assert describe(read) == describe(net)
     same_bits(theta, problem.theta)
-    predictions = [compile_predict(n, backend="numpy")(problem.theta, problem.X) for n in (net, read)]
+    predictions = [
+        compile_predict(n, backend="numpy")(problem.theta, problem.X) for n in (net, read)
+    ]
     np.testing.assert_array_equal(*predictions)
 
 
@@ -141,7 +157,9 @@ def test_a_layer_that_no_reader_knows_is_refused(path):
 
     for layer in (Doubled(2), Dropout(2)):
         net = Network([layer], 3)
-        with pytest.raises(OptionError, match=f"layers should be of Dense, .*got {type(layer).__name__}"):
+        with pytest.raises(
+            OptionError, match=f"layers should be of Dense, .*got {type(layer).__name__}"
+        ):
             write_network(path, net, np.zeros(net.n_params))
 
 
@@ -168,7 +186,14 @@ def test_a_network_alone_has_no_regression(path):
 def fit(name, structure, **options):
     p = build_problem(name)
     return p, fit_laplace(
-        p.reg, p.theta, p.X, p.Y, structure=structure, require_minimum=False, backend="numpy", **options
+        p.reg,
+        p.theta,
+        p.X,
+        p.Y,
+        structure=structure,
+        require_minimum=False,
+        backend="numpy",
+        **options,
     )
 
 
@@ -188,7 +213,11 @@ OTHERS = {
     ],
 )
 def test_a_laplace_posterior_predicts_the_same_bits(name, structure, options, path):
-    p, written = fit(name, structure) if options is None else fit.__wrapped__(name, structure, options=options)
+    p, written = (
+        fit(name, structure)
+        if options is None
+        else fit.__wrapped__(name, structure, options=options)
+    )
     write_laplace(path, written)
     read = read_laplace(path)
     X, ivar = p.X + 0.1, np.random.default_rng(2).uniform(50, 100, p.X.shape)
@@ -196,14 +225,18 @@ def test_a_laplace_posterior_predicts_the_same_bits(name, structure, options, pa
     for options in ({}, {"ivar": ivar}):
         predictions = [laplace.predict(X, **options) for laplace in (written, read)]
         for field in Prediction.__dataclass_fields__:
-            np.testing.assert_array_equal(*(getattr(prediction, field) for prediction in predictions))
+            np.testing.assert_array_equal(
+                *(getattr(prediction, field) for prediction in predictions)
+            )
     draws = [laplace.sample(3, rng=np.random.default_rng(3)) for laplace in (written, read)]
     np.testing.assert_array_equal(*draws)
     assert read.inverse_hessian.logdet() == written.inverse_hessian.logdet()
     assert read.inverse_hessian.accuracy == written.inverse_hessian.accuracy
     if written.inverse_hessian.accuracy != "upper bound" or structure == "low_rank":
         assert read.log_marginal_likelihood() == written.log_marginal_likelihood()
-    np.testing.assert_array_equal(read.inverse_hessian.diagonal(), written.inverse_hessian.diagonal())
+    np.testing.assert_array_equal(
+        read.inverse_hessian.diagonal(), written.inverse_hessian.diagonal()
+    )
 
 
 @pytest.mark.parametrize("structure", ["primal", "dual"])
@@ -229,7 +262,9 @@ def test_all_fields_of_a_laplace_posterior_come_back(structure, path):
 def test_an_exact_hessian_comes_back(path):
     p, start = fit("sigmoid-2-hidden-2-labels", "primal")
     theta = start.theta * 0.01
-    reg = Regression(p.net, sigma_noise=50.0, prior_precision=1.0)  # the prior makes it positive definite
+    reg = Regression(
+        p.net, sigma_noise=50.0, prior_precision=1.0
+    )  # the prior makes it positive definite
     options = {"curvature": "hessian", "require_minimum": False, "backend": "numpy"}
     written = fit_laplace(reg, theta, p.X, p.Y, **options)
     write_laplace(path, written)
@@ -301,7 +336,9 @@ def archive(request, path):
 
 def test_a_truncated_archive_is_only_refused(archive):
     content = archive.read_bytes()
-    for size in sorted({*range(0, 200, 7), *range(200, len(content), len(content) // 60), len(content) - 1}):
+    for size in sorted(
+        {*range(0, 200, 7), *range(200, len(content), len(content) // 60), len(content) - 1}
+    ):
         archive.write_bytes(content[:size])
         with pytest.raises(FileFormatError):
             read_laplace(archive)
@@ -355,7 +392,9 @@ def test_a_missing_file_is_named(tmp_path):
 def test_a_foreign_hdf5_file_is_refused(path):
     with h5py.File(path, "w") as file:
         file["model_weights/dense/kernel:0"] = np.zeros((2, 2))
-    with pytest.raises(FileFormatError, match="got a foreign one, without symspec's attribute 'format'"):
+    with pytest.raises(
+        FileFormatError, match="got a foreign one, without symspec's attribute 'format'"
+    ):
         read_network(path)
 
 
@@ -403,7 +442,10 @@ def shorten_labels(file):
 
 
 DAMAGES = {
-    "newer version": (lambda f: f.attrs.create("format_version", 2), "should be of format version 1, got 2"),
+    "newer version": (
+        lambda f: f.attrs.create("format_version", 2),
+        "should be of format version 1, got 2",
+    ),
     "unknown layer": (
         lambda f: f["layers/0"].attrs.create("kind", np.bytes_("conv2d")),
         "one of dense, .*got 'conv2d'.*newer",
@@ -416,17 +458,26 @@ DAMAGES = {
         lambda f: replace(f, "params/dense_0/kernel", np.zeros((4, 5))),
         r"'params/dense_0/kernel' should be an array of shape \(5, 4\), got \(4, 5\)",
     ),
-    "wrong type": (lambda f: replace(f, "params/dense_0/bias", np.zeros(4, int)), "float64, got int64"),
+    "wrong type": (
+        lambda f: replace(f, "params/dense_0/bias", np.zeros(4, int)),
+        "float64, got int64",
+    ),
     "not finite": (
         lambda f: replace(f, "params/dense_0/bias", np.full(4, np.nan)),
         "params/dense_0/bias should be finite",
     ),
-    "missing block": (lambda f: f.pop("params/dense_0/bias"), "'params/dense_0/bias' should be in the file"),
+    "missing block": (
+        lambda f: f.pop("params/dense_0/bias"),
+        "'params/dense_0/bias' should be in the file",
+    ),
     "missing attribute": (
         lambda f: f["layers/0"].attrs.pop("units"),
         "'layers/0@units' should be an attribute",
     ),
-    "no units": (lambda f: f["layers/0"].attrs.create("units", 0), "units should be a positive integer"),
+    "no units": (
+        lambda f: f["layers/0"].attrs.create("units", 0),
+        "units should be a positive integer",
+    ),
     "unknown function": (
         lambda f: f["layers/1"].attrs.create("function", np.bytes_("system")),
         "activation should be one of",
@@ -443,8 +494,14 @@ DAMAGES = {
         lambda f: f["layers/0"].attrs.create("kind", "dense"),
         "'layers/0@kind' should be one str, got object",
     ),
-    "words of any length": (lambda f: replace(f, "label_names", ["a", "b", "c"]), "words of fixed length"),
-    "axes": (lambda f: f["params/dense_0/kernel"].attrs.create("axes", [0, 0]), "an order of the axes"),
+    "words of any length": (
+        lambda f: replace(f, "label_names", ["a", "b", "c"]),
+        "words of fixed length",
+    ),
+    "axes": (
+        lambda f: f["params/dense_0/kernel"].attrs.create("axes", [0, 0]),
+        "an order of the axes",
+    ),
     "folder elsewhere": (link_folder, r"a link to /etc/other\.h5"),
     "dataset elsewhere": (link_dataset, "a link to /params/dense_1/kernel"),
     "values elsewhere": (store_elsewhere, "values lie in other"),
@@ -468,19 +525,36 @@ POSTERIOR_DAMAGES = {
         lambda f: f["laplace"].attrs.create("structure", np.bytes_("kfac")),
         "structure should be one of 'primal', 'dual', 'krylov', 'kronecker'",
     ),
-    "dtype": (lambda f: f["laplace"].attrs.create("dtype", np.bytes_("float16")), "dtype should be one of"),
+    "dtype": (
+        lambda f: f["laplace"].attrs.create("dtype", np.bytes_("float16")),
+        "dtype should be one of",
+    ),
     "diagonal": (
-        lambda f: replace(f, "laplace/inverse_hessian/cholesky", -np.array(f["laplace/inverse_hessian/cholesky"])),
+        lambda f: replace(
+            f, "laplace/inverse_hessian/cholesky", -np.array(f["laplace/inverse_hessian/cholesky"])
+        ),
         "one whose diagonal is not positive",
     ),
-    "prior": (lambda f: replace(f, "regression/prior_precision/dense_0/bias", -1.0), "should be positive"),
-    "noise": (lambda f: replace(f, "regression/noise_covariance", -np.eye(3)), "should be positive definite"),
-    "certificate": (lambda f: f.pop("laplace/certificate"), "'laplace/certificate' should be in the file"),
+    "prior": (
+        lambda f: replace(f, "regression/prior_precision/dense_0/bias", -1.0),
+        "should be positive",
+    ),
+    "noise": (
+        lambda f: replace(f, "regression/noise_covariance", -np.eye(3)),
+        "should be positive definite",
+    ),
+    "certificate": (
+        lambda f: f.pop("laplace/certificate"),
+        "'laplace/certificate' should be in the file",
+    ),
     "verdict": (
         lambda f: f["laplace/certificate"].attrs.create("is_minimum", 1.0),
         "should be one bool",
     ),
-    "range": (lambda f: replace(f, "laplace/label_range", np.zeros((3, 2))), r"shape \(2, 3\), got \(3, 2\)"),
+    "range": (
+        lambda f: replace(f, "laplace/label_range", np.zeros((3, 2))),
+        r"shape \(2, 3\), got \(3, 2\)",
+    ),
 }
 
 
@@ -497,7 +571,11 @@ def test_every_kind_of_layer_is_in_the_registry():
     """A layer added to the package is added to the archives, too."""
 
     def concrete(cls):
-        own = set() if cls.__name__.startswith("_") or not cls.__module__.startswith("symspec.") else {cls}
+        own = (
+            set()
+            if cls.__name__.startswith("_") or not cls.__module__.startswith("symspec.")
+            else {cls}
+        )
         return own.union(*(concrete(below) for below in cls.__subclasses__()))
 
     assert {constructor for constructor, _ in LAYERS.values()} == concrete(Layer) - {Layer}

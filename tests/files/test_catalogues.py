@@ -38,7 +38,9 @@ def build_prediction(*, flux_errors=True, names=NAMES, units=UNITS):
     labels = rng.normal(size=(N, C)) + np.array([4800.0, 2.5, -0.3])[:C]
     labels[2] = np.nan
     flags, n_bad = np.array([0, 2, 1, 12], np.int32), np.array([0, 0, 0, 17])
-    return Prediction(labels, model, flux, noise, model + flux + noise, flags, n_bad, flux_errors, names, units)
+    return Prediction(
+        labels, model, flux, noise, model + flux + noise, flags, n_bad, flux_errors, names, units
+    )
 
 
 def read_table(path):
@@ -106,7 +108,9 @@ def test_units_descriptions_and_order_are_told(path):
 
 
 def test_the_header_says_labels_units_errors_flags_and_version(path):
-    write_catalogue(path, build_prediction(), meta={"run": 7, "network-file": "starnet.h5", "scale": 0.5})
+    write_catalogue(
+        path, build_prediction(), meta={"run": 7, "network-file": "starnet.h5", "scale": 0.5}
+    )
     header = read_table(path).meta
     header = {key.upper(): value for key, value in header.items()}
     assert [header[f"LABEL{i}"] for i in (1, 2, 3)] == list(NAMES)
@@ -162,7 +166,9 @@ def test_a_variance_below_zero_has_an_error_of_nan(path):
 
 def test_a_prediction_of_no_stars_is_refused(path):
     fields = Prediction.__dataclass_fields__
-    none = {name: np.zeros((0, 3, 3)) if name.endswith("cov") else np.zeros((0, 3)) for name in fields}
+    none = {
+        name: np.zeros((0, 3, 3)) if name.endswith("cov") else np.zeros((0, 3)) for name in fields
+    }
     none |= {"has_flux_errors": True, "label_names": NAMES, "label_units": UNITS}
     with pytest.raises(DataError, match="at least one star"):
         write_catalogue(path, Prediction(**none))
@@ -174,14 +180,24 @@ def test_a_prediction_of_no_stars_is_refused(path):
 @pytest.mark.parametrize("suffix", [".fits", ".fits.gz"])
 def test_fits_passes_verification_with_its_checksums(tmp_path, suffix):
     path = tmp_path / f"x{suffix}"
-    write_catalogue(path, build_prediction(), meta={"note": "a long text, " * 20, "a-long-name": "y" * 90, "z": np.nan})
+    write_catalogue(
+        path,
+        build_prediction(),
+        meta={"note": "a long text, " * 20, "a-long-name": "y" * 90, "z": np.nan},
+    )
     with fits.open(path, checksum=True) as file:
         file.verify("exception")
         header = file["CATALOGUE"].header
-        assert (header["TTYPE2"], header["TUNIT2"], header["TCOMM2"]) == ("TEFF", "K", "predicted Teff")
+        assert (header["TTYPE2"], header["TUNIT2"], header["TCOMM2"]) == (
+            "TEFF",
+            "K",
+            "predicted Teff",
+        )
         assert (header["TTYPE7"], header["TCOMM7"]) == ("LOG_G", "predicted log g [dex]")
         assert header["TCOMM12"] == "predicted [Fe/H] [log(Sun)]"
-        assert [key for key in header if key.startswith("TUNIT")] == [f"TUNIT{i}" for i in range(2, 7)]
+        assert [key for key in header if key.startswith("TUNIT")] == [
+            f"TUNIT{i}" for i in range(2, 7)
+        ]
         assert header["NOTE"].strip() == ("a long text, " * 20).strip()
         comments = "".join(header["COMMENT"])
         assert "a-long-name = " + "y" * 90 in comments
@@ -192,13 +208,23 @@ def test_fits_passes_verification_with_its_checksums(tmp_path, suffix):
 @pytest.mark.parametrize("where", ["ids", "meta", "unit"])
 def test_fits_refuses_what_is_not_ascii_and_other_formats_take_it(tmp_path, where):
     units = ("Å", *UNITS[1:]) if where == "unit" else UNITS
-    given = {"ids": ["é", "b", "c", "d"]} if where == "ids" else {"meta": {"author": "é"}} if where == "meta" else {}
+    given = (
+        {"ids": ["é", "b", "c", "d"]}
+        if where == "ids"
+        else {"meta": {"author": "é"}}
+        if where == "meta"
+        else {}
+    )
     with pytest.raises(DataError, match=r"FITS holds printable ASCII only, got .*\.ecsv"):
         write_catalogue(tmp_path / "x.fits", build_prediction(units=units), **given)
     for name in ("x.ecsv", "x.h5"):
         write_catalogue(tmp_path / name, build_prediction(units=units), **given)
         table = read_table(tmp_path / name)
-        assert {"ids": table["ID"][0], "meta": table.meta.get("author"), "unit": table.meta["UNIT1"]}[where] in "éÅ"
+        assert {
+            "ids": table["ID"][0],
+            "meta": table.meta.get("author"),
+            "unit": table.meta["UNIT1"],
+        }[where] in "éÅ"
 
 
 def test_hdf5_is_plain_to_h5py(tmp_path):
@@ -221,15 +247,22 @@ def read_columns(path):
         table = read_table(path)
         return {name: values(table[name]) for name in table.colnames}
     with xr.open_dataset(path, engine="h5netcdf") as dataset:
-        return {"ID": dataset["star"].values} | {name: v.values for name, v in dataset.data_vars.items()}
+        return {"ID": dataset["star"].values} | {
+            name: v.values for name, v in dataset.data_vars.items()
+        }
 
 
 @pytest.fixture
 def flagged():
     """A prediction with all that one may carry."""
     label_flags = np.array([[0, 64, 0], [2, 0, 0], [1, 1, 1], [0, 0, 0]], np.int32)
-    known = {"snr": np.array([100.0, 12.5, np.nan, 40.0]), "flux_distance": np.array([0.3, 1.9, np.inf, np.nan])}
-    return replace(build_prediction(), label_flags=label_flags, flag_options=FlagOptions(min_snr=15), **known)
+    known = {
+        "snr": np.array([100.0, 12.5, np.nan, 40.0]),
+        "flux_distance": np.array([0.3, 1.9, np.inf, np.nan]),
+    }
+    return replace(
+        build_prediction(), label_flags=label_flags, flag_options=FlagOptions(min_snr=15), **known
+    )
 
 
 @pytest.mark.parametrize("suffix", ALL)
@@ -248,8 +281,13 @@ def test_covariances_come_back_bit_for_bit(tmp_path, suffix):
 
 
 @pytest.mark.parametrize("suffix", ALL)
-def test_the_same_input_gives_the_same_bytes_at_another_time_under_another_name(tmp_path, flagged, suffix):
-    words = {"true_labels": flagged.labels, "calibration": ErrorCalibration([1.1, 1.0, 0.9], "stars of clusters")}
+def test_the_same_input_gives_the_same_bytes_at_another_time_under_another_name(
+    tmp_path, flagged, suffix
+):
+    words = {
+        "true_labels": flagged.labels,
+        "calibration": ErrorCalibration([1.1, 1.0, 0.9], "stars of clusters"),
+    }
     ids = ["a", "bb", "ccc", "d"]
     words["meta"] = {"RUN": 3, "SHARE": 0.25}
     write_catalogue(tmp_path / f"one{suffix}", flagged, ids, **words)
@@ -281,21 +319,55 @@ def test_without_a_calibration_nothing_is_said_of_one(path):
 
 @pytest.mark.parametrize("suffix", ALL)
 def test_columns_in_lower_case_hold_the_same(tmp_path, flagged, suffix):
-    words = {"true_labels": flagged.labels + 1, "calibration": ErrorCalibration([1.5, 2.0, 0.5], "x")}
+    words = {
+        "true_labels": flagged.labels + 1,
+        "calibration": ErrorCalibration([1.5, 2.0, 0.5], "x"),
+    }
     write_catalogue(tmp_path / f"upper{suffix}", flagged, **words)
     write_catalogue(tmp_path / f"lower{suffix}", flagged, **words, dialect="lower")
-    upper, lower = read_columns(tmp_path / f"upper{suffix}"), read_columns(tmp_path / f"lower{suffix}")
+    upper, lower = (
+        read_columns(tmp_path / f"upper{suffix}"),
+        read_columns(tmp_path / f"lower{suffix}"),
+    )
     if suffix == ".nc":  # the coordinate of the stars is called star
-        upper, lower = ({k: v for k, v in columns.items() if k != "ID"} for columns in (upper, lower))
+        upper, lower = (
+            {k: v for k, v in columns.items() if k != "ID"} for columns in (upper, lower)
+        )
     assert len(upper) == len(lower) == 3 * 8 + 4 + 4 + (suffix != ".nc")
     for (name, found), expected in zip(lower.items(), upper.values(), strict=True):
         assert name == name.lower()
         np.testing.assert_array_equal(found, expected)
-    names = ["teff", "e_teff", "e_teff_model", "e_teff_flux", "e_teff_noise", "e_teff_cal", "f_teff", "teff_true"]
+    names = [
+        "teff",
+        "e_teff",
+        "e_teff_model",
+        "e_teff_flux",
+        "e_teff_noise",
+        "e_teff_cal",
+        "f_teff",
+        "teff_true",
+    ]
     assert list(lower)[suffix != ".nc" :][:8] == names
-    rest = ["cov", "cov_model", "cov_flux", "cov_noise", "flags", "n_bad_pixels", "snr", "flux_distance"]
+    rest = [
+        "cov",
+        "cov_model",
+        "cov_flux",
+        "cov_noise",
+        "flags",
+        "n_bad_pixels",
+        "snr",
+        "flux_distance",
+    ]
     assert list(lower)[-8:] == rest
-    expected = ["TEFF", "TEFF_ERR", "TEFF_MODEL_ERR", "TEFF_FLUX_ERR", "TEFF_NOISE_ERR", "TEFF_CAL_ERR", "TEFF_FLAGS"]
+    expected = [
+        "TEFF",
+        "TEFF_ERR",
+        "TEFF_MODEL_ERR",
+        "TEFF_FLUX_ERR",
+        "TEFF_NOISE_ERR",
+        "TEFF_CAL_ERR",
+        "TEFF_FLAGS",
+    ]
     assert list(upper)[suffix != ".nc" :][:7] == expected
 
 
@@ -339,7 +411,11 @@ def test_any_unit_is_read_from_fits_without_a_warning(tmp_path, unit):
     write_catalogue(tmp_path / "x.fits", prediction)
     for table in (Table.read(tmp_path / "x.fits"), QTable.read(tmp_path / "x.fits")):
         found = table["X"].unit
-        assert (str(found) if found is not None else "") in {unit, "0.01" if unit == "%" else unit, ""}
+        assert (str(found) if found is not None else "") in {
+            unit,
+            "0.01" if unit == "%" else unit,
+            "",
+        }
         assert (found is None) == (unit in ("log(cgs)", ""))
         assert table.meta["UNIT1"] == unit
     with fits.open(tmp_path / "x.fits", checksum=True) as file:
@@ -347,7 +423,9 @@ def test_any_unit_is_read_from_fits_without_a_warning(tmp_path, unit):
         header = file[1].header
         in_standard = unit in ("km / s", "%")
         assert ("TUNIT2" in header) == in_standard
-        assert header["TCOMM2"] == "predicted x" + (f" [{unit}]" if unit and not in_standard else "")
+        assert header["TCOMM2"] == "predicted x" + (
+            f" [{unit}]" if unit and not in_standard else ""
+        )
         assert not [key for key in header if "DATE" in key]
 
 
@@ -359,18 +437,27 @@ def test_netcdf_has_coordinates_units_and_the_header(tmp_path, flagged):
         assert dataset["star"].values.tolist() == ids
         assert dataset["label"].values.tolist() == dataset["other_label"].values.tolist() == COLUMNS
         assert [dataset[name].attrs["units"] for name in COLUMNS] == list(UNITS)
-        assert dataset["LOG_G_ERR"].attrs == {"long_name": "total standard deviation of LOG_G", "units": "dex"}
+        assert dataset["LOG_G_ERR"].attrs == {
+            "long_name": "total standard deviation of LOG_G",
+            "units": "dex",
+        }
         assert "units" not in dataset["COV"].attrs
         one = dataset["MODEL_COV"].sel(star="d", label="TEFF", other_label="FE_H")
         assert one.item() == flagged.model_cov[3, 0, 2]
-        assert (dataset.attrs["LABEL2"], dataset.attrs["FLUXERR"], dataset.attrs["RUN"]) == ("log g", 1, 3)
+        assert (dataset.attrs["LABEL2"], dataset.attrs["FLUXERR"], dataset.attrs["RUN"]) == (
+            "log g",
+            1,
+            3,
+        )
         assert dataset["FLAGS"].attrs["flag_masks"].tolist() == [flag.value for flag in Flag]
         assert dataset["TEFF_FLAGS"].attrs["flag_meanings"].split() == [flag.name for flag in Flag]
 
 
 def test_labels_without_names_of_their_own_make_a_dataset():
     """Called label_0, label_1, label_2 by default, none of which may be a dimension's name."""
-    dataset = catalogue_dataset(build_prediction(names=("label_0", "label_1", "label_2")), dialect="lower")
+    dataset = catalogue_dataset(
+        build_prediction(names=("label_0", "label_1", "label_2")), dialect="lower"
+    )
     assert {"label_0", "label_1", "label_2"} <= set(dataset.data_vars)
     assert dataset["cov"].dims == ("star", "label", "other_label")
 
@@ -383,7 +470,9 @@ def test_the_dataset_in_memory_is_that_of_the_file(tmp_path, flagged):
         xr.testing.assert_equal(dataset, written)
     assert dataset["star"].values.tolist() == [0, 1, 2, 3]
     np.testing.assert_array_equal(dataset["e_teff"], flagged.errors[:, 0])
-    with_bits = [name for name, variable in dataset.data_vars.items() if "flag_masks" in variable.attrs]
+    with_bits = [
+        name for name, variable in dataset.data_vars.items() if "flag_masks" in variable.attrs
+    ]
     assert with_bits == ["f_teff", "f_log_g", "f_fe_h", "flags"]
 
 
@@ -406,8 +495,16 @@ def test_the_dataset_in_memory_is_that_of_the_file(tmp_path, flagged):
         ({"meta": {"a": 1, "A": 2}}, OptionError, "meta should not hold 'A'"),
         ({"meta": {"a b": "x"}}, OptionError, "keys of meta should be of letters"),
         ({"meta": {"a": [1]}}, OptionError, "meta should hold words and numbers"),
-        ({"dialect": "Upper"}, OptionError, "dialect should be one of 'upper', 'lower'.*did you mean 'upper'"),
-        ({"calibration": ErrorCalibration([1.0], "x")}, ShapeError, "calibration should have 3 factors"),
+        (
+            {"dialect": "Upper"},
+            OptionError,
+            "dialect should be one of 'upper', 'lower'.*did you mean 'upper'",
+        ),
+        (
+            {"calibration": ErrorCalibration([1.0], "x")},
+            ShapeError,
+            "calibration should have 3 factors",
+        ),
     ],
 )
 def test_arguments_that_do_not_fit_are_refused(path, given, error, words):
@@ -434,7 +531,9 @@ def test_names_that_make_no_columns_are_refused(path, names, words):
 
 @pytest.mark.parametrize("name", ["stars", "stars.csv", "stars.gz", "fits"])
 def test_an_unknown_ending_is_refused_with_those_known(tmp_path, name):
-    with pytest.raises(OptionError, match=r"\.fits, \.fit, \.fits\.gz, \.ecsv, \.h5, \.hdf5, \.nc.*add one"):
+    with pytest.raises(
+        OptionError, match=r"\.fits, \.fit, \.fits\.gz, \.ecsv, \.h5, \.hdf5, \.nc.*add one"
+    ):
         write_catalogue(tmp_path / name, build_prediction())
 
 
@@ -443,7 +542,9 @@ def test_an_unknown_ending_is_refused_with_those_known(tmp_path, name):
 
 def test_an_existing_file_is_kept_unless_told_otherwise(path):
     path.write_bytes(b"an input")
-    with pytest.raises(FileKeptError, match=r"got a file of 8 bytes, which is kept.*overwrite=True") as caught:
+    with pytest.raises(
+        FileKeptError, match=r"got a file of 8 bytes, which is kept.*overwrite=True"
+    ) as caught:
         write_catalogue(path, build_prediction())
     assert isinstance(caught.value, SymspecError)
     assert isinstance(caught.value, FileExistsError)

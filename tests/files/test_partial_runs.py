@@ -80,7 +80,9 @@ def test_finished_pieces_are_not_computed_again(tmp_path):
     with open_run(tmp_path / "out", PLAN, 10, 4) as run:
         assert run.n_done == 8
         counts = []
-        run.compute(same, lambda rows: asked.append(rows.start) or squares(rows), advance=counts.append)
+        run.compute(
+            same, lambda rows: asked.append(rows.start) or squares(rows), advance=counts.append
+        )
         assert counts == [2]
         run.finish(lambda path: write_squares(run, path))
     assert asked == [0, 4, 8, 8]
@@ -116,7 +118,10 @@ def test_pieces_are_read_one_ahead_and_what_cannot_be_read_is_told_after_those_b
         happened.append(f"found {rows.start}")
         return squares(rows)
 
-    with pytest.raises(DataError, match="damaged there"), open_run(tmp_path / "out", PLAN, 12, 4) as run:
+    with (
+        pytest.raises(DataError, match="damaged there"),
+        open_run(tmp_path / "out", PLAN, 12, 4) as run,
+    ):
         run.compute(read, find)
     assert happened == ["read 0", "read 4", "found 0", "read 8", "found 4"]
     assert len(list((tmp_path / "out.partial").glob("stars_*.h5"))) == 2
@@ -135,7 +140,10 @@ def test_without_any_finished_piece_the_folder_goes(tmp_path):
     ("changed", "words"),
     [
         ({"model": "def"}, r"\(model was 'abc' and is 'def'\)"),
-        ({"limit": 0.25, "dtype": "float32"}, r"\(limit was 0.5 and is 0.25; dtype was None and is 'float32'\)"),
+        (
+            {"limit": 0.25, "dtype": "float32"},
+            r"\(limit was 0.5 and is 0.25; dtype was None and is 'float32'\)",
+        ),
     ],
 )
 def test_pieces_of_another_run_are_refused_with_what_differs(tmp_path, changed, words):
@@ -147,13 +155,18 @@ def test_pieces_of_another_run_are_refused_with_what_differs(tmp_path, changed, 
         open_run(tmp_path / "out", PLAN | changed, 10, 4),
     ):
         pass
-    with pytest.raises(DataError, match="n_stars was 10 and is 9"), open_run(tmp_path / "out", PLAN, 9, 4):
+    with (
+        pytest.raises(DataError, match="n_stars was 10 and is 9"),
+        open_run(tmp_path / "out", PLAN, 9, 4),
+    ):
         pass
     assert {path: path.read_bytes() for path in (tmp_path / "out.partial").iterdir()} == before
     with open_run(tmp_path / "out", PLAN | changed, 10, 4, restart=True) as run:
         assert run.n_done == 0
         run.compute(same, squares)
-    assert changed.items() <= json.loads((tmp_path / "out.partial" / "plan.json").read_text()).items()
+    assert (
+        changed.items() <= json.loads((tmp_path / "out.partial" / "plan.json").read_text()).items()
+    )
 
 
 @pytest.mark.parametrize("restart", [False, True])
@@ -171,7 +184,10 @@ def test_two_processes_do_not_work_on_one_output(tmp_path, restart):
 def test_a_folder_of_others_is_left_alone(tmp_path):
     (tmp_path / "out.partial").mkdir()
     (tmp_path / "out.partial" / "thesis.tex").write_text("text")
-    with pytest.raises(DataError, match=r"holds thesis\.tex: move it away"), open_run(tmp_path / "out", PLAN, 10, 4):
+    with (
+        pytest.raises(DataError, match=r"holds thesis\.tex: move it away"),
+        open_run(tmp_path / "out", PLAN, 10, 4),
+    ):
         pass
     assert (tmp_path / "out.partial" / "thesis.tex").read_text() == "text"
 
@@ -199,7 +215,10 @@ def test_a_damaged_piece_is_named(tmp_path):
         run.compute(same, squares)
         path = run.folder / "stars_000000004-000000007.h5"
         path.write_bytes(path.read_bytes()[:100])
-        with pytest.raises(DataError, match=r"stars_000000004-000000007\.h5 should hold a finished piece.*delete it"):
+        with pytest.raises(
+            DataError,
+            match=r"stars_000000004-000000007\.h5 should hold a finished piece.*delete it",
+        ):
             run.load()
 
 
@@ -237,7 +256,9 @@ def work(tmp_path_factory):
     X, Y = stars.flux[:100], stars.labels[:100]
     net = ss.mlp([N_PIXELS, 4, 3], label_names=stars.label_names, label_units=stars.label_units)
     net = ss.standardized(net, X, Y)
-    reg = ss.Regression(net, sigma_noise=[90.0, 0.2, 0.1], prior_precision=ss.scaled_prior(net, 1.0))
+    reg = ss.Regression(
+        net, sigma_noise=[90.0, 0.2, 0.1], prior_precision=ss.scaled_prior(net, 1.0)
+    )
     theta = ss.train(reg, X, Y, epochs=3, rng=rng, progress=False).theta
     laplace = ss.fit_laplace(reg, theta, X, Y, require_minimum=False)
     ss.write_laplace(folder / "model.h5", laplace)
@@ -267,13 +288,17 @@ def test_a_catalogue_made_in_pieces_holds_the_predictions_of_all(work, tmp_path,
         shown.extend([n_stars, n_done])
         return nullcontext(shown.append)
 
-    survey = predict_survey(tmp_path / "c.ecsv", laplace, folder / "stars.h5", flag_options=limits, show=show)
+    survey = predict_survey(
+        tmp_path / "c.ecsv", laplace, folder / "stars.h5", flag_options=limits, show=show
+    )
     expected = laplace.predict(stars.flux, ivar=stars.ivar, flag_options=limits)
     for name, value in vars(expected).items():
         found = getattr(survey.prediction, name)
         if isinstance(value, np.ndarray) and value.dtype.kind == "f":
             # BLAS may sum products of another shape in another order
-            np.testing.assert_allclose(found, value, rtol=1e-9, atol=1e-12 * np.nanmax(np.abs(value)))
+            np.testing.assert_allclose(
+                found, value, rtol=1e-9, atol=1e-12 * np.nanmax(np.abs(value))
+            )
         else:
             np.testing.assert_array_equal(found, value)
     assert shown == [N_STARS, 0, 8, 8, 8, 8, 5]
@@ -296,13 +321,19 @@ def test_the_header_says_where_the_numbers_come_from(work, tmp_path, small_piece
 
     first = read_header(laplace, folder / "stars.h5")
     assert (first["N_PIXELS"], first["PIECE"], first["STRUCT"]) == (N_PIXELS, 8, laplace.structure)
-    assert first == read_header(ss.read_laplace(folder / "model.h5"), stars)  # from memory as from the file
+    assert first == read_header(
+        ss.read_laplace(folder / "model.h5"), stars
+    )  # from memory as from the file
     other = replace(laplace, theta=laplace.theta + 1e-9)
     changed = {key for key, value in read_header(other, stars).items() if value != first[key]}
     assert changed == {"NETHASH", "MODHASH"}
     flux = np.array(stars.flux)
     flux[20, 3] += 1e-9
-    changed = {key for key, value in read_header(laplace, replace(stars, flux=flux)).items() if value != first[key]}
+    changed = {
+        key
+        for key, value in read_header(laplace, replace(stars, flux=flux)).items()
+        if value != first[key]
+    }
     assert changed == {"DATAHASH"}
     marked = replace(laplace, hmc_verdict=("agree", "Laplace too small", "agree"))
     changed = {key for key, value in read_header(marked, stars).items() if value != first[key]}
@@ -329,15 +360,21 @@ def test_spectra_without_errors_labels_or_ids_make_a_catalogue_too(work, tmp_pat
 
 def test_a_table_in_memory_is_read_and_spectra_take_no_options_of_reading(work, tmp_path):
     _, laplace, stars = work
-    table = Table({"flux": stars.flux, "sigma": 1 / np.sqrt(np.where(stars.ivar > 0, stars.ivar, np.nan))})
+    table = Table(
+        {"flux": stars.flux, "sigma": 1 / np.sqrt(np.where(stars.ivar > 0, stars.ivar, np.nan))}
+    )
     survey = predict_survey(tmp_path / "c.ecsv", laplace, table, uncertainty="std")
     expected = laplace.predict(stars.flux, ivar=stars.ivar)
     np.testing.assert_allclose(survey.prediction.errors, expected.errors, rtol=1e-9)
-    with pytest.raises(OptionError, match="uncertainty should go with a file or table to be read, got Spectra"):
+    with pytest.raises(
+        OptionError, match="uncertainty should go with a file or table to be read, got Spectra"
+    ):
         predict_survey(tmp_path / "d.ecsv", laplace, stars, uncertainty="std")
 
 
-def test_what_a_catalogue_cannot_hold_is_refused_before_it_is_computed(work, tmp_path, small_pieces):
+def test_what_a_catalogue_cannot_hold_is_refused_before_it_is_computed(
+    work, tmp_path, small_pieces
+):
     _, laplace, stars = work
     ids = np.array(stars.ids)
     ids[3] = "HD 1 \N{GREEK SMALL LETTER ALPHA}"
@@ -350,9 +387,13 @@ def test_what_a_catalogue_cannot_hold_is_refused_before_it_is_computed(work, tmp
 
 
 @pytest.mark.parametrize(("compression", "dtype"), [("gzip", "float64"), ("none", "float32")])
-def test_derivatives_made_in_pieces_are_those_of_all(work, tmp_path, small_pieces, monkeypatch, compression, dtype):
+def test_derivatives_made_in_pieces_are_those_of_all(
+    work, tmp_path, small_pieces, monkeypatch, compression, dtype
+):
     folder, laplace, stars = work
-    monkeypatch.setattr(surveys, "PIECE_BYTES", 9 * 8 * 3 * N_PIXELS)  # eight stars, the last piece of five
+    monkeypatch.setattr(
+        surveys, "PIECE_BYTES", 9 * 8 * 3 * N_PIXELS
+    )  # eight stars, the last piece of five
     monkeypatch.setattr(jacobians, "CHUNK_BYTES", 2 * 8 * 3 * N_PIXELS)
     net, theta = laplace.reg.net, laplace.theta
     words = {"compression": compression, "dtype": dtype}
@@ -364,7 +405,9 @@ def test_derivatives_made_in_pieces_are_those_of_all(work, tmp_path, small_piece
     with h5py.File(tmp_path / "j.h5") as file:
         J = file["jacobian"]
         assert (J.dtype, J.chunks) == (np.dtype(dtype), (2, 3, N_PIXELS))
-        assert (J.compression, J.shuffle) == ((None, False) if compression == "none" else (compression, True))
+        assert (J.compression, J.shuffle) == (
+            (None, False) if compression == "none" else (compression, True)
+        )
         np.testing.assert_allclose(J[()], expected, rtol=rtol, atol=rtol * 1e-3 * scale)
         np.testing.assert_array_equal(file["bad_pixel"][()], stars.ivar == 0)
         np.testing.assert_array_equal(file["ids"].asstr()[()], stars.ids)
@@ -373,7 +416,9 @@ def test_derivatives_made_in_pieces_are_those_of_all(work, tmp_path, small_piece
         assert file["label_names"].asstr()[()].tolist() == list(net.label_names)
         assert list(J.attrs["axes"]) == ["star", "label", "pixel"]
         assert {"network_hash", "data_hash", "symspec_version"} <= set(file.attrs)
-    np.testing.assert_allclose(summary.mean, expected.mean(axis=0, dtype=np.float64), rtol=rtol, atol=rtol * scale)
+    np.testing.assert_allclose(
+        summary.mean, expected.mean(axis=0, dtype=np.float64), rtol=rtol, atol=rtol * scale
+    )
     flux = np.where(stars.ivar > 0, stars.flux, 0).sum(axis=0) / (stars.ivar > 0).sum(axis=0)
     np.testing.assert_allclose(summary.flux, flux, rtol=1e-12)
     assert summary.n_stars == N_STARS
@@ -397,7 +442,9 @@ def test_bad_pixels_need_a_mean_spectrum_and_take_the_one_given(work, tmp_path):
 
 
 def run(*words, code=0):
-    result = CliRunner().invoke(app.app, [str(word) for word in words], env={"COLUMNS": "300", "NO_COLOR": "1"})
+    result = CliRunner().invoke(
+        app.app, [str(word) for word in words], env={"COLUMNS": "300", "NO_COLOR": "1"}
+    )
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
     assert result.exit_code == code, result.output
@@ -408,7 +455,9 @@ COMMANDS = {"errors": "c.fits", "jacobian": "j.h5"}
 
 
 @pytest.mark.parametrize(("command", "name"), COMMANDS.items())
-def test_ctrl_c_keeps_the_pieces_and_says_how_to_go_on(work, tmp_path, small_pieces, monkeypatch, command, name):
+def test_ctrl_c_keeps_the_pieces_and_says_how_to_go_on(
+    work, tmp_path, small_pieces, monkeypatch, command, name
+):
     folder, *_ = work
     words = (command, folder / "model.h5", folder / "stars.h5")
     run(*words, tmp_path / f"whole_{name}")
@@ -422,14 +471,19 @@ def test_ctrl_c_keeps_the_pieces_and_says_how_to_go_on(work, tmp_path, small_pie
     module = surveys if command == "errors" else jacobians
     monkeypatch.setattr(module, "hash_spectra", interrupt)
     said = run(*words, tmp_path / name, code=130)
-    assert f"Interrupted: finished pieces are kept in {tmp_path / name}.partial; the same command goes on" in said
+    assert (
+        f"Interrupted: finished pieces are kept in {tmp_path / name}.partial; the same command goes on"
+        in said
+    )
     assert len(list((tmp_path / f"{name}.partial").glob("stars_*.h5"))) == 2
     monkeypatch.setattr(module, "hash_spectra", hash_spectra)
     run(*words, tmp_path / name)
     assert (tmp_path / name).read_bytes() == (tmp_path / f"whole_{name}").read_bytes()
 
 
-def test_another_model_other_spectra_or_options_are_told_and_restart_begins_anew(work, tmp_path, small_pieces):
+def test_another_model_other_spectra_or_options_are_told_and_restart_begins_anew(
+    work, tmp_path, small_pieces
+):
     folder, laplace, stars = work
     catalogue = tmp_path / "c.ecsv"
     words = ("errors", folder / "model.h5", folder / "stars.h5", catalogue)
@@ -468,7 +522,15 @@ def test_plans_know_models_spectra_and_options_apart(work, tmp_path, small_piece
         return {name for name in plan if plan[name] != other[name]}
 
     plan = find_plan(**first)
-    assert {"run", "model", "spectra", *asdict(FlagOptions()), "symspec", "numpy", "pytensor"} <= set(plan)
+    assert {
+        "run",
+        "model",
+        "spectra",
+        *asdict(FlagOptions()),
+        "symspec",
+        "numpy",
+        "pytensor",
+    } <= set(plan)
     assert differing() == set()
     assert differing(dialect="lower") == set()  # the same pieces
     assert differing(laplace=replace(laplace, theta=laplace.theta * 1.001)) == {"model"}
@@ -486,12 +548,25 @@ main()
 """
 
 
-@pytest.mark.parametrize(("command", "name", "n_kills"), [("errors", "c.fits", 2), ("jacobian", "j.h5", 1)])
-def test_kill_9_at_random_moments_ends_with_the_bytes_of_an_undisturbed_run(work, tmp_path, command, name, n_kills):
+@pytest.mark.parametrize(
+    ("command", "name", "n_kills"), [("errors", "c.fits", 2), ("jacobian", "j.h5", 1)]
+)
+def test_kill_9_at_random_moments_ends_with_the_bytes_of_an_undisturbed_run(
+    work, tmp_path, command, name, n_kills
+):
     folder, *_ = work
-    program = [sys.executable, "-c", PROGRAM, str(8 * N_PIXELS * (3 if command == "jacobian" else 1))]  # a star a piece
+    program = [
+        sys.executable,
+        "-c",
+        PROGRAM,
+        str(8 * N_PIXELS * (3 if command == "jacobian" else 1)),
+    ]  # a star a piece
     words = [*program, command, folder / "model.h5", folder / "stars.h5"]
-    options = {"cwd": Path(ss.__file__).parents[1], "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    options = {
+        "cwd": Path(ss.__file__).parents[1],
+        "stdout": subprocess.DEVNULL,
+        "stderr": subprocess.DEVNULL,
+    }
     subprocess.run([*words, tmp_path / f"whole_{name}"], check=True, **options)
     chance = random.Random(7)
     for _ in range(n_kills):

@@ -12,8 +12,16 @@ from symspec.spectra.spectra import Spectra
 
 
 def build_network(**changed):
-    words = {"activation": "relu", "mean": 0.0, "label_names": ["a", "b"], "label_units": ["K", ""]} | changed
-    layers = [ss.Standardize(np.full(4, words["mean"]), np.ones(4)), *ss.mlp([4, 3, 2], activation="relu").layers]
+    words = {
+        "activation": "relu",
+        "mean": 0.0,
+        "label_names": ["a", "b"],
+        "label_units": ["K", ""],
+    } | changed
+    layers = [
+        ss.Standardize(np.full(4, words["mean"]), np.ones(4)),
+        *ss.mlp([4, 3, 2], activation="relu").layers,
+    ]
     layers[2] = ss.Activation(words["activation"])
     return ss.Network(layers, 4, label_names=words["label_names"], label_units=words["label_units"])
 
@@ -21,7 +29,12 @@ def build_network(**changed):
 def test_the_same_network_has_the_same_digest_and_any_other_another():
     net, theta = build_network(), np.arange(23.0)
     assert hash_network(net, theta) == hash_network(build_network(), theta.astype(np.float32))
-    others = [{"activation": "tanh"}, {"mean": 1e-9}, {"label_names": ["a", "c"]}, {"label_units": ["K", "dex"]}]
+    others = [
+        {"activation": "tanh"},
+        {"mean": 1e-9},
+        {"label_names": ["a", "c"]},
+        {"label_units": ["K", "dex"]},
+    ]
     digests = [hash_network(build_network(**other), theta) for other in others]
     digests += [hash_network(net, theta), hash_network(net, np.nextafter(theta, 99))]
     assert len(set(digests)) == len(digests)
@@ -32,7 +45,9 @@ def laplace():
     rng = np.random.default_rng(0)
     X, net = rng.normal(size=(30, 4)), build_network()
     reg = ss.Regression(net, sigma_noise=1.0, prior_precision=1.0)
-    return ss.fit_laplace(reg, net.init_params(rng), X, rng.normal(size=(30, 2)), require_minimum=False)
+    return ss.fit_laplace(
+        reg, net.init_params(rng), X, rng.normal(size=(30, 2)), require_minimum=False
+    )
 
 
 def test_a_posterior_is_known_by_all_that_its_predictions_depend_on(laplace, tmp_path):
@@ -61,19 +76,32 @@ def test_spectra_are_known_by_their_numbers_labels_and_names():
         Spectra(flux=flux.copy(), ivar=ivar, labels=stars.labels, ids=["a", "b"])
     )
     longer = Spectra(
-        flux=np.ones((3, 3)), ivar=np.full((3, 3), 4.0), labels=[[1.0], [2.0], [3.0]], ids=["a", "b", "ccc"]
+        flux=np.ones((3, 3)),
+        ivar=np.full((3, 3), 4.0),
+        labels=[[1.0], [2.0], [3.0]],
+        ids=["a", "b", "ccc"],
     )
     assert hash_spectra(longer[:2]) == hash_spectra(stars)  # NumPy gives these words more room
     wide = np.ones((4, 6))[::2, ::2]  # not contiguous
     assert hash_spectra(replace(stars, flux=wide)) == hash_spectra(stars)
-    others = [{"flux": flux * 2}, {"flux": ivar, "ivar": flux}, {"ivar": None}, {"ids": ["a", "c"]}, {"labels": None}]
+    others = [
+        {"flux": flux * 2},
+        {"flux": ivar, "ivar": flux},
+        {"ivar": None},
+        {"ids": ["a", "c"]},
+        {"labels": None},
+    ]
     others[-1] |= {"label_names": (), "label_units": ()}
     digests = [hash_spectra(replace(stars, **other)) for other in others]
     assert len({*digests, hash_spectra(stars)}) == len(others) + 1
 
 
 def test_digests_of_pieces_are_joined_in_their_order():
-    assert join_hashes(["ab", "cd"]) == join_hashes(np.array(["ab", "cd"])) != join_hashes(["cd", "ab"])
+    assert (
+        join_hashes(["ab", "cd"])
+        == join_hashes(np.array(["ab", "cd"]))
+        != join_hashes(["cd", "ab"])
+    )
 
 
 def test_versions_are_those_installed():

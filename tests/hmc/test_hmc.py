@@ -14,7 +14,15 @@ from numpy.testing import assert_allclose
 from rich.console import Console
 
 import symspec as ss
-from symspec.hmc.comparison import AGREE, NOT_CONVERGED, OFF_CENTRE, PROBABILITIES, TOO_LARGE, TOO_SMALL, HmcComparison
+from symspec.hmc.comparison import (
+    AGREE,
+    NOT_CONVERGED,
+    OFF_CENTRE,
+    PROBABILITIES,
+    TOO_LARGE,
+    TOO_SMALL,
+    HmcComparison,
+)
 from symspec.hmc.sampling import _cut
 from symspec.hmc.subsets import restricted_covariance
 from symspec.reports.hmc_tables import print_comparison
@@ -24,7 +32,9 @@ QUICK = {"n_draws": 20, "n_tune": 20, "n_chains": 2, "n_importance": 1, "progres
 
 
 def fit(reg, theta, X, Y, structure="primal", **words):
-    return ss.fit_laplace(reg, theta, X, Y, structure=structure, progress=False, require_minimum=False, **words)
+    return ss.fit_laplace(
+        reg, theta, X, Y, structure=structure, progress=False, require_minimum=False, **words
+    )
 
 
 @pytest.fixture(scope="module")
@@ -34,10 +44,14 @@ def linear():
     X, X_check = rng.normal(size=(40, 3)), 2 * rng.normal(size=(15, 3))
     Y = X @ rng.normal(size=(3, 2)) + [0.3, 0.5] * rng.normal(size=(40, 2))
     Y[3, 1] = np.nan
-    reg = ss.Regression(ss.mlp([3, 2], label_names=["a", "b"]), sigma_noise=[0.3, 0.5], prior_precision=0.7)
+    reg = ss.Regression(
+        ss.mlp([3, 2], label_names=["a", "b"]), sigma_noise=[0.3, 0.5], prior_precision=0.7
+    )
     laplace = fit(reg, ss.polish(reg, np.zeros(8), X, Y).theta, X, Y)
     words = {"laplace": laplace, "X_check": X_check, "seed": 1, "progress": False}
-    return SimpleNamespace(reg=reg, X=X, Y=Y, X_check=X_check, laplace=laplace, draws=ss.run_hmc(reg, X, Y, **words))
+    return SimpleNamespace(
+        reg=reg, X=X, Y=Y, X_check=X_check, laplace=laplace, draws=ss.run_hmc(reg, X, Y, **words)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +67,13 @@ def bent():
     laplace = fit(reg, theta, X, Y)
     words = {"laplace": laplace, "X_check": X_check, "seed": 2, "progress": False}
     return SimpleNamespace(
-        reg=reg, theta=theta, X=X, Y=Y, X_check=X_check, laplace=laplace, draws=ss.run_hmc(reg, X, Y, **words)
+        reg=reg,
+        theta=theta,
+        X=X,
+        Y=Y,
+        X_check=X_check,
+        laplace=laplace,
+        draws=ss.run_hmc(reg, X, Y, **words),
     )
 
 
@@ -101,7 +121,12 @@ def test_f_is_the_networks_output_for_theta(linear):
     posterior, predict = linear.draws["posterior"], ss.compile_predict(linear.reg.net)
     for chain, draw in ((0, 0), (3, 999)):
         theta = posterior["theta"].values[chain, draw]
-        assert_allclose(posterior["f"].values[chain, draw], predict(theta, linear.X_check), rtol=1e-10, atol=1e-12)
+        assert_allclose(
+            posterior["f"].values[chain, draw],
+            predict(theta, linear.X_check),
+            rtol=1e-10,
+            atol=1e-12,
+        )
 
 
 def test_other_spectra_are_computed_from_theta(linear):
@@ -127,9 +152,20 @@ def test_other_samplers_find_the_same(linear, sampler):
         import jax
 
         jax.numpy.zeros(1).block_until_ready()  # its threads run: chains must not be forks
-    words = {"laplace": linear.laplace, "X_check": linear.X_check, "n_draws": 500, "n_tune": 300, "n_chains": 2}
-    draws = ss.run_hmc(linear.reg, linear.X, linear.Y, sampler=sampler, seed=3, progress=False, **words)
-    comparison, (mean, sd) = ss.compare_hmc(linear.laplace, draws, linear.X_check), closed_form(linear)
+    words = {
+        "laplace": linear.laplace,
+        "X_check": linear.X_check,
+        "n_draws": 500,
+        "n_tune": 300,
+        "n_chains": 2,
+    }
+    draws = ss.run_hmc(
+        linear.reg, linear.X, linear.Y, sampler=sampler, seed=3, progress=False, **words
+    )
+    comparison, (mean, sd) = (
+        ss.compare_hmc(linear.laplace, draws, linear.X_check),
+        closed_form(linear),
+    )
     assert (np.abs(comparison.hmc_mean - mean) < 4.5 * comparison.mean_error).all()
     assert (np.abs(comparison.hmc_sd - sd) < 4.5 * comparison.sd_error).all()
     assert draws.attrs["sampler"] == sampler
@@ -267,7 +303,9 @@ def test_a_subset_is_compared_with_laplace_on_the_same_subset(bent, subset):
     words = {"laplace": bent.laplace, "X_check": bent.X_check, "seed": 4, "progress": False}
     draws = ss.run_hmc(bent.reg, bent.X, bent.Y, subset=subset, **words)
     comparison = ss.compare_hmc(bent.laplace, draws, bent.X_check)
-    expected = np.sqrt(np.diagonal(restricted_covariance(bent.laplace, bent.X_check, subset), axis1=1, axis2=2))
+    expected = np.sqrt(
+        np.diagonal(restricted_covariance(bent.laplace, bent.X_check, subset), axis1=1, axis2=2)
+    )
     assert_allclose(comparison.laplace_sd, expected, rtol=1e-10)
     assert comparison.verdict == (AGREE,)
     assert "held fixed" in comparison.varied
@@ -290,14 +328,24 @@ def test_a_subset_is_compared_with_laplace_on_the_same_subset(bent, subset):
         ({"n_tune": 0}, ss.OptionError, "n_tune should be at least 20, got 0"),
         ({"sampler": "emcee"}, ss.OptionError, "sampler should be one of 'auto', 'nutpie'"),
         ({"subset": "first_layer"}, ss.OptionError, 'subset should be "all", "last_layer"'),
-        ({"memory": "1kB"}, ss.TooLargeError, r"the draws would take .* leave theta out \(theta_every=0\)"),
-        ({"max_hours": 1e-9}, ss.TooLargeError, r"draws would take some .* sample subset='last_layer' or subset=50"),
+        (
+            {"memory": "1kB"},
+            ss.TooLargeError,
+            r"the draws would take .* leave theta out \(theta_every=0\)",
+        ),
+        (
+            {"max_hours": 1e-9},
+            ss.TooLargeError,
+            r"draws would take some .* sample subset='last_layer' or subset=50",
+        ),
         ({"X_check": np.ones((2, 4))}, ss.ShapeError, r"X_check should have shape \(star, 3\)"),
     ],
 )
 def test_what_cannot_be_sampled_is_refused_with_advice(linear, words, error, said):
     with pytest.raises(error, match=said):
-        ss.run_hmc(linear.reg, linear.X, linear.Y, laplace=linear.laplace, seed=0, **(QUICK | words))
+        ss.run_hmc(
+            linear.reg, linear.X, linear.Y, laplace=linear.laplace, seed=0, **(QUICK | words)
+        )
 
 
 def test_a_model_without_data_is_refused(linear):
@@ -308,7 +356,15 @@ def test_a_model_without_data_is_refused(linear):
 def test_a_missing_sampler_names_what_brings_it(linear, monkeypatch):
     monkeypatch.setattr("symspec.hmc.sampling.importlib.util.find_spec", lambda name: None)
     with pytest.raises(ss.MissingDependencyError, match=r"pip install 'symspec\[hmc\]'"):
-        ss.run_hmc(linear.reg, linear.X, linear.Y, laplace=linear.laplace, seed=0, sampler="nutpie", **QUICK)
+        ss.run_hmc(
+            linear.reg,
+            linear.X,
+            linear.Y,
+            laplace=linear.laplace,
+            seed=0,
+            sampler="nutpie",
+            **QUICK,
+        )
 
 
 def test_chains_do_not_start_where_the_density_is_not_finite(linear):
@@ -370,7 +426,9 @@ def test_an_interrupted_run_keeps_the_finished_draws(tmp_path):
         print([str(w.message) for w in caught if "interrupted" in str(w.message)])
         """
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, cwd=tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False, cwd=tmp_path
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("True True True"), done.stdout
     assert "of 1000000 draws of 2 of 2 chains are kept" in done.stdout
@@ -387,7 +445,9 @@ def test_interrupted_chains_are_cut_to_one_length(lengths, n_chains, n_draws):
     posterior = xr.Dataset({"f": (("chain", "draw", "check_star", "label"), f)})
     stats = xr.Dataset({"diverging": (("chain", "draw"), np.zeros((4, 30), bool))})
     draws = xr.DataTree.from_dict({"posterior": posterior, "sample_stats": stats})
-    with pytest.warns(UserWarning, match=f"interrupted: {n_draws} of 100 draws of {n_chains} of 4 chains are kept"):
+    with pytest.warns(
+        UserWarning, match=f"interrupted: {n_draws} of 100 draws of {n_chains} of 4 chains are kept"
+    ):
         cut = _cut(draws, 100)
     assert cut["posterior"]["f"].shape == (n_chains, n_draws, 2, 1)
     assert cut["posterior"]["f"].notnull().all()
@@ -435,7 +495,15 @@ def test_the_screen_tells_verdict_thresholds_and_other_error_bars(bent):
     console = Console(record=True, width=200, file=io.StringIO())
     print_comparison(console, comparison)
     said = console.export_text()
-    for words in ("ggn primal", "exact Hessian", "sandwich", "y [K]", AGREE, "Pareto k", "R-hat at most 1.01"):
+    for words in (
+        "ggn primal",
+        "exact Hessian",
+        "sandwich",
+        "y [K]",
+        AGREE,
+        "Pareto k",
+        "R-hat at most 1.01",
+    ):
         assert words in said
     assert_allclose(comparison.others["twice"], 2)
     with pytest.raises(ss.ShapeError, match=r"others\['odd'\] should be standard deviations"):

@@ -31,17 +31,28 @@ def reg():
 
 @pytest.fixture(scope="module")
 def theta(reg, data):
-    return ss.polish(reg, 0.3 * np.random.default_rng(1).normal(size=reg.net.n_params), *data[:2]).theta
+    return ss.polish(
+        reg, 0.3 * np.random.default_rng(1).normal(size=reg.net.n_params), *data[:2]
+    ).theta
 
 
 def fit(reg, theta, data, structure="primal", **options):
-    words = {"structure": structure, "options": options, "progress": False, "require_minimum": False}
+    words = {
+        "structure": structure,
+        "options": options,
+        "progress": False,
+        "require_minimum": False,
+    }
     return ss.fit_laplace(reg, theta, *data[:2], **words)
 
 
 def logp(model, **values):
     """The model's log density without PyMC's compiler, which takes seconds."""
-    return float(model.compile_fn(model.logp(jacobian=False), mode="FAST_COMPILE", on_unused_input="ignore")(values))
+    return float(
+        model.compile_fn(model.logp(jacobian=False), mode="FAST_COMPILE", on_unused_input="ignore")(
+            values
+        )
+    )
 
 
 def U(reg, theta, X, Y):
@@ -67,7 +78,9 @@ def test_the_log_density_is_minus_the_negative_log_posterior(data, noise, which,
     assert_allclose(logp(ss.pymc_model(reg, X, Y), theta=theta), -U(reg, theta, X, Y), rtol=1e-12)
 
 
-@pytest.mark.parametrize("structure", ["primal", "kronecker", "ekfac", "diagonal", "low_rank", "dual"])
+@pytest.mark.parametrize(
+    "structure", ["primal", "kronecker", "ekfac", "diagonal", "low_rank", "dual"]
+)
 def test_whitening_adds_the_log_jacobian_alone(reg, theta, data, structure):
     laplace = fit(reg, theta, data, structure)
     model, whitening = ss.pymc_model(reg, *data[:2], laplace=laplace), find_whitening(laplace)
@@ -125,9 +138,15 @@ def test_a_distribution_can_stand_where_a_number_can(reg, theta, data):
     model = ss.pymc_model(reg, X, Y, sigma_noise=scale, prior_precision=prior)
     sigma, delta = np.array([0.4, 0.2]), 0.7
     given = ss.Regression(reg.net, sigma_noise=sigma, prior_precision=prior | {"dense_0": delta})
-    values = {"theta": theta, "sigma_noise_log__": np.log(sigma), "prior_precision_dense_0_log__": np.log(delta)}
+    values = {
+        "theta": theta,
+        "sigma_noise_log__": np.log(sigma),
+        "prior_precision_dense_0_log__": np.log(delta),
+    }
     priors = pm.logp(pm.HalfNormal.dist(1.0), sigma).sum() + pm.logp(pm.Gamma.dist(2.0, 1.0), delta)
-    assert_allclose(logp(model, **values), -U(given, theta, X, Y) + priors.eval(mode="FAST_COMPILE"), rtol=1e-12)
+    assert_allclose(
+        logp(model, **values), -U(given, theta, X, Y) + priors.eval(mode="FAST_COMPILE"), rtol=1e-12
+    )
     assert model.named_vars_to_dims["sigma_noise"] == ("label",)
 
 
@@ -139,7 +158,9 @@ def test_whitening_goes_with_a_prior_on_the_prior(reg, theta, data):
     given = ss.Regression(reg.net, sigma_noise=reg.sigma_noise, prior_precision=delta)
     expected = whitening.log_det - U(given, whitening.find_theta(z), X, Y)
     expected += pm.logp(pm.Gamma.dist(2.0, 1.0), delta).eval(mode="FAST_COMPILE")
-    assert_allclose(logp(model, theta_whitened=z, prior_precision_log__=np.log(delta)), expected, rtol=1e-11)
+    assert_allclose(
+        logp(model, theta_whitened=z, prior_precision_log__=np.log(delta)), expected, rtol=1e-11
+    )
 
 
 def test_it_joins_a_model_that_is_open(reg, theta, data):
@@ -204,7 +225,9 @@ def test_outputs_for_chosen_stars_come_with_every_draw(reg, theta, data):
 def test_options_that_exclude_each_other_are_refused(reg, theta, data):
     X, Y, _ = data
     laplace = fit(reg, theta, data)
-    with pytest.raises(ss.OptionError, match=r"subset='last_layer' holds the other weights .* give laplace"):
+    with pytest.raises(
+        ss.OptionError, match=r"subset='last_layer' holds the other weights .* give laplace"
+    ):
         ss.pymc_model(reg, X, Y, subset="last_layer")
     with pytest.raises(ss.OptionError, match="whitening mixes all parameters: drop one"):
         ss.pymc_model(reg, X, Y, laplace=laplace, blocks=True)
@@ -223,7 +246,11 @@ def test_a_model_without_data_or_of_a_wrong_noise_is_refused(reg, data):
         ss.pymc_model(reg, X[:0], Y[:0])
     with pytest.raises(ss.DataError, match="labels should hold numbers, got only missing ones"):
         ss.pymc_model(reg, X, np.full_like(Y, np.nan))
-    with pytest.raises(ss.DataError, match="sigma_noise is a standard deviation and should be positive"):
+    with pytest.raises(
+        ss.DataError, match="sigma_noise is a standard deviation and should be positive"
+    ):
         ss.pymc_model(reg, X, Y, sigma_noise=-1.0)
-    with pytest.raises(ss.OptionError, match=r"prior_precision should name the blocks .*\['dense_9'\] are unknown"):
+    with pytest.raises(
+        ss.OptionError, match=r"prior_precision should name the blocks .*\['dense_9'\] are unknown"
+    ):
         ss.pymc_model(reg, X, Y, prior_precision={"dense_0": 1.0, "dense_1": 1.0, "dense_9": 2.0})

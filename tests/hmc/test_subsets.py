@@ -36,7 +36,10 @@ def test_the_last_layer_of_its_features_is_the_whole_network(problem):
     head = split_last_layer(reg, theta)
     features = head.find_features(X)
     assert features.shape == (30, 3)
-    whole, part = ss.compile_predict(reg.net)(theta, X), ss.compile_predict(head.reg.net)(theta[head.free], features)
+    whole, part = (
+        ss.compile_predict(reg.net)(theta, X),
+        ss.compile_predict(head.reg.net)(theta[head.free], features),
+    )
     assert_allclose(part, whole, rtol=1e-12)
     # U differs by the prior of the weights that are held
     fixed = np.ones(theta.size, bool)
@@ -69,7 +72,9 @@ def test_a_restricted_covariance_is_that_of_the_block(problem):
     free = split_last_layer(reg, theta).free
     expected = J[..., free] @ np.linalg.inv(A[free, free]) @ J[..., free].transpose(0, 2, 1)
     assert_allclose(restricted_covariance(laplace, X[:7], "last_layer"), expected, rtol=1e-9)
-    assert_allclose(restricted_covariance(laplace, X[:7], "all"), laplace.label_covariance(X[:7]), rtol=0)
+    assert_allclose(
+        restricted_covariance(laplace, X[:7], "all"), laplace.label_covariance(X[:7]), rtol=0
+    )
 
 
 def test_directions_restrict_laplace_to_a_unit_normal_and_the_prior_to_independent_ones(problem):
@@ -103,7 +108,9 @@ def test_a_network_without_hidden_layers_is_its_own_last_layer():
     assert head.free == slice(0, 4)
     assert_allclose(head.find_features(X), X, rtol=0)
     laplace = ss.fit_laplace(reg, ss.polish(reg, np.zeros(4), X, Y).theta, X, Y, progress=False)
-    assert_allclose(restricted_covariance(laplace, X, "last_layer"), laplace.label_covariance(X), rtol=1e-9)
+    assert_allclose(
+        restricted_covariance(laplace, X, "last_layer"), laplace.label_covariance(X), rtol=1e-9
+    )
 
 
 def test_the_structure_must_know_the_last_layer(problem):

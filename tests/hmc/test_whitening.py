@@ -25,7 +25,9 @@ def problem():
 
 
 def fit(problem, structure, **options):
-    return ss.fit_laplace(*problem, structure=structure, progress=False, require_minimum=False, options=options)
+    return ss.fit_laplace(
+        *problem, structure=structure, progress=False, require_minimum=False, options=options
+    )
 
 
 def dense_factor(whitening):
@@ -42,7 +44,9 @@ def test_the_factor_times_its_transpose_is_the_inverse_hessian(problem, structur
     # directions with less than NEGLIGIBLE of the prior's curvature are left to the prior
     sd = np.sqrt(np.diag(A_inverse))
     tolerance = 1e-12 if structure in EXACT else NEGLIGIBLE
-    assert_allclose(L @ L.T / np.outer(sd, sd), A_inverse / np.outer(sd, sd), rtol=0, atol=tolerance)
+    assert_allclose(
+        L @ L.T / np.outer(sd, sd), A_inverse / np.outer(sd, sd), rtol=0, atol=tolerance
+    )
     assert_allclose(whitening.log_det, np.linalg.slogdet(L)[1], rtol=1e-10)
 
 
@@ -58,7 +62,9 @@ def test_few_directions_that_the_data_curve_take_thin_products(problem, curvatur
         assert whitening.arrays["directions"].shape[1] <= 5
     L, A_inverse = dense_factor(whitening), laplace.inverse_hessian.to_dense()
     sd = np.sqrt(np.diag(A_inverse))
-    assert_allclose(L @ L.T / np.outer(sd, sd), A_inverse / np.outer(sd, sd), rtol=0, atol=NEGLIGIBLE)
+    assert_allclose(
+        L @ L.T / np.outer(sd, sd), A_inverse / np.outer(sd, sd), rtol=0, atol=NEGLIGIBLE
+    )
     assert_allclose(whitening.log_det, np.linalg.slogdet(L)[1], rtol=1e-10)
 
 
@@ -96,11 +102,15 @@ def test_a_structure_without_a_factor_is_refused_with_the_way_out(problem, struc
 def test_directions_are_refused_where_there_are_none(problem):
     with pytest.raises(ss.OptionError, match="leading directions should come from"):
         find_directions(fit(problem, "kronecker"), 3)
-    with pytest.raises(ss.OptionError, match="should have 9 leading directions, got 4: ask for fewer"):
+    with pytest.raises(
+        ss.OptionError, match="should have 9 leading directions, got 4: ask for fewer"
+    ):
         find_directions(fit(problem, "low_rank", rank=4), 9)
 
 
 def test_directions_that_do_not_fit_are_refused(problem, monkeypatch):
     monkeypatch.setattr("symspec.hmc.whitening.MAX_BYTES", 100)
-    with pytest.raises(TooLargeError, match=r"58 directions of 23 weights take more than .*low_rank"):
+    with pytest.raises(
+        TooLargeError, match=r"58 directions of 23 weights take more than .*low_rank"
+    ):
         find_whitening(fit(problem, "dual"))

@@ -22,7 +22,10 @@ from symspec.inverse_hessian.dual import DualInverse, factorize_kernel
 from symspec.inverse_hessian.primal import PrimalInverse
 from symspec.safety.memory import parse_memory
 
-TANH, TANH_FULL = "tanh-1-hidden-2-labels-own-units-missing", "tanh-2-hidden-3-labels-full-noise-missing"
+TANH, TANH_FULL = (
+    "tanh-1-hidden-2-labels-own-units-missing",
+    "tanh-2-hidden-3-labels-full-noise-missing",
+)
 RELU, RELU_FULL = "relu-3-hidden-2-labels-own-units-missing", "relu-2-hidden-3-labels-full-noise"
 NO_BIAS = "tanh-and-softplus-without-bias-with-dropout"
 PER_PARAMETER = "linear-1-hidden-2-labels"
@@ -104,11 +107,15 @@ def test_primal_and_dual_are_one_operator(problem, inverses):
     assert_entries(dual @ V, primal @ V, AGREED)
     assert_allclose(dual.diagonal(), primal.diagonal(), rtol=AGREED)
     assert_allclose(dual.logdet(), primal.logdet(), rtol=0, atol=AGREED)
-    assert_entries(dual.label_covariance(inverses.tangents), primal.label_covariance(inverses.tangents), AGREED)
+    assert_entries(
+        dual.label_covariance(inverses.tangents), primal.label_covariance(inverses.tangents), AGREED
+    )
 
 
 @over_networks
-def test_products_with_vectors_and_matrices_are_those_of_the_dense_inverse(problem, inverses, structure):
+def test_products_with_vectors_and_matrices_are_those_of_the_dense_inverse(
+    problem, inverses, structure
+):
     inverse, expected = inverses.both[structure], inverses.expected
     V = np.random.default_rng(2).normal(size=(problem.theta.size, 3))
     assert_entries(inverse @ problem.v, expected @ problem.v, SOLVED)
@@ -125,7 +132,9 @@ def test_the_diagonal_is_that_of_the_dense_inverse(inverses, structure):
 
 
 @over_networks
-def test_the_log_determinant_is_that_of_the_inverse_and_not_of_the_matrix(problem, inverses, structure):
+def test_the_log_determinant_is_that_of_the_inverse_and_not_of_the_matrix(
+    problem, inverses, structure
+):
     sign, expected = np.linalg.slogdet(problem.ggn(problem.theta))
     assert sign == 1
     assert abs(expected) > 1
@@ -135,7 +144,9 @@ def test_the_log_determinant_is_that_of_the_inverse_and_not_of_the_matrix(proble
 @over_networks
 def test_the_label_covariance_is_that_of_the_jacobian_star_by_star(inverses, structure):
     expected = [J @ inverses.expected @ J.T for J in inverses.J]
-    assert_entries(inverses.both[structure].label_covariance(inverses.tangents), np.array(expected), SOLVED)
+    assert_entries(
+        inverses.both[structure].label_covariance(inverses.tangents), np.array(expected), SOLVED
+    )
 
 
 @over_networks
@@ -155,7 +166,9 @@ def test_the_kernels_inverse_is_numpys_and_zero_where_labels_are_missing(problem
     J = inverses.J.reshape(N * C, -1)[seen.ravel()]
     S = np.kron(np.eye(N), problem.noise_covariance)[np.ix_(seen.ravel(), seen.ravel())]
     expected = np.zeros((N * C, N * C))
-    expected[np.ix_(seen.ravel(), seen.ravel())] = np.linalg.inv(J @ np.diag(1 / problem.prior_precision) @ J.T + S)
+    expected[np.ix_(seen.ravel(), seen.ravel())] = np.linalg.inv(
+        J @ np.diag(1 / problem.prior_precision) @ J.T + S
+    )
     star_major = inverses.dual.kernel_inverse().transpose(1, 0, 3, 2).reshape(N * C, N * C)
     assert_entries(star_major, expected, SOLVED)
 
@@ -163,8 +176,12 @@ def test_the_kernels_inverse_is_numpys_and_zero_where_labels_are_missing(problem
 @pytest.mark.parametrize("problem", [RELU], indirect=True)
 def test_a_star_without_labels_changes_nothing(problem, structure):
     assert np.isnan(problem.Y[-1]).all()
-    with_it = InverseBuilder(problem.reg, problem.X, problem.Y, structure=structure).build(problem.theta)
-    without = InverseBuilder(problem.reg, problem.X[:-1], problem.Y[:-1], structure=structure).build(problem.theta)
+    with_it = InverseBuilder(problem.reg, problem.X, problem.Y, structure=structure).build(
+        problem.theta
+    )
+    without = InverseBuilder(
+        problem.reg, problem.X[:-1], problem.Y[:-1], structure=structure
+    ).build(problem.theta)
     assert_entries(with_it.to_dense(), without.to_dense(), EXACT)
     assert_allclose(with_it.logdet(), without.logdet(), rtol=EXACT)
 
@@ -173,7 +190,9 @@ def test_an_indefinite_matrix_is_refused_with_its_smallest_eigenvalue():
     rng = np.random.default_rng(3)
     Q, _ = np.linalg.qr(rng.normal(size=(12, 12)))
     A = (Q * np.r_[-0.37, rng.uniform(0.5, 9, 11)]) @ Q.T
-    with pytest.raises(ss.NotPositiveDefiniteError, match=r"smallest eigenvalue is -0\.37: .*polish.*ggn") as caught:
+    with pytest.raises(
+        ss.NotPositiveDefiniteError, match=r"smallest eigenvalue is -0\.37: .*polish.*ggn"
+    ) as caught:
         PrimalInverse.factorize((A + A.T) / 2)
     assert_allclose(caught.value.smallest_eigenvalue, np.linalg.eigvalsh(A)[0], rtol=1e-12)
 
@@ -182,7 +201,9 @@ def test_an_indefinite_matrix_is_refused_with_its_smallest_eigenvalue():
 def test_an_indefinite_hessian_is_refused_with_its_smallest_eigenvalue(problem):
     expected = np.linalg.eigvalsh(problem.hessian(problem.theta))[0]
     assert expected < 0
-    builder = InverseBuilder(problem.reg, problem.X, problem.Y, structure="primal", curvature="hessian")
+    builder = InverseBuilder(
+        problem.reg, problem.X, problem.Y, structure="primal", curvature="hessian"
+    )
     with pytest.raises(ss.NotPositiveDefiniteError) as caught:
         builder.build(problem.theta)
     assert_allclose(caught.value.smallest_eigenvalue, expected, rtol=1e-9)
@@ -190,7 +211,10 @@ def test_an_indefinite_hessian_is_refused_with_its_smallest_eigenvalue(problem):
 
 def test_a_kernel_that_is_not_finite_is_refused():
     K = np.full((4, 4), np.nan)
-    with pytest.raises(ss.DataError, match="tangent kernel is not finite or not positive definite: theta has diverged"):
+    with pytest.raises(
+        ss.DataError,
+        match="tangent kernel is not finite or not positive definite: theta has diverged",
+    ):
         factorize_kernel(K, np.ones((2, 2), bool), np.eye(2))
 
 
@@ -280,16 +304,24 @@ def test_the_transposed_product_is_the_adjoint(problem, factored):
 
 
 @over_networks
-@pytest.mark.parametrize("prior", ["of-the-problem", "per-block", "per-parameter", "kernel-number", "bias-number"])
+@pytest.mark.parametrize(
+    "prior", ["of-the-problem", "per-block", "per-parameter", "kernel-number", "bias-number"]
+)
 def test_the_gram_matrix_is_the_tangent_kernel_label_major(problem, factored, prior):
     rng = np.random.default_rng(6)
     layout, J = problem.net.layout, factored.J
     variance = {
-        "of-the-problem": {name: 1 / np.asarray(p) for name, p in problem.reg.prior_precision.items()},
+        "of-the-problem": {
+            name: 1 / np.asarray(p) for name, p in problem.reg.prior_precision.items()
+        },
         "per-block": {b.name: rng.uniform(0.5, 2) for b in layout.blocks},
         "per-parameter": {b.name: rng.uniform(0.5, 2, b.shape) for b in layout.blocks},
-        "kernel-number": {b.name: rng.uniform(0.5, 2, b.shape if len(b.shape) == 1 else ()) for b in layout.blocks},
-        "bias-number": {b.name: rng.uniform(0.5, 2, b.shape if len(b.shape) == 2 else ()) for b in layout.blocks},
+        "kernel-number": {
+            b.name: rng.uniform(0.5, 2, b.shape if len(b.shape) == 1 else ()) for b in layout.blocks
+        },
+        "bias-number": {
+            b.name: rng.uniform(0.5, 2, b.shape if len(b.shape) == 2 else ()) for b in layout.blocks
+        },
     }[prior]
     V = np.concatenate([np.broadcast_to(variance[b.name], b.shape).ravel() for b in layout.blocks])
     K = np.einsum("ncp,p,mdp->cndm", J, V, J)
@@ -312,13 +344,20 @@ def test_the_gram_matrix_is_the_tangent_kernel_label_major(problem, factored, pr
         ([7213, 64, 3], 300, "dual"),
         ([7213, 2048, 1024, 512, 256, 128, 32, 3], 9_000, "dual"),
     ],
-    ids=["tiny-network-many-stars", "small-network", "wide-network-few-stars", "17.6-million-weights"],
+    ids=[
+        "tiny-network-many-stars",
+        "small-network",
+        "wide-network-few-stars",
+        "17.6-million-weights",
+    ],
 )
 def test_the_cheaper_structure_is_chosen(sizes, n_rows, expected):
     net = ss.mlp(sizes)
     choice = choose_structure(net, n_rows)
     assert choice.structure == expected
-    assert choice.reason.startswith(f"{expected}: {net.n_params:,} parameters, {n_rows:,} observed labels; ")
+    assert choice.reason.startswith(
+        f"{expected}: {net.n_params:,} parameters, {n_rows:,} observed labels; "
+    )
     assert choice.reason.endswith("of 8GB.")
 
 
@@ -339,7 +378,9 @@ def test_the_choice_counts_observed_labels_only():
     net = ss.mlp([3, 4, 2])
     Y = rng.normal(size=(30, 2))
     Y[:10, 0] = np.nan
-    builder = InverseBuilder(ss.Regression(net, sigma_noise=1, prior_precision=1), rng.normal(size=(30, 3)), Y)
+    builder = InverseBuilder(
+        ss.Regression(net, sigma_noise=1, prior_precision=1), rng.normal(size=(30, 3)), Y
+    )
     assert "50 observed labels" in builder.reason
 
 
@@ -355,7 +396,9 @@ def test_what_fits_no_factor_is_left_to_products_with_the_sizes():
 
 
 def test_a_hessian_that_does_not_fit_is_refused_with_its_size():
-    with pytest.raises(ss.TooLargeError, match=r"takes primal [^,]* GiB, and memory='8GB' was given") as caught:
+    with pytest.raises(
+        ss.TooLargeError, match=r"takes primal [^,]* GiB, and memory='8GB' was given"
+    ) as caught:
         choose_structure(ss.mlp([7213, 2048, 3]), 10, curvature="hessian")
     assert isinstance(caught.value, MemoryError)
 
@@ -374,7 +417,9 @@ def test_memory_is_read_in_binary_units(text, expected):
     assert parse_memory(text) == expected
 
 
-@pytest.mark.parametrize("text", ["8", "GB", "eight GB", "-1GB", "0GB", "nanGB", "", 8, None, "8 GiB"], ids=repr)
+@pytest.mark.parametrize(
+    "text", ["8", "GB", "eight GB", "-1GB", "0GB", "nanGB", "", 8, None, "8 GiB"], ids=repr
+)
 def test_memory_that_is_no_size_is_refused(text):
     words = f'memory should be a text such as "8GB" or "500MB", got {text!r}.'
     with pytest.raises(ss.OptionError, match=re.escape(words)):
@@ -405,10 +450,16 @@ def test_words_that_mean_nothing_are_refused(options, words):
 def test_arrays_are_enough_to_build_the_dual_again(small):
     arrays, dual = small.dual.arrays(), small.dual
     again = DualInverse(
-        dual.tangents, dual.variance, arrays["observed"], dual.noise_covariance, cholesky=arrays["cholesky"]
+        dual.tangents,
+        dual.variance,
+        arrays["observed"],
+        dual.noise_covariance,
+        cholesky=arrays["cholesky"],
     )
     np.testing.assert_array_equal(again.to_dense(), dual.to_dense())
-    np.testing.assert_array_equal(PrimalInverse(**small.primal.arrays()).to_dense(), small.primal.to_dense())
+    np.testing.assert_array_equal(
+        PrimalInverse(**small.primal.arrays()).to_dense(), small.primal.to_dense()
+    )
 
 
 @pytest.mark.parametrize("n_bytes", [1, 4000, 2**24], ids=lambda n: f"{n} bytes")
@@ -425,7 +476,9 @@ def test_the_primal_label_covariance_is_the_same_by_either_route(problem, n_byte
     for block in ("CACHE_BYTES", "BLOCK_BYTES"):
         monkeypatch.setattr(primal, block, n_bytes)
     A = compile_ggn(problem.reg)(problem.theta, problem.X, problem.Y)
-    tangents = compute_tangents(problem.net, compile_tangent_factors(problem.net), problem.theta, problem.X)
+    tangents = compute_tangents(
+        problem.net, compile_tangent_factors(problem.net), problem.theta, problem.X
+    )
     J = tangents.dense()
     expected = J @ np.linalg.inv(A) @ J.transpose(0, 2, 1)
     inverse = PrimalInverse.factorize(A)

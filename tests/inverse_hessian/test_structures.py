@@ -20,10 +20,18 @@ from symspec.networks.layers import Dense
 from symspec.networks.network import Network
 from symspec.safety.checkpoint import Checkpoint
 
-TANH, TANH_FULL = "tanh-1-hidden-2-labels-own-units-missing", "tanh-2-hidden-3-labels-full-noise-missing"
+TANH, TANH_FULL = (
+    "tanh-1-hidden-2-labels-own-units-missing",
+    "tanh-2-hidden-3-labels-full-noise-missing",
+)
 RELU, RELU_FULL = "relu-3-hidden-2-labels-own-units-missing", "relu-2-hidden-3-labels-full-noise"
 NO_BIAS, FOUR = "tanh-and-softplus-without-bias-with-dropout", "tanh-4-hidden-3-labels-own-units"
-PER_BLOCK = [TANH, RELU, NO_BIAS, FOUR]  # one prior precision a block, as Kronecker products want it
+PER_BLOCK = [
+    TANH,
+    RELU,
+    NO_BIAS,
+    FOUR,
+]  # one prior precision a block, as Kronecker products want it
 ALL = [*PER_BLOCK, TANH_FULL, RELU_FULL]
 
 # float64 rounding, 1e-16, times condition numbers of up to 1e6 (labels in K beside dex), and a margin
@@ -62,7 +70,10 @@ def whitened_jacobian(problem):
 def layer_slices(net):
     """(kernel, bias or None) of each layer, as slices of theta."""
     places = {b.name: b.slice for b in net.layout.blocks}
-    return [(places[f"{k}/kernel"], places.get(f"{k}/bias"), shape) for k, shape in net.dense_shapes.items()]
+    return [
+        (places[f"{k}/kernel"], places.get(f"{k}/bias"), shape)
+        for k, shape in net.dense_shapes.items()
+    ]
 
 
 def layer_inputs(problem):
@@ -81,7 +92,9 @@ def layer_inputs(problem):
 def layer_factors(problem, J):
     """Inputs with the bias's constant (star, in) and whitened cotangents (star, label, out), these out of J."""
     d = problem.prior_precision
-    for a, (kernel, bias, shape) in zip(layer_inputs(problem), layer_slices(problem.net), strict=True):
+    for a, (kernel, bias, shape) in zip(
+        layer_inputs(problem), layer_slices(problem.net), strict=True
+    ):
         JW = J[:, :, kernel].reshape(*J.shape[:2], *shape)
         g = np.einsum("ni,ncio->nco", a, JW) / np.sum(a**2, axis=1)[:, None, None]
         scale = None if bias is None else np.sqrt(d[kernel.start] / d[bias.start])
@@ -181,7 +194,9 @@ def test_the_log_determinant_is_that_of_what_varies(case):
 
 def test_the_label_covariance_is_that_of_the_jacobian(case):
     J = case.problem.theta_jacobian(case.problem.theta)
-    assert_entries(case.inverse.label_covariance(case.tangents), np.array([j @ case.expected @ j.T for j in J]))
+    assert_entries(
+        case.inverse.label_covariance(case.tangents), np.array([j @ case.expected @ j.T for j in J])
+    )
 
 
 def test_bounds_hold_and_say_what_is_known(case):
@@ -217,14 +232,21 @@ def test_draws_have_the_covariance_of_the_inverse(case):
 def fit_both(net, X, Y, structure, **noise):
     reg = ss.Regression(net, prior_precision={"dense_0/kernel": 2.0, "dense_0/bias": 0.5}, **noise)
     theta = np.random.default_rng(4).normal(size=net.n_params)
-    return [InverseBuilder(reg, X, Y, structure=s).build(theta).to_dense() for s in (structure, "primal")]
+    return [
+        InverseBuilder(reg, X, Y, structure=s).build(theta).to_dense()
+        for s in (structure, "primal")
+    ]
 
 
 @pytest.mark.parametrize("structure", ["kronecker", "ekfac"])
 def test_kronecker_is_exact_for_a_linear_network_with_one_label(structure):
     rng = np.random.default_rng(3)
     approximate, exact = fit_both(
-        Network([Dense(1)], 6), rng.normal(size=(30, 6)), rng.normal(size=(30, 1)), structure, sigma_noise=0.3
+        Network([Dense(1)], 6),
+        rng.normal(size=(30, 6)),
+        rng.normal(size=(30, 1)),
+        structure,
+        sigma_noise=0.3,
     )
     assert_entries(approximate, exact)
 
@@ -234,7 +256,11 @@ def test_kronecker_is_exact_for_a_linear_network_with_any_labels_none_missing(st
     rng = np.random.default_rng(3)
     S = np.array([[0.3, 0.12], [0.12, 0.2]])
     approximate, exact = fit_both(
-        Network([Dense(2)], 4), rng.normal(size=(30, 4)), rng.normal(size=(30, 2)), structure, noise_covariance=S
+        Network([Dense(2)], 4),
+        rng.normal(size=(30, 4)),
+        rng.normal(size=(30, 2)),
+        structure,
+        noise_covariance=S,
     )
     assert_entries(approximate, exact)
 
@@ -248,7 +274,10 @@ def test_kronecker_is_exact_layer_by_layer_for_one_star():
     G = ss.compile_ggn(reg)(theta, X, Y)
     blocks = block_diag(*(G[s, s] for s in (slice(0, 15), slice(15, None))))
     for structure in ("kronecker", "ekfac"):
-        assert_entries(InverseBuilder(reg, X, Y, structure=structure).build(theta).to_dense(), np.linalg.inv(blocks))
+        assert_entries(
+            InverseBuilder(reg, X, Y, structure=structure).build(theta).to_dense(),
+            np.linalg.inv(blocks),
+        )
 
 
 def test_ekfac_is_nearer_to_the_curvature_than_kronecker():
@@ -264,7 +293,9 @@ def test_ekfac_is_nearer_to_the_curvature_than_kronecker():
 @pytest.mark.parametrize("problem", [TANH], indirect=True)
 def test_low_rank_of_all_directions_is_exact(problem):
     exact = np.linalg.inv(problem.ggn(problem.theta))
-    assert_entries(build(problem, "low_rank", rank=10**6).build(problem.theta).to_dense(), exact, 1e-7)
+    assert_entries(
+        build(problem, "low_rank", rank=10**6).build(problem.theta).to_dense(), exact, 1e-7
+    )
 
 
 @pytest.mark.parametrize("problem", [TANH], indirect=True)
@@ -272,7 +303,8 @@ def test_a_dual_of_a_subset_and_of_a_larger_one_are_falling_upper_bounds(problem
     builder = build(problem, "primal")
     tangents, exact = builder.tangents(problem.theta), builder.build(problem.theta)
     bounds = [
-        build(problem, "dual", subset=n).build(problem.theta).label_covariance(tangents) for n in (1, 2, 4, 6, 100)
+        build(problem, "dual", subset=n).build(problem.theta).label_covariance(tangents)
+        for n in (1, 2, 4, 6, 100)
     ]
     bounds.append(exact.label_covariance(tangents))
     for wider, narrower in pairwise(bounds):
@@ -305,7 +337,12 @@ def middling():
 
 def krylov(middling, *, checkpoint=None, **options):
     builder = InverseBuilder(
-        middling.reg, middling.X, middling.Y, structure="krylov", options=options, checkpoint=checkpoint
+        middling.reg,
+        middling.X,
+        middling.Y,
+        structure="krylov",
+        options=options,
+        checkpoint=checkpoint,
     )
     return builder.build(middling.theta)
 
@@ -327,14 +364,20 @@ def test_one_star_alone_is_bracketed_by_lanczos_itself(middling):
     """With one star the Krylov space is that of its own right-hand side: dozens of steps, each a proof."""
     inverse, n = krylov(middling, subset=3, tolerance=1e-8), 0
     for lower, upper in inverse.iterate_bounds(middling.tangents[:1]):
-        assert (np.linalg.eigvalsh(upper - middling.exact[:1]) > -1e-9 * np.abs(middling.exact[0]).max()).all()
-        assert (np.linalg.eigvalsh(middling.exact[:1] - lower) > -1e-9 * np.abs(middling.exact[0]).max()).all()
+        assert (
+            np.linalg.eigvalsh(upper - middling.exact[:1]) > -1e-9 * np.abs(middling.exact[0]).max()
+        ).all()
+        assert (
+            np.linalg.eigvalsh(middling.exact[:1] - lower) > -1e-9 * np.abs(middling.exact[0]).max()
+        ).all()
         n += 1
     assert n > 10
 
 
 def test_it_stops_at_the_width_asked_for(middling):
-    low, high = krylov(middling, subset=30, tolerance=0.1).label_covariance_bounds(middling.tangents)
+    low, high = krylov(middling, subset=30, tolerance=0.1).label_covariance_bounds(
+        middling.tangents
+    )
     low, high = (np.sqrt(np.diagonal(V, axis1=1, axis2=2)) for V in (low, high))
     assert (low >= 0.9 * high).all()
     assert (low < 0.999 * high).any()  # and not much later
@@ -396,18 +439,27 @@ def test_an_interrupted_fit_goes_on_from_its_last_block(middling, structure, tmp
     if structure != "low_rank":  # ARPACK is one block
         with pytest.raises(Interrupted):
             InverseBuilder(
-                *args, structure=structure, checkpoint=Checkpoint(tmp_path, "same", stop_at(256)), **options
+                *args,
+                structure=structure,
+                checkpoint=Checkpoint(tmp_path, "same", stop_at(256)),
+                **options,
             ).build(middling.theta)
         assert walked == [64, 128, 192, 256]
-    again = InverseBuilder(*args, structure=structure, checkpoint=Checkpoint(tmp_path, "same", stop_at(-1)), **options)
+    again = InverseBuilder(
+        *args, structure=structure, checkpoint=Checkpoint(tmp_path, "same", stop_at(-1)), **options
+    )
     inverse = again.build(middling.theta)
     if structure != "low_rank":
-        assert walked[4] == 256  # the block after the last one kept: what it told of was not kept yet
+        assert (
+            walked[4] == 256
+        )  # the block after the last one kept: what it told of was not kept yet
     for name, array in whole.arrays().items():
         np.testing.assert_array_equal(inverse.arrays()[name], array)
 
 
-def test_an_interrupted_krylov_space_is_grown_again_without_its_products(middling, tmp_path, monkeypatch):
+def test_an_interrupted_krylov_space_is_grown_again_without_its_products(
+    middling, tmp_path, monkeypatch
+):
     monkeypatch.setattr("symspec.safety.checkpoint.SECONDS_BETWEEN", 0.0)
     options = {"subset": 5, "tolerance": 1e-6}
     whole = krylov(middling, **options).label_covariance_bounds(middling.tangents)
@@ -426,9 +478,15 @@ def test_an_interrupted_krylov_space_is_grown_again_without_its_products(middlin
 
 def test_progress_of_something_else_is_refused(middling, tmp_path):
     args = (middling.reg, middling.X, middling.Y)
-    InverseBuilder(*args, structure="diagonal", checkpoint=Checkpoint(tmp_path, "one")).build(middling.theta)
-    with pytest.raises(ss.DataError, match=r"should hold the progress of this computation, got that of another one"):
-        InverseBuilder(*args, structure="diagonal", checkpoint=Checkpoint(tmp_path, "two")).build(middling.theta)
+    InverseBuilder(*args, structure="diagonal", checkpoint=Checkpoint(tmp_path, "one")).build(
+        middling.theta
+    )
+    with pytest.raises(
+        ss.DataError, match=r"should hold the progress of this computation, got that of another one"
+    ):
+        InverseBuilder(*args, structure="diagonal", checkpoint=Checkpoint(tmp_path, "two")).build(
+            middling.theta
+        )
 
 
 # --- words
@@ -438,10 +496,22 @@ def test_progress_of_something_else_is_refused(middling, tmp_path):
     ("options", "words"),
     [
         ({"structure": "diagonal", "options": {"rank": 3}}, "options among none, got 'rank'"),
-        ({"structure": "low_rank", "options": {"rank": 0}}, "rank should be a positive integer, got 0"),
-        ({"structure": "krylov", "options": {"subset": 2.5}}, "subset should be a positive integer, got 2.5"),
-        ({"structure": "krylov", "options": {"tolerance": -1}}, "tolerance should be a positive number, got -1"),
-        ({"structure": "krylov", "curvature": "hessian"}, 'structure="krylov" inverts the Gauss-Newton matrix'),
+        (
+            {"structure": "low_rank", "options": {"rank": 0}},
+            "rank should be a positive integer, got 0",
+        ),
+        (
+            {"structure": "krylov", "options": {"subset": 2.5}},
+            "subset should be a positive integer, got 2.5",
+        ),
+        (
+            {"structure": "krylov", "options": {"tolerance": -1}},
+            "tolerance should be a positive number, got -1",
+        ),
+        (
+            {"structure": "krylov", "curvature": "hessian"},
+            'structure="krylov" inverts the Gauss-Newton matrix',
+        ),
     ],
     ids=["unknown", "zero", "fraction", "negative", "hessian"],
 )
@@ -460,9 +530,17 @@ def test_kronecker_refuses_one_precision_a_parameter(problem):
 @pytest.mark.parametrize("structure", ["krylov", "kronecker", "diagonal", "last_layer", "low_rank"])
 def test_predictions_say_how_far_their_model_errors_can_be_trusted(middling, structure):
     fit = ss.fit_laplace(
-        middling.reg, middling.theta, middling.X, middling.Y, structure=structure, require_minimum=False
+        middling.reg,
+        middling.theta,
+        middling.X,
+        middling.Y,
+        structure=structure,
+        require_minimum=False,
     )
-    prediction, sd = fit.predict(middling.X_new), np.sqrt(np.diagonal(middling.exact, axis1=1, axis2=2))
+    prediction, sd = (
+        fit.predict(middling.X_new),
+        np.sqrt(np.diagonal(middling.exact, axis1=1, axis2=2)),
+    )
     low, high = np.moveaxis(prediction.model_interval, -1, 0)
     inexact = (prediction.flags & ss.Flag.MODEL_ERROR_INEXACT).astype(bool)
     if structure == "krylov":
@@ -486,10 +564,14 @@ def test_the_evidence_of_the_last_layer_is_that_of_a_linear_model_on_fixed_featu
     X, Y = middling.X[10:60], middling.Y[10:60]
     features = ss.compile_jacobian(reg.net, "theta")(theta, X)[:, :, last]
     G = ss.compile_ggn(reg)(theta, X, Y)[last, last]
-    theta[last] -= np.linalg.solve(G, ss.compile_objective(reg)(theta, X, Y)[1][last])  # quadratic: one step
+    theta[last] -= np.linalg.solve(
+        G, ss.compile_objective(reg)(theta, X, Y)[1][last]
+    )  # quadratic: one step
     fit = ss.fit_laplace(reg, theta, X, Y, structure="last_layer", require_minimum=True)
     Phi = features.reshape(100, 22)
-    C = Phi / reg.prior_precision_vector()[last] @ Phi.T + np.kron(np.eye(50), np.diag(reg.sigma_noise**2))
+    C = Phi / reg.prior_precision_vector()[last] @ Phi.T + np.kron(
+        np.eye(50), np.diag(reg.sigma_noise**2)
+    )
     y = Y.ravel()
     expected = -0.5 * (y @ np.linalg.solve(C, y) + np.linalg.slogdet(2 * np.pi * C)[1])
     assert_allclose(fit.log_marginal_likelihood(), expected, rtol=1e-9)

@@ -35,28 +35,38 @@ def dense_sd(J, inverse):
 @over_networks
 @pytest.mark.parametrize("structure", ["primal", "dual", "krylov", "diagonal", "last_layer"])
 def test_ratios_are_those_of_dense_inverses(problem, structure):
-    audit = ss.audit_structures(problem.reg, problem.theta, problem.X, problem.Y, problem.X, structures=[structure])
+    audit = ss.audit_structures(
+        problem.reg, problem.theta, problem.X, problem.Y, problem.X, structures=[structure]
+    )
     A, J = problem.ggn(problem.theta), problem.theta_jacobian(problem.theta)
     exact = dense_sd(J, np.linalg.inv(A))
     last = [
-        block for block in problem.net.layout.blocks if block.name.startswith(problem.net.layout.blocks[-2].name[:7])
+        block
+        for block in problem.net.layout.blocks
+        if block.name.startswith(problem.net.layout.blocks[-2].name[:7])
     ]
     free = slice(last[0].offset, problem.net.n_params)
     inverse = np.zeros_like(A)
     inverse[free, free] = np.linalg.inv(A[free, free])
-    inverse = {"diagonal": np.diag(1 / np.diag(A)), "last_layer": inverse}.get(structure, np.linalg.inv(A))
+    inverse = {"diagonal": np.diag(1 / np.diag(A)), "last_layer": inverse}.get(
+        structure, np.linalg.inv(A)
+    )
     assert audit.structures == (structure,)
     assert audit.label_names == problem.net.label_names
     assert_allclose(audit.exact_sd, exact, rtol=SOLVED)
     assert_allclose(audit.exact_interval, np.stack([exact, exact], axis=-1), rtol=SOLVED)
     # krylov's default interval is 1 % wide, and its upper end is what is compared
-    assert_allclose(audit.ratio[0], dense_sd(J, inverse) / exact, rtol=0.01 if structure == "krylov" else SOLVED)
+    assert_allclose(
+        audit.ratio[0], dense_sd(J, inverse) / exact, rtol=0.01 if structure == "krylov" else SOLVED
+    )
 
 
 @over_networks
 def test_upper_bounds_are_never_below_the_exact_answer(problem):
     words = {"structures": ["low_rank", "dual_subset"], "options": {"low_rank": {"rank": 3}}}
-    audit = ss.audit_structures(problem.reg, problem.theta, problem.X, problem.Y, problem.X, **words)
+    audit = ss.audit_structures(
+        problem.reg, problem.theta, problem.X, problem.Y, problem.X, **words
+    )
     assert audit.accuracy == ("upper bound", "upper bound")
     assert (audit.ratio >= 1 - SOLVED).all()
     assert (audit.ratio.max(axis=(1, 2)) > 1.01).all()
@@ -65,7 +75,9 @@ def test_upper_bounds_are_never_below_the_exact_answer(problem):
 @pytest.mark.parametrize("problem", [TANH], indirect=True)
 def test_the_dual_of_a_subset_of_all_stars_is_the_exact_one_and_one_spectrum_will_do(problem):
     words = {"structures": "dual_subset", "options": {"dual_subset": {"subset": 100}}}
-    audit = ss.audit_structures(problem.reg, problem.theta, problem.X, problem.Y, problem.X[2], **words)
+    audit = ss.audit_structures(
+        problem.reg, problem.theta, problem.X, problem.Y, problem.X[2], **words
+    )
     assert_allclose(audit.ratio, np.ones((1, 1, 2)), rtol=SOLVED)
     assert audit.distance.tolist() == [0.0]
     assert not audit.outside.any()
@@ -77,9 +89,15 @@ def test_the_dual_of_a_subset_of_all_stars_is_the_exact_one_and_one_spectrum_wil
 @pytest.fixture(scope="module")
 def cloud():
     rng = np.random.default_rng(3)
-    X = rng.normal(5, [1, 100, 0.01, 0], size=(60, 4))  # units differ, and the last pixel never varies
+    X = rng.normal(
+        5, [1, 100, 0.01, 0], size=(60, 4)
+    )  # units differ, and the last pixel never varies
     sample = np.concatenate(
-        [X[[7, 20]], rng.normal(5, [1, 100, 0.01, 3], size=(30, 4)), X[:3] + np.array([50, 0, 0, 0])]
+        [
+            X[[7, 20]],
+            rng.normal(5, [1, 100, 0.01, 3], size=(30, 4)),
+            X[:3] + np.array([50, 0, 0, 0]),
+        ]
     )
     return SimpleNamespace(X=X, sample=sample)
 
@@ -139,7 +157,9 @@ def gap():
     sample = np.concatenate([data, np.linspace(-0.8, 0.8, 17)])[:, None]
     options = {"krylov": {"subset": 10, "tolerance": 1e-6}, "low_rank": {"rank": 10}}
     audit = ss.audit_structures(reg, theta, x, y, sample, options=options)
-    return SimpleNamespace(reg=reg, theta=theta, X=x, Y=y, sample=sample, audit=audit, in_gap=np.arange(59) >= 42)
+    return SimpleNamespace(
+        reg=reg, theta=theta, X=x, Y=y, sample=sample, audit=audit, in_gap=np.arange(59) >= 42
+    )
 
 
 def test_the_gap_lies_outside_and_the_data_inside(gap):
@@ -153,7 +173,9 @@ def test_every_structure_is_told_in_the_data_and_in_the_gap(gap):
     assert gap.audit.structures == AUDITED
     assert gap.audit.skipped == {}
     ratio = dict(zip(gap.audit.structures, gap.audit.ratio[:, :, 0], strict=True))
-    medians = {name: (np.median(r[~gap.in_gap]), np.median(r[gap.in_gap])) for name, r in ratio.items()}
+    medians = {
+        name: (np.median(r[~gap.in_gap]), np.median(r[gap.in_gap])) for name, r in ratio.items()
+    }
     for name in ("low_rank", "dual_subset"):  # upper bounds, whatever the problem
         assert (ratio[name] >= 1 - 1e-9).all()
     assert_allclose(ratio["krylov"], 1, rtol=0, atol=2e-6)
@@ -175,7 +197,10 @@ def test_krylov_brackets_the_exact_answer_at_every_iteration(gap):
         # alone in its Krylov space, so that there are many iterations; prior variances of up to 1e2 lose 1e-16 of
         # themselves on the way to variances of 1e-4
         bounds = np.array(
-            [(low[0, 0, 0], high[0, 0, 0]) for low, high in inverse.iterate_bounds(tangents[star : star + 1])]
+            [
+                (low[0, 0, 0], high[0, 0, 0])
+                for low, high in inverse.iterate_bounds(tangents[star : star + 1])
+            ]
         )
         low, high = bounds.T
         assert len(bounds) > 5
@@ -198,7 +223,9 @@ def test_where_no_factor_fits_krylov_is_the_reference_and_tells_its_interval(gap
     assert (high >= gap.audit.exact_sd * (1 - 1e-9)).all()
     assert audit.structures == ("dual_subset",)
     assert set(audit.skipped) == {"primal", "dual"}
-    assert audit.skipped["dual"].startswith("dual takes 0.000503 GiB for matrices of 150 rows, and memory='400KB'")
+    assert audit.skipped["dual"].startswith(
+        "dual takes 0.000503 GiB for matrices of 150 rows, and memory='400KB'"
+    )
 
 
 # --- summary, words, files
@@ -253,7 +280,9 @@ def test_the_table_holds_the_summary_and_what_was_left_out(small, capsys, monkey
     assert "[Fe/H] 12 (10 to 14) 16 (16 to 16)" in said
     assert "Left out: diagonal: takes too much" in said
     assert "trained on" not in said
-    tables.print_audit(tables.open_console(), dataclasses.replace(small, distance=np.zeros(4), exact="krylov"))
+    tables.print_audit(
+        tables.open_console(), dataclasses.replace(small, distance=np.zeros(4), exact="krylov")
+    )
     said = " ".join(capsys.readouterr().out.split())
     assert "All these stars were trained on" in said
     assert "intervals are at most 50.00% of the standard deviation wide" in said
@@ -278,7 +307,9 @@ def test_an_audit_is_written_star_by_star(small, tmp_path, suffix):
     write_audit(path, small, overwrite=True)
     with pytest.raises(ss.ShapeError, match=r"ids should have shape \(4,\)"):
         write_audit(path, small, ["a"], overwrite=True)
-    with pytest.raises(ss.OptionError, match=re.escape("should end in one of .ecsv, .csv, got 'audit.txt'")):
+    with pytest.raises(
+        ss.OptionError, match=re.escape("should end in one of .ecsv, .csv, got 'audit.txt'")
+    ):
         write_audit(tmp_path / "audit.txt", small)
 
 
@@ -301,7 +332,10 @@ def test_structures_that_refuse_are_left_out_with_their_reason(problem):
     [
         ({"structures": ["kroneker"]}, "got 'kroneker': did you mean 'kronecker'?"),
         ({"structures": ["auto"]}, "structures should be one of 'primal', 'dual', 'krylov'"),
-        ({"structures": ["diagonal"], "options": {"low_rank": {}}}, "audited (diagonal), got some for 'low_rank'"),
+        (
+            {"structures": ["diagonal"], "options": {"low_rank": {}}},
+            "audited (diagonal), got some for 'low_rank'",
+        ),
     ],
     ids=["slip", "auto", "options-of-another"],
 )

@@ -51,7 +51,9 @@ def test_coverage_is_a_count_of_stars(stars, levels):
             seen = [n for n in range(N_STARS) if not np.isnan(truth[n, c])]
             inside = [abs(truth[n, c] - prediction.labels[n, c]) <= q * errors[n, c] for n in seen]
             expected[row, c] = sum(inside) / len(seen)
-    np.testing.assert_allclose(coverage(prediction, truth, levels), expected, rtol=1e-14)  # one division
+    np.testing.assert_allclose(
+        coverage(prediction, truth, levels), expected, rtol=1e-14
+    )  # one division
 
 
 def test_honest_errors_cover_what_they_promise():
@@ -117,7 +119,9 @@ def test_studentized_residuals_are_those_of_a_fit_without_the_label():
     Y = X @ rng.normal(size=(4, 2)) + 0.2 * rng.normal(size=(15, 2))
     net = ss.mlp([4, 2])
     reg = ss.Regression(net, sigma_noise=[0.2, 0.3], prior_precision=0.5)
-    full = ss.fit_laplace(reg, ss.polish(reg, np.zeros(net.n_params), X, Y, tolerance=1e-14).theta, X, Y)
+    full = ss.fit_laplace(
+        reg, ss.polish(reg, np.zeros(net.n_params), X, Y, tolerance=1e-14).theta, X, Y
+    )
     z = ss.studentized_residuals(full.predict(X), Y)
     for star, label in ((0, 0), (7, 1)):
         less = Y.copy()
@@ -139,7 +143,10 @@ def test_a_calibration_finds_the_factor_by_which_errors_are_wrong():
     # 1.17 / sqrt(n) is 0.8 %, for the last label 1.2 %; the shift of 5 is no scatter, but for labels of small errors
     np.testing.assert_allclose(found.factor[0], 1.0, rtol=0.04)
     np.testing.assert_allclose(ss.sigma_mad((truth - labels) / errors), found.factor, rtol=1e-12)
-    assert found.source == "stars of clusters: robust scatter of 19999, 19999, 9999 residuals over their errors"
+    assert (
+        found.source
+        == "stars of clusters: robust scatter of 19999, 19999, 9999 residuals over their errors"
+    )
     again = ss.calibrate_errors(build_prediction(labels, errors), truth - 5)
     np.testing.assert_allclose(again.factor, [1.0, 2.0, 0.5], rtol=0.05)
     assert again.source.startswith("robust scatter")
@@ -148,7 +155,9 @@ def test_a_calibration_finds_the_factor_by_which_errors_are_wrong():
 def test_calibrations_of_too_few_stars_or_of_no_numbers_are_refused(stars):
     prediction, _, truth = stars
     truth[9:, 1] = np.nan
-    with pytest.raises(DataError, match=r"at least 10 true values of each label, got \[38, 9, 39\]"):
+    with pytest.raises(
+        DataError, match=r"at least 10 true values of each label, got \[38, 9, 39\]"
+    ):
         ss.calibrate_errors(prediction, truth)
     with pytest.raises(DataError, match="factor should be positive numbers"):
         ss.ErrorCalibration([1.0, 0.0], "x")

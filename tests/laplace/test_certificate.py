@@ -11,7 +11,10 @@ from symspec.inverse_hessian.primal import PrimalInverse
 from symspec.laplace import certificate as module
 from symspec.laplace.certificate import certify, find_extreme_eigenvalues
 
-TANH, TANH_FULL = "tanh-1-hidden-2-labels-own-units-missing", "tanh-2-hidden-3-labels-full-noise-missing"
+TANH, TANH_FULL = (
+    "tanh-1-hidden-2-labels-own-units-missing",
+    "tanh-2-hidden-3-labels-full-noise-missing",
+)
 RELU_FULL = "relu-2-hidden-3-labels-full-noise"
 
 # float64 rounding, 1e-16, times condition numbers of up to 1e6 (labels in K beside dex), and a margin
@@ -21,7 +24,9 @@ over_networks = pytest.mark.parametrize("problem", [TANH, TANH_FULL, RELU_FULL],
 
 
 def fit(problem, **options):
-    return ss.fit_laplace(problem.reg, problem.theta, problem.X, problem.Y, require_minimum=False, **options)
+    return ss.fit_laplace(
+        problem.reg, problem.theta, problem.X, problem.Y, require_minimum=False, **options
+    )
 
 
 @pytest.fixture(scope="module", params=["primal", "dual"])
@@ -34,7 +39,10 @@ def dense(problem):
     """Gradient, Gauss-Newton matrix and Hessian by NumPy."""
     at = problem.theta
     return SimpleNamespace(
-        g=problem.gradient(at), G=problem.ggn(at), H=problem.hessian(at), J=problem.theta_jacobian(at)
+        g=problem.gradient(at),
+        G=problem.ggn(at),
+        H=problem.hessian(at),
+        J=problem.theta_jacobian(at),
     )
 
 
@@ -44,7 +52,9 @@ def test_the_numbers_are_those_of_dense_algebra(problem, certificate, dense):
     assert_allclose(certificate.gradient_norm, np.abs(dense.g).max(), rtol=1e-11)
     assert_allclose(certificate.newton_decrement, dense.g @ step / 2, rtol=SOLVED)
     smallest = np.linalg.eigvalsh(dense.H)[0]
-    assert_allclose(certificate.smallest_eigenvalue, smallest, rtol=0, atol=1e-12 * np.abs(dense.H).max())
+    assert_allclose(
+        certificate.smallest_eigenvalue, smallest, rtol=0, atol=1e-12 * np.abs(dense.H).max()
+    )
     assert_allclose(certificate.largest_eigenvalue, np.linalg.eigvalsh(dense.H)[-1], rtol=1e-11)
     assert certificate.eigenvalue_error == 0
     shifts = np.array([J @ step for J in dense.J])
@@ -63,7 +73,9 @@ def test_the_decrement_is_what_a_newton_step_gains_in_the_quadratic_model(certif
 def test_with_the_exact_hessian_the_decrement_is_its_own(problem):
     theta = ss.polish(problem.reg, problem.theta, problem.X, problem.Y, tolerance=1e-12).theta
     near = theta + 1e-3 * problem.v
-    found = ss.fit_laplace(problem.reg, near, problem.X, problem.Y, curvature="hessian", require_minimum=False)
+    found = ss.fit_laplace(
+        problem.reg, near, problem.X, problem.Y, curvature="hessian", require_minimum=False
+    )
     g, H = problem.gradient(near), problem.hessian(near)
     assert_allclose(found.certificate.newton_decrement, g @ np.linalg.solve(H, g) / 2, rtol=SOLVED)
 
@@ -85,7 +97,9 @@ def test_the_iterative_eigenvalue_of_a_network_is_numpys(problem, dense, monkeyp
     found = fit(problem, structure="dual").certificate
     assert_bounds_the_smallest(found.smallest_eigenvalue, found.eigenvalue_error, eigenvalues)
     # the quotient's error is the square of the residual over the gap to the next eigenvalue
-    assert_allclose(found.smallest_eigenvalue, eigenvalues[0], rtol=1e-4, atol=1e-10 * eigenvalues[-1])
+    assert_allclose(
+        found.smallest_eigenvalue, eigenvalues[0], rtol=1e-4, atol=1e-10 * eigenvalues[-1]
+    )
 
 
 SPECTRA = {
@@ -111,10 +125,14 @@ def build_preconditioner(eigenvalues):
 
 
 @pytest.mark.parametrize("eigenvalues", SPECTRA.values(), ids=SPECTRA)
-def test_the_iterative_eigenvalue_of_a_known_spectrum_bounds_it_and_has_its_sign(eigenvalues, monkeypatch):
+def test_the_iterative_eigenvalue_of_a_known_spectrum_bounds_it_and_has_its_sign(
+    eigenvalues, monkeypatch
+):
     monkeypatch.setattr(module, "DENSE_LIMIT", 0)
     H = build_matrix(eigenvalues)
-    value, error, largest = find_extreme_eigenvalues(lambda v: H @ v, build_preconditioner(eigenvalues), n_stars=1)
+    value, error, largest = find_extreme_eigenvalues(
+        lambda v: H @ v, build_preconditioner(eigenvalues), n_stars=1
+    )
     expected = np.sort(eigenvalues)
     assert_bounds_the_smallest(value, error, expected)
     # lobpcg stops at a residual of 1e-6; the error of the quotient is its square over the gap
@@ -127,7 +145,9 @@ def test_the_iterative_eigenvalue_of_a_known_spectrum_bounds_it_and_has_its_sign
 @pytest.mark.parametrize("eigenvalues", SPECTRA.values(), ids=SPECTRA)
 def test_the_dense_eigenvalue_of_a_known_spectrum_is_exact(eigenvalues):
     H = build_matrix(eigenvalues)
-    value, error, largest = find_extreme_eigenvalues(lambda v: H @ v, build_preconditioner(eigenvalues), n_stars=1)
+    value, error, largest = find_extreme_eigenvalues(
+        lambda v: H @ v, build_preconditioner(eigenvalues), n_stars=1
+    )
     assert_allclose(value, eigenvalues.min(), rtol=0, atol=1e-13 * np.abs(eigenvalues).max())
     assert_allclose(largest, eigenvalues.max(), rtol=0, atol=1e-13 * np.abs(eigenvalues).max())
     assert error == 0
@@ -160,7 +180,9 @@ def certify_at(g, eigenvalues, shift=(1.0,)):
     """Certificate where the Hessian has these eigenvalues and the curvature A is diag(1, 2, 3, ...)."""
     A = np.diag(np.arange(1.0, len(g) + 1))
     H = build_matrix(np.asarray(eigenvalues, float))
-    return certify(np.asarray(g, float), PrimalInverse.factorize(A), lambda v: H @ v, np.asarray(shift), 1)
+    return certify(
+        np.asarray(g, float), PrimalInverse.factorize(A), lambda v: H @ v, np.asarray(shift), 1
+    )
 
 
 VERDICTS = {

@@ -32,7 +32,9 @@ LABELS = {
 }
 
 
-@pytest.mark.parametrize(("labels", "covariance", "options", "expected"), LABELS.values(), ids=LABELS)
+@pytest.mark.parametrize(
+    ("labels", "covariance", "options", "expected"), LABELS.values(), ids=LABELS
+)
 def test_each_label_is_flagged_for_itself(labels, covariance, options, expected):
     """The star stands between two good ones, which have nothing said of them."""
     stars = np.array([[5000.0, 3.0], labels, [5000.0, 3.0]])
@@ -51,7 +53,9 @@ def test_a_variance_that_failed_is_that_of_its_label():
 
 
 def test_a_range_that_is_not_known_flags_nothing():
-    flags = find_label_flags(np.array([[5000.0, 3.0]]), np.eye(2)[None], np.array([[NAN, 1.0], [NAN, 2.0]]))
+    flags = find_label_flags(
+        np.array([[5000.0, 3.0]]), np.eye(2)[None], np.array([[NAN, 1.0], [NAN, 2.0]])
+    )
     assert flags.tolist() == [[0, OUTSIDE]]
 
 
@@ -60,15 +64,27 @@ def test_a_wide_interval_of_the_model_error_is_flagged_at_its_label_but_not_in_a
     good, wide = [1.0, 1.0], [1 - 1.01 * WIDE, 1.0]
     interval = np.array([[good, wide], [[NAN, NAN], [1 - 0.99 * WIDE, 1.0]], [wide, wide]])
     flags = find_label_flags(stars, np.tile(np.eye(2), (3, 1, 1)), RANGE, interval)
-    assert flags.tolist() == [[0, Flag.MODEL_ERROR_INEXACT], [Flag.MODEL_ERROR_INEXACT, 0], [FAILED, 0]]
+    assert flags.tolist() == [
+        [0, Flag.MODEL_ERROR_INEXACT],
+        [Flag.MODEL_ERROR_INEXACT, 0],
+        [FAILED, 0],
+    ]
 
 
 def test_what_monte_carlo_contradicts_is_flagged_at_its_label():
-    flags = find_label_flags(np.full((2, 2), [5000.0, 3.0]), np.tile(np.eye(2), (2, 1, 1)), RANGE, None, [False, True])
+    flags = find_label_flags(
+        np.full((2, 2), [5000.0, 3.0]), np.tile(np.eye(2), (2, 1, 1)), RANGE, None, [False, True]
+    )
     assert flags.tolist() == [[0, Flag.ERROR_UNRELIABLE]] * 2
 
 
-STAR = {"bad_fraction": 0.0, "is_minimum": True, "snr": 50.0, "distance": 0.8, "options": FlagOptions()}
+STAR = {
+    "bad_fraction": 0.0,
+    "is_minimum": True,
+    "snr": 50.0,
+    "distance": 0.8,
+    "options": FlagOptions(),
+}
 STARS = {
     "nothing-to-say": ({}, 0),
     "a-bad-pixel": ({"bad_fraction": 1e-4}, Flag.BAD_PIXELS),
@@ -78,7 +94,10 @@ STARS = {
         {"bad_fraction": 0.02, "options": FlagOptions(max_bad_fraction=0.01)},
         Flag.BAD_PIXELS | Flag.MANY_BAD_PIXELS,
     ),
-    "all-allowed": ({"bad_fraction": 1.0, "options": FlagOptions(max_bad_fraction=1)}, Flag.BAD_PIXELS),
+    "all-allowed": (
+        {"bad_fraction": 1.0, "options": FlagOptions(max_bad_fraction=1)},
+        Flag.BAD_PIXELS,
+    ),
     "noisy": ({"snr": 19.9}, Flag.LOW_SNR),
     "as-noisy-as-allowed": ({"snr": 20.0}, 0),
     "noisy-by-a-higher-limit": ({"snr": 50.0, "options": FlagOptions(min_snr=51)}, Flag.LOW_SNR),
@@ -116,18 +135,36 @@ def test_flags_are_single_bits_with_a_meaning_each_and_keep_their_values():
     meanings = [flag.meaning for flag in Flag]
     assert len(set(meanings)) == len(Flag)
     assert all("\n" not in m and len(m) < 120 for m in meanings)
-    assert (Flag.FAILED, Flag.OUTSIDE_TRAINING_RANGE, Flag.BAD_PIXELS, Flag.NOT_AT_MINIMUM) == (1, 2, 4, 8)
-    assert (Flag.MODEL_ERROR_INEXACT, Flag.ERROR_UNRELIABLE, Flag.NEAR_EDGE, Flag.MANY_BAD_PIXELS) == (16, 32, 64, 128)
+    assert (Flag.FAILED, Flag.OUTSIDE_TRAINING_RANGE, Flag.BAD_PIXELS, Flag.NOT_AT_MINIMUM) == (
+        1,
+        2,
+        4,
+        8,
+    )
+    assert (
+        Flag.MODEL_ERROR_INEXACT,
+        Flag.ERROR_UNRELIABLE,
+        Flag.NEAR_EDGE,
+        Flag.MANY_BAD_PIXELS,
+    ) == (16, 32, 64, 128)
     assert (Flag.LOW_SNR, Flag.OUTSIDE_TRAINING_SPECTRA) == (256, 512)
 
 
 @pytest.mark.parametrize(
     "options",
-    [{"edge": -0.1}, {"edge": 0.6}, {"max_bad_fraction": 1.1}, {"min_snr": NAN}, {"max_distance": "far"}],
+    [
+        {"edge": -0.1},
+        {"edge": 0.6},
+        {"max_bad_fraction": 1.1},
+        {"min_snr": NAN},
+        {"max_distance": "far"},
+    ],
     ids=str,
 )
 def test_options_out_of_range_are_refused_with_the_default(options):
-    with pytest.raises(OptionError, match=f"{next(iter(options))} should be a number .*: the default is "):
+    with pytest.raises(
+        OptionError, match=f"{next(iter(options))} should be a number .*: the default is "
+    ):
         FlagOptions(**options)
 
 
@@ -167,9 +204,18 @@ def test_a_prediction_is_flagged_by_the_limits_that_it_carries(fitted):
     lenient = FlagOptions(max_bad_fraction=0.2, min_snr=9, max_distance=np.inf, edge=0)
     again = laplace.predict(X, ivar=ivar, flag_options=lenient)
     assert again.flag_options == lenient
-    assert again.flags.tolist() == [0, 0, Flag.BAD_PIXELS, int(np.bitwise_or.reduce(prediction.label_flags[3]))]
+    assert again.flags.tolist() == [
+        0,
+        0,
+        Flag.BAD_PIXELS,
+        int(np.bitwise_or.reduce(prediction.label_flags[3])),
+    ]
     np.testing.assert_array_equal(again.flux_distance, prediction.flux_distance)
-    assert reduce(operator.or_, prediction.label_flags.ravel().tolist()) & ~reduce(operator.or_, LABEL_FLAGS) == 0
+    assert (
+        reduce(operator.or_, prediction.label_flags.ravel().tolist())
+        & ~reduce(operator.or_, LABEL_FLAGS)
+        == 0
+    )
 
 
 def test_each_label_is_held_against_its_own_range(fitted):
@@ -177,7 +223,9 @@ def test_each_label_is_held_against_its_own_range(fitted):
     prediction = laplace.predict(X)
     low, high = Y.min(axis=0), Y.max(axis=0)
     outside = (prediction.labels < low) | (prediction.labels > high)
-    near = ~outside & (np.minimum(prediction.labels - low, high - prediction.labels) < 0.05 * (high - low))
+    near = ~outside & (
+        np.minimum(prediction.labels - low, high - prediction.labels) < 0.05 * (high - low)
+    )
     np.testing.assert_array_equal((prediction.label_flags & OUTSIDE) > 0, outside)
     np.testing.assert_array_equal((prediction.label_flags & NEAR) > 0, near)
     assert near.any()

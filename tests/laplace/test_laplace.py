@@ -12,7 +12,10 @@ from pytensor.gradient import hessian
 
 import symspec as ss
 
-TANH, TANH_FULL = "tanh-1-hidden-2-labels-own-units-missing", "tanh-2-hidden-3-labels-full-noise-missing"
+TANH, TANH_FULL = (
+    "tanh-1-hidden-2-labels-own-units-missing",
+    "tanh-2-hidden-3-labels-full-noise-missing",
+)
 RELU_FULL = "relu-2-hidden-3-labels-full-noise"
 
 # float64 rounding, 1e-16, times condition numbers of up to 1e6 (labels in K beside dex), and a margin
@@ -30,7 +33,12 @@ def assert_entries(actual, expected, rtol):
 def fitted(request, problem):
     """Laplace's approximation at the table's weights, which are at no minimum."""
     return ss.fit_laplace(
-        problem.reg, problem.theta, problem.X, problem.Y, structure=request.param, require_minimum=False
+        problem.reg,
+        problem.theta,
+        problem.X,
+        problem.Y,
+        structure=request.param,
+        require_minimum=False,
     )
 
 
@@ -46,7 +54,11 @@ def trained():
     Y += rng.normal(size=Y.shape) * [40.0, 0.08]
     Y[3, 0] = Y[8, 1] = Y[11] = np.nan
     net = ss.standardized(
-        ss.mlp([4, 3, 2], activation="tanh", label_names=["teff", "logg"], label_units=["K", "dex"]), X, Y
+        ss.mlp(
+            [4, 3, 2], activation="tanh", label_names=["teff", "logg"], label_units=["K", "dex"]
+        ),
+        X,
+        Y,
     )
     reg = ss.Regression(net, sigma_noise=[40.0, 0.08], prior_precision=1.0)
     theta = ss.polish(reg, net.init_params(rng), X, Y, tolerance=1e-12).theta
@@ -54,7 +66,14 @@ def trained():
     ivar = rng.uniform(1e3, 1e5, size=X_new.shape)
     ivar[2, 1] = ivar[5, 0] = ivar[5, 3] = 0
     return SimpleNamespace(
-        net=net, reg=reg, theta=theta, X=X, Y=Y, X_new=X_new, ivar=ivar, fit=ss.fit_laplace(reg, theta, X, Y)
+        net=net,
+        reg=reg,
+        theta=theta,
+        X=X,
+        Y=Y,
+        X_new=X_new,
+        ivar=ivar,
+        fit=ss.fit_laplace(reg, theta, X, Y),
     )
 
 
@@ -67,7 +86,10 @@ def flat():
     Y -= Y.mean(axis=0)
     net = ss.mlp([3, 2, 2], activation="tanh")
     return SimpleNamespace(
-        reg=ss.Regression(net, sigma_noise=0.1, prior_precision=1.0), theta=np.zeros(net.n_params), X=X, Y=Y
+        reg=ss.Regression(net, sigma_noise=0.1, prior_precision=1.0),
+        theta=np.zeros(net.n_params),
+        X=X,
+        Y=Y,
     )
 
 
@@ -101,7 +123,9 @@ def test_the_budget_is_told_apart_and_adds_up(problem, fitted):
 @over_networks
 def test_the_evidence_is_its_formula_by_brute_force(problem, fitted):
     log_det = np.linalg.slogdet(problem.ggn(problem.theta) / (2 * np.pi))[1]
-    assert_allclose(fitted.log_marginal_likelihood(), -problem.value(problem.theta) - log_det / 2, rtol=SOLVED)
+    assert_allclose(
+        fitted.log_marginal_likelihood(), -problem.value(problem.theta) - log_det / 2, rtol=SOLVED
+    )
     assert_allclose(fitted.negative_log_posterior, problem.value(problem.theta), rtol=1e-11)
 
 
@@ -120,7 +144,9 @@ def test_the_noise_of_one_star_is_its_own_array(trained):
     prediction = trained.fit.predict(trained.X_new)
     prediction.noise_cov[0] = 0
     assert_allclose(prediction.noise_cov[1], np.diag([40.0**2, 0.08**2]), rtol=1e-14)
-    assert_allclose(trained.fit.predict(trained.X_new).noise_cov[0], np.diag([40.0**2, 0.08**2]), rtol=1e-14)
+    assert_allclose(
+        trained.fit.predict(trained.X_new).noise_cov[0], np.diag([40.0**2, 0.08**2]), rtol=1e-14
+    )
 
 
 def test_stars_a_few_at_a_time_are_predicted_as_all_at_once(trained, monkeypatch):
@@ -184,7 +210,9 @@ def test_draws_come_from_the_generator_given(trained):
     first, again = (trained.fit.sample(3, rng=np.random.default_rng(5)) for _ in range(2))
     assert first.shape == (3, trained.net.n_params)
     np.testing.assert_array_equal(first, again)
-    with pytest.raises(ss.OptionError, match=r"got the seed 5: write rng=np.random.default_rng\(5\)"):
+    with pytest.raises(
+        ss.OptionError, match=r"got the seed 5: write rng=np.random.default_rng\(5\)"
+    ):
         trained.fit.sample(3, rng=5)
 
 
@@ -199,12 +227,17 @@ def test_the_exact_hessian_is_pytensors_and_not_the_ggn(trained, compile_plainly
     assert_entries(fit.inverse_hessian.to_dense(), expected, SOLVED)
     assert_allclose(fit.inverse_hessian.logdet(), np.linalg.slogdet(expected)[1], rtol=SOLVED)
     assert (fit.curvature, fit.structure) == ("hessian", "primal")
-    assert np.abs(fit.inverse_hessian.diagonal() / trained.fit.inverse_hessian.diagonal() - 1).max() > 0.01
+    assert (
+        np.abs(fit.inverse_hessian.diagonal() / trained.fit.inverse_hessian.diagonal() - 1).max()
+        > 0.01
+    )
 
 
 def test_the_exact_hessian_at_a_saddle_is_refused_with_its_smallest_eigenvalue(flat):
     H = ss.compile_hessian(flat.reg)(flat.theta, flat.X, flat.Y)
-    with pytest.raises(ss.NotPositiveDefiniteError, match=r"its smallest eigenvalue is -\d.*polish") as caught:
+    with pytest.raises(
+        ss.NotPositiveDefiniteError, match=r"its smallest eigenvalue is -\d.*polish"
+    ) as caught:
         ss.fit_laplace(flat.reg, flat.theta, flat.X, flat.Y, curvature="hessian")
     assert caught.value.smallest_eigenvalue < -1
     assert_allclose(caught.value.smallest_eigenvalue, np.linalg.eigvalsh(H)[0], rtol=1e-10)
@@ -212,7 +245,9 @@ def test_the_exact_hessian_at_a_saddle_is_refused_with_its_smallest_eigenvalue(f
 
 def test_require_minimum_does_not_let_an_indefinite_hessian_pass(flat):
     with pytest.raises(ss.NotPositiveDefiniteError):
-        ss.fit_laplace(flat.reg, flat.theta, flat.X, flat.Y, curvature="hessian", require_minimum=False)
+        ss.fit_laplace(
+            flat.reg, flat.theta, flat.X, flat.Y, curvature="hessian", require_minimum=False
+        )
 
 
 # --- away from a minimum ---
@@ -259,7 +294,9 @@ def test_a_minimum_that_is_required_and_missing_is_an_error_with_the_certificate
 def test_the_warning_can_be_silenced_and_the_flags_stay(problem):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        fit = ss.fit_laplace(problem.reg, problem.theta, problem.X, problem.Y, require_minimum=False)
+        fit = ss.fit_laplace(
+            problem.reg, problem.theta, problem.X, problem.Y, require_minimum=False
+        )
     assert (fit.predict(problem.X).flags & ss.Flag.NOT_AT_MINIMUM).all()
 
 
@@ -269,7 +306,9 @@ def test_the_warning_can_be_silenced_and_the_flags_stay(problem):
 @pytest.mark.parametrize("structure", ["primal", "dual"])
 def test_float32_passes_are_near_float64(trained, structure):
     options = {"structure": structure, "require_minimum": False}
-    fit = ss.fit_laplace(trained.reg, trained.theta, trained.X, trained.Y, dtype="float32", **options)
+    fit = ss.fit_laplace(
+        trained.reg, trained.theta, trained.X, trained.Y, dtype="float32", **options
+    )
     single, double = (f.predict(trained.X_new, ivar=trained.ivar) for f in (fit, trained.fit))
     # 1e-7 of float32 through some hundred sums, times the condition of what the data determine
     assert_allclose(single.labels, double.labels, rtol=1e-5)
@@ -284,14 +323,22 @@ def test_float32_passes_are_near_float64(trained, structure):
 def test_the_structure_asked_for_is_the_one_used(trained):
     for structure in ("primal", "dual"):
         fit = ss.fit_laplace(trained.reg, trained.theta, trained.X, trained.Y, structure=structure)
-        assert (fit.structure, fit.inverse_hessian.structure, fit.curvature) == (structure, structure, "ggn")
+        assert (fit.structure, fit.inverse_hessian.structure, fit.curvature) == (
+            structure,
+            structure,
+            "ggn",
+        )
         assert fit.reason == f"{structure}: as asked."
-    assert trained.fit.reason.startswith(f"{trained.fit.structure}: 23 parameters, 76 observed labels; ")
+    assert trained.fit.reason.startswith(
+        f"{trained.fit.structure}: 23 parameters, 76 observed labels; "
+    )
 
 
 def test_what_does_not_fit_is_refused(trained):
     with pytest.raises(ss.TooLargeError, match=r"and memory='1KB' was given"):
-        ss.fit_laplace(trained.reg, trained.theta, trained.X, trained.Y, curvature="hessian", memory="1KB")
+        ss.fit_laplace(
+            trained.reg, trained.theta, trained.X, trained.Y, curvature="hessian", memory="1KB"
+        )
 
 
 def test_where_no_factor_fits_the_choice_falls_on_products(trained):
@@ -317,7 +364,9 @@ def test_a_single_star_is_enough(trained):
 
 
 def test_a_single_star_may_lack_a_label(trained):
-    fit = ss.fit_laplace(trained.reg, trained.theta, trained.X[:1], [[np.nan, 3.0]], require_minimum=False)
+    fit = ss.fit_laplace(
+        trained.reg, trained.theta, trained.X[:1], [[np.nan, 3.0]], require_minimum=False
+    )
     prediction = fit.predict(trained.X_new)
     assert np.isfinite(prediction.total_cov).all()
 
@@ -338,19 +387,51 @@ BAD_TRAINING = {
         ss.ShapeError,
         "pack them with net.pack(params)",
     ),
-    "theta-of-another-network": ({"theta": np.ones(22)}, ss.ShapeError, "belongs to another network"),
-    "theta-nan": ({"theta": np.full(23, np.nan)}, ss.DataError, "theta should be finite, got 23 values"),
-    "labels-transposed": ({"Y": np.ones((2, 40))}, ss.ShapeError, "got (2, 40): transpose it: labels.T"),
-    "labels-all-missing": ({"Y": np.full((40, 2), np.nan)}, ss.DataError, "there is nothing to learn from"),
-    "one-label-missing": ({"Y": np.ones((40, 2)) * [np.nan, 1]}, ss.DataError, "got only NaN in column 0"),
-    "labels-infinite": ({"Y": np.full((40, 2), np.inf)}, ss.DataError, "labels should not be infinite"),
-    "flux-nan": ({"X": np.full((40, 4), np.nan)}, ss.DataError, "flux should be finite, got 160 values"),
+    "theta-of-another-network": (
+        {"theta": np.ones(22)},
+        ss.ShapeError,
+        "belongs to another network",
+    ),
+    "theta-nan": (
+        {"theta": np.full(23, np.nan)},
+        ss.DataError,
+        "theta should be finite, got 23 values",
+    ),
+    "labels-transposed": (
+        {"Y": np.ones((2, 40))},
+        ss.ShapeError,
+        "got (2, 40): transpose it: labels.T",
+    ),
+    "labels-all-missing": (
+        {"Y": np.full((40, 2), np.nan)},
+        ss.DataError,
+        "there is nothing to learn from",
+    ),
+    "one-label-missing": (
+        {"Y": np.ones((40, 2)) * [np.nan, 1]},
+        ss.DataError,
+        "got only NaN in column 0",
+    ),
+    "labels-infinite": (
+        {"Y": np.full((40, 2), np.inf)},
+        ss.DataError,
+        "labels should not be infinite",
+    ),
+    "flux-nan": (
+        {"X": np.full((40, 4), np.nan)},
+        ss.DataError,
+        "flux should be finite, got 160 values",
+    ),
     "structure": (
         {"structure": "dense"},
         ss.OptionError,
         "structure should be one of 'auto', 'primal', 'dual'",
     ),
-    "curvature": ({"curvature": "Hessian"}, ss.OptionError, "got 'Hessian': did you mean 'hessian'?"),
+    "curvature": (
+        {"curvature": "Hessian"},
+        ss.OptionError,
+        "got 'Hessian': did you mean 'hessian'?",
+    ),
     "dual-hessian": (
         {"structure": "dual", "curvature": "hessian"},
         ss.OptionError,
@@ -370,7 +451,9 @@ BAD_TRAINING = {
 def test_bad_training_input_is_refused_with_advice(trained, change, error, words):
     arguments = {"theta": trained.theta, "X": trained.X, "Y": trained.Y} | change
     with pytest.raises(error, match=re.escape(words)):
-        ss.fit_laplace(trained.reg, arguments.pop("theta"), arguments.pop("X"), arguments.pop("Y"), **arguments)
+        ss.fit_laplace(
+            trained.reg, arguments.pop("theta"), arguments.pop("X"), arguments.pop("Y"), **arguments
+        )
 
 
 def with_value(array, place, value):
@@ -401,12 +484,22 @@ BAD_STARS = {
         ss.DataError,
         "got 1 values that are not (first: star 1, pixel 2): set ivar to 0 there.",
     ),
-    "infinite-with-ivar": (with_value(ONES, (2, 0), np.inf), ONES, ss.DataError, "(first: star 2, pixel 0)"),
+    "infinite-with-ivar": (
+        with_value(ONES, (2, 0), np.inf),
+        ONES,
+        ss.DataError,
+        "(first: star 2, pixel 0)",
+    ),
     "negative-ivar": (ONES, -ONES, ss.DataError, "ivar should not be negative, got 12 values"),
     "nan-ivar": (ONES, ONES * np.nan, ss.DataError, "ivar should not be NaN"),
     "infinite-ivar": (ONES, ONES * np.inf, ss.DataError, "write 0 if nothing is known"),
     "mask-for-ivar": (ONES, ONES > 0, ss.DataError, "ivar should be numbers, got booleans"),
-    "one-ivar": (ONES, ONES[0], ss.ShapeError, "one for every star: np.broadcast_to(ivar, flux.shape)"),
+    "one-ivar": (
+        ONES,
+        ONES[0],
+        ss.ShapeError,
+        "one for every star: np.broadcast_to(ivar, flux.shape)",
+    ),
     "ivar-transposed": (ONES, ONES.T, ss.ShapeError, "transpose it: ivar.T"),
 }
 

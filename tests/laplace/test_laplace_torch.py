@@ -30,10 +30,17 @@ import symspec as ss
 from symspec.networks.layers import Activation, Dense
 from symspec.networks.network import Network
 
-STORED = json.loads((Path(__file__).parent / "reference" / "laplace_torch.json").read_text())["problems"]
+STORED = json.loads((Path(__file__).parent / "reference" / "laplace_torch.json").read_text())[
+    "problems"
+]
 WITH_BIAS = [name for name in STORED if "with-bias" in name]
 WITHOUT_BIAS = [name for name in STORED if "without-bias" in name]
-SAME = {"primal": "full", "dual": "full", "diagonal": "diag", "last_layer": "last_layer"}  # ours: theirs
+SAME = {
+    "primal": "full",
+    "dual": "full",
+    "diagonal": "diag",
+    "last_layer": "last_layer",
+}  # ours: theirs
 LOG_2PI = np.log(2 * np.pi)
 
 # float64 rounding, 1e-16, times condition numbers of up to 1e5 (eigenvalues of 1e4 beside priors of 0.4), and a margin
@@ -64,7 +71,9 @@ def read(name):
         sigma=stored["sigma_noise"],
         activation=stored["activation"],
         **arrays({key: stored[key] for key in ("X", "Y", "X_test")}),
-        results={key: SimpleNamespace(**arrays(values)) for key, values in stored["results"].items()},
+        results={
+            key: SimpleNamespace(**arrays(values)) for key, values in stored["results"].items()
+        },
         reg=ss.Regression(net, sigma_noise=stored["sigma_noise"], prior_precision=prior),
         theta=net.pack(params),
     )
@@ -82,8 +91,12 @@ def assert_same(laplace, problem, theirs):
     largest = np.abs(theirs.label_covariance).max()
     found = laplace.label_covariance(problem.X_test)
     assert_allclose(found, theirs.label_covariance, rtol=SOLVED, atol=1e-3 * SOLVED * largest)
-    assert_allclose(laplace.log_marginal_likelihood(), theirs.log_marginal_likelihood, rtol=0, atol=NATS)
-    assert_allclose(-laplace.inverse_hessian.logdet(), theirs.log_det_posterior_precision, rtol=0, atol=NATS)
+    assert_allclose(
+        laplace.log_marginal_likelihood(), theirs.log_marginal_likelihood, rtol=0, atol=NATS
+    )
+    assert_allclose(
+        -laplace.inverse_hessian.logdet(), theirs.log_det_posterior_precision, rtol=0, atol=NATS
+    )
 
 
 # ------------------------------------------------------------------------------------------- NumPy's account of both
@@ -149,7 +162,10 @@ def evidence(problem, log_det, names=None):
     total = -0.5 * np.sum(residuals**2 / problem.sigma**2 + 2 * np.log(problem.sigma) + LOG_2PI)
     for name in problem.params if names is None else names:
         w, delta = problem.params[name], problem.prior[name]
-        total += np.sum(-0.5 * delta * w**2 + 0.5 * np.log(delta) - 0.5 * LOG_2PI) + 0.5 * w.size * LOG_2PI
+        total += (
+            np.sum(-0.5 * delta * w**2 + 0.5 * np.log(delta) - 0.5 * LOG_2PI)
+            + 0.5 * w.size * LOG_2PI
+        )
     return total - 0.5 * log_det
 
 
@@ -202,7 +218,9 @@ def test_labels_and_objective_agree_with_laplace_torch(name):
     # the network's output is a few products and tanh, of order one
     assert_allclose(laplace.predict(problem.X_test).labels, theirs.labels, rtol=0, atol=1e-12)
     log_det_prior = problem.reg.log_det_prior_precision()
-    U = -theirs.log_likelihood + 0.5 * (theirs.scatter - log_det_prior + problem.theta.size * LOG_2PI)
+    U = -theirs.log_likelihood + 0.5 * (
+        theirs.scatter - log_det_prior + problem.theta.size * LOG_2PI
+    )
     assert_allclose(laplace.negative_log_posterior, U, rtol=0, atol=NATS)
 
 
@@ -240,4 +258,7 @@ def test_structures_are_far_enough_apart_to_be_told_from_one_another(name):
     for one, other in combinations(results, 2):
         V, W = results[one].label_covariance, results[other].label_covariance
         assert np.abs(V - W).max() > APART * np.abs(V).max(), (one, other)
-        assert abs(results[one].log_marginal_likelihood - results[other].log_marginal_likelihood) > APART, (one, other)
+        assert (
+            abs(results[one].log_marginal_likelihood - results[other].log_marginal_likelihood)
+            > APART
+        ), (one, other)

@@ -36,11 +36,15 @@ CASES = {
     "sigma-per-label": Case(n_labels=3),
     "missing-labels": Case(n_labels=3, missing=True),
     "full-noise": Case(n_labels=3, noise="full"),
-    "full-noise-missing-prior-per-parameter": Case(n_labels=3, noise="full", prior="per parameter", missing=True),
+    "full-noise-missing-prior-per-parameter": Case(
+        n_labels=3, noise="full", prior="per parameter", missing=True
+    ),
     "prior-per-block": Case(prior="per block"),
     "own-units": Case(n_labels=3, prior="per block", own_units=True),
     "own-units-full-noise-missing": Case(n_labels=3, noise="full", missing=True, own_units=True),
-    "more-pixels-than-stars": Case(n_stars=7, n_pixels=12, prior="per block", missing=True, own_units=True),
+    "more-pixels-than-stars": Case(
+        n_stars=7, n_pixels=12, prior="per block", missing=True, own_units=True
+    ),
 }
 
 
@@ -61,7 +65,9 @@ def draw_prior(case, rng):
     if case.prior == "number":
         return 1.3, np.full(n_kernel + n_bias, 1.3)
     if case.prior == "per block":
-        return {"dense_0/kernel": 2.5, "dense_0/bias": 0.3}, np.r_[np.full(n_kernel, 2.5), np.full(n_bias, 0.3)]
+        return {"dense_0/kernel": 2.5, "dense_0/bias": 0.3}, np.r_[
+            np.full(n_kernel, 2.5), np.full(n_bias, 0.3)
+        ]
     precision = rng.uniform(0.3, 3, n_kernel + n_bias)
     return precision, precision
 
@@ -85,7 +91,9 @@ def build(name):
     if case.own_units:
         x_mean, x_scale = rng.uniform(0.7, 1.1, D), rng.uniform(0.05, 0.2, D)
         y_mean, y_scale = np.array([4800.0, 2.5, -0.3])[:C], np.array([300.0, 0.8, 0.2])[:C]
-        net = ss.Network([ss.Standardize(x_mean, x_scale), *net.layers, ss.Unstandardize(y_mean, y_scale)], D)
+        net = ss.Network(
+            [ss.Standardize(x_mean, x_scale), *net.layers, ss.Unstandardize(y_mean, y_scale)], D
+        )
     X, X_new = (x_mean + x_scale * rng.normal(size=(n, D)) for n in (case.n_stars, N_NEW))
     Y = draw_labels(case, y_mean, y_scale, rng)
     noise, S = draw_noise(case, y_scale, rng)
@@ -102,7 +110,9 @@ def build(name):
     weighted = Phi.T @ np.linalg.inv(noise_matrix)
     A = weighted @ Phi + np.diag(precision)
     marginal = Phi @ np.diag(1 / precision) @ Phi.T + noise_matrix
-    log_evidence = -(y @ np.linalg.solve(marginal, y) + np.linalg.slogdet(2 * np.pi * marginal)[1]) / 2
+    log_evidence = (
+        -(y @ np.linalg.solve(marginal, y) + np.linalg.slogdet(2 * np.pi * marginal)[1]) / 2
+    )
     return SimpleNamespace(
         reg=ss.Regression(net, prior_precision=prior, **noise),
         X=X,
@@ -145,7 +155,9 @@ def test_one_newton_step_from_zero_is_the_posterior_mean(closed_form):
 @pytest.mark.parametrize("method", ["trust-exact", "L-BFGS-B"])
 def test_scipy_ends_at_the_posterior_mean(method):
     c = build("full-noise-missing-prior-per-parameter")
-    result = ss.minimize(c.reg, np.zeros_like(c.mean), c.X, c.Y, method=method, tol=1e-13, progress=False)
+    result = ss.minimize(
+        c.reg, np.zeros_like(c.mean), c.X, c.Y, method=method, tol=1e-13, progress=False
+    )
     # L-BFGS-B stops when a step changes U, about 100 here, by less than 1e-13 of itself: the weights are good
     # to the root of that, 3e-6, and a little more; trust-exact ends with a Newton step
     assert_allclose(result.x, c.mean, atol=1e-10 if method == "trust-exact" else 2e-5, rtol=0)
@@ -156,13 +168,17 @@ def test_the_inverse_hessian_is_the_posterior_covariance(closed_form, posterior)
 
 
 def test_the_diagonal_holds_the_posterior_variances(closed_form, posterior):
-    assert_allclose(posterior.inverse_hessian.diagonal(), np.diag(closed_form.covariance), rtol=EXACT)
+    assert_allclose(
+        posterior.inverse_hessian.diagonal(), np.diag(closed_form.covariance), rtol=EXACT
+    )
 
 
 def test_the_log_determinant_is_that_of_the_posterior_covariance(closed_form, posterior):
     expected = np.linalg.slogdet(closed_form.covariance)[1]
     # an absolute error of log det is a relative one of the determinant
-    assert_allclose(posterior.inverse_hessian.logdet(), expected, rtol=0, atol=EXACT * abs(expected) + 1e-10)
+    assert_allclose(
+        posterior.inverse_hessian.logdet(), expected, rtol=0, atol=EXACT * abs(expected) + 1e-10
+    )
 
 
 def test_predictions_have_the_posterior_predictive_distribution(closed_form, posterior):
@@ -186,10 +202,14 @@ def test_the_closed_form_is_certified_to_be_the_minimum(closed_form, posterior):
     assert_allclose(certificate.smallest_eigenvalue, expected, rtol=1e-8)
 
 
-@pytest.mark.parametrize("name", ["own-units-full-noise-missing", "full-noise-missing-prior-per-parameter"])
+@pytest.mark.parametrize(
+    "name", ["own-units-full-noise-missing", "full-noise-missing-prior-per-parameter"]
+)
 def test_hessian_and_ggn_are_one_matrix_when_the_network_is_linear(name):
     c = build(name)
-    somewhere = np.random.default_rng(0).normal(size=c.mean.size)  # the Hessian is the same everywhere
+    somewhere = np.random.default_rng(0).normal(
+        size=c.mean.size
+    )  # the Hessian is the same everywhere
     fit = ss.fit_laplace(c.reg, somewhere, c.X, c.Y, curvature="hessian", require_minimum=False)
     assert_entries(fit.inverse_hessian.to_dense(), c.covariance)
     assert_entries(fit.label_covariance(c.X_new), c.predictive)
@@ -200,7 +220,9 @@ def test_evidence_notices_a_prior_and_a_noise_of_the_wrong_size():
     c = build("sigma-per-label")
     for factor_noise, factor_prior in [(1.1, 1.0), (1.0, 1.1)]:
         prior = {name: p * factor_prior for name, p in c.reg.prior_precision.items()}
-        other = ss.Regression(c.reg.net, sigma_noise=c.reg.sigma_noise * factor_noise, prior_precision=prior)
+        other = ss.Regression(
+            c.reg.net, sigma_noise=c.reg.sigma_noise * factor_noise, prior_precision=prior
+        )
         theta = ss.polish(other, c.mean, c.X, c.Y).theta
         found = ss.fit_laplace(other, theta, c.X, c.Y).log_marginal_likelihood()
         assert abs(found - c.log_evidence) > 1e-3

@@ -32,9 +32,13 @@ def fit_network(hidden, scale):
     x_mean, x_scale = rng.uniform(0.8, 1.1, N_PIXELS), rng.uniform(0.05, 0.2, N_PIXELS)
     y_mean, y_scale = scale * [5000.0, 3.0, -0.2], scale * [400.0, 0.7, 0.3]
     X = x_mean + x_scale * rng.normal(size=(30, N_PIXELS))
-    Y = y_mean + y_scale * np.tanh((X - x_mean) / x_scale @ rng.normal(0, 0.6, size=(N_PIXELS, N_LABELS)))
+    Y = y_mean + y_scale * np.tanh(
+        (X - x_mean) / x_scale @ rng.normal(0, 0.6, size=(N_PIXELS, N_LABELS))
+    )
     net = ss.mlp([N_PIXELS, *hidden, N_LABELS], activation="tanh")
-    net = ss.Network([ss.Standardize(x_mean, x_scale), *net.layers, ss.Unstandardize(y_mean, y_scale)], N_PIXELS)
+    net = ss.Network(
+        [ss.Standardize(x_mean, x_scale), *net.layers, ss.Unstandardize(y_mean, y_scale)], N_PIXELS
+    )
     reg = ss.Regression(net, sigma_noise=0.1 * y_scale, prior_precision=1.0)
     theta = ss.polish(reg, net.init_params(rng), X, Y, tolerance=1e-12).theta
     X_new = x_mean + x_scale * rng.normal(size=(N_STARS, N_PIXELS))
@@ -74,7 +78,9 @@ def test_the_flux_covariance_uses_the_derivatives_of_the_network(network, reques
     predict, h = ss.compile_predict(case.net), 1e-5
     for n in range(N_STARS):
         steps = h * np.eye(N_PIXELS)
-        J = (predict(case.theta, case.X_new[n] + steps) - predict(case.theta, case.X_new[n] - steps)).T / (2 * h)
+        J = (
+            predict(case.theta, case.X_new[n] + steps) - predict(case.theta, case.X_new[n] - steps)
+        ).T / (2 * h)
         # central differences: h^2 times third derivatives of 1 / x_scale^2 = 400, and 1e-16 x 5000 / h = 5e-8
         assert_allclose(found[n], (J / case.ivar[n]) @ J.T, rtol=1e-6)
 
@@ -116,7 +122,14 @@ def test_what_stands_in_a_bad_pixel_does_not_matter(tanh, value):
     for name in ("labels", *COVARIANCES):
         assert_allclose(getattr(prediction, name), getattr(expected, name), rtol=1e-12)
     assert prediction.n_bad_pixels.tolist() == [0, 1, 0, 0, N_PIXELS, 0]
-    assert [bool(f & Flag.BAD_PIXELS) for f in prediction.flags] == [False, True, False, False, True, False]
+    assert [bool(f & Flag.BAD_PIXELS) for f in prediction.flags] == [
+        False,
+        True,
+        False,
+        False,
+        True,
+        False,
+    ]
 
 
 def test_a_star_without_any_good_pixel_gets_finite_numbers_and_an_error(tanh):
@@ -157,9 +170,14 @@ def test_stars_beyond_the_training_labels_are_flagged_and_have_numbers(linear):
     prediction = linear.fit.predict(np.vstack([linear.X.mean(axis=0), far]))
     low, high = linear.Y.min(axis=0), linear.Y.max(axis=0)
     assert ((prediction.labels[1] < low) | (prediction.labels[1] > high)).any()
-    assert prediction.flags.tolist() == [0, Flag.OUTSIDE_TRAINING_RANGE | Flag.OUTSIDE_TRAINING_SPECTRA]
+    assert prediction.flags.tolist() == [
+        0,
+        Flag.OUTSIDE_TRAINING_RANGE | Flag.OUTSIDE_TRAINING_SPECTRA,
+    ]
     assert np.isfinite(prediction.total_cov).all()
-    assert (prediction.errors[1] > prediction.errors[0]).all()  # and larger errors, as the weights matter more
+    assert (
+        prediction.errors[1] > prediction.errors[0]
+    ).all()  # and larger errors, as the weights matter more
 
 
 def test_no_entry_is_left_uninitialised(tanh, monkeypatch):
@@ -173,7 +191,9 @@ def test_no_entry_is_left_uninitialised(tanh, monkeypatch):
         return array
 
     monkeypatch.setattr(np, "empty", poisoned)
-    monkeypatch.setattr("symspec.laplace.posterior.STARS_AT_ONCE", 4)  # two batches, the second not full
+    monkeypatch.setattr(
+        "symspec.laplace.posterior.STARS_AT_ONCE", 4
+    )  # two batches, the second not full
     prediction = tanh.fit.predict(tanh.X_new, ivar=tanh.ivar)
     assert np.isnan(np.empty(1)).all()
     for name in ("labels", *COVARIANCES):
@@ -197,5 +217,7 @@ def test_every_covariance_is_symmetric_and_none_has_a_negative_variance(tanh):
 def test_the_signal_to_noise_ratio_is_the_median_over_good_pixels():
     flux = np.array([[1.0, 2.0, 3.0, np.nan], [1.0, 1.0, 1.0, 1.0], [1.0, 2.0, 3.0, 4.0]])
     ivar = np.array([[4.0, 100.0, 1.0, 0.0], [0.0, 0.0, 0.0, 0.0], [1.0, 1.0, 1.0, 1.0]])
-    np.testing.assert_array_equal(find_snr(flux, ivar), [3.0, np.nan, 2.5])  # of 2, 20 and 3; of nothing; of 2 and 3
+    np.testing.assert_array_equal(
+        find_snr(flux, ivar), [3.0, np.nan, 2.5]
+    )  # of 2, 20 and 3; of nothing; of 2 and 3
     np.testing.assert_array_equal(find_snr(flux, None), [np.nan] * 3)

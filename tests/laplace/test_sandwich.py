@@ -36,7 +36,9 @@ def assert_entries(actual, expected, rtol):
 def posterior(problem, structure="auto", subset=None):
     """What `fit_laplace` gives but for the certificate, which is most of its work and has no part here."""
     options = {} if subset is None else {"subset": subset}
-    builder = InverseBuilder(problem.reg, problem.X, problem.Y, structure=structure, options=options)
+    builder = InverseBuilder(
+        problem.reg, problem.X, problem.Y, structure=structure, options=options
+    )
     inverse = builder.build(problem.theta)
     mean, ends = problem.X.mean(axis=0), np.array([problem.Y.min(axis=0), problem.Y.max(axis=0)])
     words = "ggn", builder.structure, builder.reason
@@ -49,10 +51,14 @@ def dense_sandwich(problem, A):
     for x, y in zip(problem.X, problem.Y, strict=True):
         f, J, _ = problem.propagate(problem.theta, x)
         seen = np.flatnonzero(~np.isnan(y))
-        score = J[seen].T @ np.linalg.solve(problem.noise_covariance[np.ix_(seen, seen)], (y - f)[seen])
+        score = J[seen].T @ np.linalg.solve(
+            problem.noise_covariance[np.ix_(seen, seen)], (y - f)[seen]
+        )
         B += np.outer(score, score)
     inverse = np.linalg.inv(A)
-    return np.array([J @ inverse @ B @ inverse @ J.T for J in problem.theta_jacobian(problem.theta)])
+    return np.array(
+        [J @ inverse @ B @ inverse @ J.T for J in problem.theta_jacobian(problem.theta)]
+    )
 
 
 @over_networks
@@ -73,7 +79,9 @@ def test_with_the_exact_hessian_it_is_whites_own(problem):
     A += (1 - np.linalg.eigvalsh(A)[0]) * np.eye(len(A))  # these weights are at no minimum
     laplace = posterior(problem)
     inverse = ss.inverse_hessian.PrimalInverse.factorize(A.copy())
-    laplace = dataclasses.replace(laplace, inverse_hessian=inverse, curvature="hessian", structure="primal")
+    laplace = dataclasses.replace(
+        laplace, inverse_hessian=inverse, curvature="hessian", structure="primal"
+    )
     V = ss.sandwich_covariance(laplace, problem.X, problem.Y, problem.X)
     assert_entries(V, dense_sandwich(problem, A), SOLVED)
 
@@ -126,7 +134,9 @@ def refits():
 
 
 def test_it_is_the_scatter_of_refits_where_the_plain_covariance_is_not(refits):
-    predictions, found, plain = refits  # (refit, star, label), (sandwich, star, label, label), (star, label, label)
+    predictions, found, plain = (
+        refits  # (refit, star, label), (sandwich, star, label, label), (star, label, label)
+    )
     centred = predictions - predictions.mean(axis=0)
     products = np.einsum("rnc,rnd->rncd", centred, centred)
     empirical, error = products.mean(axis=0), products.std(axis=0) / np.sqrt(N_REFITS)

@@ -8,7 +8,13 @@ from numpy.testing import assert_allclose
 
 import symspec as ss
 from symspec.laplace.flags import Flag
-from symspec.laplace.training_space import FLOOR, MAX_COMPONENTS, MAX_STARS, MIN_STARS, describe_training
+from symspec.laplace.training_space import (
+    FLOOR,
+    MAX_COMPONENTS,
+    MAX_STARS,
+    MIN_STARS,
+    describe_training,
+)
 from symspec.spectra.datasets import generated_stars
 
 N_PIXELS, N_KINDS = 60, 3
@@ -17,7 +23,9 @@ N_PIXELS, N_KINDS = 60, 3
 def draw_spectra(n, rng, noise=0.05):
     """Smooth spectra of three kinds of change, with noise; the last pixel is always the same."""
     grid = np.linspace(0, 1, N_PIXELS)
-    shapes = 0.3 * np.array([np.sin(3 * grid), np.cos(9 * grid), np.exp(-(((grid - 0.5) / 0.1) ** 2))])
+    shapes = 0.3 * np.array(
+        [np.sin(3 * grid), np.cos(9 * grid), np.exp(-(((grid - 0.5) / 0.1) ** 2))]
+    )
     flux = 1 + rng.normal(size=(n, N_KINDS)) @ shapes + noise * rng.normal(size=(n, N_PIXELS))
     flux[:, -1] = 0.7
     return flux
@@ -80,7 +88,9 @@ def test_distances_are_their_formula_pixel_by_pixel(space, others):
         C = Vg.T @ np.diag(variances) @ Vg + rho * np.eye(len(good))
         t = np.diag(variances) @ Vg @ np.linalg.solve(C, z)
         noise = np.array([1 / (ivar[star, i] * space.scale[i] ** 2) for i in good])
-        d_t = np.sqrt(np.mean([t[j] ** 2 / (variances[j] + Vg[j] ** 2 @ noise) for j in range(len(V))]))
+        d_t = np.sqrt(
+            np.mean([t[j] ** 2 / (variances[j] + Vg[j] ** 2 @ noise) for j in range(len(V))])
+        )
         residual = z - Vg.T @ t
         d_r = np.sqrt(np.mean(residual**2 / (space.residual_variance[good] + noise)))
         expected = max(d_t / space.quantiles[0], d_r / space.quantiles[1])
@@ -105,7 +115,9 @@ def test_noise_that_is_known_makes_no_spectrum_a_stranger(X, space):
         noisy = flux + sigma * rng.normal(size=flux.shape)
         distance = space.find_distances(noisy, np.full(flux.shape, sigma**-2.0))
         assert np.mean(distance > 1.5) < 0.005
-    assert np.median(space.find_distances(noisy)) > 10  # the same spectra of which nobody says that they are noisy
+    assert (
+        np.median(space.find_distances(noisy)) > 10
+    )  # the same spectra of which nobody says that they are noisy
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -9999.0, 1e30], ids=str)
@@ -113,7 +125,9 @@ def test_what_stands_in_a_bad_pixel_does_not_matter(space, others, value):
     flux, ivar = others
     filled = np.where(ivar > 0, flux, space.mean)
     spoilt = np.where(ivar > 0, flux, value)
-    np.testing.assert_array_equal(space.find_distances(spoilt, ivar), space.find_distances(filled, ivar))
+    np.testing.assert_array_equal(
+        space.find_distances(spoilt, ivar), space.find_distances(filled, ivar)
+    )
 
 
 @pytest.mark.parametrize("fraction", [0.05, 0.3, 0.6])

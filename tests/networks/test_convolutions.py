@@ -67,21 +67,30 @@ def convolve(x, kernel, bias, stride, dilation, padding):
         (17, 2, 1, 1, "same"),
     ],
 )
-def test_convolutions_are_sums_over_kernel_and_channels(size, filters, stride, dilation, padding, data_format):
-    layer = ss.Conv1D(filters, size, strides=stride, padding=padding, dilation=dilation, data_format=data_format)
+def test_convolutions_are_sums_over_kernel_and_channels(
+    size, filters, stride, dilation, padding, data_format
+):
+    layer = ss.Conv1D(
+        filters, size, strides=stride, padding=padding, dilation=dilation, data_format=data_format
+    )
     x = draw()
     shape = x[0].shape if data_format == LAST else x[0].T.shape
     given = x if data_format == LAST else x.transpose(0, 2, 1)
     out, params = run([layer], given, shape)
     expected = [
-        convolve(star, params["conv1d_0/kernel"], params["conv1d_0/bias"], stride, dilation, padding) for star in x
+        convolve(
+            star, params["conv1d_0/kernel"], params["conv1d_0/bias"], stride, dilation, padding
+        )
+        for star in x
     ]
     expected = [e if data_format == LAST else e.T for e in expected]
     assert_allclose(out, np.array(expected).reshape(N_STARS, -1), rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("data_format", [LAST, FIRST])
-@pytest.mark.parametrize(("size", "filters", "stride"), [(1, 1, 1), (3, 2, 1), (2, 3, 2), (4, 1, 3), (13, 2, 1)])
+@pytest.mark.parametrize(
+    ("size", "filters", "stride"), [(1, 1, 1), (3, 2, 1), (2, 3, 2), (4, 1, 3), (13, 2, 1)]
+)
 def test_locally_connected_windows_have_a_kernel_each(size, filters, stride, data_format):
     layer = ss.LocallyConnected1D(filters, size, strides=stride, data_format=data_format)
     x = draw()
@@ -90,7 +99,10 @@ def test_locally_connected_windows_have_a_kernel_each(size, filters, stride, dat
     kernel, bias = params["locallyconnected1d_0/kernel"], params["locallyconnected1d_0/bias"]
     expected = np.array(
         [
-            [x[i, t * stride : t * stride + size].ravel() @ kernel[t] + bias[t] for t in range(len(bias))]
+            [
+                x[i, t * stride : t * stride + size].ravel() @ kernel[t] + bias[t]
+                for t in range(len(bias))
+            ]
             for i in range(3)
         ]
     )
@@ -103,9 +115,13 @@ def test_locally_connected_windows_have_a_kernel_each(size, filters, stride, dat
 def test_a_stride_beyond_the_end_takes_no_memory(kind):
     words = (2, 3) if kind in (ss.Conv1D, ss.LocallyConnected1D) else (3,)
     x, theta = draw(), np.arange(14.0) if len(words) == 2 else np.empty(0)
-    outputs = [run([kind(*words, strides=stride)], x, x[0].shape, theta)[0] for stride in (11, 10**12)]
+    outputs = [
+        run([kind(*words, strides=stride)], x, x[0].shape, theta)[0] for stride in (11, 10**12)
+    ]
     assert_allclose(*outputs, rtol=0)
-    net = ss.Network([ss.Reshape(x[0].shape), kind(*words, strides=10**12), ss.Flatten()], x[0].size)
+    net = ss.Network(
+        [ss.Reshape(x[0].shape), kind(*words, strides=10**12), ss.Flatten()], x[0].size
+    )
     check_flux_jacobian(net, theta, x.reshape(len(x), -1))
 
 
@@ -115,7 +131,14 @@ def pool(x, size, stride, padding, reduce):
     return np.array([reduce(x[p[(p >= 0) & (p < len(x))]], size) for p in places])
 
 
-POOLS = [(2, None, "valid"), (4, None, "same"), (3, 2, "valid"), (3, 1, "same"), (2, 5, "valid"), (3, 2, (1, 2))]
+POOLS = [
+    (2, None, "valid"),
+    (4, None, "same"),
+    (3, 2, "valid"),
+    (3, 1, "same"),
+    (2, 5, "valid"),
+    (3, 2, (1, 2)),
+]
 
 
 @pytest.mark.parametrize("data_format", [LAST, FIRST])
@@ -171,7 +194,10 @@ def test_batch_normalisation_shifts_and_scales_channels(axis):
     x = draw() if axis == -1 else draw().transpose(0, 2, 1)
     out, params = run([ss.BatchNorm(mean, variance, 1e-3, axis=axis)], x, x[0].shape)
     y = np.moveaxis(x, 1, 2) if axis == 0 else x
-    y = params["batchnorm_0/gamma"] * (y - mean) / np.sqrt(variance + 1e-3) + params["batchnorm_0/beta"]
+    y = (
+        params["batchnorm_0/gamma"] * (y - mean) / np.sqrt(variance + 1e-3)
+        + params["batchnorm_0/beta"]
+    )
     y = np.moveaxis(y, 1, 2) if axis == 0 else y
     assert_allclose(out, y.reshape(N_STARS, -1), rtol=1e-12, atol=1e-13)
 
@@ -189,7 +215,9 @@ def test_layer_normalisation_has_zero_mean_and_unit_variance(n_axes):
 def test_flux_over_its_median(n_pixels):
     X = np.random.default_rng(4).uniform(1, 2, (N_STARS, n_pixels))
     net = ss.Network([ss.MedianNormalize()], n_pixels)
-    assert_allclose(ss.compile_predict(net)(np.empty(0), X), X / np.median(X, axis=1, keepdims=True), rtol=1e-14)
+    assert_allclose(
+        ss.compile_predict(net)(np.empty(0), X), X / np.median(X, axis=1, keepdims=True), rtol=1e-14
+    )
     check_flux_jacobian(net, np.empty(0), X)
 
 
@@ -197,7 +225,9 @@ def test_flux_over_polynomials_fitted_to_continuum_pixels():
     rng, wavelength = np.random.default_rng(5), np.linspace(4000, 5000, 40)
     pixels, gap = rng.random(40) > 0.3, 4400.0
     X = rng.uniform(1, 2, (N_STARS, 40))
-    net = ss.Network([ss.ContinuumNormalize.polynomial(wavelength, 2, pixels=pixels, gaps=[gap])], 40)
+    net = ss.Network(
+        [ss.ContinuumNormalize.polynomial(wavelength, 2, pixels=pixels, gaps=[gap])], 40
+    )
     expected = np.empty_like(X)
     for here in (wavelength <= gap, wavelength > gap):
         for star in range(N_STARS):
@@ -213,7 +243,10 @@ def test_branches_meet_where_they_are_told_to():
     layers = [both, ss.Slice(0, 6), start, ss.Activation("tanh"), ss.Dense(4), ss.Add(start), tower]
     layers += [ss.From(both), ss.Slice(6, 9), photometry, ss.Concatenate(tower, start), ss.Dense(2)]
     net = ss.Network(layers, 9)
-    theta, X = net.init_params(np.random.default_rng(0)), np.random.default_rng(1).normal(size=(N_STARS, 9))
+    theta, X = (
+        net.init_params(np.random.default_rng(0)),
+        np.random.default_rng(1).normal(size=(N_STARS, 9)),
+    )
     W = {name: array for name, array in net.unpack(theta).items() if name.endswith("kernel")}
     first = X[:, :6] @ W["dense_0/kernel"]
     top = np.tanh(first + np.tanh(first) @ W["dense_1/kernel"])
@@ -234,11 +267,18 @@ def differentiate(function, at, step=1e-6):
 
 def check_flux_jacobian(net, theta, X):
     predict, jacobian = ss.compile_predict(net), ss.compile_jacobian(net)
-    assert_allclose(jacobian(theta, X), differentiate(lambda x: predict(theta, x), X), rtol=1e-6, atol=1e-7)
+    assert_allclose(
+        jacobian(theta, X), differentiate(lambda x: predict(theta, x), X), rtol=1e-6, atol=1e-7
+    )
 
 
 def starnet(n):
-    layers = [ss.Reshape((n, 1)), ss.Conv1D(2, 4, padding="same"), ss.Activation("softplus"), ss.Conv1D(3, 4)]
+    layers = [
+        ss.Reshape((n, 1)),
+        ss.Conv1D(2, 4, padding="same"),
+        ss.Activation("softplus"),
+        ss.Conv1D(3, 4),
+    ]
     return [
         *layers,
         ss.Activation("tanh"),
@@ -251,15 +291,35 @@ def starnet(n):
 
 
 def vgg(n):
-    block = [ss.Conv1D(3, 3, padding="same"), ss.BatchNorm(np.full(3, 0.1), np.full(3, 0.8)), ss.Activation("softplus")]
-    layers = [ss.Reshape((n, 1)), *block, ss.Conv1D(3, 3, dilation=2, padding="causal"), ss.AveragePool1D(3, 2)]
+    block = [
+        ss.Conv1D(3, 3, padding="same"),
+        ss.BatchNorm(np.full(3, 0.1), np.full(3, 0.8)),
+        ss.Activation("softplus"),
+    ]
+    layers = [
+        ss.Reshape((n, 1)),
+        *block,
+        ss.Conv1D(3, 3, dilation=2, padding="causal"),
+        ss.AveragePool1D(3, 2),
+    ]
     return [*layers, ss.Dense(3), ss.LayerNorm(), ss.Flatten(), ss.Dense(2)]
 
 
 def residual(n):
     start = ss.Conv1D(3, 3, data_format=FIRST, padding="same")
-    layers = [ss.Reshape((1, n)), start, ss.Activation("tanh"), ss.Conv1D(3, 2, data_format=FIRST, padding="same")]
-    return [*layers, ss.Add(start), ss.Activation("tanh"), ss.GlobalAveragePool1D(data_format=FIRST), ss.Dense(2)]
+    layers = [
+        ss.Reshape((1, n)),
+        start,
+        ss.Activation("tanh"),
+        ss.Conv1D(3, 2, data_format=FIRST, padding="same"),
+    ]
+    return [
+        *layers,
+        ss.Add(start),
+        ss.Activation("tanh"),
+        ss.GlobalAveragePool1D(data_format=FIRST),
+        ss.Dense(2),
+    ]
 
 
 def normalised(n):
@@ -278,7 +338,9 @@ def normalised(n):
 def compile_once():
     """Tangents compiled once a network, rather than for each structure."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(compiled, "compile_tangent_factors", functools.cache(compiled.compile_tangent_factors))
+        patch.setattr(
+            compiled, "compile_tangent_factors", functools.cache(compiled.compile_tangent_factors)
+        )
         yield
 
 
@@ -370,13 +432,20 @@ def test_kronecker_has_convolutions_and_norms_exactly_and_diagonal_its_diagonal(
     exact = np.linalg.inv(blocks_of(reg.net, G))
     for name, layer in reg.net.layout.layers.items():
         if name not in reg.net.dense_shapes:
-            assert_allclose(kronecker[layer.slice, layer.slice], exact[layer.slice, layer.slice], rtol=1e-8, atol=1e-10)
+            assert_allclose(
+                kronecker[layer.slice, layer.slice],
+                exact[layer.slice, layer.slice],
+                rtol=1e-8,
+                atol=1e-10,
+            )
     covariance, diagonal = build(problem, "diagonal")
     assert_allclose(diagonal.to_dense(), np.diag(1 / np.diag(G)), rtol=1e-10)
     assert_allclose(covariance, np.einsum("ncp,p,ndp->ncd", J, 1 / np.diag(G), J), rtol=1e-9)
 
 
-def test_large_convolutions_have_the_kronecker_factors_that_are_promised(problem, dense, monkeypatch):
+def test_large_convolutions_have_the_kronecker_factors_that_are_promised(
+    problem, dense, monkeypatch
+):
     monkeypatch.setattr("symspec.inverse_hessian.kronecker.EXACT_BLOCK", 0)
     reg, _, _, Y = problem
     _, _, J = dense
@@ -390,7 +459,9 @@ def test_large_convolutions_have_the_kronecker_factors_that_are_promised(problem
             n_out = reg.net.layout.of_layer(name).blocks[0].shape[-1]
             prior = reg.prior_precision_vector()[layer.slice]
             unit = np.sqrt(prior[0] / prior)
-            rows = (J[:, :, layer.slice] * scale[:, :, None] * unit).reshape(-1, layer.n_out // n_out, n_out)
+            rows = (J[:, :, layer.slice] * scale[:, :, None] * unit).reshape(
+                -1, layer.n_out // n_out, n_out
+            )
             Q, R = (np.einsum(e, rows, rows) for e in ("nij,nkj->ik", "nij,nik->jk"))
             (alpha, U), (beta, V) = np.linalg.eigh(Q), np.linalg.eigh(R)
             values = np.outer(alpha, beta) / np.trace(Q)
@@ -407,7 +478,9 @@ def test_last_layer_is_the_one_before_the_labels(problem, dense):
     reg = problem[0]
     last = list(reg.net.layout.layers.values())[-1].slice
     G, _, J = dense
-    expected = np.einsum("ncp,pq,ndq->ncd", J[..., last], np.linalg.inv(G[last, last]), J[..., last])
+    expected = np.einsum(
+        "ncp,pq,ndq->ncd", J[..., last], np.linalg.inv(G[last, last]), J[..., last]
+    )
     assert_allclose(build(problem, "last_layer")[0], expected, rtol=1e-8, atol=1e-12)
 
 
@@ -431,7 +504,9 @@ def test_the_gradient_of_the_tangent_kernel_is_that_of_central_differences():
     X, theta = rng.normal(size=(3, n)), reg.net.init_params(rng)
     W = rng.normal(size=(2, 3, 2, 3))
     W = (W + W.transpose(2, 3, 0, 1)) / 2
-    variance = {block.name: v for block, v in zip(reg.net.layout.blocks, (0.5, 2.0, 3.0, 0.7), strict=True)}
+    variance = {
+        block.name: v for block, v in zip(reg.net.layout.blocks, (0.5, 2.0, 3.0, 0.7), strict=True)
+    }
     jacobian = ss.compile_jacobian(reg.net, "theta")
 
     def trace(at):
@@ -449,7 +524,14 @@ def test_a_convolutional_network_learns_with_dropout_on_channels():
     rng = np.random.default_rng(0)
     X = rng.normal(size=(300, 16))
     Y = np.stack([np.abs(X[:, 3:7]).sum(axis=1), X[:, 8]], axis=1)
-    layers = [ss.Reshape((16, 1)), ss.Conv1D(8, 3), ss.Activation("relu"), ss.Dropout(0.05), ss.Flatten(), ss.Dense(2)]
+    layers = [
+        ss.Reshape((16, 1)),
+        ss.Conv1D(8, 3),
+        ss.Activation("relu"),
+        ss.Dropout(0.05),
+        ss.Flatten(),
+        ss.Dense(2),
+    ]
     reg = ss.Regression(ss.Network(layers, 16), sigma_noise=0.1, prior_precision=0.1)
     fit = ss.train(reg, X, Y, epochs=60, rng=rng, learning_rate=0.01, progress=False)
     residual = Y - ss.compile_predict(reg.net)(fit.theta, X)
@@ -458,15 +540,31 @@ def test_a_convolutional_network_learns_with_dropout_on_channels():
 
 def test_folded_normalisations_predict_the_same():
     rng = np.random.default_rng(8)
-    norms = [ss.BatchNorm(rng.normal(size=3), rng.uniform(0.5, 2, 3), center=center) for center in (True, False)]
+    norms = [
+        ss.BatchNorm(rng.normal(size=3), rng.uniform(0.5, 2, 3), center=center)
+        for center in (True, False)
+    ]
     shared = ss.Conv1D(3, 3, use_bias=False)
-    layers = [ss.Reshape((20, 1)), shared, norms[0], ss.Activation("tanh"), ss.Conv1D(3, 2), norms[1], ss.Flatten()]
+    layers = [
+        ss.Reshape((20, 1)),
+        shared,
+        norms[0],
+        ss.Activation("tanh"),
+        ss.Conv1D(3, 2),
+        norms[1],
+        ss.Flatten(),
+    ]
     layers += [ss.Dense(4), ss.BatchNorm(np.ones(4), np.ones(4), scale=False), ss.Dense(2)]
     net = ss.Network(layers, 20)
     theta, X = net.init_params(rng) + rng.normal(size=net.n_params), rng.normal(size=(4, 20))
     folded, weights = ss.fold_batch_norm(net, theta)
     assert "batchnorm" not in " ".join(block.name for block in folded.layout.blocks)
-    assert_allclose(ss.compile_predict(folded)(weights, X), ss.compile_predict(net)(theta, X), rtol=1e-12, atol=1e-12)
+    assert_allclose(
+        ss.compile_predict(folded)(weights, X),
+        ss.compile_predict(net)(theta, X),
+        rtol=1e-12,
+        atol=1e-12,
+    )
 
 
 def test_normalisations_of_what_is_used_elsewhere_stay():
@@ -477,7 +575,9 @@ def test_normalisations_of_what_is_used_elsewhere_stay():
     folded, weights = ss.fold_batch_norm(net, theta)
     X = np.ones((2, 5))
     assert folded.layout.has("batchnorm_0/gamma")
-    assert_allclose(ss.compile_predict(folded)(weights, X), ss.compile_predict(net)(theta, X), rtol=1e-13)
+    assert_allclose(
+        ss.compile_predict(folded)(weights, X), ss.compile_predict(net)(theta, X), rtol=1e-13
+    )
 
 
 def test_networks_of_all_layers_are_read_as_they_were_written(problem, tmp_path):
@@ -492,16 +592,25 @@ def test_networks_of_all_layers_are_read_as_they_were_written(problem, tmp_path)
 @pytest.mark.parametrize("backend", ["numba", "jax", "c"])
 def test_backends_agree(backend):
     rng, n = np.random.default_rng(7), 18
-    layers = [ss.Reshape((n, 1)), ss.Conv1D(2, 4, padding="same"), ss.MaxPool1D(3, 2, padding="same"), ss.Flatten()]
+    layers = [
+        ss.Reshape((n, 1)),
+        ss.Conv1D(2, 4, padding="same"),
+        ss.MaxPool1D(3, 2, padding="same"),
+        ss.Flatten(),
+    ]
     reg = ss.Regression(ss.Network([*layers, ss.Dense(2)], n), sigma_noise=0.3, prior_precision=1.0)
     theta, X, Y = reg.net.init_params(rng), rng.normal(size=(4, n)), rng.normal(size=(4, 2))
-    wide = ss.Network([ss.Reshape((n, 1)), ss.LocallyConnected1D(3, 1), ss.MaxPool1D(2), ss.Flatten()], n)
+    wide = ss.Network(
+        [ss.Reshape((n, 1)), ss.LocallyConnected1D(3, 1), ss.MaxPool1D(2), ss.Flatten()], n
+    )
     weights = rng.normal(size=wide.n_params)
     functions = [lambda b: ss.compile_jacobian(wide, backend=b)(weights, X)]
     if backend == "c":
         functions.append(lambda b: ss.compile_jacobian(reg.net, backend=b)(theta, X))
     else:
-        functions.append(lambda b: ss.compile_hessian_vector_product(reg, backend=b)(theta, X, Y, theta))
+        functions.append(
+            lambda b: ss.compile_hessian_vector_product(reg, backend=b)(theta, X, Y, theta)
+        )
     for function in functions:
         assert_allclose(function(backend), function("numpy"), rtol=1e-11, atol=1e-12)
 
@@ -533,26 +642,62 @@ def test_first_largest_marks_one_position_of_each_window():
     [
         (lambda: ss.Conv1D(0, 3), OptionError, "filters should be a positive integer, got 0"),
         (lambda: ss.Conv1D(3, 3, padding="full"), OptionError, "padding should be one of"),
-        (lambda: ss.Conv1D(3, 3, padding=-1), OptionError, "padding should be an integer of at least 0"),
+        (
+            lambda: ss.Conv1D(3, 3, padding=-1),
+            OptionError,
+            "padding should be an integer of at least 0",
+        ),
         (lambda: ss.Conv1D(3, 3, data_format="NCW"), OptionError, "data_format"),
-        (lambda: ss.LocallyConnected1D(3, 0), OptionError, "kernel_size should be a positive integer, got 0"),
-        (lambda: ss.Network([ss.Reshape((9, 1)), ss.LocallyConnected1D(3, 10)], 9), ShapeError, "10 positions"),
-        (lambda: ss.MaxPool1D(2, padding=2), OptionError, "padding should be less than pool_size 2"),
+        (
+            lambda: ss.LocallyConnected1D(3, 0),
+            OptionError,
+            "kernel_size should be a positive integer, got 0",
+        ),
+        (
+            lambda: ss.Network([ss.Reshape((9, 1)), ss.LocallyConnected1D(3, 10)], 9),
+            ShapeError,
+            "10 positions",
+        ),
+        (
+            lambda: ss.MaxPool1D(2, padding=2),
+            OptionError,
+            "padding should be less than pool_size 2",
+        ),
         (lambda: ss.MaxPool1D(2, padding="causal"), OptionError, "padding should be one of"),
         (lambda: ss.Network([ss.Conv1D(3, 3), ss.Flatten()], 9), ShapeError, "put Reshape"),
-        (lambda: ss.Network([ss.Reshape((9, 1)), ss.Conv1D(3, 10), ss.Flatten()], 9), ShapeError, "10 positions"),
-        (lambda: ss.Network([ss.Reshape((9, 1)), ss.Conv1D(3, 2)], 9), ShapeError, r"put Flatten\(\)"),
+        (
+            lambda: ss.Network([ss.Reshape((9, 1)), ss.Conv1D(3, 10), ss.Flatten()], 9),
+            ShapeError,
+            "10 positions",
+        ),
+        (
+            lambda: ss.Network([ss.Reshape((9, 1)), ss.Conv1D(3, 2)], 9),
+            ShapeError,
+            r"put Flatten\(\)",
+        ),
         (lambda: ss.Network([ss.Reshape((4, 2))], 9), ShapeError, "the sizes differ"),
         (lambda: ss.Network([ss.Slice(2, 10)], 9), ShapeError, "slice until 10"),
         (lambda: ss.Slice(3, 3), OptionError, "stop should be an integer of at least 4"),
         (lambda: ss.Network([ss.Dense(2), ss.Add(ss.Dense(2))], 9), OptionError, "stand before it"),
         (lambda: ss.Add(3), OptionError, "takes layers"),
-        (lambda: ss.Network([d := ss.Dense(2), ss.Dense(3), ss.Add(d)], 9), ShapeError, "one shape"),
+        (
+            lambda: ss.Network([d := ss.Dense(2), ss.Dense(3), ss.Add(d)], 9),
+            ShapeError,
+            "one shape",
+        ),
         (lambda: ss.BatchNorm([0.0], [-1.0]), DataError, "should be positive"),
         (lambda: ss.BatchNorm([0.0, 1], [1.0]), ShapeError, "one length"),
-        (lambda: ss.Network([ss.BatchNorm([0.0], [1.0])], 9), ShapeError, "batchnorm of 1 channels"),
+        (
+            lambda: ss.Network([ss.BatchNorm([0.0], [1.0])], 9),
+            ShapeError,
+            "batchnorm of 1 channels",
+        ),
         (lambda: ss.LayerNorm(n_axes=0), OptionError, "n_axes"),
-        (lambda: ss.ContinuumNormalize.polynomial(np.arange(5.0), 5), DataError, "at least 6 continuum pixels"),
+        (
+            lambda: ss.ContinuumNormalize.polynomial(np.arange(5.0), 5),
+            DataError,
+            "at least 6 continuum pixels",
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused_with_words(build, error, words):

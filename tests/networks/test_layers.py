@@ -21,7 +21,9 @@ EXPECTED = {
     "relu": lambda x: np.maximum(x, 0),
     "leaky_relu": lambda x: np.maximum(x, 0.3 * x),
     "elu": lambda x: np.maximum(x, 0) + np.expm1(np.minimum(x, 0)),
-    "selu": lambda x: 1.0507009873554805 * (np.maximum(x, 0) + 1.6732632423543772 * np.expm1(np.minimum(x, 0))),
+    "selu": lambda x: (
+        1.0507009873554805 * (np.maximum(x, 0) + 1.6732632423543772 * np.expm1(np.minimum(x, 0)))
+    ),
     "tanh": np.tanh,
     "sigmoid": scipy.special.expit,
     "softplus": lambda x: np.logaddexp(0, x),
@@ -90,7 +92,9 @@ def test_activation_and_both_derivatives_are_finite_far_out(name, compile_plainl
     ],
     ids=["relu", "leaky_relu", "elu", "clip below", "clip above"],
 )
-def test_derivatives_at_a_knot_are_those_of_one_side(compile_plainly, function, options, knot, slopes, curvatures):
+def test_derivatives_at_a_knot_are_those_of_one_side(
+    compile_plainly, function, options, knot, slopes, curvatures
+):
     """Neither a mean of both sides, nor a sum, nor NaN: the flat or lower piece owns its knot."""
     build, at = Activation(function, options).build, [knot - 1e-9, knot, knot + 1e-9]
     _, slope, curvature = with_derivatives(compile_plainly, lambda x: build(x, {}, (3,)), at)
@@ -124,7 +128,12 @@ def test_no_activation_or_derivative_is_a_python_call_for_each_number(compile_pl
 
 @pytest.mark.parametrize(
     "function",
-    [lambda x, y: x * (y > 0), lambda x, y: x * (x > 1), lambda x, y: x * (x < 0), lambda x, y: x * y],
+    [
+        lambda x, y: x * (y > 0),
+        lambda x, y: x * (x > 1),
+        lambda x, y: x * (x < 0),
+        lambda x, y: x * y,
+    ],
     ids=["another's mask", "another bound", "the other side", "no mask"],
 )
 def test_other_products_are_no_relu(compile_plainly, function):
@@ -150,7 +159,15 @@ def test_activation_of_single_precision_stays_single(name):
         ("elu", {"negative_slope": 1}, "'elu' takes alpha, got 'negative_slope'"),
         ("clip", {"max": 1}, "'clip' takes minimum, maximum, got 'max'"),
     ],
-    ids=["slip", "capitals", "unknown", "function", "option of none", "option of another", "option of clip"],
+    ids=[
+        "slip",
+        "capitals",
+        "unknown",
+        "function",
+        "option of none",
+        "option of another",
+        "option of clip",
+    ],
 )
 def test_an_unknown_activation_or_option_is_refused_in_words(name, options, words):
     with pytest.raises(OptionError, match=words):
@@ -177,8 +194,12 @@ def test_dense_is_the_product_with_the_kernel_plus_bias_for_one_spectrum_and_man
     W, b, X = rng.normal(size=(3, 2)), rng.normal(size=2), rng.normal(size=(4, 3))
     params = {"kernel": pt.as_tensor_variable(W), "bias": pt.as_tensor_variable(b)}
     x, xs = pt.vector("x"), pt.matrix("xs")
-    one, many = compile_plainly([x, xs], [Dense(2).build(x, params, (3,)), Dense(2).build(xs, params, (3,))])(X[1], X)
-    expected = np.array([[sum(X[n, i] * W[i, o] for i in range(3)) + b[o] for o in range(2)] for n in range(4)])
+    one, many = compile_plainly(
+        [x, xs], [Dense(2).build(x, params, (3,)), Dense(2).build(xs, params, (3,))]
+    )(X[1], X)
+    expected = np.array(
+        [[sum(X[n, i] * W[i, o] for i in range(3)) + b[o] for o in range(2)] for n in range(4)]
+    )
     assert_allclose(many, expected, rtol=1e-13)
     assert_allclose(one, expected[1], rtol=1e-13)
 
@@ -187,7 +208,9 @@ def test_dropout_is_the_identity_without_a_mask_and_a_product_with_one(compile_p
     x, mask = pt.matrix("x"), pt.matrix("mask")
     assert Dropout(0.5).build(x, {}, (2,)) is x
     X, M = np.array([[1.0, 2.0]]), np.array([[0.0, 2.0]])
-    assert_array_equal(compile_plainly([x, mask], Dropout(0.5).build(x, {"mask": mask}, (2,)))(X, M), [[0, 4]])
+    assert_array_equal(
+        compile_plainly([x, mask], Dropout(0.5).build(x, {"mask": mask}, (2,)))(X, M), [[0, 4]]
+    )
 
 
 def test_dropout_masks_keep_the_mean():
@@ -228,11 +251,15 @@ def test_a_standardized_network_takes_flux_and_gives_labels_in_their_own_units(c
     rng = np.random.default_rng(3)
     X, Y = rng.normal(1, 0.1, (20, 4)), rng.normal([4800, 2], [300, 0.5], (20, 2))
     Y[3, 1] = np.nan
-    inner = mlp([4, 3, 2], activation="tanh", label_names=["TEFF", "LOGG"], label_units=["K", "dex"])
+    inner = mlp(
+        [4, 3, 2], activation="tanh", label_names=["TEFF", "LOGG"], label_units=["K", "dex"]
+    )
     net = standardized(inner, X, Y)
     t = inner.init_params(rng)
     theta, x = pt.vector("theta"), pt.matrix("x")
-    outer, plain = compile_plainly([theta, x], [net(theta, x), inner(theta, (x - X.mean(0)) / X.std(0))])(t, X)
+    outer, plain = compile_plainly(
+        [theta, x], [net(theta, x), inner(theta, (x - X.mean(0)) / X.std(0))]
+    )(t, X)
     assert_allclose(outer, plain * np.nanstd(Y, axis=0) + np.nanmean(Y, axis=0), rtol=1e-12)
     assert (net.label_names, net.label_units) == (("TEFF", "LOGG"), ("K", "dex"))
     assert [b.name for b in net.layout.blocks] == [b.name for b in inner.layout.blocks]
@@ -278,7 +305,11 @@ def test_fixed_layers_keep_copies_that_cannot_be_written():
         ),
         (DataError, lambda: Standardize([0, 0], [1, -1]), "scale positive"),
         (DataError, lambda: Standardize([np.nan, 0], [1, 1]), "mean should be finite .*position 0"),
-        (ShapeError, lambda: Standardize([0, 0], [1, 1, 1]), r"vectors of one length, got \(2,\), \(3,\)"),
+        (
+            ShapeError,
+            lambda: Standardize([0, 0], [1, 1, 1]),
+            r"vectors of one length, got \(2,\), \(3,\)",
+        ),
         (ShapeError, lambda: Standardize(0.0, 1.0), "vectors of one length"),
         (
             ShapeError,

@@ -43,7 +43,9 @@ def test_packing_undoes_unpacking_whatever_the_order_of_the_dict(net):
 
 def test_packing_a_kernel_in_fortran_order_keeps_its_entries(net):
     params = net.unpack(np.arange(23.0))
-    assert_array_equal(net.pack({k: np.asfortranarray(p) for k, p in params.items()}), np.arange(23))
+    assert_array_equal(
+        net.pack({k: np.asfortranarray(p) for k, p in params.items()}), np.arange(23)
+    )
 
 
 def test_unpacked_blocks_are_views_of_theta(net):
@@ -66,7 +68,9 @@ def test_a_layer_without_bias_has_only_its_kernel():
         ("dense_1/bias", (1,), 9),
     ]
     assert net.dense_shapes == {"dense_0": (2, 3), "dense_1": (3, 1)}
-    assert [(name, width) for name, (_, width) in dropout_layers(net).items()] == [("dropout_0", (3,))]
+    assert [(name, width) for name, (_, width) in dropout_layers(net).items()] == [
+        ("dropout_0", (3,))
+    ]
 
 
 def test_expanding_repeats_a_blocks_number_for_each_of_its_parameters():
@@ -106,7 +110,11 @@ BLOCKS = {
             {"dense_1/bias": np.ones((2, 1))},
             r"dense_1/bias should have shape \(2,\), got \(2, 1\)",
         ),
-        (DataError, {"dense_2/bias": np.ones(2)}, r"none are missing and \['dense_2/bias'\] are unknown"),
+        (
+            DataError,
+            {"dense_2/bias": np.ones(2)},
+            r"none are missing and \['dense_2/bias'\] are unknown",
+        ),
         (DataError, {"dense_1/bias": None}, r"\['dense_1/bias'\] are missing and none are unknown"),
     ],
     ids=["transposed", "wrong kernel", "wrong bias", "unknown block", "missing block"],
@@ -143,7 +151,9 @@ def test_kernels_have_the_variance_and_the_bound_of_keras(init, variance):
     assert 0.99 * bound < np.abs(draws).max() <= bound * (1 + 1e-15)
 
 
-@pytest.mark.parametrize("layer", [Dense(50), Conv1D(5, 3), LocallyConnected1D(5, 3)], ids=lambda layer: layer.kind)
+@pytest.mark.parametrize(
+    "layer", [Dense(50), Conv1D(5, 3), LocallyConnected1D(5, 3)], ids=lambda layer: layer.kind
+)
 def test_what_comes_out_of_a_layer_is_as_large_as_what_goes_in(layer):
     """Initial kernels and draws from the scaled prior alike: the sum over a fan-in of 1/fan-in is 1."""
     rng = np.random.default_rng(0)
@@ -151,9 +161,13 @@ def test_what_comes_out_of_a_layer_is_as_large_as_what_goes_in(layer):
     (kernel,) = (block for block in net.layout.blocks if block.name.endswith("/kernel"))
     flux, predict = rng.normal(size=(50, 800)), compile_predict(net)
     drawn = np.zeros(net.n_params)
-    drawn[kernel.slice] = rng.normal(size=kernel.size) / np.sqrt(scaled_prior(net, 1.0)[kernel.name])
+    drawn[kernel.slice] = rng.normal(size=kernel.size) / np.sqrt(
+        scaled_prior(net, 1.0)[kernel.name]
+    )
     for theta in (net.init_params(rng, "lecun_normal"), drawn):
-        assert predict(theta, flux).std() == pytest.approx(1, rel=0.3)  # 30 numbers of a kernel have 13 % of scatter
+        assert predict(theta, flux).std() == pytest.approx(
+            1, rel=0.3
+        )  # 30 numbers of a kernel have 13 % of scatter
 
 
 def test_initial_biases_are_zero_and_every_layer_has_its_own_fan(net):
@@ -219,7 +233,10 @@ def test_mlp_is_dense_layers_with_the_activation_between_and_a_linear_output(net
             lambda: mlp([4, 2], label_names=["TEFF"]),
             r"label_names should be 2 words, one a label, got \['TEFF'\]",
         ),
-        (lambda: mlp([4, 4], label_names="TEFF"), "label_names should be 4 words, one a label, got 'TEFF'"),
+        (
+            lambda: mlp([4, 4], label_names="TEFF"),
+            "label_names should be 4 words, one a label, got 'TEFF'",
+        ),
         (lambda: mlp([4, 2], label_units=["K", "", ""]), "label_units should be 2 words"),
     ],
     ids=[
@@ -247,7 +264,10 @@ def test_a_matrix_of_flux_gives_a_row_of_labels_for_each_of_its_rows(net, compil
     rng = np.random.default_rng(0)
     theta, x, X = pt.vector("theta"), pt.vector("x"), pt.matrix("X")
     t, flux = rng.normal(size=23), rng.normal(size=(5, 4))
-    one, many = compile_plainly([theta, x], net(theta, x)), compile_plainly([theta, X], net(theta, X))
+    one, many = (
+        compile_plainly([theta, x], net(theta, x)),
+        compile_plainly([theta, X], net(theta, X)),
+    )
     assert one(t, flux[0]).shape == (2,)
     assert_allclose(many(t, flux), [one(t, row) for row in flux], rtol=1e-13)
 

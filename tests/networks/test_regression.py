@@ -15,7 +15,9 @@ from symspec.networks.network import mlp
 from symspec.networks.regression import Regression, prior_precision_from_weight_decay
 
 with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # what PyMC's own imports deprecate is not ours to turn into an error
+    warnings.simplefilter(
+        "ignore"
+    )  # what PyMC's own imports deprecate is not ours to turn into an error
     import pymc as pm
 
 
@@ -40,7 +42,9 @@ def given(net, **options):
 def pymc_logp(problem):
     """Minus U, from a model that knows the network's graph and takes everything else from `pymc`."""
     with pm.Model() as model:
-        theta = pm.Normal("theta", 0, 1 / np.sqrt(problem.prior_precision), shape=problem.theta.size)
+        theta = pm.Normal(
+            "theta", 0, 1 / np.sqrt(problem.prior_precision), shape=problem.theta.size
+        )
         mu = problem.net(theta, problem.X)
         for n, y in enumerate(problem.Y):
             seen = np.flatnonzero(~np.isnan(y))
@@ -56,7 +60,9 @@ def pymc_logp(problem):
 
 def test_objective_is_minus_the_logp_of_pymc_with_all_constants(problem):
     value, _ = compile_objective(problem.reg)(problem.theta, problem.X, problem.Y)
-    assert_allclose(value, -pymc_logp(problem), rtol=1e-9)  # float64 rounding through a Cholesky factor
+    assert_allclose(
+        value, -pymc_logp(problem), rtol=1e-9
+    )  # float64 rounding through a Cholesky factor
 
 
 @pytest.mark.parametrize(
@@ -68,7 +74,9 @@ def test_objective_of_one_observed_matrix_is_minus_the_logp_of_pymc(problem):
     seen = ~np.isnan(problem.Y).any(axis=1)
     X, Y = problem.X[seen], problem.Y[seen]
     with pm.Model() as model:
-        theta = pm.Normal("theta", 0, 1 / np.sqrt(problem.prior_precision), shape=problem.theta.size)
+        theta = pm.Normal(
+            "theta", 0, 1 / np.sqrt(problem.prior_precision), shape=problem.theta.size
+        )
         pm.MvNormal("y", problem.net(theta, X), cov=problem.noise_covariance, observed=Y)
     logp = model.compile_logp(mode=find_mode("numpy", "float64"))({"theta": problem.theta})
     assert 0 < seen.sum() < len(seen)
@@ -78,13 +86,17 @@ def test_objective_of_one_observed_matrix_is_minus_the_logp_of_pymc(problem):
 # --- pieces of the graph
 
 
-def test_symbolic_objective_of_one_spectrum_is_that_of_a_matrix_of_one_row(problem, compile_plainly):
+def test_symbolic_objective_of_one_spectrum_is_that_of_a_matrix_of_one_row(
+    problem, compile_plainly
+):
     theta = pt.vector("theta")
     x, y, X, Y = pt.vector("x"), pt.vector("y"), pt.matrix("X"), pt.matrix("Y")
     U = problem.reg.negative_log_posterior
     both = compile_plainly([theta, x, y, X, Y], [U(theta, x, y), U(theta, X, Y)])
     for n in (0, 1, 6):
-        alone, as_row = both(problem.theta, problem.X[n], problem.Y[n], problem.X[[n]], problem.Y[[n]])
+        alone, as_row = both(
+            problem.theta, problem.X[n], problem.Y[n], problem.X[[n]], problem.Y[[n]]
+        )
         assert alone.shape == ()
         assert_allclose(alone, as_row, rtol=1e-14)
 
@@ -152,7 +164,9 @@ def test_a_diagonal_covariance_is_the_same_as_its_sigmas(net, data):
     Y = np.where(np.arange(12).reshape(6, 2) % 5 == 0, np.nan, Y)
     theta = net.init_params(np.random.default_rng(1))
     diagonal = compile_objective(given(net, sigma_noise=[0.2, 3.0]))(theta, X, Y)
-    full = compile_objective(Regression(net, noise_covariance=np.diag([0.04, 9.0]), prior_precision=1.0))
+    full = compile_objective(
+        Regression(net, noise_covariance=np.diag([0.04, 9.0]), prior_precision=1.0)
+    )
     assert_allclose(full(theta, X, Y)[0], diagonal[0], rtol=1e-13)
     assert_allclose(full(theta, X, Y)[1], diagonal[1], rtol=1e-12, atol=1e-12)
 
@@ -166,7 +180,9 @@ def test_labels_given_as_integers_are_the_same_as_floats(net, compile_plainly, n
     """Effective temperatures often are integers; the noise must not become one, too."""
     theta, X, Y = pt.vector("theta"), np.ones((3, 4)), np.array([[4, 2], [3, 1], [5, 5]])
     U = given(net, **noise).negative_log_posterior
-    integers, floats = compile_plainly([theta], [U(theta, X, Y), U(theta, X, Y.astype(float))])(np.linspace(-1, 1, 23))
+    integers, floats = compile_plainly([theta], [U(theta, X, Y), U(theta, X, Y.astype(float))])(
+        np.linspace(-1, 1, 23)
+    )
     assert integers == floats
 
 
@@ -174,14 +190,20 @@ def test_labels_given_as_integers_are_the_same_as_floats(net, compile_plainly, n
 
 
 @pytest.mark.parametrize(("weight_decay", "sigma"), [(1e-3, 1.0), (0.2, 0.3)])
-def test_weight_decay_of_a_mean_squared_error_is_the_prior_precision(net, data, compile_plainly, weight_decay, sigma):
+def test_weight_decay_of_a_mean_squared_error_is_the_prior_precision(
+    net, data, compile_plainly, weight_decay, sigma
+):
     """The loss as it is written for PyTorch, differentiated by itself, is 2 sigma^2 / (stars labels) of U."""
     X, Y = data
     theta_sym = pt.vector("theta", shape=(net.n_params,))
     loss = pt.mean((net(theta_sym, X) - Y) ** 2) + weight_decay / 2 * pt.sum(theta_sym**2)
     theta = np.random.default_rng(2).normal(size=net.n_params)
-    precision = prior_precision_from_weight_decay(weight_decay, sigma_noise=sigma, n_stars=6, n_labels=2)
-    _, gradient = compile_objective(given(net, sigma_noise=sigma, prior_precision=precision))(theta, X, Y)
+    precision = prior_precision_from_weight_decay(
+        weight_decay, sigma_noise=sigma, n_stars=6, n_labels=2
+    )
+    _, gradient = compile_objective(given(net, sigma_noise=sigma, prior_precision=precision))(
+        theta, X, Y
+    )
     expected = compile_plainly([theta_sym], pt.grad(loss, theta_sym))(theta)
     assert_allclose(gradient * 2 * sigma**2 / (6 * 2), expected, rtol=1e-12, atol=1e-14)
 
@@ -190,13 +212,21 @@ def test_weight_decay_of_a_mean_squared_error_is_the_prior_precision(net, data, 
 
 INDEFINITE = [[1.0, 2.0], [2.0, 1.0]]
 REFUSED = {
-    "no noise": (OptionError, {"sigma_noise": None}, "give either sigma_noise .* or noise_covariance"),
+    "no noise": (
+        OptionError,
+        {"sigma_noise": None},
+        "give either sigma_noise .* or noise_covariance",
+    ),
     "both noises": (
         OptionError,
         {"noise_covariance": np.eye(2)},
         "give either sigma_noise .* or noise_covariance",
     ),
-    "sigma zero": (DataError, {"sigma_noise": 0.0}, "standard deviation and should be positive, got 0.0"),
+    "sigma zero": (
+        DataError,
+        {"sigma_noise": 0.0},
+        "standard deviation and should be positive, got 0.0",
+    ),
     "one sigma negative": (DataError, {"sigma_noise": [0.1, -0.1]}, "should be positive"),
     "sigma infinite": (DataError, {"sigma_noise": np.inf}, "should be positive, got inf"),
     "sigma NaN": (DataError, {"sigma_noise": np.nan}, "should be positive, got nan"),
@@ -236,7 +266,11 @@ REFUSED = {
         {"sigma_noise": None, "noise_covariance": np.zeros((2, 2))},
         "positive definite, got a smallest eigenvalue of 0",
     ),
-    "prior zero": (DataError, {"prior_precision": 0}, "should be positive .*got 0 for dense_0/kernel"),
+    "prior zero": (
+        DataError,
+        {"prior_precision": 0},
+        "should be positive .*got 0 for dense_0/kernel",
+    ),
     "prior negative in one block": (
         DataError,
         {"prior_precision": {"dense_0": 1.0, "dense_1/kernel": 1.0, "dense_1/bias": -2.0}},
@@ -247,7 +281,11 @@ REFUSED = {
         {"prior_precision": np.where(np.arange(23) == 4, np.nan, 1.0)},
         "should be positive .*dense_0/kernel",
     ),
-    "prior of wrong length": (ShapeError, {"prior_precision": np.ones(22)}, r"shape \(23,\), got \(22,\)"),
+    "prior of wrong length": (
+        ShapeError,
+        {"prior_precision": np.ones(22)},
+        r"shape \(23,\), got \(22,\)",
+    ),
     "prior names an unknown block": (
         OptionError,
         {"prior_precision": {"dense_0": 1, "dense_1": 1, "dense_2": 1}},
@@ -263,7 +301,11 @@ REFUSED = {
         {"prior_precision": {"dense_0/kernel": np.ones((3, 4)), "dense_0/bias": 1, "dense_1": 1}},
         r"of dense_0/kernel should be a number or have shape \(4, 3\), got \(3, 4\)",
     ),
-    "prior of nothing": (DataError, {"prior_precision": None}, "prior_precision should be .*got None"),
+    "prior of nothing": (
+        DataError,
+        {"prior_precision": None},
+        "prior_precision should be .*got None",
+    ),
 }
 
 
@@ -280,7 +322,9 @@ def test_a_noise_or_prior_that_is_none_is_refused_in_words(net, error, options, 
     ids=["vector of labels for a matrix", "matrix of labels for a spectrum", "three axes"],
 )
 def test_symbolic_labels_have_as_many_axes_as_the_flux(net, flux, labels):
-    with pytest.raises(ShapeError, match=f"labels should have {flux.ndim} axes .*got {labels.ndim}"):
+    with pytest.raises(
+        ShapeError, match=f"labels should have {flux.ndim} axes .*got {labels.ndim}"
+    ):
         given(net).negative_log_posterior(pt.vector(), flux, labels)
 
 

@@ -10,7 +10,12 @@ from scipy.stats import norm
 
 from symspec.errors import OptionError, ShapeError
 from symspec.hmc.comparison import PROBABILITIES, HmcComparison
-from symspec.reports.hmc_plots import MAX_INTERVALS, plot_hmc_densities, plot_hmc_intervals, plot_hmc_traces
+from symspec.reports.hmc_plots import (
+    MAX_INTERVALS,
+    plot_hmc_densities,
+    plot_hmc_intervals,
+    plot_hmc_traces,
+)
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -66,7 +71,9 @@ def build_case(n_stars=N_STARS):
     diverging = np.zeros(f.shape[:2], bool)
     diverging[1, [5, 9]] = True
     stats = xr.Dataset({"diverging": (("chain", "draw"), diverging)}, coords=coords)
-    return build_comparison(f, mean, sd), xr.DataTree.from_dict({"posterior": posterior, "sample_stats": stats})
+    return build_comparison(f, mean, sd), xr.DataTree.from_dict(
+        {"posterior": posterior, "sample_stats": stats}
+    )
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +83,9 @@ def case():
 
 def bars(panel):
     """Ends (2, star) and x (star,) of the bars: Laplace's thin and thick, then HMC's."""
-    segments = [np.array(c.get_segments()) for c in panel.collections if isinstance(c, LineCollection)]
+    segments = [
+        np.array(c.get_segments()) for c in panel.collections if isinstance(c, LineCollection)
+    ]
     return [(s[:, :, 1].T, s[:, 0, 0]) for s in segments]
 
 
@@ -100,11 +109,15 @@ def test_both_intervals_of_a_star_are_side_by_side_and_relative_to_its_laplace_m
         expected = [laplace[[0, 4]], laplace[[1, 3]], hmc[[0, 4]], hmc[[1, 3]]]
         drawn = bars(panel)
         for (ends, _), wanted in zip(drawn, expected, strict=True):
-            np.testing.assert_allclose(ends, wanted, rtol=1e-9, atol=1e-12)  # means of 5,000 are taken off
+            np.testing.assert_allclose(
+                ends, wanted, rtol=1e-9, atol=1e-12
+            )  # means of 5,000 are taken off
         (_, left), _, (_, right), _ = drawn
         assert (left < right).all()
         assert (right[:-1] < left[1:]).all()
-        assert (right - left < left[1] - right[0]).all()  # nearer to each other than to the next star
+        assert (
+            right - left < left[1] - right[0]
+        ).all()  # nearer to each other than to the next star
 
 
 def test_panels_name_labels_units_and_verdicts(case):
@@ -122,8 +135,12 @@ def test_panels_name_labels_units_and_verdicts(case):
 
 def test_the_legend_gives_both_their_colours(case):
     axes = plot_hmc_intervals(case[0])
-    laplace, hmc = [matplotlib.colors.to_rgb(line.get_color()) for line in legend_of(axes).get_lines()]
-    drawn = [tuple(c.get_color()[0][:3]) for c in axes[0].collections if isinstance(c, LineCollection)]
+    laplace, hmc = [
+        matplotlib.colors.to_rgb(line.get_color()) for line in legend_of(axes).get_lines()
+    ]
+    drawn = [
+        tuple(c.get_color()[0][:3]) for c in axes[0].collections if isinstance(c, LineCollection)
+    ]
     assert drawn == [laplace, laplace, hmc, hmc]
     panel = plot_hmc_densities(*case, 0)[0, 0]
     assert matplotlib.colors.to_rgb(panel.lines[0].get_color()) == laplace
@@ -135,7 +152,9 @@ def test_ticks_tell_the_laplace_means_of_the_stars_at_them(case):
     for c, panel in enumerate(plot_hmc_intervals(comparison)):
         told = [float(label.get_text()) for label in panel.get_xticklabels()]
         wanted = np.sort(comparison.laplace_mean[:, c])[panel.get_xticks().astype(int)]
-        np.testing.assert_allclose(told, wanted, atol=0.005 * np.ptp(wanted))  # of their last decimal
+        np.testing.assert_allclose(
+            told, wanted, atol=0.005 * np.ptp(wanted)
+        )  # of their last decimal
         assert len(set(told)) == len(told)
 
 
@@ -179,7 +198,9 @@ def test_densities_are_of_the_stars_asked_for_in_units_of_the_labels(case):
             (curve,) = panel.lines
             mean, sd = comparison.laplace_mean[star, c], comparison.laplace_sd[star, c]
             x, y = curve.get_data()
-            np.testing.assert_allclose(y, np.exp(-(((x - mean) / sd) ** 2) / 2) / sd / np.sqrt(2 * np.pi), rtol=1e-9)
+            np.testing.assert_allclose(
+                y, np.exp(-(((x - mean) / sd) ** 2) / 2) / sd / np.sqrt(2 * np.pi), rtol=1e-9
+            )
             assert f"sd ratio {comparison.sd_ratio[star, c]:.2f}" in panel.get_title()
             assert panel.get_xlim()[0] <= f[:, :, star, c].min()
     assert [panel.get_xlabel() for panel in axes[-1]] == ["TEFF [K]", "LOGG [dex]", "FE_H [dex]"]
@@ -187,12 +208,20 @@ def test_densities_are_of_the_stars_asked_for_in_units_of_the_labels(case):
 
 @pytest.mark.parametrize(
     ("stars", "expected"),
-    [(3, [3]), (-1, [6]), (slice(0, 2), [0, 1]), ((5, 2, 5), [5, 2]), (np.arange(N_STARS) == 2, [2])],
+    [
+        (3, [3]),
+        (-1, [6]),
+        (slice(0, 2), [0, 1]),
+        ((5, 2, 5), [5, 2]),
+        (np.arange(N_STARS) == 2, [2]),
+    ],
     ids=["number", "from-the-end", "slice", "one-twice", "mask"],
 )
 def test_stars_are_chosen_as_numpy_would(case, stars, expected):
     axes = plot_hmc_densities(*case, stars)
-    assert [panel.get_ylabel().split("\n")[0] for panel in axes[:, 0]] == [f"star {i}" for i in expected]
+    assert [panel.get_ylabel().split("\n")[0] for panel in axes[:, 0]] == [
+        f"star {i}" for i in expected
+    ]
 
 
 # --- what both share
@@ -210,7 +239,10 @@ def test_a_subset_of_weights_is_told_in_the_figure(case, plot):
     assert " ".join(legend.get_title().get_text().split()) == f"What varies: {LAST_LAYER}."
     figure = np.ravel(axes)[0].figure
     figure.canvas.draw()
-    box, panels = legend.get_window_extent(), [panel.get_window_extent() for panel in np.ravel(axes)]
+    box, panels = (
+        legend.get_window_extent(),
+        [panel.get_window_extent() for panel in np.ravel(axes)],
+    )
     assert not any(box.overlaps(panel) for panel in panels)
     assert box.x1 <= figure.bbox.x1
 
@@ -228,13 +260,18 @@ def test_shapes_that_do_not_fit_are_refused_with_advice(case):
     comparison, draws = case
     with pytest.raises(ShapeError, match="axes should be 3 Axes, one a label, got 1"):
         plot_hmc_intervals(comparison, axes=plt.subplots()[1])
-    with pytest.raises(ShapeError, match=r"axes should be \(2, 3\) Axes, a row a star .* got \(3,\)"):
+    with pytest.raises(
+        ShapeError, match=r"axes should be \(2, 3\) Axes, a row a star .* got \(3,\)"
+    ):
         plot_hmc_densities(comparison, draws, [0, 1], axes=plt.subplots(3)[1])
     for refused in (
         lambda: plot_hmc_densities(comparison.select(slice(2)), draws, 0),
         lambda: plot_hmc_traces(draws, 0, comparison=comparison.select(slice(2))),
     ):
-        with pytest.raises(ShapeError, match=r"of the comparison's \(2, 3\) stars and labels, got \(7, 3\): compare"):
+        with pytest.raises(
+            ShapeError,
+            match=r"of the comparison's \(2, 3\) stars and labels, got \(7, 3\): compare",
+        ):
             refused()
 
 
@@ -261,7 +298,9 @@ def test_too_many_stars_and_draws_without_outputs_are_refused():
     only_theta = xr.DataTree.from_dict(
         {"posterior": xr.Dataset({"theta": (("chain", "draw", "param"), np.ones((2, 5, 3)))})}
     )
-    with pytest.raises(OptionError, match=r"draws should hold f.* got none: give run_hmc\(\.\.\., X_check=X\)"):
+    with pytest.raises(
+        OptionError, match=r"draws should hold f.* got none: give run_hmc\(\.\.\., X_check=X\)"
+    ):
         plot_hmc_traces(only_theta, 0)
 
 
@@ -287,7 +326,9 @@ def test_traces_and_ranks_have_a_row_a_star_and_label(case):
         assert len(rank.lines) == N_CHAINS
     words = [text.get_text() for text in legend_of(panels).get_texts()]
     assert words == [str(chain) for chain in range(N_CHAINS)]
-    for line, other, handle in zip(panels[0, 0].lines, panels[5, 1].lines, legend_of(panels).get_lines(), strict=True):
+    for line, other, handle in zip(
+        panels[0, 0].lines, panels[5, 1].lines, legend_of(panels).get_lines(), strict=True
+    ):
         assert line.get_color() == other.get_color() == handle.get_color()
     assert [bool(panel.get_xlabel()) for panel in panels[:, 0]] == [False] * 5 + [True]
 
@@ -308,4 +349,6 @@ def test_ranks_tell_a_chain_that_is_elsewhere(case):
 
 def test_as_many_panels_as_the_stars_allow_are_drawn():
     _, draws = build_case(8)
-    assert len(plot_hmc_traces(draws, slice(None)).axes) == 8 * 3 * 2  # more than ArviZ's own limit of 40
+    assert (
+        len(plot_hmc_traces(draws, slice(None)).axes) == 8 * 3 * 2
+    )  # more than ArviZ's own limit of 40

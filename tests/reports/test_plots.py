@@ -10,7 +10,12 @@ from symspec.errors import OptionError, ShapeError
 from symspec.laplace.audit import StructureAudit
 from symspec.laplace.calibration import coverage, sigma_mad
 from symspec.laplace.prediction import Prediction
-from symspec.reports.plots import plot_predicted_against_true, plot_sensitivity, plot_structure_audit, save_figure
+from symspec.reports.plots import (
+    plot_predicted_against_true,
+    plot_sensitivity,
+    plot_structure_audit,
+    save_figure,
+)
 from symspec.spectra.line_list import strong_lines
 
 matplotlib.use("Agg")
@@ -88,7 +93,9 @@ def test_lines_are_marked_where_they_are_and_only_within_the_range(jacobian):
     assert text.get_text() == "mine"
     assert text.xy[0] == pytest.approx((5000 - 3700) / 3600, rel=1e-12)
     for panel in axes:
-        assert [line.get_xdata()[0] for line in panel.lines if list(line.get_ydata()) == [0, 1]] == [5000.0]
+        assert [
+            line.get_xdata()[0] for line in panel.lines if list(line.get_ydata()) == [0, 1]
+        ] == [5000.0]
 
 
 @pytest.mark.parametrize(
@@ -96,7 +103,9 @@ def test_lines_are_marked_where_they_are_and_only_within_the_range(jacobian):
     [(None, {}, "pixel"), (WAVELENGTH, {"wavelength_unit": "nm"}, "wavelength [nm]")],
     ids=["no-wavelength", "nanometres"],
 )
-def test_no_line_is_marked_where_the_wavelength_is_not_in_angstrom(jacobian, wavelength, options, label):
+def test_no_line_is_marked_where_the_wavelength_is_not_in_angstrom(
+    jacobian, wavelength, options, label
+):
     axes = plot_sensitivity(jacobian, wavelength, **options, **WORDS)
     assert names_of_lines(axes[0]) == []
     assert axes[-1].get_xlabel() == label
@@ -132,7 +141,11 @@ def test_predicted_against_true_shows_points_bars_and_the_verdict(stars):
         assert f"= {scatter[c]:.3g}" in verdict
         assert f"within 68 %: {100 * covered[0, c]:.0f} %" in verdict
         assert f"within 95 %: {100 * covered[1, c]:.0f} %" in verdict
-    assert [panel.get_xlabel() for panel in axes] == ["true TEFF [K]", "true LOGG [dex]", "true [Fe/H]"]
+    assert [panel.get_xlabel() for panel in axes] == [
+        "true TEFF [K]",
+        "true LOGG [dex]",
+        "true [Fe/H]",
+    ]
 
 
 def test_a_label_without_any_truth_is_an_empty_panel(stars):
@@ -144,7 +157,9 @@ def test_a_label_without_any_truth_is_an_empty_panel(stars):
 
 
 def test_shapes_that_do_not_fit_are_refused_with_advice(jacobian, stars):
-    with pytest.raises(ShapeError, match=r"got \(2, 3, 400\): for many stars give one, jacobian\[0\]"):
+    with pytest.raises(
+        ShapeError, match=r"got \(2, 3, 400\): for many stars give one, jacobian\[0\]"
+    ):
         plot_sensitivity(np.stack([jacobian] * 2), WAVELENGTH, **WORDS)
     with pytest.raises(ShapeError, match=r"wavelength should have shape \(400,\)"):
         plot_sensitivity(jacobian, WAVELENGTH[1:], **WORDS)
@@ -163,10 +178,22 @@ def audit():
     distance = np.array([0, 0, 0.1, 0.2, 0.3, 7, 8, 6.0])
     quantile = np.array([0, 0, 0.2, 0.5, 0.96, 1, 1, 1])
     sd = rng.uniform(1, 2, (8, 2))
-    words = {"exact": "primal", "reason": "primal: as chosen.", "seconds": (1.0, 2.0), "label_names": NAMES[:2]}
-    arrays = {"exact_sd": sd, "exact_interval": np.stack([sd, sd], axis=-1), "distance": distance, "quantile": quantile}
+    words = {
+        "exact": "primal",
+        "reason": "primal: as chosen.",
+        "seconds": (1.0, 2.0),
+        "label_names": NAMES[:2],
+    }
+    arrays = {
+        "exact_sd": sd,
+        "exact_interval": np.stack([sd, sd], axis=-1),
+        "distance": distance,
+        "quantile": quantile,
+    }
     ratio = np.exp(rng.normal(size=shape))
-    return StructureAudit(("kronecker", "diagonal"), ("approximate",) * 2, ratio=ratio, **words, **arrays)
+    return StructureAudit(
+        ("kronecker", "diagonal"), ("approximate",) * 2, ratio=ratio, **words, **arrays
+    )
 
 
 def test_an_audit_has_a_panel_a_label_and_a_line_at_one(audit):
@@ -175,7 +202,11 @@ def test_an_audit_has_a_panel_a_label_and_a_line_at_one(audit):
     assert axes[0].get_ylabel() == "standard deviation / exact (primal)"
     for c, panel in enumerate(axes):
         assert panel.get_yscale() == "log"
-        points = {line.get_label(): line for line in panel.lines if line.get_marker() not in (None, "None", "")}
+        points = {
+            line.get_label(): line
+            for line in panel.lines
+            if line.get_marker() not in (None, "None", "")
+        }
         assert list(points) == ["kronecker", "diagonal"]
         assert len({line.get_color() for line in points.values()}) == 2
         for i, line in enumerate(points.values()):
@@ -183,13 +214,17 @@ def test_an_audit_has_a_panel_a_label_and_a_line_at_one(audit):
             x = line.get_xdata()
             np.testing.assert_array_equal(x[2:5], audit.quantile[2:5])
             assert (x[:2] < 0).all()
-            assert x[4] < 1 < x[7] < x[5] < x[6] < panel.get_xlim()[1]  # in the order of their distances
+            assert (
+                x[4] < 1 < x[7] < x[5] < x[6] < panel.get_xlim()[1]
+            )  # in the order of their distances
         assert any(list(line.get_ydata()) == [1, 1] for line in panel.lines)
     (legend,) = [panel.get_legend() for panel in axes if panel.get_legend() is not None]
     assert [text.get_text() for text in legend.get_texts()] == ["kronecker", "diagonal"]
 
 
-@pytest.mark.parametrize(("distance", "quantile", "name"), [(0, 0, "training\nstars"), (7, 1, "farther\nthan all")])
+@pytest.mark.parametrize(
+    ("distance", "quantile", "name"), [(0, 0, "training\nstars"), (7, 1, "farther\nthan all")]
+)
 def test_a_strip_alone_fills_the_panel(audit, distance, quantile, name):
     audit = replace(audit, distance=np.full(8, 1.0 * distance), quantile=np.full(8, 1.0 * quantile))
     panel = plot_structure_audit(audit)[0]
@@ -214,7 +249,13 @@ def test_an_audit_without_such_stars_has_no_strips_and_goes_into_panels_given(au
     axes = plot_structure_audit(audit, axes=given)
     assert list(axes) == list(given)
     assert plt.get_fignums() == [1]
-    assert [label.get_text() for label in axes[0].get_xticklabels()] == ["0", "0.25", "0.5", "0.75", "1"]
+    assert [label.get_text() for label in axes[0].get_xticklabels()] == [
+        "0",
+        "0.25",
+        "0.5",
+        "0.75",
+        "1",
+    ]
     with pytest.raises(ShapeError, match="axes should be 2 Axes, one a label, got 1"):
         plot_structure_audit(audit, axes=given[0])
 
@@ -240,5 +281,7 @@ def test_a_figure_that_fails_leaves_the_older_one_and_nothing_else(tmp_path, mon
     with pytest.raises(OSError, match="disk full"):
         save_figure(figure, path)
     assert [p.read_text() for p in tmp_path.iterdir()] == ["an older one"]
-    with pytest.raises(OptionError, match=r"figure\.what should end in one of .*\.png.*: rename it"):
+    with pytest.raises(
+        OptionError, match=r"figure\.what should end in one of .*\.png.*: rename it"
+    ):
         save_figure(figure, tmp_path / "figure.what")

@@ -102,7 +102,9 @@ def test_a_sum_goes_on_from_the_last_block_kept(tmp_path, monkeypatch):
 
 def test_what_is_finished_is_not_done_again(tmp_path):
     Checkpoint(tmp_path, "a").accumulate("sums", Walk(), {"sum": np.zeros(())}, add)
-    state = Checkpoint(tmp_path, "a").accumulate("sums", Walk(), {"sum": np.zeros(())}, lambda *_: pytest.fail("again"))
+    state = Checkpoint(tmp_path, "a").accumulate(
+        "sums", Walk(), {"sum": np.zeros(())}, lambda *_: pytest.fail("again")
+    )
     assert state["sum"] == 45
 
 

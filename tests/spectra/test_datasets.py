@@ -9,7 +9,13 @@ import pytest
 from conftest import SHARED_DATA
 from scipy.special import voigt_profile
 
-from symspec.errors import DataError, FileFormatError, MissingDependencyError, OptionError, ShapeError
+from symspec.errors import (
+    DataError,
+    FileFormatError,
+    MissingDependencyError,
+    OptionError,
+    ShapeError,
+)
 from symspec.spectra import line_list
 from symspec.spectra.datasets import (
     LINE_FWHM,
@@ -60,11 +66,15 @@ def test_miles_holds_the_785_labelled_fgk_stars():
     assert ((spectra.labels[:, 0] > 3800) & (spectra.labels[:, 0] < 7500)).all()
     assert len(set(spectra.ids)) == 785
     # the library's documented grid: 3540.5 to 7409.6 Angstrom in steps of 0.9
-    np.testing.assert_allclose(spectra.wavelength[[0, 1, -1]], [3540.5, 3541.4, 7409.6], rtol=0, atol=1e-9)
+    np.testing.assert_allclose(
+        spectra.wavelength[[0, 1, -1]], [3540.5, 3541.4, 7409.6], rtol=0, atol=1e-9
+    )
 
 
 @needs_mangadap
-@pytest.mark.skipif(not PACKED_MILES.is_file(), reason="no independently packed MILES file beside the repository")
+@pytest.mark.skipif(
+    not PACKED_MILES.is_file(), reason="no independently packed MILES file beside the repository"
+)
 def test_miles_agrees_entry_by_entry_with_the_packed_file():
     with np.load(PACKED_MILES) as packed:
         labels = packed["labels"]
@@ -72,7 +82,9 @@ def test_miles_agrees_entry_by_entry_with_the_packed_file():
         spectra = miles()
         np.testing.assert_array_equal(spectra.ids, packed["miles_id"][keep])
         np.testing.assert_array_equal(spectra.labels, labels[keep])
-        np.testing.assert_array_equal(spectra.flux.astype(np.float32), packed["flux"][keep])  # packed as float32
+        np.testing.assert_array_equal(
+            spectra.flux.astype(np.float32), packed["flux"][keep]
+        )  # packed as float32
         np.testing.assert_allclose(spectra.wavelength, packed["wavelength"], rtol=1e-12)
 
 
@@ -87,7 +99,9 @@ def test_all_miles_labels_agree_with_the_short_table_beside_them():
     both = np.array([star in short for star in spectra.ids])
     assert both.sum() > 970
     expected = np.array([short[star] for star in spectra.ids[both]])
-    expected[expected > 9000 * np.array([11, 1, 1])] = np.nan  # 99999 and 9999 stand for a missing label
+    expected[expected > 9000 * np.array([11, 1, 1])] = (
+        np.nan
+    )  # 99999 and 9999 stand for a missing label
     np.testing.assert_array_equal(spectra.labels[both], expected)
     assert np.isnan(spectra.labels).any(axis=1).sum() == 40
     assert miles(teff_range=None).n_stars == 944
@@ -118,10 +132,19 @@ def test_miles_clips_only_when_asked():
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"teff_range": (5000, 4000)}, r"teff_range should be two finite numbers.*got \(5000, 4000\).*write"),
+        (
+            {"teff_range": (5000, 4000)},
+            r"teff_range should be two finite numbers.*got \(5000, 4000\).*write",
+        ),
         ({"teff_range": 5000}, r"teff_range should be two numbers, got 5000: write teff_range="),
-        ({"teff_range": (1.0, 2.0)}, r"teff_range should hold some stars, got \(1.0, 2.0\) K: MILES spans"),
-        ({"clip": (3, 0)}, r"clip should be two finite numbers.*got \(3, 0\): write clip=\(0.0, 3.0\)"),
+        (
+            {"teff_range": (1.0, 2.0)},
+            r"teff_range should hold some stars, got \(1.0, 2.0\) K: MILES spans",
+        ),
+        (
+            {"clip": (3, 0)},
+            r"clip should be two finite numbers.*got \(3, 0\): write clip=\(0.0, 3.0\)",
+        ),
     ],
 )
 def test_miles_refuses_bad_options(options, words):
@@ -133,7 +156,10 @@ def test_miles_refuses_bad_options(options, words):
 def test_without_mangadap_the_error_names_the_extra(monkeypatch, tmp_path, state):
     spec = None if "not" in state else SimpleNamespace(submodule_search_locations=[str(tmp_path)])
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: spec)
-    with pytest.raises(MissingDependencyError, match=rf'sdss-mangadap, which {state}: pip install "symspec\[demo\]"'):
+    with pytest.raises(
+        MissingDependencyError,
+        match=rf'sdss-mangadap, which {state}: pip install "symspec\[demo\]"',
+    ):
         miles()
 
 
@@ -146,7 +172,9 @@ def test_files_on_different_wavelengths_are_refused(tmp_path):
     flux, wavelength = _read_one_grid([tmp_path / "a.fits"])
     assert flux.shape == (1, 5)
     np.testing.assert_allclose(wavelength, [3539.6, 3540.5, 3541.4, 3542.3, 3543.2], rtol=1e-12)
-    with pytest.raises(FileFormatError, match=r"b\.fits should have .*3540\.5.* got .*3541\.0.*: reinstall"):
+    with pytest.raises(
+        FileFormatError, match=r"b\.fits should have .*3540\.5.* got .*3541\.0.*: reinstall"
+    ):
         _read_one_grid([tmp_path / "a.fits", tmp_path / "b.fits"])
 
 
@@ -189,7 +217,9 @@ def opacity_ratio_by_hand(teff, logg, fe_h, line, element):
     theta = 5040 / teff
     kappa = 4.158e-10 * 3e-17 * p_e * theta**2.5 * 10 ** (0.754 * theta)
     kappa *= 1 - ionised_fraction(1.0, 2.0, 13.598)
-    cross_section = np.sqrt(np.pi) * e_squared / (electron_mass * si.c * 100) * wavelength * 1e-8 / velocity
+    cross_section = (
+        np.sqrt(np.pi) * e_squared / (electron_mass * si.c * 100) * wavelength * 1e-8 / velocity
+    )
     return cross_section * number / kappa, velocity
 
 
@@ -207,8 +237,14 @@ def opacity_ratio_by_hand(teff, logg, fe_h, line, element):
 def test_widths_follow_saha_and_boltzmann_written_out_by_hand(labels, line, element):
     teff, logg, fe_h = labels
     eta, velocity = opacity_ratio_by_hand(teff, logg, fe_h, line, element)
-    a = 0.02 * (10 ** ((logg - 4.44 + fe_h) / 3) * (teff / 5772) ** 9 if line[1] > 10 else 10 ** ((logg - 4.44) / 1.5))
-    growth = np.sqrt(2 * np.log(1 + np.pi / 2 * eta**2) + 4 * np.sqrt(np.pi) * a * eta**2 / (1 + eta))
+    a = 0.02 * (
+        10 ** ((logg - 4.44 + fe_h) / 3) * (teff / 5772) ** 9
+        if line[1] > 10
+        else 10 ** ((logg - 4.44) / 1.5)
+    )
+    growth = np.sqrt(
+        2 * np.log(1 + np.pi / 2 * eta**2) + 4 * np.sqrt(np.pi) * a * eta**2 / (1 + eta)
+    )
     expected = 0.6 * line[0] * velocity / 2.997925e10 * growth
     # rtol: physical constants are written with five to seven digits
     np.testing.assert_allclose(width_of(line[0], labels), expected, rtol=1e-4)
@@ -259,7 +295,9 @@ def test_the_line_table_is_sane():
     assert (np.diff(LINE_WAVELENGTH) > 0).all()
     assert 150 < LINE_WAVELENGTH.size < 250
     neutral = ~line_list._IONISED
-    assert (line_list._EXCITATION[neutral] < line_list._IONISATION[line_list._ELEMENT[neutral]]).all()
+    assert (
+        line_list._EXCITATION[neutral] < line_list._IONISATION[line_list._ELEMENT[neutral]]
+    ).all()
     photon = 12398.42 / LINE_WAVELENGTH  # eV; the upper level of a neutral line is bound as well
     upper = line_list._EXCITATION + photon
     assert (upper[neutral] < line_list._IONISATION[line_list._ELEMENT[neutral]]).all()
@@ -273,7 +311,10 @@ def test_width_jacobian_agrees_with_central_differences(labels):
         above, below = (equivalent_widths(np.array([labels + sign * shift]))[0] for sign in (1, -1))
         # truncation ~ step^2, roundoff ~ 1e-16 / step: both below 1e-7 of the line width
         np.testing.assert_allclose(
-            jacobian[..., i], (above - below) / (2 * step), rtol=2e-6, atol=1e-8 / (1e3 if i == 0 else 1)
+            jacobian[..., i],
+            (above - below) / (2 * step),
+            rtol=2e-6,
+            atol=1e-8 / (1e3 if i == 0 else 1),
         )
 
 
@@ -331,7 +372,9 @@ def test_strong_lines_gives_names_in_range_and_in_order():
 
 
 def test_strong_lines_refuses_a_reversed_range():
-    with pytest.raises(OptionError, match=r"wavelength_min should be below wavelength_max, got 7000 and 4000: swap"):
+    with pytest.raises(
+        OptionError, match=r"wavelength_min should be below wavelength_max, got 7000 and 4000: swap"
+    ):
         strong_lines(7000, 4000)
 
 
@@ -345,7 +388,9 @@ def test_generated_flux_is_the_exponential_of_a_sum_over_lines():
     tau = np.zeros((len(labels), WAVELENGTH.size))
     for star in range(len(labels)):
         for line, at in enumerate(LINE_WAVELENGTH):
-            profile = np.exp(-((WAVELENGTH - at) ** 2) / (2 * sigma**2)) / (sigma * np.sqrt(2 * np.pi))
+            profile = np.exp(-((WAVELENGTH - at) ** 2) / (2 * sigma**2)) / (
+                sigma * np.sqrt(2 * np.pi)
+            )
             tau[star] += widths[star, line] * profile
     # rtol: sums in another order, of exponents up to about 30
     np.testing.assert_allclose(generated_flux(labels, WAVELENGTH), np.exp(-tau), rtol=1e-12)
@@ -377,11 +422,15 @@ def test_flux_jacobian_agrees_with_central_differences(labels):
         above, below = (generated_flux([labels + sign * shift], WAVELENGTH) for sign in (1, -1))
         # roundoff 1e-16 / step, truncation ~ step^2 with derivatives of order one per dex, 1e-3 per K
         atol = 1e-11 if i == 0 else 1e-7
-        np.testing.assert_allclose(jacobian[..., i], (above - below) / (2 * step), rtol=1e-5, atol=atol)
+        np.testing.assert_allclose(
+            jacobian[..., i], (above - below) / (2 * step), rtol=1e-5, atol=atol
+        )
 
 
 def test_flux_and_jacobian_are_finite_at_the_corners_of_what_is_allowed():
-    corners = np.stack(np.meshgrid([2000.0, 20000.0], [-2.0, 10.0], [-10.0, 3.0]), axis=-1).reshape(-1, 3)
+    corners = np.stack(np.meshgrid([2000.0, 20000.0], [-2.0, 10.0], [-10.0, 3.0]), axis=-1).reshape(
+        -1, 3
+    )
     assert np.isfinite(generated_flux(corners, WAVELENGTH)).all()
     assert np.isfinite(generated_flux_jacobian(corners, WAVELENGTH)).all()
 
@@ -390,7 +439,9 @@ def test_jacobian_keeps_stars_and_labels_apart():
     labels = np.array(list(CASES.values()))
     together = generated_flux_jacobian(labels, WAVELENGTH)
     apart = [generated_flux_jacobian(labels[n : n + 1], WAVELENGTH)[0] for n in range(len(labels))]
-    np.testing.assert_allclose(together, apart, rtol=1e-10, atol=1e-16)  # BLAS sums in another order
+    np.testing.assert_allclose(
+        together, apart, rtol=1e-10, atol=1e-16
+    )  # BLAS sums in another order
 
 
 def test_float32_flux_is_the_rounded_float64_flux():
@@ -424,7 +475,9 @@ def test_generated_labels_fill_their_ranges_independently():
     unit = (labels - low) / (high - low)
     assert unit.min() >= 0
     assert unit.max() <= 1
-    np.testing.assert_allclose(unit.mean(axis=0), 0.5, atol=5 / np.sqrt(12 * 2000))  # five standard errors
+    np.testing.assert_allclose(
+        unit.mean(axis=0), 0.5, atol=5 / np.sqrt(12 * 2000)
+    )  # five standard errors
     off_diagonal = np.corrcoef(unit.T)[np.triu_indices(3, 1)]
     assert np.abs(off_diagonal).max() < 5 / np.sqrt(2000)
 
@@ -446,7 +499,10 @@ def test_the_same_seed_gives_the_same_stars_and_another_gives_others():
             {"rng": 0},
             r"rng should be a numpy\.random\.Generator, got .*0: write rng=np\.random\.default_rng\(0\)",
         ),
-        ({"snr": 0.0}, r"snr should be one positive number, got 0\.0: for no noise call generated_flux"),
+        (
+            {"snr": 0.0},
+            r"snr should be one positive number, got 0\.0: for no noise call generated_flux",
+        ),
         ({"snr": np.inf}, r"snr should be one positive number, got inf"),
         (
             {"teff_range": (7000, 4000)},
@@ -456,10 +512,19 @@ def test_the_same_seed_gives_the_same_stars_and_another_gives_others():
             {"teff_range": (1000, 4000)},
             r"teff_range should lie within 2000 to 20000, got \(1000, 4000\): write",
         ),
-        ({"logg_range": (4, 4)}, r"logg_range should be two finite numbers.*write logg_range=\(1\.0, 5\.0\)"),
-        ({"fe_h_range": (0, np.nan)}, r"fe_h_range should be two finite numbers, .* got \(0, nan\)"),
+        (
+            {"logg_range": (4, 4)},
+            r"logg_range should be two finite numbers.*write logg_range=\(1\.0, 5\.0\)",
+        ),
+        (
+            {"fe_h_range": (0, np.nan)},
+            r"fe_h_range should be two finite numbers, .* got \(0, nan\)",
+        ),
         ({"fe_h_range": 0.0}, r"fe_h_range should be two numbers, got 0\.0: write fe_h_range="),
-        ({"wavelength_range": (-1, 5000)}, r"wavelength_range should lie within 0 to inf, got \(-1, 5000\)"),
+        (
+            {"wavelength_range": (-1, 5000)},
+            r"wavelength_range should lie within 0 to inf, got \(-1, 5000\)",
+        ),
     ],
 )
 def test_generated_stars_refuses_bad_options(options, words):
@@ -496,7 +561,12 @@ def test_generated_stars_refuses_bad_options(options, words):
             DataError,
             r"labels\[:, 2\] should be \[Fe/H\] from -10 to 3, got 5 to 5",
         ),
-        (SUN * np.nan, WAVELENGTH, DataError, r"labels should be finite, got NaN or infinite ones: leave"),
+        (
+            SUN * np.nan,
+            WAVELENGTH,
+            DataError,
+            r"labels should be finite, got NaN or infinite ones: leave",
+        ),
         (
             SUN,
             WAVELENGTH[None],
@@ -526,5 +596,7 @@ def test_generated_flux_refuses_bad_arrays(function, labels, wavelength, error, 
 
 
 def test_generated_flux_refuses_another_dtype():
-    with pytest.raises(OptionError, match=r"dtype should be one of 'float64', 'float32', got 'float16'"):
+    with pytest.raises(
+        OptionError, match=r"dtype should be one of 'float64', 'float32', got 'float16'"
+    ):
         generated_flux(SUN, WAVELENGTH, dtype="float16")

@@ -32,7 +32,10 @@ def laplace(on_grid):
 
 def make_spectra(wavelength=OLD, unit="Angstrom", n=3):
     rng = np.random.default_rng(1)
-    flux, ivar = 1 + 0.1 * rng.normal(size=(n, wavelength.size)), rng.uniform(50, 200, (n, wavelength.size))
+    flux, ivar = (
+        1 + 0.1 * rng.normal(size=(n, wavelength.size)),
+        rng.uniform(50, 200, (n, wavelength.size)),
+    )
     ivar[1, 7] = 0
     return ss.Spectra(flux=flux, ivar=ivar, wavelength=wavelength, wavelength_unit=unit)
 
@@ -49,7 +52,9 @@ def test_errors_of_resampled_flux_are_propagated_with_their_covariance(laplace, 
         J_x = J(laplace.theta, np.where(good, spectrum, laplace.flux_mean)) * good
         known = resampled.source_ivar[star] > 0
         variance = np.where(known, 1 / np.where(known, resampled.source_ivar[star], 1), 0)
-        assert_allclose(prediction.flux_cov[star], J_x @ R @ np.diag(variance) @ R.T @ J_x.T, rtol=1e-10)
+        assert_allclose(
+            prediction.flux_cov[star], J_x @ R @ np.diag(variance) @ R.T @ J_x.T, rtol=1e-10
+        )
     alone = laplace.predict(resampled.spectra.flux, ivar=resampled.spectra.ivar)
     assert_allclose(alone.labels, prediction.labels, rtol=0)
     if kind == "flux_conserving":  # of the others no two new pixels share an old one
@@ -69,11 +74,16 @@ def test_a_survey_resamples_to_the_network(laplace, tmp_path):
 def test_the_same_grid_passes_in_any_unit(on_grid):
     spectra = make_spectra(NEW / 10, "nm")
     assert fit_to_network(on_grid, spectra) is spectra
-    check_grid(on_grid, ss.Spectra(flux=spectra.flux, ivar=spectra.ivar), "spectra without wavelengths")
+    check_grid(
+        on_grid, ss.Spectra(flux=spectra.flux, ivar=spectra.ivar), "spectra without wavelengths"
+    )
 
 
 def test_another_grid_of_as_many_pixels_is_refused(on_grid):
-    with pytest.raises(DataError, match=r"from 5000 to 5200 Angstrom, got other .* \(pixel 0: 5001 rather than 5000\)"):
+    with pytest.raises(
+        DataError,
+        match=r"from 5000 to 5200 Angstrom, got other .* \(pixel 0: 5001 rather than 5000\)",
+    ):
         fit_to_network(on_grid, make_spectra(NEW + 1))
     with pytest.raises(ShapeError, match="25 pixels, got 24"):
         fit_to_network(on_grid, make_spectra(NEW[1:]))
@@ -86,7 +96,11 @@ def test_resampling_needs_the_wavelengths_of_the_network(net):
 
 @pytest.mark.parametrize(
     ("wavelength", "error", "words"),
-    [(NEW[1:], ShapeError, "shape"), (NEW[::-1], DataError, "rise"), (np.full(25, np.nan), DataError, "finite")],
+    [
+        (NEW[1:], ShapeError, "shape"),
+        (NEW[::-1], DataError, "rise"),
+        (np.full(25, np.nan), DataError, "finite"),
+    ],
 )
 def test_wavelengths_of_a_network_are_checked(wavelength, error, words):
     with pytest.raises(error, match=words):

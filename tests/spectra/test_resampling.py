@@ -90,7 +90,9 @@ def test_the_integral_over_wavelength_is_conserved():
         new_edges = np.array(edges_of(GRIDS[name]))
         between = np.diff(np.interp(new_edges, old_edges, cumulative))
         new = build_resampling_matrix(OLD, GRIDS[name]) @ flux
-        np.testing.assert_allclose(new * np.diff(new_edges), between, rtol=1e-5)  # weights below 1e-6 are dropped
+        np.testing.assert_allclose(
+            new * np.diff(new_edges), between, rtol=1e-5
+        )  # weights below 1e-6 are dropped
 
 
 def test_a_constant_stays_and_linear_interpolation_keeps_a_slope(kind):
@@ -99,7 +101,9 @@ def test_a_constant_stays_and_linear_interpolation_keeps_a_slope(kind):
     resampled = resample(spectra, new, kind=kind).spectra
     np.testing.assert_allclose(resampled.flux[0], 1.0, rtol=1e-14)
     if kind == "linear":
-        np.testing.assert_allclose(resampled.flux[1], new, rtol=1e-9)  # weights below 1e-6 are dropped
+        np.testing.assert_allclose(
+            resampled.flux[1], new, rtol=1e-9
+        )  # weights below 1e-6 are dropped
     assert resampled.ivar is None
 
 
@@ -160,7 +164,9 @@ def test_ivar_is_one_over_the_diagonal_of_the_covariance(kind, grid):
         good = resampled.spectra.ivar[star] > 0
         variance = np.where(spectra.ivar[star] > 0, 1 / np.maximum(spectra.ivar[star], 1e-300), 0.0)
         expected = R @ np.diag(variance) @ R.T
-        np.testing.assert_allclose(resampled.spectra.ivar[star][good], 1 / np.diag(expected)[good], rtol=1e-12)
+        np.testing.assert_allclose(
+            resampled.spectra.ivar[star][good], 1 / np.diag(expected)[good], rtol=1e-12
+        )
         L = resampled.covariance_factor(star)
         expected[~good] = expected[:, ~good] = 0.0
         np.testing.assert_allclose((L @ L.T).toarray(), expected, rtol=1e-12, atol=1e-18)
@@ -189,10 +195,14 @@ def test_errors_go_through_to_the_labels(kind, grid, n_bad):
 
 def test_neighbours_share_noise_which_the_diagonal_alone_gets_wrong():
     """Two halves of one old pixel: the sum of both varies four times as much as one, not twice."""
-    spectra = Spectra(flux=np.ones((1, 3)), ivar=np.ones((1, 3)), wavelength=np.array([1.0, 2.0, 3.0]))
+    spectra = Spectra(
+        flux=np.ones((1, 3)), ivar=np.ones((1, 3)), wavelength=np.array([1.0, 2.0, 3.0])
+    )
     resampled = resample(spectra, np.array([1.75, 2.25]))
     J = np.ones((1, 1, 2))
-    assert propagate_through(J, resampled.matrix, resampled.source_ivar)[0, 0, 0] == pytest.approx(4.0)
+    assert propagate_through(J, resampled.matrix, resampled.source_ivar)[0, 0, 0] == pytest.approx(
+        4.0
+    )
     assert (1 / resampled.spectra.ivar[0]).sum() == pytest.approx(2.0)
 
 
@@ -228,7 +238,9 @@ def test_units_are_converted(kind):
     spectra = make_spectra(np.random.default_rng(10))
     expected = resample(spectra, GRIDS["wider"], kind=kind)
     in_nm = resample(spectra, GRIDS["wider"] / 10, kind=kind, wavelength_unit="nm")
-    np.testing.assert_allclose(in_nm.spectra.flux, expected.spectra.flux, rtol=1e-9)  # rounding of the grid
+    np.testing.assert_allclose(
+        in_nm.spectra.flux, expected.spectra.flux, rtol=1e-9
+    )  # rounding of the grid
     np.testing.assert_allclose(in_nm.spectra.ivar, expected.spectra.ivar, rtol=1e-9)
     assert in_nm.spectra.wavelength_unit == "nm"
     np.testing.assert_array_equal(in_nm.spectra.wavelength, GRIDS["wider"] / 10)
@@ -240,7 +252,12 @@ def test_units_are_converted(kind):
 def test_labels_and_ids_stay():
     flux, wavelength = np.ones((2, 3)), np.array([1.0, 2.0, 3.0])
     spectra = Spectra(
-        flux=flux, wavelength=wavelength, labels=[[1.0], [2.0]], label_names=("a",), label_units=("K",), ids=["x", "y"]
+        flux=flux,
+        wavelength=wavelength,
+        labels=[[1.0], [2.0]],
+        label_names=("a",),
+        label_units=("K",),
+        ids=["x", "y"],
     )
     resampled = resample(spectra, [1.5, 2.5], kind="linear").spectra
     np.testing.assert_array_equal(resampled.labels, [[1.0], [2.0]])
@@ -249,7 +266,9 @@ def test_labels_and_ids_stay():
 
 
 def test_the_map_is_sparse_at_full_size():
-    R = build_resampling_matrix(10 ** (4.179 + 6e-6 * np.arange(8575)), np.linspace(15200.0, 16900.0, 7214))
+    R = build_resampling_matrix(
+        10 ** (4.179 + 6e-6 * np.arange(8575)), np.linspace(15200.0, 16900.0, 7214)
+    )
     assert isinstance(R, sparse.csr_array)
     assert R.nnz < 4 * 7214
 

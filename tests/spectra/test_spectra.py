@@ -42,7 +42,12 @@ def test_counts_are_those_of_the_arrays(spectra):
 def test_flux_alone_is_enough():
     spectra = Spectra(flux=[[1, 2, 3]])
     assert spectra.flux.dtype == np.float64
-    assert (spectra.ivar, spectra.wavelength, spectra.labels, spectra.ids) == (None, None, None, None)
+    assert (spectra.ivar, spectra.wavelength, spectra.labels, spectra.ids) == (
+        None,
+        None,
+        None,
+        None,
+    )
     assert (spectra.n_labels, spectra.label_names, spectra.label_units) == (0, (), ())
     assert spectra.wavelength_unit == "Angstrom"
 
@@ -148,9 +153,17 @@ def test_missing_labels_are_allowed_even_when_a_star_has_none(spectra):
         ({"labels": np.ones(2)}, ShapeError, r"for one label labels\[:, None\]"),
         ({"labels": np.ones((3, 2))}, ShapeError, "transpose it: labels.T"),
         ({"labels": np.ones((4, 3))}, ShapeError, "select the same stars in flux and labels"),
-        ({"labels": [[1.0], [np.inf]]}, DataError, "star 1, label 0 is inf.*write NaN for a missing label"),
+        (
+            {"labels": [[1.0], [np.inf]]},
+            DataError,
+            "star 1, label 0 is inf.*write NaN for a missing label",
+        ),
         ({"ids": ["a"]}, ShapeError, r"ids should have shape \(2,\), one a star, got \(1,\)"),
-        ({"label_names": ("a",)}, ShapeError, "label_names should have length 0, got 1: give labels as well"),
+        (
+            {"label_names": ("a",)},
+            ShapeError,
+            "label_names should have length 0, got 1: give labels as well",
+        ),
         (
             {"labels": np.ones((2, 2)), "label_units": ["K"]},
             ShapeError,
@@ -174,7 +187,9 @@ def test_ids_become_text():
 
 
 def test_repr_is_one_line(spectra):
-    assert repr(spectra) == ("Spectra(4 stars, 6 pixels, ivar, wavelength in Angstrom, labels TEFF [K], LOGG [dex])")
+    assert repr(spectra) == (
+        "Spectra(4 stars, 6 pixels, ivar, wavelength in Angstrom, labels TEFF [K], LOGG [dex])"
+    )
 
 
 # --- checks
@@ -196,7 +211,10 @@ def test_repr_is_one_line(spectra):
         (np.ones(3, dtype=complex), "real numbers, got complex ones"),
         (np.ones(3, dtype=bool), "got booleans"),
         (np.array(["2020-01-01"], dtype="datetime64[D]"), r"got an array of datetime64\[D\]"),
-        (np.ma.masked_invalid([1, np.nan]), r"1 masked values: write NaN there, x.filled\(np.nan\)"),
+        (
+            np.ma.masked_invalid([1, np.nan]),
+            r"1 masked values: write NaN there, x.filled\(np.nan\)",
+        ),
     ],
 )
 def test_what_is_no_array_of_numbers_is_refused(value, words):
@@ -225,7 +243,10 @@ def test_numbers_too_large_for_float32_are_refused():
             (2000, 7214),
             r"got \(2000, 7214\): trim the last pixel or rebuild the network with n_pixels=7214\.",
         ),
-        ((2000, 7212), "one pixel was cut: give it as well or rebuild the network with n_pixels=7212"),
+        (
+            (2000, 7212),
+            "one pixel was cut: give it as well or rebuild the network with n_pixels=7212",
+        ),
         ((7213, 2000), r"transpose it: flux\.T\."),
         ((2000, 4000), "resample the spectra to the network's 7213 pixels or .* n_pixels=4000"),
         ((5, 1, 7213), r"give one spectrum a row: flux.reshape\(5, 7213\)"),
@@ -250,7 +271,9 @@ def test_flux_is_finite_unless_nan_is_allowed():
     assert check_flux([1, 2, 3], 3).shape == (3,)
     flux[1, 0] = np.nan
     assert check_flux(flux, 3, allow_nan=True) is flux
-    with pytest.raises(DataError, match=r"X should be finite, got 1 value \(first: star 1, pixel 0 is nan\)"):
+    with pytest.raises(
+        DataError, match=r"X should be finite, got 1 value \(first: star 1, pixel 0 is nan\)"
+    ):
         check_flux(flux, 3, name="X")
     with pytest.raises(DataError, match=r"first: pixel 0 is nan"):
         check_flux(flux[1], 3)
@@ -270,7 +293,13 @@ def test_flux_is_finite_unless_nan_is_allowed():
         (np.ones((5, 3, 1)), 5, 3, ShapeError, "two axes"),
         ([[1.0, 2.0], [np.inf, 1.0]], 2, 2, DataError, "star 1, label 0 is inf"),
         (np.full((2, 2), np.nan), 2, 2, DataError, "nothing to learn from"),
-        ([[1.0, np.nan], [2.0, np.nan]], 2, 2, DataError, "only NaN in column 1: leave that label out"),
+        (
+            [[1.0, np.nan], [2.0, np.nan]],
+            2,
+            2,
+            DataError,
+            "only NaN in column 1: leave that label out",
+        ),
     ],
 )
 def test_labels_to_train_on_fill_a_matrix(labels, n_stars, n_labels, error, words):
@@ -328,8 +357,16 @@ BLOCKS = [np.ones((10, 8)), np.ones(8), np.ones((8, 3)), np.ones(3)]
             r'pack them with net.pack\(\{"dense_0/kernel": W0, "dense_0/bias": b0, ...\}\)\.',
         ),
         (tuple(BLOCKS), ShapeError, "got a tuple of 4 arrays"),
-        (np.array([*BLOCKS, None], dtype=object)[:4], ShapeError, "got an object array of 4 arrays"),
-        ([[[1, 2], [3, 4]], [5, 6]], ShapeError, r"a list of 2 arrays with shapes \[\(2, 2\), \(2,\)\]"),
+        (
+            np.array([*BLOCKS, None], dtype=object)[:4],
+            ShapeError,
+            "got an object array of 4 arrays",
+        ),
+        (
+            [[[1, 2], [3, 4]], [5, 6]],
+            ShapeError,
+            r"a list of 2 arrays with shapes \[\(2, 2\), \(2,\)\]",
+        ),
         (
             {"dense_0/kernel": BLOCKS[0], "dense_0/bias": BLOCKS[1], "c": 1},
             ShapeError,
@@ -339,7 +376,11 @@ BLOCKS = [np.ones((10, 8)), np.ones(8), np.ones((8, 3)), np.ones(3)]
         (np.ones((1, 115)), ShapeError, r"give theta.ravel\(\)"),
         (np.ones((7, 115)), ShapeError, r"several draws: give one, theta\[i\]"),
         (np.array(1.0), ShapeError, "net.pack"),
-        (np.r_[np.ones(114), np.nan], DataError, r"finite, got 1 value \(first: entry 114 is nan\)"),
+        (
+            np.r_[np.ones(114), np.nan],
+            DataError,
+            r"finite, got 1 value \(first: entry 114 is nan\)",
+        ),
         (None, DataError, "got None"),
     ],
 )
@@ -358,7 +399,9 @@ def test_randomness_is_a_generator():
     for wrong in (None, np.random, np.random.RandomState(0), True, -1):
         with pytest.raises(OptionError, match=r"write rng=np.random.default_rng\(0\)"):
             check_rng(wrong)
-    with pytest.raises(OptionError, match=r"got the seed 42: write rng=np.random.default_rng\(42\)"):
+    with pytest.raises(
+        OptionError, match=r"got the seed 42: write rng=np.random.default_rng\(42\)"
+    ):
         check_rng(42)
 
 

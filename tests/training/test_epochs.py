@@ -49,7 +49,10 @@ def share_of_U(theta, X, Y, weight):
     W, b = theta[:8].reshape(4, 2), theta[8:]
     r = X @ W + b - Y
     precision = np.array([KERNEL_PRECISION] * 8 + [BIAS_PRECISION] * 2)
-    U = -norm.logpdf(Y, X @ W + b, SIGMA).sum() - weight * norm.logpdf(theta, 0, precision**-0.5).sum()
+    U = (
+        -norm.logpdf(Y, X @ W + b, SIGMA).sum()
+        - weight * norm.logpdf(theta, 0, precision**-0.5).sum()
+    )
     g = np.concatenate([(X.T @ (r / SIGMA**2)).ravel(), (r / SIGMA**2).sum(axis=0)])
     return U, g + weight * precision * theta
 
@@ -134,11 +137,16 @@ def test_adam_keeps_float32():
 # --- train
 
 
-@pytest.mark.parametrize("batch_size", [8, 3, 100], ids=["full", "uneven_batches", "larger_than_the_sample"])
+@pytest.mark.parametrize(
+    "batch_size", [8, 3, 100], ids=["full", "uneven_batches", "larger_than_the_sample"]
+)
 def test_training_takes_the_steps_written_out_by_hand(linear, batch_size):
     """Equal stars, so that shuffling changes nothing; batches of 3, 3, 2 weigh the prior 3/8, 3/8, 2/8."""
     X, Y = (np.tile(a, (8, 1)) for a in ([0.3, -1.0, 2.0, 0.5], [1.0, -2.0]))
-    start, settings = rng().normal(size=10), {"beta_1": 0.9, "beta_2": 0.99, "epsilon": 1e-5, "decay": 0.1}
+    start, settings = (
+        rng().normal(size=10),
+        {"beta_1": 0.9, "beta_2": 0.99, "epsilon": 1e-5, "decay": 0.1},
+    )
     sizes = [3, 3, 2] if batch_size == 3 else [8]
     theta, t, m, v, losses = start, 0, None, None, []
     for _ in range(5):
@@ -226,7 +234,9 @@ def test_batches_larger_than_a_chunk_are_added_up(linear, stars, monkeypatch):
 def test_validation_loss_is_the_likelihood_per_star_without_prior(linear, stars):
     X, Y = make_stars(7, seed=5)
     Y[2, 1] = np.nan
-    fit = train(linear, *stars, validation=(X, Y), epochs=1, rng=rng(), progress=False, dtype="float64")
+    fit = train(
+        linear, *stars, validation=(X, Y), epochs=1, rng=rng(), progress=False, dtype="float64"
+    )
     W, b = fit.theta[:8].reshape(4, 2), fit.theta[8:]
     expected = -np.nansum(norm.logpdf(Y, X @ W + b, SIGMA)) / 7
     assert fit.history["validation_loss"] == [pytest.approx(expected, rel=1e-12)]
@@ -370,15 +380,26 @@ def test_ctrl_c_in_the_first_epoch_returns_the_start(linear, stars, interrupt_af
 
 def test_divergence_says_when_and_what_to_do(linear, stars):
     with pytest.raises(
-        DivergedError, match=r"finite, got (inf|nan) in epoch 2.*lower learning_rate \(it was 1e\+30"
+        DivergedError,
+        match=r"finite, got (inf|nan) in epoch 2.*lower learning_rate \(it was 1e\+30",
     ) as e:
-        train(linear, *stars, epochs=5, batch_size=40, learning_rate=1e30, rng=rng(), progress=False)
+        train(
+            linear, *stars, epochs=5, batch_size=40, learning_rate=1e30, rng=rng(), progress=False
+        )
     assert e.value.epoch == 2
 
 
 def test_divergence_shows_in_the_validation_loss_too(linear, stars):
     with pytest.raises(DivergedError, match="in epoch 1, after 1 steps"):
-        train(linear, *stars, validation=0.2, batch_size=40, learning_rate=1e30, rng=rng(), progress=False)
+        train(
+            linear,
+            *stars,
+            validation=0.2,
+            batch_size=40,
+            learning_rate=1e30,
+            rng=rng(),
+            progress=False,
+        )
 
 
 def test_nothing_is_printed_without_progress(linear, stars, capfd):
@@ -405,9 +426,15 @@ BAD_OPTIONS = {
     "epochs_float": ({"epochs": 1.5}, "epochs should be a positive integer, got 1.5"),
     "batch_size": ({"batch_size": True}, "batch_size should be a positive integer, got True"),
     "patience": ({"patience": -1}, "patience should be a positive integer or None, got -1"),
-    "plateau": ({"reduce_lr_patience": 0}, "reduce_lr_patience should be a positive integer or None, got 0"),
+    "plateau": (
+        {"reduce_lr_patience": 0},
+        "reduce_lr_patience should be a positive integer or None, got 0",
+    ),
     "rate": ({"learning_rate": 0}, "learning_rate should be a number, positive, got 0"),
-    "rate_word": ({"learning_rate": "fast"}, "learning_rate should be a number, positive, got 'fast'"),
+    "rate_word": (
+        {"learning_rate": "fast"},
+        "learning_rate should be a number, positive, got 'fast'",
+    ),
     "rate_nan": ({"learning_rate": np.nan}, "learning_rate should be a number, positive, got nan"),
     "beta_1": ({"beta_1": 1.0}, "beta_1 should be a number, at least 0 and below 1, got 1.0"),
     "beta_2": ({"beta_2": -0.1}, "beta_2 should be a number, at least 0 and below 1, got -0.1"),
@@ -477,7 +504,9 @@ def test_a_split_that_takes_away_a_label_says_so(linear):
     Y = Y10.copy()
     Y[:9, 1] = np.nan
     with pytest.raises(DataError, match=r"labels left to train on should hold .* for each label"):
-        train(linear, X10, Y, validation=0.7, epochs=1, rng=rng(0), progress=False)  # sets star 9 aside
+        train(
+            linear, X10, Y, validation=0.7, epochs=1, rng=rng(0), progress=False
+        )  # sets star 9 aside
 
 
 def test_a_validation_sample_without_labels_says_so(linear):
@@ -500,7 +529,9 @@ def test_every_method_arrives_at_the_closed_form(linear, stars, method, missing)
     X, Y = stars[0], stars[1].copy()
     if missing:
         Y[::3, 0] = np.nan
-    result = minimize(linear, np.zeros(10), X, Y, method=method, tol=TOL.get(method, 1e-6), progress=False)
+    result = minimize(
+        linear, np.zeros(10), X, Y, method=method, tol=TOL.get(method, 1e-6), progress=False
+    )
     # |gradient| of 1e-6 over the smallest eigenvalue of the Hessian, 8; where changes of U are compared, the
     # square root of the smallest that it shows (1e-14 of 100, some steps early) over the same
     np.testing.assert_allclose(result.x, solve_ridge(X, Y), atol=1e-5 if method in TOL else 1e-6)
@@ -535,7 +566,10 @@ def test_scipy_is_handed_the_exact_derivatives(linear, stars, method, monkeypatc
         np.testing.assert_allclose(products, H, rtol=1e-10, atol=1e-10)
     if method in HESSIAN_METHODS:
         np.testing.assert_allclose(handed["hess"](theta), H, rtol=1e-10, atol=1e-10)
-    assert ("hessp" in handed, "hess" in handed) == (method in PRODUCT_METHODS, method in HESSIAN_METHODS)
+    assert ("hessp" in handed, "hess" in handed) == (
+        method in PRODUCT_METHODS,
+        method in HESSIAN_METHODS,
+    )
 
 
 def test_a_hidden_layer_is_minimised_by_gradient_and_by_products_alike(small, stars):
@@ -596,7 +630,11 @@ BAD_MINIMIZE = {
     "not_a_word": ({"method": None}, OptionError, "method should be one of"),
     "options": ({"options": "maxiter"}, OptionError, "options should be a dict"),
     "twice": ({"options": {"maxiter": 3}, "max_iterations": 3}, OptionError, "say the same thing"),
-    "iterations": ({"max_iterations": 0}, OptionError, "max_iterations should be a positive integer, got 0"),
+    "iterations": (
+        {"max_iterations": 0},
+        OptionError,
+        "max_iterations should be a positive integer, got 0",
+    ),
     "backend": ({"backend": "torch"}, OptionError, "backend should be one of"),
     "theta": (
         {"theta": [np.zeros((4, 2)), np.zeros(2)]},
@@ -622,4 +660,6 @@ def test_minimize_refuses_in_words(linear, changes, error, words):
 def test_a_matrix_too_large_is_refused_before_any_work():
     reg = Regression(mlp([3000, 1000, 2]), sigma_noise=1.0, prior_precision=1.0)
     with pytest.raises(TooLargeError, match=r"method='BFGS' keeps a matrix .*Choose \"L-BFGS-B\""):
-        minimize(reg, np.zeros(reg.net.n_params), np.ones((2, 3000)), np.ones((2, 2)), method="BFGS")
+        minimize(
+            reg, np.zeros(reg.net.n_params), np.ones((2, 3000)), np.ones((2, 2)), method="BFGS"
+        )

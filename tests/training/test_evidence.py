@@ -25,7 +25,9 @@ def build_problem(n_pixels, n_stars, hidden=(4,), seed=0, noise="per_label", n_l
     """A regression and starting weights; labels are missing in each way that they can."""
     rng = np.random.default_rng(seed)
     X = rng.normal(size=(n_stars, n_pixels))
-    Y = np.c_[np.sin(X[:, 0]), X[:, 1] ** 2][:, :n_labels] + 0.1 * rng.normal(size=(n_stars, n_labels))
+    Y = np.c_[np.sin(X[:, 0]), X[:, 1] ** 2][:, :n_labels] + 0.1 * rng.normal(
+        size=(n_stars, n_labels)
+    )
     Y[2, 0] = Y[5, -1] = Y[7] = np.nan
     net = ss.mlp([n_pixels, *hidden, n_labels], activation="tanh")
     full = {"noise_covariance": [[0.04, 0.03], [0.03, 0.09]]}
@@ -35,7 +37,9 @@ def build_problem(n_pixels, n_stars, hidden=(4,), seed=0, noise="per_label", n_l
 
 
 def build_functions(reg, X, Y, structure, *kinds):
-    return MarginalLikelihood(InverseBuilder(reg, X, Y, structure=structure), Hyperparameters(reg, *kinds))
+    return MarginalLikelihood(
+        InverseBuilder(reg, X, Y, structure=structure), Hyperparameters(reg, *kinds)
+    )
 
 
 def build_reference(net):
@@ -87,7 +91,9 @@ def test_the_gradient_of_the_evidence_is_complete(structure, shape, noise, prior
     # step^2 times third derivatives, and conjugate gradients stopped at 1e-4
     np.testing.assert_allclose(here.gradient, differences, rtol=3e-4, atol=3e-4)
     assert (
-        len(here.names) == n == {"per_label": 2, "full": 3}[noise] + {"scale": 1, "per_layer": 2, "per_block": 4}[prior]
+        len(here.names)
+        == n
+        == {"per_label": 2, "full": 3}[noise] + {"scale": 1, "per_layer": 2, "per_block": 4}[prior]
     )
 
 
@@ -98,11 +104,15 @@ def test_the_value_and_the_effective_parameters_are_those_of_the_dense_matrix():
         here = build_functions(reg, X, Y, structure, "full", "per_block").evaluate(theta)
         G = ggn(here.theta, X, Y)
         # theta is within 1e-6 nats of the minimum, and the value is that at the minimum
-        np.testing.assert_allclose(here.log_marginal_likelihood, reference(reg, here.theta, X, Y), atol=0.02)
+        np.testing.assert_allclose(
+            here.log_marginal_likelihood, reference(reg, here.theta, X, Y), atol=0.02
+        )
         share = 1 - reg.prior_precision_vector() * np.diag(np.linalg.inv(G))
         dense = {name: part.sum() for name, part in reg.net.unpack(share).items()}
         assert dense.keys() == here.n_effective_by_block.keys()
-        np.testing.assert_allclose([here.n_effective_by_block[k] for k in dense], list(dense.values()), rtol=1e-8)
+        np.testing.assert_allclose(
+            [here.n_effective_by_block[k] for k in dense], list(dense.values()), rtol=1e-8
+        )
         np.testing.assert_allclose(here.n_effective.sum(), share.sum(), rtol=1e-8)
         assert here.standard_error == 0.0
 
@@ -112,10 +122,14 @@ def test_the_span_of_the_stars_has_the_same_evidence_and_effective_parameters(mo
     reg, theta, X, Y = build_problem(20, 12)
     span = find_span(reg, X)
     large = build_functions(reg, X, Y, "dual", "per_label", "per_block").evaluate(theta)
-    small = build_functions(span.reg, span.X, Y, "dual", "per_label", "per_block").evaluate(span.project(theta))
+    small = build_functions(span.reg, span.X, Y, "dual", "per_label", "per_block").evaluate(
+        span.project(theta)
+    )
     assert small.theta.size < large.theta.size
     # the same minimum up to the root of the polish's tolerance
-    np.testing.assert_allclose(small.log_marginal_likelihood, large.log_marginal_likelihood, rtol=1e-9)
+    np.testing.assert_allclose(
+        small.log_marginal_likelihood, large.log_marginal_likelihood, rtol=1e-9
+    )
     np.testing.assert_allclose(small.gradient, large.gradient, rtol=1e-3, atol=1e-3)
     for name, count in large.n_effective_by_block.items():
         np.testing.assert_allclose(small.n_effective_by_block[name], count, rtol=1e-5)
@@ -148,7 +162,9 @@ def test_the_prior_of_a_linear_network_is_that_of_the_closed_form():
 
     start = ss.Regression(net, sigma_noise=0.4, prior_precision=50.0)
     reg, theta = ss.tune(start, np.zeros(5), X, Y, noise="fixed", tolerance=1e-6, structure="dual")
-    best = minimize_scalar(lambda h: -log_evidence(0.4, np.exp(h)), (-2, 2), method="brent", tol=1e-10)
+    best = minimize_scalar(
+        lambda h: -log_evidence(0.4, np.exp(h)), (-2, 2), method="brent", tol=1e-10
+    )
     np.testing.assert_allclose(reg.prior_precision["dense_0/kernel"], np.exp(best.x), rtol=0.01)
     np.testing.assert_allclose(reg.sigma_noise, 0.4)
 
@@ -156,9 +172,12 @@ def test_the_prior_of_a_linear_network_is_that_of_the_closed_form():
     best = reg.sigma_noise[0], reg.prior_precision["dense_0/kernel"]
     grid = np.exp(np.linspace(-0.3, 0.3, 25))
     assert (
-        log_evidence(*best) >= max(log_evidence(best[0] * a, best[1] * b) for a in grid for b in grid) - 1e-5
+        log_evidence(*best)
+        >= max(log_evidence(best[0] * a, best[1] * b) for a in grid for b in grid) - 1e-5
     )  # ten tolerances
-    np.testing.assert_allclose(ss.fit_laplace(reg, theta, X, Y).log_marginal_likelihood(), log_evidence(*best))
+    np.testing.assert_allclose(
+        ss.fit_laplace(reg, theta, X, Y).log_marginal_likelihood(), log_evidence(*best)
+    )
 
 
 @pytest.mark.parametrize("kind", ["miles", "tecator"])
@@ -174,7 +193,9 @@ def test_labels_held_out_are_not_less_likely_after_tuning(kind):
         X, Y = stars.flux[::3, ::80], stars.labels[::3]
     out = np.random.default_rng(0).permutation(len(X)) % 5 == 0
     net = ss.standardized(ss.mlp([X.shape[1], 3, Y.shape[1]], activation="tanh"), X[~out], Y[~out])
-    reg = ss.Regression(net, sigma_noise=0.3 * Y[~out].std(axis=0), prior_precision=ss.scaled_prior(net, 2.0))
+    reg = ss.Regression(
+        net, sigma_noise=0.3 * Y[~out].std(axis=0), prior_precision=ss.scaled_prior(net, 2.0)
+    )
     words = {"init": "glorot_uniform", "rng": np.random.default_rng(0), "progress": False}
     theta = ss.train(reg, X[~out], Y[~out], epochs=20, **words).theta
     theta = ss.polish(reg, theta, X[~out], Y[~out]).theta
@@ -199,7 +220,9 @@ def draw_stars(n_stars, covariance, seed):
 def test_tuning_finds_the_noise_that_made_a_thousand_stars():
     sigma = np.array([0.03, 0.5, 0.12])
     net, X, Y, theta = draw_stars(1000, np.diag(sigma**2), seed=5)
-    start = ss.Regression(net, sigma_noise=sigma * [3, 1 / 3, 3], prior_precision=ss.scaled_prior(net, 1.0))
+    start = ss.Regression(
+        net, sigma_noise=sigma * [3, 1 / 3, 3], prior_precision=ss.scaled_prior(net, 1.0)
+    )
     reg, theta = ss.tune(start, theta, X, Y)
     # a standard deviation from 1,000 stars is known to 1 / sqrt(2000) = 2.2 %
     np.testing.assert_allclose(reg.sigma_noise, sigma, rtol=0.1)
@@ -252,7 +275,9 @@ def build_linear(rng, bias):
 def test_labels_without_noise_send_sigma_to_its_edge_and_say_so():
     net, X, Y = build_linear(np.random.default_rng(0), bias=False)
     reg = ss.Regression(net, sigma_noise=0.5, prior_precision=1.0)
-    with pytest.warns(ss.EdgeOfRangeWarning, match=r"sigma_noise of label_0 .* 0\.0001 times .* interpolates"):
+    with pytest.warns(
+        ss.EdgeOfRangeWarning, match=r"sigma_noise of label_0 .* 0\.0001 times .* interpolates"
+    ):
         tuned, _ = ss.tune(reg, np.zeros(3), X, Y, structure="dual")
     np.testing.assert_allclose(tuned.sigma_noise, 0.5e-4)
 
@@ -263,14 +288,19 @@ def test_a_block_without_use_is_named():
     net, X, Y = build_linear(rng, bias=True)
     Y = Y + 0.3 * rng.normal(size=Y.shape)
     reg = ss.Regression(net, sigma_noise=0.5, prior_precision=1.0)
-    with pytest.warns(ss.EdgeOfRangeWarning, match=r"prior_precision of dense_0/bias .*the data do not need"):
+    with pytest.warns(
+        ss.EdgeOfRangeWarning, match=r"prior_precision of dense_0/bias .*the data do not need"
+    ):
         tuned, _ = ss.tune(reg, np.zeros(4), X, Y - Y.mean(), prior="per_block", structure="dual")
     assert tuned.prior_precision["dense_0/bias"] > 100 * tuned.prior_precision["dense_0/kernel"]
 
 
 def test_alternating_ends_at_a_minimum_where_the_noise_and_prior_are_stationary():
     reg, theta, X, Y = build_problem(3, 40)
-    functions, reference = build_functions(reg, X, Y, "dual", "per_label", "scale"), build_reference(reg.net)
+    functions, reference = (
+        build_functions(reg, X, Y, "dual", "per_label", "scale"),
+        build_reference(reg.net),
+    )
     seen = []
     h, last = evidence._alternate(functions, theta, 1e-4, 40, lambda *both: seen.append(both))
 
@@ -297,16 +327,25 @@ def exact():
     return start, theta, X, Y, ss.tune(start, theta, X, Y, structure="dual")[0]
 
 
-@pytest.mark.parametrize("structure", ["kronecker", "ekfac", "diagonal", "low_rank", "last_layer", "krylov"])
+@pytest.mark.parametrize(
+    "structure", ["kronecker", "ekfac", "diagonal", "low_rank", "last_layer", "krylov"]
+)
 def test_every_structure_can_be_tuned(structure, exact):
     start, theta, X, Y, reg = exact
-    seen, words = [], {"structure": structure, "options": {"subset": 10} if structure == "krylov" else None}
+    seen, words = (
+        [],
+        {"structure": structure, "options": {"subset": 10} if structure == "krylov" else None},
+    )
     tuned, after = ss.tune(start, theta, X, Y, **words, callback=lambda *both: seen.append(both[1]))
     assert seen[-1].log_marginal_likelihood > seen[0].log_marginal_likelihood + 10
-    final = ss.fit_laplace(tuned, after, X, Y, **words, require_minimum=False).log_marginal_likelihood()
+    final = ss.fit_laplace(
+        tuned, after, X, Y, **words, require_minimum=False
+    ).log_marginal_likelihood()
     # what the last step in the hyperparameters gains is below the tolerance
     np.testing.assert_allclose(final, seen[-1].log_marginal_likelihood, atol=0.1)
-    np.testing.assert_allclose(tuned.sigma_noise, reg.sigma_noise, rtol=0.5)  # approximations of the same problem
+    np.testing.assert_allclose(
+        tuned.sigma_noise, reg.sigma_noise, rtol=0.5
+    )  # approximations of the same problem
 
 
 @pytest.mark.parametrize("kind", ["full noise", "prior by weight", "unknown noise", "subset"])
@@ -314,7 +353,20 @@ def test_what_cannot_be_tuned_is_refused(kind):
     reg, theta, X, Y = build_problem(3, 25)
     noise = {"noise_covariance": np.eye(2)} if kind == "full noise" else {"sigma_noise": 0.1}
     prior = np.ones(reg.net.n_params) if kind == "prior by weight" else 1.0
-    words = {"full noise": 'use noise="full"', "prior by weight": "one number a block", "unknown noise": "'per_label'"}
-    options = {"unknown noise": {"noise": "per-label"}, "subset": {"structure": "dual", "options": {"subset": 9}}}
+    words = {
+        "full noise": 'use noise="full"',
+        "prior by weight": "one number a block",
+        "unknown noise": "'per_label'",
+    }
+    options = {
+        "unknown noise": {"noise": "per-label"},
+        "subset": {"structure": "dual", "options": {"subset": 9}},
+    }
     with pytest.raises(ss.OptionError, match=words.get(kind, "all training stars")):
-        ss.tune(ss.Regression(reg.net, prior_precision=prior, **noise), theta, X, Y, **options.get(kind, {}))
+        ss.tune(
+            ss.Regression(reg.net, prior_precision=prior, **noise),
+            theta,
+            X,
+            Y,
+            **options.get(kind, {}),
+        )

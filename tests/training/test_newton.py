@@ -15,10 +15,16 @@ def build_problem(activation, sizes=(4, 3, 2), n_stars=30, seed=0, **options):
     net = ss.mlp(list(sizes), activation=activation)
     options = {"sigma_noise": 0.2, "prior_precision": 1.0} | options
     X = rng.normal(size=(n_stars, sizes[0]))
-    Y = ss.compile_predict(net)(rng.normal(size=net.n_params), X) + 0.2 * rng.normal(size=(n_stars, sizes[-1]))
+    Y = ss.compile_predict(net)(rng.normal(size=net.n_params), X) + 0.2 * rng.normal(
+        size=(n_stars, sizes[-1])
+    )
     Y[1, 0] = Y[2, -1] = Y[3] = np.nan
     return SimpleNamespace(
-        net=net, reg=ss.Regression(net, **options), X=X, Y=Y, theta=net.init_params(rng, "glorot_uniform")
+        net=net,
+        reg=ss.Regression(net, **options),
+        X=X,
+        Y=Y,
+        theta=net.init_params(rng, "glorot_uniform"),
     )
 
 
@@ -37,7 +43,9 @@ def build_smooth_relu():
     theta = net.pack(truth)
     Y = ss.compile_predict(net)(theta, X) + 0.2 * rng.normal(size=(30, 2))
     reg = ss.Regression(net, sigma_noise=0.2, prior_precision=1.0)
-    return SimpleNamespace(net=net, reg=reg, X=X, Y=Y, theta=theta + 0.1 * rng.normal(size=theta.size))
+    return SimpleNamespace(
+        net=net, reg=reg, X=X, Y=Y, theta=theta + 0.1 * rng.normal(size=theta.size)
+    )
 
 
 KINDS = {
@@ -56,14 +64,19 @@ def problem_of_kind(request):
 @pytest.fixture(scope="module")
 def polished(problem_of_kind):
     p, steps = problem_of_kind, []
-    result = ss.polish(p.reg, p.theta, p.X, p.Y, tolerance=1e-10, callback=lambda *step: steps.append(step))
+    result = ss.polish(
+        p.reg, p.theta, p.X, p.Y, tolerance=1e-10, callback=lambda *step: steps.append(step)
+    )
     return SimpleNamespace(result=result, steps=steps)
 
 
 def test_every_kind_of_network_ends_at_a_minimum(problem_of_kind, polished):
     p, result = problem_of_kind, polished.result
     U, g = ss.compile_objective(p.reg)(result.theta, p.X, p.Y)
-    G, H = (compile_it(p.reg)(result.theta, p.X, p.Y) for compile_it in (ss.compile_ggn, ss.compile_hessian))
+    G, H = (
+        compile_it(p.reg)(result.theta, p.X, p.Y)
+        for compile_it in (ss.compile_ggn, ss.compile_hessian)
+    )
     assert result.converged
     assert result.newton_decrement <= 1e-10
     # a decrement below 1e-10 bounds the gradient by the root of 2e-10 times the largest eigenvalue of G
@@ -119,8 +132,13 @@ def test_polishing_again_changes_nothing(problem_of_kind, polished):
 
 def test_primal_and_dual_lead_to_the_same_minimum():
     p = build_problem("tanh")
-    primal, dual = (ss.polish(p.reg, p.theta, p.X, p.Y, tolerance=1e-14, structure=s) for s in ("primal", "dual"))
-    assert_allclose(primal.theta, dual.theta, rtol=1e-5, atol=1e-6)  # the decrement is the square of the distance
+    primal, dual = (
+        ss.polish(p.reg, p.theta, p.X, p.Y, tolerance=1e-14, structure=s)
+        for s in ("primal", "dual")
+    )
+    assert_allclose(
+        primal.theta, dual.theta, rtol=1e-5, atol=1e-6
+    )  # the decrement is the square of the distance
 
 
 def test_a_linear_network_is_solved_by_one_step():
@@ -138,7 +156,9 @@ def test_a_linear_network_is_solved_by_one_step():
 
 
 @pytest.mark.parametrize(
-    "prior", [1.3, {"dense_0/kernel": 2.0, "dense_0/bias": 0.5, "dense_1": 1.0}], ids=["number", "blocks"]
+    "prior",
+    [1.3, {"dense_0/kernel": 2.0, "dense_0/bias": 0.5, "dense_1": 1.0}],
+    ids=["number", "blocks"],
 )
 def test_more_pixels_than_stars_end_at_a_minimum_of_the_whole_problem(prior):
     """The search runs on the span of the spectra; what it finds is judged on all pixels."""
@@ -186,7 +206,9 @@ def test_beside_a_saddle_it_follows_negative_curvature_to_a_minimum():
     assert result.converged
     assert steps[0] - result.negative_log_posterior > 100
     assert (np.diff(steps) <= 0).all()
-    assert ss.fit_laplace(p.reg, result.theta, p.X, p.Y, require_minimum=True).certificate.is_minimum
+    assert ss.fit_laplace(
+        p.reg, result.theta, p.X, p.Y, require_minimum=True
+    ).certificate.is_minimum
 
 
 def test_at_a_kink_of_a_relu_network_it_says_that_it_did_not_arrive():
@@ -204,7 +226,9 @@ def test_at_a_kink_of_a_relu_network_it_says_that_it_did_not_arrive():
 @pytest.mark.parametrize("limit", [0, 1, 3])
 def test_it_stops_after_the_iterations_allowed(limit):
     p, steps = build_problem("tanh"), []
-    result = ss.polish(p.reg, p.theta, p.X, p.Y, max_iterations=limit, callback=lambda *step: steps.append(step))
+    result = ss.polish(
+        p.reg, p.theta, p.X, p.Y, max_iterations=limit, callback=lambda *step: steps.append(step)
+    )
     assert result.iterations == limit
     assert len(steps) == limit + 1
     assert not result.converged
@@ -235,9 +259,13 @@ def test_the_start_is_left_as_it_was():
 
 def test_bad_weights_and_labels_are_refused():
     p = build_problem("tanh")
-    with pytest.raises(ss.ShapeError, match=r"got a list of 2 arrays with shapes \[\(4, 3\), \(3,\)\]: pack them"):
+    with pytest.raises(
+        ss.ShapeError, match=r"got a list of 2 arrays with shapes \[\(4, 3\), \(3,\)\]: pack them"
+    ):
         ss.polish(p.reg, [np.ones((4, 3)), np.ones(3)], p.X, p.Y)
-    with pytest.raises(ss.ShapeError, match=r"labels should have shape \(30, 2\), one row a star, got \(2, 30\)"):
+    with pytest.raises(
+        ss.ShapeError, match=r"labels should have shape \(30, 2\), one row a star, got \(2, 30\)"
+    ):
         ss.polish(p.reg, p.theta, p.X, p.Y.T)
     with pytest.raises(ss.OptionError, match="structure should be one of"):
         ss.polish(p.reg, p.theta, p.X, p.Y, structure="best")

@@ -10,8 +10,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from symspec.errors import FileFormatError
-from symspec.files.importers.keras.description import Call, KerasLayer, order_calls, read_graph, read_model
-from symspec.files.importers.keras.files import has_weights, list_weights, open_keras_hdf5, open_keras_zip
+from symspec.files.importers.keras.description import (
+    Call,
+    KerasLayer,
+    order_calls,
+    read_graph,
+    read_model,
+)
+from symspec.files.importers.keras.files import (
+    has_weights,
+    list_weights,
+    open_keras_hdf5,
+    open_keras_zip,
+)
 from symspec.files.importers.keras.graphs import Arrays, Assembly, begin_assembly, check_class
 from symspec.files.importers.kinds import find_kind
 from symspec.files.importers.onnx.files import list_nodes
@@ -119,8 +130,12 @@ def describe_file(path: str | os.PathLike[str]) -> FileDescription:
         rows = tuple(FileRow(*row, verdict or READ) for *row, verdict in list_nodes(path))
         return FileDescription(_FORMATS[kind], rows, _advise(rows))
     if kind == "payne":
-        rows = tuple(FileRow(name, "array", (shape,)) for name, shape in list_payne_shapes(path).items())
-        return FileDescription(_FORMATS[kind], rows, "symspec.read_network(path, activation='leaky_relu' or 'sigmoid')")
+        rows = tuple(
+            FileRow(name, "array", (shape,)) for name, shape in list_payne_shapes(path).items()
+        )
+        return FileDescription(
+            _FORMATS[kind], rows, "symspec.read_network(path, activation='leaky_relu' or 'sigmoid')"
+        )
     with reading(path, f"a file of {_FORMATS[kind]}"):
         if kind == "safetensors":
             found = list_safetensors(path)
@@ -145,7 +160,9 @@ def _describe_keras(path: Path, kind: str) -> FileDescription:
 
 
 def _advise(rows: Sequence[FileRow]) -> str:
-    return "symspec.read_network(path)" if all(row.verdict == READ for row in rows) else _WITH_LAYERS
+    return (
+        "symspec.read_network(path)" if all(row.verdict == READ for row in rows) else _WITH_LAYERS
+    )
 
 
 def _describe_model(model: KerasLayer, arrays: Arrays) -> tuple[FileRow, ...]:
@@ -159,24 +176,38 @@ def _describe_model(model: KerasLayer, arrays: Arrays) -> tuple[FileRow, ...]:
         if call in numbers:
             places[call], verdict = assembly.take_input(numbers[call]), READ
         else:
-            places[call], verdict = _try_layer(assembly, layer, [places[source] for source in graph.sources[call]])
+            places[call], verdict = _try_layer(
+                assembly, layer, [places[source] for source in graph.sources[call]]
+            )
         if layer is not None:
             place = places[call]
             out = None if place is None else assembly.shapes[place]
-            rows.append(FileRow(layer.place, layer.class_name, _list_shapes(layer, arrays), out, verdict))
+            rows.append(
+                FileRow(layer.place, layer.class_name, _list_shapes(layer, arrays), out, verdict)
+            )
     return tuple(rows)
 
 
 def _list_shapes(layer: KerasLayer, arrays: Arrays) -> tuple[Shape, ...]:
-    inside = [name for name in arrays if name.startswith(f"{layer.place}/")] if layer.is_model else [layer.place]
+    inside = (
+        [name for name in arrays if name.startswith(f"{layer.place}/")]
+        if layer.is_model
+        else [layer.place]
+    )
     return tuple(array.shape for name in inside for array in arrays.get(name, ()))
 
 
-def _try_layer(assembly: Assembly, layer: KerasLayer, sources: Sequence[int | None]) -> tuple[int | None, str]:
+def _try_layer(
+    assembly: Assembly, layer: KerasLayer, sources: Sequence[int | None]
+) -> tuple[int | None, str]:
     """Place of what a layer becomes, None where that is not known, and the verdict."""
     try:
         check_class(layer)
         known = [source for source in sources if source is not None]
-        return (None, BEHIND) if len(known) < len(sources) else (assembly.add_layer(layer, known), READ)
+        return (
+            (None, BEHIND)
+            if len(known) < len(sources)
+            else (assembly.add_layer(layer, known), READ)
+        )
     except FileFormatError as error:
         return None, str(error).removeprefix(layer.introduction).removeprefix(f"{layer.path}: ")

@@ -13,7 +13,9 @@ from symspec.files.matching import bytes_allowed, reading
 _HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 # how ONNX files begin: a version, which is a small number, and another of a model's fields
 _ONNX_START = re.compile(rb"\x08[\x01-\x1f][\x12\x1a\x22\x28\x32\x3a\x42]")
-_KNOWN = "a network of The Payne (npz), Keras (.keras, .h5), PyTorch (.pt, .safetensors) or ONNX (.onnx)"
+_KNOWN = (
+    "a network of The Payne (npz), Keras (.keras, .h5), PyTorch (.pt, .safetensors) or ONNX (.onnx)"
+)
 
 
 def find_kind(path: str | os.PathLike[str]) -> str:
@@ -31,9 +33,13 @@ def find_kind(path: str | os.PathLike[str]) -> str:
     """
     path = Path(path)
     if not path.exists():
-        raise FileNotFoundError(f"{path} should be a file, got nothing there: check the path and its spelling.")
+        raise FileNotFoundError(
+            f"{path} should be a file, got nothing there: check the path and its spelling."
+        )
     if not path.is_file() and not path.is_dir():
-        raise FileFormatError(f"{path} should be a file of {_KNOWN}, got no regular file: give another.")
+        raise FileFormatError(
+            f"{path} should be a file of {_KNOWN}, got no regular file: give another."
+        )
     if path.is_dir():
         advice = "of a TensorFlow SavedModel, save it again as model.save('model.keras')"
         raise FileFormatError(f"{path} should be a file of {_KNOWN}, got a directory: {advice}.")
@@ -69,4 +75,6 @@ def _find_kind_of_zip(path: Path) -> str:
         return "payne"
     if any(name.split("/")[1:] == ["data.pkl"] for name in held):
         return "torch"
-    raise FileFormatError(f"{path} should be {_KNOWN}, got a zip file of {', '.join(list(held)[:8])}: give another.")
+    raise FileFormatError(
+        f"{path} should be {_KNOWN}, got a zip file of {', '.join(list(held)[:8])}: give another."
+    )

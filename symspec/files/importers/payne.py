@@ -25,12 +25,18 @@ from symspec.safety.array_files import open_array_file
 from symspec.safety.checks import check_choice, check_finite
 
 # the file does not say which; both are in use
-PAYNE_ACTIVATIONS: dict[str, dict[str, Any]] = {"leaky_relu": {"negative_slope": 0.01}, "sigmoid": {}}
+PAYNE_ACTIVATIONS: dict[str, dict[str, Any]] = {
+    "leaky_relu": {"negative_slope": 0.01},
+    "sigmoid": {},
+}
 _WHAT = "an npz file of The Payne"
 
 
 def import_payne(
-    path: str | os.PathLike[str], *, activation: str | None = None, pixels: slice | np.ndarray | None = None
+    path: str | os.PathLike[str],
+    *,
+    activation: str | None = None,
+    pixels: slice | np.ndarray | None = None,
 ) -> tuple[Network, np.ndarray]:
     """Read an emulator of The Payne, from labels in their own units to flux.
 
@@ -71,7 +77,10 @@ def import_payne(
             layers, arrays = _build_shared(kernels, biases, function)
         net = Network([Standardize((low + high) / 2, high - low), *layers], len(low))
     names = [f"{kind}_array_{i}" for i in range(len(kernels)) for kind in "wb"]
-    found = [StoredArray(name, array.shape, _give(array)) for name, array in zip(names, arrays, strict=True)]
+    found = [
+        StoredArray(name, array.shape, _give(array))
+        for name, array in zip(names, arrays, strict=True)
+    ]
     return fill_network(path, net, found, transpose=True)
 
 
@@ -96,7 +105,9 @@ def _choose(path: str | os.PathLike[str], activation: str | None, is_per_pixel: 
     return "sigmoid"
 
 
-def _read(path: str | os.PathLike[str]) -> tuple[list[np.ndarray], list[np.ndarray], np.ndarray, np.ndarray]:
+def _read(
+    path: str | os.PathLike[str],
+) -> tuple[list[np.ndarray], list[np.ndarray], np.ndarray, np.ndarray]:
     with reading(path, _WHAT), open_array_file(path, "npz") as file:
         n_layers = sum(name.startswith("w_array_") for name in file.names)
         names = [f"{kind}_array_{i}" for kind in "wb" for i in range(n_layers)] + ["x_min", "x_max"]
@@ -110,13 +121,17 @@ def _read(path: str | os.PathLike[str]) -> tuple[list[np.ndarray], list[np.ndarr
     low = arrays["x_min"].ravel()
     high = arrays["x_max"].ravel()
     if low.shape != high.shape:
-        raise FileFormatError(f"{path}: x_min and x_max should be of one length, got {low.size} and {high.size}.")
+        raise FileFormatError(
+            f"{path}: x_min and x_max should be of one length, got {low.size} and {high.size}."
+        )
     kernels, biases = ([arrays[f"{kind}_array_{i}"] for i in range(n_layers)] for kind in "wb")
     _check_axes(path, kernels, biases)
     return kernels, biases, low, high
 
 
-def _check_axes(path: str | os.PathLike[str], kernels: list[np.ndarray], biases: list[np.ndarray]) -> None:
+def _check_axes(
+    path: str | os.PathLike[str], kernels: list[np.ndarray], biases: list[np.ndarray]
+) -> None:
     n_layers = len(kernels)
     if kernels[0].ndim not in (2, 3) or not biases[-1].ndim:
         raise FileFormatError(
@@ -133,9 +148,13 @@ def _check_axes(path: str | os.PathLike[str], kernels: list[np.ndarray], biases:
 
 def _as_floats(path: str | os.PathLike[str], name: str, array: np.ndarray) -> np.ndarray:
     if array.dtype.kind not in "fiu":
-        raise FileFormatError(f"{path}: {name!r} should hold numbers, got {array.dtype}: write the file again.")
+        raise FileFormatError(
+            f"{path}: {name!r} should hold numbers, got {array.dtype}: write the file again."
+        )
     array = np.asarray(array, np.float64)
-    check_finite(array, name, ("entry",) * array.ndim, "its training diverged or the file is damaged")
+    check_finite(
+        array, name, ("entry",) * array.ndim, "its training diverged or the file is damaged"
+    )
     return array
 
 
@@ -150,7 +169,9 @@ def _find_pixels(pixels: Any, n_pixels: int) -> np.ndarray:
             f"below {n_pixels}, or one boolean a pixel."
         ) from error
     if chosen.ndim != 1 or chosen.size == 0:
-        raise OptionError(f"pixels should choose one or more of the {n_pixels} in the file, got {pixels!r}.")
+        raise OptionError(
+            f"pixels should choose one or more of the {n_pixels} in the file, got {pixels!r}."
+        )
     return chosen
 
 
@@ -163,14 +184,21 @@ def _build_shared(
 
 
 def _build_per_pixel(
-    path: str | os.PathLike[str], kernels: list[np.ndarray], biases: list[np.ndarray], function: Activation
+    path: str | os.PathLike[str],
+    kernels: list[np.ndarray],
+    biases: list[np.ndarray],
+    function: Activation,
 ) -> tuple[list[Layer], list[np.ndarray]]:
     """Layers of one network a pixel, and their arrays: the first see all labels, the others their own pixel."""
     n = len(biases[-1])
-    shaped = [w if w.ndim == 3 else w[:, None, :] if w.ndim == 2 else w[:, None, None] for w in kernels]
+    shaped = [
+        w if w.ndim == 3 else w[:, None, :] if w.ndim == 2 else w[:, None, None] for w in kernels
+    ]
     flat = [b.reshape(n, -1) for b in biases]
     widths = [shaped[0].shape[2], *(b.shape[1] for b in flat)]
-    if [w.shape for w in shaped] != [(n, *pair[::-1]) for pair in pairwise(widths)] or widths[-1] != 1:
+    if [w.shape for w in shaped] != [(n, *pair[::-1]) for pair in pairwise(widths)] or widths[
+        -1
+    ] != 1:
         raise FileFormatError(
             f"{path} should hold a network (pixel, neuron, label) for each pixel, got kernels of shapes "
             f"{[w.shape for w in kernels]} and biases of {[b.shape for b in biases]}: the file is damaged."
@@ -179,5 +207,8 @@ def _build_per_pixel(
     arrays = [shaped[0].reshape(-1, widths[0]), flat[0].ravel()]
     for width, w, b in zip(widths[2:], shaped[1:], flat[1:], strict=True):
         layers += [function, LocallyConnected1D(width, 1)]
-        arrays += [np.moveaxis(w, 0, -1), b]  # (out, in, pixel), as the file keeps kernels (out, in)
+        arrays += [
+            np.moveaxis(w, 0, -1),
+            b,
+        ]  # (out, in, pixel), as the file keeps kernels (out, in)
     return [*layers, Flatten()], arrays

@@ -31,7 +31,9 @@ _IMPORTERS = {
     "onnx": import_onnx,
 }
 _CHANNELS_FIRST = ("torch", "safetensors")
-_FLOAT32 = 1e-5  # of the largest output; sums over many inputs are given what they lose in float32 besides
+_FLOAT32 = (
+    1e-5  # of the largest output; sums over many inputs are given what they lose in float32 besides
+)
 
 
 def import_network(
@@ -103,11 +105,17 @@ def import_network(
     """
     kind = find_kind(path)
     if net is not None and not isinstance(net, Network):
-        raise OptionError(f"net should be a symspec.Network, got {type(net).__name__}: build it of symspec's layers.")
+        raise OptionError(
+            f"net should be a symspec.Network, got {type(net).__name__}: build it of symspec's layers."
+        )
     if kind != "payne" and (activation is not None or pixels is not None):
-        raise OptionError(f"activation and pixels are for files of The Payne, got them for {path}: leave them out.")
+        raise OptionError(
+            f"activation and pixels are for files of The Payne, got them for {path}: leave them out."
+        )
     if kind == "payne" and net is not None:
-        raise OptionError(f"net should be left out for {path}: a file of The Payne says its own layers.")
+        raise OptionError(
+            f"net should be left out for {path}: a file of The Payne says its own layers."
+        )
     is_asked = kind == "payne" and check is not None and activation is None
     failures = []
     for candidate in PAYNE_ACTIVATIONS if is_asked else [activation]:
@@ -117,7 +125,9 @@ def import_network(
             read, theta = _IMPORTERS[kind](path, net)
             if check is None and kind in _CHANNELS_FIRST:
                 refuse_positions_first(path, read)
-        read = _complete(read, label_names, label_units, flux_scaling, label_scaling, wavelength, wavelength_unit)
+        read = _complete(
+            read, label_names, label_units, flux_scaling, label_scaling, wavelength, wavelength_unit
+        )
         if (failure := _compare(path, read, theta, check)) is None:
             return read, theta
         failures.append(failure)
@@ -147,7 +157,9 @@ def read_network(path: str | os.PathLike[str], **options: Any) -> Imported:
     if find_kind(path) != "keras_hdf5" or not is_archive(path):
         return import_network(path, **options)
     if options:
-        raise OptionError(f"{path} is symspec's own archive and needs no options, got {', '.join(options)}.")
+        raise OptionError(
+            f"{path} is symspec's own archive and needs no options, got {', '.join(options)}."
+        )
     return read_archived_network(path)
 
 
@@ -179,7 +191,9 @@ def _read_scaling(scaling: Any, n: int, name: str) -> list[np.ndarray]:
     """Mean and scale (n,) of a pair of numbers or arrays."""
     if len(scaling) != 2 or any(np.shape(part) not in ((), (n,)) for part in scaling):
         got = ", ".join(str(np.shape(part)) for part in scaling)
-        raise ShapeError(f"{name} should be a mean and a scale, each a number or of shape ({n},), got shapes {got}.")
+        raise ShapeError(
+            f"{name} should be a mean and a scale, each a number or of shape ({n},), got shapes {got}."
+        )
     return [np.broadcast_to(as_float_array(part, name), n) for part in scaling]
 
 
@@ -189,14 +203,19 @@ def _compare(
     """Largest difference from the outputs known for some inputs, and what to say of it; None where all is well."""
     if check is None:
         return None
-    x, y = (np.atleast_2d(as_float_array(a, name)) for a, name in zip(check, ("check[0]", "check[1]"), strict=True))
+    x, y = (
+        np.atleast_2d(as_float_array(a, name))
+        for a, name in zip(check, ("check[0]", "check[1]"), strict=True)
+    )
     if x.shape[1:] != (net.n_pixels,) or y.shape != (len(x), net.n_labels):
         raise ShapeError(
             f"check should be input (star, {net.n_pixels}) and output (star, {net.n_labels}), got {x.shape} and "
             f"{y.shape}: give a sample of the network's own."
         )
     got = compile_predict(net, backend="numpy")(theta, x)
-    rounding = np.abs(compile_predict(net, backend="numpy", dtype="float32")(theta, x) - got).max(axis=0)
+    rounding = np.abs(compile_predict(net, backend="numpy", dtype="float32")(theta, x) - got).max(
+        axis=0
+    )
     allowed = _FLOAT32 * np.abs(y).max(axis=0) + 10 * rounding
     difference = np.abs(got - y)
     if (difference <= allowed).all():
@@ -213,8 +232,13 @@ def _explain(got: np.ndarray, y: np.ndarray) -> str:
     """What may be wrong with outputs (star, label): a scaling, where a straight line takes them to those known."""
     spread = np.ptp(got, axis=0)
     if len(y) > 2 and (spread > 0).all():
-        lines = [np.polynomial.polynomial.polyfit(g, known, 1) for g, known in zip(got.T, y.T, strict=True)]
-        off = np.abs(np.stack([b + a * g for (b, a), g in zip(lines, got.T, strict=True)], axis=1) - y)
+        lines = [
+            np.polynomial.polynomial.polyfit(g, known, 1)
+            for g, known in zip(got.T, y.T, strict=True)
+        ]
+        off = np.abs(
+            np.stack([b + a * g for (b, a), g in zip(lines, got.T, strict=True)], axis=1) - y
+        )
         if (off <= 10 * _FLOAT32 * np.abs(y).max(axis=0)).all():
             mean, scale = ([float(f"{line[i]:.6g}") for line in lines] for i in (0, 1))
             return f"The labels were scaled for training: give label_scaling=({mean}, {scale}), or the exact numbers."

@@ -195,19 +195,31 @@ def _build_storage(reference: Any) -> Storage:
     if not isinstance(kind, Global) or kind.name not in STORAGES:
         raise RefusedPickle("a storage of no known type")
     if not isinstance(key, str) or not key.isalnum() or not key.isascii():
-        raise RefusedPickle(f"a storage with the key {key[:40] if isinstance(key, str) else type(key).__name__!r}")
+        raise RefusedPickle(
+            f"a storage with the key {key[:40] if isinstance(key, str) else type(key).__name__!r}"
+        )
     if not _is_count(size):
         raise RefusedPickle(f"the storage {key[:40]!r} without a size")
     return Storage(kind.name, key, size)
 
 
 def _build_tensor(storage: Any, offset: Any, shape: Any, strides: Any) -> Tensor:
-    are_tuples = isinstance(shape, tuple) and isinstance(strides, tuple) and len(shape) == len(strides) <= _MOST_AXES
-    if not (isinstance(storage, Storage) and are_tuples and all(map(_is_count, (offset, *shape, *strides)))):
+    are_tuples = (
+        isinstance(shape, tuple)
+        and isinstance(strides, tuple)
+        and len(shape) == len(strides) <= _MOST_AXES
+    )
+    if not (
+        isinstance(storage, Storage)
+        and are_tuples
+        and all(map(_is_count, (offset, *shape, *strides)))
+    ):
         raise RefusedPickle("a tensor without a storage, a shape and strides")
     last = offset + sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True))
     if math.prod(shape) and last >= storage.size:
-        raise RefusedPickle(f"a tensor of shape {shape} that reaches beyond its storage of {storage.size} numbers")
+        raise RefusedPickle(
+            f"a tensor of shape {shape} that reaches beyond its storage of {storage.size} numbers"
+        )
     return Tensor(storage, offset, shape, strides)
 
 

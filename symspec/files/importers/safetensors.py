@@ -43,7 +43,9 @@ _DTYPES = {  # bfloat16 as the two bytes that it is
 _WHAT = "a safetensors file"
 
 
-def import_safetensors(path: str | os.PathLike[str], net: Network | None = None) -> tuple[Network, np.ndarray]:
+def import_safetensors(
+    path: str | os.PathLike[str], net: Network | None = None
+) -> tuple[Network, np.ndarray]:
     """Read a PyTorch state_dict in a safetensors file into the layers of `net`.
 
     Such a file does not keep the order of its tensors: layers are taken in the order of the numbers in their names, or
@@ -71,7 +73,9 @@ def import_safetensors(path: str | os.PathLike[str], net: Network | None = None)
     with reading(path, _WHAT):
         found = list_safetensors(path)
         if net is not None:
-            arranged = arrange_layers(path, net, group_tensors(found), is_ordered=False, transpose=True)
+            arranged = arrange_layers(
+                path, net, group_tensors(found), is_ordered=False, transpose=True
+            )
             return fill_network(path, net, arranged, transpose=True)
     raise refuse_without_layers(path, found)
 
@@ -94,7 +98,9 @@ def list_safetensors(path: Path) -> list[StoredArray]:
     for name, entry in header.items():
         dtype, shape, begin, end = _read_entry(path, name, entry)
         spans.append((begin, end))
-        tensors.append(StoredArray(name, shape, _reader(path, start + begin, dtype, shape, entry["dtype"])))
+        tensors.append(
+            StoredArray(name, shape, _reader(path, start + begin, dtype, shape, entry["dtype"]))
+        )
     spans.sort()
     ends = [0, *(end for _, end in spans)]
     if [begin for begin, _ in spans] != ends[:-1] or ends[-1] != held - start:
@@ -114,10 +120,18 @@ def _refuse_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _read_entry(path: Path, name: str, entry: Any) -> tuple[np.dtype, tuple[int, ...], int, int]:
     word, shape, (begin, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
     if word not in _DTYPES:
-        raise FileFormatError(f"{path}: {name!r} should be of {', '.join(_DTYPES)}, got {word!r}: save it as F32.")
+        raise FileFormatError(
+            f"{path}: {name!r} should be of {', '.join(_DTYPES)}, got {word!r}: save it as F32."
+        )
     counts = [begin, end, *shape]
-    are_counts = all(isinstance(n, int) and not isinstance(n, bool) and 0 <= n < 2**48 for n in counts)
-    size = np.dtype(_DTYPES[word]).itemsize * math.prod(shape) if are_counts and len(shape) <= _MOST_AXES else -1
+    are_counts = all(
+        isinstance(n, int) and not isinstance(n, bool) and 0 <= n < 2**48 for n in counts
+    )
+    size = (
+        np.dtype(_DTYPES[word]).itemsize * math.prod(shape)
+        if are_counts and len(shape) <= _MOST_AXES
+        else -1
+    )
     if end - begin != size:
         raise FileFormatError(
             f"{path}: {name!r} of shape {shape} and type {word} should lie in as many bytes, got {begin} to {end}: "
@@ -126,7 +140,9 @@ def _read_entry(path: Path, name: str, entry: Any) -> tuple[np.dtype, tuple[int,
     return np.dtype(_DTYPES[word]), tuple(shape), begin, end
 
 
-def _reader(path: Path, place: int, dtype: np.dtype, shape: tuple[int, ...], word: str) -> Callable[[], np.ndarray]:
+def _reader(
+    path: Path, place: int, dtype: np.dtype, shape: tuple[int, ...], word: str
+) -> Callable[[], np.ndarray]:
     def read() -> np.ndarray:
         numbers = np.fromfile(path, dtype, math.prod(shape), offset=place).reshape(shape)
         return widen_bfloat16(numbers) if word == "BF16" else numbers

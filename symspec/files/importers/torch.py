@@ -33,7 +33,9 @@ _TENSORS = {"weight": 0, "bias": 1, "running_mean": 2, "running_var": 3}
 _COUNTER = "num_batches_tracked"  # of BatchNorm1d, used in training only
 
 
-def import_torch(path: str | os.PathLike[str], net: Network | None = None) -> tuple[Network, np.ndarray]:
+def import_torch(
+    path: str | os.PathLike[str], net: Network | None = None
+) -> tuple[Network, np.ndarray]:
     """Read a state_dict of PyTorch into the layers of `net`.
 
     Parameters
@@ -62,7 +64,9 @@ def import_torch(path: str | os.PathLike[str], net: Network | None = None) -> tu
     with reading(path, _WHAT), zipfile.ZipFile(path) as archive:
         found = list_tensors(path, archive)
         if net is not None:
-            arranged = arrange_layers(path, net, group_tensors(found), is_ordered=True, transpose=True)
+            arranged = arrange_layers(
+                path, net, group_tensors(found), is_ordered=True, transpose=True
+            )
             return fill_network(path, net, arranged, transpose=True)
     raise refuse_without_layers(path, found)
 
@@ -90,12 +94,19 @@ def refuse_positions_first(path: str | os.PathLike[str], net: Network) -> None:
         With the layer.
     """
     has_positions_first = False
-    for name, layer, shape, out in zip(net.layer_names, net.layers, net.shapes, net.shapes[1:], strict=False):
+    for name, layer, shape, out in zip(
+        net.layer_names, net.layers, net.shapes, net.shapes[1:], strict=False
+    ):
         if hasattr(layer, "data_format"):
             has_positions_first = layer.data_format == "channels_last"
         elif isinstance(layer, Permute):
             has_positions_first = False  # somebody thought of it
-        makes_vector = isinstance(layer, Flatten | Reshape) and len(shape) == 2 and len(out) == 1 and min(shape) > 1
+        makes_vector = (
+            isinstance(layer, Flatten | Reshape)
+            and len(shape) == 2
+            and len(out) == 1
+            and min(shape) > 1
+        )
         if has_positions_first and makes_vector:
             raise OptionError(
                 f"net should make vectors of (channel, position) as PyTorch does, got {name} of {shape}, (position, "
@@ -108,18 +119,26 @@ def list_tensors(path: Path, archive: zipfile.ZipFile) -> list[StoredArray]:
     """List the tensors in the order of the file; only its pickle is read."""
     members = {info.filename: info for info in archive.infolist()}
     if sum(info.file_size for info in members.values()) > bytes_allowed(path):
-        raise FileFormatError(f"{path} should unpack to {bytes_allowed(path):,} bytes at most, got a claim of more.")
-    top = next(name.removesuffix("data.pkl") for name in members if re.fullmatch(r"[^/]*/data\.pkl", name))
+        raise FileFormatError(
+            f"{path} should unpack to {bytes_allowed(path):,} bytes at most, got a claim of more."
+        )
+    top = next(
+        name.removesuffix("data.pkl") for name in members if re.fullmatch(r"[^/]*/data\.pkl", name)
+    )
     if top + "constants.pkl" in members:
         raise FileFormatError(
             f"{path} should be a state_dict, got TorchScript, which holds code: load it in PyTorch and save "
             "torch.save(model.state_dict(), path)."
         )
     if members[top + "data.pkl"].file_size > SMALL:
-        raise FileFormatError(f"{path}: data.pkl should take {SMALL:,} bytes at most: save the state_dict alone.")
+        raise FileFormatError(
+            f"{path}: data.pkl should take {SMALL:,} bytes at most: save the state_dict alone."
+        )
     order = archive.read(top + "byteorder") if top + "byteorder" in members else b"little"
     if order not in (b"little", b"big"):
-        raise FileFormatError(f"{path}: byteorder should be little or big, got {order[:20]!r}: copy the file again.")
+        raise FileFormatError(
+            f"{path}: byteorder should be little or big, got {order[:20]!r}: copy the file again."
+        )
     try:
         content = read_pickle(archive.read(top + "data.pkl"))
     except RefusedPickle as error:
@@ -128,15 +147,26 @@ def list_tensors(path: Path, archive: zipfile.ZipFile) -> list[StoredArray]:
             "save torch.save(model.state_dict(), path)."
         ) from error
     read = _storage_reader(path, archive, members, top, "<" if order == b"little" else ">")
-    return [StoredArray(str(name), t.shape, _tensor_reader(t, read)) for name, t in _find_tensors(path, content)]
+    return [
+        StoredArray(str(name), t.shape, _tensor_reader(t, read))
+        for name, t in _find_tensors(path, content)
+    ]
 
 
 def _find_tensors(path: Path, content: Any) -> list[tuple[str, Tensor]]:
     """Named tensors of a state_dict, or of a checkpoint that has one."""
     for place in (content, *(content.get(key) for key in _NESTED if isinstance(content, dict))):
-        if isinstance(place, dict) and place and all(isinstance(value, Tensor) for value in place.values()):
+        if (
+            isinstance(place, dict)
+            and place
+            and all(isinstance(value, Tensor) for value in place.values())
+        ):
             return list(place.items())
-    keys = ", ".join(map(str, list(content)[:12])) if isinstance(content, dict) else type(content).__name__
+    keys = (
+        ", ".join(map(str, list(content)[:12]))
+        if isinstance(content, dict)
+        else type(content).__name__
+    )
     raise FileFormatError(
         f"{path} should be a dict of tensors, or have one under {', '.join(_NESTED)}, got {keys}: save "
         "torch.save(model.state_dict(), path)."
@@ -144,7 +174,11 @@ def _find_tensors(path: Path, content: Any) -> list[tuple[str, Tensor]]:
 
 
 def _storage_reader(
-    path: Path, archive: zipfile.ZipFile, members: Mapping[str, zipfile.ZipInfo], top: str, order: str
+    path: Path,
+    archive: zipfile.ZipFile,
+    members: Mapping[str, zipfile.ZipInfo],
+    top: str,
+    order: str,
 ) -> Callable[[Tensor], np.ndarray]:
     def read(tensor: Tensor) -> np.ndarray:
         storage = tensor.storage
@@ -167,12 +201,16 @@ def widen_bfloat16(numbers: np.ndarray) -> np.ndarray:
     return (numbers.astype(np.uint32) << 16).view(np.float32)
 
 
-def _tensor_reader(tensor: Tensor, read: Callable[[Tensor], np.ndarray]) -> Callable[[], np.ndarray]:
+def _tensor_reader(
+    tensor: Tensor, read: Callable[[Tensor], np.ndarray]
+) -> Callable[[], np.ndarray]:
     def load() -> np.ndarray:
         numbers = read(tensor)
         if not math.prod(tensor.shape):
             return np.empty(tensor.shape, numbers.dtype)
         strides = [stride * numbers.itemsize for stride in tensor.strides]
-        return np.lib.stride_tricks.as_strided(numbers[tensor.offset :], tensor.shape, strides, writeable=False)
+        return np.lib.stride_tricks.as_strided(
+            numbers[tensor.offset :], tensor.shape, strides, writeable=False
+        )
 
     return load

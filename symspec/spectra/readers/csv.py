@@ -87,7 +87,9 @@ def read_csv_spectra(path: Path, label_names: Sequence[str] | None = None) -> Cs
             labels.append(_parse_cells(path, number, header, row, columns))
             ids.extend(row[i].strip() for i in id_columns[:1])
     if not flux:
-        raise FileFormatError(f"{path} should hold at least one star below its header row, got none: add rows.")
+        raise FileFormatError(
+            f"{path} should hold at least one star below its header row, got none: add rows."
+        )
     return CsvSpectra(
         flux=np.array(flux),
         wavelength=_find_wavelength(path, [float(header[i]) for i in pixels]),
@@ -119,10 +121,14 @@ def _find_pixels(path: Path, header: list[str]) -> list[int]:
     return pixels
 
 
-def _find_labels(path: Path, header: list[str], taken: set[int], wanted: Sequence[str] | None) -> list[int]:
+def _find_labels(
+    path: Path, header: list[str], taken: set[int], wanted: Sequence[str] | None
+) -> list[int]:
     free = {cell: i for i, cell in enumerate(header) if i not in taken}
     if len(free) < len(header) - len(taken):
-        raise FileFormatError(f"{path}: label columns should differ in their headers, got {header}: rename some.")
+        raise FileFormatError(
+            f"{path}: label columns should differ in their headers, got {header}: rename some."
+        )
     if wanted is None:
         return list(free.values())
     if missing := [name for name in wanted if name not in free]:
@@ -146,7 +152,9 @@ def _find_wavelength(path: Path, wavelength: list[float]) -> np.ndarray | None:
     return np.array(wavelength)
 
 
-def _parse_cells(path: Path, line: int, header: list[str], row: list[str], columns: list[int]) -> np.ndarray:
+def _parse_cells(
+    path: Path, line: int, header: list[str], row: list[str], columns: list[int]
+) -> np.ndarray:
     numbers = np.empty(len(columns))
     for k, i in enumerate(columns):
         try:
@@ -185,4 +193,6 @@ def _hold_csv(path: Path, options: ReadOptions) -> NamedArrays:
     if table.labels is not None:
         units = [STARNET_UNITS.get(name.upper(), "") for name in table.label_names]
         held |= {"labels": table.labels, "label_names": table.label_names, "label_units": units}
-    return name_arrays({name: hold_array(array) for name, array in held.items() if array is not None})
+    return name_arrays(
+        {name: hold_array(array) for name, array in held.items() if array is not None}
+    )

@@ -25,7 +25,13 @@ from symspec.spectra.readers.fits_file import (
     store_image,
 )
 from symspec.spectra.readers.fits_wavelengths import find_header_wavelength
-from symspec.spectra.readers.names import FLUX, LOG_WAVELENGTH, WAVELENGTH, is_pixel_name, keep_pixel_columns
+from symspec.spectra.readers.names import (
+    FLUX,
+    LOG_WAVELENGTH,
+    WAVELENGTH,
+    is_pixel_name,
+    keep_pixel_columns,
+)
 
 #: Bits of APOGEE_PIXMASK that mean a bad pixel: BADPIX, CRPIX, SATPIX, UNFIXABLE, BADDARK, BADFLAT, BADERR, NOSKY, and
 #: NOT_ENOUGH_PSF. The others warn: of the Littrow ghost, persistence, and sky and telluric lines.
@@ -70,7 +76,9 @@ def open_fits_spectra(
         yield arrays
 
 
-def _arrange(file: FitsFile, hdu: int | str | None, apstar: str, is_unit_known: bool) -> NamedArrays:
+def _arrange(
+    file: FitsFile, hdu: int | str | None, apstar: str, is_unit_known: bool
+) -> NamedArrays:
     if hdu is None and _is_apvisit(file):
         return _hold_apvisit(file)
     if hdu is None and _is_apstar(file):
@@ -78,7 +86,10 @@ def _arrange(file: FitsFile, hdu: int | str | None, apstar: str, is_unit_known: 
     main = _find_main(file) if hdu is None else find_hdu(file, hdu)
     if hdu is not None and not is_table(main):  # images of another shape belong to another HDU
         shape = find_image_shape(main)
-        file = replace(file, hdus=[one for one in file.hdus if find_image_shape(one) in ((), shape, shape[-1:])])
+        file = replace(
+            file,
+            hdus=[one for one in file.hdus if find_image_shape(one) in ((), shape, shape[-1:])],
+        )
     arrange = _arrange_table if is_table(main) else _arrange_images
     return arrange(file, main, is_unit_known)
 
@@ -88,7 +99,11 @@ def _find_main(file: FitsFile) -> Any:
     images = [hdu for hdu in file.hdus if find_image_shape(hdu)]
     named = [hdu for hdu in images if hdu.name.lower() in FLUX]
     plain = [hdu for hdu in images if not is_pixel_name(hdu.name)]
-    tables = [hdu for hdu in file.hdus if is_table(hdu) and any(name.lower() in FLUX for name in hdu.columns.names)]
+    tables = [
+        hdu
+        for hdu in file.hdus
+        if is_table(hdu) and any(name.lower() in FLUX for name in hdu.columns.names)
+    ]
     if found := [*named, *plain, *tables]:
         return found[0]
     raise FileFormatError(
@@ -104,7 +119,12 @@ def _is_apvisit(file: FitsFile) -> bool:
     """Whether HDUs 1 to 4 are flux, error, mask and wavelength (chip, pixel)."""
     images = file.hdus[1:5]
     shapes = {find_image_shape(hdu) for hdu in images}
-    if len(images) < 4 or len(shapes) > 1 or next(iter(shapes))[:-1] != (3,) or not _is_bitmask(images[2]):
+    if (
+        len(images) < 4
+        or len(shapes) > 1
+        or next(iter(shapes))[:-1] != (3,)
+        or not _is_bitmask(images[2])
+    ):
         return False
     # images (star, pixel) would have names, or a grid in the header
     has_words = str(images[3].header.get("BUNIT", "")).lower().startswith("wavelen")
@@ -118,10 +138,14 @@ def _is_apstar(file: FitsFile) -> bool:
     if len(images) < 2 or len(shapes) > 1 or len(next(iter(shapes))) not in (1, 2):
         return False
     header = next((hdu.header for hdu in (images[0], primary) if "CRVAL1" in hdu.header), {})
-    if not np.allclose([header.get("CRVAL1", 0.0), header.get("CDELT1", 0.0)], _APOGEE_GRID, rtol=1e-4, atol=0):
+    if not np.allclose(
+        [header.get("CRVAL1", 0.0), header.get("CDELT1", 0.0)], _APOGEE_GRID, rtol=1e-4, atol=0
+    ):
         return False
     # images (star, pixel) of other files on this grid have names
-    return any(card in primary.header for card in ("NVISITS", "SFILE1")) or not any(hdu.name for hdu in images)
+    return any(card in primary.header for card in ("NVISITS", "SFILE1")) or not any(
+        hdu.name for hdu in images
+    )
 
 
 def _is_bitmask(hdu: Any) -> bool:
@@ -131,10 +155,15 @@ def _is_bitmask(hdu: Any) -> bool:
 def _hold_apvisit(file: FitsFile) -> NamedArrays:
     """Join the three chips in the order of wavelength; there is one star."""
     names = ("flux", "std", "bitmask", "wavelength")
-    held = {name: store_image(file, hdu).load(ALL).reshape(-1) for name, hdu in zip(names, file.hdus[1:5], strict=True)}
+    held = {
+        name: store_image(file, hdu).load(ALL).reshape(-1)
+        for name, hdu in zip(names, file.hdus[1:5], strict=True)
+    }
     order = np.argsort(held["wavelength"], kind="stable")
     stored = {name: hold_array(array[order]) for name, array in held.items()}
-    return name_arrays(stored | _find_ids(file), units={"wavelength": "Angstrom"}, mask_bits=APOGEE_BAD_BITS)
+    return name_arrays(
+        stored | _find_ids(file), units={"wavelength": "Angstrom"}, mask_bits=APOGEE_BAD_BITS
+    )
 
 
 def _arrange_apstar(file: FitsFile, choice: str) -> NamedArrays:
@@ -142,7 +171,12 @@ def _arrange_apstar(file: FitsFile, choice: str) -> NamedArrays:
     primary, flux, error, *others = file.hdus
     shape = find_image_shape(flux)
     n_rows = shape[0] if len(shape) == 2 else 1
-    ends = {"combined": (0, 1), "combined_global": (1, 2), "visits": (2, n_rows), "all": (0, n_rows)}
+    ends = {
+        "combined": (0, 1),
+        "combined_global": (1, 2),
+        "visits": (2, n_rows),
+        "all": (0, n_rows),
+    }
     first, last = ends[choice] if n_rows > 1 else (0, 1)
     if last > n_rows or first >= last:
         raise FileFormatError(
@@ -150,7 +184,9 @@ def _arrange_apstar(file: FitsFile, choice: str) -> NamedArrays:
             'two combined spectra, then visits; read what there is with apstar="all".'
         )
     images = {"flux": flux, "std": error}
-    if others and find_image_shape(others[0]) == shape and _is_bitmask(others[0]):  # aspcapStar has a model there
+    if (
+        others and find_image_shape(others[0]) == shape and _is_bitmask(others[0])
+    ):  # aspcapStar has a model there
         images["bitmask"] = others[0]
     picked = slice(first, last) if len(shape) == 2 else ALL
     stored = {name: store_image(file, hdu, picked) for name, hdu in images.items()}
@@ -158,7 +194,9 @@ def _arrange_apstar(file: FitsFile, choice: str) -> NamedArrays:
     stored["wavelength"] = hold_array(wavelength)
     for name, held in _find_ids(file).items():
         star = str(held.load(ALL))
-        stored[name] = hold_array([star if row < 2 else f"{star} visit {row - 1}" for row in range(first, last)])
+        stored[name] = hold_array(
+            [star if row < 2 else f"{star} visit {row - 1}" for row in range(first, last)]
+        )
     return name_arrays(stored, units={"wavelength": "Angstrom"}, mask_bits=APOGEE_BAD_BITS)
 
 
@@ -179,22 +217,34 @@ def _arrange_images(file: FitsFile, main: Any, is_unit_known: bool) -> NamedArra
     """Images (pixel,) or (star, pixel): the flux, and others by their names; labels and ids from a table."""
     shape = find_image_shape(main)
     if len(shape) not in (1, 2):
-        what = f"an image of shape {shape}" if shape else "no image, and no table with a column of flux"
+        what = (
+            f"an image of shape {shape}"
+            if shape
+            else "no image, and no table with a column of flux"
+        )
         raise ShapeError(
             f"{file.path}: HDU {file.hdus.index(main)} should be an image (pixel,) or (star, pixel), got {what}: save "
             "one plane on its own, or say which HDU holds the flux, hdu=."
         )
     n_stars = shape[0] if len(shape) == 2 else 1
-    images = {hdu.name.lower(): hdu for hdu in file.hdus if hdu is not main and find_image_shape(hdu)}
+    images = {
+        hdu.name.lower(): hdu for hdu in file.hdus if hdu is not main and find_image_shape(hdu)
+    }
     of_pixels = {
-        name: store_image(file, hdu) for name, hdu in images.items() if is_pixel_name(name) and name not in FLUX
+        name: store_image(file, hdu)
+        for name, hdu in images.items()
+        if is_pixel_name(name) and name not in FLUX
     }
     grid, units = _find_grid(file, main, shape[-1], is_unit_known)
     stored = grid | of_pixels | {"flux": store_image(file, main)}
-    table = next((hdu for hdu in file.hdus if is_table(hdu) and hdu.header["NAXIS2"] == n_stars), None)
+    table = next(
+        (hdu for hdu in file.hdus if is_table(hdu) and hdu.header["NAXIS2"] == n_stars), None
+    )
     if table is not None:
         columns = store_columns(file, table)
-        stored = {name: column for name, column in columns.items() if not is_pixel_name(name)} | stored
+        stored = {
+            name: column for name, column in columns.items() if not is_pixel_name(name)
+        } | stored
         units = find_column_units(table) | units
     return name_arrays(stored if n_stars > 1 else _find_ids(file) | stored, units=units)
 
@@ -202,7 +252,9 @@ def _arrange_images(file: FitsFile, main: Any, is_unit_known: bool) -> NamedArra
 def _arrange_table(file: FitsFile, main: Any, is_unit_known: bool) -> NamedArrays:
     """A table of one spectrum a row, or of one pixel a row."""
     columns = store_columns(file, main)
-    if varying := [name for name in main.columns.names if is_pixel_name(name) and name not in columns]:
+    if varying := [
+        name for name in main.columns.names if is_pixel_name(name) and name not in columns
+    ]:
         raise FileFormatError(
             f"{file.path}: table {main.name!r} should have as many pixels in each row, got {', '.join(varying)} of "
             "varying length: put the spectra on one grid, in columns of a fixed length such as 7214E."
@@ -235,7 +287,9 @@ def _find_grid(
             name = hdu.name.lower()
             unit = hdu.header.get("BUNIT")
             return {name: store_image(file, hdu)}, {name: str(unit)} if unit else {}
-    headers = [main.header] if find_image_shape(file.hdus[0]) else [main.header, file.hdus[0].header]
+    headers = (
+        [main.header] if find_image_shape(file.hdus[0]) else [main.header, file.hdus[0].header]
+    )
     wavelength, unit = find_header_wavelength(headers, n_pixels, is_unit_known=is_unit_known)
     if wavelength is None:
         return {}, {}

@@ -76,7 +76,11 @@ def open_fits(path: Path, *, is_compressed: bool) -> Iterator[FitsFile]:
             opened = fits.open(stream, lazy_load_hdus=True, disable_image_compression=True)
         with opened:
             with reading_fits(path):
-                content = np.memmap(path, mode="r") if unpacked is None else np.frombuffer(unpacked, np.uint8)
+                content = (
+                    np.memmap(path, mode="r")
+                    if unpacked is None
+                    else np.frombuffer(unpacked, np.uint8)
+                )
                 file = FitsFile(path, _read_headers(path, opened), content, stream)
                 _check_extent(file)
             yield file
@@ -100,7 +104,9 @@ def find_hdu(file: FitsFile, hdu: int | str) -> Any:
         return file.hdus[names.index(hdu.upper())]
     if isinstance(hdu, int) and 0 <= hdu < len(names):
         return file.hdus[hdu]
-    raise DataError(f"hdu={hdu!r} should be one of those of {file.path}, got {list_hdus(file)}: correct hdu=.")
+    raise DataError(
+        f"hdu={hdu!r} should be one of those of {file.path}, got {list_hdus(file)}: correct hdu=."
+    )
 
 
 def list_hdus(file: FitsFile) -> str:
@@ -110,7 +116,9 @@ def list_hdus(file: FitsFile) -> str:
 
 def is_table(hdu: Any) -> bool:
     """Whether an HDU is a table of columns."""
-    return hdu.header.get("XTENSION", "").strip() == "BINTABLE" and not hdu.header.get("ZIMAGE", False)
+    return hdu.header.get("XTENSION", "").strip() == "BINTABLE" and not hdu.header.get(
+        "ZIMAGE", False
+    )
 
 
 def find_image_shape(hdu: Any) -> tuple[int, ...]:
@@ -142,7 +150,11 @@ def store_columns(file: FitsFile, hdu: Any) -> dict[str, StoredArray]:
             if column.format.format == "L":
                 stored[column.name] = _store_logical(file, table[column.name])
             elif column.format.format not in "PQ":
-                scale = (1 if column.bscale in ("", None) else column.bscale, column.bzero or 0, column.null)
+                scale = (
+                    1 if column.bscale in ("", None) else column.bscale,
+                    column.bzero or 0,
+                    column.null,
+                )
                 stored[column.name] = _store(file, table[column.name], *scale)
         return stored
 
@@ -178,8 +190,14 @@ def _unscale(raw: np.ndarray, scale: float, zero: float, blank: Any) -> np.ndarr
     """Numbers that integers stand for, NaN where these are `blank`; strings without what pads them."""
     if raw.dtype.kind == "S":
         return np.strings.rstrip(raw)
-    is_blank = raw == blank if isinstance(blank, int) and raw.dtype.kind in "iu" else np.zeros((), dtype=bool)
-    if scale == 1 and zero == 2**63:  # the standard's unsigned integers, of which floats would lose bits
+    is_blank = (
+        raw == blank
+        if isinstance(blank, int) and raw.dtype.kind in "iu"
+        else np.zeros((), dtype=bool)
+    )
+    if (
+        scale == 1 and zero == 2**63
+    ):  # the standard's unsigned integers, of which floats would lose bits
         values = raw.astype(np.uint64) + np.uint64(2**63)
     elif scale == 1 and raw.dtype.kind in "iu" and float(zero).is_integer():
         values = raw.astype(np.int64) + int(zero) if zero else raw
@@ -190,7 +208,10 @@ def _unscale(raw: np.ndarray, scale: float, zero: float, blank: Any) -> np.ndarr
 
 def _unpack(path: Path) -> bytes:
     limit = _SMALL + _LARGEST_RATIO * path.stat().st_size
-    with as_format_error(path, "FITS packed by gzip (else unpack it with gunzip first)"), gzip.open(path) as packed:
+    with (
+        as_format_error(path, "FITS packed by gzip (else unpack it with gunzip first)"),
+        gzip.open(path) as packed,
+    ):
         start = packed.read(_BLOCK)
         if not start.startswith(b"SIMPLE  ="):
             raise FileFormatError(
@@ -216,7 +237,9 @@ def _read_headers(path: Path, opened: Any) -> list[Any]:
             )
         hdus.append(hdu)
         if len(hdus) > _MAX_HDUS:
-            raise FileFormatError(f"{path} should hold at most {_MAX_HDUS} HDUs, got more: split it.")
+            raise FileFormatError(
+                f"{path} should hold at most {_MAX_HDUS} HDUs, got more: split it."
+            )
     return hdus
 
 

@@ -67,7 +67,9 @@ def _compute(
     unit = str(cards["CUNIT"] or "").strip() or None
     if (flag := header.get("DC-FLAG")) == -1:  # IRAF's word for pixels without wavelengths
         return None, None
-    offset = (np.arange(n_pixels) + 1 - float(1 if cards["CRPIX"] is None else cards["CRPIX"])) * _find_step(header)
+    offset = (
+        np.arange(n_pixels) + 1 - float(1 if cards["CRPIX"] is None else cards["CRPIX"])
+    ) * _find_step(header)
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         if kind.endswith("-LOG"):
             return start * np.exp(offset / start), unit
@@ -79,7 +81,12 @@ def _compute(
             "spectra to such a grid, or store their wavelengths in an HDU named WAVELENGTH."
         )
     wavelength = start + offset
-    if unit is None and flag is None and not is_unit_known and (np.abs(wavelength) < _SHORTEST).all():
+    if (
+        unit is None
+        and flag is None
+        and not is_unit_known
+        and (np.abs(wavelength) < _SHORTEST).all()
+    ):
         raise DataError(
             f"a header without CUNIT1 should be in Angstrom, got wavelengths from {wavelength[0]:.6g} to "
             f"{wavelength[-1]:.6g}: write DC-FLAG = 1 if these are logarithms, or say the unit, wavelength_unit=."
@@ -90,7 +97,9 @@ def _compute(
 def _find_step(header: Any) -> float:
     step = header.get("CD1_1", _get(header, "CDELT"))
     if step is None:
-        raise DataError("a header with CRVAL1 should say the step between pixels, got no CDELT1 nor CD1_1: write it.")
+        raise DataError(
+            "a header with CRVAL1 should say the step between pixels, got no CDELT1 nor CD1_1: write it."
+        )
     return float(step)
 
 

@@ -32,7 +32,9 @@ class SpectraFolder:
 
     has_ids = True
 
-    def __init__(self, folder: Path, open_file: Callable[[Path], AbstractContextManager[SpectraFile]]):
+    def __init__(
+        self, folder: Path, open_file: Callable[[Path], AbstractContextManager[SpectraFile]]
+    ):
         self.paths = sorted(path for path in folder.iterdir() if _is_spectrum(path))
         if not self.paths:
             raise DataError(
@@ -67,7 +69,11 @@ class SpectraFolder:
         with self._open(path) as file:
             self._check(file, path)
             star = file.read()
-        return star if star.ids is not None else replace(star, ids=np.array([_strip_suffix(path.name)]))
+        return (
+            star
+            if star.ids is not None
+            else replace(star, ids=np.array([_strip_suffix(path.name)]))
+        )
 
     def _check(self, file: SpectraFile, path: Path) -> None:
         if file.n_stars != 1:
@@ -100,4 +106,6 @@ def _join(stars: Sequence[Spectra]) -> Spectra:
     """Spectra of stars that differ in their numbers alone."""
     first = stars[0]
     names = [name for name in ("flux", "ivar", "labels", "ids") if getattr(first, name) is not None]
-    return replace(first, **{name: np.concatenate([getattr(star, name) for star in stars]) for name in names})
+    return replace(
+        first, **{name: np.concatenate([getattr(star, name) for star in stars]) for name in names}
+    )

@@ -64,18 +64,25 @@ def find_labels(
         When names occur twice.
     """
     stored = find_array(arrays, ("labels",))
-    columns, units = ({}, {}) if stored is None else _find_columns(arrays, stored, wanted, is_single)
+    columns, units = (
+        ({}, {}) if stored is None else _find_columns(arrays, stored, wanted, is_single)
+    )
     if wanted is None:
-        wanted = tuple(columns) or tuple(name for name in STARNET_UNITS if find_array(arrays, (name.lower(),)))
+        wanted = tuple(columns) or tuple(
+            name for name in STARNET_UNITS if find_array(arrays, (name.lower(),))
+        )
     if not wanted:
         return None
     known = tuple(columns)
     for name in wanted:
         if name not in columns:
             columns[name] = _find_column(arrays, name, known, source)
-    _check_lengths({name: _count_values(arrays, columns[name], is_single) for name in wanted}, n_stars)
+    _check_lengths(
+        {name: _count_values(arrays, columns[name], is_single) for name in wanted}, n_stars
+    )
     stated = {
-        name: arrays.units.get(array, STARNET_UNITS.get(name.upper(), "")) for name, (array, _) in columns.items()
+        name: arrays.units.get(array, STARNET_UNITS.get(name.upper(), ""))
+        for name, (array, _) in columns.items()
     }
     return StoredLabels(
         tuple(wanted),
@@ -84,7 +91,9 @@ def find_labels(
     )
 
 
-def load_labels(arrays: NamedArrays, labels: StoredLabels, rows: slice, is_single: bool) -> np.ndarray:
+def load_labels(
+    arrays: NamedArrays, labels: StoredLabels, rows: slice, is_single: bool
+) -> np.ndarray:
     """Labels (star, label) of some stars, NaN where missing."""
     loaded = {
         name: as_float_array(arrays.load(name) if is_single else arrays.load(name, rows), name)
@@ -104,7 +113,9 @@ def read_words(arrays: NamedArrays, name: str) -> tuple[str, ...] | None:
     if found is None:
         return None
     words = np.atleast_1d(arrays.load(found)).ravel()
-    return tuple(word.decode("utf-8", "replace") if isinstance(word, bytes) else str(word) for word in words)
+    return tuple(
+        word.decode("utf-8", "replace") if isinstance(word, bytes) else str(word) for word in words
+    )
 
 
 def _find_columns(
@@ -126,15 +137,21 @@ def _find_columns(
             f"{stored}, got {len(names)} and {len(units)}: store or give as many."
         )
     if len(set(names)) < len(names):
-        raise DataError(f"label_names should all differ, got {names}: rename those that occur twice.")
+        raise DataError(
+            f"label_names should all differ, got {names}: rename those that occur twice."
+        )
     return {name: (stored, i) for i, name in enumerate(names)}, dict(zip(names, units, strict=True))
 
 
-def _find_column(arrays: NamedArrays, name: str, known: tuple[str, ...], source: str) -> tuple[str, None]:
+def _find_column(
+    arrays: NamedArrays, name: str, known: tuple[str, ...], source: str
+) -> tuple[str, None]:
     found = find_array(arrays, (name.lower(),))
     if found is None:
         held = ", ".join([*known, *arrays.names][:20])
-        raise FileFormatError(f"{source} should hold the label {name!r}, got only {held}: correct label_names=.")
+        raise FileFormatError(
+            f"{source} should hold the label {name!r}, got only {held}: correct label_names=."
+        )
     shape = arrays.find_shape(found)
     if len(shape) > 1 and np.prod(shape) != shape[0]:
         raise ShapeError(f"{found} should have shape (star,), got {shape}: store one value a star.")
@@ -149,7 +166,9 @@ def _count_values(arrays: NamedArrays, column: tuple[str, int | None], is_single
 
 def _check_lengths(lengths: dict[str, int], n_stars: int) -> None:
     if len(set(lengths.values())) > 1:
-        raise ShapeError(f"labels should all have one value a star, got {lengths}: store them for the same stars.")
+        raise ShapeError(
+            f"labels should all have one value a star, got {lengths}: store them for the same stars."
+        )
     if (n := next(iter(lengths.values()))) != n_stars:
         raise ShapeError(
             f"labels should have shape ({n_stars}, {len(lengths)}), got ({n}, {len(lengths)}): "

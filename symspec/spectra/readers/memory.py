@@ -44,7 +44,9 @@ def arrange_object(source: Any) -> NamedArrays:
     if isinstance(source, Sequence) and not isinstance(source, str | bytes) and len(source):
         if all(_is_spectrum(one) for one in source):
             return _join(source)
-        raise DataError(f"spectra should be {_EXPECTED}, got a list with other things in it: read each on its own.")
+        raise DataError(
+            f"spectra should be {_EXPECTED}, got a list with other things in it: read each on its own."
+        )
     raise DataError(
         f"spectra should be {_EXPECTED}, got {type(source).__name__}: use symspec.Spectra for plain arrays."
     )
@@ -56,7 +58,11 @@ def _is_spectrum(source: Any) -> bool:
 
 def _arrange_table(table: Any) -> NamedArrays:
     stored = {name: hold_array(_fill(table[name])) for name in table.colnames}
-    units = {name: str(unit) for name in table.colnames if (unit := getattr(table[name], "unit", None)) is not None}
+    units = {
+        name: str(unit)
+        for name in table.colnames
+        if (unit := getattr(table[name], "unit", None)) is not None
+    }
     return name_arrays(keep_pixel_columns(stored), units=units)
 
 
@@ -89,7 +95,9 @@ def _join(spectra: Sequence[Any]) -> NamedArrays:
                 f"spectra of a list should be on one grid, got another for spectrum {i} than for spectrum 0: resample "
                 "each (symspec.resample), or read them apart."
             )
-    stacked = {name: np.concatenate([np.atleast_2d(other[name]) for other, _ in held]) for name in arrays}
+    stacked = {
+        name: np.concatenate([np.atleast_2d(other[name]) for other, _ in held]) for name in arrays
+    }
     stacked["wavelength"] = arrays["wavelength"]
     if len(held) == 1 and arrays["flux"].ndim == 1:
         stacked = arrays

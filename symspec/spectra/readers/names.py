@@ -12,9 +12,21 @@ WAVELENGTH = ("wavelength", "wavelengths", "wave", "lambda", "spectral_axis")
 LOG_WAVELENGTH = ("loglam", "log_wavelength", "log10_wavelength")
 MASKS = ("mask", "bad_pixel", "bad_pixels", "bitmask", "and_mask", "andmask", "pixel_flags")
 # the first of these that is there
-IDS = ("ids", "id", "apogee_id", "sdss_id", "source_id", "object_id", "star_id", "targetid", "objid")
+IDS = (
+    "ids",
+    "id",
+    "apogee_id",
+    "sdss_id",
+    "source_id",
+    "object_id",
+    "star_id",
+    "targetid",
+    "objid",
+)
 UNCERTAINTIES = {
-    **dict.fromkeys(("error_spectrum", "flux_error", "sigma", "flux_sigma", "std", "flux_std"), "std"),
+    **dict.fromkeys(
+        ("error_spectrum", "flux_error", "sigma", "flux_sigma", "std", "flux_std"), "std"
+    ),
     **dict.fromkeys(("var", "variance", "flux_var", "flux_variance"), "var"),
     **dict.fromkeys(("ivar", "flux_ivar", "inverse_variance"), "ivar"),
 }
@@ -36,9 +48,7 @@ AMBIGUOUS = (
 )
 STARNET_UNITS = {"TEFF": "K", "LOGG": "dex", "FE_H": "dex"}
 _OF_PIXELS = {*FLUX, *WAVELENGTH, *LOG_WAVELENGTH, *MASKS, *UNCERTAINTIES, *AMBIGUOUS}
-NO_UNCERTAINTY = (
-    "uncertainty={!r} asks for the flux's uncertainty, got {}: leave uncertainty out, or name the array ivar."
-)
+NO_UNCERTAINTY = "uncertainty={!r} asks for the flux's uncertainty, got {}: leave uncertainty out, or name the array ivar."
 
 
 def is_pixel_name(name: str) -> bool:
@@ -49,7 +59,11 @@ def is_pixel_name(name: str) -> bool:
 def keep_pixel_columns(stored: dict[str, StoredArray]) -> dict[str, StoredArray]:
     """Columns of a table; only those of pixels where it has one pixel a row, so that there is one star."""
     has_one = any(name.lower() in FLUX and len(array.shape) == 1 for name, array in stored.items())
-    return {name: array for name, array in stored.items() if is_pixel_name(name)} if has_one else stored
+    return (
+        {name: array for name, array in stored.items() if is_pixel_name(name)}
+        if has_one
+        else stored
+    )
 
 
 def find_array(arrays: NamedArrays, names: Sequence[str]) -> str | None:
@@ -101,9 +115,15 @@ def find_uncertainty(arrays: NamedArrays, uncertainty: str | None) -> tuple[str,
     found = {name: kind for name, kind in kinds.items() if kind or name.lower() in AMBIGUOUS}
     if not found:
         if uncertainty is not None:
-            raise DataError(NO_UNCERTAINTY.format(uncertainty, f"a file that holds {', '.join(arrays.names[:20])}"))
+            raise DataError(
+                NO_UNCERTAINTY.format(
+                    uncertainty, f"a file that holds {', '.join(arrays.names[:20])}"
+                )
+            )
         return None
-    listed = ", ".join(f"{name} ({kind or 'which may be anything'})" for name, kind in found.items())
+    listed = ", ".join(
+        f"{name} ({kind or 'which may be anything'})" for name, kind in found.items()
+    )
     if uncertainty is None:
         if len(found) == 1 and (kind := next(iter(found.values()))):
             return next(iter(found)), kind
@@ -112,7 +132,9 @@ def find_uncertainty(arrays: NamedArrays, uncertainty: str | None) -> tuple[str,
             'say it, uncertainty="std" | "var" | "ivar".'
         )
     exact = [name for name, kind in found.items() if kind == uncertainty]
-    open_to_say = [name for name, kind in found.items() if kind is None or name.lower() in CONVENTIONS]
+    open_to_say = [
+        name for name, kind in found.items() if kind is None or name.lower() in CONVENTIONS
+    ]
     if len(candidates := exact or open_to_say) == 1:
         return candidates[0], uncertainty
     raise DataError(

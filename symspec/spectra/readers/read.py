@@ -108,8 +108,15 @@ def read_spectra(
     OptionError
         When an option is not understood.
     """
-    options = {"label_names": label_names, "uncertainty": uncertainty, "bad_error": bad_error, "mask_bits": mask_bits}
-    with open_spectra(source, **options, wavelength_unit=wavelength_unit, hdu=hdu, apstar=apstar) as file:
+    options = {
+        "label_names": label_names,
+        "uncertainty": uncertainty,
+        "bad_error": bad_error,
+        "mask_bits": mask_bits,
+    }
+    with open_spectra(
+        source, **options, wavelength_unit=wavelength_unit, hdu=hdu, apstar=apstar
+    ) as file:
         return file.read()
 
 
@@ -150,7 +157,11 @@ def open_spectra(source: Any, **options: Any) -> Iterator[SpectraFile | SpectraF
     name = str(source) if is_path else f"a {type(source).__name__}"
     with ExitStack() as stack:
         with noting(name):
-            arrays = stack.enter_context(_open_file(Path(source), checked)) if is_path else arrange_object(source)
+            arrays = (
+                stack.enter_context(_open_file(Path(source), checked))
+                if is_path
+                else arrange_object(source)
+            )
             file = SpectraFile(arrays, name, checked)
         yield file
 
@@ -159,11 +170,17 @@ def open_spectra(source: Any, **options: Any) -> Iterator[SpectraFile | SpectraF
 def _open_file(path: Path, options: ReadOptions) -> Iterator[NamedArrays]:
     file_format = find_format(path)
     if file_format in ("fits", "gzip"):
-        words = {"hdu": options.hdu, "apstar": options.apstar, "is_unit_known": options.wavelength_unit is not None}
+        words = {
+            "hdu": options.hdu,
+            "apstar": options.apstar,
+            "is_unit_known": options.wavelength_unit is not None,
+        }
         with open_fits_spectra(path, is_compressed=file_format == "gzip", **words) as arrays:
             yield arrays
     elif options.hdu is not None:
-        raise OptionError(f"hdu={options.hdu!r} should go with a FITS file, got {file_format}: leave hdu out.")
+        raise OptionError(
+            f"hdu={options.hdu!r} should go with a FITS file, got {file_format}: leave hdu out."
+        )
     elif file_format == "csv":
         yield _hold_csv(path, options)
     else:

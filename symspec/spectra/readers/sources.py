@@ -65,11 +65,15 @@ def open_source(spectra: Any, **options: Any) -> Iterator[SpectraSource]:
     """
     if not isinstance(spectra, str | os.PathLike):
         spectra = _hold(spectra, options)
-        yield _describe("the spectra", spectra, spectra.__getitem__, {"spectra": hash_spectra(spectra)})
+        yield _describe(
+            "the spectra", spectra, spectra.__getitem__, {"spectra": hash_spectra(spectra)}
+        )
         return
     with open_spectra(spectra, **options) as file:
         identity = {"spectra": _identify(Path(spectra), file)}
-        identity |= {name: value if value is None else str(value) for name, value in options.items()}
+        identity |= {
+            name: value if value is None else str(value) for name, value in options.items()
+        }
         yield _describe(str(spectra), file, file.read, identity)
 
 
@@ -77,7 +81,9 @@ def _hold(spectra: Any, options: dict[str, Any]) -> Spectra:
     if not isinstance(spectra, Spectra):
         return read_spectra(spectra, **options)
     if given := [name for name, value in options.items() if value is not None]:
-        raise OptionError(f"{given[0]} should go with a file or table to be read, got Spectra: leave it out.")
+        raise OptionError(
+            f"{given[0]} should go with a file or table to be read, got Spectra: leave it out."
+        )
     return spectra
 
 
@@ -85,13 +91,17 @@ def _identify(path: Path, file: SpectraFile | SpectraFolder) -> str:
     """Size and time of modification of a file, or of all files in a folder."""
     if isinstance(file, SpectraFolder):
         stats = [(one, one.stat()) for one in file.paths]
-        digest = find_fingerprint(*((one.name, found.st_size, found.st_mtime_ns) for one, found in stats))
+        digest = find_fingerprint(
+            *((one.name, found.st_size, found.st_mtime_ns) for one, found in stats)
+        )
         return f"{len(stats)} files, digest {digest}"
     found = path.stat()
     return f"{found.st_size} bytes, modified {np.datetime64(found.st_mtime_ns, 'ns')}"
 
 
-def _describe(name: str, spectra: Any, read: Callable[[slice], Spectra], identity: dict[str, Any]) -> SpectraSource:
+def _describe(
+    name: str, spectra: Any, read: Callable[[slice], Spectra], identity: dict[str, Any]
+) -> SpectraSource:
     grid = spectra.wavelength, spectra.wavelength_unit
     return SpectraSource(name, spectra.n_stars, spectra.n_pixels, *grid, read, identity)
 

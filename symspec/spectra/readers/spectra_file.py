@@ -12,7 +12,14 @@ import numpy as np
 from symspec.errors import DataError, FileFormatError, OptionError, ShapeError, SymspecError
 from symspec.safety.checks import as_float_array, check_choice
 from symspec.safety.named_arrays import NamedArrays
-from symspec.spectra.pixels import UNCERTAINTY_KINDS, as_nan, check_bad_error, check_mask_bits, find_bad_bits, find_ivar
+from symspec.spectra.pixels import (
+    UNCERTAINTY_KINDS,
+    as_nan,
+    check_bad_error,
+    check_mask_bits,
+    find_bad_bits,
+    find_ivar,
+)
 from symspec.spectra.readers.labels import find_labels, load_labels, read_words
 from symspec.spectra.readers.names import (
     IDS,
@@ -66,8 +73,12 @@ class ReadOptions:
         if self.wavelength_unit is not None:
             parse_unit(self.wavelength_unit)
         check_choice(self.apstar, "apstar", APSTAR_ROWS)
-        if not (self.hdu is None or (isinstance(self.hdu, int | str) and not isinstance(self.hdu, bool))):
-            raise OptionError(f"hdu should be the number or the name of an HDU, got {self.hdu!r}: numbers start at 0.")
+        if not (
+            self.hdu is None or (isinstance(self.hdu, int | str) and not isinstance(self.hdu, bool))
+        ):
+            raise OptionError(
+                f"hdu should be the number or the name of an HDU, got {self.hdu!r}: numbers start at 0."
+            )
 
 
 class SpectraFile:
@@ -96,8 +107,12 @@ class SpectraFile:
         self._flux = find_flux(arrays, source)
         shape = arrays.find_shape(self._flux)
         self._is_single = len(shape) == 1
-        self.n_stars, self.n_pixels = _check_shape((1, *shape) if self._is_single else shape, self._flux, source)
-        self._labels = find_labels(arrays, options.label_names, self.n_stars, self._is_single, source)
+        self.n_stars, self.n_pixels = _check_shape(
+            (1, *shape) if self._is_single else shape, self._flux, source
+        )
+        self._labels = find_labels(
+            arrays, options.label_names, self.n_stars, self._is_single, source
+        )
         self.label_names = self._labels.names if self._labels else ()
         self.label_units = self._labels.units if self._labels else ()
         self._uncertainty = find_uncertainty(arrays, options.uncertainty)
@@ -143,7 +158,9 @@ class SpectraFile:
                 flux=flux,
                 ivar=self._read_ivar(flux, rows),
                 wavelength=self.wavelength,
-                labels=None if labels is None else load_labels(self._arrays, labels, rows, self._is_single),
+                labels=None
+                if labels is None
+                else load_labels(self._arrays, labels, rows, self._is_single),
                 label_names=self.label_names,
                 label_units=self.label_units,
                 ids=None if self._ids is None else self._read_ids(rows, len(flux)),
@@ -152,7 +169,11 @@ class SpectraFile:
 
     def _load_pixels(self, name: str, rows: slice) -> np.ndarray:
         """Rows of an array (star, pixel), with pixels in the order of rising wavelength."""
-        loaded = self._arrays.load(name)[None][rows] if self._is_single else self._arrays.load(name, rows)
+        loaded = (
+            self._arrays.load(name)[None][rows]
+            if self._is_single
+            else self._arrays.load(name, rows)
+        )
         return loaded[:, self._pixels]
 
     def _read_ids(self, rows: slice, n_rows: int) -> np.ndarray:
@@ -160,19 +181,25 @@ class SpectraFile:
         return ids[:, 0] if ids.ndim == 2 else ids
 
     def _read_ivar(self, flux: np.ndarray, rows: slice) -> np.ndarray | None:
-        bits = self._arrays.mask_bits if self._options.mask_bits is None else self._options.mask_bits
+        bits = (
+            self._arrays.mask_bits if self._options.mask_bits is None else self._options.mask_bits
+        )
         masked = None
         if self._mask is not None:
             is_common = len(self._arrays.find_shape(self._mask)) == 1  # to all stars
             stored = (
-                self._arrays.load(self._mask)[None, self._pixels] if is_common else self._load_pixels(self._mask, rows)
+                self._arrays.load(self._mask)[None, self._pixels]
+                if is_common
+                else self._load_pixels(self._mask, rows)
             )
             masked = np.broadcast_to(find_bad_bits(stored, self._mask, bits), flux.shape)
         if self._uncertainty is None:
             return find_ivar(flux, mask=masked)
         name, kind = self._uncertainty
         error = as_float_array(self._load_pixels(name, rows), name)
-        return find_ivar(flux, error, kind, scale=self._scale, mask=masked, bad_error=self._options.bad_error)
+        return find_ivar(
+            flux, error, kind, scale=self._scale, mask=masked, bad_error=self._options.bad_error
+        )
 
     def _find_mask(self) -> str | None:
         bits = self._options.mask_bits
@@ -192,7 +219,9 @@ class SpectraFile:
         if (name := find_first_array(self._arrays, IDS)) is None:
             return None
         shape = self._arrays.find_shape(name)
-        if shape not in ((self.n_stars,), (self.n_stars, 1)) and not (self.n_stars == 1 and shape == ()):
+        if shape not in ((self.n_stars,), (self.n_stars, 1)) and not (
+            self.n_stars == 1 and shape == ()
+        ):
             raise ShapeError(
                 f"{name} should have shape ({self.n_stars},), one a star, got {shape}: select the same stars."
             )
@@ -215,13 +244,18 @@ class SpectraFile:
 
     def _load_grid(self, name: str, rows: slice) -> np.ndarray:
         is_one = len(self._arrays.find_shape(name)) == 1
-        stored = as_float_array(self._arrays.load(name) if is_one else self._arrays.load(name, rows), name)
+        stored = as_float_array(
+            self._arrays.load(name) if is_one else self._arrays.load(name, rows), name
+        )
         with np.errstate(over="ignore"):
             return np.atleast_2d(stored if name.lower() in WAVELENGTH else 10.0**stored)
 
     def _check_grid(self, rows: slice) -> None:
         """Refuse stars whose wavelengths are not those of the first."""
-        if self._grid is None or self._arrays.find_shape(self._grid) != (self.n_stars, self.n_pixels):
+        if self._grid is None or self._arrays.find_shape(self._grid) != (
+            self.n_stars,
+            self.n_pixels,
+        ):
             return
         grids = self._load_grid(self._grid, rows)[:, self._pixels]
         if (other := (grids != self.wavelength).any(axis=1)).any():
@@ -234,7 +268,9 @@ class SpectraFile:
     def _find_wavelength_unit(self) -> str:
         words = read_words(self._arrays, "wavelength_unit")
         stated = words[0] if words else None
-        if stated is None and self._grid is not None and self._grid.lower() in WAVELENGTH:  # not of a logarithm
+        if (
+            stated is None and self._grid is not None and self._grid.lower() in WAVELENGTH
+        ):  # not of a logarithm
             stated = self._arrays.units.get(self._grid)
         said = self._options.wavelength_unit
         if not stated or (said is not None and not is_unit(stated)):
@@ -260,7 +296,9 @@ class SpectraFile:
 
     def _check_pixels(self, name: str) -> None:
         """Refuse an array that has not one value for each pixel of the flux."""
-        if (shape := self._arrays.find_shape(name)) != (wanted := self._arrays.find_shape(self._flux)):
+        if (shape := self._arrays.find_shape(name)) != (
+            wanted := self._arrays.find_shape(self._flux)
+        ):
             raise ShapeError(
                 f"{name} should have the shape of the flux, {wanted}, got {shape}: store one for each pixel."
             )
@@ -279,13 +317,17 @@ def noting(source: str) -> Iterator[None]:
 def check_rows(rows: slice, n_stars: int) -> slice:
     """Refuse what is no slice that goes forward; gives it with its numbers."""
     if not isinstance(rows, slice) or (rows.step or 1) < 1:
-        raise OptionError(f"rows should be a slice with a step above 0, got {rows!r}: write slice(0, 1000).")
+        raise OptionError(
+            f"rows should be a slice with a step above 0, got {rows!r}: write slice(0, 1000)."
+        )
     return slice(*rows.indices(n_stars))
 
 
 def _check_shape(shape: tuple[int, ...], name: str, source: str) -> tuple[int, int]:
     if len(shape) == 2 and shape[0] == 0:
-        raise FileFormatError(f"{source} should hold at least one star, got {name} of shape {shape}.")
+        raise FileFormatError(
+            f"{source} should hold at least one star, got {name} of shape {shape}."
+        )
     if len(shape) != 2 or shape[1] == 0:
         advice = "give at least one pixel" if len(shape) == 2 else "store one row a star"
         raise ShapeError(f"{name} should have shape (star, pixel), got {shape}: {advice}.")

@@ -9,8 +9,19 @@ import zipfile
 import h5py
 import numpy as np
 
-NAMES = ("zeta", "dense_10", "dense_2", "alpha")  # neither alphabetical nor numbered in the order of the layers
-SIZES = (7, 5, 5, 5, 2)  # equal shapes in the middle: an order by name or by shape alone would not do
+NAMES = (
+    "zeta",
+    "dense_10",
+    "dense_2",
+    "alpha",
+)  # neither alphabetical nor numbered in the order of the layers
+SIZES = (
+    7,
+    5,
+    5,
+    5,
+    2,
+)  # equal shapes in the middle: an order by name or by shape alone would not do
 KINDS = ("kernel", "bias", "moving_mean", "moving_variance", "fifth", "sixth", "seventh", "eighth")
 
 
@@ -28,7 +39,9 @@ def write_layers(group, layers, names=NAMES, suffix=":0", inner="{0}_2"):
 def write_vars(file, layers, stem="dense", container="layers", names=None):
     """Layout of Keras 3: groups by class and number."""
     for i, arrays in enumerate(layers):
-        group = file.create_group(f"{container}/{stem}_{i}/vars" if i else f"{container}/{stem}/vars")
+        group = file.create_group(
+            f"{container}/{stem}_{i}/vars" if i else f"{container}/{stem}/vars"
+        )
         if names:
             group.attrs["name"] = names[i]
         for key, array in enumerate(arrays):
@@ -48,7 +61,11 @@ def input_config(*shape, name="input"):
 
 
 def sequential(*layers):
-    return {"module": "keras", "class_name": "Sequential", "config": {"name": "sequential", "layers": list(layers)}}
+    return {
+        "module": "keras",
+        "class_name": "Sequential",
+        "config": {"name": "sequential", "layers": list(layers)},
+    }
 
 
 def functional(*layers, version=3, sources=None, outputs=None):
@@ -60,8 +77,15 @@ def functional(*layers, version=3, sources=None, outputs=None):
             inputs.append([name, 0, 0])
             nodes = []
         else:
-            histories = [[source, 0, 0] for source in sources.get(name, [before and before["config"]["name"]])]
-            nodes = [call_of_keras_3(histories)] if version == 3 else [[[*history, {}] for history in histories]]
+            histories = [
+                [source, 0, 0]
+                for source in sources.get(name, [before and before["config"]["name"]])
+            ]
+            nodes = (
+                [call_of_keras_3(histories)]
+                if version == 3
+                else [[[*history, {}] for history in histories]]
+            )
         listed.append(layer | {"name": name, "inbound_nodes": nodes})
     ends = [[name, 0, 0] for name in outputs or [listed[-1]["name"]]]
     config = {"name": "functional", "layers": listed, "input_layers": inputs}
@@ -127,7 +151,9 @@ def tensor(array, key, kind="FloatStorage", size=None, offset=0, strides=None):
     shape = array.shape
     if strides is None:
         strides = tuple(step // array.itemsize for step in np.asarray(array, order="C").strides)
-    storage = b"(" + word("storage") + b"ctorch\n" + kind.encode() + b"\n" + word(str(key)) + word("cpu")
+    storage = (
+        b"(" + word("storage") + b"ctorch\n" + kind.encode() + b"\n" + word(str(key)) + word("cpu")
+    )
     storage += number(array.size if size is None else size) + b"tQ"
     return (
         b"ctorch._utils\n_rebuild_tensor_v2\n(" + storage + number(offset) + numbers(shape) + numbers(strides)
@@ -140,7 +166,9 @@ def word(text):
 
 
 def number(value):
-    return b"J" + struct.pack("<i", value) if value < 2**31 else b"\x8a\x08" + struct.pack("<q", value)
+    return (
+        b"J" + struct.pack("<i", value) if value < 2**31 else b"\x8a\x08" + struct.pack("<q", value)
+    )
 
 
 def numbers(values):
@@ -148,7 +176,11 @@ def numbers(values):
 
 
 def state_dict(items, metadata=True):
-    content = b"\x80\x02ccollections\nOrderedDict\n)R(" + b"".join(word(k) + v for k, v in items.items()) + b"u"
+    content = (
+        b"\x80\x02ccollections\nOrderedDict\n)R("
+        + b"".join(word(k) + v for k, v in items.items())
+        + b"u"
+    )
     return content + (b"}" + word("_metadata") + b"}sb" if metadata else b"") + b"."
 
 

@@ -31,7 +31,12 @@ def trained(tmp_path):
 
 def test_scalings_make_flux_and_labels_keep_their_own_units(trained):
     path, net, X, Y = trained
-    words = {"flux_scaling": FLUX, "label_scaling": LABELS, "wavelength": np.arange(6.0) + 500, "wavelength_unit": "nm"}
+    words = {
+        "flux_scaling": FLUX,
+        "label_scaling": LABELS,
+        "wavelength": np.arange(6.0) + 500,
+        "wavelength_unit": "nm",
+    }
     read, theta = ss.read_network(path, net=net, check=(X, Y), **words)
     assert_allclose(ss.compile_predict(read)(theta, X), Y, rtol=1e-12)
     assert read.wavelength_unit == "nm"
@@ -50,6 +55,7 @@ def test_labels_that_were_scaled_are_told_with_the_numbers(trained):
 def test_a_scaling_of_another_length_is_refused(trained):
     path, net, _, _ = trained
     with pytest.raises(
-        ShapeError, match=r"label_scaling should be a mean and a scale, .* \(2,\), got shapes \(3,\), \(\)"
+        ShapeError,
+        match=r"label_scaling should be a mean and a scale, .* \(2,\), got shapes \(3,\), \(\)",
     ):
         ss.read_network(path, net=net, label_scaling=([1, 2, 3], 1.0))

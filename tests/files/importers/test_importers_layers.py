@@ -70,7 +70,9 @@ def pool(x, size, strides, padding, of):
     """Windows without what lies outside."""
     n = (x.shape[1] + sum(padding) - size) // strides + 1
     starts = [t * strides - padding[0] for t in range(n)]
-    return np.stack([of(x[:, max(s, 0) : min(s + size, x.shape[1])], axis=1) for s in starts], axis=1)
+    return np.stack(
+        [of(x[:, max(s, 0) : min(s + size, x.shape[1])], axis=1) for s in starts], axis=1
+    )
 
 
 def normalize(x, axes, epsilon, gamma=1.0, beta=0.0):
@@ -95,7 +97,13 @@ def draw(*shape):
 
 K3, K4, B3 = draw(3, CHANNELS, 3), draw(4, CHANNELS, 3), draw(3)
 ON_TURNED = draw(3, N, 3)  # a kernel for N channels
-W, GAMMA, BETA, MEAN, VARIANCE = draw(CHANNELS, 3), draw(CHANNELS), draw(CHANNELS), draw(CHANNELS), draw(CHANNELS) ** 2
+W, GAMMA, BETA, MEAN, VARIANCE = (
+    draw(CHANNELS, 3),
+    draw(CHANNELS),
+    draw(CHANNELS),
+    draw(CHANNELS),
+    draw(CHANNELS) ** 2,
+)
 LONG, FULL = (draw(N), draw(N)), (draw(N, CHANNELS), draw(N, CHANNELS))
 KS, BS = draw(5, 3 * CHANNELS, 3), draw(5, 3)  # a kernel for each of 5 windows
 FIRST, CONV = {"data_format": "channels_first"}, {"filters": 3, "kernel_size": [3]}
@@ -103,9 +111,22 @@ FIRST, CONV = {"data_format": "channels_first"}, {"filters": 3, "kernel_size": [
 # layers of Keras, the arrays of the first, and what they do to x (star, N, CHANNELS)
 CASES = {
     "conv": ([layer_config("Conv1D", **CONV)], [K3, B3], lambda x: convolve(x, K3, B3)),
-    "conv-same": ([layer_config("Conv1D", **CONV, padding="same")], [K3, B3], lambda x: convolve(x, K3, B3, 1, (1, 1))),
+    "conv-same": (
+        [layer_config("Conv1D", **CONV, padding="same")],
+        [K3, B3],
+        lambda x: convolve(x, K3, B3, 1, (1, 1)),
+    ),
     "conv-same-even": (
-        [layer_config("Conv1D", filters=3, kernel_size=4, padding="same", use_bias=False, activation="tanh")],
+        [
+            layer_config(
+                "Conv1D",
+                filters=3,
+                kernel_size=4,
+                padding="same",
+                use_bias=False,
+                activation="tanh",
+            )
+        ],
         [K4],
         lambda x: np.tanh(convolve(x, K4, 0.0, 1, (1, 2))),  # the odd zero comes last
     ),
@@ -120,17 +141,31 @@ CASES = {
         lambda x: convolve(x, K3, B3, 1, (6, 0), 3),
     ),
     "conv-channels-first": (
-        [layer_config("Conv1D", filters=3, kernel_size=3, **FIRST, strides=1, groups=1, padding="same")],
+        [
+            layer_config(
+                "Conv1D", filters=3, kernel_size=3, **FIRST, strides=1, groups=1, padding="same"
+            )
+        ],
         [ON_TURNED, B3],
         lambda x: turn(convolve(turn(x), ON_TURNED, B3, 1, (1, 1))),
     ),
     "locally-connected": (
         [layer_config("LocallyConnected1D", **CONV, strides=[2], implementation=1)],
         [KS, BS],
-        lambda x: np.stack([x[:, 2 * t : 2 * t + 3].reshape(len(x), -1) @ KS[t] + BS[t] for t in range(5)], axis=1),
+        lambda x: np.stack(
+            [x[:, 2 * t : 2 * t + 3].reshape(len(x), -1) @ KS[t] + BS[t] for t in range(5)], axis=1
+        ),
     ),
     "max": (
-        [layer_config("MaxPooling1D", pool_size=[3], strides=[2], padding="same", data_format="channels_last")],
+        [
+            layer_config(
+                "MaxPooling1D",
+                pool_size=[3],
+                strides=[2],
+                padding="same",
+                data_format="channels_last",
+            )
+        ],
         [],
         lambda x: pool(x, 3, 2, (0, 1), np.max),
     ),
@@ -141,15 +176,34 @@ CASES = {
         lambda x: pool(x, 5, 1, (2, 2), np.mean),
     ),
     "average-first": (
-        [layer_config("Permute", dims=[2, 1]), layer_config("AveragePooling1D", pool_size=4, **FIRST)],
+        [
+            layer_config("Permute", dims=[2, 1]),
+            layer_config("AveragePooling1D", pool_size=4, **FIRST),
+        ],
         [],
         lambda x: turn(pool(x, 4, 4, (0, 0), np.mean)),
     ),
     "global-max": ([layer_config("GlobalMaxPooling1D")], [], lambda x: x.max(axis=1)),
-    "global-max-first": ([layer_config("GlobalMaxPooling1D", **FIRST)], [], lambda x: x.max(axis=2)),
-    "global-max-kept": ([layer_config("GlobalMaxPooling1D", keepdims=True)], [], lambda x: x.max(axis=1)),
-    "global-average": ([layer_config("GlobalAveragePooling1D", keepdims=True)], [], lambda x: x.mean(axis=1)),
-    "global-average-first": ([layer_config("GlobalAveragePooling1D", **FIRST)], [], lambda x: x.mean(axis=2)),
+    "global-max-first": (
+        [layer_config("GlobalMaxPooling1D", **FIRST)],
+        [],
+        lambda x: x.max(axis=2),
+    ),
+    "global-max-kept": (
+        [layer_config("GlobalMaxPooling1D", keepdims=True)],
+        [],
+        lambda x: x.max(axis=1),
+    ),
+    "global-average": (
+        [layer_config("GlobalAveragePooling1D", keepdims=True)],
+        [],
+        lambda x: x.mean(axis=1),
+    ),
+    "global-average-first": (
+        [layer_config("GlobalAveragePooling1D", **FIRST)],
+        [],
+        lambda x: x.mean(axis=2),
+    ),
     "zeros": (
         [layer_config("ZeroPadding1D", padding=[1, 3])],
         [],
@@ -157,10 +211,18 @@ CASES = {
     ),
     "cropping": ([layer_config("Cropping1D", cropping=[2, 3])], [], lambda x: x[:, 2:-3]),
     "flatten-first": ([layer_config("Flatten", **FIRST)], [], turn),
-    "reshape": ([layer_config("Reshape", target_shape=[3, -1])], [], lambda x: x.reshape(len(x), 3, 8)),
+    "reshape": (
+        [layer_config("Reshape", target_shape=[3, -1])],
+        [],
+        lambda x: x.reshape(len(x), 3, 8),
+    ),
     "permute": ([layer_config("Permute", dims=[2, 1])], [], turn),
     "permute-nothing": ([layer_config("Permute", dims=[1, 2])], [], lambda x: x),
-    "dense": ([layer_config("Dense", units=3, activation="relu")], [W, B3], lambda x: np.maximum(x @ W + B3, 0)),
+    "dense": (
+        [layer_config("Dense", units=3, activation="relu")],
+        [W, B3],
+        lambda x: np.maximum(x @ W + B3, 0),
+    ),
     "batch-norm": (
         [layer_config("BatchNormalization", axis=-1, epsilon=0.01)],
         [GAMMA, BETA, MEAN, VARIANCE],
@@ -212,8 +274,14 @@ CASES = {
         lambda x: x * [2.0, 0.5] - 1,
     ),
     "idle": (
-        [layer_config(name, f"idle_{name}") for name in ("SpatialDropout1D", "GaussianNoise", "GaussianDropout")]
-        + [layer_config(name, f"idle_{name}") for name in ("ActivityRegularization", "AlphaDropout", "Identity")],
+        [
+            layer_config(name, f"idle_{name}")
+            for name in ("SpatialDropout1D", "GaussianNoise", "GaussianDropout")
+        ]
+        + [
+            layer_config(name, f"idle_{name}")
+            for name in ("ActivityRegularization", "AlphaDropout", "Identity")
+        ],
         [],
         lambda x: x,
     ),
@@ -226,8 +294,17 @@ def test_a_layer_of_keras_does_what_numpy_does(rng, path, write, configs, arrays
     x = rng.normal(size=(4, N, CHANNELS))
     y = expected(x).reshape(len(x), -1)
     last = rng.normal(size=(y.shape[1], 2)).astype(np.float32), draw(2)
-    model = sequential(input_config(N, CHANNELS), *configs, layer_config("Flatten", "flat"), dense_config("last", 2))
-    write(path, model, {configs[0]["config"]["name"]: arrays, "last": last} if arrays else {"last": last})
+    model = sequential(
+        input_config(N, CHANNELS),
+        *configs,
+        layer_config("Flatten", "flat"),
+        dense_config("last", 2),
+    )
+    write(
+        path,
+        model,
+        {configs[0]["config"]["name"]: arrays, "last": last} if arrays else {"last": last},
+    )
     imported = import_network(path, check=(x.reshape(4, -1), y @ last[0].astype(float) + last[1]))
     assert_predicts(imported, x.reshape(4, -1), y @ last[0].astype(float) + last[1])
 
@@ -268,11 +345,19 @@ VERSIONS = pytest.mark.parametrize("version", [2, 3])
 @VERSIONS
 def test_a_residual_network_of_keras_is_one_list_of_layers(rng, path, write, version):
     """Both orders of the terms, the sum of a + b, and an activation that is called twice."""
-    kernels = [(draw(3, 1, 3), draw(3)), (draw(3, 3, 3), draw(3)), (draw(3, 3, 3), draw(3)), (draw(3, 2), draw(2))]
+    kernels = [
+        (draw(3, 1, 3), draw(3)),
+        (draw(3, 3, 3), draw(3)),
+        (draw(3, 3, 3), draw(3)),
+        (draw(3, 2), draw(2)),
+    ]
     same = {"kernel_size": 3, "padding": "same", "filters": 3}
     operator = layer_config("TFOpLambda", "sum", function="__operators__.add")
     if version == 3:
-        operator = layer_config("Add", "sum") | {"module": "keras.src.ops.numpy", "registered_name": "Add"}
+        operator = layer_config("Add", "sum") | {
+            "module": "keras.src.ops.numpy",
+            "registered_name": "Add",
+        }
     model = functional(
         input_config(N, 1),
         layer_config("Conv1D", "a", **same),
@@ -286,7 +371,12 @@ def test_a_residual_network_of_keras_is_one_list_of_layers(rng, path, write, ver
         sources={"join": ["act", "a"], "sum": ["join", "c"]},
         version=version,
     )
-    again = functional(layer_config("InputLayer"), layer_config("ReLU"), sources={"a_layer": ["c"]}, version=version)
+    again = functional(
+        layer_config("InputLayer"),
+        layer_config("ReLU"),
+        sources={"a_layer": ["c"]},
+        version=version,
+    )
     acts = model["config"]["layers"][3]
     acts["inbound_nodes"] += again["config"]["layers"][1]["inbound_nodes"]
     swap = json.dumps(model["config"]["layers"][6]["inbound_nodes"])
@@ -298,7 +388,9 @@ def test_a_residual_network_of_keras_is_one_list_of_layers(rng, path, write, ver
     joined = np.maximum(convolve(a, *kernels[1], 1, (1, 1)), 0) + a
     y = joined + np.maximum(convolve(joined, *kernels[2], 1, (1, 1)), 0)
     net, theta = import_network(path)
-    assert_predicts((net, theta), x[..., 0], y.mean(axis=1) @ kernels[3][0].astype(float) + kernels[3][1])
+    assert_predicts(
+        (net, theta), x[..., 0], y.mean(axis=1) @ kernels[3][0].astype(float) + kernels[3][1]
+    )
     assert [type(layer) for layer in net.layers].count(Add) == 2
 
 
@@ -306,7 +398,11 @@ def test_a_residual_network_of_keras_is_one_list_of_layers(rng, path, write, ver
 @VERSIONS
 @pytest.mark.parametrize("axis", [-1, 1], ids=["channels", "positions"])
 def test_branches_of_keras_are_joined_in_their_order(rng, path, write, version, axis):
-    arrays = {"a": (draw(1, 1, 2), draw(2)), "b": (draw(3, 1, 2), draw(2)), "last": (draw(N * 4, 2), draw(2))}
+    arrays = {
+        "a": (draw(1, 1, 2), draw(2)),
+        "b": (draw(3, 1, 2), draw(2)),
+        "last": (draw(N * 4, 2), draw(2)),
+    }
     model = functional(
         input_config(N, 1),
         layer_config("Conv1D", "b", filters=2, kernel_size=3, padding="same"),
@@ -320,7 +416,10 @@ def test_branches_of_keras_are_joined_in_their_order(rng, path, write, version, 
     write(path, model, {name: arrays[name] for name in ("b", "a", "last")})
     x = rng.normal(size=(3, N, 1))
     parts = [convolve(x, *arrays["a"]), convolve(x, *arrays["b"], 1, (1, 1))]
-    y = np.concatenate(parts, axis=axis).reshape(3, -1) @ arrays["last"][0].astype(float) + arrays["last"][1]
+    y = (
+        np.concatenate(parts, axis=axis).reshape(3, -1) @ arrays["last"][0].astype(float)
+        + arrays["last"][1]
+    )
     assert_predicts(import_network(path), x[..., 0], y)
 
 
@@ -328,7 +427,12 @@ def test_branches_of_keras_are_joined_in_their_order(rng, path, write, version, 
 @VERSIONS
 def test_several_inputs_are_one_flat_vector_in_the_order_of_the_model(rng, path, write, version):
     """A spectrum, photometry behind it, and two outputs."""
-    arrays = {"a": (draw(3, 2, 2), draw(2)), "b": (draw(5, 3), draw(3)), "c": (draw(7, 1), draw(1)), "d": (draw(7, 2),)}
+    arrays = {
+        "a": (draw(3, 2, 2), draw(2)),
+        "b": (draw(5, 3), draw(3)),
+        "c": (draw(7, 1), draw(1)),
+        "d": (draw(7, 2),),
+    }
     model = functional(
         input_config(4, 2, name="spectrum"),
         input_config(5, name="photometry"),
@@ -351,13 +455,19 @@ def test_several_inputs_are_one_flat_vector_in_the_order_of_the_model(rng, path,
     assert_predicts((net, theta), x, y)
     assert (net.n_pixels, net.n_labels) == (13, 3)
     names = {"spectrum": ["spectrum", 0, 0], "photometry": ["photometry", 0, 0]}
-    model["config"]["input_layers"] = names  # Keras takes the inputs of a dict in the order of their names
+    model["config"]["input_layers"] = (
+        names  # Keras takes the inputs of a dict in the order of their names
+    )
     write(path, model, arrays)
     assert_predicts(import_network(path), np.concatenate([x[:, 8:], x[:, :8]], axis=1), y)
 
 
 def inner_model(kind, version=3):
-    layers = [dense_config("dense", 4), layer_config("BatchNormalization", "norm"), layer_config("ReLU", "act")]
+    layers = [
+        dense_config("dense", 4),
+        layer_config("BatchNormalization", "norm"),
+        layer_config("ReLU", "act"),
+    ]
     frozen = {**layers[0], "config": {**layers[0]["config"], "trainable": False, "name": "held"}}
     layers = [input_config(6, name="inner_input"), frozen, *layers]
     model = sequential(*layers) if kind == "sequential" else functional(*layers, version=version)
@@ -369,10 +479,18 @@ def inner_model(kind, version=3):
 @WRITERS
 def test_a_model_inside_a_model_is_taken_apart(rng, path, write, kind, version):
     """`.h5` keeps all arrays of the inner model that are trained before those that are not, or are held."""
-    held, dense, norm = (draw(6, 4), draw(4)), (draw(4, 4), draw(4)), (draw(4), draw(4), draw(4), draw(4) ** 2)
+    held, dense, norm = (
+        (draw(6, 4), draw(4)),
+        (draw(4, 4), draw(4)),
+        (draw(4), draw(4), draw(4), draw(4) ** 2),
+    )
     last = draw(4, 2), draw(2)
-    model = functional(input_config(6), inner_model(kind, version), dense_config("last", 2), version=version)
-    text = json.dumps(model).replace('"inner", 0, 0', '"inner", 1, 0')  # some versions count the model itself
+    model = functional(
+        input_config(6), inner_model(kind, version), dense_config("last", 2), version=version
+    )
+    text = json.dumps(model).replace(
+        '"inner", 0, 0', '"inner", 1, 0'
+    )  # some versions count the model itself
     model = json.loads(text)
     if write is write_h5:
         arrays = {"inner": (*dense, *norm[:2], *held, *norm[2:]), "last": last}
@@ -386,13 +504,20 @@ def test_a_model_inside_a_model_is_taken_apart(rng, path, write, kind, version):
 
 
 def test_models_that_share_weights_are_refused(path):
-    model = functional(input_config(6), dense_config("a", 6), dense_config("last", 2), sources={"last": ["a"]})
+    model = functional(
+        input_config(6), dense_config("a", 6), dense_config("last", 2), sources={"last": ["a"]}
+    )
     nodes = model["config"]["layers"][1]["inbound_nodes"]
     nodes.append(json.loads(json.dumps(nodes[0]).replace('"input", 0', '"a", 0')))
     last = model["config"]["layers"][2]
-    last["inbound_nodes"] = json.loads(json.dumps(last["inbound_nodes"]).replace('"a", 0', '"a", 1'))
+    last["inbound_nodes"] = json.loads(
+        json.dumps(last["inbound_nodes"]).replace('"a", 0', '"a", 1')
+    )
     write_h5(path, model, {"a": (draw(6, 6), draw(6)), "last": (draw(6, 2), draw(2))})
-    with pytest.raises(FileFormatError, match=r"'a' \(Dense\) is called twice, and symspec's layers share no weights"):
+    with pytest.raises(
+        FileFormatError,
+        match=r"'a' \(Dense\) is called twice, and symspec's layers share no weights",
+    ):
         import_network(path)
     model = functional(input_config(6), inner_model("sequential"), dense_config("last", 2))
     model["config"]["layers"][1]["inbound_nodes"] *= 2
@@ -412,7 +537,16 @@ def blank(n, **options):
 def convolutional_net():
     conv, norm = Conv1D(3, 3, padding="same"), blank(3)
     return Network(
-        [Reshape((N, 1)), conv, norm, Activation("relu"), Conv1D(3, 3, padding="same"), Add(norm), Flatten(), Dense(2)],
+        [
+            Reshape((N, 1)),
+            conv,
+            norm,
+            Activation("relu"),
+            Conv1D(3, 3, padding="same"),
+            Add(norm),
+            Flatten(),
+            Dense(2),
+        ],
         N,
     )
 
@@ -455,19 +589,31 @@ def test_layers_of_keras_3_are_told_by_their_shapes_where_their_names_say_no_ord
     arrays, x = convolutional_arrays(), rng.normal(size=(3, N))
     kinds = {"one": "Conv1D", "norm": "BatchNormalization", "two": "Conv1D", "last": "Dense"}
     with h5py.File(path, "w") as file:
-        write_groups(file, sequential(*(layer_config(kind, name) for name, kind in kinds.items())), arrays)
+        write_groups(
+            file, sequential(*(layer_config(kind, name) for name, kind in kinds.items())), arrays
+        )
         file["layers/dropout/seed_generator/vars/0"] = np.zeros(2, np.uint32)
-    assert_predicts(import_network(path, net=convolutional_net()), x, convolutional_forward(arrays, x))
+    assert_predicts(
+        import_network(path, net=convolutional_net()), x, convolutional_forward(arrays, x)
+    )
 
 
 def test_a_mismatch_of_convolutions_is_explained_layer_by_layer(path):
     write_h5(path, {}, convolutional_arrays())
     with pytest.raises(FileFormatError) as error:
-        import_network(path, net=Network([Reshape((N, 1)), Conv1D(4, 3), blank(4), Flatten(), Dense(2)], N))
+        import_network(
+            path, net=Network([Reshape((N, 1)), Conv1D(4, 3), blank(4), Flatten(), Dense(2)], N)
+        )
     lines = str(error.value).splitlines()
     assert "8 arrays of a network 12-10x4-10x4-2 in this order, got 10: give net=" in lines[0]
-    assert "  ! expected conv1d_0/kernel (3, 1, 4), found model_weights/one/one_2/kernel:0 (3, 1, 3)" in lines
-    assert any(re.search(r"! expected batchnorm_0/variance \(4,\), found .*moving_variance", line) for line in lines)
+    assert (
+        "  ! expected conv1d_0/kernel (3, 1, 4), found model_weights/one/one_2/kernel:0 (3, 1, 3)"
+        in lines
+    )
+    assert any(
+        re.search(r"! expected batchnorm_0/variance \(4,\), found .*moving_variance", line)
+        for line in lines
+    )
     negative = convolutional_arrays()
     negative["norm"][3][1] = -1
     write_h5(path, {}, negative)
@@ -480,15 +626,32 @@ has_wdtools, WDTOOLS_FILE = needs("wdtools/bayesnn.h5")
 
 @has_wdtools
 def test_a_published_network_of_white_dwarfs_imports_from_its_weights_alone(rng):
-    layers = [Reshape((3000, 1)), Conv1D(2, 8, padding="same"), Activation("relu"), Conv1D(4, 8, padding="same")]
-    layers += [Activation("relu"), MaxPool1D(4), Flatten(), Dense(196), Activation("relu"), Dense(86)]
+    layers = [
+        Reshape((3000, 1)),
+        Conv1D(2, 8, padding="same"),
+        Activation("relu"),
+        Conv1D(4, 8, padding="same"),
+    ]
+    layers += [
+        Activation("relu"),
+        MaxPool1D(4),
+        Flatten(),
+        Dense(196),
+        Activation("relu"),
+        Dense(86),
+    ]
     layers += [Activation("relu"), Dense(2), Unstandardize([2500.0, 5.0], [97500.0, 5.0])]
     net, theta = import_network(
-        WDTOOLS_FILE, net=Network(layers, 3000), label_names=["TEFF", "LOGG"], label_units=["K", "dex"]
+        WDTOOLS_FILE,
+        net=Network(layers, 3000),
+        label_names=["TEFF", "LOGG"],
+        label_units=["K", "dex"],
     )
     with h5py.File(WDTOOLS_FILE) as file:
         names = ("Conv_1", "Conv_2", "Dense_1", "Dense_2", "Output")
-        first, second, *dense = [[file[f"{n}/{n}_2/{kind}:0"][()] for kind in ("kernel", "bias")] for n in names]
+        first, second, *dense = [
+            [file[f"{n}/{n}_2/{kind}:0"][()] for kind in ("kernel", "bias")] for n in names
+        ]
     x = 1 + 0.05 * rng.normal(size=(3, 3000))
     h = np.maximum(convolve(x[..., None], *first, 1, (3, 4)), 0)
     h = np.maximum(convolve(h, *second, 1, (3, 4)), 0)
@@ -507,14 +670,29 @@ def test_a_published_network_of_white_dwarfs_imports_from_its_weights_alone(rng)
 
 def torch_net():
     first = {"data_format": "channels_first"}
-    layers = [Reshape((1, N)), Conv1D(3, 3, padding=1, **first), blank(3, epsilon=1e-5, axis=0), Activation("relu")]
-    layers += [AveragePool1D(2, padding=1, count_padding=True, **first), LayerNorm(1e-5), Flatten(), Dense(2)]
+    layers = [
+        Reshape((1, N)),
+        Conv1D(3, 3, padding=1, **first),
+        blank(3, epsilon=1e-5, axis=0),
+        Activation("relu"),
+    ]
+    layers += [
+        AveragePool1D(2, padding=1, count_padding=True, **first),
+        LayerNorm(1e-5),
+        Flatten(),
+        Dense(2),
+    ]
     return Network(layers, N)
 
 
 def torch_state():
     """Tensors as modules keep them: kernels (out, in, position), a counter, and LayerNorm over the positions."""
-    norm = {"weight": draw(3), "bias": draw(3), "running_mean": draw(3), "running_var": draw(3) ** 2}
+    norm = {
+        "weight": draw(3),
+        "bias": draw(3),
+        "running_mean": draw(3),
+        "running_var": draw(3) ** 2,
+    }
     return {
         "features.0.weight": draw(3, 1, 3),
         "features.0.bias": draw(3),
@@ -530,7 +708,9 @@ def torch_state():
 def torch_forward(state, x):
     get = {key.removeprefix("features."): array.astype(float) for key, array in state.items()}
     h = convolve(x[..., None], get["0.weight"].transpose(2, 1, 0), get["0.bias"], 1, (1, 1))
-    h = batch_normalize(h, get["1.running_mean"], get["1.running_var"], 1e-5, get["1.weight"], get["1.bias"])
+    h = batch_normalize(
+        h, get["1.running_mean"], get["1.running_var"], 1e-5, get["1.weight"], get["1.bias"]
+    )
     h = np.pad(np.maximum(h, 0), ((0, 0), (1, 1), (0, 0)))
     h = turn(pool(h, 2, 2, (0, 0), np.mean))
     h = normalize(h, 2, 1e-5, get["norm.weight"], get["norm.bias"])
@@ -539,12 +719,19 @@ def torch_forward(state, x):
 
 def write_pt(path, state):
     kinds = {"f": "FloatStorage", "i": "LongStorage"}
-    items = {name: tensor(array, i, kinds[array.dtype.kind]) for i, (name, array) in enumerate(state.items())}
-    write_torch(path, state_dict(items), {i: array.tobytes() for i, array in enumerate(state.values())})
+    items = {
+        name: tensor(array, i, kinds[array.dtype.kind])
+        for i, (name, array) in enumerate(state.items())
+    }
+    write_torch(
+        path, state_dict(items), {i: array.tobytes() for i, array in enumerate(state.values())}
+    )
 
 
 def write_safe(path, state):
-    write_safetensors(path, {name: ("I64", a) if a.dtype.kind == "i" else a for name, a in state.items()})
+    write_safetensors(
+        path, {name: ("I64", a) if a.dtype.kind == "i" else a for name, a in state.items()}
+    )
 
 
 TORCH = pytest.mark.parametrize("write", [write_pt, write_safe], ids=["pt", "safetensors"])
@@ -566,27 +753,38 @@ def test_convolutions_and_normalizations_of_pytorch_fill_the_layers_given(rng, p
 def test_modules_made_in_another_order_are_told_by_their_shapes(rng, path):
     state, x = torch_state(), rng.normal(size=(3, N))
     last = [name for name in state if name.startswith("last")]
-    write_pt(path, {name: state[name] for name in [*last, *(name for name in state if name not in last)]})
+    write_pt(
+        path, {name: state[name] for name in [*last, *(name for name in state if name not in last)]}
+    )
     assert_predicts(import_network(path, net=torch_net()), x, torch_forward(state, x))
 
 
 @TORCH
 def test_layers_with_positions_first_are_refused_for_pytorch_unless_proved(rng, path, write):
-    state = {"0.weight": draw(3, 1, 3), "0.bias": draw(3), "3.weight": draw(2, 30), "3.bias": draw(2)}
+    state = {
+        "0.weight": draw(3, 1, 3),
+        "0.bias": draw(3),
+        "3.weight": draw(2, 30),
+        "3.bias": draw(2),
+    }
     x = rng.normal(size=(3, N))
     write(path, state)
-    last_first = Network([Reshape((N, 1)), Conv1D(3, 3), Activation("relu"), Flatten(), Dense(2)], N)
-    words = (
-        r"net should make vectors of \(channel, position\) as PyTorch does, got flatten_0 of \(10, 3\).*channels_first"
+    last_first = Network(
+        [Reshape((N, 1)), Conv1D(3, 3), Activation("relu"), Flatten(), Dense(2)], N
     )
+    words = r"net should make vectors of \(channel, position\) as PyTorch does, got flatten_0 of \(10, 3\).*channels_first"
     with pytest.raises(OptionError, match=words):
         import_network(path, net=last_first)
     h = np.maximum(convolve(x[..., None], state["0.weight"].transpose(2, 1, 0), state["0.bias"]), 0)
-    theirs, permuted = (a.reshape(3, -1) @ state["3.weight"].T.astype(float) + state["3.bias"] for a in (turn(h), h))
+    theirs, permuted = (
+        a.reshape(3, -1) @ state["3.weight"].T.astype(float) + state["3.bias"] for a in (turn(h), h)
+    )
     with pytest.raises(DataError, match="largest difference"):
         import_network(path, net=last_first, check=(x, theirs))
     assert_predicts(import_network(path, net=last_first, check=(x, permuted)), x, permuted)
-    turned = Network([Reshape((N, 1)), Conv1D(3, 3), Activation("relu"), Permute(), Flatten(), Dense(2)], N)
+    turned = Network(
+        [Reshape((N, 1)), Conv1D(3, 3), Activation("relu"), Permute(), Flatten(), Dense(2)], N
+    )
     assert_predicts(import_network(path, net=turned), x, theirs)
     pooled = Network([Reshape((N, 1)), Conv1D(3, 3), GlobalAveragePool1D(), Dense(2)], N)
     write(path, state | {"3.weight": draw(2, 3)})
@@ -607,7 +805,9 @@ def test_a_description_names_the_layers_that_are_read_and_why_others_are_not(pat
         dense_config("last", 2),
     )
     held = {"inner/held": (draw(6, 4), draw(4)), "inner/dense": (draw(4, 4), draw(4))}
-    write_keras(path, model, {"conv": (draw(3, 1, 3), draw(3)), **held, "last": (draw(30, 2), draw(2))})
+    write_keras(
+        path, model, {"conv": (draw(3, 1, 3), draw(3)), **held, "last": (draw(30, 2), draw(2))}
+    )
     assert is_foreign_network(path)
     description = describe_file(path)
     assert description.format == "whole model of Keras (.keras)"
@@ -616,8 +816,13 @@ def test_a_description_names_the_layers_that_are_read_and_why_others_are_not(pat
     assert list(rows) == ["input", "conv", "memory", "flat", "lookup", "inner", "last"]
     assert (rows["conv"].kind, rows["conv"].verdict, rows["conv"].out) == ("Conv1D", "yes", (10, 3))
     assert (rows["conv"].shapes, rows["conv"].n_numbers) == (((3, 1, 3), (3,)), 12)
-    assert rows["memory"].verdict.startswith("is no layer of symspec's: build the network of symspec's layers")
-    assert (rows["flat"].verdict, rows["flat"].out) == ("perhaps; a layer before it is not read", None)
+    assert rows["memory"].verdict.startswith(
+        "is no layer of symspec's: build the network of symspec's layers"
+    )
+    assert (rows["flat"].verdict, rows["flat"].out) == (
+        "perhaps; a layer before it is not read",
+        None,
+    )
     assert rows["lookup"].verdict.startswith("is no layer of symspec's")
     assert (rows["inner"].kind, rows["inner"].n_numbers) == ("Sequential", 6 * 4 + 4 + 4 * 4 + 4)
 
@@ -631,7 +836,10 @@ def test_descriptions_of_weights_list_their_arrays(path, rng):
         del file.attrs["model_config"]
     assert [row.shapes for row in describe_file(path).rows] == [((6, 2),), ((2,),)]
     assert describe_file(path).format == "weights of Keras (.h5)"
-    for write, words in ((write_pt, "state_dict of PyTorch"), (write_safe, "weights in safetensors")):
+    for write, words in (
+        (write_pt, "state_dict of PyTorch"),
+        (write_safe, "weights in safetensors"),
+    ):
         write(path, torch_state())
         description = describe_file(path)
         rows = {row.name: row.shapes for row in description.rows}
@@ -641,7 +849,10 @@ def test_descriptions_of_weights_list_their_arrays(path, rng):
         assert is_foreign_network(path)
     with path.open("wb") as stream:
         np.savez(stream, w_array_0=draw(2, 3), x_min=draw(3))
-    assert [(row.name, row.n_numbers) for row in describe_file(path).rows] == [("w_array_0", 6), ("x_min", 3)]
+    assert [(row.name, row.n_numbers) for row in describe_file(path).rows] == [
+        ("w_array_0", 6),
+        ("x_min", 3),
+    ]
     with h5py.File(path, "w") as file:
         file["flux"] = np.ones((3, 4))
         file.create_group("labels")
@@ -680,32 +891,49 @@ TINY = (draw(3, 1, 3), draw(3))
 
 
 def huge(*layers):
-    return sequential(input_config(N, 1), *layers, layer_config("Flatten", "flat"), dense_config("last", 2))
+    return sequential(
+        input_config(N, 1), *layers, layer_config("Flatten", "flat"), dense_config("last", 2)
+    )
 
 
 CLAIMS = {
     "filters": huge(layer_config("Conv1D", "a", filters=10**9, kernel_size=3)),
     "kernel": huge(layer_config("Conv1D", "a", filters=3, kernel_size=10**12, padding="same")),
-    "dilation": huge(layer_config("Conv1D", "a", filters=3, kernel_size=3, dilation_rate=10**15, padding="same")),
+    "dilation": huge(
+        layer_config("Conv1D", "a", filters=3, kernel_size=3, dilation_rate=10**15, padding="same")
+    ),
     "causal": huge(layer_config("Conv1D", "a", filters=3, kernel_size=10**12, padding="causal")),
     "filters-without-end": huge(layer_config("Conv1D", "a", filters=10**40, kernel_size=3)),
     "units": huge(layer_config("Dense", "a", units=10**9)),
     "pool": huge(layer_config("MaxPooling1D", "a", pool_size=10**12, padding="same")),
-    "average": huge(layer_config("AveragePooling1D", "a", pool_size=10**12, padding="same", strides=1)),
+    "average": huge(
+        layer_config("AveragePooling1D", "a", pool_size=10**12, padding="same", strides=1)
+    ),
     "zeros": huge(layer_config("ZeroPadding1D", "a", padding=[10**12, 10**12])),
     "zeros-scaled": huge(
-        layer_config("ZeroPadding1D", "a", padding=[2**26, 0]), layer_config("Rescaling", "b", scale=2.0, offset=0.0)
+        layer_config("ZeroPadding1D", "a", padding=[2**26, 0]),
+        layer_config("Rescaling", "b", scale=2.0, offset=0.0),
     ),
     "reshape": huge(layer_config("Reshape", "a", target_shape=[10**15, -1])),
     "reshape-nothing": huge(layer_config("Reshape", "a", target_shape=[0, -1])),
     "crop": huge(layer_config("Cropping1D", "a", cropping=[10**12, -(10**13)])),
     "norm": huge(
-        layer_config("ZeroPadding1D", "a", padding=10**8), layer_config("LayerNormalization", "b", axis=[1, 2])
+        layer_config("ZeroPadding1D", "a", padding=10**8),
+        layer_config("LayerNormalization", "b", axis=[1, 2]),
     ),
-    "batch": huge(layer_config("ZeroPadding1D", "a", padding=10**8), layer_config("BatchNormalization", "b", axis=1)),
-    "input": sequential(input_config(10**12, 10**12), layer_config("Flatten", "flat"), dense_config("last", 2)),
-    "scaled-input": sequential(input_config(2**26), layer_config("Rescaling", scale=2.0, offset=0.0)),
-    "doubled": huge(*(layer_config("ZeroPadding1D", f"z{i}", padding=[0, 2**24]) for i in range(20))),
+    "batch": huge(
+        layer_config("ZeroPadding1D", "a", padding=10**8),
+        layer_config("BatchNormalization", "b", axis=1),
+    ),
+    "input": sequential(
+        input_config(10**12, 10**12), layer_config("Flatten", "flat"), dense_config("last", 2)
+    ),
+    "scaled-input": sequential(
+        input_config(2**26), layer_config("Rescaling", scale=2.0, offset=0.0)
+    ),
+    "doubled": huge(
+        *(layer_config("ZeroPadding1D", f"z{i}", padding=[0, 2**24]) for i in range(20))
+    ),
 }
 
 
@@ -725,7 +953,9 @@ def test_layers_that_claim_to_be_huge_are_refused_before_anything_is_made(path, 
 def test_hundreds_of_models_inside_each_other_are_read_or_refused_soon(path):
     model = sequential(input_config(3), dense_config("last", 2))
     for i in range(300):
-        model = sequential(input_config(3), model | {"config": {**model["config"], "name": f"m{i}"}})
+        model = sequential(
+            input_config(3), model | {"config": {**model["config"], "name": f"m{i}"}}
+        )
     arrays = {"m299": (draw(3, 2), draw(2))}
     write_h5(path, model, arrays)
     begin = time.process_time()
@@ -737,7 +967,9 @@ def test_hundreds_of_models_inside_each_other_are_read_or_refused_soon(path):
 def test_layers_that_refer_to_many_others_take_no_time(path):
     names = [f"n{i}" for i in range(2000)]
     layers = [layer_config("Add", name) for name in names]
-    sources = {name: (["input"] * 2 if i == 0 else [names[i - 1]] * 2) for i, name in enumerate(names)}
+    sources = {
+        name: (["input"] * 2 if i == 0 else [names[i - 1]] * 2) for i, name in enumerate(names)
+    }
     model = functional(input_config(3), *layers, sources=sources)  # 2^2000 paths
     write_h5(path, model, {"gone": ()})
     begin = time.process_time()
@@ -752,12 +984,16 @@ def test_groups_that_hold_themselves_end(path):
         write_groups(file, sequential(dense_config("a", 2)), {"a": (draw(3, 2), draw(2))})
         for i in range(6):
             file["layers"][f"loop_{i}"] = file["layers"]
-    refuse(path, r"expected dense_0/kernel \(3, 4\), found layers/dense/vars/0 \(3, 2\)", mlp([3, 4]))
+    refuse(
+        path, r"expected dense_0/kernel \(3, 4\), found layers/dense/vars/0 \(3, 2\)", mlp([3, 4])
+    )
     import_network(path, net=mlp([3, 2]))
 
 
 def test_names_of_a_zip_file_that_lead_elsewhere_write_nothing(path, tmp_path):
-    write_keras(path, sequential(input_config(3), dense_config("a", 2)), {"a": (draw(3, 2), draw(2))})
+    write_keras(
+        path, sequential(input_config(3), dense_config("a", 2)), {"a": (draw(3, 2), draw(2))}
+    )
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr("../../evil.txt", "evil")
         archive.writestr("/tmp/evil_of_symspec.txt", "evil")
@@ -816,7 +1052,11 @@ def test_files_cut_or_with_flipped_bits_are_read_or_refused(path, whole_files, k
 def test_ten_megabytes_of_description_take_little_time_and_memory(path):
     """Asked of a process of its own, whose memory can be limited."""
     layers = [layer_config("ReLU", f"relu_{i}") for i in range(20_000)]
-    write_h5(path, sequential(input_config(3), *layers, dense_config("last", 2)), {"last": (draw(3, 2), draw(2))})
+    write_h5(
+        path,
+        sequential(input_config(3), *layers, dense_config("last", 2)),
+        {"last": (draw(3, 2), draw(2))},
+    )
     program = (
         "import time; from symspec.importers import import_network\n"
         "begin = time.process_time()\n"
@@ -827,5 +1067,7 @@ def test_ten_megabytes_of_description_take_little_time_and_memory(path):
         "assert int(most.split()[1]) < 2**20, most\n"
         "print(len(net.layers))"
     )
-    answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    answer = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
     assert answer.stdout.strip() == "20001", answer.stderr

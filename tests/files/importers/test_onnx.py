@@ -21,7 +21,10 @@ onnx = pytest.importorskip("onnx")
 helper, numpy_helper, TensorProto = onnx.helper, onnx.numpy_helper, onnx.TensorProto
 ReferenceEvaluator = pytest.importorskip("onnx.reference").ReferenceEvaluator
 
-TOLERANCE = {np.float64: 1e-10, np.float32: 1e-5}  # sums in another order, and what float32 loses over a few layers
+TOLERANCE = {
+    np.float64: 1e-10,
+    np.float32: 1e-5,
+}  # sums in another order, and what float32 loses over a few layers
 ERF = 1e-6  # the evaluator computes it in float32
 N_STARS = 3
 
@@ -52,14 +55,18 @@ class Graph:
         """A node; arrays among its inputs become constants. Gives the name of its output."""
         names = [name if isinstance(name, str) else self.constant(name) for name in inputs]
         outputs = [f"{op.lower()}_{len(self.nodes)}_{i}" for i in range(n_outputs)]
-        self.nodes.append(helper.make_node(op, names, outputs, name=outputs[0], domain=domain, **attributes))
+        self.nodes.append(
+            helper.make_node(op, names, outputs, name=outputs[0], domain=domain, **attributes)
+        )
         return outputs[0] if n_outputs == 1 else outputs
 
     def model(self, *outputs):
         """The model that gives these arrays."""
         infos = [helper.make_tensor_value_info(name, self.type, None) for name in outputs]
         graph = helper.make_graph(self.nodes, "graph", self.values, infos, self.initializers)
-        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", self.opset)], ir_version=8)
+        return helper.make_model(
+            graph, opset_imports=[helper.make_opsetid("", self.opset)], ir_version=8
+        )
 
 
 def draw(rng, *shape, scale=1.0):
@@ -139,7 +146,11 @@ def pool(op, **options):
 
 def branches(g, rng):
     h = g("Tanh", gemm(g, rng, 4))
-    left, right, last = g("Relu", dense(g, rng, h, 4, 4)), dense(g, rng, h, 4, 4), dense(g, rng, h, 4, 4)
+    left, right, last = (
+        g("Relu", dense(g, rng, h, 4, 4)),
+        dense(g, rng, h, 4, 4),
+        dense(g, rng, h, 4, 4),
+    )
     return g("Add", g("Sum", left, h, right), g("Sub", left, last))
 
 
@@ -151,11 +162,23 @@ def two_inputs(g, rng):
 def gelu_by_erf(order, argument):
     def build(g, rng):
         x = dense(g, rng, "input_0", 6, 4)
-        z = g("Div", x, np.float64(np.sqrt(2))) if argument == "div" else g("Mul", np.float64(np.sqrt(0.5)), x)
-        phi = g("Add", g("Erf", z), 1.0) if argument != "erfc" else g("Erfc", g("Mul", x, -np.sqrt(0.5)))
+        z = (
+            g("Div", x, np.float64(np.sqrt(2)))
+            if argument == "div"
+            else g("Mul", np.float64(np.sqrt(0.5)), x)
+        )
+        phi = (
+            g("Add", g("Erf", z), 1.0)
+            if argument != "erfc"
+            else g("Erfc", g("Mul", x, -np.sqrt(0.5)))
+        )
         if order == "x first":
             return g("Mul", g("Mul", x, phi), 0.5)
-        return g("Mul", g("Mul", 0.5, x), phi) if order == "half x" else g("Mul", x, g("Mul", 0.5, phi))
+        return (
+            g("Mul", g("Mul", 0.5, x), phi)
+            if order == "half x"
+            else g("Mul", x, g("Mul", 0.5, phi))
+        )
 
     return build
 
@@ -199,7 +222,11 @@ def layer_norm_of_all(g, rng):
     centred = g("Sub", x, mean)
     square = g("GlobalAveragePool", g("Mul", centred, centred))
     factor = g("Reciprocal", g("Sqrt", g("Add", square, 0.1)))
-    return g("Add", g("Mul", x, factor), g("Add", g("Mul", g("Neg", mean), factor), draw(rng, 1, 1, 8, 2)))
+    return g(
+        "Add",
+        g("Mul", x, factor),
+        g("Add", g("Mul", g("Neg", mean), factor), draw(rng, 1, 1, 8, 2)),
+    )
 
 
 def silu(g, rng):
@@ -240,7 +267,15 @@ def softplus_with_threshold(g, rng):
 
 
 def batch_norm(g, x, rng, n):
-    return g("BatchNormalization", x, draw(rng, n), draw(rng, n), draw(rng, n), rng.uniform(0.5, 2, n), epsilon=1e-3)
+    return g(
+        "BatchNormalization",
+        x,
+        draw(rng, n),
+        draw(rng, n),
+        draw(rng, n),
+        rng.uniform(0.5, 2, n),
+        epsilon=1e-3,
+    )
 
 
 def flatten_by_shape(g, rng):
@@ -258,7 +293,9 @@ def keras_convolution(g, rng):
     x = g("Conv", x, draw(rng, 4, 2, 1, 3), pads=[0, 1, 0, 1], kernel_shape=[1, 3], strides=[1, 1])
     x = g("Relu", g("Add", g("Squeeze", x, np.array([2])), draw(rng, 1, 4, 1)))
     x = g("MaxPool", g("Unsqueeze", x, np.array([2])), kernel_shape=[1, 2], strides=[1, 2])
-    return gemm(g, rng, 2, g("Flatten", g("Transpose", g("Squeeze", x, np.array([2])), perm=[0, 2, 1])), 16)
+    return gemm(
+        g, rng, 2, g("Flatten", g("Transpose", g("Squeeze", x, np.array([2])), perm=[0, 2, 1])), 16
+    )
 
 
 def turned_convolution(g, rng):
@@ -269,17 +306,28 @@ def turned_convolution(g, rng):
 
 def split(g, rng):
     first, second = g("Split", "input_0", np.array([2, 4]), n_outputs=2, axis=1)
-    return g("Concat", second, g("Slice", first, np.array([-1]), np.array([9]), np.array([1])), axis=-1)
+    return g(
+        "Concat", second, g("Slice", first, np.array([-1]), np.array([9]), np.array([1])), axis=-1
+    )
 
 
 def turned_slices(g, rng):
-    h = g("Slice", "input_0", np.array([0, 1]), np.array([2**62, -1]), np.array([0, 2]), np.array([1, 1]))
+    h = g(
+        "Slice",
+        "input_0",
+        np.array([0, 1]),
+        np.array([2**62, -1]),
+        np.array([0, 2]),
+        np.array([1, 1]),
+    )
     return g("Concat", h, g("Gather", "input_0", np.array([2, 3]), axis=2), axis=2)
 
 
 def many_axes(g, rng):
     h = g("Reshape", "input_0", np.array([0, 2, 2, 3]))
-    return g("Add", g("MatMul", g("Transpose", h, perm=[0, 3, 1, 2]), draw(rng, 2, 4)), draw(rng, 4))
+    return g(
+        "Add", g("MatMul", g("Transpose", h, perm=[0, 3, 1, 2]), draw(rng, 2, 4)), draw(rng, 4)
+    )
 
 
 POSITIONS, CHANNELS, VECTOR = [(2, 8)], [(8, 2)], [(6,)]
@@ -287,16 +335,27 @@ CASES = {
     "gemm": (VECTOR, lambda g, rng: gemm(g, rng, 3)),
     "gemm-turned": (VECTOR, lambda g, rng: gemm(g, rng, 3, transB=1, alpha=0.5, beta=2.0)),
     "gemm-no-bias": (VECTOR, lambda g, rng: g("Gemm", "input_0", draw(rng, 6, 3), alpha=1.5)),
-    "gemm-scalar-bias": (VECTOR, lambda g, rng: g("Gemm", "input_0", draw(rng, 6, 3), np.array([0.5]))),
+    "gemm-scalar-bias": (
+        VECTOR,
+        lambda g, rng: g("Gemm", "input_0", draw(rng, 6, 3), np.array([0.5])),
+    ),
     "matmul-add": (VECTOR, lambda g, rng: dense(g, rng, "input_0", 6, 3)),
     "matmul-vector": (VECTOR, lambda g, rng: g("Add", g("MatMul", "input_0", draw(rng, 6)), 0.5)),
-    "matmul-of-rows": (CHANNELS, lambda g, rng: g("Add", g("MatMul", "input_0", draw(rng, 1, 2, 3)), draw(rng, 3))),
+    "matmul-of-rows": (
+        CHANNELS,
+        lambda g, rng: g("Add", g("MatMul", "input_0", draw(rng, 1, 2, 3)), draw(rng, 3)),
+    ),
     "matmul-of-many-axes": ([(12,)], many_axes),
     "constant-node": (
         VECTOR,
-        lambda g, rng: g("MatMul", "input_0", g("Constant", value=numpy_helper.from_array(draw(rng, 6, 3)))),
+        lambda g, rng: g(
+            "MatMul", "input_0", g("Constant", value=numpy_helper.from_array(draw(rng, 6, 3)))
+        ),
     ),
-    "turned-constant": (VECTOR, lambda g, rng: g("MatMul", "input_0", g("Transpose", draw(rng, 3, 6), perm=[1, 0]))),
+    "turned-constant": (
+        VECTOR,
+        lambda g, rng: g("MatMul", "input_0", g("Transpose", draw(rng, 3, 6), perm=[1, 0])),
+    ),
     "relu": (VECTOR, activation("Relu")),
     "leaky-relu": (VECTOR, activation("LeakyRelu", alpha=0.25)),
     "leaky-relu-default": (VECTOR, activation("LeakyRelu")),
@@ -320,17 +379,31 @@ CASES = {
     "dropout": (VECTOR, lambda g, rng: g("Dropout", gemm(g, rng, 5), np.array(0.3))),
     "residuals": (VECTOR, branches),
     "two-inputs": ([(6,), (2,)], two_inputs),
-    "twice-the-same": (VECTOR, lambda g, rng: (lambda h: g("Concat", h, g("Add", h, h), axis=1))(gemm(g, rng, 2))),
+    "twice-the-same": (
+        VECTOR,
+        lambda g, rng: (lambda h: g("Concat", h, g("Add", h, h), axis=1))(gemm(g, rng, 2)),
+    ),
     "layer-norm-of-pytorch": (VECTOR, layer_norm_by_parts("pytorch")),
     "layer-norm-of-keras": (VECTOR, layer_norm_by_parts("keras")),
     "layer-norm-of-keras-by-means": (CHANNELS, layer_norm_of_all),
-    "convolution": (POSITIONS, lambda g, rng: convolution(g, rng, "input_0", pads=[1, 2], strides=[2])),
-    "convolution-dilated": (POSITIONS, lambda g, rng: convolution(g, rng, "input_0", dilations=[2], kernel_shape=[3])),
-    "convolution-of-one-window": (POSITIONS, lambda g, rng: convolution(g, rng, "input_0", strides=[10**9])),
+    "convolution": (
+        POSITIONS,
+        lambda g, rng: convolution(g, rng, "input_0", pads=[1, 2], strides=[2]),
+    ),
+    "convolution-dilated": (
+        POSITIONS,
+        lambda g, rng: convolution(g, rng, "input_0", dilations=[2], kernel_shape=[3]),
+    ),
+    "convolution-of-one-window": (
+        POSITIONS,
+        lambda g, rng: convolution(g, rng, "input_0", strides=[10**9]),
+    ),
     **{
         f"convolution-{word}": (
             POSITIONS,
-            lambda g, rng, word=word: convolution(g, rng, "input_0", size=4, auto_pad=word, strides=[2]),
+            lambda g, rng, word=word: convolution(
+                g, rng, "input_0", size=4, auto_pad=word, strides=[2]
+            ),
         )
         for word in ("SAME_UPPER", "SAME_LOWER", "VALID")
     },
@@ -345,32 +418,67 @@ CASES = {
         pool("AveragePool", kernel_shape=[3], strides=[2], pads=[1, 1], count_include_pad=1),
     ),
     "global-average": (POSITIONS, pool("GlobalAveragePool")),
-    "global-max": ([(2, 4, 3)], pool("GlobalMaxPool")),  # with one axis of positions the evaluator mixes channels
-    "mean-over-positions": (POSITIONS, lambda g, rng: g("ReduceMean", "input_0", np.array([-1]), keepdims=0)),
+    "global-max": (
+        [(2, 4, 3)],
+        pool("GlobalMaxPool"),
+    ),  # with one axis of positions the evaluator mixes channels
+    "mean-over-positions": (
+        POSITIONS,
+        lambda g, rng: g("ReduceMean", "input_0", np.array([-1]), keepdims=0),
+    ),
     "mean-over-first-axis": (CHANNELS, lambda g, rng: g("ReduceMean", "input_0", np.array([1]))),
-    "mean-over-all": (POSITIONS, lambda g, rng: g("ReduceMean", "input_0", np.array([1, 2]), keepdims=0)),
+    "mean-over-all": (
+        POSITIONS,
+        lambda g, rng: g("ReduceMean", "input_0", np.array([1, 2]), keepdims=0),
+    ),
     "largest": (CHANNELS, lambda g, rng: g("ReduceMax", "input_0", np.array([1]), keepdims=0)),
     "padding": (POSITIONS, lambda g, rng: g("Pad", "input_0", np.array([0, 0, 1, 0, 0, 3]))),
-    "padding-first-axis": (CHANNELS, lambda g, rng: g("Pad", "input_0", np.array([2, 1]), 0.0, np.array([1]))),
+    "padding-first-axis": (
+        CHANNELS,
+        lambda g, rng: g("Pad", "input_0", np.array([2, 1]), 0.0, np.array([1])),
+    ),
     "padding-none": (VECTOR, lambda g, rng: g("Pad", "input_0", np.array([0, 0, 0, 0]))),
     "batch-norm": (VECTOR, lambda g, rng: batch_norm(g, "input_0", rng, 6)),
     "batch-norm-of-channels": (POSITIONS, lambda g, rng: batch_norm(g, "input_0", rng, 2)),
-    "layer-norm": (VECTOR, lambda g, rng: g("LayerNormalization", "input_0", draw(rng, 6), draw(rng, 6), epsilon=0.1)),
+    "layer-norm": (
+        VECTOR,
+        lambda g, rng: g("LayerNormalization", "input_0", draw(rng, 6), draw(rng, 6), epsilon=0.1),
+    ),
     "layer-norm-of-all": (
         POSITIONS,
         lambda g, rng: g("LayerNormalization", "input_0", draw(rng, 2, 8), axis=1),
     ),
     "flatten": (POSITIONS, lambda g, rng: gemm(g, rng, 2, g("Flatten", "input_0"), 16)),
     "flatten-by-shape": (POSITIONS, flatten_by_shape),
-    "reshape": (VECTOR, lambda g, rng: convolution(g, rng, g("Reshape", "input_0", np.array([-1, 2, 3])))),
-    "reshape-open": (CHANNELS, lambda g, rng: convolution(g, rng, g("Reshape", "input_0", np.array([0, 2, -1])))),
-    "transpose": (CHANNELS, lambda g, rng: convolution(g, rng, g("Transpose", "input_0", perm=[0, 2, 1]))),
-    "squeeze": (VECTOR, lambda g, rng: g("Squeeze", g("Unsqueeze", gemm(g, rng, 1), np.array([1, 3])), np.array([1]))),
+    "reshape": (
+        VECTOR,
+        lambda g, rng: convolution(g, rng, g("Reshape", "input_0", np.array([-1, 2, 3]))),
+    ),
+    "reshape-open": (
+        CHANNELS,
+        lambda g, rng: convolution(g, rng, g("Reshape", "input_0", np.array([0, 2, -1]))),
+    ),
+    "transpose": (
+        CHANNELS,
+        lambda g, rng: convolution(g, rng, g("Transpose", "input_0", perm=[0, 2, 1])),
+    ),
+    "squeeze": (
+        VECTOR,
+        lambda g, rng: g(
+            "Squeeze", g("Unsqueeze", gemm(g, rng, 1), np.array([1, 3])), np.array([1])
+        ),
+    ),
     "split-and-concat": (VECTOR, split),
     "slices-of-positions": (POSITIONS, turned_slices),
     "one-of-all": (VECTOR, lambda g, rng: g("Gather", "input_0", np.array(-2), axis=1)),
-    "concat-of-channels": (POSITIONS, lambda g, rng: g("Concat", "input_0", g("Tanh", "input_0"), axis=1)),
-    "concat-of-positions": (POSITIONS, lambda g, rng: g("Concat", "input_0", g("Tanh", "input_0"), axis=2)),
+    "concat-of-channels": (
+        POSITIONS,
+        lambda g, rng: g("Concat", "input_0", g("Tanh", "input_0"), axis=1),
+    ),
+    "concat-of-positions": (
+        POSITIONS,
+        lambda g, rng: g("Concat", "input_0", g("Tanh", "input_0"), axis=2),
+    ),
 }
 
 
@@ -397,7 +505,9 @@ def test_a_gelu_is_known_by_its_parts(rng, path, order, argument):
         net, theta = import_onnx(save(graph.model(end), path))
         dense, x = Network(net.layers[:1], 6), draw(rng, N_STARS, 6)
         z = predict(dense, theta, x)
-        np.testing.assert_allclose(predict(net, theta, x), z * erfc(-z / np.sqrt(2)) / 2, rtol=1e-10)
+        np.testing.assert_allclose(
+            predict(net, theta, x), z * erfc(-z / np.sqrt(2)) / 2, rtol=1e-10
+        )
     assert kinds(net) == ["dense", "gelu"]
 
 
@@ -425,7 +535,11 @@ def scale_randomly(g, rng, x, shape):
     words = rng.choice(["Add", "Sub", "Mul", "Div"], size=rng.integers(1, 4))
     for word in words:
         constant = rng.uniform(0.5, 2, lengths)
-        x = g(word, x, constant) if word in ("Sub", "Div") or rng.random() < 0.5 else g(word, constant, x)
+        x = (
+            g(word, x, constant)
+            if word in ("Sub", "Div") or rng.random() < 0.5
+            else g(word, constant, x)
+        )
     return x, shape
 
 
@@ -433,16 +547,38 @@ def sign_randomly(g, rng, x, shape):
     """Signs between two layers of weights, with and without a bias after them."""
     n, n_out = shape[-1], int(rng.integers(2, 5))
     h = g("MatMul", x, draw(rng, n, n_out)) if rng.random() < 0.5 else dense(g, rng, x, n, n_out)
-    h = g(str(rng.choice(["Mul", "Div"])), h, rng.choice([-1.0, 1.0], n_out) * rng.uniform(0.5, 2, n_out))
+    h = g(
+        str(rng.choice(["Mul", "Div"])),
+        h,
+        rng.choice([-1.0, 1.0], n_out) * rng.uniform(0.5, 2, n_out),
+    )
     if rng.random() < 0.5:
         h = g("Sub", draw(rng, n_out), h)
     if rng.random() < 0.5:
         h = g("Relu", h)
-    return (h, (*shape[:-1], n_out)) if rng.random() < 0.5 else (dense(g, rng, h, n_out, 3), (*shape[:-1], 3))
+    return (
+        (h, (*shape[:-1], n_out))
+        if rng.random() < 0.5
+        else (dense(g, rng, h, n_out, 3), (*shape[:-1], 3))
+    )
 
 
 def activate_randomly(g, rng, x, shape):
-    op = str(rng.choice(["Relu", "LeakyRelu", "Elu", "Tanh", "Sigmoid", "Softplus", "Identity", "Clip", "Dropout"]))
+    op = str(
+        rng.choice(
+            [
+                "Relu",
+                "LeakyRelu",
+                "Elu",
+                "Tanh",
+                "Sigmoid",
+                "Softplus",
+                "Identity",
+                "Clip",
+                "Dropout",
+            ]
+        )
+    )
     return (g(op, x, -0.5, 1.5) if op == "Clip" else g(op, x)), shape
 
 
@@ -488,18 +624,24 @@ def slide_randomly(g, rng, x, shape):
     made = (n + int(pads.sum()) - size) // stride + 1
     options = {"strides": [stride], "pads": pads.tolist(), "kernel_shape": [size]}
     word = rng.choice(
-        ["Conv", "MaxPool", "AveragePool", "BatchNormalization", "GlobalAveragePool"], p=[0.4, 0.2, 0.1, 0.2, 0.1]
+        ["Conv", "MaxPool", "AveragePool", "BatchNormalization", "GlobalAveragePool"],
+        p=[0.4, 0.2, 0.1, 0.2, 0.1],
     )
     if word == "Conv":
         n_out = int(rng.integers(1, 4))
-        return convolution(g, rng, x, shape[0], n_out, size, bias=rng.random() < 0.7, **options), (n_out, made)
+        return convolution(g, rng, x, shape[0], n_out, size, bias=rng.random() < 0.7, **options), (
+            n_out,
+            made,
+        )
     if word == "BatchNormalization":
         return batch_norm(g, x, rng, shape[0]), shape
     if word == "GlobalAveragePool":
         return g(word, x), (shape[0], 1)
     if word == "AveragePool":
         return g(word, x, count_include_pad=int(rng.integers(2)), **options), (shape[0], made)
-    del options["pads"]  # with which the evaluator's MaxPool makes another number of windows, or none
+    del options[
+        "pads"
+    ]  # with which the evaluator's MaxPool makes another number of windows, or none
     return g("MaxPool", x, **options), (shape[0], (n - size) // stride + 1)
 
 
@@ -521,7 +663,11 @@ RANDOM_STEPS = [
 
 
 def build_randomly(rng, dtype=np.float64):
-    shape = (int(rng.integers(3, 9)),) if rng.random() < 0.5 else (int(rng.integers(1, 4)), int(rng.integers(3, 9)))
+    shape = (
+        (int(rng.integers(3, 9)),)
+        if rng.random() < 0.5
+        else (int(rng.integers(1, 4)), int(rng.integers(3, 9)))
+    )
     graph = Graph(shape, dtype=dtype)
     x, weight = "input_0", rng.random(len(RANDOM_STEPS)) + 0.2
     for _ in range(rng.integers(3, 10)):
@@ -545,7 +691,9 @@ def test_a_network_of_random_operations_gives_what_the_evaluator_gives(path, see
 def test_pools_pad_with_what_is_never_the_largest(rng, path):
     """Beside the evaluator, whose own numbers of windows are wrong for such a padding."""
     graph = Graph((2, 8))
-    net, theta = import_onnx(save(graph.model(graph("MaxPool", "input_0", kernel_shape=[3], pads=[0, 2])), path))
+    net, theta = import_onnx(
+        save(graph.model(graph("MaxPool", "input_0", kernel_shape=[3], pads=[0, 2])), path)
+    )
     x = draw(rng, N_STARS, 16) - 10
     padded = np.pad(x.reshape(N_STARS, 2, 8), ((0, 0), (0, 0), (0, 2)), constant_values=-np.inf)
     expected = np.max([padded[..., i : i + 8] for i in range(3)], axis=0)
@@ -556,9 +704,15 @@ def build_as_of_opset_9(g, rng):
     """Options that later versions have as inputs."""
     h = g("Pad", "input_0", mode="constant", pads=[0, 0, 1, 0, 0, 1], value=0.0)
     h = g("Dropout", g("Clip", h, min=-1.0, max=1.0), ratio=0.25)
-    h = g("Squeeze", g("Unsqueeze", g("Slice", h, starts=[1], ends=[9], axes=[2]), axes=[1]), axes=[1])
+    h = g(
+        "Squeeze", g("Unsqueeze", g("Slice", h, starts=[1], ends=[9], axes=[2]), axes=[1]), axes=[1]
+    )
     first, second = g("Split", h, n_outputs=2, axis=1, split=[1, 1])
-    return g("Add", g("ReduceMean", first, axes=[2], keepdims=0), g("ReduceMean", second, axes=[-1], keepdims=0))
+    return g(
+        "Add",
+        g("ReduceMean", first, axes=[2], keepdims=0),
+        g("ReduceMean", second, axes=[-1], keepdims=0),
+    )
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
@@ -574,7 +728,9 @@ def test_models_exported_for_a_number_of_stars_are_read_for_any(rng, path, n_sta
     model = graph.model(gemm(graph, rng, 2, h, 18))
     net, theta = import_onnx(save(model, path))
     x = draw(rng, 6, 16)
-    expected = np.concatenate([run_reference(graph, model, some) for some in np.split(x, 6 // (n_stars or 6))])
+    expected = np.concatenate(
+        [run_reference(graph, model, some) for some in np.split(x, 6 // (n_stars or 6))]
+    )
     np.testing.assert_allclose(predict(net, theta, x), expected, rtol=1e-10, atol=1e-10)
 
 
@@ -588,10 +744,16 @@ def test_numbers_are_read_from_every_form_that_a_tensor_has(rng, path):
     kernel, bias = draw(rng, 6, 3).astype(np.float32), draw(rng, 3).astype(np.float16)
     graph = Graph((6,), dtype=np.float32)
     graph.initializers = [
-        helper.make_tensor("kernel", TensorProto.FLOAT, kernel.shape, kernel.ravel()),  # a list of numbers
+        helper.make_tensor(
+            "kernel", TensorProto.FLOAT, kernel.shape, kernel.ravel()
+        ),  # a list of numbers
         helper.make_tensor("bias", TensorProto.FLOAT16, bias.shape, bias.tobytes(), raw=True),
         helper.make_tensor(
-            "more", TensorProto.BFLOAT16, (3,), np.array([0x3FC0, 0xC000, 0x3E80], "<u2").tobytes(), raw=True
+            "more",
+            TensorProto.BFLOAT16,
+            (3,),
+            np.array([0x3FC0, 0xC000, 0x3E80], "<u2").tobytes(),
+            raw=True,
         ),
     ]
     end = graph("Add", graph("Add", graph("MatMul", "input_0", "kernel"), "bias"), "more")
@@ -610,7 +772,12 @@ def test_an_input_that_is_left_out_is_none_of_those_without_a_name(rng, path):
 
 def test_several_outputs_follow_each_other(rng, path):
     graph = Graph((2, 8))
-    assert_same(graph, [convolution(graph, rng, "input_0"), graph("GlobalAveragePool", "input_0")], path, rng)
+    assert_same(
+        graph,
+        [convolution(graph, rng, "input_0"), graph("GlobalAveragePool", "input_0")],
+        path,
+        rng,
+    )
 
 
 def test_a_model_that_does_nothing_is_a_network_without_weights(rng, path):
@@ -624,7 +791,12 @@ def test_a_model_that_does_nothing_is_a_network_without_weights(rng, path):
 
 
 def test_standardisations_are_fixed_layers_and_biases_parameters(rng, path):
-    mean, scale, low, high = draw(rng, 6), rng.uniform(1, 2, 6), np.array([4000.0, 2.0]), np.array([300.0, 0.5])
+    mean, scale, low, high = (
+        draw(rng, 6),
+        rng.uniform(1, 2, 6),
+        np.array([4000.0, 2.0]),
+        np.array([300.0, 0.5]),
+    )
     graph = Graph((6,))
     x = graph("Div", graph("Sub", "input_0", mean), scale)
     x = graph("Relu", dense(graph, rng, x, 6, 4))
@@ -635,7 +807,12 @@ def test_standardisations_are_fixed_layers_and_biases_parameters(rng, path):
     first, last = net.layers[0], net.layers[-1]
     assert isinstance(first, Standardize)
     assert isinstance(last, Unstandardize)
-    for got, want in ((first.mean, mean), (first.scale, scale), (last.mean, low), (last.scale, high)):
+    for got, want in (
+        (first.mean, mean),
+        (first.scale, scale),
+        (last.mean, low),
+        (last.scale, high),
+    ):
         np.testing.assert_array_equal(got, want)
 
 
@@ -650,7 +827,11 @@ def flip_before_convolution(g, rng):
 
 
 def flip_after(g, rng):
-    return g("Add", g("Mul", dense(g, rng, "input_0", 6, 3), np.array([-1.0, 0.0, 2.0])), np.array([1.0, 2.0, 3.0]))
+    return g(
+        "Add",
+        g("Mul", dense(g, rng, "input_0", 6, 3), np.array([-1.0, 0.0, 2.0])),
+        np.array([1.0, 2.0, 3.0]),
+    )
 
 
 def flip_after_convolution(g, rng):
@@ -714,8 +895,12 @@ def test_derivatives_by_the_inputs_are_those_of_the_evaluator(rng, path, name):
     x, step = draw(rng, N_STARS, net.n_pixels), 1e-6
     jacobian = compile_jacobian(net, backend="numpy")(theta, x)
     for pixel, shift in enumerate(np.eye(net.n_pixels) * step):
-        expected = (run_reference(graph, model, x + shift) - run_reference(graph, model, x - shift)) / (2 * step)
-        np.testing.assert_allclose(jacobian[:, :, pixel], expected, rtol=1e-6, atol=1e-7)  # rounding / step
+        expected = (
+            run_reference(graph, model, x + shift) - run_reference(graph, model, x - shift)
+        ) / (2 * step)
+        np.testing.assert_allclose(
+            jacobian[:, :, pixel], expected, rtol=1e-6, atol=1e-7
+        )  # rounding / step
 
 
 # --- through the entry to all formats
@@ -723,8 +908,14 @@ def test_derivatives_by_the_inputs_are_those_of_the_evaluator(rng, path, name):
 
 def spectral_model(rng, dtype=np.float32):
     graph = Graph((12,), dtype=dtype)
-    x = graph("Unsqueeze", graph("Div", graph("Sub", "input_0", draw(rng, 12)), rng.uniform(1, 2, 12)), np.array([1]))
-    x = graph("MaxPool", graph("Relu", convolution(graph, rng, x, n_in=1)), kernel_shape=[2], strides=[2])
+    x = graph(
+        "Unsqueeze",
+        graph("Div", graph("Sub", "input_0", draw(rng, 12)), rng.uniform(1, 2, 12)),
+        np.array([1]),
+    )
+    x = graph(
+        "MaxPool", graph("Relu", convolution(graph, rng, x, n_in=1)), kernel_shape=[2], strides=[2]
+    )
     x = graph("Tanh", batch_norm(graph, gemm(graph, rng, 4, graph("Flatten", x), 15), rng, 4))
     return graph, graph.model(gemm(graph, rng, 2, x, 4, transB=1))
 
@@ -734,7 +925,9 @@ def test_an_onnx_file_is_known_by_its_content_and_proves_itself(rng, tmp_path):
     path = save(model, tmp_path / "network.bin")
     x = draw(rng, N_STARS, 12)
     y = run_reference(graph, model, x)
-    net, theta = read_network(path, label_names=["teff", "logg"], label_units=["K", ""], check=(x, y))
+    net, theta = read_network(
+        path, label_names=["teff", "logg"], label_units=["K", ""], check=(x, y)
+    )
     assert net.label_names == ("teff", "logg")
     np.testing.assert_allclose(predict(net, theta, x), y, rtol=1e-5, atol=1e-5)
     with pytest.raises(DataError, match="should predict check"):
@@ -749,12 +942,18 @@ def test_the_weights_are_read_into_layers_given_for_them(rng, path):
     x = graph("HardSwish", dense(graph, rng, "input_0", 6, 4))
     model = graph.model(gemm(graph, rng, 2, x, 4, transB=1))
     save(model, path)
-    with pytest.raises(FileFormatError, match=r"\(HardSwish\) is no layer of symspec's: build the network.*net="):
+    with pytest.raises(
+        FileFormatError, match=r"\(HardSwish\) is no layer of symspec's: build the network.*net="
+    ):
         read_network(path)
     net, theta = read_network(path, net=mlp([6, 4, 2], activation="silu"))
     kernel, bias, turned, last = map(numpy_helper.to_array, model.graph.initializer)
-    np.testing.assert_array_equal(theta, np.concatenate([kernel.ravel(), bias, turned.T.ravel(), last]))
-    with pytest.raises(FileFormatError, match=r"expected dense_0/kernel \(6, 5\), found matmul_0_0 kernel \(6, 4\)"):
+    np.testing.assert_array_equal(
+        theta, np.concatenate([kernel.ravel(), bias, turned.T.ravel(), last])
+    )
+    with pytest.raises(
+        FileFormatError, match=r"expected dense_0/kernel \(6, 5\), found matmul_0_0 kernel \(6, 4\)"
+    ):
         read_network(path, net=mlp([6, 5, 2]))
     assert net.n_params == theta.size
 
@@ -781,7 +980,9 @@ def test_what_a_product_is_multiplied_by_goes_into_layers_given_for_it(rng, path
 def test_weights_in_another_file_are_told_where_layers_are_given(rng, path):
     graph = Graph((6,))
     save(graph.model(external(graph, rng)), path)
-    with pytest.raises(FileFormatError, match="'constant_0' lies in another file, which is not opened"):
+    with pytest.raises(
+        FileFormatError, match="'constant_0' lies in another file, which is not opened"
+    ):
         import_onnx(path, net=mlp([6, 3]))
 
 
@@ -819,7 +1020,9 @@ def test_the_package_that_is_needed_is_named(rng, path, monkeypatch):
 
 def subgraph(g):
     info = helper.make_tensor_value_info("inner", g.type, None)
-    return helper.make_graph([helper.make_node("Identity", ["input_0"], ["inner"])], "branch", [], [info])
+    return helper.make_graph(
+        [helper.make_node("Identity", ["input_0"], ["inner"])], "branch", [], [info]
+    )
 
 
 def shared(g, rng):
@@ -849,7 +1052,12 @@ def sampled(g, rng):
 
 
 def softplus_beside_more_axes(g, rng):
-    return g("Where", g("Greater", "input_0", np.full((1, 1, 1), 20.0)), "input_0", g("Softplus", "input_0"))
+    return g(
+        "Where",
+        g("Greater", "input_0", np.full((1, 1, 1), 20.0)),
+        "input_0",
+        g("Softplus", "input_0"),
+    )
 
 
 def count_stars(g):
@@ -867,7 +1075,9 @@ def add_three(g, rng):
     return g("Add", "input_0", g("Add", draw(rng, 6), draw(rng, 6), g("Neg", draw(rng, 6))))
 
 
-COUNTS_STARS = "computes with the number of stars: export the model so that its first axis is theirs"
+COUNTS_STARS = (
+    "computes with the number of stars: export the model so that its first axis is theirs"
+)
 REFUSED = {
     "bias-of-stars": (
         lambda g, rng: g("Gemm", "input_0", draw(rng, 6, 3), draw(rng, 3, 1)),
@@ -885,26 +1095,43 @@ REFUSED = {
         lambda g, rng: g("ReduceMean", g("Clip", "input_0", np.zeros((1, 1, 1))), np.array([1])),
         r"should have one number as input 1, got a constant of shape \(1, 1, 1\)",
     ),
-    "several-bounds": (lambda g, rng: g("Max", "input_0", draw(rng, 6)), r"one number .* of shape \(6,\)"),
+    "several-bounds": (
+        lambda g, rng: g("Max", "input_0", draw(rng, 6)),
+        r"one number .* of shape \(6,\)",
+    ),
     "pattern-of-more-axes": (softplus_beside_more_axes, r"\(Greater\) is no layer"),
-    "elu-of-an-elu": (lambda g, rng: elu_of_keras(g, rng, of_parts=0.5), r"\(Greater\) is no layer"),
+    "elu-of-an-elu": (
+        lambda g, rng: elu_of_keras(g, rng, of_parts=0.5),
+        r"\(Greater\) is no layer",
+    ),
     "factor-of-stars": (
         lambda g, rng: gemm(g, rng, 3, g("Mul", "input_0", g("Cast", count_stars(g), to=g.type))),
         COUNTS_STARS,
     ),
     "like-number-of-stars": (
-        lambda g, rng: gemm(g, rng, 3, g("Mul", "input_0", g("CastLike", count_stars(g), "input_0"))),
+        lambda g, rng: gemm(
+            g, rng, 3, g("Mul", "input_0", g("CastLike", count_stars(g), "input_0"))
+        ),
         COUNTS_STARS,
     ),
     "slice-from-stars": (
         lambda g, rng: g("Slice", "input_0", count_stars(g), np.array([6]), np.array([1])),
         COUNTS_STARS,
     ),
-    "beyond": (lambda g, rng: g("Gather", "input_0", np.array([7]), axis=1), "takes numbers beyond the 6 there are"),
+    "beyond": (
+        lambda g, rng: g("Gather", "input_0", np.array([7]), axis=1),
+        "takes numbers beyond the 6 there are",
+    ),
     "three-arrays": (add_three, "takes 3 arrays: the file is damaged"),
     "linked-option": (linked, "has min in a form that symspec does not read"),
-    "whole-numbers": (lambda g, rng: g("Mul", "input_0", np.array([2])), "joins floats with numbers of type int64"),
-    "unknown": (lambda g, rng: g("Softmax", "input_0"), r"'softmax_0_0' \(Softmax\) is no layer.*give it as net="),
+    "whole-numbers": (
+        lambda g, rng: g("Mul", "input_0", np.array([2])),
+        "joins floats with numbers of type int64",
+    ),
+    "unknown": (
+        lambda g, rng: g("Softmax", "input_0"),
+        r"'softmax_0_0' \(Softmax\) is no layer.*give it as net=",
+    ),
     "control-flow": (
         lambda g, rng: g("If", np.array(True), then_branch=subgraph(g), else_branch=subgraph(g)),
         r"\(If\) is no layer.*holds a graph of its own, which is never run",
@@ -913,10 +1140,19 @@ REFUSED = {
         lambda g, rng: g("Gemm", "input_0", domain="com.example"),
         r"\(com\.example\.Gemm\) is of another domain",
     ),
-    "option": (lambda g, rng: g("Relu", "input_0", threshold=1.0), r"has threshold, of which symspec knows nothing"),
-    "external": (external, r"'constant_0' lies in another file, which is not opened.*external_data=False"),
+    "option": (
+        lambda g, rng: g("Relu", "input_0", threshold=1.0),
+        r"has threshold, of which symspec knows nothing",
+    ),
+    "external": (
+        external,
+        r"'constant_0' lies in another file, which is not opened.*external_data=False",
+    ),
     "quantized": (quantized, r"DequantizeLinear.*is quantized: export the weights"),
-    "shared-kernel": (shared, r"has the kernel 'identity.*' of another layer, and symspec's share no weights"),
+    "shared-kernel": (
+        shared,
+        r"has the kernel 'identity.*' of another layer, and symspec's share no weights",
+    ),
     "product": (
         lambda g, rng: g("Mul", "input_0", gemm(g, rng, 6)),
         "multiplies two arrays that depend on the spectrum",
@@ -927,22 +1163,35 @@ REFUSED = {
         "negative numbers or zero: put the sign into the kernel",
     ),
     "division": (lambda g, rng: g("Div", "input_0", np.arange(6.0)), "divides by zero"),
-    "gelu-by-tanh": (lambda g, rng: g("Gelu", "input_0", approximate="tanh"), "is the approximation by a tanh"),
+    "gelu-by-tanh": (
+        lambda g, rng: g("Gelu", "input_0", approximate="tanh"),
+        "is the approximation by a tanh",
+    ),
     "groups": (
-        lambda g, rng: g("Conv", g("Reshape", "input_0", np.array([0, 2, 3])), draw(rng, 4, 1, 2), group=2),
+        lambda g, rng: g(
+            "Conv", g("Reshape", "input_0", np.array([0, 2, 3])), draw(rng, 4, 1, 2), group=2
+        ),
         "has 2 groups of channels",
     ),
     "kernel-shape": (
-        lambda g, rng: convolution(g, rng, g("Reshape", "input_0", np.array([0, 2, 3])), kernel_shape=[2]),
+        lambda g, rng: convolution(
+            g, rng, g("Reshape", "input_0", np.array([0, 2, 3])), kernel_shape=[2]
+        ),
         r"has a kernel \(3, 2, 3\) and says \[2\] of it",
     ),
     "two-dimensions": (
-        lambda g, rng: g("MaxPool", g("Reshape", "input_0", np.array([0, 1, 2, 3])), kernel_shape=[2, 2]),
+        lambda g, rng: g(
+            "MaxPool", g("Reshape", "input_0", np.array([0, 1, 2, 3])), kernel_shape=[2, 2]
+        ),
         r"slides along the axes \[1, 2\]|slides along the axes \[2, 3\]",
     ),
     "ceil": (
         lambda g, rng: g(
-            "MaxPool", g("Unsqueeze", "input_0", np.array([1])), kernel_shape=[4], ceil_mode=1, strides=[3]
+            "MaxPool",
+            g("Unsqueeze", "input_0", np.array([1])),
+            kernel_shape=[4],
+            ceil_mode=1,
+            strides=[3],
         ),
         "ceil_mode=0",
     ),
@@ -950,15 +1199,29 @@ REFUSED = {
         lambda g, rng: g("Reshape", "input_0", np.array([-1, 3])),
         r"shape \[-1, 3\] of one of shape \(6,\).*stars",
     ),
-    "mean-of-stars": (lambda g, rng: g("ReduceMean", "input_0", np.array([0])), "along the axis of the stars"),
-    "padding": (lambda g, rng: g("Pad", "input_0", np.array([0, 1, 0, 1]), mode="reflect"), "pads in the mode reflect"),
-    "order": (lambda g, rng: g("Gather", "input_0", np.array([3, 1]), axis=1), "takes numbers in another order"),
+    "mean-of-stars": (
+        lambda g, rng: g("ReduceMean", "input_0", np.array([0])),
+        "along the axis of the stars",
+    ),
+    "padding": (
+        lambda g, rng: g("Pad", "input_0", np.array([0, 1, 0, 1]), mode="reflect"),
+        "pads in the mode reflect",
+    ),
+    "order": (
+        lambda g, rng: g("Gather", "input_0", np.array([3, 1]), axis=1),
+        "takes numbers in another order",
+    ),
     "every-second": (
-        lambda g, rng: g("Slice", "input_0", np.array([0]), np.array([6]), np.array([1]), np.array([2])),
+        lambda g, rng: g(
+            "Slice", "input_0", np.array([0]), np.array([6]), np.array([1]), np.array([2])
+        ),
         "takes every 2th",
     ),
     "random": (sampled, "is to be random in use"),
-    "constant": (lambda g, rng: g("Identity", np.ones((1, 3))), "should take what comes from the spectrum"),
+    "constant": (
+        lambda g, rng: g("Identity", np.ones((1, 3))),
+        "should take what comes from the spectrum",
+    ),
     "not-finite": (
         lambda g, rng: g("MatMul", "input_0", np.full((6, 2), np.nan)),
         "matmul_0_0 kernel should be finite",
@@ -992,7 +1255,9 @@ def open_pixels(model):
 
 
 def declare_output(model):
-    model.graph.output[0].CopyFrom(helper.make_tensor_value_info(model.graph.output[0].name, TensorProto.FLOAT, [1, 7]))
+    model.graph.output[0].CopyFrom(
+        helper.make_tensor_value_info(model.graph.output[0].name, TensorProto.FLOAT, [1, 7])
+    )
 
 
 def shadow(model):
@@ -1026,7 +1291,10 @@ MODELS = {
     "declared": (declare_output, r"is declared to be \(7,\) a star, and comes out as \(2,\)"),
     "function": (shadow, "keep ONNX's own operations"),
     "unmade": (lambda model: model.graph.node.pop(0), "which nothing before it makes"),
-    "made-twice": (lambda model: model.graph.node.append(model.graph.node[0]), "makes 'sub_0_0' a second time"),
+    "made-twice": (
+        lambda model: model.graph.node.append(model.graph.node[0]),
+        "makes 'sub_0_0' a second time",
+    ),
     "no-output": (lambda model: model.graph.output.pop(), "should give 1 to"),
 }
 
@@ -1057,7 +1325,9 @@ def test_truncated_and_damaged_files_are_refused_or_read_in_good_order(rng, path
         except FileFormatError:
             continue
         n_read += 1
-    assert 0 < n_read < 150  # a flipped bit in a weight is another weight; no truncated file is read
+    assert (
+        0 < n_read < 150
+    )  # a flipped bit in a weight is another weight; no truncated file is read
 
 
 def repeat(n, *fields):
@@ -1150,5 +1420,7 @@ def test_files_that_claim_much_are_refused_within_5_s_and_1_gib(rng, tmp_path):
             made = made.SerializeToString()
         paths.append(tmp_path / f"{name}.onnx")
         paths[-1].write_bytes(made)
-    answer = subprocess.run([sys.executable, "-c", PROGRAM, *paths], capture_output=True, text=True, check=True)
+    answer = subprocess.run(
+        [sys.executable, "-c", PROGRAM, *paths], capture_output=True, text=True, check=True
+    )
     assert answer.stdout.splitlines() == ["refused True", "True True"] * len(HARMFUL)

@@ -57,8 +57,28 @@ class Problem:
 
 PROBLEMS = [
     Problem("tanh-with-bias-one-prior", (4, 6, 5, 2), "tanh", True, 25, 0.3, 0.7, 25, 1),
-    Problem("tanh-with-bias-layerwise-prior", (3, 5, 1), "tanh", True, 20, 0.15, (1.6, 0.4, 2.5, 0.9), 20, 2),
-    Problem("relu-without-bias-layerwise-prior", (4, 6, 5, 2), "relu", False, 25, 0.25, (0.5, 1.1, 2.3), 8, 3),
+    Problem(
+        "tanh-with-bias-layerwise-prior",
+        (3, 5, 1),
+        "tanh",
+        True,
+        20,
+        0.15,
+        (1.6, 0.4, 2.5, 0.9),
+        20,
+        2,
+    ),
+    Problem(
+        "relu-without-bias-layerwise-prior",
+        (4, 6, 5, 2),
+        "relu",
+        False,
+        25,
+        0.25,
+        (0.5, 1.1, 2.3),
+        8,
+        3,
+    ),
 ]
 
 
@@ -86,13 +106,20 @@ def draw_params(problem: Problem, rng: np.random.Generator) -> dict[str, np.ndar
     return params
 
 
-def train(problem: Problem, params: dict[str, np.ndarray], X: np.ndarray, Y: np.ndarray) -> dict[str, np.ndarray]:
+def train(
+    problem: Problem, params: dict[str, np.ndarray], X: np.ndarray, Y: np.ndarray
+) -> dict[str, np.ndarray]:
     """Parameters at the minimum of the negative log posterior, where the exact Hessian is positive definite."""
     model = make_model(problem, params)
     x, y = torch.from_numpy(X), torch.from_numpy(Y)
     weights = list(model.parameters())
     prior = np.broadcast_to(problem.prior_precision, len(weights)).tolist()
-    options = {"max_iter": 5000, "tolerance_grad": 1e-9, "tolerance_change": 0, "line_search_fn": "strong_wolfe"}
+    options = {
+        "max_iter": 5000,
+        "tolerance_grad": 1e-9,
+        "tolerance_change": 0,
+        "line_search_fn": "strong_wolfe",
+    }
     optimizer = torch.optim.LBFGS(weights, **options)
 
     def objective() -> torch.Tensor:
@@ -109,13 +136,19 @@ def train(problem: Problem, params: dict[str, np.ndarray], X: np.ndarray, Y: np.
     return {name: w.detach().numpy().T.copy() for name, w in zip(params, weights, strict=True)}
 
 
-def measure(problem: Problem, structure: str, params: dict, X: np.ndarray, Y: np.ndarray, X_test: np.ndarray) -> dict:
+def measure(
+    problem: Problem, structure: str, params: dict, X: np.ndarray, Y: np.ndarray, X_test: np.ndarray
+) -> dict:
     subset, hessian, backends = STRUCTURES[structure]
     prior = torch.as_tensor(problem.prior_precision, dtype=torch.float64)
-    if subset == "last_layer" and prior.ndim:  # takes one number or one a parameter, not one a block
+    if (
+        subset == "last_layer" and prior.ndim
+    ):  # takes one number or one a parameter, not one a block
         names = [name for name in params if name.startswith(f"dense_{len(problem.sizes) - 2}/")]
         last = prior[-len(names) :]
-        prior = torch.cat([p.repeat(params[name].size) for p, name in zip(last, names, strict=True)])
+        prior = torch.cat(
+            [p.repeat(params[name].size) for p, name in zip(last, names, strict=True)]
+        )
     data = TensorDataset(torch.from_numpy(X), torch.from_numpy(Y))
     kept = None
     for backend in backends:
@@ -140,14 +173,19 @@ def measure(problem: Problem, structure: str, params: dict, X: np.ndarray, Y: np
         }
         kept = kept or found
         for name, value in found.items():
-            np.testing.assert_allclose(value, kept[name], rtol=TOLERANCE, err_msg=f"{problem.name} {structure} {name}")
+            np.testing.assert_allclose(
+                value, kept[name], rtol=TOLERANCE, err_msg=f"{problem.name} {structure} {name}"
+            )
     return kept | {"backends": [b.__name__ for b in backends]}
 
 
 def solve(problem: Problem) -> dict:
     rng = np.random.default_rng(problem.seed)
     params = draw_params(problem, rng)
-    X, X_test = rng.normal(size=(problem.n_stars, problem.sizes[0])), 1.5 * rng.normal(size=(N_TEST, problem.sizes[0]))
+    X, X_test = (
+        rng.normal(size=(problem.n_stars, problem.sizes[0])),
+        1.5 * rng.normal(size=(N_TEST, problem.sizes[0])),
+    )
     with torch.no_grad():
         f = make_model(problem, params)(torch.from_numpy(X)).numpy()
     Y = f + problem.sigma_noise * rng.normal(size=f.shape)
@@ -167,7 +205,9 @@ def solve(problem: Problem) -> dict:
         "X": X,
         "Y": Y,
         "X_test": X_test,
-        "results": {structure: measure(problem, structure, params, X, Y, X_test) for structure in structures},
+        "results": {
+            structure: measure(problem, structure, params, X, Y, X_test) for structure in structures
+        },
     }
 
 
@@ -179,6 +219,10 @@ def write(contents: dict) -> None:
 
 
 if __name__ == "__main__":
-    torch.set_default_dtype(torch.float64)  # else CurvlinopsGGN rounds a float64 matrix to float32 on its way
+    torch.set_default_dtype(
+        torch.float64
+    )  # else CurvlinopsGGN rounds a float64 matrix to float32 on its way
     versions = {"python": platform.python_version()} | {name: version(name) for name in PACKAGES}
-    write({"versions": versions, "problems": {problem.name: solve(problem) for problem in PROBLEMS}})
+    write(
+        {"versions": versions, "problems": {problem.name: solve(problem) for problem in PROBLEMS}}
+    )

@@ -77,7 +77,9 @@ def test_an_apstar_file_gives_its_combined_spectrum(tmp_path, compressed):
     bad = np.zeros(8575, dtype=bool)
     bad[[7, *(100 + bit for bit in APOGEE_BAD)]] = True
     np.testing.assert_array_equal(spectra.ivar[0] == 0, bad)
-    np.testing.assert_allclose(spectra.ivar[0][~bad], error[0][~bad].astype(float) ** -2, rtol=1e-14)
+    np.testing.assert_allclose(
+        spectra.ivar[0][~bad], error[0][~bad].astype(float) ** -2, rtol=1e-14
+    )
     # the last pixel of APOGEE's grid, as its documentation has it
     assert spectra.wavelength[0] == pytest.approx(15100.80, abs=0.01)
     assert spectra.wavelength[-1] == pytest.approx(16999.81, abs=0.01)
@@ -109,7 +111,9 @@ def test_an_apstar_file_of_one_visit_has_one_row(tmp_path):
     path, flux, _ = write_apstar(tmp_path / "apStar", n_visits=1)
     for choice in ("combined", "combined_global", "visits", "all"):
         np.testing.assert_array_equal(read_spectra(path, apstar=choice).flux, flux)
-    with pytest.raises(OptionError, match=r"apstar should be one of 'combined', .* did you mean 'visits'"):
+    with pytest.raises(
+        OptionError, match=r"apstar should be one of 'combined', .* did you mean 'visits'"
+    ):
         read_spectra(path, apstar="visit")
 
 
@@ -117,8 +121,12 @@ def test_the_bits_that_count_can_be_said(tmp_path):
     path, _, _ = write_apstar(tmp_path / "apStar")
     for bits in [(12,), (12, 13, 0), ()]:
         ivar = read_spectra(path, mask_bits=bits).ivar[0]
-        np.testing.assert_array_equal(np.flatnonzero(ivar == 0), sorted([7, *(100 + bit for bit in bits)]))
-    with pytest.raises(OptionError, match=r"mask_bits should be 0 to 15 for bitmask of .*, got \[16\]"):
+        np.testing.assert_array_equal(
+            np.flatnonzero(ivar == 0), sorted([7, *(100 + bit for bit in bits)])
+        )
+    with pytest.raises(
+        OptionError, match=r"mask_bits should be 0 to 15 for bitmask of .*, got \[16\]"
+    ):
         read_spectra(path, mask_bits=(16,))
 
 
@@ -132,7 +140,11 @@ def test_an_aspcapstar_file_has_a_model_where_others_have_a_mask(tmp_path):
 
 def test_an_apvisit_file_is_sorted_to_one_rising_grid(tmp_path, compressed):
     rng = np.random.default_rng(3)
-    ends = [(16951.0, 16475.0), (16436.0, 15856.0), (15808.0, 15145.0)]  # red to blue, falling within each chip
+    ends = [
+        (16951.0, 16475.0),
+        (16436.0, 15856.0),
+        (15808.0, 15145.0),
+    ]  # red to blue, falling within each chip
     wavelength = np.stack([np.linspace(*pair, 4096) for pair in ends])
     flux = rng.normal(1.0, 0.1, size=(3, 4096)).astype(np.float32)
     error = rng.uniform(0.01, 0.1, size=(3, 4096)).astype(np.float32)
@@ -140,7 +152,9 @@ def test_an_apvisit_file_is_sorted_to_one_rising_grid(tmp_path, compressed):
     mask[1, 10], mask[2, 20], mask[0, 30] = 1, 2**14, 2**9
     hdus = [image(array) for array in (flux, error, mask, wavelength)]
     primary = image(None, primary=True, OBJID="2M1")
-    spectra = read_spectra(write(tmp_path / "apVisit", primary, *hdus, image(flux), compressed=compressed))
+    spectra = read_spectra(
+        write(tmp_path / "apVisit", primary, *hdus, image(flux), compressed=compressed)
+    )
     assert spectra.flux.shape == (1, 3 * 4096)
     assert (np.diff(spectra.wavelength) > 0).all()
     for chip, pixel in [(0, 0), (1, 10), (2, 20), (2, 4095), (0, 30), (1, 2000)]:
@@ -154,10 +168,14 @@ def test_an_apvisit_file_is_sorted_to_one_rising_grid(tmp_path, compressed):
 
 
 def test_chips_that_overlap_in_a_wavelength_are_refused(tmp_path):
-    wavelength = np.stack([np.linspace(3, 2, 11), np.linspace(2, 1, 11), np.linspace(0.9, 0.1, 11)]) * 1000
+    wavelength = (
+        np.stack([np.linspace(3, 2, 11), np.linspace(2, 1, 11), np.linspace(0.9, 0.1, 11)]) * 1000
+    )
     mask = np.zeros((3, 11), dtype=np.int16)
     hdus = [image(array) for array in (wavelength, wavelength, mask, wavelength)]
-    with pytest.raises(DataError, match="should rise or fall from pixel to pixel, got twice the same at 1 places"):
+    with pytest.raises(
+        DataError, match="should rise or fall from pixel to pixel, got twice the same at 1 places"
+    ):
         read_spectra(write(tmp_path / "x", *hdus), bad_error=np.inf)
 
 
@@ -178,8 +196,12 @@ def coadd(**extra):
 
 
 def test_a_boss_coadd_is_read(tmp_path, compressed):
-    primary = image(None, primary=True, PLATEID=4455, MJD=55539, FIBERID=92, COEFF0=3.5, COEFF1=1e-4, DC_FLAG=1)
-    spall = fits.BinTableHDU.from_columns([fits.Column("FLUX_OTHER", "5E", array=np.ones((1, 5)))], name="SPALL")
+    primary = image(
+        None, primary=True, PLATEID=4455, MJD=55539, FIBERID=92, COEFF0=3.5, COEFF1=1e-4, DC_FLAG=1
+    )
+    spall = fits.BinTableHDU.from_columns(
+        [fits.Column("FLUX_OTHER", "5E", array=np.ones((1, 5)))], name="SPALL"
+    )
     path = write(tmp_path / "spec", primary, coadd(), spall, compressed=compressed)
     spectra = read_spectra(path)
     np.testing.assert_array_equal(spectra.flux, FLUX[:1])
@@ -202,7 +224,9 @@ def test_a_real_boss_spectrum_is_read():
         np.testing.assert_array_equal(spectra.flux[0], table["flux"])
         good = (table["ivar"] > 0) & (table["and_mask"] == 0)
         np.testing.assert_array_equal(spectra.ivar[0], np.where(good, table["ivar"], 0))
-        np.testing.assert_allclose(spectra.wavelength, 10 ** table["loglam"].astype(float), rtol=1e-14)
+        np.testing.assert_allclose(
+            spectra.wavelength, 10 ** table["loglam"].astype(float), rtol=1e-14
+        )
     assert spectra.ids.tolist() == ["4455-55539-0692"]
     assert (spectra.wavelength[[0, -1]] // 10).tolist() == [359, 1039]
     other = read_spectra(REAL_BOSS, hdu=4)
@@ -277,7 +301,12 @@ def test_images_are_told_by_their_names(tmp_path, compressed):
     assert spectra.ids[2] == "star 2"
     assert read_spectra(path).label_names == ("TEFF",)
     with open_spectra(path) as file:
-        assert (file.n_stars, file.n_pixels, file.has_ids, file.has_uncertainty) == (N_STARS, N_PIXELS, True, True)
+        assert (file.n_stars, file.n_pixels, file.has_ids, file.has_uncertainty) == (
+            N_STARS,
+            N_PIXELS,
+            True,
+            True,
+        )
         part = file.read(slice(2, 5, 2))
         np.testing.assert_array_equal(part.flux, FLUX[2:5:2])
         np.testing.assert_array_equal(part.ivar, expected[2:5:2])
@@ -288,13 +317,19 @@ def test_images_are_told_by_their_names(tmp_path, compressed):
 def test_an_image_of_errors_whose_name_does_not_tell_is_asked_for(tmp_path, kind):
     values = {"std": SIGMA.astype(float), "var": IVAR**-1, "ivar": IVAR}[kind]
     path = write(tmp_path / "x", image(FLUX, primary=True), image(values, "ERROR"))
-    with pytest.raises(DataError, match=r'error \(which may be anything\): say it, uncertainty="std" \|'):
+    with pytest.raises(
+        DataError, match=r'error \(which may be anything\): say it, uncertainty="std" \|'
+    ):
         read_spectra(path)
     np.testing.assert_allclose(read_spectra(path, uncertainty=kind).ivar, IVAR, rtol=1e-13)
 
 
 def test_wavelengths_may_lie_in_an_image_of_their_own(tmp_path):
-    hdus = [image(FLUX, primary=True), image(IVAR, "IVAR"), image(WAVELENGTH[::-1] / 10, "WAVELENGTH", BUNIT="nm")]
+    hdus = [
+        image(FLUX, primary=True),
+        image(IVAR, "IVAR"),
+        image(WAVELENGTH[::-1] / 10, "WAVELENGTH", BUNIT="nm"),
+    ]
     spectra = read_spectra(write(tmp_path / "x", *hdus))
     np.testing.assert_array_equal(spectra.wavelength, WAVELENGTH / 10)
     np.testing.assert_array_equal(spectra.flux, FLUX[:, ::-1])
@@ -310,7 +345,9 @@ def test_scaled_integers_are_unscaled(tmp_path):
         stream.write(hdu.header.tostring().encode())
         stream.write(np.arange(20, dtype=">i2").tobytes() + bytes(2880 - 40))
     with open_spectra(path) as file:
-        np.testing.assert_array_equal(file.read(slice(1, 2)).flux, 100 + 0.5 * np.arange(10, 20)[None])
+        np.testing.assert_array_equal(
+            file.read(slice(1, 2)).flux, 100 + 0.5 * np.arange(10, 20)[None]
+        )
 
 
 def test_the_hdu_can_be_said(tmp_path):
@@ -318,7 +355,10 @@ def test_the_hdu_can_be_said(tmp_path):
     assert read_spectra(path).n_pixels == N_PIXELS
     for hdu in ("red", 1):
         np.testing.assert_array_equal(read_spectra(path, hdu=hdu).flux, FLUX[:, :7] + 1)
-    with pytest.raises(DataError, match=r"hdu='BLUE' should be one of those of .*, got 0 PRIMARY, 1 RED: correct hdu="):
+    with pytest.raises(
+        DataError,
+        match=r"hdu='BLUE' should be one of those of .*, got 0 PRIMARY, 1 RED: correct hdu=",
+    ):
         read_spectra(path, hdu="BLUE")
     with pytest.raises(OptionError, match="hdu should be the number or the name"):
         read_spectra(path, hdu=1.5)
@@ -337,14 +377,20 @@ def spectra_table(**replaced):
         "LOGG": ("E", LABELS[:, 1], "dex"),
         **replaced,
     }
-    made = [fits.Column(name, c[0], array=c[1], unit=c[2]) for name, c in columns.items() if c is not None]
+    made = [
+        fits.Column(name, c[0], array=c[1], unit=c[2])
+        for name, c in columns.items()
+        if c is not None
+    ]
     return fits.BinTableHDU.from_columns(made)
 
 
 def test_a_table_of_one_spectrum_a_row_is_read(tmp_path, compressed):
     mask = np.zeros(FLUX.shape, dtype=bool)
     mask[1, 2] = True
-    path = write(tmp_path / "x", spectra_table(BAD_PIXEL=(f"{N_PIXELS}L", mask, None)), compressed=compressed)
+    path = write(
+        tmp_path / "x", spectra_table(BAD_PIXEL=(f"{N_PIXELS}L", mask, None)), compressed=compressed
+    )
     spectra = read_spectra(path)
     np.testing.assert_array_equal(spectra.flux, FLUX)
     np.testing.assert_array_equal(spectra.ivar, np.where(mask, 0, IVAR))
@@ -361,7 +407,9 @@ def test_stars_on_different_grids_are_refused_with_the_star(tmp_path):
     grids = np.tile(WAVELENGTH, (N_STARS, 1))
     grids[4] += 0.1
     path = write(tmp_path / "x", spectra_table(WAVELENGTH=(f"{N_PIXELS}D", grids, "Angstrom")))
-    with pytest.raises(ShapeError, match=r"got another grid for star 4 than for star 0: .*resample"):
+    with pytest.raises(
+        ShapeError, match=r"got another grid for star 4 than for star 0: .*resample"
+    ):
         read_spectra(path)
     with open_spectra(path) as file:
         assert file.read(slice(0, 4)).n_stars == 4
@@ -372,10 +420,18 @@ def test_stars_on_different_grids_are_refused_with_the_star(tmp_path):
 def test_a_table_may_have_its_grid_in_the_header(tmp_path):
     """The layout of SDSS-V's mwmStar, whose cards have no number."""
     table = spectra_table(WAVELENGTH=None)
-    for card, value in {"CRVAL": 4.179, "CDELT": 6e-6, "CRPIX": 1, "CTYPE": "LOG-LINEAR", "CUNIT": "Angstrom"}.items():
+    for card, value in {
+        "CRVAL": 4.179,
+        "CDELT": 6e-6,
+        "CRPIX": 1,
+        "CTYPE": "LOG-LINEAR",
+        "CUNIT": "Angstrom",
+    }.items():
         table.header[card] = value
     spectra = read_spectra(write(tmp_path / "x", table))
-    np.testing.assert_allclose(spectra.wavelength, 10 ** (4.179 + 6e-6 * np.arange(N_PIXELS)), rtol=1e-14)
+    np.testing.assert_allclose(
+        spectra.wavelength, 10 ** (4.179 + 6e-6 * np.arange(N_PIXELS)), rtol=1e-14
+    )
 
 
 def test_a_table_of_one_pixel_a_row_is_one_spectrum(tmp_path, compressed):
@@ -386,7 +442,9 @@ def test_a_table_of_one_pixel_a_row_is_one_spectrum(tmp_path, compressed):
         fits.Column("id", "J", array=np.arange(N_PIXELS)),  # of a pixel, not of a star
     ]
     primary = image(None, primary=True, OBJECT="HD 1")
-    path = write(tmp_path / "x", primary, fits.BinTableHDU.from_columns(columns), compressed=compressed)
+    path = write(
+        tmp_path / "x", primary, fits.BinTableHDU.from_columns(columns), compressed=compressed
+    )
     spectra = read_spectra(path)
     np.testing.assert_array_equal(spectra.flux, FLUX[:1, ::-1])
     np.testing.assert_allclose(spectra.ivar, IVAR[:1, ::-1], rtol=1e-14)
@@ -396,10 +454,18 @@ def test_a_table_of_one_pixel_a_row_is_one_spectrum(tmp_path, compressed):
 
 def test_errors_in_another_unit_than_the_flux_are_converted(tmp_path):
     def table(unit):
-        return spectra_table(FLUX=(f"{N_PIXELS}E", FLUX, "Jy"), IVAR=None, sigma=(f"{N_PIXELS}D", 1000.0 * SIGMA, unit))
+        return spectra_table(
+            FLUX=(f"{N_PIXELS}E", FLUX, "Jy"),
+            IVAR=None,
+            sigma=(f"{N_PIXELS}D", 1000.0 * SIGMA, unit),
+        )
 
-    np.testing.assert_allclose(read_spectra(write(tmp_path / "x", table("mJy")), bad_error=9).ivar, IVAR, rtol=1e-6)
-    with pytest.raises(DataError, match=r"sigma as std should have the flux's unit, Jy, to the power 1, got K"):
+    np.testing.assert_allclose(
+        read_spectra(write(tmp_path / "x", table("mJy")), bad_error=9).ivar, IVAR, rtol=1e-6
+    )
+    with pytest.raises(
+        DataError, match=r"sigma as std should have the flux's unit, Jy, to the power 1, got K"
+    ):
         read_spectra(write(tmp_path / "x", table("K")))
     unknown = read_spectra(write(tmp_path / "x", table("furlong")), bad_error=np.inf)
     np.testing.assert_allclose(unknown.ivar, IVAR / 1e6, rtol=1e-6)  # 1000 float32 numbers, rounded
@@ -410,15 +476,23 @@ def test_errors_in_another_unit_than_the_flux_are_converted(tmp_path):
 
 def test_a_unit_that_is_not_stated_can_be_said_and_one_that_is_cannot_be_contradicted(tmp_path):
     path = write(tmp_path / "x", image(FLUX, primary=True, CRVAL1=1.5, CDELT1=0.001, CRPIX1=1))
-    with pytest.raises(DataError, match=r"wavelengths from 1.5 to 1.549: write DC-FLAG = 1 .*, or say the unit"):
+    with pytest.raises(
+        DataError, match=r"wavelengths from 1.5 to 1.549: write DC-FLAG = 1 .*, or say the unit"
+    ):
         read_spectra(path)
     assert read_spectra(path, wavelength_unit="micron").wavelength_unit == "micron"
     stated = write(tmp_path / "y", image(FLUX, primary=True, CRVAL1=500, CDELT1=1, CUNIT1="nm"))
-    with pytest.raises(DataError, match="wavelength_unit='Angstrom' should agree with the file, got 'nm' there"):
+    with pytest.raises(
+        DataError, match="wavelength_unit='Angstrom' should agree with the file, got 'nm' there"
+    ):
         read_spectra(stated, wavelength_unit="Angstrom")
     assert read_spectra(stated, wavelength_unit="nm").wavelength_unit == "nm"
-    odd = write(tmp_path / "z", image(FLUX, primary=True, CRVAL1=5000, CDELT1=1, CUNIT1="Angstroem (air)"))
-    with pytest.raises(DataError, match=r"astropy.units knows, got 'Angstroem \(air\)': .* wavelength_unit="):
+    odd = write(
+        tmp_path / "z", image(FLUX, primary=True, CRVAL1=5000, CDELT1=1, CUNIT1="Angstroem (air)")
+    )
+    with pytest.raises(
+        DataError, match=r"astropy.units knows, got 'Angstroem \(air\)': .* wavelength_unit="
+    ):
         read_spectra(odd)
     assert read_spectra(odd, wavelength_unit="Angstrom").wavelength_unit == "Angstrom"
 
@@ -456,7 +530,9 @@ def test_hdu_and_mask_bits_need_something_to_be_about(tmp_path):
     np.savez(path, flux=FLUX)
     with pytest.raises(OptionError, match="hdu=1 should go with a FITS file, got npz"):
         read_spectra(path, hdu=1)
-    with pytest.raises(DataError, match=r"mask_bits=\(1,\) asks for bits of a mask, got no array named mask"):
+    with pytest.raises(
+        DataError, match=r"mask_bits=\(1,\) asks for bits of a mask, got no array named mask"
+    ):
         read_spectra(path, mask_bits=(1,))
 
 
@@ -472,11 +548,20 @@ def test_cards_off_the_standard_are_read_without_a_warning(tmp_path):
 def test_stars_on_apogees_grid_are_no_apstar_where_the_images_have_names(tmp_path):
     grid = {"CRVAL1": 4.179, "CDELT1": 6e-6, "CRPIX1": 1, "CTYPE1": "LOG-LINEAR"}
     mask = np.zeros(FLUX.shape, dtype=np.int16)
-    path = write(tmp_path / "x", image(FLUX, "FLUX", **grid), image(IVAR, "IVAR", **grid), image(mask, "MASK", **grid))
+    path = write(
+        tmp_path / "x",
+        image(FLUX, "FLUX", **grid),
+        image(IVAR, "IVAR", **grid),
+        image(mask, "MASK", **grid),
+    )
     spectra = read_spectra(path)
     np.testing.assert_array_equal(spectra.flux, FLUX)
     np.testing.assert_array_equal(spectra.ivar, IVAR)
-    three = [image(np.tile(WAVELENGTH, (3, 1)), "WAVELENGTH"), image(FLUX[:3], "FLUX"), image(mask[:3], "MASK")]
+    three = [
+        image(np.tile(WAVELENGTH, (3, 1)), "WAVELENGTH"),
+        image(FLUX[:3], "FLUX"),
+        image(mask[:3], "MASK"),
+    ]
     path = write(tmp_path / "y", three[1], image(IVAR[:3], "IVAR"), three[2], three[0])
     np.testing.assert_array_equal(read_spectra(path).ivar, IVAR[:3])
 

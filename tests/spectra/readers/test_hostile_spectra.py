@@ -66,7 +66,9 @@ def read_apart(paths):
 def write_hdf5(path):
     with h5py.File(path, "w") as file:
         for name, array in ARRAYS.items():
-            file.create_dataset(name, data=array, **({"compression": "gzip"} if array.ndim == 2 else {}))
+            file.create_dataset(
+                name, data=array, **({"compression": "gzip"} if array.ndim == 2 else {})
+            )
 
 
 def write_npz(path):
@@ -92,7 +94,13 @@ def write_gzip(path):
     path.write_bytes(gzip.compress(path.read_bytes()))
 
 
-WRITERS = {"hdf5": write_hdf5, "npz": write_npz, "table": write_table, "image": write_image, "gzip": write_gzip}
+WRITERS = {
+    "hdf5": write_hdf5,
+    "npz": write_npz,
+    "table": write_table,
+    "image": write_image,
+    "gzip": write_gzip,
+}
 
 
 def cut(content, rng):
@@ -103,7 +111,9 @@ def cut(content, rng):
 def flip(content, rng, within=None):
     """A file with one to three bits turned."""
     flipped = bytearray(content)
-    for place in rng.integers(0, min(within or len(content), len(content)), size=rng.integers(1, 4)):
+    for place in rng.integers(
+        0, min(within or len(content), len(content)), size=rng.integers(1, 4)
+    ):
         flipped[place] ^= 1 << int(rng.integers(8))
     return bytes(flipped)
 
@@ -139,7 +149,9 @@ def broken(tmp_path_factory):
 def test_broken_files_are_refused_or_read(broken, form, damage):
     of, answers, left = broken
     for path in of[form, damage]:
-        assert answers[path].startswith("refused FileFormatError" if damage == "cut" else ("refused ", "read ")), path
+        assert answers[path].startswith(
+            "refused FileFormatError" if damage == "cut" else ("refused ", "read ")
+        ), path
     assert left == set(answers)  # nothing else was written there
 
 
@@ -156,10 +168,18 @@ def zip_of(name, content, claim=None):
     size = len(content) if claim is None else claim
     crc = zlib.crc32(content)
     sizes = struct.pack("<III", crc, min(size, 2**32 - 1), min(size, 2**32 - 1))
-    local = b"PK\3\4" + struct.pack("<HHHHH", 20, 0, 0, 0, 0) + sizes + struct.pack("<HH", len(name), 0) + name
+    local = (
+        b"PK\3\4"
+        + struct.pack("<HHHHH", 20, 0, 0, 0, 0)
+        + sizes
+        + struct.pack("<HH", len(name), 0)
+        + name
+    )
     central = b"PK\1\2" + struct.pack("<HHHHHH", 20, 20, 0, 0, 0, 0) + sizes
     central += struct.pack("<HHHHHII", len(name), 0, 0, 0, 0, 0, 0) + name
-    end = b"PK\5\6" + struct.pack("<HHHHIIH", 0, 0, 1, 1, len(central), len(local) + len(content), 0)
+    end = b"PK\5\6" + struct.pack(
+        "<HHHHIIH", 0, 0, 1, 1, len(central), len(local) + len(content), 0
+    )
     return local + content + central + end
 
 
@@ -185,7 +205,15 @@ LIES = {
     "table row": fits_header(NAXIS=0)
     + fits.Header(
         {
-            **{"XTENSION": "BINTABLE", "BITPIX": 8, "NAXIS": 2, "NAXIS1": 8, "NAXIS2": 5, "PCOUNT": 0, "GCOUNT": 1},
+            **{
+                "XTENSION": "BINTABLE",
+                "BITPIX": 8,
+                "NAXIS": 2,
+                "NAXIS1": 8,
+                "NAXIS2": 5,
+                "PCOUNT": 0,
+                "GCOUNT": 1,
+            },
             **{"TFIELDS": 1, "TTYPE1": "flux", "TFORM1": "1000000000D"},
         }
     )
@@ -238,7 +266,9 @@ def test_what_is_after_the_last_hdu_is_not_passed_over(tmp_path):
     content = path.read_bytes()
     at = content.index(b"XTENSION")
     path.write_bytes(content[:at] + b"?" + content[at + 1 :])
-    with pytest.raises(FileFormatError, match=r"HDU 1 should begin with XTENSION .*: the file is damaged"):
+    with pytest.raises(
+        FileFormatError, match=r"HDU 1 should begin with XTENSION .*: the file is damaged"
+    ):
         read_spectra(path)
     path.write_bytes(content[:at] + bytes(range(1, 81)) + content[at + 80 :])
     with pytest.raises(FileFormatError):
@@ -259,13 +289,18 @@ def test_an_npz_file_damaged_in_rows_that_are_not_read_is_refused(tmp_path):
         file.read(slice(0, 2))
 
 
-@pytest.mark.parametrize("values", [np.array([3, 2, 2, 1.0]), np.array([1, 3, 2, 4.0]), np.array([1, np.inf, 3, 4])])
+@pytest.mark.parametrize(
+    "values", [np.array([3, 2, 2, 1.0]), np.array([1, 3, 2, 4.0]), np.array([1, np.inf, 3, 4])]
+)
 def test_grids_out_of_order_are_refused_in_every_format(tmp_path, values):
     flux = np.ones((2, 4))
     np.savez(tmp_path / "a.npz", flux=flux, wavelength=values)
     with h5py.File(tmp_path / "b.h5", "w") as file:
         file["flux"], file["wavelength"] = flux, values
-    columns = [fits.Column("flux", "D", array=flux[0]), fits.Column("wavelength", "D", array=values)]
+    columns = [
+        fits.Column("flux", "D", array=flux[0]),
+        fits.Column("wavelength", "D", array=values),
+    ]
     fits.BinTableHDU.from_columns(columns).writeto(tmp_path / "c.fits")
     for name in ("a.npz", "b.h5", "c.fits"):
         with pytest.raises(DataError, match=r"wavelength should (rise or fall|be finite)"):

@@ -64,7 +64,9 @@ def test_a_starnet_file_is_read_whole(write):
     assert spectra.wavelength is None
 
 
-@pytest.mark.parametrize("as_text", [np.array, lambda words: np.array(words, dtype="S")], ids=["str", "bytes"])
+@pytest.mark.parametrize(
+    "as_text", [np.array, lambda words: np.array(words, dtype="S")], ids=["str", "bytes"]
+)
 def test_a_plain_file_is_read_whole(tmp_path, as_text):
     arrays = {
         "flux": FLUX,
@@ -78,7 +80,8 @@ def test_a_plain_file_is_read_whole(tmp_path, as_text):
     }
     paths = [write_npz(tmp_path / "a", **arrays)]
     in_hdf5 = {
-        name: array.astype(h5py.string_dtype()) if array.dtype.kind == "U" else array for name, array in arrays.items()
+        name: array.astype(h5py.string_dtype()) if array.dtype.kind == "U" else array
+        for name, array in arrays.items()
     }
     paths.append(write_hdf5(tmp_path / "b", **in_hdf5))
     for path in paths:
@@ -97,11 +100,18 @@ def test_flux_alone_is_enough(write):
     spectra = read_spectra(write(flux=FLUX.astype(np.float32)))
     assert spectra.flux.dtype == np.float64
     np.testing.assert_array_equal(spectra.flux, FLUX.astype(np.float32))
-    assert (spectra.ivar, spectra.labels, spectra.wavelength, spectra.ids) == (None, None, None, None)
+    assert (spectra.ivar, spectra.labels, spectra.wavelength, spectra.ids) == (
+        None,
+        None,
+        None,
+        None,
+    )
 
 
 def test_one_spectrum_keeps_the_star_axis(write):
-    spectra = read_spectra(write(flux=FLUX[0], sigma=SIGMA[0], labels=LABELS[0], ids=np.array(b"sun")))
+    spectra = read_spectra(
+        write(flux=FLUX[0], sigma=SIGMA[0], labels=LABELS[0], ids=np.array(b"sun"))
+    )
     assert spectra.flux.shape == spectra.ivar.shape == (1, N_PIXELS)
     assert spectra.labels.shape == (1, 3)
     assert spectra.ids.tolist() == ["sun"]
@@ -111,7 +121,9 @@ def test_one_spectrum_keeps_the_star_axis(write):
 def test_label_names_pick_and_order(write):
     path = write(**starnet(VMICRO=LABELS[:, :1] + 9))
     spectra = read_spectra(path, label_names=["VMICRO", "FE_H", "teff"])
-    np.testing.assert_array_equal(spectra.labels, np.c_[LABELS[:, 0] + 9, LABELS[:, 2], LABELS[:, 0]])
+    np.testing.assert_array_equal(
+        spectra.labels, np.c_[LABELS[:, 0] + 9, LABELS[:, 2], LABELS[:, 0]]
+    )
     assert spectra.label_names == ("VMICRO", "FE_H", "teff")
     assert spectra.label_units == ("", "dex", "K")
     assert read_spectra(path, label_names=[]).labels is None
@@ -178,7 +190,9 @@ def test_bad_flux_without_uncertainties_is_an_error(write, bad):
     flux = FLUX.copy()
     flux[2, 3] = bad
     path = write(flux=flux)
-    with pytest.raises(DataError, match=r"1 value \(first: star 2, pixel 3 is nan\): give ivar with 0") as caught:
+    with pytest.raises(
+        DataError, match=r"1 value \(first: star 2, pixel 3 is nan\): give ivar with 0"
+    ) as caught:
         read_spectra(path)
     assert str(path) in caught.value.__notes__[0]
 
@@ -187,7 +201,9 @@ def test_errors_of_spectra_in_counts_are_not_taken_for_flags(write):
     sigma = SIGMA * 1e6
     sigma[0, 0] = 1e10
     path = write(flux=FLUX * 1e8, sigma=sigma)
-    with pytest.raises(DataError, match=r"sigma should mostly be a std within bad_error=999 .* bad_error=numpy.inf"):
+    with pytest.raises(
+        DataError, match=r"sigma should mostly be a std within bad_error=999 .* bad_error=numpy.inf"
+    ):
         read_spectra(path)
     ivar = read_spectra(path, bad_error=1e9).ivar
     assert ivar[0, 0] == 0
@@ -224,18 +240,24 @@ def test_a_name_that_tells_is_believed(write, name, kind):
     np.testing.assert_allclose(read_spectra(path, uncertainty=kind).ivar, expected, rtol=1e-14)
 
 
-@pytest.mark.parametrize("name", ["err", "error", "uncertainty", "flux_err", "noise", "error_spectrum"])
+@pytest.mark.parametrize(
+    "name", ["err", "error", "uncertainty", "flux_err", "noise", "error_spectrum"]
+)
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_name_that_does_not_tell_is_read_as_the_caller_says(write, name, kind):
     expected = SIGMA**-2
     expected[1, 1] = 0
     path = write(flux=FLUX, **{name: KINDS[kind]})
-    np.testing.assert_allclose(read_spectra(path, uncertainty=kind).ivar, expected, rtol=1e-14)  # a few roundings
+    np.testing.assert_allclose(
+        read_spectra(path, uncertainty=kind).ivar, expected, rtol=1e-14
+    )  # a few roundings
 
 
 @pytest.mark.parametrize("name", ["err", "Error", "uncertainty", "flux_err", "noise"])
 def test_a_name_that_does_not_tell_is_not_guessed(write, name):
-    with pytest.raises(DataError, match=rf'{name} \(which may be anything\): say it, uncertainty="std" \| "var"'):
+    with pytest.raises(
+        DataError, match=rf'{name} \(which may be anything\): say it, uncertainty="std" \| "var"'
+    ):
         read_spectra(write(flux=FLUX, **{name: SIGMA}))
 
 
@@ -244,8 +266,12 @@ def test_two_uncertainties_are_told_apart_by_the_caller_only(write):
     with pytest.raises(DataError, match=r"sigma \(std\)"):
         read_spectra(path)
     np.testing.assert_array_equal(read_spectra(path, uncertainty="ivar").ivar, 1.0)
-    np.testing.assert_allclose(read_spectra(path, uncertainty="std").ivar, SIGMA**-2, rtol=1e-14)  # roundings
-    with pytest.raises(DataError, match="uncertainty='var' should agree with one array of the file"):
+    np.testing.assert_allclose(
+        read_spectra(path, uncertainty="std").ivar, SIGMA**-2, rtol=1e-14
+    )  # roundings
+    with pytest.raises(
+        DataError, match="uncertainty='var' should agree with one array of the file"
+    ):
         read_spectra(path, uncertainty="var")
 
 
@@ -256,7 +282,9 @@ def test_a_contradiction_is_refused(write, name, said):
 
 
 def test_an_uncertainty_asked_for_and_not_there_is_an_error(write):
-    with pytest.raises(DataError, match="uncertainty='std' asks for the flux's uncertainty, got a file that holds"):
+    with pytest.raises(
+        DataError, match="uncertainty='std' asks for the flux's uncertainty, got a file that holds"
+    ):
         read_spectra(write(flux=FLUX), uncertainty="std")
 
 
@@ -278,21 +306,37 @@ def test_a_negative_inverse_variance_is_no_flag(write):
         ),
         ({"flux": FLUX, "spectrum": FLUX}, DataError, "got flux, spectrum: keep one of them"),
         ({"flux": FLUX[:0]}, FileFormatError, r"at least one star, got flux of shape \(0, 7\)"),
-        ({"flux": FLUX[None]}, ShapeError, r"flux should have shape \(star, pixel\), got \(1, 5, 7\)"),
+        (
+            {"flux": FLUX[None]},
+            ShapeError,
+            r"flux should have shape \(star, pixel\), got \(1, 5, 7\)",
+        ),
         (
             {"flux": FLUX, "sigma": SIGMA.T},
             ShapeError,
             r"sigma should have the shape of the flux, \(5, 7\), got",
         ),
-        ({"flux": FLUX, "wavelength": WAVELENGTH[1:]}, ShapeError, r"wavelength should have shape \(7,\)"),
+        (
+            {"flux": FLUX, "wavelength": WAVELENGTH[1:]},
+            ShapeError,
+            r"wavelength should have shape \(7,\)",
+        ),
         (
             {"flux": FLUX, "labels": LABELS[:, 0]},
             ShapeError,
             r"labels should have shape \(star, label\), got \(5,\)",
         ),
         ({"flux": FLUX, "labels": LABELS[1:]}, ShapeError, "select the same stars"),
-        ({"flux": FLUX, "TEFF": LABELS[:, 0], "LOGG": LABELS[1:, 0]}, ShapeError, "'TEFF': 5, 'LOGG': 4"),
-        ({"flux": FLUX, "TEFF": LABELS}, ShapeError, r"TEFF should have shape \(star,\), got \(5, 3\)"),
+        (
+            {"flux": FLUX, "TEFF": LABELS[:, 0], "LOGG": LABELS[1:, 0]},
+            ShapeError,
+            "'TEFF': 5, 'LOGG': 4",
+        ),
+        (
+            {"flux": FLUX, "TEFF": LABELS},
+            ShapeError,
+            r"TEFF should have shape \(star,\), got \(5, 3\)",
+        ),
         ({"flux": FLUX, "ids": IDS[1:]}, ShapeError, "ids should have shape"),
         (
             {"flux": FLUX, "labels": LABELS, "label_names": np.array([b"a"])},
@@ -348,7 +392,9 @@ def test_a_csv_table_is_read_whole(tmp_path):
         ",".join([repr(float(LABELS[i, 0])), f"star {i}", *(repr(float(f)) for f in FLUX[i]), ""])
         for i in range(N_STARS)
     ]
-    path = write_csv(tmp_path / "x.h5", "\ufeff# a comment\n" + header + "\r\n\r\n" + "\r\n".join(rows))
+    path = write_csv(
+        tmp_path / "x.h5", "\ufeff# a comment\n" + header + "\r\n\r\n" + "\r\n".join(rows)
+    )
     spectra = read_spectra(path)
     np.testing.assert_array_equal(spectra.flux, FLUX)
     np.testing.assert_array_equal(spectra.wavelength, WAVELENGTH)
@@ -378,7 +424,10 @@ def test_csv_headers_may_just_count_the_pixels(tmp_path):
         ("TEFF,5000,5001\n", "at least one star below its header row"),
         ("TEFF,5000,5001\n1,2,3\n1,2\n", "line 3: should have 3 cells as the header has, got 2"),
         ("TEFF,5000,5001\n1,2,x\n", "line 2, column 5001: should be a number, got 'x'"),
-        ("name,5000,5001\nsun,2,3\n", "line 2, column name: .* or pick the label columns with label_names="),
+        (
+            "name,5000,5001\nsun,2,3\n",
+            "line 2, column name: .* or pick the label columns with label_names=",
+        ),
         (",5000,5001\n0,2,3\n", r"got none in column 0: name it, e.g. id, .*index=False"),
         ("1.0,0.9,1.1\n1.0,0.9,1.1\n", "is the header row missing, so that this is a spectrum"),
         ("a,a,5000\n1,2,3\n", "label columns should differ"),
@@ -417,13 +466,19 @@ def test_an_empty_csv_pixel_is_an_error_that_names_it(tmp_path):
     ("content", "words"),
     [
         (b"", "got an empty file: copy it again"),
-        (b"SIMPLE  =                    T", "FITS file in good order, got a truncated or damaged one"),
+        (
+            b"SIMPLE  =                    T",
+            "FITS file in good order, got a truncated or damaged one",
+        ),
         (b"\x93NUMPY\x01\x00", "np.savez"),
         (b"\x1f\x8b\x08\x00", "unpack it with gunzip"),
         (b"\x80\x04\x95", "pickle, which is never opened"),
         (b"\x89PNG\r\n\x1a\n\0\0", r"a file that starts with .*PNG"),
         (b"PK\x03\x04" + bytes(50), "npz file in good order, got a truncated or damaged one"),
-        (b"\x89HDF\r\n\x1a\n" + bytes(50), "HDF5 file in good order, got a truncated or damaged one"),
+        (
+            b"\x89HDF\r\n\x1a\n" + bytes(50),
+            "HDF5 file in good order, got a truncated or damaged one",
+        ),
     ],
 )
 def test_foreign_and_damaged_files_are_named(tmp_path, content, words):
@@ -459,14 +514,20 @@ def test_an_npz_file_damaged_inside_is_a_format_error(tmp_path):
 
 def test_a_pickle_inside_npz_is_never_opened(tmp_path):
     path = write_npz(tmp_path / "x", flux=np.array([FLUX, None], dtype=object))
-    with pytest.raises(FileFormatError, match="'flux' should be a plain array, got an object array, which is a pickle"):
+    with pytest.raises(
+        FileFormatError,
+        match="'flux' should be a plain array, got an object array, which is a pickle",
+    ):
         read_spectra(path)
 
 
 def test_rows_of_varying_length_in_hdf5_are_refused(tmp_path):
     with h5py.File(tmp_path / "x", "w") as file:
         file.create_dataset("flux", (2,), dtype=h5py.vlen_dtype(np.float64))
-    with pytest.raises(FileFormatError, match="'flux' should be a plain array, got object of rows of varying length"):
+    with pytest.raises(
+        FileFormatError,
+        match="'flux' should be a plain array, got object of rows of varying length",
+    ):
         read_spectra(tmp_path / "x")
 
 
@@ -489,7 +550,9 @@ def test_values_in_other_files_are_not_fetched(tmp_path):
     with h5py.File(tmp_path / "virtual", "w") as file:
         file.create_virtual_dataset("flux", layout)
     with h5py.File(tmp_path / "raw_storage", "w") as file:
-        file.create_dataset("flux", FLUX.shape, FLUX.dtype, external=[(tmp_path / "raw", 0, FLUX.nbytes)])
+        file.create_dataset(
+            "flux", FLUX.shape, FLUX.dtype, external=[(tmp_path / "raw", 0, FLUX.nbytes)]
+        )
     for name, words in [
         ("external", "got a link to .*other, which is not followed"),
         ("soft", "got a link to /elsewhere, which is not followed"),
@@ -503,12 +566,17 @@ def test_values_in_other_files_are_not_fetched(tmp_path):
 def test_an_absurd_shape_is_refused_before_it_is_allocated(tmp_path):
     with h5py.File(tmp_path / "x.h5", "w") as file:
         file.create_dataset("flux", (10**7, 10**4), dtype="f8", chunks=(100, 100))
-    with pytest.raises(FileFormatError, match=r"declared shape \(10000000, 10000\) of .* MiB in a file of"):
+    with pytest.raises(
+        FileFormatError, match=r"declared shape \(10000000, 10000\) of .* MiB in a file of"
+    ):
         read_spectra(tmp_path / "x.h5")
 
 
 def test_an_npz_header_that_promises_more_than_the_file_holds_is_refused(tmp_path):
-    for shape, words in [((10**7, 10**4), "declared shape"), ((100, 100), r"shape \(100, 100\), got only")]:
+    for shape, words in [
+        ((10**7, 10**4), "declared shape"),
+        ((100, 100), r"shape \(100, 100\), got only"),
+    ]:
         path = tmp_path / "x.npz"
         with zipfile.ZipFile(path, "w") as archive, archive.open("flux.npy", "w") as stream:
             header = {"descr": "<f8", "fortran_order": False, "shape": shape}

@@ -64,7 +64,10 @@ def write_table(path, arrays):
 
 
 def write_images(path, arrays):
-    images = [fits.ImageHDU(np.asarray(arrays[name], float), name=name) for name in ("sigma", "mask", "wavelength")]
+    images = [
+        fits.ImageHDU(np.asarray(arrays[name], float), name=name)
+        for name in ("sigma", "mask", "wavelength")
+    ]
     forms = {"TEFF": "D", "LOGG": "D", "ids": "8A"}
     columns = [fits.Column(name, form, array=arrays[name]) for name, form in forms.items()]
     table = fits.BinTableHDU.from_columns(columns)
@@ -74,7 +77,9 @@ def write_images(path, arrays):
 
 WRITERS = {
     "hdf5": write_hdf5,
-    "hdf5 in chunks": lambda path, arrays: write_hdf5(path, arrays, chunks=(4, 5), compression="gzip"),
+    "hdf5 in chunks": lambda path, arrays: write_hdf5(
+        path, arrays, chunks=(4, 5), compression="gzip"
+    ),
     "npz": write_npz,
     "npz in Fortran order": write_fortran_npz,
     "compressed npz": write_compressed_npz,
@@ -119,7 +124,9 @@ def test_rows_are_a_slice_forwards(path):
 def test_a_closed_file_says_so(path):
     with open_spectra(path) as file:
         pass
-    with pytest.raises(OptionError, match="should be open, got a closed file: read inside the with block"):
+    with pytest.raises(
+        OptionError, match="should be open, got a closed file: read inside the with block"
+    ):
         file.read(slice(0, 3))
 
 
@@ -138,7 +145,10 @@ def test_a_label_matrix_is_read_by_rows_and_columns(tmp_path):
 
 def test_csv_is_read_in_pieces_too(tmp_path):
     header = ",".join(["id", "TEFF", *(str(w) for w in WAVELENGTH[::-1])])
-    rows = [",".join([IDS[i], repr(float(LABELS[i, 0])), *(repr(float(f)) for f in FLUX[i])]) for i in range(N_STARS)]
+    rows = [
+        ",".join([IDS[i], repr(float(LABELS[i, 0])), *(repr(float(f)) for f in FLUX[i])])
+        for i in range(N_STARS)
+    ]
     path = tmp_path / "x.csv"
     path.write_text("\n".join([header, *rows]))
     with open_spectra(path) as file:
@@ -195,10 +205,14 @@ def test_the_rule_of_bad_pixels_is_one(kind, mark):
     np.testing.assert_array_equal(find_ivar(flux, error, kind, mask=mask), expected)
 
 
-@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.int32, np.uint32, np.int64, np.uint64, ">i4"])
+@pytest.mark.parametrize(
+    "dtype", [np.uint8, np.int16, np.int32, np.uint32, np.int64, np.uint64, ">i4"]
+)
 def test_every_bit_is_told_from_the_others(dtype):
     n_bits = 8 * np.dtype(dtype).itemsize
-    mask = np.array([1 << bit for bit in range(n_bits)], dtype=f"u{np.dtype(dtype).itemsize}").astype(dtype)[None]
+    mask = np.array(
+        [1 << bit for bit in range(n_bits)], dtype=f"u{np.dtype(dtype).itemsize}"
+    ).astype(dtype)[None]
     assert find_bad_bits(mask, "mask", None).all()
     for bit in range(n_bits):
         found = find_bad_bits(mask, "mask", (bit,))
@@ -210,10 +224,14 @@ def test_every_bit_is_told_from_the_others(dtype):
 def test_masks_may_be_booleans_numbers_or_not_count():
     mask = np.array([[0.0, 1.0, np.nan, 2.0]])
     np.testing.assert_array_equal(find_bad_bits(mask, "mask", None), [[False, True, True, True]])
-    np.testing.assert_array_equal(find_bad_bits(mask > 0, "mask", None), [[False, True, False, True]])
+    np.testing.assert_array_equal(
+        find_bad_bits(mask > 0, "mask", None), [[False, True, False, True]]
+    )
     assert not find_bad_bits(mask, "mask", ()).any()
     for bad in (mask, mask > 0):
-        with pytest.raises(DataError, match=r"mask_bits=\(1,\) asks for bits of a bitmask, got mask of"):
+        with pytest.raises(
+            DataError, match=r"mask_bits=\(1,\) asks for bits of a bitmask, got mask of"
+        ):
             find_bad_bits(bad, "mask", (1,))
     with pytest.raises(DataError, match="mask should hold booleans or integers, got <U1"):
         find_bad_bits(np.array([["x"]]), "mask", None)
@@ -226,12 +244,16 @@ def test_a_mask_of_any_name_known_counts(tmp_path, name, write):
     ivar = read_spectra(path, bad_error=np.inf).ivar
     np.testing.assert_array_equal(ivar == 0, MASK)
     assert (read_spectra(path, mask_bits=[1], bad_error=np.inf).ivar > 0).all()
-    np.testing.assert_array_equal(read_spectra(path, mask_bits=[2], bad_error=np.inf).ivar == 0, MASK)
+    np.testing.assert_array_equal(
+        read_spectra(path, mask_bits=[2], bad_error=np.inf).ivar == 0, MASK
+    )
 
 
 def test_a_mask_without_an_uncertainty_is_no_ivar(tmp_path):
     path = write_npz(tmp_path / "x", {"flux": FLUX, "mask": MASK})
-    with pytest.raises(DataError, match=r"masked pixels should come with .*, got \d+ .*mask_bits=\(\)"):
+    with pytest.raises(
+        DataError, match=r"masked pixels should come with .*, got \d+ .*mask_bits=\(\)"
+    ):
         read_spectra(path)
     assert read_spectra(path, mask_bits=()).ivar is None
     assert read_spectra(write_npz(path, {"flux": FLUX, "mask": MASK & False})).ivar is None
@@ -253,7 +275,10 @@ def write_large(path, form):
     """4,000 stars of 500 pixels: 8 MB of flux, and as much of errors, in float32."""
     values = np.random.default_rng(1).uniform(0.5, 1.5, size=(LARGE, WIDE)).astype(np.float32)
     if form == "fits table":
-        columns = [fits.Column("flux", f"{WIDE}E", array=values), fits.Column("sigma", f"{WIDE}E", array=values)]
+        columns = [
+            fits.Column("flux", f"{WIDE}E", array=values),
+            fits.Column("sigma", f"{WIDE}E", array=values),
+        ]
         fits.BinTableHDU.from_columns(columns).writeto(path)
     elif form == "fits images":
         fits.HDUList([fits.PrimaryHDU(values), fits.ImageHDU(values, name="sigma")]).writeto(path)
@@ -277,7 +302,10 @@ def test_rows_cost_the_memory_of_those_rows(tmp_path, form):
 
 
 def test_a_mask_of_the_pixels_is_that_of_every_star(tmp_path):
-    path = write_hdf5(tmp_path / "x", {"flux": FLUX, "sigma": SIGMA, "mask": MASK[0], "wavelength": WAVELENGTH[::-1]})
+    path = write_hdf5(
+        tmp_path / "x",
+        {"flux": FLUX, "sigma": SIGMA, "mask": MASK[0], "wavelength": WAVELENGTH[::-1]},
+    )
     with open_spectra(path, bad_error=np.inf) as file:
         for rows in (slice(3, 5), slice(None)):
             part = file.read(rows)

@@ -49,7 +49,12 @@ def test_a_folder_is_read_as_the_stars_of_its_files(folder):
 
 def test_some_stars_of_a_folder_open_some_files(folder):
     with open_spectra(str(folder)) as file:
-        assert (file.n_stars, file.n_pixels, file.has_uncertainty, file.has_ids) == (N_STARS, N_PIXELS, True, True)
+        assert (file.n_stars, file.n_pixels, file.has_uncertainty, file.has_ids) == (
+            N_STARS,
+            N_PIXELS,
+            True,
+            True,
+        )
         for path in file.paths[:3]:
             path.unlink()
         np.testing.assert_array_equal(file.read(slice(3, None, 2)).flux, FLUX[3::2])
@@ -105,7 +110,9 @@ def test_a_file_unlike_the_others_is_named(folder, replaced, error, words):
 
 
 def test_a_folder_without_spectra_is_refused(tmp_path):
-    with pytest.raises(DataError, match=r"should hold files of one spectrum each, named \.fits, .*got none"):
+    with pytest.raises(
+        DataError, match=r"should hold files of one spectrum each, named \.fits, .*got none"
+    ):
         read_spectra(tmp_path)
 
 
@@ -117,7 +124,9 @@ def laplace():
     stars = generated_stars(40, n_pixels=N_PIXELS, rng=np.random.default_rng(0))
     net = ss.standardized(ss.mlp([N_PIXELS, 4, 3], activation="tanh"), stars.flux, stars.labels)
     reg = ss.Regression(net, sigma_noise=0.1 * stars.labels.std(axis=0), prior_precision=1.0)
-    theta = ss.polish(reg, net.init_params(np.random.default_rng(1)), stars.flux, stars.labels).theta
+    theta = ss.polish(
+        reg, net.init_params(np.random.default_rng(1)), stars.flux, stars.labels
+    ).theta
     return ss.fit_laplace(reg, theta, stars.flux, stars.labels)
 
 
@@ -145,13 +154,18 @@ def test_another_file_or_size_makes_another_run(folder):
 def test_the_command_line_takes_a_folder(folder, laplace, tmp_path):
     ss.write_laplace(tmp_path / "model.h5", laplace)
     run = CliRunner().invoke
-    done = run(app.app, ["errors", str(tmp_path / "model.h5"), str(folder), str(tmp_path / "catalogue.fits")])
+    done = run(
+        app.app,
+        ["errors", str(tmp_path / "model.h5"), str(folder), str(tmp_path / "catalogue.fits")],
+    )
     assert done.exit_code == 0, done.output
     assert len(fits.getdata(tmp_path / "catalogue.fits", 1)) == N_STARS
     told = run(app.app, ["info", str(folder)])
     assert told.exit_code == 0, told.output
     assert "7" in told.output
-    inside = run(app.app, ["errors", str(tmp_path / "model.h5"), str(folder), str(folder / "catalogue.fits")])
+    inside = run(
+        app.app, ["errors", str(tmp_path / "model.h5"), str(folder), str(folder / "catalogue.fits")]
+    )
     assert inside.exit_code != 0
     assert "would count as one of the spectra" in " ".join(inside.output.split())
     assert not (folder / "catalogue.fits").exists()

@@ -5,7 +5,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from astropy import units as u
-from astropy.nddata import InverseVariance, NDData, StdDevUncertainty, UnknownUncertainty, VarianceUncertainty
+from astropy.nddata import (
+    InverseVariance,
+    NDData,
+    StdDevUncertainty,
+    UnknownUncertainty,
+    VarianceUncertainty,
+)
 from astropy.table import MaskedColumn, QTable, Table
 from astropy.utils.masked import Masked
 
@@ -29,7 +35,13 @@ KINDS = {
 
 
 def test_a_table_of_one_spectrum_a_row_is_read():
-    columns = {"id": ["a", "b", "c", "d"], "flux": FLUX, "ivar": SIGMA**-2, "TEFF": TEFF, "VSINI": TEFF / 100}
+    columns = {
+        "id": ["a", "b", "c", "d"],
+        "flux": FLUX,
+        "ivar": SIGMA**-2,
+        "TEFF": TEFF,
+        "VSINI": TEFF / 100,
+    }
     table = Table({**columns, "wavelength": np.tile(WAVELENGTH[::-1], (N_STARS, 1)) / 10})
     table["wavelength"].unit, table["VSINI"].unit = "nm", "km/s"
     spectra = read_spectra(table, label_names=["VSINI", "TEFF"])
@@ -45,7 +57,9 @@ def test_a_table_of_one_spectrum_a_row_is_read():
 
 
 def test_a_table_of_one_pixel_a_row_is_one_spectrum():
-    table = QTable({"wavelength": WAVELENGTH * u.AA, "flux": FLUX[0] * u.Jy, "std": SIGMA[0] * u.Jy})
+    table = QTable(
+        {"wavelength": WAVELENGTH * u.AA, "flux": FLUX[0] * u.Jy, "std": SIGMA[0] * u.Jy}
+    )
     table["id"] = np.arange(N_PIXELS)  # of a pixel, not of a star
     spectra = read_spectra(table)
     np.testing.assert_array_equal(spectra.flux, FLUX[:1])
@@ -60,16 +74,22 @@ def test_units_of_flux_and_uncertainty_are_brought_together(kind, make):
     table = make({"flux": FLUX * u.Jy, kind: (values * u.Jy**power).to(u.mJy**power)})
     np.testing.assert_allclose(read_spectra(table, bad_error=9).ivar, SIGMA**-2, rtol=1e-13)
     wrong = make({"flux": FLUX * u.Jy, kind: values * u.Jy ** (power + 1)})
-    with pytest.raises(DataError, match=rf"{kind} as {kind} should have the flux's unit, Jy, to the power {power}"):
+    with pytest.raises(
+        DataError, match=rf"{kind} as {kind} should have the flux's unit, Jy, to the power {power}"
+    ):
         read_spectra(wrong)
 
 
 def test_a_table_whose_error_does_not_tell_is_asked_for():
     table = QTable({"flux": FLUX * u.Jy, "error": SIGMA * u.Jy})
-    with pytest.raises(DataError, match=r'error \(which may be anything\): say it, uncertainty="std" \|'):
+    with pytest.raises(
+        DataError, match=r'error \(which may be anything\): say it, uncertainty="std" \|'
+    ):
         read_spectra(table)
     np.testing.assert_allclose(read_spectra(table, uncertainty="std").ivar, SIGMA**-2, rtol=1e-14)
-    with pytest.raises(DataError, match="error as ivar should have the flux's unit, Jy, to the power -2, got Jy"):
+    with pytest.raises(
+        DataError, match="error as ivar should have the flux's unit, Jy, to the power -2, got Jy"
+    ):
         read_spectra(table, uncertainty="ivar")
 
 
@@ -95,7 +115,9 @@ def test_masked_values_are_bad_pixels_and_missing_labels(masked, as_quantity):
 
 
 def spectrum(stars, *, axis=WAVELENGTH * u.AA, uncertainty=None, mask=None, unit=u.Jy):
-    return SimpleNamespace(flux=FLUX[stars] * unit, spectral_axis=axis, uncertainty=uncertainty, mask=mask)
+    return SimpleNamespace(
+        flux=FLUX[stars] * unit, spectral_axis=axis, uncertainty=uncertainty, mask=mask
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -107,26 +129,42 @@ def test_an_uncertainty_says_its_kind_itself(kind, stars):
         spectra = read_spectra(spectrum(stars, uncertainty=uncertainty), bad_error=9)
         np.testing.assert_array_equal(spectra.flux, np.atleast_2d(FLUX[stars]))
         np.testing.assert_allclose(spectra.ivar, np.atleast_2d(SIGMA[stars]) ** -2, rtol=1e-13)
-        assert read_spectra(spectrum(stars, uncertainty=uncertainty), bad_error=9, uncertainty=kind).n_stars > 0
+        assert (
+            read_spectra(
+                spectrum(stars, uncertainty=uncertainty), bad_error=9, uncertainty=kind
+            ).n_stars
+            > 0
+        )
         other = "var" if kind == "std" else "std"
         with pytest.raises(DataError, match=f"uncertainty='{other}' should agree"):
             read_spectra(spectrum(stars, uncertainty=uncertainty), uncertainty=other)
-    owned = NDData(FLUX[stars] * u.Jy, uncertainty=make(values[stars])).uncertainty  # takes its unit from the flux
+    owned = NDData(
+        FLUX[stars] * u.Jy, uncertainty=make(values[stars])
+    ).uncertainty  # takes its unit from the flux
     np.testing.assert_allclose(
-        read_spectra(spectrum(stars, uncertainty=owned)).ivar, np.atleast_2d(SIGMA[stars]) ** -2, rtol=1e-13
+        read_spectra(spectrum(stars, uncertainty=owned)).ivar,
+        np.atleast_2d(SIGMA[stars]) ** -2,
+        rtol=1e-13,
     )
 
 
 def test_an_unknown_uncertainty_is_asked_for():
     one = spectrum(0, uncertainty=UnknownUncertainty(SIGMA[0]))
-    with pytest.raises(DataError, match=r'may be anything\): say it, uncertainty="std" \| "var" \| "ivar"'):
+    with pytest.raises(
+        DataError, match=r'may be anything\): say it, uncertainty="std" \| "var" \| "ivar"'
+    ):
         read_spectra(one)
-    np.testing.assert_allclose(read_spectra(one, uncertainty="std").ivar, SIGMA[:1] ** -2, rtol=1e-14)
+    np.testing.assert_allclose(
+        read_spectra(one, uncertainty="std").ivar, SIGMA[:1] ** -2, rtol=1e-14
+    )
 
 
 def test_spectra_of_one_grid_are_stacked_and_a_missing_mask_masks_nothing():
     mask = np.arange(N_PIXELS) == 3
-    spectra = [spectrum(i, uncertainty=StdDevUncertainty(SIGMA[i]), mask=mask if i == 2 else None) for i in range(4)]
+    spectra = [
+        spectrum(i, uncertainty=StdDevUncertainty(SIGMA[i]), mask=mask if i == 2 else None)
+        for i in range(4)
+    ]
     read = read_spectra(spectra)
     np.testing.assert_array_equal(read.flux, FLUX)
     expected = SIGMA**-2.0
@@ -153,7 +191,9 @@ def test_spectra_of_one_grid_are_stacked_and_a_missing_mask_masks_nothing():
 def test_a_spectral_axis_of_any_kind_becomes_rising_wavelengths(axis, unit):
     read = read_spectra(spectrum(0, axis=axis))
     assert read.wavelength_unit == unit
-    np.testing.assert_allclose((read.wavelength * u.Unit(unit)).to_value(u.AA), WAVELENGTH, rtol=1e-12)
+    np.testing.assert_allclose(
+        (read.wavelength * u.Unit(unit)).to_value(u.AA), WAVELENGTH, rtol=1e-12
+    )
     falling = axis.to_value(u.AA, u.spectral())[0] > 5050
     np.testing.assert_array_equal(read.flux[0], FLUX[0, ::-1] if falling else FLUX[0])
 
@@ -185,6 +225,10 @@ def test_the_callers_arrays_are_not_written_into():
     flux[0, 0], sigma[1, 1] = -9999, 999
     kept = flux.copy(), sigma.copy()
     read_spectra(Table({"flux": flux, "std": sigma}, copy=False))
-    read_spectra(SimpleNamespace(flux=flux, spectral_axis=WAVELENGTH * u.AA, uncertainty=StdDevUncertainty(sigma)))
+    read_spectra(
+        SimpleNamespace(
+            flux=flux, spectral_axis=WAVELENGTH * u.AA, uncertainty=StdDevUncertainty(sigma)
+        )
+    )
     np.testing.assert_array_equal(flux, kept[0])
     np.testing.assert_array_equal(sigma, kept[1])

@@ -76,7 +76,11 @@ class KerasLayer:
         value = self.config.get(key, default)
         if isinstance(value, Mapping):  # as NumPy's numbers were once written
             value = value.get("value", value)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, int | float)
+            or not math.isfinite(value)
+        ):
             raise self.refusal(f"should have a number as {key}, got {value!r}")
         return float(value)
 
@@ -94,11 +98,15 @@ class KerasLayer:
         value = self.config.get(key, default)
         listed = [] if value is None else value if isinstance(value, list) else [value]
         try:
-            axes = sorted({axis - 1 if axis > 0 else rank + axis if axis < 0 else -1 for axis in listed})
+            axes = sorted(
+                {axis - 1 if axis > 0 else rank + axis if axis < 0 else -1 for axis in listed}
+            )
         except TypeError:
             axes = [-1]
         if any(not 0 <= axis < rank for axis in axes):
-            raise self.refusal(f"has {key} {value!r}, where a star's array has {rank} axes", "save the model again")
+            raise self.refusal(
+                f"has {key} {value!r}, where a star's array has {rank} axes", "save the model again"
+            )
         return axes
 
 
@@ -140,7 +148,9 @@ def read_model(path: str | os.PathLike[str], description: Any) -> KerasLayer:
 
 
 def _options(config: Any) -> Mapping[str, Any]:
-    return {"layers": config} if isinstance(config, list) else config  # as Sequential models were once written
+    return (
+        {"layers": config} if isinstance(config, list) else config
+    )  # as Sequential models were once written
 
 
 def read_layers(model: KerasLayer) -> list[KerasLayer]:
@@ -153,7 +163,10 @@ def _read_layer(model: KerasLayer, entry: Mapping[str, Any]) -> KerasLayer:
     class_name = str(entry["class_name"])
     module = str(entry.get("module") or "keras")
     registered = str(entry.get("registered_name") or class_name)
-    if module.partition(".")[0] not in ("keras", "tf_keras", "tensorflow") or registered != class_name:
+    if (
+        module.partition(".")[0] not in ("keras", "tf_keras", "tensorflow")
+        or registered != class_name
+    ):
         class_name = f"{module}>{registered}"
     elif ".ops." in module:
         class_name = f"ops.{class_name}"
@@ -177,7 +190,12 @@ def read_graph(model: KerasLayer) -> KerasGraph:
     listed = read_layers(model)
     if model.class_name == "Sequential":
         n = len(listed)
-        return KerasGraph(dict(enumerate(listed)), {(i, 0): [(i - 1, 0)] for i in range(n)}, [(-1, 0)], [(n - 1, 0)])
+        return KerasGraph(
+            dict(enumerate(listed)),
+            {(i, 0): [(i - 1, 0)] for i in range(n)},
+            [(-1, 0)],
+            [(n - 1, 0)],
+        )
     layers = {layer.name: layer for layer in listed}
     sources = {}
     for layer in listed:
@@ -189,10 +207,16 @@ def read_graph(model: KerasLayer) -> KerasGraph:
             )
         called = [_find_calls(node) for node in nodes] or [[]]
         if layer.is_model and len(called) > 1:
-            raise layer.refusal(f"is called {len(called)} times, and symspec's layers share no weights")
-        sources |= {(layer.name, i): [_settle(layers, call) for call in calls] for i, calls in enumerate(called)}
+            raise layer.refusal(
+                f"is called {len(called)} times, and symspec's layers share no weights"
+            )
+        sources |= {
+            (layer.name, i): [_settle(layers, call) for call in calls]
+            for i, calls in enumerate(called)
+        }
     inputs, outputs = (
-        [_settle(layers, call) for call in _find_calls(model.config[key])] for key in ("input_layers", "output_layers")
+        [_settle(layers, call) for call in _find_calls(model.config[key])]
+        for key in ("input_layers", "output_layers")
     )
     sources |= {call: [] for call in inputs}
     graph = KerasGraph(layers, sources, inputs, outputs)
@@ -211,9 +235,14 @@ def _check_calls(model: KerasLayer, graph: KerasGraph) -> None:
         lost = [name for name, i in sources if (name, i) not in graph.sources]
         if lost or (not sources and call not in inputs):
             raise graph.layers[call[0]].refusal(
-                f"takes its input from {', '.join(map(str, lost)) or 'nothing'}", "the file is damaged"
+                f"takes its input from {', '.join(map(str, lost)) or 'nothing'}",
+                "the file is damaged",
             )
-    if not graph.inputs or not graph.outputs or any(call not in graph.sources for call in graph.outputs):
+    if (
+        not graph.inputs
+        or not graph.outputs
+        or any(call not in graph.sources for call in graph.outputs)
+    ):
         raise FileFormatError(
             f"{model.path} should have inputs and outputs, got {graph.inputs} and {graph.outputs}: it is damaged."
         )
@@ -236,7 +265,9 @@ def order_calls(model: KerasLayer, graph: KerasGraph) -> list[Call]:
         if call in ordered or not needed:
             ordered[waiting.pop()] = None
         elif call in opened:
-            raise graph.layers[call[0]].refusal("takes its input from its own output", "the file is damaged")
+            raise graph.layers[call[0]].refusal(
+                "takes its input from its own output", "the file is damaged"
+            )
         else:
             opened.add(call)
             waiting += needed[::-1]
@@ -254,12 +285,21 @@ def _find_calls(node: Any) -> list[Call]:
     if isinstance(node, Mapping):
         if "keras_history" in node:
             return _find_calls(node["keras_history"])
-        return [call for key in sorted(node) for call in _find_calls(node[key])]  # named inputs are in this order
+        return [
+            call for key in sorted(node) for call in _find_calls(node[key])
+        ]  # named inputs are in this order
     if isinstance(node, list):
-        if len(node) >= 3 and isinstance(node[0], str) and all(isinstance(i, int) for i in node[1:3]):
+        if (
+            len(node) >= 3
+            and isinstance(node[0], str)
+            and all(isinstance(i, int) for i in node[1:3])
+        ):
             if node[2] != 0:
                 raise ValueError(f"output {node[2]} of layer {node[0]!r}, which has one")
-            return [(node[0], node[1]), *(call for value in node[3:] for call in _find_calls(value))]
+            return [
+                (node[0], node[1]),
+                *(call for value in node[3:] for call in _find_calls(value)),
+            ]
         return [call for value in node for call in _find_calls(value)]
     return []
 
@@ -271,7 +311,9 @@ def _is_training(node: Any) -> bool:
     return isinstance(node, list) and any(_is_training(value) for value in node)
 
 
-def find_input_shapes(model: KerasLayer, graph: KerasGraph, arrays: Mapping[str, Sequence[StoredArray]]) -> list[Shape]:
+def find_input_shapes(
+    model: KerasLayer, graph: KerasGraph, arrays: Mapping[str, Sequence[StoredArray]]
+) -> list[Shape]:
     """Shape of one star's array at each input, from whichever place says it, at last the first layer's kernel.
 
     Raises
@@ -293,7 +335,11 @@ def find_input_shapes(model: KerasLayer, graph: KerasGraph, arrays: Mapping[str,
 def _find_shape(layers: Sequence[KerasLayer]) -> Any:
     said = [layer.config.get(key) for layer in layers for key in _SHAPES]
     shape = next((shape for shape in said if shape), None)
-    return shape[0] if isinstance(shape, list) and len(shape) == 1 and isinstance(shape[0], list) else shape
+    return (
+        shape[0]
+        if isinstance(shape, list) and len(shape) == 1 and isinstance(shape[0], list)
+        else shape
+    )
 
 
 def _check_shape(model: KerasLayer, shape: Any) -> Shape:

@@ -62,7 +62,9 @@ class KerasFile:
 def open_keras_hdf5(path: Path) -> Iterator[KerasFile]:
     """Open a `.h5` of Keras: a whole model, or weights only."""
     with open_weights(path) as weights:
-        description = (weights.json("/", "model_config") or {}) if weights.has("/", "model_config") else None
+        description = (
+            (weights.json("/", "model_config") or {}) if weights.has("/", "model_config") else None
+        )
         yield KerasFile(weights, description, partial(_list_by_name, weights))
 
 
@@ -72,7 +74,9 @@ def open_keras_zip(path: Path) -> Iterator[KerasFile]:
     with reading(path, "a .keras file"), zipfile.ZipFile(path) as archive:
         for member in ("config.json", "model.weights.h5"):
             if member not in archive.namelist():
-                raise FileFormatError(f"{path} should hold {member}, got {', '.join(archive.namelist()[:8])}.")
+                raise FileFormatError(
+                    f"{path} should hold {member}, got {', '.join(archive.namelist()[:8])}."
+                )
         if sum(info.file_size for info in archive.infolist()) > bytes_allowed(path):
             raise FileFormatError(
                 f"{path} should unpack to {bytes_allowed(path):,} bytes at most, got a claim of more."
@@ -120,7 +124,9 @@ def import_keras(
     raise refuse_without_layers(path, found)
 
 
-def import_keras_hdf5(path: str | os.PathLike[str], net: Network | None = None) -> tuple[Network, np.ndarray]:
+def import_keras_hdf5(
+    path: str | os.PathLike[str], net: Network | None = None
+) -> tuple[Network, np.ndarray]:
     """Read a `.h5` of Keras, as `import_keras` does."""
     return import_keras(path, net, opened=open_keras_hdf5)
 
@@ -129,7 +135,10 @@ def _fill(path: Path, file: WeightFile, net: Network) -> tuple[Network, np.ndarr
     """The caller's network, with the arrays of the file in their order."""
     layers = list_weights(path, file)
     if any(isinstance(layer, Standardize | Unstandardize) for layer in net.layers):
-        kept = {name: [a for a in arrays if not _is_statistic(a.name)] for name, arrays in layers.items()}
+        kept = {
+            name: [a for a in arrays if not _is_statistic(a.name)]
+            for name, arrays in layers.items()
+        }
         layers = {name: arrays for name, arrays in kept.items() if arrays}
     return fill_network(path, net, arrange_layers(path, net, layers, is_ordered=_says_order(file)))
 
@@ -160,7 +169,11 @@ def list_weights(path: Path, file: WeightFile) -> Arrays:
                 layers.setdefault(inner, []).append(array)
     else:
         container = _find_container(file, "/")
-        layers = {_join(*_layers_in(name)): arrays for name, arrays in _walk(file, container, set()) if arrays}
+        layers = {
+            _join(*_layers_in(name)): arrays
+            for name, arrays in _walk(file, container, set())
+            if arrays
+        }
     if not layers:
         top = ", ".join(file.children("/")[:8]) or "nothing"
         raise FileFormatError(
@@ -245,7 +258,10 @@ def _share_out(model: KerasLayer, arrays: Sequence[StoredArray]) -> Arrays:
     for leaf in leaves:
         shares[leaf.place] += islice(rest, count_variables(leaf)[1])
     if more := list(rest):
-        raise model.refusal(f"should have {len(arrays) - len(more)} arrays, got {len(arrays)}", "the file is damaged")
+        raise model.refusal(
+            f"should have {len(arrays) - len(more)} arrays, got {len(arrays)}",
+            "the file is damaged",
+        )
     return shares
 
 
@@ -273,7 +289,10 @@ def _list_by_class(file: WeightFile, model: KerasLayer, group: str = "/") -> Arr
         if "vars" in file.children(own) and file.has(f"{own}/vars", "name"):
             said = file.word(f"{own}/vars", "name")
             if said != layer.name:
-                raise layer.refusal(f"should have its arrays in {own}, which are of {said!r}", "save the model again")
+                raise layer.refusal(
+                    f"should have its arrays in {own}, which are of {said!r}",
+                    "save the model again",
+                )
         arrays[layer.place] = _list_vars(file, own)
     return arrays
 

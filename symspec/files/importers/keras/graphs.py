@@ -13,9 +13,23 @@ from itertools import accumulate
 
 import numpy as np
 
-from symspec.files.importers.keras.description import Call, KerasLayer, find_input_shapes, order_calls, read_graph
+from symspec.files.importers.keras.description import (
+    Call,
+    KerasLayer,
+    find_input_shapes,
+    order_calls,
+    read_graph,
+)
 from symspec.files.importers.keras.layers import BUILDERS, build_layers, refuse_class
-from symspec.files.matching import HELD, Slot, StoredArray, check_floats, fill_network, list_slots, make_network
+from symspec.files.matching import (
+    HELD,
+    Slot,
+    StoredArray,
+    check_floats,
+    fill_network,
+    list_slots,
+    make_network,
+)
 from symspec.networks.layers import Layer, Shape
 from symspec.networks.network import Network
 from symspec.networks.shaping import Add, Concatenate, Flatten, From, Identity, Reshape, Slice
@@ -25,7 +39,9 @@ _NOTHING = np.zeros(0)
 Arrays = Mapping[str, Sequence[StoredArray]]
 
 
-def build_network(path: str | os.PathLike[str], model: KerasLayer, arrays: Arrays) -> tuple[Network, np.ndarray]:
+def build_network(
+    path: str | os.PathLike[str], model: KerasLayer, arrays: Arrays
+) -> tuple[Network, np.ndarray]:
     """Network of a model's own description, with its weights.
 
     Several inputs, say a spectrum and photometry, become one flat vector, in the order of the model's inputs; arrays
@@ -106,7 +122,9 @@ class Assembly:
     def put(self, layer: Layer) -> int:
         """Let a layer take the output of the last one; gives its place."""
         shape = self.shapes[-1]
-        out = layer.out_shape(*(self.shapes[self.places[id(other)]] for other in layer.others), shape)
+        out = layer.out_shape(
+            *(self.shapes[self.places[id(other)]] for other in layer.others), shape
+        )
         self.n_floats += layer.n_floats(shape, out) + HELD * getattr(layer, "mean", _NOTHING).size
         check_floats(self.model.path, self.n_floats)
         self.layers.append(layer)
@@ -149,7 +167,9 @@ class Assembly:
             if call in numbers:
                 places[call] = start(numbers[call])
             else:
-                places[call] = self.add_layer(graph.layers[call[0]], [places[c] for c in graph.sources[call]])
+                places[call] = self.add_layer(
+                    graph.layers[call[0]], [places[c] for c in graph.sources[call]]
+                )
         return [places[call] for call in graph.outputs]
 
     def add_layer(self, layer: KerasLayer, places: Sequence[int]) -> int:
@@ -178,7 +198,9 @@ class Assembly:
                 self.put(one)
         return len(self.layers) - 1
 
-    def _check_arrays(self, layer: KerasLayer, built: Sequence[Layer], arrays: Sequence[StoredArray]) -> bool:
+    def _check_arrays(
+        self, layer: KerasLayer, built: Sequence[Layer], arrays: Sequence[StoredArray]
+    ) -> bool:
         """Hold a layer's arrays against what is built for it; whether it has any left to be read."""
         slots: list[Slot] = []
         shape = self.shapes[-1]
@@ -189,7 +211,10 @@ class Assembly:
             return False
         if (want := [slot.shape for slot in slots]) != [array.shape for array in arrays]:
             found = ", ".join(f"{a.name} {a.shape}" for a in arrays) or "nothing"
-            raise layer.refusal(f"should have arrays of shapes {want}, got {found}", "the file is damaged or quantized")
+            raise layer.refusal(
+                f"should have arrays of shapes {want}, got {found}",
+                "the file is damaged or quantized",
+            )
         if layer.place in self.with_arrays:
             raise layer.refusal("is called twice, and symspec's layers share no weights")
         self.with_arrays.add(layer.place)
@@ -198,7 +223,9 @@ class Assembly:
     def _add_inner(self, model: KerasLayer, places: Sequence[int]) -> int:
         n_inputs = len(read_graph(model).inputs)
         if len(places) != n_inputs:
-            raise model.refusal(f"should have {n_inputs} inputs, got {len(places)}", "the file is damaged")
+            raise model.refusal(
+                f"should have {n_inputs} inputs, got {len(places)}", "the file is damaged"
+            )
         outputs = self.add_model(model, places.__getitem__)
         if len(outputs) != 1:
             raise model.refusal(f"has {len(outputs)} outputs inside another model")
@@ -244,7 +271,9 @@ def _concatenate(assembly: Assembly, layer: KerasLayer, places: Sequence[int]) -
     if axis == [rank - 1]:
         return assembly.join(places)
     if axis != [0] or len({shape[1:] for shape in shapes}) > 1:
-        raise layer.refusal(f"joins {shapes} along the axis {axis}", "symspec joins the first axis or the last one")
+        raise layer.refusal(
+            f"joins {shapes} along the axis {axis}", "symspec joins the first axis or the last one"
+        )
     # the first axis varies slowest, so that flat arrays one after the other are the whole
     joined = assembly.join([assembly.flatten(place) for place in places])
     return assembly.put_after(joined, Reshape((sum(shape[0] for shape in shapes), *shapes[0][1:])))

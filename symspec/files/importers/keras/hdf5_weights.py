@@ -88,7 +88,9 @@ class WeightFile:
             raise self.archive.refusal(f"{name}@{key}", "an attribute", "nothing")
         declared = attributes.get_id(key)
         if len(declared.shape) != len(shape) or math.prod(declared.shape) > _LONGEST_LIST:
-            raise self.archive.refusal(f"{name}@{key}", "a text or a list of names", f"shape {declared.shape}")
+            raise self.archive.refusal(
+                f"{name}@{key}", "a text or a list of names", f"shape {declared.shape}"
+            )
         if not math.prod(declared.shape):
             return []  # as floats, where a layer has no weights
         if h5py.check_string_dtype(declared.dtype) is None:
@@ -108,13 +110,19 @@ class WeightFile:
         if not isinstance(dataset, h5py.Dataset) or dataset.shape is None:
             raise self.archive.refusal(name, "an array", "none")
         if dataset.is_virtual or dataset.external:
-            raise self.archive.refusal(name, "in this file", "values in other files", "copy them into the file")
+            raise self.archive.refusal(
+                name, "in this file", "values in other files", "copy them into the file"
+            )
         if dataset.dtype.kind not in "fiu":
             raise self.archive.refusal(name, "an array of numbers", f"{dataset.dtype}")
         size = math.prod(dataset.shape) * dataset.dtype.itemsize
-        limit = min(self.limit, LARGEST_RATIO * dataset.id.get_storage_size())  # nothing stored, nothing filled in
+        limit = min(
+            self.limit, LARGEST_RATIO * dataset.id.get_storage_size()
+        )  # nothing stored, nothing filled in
         if size > limit:
-            raise self.archive.refusal(name, f"of {limit:,} bytes at most", f"shape {dataset.shape}")
+            raise self.archive.refusal(
+                name, f"of {limit:,} bytes at most", f"shape {dataset.shape}"
+            )
         return StoredArray(name, tuple(dataset.shape), self._reader(name))
 
     def _reader(self, name: str) -> Callable[[], np.ndarray]:
@@ -138,7 +146,10 @@ def open_weights(path: Path, content: bytes | None = None) -> Iterator[WeightFil
         if content is not None:
             _check_heaps(path, content)
         else:
-            with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+            with (
+                path.open("rb") as stream,
+                mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as mapped,
+            ):
                 _check_heaps(path, mapped)
         with h5py.File(path if content is None else io.BytesIO(content), "r") as tree:
             archive = Archive(path, tree, _unused)
@@ -164,5 +175,7 @@ def _check_heaps(path: Path, content: bytes | mmap.mmap) -> None:
             is_good = step >= 16 and at + step <= end
             at += step
         if not is_good:
-            raise FileFormatError(f"{path} should be a file in good order, got a damaged heap of words: copy it again.")
+            raise FileFormatError(
+                f"{path} should be a file in good order, got a damaged heap of words: copy it again."
+            )
         place = content.find(_HEAP, place + 8)

@@ -23,7 +23,15 @@ from symspec.networks.convolutions import (
     MaxPool1D,
     ZeroPadding1D,
 )
-from symspec.networks.layers import Activation, Dense, Dropout, Layer, Shape, Standardize, Unstandardize
+from symspec.networks.layers import (
+    Activation,
+    Dense,
+    Dropout,
+    Layer,
+    Shape,
+    Standardize,
+    Unstandardize,
+)
 from symspec.networks.normalizations import BatchNorm, LayerNorm
 from symspec.networks.shaping import Flatten, Permute, Reshape, Slice
 
@@ -45,7 +53,8 @@ _OPTION_OF = {"bias": "use_bias", "gamma": "scale", "beta": "center"}
 
 # Keras's functions by name, with the options that it means when none are written
 ACTIVATIONS: dict[str, tuple[str, dict[str, float]]] = {
-    name: (name, {}) for name in ("linear", "relu", "selu", "tanh", "sigmoid", "softplus", "gelu", "silu")
+    name: (name, {})
+    for name in ("linear", "relu", "selu", "tanh", "sigmoid", "softplus", "gelu", "silu")
 } | {
     "elu": ("elu", {"alpha": 1.0}),
     "leaky_relu": ("leaky_relu", {"negative_slope": 0.2}),
@@ -82,7 +91,9 @@ def build_layers(layer: KerasLayer, shape: Shape, arrays: Arrays) -> list[Layer]
 def refuse_class(layer: KerasLayer) -> FileFormatError:
     """Error about a class that symspec has no layers for, to be raised."""
     if ">" in layer.class_name:
-        return layer.refusal("is of a class that is not Keras's own, whose code is not in the file and is never run")
+        return layer.refusal(
+            "is of a class that is not Keras's own, whose code is not in the file and is never run"
+        )
     return layer.refusal("is no layer of symspec's", _ADVICE.get(layer.class_name, BUILD))
 
 
@@ -104,7 +115,10 @@ def _build_dense(layer: KerasLayer, shape: Shape, arrays: Arrays) -> list[Layer]
 
 def _build_convolution(layer: KerasLayer, shape: Shape, arrays: Arrays) -> list[Layer]:
     if (groups := layer.count("groups", 1)) != 1:
-        raise layer.refusal(f"has {groups} groups of channels", "symspec's convolutions see all channels: use groups=1")
+        raise layer.refusal(
+            f"has {groups} groups of channels",
+            "symspec's convolutions see all channels: use groups=1",
+        )
     convolution = Conv1D(
         layer.count("filters"),
         layer.count("kernel_size"),
@@ -118,10 +132,16 @@ def _build_convolution(layer: KerasLayer, shape: Shape, arrays: Arrays) -> list[
 
 
 def _build_locally_connected(layer: KerasLayer, shape: Shape, arrays: Arrays) -> list[Layer]:
-    kept = layer.count("implementation", 1), layer.config.get("padding", "valid"), _find_format(layer)
+    kept = (
+        layer.count("implementation", 1),
+        layer.config.get("padding", "valid"),
+        _find_format(layer),
+    )
     if kept != (1, "valid", "channels_last"):
         options = "implementation {}, padding {!r} and data_format {!r}".format(*kept)
-        raise layer.refusal(f"has {options}, which keep kernels otherwise", "use 1, 'valid' and 'channels_last'")
+        raise layer.refusal(
+            f"has {options}, which keep kernels otherwise", "use 1, 'valid' and 'channels_last'"
+        )
     sizes = layer.count("filters"), layer.count("kernel_size"), layer.count("strides", 1)
     return [LocallyConnected1D(*sizes, use_bias=layer.flag("use_bias")), *build_function(layer)]
 
@@ -144,7 +164,9 @@ def build_function(layer: KerasLayer) -> list[Layer]:
     elif isinstance(function, Mapping):
         function = function.get("config")
     if function not in ACTIVATIONS:
-        raise layer.refusal(f"has the activation {function!r}", f"symspec has {', '.join(ACTIVATIONS)}")
+        raise layer.refusal(
+            f"has the activation {function!r}", f"symspec has {', '.join(ACTIVATIONS)}"
+        )
     name, options = ACTIVATIONS[function]
     return [] if name == "linear" else [Activation(name, dict(options))]
 
@@ -159,7 +181,10 @@ def _build_relu(layer: KerasLayer) -> list[Layer]:
     threshold = layer.number("threshold", 0.0)
     has_maximum = layer.config.get("max_value") is not None
     if threshold or (slope and has_maximum):
-        raise layer.refusal(f"has threshold {threshold} and negative_slope {slope} beside max_value", "use one of them")
+        raise layer.refusal(
+            f"has threshold {threshold} and negative_slope {slope} beside max_value",
+            "use one of them",
+        )
     if has_maximum:
         return [Activation("clip", {"minimum": 0.0, "maximum": layer.number("max_value")})]
     return [Activation("leaky_relu", {"negative_slope": slope}) if slope else Activation("relu")]
@@ -188,7 +213,9 @@ def _build_pool(kind: Callable[..., Layer]) -> Builder:
 
 def _build_global_average(layer: KerasLayer, shape: Shape, arrays: Arrays) -> list[Layer]:
     pool = GlobalAveragePool1D(_find_format(layer))
-    return [pool, Reshape(_keep_positions(layer, shape))] if layer.config.get("keepdims") else [pool]
+    return (
+        [pool, Reshape(_keep_positions(layer, shape))] if layer.config.get("keepdims") else [pool]
+    )
 
 
 def _build_global_max(layer: KerasLayer, shape: Shape, arrays: Arrays) -> list[Layer]:
@@ -241,10 +268,14 @@ def _build_batch_norm(layer: KerasLayer, shape: Shape, arrays: Arrays) -> list[L
     axes = layer.axes("axis", len(shape))
     n_channels = arrays[-1].shape if arrays else (0,)
     if axes not in ([0], [len(shape) - 1]):
-        raise layer.refusal(f"has the axes {axes} of {shape}", "symspec normalises the first axis or the last one")
+        raise layer.refusal(
+            f"has the axes {axes} of {shape}", "symspec normalises the first axis or the last one"
+        )
     axis = -1 if axes == [len(shape) - 1] else 0
     flags = {"scale": layer.flag("scale"), "center": layer.flag("center"), "axis": axis}
-    return [BatchNorm(np.zeros(n_channels), np.ones(n_channels), layer.number("epsilon", 1e-3), **flags)]
+    return [
+        BatchNorm(np.zeros(n_channels), np.ones(n_channels), layer.number("epsilon", 1e-3), **flags)
+    ]
 
 
 def _build_layer_norm(layer: KerasLayer, shape: Shape, arrays: Arrays) -> list[Layer]:
@@ -265,11 +296,15 @@ def _build_normalization(layer: KerasLayer, shape: Shape, arrays: Arrays) -> lis
     if layer.config.get("mean") is not None:
         mean, variance = (_read_option(layer, key) for key in ("mean", "variance"))
     elif len(arrays) < 2:
-        raise layer.refusal("should have the arrays mean and variance, got fewer", "the file is damaged")
+        raise layer.refusal(
+            "should have the arrays mean and variance, got fewer", "the file is damaged"
+        )
     else:
         mean, variance = (read_finite(layer.path, array) for array in arrays[:2])
     if (variance < 0).any():
-        raise layer.refusal("should have variances of at least 0, got negative ones", "the file is damaged")
+        raise layer.refusal(
+            "should have variances of at least 0, got negative ones", "the file is damaged"
+        )
     scale = np.maximum(np.sqrt(variance), _EPSILON)
     kind = Unstandardize if layer.config.get("invert") else Standardize
     return _scale(layer, shape, kind, layer.axes("axis", len(shape)), mean=mean, scale=scale)
@@ -279,7 +314,10 @@ def _build_rescaling(layer: KerasLayer, shape: Shape, arrays: Arrays) -> list[La
     scale = _read_option(layer, "scale")
     offset = _read_option(layer, "offset")
     if (scale <= 0).any():
-        raise layer.refusal("should have a positive scale", "put the sign into the kernel of the Dense layer beside it")
+        raise layer.refusal(
+            "should have a positive scale",
+            "put the sign into the kernel of the Dense layer beside it",
+        )
     return _scale(layer, shape, Unstandardize, [len(shape) - 1], offset=offset, scale=scale)
 
 
@@ -287,11 +325,17 @@ def _read_option(layer: KerasLayer, key: str) -> np.ndarray:
     try:
         return np.asarray(layer.config[key], np.float64)
     except (KeyError, TypeError, ValueError) as error:
-        raise layer.refusal(f"should have numbers as {key}, got {layer.config.get(key)!r}") from error
+        raise layer.refusal(
+            f"should have numbers as {key}, got {layer.config.get(key)!r}"
+        ) from error
 
 
 def _scale(
-    layer: KerasLayer, shape: Shape, kind: Callable[..., Layer], axes: Sequence[int], **numbers: np.ndarray
+    layer: KerasLayer,
+    shape: Shape,
+    kind: Callable[..., Layer],
+    axes: Sequence[int],
+    **numbers: np.ndarray,
 ) -> list[Layer]:
     """Scaling by numbers that differ along these axes: of the last one, or else of all numbers in a row."""
     of_last = set(axes) <= {len(shape) - 1}
@@ -301,11 +345,15 @@ def _scale(
         whole = shape[-1:]
         lengths = lengths[-1:]
     if (n := math.prod(whole)) > _MOST_SCALED:
-        raise layer.refusal(f"scales {n:,} numbers a star, of {_MOST_SCALED:,} at most", "the file is damaged")
+        raise layer.refusal(
+            f"scales {n:,} numbers a star, of {_MOST_SCALED:,} at most", "the file is damaged"
+        )
     spread = []
     for key, value in numbers.items():
         if value.size not in (1, n := math.prod(lengths)):
-            raise layer.refusal(f"should have 1 or {n} numbers as {key}, got {value.size}", "the file is damaged")
+            raise layer.refusal(
+                f"should have 1 or {n} numbers as {key}, got {value.size}", "the file is damaged"
+            )
         value = value.reshape(lengths if value.size == n else [1] * len(whole))
         spread.append(np.broadcast_to(value, whole).ravel())
     scaling = kind(*spread)

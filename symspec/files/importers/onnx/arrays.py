@@ -16,9 +16,20 @@ import numpy as np
 from symspec.files.matching import StoredArray, check_floats, list_slots, make_network
 from symspec.networks.layers import Layer, Shape
 from symspec.networks.network import Network
-from symspec.networks.shaping import Add, Concatenate, Flatten, From, Identity, Permute, Reshape, Slice
+from symspec.networks.shaping import (
+    Add,
+    Concatenate,
+    Flatten,
+    From,
+    Identity,
+    Permute,
+    Reshape,
+    Slice,
+)
 
-Step = tuple[str, np.ndarray]  # "add", "mul" or "div" and by what, with as many axes as what it acts on
+Step = tuple[
+    str, np.ndarray
+]  # "add", "mul" or "div" and by what, with as many axes as what it acts on
 
 
 @dataclass(eq=False)
@@ -144,11 +155,17 @@ class LayerGraph:
 
     def swap(self, output: Output) -> Output:
         """The two axes exchanged."""
-        return output.sources[0] if isinstance(output.layer, Permute) else self.put(output, Permute())
+        return (
+            output.sources[0] if isinstance(output.layer, Permute) else self.put(output, Permute())
+        )
 
     def slice(self, output: Output, start: int, stop: int) -> Output:
         """Some neighbours along the first axis."""
-        return output if (start, stop) == (0, output.shape[0]) else self.put(output, Slice(start, stop))
+        return (
+            output
+            if (start, stop) == (0, output.shape[0])
+            else self.put(output, Slice(start, stop))
+        )
 
     def add(self, outputs: Sequence[Output]) -> Output:
         """Sum of outputs of one shape."""
@@ -173,7 +190,9 @@ class LayerGraph:
                 origin = origins[layer]
                 key = slot.name.partition("/")[2]
                 array = origin.arrays[key] if key in origin.arrays else getattr(layer, key)
-                found.append(StoredArray(f"{origin.name} {key}", array.shape, lambda array=array: array))
+                found.append(
+                    StoredArray(f"{origin.name} {key}", array.shape, lambda array=array: array)
+                )
         return net, found
 
 
@@ -185,7 +204,9 @@ def _arrange(end: Output) -> tuple[list[Layer], dict[Layer, Output]]:
     waiting = [end]
     while waiting:
         output = waiting[-1]
-        missing = [source for source in output.sources if source not in places and output not in places]
+        missing = [
+            source for source in output.sources if source not in places and output not in places
+        ]
         waiting += missing[::-1]
         if missing:
             continue
@@ -198,7 +219,11 @@ def _arrange(end: Output) -> tuple[list[Layer], dict[Layer, Output]]:
         if sources and sources[-1] is not last:
             layers.append(From(places[sources[-1]]))
         is_joining = isinstance(output.layer, type)
-        layer = output.layer(*(places[source] for source in sources[:-1])) if is_joining else output.layer
+        layer = (
+            output.layer(*(places[source] for source in sources[:-1]))
+            if is_joining
+            else output.layer
+        )
         layers.append(layer)
         places[output], last = layer, output
     return layers, {layer: output for output, layer in places.items()}

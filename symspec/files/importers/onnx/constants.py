@@ -18,14 +18,24 @@ from symspec.files.importers.onnx.translation import Translation, check_without_
 from symspec.networks.layers import Shape
 
 # numbers of onnx.TensorProto.DataType; halves are kept as floats
-_DTYPES = {1: np.float32, 6: np.int64, 7: np.int64, 9: np.bool_, 10: np.float16, 11: np.float64, 16: np.float32}
+_DTYPES = {
+    1: np.float32,
+    6: np.int64,
+    7: np.int64,
+    9: np.bool_,
+    10: np.float16,
+    11: np.float64,
+    16: np.float32,
+}
 _VALUES = ("value", "value_float", "value_floats", "value_int", "value_ints")
 
 
 def fold(translation: Translation, node: OnnxNode) -> np.ndarray | None:
     """Constant that a node makes of constants; None where it takes anything else."""
     arrays = [translation.find(node, i) for i in range(len(node.inputs))]
-    if node.op not in FOLDERS or not all(array is None or isinstance(array, np.ndarray) for array in arrays):
+    if node.op not in FOLDERS or not all(
+        array is None or isinstance(array, np.ndarray) for array in arrays
+    ):
         return None
     try:
         with np.errstate(all="ignore"):  # what is not finite is refused where it is used
@@ -50,7 +60,12 @@ def _make_constant(translation: Translation, node: OnnxNode) -> np.ndarray:
 def _fill_shape(translation: Translation, node: OnnxNode) -> np.ndarray:
     shape = translation.integers(node, 0, "input")
     value = node.get("value", np.zeros(1, np.float32))
-    if not isinstance(value, np.ndarray) or value.size != 1 or not shape or any(n < 0 for n in shape):
+    if (
+        not isinstance(value, np.ndarray)
+        or value.size != 1
+        or not shape
+        or any(n < 0 for n in shape)
+    ):
         raise node.refusal(f"fills the shape {shape} with {value}")
     translation.charge(node, 8 * math.prod(shape))
     return np.full(shape, value.item())
@@ -84,7 +99,9 @@ def _round_to_bfloat16(array: np.ndarray) -> np.ndarray:
     return np.where(np.isfinite(array), rounded.view(np.float32), array)
 
 
-def _fold_moving(move: Callable[[Translation, OnnxNode, np.ndarray], np.ndarray]) -> Callable[..., np.ndarray]:
+def _fold_moving(
+    move: Callable[[Translation, OnnxNode, np.ndarray], np.ndarray],
+) -> Callable[..., np.ndarray]:
     """Numbers that only change their places, perhaps into a copy, which has no more than there were."""
 
     def fold_one(translation: Translation, node: OnnxNode) -> np.ndarray:
@@ -102,7 +119,9 @@ def _fold_moving(move: Callable[[Translation, OnnxNode, np.ndarray], np.ndarray]
 def _reshape(translation: Translation, node: OnnxNode, array: np.ndarray) -> np.ndarray:
     target = translation.integers(node, 1, "shape")
     keeps_zeros = node.get("allowzero", 0)
-    return array.reshape([array.shape[i] if n == 0 and not keeps_zeros else n for i, n in enumerate(target)])
+    return array.reshape(
+        [array.shape[i] if n == 0 and not keeps_zeros else n for i, n in enumerate(target)]
+    )
 
 
 def _squeeze(translation: Translation, node: OnnxNode, array: np.ndarray) -> np.ndarray:
@@ -125,7 +144,9 @@ def _slice(translation: Translation, node: OnnxNode, array: np.ndarray) -> np.nd
     return array[tuple(index)]
 
 
-def read_slices(translation: Translation, node: OnnxNode, rank: int) -> list[tuple[int, int, int, int]]:
+def read_slices(
+    translation: Translation, node: OnnxNode, rank: int
+) -> list[tuple[int, int, int, int]]:
     """Axis, start, stop and step of each slice."""
     starts = translation.integers(node, 1, "starts")
     stops = translation.integers(node, 2, "ends")
@@ -135,7 +156,10 @@ def read_slices(translation: Translation, node: OnnxNode, rank: int) -> list[tup
     steps = translation.integers(node, 4, "steps")
     axes = list(range(len(starts))) if axes is None else axes
     steps = [1] * len(starts) if steps is None else steps
-    return [(check_axis(node, axis, rank), *rest) for axis, *rest in zip(axes, starts, stops, steps, strict=True)]
+    return [
+        (check_axis(node, axis, rank), *rest)
+        for axis, *rest in zip(axes, starts, stops, steps, strict=True)
+    ]
 
 
 def check_axis(node: OnnxNode, axis: int, rank: int) -> int:
@@ -183,7 +207,9 @@ def _fold_arithmetic(function: Callable[..., np.ndarray]) -> Callable[..., np.nd
             raise node.refusal(f"takes {len(arrays)} arrays", "the file is damaged")
         for array in arrays:
             check_without_stars(node, array)
-        translation.charge(node, 8 * math.prod(np.broadcast_shapes(*(array.shape for array in arrays))))
+        translation.charge(
+            node, 8 * math.prod(np.broadcast_shapes(*(array.shape for array in arrays)))
+        )
         return function(*arrays)
 
     return fold_all

@@ -98,7 +98,9 @@ class OnnxNode:
         """Whole numbers, as many as by default."""
         value = list(self.get(key, default) or default)
         if len(value) != len(default) or not all(isinstance(n, int) for n in value):
-            raise self.refusal(f"should have {len(default)} whole numbers as {key}, got {str(value)[:100]}")
+            raise self.refusal(
+                f"should have {len(default)} whole numbers as {key}, got {str(value)[:100]}"
+            )
         return value
 
     def word(self, key: str, default: str) -> str:
@@ -161,19 +163,33 @@ def read_graph(path: Path, model: Any) -> OnnxGraph:
             f"again with opset_version={_OLDEST_OPSET} or more."
         )
     if any(function.domain in _OWN_DOMAINS for function in model.functions):
-        raise FileFormatError(f"{path} should keep ONNX's own operations, got functions in their place: {BUILD}.")
+        raise FileFormatError(
+            f"{path} should keep ONNX's own operations, got functions in their place: {BUILD}."
+        )
     if len(graph.node) > _MOST_NODES:
-        raise FileFormatError(f"{path} should have {_MOST_NODES:,} nodes at most, got {len(graph.node):,}: {BUILD}.")
+        raise FileFormatError(
+            f"{path} should have {_MOST_NODES:,} nodes at most, got {len(graph.node):,}: {BUILD}."
+        )
     for values in (graph.input, graph.output, graph.initializer):
         if len({value.name for value in values}) < len(values):
-            raise FileFormatError(f"{path} should name each array once, got one that is there twice: it is damaged.")
+            raise FileFormatError(
+                f"{path} should name each array once, got one that is there twice: it is damaged."
+            )
     for part in (graph, *graph.node):
-        if (n := max(len(part.input), len(part.output))) > _MOST_NAMES + len(graph.initializer) * (part is graph):
-            raise FileFormatError(f"{path} should have {_MOST_NAMES:,} inputs and outputs at most, got {n:,}: {BUILD}.")
+        if (n := max(len(part.input), len(part.output))) > _MOST_NAMES + len(graph.initializer) * (
+            part is graph
+        ):
+            raise FileFormatError(
+                f"{path} should have {_MOST_NAMES:,} inputs and outputs at most, got {n:,}: {BUILD}."
+            )
     constants = {tensor.name: _try_tensor(path, tensor) for tensor in graph.initializer}
     for sparse in graph.sparse_initializer:
-        constants[sparse.values.name] = FileFormatError(f"{path}: {sparse.values.name!r} is sparse: export it dense.")
-    declared = {value.name: _read_lengths(value) for value in graph.input if value.name not in constants}
+        constants[sparse.values.name] = FileFormatError(
+            f"{path}: {sparse.values.name!r} is sparse: export it dense."
+        )
+    declared = {
+        value.name: _read_lengths(value) for value in graph.input if value.name not in constants
+    }
     n_stars = {lengths[0] for lengths in declared.values() if lengths}
     if len(n_stars) > 1:
         got = ", ".join(f"{name[:100]!r} {lengths}" for name, lengths in declared.items())
@@ -185,7 +201,9 @@ def read_graph(path: Path, model: Any) -> OnnxGraph:
         path=path,
         nodes=[_read_node(path, i, node) for i, node in enumerate(graph.node)],
         constants=constants,
-        inputs={value.name: _check_input(path, value) for value in graph.input if value.name in declared},
+        inputs={
+            value.name: _check_input(path, value) for value in graph.input if value.name in declared
+        },
         outputs={value.name: _find_known(_read_lengths(value)) for value in graph.output},
         n_stars=n_stars - {None},
     )
@@ -199,10 +217,16 @@ def _try_tensor(path: Path, tensor: Any) -> np.ndarray | FileFormatError:
 
 
 def _read_node(path: Path, i: int, node: Any) -> OnnxNode:
-    op = node.op_type if node.domain in _OWN_DOMAINS and not node.overload else f"{node.domain}.{node.op_type}"
+    op = (
+        node.op_type
+        if node.domain in _OWN_DOMAINS and not node.overload
+        else f"{node.domain}.{node.op_type}"
+    )
     attributes = {attribute.name: _read_attribute(path, attribute) for attribute in node.attribute}
     name = node.name[:_LONGEST_NAME] or f"number {i}"
-    return OnnxNode(path, op[:_LONGEST_NAME], name, tuple(node.input), tuple(node.output), attributes)
+    return OnnxNode(
+        path, op[:_LONGEST_NAME], name, tuple(node.input), tuple(node.output), attributes
+    )
 
 
 def _read_attribute(path: Path, attribute: Any) -> Any:

@@ -36,7 +36,9 @@ _MOST_LABELS = 2**20
 _BEHIND = "perhaps; a node before it is not read"
 
 
-def import_onnx(path: str | os.PathLike[str], net: Network | None = None) -> tuple[Network, np.ndarray]:
+def import_onnx(
+    path: str | os.PathLike[str], net: Network | None = None
+) -> tuple[Network, np.ndarray]:
     """Read a model in an ONNX file.
 
     Several inputs become one flat vector in the order of the graph's inputs, the last axis of each varying fastest;
@@ -62,7 +64,10 @@ def import_onnx(path: str | os.PathLike[str], net: Network | None = None) -> tup
     """
     import_onnx_package()
     path = Path(path)
-    with reading(path, _WHAT), np.errstate(all="ignore"):  # what is not finite is refused where it ends up
+    with (
+        reading(path, _WHAT),
+        np.errstate(all="ignore"),
+    ):  # what is not finite is refused where it ends up
         translation = _translate(path)
         if net is not None:
             return fill_network(path, net, _list_weights(translation))
@@ -77,7 +82,9 @@ def _translate(path: Path) -> Translation:
     return translation
 
 
-def list_nodes(path: str | os.PathLike[str]) -> list[tuple[str, str, tuple[Shape, ...], Shape | None, str]]:
+def list_nodes(
+    path: str | os.PathLike[str],
+) -> list[tuple[str, str, tuple[Shape, ...], Shape | None, str]]:
     """Tell which operations of a file symspec reads.
 
     Returns
@@ -100,16 +107,32 @@ def list_nodes(path: str | os.PathLike[str]) -> list[tuple[str, str, tuple[Shape
         is_read = isinstance(made, Signal) or bool(parts.intersection(node.outputs))
         if is_read:  # so is what it takes, as a part of the same layer if not by itself
             parts.update(node.inputs)
-        shapes = tuple(array.shape for array in taken if isinstance(array, np.ndarray) and array.dtype.kind == "f")
+        shapes = tuple(
+            array.shape
+            for array in taken
+            if isinstance(array, np.ndarray) and array.dtype.kind == "f"
+        )
         shape = made.shape if isinstance(made, Signal) else None
-        rows.append((node.name, node.op, shapes, shape, "" if is_read else _explain(translation, node, made)))
+        rows.append(
+            (
+                node.name,
+                node.op,
+                shapes,
+                shape,
+                "" if is_read else _explain(translation, node, made),
+            )
+        )
     return rows[::-1]
 
 
 def _explain(translation: Translation, node: OnnxNode, error: Any) -> str:
     """Words of an error without those that tell where it is; of that of another node that it is one."""
     is_own = str(error).startswith(node.introduction) or _is_of_constant(translation, node, error)
-    return str(error).removeprefix(node.introduction).removeprefix(f"{node.path}: ") if is_own else _BEHIND
+    return (
+        str(error).removeprefix(node.introduction).removeprefix(f"{node.path}: ")
+        if is_own
+        else _BEHIND
+    )
 
 
 def _is_of_constant(translation: Translation, node: OnnxNode, error: Any) -> bool:
@@ -126,8 +149,12 @@ def _find_end(translation: Translation) -> Output:
         translation.check_order(node)
         signal = translation.signal(node)
         if declared is not None and declared != signal.shape:
-            raise node.refusal(f"is declared to be {declared} a star, and comes out as {signal.shape}")
-        ends.append(translation.layers.view(translation.flush(node, signal), (math.prod(signal.shape),)))
+            raise node.refusal(
+                f"is declared to be {declared} a star, and comes out as {signal.shape}"
+            )
+        ends.append(
+            translation.layers.view(translation.flush(node, signal), (math.prod(signal.shape),))
+        )
     n_labels = sum(end.shape[0] for end in ends)
     if not 0 < n_labels <= _MOST_LABELS:
         raise FileFormatError(
@@ -152,7 +179,9 @@ def _list_weights(translation: Translation) -> list[StoredArray]:
                 raise array
             if isinstance(array, np.ndarray):
                 array = _turn(node, word, array)
-                found.append(StoredArray(f"{node.name} {word}", array.shape, lambda array=array: array))
+                found.append(
+                    StoredArray(f"{node.name} {word}", array.shape, lambda array=array: array)
+                )
     return found
 
 
@@ -169,7 +198,9 @@ def _turn(node: OnnxNode, word: str, array: np.ndarray) -> np.ndarray:
 
 def _follows_kernel(translation: Translation, node: OnnxNode) -> bool:
     """Whether a sum adds the bias that the kernel before it has not itself."""
-    maker = next((translation.makers[name] for name in node.inputs if name in translation.makers), None)
+    maker = next(
+        (translation.makers[name] for name in node.inputs if name in translation.makers), None
+    )
     while maker is not None and maker.op in _BETWEEN:
         maker = translation.makers.get(maker.inputs[0])
     return maker is not None and maker.op in ("MatMul", "Conv") and len(maker.inputs) == 2

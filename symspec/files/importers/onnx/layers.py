@@ -46,7 +46,10 @@ from symspec.networks.convolutions import AveragePool1D, MaxPool1D
 from symspec.networks.layers import Activation, Dense, Dropout
 from symspec.networks.normalizations import BatchNorm, LayerNorm
 
-_SELU = {"alpha": 1.6732632, "gamma": 1.050701}  # of self-normalising networks, as ONNX has them by default
+_SELU = {
+    "alpha": 1.6732632,
+    "gamma": 1.050701,
+}  # of self-normalising networks, as ONNX has them by default
 _LARGEST = float(np.finfo(np.float32).max)
 
 # --- layers with weights
@@ -59,7 +62,9 @@ def _build_gemm(translation: Translation, node: OnnxNode) -> Signal:
     alpha = node.number("alpha", 1.0)
     beta = node.number("beta", 1.0)
     if node.count("transA", 0) or signal.rank != 1 or kernel.ndim != 2:
-        raise node.refusal(f"multiplies arrays of shape {signal.shape} a star by {kernel.shape}, or turned ones")
+        raise node.refusal(
+            f"multiplies arrays of shape {signal.shape} a star by {kernel.shape}, or turned ones"
+        )
     kernel = kernel.T if node.count("transB", 0) else kernel
     if bias is not None:
         bias = _spread(node, bias if beta == 1 else beta * bias, kernel.shape[1])
@@ -69,7 +74,9 @@ def _build_gemm(translation: Translation, node: OnnxNode) -> Signal:
 def _build_matmul(translation: Translation, node: OnnxNode) -> Signal:
     signal = translation.signal(node)
     kernel = translation.kernel(node, 1)
-    while 2 < kernel.ndim <= signal.rank + 1 and kernel.shape[0] == 1:  # more axes would be the product's, too
+    while (
+        2 < kernel.ndim <= signal.rank + 1 and kernel.shape[0] == 1
+    ):  # more axes would be the product's, too
         kernel = kernel[0]
     if kernel.ndim not in (1, 2) or not signal.rank:
         raise node.refusal(f"multiplies arrays of shape {signal.shape} a star by {kernel.shape}")
@@ -78,12 +85,18 @@ def _build_matmul(translation: Translation, node: OnnxNode) -> Signal:
 
 
 def put_dense(
-    translation: Translation, node: OnnxNode, signal: Signal, kernel: np.ndarray, bias: np.ndarray | None
+    translation: Translation,
+    node: OnnxNode,
+    signal: Signal,
+    kernel: np.ndarray,
+    bias: np.ndarray | None,
 ) -> Signal:
     """Product of the last axis with a kernel (in, out)."""
     n_in, n_out = kernel.shape
     if signal.shape[-1] != n_in:
-        raise node.refusal(f"takes {n_in} features where there are {signal.shape}", "the file is damaged")
+        raise node.refusal(
+            f"takes {n_in} features where there are {signal.shape}", "the file is damaged"
+        )
     output, signs = settle(translation.layers, node, signal, -1)
     arrays = {"kernel": kernel if signs is None else kernel * signs[:, None]}
     if bias is not None:
@@ -97,7 +110,9 @@ def put_dense(
 def _spread(node: OnnxNode, array: np.ndarray, n: int) -> np.ndarray:
     """Constant as a vector of one number a feature."""
     if array.shape not in ((), (1,), (n,), (1, 1), (1, n)):
-        raise node.refusal(f"should have {n} numbers a layer, got a constant of shape {array.shape}")
+        raise node.refusal(
+            f"should have {n} numbers a layer, got a constant of shape {array.shape}"
+        )
     return np.broadcast_to(array.ravel(), n)
 
 
@@ -118,7 +133,9 @@ def _build_sum(translation: Translation, node: OnnxNode) -> Signal:
 def _add(translation: Translation, node: OnnxNode, signals: Sequence[Signal]) -> Signal:
     """Sum of signals of one shape; a single one is that itself."""
     if len({signal.shape for signal in signals}) != 1:
-        raise node.refusal(f"adds arrays of different shapes, {', '.join(str(s.shape) for s in signals[:8])}")
+        raise node.refusal(
+            f"adds arrays of different shapes, {', '.join(str(s.shape) for s in signals[:8])}"
+        )
     if len(signals) == 1:
         return signals[0]
     outputs = [translation.flush(node, signal) for signal in signals]
@@ -146,7 +163,9 @@ def _build_product(translation: Translation, node: OnnxNode) -> Signal:
 
 
 def _build_quotient(translation: Translation, node: OnnxNode) -> Signal:
-    return scale(translation.layers, node, translation.signal(node), "div", translation.constant(node, 1))
+    return scale(
+        translation.layers, node, translation.signal(node), "div", translation.constant(node, 1)
+    )
 
 
 def _build_negative(translation: Translation, node: OnnxNode) -> Signal:
@@ -161,15 +180,23 @@ def _build_batch_norm(translation: Translation, node: OnnxNode) -> Signal:
     arrays = [translation.constant(node, i) for i in (1, 2, 3, 4)]
     node.ignore("momentum")
     if node.count("training_mode", 0):
-        raise node.refusal("takes its moments from the stars at hand", "export the model for inference")
+        raise node.refusal(
+            "takes its moments from the stars at hand", "export the model for inference"
+        )
     if not signal.rank or any(array.shape != signal.shape[:1] for array in arrays):
-        raise node.refusal(f"should have vectors of the channels of {signal.shape}", "the file is damaged")
+        raise node.refusal(
+            f"should have vectors of the channels of {signal.shape}", "the file is damaged"
+        )
     gamma, beta, mean, variance = arrays
     n = len(gamma)
     n_rest = math.prod(signal.shape[1:])
     layer = BatchNorm(mean, variance, node.number("epsilon", 1e-5), axis=0 if n_rest > 1 else -1)
-    output = translation.layers.view(translation.flush(node, signal), (n, n_rest) if n_rest > 1 else (n,))
-    return translation.put_weights(node, output, layer, {"gamma": gamma, "beta": beta}, signal.shape)
+    output = translation.layers.view(
+        translation.flush(node, signal), (n, n_rest) if n_rest > 1 else (n,)
+    )
+    return translation.put_weights(
+        node, output, layer, {"gamma": gamma, "beta": beta}, signal.shape
+    )
 
 
 def _build_layer_norm(translation: Translation, node: OnnxNode) -> Signal:
@@ -181,17 +208,28 @@ def _build_layer_norm(translation: Translation, node: OnnxNode) -> Signal:
     if first < 0:
         raise node.refusal("takes all stars together", "give it the axes of one star")
     shapes = {"gamma": gamma, "beta": beta}
-    arrays = {key: np.broadcast_to(a, signal.shape[first:]).ravel() for key, a in shapes.items() if a is not None}
+    arrays = {
+        key: np.broadcast_to(a, signal.shape[first:]).ravel()
+        for key, a in shapes.items()
+        if a is not None
+    }
     return put_layer_norm(translation, node, signal, first, node.number("epsilon", 1e-5), arrays)
 
 
 def put_layer_norm(
-    translation: Translation, node: OnnxNode, signal: Signal, first: int, epsilon: float, arrays: dict[str, Any]
+    translation: Translation,
+    node: OnnxNode,
+    signal: Signal,
+    first: int,
+    epsilon: float,
+    arrays: dict[str, Any],
 ) -> Signal:
     """Normalisation along the axes from `first` on."""
     n_rows = math.prod(signal.shape[:first])
     n = math.prod(signal.shape[first:])
-    output = translation.layers.view(translation.flush(node, signal), (n_rows, n) if n_rows > 1 else (n,))
+    output = translation.layers.view(
+        translation.flush(node, signal), (n_rows, n) if n_rows > 1 else (n,)
+    )
     layer = LayerNorm(epsilon, scale="gamma" in arrays, center="beta" in arrays)
     return translation.put_weights(node, output, layer, arrays, signal.shape)
 
@@ -210,14 +248,22 @@ def _build_activation(name: str, **options: float) -> Builder:
 
 
 def _build_selu(translation: Translation, node: OnnxNode) -> Signal:
-    if any(not math.isclose(node.number(key, value), value, rel_tol=1e-5) for key, value in _SELU.items()):
-        raise node.refusal("has constants of its own", "symspec has those of self-normalising networks")
+    if any(
+        not math.isclose(node.number(key, value), value, rel_tol=1e-5)
+        for key, value in _SELU.items()
+    ):
+        raise node.refusal(
+            "has constants of its own", "symspec has those of self-normalising networks"
+        )
     return translation.put(node, translation.signal(node), Activation("selu"))
 
 
 def _build_gelu(translation: Translation, node: OnnxNode) -> Signal:
     if node.word("approximate", "none") != "none":
-        raise node.refusal("is the approximation by a tanh", "symspec has the exact one: train with approximate='none'")
+        raise node.refusal(
+            "is the approximation by a tanh",
+            "symspec has the exact one: train with approximate='none'",
+        )
     return translation.put(node, translation.signal(node), Activation("gelu"))
 
 
@@ -255,7 +301,9 @@ def _build_bound(key: str) -> Builder:
             raise node.refusal(f"compares with {bound}", "the file is damaged")
         is_relu = key == "minimum" and bound == 0
         options = {"minimum": -_LARGEST, "maximum": _LARGEST, key: bound}
-        return translation.put(node, signals[0], Activation("relu") if is_relu else Activation("clip", options))
+        return translation.put(
+            node, signals[0], Activation("relu") if is_relu else Activation("clip", options)
+        )
 
     return build
 

@@ -28,7 +28,9 @@ _LEAST_THRESHOLD = 20.0  # from where on log(1 + exp(x)) is x in float32, and to
 _MOST_FACTORS = 8
 
 Pattern = Any  # a word, a number or a tuple of a word and patterns
-Found = Mapping[str, Any]  # the name of what each word of a pattern stands for, and from which axis on means are
+Found = Mapping[
+    str, Any
+]  # the name of what each word of a pattern stands for, and from which axis on means are
 
 
 def build_pattern(translation: Translation, node: OnnxNode) -> Signal | None:
@@ -46,21 +48,27 @@ def build_pattern(translation: Translation, node: OnnxNode) -> Signal | None:
 # --- what layers they are
 
 
-def _build_softplus(translation: Translation, node: OnnxNode, signal: Signal, found: Found) -> Signal | None:
+def _build_softplus(
+    translation: Translation, node: OnnxNode, signal: Signal, found: Found
+) -> Signal | None:
     threshold = translation.values[found["threshold"]]
     if not signal.takes_number(threshold) or not threshold.item() >= _LEAST_THRESHOLD:
         return None
     return translation.put(node, signal, Activation("softplus"))
 
 
-def _build_elu(translation: Translation, node: OnnxNode, signal: Signal, found: Found) -> Signal | None:
+def _build_elu(
+    translation: Translation, node: OnnxNode, signal: Signal, found: Found
+) -> Signal | None:
     alpha = translation.values[found["alpha"]]
     if not signal.takes_number(alpha) or not math.isfinite(alpha.item()):
         return None
     return translation.put(node, signal, Activation("elu", {"alpha": float(alpha.item())}))
 
 
-def _build_layer_norm(translation: Translation, node: OnnxNode, signal: Signal, found: Found) -> Signal | None:
+def _build_layer_norm(
+    translation: Translation, node: OnnxNode, signal: Signal, found: Found
+) -> Signal | None:
     first = found[_FIRST]
     arrays = {}
     n_axes = signal.rank - first
@@ -71,20 +79,29 @@ def _build_layer_norm(translation: Translation, node: OnnxNode, signal: Signal, 
         array = translation.values[found[key]]
         if array.size != math.prod(array.shape[-n_axes:]) or signal.rank + 1 < array.ndim:
             return None
-        arrays[key] = np.broadcast_to(array.reshape(array.shape[-n_axes:]), signal.shape[first:]).ravel()
+        arrays[key] = np.broadcast_to(
+            array.reshape(array.shape[-n_axes:]), signal.shape[first:]
+        ).ravel()
     return put_layer_norm(translation, node, signal, first, epsilon.item(), arrays)
 
 
-def _build_rows(translation: Translation, node: OnnxNode, signal: Signal, found: Found) -> Signal | None:
+def _build_rows(
+    translation: Translation, node: OnnxNode, signal: Signal, found: Found
+) -> Signal | None:
     """A product for each position of each star, for which TensorFlow puts these in one axis."""
     rows, shape, kernel = (translation.values[found[key]] for key in ("rows", "shape", "kernel"))
     product = node.inputs[0]
     if isinstance(translation.values[product], Signal) or kernel.ndim != 2 or signal.rank < 2:
         return None
     whole = [*signal.shape[:-1], kernel.shape[-1]]
-    if rows.tolist() != [-1, signal.shape[-1]] or shape.tolist() not in ([STARS, *whole], [-1, *whole]):
+    if rows.tolist() != [-1, signal.shape[-1]] or shape.tolist() not in (
+        [STARS, *whole],
+        [-1, *whole],
+    ):
         return None
-    return put_dense(translation, node, signal, translation.kernel(translation.makers[product], 1), None)
+    return put_dense(
+        translation, node, signal, translation.kernel(translation.makers[product], 1), None
+    )
 
 
 def _build_gated(translation: Translation, node: OnnxNode) -> Signal | None:
@@ -98,7 +115,9 @@ def _build_gated(translation: Translation, node: OnnxNode) -> Signal | None:
                 values = [translation.values.get(name) for name in names]
                 constants = [value for value in values if isinstance(value, np.ndarray)]
                 if len(values) == len(constants) + 2 and {found["x"], gate} <= set(names):
-                    product = translation.put(node, translation.values[found["x"]], Activation(word))
+                    product = translation.put(
+                        node, translation.values[found["x"]], Activation(word)
+                    )
                     for constant in (np.array(factor), *constants):
                         product = scale(translation.layers, node, product, "mul", constant)
                     return product
@@ -140,7 +159,8 @@ _ELU_BELOW = ("Mul", ("Mul", "alpha", ("Elu", "x")), ("Cast", ("Not", _IS_ABOVE)
 _MEAN_OF_X = (_MEAN, "x")
 _CENTRED = ("Sub", "x", _MEAN_OF_X)
 _DEVIATIONS = [
-    ("Sqrt", ("Add", (_MEAN, square), "epsilon")) for square in (("Pow", _CENTRED, 2.0), ("Mul", _CENTRED, _CENTRED))
+    ("Sqrt", ("Add", (_MEAN, square), "epsilon"))
+    for square in (("Pow", _CENTRED, 2.0), ("Mul", _CENTRED, _CENTRED))
 ]
 _INVERSE = [("Reciprocal", deviation) for deviation in _DEVIATIONS]
 _FACTORS = [*_INVERSE, *(("Mul", inverse, "gamma") for inverse in _INVERSE)]
@@ -152,7 +172,10 @@ PATTERNS: list[tuple[Pattern, Callable[[Translation, OnnxNode, Signal, Found], S
     (("Add", _ELU_ABOVE, _ELU_BELOW), _build_elu),
     *((("Div", _CENTRED, deviation), _build_layer_norm) for deviation in _DEVIATIONS),
     *((("Add", first, second), _build_layer_norm) for first, second in _NORMALISED),
-    *((("Add", first, ("Add", second, "beta")), _build_layer_norm) for first, second in _NORMALISED),
+    *(
+        (("Add", first, ("Add", second, "beta")), _build_layer_norm)
+        for first, second in _NORMALISED
+    ),
     (("Reshape", ("MatMul", ("Reshape", "x", "rows"), "kernel"), "shape"), _build_rows),
 ]
 
@@ -160,7 +183,9 @@ PATTERNS: list[tuple[Pattern, Callable[[Translation, OnnxNode, Signal, Found], S
 # --- how they are found
 
 
-def _match(translation: Translation, name: str, pattern: Pattern, found: Found) -> Iterator[dict[str, str]]:
+def _match(
+    translation: Translation, name: str, pattern: Pattern, found: Found
+) -> Iterator[dict[str, str]]:
     """Ways in which an array is made as a pattern says: what each of its words then stands for."""
     if isinstance(pattern, float):
         number = translation.values.get(name)
@@ -176,7 +201,9 @@ def _match(translation: Translation, name: str, pattern: Pattern, found: Found) 
         yield from _match_node(translation, translation.makers[name], pattern, found)
 
 
-def _match_node(translation: Translation, node: OnnxNode, pattern: Pattern, found: Found) -> Iterator[dict[str, str]]:
+def _match_node(
+    translation: Translation, node: OnnxNode, pattern: Pattern, found: Found
+) -> Iterator[dict[str, str]]:
     op, *parts = pattern
     if op == _MEAN:
         first = _find_first_of_mean(translation, node, found.get("x"))
@@ -186,7 +213,9 @@ def _match_node(translation: Translation, node: OnnxNode, pattern: Pattern, foun
     is_plain = node.attributes.get("alpha", 1.0) == 1  # of Elu; other options change nothing here
     if node.op != op or len(node.inputs) != len(parts) or not is_plain:
         return
-    for inputs in dict.fromkeys((node.inputs, node.inputs[::-1])) if op in _COMMUTE else (node.inputs,):
+    for inputs in (
+        dict.fromkeys((node.inputs, node.inputs[::-1])) if op in _COMMUTE else (node.inputs,)
+    ):
         yield from _match_all(translation, inputs, parts, found)
 
 
@@ -205,13 +234,17 @@ def _find_first_of_mean(translation: Translation, node: OnnxNode, name: str | No
 
     The array is a named one, or that which the node takes.
     """
-    signal = translation.values.get(node.inputs[0] if name is None else name) if node.inputs else None
+    signal = (
+        translation.values.get(node.inputs[0] if name is None else name) if node.inputs else None
+    )
     if not isinstance(signal, Signal):
         return None
     if node.op == "GlobalAveragePool":
         return 1
     if node.op != "ReduceMean" or not node.count("keepdims", 1):
         return None
-    axes = sorted(axis % (signal.rank + 1) - 1 for axis in translation.integers(node, 1, "axes") or ())
+    axes = sorted(
+        axis % (signal.rank + 1) - 1 for axis in translation.integers(node, 1, "axes") or ()
+    )
     first = signal.rank - len(axes)
     return first if axes and axes == list(range(first, signal.rank)) else None

@@ -58,7 +58,9 @@ def import_onnx_package() -> Any:
     try:
         import onnx
     except ImportError as error:
-        raise MissingDependencyError('ONNX files need the package onnx: pip install "symspec[onnx]".') from error
+        raise MissingDependencyError(
+            'ONNX files need the package onnx: pip install "symspec[onnx]".'
+        ) from error
     return onnx
 
 
@@ -73,7 +75,9 @@ def read_model(path: Path) -> Any:
     onnx = import_onnx_package()
     held = path.stat().st_size
     if not 0 < held < _LONGEST:
-        raise FileFormatError(f"{path} should be an ONNX model of 1 to {_LONGEST:,} bytes, got {held:,}: export again.")
+        raise FileFormatError(
+            f"{path} should be an ONNX model of 1 to {_LONGEST:,} bytes, got {held:,}: export again."
+        )
     with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
         _check_fields(path, data, onnx.ModelProto.DESCRIPTOR)
         return onnx.ModelProto.FromString(data[:])
@@ -113,8 +117,14 @@ def _check_fields(path: Path, data: mmap.mmap, descriptor: Any) -> None:
 def _list_fields(descriptor: Any) -> tuple[dict[int, Any], set[int]]:
     """Fields of a message that are messages themselves, and those that take as much memory as bytes in the file."""
     fields = descriptor.fields_by_number.items()
-    inner = {number: field.message_type for number, field in fields if field.message_type is not None}
-    bulk = {number for number, field in fields if field.type in (field.TYPE_BYTES, field.TYPE_FLOAT, field.TYPE_DOUBLE)}
+    inner = {
+        number: field.message_type for number, field in fields if field.message_type is not None
+    }
+    bulk = {
+        number
+        for number, field in fields
+        if field.type in (field.TYPE_BYTES, field.TYPE_FLOAT, field.TYPE_DOUBLE)
+    }
     return inner, bulk
 
 
@@ -125,7 +135,9 @@ def _read_length(path: Path, data: mmap.mmap, place: int, wire_type: int) -> tup
     if wire_type == _VARINT:
         return _read_varint(data, place)[1] - place, place
     if wire_type not in (_I64, _I32):
-        raise FileFormatError(f"{path} should be an ONNX model, got byte {place:,} of no such file: it is damaged.")
+        raise FileFormatError(
+            f"{path} should be an ONNX model, got byte {place:,} of no such file: it is damaged."
+        )
     return 8 if wire_type == _I64 else 4, place
 
 
@@ -153,7 +165,9 @@ def read_tensor(path: str | os.PathLike[str], tensor: Any) -> np.ndarray:
     name = tensor.name[:100] or "a constant"
     shape = tuple(tensor.dims)
     if tensor.data_location == _EXTERNAL or tensor.external_data:
-        raise FileFormatError(f"{path}: {name!r} lies in another file, which is not opened: {_TOGETHER}.")
+        raise FileFormatError(
+            f"{path}: {name!r} lies in another file, which is not opened: {_TOGETHER}."
+        )
     if tensor.data_type not in _DTYPES or tensor.HasField("segment"):
         raise FileFormatError(
             f"{path}: {name!r} should hold floats, got data of type {tensor.data_type}, as quantized and other models "
@@ -161,7 +175,9 @@ def read_tensor(path: str | os.PathLike[str], tensor: Any) -> np.ndarray:
         )
     word, field = _DTYPES[tensor.data_type]
     if any(n < 0 for n in shape) or len(shape) > MOST_AXES:
-        raise FileFormatError(f"{path}: {name!r} should have lengths of at least 0, got {shape[:8]}: it is damaged.")
+        raise FileFormatError(
+            f"{path}: {name!r} should have lengths of at least 0, got {shape[:8]}: it is damaged."
+        )
     raw = tensor.raw_data
     listed = getattr(tensor, field)
     itemsize = np.dtype(word).itemsize

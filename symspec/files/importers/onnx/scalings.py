@@ -25,7 +25,9 @@ _MOST_STEPS = 16  # to look at together
 _SIGNS = "put the sign into the kernel of the layer beside it"
 
 
-def scale(graph: LayerGraph, node: OnnxNode, signal: Signal, word: str, constant: np.ndarray) -> Signal:
+def scale(
+    graph: LayerGraph, node: OnnxNode, signal: Signal, word: str, constant: np.ndarray
+) -> Signal:
     """Signal plus, times or over a constant.
 
     Parameters
@@ -40,7 +42,10 @@ def scale(graph: LayerGraph, node: OnnxNode, signal: Signal, word: str, constant
     """
     array = _align(node, signal.shape, constant)
     if word == "div" and not array.all():
-        raise node.refusal("divides by zero", "a feature that never varied has no scale: export the model without it")
+        raise node.refusal(
+            "divides by zero",
+            "a feature that never varied has no scale: export the model without it",
+        )
     if signal.n_uses > 1 or len(signal.steps) >= _MOST_STEPS:
         signal = Signal(flush(graph, node, signal), signal.shape)
     if signal.is_own and not signal.steps and _take_block(signal, word, array):
@@ -66,14 +71,24 @@ def reshape(graph: LayerGraph, node: OnnxNode, signal: Signal, shape: Shape) -> 
 def _align(node: OnnxNode, shape: Shape, constant: np.ndarray) -> np.ndarray:
     """Constant with as many axes as one star's array, whose shape it does not change."""
     if constant.dtype.kind != "f":
-        raise node.refusal(f"joins floats with numbers of type {constant.dtype}", "the file is damaged")
+        raise node.refusal(
+            f"joins floats with numbers of type {constant.dtype}", "the file is damaged"
+        )
     array = np.asarray(constant, np.float64)
     if array.ndim == len(shape) + 1 and array.shape[0] == 1:
         array = array[0]
-    array = array.reshape((1,) * (len(shape) - array.ndim) + array.shape) if array.ndim < len(shape) else array
-    fits = array.ndim == len(shape) and all(n in (1, length) for n, length in zip(array.shape, shape, strict=True))
+    array = (
+        array.reshape((1,) * (len(shape) - array.ndim) + array.shape)
+        if array.ndim < len(shape)
+        else array
+    )
+    fits = array.ndim == len(shape) and all(
+        n in (1, length) for n, length in zip(array.shape, shape, strict=True)
+    )
     if not fits:
-        raise node.refusal(f"joins a star's array of shape {shape} with a constant of {constant.shape}")
+        raise node.refusal(
+            f"joins a star's array of shape {shape} with a constant of {constant.shape}"
+        )
     return array
 
 
@@ -235,7 +250,11 @@ def settle(
             graph.settled[signal] = _put_steps(graph, node, signal, steps)
     if signal in graph.settled:
         return graph.settled[signal], None
-    vector = None if axis is None or not signs.all() else vector_along(signs, signal.shape, signal.shape, axis)
+    vector = (
+        None
+        if axis is None or not signs.all()
+        else vector_along(signs, signal.shape, signal.shape, axis)
+    )
     if vector is not None:
         return _put_steps(graph, node, signal, _without_signs(signal.steps)), vector
     graph.settled[signal] = _put_affine(graph, node, signal)
@@ -300,9 +319,14 @@ def _put_scaling(
     whole = (1,) * first + within + (1,) * (len(shape) - last - 1)
     mean, factor = (np.broadcast_to(a, whole).ravel() for a in (mean, factor))
     if after == 1:
-        return graph.put(graph.view(output, (before, n) if before > 1 else (n,)), kind(mean, factor))
+        return graph.put(
+            graph.view(output, (before, n) if before > 1 else (n,)), kind(mean, factor)
+        )
     if before > 1:
-        raise node.refusal(f"scales the axes {within} in the middle of {shape}", "symspec scales the first or the last")
+        raise node.refusal(
+            f"scales the axes {within} in the middle of {shape}",
+            "symspec scales the first or the last",
+        )
     output = graph.view(output, (n, after))
     if kind is Standardize:
         return graph.put(output, _fix_moments(mean, factor))
@@ -336,5 +360,7 @@ def _put_affine(graph: LayerGraph, node: OnnxNode, signal: Signal) -> Output:
             is_first = axis == 0 and n_rest > 1
             shape = (n, n_rest) if is_first else (n_rest, n) if n_rest > 1 else (n,)
             norm = BatchNorm(np.zeros(n), np.ones(n), epsilon=0.0, axis=0 if is_first else -1)
-            return graph.put(graph.view(signal.output, shape), norm, node.name, gamma=gamma, beta=beta)
+            return graph.put(
+                graph.view(signal.output, shape), norm, node.name, gamma=gamma, beta=beta
+            )
     raise node.refusal("takes what has been multiplied by negative numbers or zero", _SIGNS)

@@ -39,7 +39,10 @@ def build_reshape(translation: Translation, node: OnnxNode) -> Signal:
         raise node.refusal("has no shape to make", "the file is damaged")
     keeps_zeros = node.get("allowzero", 0)
     whole = (STARS, *signal.shape)
-    lengths = [whole[i] if n == 0 and not keeps_zeros and i < len(whole) else n for i, n in enumerate(target)]
+    lengths = [
+        whole[i] if n == 0 and not keeps_zeros and i < len(whole) else n
+        for i, n in enumerate(target)
+    ]
     first = lengths[0] if lengths else 0
     rest = lengths[1:]
     n = math.prod(signal.shape)
@@ -69,7 +72,9 @@ def build_squeeze(translation: Translation, node: OnnxNode) -> Signal:
     signal = translation.signal(node)
     axes = translation.integers(node, 1, "axes")
     if axes is None and 1 in translation.n_stars:
-        raise node.refusal("leaves out the axis of one star, too", "export the model with an open number of stars")
+        raise node.refusal(
+            "leaves out the axis of one star, too", "export the model with an open number of stars"
+        )
     axes = [i + 1 for i, n in enumerate(signal.shape) if n == 1] if axes is None else axes
     axes = check_axes(node, axes, signal.rank)
     if any(signal.shape[axis] != 1 for axis in axes):
@@ -111,18 +116,24 @@ def build_transpose(translation: Translation, node: OnnxNode) -> Signal:
         return reshape(translation.layers, node, signal, shape)
     n_last = sorted(kept).index(kept[0])
     if kept != sorted(kept)[n_last:] + sorted(kept)[:n_last]:
-        raise node.refusal(f"puts axes of {signal.shape} into the order {order}", "symspec exchanges two of them")
+        raise node.refusal(
+            f"puts axes of {signal.shape} into the order {order}", "symspec exchanges two of them"
+        )
     signal = reshape(translation.layers, node, signal, signal.shape)
     first = math.prod(signal.shape[axis] for axis in sorted(kept)[:n_last])
     output = translation.layers.view(signal.output, (first, math.prod(signal.shape) // first))
     steps = tuple((word, array.transpose(order)) for word, array in signal.steps)
-    return dataclasses.replace(signal, output=translation.layers.swap(output), shape=shape, steps=steps)
+    return dataclasses.replace(
+        signal, output=translation.layers.swap(output), shape=shape, steps=steps
+    )
 
 
 # --- pieces
 
 
-def _cut(translation: Translation, node: OnnxNode, signal: Signal, axis: int, start: int, stop: int) -> Signal:
+def _cut(
+    translation: Translation, node: OnnxNode, signal: Signal, axis: int, start: int, stop: int
+) -> Signal:
     """Some neighbours along one axis."""
     n = signal.shape[axis]
     if not 0 <= start < stop <= n:
@@ -133,8 +144,12 @@ def _cut(translation: Translation, node: OnnxNode, signal: Signal, axis: int, st
     layers = translation.layers
     output = translation.flush(node, signal)
     if before == 1:
-        return Signal(layers.slice(layers.view(output, (n * after,)), start * after, stop * after), shape)
-    output = layers.slice(layers.swap(layers.view(output, (before, n * after))), start * after, stop * after)
+        return Signal(
+            layers.slice(layers.view(output, (n * after,)), start * after, stop * after), shape
+        )
+    output = layers.slice(
+        layers.swap(layers.view(output, (before, n * after))), start * after, stop * after
+    )
     return Signal(layers.swap(output), shape)
 
 
@@ -147,7 +162,9 @@ def build_slice(translation: Translation, node: OnnxNode) -> Signal:
         if axis == 0 and (start, step) == (0, 1) and stop >= 2**31 - 1:
             continue  # all stars
         if axis == 0 or step != 1:
-            raise node.refusal(f"takes every {step}th along axis {axis}", "symspec takes neighbours of one star")
+            raise node.refusal(
+                f"takes every {step}th along axis {axis}", "symspec takes neighbours of one star"
+            )
         start, stop, _ = slice(start, stop).indices(length)
         signal = _cut(translation, node, signal, axis - 1, start, stop)
     return signal
@@ -161,14 +178,19 @@ def build_split(translation: Translation, node: OnnxNode) -> list[Signal]:
     n_pieces = len(node.outputs)
     sizes = translation.integers(node, 1, "split")
     if node.count("num_outputs", n_pieces) != n_pieces or n_pieces == 0:
-        raise node.refusal(f"makes {n_pieces} outputs and means another number", "the file is damaged")
+        raise node.refusal(
+            f"makes {n_pieces} outputs and means another number", "the file is damaged"
+        )
     if sizes is None:
         size = math.ceil(n / n_pieces)  # the last one may be shorter
         sizes = [size] * (n_pieces - 1) + [n - size * (n_pieces - 1)]
     if sum(sizes) != n or len(sizes) != n_pieces:
         raise node.refusal(f"cuts {n} into {sizes[:8]}", "the file is damaged")
     stops = np.cumsum(sizes).tolist()
-    return [_cut(translation, node, signal, axis, stop - size, stop) for size, stop in zip(sizes, stops, strict=True)]
+    return [
+        _cut(translation, node, signal, axis, stop - size, stop)
+        for size, stop in zip(sizes, stops, strict=True)
+    ]
 
 
 def build_gather(translation: Translation, node: OnnxNode) -> Signal:
@@ -181,7 +203,11 @@ def build_gather(translation: Translation, node: OnnxNode) -> Signal:
     if not ((-n <= listed) & (listed < n)).all():
         raise node.refusal(f"takes numbers beyond the {n} there are", "the file is damaged")
     start = int(listed[0]) % n if listed.size else 0
-    if indices.ndim > 1 or listed.size > n or not (listed % n == start + np.arange(listed.size)).all():
+    if (
+        indices.ndim > 1
+        or listed.size > n
+        or not (listed % n == start + np.arange(listed.size)).all()
+    ):
         raise node.refusal("takes numbers in another order", "symspec takes neighbours as they are")
     piece = _cut(translation, node, signal, axis, start, start + listed.size)
     shape = piece.shape if indices.ndim else (*piece.shape[:axis], *piece.shape[axis + 1 :])
@@ -194,13 +220,22 @@ def build_concatenation(translation: Translation, node: OnnxNode) -> Signal:
     (axis,) = check_axes(node, [node.count("axis")], signals[0].rank)
     rests = {(*signal.shape[:axis], *signal.shape[axis + 1 :]) for signal in signals}
     if len(rests) > 1 or len({signal.rank for signal in signals}) > 1:
-        raise node.refusal(f"joins arrays of shapes {[signal.shape for signal in signals][:8]}", "the file is damaged")
-    shape = (*signals[0].shape[:axis], sum(s.shape[axis] for s in signals), *signals[0].shape[axis + 1 :])
+        raise node.refusal(
+            f"joins arrays of shapes {[signal.shape for signal in signals][:8]}",
+            "the file is damaged",
+        )
+    shape = (
+        *signals[0].shape[:axis],
+        sum(s.shape[axis] for s in signals),
+        *signals[0].shape[axis + 1 :],
+    )
     before = math.prod(shape[:axis])
     outputs: list[Output] = []
     for signal in signals:
         n = math.prod(signal.shape) // before
-        view = translation.layers.view(translation.flush(node, signal), (before, n) if before > 1 else (n,))
+        view = translation.layers.view(
+            translation.flush(node, signal), (before, n) if before > 1 else (n,)
+        )
         outputs.append(view)
     return Signal(translation.layers.join(outputs), shape)
 
@@ -215,11 +250,19 @@ def build_padding(translation: Translation, node: OnnxNode) -> Signal:
     filling = translation.constant(node, 2, node.get("value", 0.0))
     axes = translation.integers(node, 3, "axes")
     axes = list(range(signal.rank + 1)) if axes is None else axes
-    if node.word("mode", "constant") != "constant" or np.any(filling) or pads is None or len(pads) != 2 * len(axes):
+    if (
+        node.word("mode", "constant") != "constant"
+        or np.any(filling)
+        or pads is None
+        or len(pads) != 2 * len(axes)
+    ):
         raise node.refusal(
-            f"pads in the mode {node.word('mode', 'constant')} with {filling}", "symspec pads with zeros"
+            f"pads in the mode {node.word('mode', 'constant')} with {filling}",
+            "symspec pads with zeros",
         )
-    pairs = {axis: pair for axis, *pair in zip(axes, pads, pads[len(axes) :], strict=False) if any(pair)}
+    pairs = {
+        axis: pair for axis, *pair in zip(axes, pads, pads[len(axes) :], strict=False) if any(pair)
+    }
     if not pairs:
         return build_same(translation, node)
     axis, *others = check_axes(node, list(pairs), signal.rank)
@@ -228,8 +271,13 @@ def build_padding(translation: Translation, node: OnnxNode) -> Signal:
     before = math.prod(signal.shape[:axis])
     after = math.prod(signal.shape[axis + 1 :])
     if others or min(pair) < 0 or (before > 1 and after > 1):
-        raise node.refusal(f"pads axes of {signal.shape} by {pads[:16]}", "symspec pads positions or channels alone")
+        raise node.refusal(
+            f"pads axes of {signal.shape} by {pads[:16]}",
+            "symspec pads positions or channels alone",
+        )
     shape: Shape = (before, n) if after == 1 else (n, after)
     layer = ZeroPadding1D(tuple(pair), "channels_first" if after == 1 else "channels_last")
-    output = translation.layers.put(translation.layers.view(translation.flush(node, signal), shape), layer)
+    output = translation.layers.put(
+        translation.layers.view(translation.flush(node, signal), shape), layer
+    )
     return Signal(output, (*signal.shape[:axis], n + sum(pair), *signal.shape[axis + 1 :]))

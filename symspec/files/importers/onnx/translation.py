@@ -79,15 +79,23 @@ class Translation:
             try:
                 values = self._build(node, builders, first)
             except FileFormatError as error:
-                values = [error.with_traceback(None)] * len(node.outputs)  # which would keep arrays alive
+                values = [error.with_traceback(None)] * len(
+                    node.outputs
+                )  # which would keep arrays alive
             for i, name in enumerate(node.outputs):
-                value = values[i] if i < len(values) else node.refusal(f"is asked for its output {name!r}")
+                value = (
+                    values[i]
+                    if i < len(values)
+                    else node.refusal(f"is asked for its output {name!r}")
+                )
                 if isinstance(value, Signal):
                     value = dataclasses.replace(value, n_uses=self.uses[name])
                 if name:
                     self.values[name], self.makers[name] = value, node
 
-    def _build(self, node: OnnxNode, builders: Mapping[str, Builder], first: Sequence[Builder]) -> Sequence[Value]:
+    def _build(
+        self, node: OnnxNode, builders: Mapping[str, Builder], first: Sequence[Builder]
+    ) -> Sequence[Value]:
         with node.refusing():
             for build in first:
                 if (value := build(self, node)) is not None:
@@ -103,7 +111,9 @@ class Translation:
     def check_order(self, node: OnnxNode) -> None:
         """Refuse a node that stands before what it takes, as graphs that run in a circle have some."""
         if unmade := [name for name in node.inputs if name not in self.values]:
-            raise node.refusal(f"takes {unmade[0]!r}, which nothing before it makes", "the file is damaged")
+            raise node.refusal(
+                f"takes {unmade[0]!r}, which nothing before it makes", "the file is damaged"
+            )
 
     def find(self, node: OnnxNode, i: int) -> np.ndarray | Signal | None:
         """The array that a node has as its input of this number; None where it is left out."""
@@ -116,21 +126,27 @@ class Translation:
         """One that depends on the spectrum."""
         value = self.find(node, i)
         if not isinstance(value, Signal):
-            raise node.refusal(f"should take what comes from the spectrum as input {i}, got a constant or nothing")
+            raise node.refusal(
+                f"should take what comes from the spectrum as input {i}, got a constant or nothing"
+            )
         return value
 
     def constant(self, node: OnnxNode, i: int, default: Any = None) -> Any:
         """One that does not, or a default where it is left out."""
         value = self.find(node, i)
         if isinstance(value, Signal):
-            raise node.refusal(f"should have a constant as input {i}, got what depends on the spectrum")
+            raise node.refusal(
+                f"should have a constant as input {i}, got what depends on the spectrum"
+            )
         return default if value is None else value
 
     def number(self, node: OnnxNode, i: int, signal: Signal) -> float | None:
         """Constant that is one number beside a signal; None where it is left out."""
         array = self.constant(node, i)
         if array is not None and not signal.takes_number(array):
-            raise node.refusal(f"should have one number as input {i}, got a constant of shape {array.shape}")
+            raise node.refusal(
+                f"should have one number as input {i}, got a constant of shape {array.shape}"
+            )
         return None if array is None else float(array.item())
 
     def kernel(self, node: OnnxNode, i: int) -> np.ndarray:
@@ -142,11 +158,15 @@ class Translation:
         while isinstance(root.base, np.ndarray):
             root = root.base
         if id(root) in self.kernels:
-            raise node.refusal(f"has the kernel {node.inputs[i]!r} of another layer, and symspec's share no weights")
+            raise node.refusal(
+                f"has the kernel {node.inputs[i]!r} of another layer, and symspec's share no weights"
+            )
         self.kernels.add(id(root))
         return array
 
-    def integers(self, node: OnnxNode, i: int, key: str, *, with_stars: bool = False) -> list[int] | None:
+    def integers(
+        self, node: OnnxNode, i: int, key: str, *, with_stars: bool = False
+    ) -> list[int] | None:
         """Whole numbers, which are an input in newer versions of an operation and an option in older ones.
 
         That of the stars may be among them only where that is said.
@@ -157,7 +177,9 @@ class Translation:
             return None
         array = np.asarray(value)
         if array.dtype.kind not in "iu" or array.ndim > 1 or array.size > _MOST_INTEGERS:
-            raise node.refusal(f"should have whole numbers as {key}, got {array.dtype} of shape {array.shape}")
+            raise node.refusal(
+                f"should have whole numbers as {key}, got {array.dtype} of shape {array.shape}"
+            )
         if not with_stars:
             check_without_stars(node, array)
         return [int(n) for n in array.ravel()]
@@ -173,26 +195,38 @@ class Translation:
         return Signal(self.layers.put(self.flush(node, signal), layer, node.name), signal.shape)
 
     def put_weights(
-        self, node: OnnxNode, output: Output, layer: Layer, arrays: Mapping[str, np.ndarray], shape: Shape
+        self,
+        node: OnnxNode,
+        output: Output,
+        layer: Layer,
+        arrays: Mapping[str, np.ndarray],
+        shape: Shape,
     ) -> Signal:
         """Let a layer with weights take an output; gives a signal of a shape."""
         want = layer.param_shapes(output.shape)
         got = {key: array.shape for key, array in arrays.items()}
         if want != got:
-            raise node.refusal(f"should have arrays of shapes {want}, got {got}", "the file is damaged")
+            raise node.refusal(
+                f"should have arrays of shapes {want}, got {got}", "the file is damaged"
+            )
         return Signal(self.layers.put(output, layer, node.name, **arrays), shape, is_own=True)
 
     def charge(self, node: OnnxNode, n_bytes: int) -> None:
         """Count what constants take that are no part of the file's bytes."""
         self.n_folded += n_bytes
         if self.n_folded > SMALL + 4 * self.graph.path.stat().st_size:
-            raise node.refusal("makes constants much larger than the file", "it is damaged, or made to fill the memory")
+            raise node.refusal(
+                "makes constants much larger than the file",
+                "it is damaged, or made to fill the memory",
+            )
 
 
 def check_without_stars(node: OnnxNode, array: np.ndarray) -> None:
     """Refuse to compute with the number of stars, which is open."""
     if array.dtype.kind == "i" and (array == STARS).any():
-        raise node.refusal("computes with the number of stars", "export the model so that its first axis is theirs")
+        raise node.refusal(
+            "computes with the number of stars", "export the model so that its first axis is theirs"
+        )
 
 
 _ADVICE = {
@@ -202,7 +236,14 @@ _ADVICE = {
         "with the layers of symspec that it comes to",
     ),
     **dict.fromkeys(
-        ("QuantizeLinear", "DequantizeLinear", "QLinearConv", "QLinearMatMul", "MatMulInteger", "ConvInteger"),
+        (
+            "QuantizeLinear",
+            "DequantizeLinear",
+            "QLinearConv",
+            "QLinearMatMul",
+            "MatMulInteger",
+            "ConvInteger",
+        ),
         "it is quantized: export the weights as they were trained, in float32",
     ),
     **dict.fromkeys(("LSTM", "GRU", "RNN"), "symspec has no recurrent layers"),
@@ -212,5 +253,9 @@ _ADVICE = {
 def refuse_operation(node: OnnxNode) -> FileFormatError:
     """Error about an operation that symspec has no layers for, to be raised."""
     if "." in node.op:
-        return node.refusal("is of another domain than ONNX's own, or a function of the file: export without these")
-    return node.refusal("is no layer of symspec's", *([_ADVICE[node.op]] if node.op in _ADVICE else []))
+        return node.refusal(
+            "is of another domain than ONNX's own, or a function of the file: export without these"
+        )
+    return node.refusal(
+        "is no layer of symspec's", *([_ADVICE[node.op]] if node.op in _ADVICE else [])
+    )
