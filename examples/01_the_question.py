@@ -22,8 +22,8 @@ parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
 parser.add_argument("--small", action="store_true", help="713 pixels and narrow layers")
 small = parser.parse_args().small
 
-pytensor.config.cxx = (
-    ""  # the graphs compiled below by hand run once each: not worth a C compiler's time
+pytensor.config.cxx = (  # the graphs compiled below by hand run once each: not worth a C compiler's time
+    ""
 )
 rng = np.random.default_rng(1)
 
@@ -82,7 +82,8 @@ tried(
 J = pytensor.function([t, x], jacobian(net(t, x), x))(theta, X[0])
 print(f"  now   jacobian(net(theta, x), x)  x a vector: {J.shape}")
 print(
-    f"check   equal to ss.compile_jacobian(net)(theta, X)[0]: {np.allclose(J, by_star[0], rtol=1e-10)}"
+    "check   equal to ss.compile_jacobian(net)(theta, X)[0]:"
+    f" {np.allclose(J, by_star[0], rtol=1e-10)}"
 )
 
 tried(

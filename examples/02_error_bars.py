@@ -68,7 +68,8 @@ for star in range(4):
 # Do the errors cover the labels as often as they say?
 z = np.abs(prediction.labels - truth) / prediction.errors
 print(
-    f"\ncoverage of the catalogued labels (expected 68.3 and 95.4 %, to some {100 * np.sqrt(0.22 / len(new)):.0f} %)"
+    "\ncoverage of the catalogued labels (expected 68.3 and 95.4 %, to some"
+    f" {100 * np.sqrt(0.22 / len(new)):.0f} %)"
 )
 for i, name in enumerate(net.label_names):
     print(f"  {name:5s} {100 * np.mean(z[:, i] < 1):5.1f} % {100 * np.mean(z[:, i] < 2):5.1f} %")

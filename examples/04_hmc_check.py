@@ -63,7 +63,8 @@ print(f"check: in the gap HMC's error is more than twice that among the data: {w
 marked = comparison.mark(laplace)
 flagged = bool((marked.predict(x_check).flags & ss.Flag.ERROR_UNRELIABLE).all())
 print(
-    f"check: predictions are flagged if and only if HMC contradicts: {flagged == marked.is_contradicted}"
+    "check: predictions are flagged if and only if HMC contradicts:"
+    f" {flagged == marked.is_contradicted}"
 )
 
 if options.plots is not None:

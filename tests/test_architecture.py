@@ -136,7 +136,10 @@ def own_lines(function):
         ("from symspec.inverse_hessian import InverseBuilder", ["inverse_hessian"]),
         ("def f():\n    from symspec.laplace import fit_laplace", ["laplace"]),
         (
-            "if TYPE_CHECKING:\n    from symspec.laplace import x\nelse:\n    import symspec.derivatives.span",
+            (
+                "if TYPE_CHECKING:\n    from symspec.laplace import x\nelse:\n    import"
+                " symspec.derivatives.span"
+            ),
             ["span"],
         ),
         ("import numpy, symspec_extras", []),

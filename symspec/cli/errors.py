@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
 
 EXAMPLES = (
-    "Examples: [bold]symspec errors model.h5 stars.h5 catalogue.fits[/]\n\n"
-    "[bold]symspec errors model.h5 stars.h5 catalogue.ecsv --uncertainty std --min-snr 30 --dialect lower[/]"
+    "Examples: [bold]symspec errors model.h5 stars.h5 catalogue.fits[/]\n\n[bold]symspec errors"
+    " model.h5 stars.h5 catalogue.ecsv --uncertainty std --min-snr 30 --dialect lower[/]"
 )
 
 

@@ -24,8 +24,10 @@ Reading = Annotated[
     typer.Option(
         "--read",
         metavar="OPTION=VALUE",
-        help="How spectra are read; repeat for more: bad_error=999, mask_bits=0,1,2, wavelength_unit=nm, hdu=1, "
-        "apstar=visits.",
+        help=(
+            "How spectra are read; repeat for more: bad_error=999, mask_bits=0,1,2,"
+            " wavelength_unit=nm, hdu=1, apstar=visits."
+        ),
     ),
 ]
 Resample = Annotated[
@@ -63,7 +65,10 @@ Tune = Annotated[
 SigmaNoise = Annotated[
     list[float] | None,
     typer.Option(
-        help="Scatter of the labels: one number, or one a label in turn; by default 0.3 of their spread."
+        help=(
+            "Scatter of the labels: one number, or one a label in turn; by default 0.3 of their"
+            " spread."
+        )
     ),
 ]
 PriorPrecision = Annotated[
@@ -125,7 +130,8 @@ def check_output(
         )
     if any(other.is_dir() and path.resolve().parent == other.resolve() for other in inputs):
         raise OptionError(
-            f"{path} would count as one of the spectra, whose folder it is in: give it another folder."
+            f"{path} would count as one of the spectra, whose folder it is in: give it another"
+            " folder."
         )
     if path.is_dir() or not path.parent.is_dir():
         raise FileNotFoundError(
@@ -148,8 +154,8 @@ def parse_reading(uncertainty: str | None, read: list[str] | None) -> dict[str, 
             options[name] = _READ[name](value)
         except (KeyError, ValueError) as error:
             raise OptionError(
-                f"--read should be one of {', '.join(f'{known}=...' for known in _READ)}, with a number where one "
-                f"belongs, got {text!r}."
+                f"--read should be one of {', '.join(f'{known}=...' for known in _READ)}, with a"
+                f" number where one belongs, got {text!r}."
             ) from error
     return options
 
@@ -171,8 +177,9 @@ def read_labelled_spectra(path: Path, label: list[str] | None, options: dict[str
     stars = read_spectra(path, label_names=label or None, **options)
     if stars.labels is None:
         raise DataError(
-            f"{path} should hold labels to train on, got none under the names known: name them in the file, "
-            "labels with label_names, or TEFF, LOGG, FE_H; or say which to read, --label NAME."
+            f"{path} should hold labels to train on, got none under the names known: name them in"
+            " the file, labels with label_names, or TEFF, LOGG, FE_H; or say which to read,"
+            " --label NAME."
         )
     return stars
 
@@ -213,6 +220,7 @@ def telling_how_to_go_on(output: Path) -> Iterator[None]:
         if not folder.is_dir():
             raise
         say(
-            f"Interrupted: finished pieces are kept in {escape(str(folder))}; the same command goes on from there."
+            f"Interrupted: finished pieces are kept in {escape(str(folder))}; the same command goes"
+            " on from there."
         )
         raise typer.Exit(130) from error

@@ -51,8 +51,9 @@ def find_training_stars(
         ):
             return training, others
     raise DataError(
-        f"the spectra should be those that the model was trained on, got {len(spectra)} stars of another mean "
-        "spectrum: give that file, and --validation and --train-seed as they were for 'symspec train'."
+        f"the spectra should be those that the model was trained on, got {len(spectra)} stars of"
+        " another mean spectrum: give that file, and --validation and --train-seed as they were"
+        " for 'symspec train'."
     )
 
 
@@ -136,9 +137,10 @@ def check_tunable(reg: Regression, spectra: Spectra, structure: str, memory: str
         and choose_structure(reg.net, n_rows, memory=memory).structure == "krylov"
     ):
         raise TooLargeError(
-            f"tuning takes an exact inverse Hessian, which should fit in {memory}, but {reg.net.n_params:,} weights "
-            f"and {n_rows:,} labels do not: give more --memory, --no-tune with a --sigma-noise of your own, or an "
-            "approximation such as --structure kronecker."
+            f"tuning takes an exact inverse Hessian, which should fit in {memory}, but"
+            f" {reg.net.n_params:,} weights and {n_rows:,} labels do not: give more --memory,"
+            " --no-tune with a --sigma-noise of your own, or an approximation such as --structure"
+            " kronecker."
         )
 
 
@@ -235,8 +237,9 @@ def audit_spectra(
     X = fill_flux(spectra)
     if Y is None or np.isnan(Y).all(axis=0).any():
         raise DataError(
-            f"the spectra should have the labels {', '.join(reg.net.label_names)} that the network was trained on, got "
-            f"{', '.join(spectra.label_names) or 'none'}: give the file that it was trained on."
+            f"the spectra should have the labels {', '.join(reg.net.label_names)} that the network"
+            f" was trained on, got {', '.join(spectra.label_names) or 'none'}: give the file that"
+            " it was trained on."
         )
     if sample is None:
         chosen = np.sort(np.random.default_rng(0).permutation(len(spectra))[:n_sample])

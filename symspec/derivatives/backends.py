@@ -117,6 +117,6 @@ def _check_jax_precision(dtype: str) -> None:
 
     if dtype == "float64" and not jax.config.jax_enable_x64:
         raise OptionError(
-            'JAX was set to 32 bits in this process: call jax.config.update("jax_enable_x64", True) first, or ask '
-            'for dtype="float32".'
+            'JAX was set to 32 bits in this process: call jax.config.update("jax_enable_x64", True)'
+            ' first, or ask for dtype="float32".'
         )

@@ -135,7 +135,8 @@ class SumFunction:
         if len(extra) != len(self._extra):
             names = ", ".join(v.name for v in self._extra) or "nothing"
             raise ShapeError(
-                f"the function takes theta, X, Y and then {names}, got {len(extra)} further arguments."
+                f"the function takes theta, X, Y and then {names}, got {len(extra)} further"
+                " arguments."
             )
         extra = [self._check_extra(value, v) for value, v in zip(extra, self._extra, strict=True)]
         return self._sum(theta, X, Y, extra)

@@ -111,9 +111,11 @@ def add_upper_triangle(net: Network, factors: CurvatureFactors, H: np.ndarray) -
     blocks = _split_layers(net, H)
     inputs = [a.T for a in factors.inputs]
     with_one = [
-        np.vstack([a, np.ones((1, a.shape[1]), a.dtype)])
-        if layer.has_bias
-        else np.ascontiguousarray(a)
+        (
+            np.vstack([a, np.ones((1, a.shape[1]), a.dtype)])
+            if layer.has_bias
+            else np.ascontiguousarray(a)
+        )
         for layer, a in zip(net.layout.layers.values(), inputs, strict=True)
     ]
     for (k, m), M in factors.curvatures.items():

@@ -125,15 +125,16 @@ def open_archive(path: str | os.PathLike[str], formats: tuple[str, ...]) -> Iter
     except Exception as error:
         what = str(error) if isinstance(error, SymspecError) else f"{type(error).__name__}: {error}"
         raise FileFormatError(
-            f"{path} should be a {wanted} in good order, got a damaged one ({what}): write or copy it again."
+            f"{path} should be a {wanted} in good order, got a damaged one ({what}): write or copy"
+            " it again."
         ) from error
 
 
 def _check_format(archive: Archive, formats: tuple[str, ...], wanted: str) -> None:
     if "format" not in archive.tree.attrs:
         raise FileFormatError(
-            f"{archive.path} should be an HDF5 file of {wanted}, got a foreign one, without symspec's "
-            "attribute 'format': give a file that symspec wrote."
+            f"{archive.path} should be an HDF5 file of {wanted}, got a foreign one, without"
+            " symspec's attribute 'format': give a file that symspec wrote."
         )
     if (found := archive.attribute("/", "format", str)) not in formats:
         raise FileFormatError(
@@ -141,8 +142,9 @@ def _check_format(archive: Archive, formats: tuple[str, ...], wanted: str) -> No
         )
     if (version := archive.attribute("/", "format_version", int)) != FORMAT_VERSION:
         raise FileFormatError(
-            f"{archive.path} should be of format version {FORMAT_VERSION}, got {version}: it was written by "
-            f"symspec {archive.attribute('/', 'symspec_version', str)}; install that version or a newer one."
+            f"{archive.path} should be of format version {FORMAT_VERSION}, got {version}: it was"
+            f" written by symspec {archive.attribute('/', 'symspec_version', str)}; install that"
+            " version or a newer one."
         )
 
 

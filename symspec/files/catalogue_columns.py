@@ -89,8 +89,8 @@ def name_labels(label_names: tuple[str, ...]) -> list[str]:
     for label in label_names:
         if not label.isascii() or not re.search("[A-Za-z]", label):
             raise DataError(
-                f"label names should have letters, and ASCII ones only, to name columns, got {label!r}: "
-                "rename it in the network, say ALPHA_FE."
+                "label names should have letters, and ASCII ones only, to name columns, got"
+                f" {label!r}: rename it in the network, say ALPHA_FE."
             )
     return [re.sub(r"[^A-Z0-9]+", "_", label.upper()).strip("_") for label in label_names]
 
@@ -171,8 +171,8 @@ def _refuse_duplicates(listed: list[tuple[str, Column]]) -> dict[str, Column]:
     names = [name for name, _ in listed]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise DataError(
-            f"columns should have different names, got {', '.join(twice)} twice: rename the labels of the "
-            "network (case does not count, nor signs such as brackets)."
+            f"columns should have different names, got {', '.join(twice)} twice: rename the labels"
+            " of the network (case does not count, nor signs such as brackets)."
         )
     return dict(listed)
 
@@ -181,8 +181,8 @@ def _check_ids(ids: Any, n_stars: int) -> np.ndarray:
     ids = np.arange(n_stars) if ids is None else np.asarray(ids)
     if ids.shape != (n_stars,):
         raise ShapeError(
-            f"ids should have shape ({n_stars},), one a star of the prediction, got {ids.shape}: give the "
-            "ids of the same stars in the same order."
+            f"ids should have shape ({n_stars},), one a star of the prediction, got {ids.shape}:"
+            " give the ids of the same stars in the same order."
         )
     if ids.dtype.kind == "O" and all(isinstance(i, str | bytes) for i in ids):
         ids = np.array([i.decode() if isinstance(i, bytes) else i for i in ids], dtype=str)
@@ -201,8 +201,8 @@ def _check_truth(true_labels: Any, shape: tuple[int, ...]) -> np.ndarray | None:
     truth = as_float_array(true_labels, "true_labels")
     if truth.shape != shape:
         raise ShapeError(
-            f"true_labels should have shape {shape}, that of the predicted labels, got {truth.shape}: give "
-            "NaN where a label is unknown."
+            f"true_labels should have shape {shape}, that of the predicted labels, got"
+            f" {truth.shape}: give NaN where a label is unknown."
         )
     return truth
 
@@ -252,7 +252,8 @@ def _describe_flags(prediction: Prediction) -> dict[str, Any]:
         missing.append(f"{Flag.LOW_SNR.value} (no errors of the flux)")
     if prediction.flux_distance is None:
         missing.append(
-            f"{Flag.OUTSIDE_TRAINING_SPECTRA.value} (model without a description of its training spectra)"
+            f"{Flag.OUTSIDE_TRAINING_SPECTRA.value} (model without a description of its training"
+            " spectra)"
         )
     return described | ({"NOTEVAL": f"not evaluated: {', '.join(missing)}"} if missing else {})
 

@@ -179,7 +179,8 @@ def _find_suffix(path: Path) -> str:
     suffix = next((s for s in SUFFIXES if path.name.lower().endswith(s)), None)
     if suffix is None:
         raise OptionError(
-            f"path should end in one of {', '.join(SUFFIXES)}, which says the format, got {path.name!r}: add one."
+            f"path should end in one of {', '.join(SUFFIXES)}, which says the format, got"
+            f" {path.name!r}: add one."
         )
     return SUFFIXES[suffix]
 
@@ -201,7 +202,8 @@ def _prepare(
     n_labels = len(prediction.label_names)
     if calibration is not None and len(calibration.factor) != n_labels:
         raise ShapeError(
-            f"calibration should have {n_labels} factors, one a label, got {len(calibration.factor)}."
+            f"calibration should have {n_labels} factors, one a label, got"
+            f" {len(calibration.factor)}."
         )
     words = {"true_labels": true_labels, "calibration": calibration, "dialect": dialect}
     return build_columns(prediction, ids, **words), build_header(
@@ -214,7 +216,8 @@ def _check_ascii(texts: Iterable[str]) -> None:
         (text for text in texts if not (text.isascii() and (text.isprintable() or not text))), None
     ):
         raise DataError(
-            f"FITS holds printable ASCII only, got {bad!r}: write .ecsv or .hdf5, or change the text."
+            f"FITS holds printable ASCII only, got {bad!r}: write .ecsv or .hdf5, or change the"
+            " text."
         )
 
 

@@ -186,8 +186,8 @@ def _differentiate(
     bad = np.zeros(stars.flux.shape, bool) if stars.ivar is None else stars.ivar == 0
     if bad.any() and flux_mean is None:
         raise DataError(
-            "pixels with ivar = 0 need the mean training spectrum in their place, got none: give flux_mean, or a "
-            "network that starts with Standardize."
+            "pixels with ivar = 0 need the mean training spectrum in their place, got none: give"
+            " flux_mean, or a network that starts with Standardize."
         )
     J = jacobian(
         stars.flux if flux_mean is None else fill_bad_pixels(stars.flux, stars.ivar, flux_mean)

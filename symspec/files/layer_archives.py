@@ -92,8 +92,9 @@ def check_layers(layers: Sequence[Layer]) -> None:
     for layer in layers:
         if type(layer) is not LAYERS.get(layer.kind, (None,))[0]:
             raise OptionError(
-                f"layers should be of {', '.join(c.__name__ for c, _ in LAYERS.values())} to be written, got "
-                f"{type(layer).__name__}, of which a reader would know nothing: build the network of these."
+                f"layers should be of {', '.join(c.__name__ for c, _ in LAYERS.values())} to be"
+                f" written, got {type(layer).__name__}, of which a reader would know nothing: build"
+                " the network of these."
             )
 
 

@@ -94,7 +94,8 @@ def reading(path: str | os.PathLike[str], what: str) -> Iterator[None]:
     except Exception as error:
         got = str(error) if isinstance(error, SymspecError) else f"{type(error).__name__}: {error}"
         raise FileFormatError(
-            f"{path} should be {what} in good order, got a damaged one ({got}): write or copy it again."
+            f"{path} should be {what} in good order, got a damaged one ({got}): write or copy it"
+            " again."
         ) from error
 
 
@@ -113,8 +114,8 @@ def check_floats(path: str | os.PathLike[str], n: int) -> None:
     """
     if n > LARGEST:
         raise FileFormatError(
-            f"{path} should take {LARGEST:,} numbers a star at most on its way through the layers, got {n:,}: it is "
-            "damaged, or made to fill the memory."
+            f"{path} should take {LARGEST:,} numbers a star at most on its way through the layers,"
+            f" got {n:,}: it is damaged, or made to fill the memory."
         )
 
 
@@ -162,7 +163,8 @@ def fill_network(
         raise FileFormatError(_explain(path, net, slots, found, transpose))
     if 2 * net.n_params > bytes_allowed(path):
         raise FileFormatError(
-            f"{path} should hold {net.n_params:,} weights, got {Path(path).stat().st_size:,} bytes: it is damaged."
+            f"{path} should hold {net.n_params:,} weights, got {Path(path).stat().st_size:,} bytes:"
+            " it is damaged."
         )
     arrays = {}
     for slot, stored in zip(slots, found, strict=True):
@@ -198,7 +200,8 @@ def read_finite(path: str | os.PathLike[str], stored: StoredArray) -> np.ndarray
         array = stored.read()
         if array.dtype.kind != "f":
             raise FileFormatError(
-                f"{path}: {stored.name!r} should hold floats, got {array.dtype}: export the trained weights as floats."
+                f"{path}: {stored.name!r} should hold floats, got {array.dtype}: export the trained"
+                " weights as floats."
             )
         with np.errstate(invalid="ignore"):  # of some NaN, which is refused below
             array = np.asarray(array, np.float64)
@@ -248,8 +251,9 @@ def refuse_without_layers(
     """Error about a missing `net`, to be raised."""
     shapes = ", ".join(f"{array.name} {array.shape}" for array in found[:12])
     return OptionError(
-        f"net should be given for {path}, a file of weights without a description of its layers, which holds "
-        f"{shapes or 'no arrays'}: build it, e.g. symspec.mlp([n_pixels, ..., n_labels], activation='relu')."
+        f"net should be given for {path}, a file of weights without a description of its layers,"
+        f" which holds {shapes or 'no arrays'}: build it, e.g. symspec.mlp([n_pixels, ...,"
+        " n_labels], activation='relu')."
     )
 
 
@@ -303,9 +307,9 @@ def arrange_layers(
         if has_order:
             return in_order
         raise FileFormatError(
-            f"{path} should tell the order of its layers, got layers of equal shapes named {', '.join(unclear[0])}, of "
-            "which any may come first: save a sequential model, whose layers are numbered, or in PyTorch with "
-            "torch.save, which keeps the order."
+            f"{path} should tell the order of its layers, got layers of equal shapes named"
+            f" {', '.join(unclear[0])}, of which any may come first: save a sequential model, whose"
+            " layers are numbered, or in PyTorch with torch.save, which keeps the order."
         )
     return [array for shapes in want for array in layers[waiting[shapes].pop(0)]]
 

@@ -161,7 +161,8 @@ class PartialRun:
                     yield rows, file
             except OSError as error:
                 raise DataError(
-                    f"{self._path(rows)} should hold a finished piece, got a damaged file: delete it, and run again."
+                    f"{self._path(rows)} should hold a finished piece, got a damaged file: delete"
+                    " it, and run again."
                 ) from error
 
     def load(self) -> dict[str, np.ndarray]:
@@ -245,7 +246,8 @@ def _hold(folder: Path) -> Iterator[None]:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise FileKeptError(
-                f"{folder} should be free, got another process at work on it: wait for it, or choose another output."
+                f"{folder} should be free, got another process at work on it: wait for it, or"
+                " choose another output."
             ) from error
         yield
 
@@ -258,7 +260,8 @@ def _check_plan(folder: Path, plan: dict[str, str | float]) -> None:
             p.name for p in folder.iterdir() if p.name != LOCK and not p.name.startswith(".")
         ):
             raise DataError(
-                f"{folder} should be a run's own, got a folder that holds {foreign[0]}: move it away."
+                f"{folder} should be a run's own, got a folder that holds {foreign[0]}: move it"
+                " away."
             )
         with replace_when_complete(path) as temporary:
             temporary.write_text(json.dumps(plan, indent=1) + "\n")
@@ -273,6 +276,7 @@ def _check_plan(folder: Path, plan: dict[str, str | float]) -> None:
             f"{name} was {kept.get(name)!r} and is {plan.get(name)!r}" for name in differing
         )
         raise DataError(
-            f"{folder} should hold the pieces of this run, got those of another one ({listed}): delete the folder, "
-            "or restart (--restart on the command line, restart=True in Python)."
+            f"{folder} should hold the pieces of this run, got those of another one ({listed}):"
+            " delete the folder, or restart (--restart on the command line, restart=True in"
+            " Python)."
         )

@@ -41,10 +41,11 @@ AGREE, TOO_SMALL, TOO_LARGE, OFF_CENTRE, NOT_CONVERGED = VERDICTS = (
     "HMC not converged",
 )
 THRESHOLDS = (
-    f"HMC converged: R-hat at most {MAX_RHAT}, bulk and tail ESS at least {MIN_ESS} for every star, at most "
-    f"{MAX_DIVERGENT:.0%} divergent draws. Agree: median sd ratio within {RATIO_TOLERANCE:.0%} of 1 and at most "
-    f"{STAR_SHARE:.0%} of the stars beyond {STAR_TOLERANCE:.0%} on either side, median |shift| at most "
-    f"{SHIFT_TOLERANCE} sd, each with {N_ERRORS:g} Monte Carlo errors on top."
+    f"HMC converged: R-hat at most {MAX_RHAT}, bulk and tail ESS at least {MIN_ESS} for every star,"
+    f" at most {MAX_DIVERGENT:.0%} divergent draws. Agree: median sd ratio within"
+    f" {RATIO_TOLERANCE:.0%} of 1 and at most {STAR_SHARE:.0%} of the stars beyond"
+    f" {STAR_TOLERANCE:.0%} on either side, median |shift| at most {SHIFT_TOLERANCE} sd, each with"
+    f" {N_ERRORS:g} Monte Carlo errors on top."
 )
 
 
@@ -251,8 +252,8 @@ def _find_f(
         inputs = head.find_features(X)
     if theta.shape[-1] != net.n_params:
         raise ShapeError(
-            f"theta of the draws should have {net.n_params} parameters, as the network of laplace, got "
-            f"{theta.shape[-1]}: compare draws of the same network."
+            f"theta of the draws should have {net.n_params} parameters, as the network of laplace,"
+            f" got {theta.shape[-1]}: compare draws of the same network."
         )
     predict = compiled.compile_predict(net)
     return np.array([[predict(one, inputs) for one in chain] for chain in theta])
@@ -264,8 +265,9 @@ def _summarize(f: np.ndarray) -> dict[str, np.ndarray]:
 
     if not np.isfinite(f).all() or f.shape[1] < 4:
         raise DataError(
-            f"draws should be finite and at least 4 a chain, got {np.count_nonzero(~np.isfinite(f)):,} values that are "
-            f"not and {f.shape[1]} draws: run the chains again."
+            "draws should be finite and at least 4 a chain, got"
+            f" {np.count_nonzero(~np.isfinite(f)):,} values that are not and {f.shape[1]} draws:"
+            " run the chains again."
         )
     axes = {"chain_axis": 0, "draw_axis": 1}
     pooled = f.reshape(-1, *f.shape[2:])
@@ -292,7 +294,7 @@ def _find_sds(
         return standard_deviations(array)
     if array.shape != shape:
         raise ShapeError(
-            f"others[{name!r}] should be standard deviations {shape} or covariances {(*shape, shape[1])}, got "
-            f"{array.shape}."
+            f"others[{name!r}] should be standard deviations {shape} or covariances"
+            f" {(*shape, shape[1])}, got {array.shape}."
         )
     return array

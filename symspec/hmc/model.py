@@ -310,8 +310,9 @@ def _register(value: Symbol, name: str) -> Symbol:
         for v in ancestors([value], blockers=model.basic_RVs)
     ):
         raise OptionError(
-            f"{name} should be made of variables of the model, got one that depends on a distribution made by .dist(): "
-            "give that a name, pm.HalfNormal('scale', 1.0), inside `with pm.Model():` around this call."
+            f"{name} should be made of variables of the model, got one that depends on a"
+            " distribution made by .dist(): give that a name, pm.HalfNormal('scale', 1.0), inside"
+            " `with pm.Model():` around this call."
         )
     return value
 
@@ -334,17 +335,21 @@ def _check_together(
     """Options that exclude each other, before any work."""
     if laplace is None and subset != "all":
         raise OptionError(
-            f"subset={subset!r} holds the other weights at those of a Laplace posterior: give laplace=fit_laplace(...)."
+            f"subset={subset!r} holds the other weights at those of a Laplace posterior: give"
+            " laplace=fit_laplace(...)."
         )
     if laplace is not None and blocks:
         raise OptionError(
-            "blocks=True is for models without laplace, whose whitening mixes all parameters: drop one."
+            "blocks=True is for models without laplace, whose whitening mixes all parameters: drop"
+            " one."
         )
     if isinstance(subset, int) and precisions:
         raise OptionError(
-            "a subset of directions has a fixed prior: give prior_precision as numbers, or subset='all'."
+            "a subset of directions has a fixed prior: give prior_precision as numbers, or"
+            " subset='all'."
         )
     if laplace is not None and laplace.reg.net.layout.blocks != reg.net.layout.blocks:
         raise OptionError(
-            f"laplace should be of the network of reg, {reg.net!r}, got one of {laplace.reg.net!r}: fit it to reg."
+            f"laplace should be of the network of reg, {reg.net!r}, got one of {laplace.reg.net!r}:"
+            " fit it to reg."
         )

@@ -234,9 +234,10 @@ def _weigh_laplace_draws(model: pm.Model, n: int, seed: int) -> Dataset:
     lost = np.mean(~np.isfinite(log_p))
     if not np.isfinite(at_mode) or lost > MAX_LOST:
         raise DataError(
-            f"the posterior density should be finite where chains start, got {at_mode:.4g} at the Laplace posterior's "
-            f"weights and {lost:.0%} not finite among {len(z)} draws of it: check sigma_noise, prior_precision and the "
-            "weights, or take a structure closer to the truth (primal)."
+            f"the posterior density should be finite where chains start, got {at_mode:.4g} at the"
+            f" Laplace posterior's weights and {lost:.0%} not finite among {len(z)} draws of it:"
+            " check sigma_noise, prior_precision and the weights, or take a structure closer to"
+            " the truth (primal)."
         )
     weights = np.where(np.isfinite(log_p), log_p + 0.5 * np.sum(z**2, axis=1), -np.inf)
     finite = weights[np.isfinite(weights)]
@@ -270,7 +271,8 @@ def _cut(draws: DataTree, n_draws: int) -> DataTree:
         raise KeyboardInterrupt
     chains = np.flatnonzero(lengths >= n_kept)
     warnings.warn(
-        f"interrupted: {n_kept} of {n_draws} draws of {len(chains)} of {len(lengths)} chains are kept.",
+        f"interrupted: {n_kept} of {n_draws} draws of {len(chains)} of {len(lengths)} chains are"
+        " kept.",
         UserWarning,
         stacklevel=3,
     )
@@ -300,8 +302,8 @@ def _keep(draws: DataTree, importance: Dataset, theta_every: int) -> DataTree:
 def _warn_unless_minimum(laplace: LaplacePosterior) -> None:
     if not laplace.certificate.is_minimum:
         warnings.warn(
-            f"the Laplace posterior's weights are {laplace.certificate.message} The chains start around them and may "
-            "need long to leave: symspec.polish first.",
+            f"the Laplace posterior's weights are {laplace.certificate.message} The chains start"
+            " around them and may need long to leave: symspec.polish first.",
             NotAtMinimumWarning,
             stacklevel=3,
         )
@@ -331,8 +333,8 @@ def _check_counts(n_draws: int, n_chains: int, n_tune: int, theta_every: int) ->
             raise OptionError(f"{name} should be at least {smallest}, got {value}.")
     if n_chains < MIN_CHAINS:
         raise OptionError(
-            f"n_chains should be at least {MIN_CHAINS}, better 4, got {n_chains}: convergence is seen by comparing "
-            "chains."
+            f"n_chains should be at least {MIN_CHAINS}, better 4, got {n_chains}: convergence is"
+            " seen by comparing chains."
         )
 
 
@@ -355,8 +357,9 @@ def _check_memory(n_draws: int, n_theta: int, n_f: int, memory: str) -> None:
     limit = parse_memory(memory)
     if n_bytes > limit:
         raise TooLargeError(
-            f"the draws would take {n_bytes / 1e9:.3g} GB, {8e-9 * n_draws * n_theta:.3g} of it for theta, and memory "
-            f"is {memory}: leave theta out (theta_every=0), give fewer stars in X_check, or draw less."
+            f"the draws would take {n_bytes / 1e9:.3g} GB, {8e-9 * n_draws * n_theta:.3g} of it for"
+            f" theta, and memory is {memory}: leave theta out (theta_every=0), give fewer stars in"
+            " X_check, or draw less."
         )
 
 
@@ -392,7 +395,7 @@ def _check_hours(
             "last_layer": "fewer draws",
         }
         raise TooLargeError(
-            f"{n:,} draws would take some {took} ({seconds:.3g} s a gradient, {GRADIENTS_PER_DRAW} a draw), more than "
-            f"max_hours={max_hours:g}: sample {others.get(str(subset), 'fewer stars, or draw less')}, or allow more "
-            "max_hours."
+            f"{n:,} draws would take some {took} ({seconds:.3g} s a gradient, {GRADIENTS_PER_DRAW}"
+            f" a draw), more than max_hours={max_hours:g}: sample"
+            f" {others.get(str(subset), 'fewer stars, or draw less')}, or allow more max_hours."
         )

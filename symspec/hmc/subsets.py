@@ -34,7 +34,8 @@ def check_subset(subset: Any, n_params: int) -> Subset:
     if is_count and 1 <= subset <= n_params:
         return int(subset)
     raise OptionError(
-        f'subset should be "all", "last_layer", or a number of directions from 1 to {n_params:,}, got {subset!r}.'
+        f'subset should be "all", "last_layer", or a number of directions from 1 to {n_params:,},'
+        f" got {subset!r}."
     )
 
 
@@ -69,8 +70,8 @@ def find_last_layer_inverse(laplace: LaplacePosterior) -> PrimalInverse:
             J.T @ J + np.diag(laplace.reg.prior_precision_vector()[free])
         )
     raise OptionError(
-        'the last layer\'s inverse Hessian should come from structure="last_layer", "primal" or "dual", got '
-        f'"{laplace.structure}": fit_laplace(..., structure="last_layer").'
+        'the last layer\'s inverse Hessian should come from structure="last_layer", "primal" or'
+        f' "dual", got "{laplace.structure}": fit_laplace(..., structure="last_layer").'
     )
 
 

@@ -109,8 +109,9 @@ def find_whitening(laplace: LaplacePosterior) -> Whitening:
     if isinstance(inverse, DualInverse | LowRankInverse):
         return _whiten_by_directions(laplace.theta, find_directions(laplace))
     raise OptionError(
-        f'whitening should be given a Laplace posterior over all weights, got structure="{laplace.structure}": fit one '
-        'with structure="low_rank" or "kronecker", or sample subset="last_layer".'
+        "whitening should be given a Laplace posterior over all weights, got"
+        f' structure="{laplace.structure}": fit one with structure="low_rank" or "kronecker", or'
+        ' sample subset="last_layer".'
     )
 
 
@@ -142,8 +143,9 @@ def find_directions(laplace: LaplacePosterior, n: int | None = None) -> LowRankI
         values, vectors = _dual_directions(laplace, inverse, precision)
     else:
         raise OptionError(
-            f'leading directions should come from structure="primal", "dual" or "low_rank", got "{laplace.structure}": '
-            'fit_laplace(..., structure="low_rank", options={"rank": k}) finds the first k.'
+            'leading directions should come from structure="primal", "dual" or "low_rank", got'
+            f' "{laplace.structure}": fit_laplace(..., structure="low_rank", options={{"rank": k}})'
+            " finds the first k."
         )
     keep = np.flatnonzero(np.abs(values) > NEGLIGIBLE) if n is None else np.arange(n)
     if len(keep) and keep[-1] >= len(values):
@@ -169,7 +171,8 @@ def _dual_directions(
     if 8 * inverse.rows.size * inverse.shape[0] > MAX_BYTES:
         raise TooLargeError(
             f"the {inverse.rows.size:,} directions of {inverse.shape[0]:,} weights take more than "
-            f'{MAX_BYTES / 2**30:.0f} GiB: fit structure="low_rank" with options={{"rank": 200}}, or "kronecker".'
+            f'{MAX_BYTES / 2**30:.0f} GiB: fit structure="low_rank" with options={{"rank": 200}},'
+            ' or "kronecker".'
         )
     tangents = inverse.tangents.whiten(laplace.reg.whiteners(inverse.observed))
     values, vectors = eigh(tangents.gram(tangents, inverse.variance))

@@ -138,7 +138,8 @@ class InverseBuilder:
         rest = np.setdiff1d(labelled, subset)
         if not rest.size:
             raise OptionError(
-                f"subset should leave some of the {len(labelled)} training stars with labels to be added by products, "
+                f"subset should leave some of the {len(labelled)} training stars with labels to be"
+                " added by products, "
                 f'got {len(subset)}: give fewer, or use structure="dual".'
             )
         limits = {name: value for name, value in self.options.items() if name != "subset"}

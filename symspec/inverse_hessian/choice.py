@@ -71,8 +71,8 @@ def choose_structure(
         return Choice(name, f"{name}: {told}.")
     if curvature == "hessian":
         raise TooLargeError(
-            f"the exact Hessian of {P:,} parameters takes {sizes}, and memory={memory!r} was given: give more, or use "
-            'curvature="ggn".'
+            f"the exact Hessian of {P:,} parameters takes {sizes}, and memory={memory!r} was given:"
+            ' give more, or use curvature="ggn".'
         )
     return Choice("krylov", f"krylov: {told}; products alone, each error bar between two bounds.")
 
@@ -88,7 +88,8 @@ def check_structure(structure: str, curvature: str, options: Mapping[str, Any]) 
     check_choice(curvature, "curvature", CURVATURES)
     if curvature == "hessian" and structure not in ("auto", "primal"):
         raise OptionError(
-            f'structure="{structure}" inverts the Gauss-Newton matrix: use curvature="ggn", or structure="primal".'
+            f'structure="{structure}" inverts the Gauss-Newton matrix: use curvature="ggn", or'
+            ' structure="primal".'
         )
     known = OPTIONS.get(structure, {})
     for name, value in options.items():

@@ -182,8 +182,9 @@ def factorize_kernel(
     factor, info = dpotrf(K.T, lower=1, clean=1, overwrite_a=1)
     if info != 0 or not np.isfinite(np.diag(factor)).all():  # OpenBLAS lets NaN pass
         raise DataError(
-            "the network's tangent kernel is not finite or not positive definite: theta has diverged, or flux and "
-            "labels differ by so many orders of magnitude that float64 does not hold; standardise them."
+            "the network's tangent kernel is not finite or not positive definite: theta has"
+            " diverged, or flux and labels differ by so many orders of magnitude that float64 does"
+            " not hold; standardise them."
         )
     return factor
 

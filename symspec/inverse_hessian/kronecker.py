@@ -65,8 +65,8 @@ def build_kronecker(
     """
     if any(np.ndim(p) for p in prior_precision.values()):
         raise OptionError(
-            "Kronecker structures take one prior precision a block, got one a parameter: use structure="
-            '"diagonal", or an exact one.'
+            "Kronecker structures take one prior precision a block, got one a parameter: use"
+            ' structure="diagonal", or an exact one.'
         )
     prior = {
         name: values[0] or values[1][0] for name, values in layout.by_layer(prior_precision).items()

@@ -247,8 +247,9 @@ class KrylovInverse(InverseHessian):
             ):
                 error = np.max(np.linalg.norm(residual, axis=0) / np.linalg.norm(K, axis=0))
                 warnings.warn(
-                    f"conjugate gradients stopped at a relative residual of {error:.1e} after {space.n_blocks} "
-                    "iterations: give a larger subset, more iterations or more memory.",
+                    f"conjugate gradients stopped at a relative residual of {error:.1e} after"
+                    f" {space.n_blocks} iterations: give a larger subset, more iterations or more"
+                    " memory.",
                     RuntimeWarning,
                     stacklevel=4,
                 )

@@ -135,8 +135,9 @@ def split_last_layer(reg: Regression, theta: np.ndarray) -> LastLayer:
     at = _last_with_parameters(net)
     if any(source < at for sources in net.sources[at:] for source in sources):
         raise OptionError(
-            f"the last layer with parameters, {name}, should have all others before it, got a network in which some "
-            'go around it to the labels: use subset="all" or a number of directions.'
+            f"the last layer with parameters, {name}, should have all others before it, got a"
+            ' network in which some go around it to the labels: use subset="all" or a number of'
+            " directions."
         )
     layers = (
         [Reshape(net.shapes[at]), *net.layers[at:]] if len(net.shapes[at]) > 1 else net.layers[at:]

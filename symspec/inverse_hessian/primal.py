@@ -63,9 +63,10 @@ class PrimalInverse(InverseHessian):
         if info != 0:
             smallest = float(eigh(A, eigvals_only=True, subset_by_index=[0, 0])[0])
             raise NotPositiveDefiniteError(
-                f"the curvature matrix should be positive definite, but its smallest eigenvalue is {smallest:.6g}: "
-                "the weights are no minimum of the negative log posterior. Train on (symspec.polish), raise "
-                'prior_precision, or use curvature="ggn", which is always positive definite.',
+                "the curvature matrix should be positive definite, but its smallest eigenvalue is"
+                f" {smallest:.6g}: the weights are no minimum of the negative log posterior. Train"
+                ' on (symspec.polish), raise prior_precision, or use curvature="ggn", which is'
+                " always positive definite.",
                 smallest,
             )
         return cls(factor)

@@ -272,7 +272,8 @@ class _Run:
         if not self._fits(n):
             size = f"{3 * 8 * n**2 / 2**30:.3g} GiB for matrices of {n:,} rows"
             raise TooLargeError(
-                f"{name} takes {size}, and memory={self.words['memory']!r} was given: give more, or leave it out."
+                f"{name} takes {size}, and memory={self.words['memory']!r} was given: give more, or"
+                " leave it out."
             )
 
     def _apply(self, builder: InverseBuilder) -> _Measured:
@@ -305,7 +306,7 @@ def _check_words(
     given = {name: dict(values) for name, values in (options or {}).items()}
     if unknown := [name for name in given if name not in {*names, "krylov"}]:
         raise OptionError(
-            f"options should be given by structure, of those audited ({', '.join(names)}), got some for "
-            f"{', '.join(map(repr, unknown))}: write options={{'low_rank': {{'rank': 300}}}}."
+            f"options should be given by structure, of those audited ({', '.join(names)}), got some"
+            f" for {', '.join(map(repr, unknown))}: write options={{'low_rank': {{'rank': 300}}}}."
         )
     return names, given

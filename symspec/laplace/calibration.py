@@ -151,7 +151,8 @@ class ErrorCalibration:
             )
         if not (np.isfinite(factor) & (factor > 0)).all():
             raise DataError(
-                f"factor should be positive numbers, got {factor}: give 1 for a label left as it is."
+                f"factor should be positive numbers, got {factor}: give 1 for a label left as"
+                " it is."
             )
         object.__setattr__(self, "factor", factor)
 
@@ -188,8 +189,8 @@ def calibrate_errors(
     n_known = np.count_nonzero(np.isfinite(z), axis=0)
     if n_known.min() < MIN_KNOWN:
         raise DataError(
-            f"a calibration takes at least {MIN_KNOWN} true values of each label, got {n_known.tolist()} of "
-            f"{', '.join(prediction.label_names)}: give more stars."
+            f"a calibration takes at least {MIN_KNOWN} true values of each label, got"
+            f" {n_known.tolist()} of {', '.join(prediction.label_names)}: give more stars."
         )
     counts = f"robust scatter of {', '.join(map(str, n_known))} residuals over their errors"
     return ErrorCalibration(
@@ -208,8 +209,9 @@ def check_true_labels(prediction: Prediction, true_labels: Any) -> np.ndarray:
     truth = as_float_array(true_labels, "true_labels")
     if truth.shape != prediction.labels.shape:
         raise ShapeError(
-            f"true_labels should have the shape of prediction.labels, {prediction.labels.shape}, got "
-            f"{truth.shape}: select the same stars and labels, NaN where the truth is not known."
+            f"true_labels should have the shape of prediction.labels, {prediction.labels.shape},"
+            f" got {truth.shape}: select the same stars and labels, NaN where the truth is not"
+            " known."
         )
     return truth
 

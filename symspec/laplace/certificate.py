@@ -64,8 +64,8 @@ def certify(
     smallest, error, largest = find_extreme_eigenvalues(hessian_product, inverse, n_stars)
     is_minimum = bool(decrement <= MAX_DECREMENT and smallest > 0)
     numbers = (
-        f"|gradient| {norm:.3g}, Newton decrement {decrement:.3g} nats (at most {MAX_DECREMENT:g}), smallest "
-        f"eigenvalue of the Hessian {smallest:.4g} +- {error:.1g}, largest {largest:.4g}"
+        f"|gradient| {norm:.3g}, Newton decrement {decrement:.3g} nats (at most {MAX_DECREMENT:g}),"
+        f" smallest eigenvalue of the Hessian {smallest:.4g} +- {error:.1g}, largest {largest:.4g}"
     )
     shift = ", ".join(f"{s:.3g}" for s in newton_shift)
     verdict = (

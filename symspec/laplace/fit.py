@@ -165,8 +165,8 @@ def _report_minimum(certificate: Certificate, require_minimum: bool | None) -> N
     if certificate.is_minimum or require_minimum is False:
         return
     advice = (
-        "Train on, or run symspec.polish; error bars from here are those of the linearised model and flagged on "
-        "every star (require_minimum=False silences this)."
+        "Train on, or run symspec.polish; error bars from here are those of the linearised model"
+        " and flagged on every star (require_minimum=False silences this)."
     )
     if require_minimum:
         raise NotAtMinimumError(f"the weights are {certificate.message} {advice}", certificate)

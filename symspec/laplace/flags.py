@@ -35,12 +35,18 @@ _MEANINGS = {
     Flag.OUTSIDE_TRAINING_RANGE: "a label lies outside the range of the training labels",
     Flag.BAD_PIXELS: "pixels without information (ivar = 0) were replaced by the training mean",
     Flag.NOT_AT_MINIMUM: "the weights are not certified to be at a minimum: error bars unreliable",
-    Flag.MODEL_ERROR_INEXACT: "the model's part of the error is an approximation, an upper bound or a wide interval",
-    Flag.ERROR_UNRELIABLE: "Hamiltonian Monte Carlo contradicts this network's model error: error bars unreliable",
+    Flag.MODEL_ERROR_INEXACT: (
+        "the model's part of the error is an approximation, an upper bound or a wide interval"
+    ),
+    Flag.ERROR_UNRELIABLE: (
+        "Hamiltonian Monte Carlo contradicts this network's model error: error bars unreliable"
+    ),
     Flag.NEAR_EDGE: "a label lies in the outermost part of the range of the training labels",
     Flag.MANY_BAD_PIXELS: "more than the allowed fraction of the pixels are without information",
     Flag.LOW_SNR: "the spectrum's median signal-to-noise ratio is low",
-    Flag.OUTSIDE_TRAINING_SPECTRA: "the spectrum is unlike the training spectra: labels and errors unreliable",
+    Flag.OUTSIDE_TRAINING_SPECTRA: (
+        "the spectrum is unlike the training spectra: labels and errors unreliable"
+    ),
 }
 LABEL_FLAGS = (
     Flag.FAILED,
@@ -91,7 +97,8 @@ class FlagOptions:
             ):
                 limits = f"between 0 and {end:g}" if np.isfinite(end) else "of at least 0"
                 raise OptionError(
-                    f"{field.name} should be a number {limits}, got {value!r}: the default is {field.default:g}."
+                    f"{field.name} should be a number {limits}, got {value!r}: the default is"
+                    f" {field.default:g}."
                 )
             object.__setattr__(self, field.name, float(value))
 

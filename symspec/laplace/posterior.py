@@ -224,8 +224,8 @@ class LaplacePosterior:
         if ivar is not None and (bad := ~np.isfinite(X) & (ivar > 0)).any():
             star, pixel = np.argwhere(bad)[0]
             raise DataError(
-                f"flux should be finite wherever ivar is positive, got {np.count_nonzero(bad)} values that are not "
-                f"(first: star {star}, pixel {pixel}): set ivar to 0 there."
+                f"flux should be finite wherever ivar is positive, got {np.count_nonzero(bad)}"
+                f" values that are not (first: star {star}, pixel {pixel}): set ivar to 0 there."
             )
         return X, ivar
 
@@ -265,8 +265,8 @@ class LaplacePosterior:
         inverse = self.inverse_hessian
         if inverse.structure == "dual" and inverse.accuracy != "exact":
             raise OptionError(
-                "the log marginal likelihood needs all training stars, got the inverse Hessian of a subset: use "
-                'structure="krylov".'
+                "the log marginal likelihood needs all training stars, got the inverse Hessian of a"
+                ' subset: use structure="krylov".'
             )
         return log_evidence(self.reg, self.theta, self.negative_log_posterior, inverse)
 

@@ -61,8 +61,9 @@ def sandwich_covariance(
     net = laplace.reg.net
     if not isinstance(inverse, PrimalInverse | DualInverse) or inverse.accuracy != "exact":
         raise OptionError(
-            'the sandwich covariance should be given a Laplace posterior of structure="primal" or "dual" from all '
-            f'training stars, got "{laplace.structure}" ({inverse.accuracy}): use fit_laplace(..., structure="dual").'
+            'the sandwich covariance should be given a Laplace posterior of structure="primal" or'
+            f' "dual" from all training stars, got "{laplace.structure}" ({inverse.accuracy}): use'
+            ' fit_laplace(..., structure="dual").'
         )
     X = check_flux(X, net.n_pixels, dtype=None)
     stars = np.atleast_2d(X)

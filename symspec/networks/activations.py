@@ -104,5 +104,6 @@ def check_activation(name: str, options: dict[str, Any]) -> None:
     for key in options:
         if key not in known:
             raise OptionError(
-                f"activation {name!r} takes {', '.join(known) or 'no options'}, got {key!r}: leave it out."
+                f"activation {name!r} takes {', '.join(known) or 'no options'}, got {key!r}: leave"
+                " it out."
             )

@@ -38,8 +38,9 @@ class _OverPositions(Layer):
         """Shape (position, channel) of what comes in, or back."""
         if len(shape) != 2:
             raise ShapeError(
-                f"{self.kind} takes an array (position, channel) a spectrum, got one of shape {shape}: put "
-                "Reshape((n_pixels, 1)) before it, or (1, n_pixels) if channels come first."
+                f"{self.kind} takes an array (position, channel) a spectrum, got one of shape"
+                f" {shape}: put Reshape((n_pixels, 1)) before it, or (1, n_pixels) if channels come"
+                " first."
             )
         return shape if self.data_format == "channels_last" else shape[::-1]
 
@@ -337,7 +338,8 @@ def place_windows(length: int, size: int, stride: int, padding: Padding) -> tupl
     n = (before + length + after - size) // stride + 1
     if n < 1:
         raise ShapeError(
-            f"a window of {size} positions should fit in {before + length + after}: make it smaller."
+            f"a window of {size} positions should fit in {before + length + after}: make it"
+            " smaller."
         )
     return before, n
 

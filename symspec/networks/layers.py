@@ -165,9 +165,9 @@ class _Affine(Layer):
         if not (np.isfinite(mean).all() and np.isfinite(scale).all() and (scale > 0).all()):
             bad = np.flatnonzero(~(np.isfinite(mean) & np.isfinite(scale) & (scale > 0)))
             raise DataError(
-                f"mean should be finite and scale positive, got mean {mean[bad[0]]}, scale {scale[bad[0]]} at "
-                f"position {bad[0]} ({bad.size} such): a feature that never varies carries nothing; drop it or "
-                "give it scale 1."
+                f"mean should be finite and scale positive, got mean {mean[bad[0]]}, scale"
+                f" {scale[bad[0]]} at position {bad[0]} ({bad.size} such): a feature that never"
+                " varies carries nothing; drop it or give it scale 1."
             )
         mean.flags.writeable = scale.flags.writeable = False
         object.__setattr__(self, "mean", mean)
@@ -192,17 +192,17 @@ class _Affine(Layer):
         array = as_float_array(array, "array")
         if array.ndim != 2 or (np.isfinite(array).sum(axis=0) < 2).any():
             raise DataError(
-                f"{cls.__name__}.of needs (star, feature) with at least two numbers in each column, got shape "
-                f"{array.shape}: a mean and a spread cannot come from one star."
+                f"{cls.__name__}.of needs (star, feature) with at least two numbers in each column,"
+                f" got shape {array.shape}: a mean and a spread cannot come from one star."
             )
         mean = np.nanmean(array, axis=0)
         scale = np.nanstd(array, axis=0)
         flat = np.flatnonzero(scale <= 1e-12 * np.maximum(np.abs(mean), 1e-300))
         if flat.size:
             raise DataError(
-                f"each column should vary from star to star, got {flat.size} of zero variance, the first at "
-                f"position {flat[0]} (all {mean[flat[0]]:g}): drop these columns, or build {cls.__name__}(mean, "
-                "scale) with scale 1 there."
+                f"each column should vary from star to star, got {flat.size} of zero variance, the"
+                f" first at position {flat[0]} (all {mean[flat[0]]:g}): drop these columns, or"
+                f" build {cls.__name__}(mean, scale) with scale 1 there."
             )
         return cls(mean, scale)
 

@@ -102,7 +102,8 @@ class Network:
             )
         if len(self.shapes[-1]) != 1:
             raise ShapeError(
-                f"layers should end in a vector of labels, got {self.shapes[-1]}: put Flatten() before."
+                f"layers should end in a vector of labels, got {self.shapes[-1]}: put Flatten()"
+                " before."
             )
         self.layout = ParamLayout(blocks, factored=self.dense_shapes)
         self.n_params = self.layout.n_params
@@ -282,8 +283,8 @@ def _find_sources(layers: Sequence[Layer]) -> list[tuple[int, ...]]:
     for i, layer in enumerate(layers):
         if unknown := [other for other in layer.others if id(other) not in places]:
             raise OptionError(
-                f"{layer.kind} should refer to layers that stand before it in the same network, got {unknown[0]!r}: "
-                "give the very layer that is in the list."
+                f"{layer.kind} should refer to layers that stand before it in the same network, got"
+                f" {unknown[0]!r}: give the very layer that is in the list."
             )
         sources.append(tuple(places[id(other)] for other in layer.others))
         places[id(layer)] = i
@@ -323,7 +324,8 @@ def _check_wavelength(wavelength: Any, n_pixels: int) -> np.ndarray | None:
         )
     if not (np.isfinite(wavelength).all() and (np.diff(wavelength) > 0).all()):
         raise DataError(
-            "wavelength should be finite and rise from pixel to pixel: sort the pixels by wavelength."
+            "wavelength should be finite and rise from pixel to pixel: sort the pixels by"
+            " wavelength."
         )
     wavelength.flags.writeable = False
     return wavelength
@@ -334,8 +336,9 @@ def as_theta(theta: Any, n_params: int, *, symbolic: bool = True) -> Any:
     if isinstance(theta, list | tuple | Mapping):
         shapes = [np.shape(a) for a in (theta.values() if isinstance(theta, Mapping) else theta)]
         raise ShapeError(
-            f"theta should be one flat vector of {n_params} parameters, got {len(shapes)} arrays of shapes {shapes}: "
-            'pack them with net.pack({"dense_0/kernel": W0, "dense_0/bias": b0, ...}).'
+            f"theta should be one flat vector of {n_params} parameters, got {len(shapes)} arrays of"
+            f' shapes {shapes}: pack them with net.pack({{"dense_0/kernel": W0, "dense_0/bias": b0,'
+            " ...})."
         )
     theta = pt.as_tensor_variable(theta) if symbolic else np.asarray(theta)
     length = (
@@ -356,8 +359,8 @@ def _as_flux(flux: Any, n_pixels: int) -> Symbol:
     length = flux.type.shape[-1] if flux.ndim else None
     if flux.ndim not in (1, 2) or length not in (None, n_pixels):
         raise ShapeError(
-            f"flux should have shape (star, {n_pixels}) or ({n_pixels},), got {flux.type.shape}: give one spectrum "
-            "as a vector or several as the rows of a matrix."
+            f"flux should have shape (star, {n_pixels}) or ({n_pixels},), got {flux.type.shape}:"
+            " give one spectrum as a vector or several as the rows of a matrix."
         )
     return flux if flux.dtype.startswith("float") else flux.astype("float64")
 

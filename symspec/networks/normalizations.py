@@ -59,11 +59,13 @@ class BatchNorm(_Norm):
             object.__setattr__(self, name, array)
         if self.mean.ndim != 1 or self.mean.shape != self.variance.shape:
             raise ShapeError(
-                f"mean and variance should be vectors of one length, got {self.mean.shape}, {self.variance.shape}."
+                f"mean and variance should be vectors of one length, got {self.mean.shape},"
+                f" {self.variance.shape}."
             )
         if not (self.epsilon >= 0 and (self.variance + self.epsilon > 0).all()):
             raise DataError(
-                f"variance + epsilon should be positive, got {np.min(self.variance) + self.epsilon:g}."
+                "variance + epsilon should be positive, got"
+                f" {np.min(self.variance) + self.epsilon:g}."
             )
         if self.axis not in (-1, 0):
             raise OptionError(
@@ -175,8 +177,8 @@ class ContinuumNormalize(Layer):
             object.__setattr__(self, name, array)
         if self.project.ndim != 2 or self.project.shape != self.basis.shape[::-1]:
             raise ShapeError(
-                f"project should be (pixel, coefficient) and basis (coefficient, pixel), got {self.project.shape}, "
-                f"{self.basis.shape}."
+                "project should be (pixel, coefficient) and basis (coefficient, pixel), got"
+                f" {self.project.shape}, {self.basis.shape}."
             )
 
     @classmethod
@@ -212,8 +214,9 @@ class ContinuumNormalize(Layer):
             rows = slice(i * n, (i + 1) * n)
             if len(used) < n:
                 raise DataError(
-                    f"each piece should have at least {n} continuum pixels, got {len(used)} from "
-                    f"{wavelength[here].min():g} to {wavelength[here].max():g}: lower degree, or mark more pixels."
+                    f"each piece should have at least {n} continuum pixels, got {len(used)} from"
+                    f" {wavelength[here].min():g} to {wavelength[here].max():g}: lower degree, or"
+                    " mark more pixels."
                 )
             low = wavelength[here].min()
             high = wavelength[here].max()

@@ -66,7 +66,8 @@ class Regression:
     ):
         if (sigma_noise is None) == (noise_covariance is None):
             raise OptionError(
-                "give either sigma_noise (a standard deviation, one a label) or noise_covariance (label, label)."
+                "give either sigma_noise (a standard deviation, one a label) or noise_covariance"
+                " (label, label)."
             )
         self.net = net
         self.has_full_noise = noise_covariance is not None
@@ -79,7 +80,10 @@ class Regression:
         self.prior_precision = _check_prior(prior_precision, net)
 
     def __repr__(self) -> str:
-        return f"Regression({self.net!r}, sigma_noise={np.array2string(self.sigma_noise, precision=4)})"
+        return (
+            f"Regression({self.net!r},"
+            f" sigma_noise={np.array2string(self.sigma_noise, precision=4)})"
+        )
 
     def negative_log_posterior(self, theta: Any, flux: Any, labels: Any) -> Symbol:
         """Symbolic U(theta), a scalar summed over stars with all its constants.
@@ -103,7 +107,8 @@ class Regression:
         )  # logarithms of the noise take the labels' dtype
         if labels.ndim != f.ndim:
             raise ShapeError(
-                f"labels should have {f.ndim} axes like the network's output for this flux, got {labels.ndim}."
+                f"labels should have {f.ndim} axes like the network's output for this flux, got"
+                f" {labels.ndim}."
             )
         return -pt.sum(self.log_likelihood(f, labels))
 
@@ -275,8 +280,8 @@ def _check_sigma(sigma_noise: Any, n_labels: int) -> np.ndarray:
     sigma = as_float_array(sigma_noise, "sigma_noise")
     if sigma.shape not in ((), (n_labels,)):
         raise ShapeError(
-            f"sigma_noise should be a number or have shape ({n_labels},), one a label, got {sigma.shape}: a full "
-            "covariance goes into noise_covariance."
+            f"sigma_noise should be a number or have shape ({n_labels},), one a label, got"
+            f" {sigma.shape}: a full covariance goes into noise_covariance."
         )
     if not (np.isfinite(sigma) & (sigma > 0)).all():
         raise DataError(
@@ -296,7 +301,8 @@ def _check_covariance(covariance: Any, n_labels: int) -> np.ndarray:
     smallest = float(np.linalg.eigvalsh(S)[0])
     if smallest <= 0:
         raise DataError(
-            f"noise_covariance should be positive definite, got a smallest eigenvalue of {smallest:.3g}."
+            "noise_covariance should be positive definite, got a smallest eigenvalue of"
+            f" {smallest:.3g}."
         )
     return (S + S.T) / 2
 
@@ -310,15 +316,16 @@ def _check_prior(prior: Any, net: Network) -> dict[str, Any]:
         unknown = [name for name in prior if name not in known]
         if missing or unknown:
             raise OptionError(
-                f"prior_precision should name the blocks {[b.name for b in blocks]} or their layers, but "
-                f"{missing or 'none'} have no value and {unknown or 'none'} are unknown."
+                f"prior_precision should name the blocks {[b.name for b in blocks]} or their"
+                f" layers, but {missing or 'none'} have no value and {unknown or 'none'} are"
+                " unknown."
             )
     else:
         array = as_float_array(prior, "prior_precision")
         if array.shape not in ((), (net.n_params,)):
             raise ShapeError(
-                f"prior_precision should be a number, a dict by block, or have shape ({net.n_params},), got "
-                f"{array.shape}."
+                "prior_precision should be a number, a dict by block, or have shape"
+                f" ({net.n_params},), got {array.shape}."
             )
         values = net.layout.unpack(array) if array.ndim else {b.name: array for b in blocks}
     return {b.name: _check_precision(values[b.name], b) for b in blocks}
@@ -328,11 +335,13 @@ def _check_precision(value: Any, block: Any) -> Any:
     array = as_float_array(value, f"prior_precision of {block.name}")
     if array.shape not in ((), block.shape):
         raise ShapeError(
-            f"prior_precision of {block.name} should be a number or have shape {block.shape}, got {array.shape}."
+            f"prior_precision of {block.name} should be a number or have shape {block.shape}, got"
+            f" {array.shape}."
         )
     if not (np.isfinite(array) & (array > 0)).all():
         raise DataError(
-            f"prior_precision should be positive (it is 1 / variance of the prior), got {np.min(array):g} for "
-            f"{block.name}: for an almost flat prior give a small number such as 1e-6."
+            "prior_precision should be positive (it is 1 / variance of the prior), got"
+            f" {np.min(array):g} for {block.name}: for an almost flat prior give a small number"
+            " such as 1e-6."
         )
     return float(array) if array.ndim == 0 else array

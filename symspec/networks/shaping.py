@@ -182,7 +182,8 @@ class Concatenate(_Joining):
     def out_shape(self, *shapes: Shape) -> Shape:
         if len({shape[:-1] for shape in shapes}) > 1:
             raise ShapeError(
-                f"concatenate takes arrays alike but for the last axis, got {', '.join(map(str, shapes))}."
+                "concatenate takes arrays alike but for the last axis, got"
+                f" {', '.join(map(str, shapes))}."
             )
         return (*shapes[-1][:-1], sum(shape[-1] for shape in shapes))
 

@@ -119,8 +119,10 @@ class Unslide(_Sliding):
         for j in range(self.n_parts):
             inside, taken = self.part(j, n_channels)
             target = blocks[..., j : j + self.n, taken]
-            np.copyto(target, g[..., inside]) if j == 0 else np.add(
-                target, g[..., inside], out=target
+            (
+                np.copyto(target, g[..., inside])
+                if j == 0
+                else np.add(target, g[..., inside], out=target)
             )
         out = blocks.reshape(*batch, n_blocks * self.stride, n_channels)
         outputs[0][0] = out[..., self.before : self.before + self.length, :]

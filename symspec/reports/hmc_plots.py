@@ -248,8 +248,9 @@ def _select_stars(draws: DataTree, stars: Any, comparison: HmcComparison | None)
     n_stars = f.sizes["check_star"]
     if comparison is not None and comparison.laplace_mean.shape != (n_stars, f.sizes["label"]):
         raise ShapeError(
-            f"draws should hold f of the comparison's {comparison.laplace_mean.shape} stars and labels, got "
-            f"{(n_stars, f.sizes['label'])}: compare_hmc(laplace, draws, X_check) with the X_check of run_hmc."
+            f"draws should hold f of the comparison's {comparison.laplace_mean.shape} stars and"
+            f" labels, got {(n_stars, f.sizes['label'])}: compare_hmc(laplace, draws, X_check) with"
+            " the X_check of run_hmc."
         )
     try:
         chosen = np.atleast_1d(

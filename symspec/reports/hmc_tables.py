@@ -84,8 +84,8 @@ def print_comparison(console: Console, comparison: HmcComparison) -> None:
     if not np.isnan(comparison.pareto_k):
         close = "close to" if comparison.pareto_k < 0.7 else "not close to"
         console.print(
-            f"Pareto k of the Laplace draws' importance weights: {comparison.pareto_k:.2f}. In the space of all "
-            f"weights Laplace's posterior is {close} the true one (0.7 divides)."
+            f"Pareto k of the Laplace draws' importance weights: {comparison.pareto_k:.2f}. In the"
+            f" space of all weights Laplace's posterior is {close} the true one (0.7 divides)."
         )
     console.print(THRESHOLDS)
 

@@ -78,8 +78,9 @@ def plot_sensitivity(
     J = as_float_array(jacobian, "jacobian")
     if J.ndim != 2 or len(label_names) != len(J) or len(label_units) != len(J):
         raise ShapeError(
-            f"jacobian should have shape ({len(label_names)}, pixel), one row a label name and unit, got "
-            f"{J.shape}: for many stars give one, jacobian[0], or their mean, jacobian.mean(axis=0)."
+            f"jacobian should have shape ({len(label_names)}, pixel), one row a label name and"
+            f" unit, got {J.shape}: for many stars give one, jacobian[0], or their mean,"
+            " jacobian.mean(axis=0)."
         )
     x = _check_pixels(
         np.arange(J.shape[1]) if wavelength is None else wavelength, "wavelength", J.shape[1]
@@ -147,7 +148,8 @@ def plot_predicted_against_true(
         panel.set_ylabel(with_unit(f"predicted {prediction.label_names[c]}", unit))
         verdict = (
             rf"$\sigma_\mathrm{{MAD}}$ = {scatter[c]:.3g} {unit}".rstrip()
-            + f"\nwithin 68 %: {100 * covered[0, c]:.0f} %\nwithin 95 %: {100 * covered[1, c]:.0f} %"
+            + f"\nwithin 68 %: {100 * covered[0, c]:.0f} %\nwithin 95 %:"
+            f" {100 * covered[1, c]:.0f} %"
         )
         panel.text(
             0.04, 0.96, verdict, transform=panel.transAxes, va="top", fontsize=9, bbox=_PAPER
@@ -274,7 +276,8 @@ def _check_pixels(value: Any, name: str, n_pixels: int) -> np.ndarray:
     array = as_float_array(value, name)
     if array.shape != (n_pixels,):
         raise ShapeError(
-            f"{name} should have shape ({n_pixels},), one value a column of jacobian, got {array.shape}."
+            f"{name} should have shape ({n_pixels},), one value a column of jacobian, got"
+            f" {array.shape}."
         )
     return array
 

@@ -46,7 +46,8 @@ def write_star_table(
     n_stars = len(next(iter(columns.values())))
     if path.suffix.lower() not in STAR_TABLE_SUFFIXES:
         raise OptionError(
-            f"path should end in one of {', '.join(STAR_TABLE_SUFFIXES)}, got {path.name!r}: rename it."
+            f"path should end in one of {', '.join(STAR_TABLE_SUFFIXES)}, got {path.name!r}:"
+            " rename it."
         )
     ids = np.arange(n_stars) if ids is None else np.asarray(ids)
     if ids.shape != (n_stars,):

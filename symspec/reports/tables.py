@@ -250,7 +250,10 @@ def spectra_lines(spectra: Spectra) -> list[str]:
     if spectra.wavelength is None:
         lines.append("wavelength: not in the file")
     else:
-        ends = f"{spectra.wavelength.min():.6g} to {spectra.wavelength.max():.6g} {spectra.wavelength_unit}"
+        ends = (
+            f"{spectra.wavelength.min():.6g} to {spectra.wavelength.max():.6g}"
+            f" {spectra.wavelength_unit}"
+        )
         lines.append(f"wavelength: {ends}")
     if spectra.ivar is None:
         lines.append("uncertainties of the flux: not in the file")
@@ -369,7 +372,8 @@ def print_audit(console: Console, audit: StructureAudit) -> None:
     if audit.exact == "krylov":
         width = float(np.max(1 - ends[..., 0] / ends[..., 1]))
         console.print(
-            f"Its intervals are at most {width:.2%} of the standard deviation wide; the upper end is taken."
+            f"Its intervals are at most {width:.2%} of the standard deviation wide; the upper end"
+            " is taken."
         )
     if not audit.distance.any():
         console.print(

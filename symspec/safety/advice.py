@@ -39,10 +39,14 @@ def describe_ragged(value: Any, name: str) -> str | None:
         return None
     other = next((i for i, length in enumerate(lengths) if length != lengths[0]), None)
     if other is None:
-        return f"{name} should be an array of numbers, got nested sequences of unequal shapes: give one array."
+        return (
+            f"{name} should be an array of numbers, got nested sequences of unequal shapes: give"
+            " one array."
+        )
     return (
-        f"{name} should have rows of one length, got rows of lengths {lengths[0]} and {lengths[other]} "
-        f"(row {other} differs from row 0): cut or resample all rows to one length."
+        f"{name} should have rows of one length, got rows of lengths {lengths[0]} and"
+        f" {lengths[other]} (row {other} differs from row 0): cut or resample all rows to one"
+        " length."
     )
 
 
@@ -52,12 +56,21 @@ def describe_wrong_kind(value: Any, raw: np.ndarray, name: str) -> str:
     if kind == "O":
         return _describe_objects(value, raw, name)
     if kind == "c":
-        return f"{name} should be real numbers, got complex ones ({raw.dtype}): give their real part or modulus."
+        return (
+            f"{name} should be real numbers, got complex ones ({raw.dtype}): give their real part"
+            " or modulus."
+        )
     if kind == "b":
-        return f"{name} should be numbers, got booleans: if 0 and 1 are meant, give {name}.astype(float)."
+        return (
+            f"{name} should be numbers, got booleans: if 0 and 1 are meant, give"
+            f" {name}.astype(float)."
+        )
     if kind in "US":
         example = str(raw.flat[0]) if raw.size else ""
-        return f"{name} should be numbers, got strings such as {example!r}: convert them to floats first."
+        return (
+            f"{name} should be numbers, got strings such as {example!r}: convert them to floats"
+            " first."
+        )
     return f"{name} should be numbers, got an array of {raw.dtype}: give floats."
 
 
@@ -74,8 +87,8 @@ def _describe_objects(value: Any, raw: np.ndarray, name: str) -> str:
         return ragged
     kinds = ", ".join(sorted({type(item).__name__ for item in raw.flat[:1000]}))
     return (
-        f"{name} should be an array of numbers, got an object array holding {kinds}: replace what is no "
-        f"number by NaN, then give np.asarray({name}, dtype=float)."
+        f"{name} should be an array of numbers, got an object array holding {kinds}: replace what"
+        f" is no number by NaN, then give np.asarray({name}, dtype=float)."
     )
 
 
@@ -125,7 +138,10 @@ def advise_pixels(shape: tuple[int, ...], n_pixels: int, name: str) -> str:
         return f"trim the last pixel or rebuild the network with n_pixels={got}"
     if got == n_pixels - 1:
         return f"one pixel was cut: give it as well or rebuild the network with n_pixels={got}"
-    return f"resample the spectra to the network's {n_pixels} pixels or rebuild the network with n_pixels={got}"
+    return (
+        f"resample the spectra to the network's {n_pixels} pixels or rebuild the network with"
+        f" n_pixels={got}"
+    )
 
 
 def advise_labels(shape: tuple[int, ...], n_stars: int, n_labels: int, name: str) -> str:
@@ -141,8 +157,14 @@ def advise_labels(shape: tuple[int, ...], n_stars: int, n_labels: int, name: str
     if shape == (n_labels, n_stars):
         return f"transpose it: {name}.T"
     if shape[1] == n_labels:
-        return f"there are spectra of {n_stars} stars and labels of {shape[0]}: select the same stars in both"
-    return f"the network gives {n_labels} labels: pick their columns, or rebuild it with {shape[1]} outputs"
+        return (
+            f"there are spectra of {n_stars} stars and labels of {shape[0]}: select the same stars"
+            " in both"
+        )
+    return (
+        f"the network gives {n_labels} labels: pick their columns, or rebuild it with {shape[1]}"
+        " outputs"
+    )
 
 
 def advise_ivar(shape: tuple[int, ...], flux_shape: tuple[int, ...]) -> str:
@@ -162,4 +184,7 @@ def advise_theta(shape: tuple[int, ...], n_params: int) -> str:
         return "these are several draws: give one, theta[i]"
     if len(shape) != 1:
         return "pack the network's weights with net.pack(params)"
-    return f"the network has {n_params} parameters and theta {shape[0]}, so it belongs to another network"
+    return (
+        f"the network has {n_params} parameters and theta {shape[0]}, so it belongs to another"
+        " network"
+    )

@@ -28,8 +28,12 @@ _CHECKED_AT_A_TIME = 2**20  # bytes of a member whose checksum is wanted
 _HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 _KNOWN = {b"PK\x03\x04": "npz", b"SIMPLE  =": "fits", b"\x1f\x8b": "gzip"}
 _FOREIGN = {
-    b"\x93NUMPY": "a single array (.npy): write several by name, np.savez(path, flux=..., ivar=...)",
-    b"\x80": "perhaps a Python pickle, which is never opened: write the arrays with np.savez instead",
+    b"\x93NUMPY": (
+        "a single array (.npy): write several by name, np.savez(path, flux=..., ivar=...)"
+    ),
+    b"\x80": (
+        "perhaps a Python pickle, which is never opened: write the arrays with np.savez instead"
+    ),
 }
 _EXPECTED = "an HDF5, npz, FITS or CSV file"
 
@@ -113,8 +117,8 @@ def _find_dataset(file: Any, name: str, path: Path) -> Any:
         )
     if dataset.dtype.hasobject and h5py.check_string_dtype(dataset.dtype) is None:
         raise FileFormatError(
-            f"{path}: {name!r} should be a plain array, got {dataset.dtype} of rows of varying length or "
-            "references: store an array of floats."
+            f"{path}: {name!r} should be a plain array, got {dataset.dtype} of rows of varying"
+            " length or references: store an array of floats."
         )
     _refuse_absurd(path, name, dataset.shape, dataset.dtype.itemsize)
     return dataset
@@ -181,15 +185,15 @@ def _find_member(archive: zipfile.ZipFile, name: str, path: Path) -> _Member:
         offset = stream.tell()
     if dtype.hasobject:
         raise FileFormatError(
-            f"{path}: {name!r} should be a plain array, got an object array, which is a pickle and never "
-            "opened: store an array of floats or of strings."
+            f"{path}: {name!r} should be a plain array, got an object array, which is a pickle and"
+            " never opened: store an array of floats or of strings."
         )
     _refuse_absurd(path, name, shape, dtype.itemsize)
     info = archive.getinfo(name + ".npy")
     if math.prod(shape) * dtype.itemsize > info.file_size:
         raise FileFormatError(
-            f"{path}: {name!r} should hold an array of shape {shape}, got only {info.file_size} bytes: "
-            "copy the file again."
+            f"{path}: {name!r} should hold an array of shape {shape}, got only {info.file_size}"
+            " bytes: copy the file again."
         )
     return _Member(
         shape, dtype, "F" if is_fortran else "C", offset, info.compress_type == zipfile.ZIP_STORED
@@ -233,9 +237,9 @@ def _refuse_absurd(path: Path, name: str, shape: tuple[int, ...], itemsize: int)
     held = path.stat().st_size
     if size > (limit := _SMALL_ARRAY + _LARGEST_RATIO * held):
         raise FileFormatError(
-            f"{path}: {name!r} should fit {limit / 2**20:.0f} MiB, got a declared shape {shape} of "
-            f"{size / 2**20:.0f} MiB in a file of {held} bytes: it is damaged, so copy or write it again, "
-            "without compression if that is right."
+            f"{path}: {name!r} should fit {limit / 2**20:.0f} MiB, got a declared shape {shape} of"
+            f" {size / 2**20:.0f} MiB in a file of {held} bytes: it is damaged, so copy or write it"
+            " again, without compression if that is right."
         )
 
 
@@ -243,8 +247,9 @@ def _refuse_large(path: Path, name: str, shape: tuple[int, ...], itemsize: int) 
     """Refuse rows that no memory would hold."""
     if (size := math.prod(shape) * itemsize) > _LARGEST_ARRAY:
         raise FileFormatError(
-            f"{path}: what is read of {name!r} at a time should fit {_LARGEST_ARRAY / 2**30:.0f} GiB, got rows of "
-            f"shape {shape}, {size / 2**30:.0f} GiB: read fewer stars at a time, with symspec.open_spectra."
+            f"{path}: what is read of {name!r} at a time should fit {_LARGEST_ARRAY / 2**30:.0f}"
+            f" GiB, got rows of shape {shape}, {size / 2**30:.0f} GiB: read fewer stars at a time,"
+            " with symspec.open_spectra."
         )
 
 

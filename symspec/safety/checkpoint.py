@@ -76,8 +76,8 @@ class Checkpoint:
             ) from error
         if fingerprint != self.fingerprint:
             raise DataError(
-                f"{self.folder} should hold the progress of this computation, got that of another one (other weights, "
-                "stars or options): give another folder, or delete this one."
+                f"{self.folder} should hold the progress of this computation, got that of another"
+                " one (other weights, stars or options): give another folder, or delete this one."
             )
         return state
 

@@ -70,8 +70,8 @@ def as_float_array(value: Any, name: str, *, dtype: Any = np.float64) -> np.ndar
         and (bad := np.isinf(array) & np.isfinite(raw)).any()
     ):
         raise DataError(
-            f"{name} should fit {array.dtype}, got {np.count_nonzero(bad)} values that are too large: "
-            "rescale them or ask for float64."
+            f"{name} should fit {array.dtype}, got {np.count_nonzero(bad)} values that are too"
+            " large: rescale them or ask for float64."
         )
     return array
 
@@ -117,7 +117,8 @@ def check_flux(
         )
     if flux.size == 0:
         raise DataError(
-            f"{name} should hold at least one star, got shape {flux.shape}: check what selects stars."
+            f"{name} should hold at least one star, got shape {flux.shape}: check what selects"
+            " stars."
         )
     if not allow_nan:
         check_finite(
@@ -182,20 +183,21 @@ def check_labels(labels: Any, n_stars: int, n_labels: int, *, name: str = "label
     labels = as_float_array(labels, name)
     if labels.shape != (n_stars, n_labels):
         raise ShapeError(
-            f"{name} should have shape ({n_stars}, {n_labels}), one row a star, got {labels.shape}: "
-            f"{advise_labels(labels.shape, n_stars, n_labels, name)}."
+            f"{name} should have shape ({n_stars}, {n_labels}), one row a star, got {labels.shape}:"
+            f" {advise_labels(labels.shape, n_stars, n_labels, name)}."
         )
     check_not_infinite(labels, name)
     missing = np.isnan(labels).all(axis=0)
     if missing.all():
         raise DataError(
-            f"{name} should hold numbers, got only missing ones (NaN): there is nothing to learn from."
+            f"{name} should hold numbers, got only missing ones (NaN): there is nothing to learn"
+            " from."
         )
     if missing.any() and n_stars > 1:  # one star may lack a label
         columns = ", ".join(str(i) for i in np.flatnonzero(missing))
         raise DataError(
-            f"{name} should hold at least one number for each label, got only NaN in column {columns}: "
-            f"leave that label out of {name} and of the network."
+            f"{name} should hold at least one number for each label, got only NaN in column"
+            f" {columns}: leave that label out of {name} and of the network."
         )
     return labels
 
@@ -339,7 +341,8 @@ def check_rng(rng: Any) -> np.random.Generator:
     seed = int(rng) if is_seed else 0
     got = f"the seed {seed}" if is_seed else repr(rng)
     raise OptionError(
-        f"rng should be a numpy.random.Generator, got {got}: write rng=np.random.default_rng({seed})."
+        f"rng should be a numpy.random.Generator, got {got}: write"
+        f" rng=np.random.default_rng({seed})."
     )
 
 

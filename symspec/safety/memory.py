@@ -17,8 +17,8 @@ def check_fits(n_bytes: int, what: str) -> None:
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if n_bytes > memory:
         raise TooLargeError(
-            f"the result for {what} takes {n_bytes / 2**30:.1f} GiB and this machine has {memory / 2**30:.1f}: ask for "
-            "fewer at a time."
+            f"the result for {what} takes {n_bytes / 2**30:.1f} GiB and this machine has"
+            f" {memory / 2**30:.1f}: ask for fewer at a time."
         )
 
 

@@ -70,7 +70,7 @@ def check_target(path: str | os.PathLike[str], *, overwrite: bool) -> Path:
         )
     if target.exists() and not overwrite:
         raise FileKeptError(
-            f"{path} should not exist yet, got a file of {target.stat().st_size} bytes, which is kept: "
-            "choose another name, or give overwrite=True to replace it."
+            f"{path} should not exist yet, got a file of {target.stat().st_size} bytes, which is"
+            " kept: choose another name, or give overwrite=True to replace it."
         )
     return target

@@ -278,7 +278,8 @@ def _line_profiles(wavelength: Any) -> np.ndarray:
     wavelength = as_float_array(wavelength, "wavelength")
     if wavelength.ndim != 1:
         raise ShapeError(
-            f"wavelength should have shape (pixel,), got {wavelength.shape}: all stars share one grid, give that."
+            f"wavelength should have shape (pixel,), got {wavelength.shape}: all stars share one"
+            " grid, give that."
         )
     if not (np.isfinite(wavelength) & (wavelength > 0)).all():
         raise DataError(
@@ -297,7 +298,8 @@ def _check_stellar_labels(labels: Any) -> np.ndarray:
             "for one star give labels[None, :]" if labels.shape == (3,) else "give one row a star"
         )
         raise ShapeError(
-            f"labels should have shape (star, 3), Teff, log g and [Fe/H], got {labels.shape}: {advice}."
+            f"labels should have shape (star, 3), Teff, log g and [Fe/H], got {labels.shape}:"
+            f" {advice}."
         )
     if not np.isfinite(labels).all():
         raise DataError("labels should be finite, got NaN or infinite ones: leave these stars out.")
@@ -305,8 +307,9 @@ def _check_stellar_labels(labels: Any) -> np.ndarray:
         values = labels[:, column]
         if not ((low <= values) & (values <= high)).all():
             raise DataError(
-                f"labels[:, {column}] should be {name} from {low:g} to {high:g}, got {values.min():g} to "
-                f"{values.max():g}: give the labels in the order Teff, log g, [Fe/H], not scaled."
+                f"labels[:, {column}] should be {name} from {low:g} to {high:g}, got"
+                f" {values.min():g} to {values.max():g}: give the labels in the order Teff, log g,"
+                " [Fe/H], not scaled."
             )
     return labels
 
@@ -322,11 +325,13 @@ def _check_range(
         ) from None
     if not (np.isfinite([low, high]).all() and low < high):
         raise OptionError(
-            f"{name} should be two finite numbers, the smaller first, got {value!r}: write {name}={example}."
+            f"{name} should be two finite numbers, the smaller first, got {value!r}: write"
+            f" {name}={example}."
         )
     if low < limits[0] or high > limits[1]:
         raise OptionError(
-            f"{name} should lie within {limits[0]:g} to {limits[1]:g}, got {value!r}: write {name}={example}."
+            f"{name} should lie within {limits[0]:g} to {limits[1]:g}, got {value!r}: write"
+            f" {name}={example}."
         )
     return low, high
 
@@ -378,7 +383,8 @@ def _read_one_grid(paths: list[Path]) -> tuple[np.ndarray, np.ndarray]:
             grids.append(tuple(hdus[0].header[key] for key in keys))
         if grids[-1] != grids[0]:
             raise FileFormatError(
-                f"{path} should have {keys} = {grids[0]} like the others, got {grids[-1]}: reinstall sdss-mangadap."
+                f"{path} should have {keys} = {grids[0]} like the others, got {grids[-1]}:"
+                " reinstall sdss-mangadap."
             )
     n_pixels, reference_pixel, reference_wavelength, step = grids[0]
     return np.array(flux), reference_wavelength + step * (

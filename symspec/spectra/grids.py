@@ -59,7 +59,10 @@ def check_grid(net: Network, spectra: Pixels, name: str) -> None:
     DataError
         A wavelength is off by more than a tenth of a pixel.
     """
-    advice = "resample them (--resample on the command line, symspec.resample in Python), or train a network on these"
+    advice = (
+        "resample them (--resample on the command line, symspec.resample in Python), or train a"
+        " network on these"
+    )
     n = spectra.n_pixels
     if n != net.n_pixels:
         raise ShapeError(
@@ -73,7 +76,7 @@ def check_grid(net: Network, spectra: Pixels, name: str) -> None:
     )
     if (worst := int(np.argmax(off))) >= 0 and off[worst] > TOLERANCE:
         raise DataError(
-            f"the network takes spectra from {net.wavelength[0]:.6g} to {net.wavelength[-1]:.6g} "
-            f"{net.wavelength_unit}, got other wavelengths in {name} (pixel {worst}: {found[worst]:.6g} rather than "
-            f"{net.wavelength[worst]:.6g}): {advice}."
+            f"the network takes spectra from {net.wavelength[0]:.6g} to {net.wavelength[-1]:.6g}"
+            f" {net.wavelength_unit}, got other wavelengths in {name} (pixel {worst}:"
+            f" {found[worst]:.6g} rather than {net.wavelength[worst]:.6g}): {advice}."
         )

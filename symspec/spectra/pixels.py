@@ -50,7 +50,8 @@ def find_bad_bits(mask: Any, name: str, bits: Sequence[int] | None) -> np.ndarra
     mask = np.asarray(mask)
     if mask.dtype.kind not in "biuf":
         raise DataError(
-            f"{name} should hold booleans or integers, got {mask.dtype}: store True or 1 at bad pixels."
+            f"{name} should hold booleans or integers, got {mask.dtype}: store True or 1 at bad"
+            " pixels."
         )
     if bits is None:
         return mask != 0
@@ -58,8 +59,8 @@ def find_bad_bits(mask: Any, name: str, bits: Sequence[int] | None) -> np.ndarra
         return np.zeros(mask.shape, dtype=bool)
     if mask.dtype.kind not in "iu":
         raise DataError(
-            f"mask_bits={tuple(bits)} asks for bits of a bitmask, got {name} of {mask.dtype}, which has none: "
-            "leave mask_bits out."
+            f"mask_bits={tuple(bits)} asks for bits of a bitmask, got {name} of {mask.dtype}, which"
+            " has none: leave mask_bits out."
         )
     n_bits = 8 * mask.dtype.itemsize
     if too_high := [bit for bit in bits if bit >= n_bits]:
@@ -129,8 +130,9 @@ def find_ivar(
     if error is None:
         if mask is not None and mask.any():
             raise DataError(
-                f"masked pixels should come with the flux's uncertainty, got {np.count_nonzero(mask)} of them without: "
-                "store one, of which theirs becomes unlimited, or let the mask not count, mask_bits=()."
+                "masked pixels should come with the flux's uncertainty, got"
+                f" {np.count_nonzero(mask)} of them without: store one, of which theirs becomes"
+                " unlimited, or let the mask not count, mask_bits=()."
             )
         return None
     known = np.isfinite(error) & (error != MISSING) & np.isfinite(flux) & (flux != MISSING)
@@ -150,8 +152,9 @@ def check_bad_error(
     n_known = np.count_nonzero(ivar > 0)
     if flagged > n_known / 2:
         raise DataError(
-            f"{name} should mostly be a {kind} within bad_error={bad_error:g} (a standard deviation), got "
-            f"{flagged} of {n_known} pixels at or beyond it: give bad_error=numpy.inf if these errors are real."
+            f"{name} should mostly be a {kind} within bad_error={bad_error:g} (a standard"
+            f" deviation), got {flagged} of {n_known} pixels at or beyond it: give"
+            " bad_error=numpy.inf if these errors are real."
         )
 
 

@@ -196,8 +196,9 @@ def propagate_through(J_x: np.ndarray, R: sparse.csr_array, ivar: np.ndarray) ->
     n_new, n_old = R.shape
     if J_x.ndim != 3 or J_x.shape[2] != n_new or ivar.shape != (J_x.shape[0], n_old):
         raise ShapeError(
-            f"J_x and ivar should have shapes (star, label, {n_new}) and (star, {n_old}) for R of shape {R.shape}, got "
-            f"{J_x.shape} and {ivar.shape}: ivar is that of the flux before it was resampled."
+            f"J_x and ivar should have shapes (star, label, {n_new}) and (star, {n_old}) for R of"
+            f" shape {R.shape}, got {J_x.shape} and {ivar.shape}: ivar is that of the flux before"
+            " it was resampled."
         )
     good = _find_good(R, ivar)
     J_old = (np.where(good[:, None, :], J_x, 0.0).reshape(-1, n_new) @ R).reshape(
@@ -210,7 +211,8 @@ def _match_grids(spectra: Spectra, wavelength: Any, unit: str) -> tuple[np.ndarr
     """Both grids in the unit of the old one, the one of `wavelength` being `unit`."""
     if spectra.wavelength is None:
         raise DataError(
-            "spectra should have wavelengths to be resampled, got none: give Spectra(wavelength=...)."
+            "spectra should have wavelengths to be resampled, got none: give"
+            " Spectra(wavelength=...)."
         )
     if not spectra.wavelength_unit:
         raise DataError(
@@ -220,15 +222,17 @@ def _match_grids(spectra: Spectra, wavelength: Any, unit: str) -> tuple[np.ndarr
     for name, grid in (("spectra.wavelength", spectra.wavelength), ("wavelength", wavelength)):
         if find_pixel_order(grid, name) != slice(None):
             raise DataError(
-                f"{name} should rise, got a grid that falls: turn it and the flux round, [..., ::-1]."
+                f"{name} should rise, got a grid that falls: turn it and the flux round, [...,"
+                " ::-1]."
             )
     old = spectra.wavelength
     new = convert_wavelength(wavelength, unit, spectra.wavelength_unit)
     if new.size == 0 or new[-1] < old[0] or new[0] > old[-1]:
         got = f"{new[0]:.6g} to {new[-1]:.6g}" if new.size else "no pixel at all"
         raise DataError(
-            f"wavelength should overlap the grid of the spectra, {old[0]:.6g} to {old[-1]:.6g} "
-            f"{spectra.wavelength_unit}, got {got}: if the units differ, say that of the new grid, wavelength_unit=."
+            f"wavelength should overlap the grid of the spectra, {old[0]:.6g} to {old[-1]:.6g}"
+            f" {spectra.wavelength_unit}, got {got}: if the units differ, say that of the new grid,"
+            " wavelength_unit=."
         )
     return old, new
 
@@ -240,7 +244,8 @@ def _find_unit(wavelength: Any, wavelength_unit: str | None, default: str) -> st
         return wavelength_unit or default
     if wavelength_unit is not None and not is_same_unit(wavelength_unit, str(stated)):
         raise DataError(
-            f"wavelength_unit={wavelength_unit!r} should agree with the unit of wavelength, got {stated}: leave it out."
+            f"wavelength_unit={wavelength_unit!r} should agree with the unit of wavelength, got"
+            f" {stated}: leave it out."
         )
     return str(stated)
 
@@ -250,8 +255,9 @@ def _apply(R: sparse.csr_array, spectra: Spectra) -> tuple[np.ndarray, np.ndarra
     if spectra.ivar is None:
         if (empty := np.diff(R.indptr) == 0).any():
             raise DataError(
-                f"wavelength should lie within the grid of spectra without ivar, got {np.count_nonzero(empty)} pixels "
-                f"out of it (first: pixel {np.argmax(empty)}): cut the grid, or give ivar, which can say so."
+                "wavelength should lie within the grid of spectra without ivar, got"
+                f" {np.count_nonzero(empty)} pixels out of it (first: pixel {np.argmax(empty)}):"
+                " cut the grid, or give ivar, which can say so."
             )
         return np.ascontiguousarray((R @ spectra.flux.T).T), None
     good_old = spectra.ivar > 0
@@ -285,7 +291,8 @@ def _find_edges(grid: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Both edges of each pixel: half way to its neighbours, and as far at ends and gaps as on the other side."""
     if grid.size == 1:
         raise ShapeError(
-            "wavelength should have two pixels or more, got one, which has no width: interpolate, linear."
+            "wavelength should have two pixels or more, got one, which has no width: interpolate,"
+            " linear."
         )
     half = np.where(_find_gaps(grid), np.nan, np.diff(grid) / 2)
     left = np.insert(half, 0, np.nan)

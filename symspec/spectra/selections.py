@@ -22,8 +22,8 @@ def split_stars(spectra: Spectra, fraction: float, seed: int) -> tuple[Spectra, 
     n_out = max(1, round(fraction * labelled.size)) if fraction > 0 else 0
     if labelled.size - n_out < 2:
         raise DataError(
-            f"training needs at least two stars with labels, got {labelled.size}, of which {n_out} are set "
-            "aside for validation: give more stars, or a validation of 0."
+            f"training needs at least two stars with labels, got {labelled.size}, of which {n_out}"
+            " are set aside for validation: give more stars, or a validation of 0."
         )
     if n_out == 0:
         return spectra[labelled], None

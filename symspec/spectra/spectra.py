@@ -121,10 +121,10 @@ class Spectra:
     def __repr__(self) -> str:
         labels = ", ".join(map(with_unit, self.label_names, self.label_units))
         return (
-            f"Spectra({self.n_stars} stars, {self.n_pixels} pixels, "
-            f"{'no ivar' if self.ivar is None else 'ivar'}, "
-            f"{'no wavelength' if self.wavelength is None else f'wavelength in {self.wavelength_unit}'}, "
-            f"{f'labels {labels}' if labels else 'no labels'})"
+            f"Spectra({self.n_stars} stars, {self.n_pixels} pixels,"
+            f" {'no ivar' if self.ivar is None else 'ivar'},"
+            f" {'no wavelength' if self.wavelength is None else f'wavelength in {self.wavelength_unit}'},"
+            f" {f'labels {labels}' if labels else 'no labels'})"
         )
 
 
@@ -151,7 +151,8 @@ def _refuse_unmarked(flux: np.ndarray, ivar: np.ndarray | None) -> None:
     elif (bad := ~np.isfinite(flux) & (ivar > 0)).any():
         described = describe_bad(bad, flux, ("star", "pixel"))
         raise DataError(
-            f"flux should be finite where ivar is not 0, got {described}: set ivar to 0 at these pixels, or fill them."
+            f"flux should be finite where ivar is not 0, got {described}: set ivar to 0 at these"
+            " pixels, or fill them."
         )
 
 
@@ -189,7 +190,8 @@ def _as_ids(value: Any, n_stars: int) -> np.ndarray:
     raw = np.asarray(value)
     if raw.shape != (n_stars,):
         raise ShapeError(
-            f"ids should have shape ({n_stars},), one a star, got {raw.shape}: select the same stars."
+            f"ids should have shape ({n_stars},), one a star, got {raw.shape}: select the same"
+            " stars."
         )
     if raw.dtype.kind in "SO":
         words = [
@@ -227,12 +229,13 @@ def _as_star_index(stars: Any, n_stars: int) -> slice | np.ndarray:
     index = np.asarray(stars)
     if isinstance(stars, tuple) or index.ndim > 1 or (index.size and index.dtype.kind not in "iub"):
         raise IndexError(
-            f"spectra[stars] takes one integer, a slice, a mask or an array of integers, got {stars!r}: "
-            "select pixels on the arrays themselves, e.g. spectra.flux[:, :100]."
+            "spectra[stars] takes one integer, a slice, a mask or an array of integers, got"
+            f" {stars!r}: select pixels on the arrays themselves, e.g. spectra.flux[:, :100]."
         )
     if index.dtype == bool and index.shape != (n_stars,):
         raise ShapeError(
-            f"a mask of stars should have shape ({n_stars},), got {index.shape}: give one bool a star."
+            f"a mask of stars should have shape ({n_stars},), got {index.shape}: give one bool a"
+            " star."
         )
     if index.dtype == bool:
         return np.flatnonzero(index)

@@ -41,8 +41,8 @@ def parse_unit(word: str) -> str:
     # a foreign string may make the parser raise other things than ValueError
     except Exception:
         raise DataError(
-            f"the unit of wavelength should be a length that astropy.units knows, got {word!r}: write it as "
-            '"Angstrom", "nm", "um", ..., or say what it is with wavelength_unit=.'
+            f"the unit of wavelength should be a length that astropy.units knows, got {word!r}:"
+            ' write it as "Angstrom", "nm", "um", ..., or say what it is with wavelength_unit=.'
         ) from None
     return unit.to_string()
 
@@ -106,8 +106,9 @@ def find_unit_factor(unit: str | None, flux_unit: str | None, kind: str, name: s
         return float(stated.to(of_flux ** _POWERS[kind]))
     except units.UnitsError:
         raise DataError(
-            f"{name} as {kind} should have the flux's unit, {of_flux}, to the power {_POWERS[kind]}, got {stated}: "
-            'say what it is, uncertainty="std" | "var" | "ivar", or correct its unit.'
+            f"{name} as {kind} should have the flux's unit, {of_flux}, to the power"
+            f' {_POWERS[kind]}, got {stated}: say what it is, uncertainty="std" | "var" | "ivar",'
+            " or correct its unit."
         ) from None
 
 
@@ -156,7 +157,8 @@ def find_pixel_order(wavelength: Any, name: str = "wavelength") -> slice:
     first = int(np.argmax(bad))
     what = "twice the same" if steps[first] == 0 else "unordered ones"
     raise DataError(
-        f"{name} should rise or fall from pixel to pixel, got {what} at {np.count_nonzero(bad)} places (first: pixel "
-        f"{first} is {wavelength[first]:.10g}, pixel {first + 1} is {wavelength[first + 1]:.10g}): sort the pixels by "
-        "wavelength, in flux and uncertainty alike, and keep one of those that are equal."
+        f"{name} should rise or fall from pixel to pixel, got {what} at {np.count_nonzero(bad)}"
+        f" places (first: pixel {first} is {wavelength[first]:.10g}, pixel {first + 1} is"
+        f" {wavelength[first + 1]:.10g}): sort the pixels by wavelength, in flux and uncertainty"
+        " alike, and keep one of those that are equal."
     )

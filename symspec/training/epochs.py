@@ -302,9 +302,10 @@ class _Training:
             epoch = self.epoch + 1
             rate = self.adam.decayed_rate
             raise DivergedError(
-                f"the loss should stay finite, got {value} in epoch {epoch}, after "
-                f"{self.adam.iterations} steps: lower learning_rate (it was {rate:.3g}, try {rate / 10:.3g}) "
-                "and let the network standardise flux and labels (see `standardized`).",
+                f"the loss should stay finite, got {value} in epoch {epoch}, after"
+                f" {self.adam.iterations} steps: lower learning_rate (it was {rate:.3g}, try"
+                f" {rate / 10:.3g}) and let the network standardise flux and labels (see"
+                " `standardized`).",
                 epoch,
             )
 
@@ -347,8 +348,8 @@ def _split_stars(
         n_out = max(1, round(validation * n))
         if n - n_out < 2:
             raise DataError(
-                f"train needs at least two stars, got {n - n_out} of {n} after validation={validation:g} was "
-                "set aside: give a smaller fraction."
+                f"train needs at least two stars, got {n - n_out} of {n} after"
+                f" validation={validation:g} was set aside: give a smaller fraction."
             )
         order = rng.permutation(n)
         held_out = _Stars(X, Y, np.sort(order[:n_out]))

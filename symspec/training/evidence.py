@@ -104,7 +104,8 @@ def tune(
     """
     if structure == "dual" and options:
         raise OptionError(
-            f'the evidence needs all training stars, got options={dict(options)}: use structure="krylov".'
+            f"the evidence needs all training stars, got options={dict(options)}: use"
+            ' structure="krylov".'
         )
     theta = np.array(check_theta(theta, reg.net.n_params))
     X, Y = compiled.check_stars(reg.net, X, Y)

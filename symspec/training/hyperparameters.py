@@ -28,7 +28,10 @@ _MEANINGS = {
     (
         "noise",
         False,
-    ): "the network interpolates these labels: give it fewer weights, or fix the noise or the prior",
+    ): (
+        "the network interpolates these labels: give it fewer weights, or fix the noise or the"
+        " prior"
+    ),
     (
         "noise",
         True,
@@ -40,7 +43,10 @@ _MEANINGS = {
     (
         "prior",
         True,
-    ): "the data do not need these weights: leave them out, or keep them, near zero, at almost no harm",
+    ): (
+        "the data do not need these weights: leave them out, or keep them, near zero, at almost no"
+        " harm"
+    ),
 }
 
 
@@ -72,13 +78,14 @@ class Hyperparameters:
         self.prior = check_choice(prior, "prior", PRIORS)
         if noise == "per_label" and start.has_full_noise:
             raise OptionError(
-                'noise="per_label" tunes one sigma_noise a label, and the regression has a full noise_covariance: use '
-                'noise="full" or "fixed", or build the Regression with sigma_noise.'
+                'noise="per_label" tunes one sigma_noise a label, and the regression has a full'
+                ' noise_covariance: use noise="full" or "fixed", or build the Regression with'
+                " sigma_noise."
             )
         if any(np.ndim(p) for p in start.prior_precision.values()):
             raise OptionError(
-                "tune takes one prior precision a block, and the regression has one a parameter: give prior_precision "
-                "as a number or as one number a block."
+                "tune takes one prior precision a block, and the regression has one a parameter:"
+                " give prior_precision as a number or as one number a block."
             )
         self.start = start
         self._root = np.linalg.cholesky(start.noise_covariance)

@@ -149,7 +149,8 @@ class _Search:
     def evaluate(self, theta: np.ndarray) -> tuple[float, np.ndarray]:
         if not np.isfinite(theta).all():
             raise DivergedError(
-                f"minimize should stay among finite weights, got others after {self.iterations} iterations: {_ADVICE}."
+                f"minimize should stay among finite weights, got others after {self.iterations}"
+                f" iterations: {_ADVICE}."
             )
         U, gradient = self.objective(theta, self.X, self.Y)
         self.evaluations += 1
@@ -191,9 +192,9 @@ def _compile_curvature(
 def _check_method(method: Any) -> None:
     if isinstance(method, str) and method.lower() in GRADIENT_FREE:
         raise OptionError(
-            f"method should use the gradient, which is exact and costs no more than three predictions, but "
-            f"{method!r} uses none and would not arrive with a network's weights: choose one of "
-            f"{', '.join(METHODS)}."
+            "method should use the gradient, which is exact and costs no more than three"
+            f" predictions, but {method!r} uses none and would not arrive with a network's weights:"
+            f" choose one of {', '.join(METHODS)}."
         )
     check_choice(method, "method", METHODS)
 
@@ -223,8 +224,8 @@ def _check_matrix_fits(reg: Regression, method: str) -> None:
         check_square_fits(reg.net, "float64")
     except TooLargeError as error:
         raise TooLargeError(
-            f"method={method!r} keeps a matrix (param, param) of {reg.net.n_params:,} parameters: {error} "
-            'Choose "L-BFGS-B" or "trust-krylov", which keep vectors.'
+            f"method={method!r} keeps a matrix (param, param) of {reg.net.n_params:,} parameters:"
+            f' {error} Choose "L-BFGS-B" or "trust-krylov", which keep vectors.'
         ) from error
 
 

@@ -173,7 +173,8 @@ def print_table(folder):
         f"one gradient pass: {gradient:.0f} s; scatter on test stars {told['training']['scatter']}"
     )
     print(
-        "| structure | fit [s] | gradient passes | error bars [s / 100 stars] | peak [GiB] | sd of star 0 | sd / dual |"
+        "| structure | fit [s] | gradient passes | error bars [s / 100 stars] | peak [GiB] | sd of"
+        " star 0 | sd / dual |"
     )
     print("|---|---:|---:|---:|---:|---|---|")
     for s, values in sd.items():
@@ -184,8 +185,9 @@ def print_table(folder):
         n = min(len(values[1]), len(sd["dual"][1]))
         ratio = np.median(values[1][:n] / sd["dual"][1][:n], axis=0)
         print(
-            f"| {s} | {t['fit']:.0f} | {t['fit'] / gradient:.1f} | {100 * t['predict'] / t['stars']:.2g} | "
-            f"{t['peak_gib']:.1f} | {star} | {' / '.join(f'{r:.2f}' for r in ratio)} |"
+            f"| {s} | {t['fit']:.0f} | {t['fit'] / gradient:.1f} |"
+            f" {100 * t['predict'] / t['stars']:.2g} | {t['peak_gib']:.1f} | {star} |"
+            f" {' / '.join(f'{r:.2f}' for r in ratio)} |"
         )
     print("krylov intervals:", np.round(low, 4).tolist(), np.round(high, 4).tolist())
     return {}

@@ -127,7 +127,8 @@ def test_the_dual_of_the_full_network_costs_what_its_arithmetic_costs(tmp_path):
         print(f"| {name} | {seconds[side]:.1f} | {peak[side]:.2f} |")
     ratio = seconds["symspec"] / seconds["numpy"]
     print(
-        f"\nratio of times {ratio:.2f}; covariances agree to {difference:.1e} of the standard deviations'"
+        f"\nratio of times {ratio:.2f}; covariances agree to {difference:.1e} of the standard"
+        " deviations'"
     )
     assert ratio <= 2
     assert peak["symspec"] < 6

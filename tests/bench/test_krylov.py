@@ -85,7 +85,8 @@ def test_preconditioners(trained):
             inverse = InverseBuilder(reg, X, Y, structure=structure, options=options).build(theta)
         counts[name] = count_products(builder, theta, inverse, J)
     print(
-        f"\n\n{len(X)} stars, {theta.size:,} parameters: products for a relative residual of {RESIDUAL:g}"
+        f"\n\n{len(X)} stars, {theta.size:,} parameters: products for a relative residual of"
+        f" {RESIDUAL:g}"
     )
     for name, count in counts.items():
         print(f"| {name} | {count:.0f} |")

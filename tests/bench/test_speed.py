@@ -37,7 +37,10 @@ def table():
     """Rows to print when all is done."""
     rows = []
     yield rows
-    heads = f"batch of {N_STARS}, float32 | symspec [ms] | matrix products [ms] | ratio | JAX by hand [ms] | ratio"
+    heads = (
+        f"batch of {N_STARS}, float32 | symspec [ms] | matrix products [ms] | ratio | JAX by hand"
+        " [ms] | ratio"
+    )
     print(f"\n\n| {heads} |")
     print("|---|---:|---:|---:|---:|---:|")
     for name, ours, floor, theirs in rows:

@@ -119,7 +119,8 @@ def test_jacobians_are_no_slower_than_those_of_jax(starnet, weights, dtype):
     seconds = measure({"symspec": lambda: ours(theta, X), "jax": run_jax})
     rates = ", ".join(f"{name} {N_DIFFERENTIATED / s:.0f}" for name, s in seconds.items())
     print(
-        f"\n{dtype}: Jacobians a second: {rates}; ratio of times {seconds['symspec'] / seconds['jax']:.2f}"
+        f"\n{dtype}: Jacobians a second: {rates}; ratio of times"
+        f" {seconds['symspec'] / seconds['jax']:.2f}"
     )
     assert seconds["symspec"] <= seconds["jax"]
 

@@ -400,8 +400,7 @@ def test_draws_that_are_not_finite_are_refused(linear):
 
 
 def test_an_interrupted_run_keeps_the_finished_draws(tmp_path):
-    script = textwrap.dedent(
-        """
+    script = textwrap.dedent("""
         import os, signal, threading, time, warnings
         import numpy as np
         import symspec as ss
@@ -424,8 +423,7 @@ def test_an_interrupted_run_keeps_the_finished_draws(tmp_path):
         f = draws["posterior"]["f"]
         print(f.sizes["draw"] > 10, bool(np.isfinite(f).all()), f.sizes["draw"] < 1_000_000)
         print([str(w.message) for w in caught if "interrupted" in str(w.message)])
-        """
-    )
+        """)
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=False, cwd=tmp_path
     )

@@ -389,9 +389,10 @@ def test_what_fits_no_factor_is_left_to_products_with_the_sizes():
     gib = 3 * 8 / 2**30
     choice = choose_structure(net, 90_000, memory="16GB")
     assert choice.structure == "krylov"
-    assert choice.reason == (
-        f"krylov: {net.n_params:,} parameters, 90,000 observed labels; primal {gib * net.n_params**2:.3g} GiB, "
-        f"dual {gib * 90_000**2:.3g} GiB of 16GB; products alone, each error bar between two bounds."
+    assert (
+        choice.reason == f"krylov: {net.n_params:,} parameters, 90,000 observed labels; primal"
+        f" {gib * net.n_params**2:.3g} GiB, dual {gib * 90_000**2:.3g} GiB of 16GB; products"
+        " alone, each error bar between two bounds."
     )
 
 

@@ -205,14 +205,17 @@ def test_a_minimum_needs_a_small_decrement_and_no_negative_eigenvalue(g, eigenva
 
 def test_the_verdict_says_its_numbers():
     good = certify_at([0.001, -0.002], [1.5, 4])
-    assert good.message == (
-        "at a minimum: |gradient| 0.002, Newton decrement 1.5e-06 nats (at most 0.01), smallest eigenvalue "
-        "of the Hessian 1.5 +- 0, largest 4."
+    assert (
+        good.message
+        == "at a minimum: |gradient| 0.002, Newton decrement 1.5e-06 nats (at most 0.01), smallest"
+        " eigenvalue of the Hessian 1.5 +- 0, largest 4."
     )
     bad = certify_at([0.0, -20.0], [-1.5, 4], shift=[12.3456, 0.00789])
-    assert bad.message == (
-        "not at a minimum: |gradient| 20, Newton decrement 100 nats (at most 0.01), smallest eigenvalue "
-        "of the Hessian -1.5 +- 0, largest 4; a Newton step would change the labels by 12.3, 0.00789 (rms)."
+    assert (
+        bad.message
+        == "not at a minimum: |gradient| 20, Newton decrement 100 nats (at most 0.01), smallest"
+        " eigenvalue of the Hessian -1.5 +- 0, largest 4; a Newton step would change the labels"
+        " by 12.3, 0.00789 (rms)."
     )
 
 

@@ -435,7 +435,10 @@ BAD_TRAINING = {
     "dual-hessian": (
         {"structure": "dual", "curvature": "hessian"},
         ss.OptionError,
-        'structure="dual" inverts the Gauss-Newton matrix: use curvature="ggn", or structure="primal".',
+        (
+            'structure="dual" inverts the Gauss-Newton matrix: use curvature="ggn", or'
+            ' structure="primal".'
+        ),
     ),
     "dtype": (
         {"dtype": "float16"},
@@ -476,7 +479,10 @@ BAD_STARS = {
         with_value(ONES, (1, 2), np.nan),
         None,
         ss.DataError,
-        "flux should be finite, got 1 value (first: star 1, pixel 2 is nan): give ivar with 0 at these",
+        (
+            "flux should be finite, got 1 value (first: star 1, pixel 2 is nan): give ivar with 0"
+            " at these"
+        ),
     ),
     "nan-with-ivar": (
         with_value(ONES, (1, 2), np.nan),

@@ -166,7 +166,10 @@ def test_it_is_the_scatter_of_refits_where_the_plain_covariance_is_not(refits):
 )
 def test_other_structures_are_refused(problem, structure, subset, got):
     laplace = posterior(problem, structure, subset)
-    words = f'structure="primal" or "dual" from all training stars, got {got}: use fit_laplace(..., structure="dual")'
+    words = (
+        f'structure="primal" or "dual" from all training stars, got {got}: use fit_laplace(...,'
+        ' structure="dual")'
+    )
     with pytest.raises(ss.OptionError, match=re.escape(words)):
         ss.sandwich_covariance(laplace, problem.X, problem.Y, problem.X)
 

@@ -329,6 +329,8 @@ def test_symbolic_labels_have_as_many_axes_as_the_flux(net, flux, labels):
 
 
 def test_the_repr_says_the_network_and_its_noise(net):
-    assert repr(given(net, sigma_noise=[0.25, 4])) == (
-        "Regression(Network(4-3-2, 23 parameters, labels label_0, label_1), sigma_noise=[0.25 4.  ])"
+    assert (
+        repr(given(net, sigma_noise=[0.25, 4]))
+        == "Regression(Network(4-3-2, 23 parameters, labels label_0, label_1), sigma_noise=[0.25"
+        " 4.  ])"
     )

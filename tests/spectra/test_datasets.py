@@ -497,7 +497,10 @@ def test_the_same_seed_gives_the_same_stars_and_another_gives_others():
         ({"n_pixels": 1}, r"n_pixels should be an integer of at least 2, got 1: give"),
         (
             {"rng": 0},
-            r"rng should be a numpy\.random\.Generator, got .*0: write rng=np\.random\.default_rng\(0\)",
+            (
+                r"rng should be a numpy\.random\.Generator, got .*0: write"
+                r" rng=np\.random\.default_rng\(0\)"
+            ),
         ),
         (
             {"snr": 0.0},

@@ -187,8 +187,9 @@ def test_ids_become_text():
 
 
 def test_repr_is_one_line(spectra):
-    assert repr(spectra) == (
-        "Spectra(4 stars, 6 pixels, ivar, wavelength in Angstrom, labels TEFF [K], LOGG [dex])"
+    assert (
+        repr(spectra)
+        == "Spectra(4 stars, 6 pixels, ivar, wavelength in Angstrom, labels TEFF [K], LOGG [dex])"
     )
 
 
@@ -353,7 +354,8 @@ BLOCKS = [np.ones((10, 8)), np.ones(8), np.ones((8, 3)), np.ones(3)]
         (
             BLOCKS,
             ShapeError,
-            r"shape \(115,\), got a list of 4 arrays with shapes \[\(10, 8\), \(8,\), \(8, 3\), \(3,\)\]: "
+            r"shape \(115,\), got a list of 4 arrays with shapes \[\(10, 8\), \(8,\), \(8, 3\),"
+            r" \(3,\)\]: "
             r'pack them with net.pack\(\{"dense_0/kernel": W0, "dense_0/bias": b0, ...\}\)\.',
         ),
         (tuple(BLOCKS), ShapeError, "got a tuple of 4 arrays"),
@@ -370,7 +372,10 @@ BLOCKS = [np.ones((10, 8)), np.ones(8), np.ones((8, 3)), np.ones(3)]
         (
             {"dense_0/kernel": BLOCKS[0], "dense_0/bias": BLOCKS[1], "c": 1},
             ShapeError,
-            r"got a dict of 3 blocks \(dense_0/kernel, dense_0/bias, ...\): pack them with net.pack\(params",
+            (
+                r"got a dict of 3 blocks \(dense_0/kernel, dense_0/bias, ...\): pack them with"
+                r" net.pack\(params"
+            ),
         ),
         (np.ones(116), ShapeError, r"got \(116,\): the network has 115 parameters and theta 116"),
         (np.ones((1, 115)), ShapeError, r"give theta.ravel\(\)"),

@@ -43,7 +43,10 @@ _FORMATS = {
 _WEIGHTS = "weights of Keras (.h5)"
 READ = "yes"
 BEHIND = "perhaps; a layer before it is not read"
-_WITH_LAYERS = "symspec.read_network(path, net=symspec.Network([...], n_pixels)), with the layers that were trained"
+_WITH_LAYERS = (
+    "symspec.read_network(path, net=symspec.Network([...], n_pixels)), with the layers that were"
+    " trained"
+)
 
 
 @dataclass(frozen=True)

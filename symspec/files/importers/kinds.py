@@ -66,8 +66,9 @@ def _find_kind_of_zip(path: Path) -> str:
         held = {info.filename: info.file_size for info in archive.infolist()}
     if (total := sum(held.values())) > bytes_allowed(path):
         raise FileFormatError(
-            f"{path} should unpack to {bytes_allowed(path):,} bytes at most, got a claim of {total:,} in a file of "
-            f"{path.stat().st_size:,}: it is damaged, or made to fill the memory."
+            f"{path} should unpack to {bytes_allowed(path):,} bytes at most, got a claim of"
+            f" {total:,} in a file of {path.stat().st_size:,}: it is damaged, or made to fill the"
+            " memory."
         )
     if "config.json" in held or "model.weights.h5" in held:
         return "keras"

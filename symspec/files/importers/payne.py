@@ -99,8 +99,9 @@ def _choose(path: str | os.PathLike[str], activation: str | None, is_per_pixel: 
         return check_choice(activation, "activation", tuple(PAYNE_ACTIVATIONS))
     if not is_per_pixel:
         raise OptionError(
-            f"activation should be given for {path}, which does not say it: 'leaky_relu' for files of The Payne's "
-            "present code, 'sigmoid' for older ones; or give check=(labels, flux), which tells them apart."
+            f"activation should be given for {path}, which does not say it: 'leaky_relu' for files"
+            " of The Payne's present code, 'sigmoid' for older ones; or give check=(labels, flux),"
+            " which tells them apart."
         )
     return "sigmoid"
 
@@ -114,8 +115,8 @@ def _read(
         missing = [name for name in names if name not in file.names]
         if missing or n_layers < 2:
             raise FileFormatError(
-                f"{path} should hold w_array_0, b_array_0, ..., x_min and x_max, got {', '.join(file.names[:20])}: "
-                "give a file that The Payne's training wrote."
+                f"{path} should hold w_array_0, b_array_0, ..., x_min and x_max, got"
+                f" {', '.join(file.names[:20])}: give a file that The Payne's training wrote."
             )
         arrays = {name: _as_floats(path, name, file.load(name)) for name in names}
     low = arrays["x_min"].ravel()
@@ -135,14 +136,16 @@ def _check_axes(
     n_layers = len(kernels)
     if kernels[0].ndim not in (2, 3) or not biases[-1].ndim:
         raise FileFormatError(
-            f"{path}: w_array_0 should have shape (neuron, label) or (pixel, neuron, label) and b_array_{n_layers - 1} "
-            f"(pixel,), got {kernels[0].shape} and {biases[-1].shape}: the file is of another program."
+            f"{path}: w_array_0 should have shape (neuron, label) or (pixel, neuron, label) and"
+            f" b_array_{n_layers - 1} (pixel,), got {kernels[0].shape} and {biases[-1].shape}: the"
+            " file is of another program."
         )
     of_pixels = [*kernels, *biases] if kernels[0].ndim == 3 else [kernels[-1], biases[-1]]
     if any(a.shape[:1] != biases[-1].shape for a in of_pixels):
         raise FileFormatError(
-            f"{path} should hold a network (pixel, neuron, label) for each pixel, or one with (pixel, neuron) last, "
-            f"got kernels of shapes {[w.shape for w in kernels]} and biases of {[b.shape for b in biases]}: damaged."
+            f"{path} should hold a network (pixel, neuron, label) for each pixel, or one with"
+            f" (pixel, neuron) last, got kernels of shapes {[w.shape for w in kernels]} and biases"
+            f" of {[b.shape for b in biases]}: damaged."
         )
 
 
@@ -165,8 +168,8 @@ def _find_pixels(pixels: Any, n_pixels: int) -> np.ndarray:
         chosen = np.arange(n_pixels)[pixels]
     except (IndexError, TypeError, ValueError) as error:
         raise OptionError(
-            f"pixels should choose from the {n_pixels} in the file, got {pixels!r}: give slice(0, 100), whole numbers "
-            f"below {n_pixels}, or one boolean a pixel."
+            f"pixels should choose from the {n_pixels} in the file, got {pixels!r}: give slice(0,"
+            f" 100), whole numbers below {n_pixels}, or one boolean a pixel."
         ) from error
     if chosen.ndim != 1 or chosen.size == 0:
         raise OptionError(
@@ -200,8 +203,9 @@ def _build_per_pixel(
         -1
     ] != 1:
         raise FileFormatError(
-            f"{path} should hold a network (pixel, neuron, label) for each pixel, got kernels of shapes "
-            f"{[w.shape for w in kernels]} and biases of {[b.shape for b in biases]}: the file is damaged."
+            f"{path} should hold a network (pixel, neuron, label) for each pixel, got kernels of"
+            f" shapes {[w.shape for w in kernels]} and biases of {[b.shape for b in biases]}: the"
+            " file is damaged."
         )
     layers: list[Layer] = [Dense(n * widths[1]), Reshape((n, widths[1]))]
     arrays = [shaped[0].reshape(-1, widths[0]), flat[0].ravel()]

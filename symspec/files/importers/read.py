@@ -106,11 +106,13 @@ def import_network(
     kind = find_kind(path)
     if net is not None and not isinstance(net, Network):
         raise OptionError(
-            f"net should be a symspec.Network, got {type(net).__name__}: build it of symspec's layers."
+            f"net should be a symspec.Network, got {type(net).__name__}: build it of symspec's"
+            " layers."
         )
     if kind != "payne" and (activation is not None or pixels is not None):
         raise OptionError(
-            f"activation and pixels are for files of The Payne, got them for {path}: leave them out."
+            f"activation and pixels are for files of The Payne, got them for {path}: leave them"
+            " out."
         )
     if kind == "payne" and net is not None:
         raise OptionError(
@@ -192,7 +194,8 @@ def _read_scaling(scaling: Any, n: int, name: str) -> list[np.ndarray]:
     if len(scaling) != 2 or any(np.shape(part) not in ((), (n,)) for part in scaling):
         got = ", ".join(str(np.shape(part)) for part in scaling)
         raise ShapeError(
-            f"{name} should be a mean and a scale, each a number or of shape ({n},), got shapes {got}."
+            f"{name} should be a mean and a scale, each a number or of shape ({n},), got shapes"
+            f" {got}."
         )
     return [np.broadcast_to(as_float_array(part, name), n) for part in scaling]
 
@@ -209,8 +212,8 @@ def _compare(
     )
     if x.shape[1:] != (net.n_pixels,) or y.shape != (len(x), net.n_labels):
         raise ShapeError(
-            f"check should be input (star, {net.n_pixels}) and output (star, {net.n_labels}), got {x.shape} and "
-            f"{y.shape}: give a sample of the network's own."
+            f"check should be input (star, {net.n_pixels}) and output (star, {net.n_labels}), got"
+            f" {x.shape} and {y.shape}: give a sample of the network's own."
         )
     got = compile_predict(net, backend="numpy")(theta, x)
     rounding = np.abs(compile_predict(net, backend="numpy", dtype="float32")(theta, x) - got).max(
@@ -221,10 +224,14 @@ def _compare(
     if (difference <= allowed).all():
         return None
     star, label = np.unravel_index(np.argmax(difference - allowed), difference.shape)
-    return float(difference.max()), (
-        f"{path} should predict check, got a largest difference of {difference.max():.3g}: "
-        f"{net.label_names[label]!r} of star {star} is {got[star, label]:.8g} instead of {y[star, label]:.8g}, where "
-        f"{allowed[label]:.1g} is float32 accuracy. {_explain(got, y)}"
+    return (
+        float(difference.max()),
+        (
+            f"{path} should predict check, got a largest difference of {difference.max():.3g}:"
+            f" {net.label_names[label]!r} of star {star} is {got[star, label]:.8g} instead of"
+            f" {y[star, label]:.8g}, where {allowed[label]:.1g} is float32 accuracy."
+            f" {_explain(got, y)}"
+        ),
     )
 
 
@@ -241,5 +248,8 @@ def _explain(got: np.ndarray, y: np.ndarray) -> str:
         )
         if (off <= 10 * _FLOAT32 * np.abs(y).max(axis=0)).all():
             mean, scale = ([float(f"{line[i]:.6g}") for line in lines] for i in (0, 1))
-            return f"The labels were scaled for training: give label_scaling=({mean}, {scale}), or the exact numbers."
+            return (
+                f"The labels were scaled for training: give label_scaling=({mean}, {scale}), or the"
+                " exact numbers."
+            )
     return "The weights, a scaling or an activation differ."

@@ -87,8 +87,8 @@ def list_safetensors(path: Path) -> list[StoredArray]:
         n_header = int.from_bytes(stream.read(8), "little")
         if n_header > min(_LONGEST_HEADER, held - 8):
             raise FileFormatError(
-                f"{path} should hold a header of {n_header:,} bytes, got a file of {held:,}: it is incomplete or "
-                "damaged, so copy it again."
+                f"{path} should hold a header of {n_header:,} bytes, got a file of {held:,}: it is"
+                " incomplete or damaged, so copy it again."
             )
         header = json.loads(stream.read(n_header), object_pairs_hook=_refuse_doubles)
     header.pop("__metadata__", None)
@@ -105,8 +105,8 @@ def list_safetensors(path: Path) -> list[StoredArray]:
     ends = [0, *(end for _, end in spans)]
     if [begin for begin, _ in spans] != ends[:-1] or ends[-1] != held - start:
         raise FileFormatError(
-            f"{path} should hold {ends[-1]:,} bytes of numbers without gap or overlap, got {held - start:,}: it is "
-            "incomplete or damaged, so copy it again."
+            f"{path} should hold {ends[-1]:,} bytes of numbers without gap or overlap, got"
+            f" {held - start:,}: it is incomplete or damaged, so copy it again."
         )
     return sorted(tensors, key=lambda tensor: natural_order(tensor.name))
 
@@ -134,8 +134,8 @@ def _read_entry(path: Path, name: str, entry: Any) -> tuple[np.dtype, tuple[int,
     )
     if end - begin != size:
         raise FileFormatError(
-            f"{path}: {name!r} of shape {shape} and type {word} should lie in as many bytes, got {begin} to {end}: "
-            "the file is damaged, so copy it again."
+            f"{path}: {name!r} of shape {shape} and type {word} should lie in as many bytes, got"
+            f" {begin} to {end}: the file is damaged, so copy it again."
         )
     return np.dtype(_DTYPES[word]), tuple(shape), begin, end
 

@@ -109,9 +109,10 @@ def refuse_positions_first(path: str | os.PathLike[str], net: Network) -> None:
         )
         if has_positions_first and makes_vector:
             raise OptionError(
-                f"net should make vectors of (channel, position) as PyTorch does, got {name} of {shape}, (position, "
-                f"channel), for {path}, whose weights would fit either: give its layers data_format='channels_first' "
-                "after Reshape((1, n_pixels)), or prove this order by check=(x, y)."
+                f"net should make vectors of (channel, position) as PyTorch does, got {name} of"
+                f" {shape}, (position, channel), for {path}, whose weights would fit either: give"
+                " its layers data_format='channels_first' after Reshape((1, n_pixels)), or prove"
+                " this order by check=(x, y)."
             )
 
 
@@ -127,8 +128,8 @@ def list_tensors(path: Path, archive: zipfile.ZipFile) -> list[StoredArray]:
     )
     if top + "constants.pkl" in members:
         raise FileFormatError(
-            f"{path} should be a state_dict, got TorchScript, which holds code: load it in PyTorch and save "
-            "torch.save(model.state_dict(), path)."
+            f"{path} should be a state_dict, got TorchScript, which holds code: load it in PyTorch"
+            " and save torch.save(model.state_dict(), path)."
         )
     if members[top + "data.pkl"].file_size > SMALL:
         raise FileFormatError(
@@ -143,8 +144,8 @@ def list_tensors(path: Path, archive: zipfile.ZipFile) -> list[StoredArray]:
         content = read_pickle(archive.read(top + "data.pkl"))
     except RefusedPickle as error:
         raise FileFormatError(
-            f"{path} should be a state_dict of tensors, got {error}, which is not run: load the model in PyTorch and "
-            "save torch.save(model.state_dict(), path)."
+            f"{path} should be a state_dict of tensors, got {error}, which is not run: load the"
+            " model in PyTorch and save torch.save(model.state_dict(), path)."
         ) from error
     read = _storage_reader(path, archive, members, top, "<" if order == b"little" else ">")
     return [
@@ -168,8 +169,8 @@ def _find_tensors(path: Path, content: Any) -> list[tuple[str, Tensor]]:
         else type(content).__name__
     )
     raise FileFormatError(
-        f"{path} should be a dict of tensors, or have one under {', '.join(_NESTED)}, got {keys}: save "
-        "torch.save(model.state_dict(), path)."
+        f"{path} should be a dict of tensors, or have one under {', '.join(_NESTED)}, got {keys}:"
+        " save torch.save(model.state_dict(), path)."
     )
 
 
@@ -187,8 +188,9 @@ def _storage_reader(
         if member is None or member.file_size != storage.size * dtype.itemsize:
             held = "nothing" if member is None else f"{member.file_size:,} bytes"
             raise FileFormatError(
-                f"{path}: data/{storage.key} should hold {storage.size:,} numbers of {dtype.itemsize} bytes, got {held}"
-                ": the file is damaged or incomplete, so copy it again."
+                f"{path}: data/{storage.key} should hold {storage.size:,} numbers of"
+                f" {dtype.itemsize} bytes, got {held}: the file is damaged or incomplete, so copy"
+                " it again."
             )
         numbers = np.frombuffer(archive.read(member), dtype)
         return widen_bfloat16(numbers) if storage.kind == "torch.BFloat16Storage" else numbers

@@ -80,8 +80,9 @@ def read_csv_spectra(path: Path, label_names: Sequence[str] | None = None) -> Cs
         for number, row in lines:
             if len(row) != len(header):
                 raise FileFormatError(
-                    f"{path}, line {number}: should have {len(header)} cells as the header has, got "
-                    f"{len(row)}: complete the row, or leave missing cells empty between their commas."
+                    f"{path}, line {number}: should have {len(header)} cells as the header has, got"
+                    f" {len(row)}: complete the row, or leave missing cells empty between their"
+                    " commas."
                 )
             flux.append(_parse_cells(path, number, header, row, pixels))
             labels.append(_parse_cells(path, number, header, row, columns))
@@ -108,8 +109,8 @@ def _number_lines(reader: Iterator[list[str]]) -> Iterator[tuple[int, list[str]]
 def _find_pixels(path: Path, header: list[str]) -> list[int]:
     if "" in header:
         raise FileFormatError(
-            f"{path}: every column should have a header, got none in column {header.index('')}: name it, "
-            "e.g. id, or leave it out (pandas: to_csv(path, index=False))."
+            f"{path}: every column should have a header, got none in column {header.index('')}:"
+            " name it, e.g. id, or leave it out (pandas: to_csv(path, index=False))."
         )
     pixels = [i for i, cell in enumerate(header) if _is_number(cell)]
     if not pixels:
@@ -133,8 +134,8 @@ def _find_labels(
         return list(free.values())
     if missing := [name for name in wanted if name not in free]:
         raise FileFormatError(
-            f"{path} should have a column for each label, got none for {', '.join(missing)}: it has "
-            f"{', '.join(free) or 'no label at all'}; give label_names= out of these."
+            f"{path} should have a column for each label, got none for {', '.join(missing)}: it has"
+            f" {', '.join(free) or 'no label at all'}; give label_names= out of these."
         )
     return [free[name] for name in wanted]
 
@@ -161,9 +162,9 @@ def _parse_cells(
             numbers[k] = float(row[i]) if row[i].strip() else math.nan
         except ValueError:
             raise FileFormatError(
-                f"{path}, line {line}, column {header[i]}: should be a number, got {row[i][:40]!r}: "
-                "write a number, "
-                "leave the cell empty, or pick the label columns with label_names=."
+                f"{path}, line {line}, column {header[i]}: should be a number, got {row[i][:40]!r}:"
+                " write a number, leave the cell empty, or pick the label columns with"
+                " label_names=."
             ) from None
     return numbers
 
@@ -181,7 +182,8 @@ def _as_format_error(path: Path) -> Iterator[None]:
         yield
     except (csv.Error, UnicodeDecodeError) as error:
         raise FileFormatError(
-            f"{path} should be a CSV table in UTF-8, got text that is none ({error}): write it again as UTF-8."
+            f"{path} should be a CSV table in UTF-8, got text that is none ({error}): write it"
+            " again as UTF-8."
         ) from error
 
 

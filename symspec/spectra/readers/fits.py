@@ -107,8 +107,9 @@ def _find_main(file: FitsFile) -> Any:
     if found := [*named, *plain, *tables]:
         return found[0]
     raise FileFormatError(
-        f"{file.path} should hold the flux as an image, or as a column named {', '.join(FLUX)} of a table, got HDUs "
-        f"{list_hdus(file)}: rename the column, unpack tiled images with funpack, or say which HDU it is, hdu=."
+        f"{file.path} should hold the flux as an image, or as a column named {', '.join(FLUX)} of a"
+        f" table, got HDUs {list_hdus(file)}: rename the column, unpack tiled images with funpack,"
+        " or say which HDU it is, hdu=."
     )
 
 
@@ -180,8 +181,8 @@ def _arrange_apstar(file: FitsFile, choice: str) -> NamedArrays:
     first, last = ends[choice] if n_rows > 1 else (0, 1)
     if last > n_rows or first >= last:
         raise FileFormatError(
-            f"{file.path} should have the rows of apstar={choice!r}, got an apStar file of {n_rows} rows: "
-            'two combined spectra, then visits; read what there is with apstar="all".'
+            f"{file.path} should have the rows of apstar={choice!r}, got an apStar file of {n_rows}"
+            ' rows: two combined spectra, then visits; read what there is with apstar="all".'
         )
     images = {"flux": flux, "std": error}
     if (
@@ -223,8 +224,9 @@ def _arrange_images(file: FitsFile, main: Any, is_unit_known: bool) -> NamedArra
             else "no image, and no table with a column of flux"
         )
         raise ShapeError(
-            f"{file.path}: HDU {file.hdus.index(main)} should be an image (pixel,) or (star, pixel), got {what}: save "
-            "one plane on its own, or say which HDU holds the flux, hdu=."
+            f"{file.path}: HDU {file.hdus.index(main)} should be an image (pixel,) or (star,"
+            f" pixel), got {what}: save one plane on its own, or say which HDU holds the flux,"
+            " hdu=."
         )
     n_stars = shape[0] if len(shape) == 2 else 1
     images = {
@@ -256,16 +258,18 @@ def _arrange_table(file: FitsFile, main: Any, is_unit_known: bool) -> NamedArray
         name for name in main.columns.names if is_pixel_name(name) and name not in columns
     ]:
         raise FileFormatError(
-            f"{file.path}: table {main.name!r} should have as many pixels in each row, got {', '.join(varying)} of "
-            "varying length: put the spectra on one grid, in columns of a fixed length such as 7214E."
+            f"{file.path}: table {main.name!r} should have as many pixels in each row, got"
+            f" {', '.join(varying)} of varying length: put the spectra on one grid, in columns of a"
+            " fixed length such as 7214E."
         )
     stored = keep_pixel_columns(columns)
     units = find_column_units(main)
     flux = next((array for name, array in stored.items() if name.lower() in FLUX), None)
     if flux is None:
         raise FileFormatError(
-            f"{file.path}: table {main.name!r} should have a column of one of the names {', '.join(FLUX)}, got "
-            f"{', '.join(main.columns.names[:20])}: rename it, or say another HDU, hdu=."
+            f"{file.path}: table {main.name!r} should have a column of one of the names"
+            f" {', '.join(FLUX)}, got {', '.join(main.columns.names[:20])}: rename it, or say"
+            " another HDU, hdu=."
         )
     if not any(_is_grid_name(name) for name in stored):
         grid, of_grid = _find_grid(file, main, flux.shape[-1], is_unit_known)

@@ -141,8 +141,9 @@ def store_columns(file: FitsFile, hdu: Any) -> dict[str, StoredArray]:
         n_rows = hdu.header["NAXIS2"]
         if dtype.itemsize != hdu.header["NAXIS1"]:
             raise FileFormatError(
-                f"{file.path}: columns of table {hdu.name!r} should take {hdu.header['NAXIS1']} bytes a row, got "
-                f"{dtype.itemsize}: its header is damaged, so copy the file again."
+                f"{file.path}: columns of table {hdu.name!r} should take {hdu.header['NAXIS1']}"
+                f" bytes a row, got {dtype.itemsize}: its header is damaged, so copy the file"
+                " again."
             )
         table = _find_data(file, hdu, n_rows * dtype.itemsize).view(dtype)
         stored = {}
@@ -215,8 +216,8 @@ def _unpack(path: Path) -> bytes:
         start = packed.read(_BLOCK)
         if not start.startswith(b"SIMPLE  ="):
             raise FileFormatError(
-                f"{path} should hold a FITS file, as the one kind that is read from gzip, got one that starts with "
-                f"{start[:8]!r}: unpack it with gunzip first."
+                f"{path} should hold a FITS file, as the one kind that is read from gzip, got one"
+                f" that starts with {start[:8]!r}: unpack it with gunzip first."
             )
         content = start + packed.read(limit + 1 - len(start))
     if len(content) > limit:
@@ -232,8 +233,9 @@ def _read_headers(path: Path, opened: Any) -> list[Any]:
     for hdu in opened:
         if hdus and hdu.header.get("XTENSION", "").strip() not in _EXTENSIONS:
             raise FileFormatError(
-                f"{path}: HDU {len(hdus)} should begin with XTENSION and a kind that is known, got "
-                f"{str(hdu.header.get('XTENSION'))[:20]!r}: the file is damaged there, so copy it again."
+                f"{path}: HDU {len(hdus)} should begin with XTENSION and a kind that is known, got"
+                f" {str(hdu.header.get('XTENSION'))[:20]!r}: the file is damaged there, so copy it"
+                " again."
             )
         hdus.append(hdu)
         if len(hdus) > _MAX_HDUS:
@@ -249,19 +251,20 @@ def _check_extent(file: FitsFile) -> None:
     n_bytes = file.content.size
     if n_bytes % _BLOCK:  # what was cut off may have been a whole HDU, so that nothing else tells
         raise FileFormatError(
-            f"{file.path} should consist of blocks of {_BLOCK} bytes, as every FITS file does, got {n_bytes} bytes: it "
-            "is truncated, so copy it again."
+            f"{file.path} should consist of blocks of {_BLOCK} bytes, as every FITS file does, got"
+            f" {n_bytes} bytes: it is truncated, so copy it again."
         )
     for i, hdu in enumerate(file.hdus):
         place = hdu.fileinfo()
         end = place["datLoc"] + place["datSpan"]
         if hdu.size < 0 or place["datLoc"] + hdu.size > n_bytes:
             raise FileFormatError(
-                f"{file.path}: HDU {i} should hold {hdu.size} bytes of data, as its header says, got a file that ends "
-                f"{n_bytes - place['datLoc']} bytes after that header: it is truncated or damaged, so copy it again."
+                f"{file.path}: HDU {i} should hold {hdu.size} bytes of data, as its header says,"
+                f" got a file that ends {n_bytes - place['datLoc']} bytes after that header: it is"
+                " truncated or damaged, so copy it again."
             )
     if file.content[end : end + _BLOCK].tobytes().strip(b"\0 "):
         raise FileFormatError(
-            f"{file.path} should end after HDU {len(file.hdus) - 1}, got {n_bytes - end} bytes that are no HDU: the "
-            "file is damaged there, so copy it again."
+            f"{file.path} should end after HDU {len(file.hdus) - 1}, got {n_bytes - end} bytes that"
+            " are no HDU: the file is damaged there, so copy it again."
         )

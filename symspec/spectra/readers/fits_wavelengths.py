@@ -77,8 +77,9 @@ def _compute(
             return _power(start + offset), unit
     if kind not in _LINEAR:
         raise DataError(
-            f"CTYPE1 should say that the grid is linear or logarithmic in wavelength, got {kind!r}: resample the "
-            "spectra to such a grid, or store their wavelengths in an HDU named WAVELENGTH."
+            f"CTYPE1 should say that the grid is linear or logarithmic in wavelength, got {kind!r}:"
+            " resample the spectra to such a grid, or store their wavelengths in an HDU named"
+            " WAVELENGTH."
         )
     wavelength = start + offset
     if (
@@ -88,8 +89,9 @@ def _compute(
         and (np.abs(wavelength) < _SHORTEST).all()
     ):
         raise DataError(
-            f"a header without CUNIT1 should be in Angstrom, got wavelengths from {wavelength[0]:.6g} to "
-            f"{wavelength[-1]:.6g}: write DC-FLAG = 1 if these are logarithms, or say the unit, wavelength_unit=."
+            "a header without CUNIT1 should be in Angstrom, got wavelengths from"
+            f" {wavelength[0]:.6g} to {wavelength[-1]:.6g}: write DC-FLAG = 1 if these are"
+            " logarithms, or say the unit, wavelength_unit=."
         )
     return wavelength, unit
 
@@ -98,7 +100,8 @@ def _find_step(header: Any) -> float:
     step = header.get("CD1_1", _get(header, "CDELT"))
     if step is None:
         raise DataError(
-            "a header with CRVAL1 should say the step between pixels, got no CDELT1 nor CD1_1: write it."
+            "a header with CRVAL1 should say the step between pixels, got no CDELT1 nor CD1_1:"
+            " write it."
         )
     return float(step)
 

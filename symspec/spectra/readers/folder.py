@@ -38,8 +38,8 @@ class SpectraFolder:
         self.paths = sorted(path for path in folder.iterdir() if _is_spectrum(path))
         if not self.paths:
             raise DataError(
-                f"{folder} should hold files of one spectrum each, named {', '.join(SUFFIXES)}, got none: give the "
-                "folder that they lie in."
+                f"{folder} should hold files of one spectrum each, named {', '.join(SUFFIXES)}, got"
+                " none: give the folder that they lie in."
             )
         self._open = open_file
         with open_file(self.paths[0]) as first:
@@ -78,19 +78,20 @@ class SpectraFolder:
     def _check(self, file: SpectraFile, path: Path) -> None:
         if file.n_stars != 1:
             raise ShapeError(
-                f"{path} should hold one star, as files of a folder do, got {file.n_stars:,}: read it on its own."
+                f"{path} should hold one star, as files of a folder do, got {file.n_stars:,}: read"
+                " it on its own."
             )
         first = self.paths[0].name
         for name in _SAME:
             if (got := getattr(file, name)) != (want := getattr(self, name)):
                 raise DataError(
-                    f"files of a folder should be alike, got {name} {got!r} in {path} and {want!r} in {first}: "
-                    "put those of each kind into a folder of their own."
+                    f"files of a folder should be alike, got {name} {got!r} in {path} and {want!r}"
+                    f" in {first}: put those of each kind into a folder of their own."
                 )
         if not np.array_equal(file.wavelength, self.wavelength):
             raise ShapeError(
-                f"files of a folder should be on one grid, got other wavelengths in {path} than in {first}: "
-                "resample each (symspec.resample), and join them."
+                f"files of a folder should be on one grid, got other wavelengths in {path} than in"
+                f" {first}: resample each (symspec.resample), and join them."
             )
 
 

@@ -133,8 +133,8 @@ def _find_columns(
     units = read_words(arrays, "label_units") or ("",) * len(names)
     if not len(names) == len(units) == shape[1]:
         raise ShapeError(
-            f"label_names and label_units should have one entry for each of the {shape[1]} columns of "
-            f"{stored}, got {len(names)} and {len(units)}: store or give as many."
+            f"label_names and label_units should have one entry for each of the {shape[1]} columns"
+            f" of {stored}, got {len(names)} and {len(units)}: store or give as many."
         )
     if len(set(names)) < len(names):
         raise DataError(
@@ -167,7 +167,8 @@ def _count_values(arrays: NamedArrays, column: tuple[str, int | None], is_single
 def _check_lengths(lengths: dict[str, int], n_stars: int) -> None:
     if len(set(lengths.values())) > 1:
         raise ShapeError(
-            f"labels should all have one value a star, got {lengths}: store them for the same stars."
+            f"labels should all have one value a star, got {lengths}: store them for the same"
+            " stars."
         )
     if (n := next(iter(lengths.values()))) != n_stars:
         raise ShapeError(

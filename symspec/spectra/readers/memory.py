@@ -45,10 +45,12 @@ def arrange_object(source: Any) -> NamedArrays:
         if all(_is_spectrum(one) for one in source):
             return _join(source)
         raise DataError(
-            f"spectra should be {_EXPECTED}, got a list with other things in it: read each on its own."
+            f"spectra should be {_EXPECTED}, got a list with other things in it: read each on its"
+            " own."
         )
     raise DataError(
-        f"spectra should be {_EXPECTED}, got {type(source).__name__}: use symspec.Spectra for plain arrays."
+        f"spectra should be {_EXPECTED}, got {type(source).__name__}: use symspec.Spectra for plain"
+        " arrays."
     )
 
 
@@ -85,15 +87,16 @@ def _join(spectra: Sequence[Any]) -> NamedArrays:
     for i, (other, other_units) in enumerate(held):
         if other.keys() != arrays.keys() or other_units != units:
             raise DataError(
-                f"spectra of a list should hold the same in the same units, got {_describe(arrays, units)} in "
-                f"spectrum 0, {_describe(other, other_units)} in spectrum {i}: convert them, or read them apart."
+                "spectra of a list should hold the same in the same units, got"
+                f" {_describe(arrays, units)} in spectrum 0, {_describe(other, other_units)} in"
+                f" spectrum {i}: convert them, or read them apart."
             )
         grid = arrays["wavelength"]
         other_grid = other["wavelength"]
         if grid.shape != other_grid.shape or not np.array_equal(grid, other_grid):
             raise ShapeError(
-                f"spectra of a list should be on one grid, got another for spectrum {i} than for spectrum 0: resample "
-                "each (symspec.resample), or read them apart."
+                f"spectra of a list should be on one grid, got another for spectrum {i} than for"
+                " spectrum 0: resample each (symspec.resample), or read them apart."
             )
     stacked = {
         name: np.concatenate([np.atleast_2d(other[name]) for other, _ in held]) for name in arrays
@@ -134,8 +137,8 @@ def _find_wavelength(axis: Any) -> tuple[np.ndarray, str]:
         return axis.to_value(unit, equivalencies=units.spectral()), unit.to_string()
     except (TypeError, ValueError) as error:  # units that do not convert are both
         raise DataError(
-            f"spectral_axis should be wavelengths, or frequencies or energies that give them, got {axis!r:.80}: "
-            "give it such a unit (astropy.units)."
+            "spectral_axis should be wavelengths, or frequencies or energies that give them, got"
+            f" {axis!r:.80}: give it such a unit (astropy.units)."
         ) from error
 
 

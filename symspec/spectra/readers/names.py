@@ -48,7 +48,10 @@ AMBIGUOUS = (
 )
 STARNET_UNITS = {"TEFF": "K", "LOGG": "dex", "FE_H": "dex"}
 _OF_PIXELS = {*FLUX, *WAVELENGTH, *LOG_WAVELENGTH, *MASKS, *UNCERTAINTIES, *AMBIGUOUS}
-NO_UNCERTAINTY = "uncertainty={!r} asks for the flux's uncertainty, got {}: leave uncertainty out, or name the array ivar."
+NO_UNCERTAINTY = (
+    "uncertainty={!r} asks for the flux's uncertainty, got {}: leave uncertainty out, or name the"
+    " array ivar."
+)
 
 
 def is_pixel_name(name: str) -> bool:
@@ -71,7 +74,8 @@ def find_array(arrays: NamedArrays, names: Sequence[str]) -> str | None:
     found = [name for name in arrays.names if name.lower() in names]
     if len(found) > 1:
         raise DataError(
-            f"a file should hold one array of the names {', '.join(names)}, got {', '.join(found)}: keep one of them."
+            f"a file should hold one array of the names {', '.join(names)}, got {', '.join(found)}:"
+            " keep one of them."
         )
     return found[0] if found else None
 
@@ -85,8 +89,9 @@ def find_flux(arrays: NamedArrays, source: str) -> str:
     """Find the flux, without which there are no spectra."""
     if (name := find_array(arrays, FLUX)) is None:
         raise FileFormatError(
-            f"{source} should hold the flux under one of the names {', '.join(FLUX)}, got "
-            f"{', '.join(arrays.names[:20]) or 'no array at all'}: rename it, or use symspec.Spectra."
+            f"{source} should hold the flux under one of the names {', '.join(FLUX)}, got"
+            f" {', '.join(arrays.names[:20]) or 'no array at all'}: rename it, or use"
+            " symspec.Spectra."
         )
     return name
 

@@ -62,12 +62,14 @@ class ReadOptions:
             check_choice(self.uncertainty, "uncertainty", UNCERTAINTY_KINDS)
         if not (isinstance(self.bad_error, Real) and self.bad_error > 0):
             raise OptionError(
-                f"bad_error should be above 0, got {self.bad_error!r}: give numpy.inf to keep every error."
+                f"bad_error should be above 0, got {self.bad_error!r}: give numpy.inf to keep every"
+                " error."
             )
         names = self.label_names
         if isinstance(names, str) or not all(isinstance(name, str) for name in names or ()):
             raise OptionError(
-                f'label_names should be a sequence of strings, got {names!r}: write them like ["TEFF", "LOGG"].'
+                f"label_names should be a sequence of strings, got {names!r}: write them like"
+                ' ["TEFF", "LOGG"].'
             )
         check_mask_bits(self.mask_bits)
         if self.wavelength_unit is not None:
@@ -77,7 +79,8 @@ class ReadOptions:
             self.hdu is None or (isinstance(self.hdu, int | str) and not isinstance(self.hdu, bool))
         ):
             raise OptionError(
-                f"hdu should be the number or the name of an HDU, got {self.hdu!r}: numbers start at 0."
+                f"hdu should be the number or the name of an HDU, got {self.hdu!r}: numbers start"
+                " at 0."
             )
 
 
@@ -158,9 +161,11 @@ class SpectraFile:
                 flux=flux,
                 ivar=self._read_ivar(flux, rows),
                 wavelength=self.wavelength,
-                labels=None
-                if labels is None
-                else load_labels(self._arrays, labels, rows, self._is_single),
+                labels=(
+                    None
+                    if labels is None
+                    else load_labels(self._arrays, labels, rows, self._is_single)
+                ),
                 label_names=self.label_names,
                 label_units=self.label_units,
                 ids=None if self._ids is None else self._read_ids(rows, len(flux)),
@@ -208,8 +213,8 @@ class SpectraFile:
         if (name := find_array(self._arrays, MASKS)) is None:
             if bits is not None:
                 raise DataError(
-                    f"mask_bits={tuple(bits)} asks for bits of a mask, got no array named {', '.join(MASKS)}: leave "
-                    "mask_bits out, or rename the mask."
+                    f"mask_bits={tuple(bits)} asks for bits of a mask, got no array named"
+                    f" {', '.join(MASKS)}: leave mask_bits out, or rename the mask."
                 )
         elif self._arrays.find_shape(name) != (self.n_pixels,):
             self._check_pixels(name)
@@ -223,7 +228,8 @@ class SpectraFile:
             self.n_stars == 1 and shape == ()
         ):
             raise ShapeError(
-                f"{name} should have shape ({self.n_stars},), one a star, got {shape}: select the same stars."
+                f"{name} should have shape ({self.n_stars},), one a star, got {shape}: select the"
+                " same stars."
             )
         return name
 
@@ -260,9 +266,9 @@ class SpectraFile:
         grids = self._load_grid(self._grid, rows)[:, self._pixels]
         if (other := (grids != self.wavelength).any(axis=1)).any():
             raise ShapeError(
-                f"{self._grid} should be the same for all stars, got another grid for star "
-                f"{rows.start + rows.step * int(np.argmax(other))} than for star 0: read those of each grid apart, "
-                "resample them to one (symspec.resample), and join them."
+                f"{self._grid} should be the same for all stars, got another grid for star"
+                f" {rows.start + rows.step * int(np.argmax(other))} than for star 0: read those of"
+                " each grid apart, resample them to one (symspec.resample), and join them."
             )
 
     def _find_wavelength_unit(self) -> str:
@@ -277,7 +283,8 @@ class SpectraFile:
             return parse_unit(said or DEFAULT_UNIT)
         if said is not None and not is_same_unit(said, stated):
             raise DataError(
-                f"wavelength_unit={said!r} should agree with the file, got {stated!r} there: leave wavelength_unit out."
+                f"wavelength_unit={said!r} should agree with the file, got {stated!r} there: leave"
+                " wavelength_unit out."
             )
         return parse_unit(stated)
 
@@ -300,7 +307,8 @@ class SpectraFile:
             wanted := self._arrays.find_shape(self._flux)
         ):
             raise ShapeError(
-                f"{name} should have the shape of the flux, {wanted}, got {shape}: store one for each pixel."
+                f"{name} should have the shape of the flux, {wanted}, got {shape}: store one for"
+                " each pixel."
             )
 
 

@@ -337,8 +337,8 @@ def test_a_mismatch_is_explained_layer_by_layer(path, layers):
         import_network(path, net=mlp([7, 5, 4, 5, 2]))
     lines = str(error.value).splitlines()
     assert (
-        "should hold the 8 arrays of a network 7-5-4-5-2 in this order, got 8: give net= with the layers"
-        in lines[0]
+        "should hold the 8 arrays of a network 7-5-4-5-2 in this order, got 8: give net= with the"
+        " layers" in lines[0]
     )
     assert "    expected dense_0/bias (5,), found zeta/zeta_2/bias:0 (5,)" in lines
     assert "  ! expected dense_1/kernel (5, 4), found dense_10/dense_10_2/kernel:0 (5, 5)" in lines
@@ -504,9 +504,11 @@ def test_scalings_of_keras_become_fixed_layers(rng, path, write):
     write(
         path,
         model,
-        {"norm": (mean, variance, np.array(50)), "a": (kernel, bias)}
-        if write is write_keras
-        else {},
+        (
+            {"norm": (mean, variance, np.array(50)), "a": (kernel, bias)}
+            if write is write_keras
+            else {}
+        ),
     )
     if write is write_h5:
         with h5py.File(path, "a") as file:
@@ -1358,12 +1360,12 @@ def test_nothing_is_written_and_nothing_foreign_is_imported(path, whole_files, n
     for kind, content in whole_files.items():
         (folder / kind).write_bytes(content)
     program = (
-        "import sys; from symspec import mlp; from symspec.importers import import_network\n"
-        f"net = mlp({list(SIZES)})\n"
-        "for kind in ('payne', 'h5', 'keras', 'torch', 'safetensors'):\n"
-        "    options = {'payne': {'activation': 'sigmoid'}, 'torch': {'net': net}, 'safetensors': {'net': net}}\n"
-        "    import_network(kind, **options.get(kind, {}))\n"
-        "print([m for m in ('torch', 'keras', 'tensorflow', 'safetensors') if m in sys.modules])"
+        "import sys; from symspec import mlp; from symspec.importers import import_network\nnet ="
+        f" mlp({list(SIZES)})\nfor kind in ('payne', 'h5', 'keras', 'torch', 'safetensors'):\n   "
+        " options = {'payne': {'activation': 'sigmoid'}, 'torch': {'net': net},"
+        " 'safetensors': {'net': net}}\n    import_network(kind, **options.get(kind,"
+        " {}))\nprint([m for m in ('torch', 'keras', 'tensorflow', 'safetensors') if m in"
+        " sys.modules])"
     )
     names = sorted(os.listdir(folder))
     answer = subprocess.run(

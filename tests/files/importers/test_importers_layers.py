@@ -772,7 +772,10 @@ def test_layers_with_positions_first_are_refused_for_pytorch_unless_proved(rng, 
     last_first = Network(
         [Reshape((N, 1)), Conv1D(3, 3), Activation("relu"), Flatten(), Dense(2)], N
     )
-    words = r"net should make vectors of \(channel, position\) as PyTorch does, got flatten_0 of \(10, 3\).*channels_first"
+    words = (
+        r"net should make vectors of \(channel, position\) as PyTorch does, got flatten_0 of \(10,"
+        r" 3\).*channels_first"
+    )
     with pytest.raises(OptionError, match=words):
         import_network(path, net=last_first)
     h = np.maximum(convolve(x[..., None], state["0.weight"].transpose(2, 1, 0), state["0.bias"]), 0)
@@ -968,7 +971,7 @@ def test_layers_that_refer_to_many_others_take_no_time(path):
     names = [f"n{i}" for i in range(2000)]
     layers = [layer_config("Add", name) for name in names]
     sources = {
-        name: (["input"] * 2 if i == 0 else [names[i - 1]] * 2) for i, name in enumerate(names)
+        name: ["input"] * 2 if i == 0 else [names[i - 1]] * 2 for i, name in enumerate(names)
     }
     model = functional(input_config(3), *layers, sources=sources)  # 2^2000 paths
     write_h5(path, model, {"gone": ()})

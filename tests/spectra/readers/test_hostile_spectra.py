@@ -202,24 +202,26 @@ LIES = {
     "gzip of text": gzip.compress(b"5000,5001\n1,2\n"),
     "magic alone": b"SIMPLE  =",
     "wrong magic": b"\x89HDF\r\n\x1a\n" + fits_header(NAXIS=0),
-    "table row": fits_header(NAXIS=0)
-    + fits.Header(
-        {
-            **{
-                "XTENSION": "BINTABLE",
-                "BITPIX": 8,
-                "NAXIS": 2,
-                "NAXIS1": 8,
-                "NAXIS2": 5,
-                "PCOUNT": 0,
-                "GCOUNT": 1,
-            },
-            **{"TFIELDS": 1, "TTYPE1": "flux", "TFORM1": "1000000000D"},
-        }
-    )
-    .tostring()
-    .encode()
-    + bytes(2880),
+    "table row": (
+        fits_header(NAXIS=0)
+        + fits.Header(
+            {
+                **{
+                    "XTENSION": "BINTABLE",
+                    "BITPIX": 8,
+                    "NAXIS": 2,
+                    "NAXIS1": 8,
+                    "NAXIS2": 5,
+                    "PCOUNT": 0,
+                    "GCOUNT": 1,
+                },
+                **{"TFIELDS": 1, "TTYPE1": "flux", "TFORM1": "1000000000D"},
+            }
+        )
+        .tostring()
+        .encode()
+        + bytes(2880)
+    ),
 }
 
 

@@ -141,8 +141,9 @@ def read_model(path: str | os.PathLike[str], description: Any) -> KerasLayer:
     class_name = description.get("class_name") if isinstance(description, Mapping) else None
     if class_name not in MODELS:
         raise FileFormatError(
-            f"{path} should be a model of type {', '.join(MODELS)}, got {class_name!r}: a model written as a class "
-            "has its layers in code, which is not in the file; give net= with the layers that it has."
+            f"{path} should be a model of type {', '.join(MODELS)}, got {class_name!r}: a model"
+            " written as a class has its layers in code, which is not in the file; give net= with"
+            " the layers that it has."
         )
     return KerasLayer(path, class_name, "", _options(description["config"]))
 
@@ -244,7 +245,8 @@ def _check_calls(model: KerasLayer, graph: KerasGraph) -> None:
         or any(call not in graph.sources for call in graph.outputs)
     ):
         raise FileFormatError(
-            f"{model.path} should have inputs and outputs, got {graph.inputs} and {graph.outputs}: it is damaged."
+            f"{model.path} should have inputs and outputs, got {graph.inputs} and {graph.outputs}:"
+            " it is damaged."
         )
 
 
@@ -274,8 +276,8 @@ def order_calls(model: KerasLayer, graph: KerasGraph) -> list[Call]:
     if idle := [str(name) for name, i in graph.sources if (name, i) not in ordered]:
         outputs = ", ".join(str(name) for name, _ in graph.outputs)
         raise FileFormatError(
-            f"{model.path} should lead all its layers to its outputs {outputs}, got {', '.join(idle[:8])} beside them: "
-            "save a model that ends at its last layers."
+            f"{model.path} should lead all its layers to its outputs {outputs}, got"
+            f" {', '.join(idle[:8])} beside them: save a model that ends at its last layers."
         )
     return list(ordered)
 
@@ -346,7 +348,8 @@ def _check_shape(model: KerasLayer, shape: Any) -> Shape:
     lengths = shape[1:] if isinstance(shape, list) else []
     if not lengths or any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in lengths):
         raise FileFormatError(
-            f"{model.path} should take inputs of shape (star, pixel) or (star, pixel, channel) with known lengths, got "
-            f"{shape}: save the model with its number of pixels in Input, or {BUILD}."
+            f"{model.path} should take inputs of shape (star, pixel) or (star, pixel, channel) with"
+            f" known lengths, got {shape}: save the model with its number of pixels in Input, or"
+            f" {BUILD}."
         )
     return tuple(lengths)

@@ -79,7 +79,8 @@ def open_keras_zip(path: Path) -> Iterator[KerasFile]:
                 )
         if sum(info.file_size for info in archive.infolist()) > bytes_allowed(path):
             raise FileFormatError(
-                f"{path} should unpack to {bytes_allowed(path):,} bytes at most, got a claim of more."
+                f"{path} should unpack to {bytes_allowed(path):,} bytes at most, got a claim of"
+                " more."
             )
         description = json.loads(archive.read("config.json"))
         content = archive.read("model.weights.h5")
@@ -177,8 +178,8 @@ def list_weights(path: Path, file: WeightFile) -> Arrays:
     if not layers:
         top = ", ".join(file.children("/")[:8]) or "nothing"
         raise FileFormatError(
-            f"{path} should be an HDF5 file of Keras, with arrays of layers, got one with {top}: read files of "
-            "symspec's own with read_network."
+            f"{path} should be an HDF5 file of Keras, with arrays of layers, got one with {top}:"
+            " read files of symspec's own with read_network."
         )
     return layers
 

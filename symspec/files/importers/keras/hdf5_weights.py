@@ -176,6 +176,7 @@ def _check_heaps(path: Path, content: bytes | mmap.mmap) -> None:
             at += step
         if not is_good:
             raise FileFormatError(
-                f"{path} should be a file in good order, got a damaged heap of words: copy it again."
+                f"{path} should be a file in good order, got a damaged heap of words: copy it"
+                " again."
             )
         place = content.find(_HEAP, place + 8)

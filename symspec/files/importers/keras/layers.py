@@ -62,8 +62,10 @@ ACTIVATIONS: dict[str, tuple[str, dict[str, float]]] = {
     "relu6": ("clip", {"minimum": 0.0, "maximum": 6.0}),
 }
 _ADVICE = {
-    "Lambda": "Lambda layers hold code, which is never run: replace it by Rescaling or Activation, or give net= with "
-    "layers of symspec that do the same",
+    "Lambda": (
+        "Lambda layers hold code, which is never run: replace it by Rescaling or Activation, or"
+        " give net= with layers of symspec that do the same"
+    ),
 }
 
 

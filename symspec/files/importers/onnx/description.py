@@ -159,8 +159,9 @@ def read_graph(path: Path, model: Any) -> OnnxGraph:
     versions = [opset.version for opset in model.opset_import if opset.domain in _OWN_DOMAINS]
     if not versions or max(versions) < _OLDEST_OPSET:
         raise FileFormatError(
-            f"{path} should have an opset of {_OLDEST_OPSET} or newer, got {max(versions, default='none')}: export it "
-            f"again with opset_version={_OLDEST_OPSET} or more."
+            f"{path} should have an opset of {_OLDEST_OPSET} or newer, got"
+            f" {max(versions, default='none')}: export it again with opset_version={_OLDEST_OPSET}"
+            " or more."
         )
     if any(function.domain in _OWN_DOMAINS for function in model.functions):
         raise FileFormatError(
@@ -180,7 +181,8 @@ def read_graph(path: Path, model: Any) -> OnnxGraph:
             part is graph
         ):
             raise FileFormatError(
-                f"{path} should have {_MOST_NAMES:,} inputs and outputs at most, got {n:,}: {BUILD}."
+                f"{path} should have {_MOST_NAMES:,} inputs and outputs at most, got {n:,}:"
+                f" {BUILD}."
             )
     constants = {tensor.name: _try_tensor(path, tensor) for tensor in graph.initializer}
     for sparse in graph.sparse_initializer:
@@ -194,8 +196,9 @@ def read_graph(path: Path, model: Any) -> OnnxGraph:
     if len(n_stars) > 1:
         got = ", ".join(f"{name[:100]!r} {lengths}" for name, lengths in declared.items())
         raise FileFormatError(
-            f"{path} should take as many stars as the first axis of all its inputs, got {got[:500]}: those with a "
-            "number may be constants that were lost when it was exported; use another version of the exporter."
+            f"{path} should take as many stars as the first axis of all its inputs, got"
+            f" {got[:500]}: those with a number may be constants that were lost when it was"
+            " exported; use another version of the exporter."
         )
     return OnnxGraph(
         path=path,
@@ -259,12 +262,14 @@ def _check_input(path: Path, value: Any) -> Shape:
     if kind != "tensor_type" or value.type.tensor_type.elem_type not in FLOATS:
         what = f"type {value.type.tensor_type.elem_type}" if kind == "tensor_type" else str(kind)
         raise FileFormatError(
-            f"{path} should take arrays of floats, got {what} as {value.name[:100]!r}: export it for float32 spectra."
+            f"{path} should take arrays of floats, got {what} as {value.name[:100]!r}: export it"
+            " for float32 spectra."
         )
     shape = _find_known(lengths)
     if not shape or len(shape) > MOST_AXES:
         raise FileFormatError(
-            f"{path} should take inputs of shape (star, pixel) with a known number of pixels, got {str(lengths)[:100]} "
-            f"as {value.name[:100]!r}: export the model with an example of that shape, only its first axis open."
+            f"{path} should take inputs of shape (star, pixel) with a known number of pixels, got"
+            f" {str(lengths)[:100]} as {value.name[:100]!r}: export the model with an example of"
+            " that shape, only its first axis open."
         )
     return shape

@@ -158,7 +158,8 @@ def _find_end(translation: Translation) -> Output:
     n_labels = sum(end.shape[0] for end in ends)
     if not 0 < n_labels <= _MOST_LABELS:
         raise FileFormatError(
-            f"{graph.path} should give 1 to {_MOST_LABELS:,} numbers a star, got {n_labels:,}: damaged."
+            f"{graph.path} should give 1 to {_MOST_LABELS:,} numbers a star, got {n_labels:,}:"
+            " damaged."
         )
     return translation.layers.join(ends)
 

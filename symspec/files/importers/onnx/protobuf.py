@@ -42,8 +42,8 @@ BFLOAT16 = 16
 FLOATS = (1, _FLOAT16, 11, BFLOAT16)
 _EXTERNAL = 1  # TensorProto.DataLocation
 _TOGETHER = (
-    "save the model in one file, in PyTorch torch.onnx.export(..., external_data=False), or beside its data "
-    "onnx.save(onnx.load(path), new_path)"
+    "save the model in one file, in PyTorch torch.onnx.export(..., external_data=False), or beside"
+    " its data onnx.save(onnx.load(path), new_path)"
 )
 
 
@@ -76,7 +76,8 @@ def read_model(path: Path) -> Any:
     held = path.stat().st_size
     if not 0 < held < _LONGEST:
         raise FileFormatError(
-            f"{path} should be an ONNX model of 1 to {_LONGEST:,} bytes, got {held:,}: export again."
+            f"{path} should be an ONNX model of 1 to {_LONGEST:,} bytes, got {held:,}: export"
+            " again."
         )
     with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
         _check_fields(path, data, onnx.ModelProto.DESCRIPTOR)
@@ -98,8 +99,8 @@ def _check_fields(path: Path, data: mmap.mmap, descriptor: Any) -> None:
             length, place = _read_length(path, data, place, wire_type)
             if length > end - place:
                 raise FileFormatError(
-                    f"{path} should hold {length:,} bytes from byte {place:,} on, got {max(end - place, 0):,}: it is "
-                    "incomplete or damaged, so copy it again."
+                    f"{path} should hold {length:,} bytes from byte {place:,} on, got"
+                    f" {max(end - place, 0):,}: it is incomplete or damaged, so copy it again."
                 )
             if wire_type == _BYTES and number in inner:
                 messages.append((place, place + length, inner[number]))
@@ -108,8 +109,8 @@ def _check_fields(path: Path, data: mmap.mmap, descriptor: Any) -> None:
             place += length
             if n_fields > _MOST_FIELDS or n_bytes > SMALL:
                 raise FileFormatError(
-                    f"{path} should take {_MOST_FIELDS:,} fields and {SMALL:,} bytes at most to describe its layers, "
-                    "got more: it is damaged, or made to fill the memory."
+                    f"{path} should take {_MOST_FIELDS:,} fields and {SMALL:,} bytes at most to"
+                    " describe its layers, got more: it is damaged, or made to fill the memory."
                 )
 
 
@@ -170,8 +171,8 @@ def read_tensor(path: str | os.PathLike[str], tensor: Any) -> np.ndarray:
         )
     if tensor.data_type not in _DTYPES or tensor.HasField("segment"):
         raise FileFormatError(
-            f"{path}: {name!r} should hold floats, got data of type {tensor.data_type}, as quantized and other models "
-            "have: export the trained weights as float32."
+            f"{path}: {name!r} should hold floats, got data of type {tensor.data_type}, as"
+            " quantized and other models have: export the trained weights as float32."
         )
     word, field = _DTYPES[tensor.data_type]
     if any(n < 0 for n in shape) or len(shape) > MOST_AXES:
@@ -184,8 +185,8 @@ def read_tensor(path: str | os.PathLike[str], tensor: Any) -> np.ndarray:
     n_held = len(raw) // itemsize if raw else len(listed)
     if n_held != math.prod(shape) or len(raw) % itemsize:
         raise FileFormatError(
-            f"{path}: {name!r} should hold {math.prod(shape):,} numbers of shape {shape}, got {n_held:,}: the file is "
-            "damaged or incomplete, so export it again."
+            f"{path}: {name!r} should hold {math.prod(shape):,} numbers of shape {shape}, got"
+            f" {n_held:,}: the file is damaged or incomplete, so export it again."
         )
     numbers = np.frombuffer(raw, word) if raw else _take_listed(listed, word)
     return _widen(numbers, tensor.data_type).reshape(shape)

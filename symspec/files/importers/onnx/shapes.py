@@ -51,7 +51,8 @@ def build_reshape(translation: Translation, node: OnnxNode) -> Signal:
     if (first not in (-1, STARS) and first < 1) or min(rest, default=1) < 1 or math.prod(rest) != n:
         raise node.refusal(
             f"makes an array of shape {str(target)[:100]} of one of shape {signal.shape} a star",
-            "symspec keeps the stars apart: export the model so that the first axis is theirs throughout",
+            "symspec keeps the stars apart: export the model so that the first axis is theirs"
+            " throughout",
         )
     translation.n_stars |= {first} - {-1, STARS}  # of an example, which exporters may write down
     return reshape(translation.layers, node, signal, tuple(rest))

@@ -159,7 +159,8 @@ class Translation:
             root = root.base
         if id(root) in self.kernels:
             raise node.refusal(
-                f"has the kernel {node.inputs[i]!r} of another layer, and symspec's share no weights"
+                f"has the kernel {node.inputs[i]!r} of another layer, and symspec's share no"
+                " weights"
             )
         self.kernels.add(id(root))
         return array
@@ -232,8 +233,8 @@ def check_without_stars(node: OnnxNode, array: np.ndarray) -> None:
 _ADVICE = {
     **dict.fromkeys(
         ("If", "Loop", "Scan"),
-        "it holds a graph of its own, which is never run: export the model with its conditions decided, or give net= "
-        "with the layers of symspec that it comes to",
+        "it holds a graph of its own, which is never run: export the model with its conditions"
+        " decided, or give net= with the layers of symspec that it comes to",
     ),
     **dict.fromkeys(
         (
