@@ -1,8 +1,8 @@
 """A spectroscopist's question, line by line: each call that failed, and the one that works.
 
-The question: a network of 7213-2048-1024-512-256-128-32-3 turns a spectrum into Teff, log g and [Fe/H]. What
-is the inverse Hessian of its loss, what are the errors of its labels, and what are the 3 x 7,213 derivatives of
-each star?
+The question: a network of 7213-2048-1024-512-256-128-32-3 turns a spectrum into Teff, log g and
+[Fe/H]. What is the inverse Hessian of its loss, what are the errors of its labels, and what are the
+3 x 7,213 derivatives of each star?
 
     python examples/01_the_question.py            # the full network: some minutes, 4 GB
     python examples/01_the_question.py --small    # a tenth of the pixels: seconds
@@ -22,9 +22,8 @@ parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
 parser.add_argument("--small", action="store_true", help="713 pixels and narrow layers")
 small = parser.parse_args().small
 
-pytensor.config.cxx = (  # the graphs compiled below by hand run once each: not worth a C compiler's time
-    ""
-)
+# the graphs compiled below by hand run once each: not worth a C compiler's time
+pytensor.config.cxx = ""
 rng = np.random.default_rng(1)
 
 
@@ -34,7 +33,8 @@ def tried(call, error):
 
 # ------------------------------------------------------------------------------------------------------------
 print("1. An inverse Hessian from SciPy's minimisers\n")
-# Weights are one flat vector `theta`, so that every minimiser takes them. A small smooth network, whose whole
+# Weights are one flat vector `theta`, so that every minimiser takes them. A small smooth network,
+# whose whole
 # P x P matrix can be looked at:
 stars = ss.datasets.generated_stars(200, n_pixels=15, rng=rng)
 X, Y = stars.flux, stars.labels
@@ -52,7 +52,8 @@ for method, error in {
     res = ss.minimize(reg, start, X, Y, method=method, progress=False)
     print(f"  now   ss.minimize(reg, theta, X, Y, method={method!r})")
     print(f"        U = {res.fun:.3f} after {res.nit} iterations")
-    # The exact Hessian belongs at an exact minimum: Newton's method goes to the one that this was on its way to.
+    # The exact Hessian belongs at an exact minimum: Newton's method goes to the one that this was
+    # on its way to.
     theta = ss.polish(reg, res.x, X, Y).theta
     exact = ss.fit_laplace(reg, theta, X, Y, curvature="hessian", require_minimum=True)
     sd = np.sqrt(np.diag(exact.inverse_hessian.to_dense()))
@@ -138,8 +139,10 @@ print(f"check   equal to central differences in pixels {', '.join(map(str, pixel
 
 # ------------------------------------------------------------------------------------------------------------
 print(f"\n4. Error bars of the labels, from all {net.n_params:,} weights")
-# Their inverse Hessian has P^2 entries, but acts on labels only through the N training stars: the dual is exact.
-# A few epochs end far from a minimum: the certificate says so, and every star is flagged (ss.polish would mend
+# Their inverse Hessian has P^2 entries, but acts on labels only through the N training stars: the
+# dual is exact.
+# A few epochs end far from a minimum: the certificate says so, and every star is flagged (ss.polish
+# would mend
 # it). Noise and prior are guesses here; ss.tune finds them (02_error_bars.py).
 begin = time.perf_counter()
 lap = ss.fit_laplace(reg, theta, X, Y, structure="dual", dtype="float32", require_minimum=False)

@@ -17,8 +17,10 @@ parser.add_argument("--small", action="store_true", help="200 stars of 60 pixels
 n_train, n_pixels, hidden = (300, 30, 4) if parser.parse_args().small else (1000, 100, 8)
 rng = np.random.default_rng(2)
 
-# Generated stars around the Mg b triplet, whose truth is known: good spectra to train on, ordinary ones to
-# predict. Catalogued labels scatter around the true ones; sigma_noise should come out as that, and what the flux
+# Generated stars around the Mg b triplet, whose truth is known: good spectra to train on, ordinary
+# ones to
+# predict. Catalogued labels scatter around the true ones; sigma_noise should come out as that, and
+# what the flux
 # errors of the training spectra and a network this small add to it.
 window = {"n_pixels": n_pixels, "wavelength_range": (5150.0, 5300.0), "rng": rng}
 stars, new = (
@@ -29,7 +31,8 @@ scatter = np.array([50.0, 0.10, 0.05])
 X, Y = stars.flux, stars.labels + scatter * rng.normal(size=stars.labels.shape)
 truth = new.labels + scatter * rng.normal(size=new.labels.shape)
 
-# Network, noise, prior; Adam, and then the evidence, which sets noise and prior and ends at a true minimum.
+# Network, noise, prior; Adam, and then the evidence, which sets noise and prior and ends at a true
+# minimum.
 net = ss.mlp(
     [n_pixels, hidden, 3],
     activation="tanh",
@@ -47,7 +50,8 @@ print(f"inverse Hessian: {lap.reason}")
 print(f"log marginal likelihood: {lap.log_marginal_likelihood():.1f} nats")
 print("noise found", *reg.sigma_noise.round(3), "with a scatter of", *scatter, "put in")
 
-# The new stars; the first has a cosmic ray, the second no blue end. ivar = 0 says so: no information.
+# The new stars; the first has a cosmic ray, the second no blue end. ivar = 0 says so: no
+# information.
 ivar = new.ivar.copy()
 ivar[0, n_pixels // 2] = ivar[1, : n_pixels // 10] = 0
 prediction = lap.predict(new.flux, ivar=ivar)

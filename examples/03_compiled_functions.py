@@ -25,7 +25,8 @@ small = parser.parse_args().small
 # A pip-installed PyTensor finds no BLAS for its C backend, and says so: it then calls NumPy's.
 warnings.filterwarnings("ignore", message="PyTensor could not link to a BLAS", category=UserWarning)
 
-# All backends that this machine has: C needs a compiler, JAX its package; the other two come with PyTensor.
+# All backends that this machine has: C needs a compiler, JAX its package; the other two come with
+# PyTensor.
 has_jax = importlib.util.find_spec("jax") is not None
 installed = {"numpy": True, "c": bool(pytensor.config.cxx), "numba": True, "jax": has_jax}
 backends = [
@@ -42,7 +43,8 @@ theta = ss.train(reg, X, Y, epochs=50, rng=rng, progress=False).theta
 v = rng.normal(size=net.n_params)
 print(net)
 
-# What there is: the function, the call, and where it goes. Each also takes one spectrum in place of many.
+# What there is: the function, the call, and where it goes. Each also takes one spectrum in place of
+# many.
 functions = {
     "predict": (lambda b: ss.compile_predict(net, backend=b), (theta, X)),
     'jacobian, "flux"': (lambda b: ss.compile_jacobian(net, "flux", backend=b), (theta, X)),
@@ -96,7 +98,8 @@ print(f"check: {', '.join(backends)} agree to {worst:.0e} of the largest entry: 
 one = ss.compile_jacobian(net, dtype="float32")(theta, X[0])
 print(f"one spectrum, float32: {one.shape} {one.dtype}")
 
-# They are plain functions of NumPy arrays, as SciPy takes them: value and gradient, products with the Hessian.
+# They are plain functions of NumPy arrays, as SciPy takes them: value and gradient, products with
+# the Hessian.
 objective, product = ss.compile_objective(reg), ss.compile_hessian_vector_product(reg)
 start = ss.polish(reg, theta, X, Y).theta + 0.003 * v
 res = scipy.optimize.minimize(
@@ -113,7 +116,8 @@ U = objective(start, X, Y)[0]
 print(f"scipy.optimize.minimize: U from {U:.2f} to {res.fun:.2f} in {res.nit} iterations")
 print(f"check: the gradient vanishes there: {gradient < 1e-2}")
 
-# And the network is a graph: in a PyMC model it stands under random variables, with no wrapper in between.
+# And the network is a graph: in a PyMC model it stands under random variables, with no wrapper in
+# between.
 with pm.Model() as model:
     weights = pm.Normal("theta", 0, 1 / np.sqrt(reg.prior_precision_vector()), shape=net.n_params)
     pm.Normal("labels", net(weights, X), reg.sigma_noise, observed=Y)

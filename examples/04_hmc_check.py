@@ -38,7 +38,8 @@ laplace = ss.fit_laplace(reg, theta, x, y, structure="primal")
 exact = ss.fit_laplace(reg, theta, x, y, structure="primal", curvature="hessian")
 print(f"certificate: {laplace.certificate.message}")
 
-# The chains start at draws of the first, and end where the posterior is, whatever they started from.
+# The chains start at draws of the first, and end where the posterior is, whatever they started
+# from.
 data = np.concatenate([np.linspace(-3, -1, 21), np.linspace(1, 3, 21)])
 x_check = np.concatenate([data, np.linspace(-0.8, 0.8, 17)])[:, None]
 draws = ss.run_hmc(reg, x, y, laplace=laplace, X_check=x_check, seed=1, progress=False)

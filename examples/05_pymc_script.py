@@ -21,7 +21,8 @@ parser.add_argument("--small", action="store_true", help="fewer draws")
 parser.add_argument("--plots", type=Path, help="folder for figures")
 options = parser.parse_args()
 
-# Spectra, and labels that a network could have given them, with a scatter that the script is to find.
+# Spectra, and labels that a network could have given them, with a scatter that the script is to
+# find.
 rng = np.random.default_rng(5)
 stars = ss.datasets.generated_stars(260, n_pixels=40, rng=rng)
 X, X_new = stars.flux[:200], stars.flux[200:]
@@ -39,7 +40,8 @@ theta = ss.train(reg, X, Y, epochs=300, rng=rng, progress=False).theta
 theta = ss.polish(reg, theta, X, Y).theta
 laplace = ss.fit_laplace(reg, theta, X, Y, structure="primal")
 
-# From here on it is PyMC. Noise: a common level, in units of each label's spread, and labels around it.
+# From here on it is PyMC. Noise: a common level, in units of each label's spread, and labels around
+# it.
 spread = np.nanstd(Y, axis=0)
 with pm.Model() as model:
     level = pm.Normal("level", np.log(0.1), 1.0)

@@ -21,8 +21,10 @@ rng = np.random.default_rng(6)
 temporary = tempfile.TemporaryDirectory()
 folder = Path(temporary.name)
 
-# The architecture, as its authors published it: flux standardised, two convolutions, a pool, dense layers. The
-# labels that it gives are standardised, too; Unstandardize has the mean and spread that they were divided by.
+# The architecture, as its authors published it: flux standardised, two convolutions, a pool, dense
+# layers. The
+# labels that it gives are standardised, too; Unstandardize has the mean and spread that they were
+# divided by.
 window = {"wavelength_range": (5150.0, 5300.0), "rng": rng}
 stars, held_out = (
     ss.datasets.generated_stars(n, n_pixels=n_pixels, snr=100, **window) for n in (n_train, 200)
@@ -50,7 +52,8 @@ net = ss.Network(
 )
 print(net)
 
-# What is usually left of a training: a file of weights (as Keras 2 writes one), and some predictions.
+# What is usually left of a training: a file of weights (as Keras 2 writes one), and some
+# predictions.
 reg = ss.Regression(net, sigma_noise=[150.0, 0.3, 0.1], prior_precision=ss.scaled_prior(net, 1.0))
 trained = ss.train(
     reg, stars.flux, stars.labels, epochs=epochs, learning_rate=5e-3, rng=rng, progress=False
@@ -67,12 +70,14 @@ with h5py.File(folder / "weights.h5", "w") as file:
             group[name] = blocks[name.removesuffix(":0")].astype("float32")
 known = stars.flux[:20], ss.compile_predict(net)(trained, stars.flux[:20])
 
-# The file is data: nothing in it is run. `check` proves that what was read predicts what was trained.
+# The file is data: nothing in it is run. `check` proves that what was read predicts what was
+# trained.
 net, theta = ss.read_network(folder / "weights.h5", net=net, check=known)
 print(f"read {net.n_params:,} weights")
 print(f"check: they are what was trained, in float32: {np.allclose(theta, trained, rtol=1e-6)}")
 
-# Its error bars. The noise is the scatter of stars that it was not trained on. It was stopped early, as networks are:
+# Its error bars. The noise is the scatter of stars that it was not trained on. It was stopped
+# early, as networks are:
 # symspec says so, and flags every star.
 residual = held_out.labels - ss.compile_predict(net)(theta, held_out.flux)
 reg = ss.Regression(
@@ -101,7 +106,8 @@ print(table["ID", "TEFF", "TEFF_ERR", "TEFF_MODEL_ERR", "TEFF_FLUX_ERR", "SNR", 
 z = (survey.prediction.labels - new.labels) / survey.prediction.errors
 print(f"check: two errors hold at least 90 % of the true labels: {np.mean(np.abs(z) < 2) > 0.9}")
 
-# Which wavelengths the temperature hangs on: the derivative of the first label, averaged over the stars.
+# Which wavelengths the temperature hangs on: the derivative of the first label, averaged over the
+# stars.
 summary = ss.write_jacobian(
     folder / "jacobian.h5", net, theta, folder / "new.npz", resample="flux_conserving"
 )

@@ -1,6 +1,7 @@
 """The exception tree: every error of symspec's own is a `SymspecError` and the fitting builtin.
 
-A message says what was expected, what came, and what to do. Numbers a program may want are attributes.
+A message says what was expected, what came, and what to do. Numbers a program may want are
+attributes.
 """
 
 from __future__ import annotations

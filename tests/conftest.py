@@ -1,8 +1,9 @@
 """A table of small regression problems, each beside a NumPy derivation of all that symspec computes of it.
 
-The reference shares nothing with the package: derivatives are accumulated forward, star by star, with the
-flat order of the parameters written out; noise is `numpy.linalg` on each star's observed labels; second
-derivatives are complex steps, exact to rounding. What the package does is reverse mode on blocks.
+The reference shares nothing with the package: derivatives are accumulated forward, star by star,
+with the flat order of the parameters written out; noise is `numpy.linalg` on each star's observed
+labels; second derivatives are complex steps, exact to rounding. What the package does is reverse
+mode on blocks.
 """
 
 import os
@@ -316,7 +317,8 @@ def problem(request):
 def compile_plainly():
     """`pytensor.function` without a compiler, for graphs that a test builds itself.
 
-    `jacobian` and `hessian` make scans, whose inner functions would go to the C compiler whatever the mode.
+    `jacobian` and `hessian` make scans, whose inner functions would go to the C compiler whatever
+    the mode.
     """
 
     def compile_plainly(inputs, outputs):

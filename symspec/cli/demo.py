@@ -36,7 +36,8 @@ HIDDEN = (8,)
 ACTIVATION = "tanh"
 START_PRIOR = 2.0
 EPOCHS = 20
-MAX_RESIDUAL = 4.0  # a training label further off, in standard deviations as if left out, is taken for a mistake
+# a training label further off, in standard deviations as if left out, is taken for a mistake
+MAX_RESIDUAL = 4.0
 FILES = {
     "catalogue": "catalogue.fits",
     "model": "model.h5",

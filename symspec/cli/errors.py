@@ -86,8 +86,9 @@ def errors(
 ) -> None:
     """Predict the labels of stars with their error bars, one row a star.
 
-    Files may be of any length. Until the catalogue is whole, finished pieces lie in CATALOGUE.partial,
-    for anyone to read: interrupted, or killed, the same command goes on from there.
+    Files may be of any length. Until the catalogue is whole, finished pieces lie in
+    CATALOGUE.partial, for anyone to read: interrupted, or killed, the same command goes on from
+    there.
     """
     from symspec.files import surveys
     from symspec.files.archives import read_laplace

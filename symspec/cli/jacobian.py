@@ -54,8 +54,9 @@ def jacobian(
 ) -> None:
     """Write the derivative of every label with respect to every pixel, for every star.
 
-    Files may be of any length. Until the output is whole, finished pieces lie in OUTPUT.partial, for anyone
-    to read: interrupted, or killed, the same command goes on from there. They take as much room as the output.
+    Files may be of any length. Until the output is whole, finished pieces lie in OUTPUT.partial,
+    for anyone to read: interrupted, or killed, the same command goes on from there. They take as
+    much room as the output.
     """
     check_output(output, overwrite, MODEL_SUFFIXES, model, spectra)
     if plot is not None:

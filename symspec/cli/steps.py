@@ -214,7 +214,8 @@ def audit_spectra(
     spectra : Spectra
         Training stars, with the labels of the network under their names.
     sample : Spectra, optional
-        Stars to compare on; by default `n_sample` of the training stars, at random but always the same.
+        Stars to compare on; by default `n_sample` of the training stars, at random but always the
+        same.
     n_sample : int
     structures : sequence of str
         By default all of `symspec.laplace.audit.AUDITED`.

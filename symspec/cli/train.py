@@ -54,8 +54,9 @@ def train(
 ) -> None:
     """Train a network on spectra with labels, and keep it with its error bars.
 
-    Adam first, then Newton steps to the minimum (with --tune at the noise and prior of largest evidence),
-    then the inverse Hessian with its certificate. The noise starts at 0.3 of each label's spread.
+    Adam first, then Newton steps to the minimum (with --tune at the noise and prior of largest
+    evidence), then the inverse Hessian with its certificate. The noise starts at 0.3 of each
+    label's spread.
     """
     check_output(output, overwrite, MODEL_SUFFIXES, spectra)
     from symspec.cli import steps

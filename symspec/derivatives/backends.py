@@ -22,8 +22,10 @@ from symspec.safety.checks import check_choice
 
 BACKENDS = ("auto", "numpy", "c", "numba", "jax")
 BEFORE_INPLACE = 49  # place of a rewrite among PyTensor's
-# half of the time to compile goes into them: they look for diagonal, symmetric and selecting matrices, which networks
-# hardly have (and take JAX to single precision on the way), and for reshapes that change nothing, which cost nothing
+# half of the time to compile goes into them: they look for diagonal, symmetric and selecting
+# matrices, which networks
+# hardly have (and take JAX to single precision on the way), and for reshapes that change nothing,
+# which cost nothing
 VAIN_REWRITES = (
     "dot_diag_to_elemwise",
     "useless_symmetric_transpose",
@@ -35,9 +37,10 @@ VAIN_REWRITES = (
 def choose_backend(backend: str) -> str:
     """Turn "auto" into a backend's name, and check that the one named can run.
 
-    "auto" is "numpy", PyTensor's virtual machine without elementwise fusion: it needs no compiler and is ready in a
-    fraction of a second. Networks are matrix products, so at any width the others gain some per cent a call and
-    cost seconds to minutes first; name them for a small function called very many times, or "jax" for a GPU.
+    "auto" is "numpy", PyTensor's virtual machine without elementwise fusion: it needs no compiler
+    and is ready in a fraction of a second. Networks are matrix products, so at any width the others
+    gain some per cent a call and cost seconds to minutes first; name them for a small function
+    called very many times, or "jax" for a GPU.
 
     Raises
     ------
@@ -56,7 +59,8 @@ def compile_graph(
     inputs: list[Any], outputs: list[Any], backend: str, dtype: str
 ) -> Callable[..., list[Any]]:
     """Callable of NumPy arrays; neither their number nor their types are checked any more."""
-    # a derivative may depend on less than the network did: that of a linear one on no flux, of fixed layers on no theta
+    # a derivative may depend on less than the network did: that of a linear one on no flux, of
+    # fixed layers on no theta
     fn = pytensor.function(
         inputs, outputs, mode=find_mode(backend, dtype), on_unused_input="ignore"
     )

@@ -1,7 +1,8 @@
 """The compiled functions: graphs of `derivatives` as callables over stars.
 
-Every callable walks the stars in chunks whose intermediates stay within `CHUNK_BYTES`, so that memory is bounded by
-the result, and casts arrays to its dtype chunk by chunk. Sums over stars add up chunk by chunk, too.
+Every callable walks the stars in chunks whose intermediates stay within `CHUNK_BYTES`, so that
+memory is bounded by the result, and casts arrays to its dtype chunk by chunk. Sums over stars add
+up chunk by chunk, too.
 """
 
 from __future__ import annotations
@@ -55,7 +56,8 @@ def compile_jacobian(
     ----------
     net : Network
     wrt : {"flux", "theta"}
-        `fn(theta, X)` -> (star, label, pixel) or (star, label, param); one spectrum drops the star axis.
+        `fn(theta, X)` -> (star, label, pixel) or (star, label, param); one spectrum drops the star
+        axis.
     backend, dtype
         As for `compile_predict`.
     """
@@ -79,7 +81,8 @@ def compile_tangent_factors(
 ) -> PerStarFunction:
     """Compile the factors of df/dtheta: `fn(theta, X)` -> a list, inputs (star, in) and then cotangents.
 
-    Inputs are those of the layers of `net.dense_shapes`, cotangents (star, label, out) those of `net.layout.layers`.
+    Inputs are those of the layers of `net.dense_shapes`, cotangents (star, label, out) those of
+    `net.layout.layers`.
     """
 
     def build(params, flux):

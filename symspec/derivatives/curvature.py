@@ -1,20 +1,21 @@
 r"""Hessian and Gauss-Newton matrix layer by layer: graphs of the few arrays a star that they factorise into.
 
-For dense layers :math:`z_k = a_{k-1} W_k + b_k` with elementwise :math:`a_k = h_k(z_k)` between them, the likelihood's
-part of U has the Hessian (Bishop 1992, doi:10.1162/neco.1992.4.4.494), for layers :math:`k \le m`,
+For dense layers :math:`z_k = a_{k-1} W_k + b_k` with elementwise :math:`a_k = h_k(z_k)` between
+them, the likelihood's part of U has the Hessian (Bishop 1992, doi:10.1162/neco.1992.4.4.494), for
+layers :math:`k \le m`,
 
 .. math::
     H_{(k,io),(m,pq)} = \sum_n a_{k-1,i}\, a_{m-1,p}\, M_{km,oq}
                         + [k < m] \sum_n a_{k-1,i}\, \epsilon_{m,q}\, D_{km,op}
 
-with, for star n, :math:`\epsilon_m = dU/dz_m`, :math:`D_{km} = da_{m-1}/dz_k` and
-:math:`M_{km} = d^2 U / dz_k dz_m = (dz_m/dz_k)\, M_{mm}`. The preactivations' Hessian runs backwards,
+with, for star n, :math:`\epsilon_m = dU/dz_m`, :math:`D_{km} = da_{m-1}/dz_k` and :math:`M_{km} =
+d^2 U / dz_k dz_m = (dz_m/dz_k)\, M_{mm}`. The preactivations' Hessian runs backwards,
 
 .. math:: M_{kk} = \mathrm{diag}(s_k) + \mathrm{diag}(h'_k)\, W_{k+1} M_{k+1,k+1} W_{k+1}^T\, \mathrm{diag}(h'_k),
           \qquad s_k = h''_k\, dU/da_k
 
-from :math:`S_n^{-1}` at the labels. A bias is a weight of an input that is 1 and does not move: no D there. The
-Gauss-Newton matrix is the same without s and without D.
+from :math:`S_n^{-1}` at the labels. A bias is a weight of an input that is 1 and does not move: no
+D there. The Gauss-Newton matrix is the same without s and without D.
 """
 
 from __future__ import annotations

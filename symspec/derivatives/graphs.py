@@ -1,8 +1,8 @@
 r"""Derivatives of a network and of its negative log posterior: graphs in, graphs out.
 
-All of them are `pytensor.gradient` applied to leaves: the parameter blocks, rather than the flat vector
-through its slices (each slice's gradient would be a full-length array), and one spectrum's graph, mapped over
-stars by `vectorize_graph` (which leaves plain matrix products).
+All of them are `pytensor.gradient` applied to leaves: the parameter blocks, rather than the flat
+vector through its slices (each slice's gradient would be a full-length array), and one spectrum's
+graph, mapped over stars by `vectorize_graph` (which leaves plain matrix products).
 """
 
 from __future__ import annotations
@@ -30,14 +30,16 @@ class TangentFactors:
 
     For a dense layer with input a_n and output z_n the block of the kernel is the outer product
     :math:`J_{n,c,(i,o)} = a_{n,i} g_{n,c,o}` with g = df_c / dz, and the block of the bias is g.
-    Other layers, such as convolutions, have few parameters: they enter by J itself, as biases would.
+    Other layers, such as convolutions, have few parameters: they enter by J itself, as biases
+    would.
 
     Attributes
     ----------
     inputs : dict of str to symbol (star, in)
         By name of each dense layer that acts on a vector.
     cotangents : dict of str to symbol (star, label, out)
-        By name of each layer with parameters; `out` are all the parameters of a layer without inputs.
+        By name of each layer with parameters; `out` are all the parameters of a layer without
+        inputs.
     """
 
     inputs: dict[str, Symbol]
@@ -157,8 +159,8 @@ def build_trace_gradient(
 ) -> dict[str, Symbol]:
     r"""Gradient of :math:`\tfrac12 \sum_n \mathrm{tr}(W_n J_n A^{-1} J_n^T)`, A^-1 (param, param) held fixed.
 
-    With the inverse noise covariances W (star, label, label), at the A^-1 of the same parameters, it is the gradient
-    of :math:`\tfrac12 \log\det A`.
+    With the inverse noise covariances W (star, label, label), at the A^-1 of the same parameters,
+    it is the gradient of :math:`\tfrac12 \log\det A`.
     """
     J = build_theta_jacobian(net, params, flux)
     rows = J.reshape((J.shape[0] * net.n_labels, net.n_params))

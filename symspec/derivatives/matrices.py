@@ -1,12 +1,13 @@
 r"""Hessian and Gauss-Newton matrix as numbers: their factors (see `curvature`) contracted by matrix products.
 
-A layer's kernel (in, out) and bias (out,) lie one after the other in theta: together they are a matrix
-(in + 1, out) that acts on the inputs and a one. The block of layers k <= m is then an array (i, o, p, q),
-and each of its two terms a sum over stars of three factors,
+A layer's kernel (in, out) and bias (out,) lie one after the other in theta: together they are a
+matrix (in + 1, out) that acts on the inputs and a one. The block of layers k <= m is then an array
+(i, o, p, q), and each of its two terms a sum over stars of three factors,
 
 .. math:: \sum_n a_{ni}\, b_{np}\, M_{n,oq}, \qquad \sum_n a_{ni}\, \epsilon_{nq}\, D_{n,op},
 
-the second for k < m alone. Of the block of one layer, symmetric in i, p and in o, q, a quarter is computed.
+the second for k < m alone. Of the block of one layer, symmetric in i, p and in o, q, a quarter is
+computed.
 """
 
 from __future__ import annotations
@@ -38,8 +39,8 @@ def compile_hessian(
 ) -> Callable[..., np.ndarray]:
     """Compile the exact Hessian of U: `fn(theta, X, Y)` -> (param, param), prior included.
 
-    In closed form where all layers but the dense ones are elementwise (`Layer.elementwise`), else by exact
-    Hessian-vector products.
+    In closed form where all layers but the dense ones are elementwise (`Layer.elementwise`), else
+    by exact Hessian-vector products.
 
     Parameters
     ----------
@@ -142,8 +143,8 @@ def sum_products(
 ) -> Iterator[tuple[slice, slice, np.ndarray]]:
     r"""Sums over stars :math:`R_{kip} = \sum_n a_{in} b_{pn} M_{kn}`, some rows i at a time.
 
-    Either the products a b of all i, p make one operand and M the other, or a M and b do for each k: whichever
-    has fewer matrix products to call, and larger ones.
+    Either the products a b of all i, p make one operand and M the other, or a M and b do for each
+    k: whichever has fewer matrix products to call, and larger ones.
 
     Parameters
     ----------

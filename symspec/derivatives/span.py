@@ -1,10 +1,11 @@
 r"""Exact reduction of a wide first layer to the span of the training spectra.
 
-A kernel of the first dense layer acts on the training set only through :math:`z_n^T W`, z_n being the
-spectra as that layer sees them. With fewer stars than pixels, z_n = Q r_n for an orthonormal Q (pixel, star): the
-likelihood depends on :math:`Q^T W` alone, and under a prior with one precision for the block the rest of W is zero
-at every minimum and adds the same constant to U and to the log determinant as to the prior's normalisation. So
-minima, decrements and the evidence of the small problem are those of the large one.
+A kernel of the first dense layer acts on the training set only through :math:`z_n^T W`, z_n being
+the spectra as that layer sees them. With fewer stars than pixels, z_n = Q r_n for an orthonormal Q
+(pixel, star): the likelihood depends on :math:`Q^T W` alone, and under a prior with one precision
+for the block the rest of W is zero at every minimum and adds the same constant to U and to the log
+determinant as to the prior's normalisation. So minima, decrements and the evidence of the small
+problem are those of the large one.
 """
 
 from __future__ import annotations

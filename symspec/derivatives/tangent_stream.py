@@ -14,7 +14,8 @@ BLOCK_STARS = 2048
 class TangentStream:
     r"""J of the training stars in units of the noise, :math:`\hat J_n = T_n J_n` with :math:`T_n^T T_n = S_n^{-1}`.
 
-    A missing label's row is zero, so that :math:`A = \Lambda + \sum_n \hat J_n^T \hat J_n` whatever is missing.
+    A missing label's row is zero, so that :math:`A = \Lambda + \sum_n \hat J_n^T \hat J_n` whatever
+    is missing.
 
     Parameters
     ----------
@@ -24,7 +25,8 @@ class TangentStream:
         T_n.
     n_params : int
     keep_bytes : float
-        All blocks together stay in memory if they take no more; otherwise each walk computes them anew.
+        All blocks together stay in memory if they take no more; otherwise each walk computes them
+        anew.
     stars : numpy.ndarray of int, optional
         Which of the training stars, all by default.
     """

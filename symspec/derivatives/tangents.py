@@ -1,13 +1,13 @@
 r"""The Jacobian df/dtheta of many stars as numbers, in factors and never whole.
 
-For a dense layer the row of star n and label c is the outer product of the layer's input a_n and the
-back-propagated cotangent g_nc, so that products with J, and the Gram matrix
+For a dense layer the row of star n and label c is the outer product of the layer's input a_n and
+the back-propagated cotangent g_nc, so that products with J, and the Gram matrix
 
 .. math:: J V J'^T \big|_{(c,n),(d,m)} = \sum_l (v_l^W\, a_n \cdot a'_m + v_l^b)\; g_{nc} \cdot g'_{md},
 
-the network's tangent kernel, cost matrix products of the layers' widths: independent of the number of parameters.
-Layers that do not factorise, such as convolutions, have no inputs here, and cotangents to all their parameters.
-Rows are label-major: row c * n_stars + n.
+the network's tangent kernel, cost matrix products of the layers' widths: independent of the number
+of parameters. Layers that do not factorise, such as convolutions, have no inputs here, and
+cotangents to all their parameters. Rows are label-major: row c * n_stars + n.
 """
 
 from __future__ import annotations

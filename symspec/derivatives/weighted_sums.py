@@ -2,8 +2,9 @@ r"""Sums over stars with the noise as an argument, compiled once for whatever no
 
 .. math:: L(\theta) = \tfrac12 \sum_n r_n^T W_n r_n, \qquad r_n = y_n - f(\theta, x_n)
 
-W_n (label, label) is the inverse noise covariance of star n on its observed labels and zero elsewhere, where y_n may
-then be any finite number. U is L plus the prior and what does not depend on theta.
+W_n (label, label) is the inverse noise covariance of star n on its observed labels and zero
+elsewhere, where y_n may then be any finite number. U is L plus the prior and what does not depend
+on theta.
 """
 
 from __future__ import annotations
@@ -71,7 +72,8 @@ class WeightedSum:
     ----------
     net : Network
     build : callable
-        Outputs from blocks of parameters, flux (star, pixel), labels (star, label), weights (star, label, label).
+        Outputs from blocks of parameters, flux (star, pixel), labels (star, label), weights (star,
+        label, label).
     copies : float
         Arrays of all the network's widths that one star takes.
     backend : str

@@ -1,7 +1,8 @@
 """HDF5 files of symspec's own: named arrays, numbers and words, with a format name and version.
 
-Nothing is pickled or executed and no link is followed. Arrays carry checksums and come back with the memory
-layout that they had: a dataset whose attribute ``axes`` is there holds ``array.transpose(axes)``.
+Nothing is pickled or executed and no link is followed. Arrays carry checksums and come back with
+the memory layout that they had: a dataset whose attribute ``axes`` is there holds
+``array.transpose(axes)``.
 """
 
 from __future__ import annotations
@@ -56,8 +57,8 @@ def create_archive(
 def write_attribute(group: Any, key: str, value: str | float) -> None:
     """Write one number or word, where the checksum of the group covers it.
 
-    Words are UTF-8 of fixed length: HDF5 keeps those of variable length in a heap without a checksum, and
-    a damaged heap can keep it busy for ever.
+    Words are UTF-8 of fixed length: HDF5 keeps those of variable length in a heap without a
+    checksum, and a damaged heap can keep it busy for ever.
     """
     import h5py
 
@@ -157,7 +158,8 @@ class Archive:
     path : pathlib.Path
     tree : h5py.File
     load : callable
-        Reads a dataset safely, see `open_array_file`; links on the way to it are `find`'s to refuse.
+        Reads a dataset safely, see `open_array_file`; links on the way to it are `find`'s to
+        refuse.
     """
 
     path: Path

@@ -1,7 +1,7 @@
 """Networks and Laplace posteriors as plain arrays in one HDF5 file.
 
-Everything is a dataset or an attribute under a name that says what it is, so that any HDF5 reader can use it:
-``params/dense_0/kernel`` (in, out), ``layers/0``, ``regression/noise_covariance``, ...
+Everything is a dataset or an attribute under a name that says what it is, so that any HDF5 reader
+can use it: ``params/dense_0/kernel`` (in, out), ``layers/0``, ``regression/noise_covariance``, ...
 What is read predicts as what was written, bit by bit.
 """
 
@@ -150,9 +150,10 @@ def write_laplace(
     Parameters
     ----------
     path : str or path
-        The file, HDF5 whatever its name. As large as the factors: 8 bytes x n_params^2 for "primal", or
-        8 bytes x n_rows^2 for "dual", n_rows being the observed labels of all training stars; "krylov" keeps the
-        tangents of all training stars, 8 bytes x (inputs + labels x outputs of all layers) for each.
+        The file, HDF5 whatever its name. As large as the factors: 8 bytes x n_params^2 for
+        "primal", or 8 bytes x n_rows^2 for "dual", n_rows being the observed labels of all training
+        stars; "krylov" keeps the tangents of all training stars, 8 bytes x (inputs + labels x
+        outputs of all layers) for each.
     laplace : LaplacePosterior
     overwrite : bool, default False
         Whether a file already there is replaced.

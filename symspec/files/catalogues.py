@@ -58,30 +58,32 @@ def write_catalogue(
 
     =================================  ==========================  ==============================================
     upper                              lower                       what it is
-    =================================  ==========================  ==============================================
-    ID                                 id                          the star
-    TEFF                               teff                        the label; so for each of them:
-    TEFF_ERR                           e_teff                      total standard deviation
-    TEFF_MODEL_ERR, TEFF_FLUX_ERR,     e_teff_model, e_teff_flux,  its parts
-    TEFF_NOISE_ERR                     e_teff_noise
-    TEFF_CAL_ERR                       e_teff_cal                  TEFF_ERR times the factor of `calibration`
-    TEFF_FLAGS                         f_teff                      bits of FLAGS that concern this label alone
-    TEFF_TRUE                          teff_true                   known label
-    COV, MODEL_COV, FLUX_COV,          cov, cov_model, cov_flux,   covariances (label, label), labels in their
-    NOISE_COV                          cov_noise                   order, in products of their units
-    FLAGS                              flags                       bits of `Flag`
-    N_BAD_PIXELS, SNR, FLUX_DISTANCE   the same in lower case      see `Prediction`
-    =================================  ==========================  ==============================================
+    =================================  ==========================
+    ============================================== ID                                 id
+    the star TEFF                               teff                        the label; so for each
+    of them: TEFF_ERR                           e_teff                      total standard deviation
+    TEFF_MODEL_ERR, TEFF_FLUX_ERR,     e_teff_model, e_teff_flux,  its parts TEFF_NOISE_ERR
+    e_teff_noise TEFF_CAL_ERR                       e_teff_cal                  TEFF_ERR times the
+    factor of `calibration` TEFF_FLAGS                         f_teff                      bits of
+    FLAGS that concern this label alone TEFF_TRUE                          teff_true
+    known label COV, MODEL_COV, FLUX_COV,          cov, cov_model, cov_flux,   covariances (label,
+    label), labels in their NOISE_COV                          cov_noise                   order, in
+    products of their units FLAGS                              flags                       bits of
+    `Flag` N_BAD_PIXELS, SNR, FLUX_DISTANCE   the same in lower case      see `Prediction`
+    =================================  ==========================
+    ==============================================
 
-    Columns of what is not there (flux errors, known labels, ...) are left out. The header says versions, the order
-    and units of the labels (LABEL1, UNIT1, ...), what the flags mean (FLAG1, FLAG2, ...: by value of the bit), the
-    limits behind them, which of them could not be looked at (NOTEVAL), and where a calibration comes from (CALFROM,
-    CAL1, ...). Nothing depends on the time or the place of writing.
+    Columns of what is not there (flux errors, known labels, ...) are left out. The header says
+    versions, the order and units of the labels (LABEL1, UNIT1, ...), what the flags mean (FLAG1,
+    FLAG2, ...: by value of the bit), the limits behind them, which of them could not be looked at
+    (NOTEVAL), and where a calibration comes from (CALFROM, CAL1, ...). Nothing depends on the time
+    or the place of writing.
 
-    FITS: a unit that the standard has is in TUNITn, in the standard's words. One that it has not, such as dex, is in
-    the column's comment, TCOMMn, and in the header's UNITn; astropy is told of it in comments of its own, so that
-    `astropy.table.Table.read` gives the column its unit, without a warning. A unit that astropy does not know either,
-    such as log(cgs), is in TCOMMn and UNITn only.
+    FITS: a unit that the standard has is in TUNITn, in the standard's words. One that it has not,
+    such as dex, is in the column's comment, TCOMMn, and in the header's UNITn; astropy is told of
+    it in comments of its own, so that `astropy.table.Table.read` gives the column its unit, without
+    a warning. A unit that astropy does not know either, such as log(cgs), is in TCOMMn and UNITn
+    only.
 
     NetCDF: the file of `catalogue_dataset`, for `xarray.open_dataset`.
 
@@ -157,9 +159,10 @@ def catalogue_dataset(
 ) -> Dataset:
     """Arrange a catalogue as an `xarray.Dataset`.
 
-    Its variables are the columns of `write_catalogue`, with the dimensions star, and label and other_label of the
-    covariances; coordinates are the stars' ids and the labels' columns. Units and descriptions are attributes (units,
-    long_name) of the variables, and the header those of the dataset.
+    Its variables are the columns of `write_catalogue`, with the dimensions star, and label and
+    other_label of the covariances; coordinates are the stars' ids and the labels' columns. Units
+    and descriptions are attributes (units, long_name) of the variables, and the header those of the
+    dataset.
 
     Parameters
     ----------

@@ -78,10 +78,11 @@ def write_jacobian(
 ) -> JacobianSummary:
     r"""Write :math:`J_x = \partial f / \partial x` of every star, in the memory of some hundred stars.
 
-    The file holds `jacobian` (star, label, pixel), in units of the label per unit of the flux, in chunks of a few
-    stars, `label_names`, `label_units`, and of the spectra what they have: `wavelength`, `ids`, and `bad_pixel`
-    (star, pixel), where ivar is 0: such a pixel is replaced by its training mean before derivatives are taken. The
-    file appears under its name once it is complete; `symspec.files.partial_runs` says what lies beside it meanwhile.
+    The file holds `jacobian` (star, label, pixel), in units of the label per unit of the flux, in
+    chunks of a few stars, `label_names`, `label_units`, and of the spectra what they have:
+    `wavelength`, `ids`, and `bad_pixel` (star, pixel), where ivar is 0: such a pixel is replaced by
+    its training mean before derivatives are taken. The file appears under its name once it is
+    complete; `symspec.files.partial_runs` says what lies beside it meanwhile.
 
     Parameters
     ----------
@@ -91,16 +92,18 @@ def write_jacobian(
     spectra : path, Spectra, or what else `symspec.read_spectra` takes
         A file of any length, or spectra in memory.
     flux_mean : array_like, shape (pixel,), optional
-        Mean training spectrum; by default that of the network's first layer if it is a `Standardize`.
+        Mean training spectrum; by default that of the network's first layer if it is a
+        `Standardize`.
     dtype : {"float64", "float32"}
         Of the passes and of the file.
     backend : str
         As for `compile_jacobian`.
     compression : {"gzip", "none"}
-        Without loss. Derivatives of dense layers hold little that repeats itself: "gzip" saves a tenth of the room and
-        takes several times as long as the derivatives themselves.
+        Without loss. Derivatives of dense layers hold little that repeats itself: "gzip" saves a
+        tenth of the room and takes several times as long as the derivatives themselves.
     resample : {"flux_conserving", "linear"}, optional
-        Take the spectra to the network's wavelengths, on which the derivatives then are, see `symspec.resample`.
+        Take the spectra to the network's wavelengths, on which the derivatives then are, see
+        `symspec.resample`.
     overwrite : bool, default False
         Replace an existing file.
     restart : bool, default False

@@ -90,7 +90,8 @@ def reading(path: str | os.PathLike[str], what: str) -> Iterator[None]:
         yield
     except (FileFormatError, TooLargeError):
         raise
-    # what a damaged file claims may break a layer's rules, or make the libraries below raise anything at all
+    # what a damaged file claims may break a layer's rules, or make the libraries below raise
+    # anything at all
     except Exception as error:
         got = str(error) if isinstance(error, SymspecError) else f"{type(error).__name__}: {error}"
         raise FileFormatError(
@@ -155,7 +156,8 @@ def fill_network(
     Raises
     ------
     FileFormatError
-        Numbers or shapes of the arrays are not those of the layers (a table says which), or a number is not finite.
+        Numbers or shapes of the arrays are not those of the layers (a table says which), or a
+        number is not finite.
     """
     slots = [slot for own in _slots_by_layer(net) for slot in own]
     expected = [slot.shape_in_file(transpose) for slot in slots]
@@ -275,8 +277,9 @@ def arrange_layers(
 ) -> list[StoredArray]:
     """Arrays of a file in the order of the layers of `net`.
 
-    The order of the file is taken where it says one, by itself or by names that differ in numbers only. Where there
-    is none, or it does not fit, shapes tell the layers apart if they leave no choice.
+    The order of the file is taken where it says one, by itself or by names that differ in numbers
+    only. Where there is none, or it does not fit, shapes tell the layers apart if they leave no
+    choice.
 
     Parameters
     ----------

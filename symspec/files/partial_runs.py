@@ -1,14 +1,17 @@
 """Long runs over many stars, piece by piece, which go on where they were interrupted or killed.
 
-Beside the output NAME lies the folder NAME.partial while a run goes on, and after it was interrupted:
+Beside the output NAME lies the folder NAME.partial while a run goes on, and after it was
+interrupted:
 
 - ``plan.json``: what the run depends on; another run does not touch the folder.
-- ``stars_000000000-000001023.h5``, ...: one finished piece each, which appears whole and is never changed again, so
-  that anyone may read it meanwhile. The arrays of its stars have the same names as in the other pieces.
+- ``stars_000000000-000001023.h5``, ...: one finished piece each, which appears whole and is never
+  changed again, so that anyone may read it meanwhile. The arrays of its stars have the same names
+  as in the other pieces.
 
-A piece has a number of stars that depends on the data alone. As each is computed by itself, from the same stars, a run
-that was killed a hundred times ends with the same bytes as one that was not. The same call finds the folder, computes
-what is missing, puts the output together, and removes the folder.
+A piece has a number of stars that depends on the data alone. As each is computed by itself, from
+the same stars, a run that was killed a hundred times ends with the same bytes as one that was not.
+The same call finds the folder, computes what is missing, puts the output together, and removes the
+folder.
 """
 
 from __future__ import annotations
@@ -67,7 +70,8 @@ def open_run(
     DataError
         The folder holds pieces of another run, or is none of this module's.
     FileKeptError
-        Another process is at work on the same output, or there is an output, and `overwrite` is False.
+        Another process is at work on the same output, or there is an output, and `overwrite` is
+        False.
     """
     target = check_target(output, overwrite=overwrite)
     folder = target.with_name(f"{target.name}.partial")
@@ -122,7 +126,8 @@ class PartialRun:
         Parameters
         ----------
         read : callable
-            Gives what is needed for some stars, a slice of them; called in a thread of its own, a piece ahead.
+            Gives what is needed for some stars, a slice of them; called in a thread of its own, a
+            piece ahead.
         find : callable
             Makes named arrays of it.
         advance : callable, optional

@@ -64,8 +64,8 @@ def predict_survey(
 ) -> Survey:
     """Predict the stars of a file into a catalogue; `symspec.files.partial_runs` says what lies beside it meanwhile.
 
-    Memory is that of some thousand spectra, and of the catalogue itself: half a kilobyte a star for three labels.
-    Labels that the spectra have under the network's names go along as known ones.
+    Memory is that of some thousand spectra, and of the catalogue itself: half a kilobyte a star for
+    three labels. Labels that the spectra have under the network's names go along as known ones.
 
     Parameters
     ----------
@@ -86,8 +86,8 @@ def predict_survey(
     restart : bool, default False
         Begin anew where the pieces of an earlier run lie.
     show : callable, optional
-        Called with the number of stars, and of those that are done already; gives a context manager of a function
-        that is called with the number of stars after each piece.
+        Called with the number of stars, and of those that are done already; gives a context manager
+        of a function that is called with the number of stars after each piece.
     **options
         Of `symspec.open_spectra`: how the spectra are read.
 
@@ -96,8 +96,8 @@ def predict_survey(
     ShapeError
         The spectra have another number of pixels than the network takes.
     DataError
-        They have other wavelengths; or there are pieces of another run: with another model, other spectra, options
-        or versions.
+        They have other wavelengths; or there are pieces of another run: with another model, other
+        spectra, options or versions.
     FileKeptError
         There is a file at `path` and `overwrite` is False, or another process is at work on it.
     SymspecError

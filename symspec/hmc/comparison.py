@@ -62,14 +62,15 @@ class HmcComparison:
     quantiles : numpy.ndarray, shape (5, star, label)
         Of f at the probabilities 2.5, 16, 50, 84 and 97.5 % under HMC.
     rhat, ess_bulk, ess_tail : numpy.ndarray, shape (star, label)
-        Convergence of f: rank-normalised split R-hat and effective sample sizes, Vehtari et al. (2021),
-        doi:10.1214/20-BA1221.
+        Convergence of f: rank-normalised split R-hat and effective sample sizes, Vehtari et al.
+        (2021), doi:10.1214/20-BA1221.
     divergences, n_draws : int
         Of all chains.
     pareto_k : float
-        Shape of the tail of the Laplace draws' importance weights, Vehtari et al. (2024), Journal of Machine Learning
-        Research 25 (72): below 0.7 Laplace's posterior is close to the true one in the space of all weights, above it
-        is not, which error bars of f may survive. NaN if the draws come from another Laplace posterior.
+        Shape of the tail of the Laplace draws' importance weights, Vehtari et al. (2024), Journal
+        of Machine Learning Research 25 (72): below 0.7 Laplace's posterior is close to the true one
+        in the space of all weights, above it is not, which error bars of f may survive. NaN if the
+        draws come from another Laplace posterior.
     others : dict of str to numpy.ndarray, shape (star, label)
         Standard deviations of other error bars.
     label_names, label_units : tuple of str
@@ -179,8 +180,9 @@ def compare_hmc(
 ) -> HmcComparison:
     """Compare the error bars of a Laplace posterior with those of Hamiltonian Monte Carlo.
 
-    Weights are never compared: permutations and sign flips of hidden units make them meaningless. Draws of a subset
-    of the weights are compared with the Laplace posterior restricted to the same subset.
+    Weights are never compared: permutations and sign flips of hidden units make them meaningless.
+    Draws of a subset of the weights are compared with the Laplace posterior restricted to the same
+    subset.
 
     Parameters
     ----------
@@ -189,7 +191,8 @@ def compare_hmc(
     draws : xarray.DataTree
         Of `run_hmc`, or of `pymc.sample` on a `pymc_model` ("theta" in its posterior).
     X : array_like, shape (star, pixel)
-        Spectra on which to compare; where they are not those that the draws hold f of, f is computed from theta.
+        Spectra on which to compare; where they are not those that the draws hold f of, f is
+        computed from theta.
     others : dict of str to LaplacePosterior or array_like (star, label) or (star, label, label), optional
         Further error bars to show beside it: standard deviations or covariances of f, such as
         `sandwich_covariance`'s.
@@ -201,7 +204,8 @@ def compare_hmc(
     Raises
     ------
     OptionError
-        The draws hold neither f for these spectra nor theta, or the structure does not fit their subset.
+        The draws hold neither f for these spectra nor theta, or the structure does not fit their
+        subset.
     DataError
         Draws that are not finite, or too few.
     """

@@ -41,9 +41,10 @@ def pymc_model(
 ) -> pm.Model:
     r"""Build a PyMC model of a regression: the same graph, noise and prior, to sample or to build on.
 
-    Inside a ``with pm.Model()`` block the variables are added to that model. Its data are called "flux" and "labels",
-    to be swapped by `pm.set_data`; labels that are NaN are missing. Without `laplace`, ``model.compile_logp()`` is
-    minus ``reg.negative_log_posterior``; with it, that plus the constant :math:`\log|\det L|`.
+    Inside a ``with pm.Model()`` block the variables are added to that model. Its data are called
+    "flux" and "labels", to be swapped by `pm.set_data`; labels that are NaN are missing. Without
+    `laplace`, ``model.compile_logp()`` is minus ``reg.negative_log_posterior``; with it, that plus
+    the constant :math:`\log|\det L|`.
 
     Parameters
     ----------
@@ -51,18 +52,21 @@ def pymc_model(
     X, Y : array_like, shapes (star, pixel), (star, label)
         The training set; NaN labels are missing.
     laplace : LaplacePosterior, optional
-        Sample theta = theta* + L z with :math:`L L^T = A^{-1}`: "theta_whitened" is z, "theta" follows from it, and
-        each chain starts from a draw of the Laplace posterior. Needed for subsets.
+        Sample theta = theta* + L z with :math:`L L^T = A^{-1}`: "theta_whitened" is z, "theta"
+        follows from it, and each chain starts from a draw of the Laplace posterior. Needed for
+        subsets.
     subset : {"all", "last_layer"} or int, default "all"
-        What varies, the rest being held at `laplace.theta`: all weights; the last dense layer, whose inputs are
-        computed once and are the data "features"; or so many leading directions of the curvature, as "z".
+        What varies, the rest being held at `laplace.theta`: all weights; the last dense layer,
+        whose inputs are computed once and are the data "features"; or so many leading directions of
+        the curvature, as "z".
     X_check : array_like, shape (check_star, pixel), optional
         Spectra whose network outputs are stored as "f" (check_star, label) with every draw.
     sigma_noise : number, array_like (label,), or PyMC variable, optional
-        In place of the regression's noise. A distribution made by ``.dist()`` gets the name "sigma_noise".
+        In place of the regression's noise. A distribution made by ``.dist()`` gets the name
+        "sigma_noise".
     prior_precision : number, PyMC variable, or dict of these by block or layer, optional
-        In place of the regression's prior. A distribution made by ``.dist()`` gets the name "prior_precision", with
-        "_dense_0_kernel" for a block.
+        In place of the regression's prior. A distribution made by ``.dist()`` gets the name
+        "prior_precision", with "_dense_0_kernel" for a block.
     blocks : bool, default False
         One random variable a block ("dense_0_kernel", "dense_0_bias", ...) in place of one "theta".
 
@@ -74,7 +78,8 @@ def pymc_model(
     Raises
     ------
     OptionError
-        Options that exclude each other, or a Laplace posterior of another network or without a suitable structure.
+        Options that exclude each other, or a Laplace posterior of another network or without a
+        suitable structure.
     ShapeError, DataError
         X, Y, X_check, or numbers for noise and prior are not what is expected.
     """

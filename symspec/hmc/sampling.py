@@ -70,8 +70,8 @@ def run_hmc(
 ) -> DataTree:
     r"""Sample the posterior of a network by the No-U-Turn sampler, to check a Laplace posterior.
 
-    The chains move in z of theta = theta* + L z with :math:`L L^T = A^{-1}` and start at draws of the Laplace
-    posterior. What they converge to does not depend on it.
+    The chains move in z of theta = theta* + L z with :math:`L L^T = A^{-1}` and start at draws of
+    the Laplace posterior. What they converge to does not depend on it.
 
     Parameters
     ----------
@@ -79,11 +79,12 @@ def run_hmc(
     X, Y : array_like, shapes (star, pixel), (star, label)
         The training set; NaN labels are missing.
     laplace : LaplacePosterior
-        With structure "primal", "dual", "low_rank", "kronecker", "ekfac" or "diagonal"; for subset="last_layer" with
-        "last_layer", "primal" or "dual".
+        With structure "primal", "dual", "low_rank", "kronecker", "ekfac" or "diagonal"; for
+        subset="last_layer" with "last_layer", "primal" or "dual".
     seed : int
     X_check : array_like, shape (check_star, pixel), optional
-        Spectra whose network outputs are stored; by default the training set, or 500 of it evenly spaced.
+        Spectra whose network outputs are stored; by default the training set, or 500 of it evenly
+        spaced.
     subset : {"all", "last_layer"} or int, default "all"
         What varies, see `pymc_model`.
     n_draws, n_chains, n_tune : int
@@ -93,10 +94,11 @@ def run_hmc(
     sampler : {"auto", "nutpie", "pymc", "numpyro", "blackjax"}
         "auto" is nutpie where it is installed, else PyMC's own.
     target_accept : float, optional
-        By default 0.95, or 0.8 for the last layer, whose posterior is normal and has no narrow places.
+        By default 0.95, or 0.8 for the last layer, whose posterior is normal and has no narrow
+        places.
     theta_every : int, default 1
-        Keep theta of every so manieth draw; 0 leaves it out, also while sampling. If more than 1 it is in the group
-        "posterior_thinned".
+        Keep theta of every so manieth draw; 0 leaves it out, also while sampling. If more than 1 it
+        is in the group "posterior_thinned".
     max_hours : float, default 24
         A problem that would take longer is refused.
     memory : str, default "8GB"
@@ -107,14 +109,16 @@ def run_hmc(
     Returns
     -------
     xarray.DataTree
-        ArviZ's: "posterior" with f (chain, draw, check_star, label) in units of the labels, and theta
-        (chain, draw, param); "sample_stats"; "importance" with the log weights of Laplace draws (laplace_draw,).
-        Attributes tell the subset and what was run. After Ctrl-C it holds the draws finished until then.
+        ArviZ's: "posterior" with f (chain, draw, check_star, label) in units of the labels, and
+        theta (chain, draw, param); "sample_stats"; "importance" with the log weights of Laplace
+        draws (laplace_draw,). Attributes tell the subset and what was run. After Ctrl-C it holds
+        the draws finished until then.
 
     Raises
     ------
     ShapeError, DataError
-        X, Y or X_check are not what is expected, or the density is not finite where chains would start.
+        X, Y or X_check are not what is expected, or the density is not finite where chains would
+        start.
     OptionError
         Too few chains or draws, a sampler not known, or a structure that does not fit the subset.
     TooLargeError

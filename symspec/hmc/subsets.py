@@ -78,9 +78,9 @@ def find_last_layer_inverse(laplace: LaplacePosterior) -> PrimalInverse:
 def find_basis(laplace: LaplacePosterior, n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     r"""Directions B (param, n) in which the curvature says most, and the prior on theta = theta* + B z.
 
-    With the leading eigenpairs (lambda_i, u_i) in units of the prior, :math:`b_i = \Lambda^{-1/2} u_i
-    / \sqrt{1 + \lambda_i}`, so that Laplace's posterior of z is a unit normal; the prior of theta, given that it lies
-    in the subspace, makes the z_i independent.
+    With the leading eigenpairs (lambda_i, u_i) in units of the prior, :math:`b_i = \Lambda^{-1/2}
+    u_i / \sqrt{1 + \lambda_i}`, so that Laplace's posterior of z is a unit normal; the prior of
+    theta, given that it lies in the subspace, makes the z_i independent.
 
     Returns
     -------

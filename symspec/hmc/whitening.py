@@ -1,7 +1,8 @@
 r"""Coordinates in which a posterior is nearly a unit normal: theta = theta* + L z with L L^T = A^-1.
 
-A sampler that moves in z needs no mass matrix of its own: the scales and correlations that the curvature knows are
-taken out. The map is linear, so that its log-Jacobian :math:`\log|\det L| = \tfrac12 \log\det A^{-1}` is a constant.
+A sampler that moves in z needs no mass matrix of its own: the scales and correlations that the
+curvature knows are taken out. The map is linear, so that its log-Jacobian :math:`\log|\det L| =
+\tfrac12 \log\det A^{-1}` is a constant.
 """
 
 from __future__ import annotations
@@ -42,7 +43,8 @@ class Whitening:
     arrays : dict of str to numpy.ndarray
         What L is made of.
     colour, uncolour : callable
-        L z and L^-1 x of one vector (param,) from (vector, arrays, module); the module is `numpy` or `pytensor.tensor`.
+        L z and L^-1 x of one vector (param,) from (vector, arrays, module); the module is `numpy`
+        or `pytensor.tensor`.
     """
 
     center: np.ndarray
@@ -84,9 +86,10 @@ def find_whitening(laplace: LaplacePosterior) -> Whitening:
     Parameters
     ----------
     laplace : LaplacePosterior
-        With structure "primal", "dual", "low_rank", "kronecker", "ekfac" or "diagonal". The better it knows the
-        posterior's shape, the faster a sampler moves; the posterior sampled is the same for each. Where the data
-        curve few directions, L is the prior's but for these, which costs two thin products and not two square ones.
+        With structure "primal", "dual", "low_rank", "kronecker", "ekfac" or "diagonal". The better
+        it knows the posterior's shape, the faster a sampler moves; the posterior sampled is the
+        same for each. Where the data curve few directions, L is the prior's but for these, which
+        costs two thin products and not two square ones.
 
     Raises
     ------

@@ -33,7 +33,8 @@ class DualInverse(InverseHessian):
     cholesky : numpy.ndarray, optional
         L, if it is known already.
     is_subset : bool, default False
-        Whether there are further training stars: as data can only shrink A^-1, variances are then upper bounds.
+        Whether there are further training stars: as data can only shrink A^-1, variances are then
+        upper bounds.
     """
 
     structure = "dual"

@@ -1,23 +1,25 @@
 r"""Kronecker factors: layers independent, each the product of a matrix of inputs and one of cotangents.
 
-With :math:`\tilde a = [a, s]` (see `layerwise`) and whitened cotangents :math:`\hat g`, a layer's block of A is
+With :math:`\tilde a = [a, s]` (see `layerwise`) and whitened cotangents :math:`\hat g`, a layer's
+block of A is
 
 .. math::
     \tfrac1N\, Q \otimes R + \delta, \qquad Q = \sum_n \tilde a_n \tilde a_n^T, \qquad
     R = \sum_n \sum_c \hat g_{nc} \hat g_{nc}^T,
 
-over the N stars that have labels. The sum over the C outputs is the Gaussian likelihood's exact one, none is drawn at
-random. Martens & Grosse 2015, arXiv:1503.05671; the bias is part of the layer, as there.
-A layer without inputs, such as a convolution, whose rows of J are matrices :math:`J_{nc}` of its parameters, takes
+over the N stars that have labels. The sum over the C outputs is the Gaussian likelihood's exact
+one, none is drawn at random. Martens & Grosse 2015, arXiv:1503.05671; the bias is part of the
+layer, as there. A layer without inputs, such as a convolution, whose rows of J are matrices
+:math:`J_{nc}` of its parameters, takes
 
 .. math::
     Q \otimes R / \mathrm{tr}\, Q + \delta, \qquad Q = \sum_{nc} \hat J_{nc} \hat J_{nc}^T, \qquad
     R = \sum_{nc} \hat J_{nc}^T \hat J_{nc},
 
 one step of the power iteration for the nearest Kronecker product (Van Loan & Pitsianis 1993,
-doi:10.1007/978-94-015-8196-7_17). Up to `EXACT_BLOCK` parameters make one row, for which R is the exact block.
-The eigenvalue-corrected form ("ekfac") keeps the eigenvectors of Q and R and takes as eigenvalues the diagonal of
-the exact block in their basis: George et al. 2018, arXiv:1806.03884.
+doi:10.1007/978-94-015-8196-7_17). Up to `EXACT_BLOCK` parameters make one row, for which R is the
+exact block. The eigenvalue-corrected form ("ekfac") keeps the eigenvectors of Q and R and takes as
+eigenvalues the diagonal of the exact block in their basis: George et al. 2018, arXiv:1806.03884.
 """
 
 from __future__ import annotations
@@ -56,7 +58,8 @@ def build_kronecker(
 ) -> LayerwiseInverse:
     """Kronecker-factored inverse, or with `corrected` the eigenvalue-corrected one.
 
-    An approximation, exact for a single star and for a network without hidden layers and with one label.
+    An approximation, exact for a single star and for a network without hidden layers and with one
+    label.
 
     Raises
     ------

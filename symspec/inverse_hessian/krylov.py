@@ -1,24 +1,27 @@
 r"""Conjugate gradients on streamed products: any number of parameters and stars, each variance between two bounds.
 
-Some of the training stars, the subset s, are inverted exactly (`DualInverse`), and the rest are added by their products
-alone. In units of the noise, with :math:`\Sigma_s = A_s^{-1}`,
+Some of the training stars, the subset s, are inverted exactly (`DualInverse`), and the rest are
+added by their products alone. In units of the noise, with :math:`\Sigma_s = A_s^{-1}`,
 
 .. math::
     A^{-1} = \Sigma_s - \Sigma_s \hat J^T M^{-1} \hat J \Sigma_s, \qquad M = 1 + \hat J \Sigma_s \hat J^T,
 
 whose vectors have one entry a (star, label), not one a parameter. This is conjugate gradients on A
-preconditioned by the subset; M's smallest eigenvalue is at least 1, so that bounds need no estimate of it.
+preconditioned by the subset; M's smallest eigenvalue is at least 1, so that bounds need no estimate
+of it.
 
-For a star with tangents J_*, let :math:`k = \hat J \Sigma_s J_*^T`, x the solution of :math:`M x = k` within the block
-Krylov space of k, and :math:`\rho = k - M x` its residual. Then :math:`V = J_* A^{-1} J_*^T` obeys
+For a star with tangents J_*, let :math:`k = \hat J \Sigma_s J_*^T`, x the solution of :math:`M x =
+k` within the block Krylov space of k, and :math:`\rho = k - M x` its residual. Then :math:`V = J_*
+A^{-1} J_*^T` obeys
 
 .. math::
     h^T F^{-1} h \;\preceq\; V \;\preceq\; \bar V = V_s - k^T x,
 
-with :math:`h_i = \bar V_i` and :math:`F_{ij} = \bar V_{\min(i,j)} + \delta_{ij} \rho_i^T \rho_i` over the iterates i.
-The upper end is the Gauss-Radau rule with its node at the smallest eigenvalue, the lower end the Gauss rule (Golub &
-Meurant 2010, Matrices, Moments and Quadrature, doi:10.1515/9781400833887), both written as Galerkin projections, which
-hold whatever rounding does to the recurrences.
+with :math:`h_i = \bar V_i` and :math:`F_{ij} = \bar V_{\min(i,j)} + \delta_{ij} \rho_i^T \rho_i`
+over the iterates i. The upper end is the Gauss-Radau rule with its node at the smallest eigenvalue,
+the lower end the Gauss rule (Golub & Meurant 2010, Matrices, Moments and Quadrature,
+doi:10.1515/9781400833887), both written as Galerkin projections, which hold whatever rounding does
+to the recurrences.
 """
 
 from __future__ import annotations

@@ -153,7 +153,8 @@ def _lower_bound(history: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
 def estimate_log_det(product: Product, n_rows: int, dense_rows: int) -> tuple[float, float]:
     """Log det (1 + K) and its standard error, by stochastic Lanczos quadrature; exact for few rows.
 
-    Ubaru, Chen & Saad 2017, doi:10.1137/16M1104974, with full reorthogonalisation and the same probes every time.
+    Ubaru, Chen & Saad 2017, doi:10.1137/16M1104974, with full reorthogonalisation and the same
+    probes every time.
     """
     if n_rows <= dense_rows:
         K = product(np.eye(n_rows))

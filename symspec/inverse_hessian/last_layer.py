@@ -24,8 +24,8 @@ from symspec.safety.checks import check_flux
 class LastLayerInverse(InverseHessian):
     """A^-1 of the last dense layer's parameters, exact; zero for all others.
 
-    An approximation: between the training stars, where the features themselves are uncertain, standard deviations of
-    labels may be many times too small.
+    An approximation: between the training stars, where the features themselves are uncertain,
+    standard deviations of labels may be many times too small.
 
     Parameters
     ----------

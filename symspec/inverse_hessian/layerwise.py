@@ -1,10 +1,11 @@
 r"""Layers independent of one another and each diagonal in a product basis: what diagonal and Kronecker forms share.
 
-A layer's kernel and bias are one matrix, :math:`z = \tilde a \tilde W` with :math:`\tilde a = [a, s]` and
-:math:`\tilde W = [W; b / s]`. With :math:`s = \sqrt{\delta_W / \delta_b}` its prior has the one precision
-:math:`\delta_W`. A layer that does not factorise, such as a convolution, has no a: its parameters, each in units of its
-prior as a bias is, are one row, or several rows if they are very many. The layer's block of A is
-:math:`(U_a \otimes U_g)\, \mathrm{diag}(E)\, (U_a \otimes U_g)^T`, E of shape (in, out), so that
+A layer's kernel and bias are one matrix, :math:`z = \tilde a \tilde W` with :math:`\tilde a = [a,
+s]` and :math:`\tilde W = [W; b / s]`. With :math:`s = \sqrt{\delta_W / \delta_b}` its prior has the
+one precision :math:`\delta_W`. A layer that does not factorise, such as a convolution, has no a:
+its parameters, each in units of its prior as a bias is, are one row, or several rows if they are
+very many. The layer's block of A is :math:`(U_a \otimes U_g)\, \mathrm{diag}(E)\, (U_a \otimes
+U_g)^T`, E of shape (in, out), so that
 
 .. math:: J A^{-1} J^T \big|_{cd} = \sum_l \sum_{ij} (U_a^T \tilde a)_i^2\, (U_g^T g_c)_j (U_g^T g_d)_j / E_{ij}.
 """
@@ -176,8 +177,8 @@ def build_diagonal(
 ) -> LayerwiseInverse:
     r""":math:`A \approx \mathrm{diag}(A)`: its entries are :math:`\delta + \sum_n a_{ni}^2 \sum_c \hat g_{ncj}^2`.
 
-    An approximation, whose standard deviations of labels may be off by several times in either direction:
-    see `audit_structures`.
+    An approximation, whose standard deviations of labels may be off by several times in either
+    direction: see `audit_structures`.
     """
     scales = find_scales(layout, prior_precision, isotropic=False)
 

@@ -3,9 +3,8 @@ r"""The leading directions of the curvature, the prior in all others.
 .. math::
     A \approx \Lambda^{1/2} (1 + U\, \mathrm{diag}(\lambda)\, U^T) \Lambda^{1/2},
 
-with the k largest eigenvalues and eigenvectors U (param, k) of
-:math:`\Lambda^{-1/2} (\sum_n \hat J_n^T \hat J_n) \Lambda^{-1/2}`. What is left out is positive, so that
-A^-1 is never too small.
+with the k largest eigenvalues and eigenvectors U (param, k) of :math:`\Lambda^{-1/2} (\sum_n \hat
+J_n^T \hat J_n) \Lambda^{-1/2}`. What is left out is positive, so that A^-1 is never too small.
 """
 
 from __future__ import annotations

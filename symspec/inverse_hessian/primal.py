@@ -28,9 +28,10 @@ class PrimalInverse(InverseHessian):
 
     .. math:: J A^{-1} J^T = (L^{-1} J^T)^T (L^{-1} J^T), \qquad \log\det A^{-1} = -2 \sum_i \log L_{ii}
 
-    With L^-1 at hand its rows meet the factors of J one after the other, and a star costs P^2 multiplications and
-    additions for all its C labels together; solving with L costs C P^2. So L^-1 is computed, for P^3 / 3, and kept
-    when several labels are first asked for their covariance, or when the diagonal needs it.
+    With L^-1 at hand its rows meet the factors of J one after the other, and a star costs P^2
+    multiplications and additions for all its C labels together; solving with L costs C P^2. So L^-1
+    is computed, for P^3 / 3, and kept when several labels are first asked for their covariance, or
+    when the diagonal needs it.
 
     Parameters
     ----------
@@ -155,7 +156,8 @@ class PrimalInverse(InverseHessian):
 def build_primal(stream: TangentStream, net: Network, prior_precision: np.ndarray) -> PrimalInverse:
     """Inverse of the Gauss-Newton matrix from whitened tangents and the prior's precision (param,).
 
-    The layers' parts are contracted by `matrices.add_upper_triangle`; nothing is compiled for another noise or prior.
+    The layers' parts are contracted by `matrices.add_upper_triangle`; nothing is compiled for
+    another noise or prior.
     """
     check_square_fits(net, "float64")
     A = np.zeros((net.n_params, net.n_params))

@@ -56,7 +56,8 @@ class StructureAudit:
     Attributes
     ----------
     structures : tuple of str
-        Those audited. "dual_subset" is the dual of a subset of the training stars, half of them by default.
+        Those audited. "dual_subset" is the dual of a subset of the training stars, half of them by
+        default.
     accuracy : tuple of str
         Of each: "exact", "interval" (the upper end is taken), "upper bound" or "approximate".
     exact, reason : str
@@ -125,8 +126,9 @@ def audit_structures(
 ) -> StructureAudit:
     r"""Hold the error bars of every structure against the exact ones, on a sample of stars.
 
-    The ratio for label c of a star is :math:`\sqrt{(J \tilde A^{-1} J^T)_{cc} / (J A^{-1} J^T)_{cc}}`, with A the
-    Gauss-Newton matrix and :math:`\tilde A^{-1}` the structure's inverse. The weights need not be at a minimum.
+    The ratio for label c of a star is :math:`\sqrt{(J \tilde A^{-1} J^T)_{cc} / (J A^{-1}
+    J^T)_{cc}}`, with A the Gauss-Newton matrix and :math:`\tilde A^{-1}` the structure's inverse.
+    The weights need not be at a minimum.
 
     Parameters
     ----------
@@ -137,11 +139,12 @@ def audit_structures(
     X_sample : array_like, shape (star, pixel) or (pixel,)
         Stars to compare on, best some like the training stars and some unlike them.
     structures : sequence of str
-        Words of `fit_laplace`, and "dual_subset". By default all approximations, krylov, and "dual_subset".
+        Words of `fit_laplace`, and "dual_subset". By default all approximations, krylov, and
+        "dual_subset".
     options : mapping of str to mapping, optional
-        Options of each structure, see `fit_laplace`, as in {"krylov": {"subset": 1000}, "low_rank": {"rank": 300}}.
-        Those of "dual_subset" are those of "dual". Subsets are half the training stars by default, for krylov only
-        where so many fit in memory.
+        Options of each structure, see `fit_laplace`, as in {"krylov": {"subset": 1000}, "low_rank":
+        {"rank": 300}}. Those of "dual_subset" are those of "dual". Subsets are half the training
+        stars by default, for krylov only where so many fit in memory.
     backend, dtype, memory : str
         As for `fit_laplace`.
     callback : callable, optional
@@ -150,8 +153,9 @@ def audit_structures(
     Returns
     -------
     StructureAudit
-        The exact structure is the cheaper of primal and dual that fits in `memory`, or krylov with a tolerance of
-        0.001 (unless `options` say otherwise), whose interval `exact_interval` then tells.
+        The exact structure is the cheaper of primal and dual that fits in `memory`, or krylov with
+        a tolerance of 0.001 (unless `options` say otherwise), whose interval `exact_interval` then
+        tells.
 
     Raises
     ------

@@ -35,7 +35,8 @@ def coverage(
     ----------
     prediction : Prediction
     true_labels : array_like, shape (star, label)
-        In the units of the labels; NaN is left out. A star whose prediction is NaN counts as missed.
+        In the units of the labels; NaN is left out. A star whose prediction is NaN counts as
+        missed.
     levels : sequence of float, default (0.68, 0.95)
         Probabilities, each between 0 and 1.
 
@@ -65,9 +66,10 @@ def studentized_residuals(prediction: Prediction, training_labels: Any) -> np.nd
 
     .. math:: z_{nc} = \frac{y_{nc} - f_{nc}}{\sqrt{S_{cc} - V_{n,cc}}}
 
-    With S the noise and V the model covariance: in the linearised model this is the residual from a fit without the
-    label, over its predictive standard deviation (Cook & Weisberg 1982, Residuals and Influence in Regression). A
-    flexible network bends towards a wrong label; the plain residual hides it, this one does not.
+    With S the noise and V the model covariance: in the linearised model this is the residual from a
+    fit without the label, over its predictive standard deviation (Cook & Weisberg 1982, Residuals
+    and Influence in Regression). A flexible network bends towards a wrong label; the plain residual
+    hides it, this one does not.
 
     Parameters
     ----------
@@ -165,7 +167,8 @@ def calibrate_errors(
     .. math:: c_c = 1.4826\, \mathrm{med}_n |z_{nc} - \mathrm{med}_m z_{mc}|, \qquad
         z_{nc} = (y_{nc} - f_{nc}) / \sigma_{nc},
 
-    the robust scatter of residuals in units of their errors, known to about :math:`1.2 / \sqrt{N_c}` of itself.
+    the robust scatter of residuals in units of their errors, known to about :math:`1.2 /
+    \sqrt{N_c}` of itself.
 
     Parameters
     ----------

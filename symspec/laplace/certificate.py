@@ -24,8 +24,8 @@ class Certificate:
     gradient_norm : float
         Largest absolute entry of the gradient g of U, in nats per unit of the weight.
     newton_decrement : float
-        :math:`g^T A^{-1} g / 2`, in nats: what a Newton step would gain. An approximation or an upper bound where
-        A^-1 is one, and with structure="krylov" an upper bound from its subset.
+        :math:`g^T A^{-1} g / 2`, in nats: what a Newton step would gain. An approximation or an
+        upper bound where A^-1 is one, and with structure="krylov" an upper bound from its subset.
     smallest_eigenvalue : float
         Of the exact Hessian of U. From Rayleigh quotients, so that the true one is not larger.
     eigenvalue_error : float
@@ -33,8 +33,8 @@ class Certificate:
     largest_eigenvalue : float
         Of the exact Hessian, from a Rayleigh quotient, so that the true one is not smaller.
     newton_shift : numpy.ndarray, shape (label,)
-        Root mean square over the training stars of what a Newton step would change in the predictions, in the
-        units of the labels.
+        Root mean square over the training stars of what a Newton step would change in the
+        predictions, in the units of the labels.
     is_minimum : bool
         Whether the decrement is at most 0.01 nats and no negative eigenvalue was found.
     message : str
@@ -81,9 +81,9 @@ def find_extreme_eigenvalues(
 ) -> tuple[float, float, float]:
     """Smallest eigenvalue of the Hessian, the norm of its eigenvector's residual, and the largest eigenvalue.
 
-    Dense for few parameters. Otherwise within a budget of products: the smallest by locally optimal conjugate
-    gradients (Knyazev 2001, doi:10.1137/S1064827500366124) preconditioned by the inverse of the curvature, the largest
-    by Lanczos.
+    Dense for few parameters. Otherwise within a budget of products: the smallest by locally optimal
+    conjugate gradients (Knyazev 2001, doi:10.1137/S1064827500366124) preconditioned by the inverse
+    of the curvature, the largest by Lanczos.
     """
     n = inverse.shape[0]
     if n <= DENSE_LIMIT:

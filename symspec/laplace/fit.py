@@ -54,25 +54,27 @@ def fit_laplace(
     curvature : {"ggn", "hessian"}
         The generalised Gauss-Newton matrix, always positive definite, or the exact Hessian.
     structure : str, default "auto"
-        Exact: "primal" and "dual", Cholesky factorisations in the space of the parameters or of the data;
-        "krylov", conjugate gradients on products alone, which give each error bar as an interval. "auto" takes the
-        cheapest of these that fits in `memory`. Approximations, to be held against the exact ones by
-        `audit_structures`: "kronecker", "ekfac" (Kronecker with corrected eigenvalues), "diagonal", "last_layer", and
-        "low_rank", whose variances are upper bounds.
+        Exact: "primal" and "dual", Cholesky factorisations in the space of the parameters or of the
+        data; "krylov", conjugate gradients on products alone, which give each error bar as an
+        interval. "auto" takes the cheapest of these that fits in `memory`. Approximations, to be
+        held against the exact ones by `audit_structures`: "kronecker", "ekfac" (Kronecker with
+        corrected eigenvalues), "diagonal", "last_layer", and "low_rank", whose variances are upper
+        bounds.
     require_minimum : bool, optional
-        By default weights that are not at a minimum give a warning with the numbers, and a flag on every star. True
-        raises instead, False keeps only the flags.
+        By default weights that are not at a minimum give a warning with the numbers, and a flag on
+        every star. True raises instead, False keeps only the flags.
     backend, dtype : str
         Passes through the network; factorisations are always in float64.
     memory : str, default "8GB"
         What the factorisation may take.
     options : mapping, optional
-        Of the structure. "dual": subset (use so many training stars, for upper bounds). "krylov": subset (stars of the
-        preconditioner), tolerance (0.01: relative width of the intervals), max_iterations (200), max_seconds (for
-        each 256 stars). "low_rank": rank (100).
+        Of the structure. "dual": subset (use so many training stars, for upper bounds). "krylov":
+        subset (stars of the preconditioner), tolerance (0.01: relative width of the intervals),
+        max_iterations (200), max_seconds (for each 256 stars). "low_rank": rank (100).
     resume : path, optional
-        A folder in which finished blocks are kept: the same call goes on from there after an interruption; primal
-        and dual, one factorisation each, begin anew. Delete it when the result is safe.
+        A folder in which finished blocks are kept: the same call goes on from there after an
+        interruption; primal and dual, one factorisation each, begin anew. Delete it when the result
+        is safe.
     progress : bool, default True
         Show a progress bar on stderr if it takes more than three seconds.
 

@@ -65,14 +65,15 @@ class FlagOptions:
     Attributes
     ----------
     edge : float, default 0.05
-        NEAR_EDGE: a label lies inside the training range, but within this fraction of it from either end; 0: never.
+        NEAR_EDGE: a label lies inside the training range, but within this fraction of it from
+        either end; 0: never.
     max_bad_fraction : float, default 0.1
         MANY_BAD_PIXELS: a greater fraction of the pixels has ivar = 0; 1: never.
     min_snr : float, default 20
         LOW_SNR: the median over good pixels of flux times root ivar is below; 0: hardly ever.
     max_distance : float, default 1.5
-        OUTSIDE_TRAINING_SPECTRA: the distance in flux space is greater, in units of the distance that 99 % of the
-        training spectra keep (see `TrainingSpace`); infinite: never.
+        OUTSIDE_TRAINING_SPECTRA: the distance in flux space is greater, in units of the distance
+        that 99 % of the training spectra keep (see `TrainingSpace`); infinite: never.
 
     Raises
     ------
@@ -158,7 +159,8 @@ def find_flags(
         Of the pixels, those with ivar = 0.
     is_minimum : bool
     snr, distance : numpy.ndarray, shape (star,), optional
-        Signal-to-noise ratio, and distance from the training spectra; what is NaN or not given is not flagged.
+        Signal-to-noise ratio, and distance from the training spectra; what is NaN or not given is
+        not flagged.
     options : FlagOptions
     """
     flags = np.bitwise_or.reduce(label_flags, axis=1)

@@ -17,13 +17,14 @@ def find_distances(X: np.ndarray, X_sample: np.ndarray) -> tuple[np.ndarray, np.
 
     .. math:: d(x) = \min_n \Big[\frac1D \sum_i \Big(\frac{x_i - x_{ni}}{s_i}\Big)^2\Big]^{1/2},
 
-    with s_i the standard deviation of pixel i over the training set; pixels that never vary there are left out.
+    with s_i the standard deviation of pixel i over the training set; pixels that never vary there
+    are left out.
 
     Parameters
     ----------
     X : numpy.ndarray, shape (star, pixel)
-        Training flux. Where there are more than `REFERENCE_STARS`, so many of them, at random but always the same, are
-        measured against all others to find the ranks.
+        Training flux. Where there are more than `REFERENCE_STARS`, so many of them, at random but
+        always the same, are measured against all others to find the ranks.
     X_sample : numpy.ndarray, shape (star, pixel)
 
     Returns
@@ -31,8 +32,8 @@ def find_distances(X: np.ndarray, X_sample: np.ndarray) -> tuple[np.ndarray, np.
     distance : numpy.ndarray, shape (star,)
         0 for a training star.
     quantile : numpy.ndarray, shape (star,)
-        Fraction of the training stars that are nearer to their own nearest neighbour. At 1 a star lies farther out
-        than any training star lies from the others.
+        Fraction of the training stars that are nearer to their own nearest neighbour. At 1 a star
+        lies farther out than any training star lies from the others.
 
     Raises
     ------

@@ -50,9 +50,11 @@ class LaplacePosterior:
         Smallest and largest training label.
     backend, dtype : str
     hmc_verdict : tuple of str
-        What `compare_hmc` found for each label, see `HmcComparison.mark`; empty where nobody has looked.
+        What `compare_hmc` found for each label, see `HmcComparison.mark`; empty where nobody has
+        looked.
     training_space : TrainingSpace or None
-        What tells spectra unlike the training spectra; None for few of these, or in a file that lacks it.
+        What tells spectra unlike the training spectra; None for few of these, or in a file that
+        lacks it.
     """
 
     reg: Regression
@@ -107,7 +109,8 @@ class LaplacePosterior:
         Returns
         -------
         numpy.ndarray, shape (star, label, label) or (label, label)
-            In products of the labels' units. For structure="krylov" the upper end of `label_covariance_bounds`.
+            In products of the labels' units. For structure="krylov" the upper end of
+            `label_covariance_bounds`.
         """
         return self._walk_tangents(
             X, lambda tangents: [self.inverse_hessian.label_covariance(tangents)]
@@ -116,9 +119,9 @@ class LaplacePosterior:
     def label_covariance_bounds(self, X: Any) -> tuple[np.ndarray, np.ndarray]:
         """Covariances (star, label, label) or (label, label) between which `label_covariance` is proved to lie.
 
-        Both are the covariance itself for exact structures; the lower one is zero where it is an upper bound, and both
-        are NaN for approximations. "Between" is in the order of positive matrices, so that it holds for every linear
-        combination of labels.
+        Both are the covariance itself for exact structures; the lower one is zero where it is an
+        upper bound, and both are NaN for approximations. "Between" is in the order of positive
+        matrices, so that it holds for every linear combination of labels.
         """
         lower, upper = self._walk_tangents(X, self.inverse_hessian.label_covariance_bounds)
         return lower, upper
@@ -152,17 +155,18 @@ class LaplacePosterior:
         Parameters
         ----------
         X : array_like, shape (star, pixel) or (pixel,), Spectra or Resampled
-            Flux; a value may be NaN only where `ivar` is 0. Of resampled spectra the errors, which the resampling has
-            made depend on each other from pixel to pixel, are taken with their whole covariance.
+            Flux; a value may be NaN only where `ivar` is 0. Of resampled spectra the errors, which
+            the resampling has made depend on each other from pixel to pixel, are taken with their
+            whole covariance.
         ivar : array_like, optional, shape of `X`
-            Inverse variance of the flux; Spectra and Resampled bring their own. 0 means no information: the pixel is
-            replaced by its training mean, has no part in the flux covariance, and is counted in `n_bad_pixels` and
-            the flags.
+            Inverse variance of the flux; Spectra and Resampled bring their own. 0 means no
+            information: the pixel is replaced by its training mean, has no part in the flux
+            covariance, and is counted in `n_bad_pixels` and the flags.
         flag_options : FlagOptions, optional
             Limits beyond which stars are flagged, in place of the usual ones.
         resume : path, optional
-            A folder in which finished stars are kept: the same call goes on from there after an interruption. Delete
-            it when the result is safe.
+            A folder in which finished stars are kept: the same call goes on from there after an
+            interruption. Delete it when the result is safe.
         progress : bool, default True
             Show a progress bar on stderr if it takes more than three seconds.
 
@@ -254,8 +258,9 @@ class LaplacePosterior:
         r"""Laplace's estimate of log p(Y): :math:`-U - \tfrac12 \log\det A + \tfrac{P}{2} \log 2\pi`, in nats.
 
         MacKay (1992), doi:10.1162/neco.1992.4.3.448. Exact for a network without hidden layers. For
-        structure="last_layer" U and P are those of the last layer's parameters, the others being given;
-        for "krylov" it is an estimate whose standard error is `inverse_hessian.logdet_standard_error() / 2`.
+        structure="last_layer" U and P are those of the last layer's parameters, the others being
+        given; for "krylov" it is an estimate whose standard error is
+        `inverse_hessian.logdet_standard_error() / 2`.
 
         Raises
         ------

@@ -24,7 +24,8 @@ class Prediction:
     model_cov : numpy.ndarray, shape (star, label, label)
         :math:`J A^{-1} J^T`: from the uncertainty of the weights.
     flux_cov : numpy.ndarray, shape (star, label, label)
-        :math:`J_x \Sigma_x J_x^T`: from the errors of the flux; zero where `has_flux_errors` is False.
+        :math:`J_x \Sigma_x J_x^T`: from the errors of the flux; zero where `has_flux_errors` is
+        False.
     noise_cov : numpy.ndarray, shape (star, label, label)
         S: the scatter of labels around the network, as the training labels have it.
     total_cov : numpy.ndarray, shape (star, label, label)
@@ -37,14 +38,16 @@ class Prediction:
         Whether `ivar` was given.
     label_names, label_units : tuple of str
     model_interval : numpy.ndarray, shape (star, label, 2), optional
-        What the model's standard deviation is proved to lie between: twice the same number where `model_cov` is exact,
-        0 and the number where it is an upper bound, NaN where it is an approximation.
+        What the model's standard deviation is proved to lie between: twice the same number where
+        `model_cov` is exact, 0 and the number where it is an upper bound, NaN where it is an
+        approximation.
     label_flags : numpy.ndarray of int, shape (star, label), optional
         Those bits of `flags` that concern one label, at that label.
     snr : numpy.ndarray, shape (star,), optional
         Signal-to-noise ratio, see `find_snr`; NaN where it is not known.
     flux_distance : numpy.ndarray, shape (star,), optional
-        How unlike the training spectra the spectrum is, see `TrainingSpace`; None where these are not described.
+        How unlike the training spectra the spectrum is, see `TrainingSpace`; None where these are
+        not described.
     flag_options : FlagOptions, optional
         The limits behind the flags.
     """
@@ -93,7 +96,8 @@ def compute_flux_covariance(
 ) -> np.ndarray:
     r""":math:`J_x \mathrm{diag}(1/\mathrm{ivar}) J_x^T` (star, label, label).
 
-    A pixel with ivar = 0 holds its training mean, which no error of the flux can move: its column is left out.
+    A pixel with ivar = 0 holds its training mean, which no error of the flux can move: its column
+    is left out.
     """
     variance = np.divide(1.0, ivar, out=np.zeros(ivar.shape), where=ivar > 0)
     J = jacobian(flux)

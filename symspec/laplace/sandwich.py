@@ -27,13 +27,15 @@ def sandwich_covariance(
     .. math::
         V = J A^{-1} B A^{-1} J^T, \qquad B = \sum_n s_n s_n^T, \qquad s_n = J_n^T S_n^{-1} (y_n - f(\theta, x_n)),
 
-    for independent stars whatever their noise (White 1982, doi:10.2307/1912526; Huber 1967, Proc. Fifth Berkeley
-    Symp. 1, 221): scatter that differs from star to star, or that `sigma_noise` misstates. Where the noise is what the
-    regression says, B is near the likelihood's part of A, and V near :math:`J A^{-1} J^T` or below it: the prior's
-    part is not counted, as V is the scatter of refits to other training sets around their own mean. It needs many
-    training stars for each direction that the data determine, as residuals at the minimum are smaller than the noise.
+    for independent stars whatever their noise (White 1982, doi:10.2307/1912526; Huber 1967, Proc.
+    Fifth Berkeley Symp. 1, 221): scatter that differs from star to star, or that `sigma_noise`
+    misstates. Where the noise is what the regression says, B is near the likelihood's part of A,
+    and V near :math:`J A^{-1} J^T` or below it: the prior's part is not counted, as V is the
+    scatter of refits to other training sets around their own mean. It needs many training stars for
+    each direction that the data determine, as residuals at the minimum are smaller than the noise.
 
-    Neither A^-1 nor a score is formed: with the cross covariances :math:`C_{*n} = J_* A^{-1} J_n^T` (label, label),
+    Neither A^-1 nor a score is formed: with the cross covariances :math:`C_{*n} = J_* A^{-1} J_n^T`
+    (label, label),
 
     .. math:: V_* = \sum_n (C_{*n} S_n^{-1} r_n) (C_{*n} S_n^{-1} r_n)^T.
 

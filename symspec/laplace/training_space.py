@@ -25,9 +25,9 @@ STARS_AT_ONCE = 256
 class TrainingSpace:
     r"""Training spectra as leading components and what is left of them.
 
-    With standardised flux :math:`z_i = (x_i - m_i) / s_i`, components V (orthonormal rows) of variances
-    :math:`\lambda_j`, and residual variances :math:`\sigma_i^2` with mean :math:`\rho`, a star has the scores and the
-    residual
+    With standardised flux :math:`z_i = (x_i - m_i) / s_i`, components V (orthonormal rows) of
+    variances :math:`\lambda_j`, and residual variances :math:`\sigma_i^2` with mean :math:`\rho`, a
+    star has the scores and the residual
 
     .. math::
         t = \big(V_g V_g^T + \rho \Lambda^{-1}\big)^{-1} V_g z_g, \qquad r = z - V^T t,
@@ -39,14 +39,16 @@ class TrainingSpace:
         d_r^2 = \frac{1}{|g|} \sum_{i \in g} \frac{r_i^2}{\sigma_i^2 + \nu_i}, \qquad
         \nu_i = \frac{1}{\mathrm{ivar}_i s_i^2}:
 
-    the noise that a star is known to have (0 without `ivar`) makes it no stranger. Scores are those of probabilistic
-    principal components (Tipping & Bishop 1999, doi:10.1111/1467-9868.00196). Each distance is divided by its 99 %
-    quantile over training spectra that had no part in V, and the larger of the two counts.
+    the noise that a star is known to have (0 without `ivar`) makes it no stranger. Scores are those
+    of probabilistic principal components (Tipping & Bishop 1999, doi:10.1111/1467-9868.00196). Each
+    distance is divided by its 99 % quantile over training spectra that had no part in V, and the
+    larger of the two counts.
 
     Attributes
     ----------
     mean, scale : numpy.ndarray, shape (pixel,)
-        m and s, in units of the flux; s is infinite where a pixel never varies, which leaves it out.
+        m and s, in units of the flux; s is infinite where a pixel never varies, which leaves it
+        out.
     components : numpy.ndarray, shape (component, pixel)
     variances : numpy.ndarray, shape (component,)
     residual_variance : numpy.ndarray, shape (pixel,)
@@ -64,8 +66,8 @@ class TrainingSpace:
     def find_distances(self, X: np.ndarray, ivar: np.ndarray | None = None) -> np.ndarray:
         """Distances (star,) of spectra (star, pixel) from the training spectra.
 
-        Of these, 1 to 2 % lie beyond 1. NaN for a star without a good pixel. Below 1 says nothing of gaps between
-        the training spectra.
+        Of these, 1 to 2 % lie beyond 1. NaN for a star without a good pixel. Below 1 says nothing
+        of gaps between the training spectra.
         """
         blocks = (
             (X[rows], None if ivar is None else ivar[rows])
@@ -114,9 +116,9 @@ class TrainingSpace:
 def describe_training(X: np.ndarray, mean: np.ndarray) -> TrainingSpace | None:
     """Describe training spectra (star, pixel) of this mean (pixel,); None for fewer than `MIN_STARS` or all the same.
 
-    Of more than `MAX_STARS`, so many at random but always the same are looked at: components, variances and scales
-    come from the one half of them; the other half says which components are more than noise, and the quantiles. The
-    cost does not grow with the training set.
+    Of more than `MAX_STARS`, so many at random but always the same are looked at: components,
+    variances and scales come from the one half of them; the other half says which components are
+    more than noise, and the quantiles. The cost does not grow with the training set.
     """
     if len(X) < MIN_STARS:
         return None

@@ -1,8 +1,8 @@
 """Elementwise activations as PyTensor graphs, exact to every derivative that exists.
 
 All constants take the dtype of the input, so that a float32 graph stays float32. Piecewise
-functions are `switch`es, so that their derivative at a knot is that of one piece: the flat one for relu and clip, as
-Keras and PyTorch have it.
+functions are `switch`es, so that their derivative at a knot is that of one piece: the flat one for
+relu and clip, as Keras and PyTorch have it.
 """
 
 from __future__ import annotations

@@ -1,12 +1,14 @@
 r"""Convolutions and pools over the positions of a spectrum: exact, by plain matrix products.
 
-Arrays have the shape (position, channel), with axes for stars before it. What slides over the positions is cut
-into windows, which are blocks of positions side by side: few views, and no copy where windows do not overlap. A
-convolution computes several neighbouring outputs from each window by one banded matrix of its kernel's entries,
+Arrays have the shape (position, channel), with axes for stars before it. What slides over the
+positions is cut into windows, which are blocks of positions side by side: few views, and no copy
+where windows do not overlap. A convolution computes several neighbouring outputs from each window
+by one banded matrix of its kernel's entries,
 
 .. math:: T_{(w,c),(b,f)} = K_{k,c,f} \quad\text{where}\quad w = b s + k d,
 
-with the stride s and the dilation d, since windows of single outputs would copy each number kernel_size times.
+with the stride s and the dilation d, since windows of single outputs would copy each number
+kernel_size times.
 """
 
 from __future__ import annotations
@@ -26,7 +28,8 @@ from symspec.safety.checks import check_choice, check_count
 Padding = str | int | tuple[int, int]
 DataFormat = Literal["channels_last", "channels_first"]
 DATA_FORMATS = ("channels_last", "channels_first")
-BAND_WIDTH = 128  # columns of the banded matrix: products large enough for BLAS, not many more zeros than entries
+# columns of the banded matrix: products large enough for BLAS, not many more zeros than entries
+BAND_WIDTH = 128
 MAX_PLACES = 10**6
 
 
@@ -65,12 +68,12 @@ class Conv1D(_OverPositions):
     strides, dilation : int, default 1
         s and d.
     padding : {"valid", "same", "causal"} or int or (int, int), default "valid"
-        Zeros before and after: none; so many that ceil(positions / strides) come out, one more after than before
-        where they are odd; (kernel_size - 1) d before; or as many as said.
+        Zeros before and after: none; so many that ceil(positions / strides) come out, one more
+        after than before where they are odd; (kernel_size - 1) d before; or as many as said.
     use_bias : bool, default True
     data_format : {"channels_last", "channels_first"}
-        Arrays are (position, channel), as in Keras, or (channel, position), as in PyTorch. The kernel is
-        (kernel_size, in, out) in both.
+        Arrays are (position, channel), as in Keras, or (channel, position), as in PyTorch. The
+        kernel is (kernel_size, in, out) in both.
     """
 
     filters: int

@@ -17,9 +17,10 @@ from symspec.networks.shaping import Identity
 def fold_batch_norm(net: Network, theta: Any) -> tuple[Network, np.ndarray]:
     r"""Fold each batch normalisation that follows a dense layer or a convolution into that layer's weights.
 
-    With :math:`s = \gamma / \sqrt{v + \epsilon}` a kernel becomes :math:`K s` and a bias :math:`(b - m) s + \beta`.
-    Predictions stay as they are. Error bars do not: a prior acts on the folded weights then, and gamma and beta, which
-    only rescale what the weights before them can do already, no longer add to them.
+    With :math:`s = \gamma / \sqrt{v + \epsilon}` a kernel becomes :math:`K s` and a bias :math:`(b
+    - m) s + \beta`. Predictions stay as they are. Error bars do not: a prior acts on the folded
+    weights then, and gamma and beta, which only rescale what the weights before them can do
+    already, no longer add to them.
 
     Parameters
     ----------

@@ -1,8 +1,8 @@
 """Layers: what turns one symbolic array and its named parameter blocks into the next array.
 
-A layer is a frozen description. It says the shapes of its output and of its parameters for an input of a given shape,
-(feature,) or (position, channel), and builds the graph for one spectrum or for many with a star axis before; it holds
-no weights.
+A layer is a frozen description. It says the shapes of its output and of its parameters for an input
+of a given shape, (feature,) or (position, channel), and builds the graph for one spectrum or for
+many with a star axis before; it holds no weights.
 """
 
 from __future__ import annotations
@@ -29,10 +29,12 @@ class Layer:
     Attributes
     ----------
     elementwise : bool
-        Whether each feature that comes out depends on the same feature that goes in and on nothing else, parameters
-        included: where all layers between the dense ones are so, the Hessian has a closed form.
+        Whether each feature that comes out depends on the same feature that goes in and on nothing
+        else, parameters included: where all layers between the dense ones are so, the Hessian has a
+        closed form.
     others : tuple of Layer
-        Layers that stand before it in the network, and whose outputs go in before that of the layer above.
+        Layers that stand before it in the network, and whose outputs go in before that of the layer
+        above.
     """
 
     elementwise: ClassVar[bool] = False
@@ -102,7 +104,8 @@ class Activation(Layer):
     Parameters
     ----------
     function : str
-        One of "linear", "relu", "leaky_relu", "elu", "selu", "tanh", "sigmoid", "softplus", "gelu", "silu", "clip".
+        One of "linear", "relu", "leaky_relu", "elu", "selu", "tanh", "sigmoid", "softplus", "gelu",
+        "silu", "clip".
     options : dict, optional
         "leaky_relu": negative_slope (0.3); "elu": alpha (1.0); "clip": minimum (0), maximum (9999).
 

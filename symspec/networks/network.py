@@ -44,31 +44,34 @@ class Network:
     Parameters
     ----------
     layers : sequence of Layer
-        From flux to labels. Put `Standardize` first and `Unstandardize` last to have flux and labels in
-        their own units at both ends (or see `standardized`).
+        From flux to labels. Put `Standardize` first and `Unstandardize` last to have flux and
+        labels in their own units at both ends (or see `standardized`).
     n_pixels : int
         Pixels of one spectrum.
     label_names, label_units : sequence of str, optional
         One a label; default label_0, label_1, ... and no units.
     wavelength : array_like, shape (pixel,), optional
-        The grid that it takes spectra on: others are refused, or resampled, rather than taken for it.
+        The grid that it takes spectra on: others are refused, or resampled, rather than taken for
+        it.
     wavelength_unit : str, default "Angstrom"
 
     Attributes
     ----------
     layout : ParamLayout
-        The blocks of `theta`: layer by layer, kernel (in, out) in C order, then bias; named dense_0/kernel, ...
+        The blocks of `theta`: layer by layer, kernel (in, out) in C order, then bias; named
+        dense_0/kernel, ...
     n_params, n_pixels, n_labels : int
     shapes : list of tuple of int
         Of one spectrum, and of what each layer makes of it.
     dense_shapes : dict of str to (int, int)
-        Features (in, out) by name of each `Dense` that acts on a vector: their derivatives factorise.
+        Features (in, out) by name of each `Dense` that acts on a vector: their derivatives
+        factorise.
 
     Raises
     ------
     OptionError
-        No layers, something that is not a layer, one that refers to a layer that does not stand before it, or names
-        that do not match the number of labels.
+        No layers, something that is not a layer, one that refers to a layer that does not stand
+        before it, or names that do not match the number of labels.
     ShapeError
         A layer does not take what comes to it, or what comes out at the end is no vector.
     """
@@ -175,13 +178,15 @@ class Network:
     def init_params(self, rng: np.random.Generator, init: str = "he_normal") -> np.ndarray:
         r"""Draw `theta` (param,): kernels by one of Keras's initialisers, biases zero, gammas of normalisations one.
 
-        A kernel's variance is gain / fan, with fan in, or (in + out) / 2 for glorot, times the kernel's positions if
-        it is a convolution's; normals are cut at two standard deviations and rescaled, as Keras does.
+        A kernel's variance is gain / fan, with fan in, or (in + out) / 2 for glorot, times the
+        kernel's positions if it is a convolution's; normals are cut at two standard deviations and
+        rescaled, as Keras does.
 
         Raises
         ------
         OptionError
-            `init` is none of he_normal, he_uniform, glorot_normal, glorot_uniform, lecun_normal, lecun_uniform.
+            `init` is none of he_normal, he_uniform, glorot_normal, glorot_uniform, lecun_normal,
+            lecun_uniform.
         """
         check_rng(rng)
         fan_mode, gain, shape = INITIALIZERS[check_choice(init, "init", tuple(INITIALIZERS))]

@@ -137,8 +137,8 @@ class LayerNorm(_Norm):
 class MedianNormalize(Layer):
     """Flux over its median, within the network so that derivatives know of it.
 
-    Where the median changes hands from pixel to pixel the derivative jumps; it is that of the pixel, or of the mean
-    of the two pixels, that is the median.
+    Where the median changes hands from pixel to pixel the derivative jumps; it is that of the
+    pixel, or of the mean of the two pixels, that is the median.
     """
 
     def build(self, x: Symbol, params: dict[str, Symbol], shape: Shape) -> Symbol:
@@ -194,7 +194,8 @@ class ContinuumNormalize(Layer):
         pixels : array_like of bool, shape (pixel,), optional
             Those that are continuum; all by default.
         gaps : sequence of float, optional
-            Wavelengths that part pieces, each with a polynomial of its own: the gaps between detectors.
+            Wavelengths that part pieces, each with a polynomial of its own: the gaps between
+            detectors.
 
         Raises
         ------

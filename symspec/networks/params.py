@@ -79,7 +79,8 @@ class ParamLayout:
     Attributes
     ----------
     layers : dict of str to LayerParams
-        For layers that are not factored all parameters are in one row, weights of an input that is 1.
+        For layers that are not factored all parameters are in one row, weights of an input that is
+        1.
     """
 
     def __init__(self, shapes: Mapping[str, tuple[int, ...]], *, factored: Collection[str] = ()):

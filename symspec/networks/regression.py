@@ -5,8 +5,9 @@ r"""Regression: a network with noise and prior, and its negative log posterior a
                 + \tfrac{C_n}{2} \log 2\pi\right]
                 + \sum_i \left[\tfrac12 \delta_i \theta_i^2 - \tfrac12 \log\delta_i + \tfrac12 \log 2\pi\right]
 
-S_n is the noise covariance of the C_n labels that star n has (NaN = missing), T_n^T T_n its inverse, and
-delta_i the prior precision of parameter i. Sums, never means, and all constants: U is minus PyMC's logp.
+S_n is the noise covariance of the C_n labels that star n has (NaN = missing), T_n^T T_n its
+inverse, and delta_i the prior precision of parameter i. Sums, never means, and all constants: U is
+minus PyMC's logp.
 """
 
 from __future__ import annotations
@@ -37,8 +38,9 @@ class Regression:
     noise_covariance : array_like, shape (label, label), optional
         Full covariance of the noise, in place of `sigma_noise`.
     prior_precision : float, array_like (param,), or dict of str to float or array
-        Precision (1 / variance) of the zero-mean normal prior: one number, one a parameter, or one a block. A
-        dict's keys are names of blocks ("dense_0/kernel") or of layers ("dense_0"), and cover all of them.
+        Precision (1 / variance) of the zero-mean normal prior: one number, one a parameter, or one
+        a block. A dict's keys are names of blocks ("dense_0/kernel") or of layers ("dense_0"), and
+        cover all of them.
 
     Attributes
     ----------
@@ -51,7 +53,8 @@ class Regression:
     Raises
     ------
     OptionError
-        Both or neither of the noises are given, or the prior names blocks that the network does not have.
+        Both or neither of the noises are given, or the prior names blocks that the network does not
+        have.
     ShapeError, DataError
         Wrong number of sigmas, a value that is not positive, a covariance that is not one.
     """
@@ -216,8 +219,8 @@ class Regression:
     def _noise_elimination(self, labels: Symbol) -> tuple[Symbol, Symbol]:
         """Whitener T (star, label, label) and log det S_n (star,): Cholesky by elimination, missing labels skipped.
 
-        Written out label by label and vectorised over stars, so that every backend runs it, and a missing label
-        costs nothing but a mask.
+        Written out label by label and vectorised over stars, so that every backend runs it, and a
+        missing label costs nothing but a mask.
         """
         labels = pt.atleast_2d(labels)
         C = self.net.n_labels
@@ -243,8 +246,8 @@ class Regression:
 def scaled_prior(net: Network, precision: float) -> dict[str, float]:
     r"""Prior precisions by block that suit layers of any width: `precision` times the fan-in for kernels.
 
-    With kernels drawn from :math:`W \sim \mathrm{Normal}(0, 1 / (\delta\, n_\mathrm{in}))` and biases from
-    Normal(0, 1/delta) the activations keep their size from layer to layer (Neal 1996,
+    With kernels drawn from :math:`W \sim \mathrm{Normal}(0, 1 / (\delta\, n_\mathrm{in}))` and
+    biases from Normal(0, 1/delta) the activations keep their size from layer to layer (Neal 1996,
     doi:10.1007/978-1-4612-0745-0), so that one number delta fits them all.
     """
     fans = net.find_fans()
@@ -256,9 +259,9 @@ def prior_precision_from_weight_decay(
 ) -> float:
     r"""Prior precision that a mean-squared-error loss with weight decay amounts to.
 
-    The loss (1 / NC) sum (y - f)^2 + (wd / 2) |theta|^2, times NC / (2 sigma^2), is the negative log posterior
-    with delta = NC wd / (2 sigma^2). PyTorch's optimisers write the penalty so; for Keras's l2(wd), which
-    has no 1/2, pass twice its factor.
+    The loss (1 / NC) sum (y - f)^2 + (wd / 2) |theta|^2, times NC / (2 sigma^2), is the negative
+    log posterior with delta = NC wd / (2 sigma^2). PyTorch's optimisers write the penalty so; for
+    Keras's l2(wd), which has no 1/2, pass twice its factor.
 
     Parameters
     ----------

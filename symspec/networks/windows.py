@@ -1,8 +1,9 @@
 """Sliding windows over positions, their adjoint, and the place of each window's largest number: PyTensor Ops.
 
-As slices, joins and paddings these would be dozens of nodes each, which take seconds to compile once they are
-differentiated twice. Axes for stars, labels or directions may stand before (position, channel). PyTensor's Numba linker
-learns of them when the first one is made, its JAX linker by `register_jax`.
+As slices, joins and paddings these would be dozens of nodes each, which take seconds to compile
+once they are differentiated twice. Axes for stars, labels or directions may stand before (position,
+channel). PyTensor's Numba linker learns of them when the first one is made, its JAX linker by
+`register_jax`.
 """
 
 from __future__ import annotations

@@ -34,9 +34,10 @@ def plot_hmc_intervals(
 ) -> np.ndarray:
     """Draw the intervals of Laplace and of Hamiltonian Monte Carlo side by side, one panel a label.
 
-    Thick bars reach from the quantile of 16 % to that of 84 %, thin bars from 2.5 % to 97.5 %, and points are medians,
-    all relative to the star's Laplace mean. From left to right that mean increases; of more than 60 stars 60 are
-    drawn, evenly spaced in this order. Titles tell the verdict, which is on all stars.
+    Thick bars reach from the quantile of 16 % to that of 84 %, thin bars from 2.5 % to 97.5 %, and
+    points are medians, all relative to the star's Laplace mean. From left to right that mean
+    increases; of more than 60 stars 60 are drawn, evenly spaced in this order. Titles tell the
+    verdict, which is on all stars.
 
     Parameters
     ----------
@@ -88,7 +89,8 @@ def plot_hmc_densities(
 ) -> np.ndarray:
     """Draw what Hamiltonian Monte Carlo says of some stars, as histograms, beneath Laplace's normal densities.
 
-    Rows are stars, columns are labels. Titles tell `HmcComparison.sd_ratio` and `HmcComparison.shift`.
+    Rows are stars, columns are labels. Titles tell `HmcComparison.sd_ratio` and
+    `HmcComparison.shift`.
 
     Parameters
     ----------
@@ -144,9 +146,10 @@ def plot_hmc_traces(
 ) -> Figure:
     """Draw traces and ranks of the network's outputs for some stars, to see whether the chains agree.
 
-    Rows are stars and labels. On the left are the draws, with triangles at those that diverged. On the right are the
-    cumulative distributions of each chain's ranks among all draws, less the uniform one that they should follow: lines
-    near zero are chains that agree. p is that of ArviZ's test for this, and black points are what speaks against it.
+    Rows are stars and labels. On the left are the draws, with triangles at those that diverged. On
+    the right are the cumulative distributions of each chain's ranks among all draws, less the
+    uniform one that they should follow: lines near zero are chains that agree. p is that of ArviZ's
+    test for this, and black points are what speaks against it.
 
     Parameters
     ----------
@@ -170,7 +173,8 @@ def plot_hmc_traces(
 
     Notes
     -----
-    Vehtari et al. (2021), doi:10.1214/20-BA1221; Säilynoja et al. (2022), doi:10.1007/s11222-022-10090-6.
+    Vehtari et al. (2021), doi:10.1214/20-BA1221; Säilynoja et al. (2022),
+    doi:10.1007/s11222-022-10090-6.
     """
     f = _select_stars(draws, stars, comparison)
     panels = _draw_traces_and_ranks(f, draws)

@@ -59,12 +59,14 @@ def plot_sensitivity(
         One a label.
     lines : dict of str to float, optional
         Names and wavelengths of lines to mark; those outside the range are left out. By default
-        `symspec.spectra.line_list.strong_lines` (air) where `wavelength_unit` is "Angstrom"; ``{}`` for none.
+        `symspec.spectra.line_list.strong_lines` (air) where `wavelength_unit` is "Angstrom"; ``{}``
+        for none.
     flux : array_like, shape (pixel,), optional
         The spectrum, drawn in a thin panel on top.
     wavelength_unit : str, default "Angstrom"
     axes : sequence of matplotlib Axes, optional
-        One a label, preceded by one for `flux` if given, from top to bottom; by default a new figure.
+        One a label, preceded by one for `flux` if given, from top to bottom; by default a new
+        figure.
 
     Returns
     -------
@@ -113,8 +115,9 @@ def plot_predicted_against_true(
 ) -> np.ndarray:
     """Draw predicted against true labels, one panel a label, with the error bars put to the test.
 
-    Bars are one standard deviation of the total error. Each panel tells the scatter of the residuals
-    (`symspec.laplace.calibration.sigma_mad`) and how many true labels lie within the intervals of 68 % and 95 %.
+    Bars are one standard deviation of the total error. Each panel tells the scatter of the
+    residuals (`symspec.laplace.calibration.sigma_mad`) and how many true labels lie within the
+    intervals of 68 % and 95 %.
 
     Parameters
     ----------
@@ -162,9 +165,10 @@ def plot_structure_audit(
 ) -> np.ndarray:
     """Draw the ratio of each structure's standard deviation to the exact one, one panel a label.
 
-    From left to right stars lie farther from the training set, by `StructureAudit.quantile`. Stars that are training
-    stars (distance 0), or farther out than all training stars (quantile 1), are side by side in strips of their own, in
-    order of distance; those outside the training set are shaded.
+    From left to right stars lie farther from the training set, by `StructureAudit.quantile`. Stars
+    that are training stars (distance 0), or farther out than all training stars (quantile 1), are
+    side by side in strips of their own, in order of distance; those outside the training set are
+    shaded.
 
     Parameters
     ----------

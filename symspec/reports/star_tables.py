@@ -83,9 +83,10 @@ def write_comparison(
 ) -> None:
     """Write a comparison star by star.
 
-    The columns are ID, then for a label TEFF: TEFF_LAPLACE and TEFF_LAPLACE_SD, TEFF_HMC and TEFF_HMC_SD, in the
-    label's units; TEFF_SD_RATIO and TEFF_SHIFT with their Monte Carlo errors (_ERR); HMC's quantiles TEFF_Q2.5 to
-    TEFF_Q97.5; TEFF_RHAT, TEFF_ESS_BULK and TEFF_ESS_TAIL. ECSV keeps verdicts and thresholds in its header.
+    The columns are ID, then for a label TEFF: TEFF_LAPLACE and TEFF_LAPLACE_SD, TEFF_HMC and
+    TEFF_HMC_SD, in the label's units; TEFF_SD_RATIO and TEFF_SHIFT with their Monte Carlo errors
+    (_ERR); HMC's quantiles TEFF_Q2.5 to TEFF_Q97.5; TEFF_RHAT, TEFF_ESS_BULK and TEFF_ESS_TAIL.
+    ECSV keeps verdicts and thresholds in its header.
 
     Parameters
     ----------
@@ -135,9 +136,10 @@ def write_audit(
 ) -> None:
     """Write an audit star by star.
 
-    The columns are ID, DISTANCE and QUANTILE, then for a label TEFF and a structure kronecker TEFF_EXACT, the exact
-    standard deviation in the label's units, TEFF_EXACT_LOW, what it is proved not to lie below, and TEFF_KRONECKER,
-    the ratio to the exact one. ECSV keeps in its header how the structures were computed, and which were left out.
+    The columns are ID, DISTANCE and QUANTILE, then for a label TEFF and a structure kronecker
+    TEFF_EXACT, the exact standard deviation in the label's units, TEFF_EXACT_LOW, what it is proved
+    not to lie below, and TEFF_KRONECKER, the ratio to the exact one. ECSV keeps in its header how
+    the structures were computed, and which were left out.
 
     Parameters
     ----------

@@ -18,7 +18,8 @@ def describe_bad(bad: np.ndarray, values: np.ndarray, axes: tuple[str, ...]) -> 
     values : numpy.ndarray, shape of `bad`
         The values themselves.
     axes : tuple of str
-        What each axis counts; only the last `bad.ndim` are used, so that one spectrum may drop the star.
+        What each axis counts; only the last `bad.ndim` are used, so that one spectrum may drop the
+        star.
 
     Returns
     -------

@@ -1,6 +1,7 @@
 """Named arrays out of HDF5 and npz files that may come from strangers, whole or some rows at a time.
 
-Nothing is unpickled, no link to another file is followed, and sizes are checked before anything is allocated.
+Nothing is unpickled, no link to another file is followed, and sizes are checked before anything is
+allocated.
 """
 
 from __future__ import annotations
@@ -42,9 +43,9 @@ _EXPECTED = "an HDF5, npz, FITS or CSV file"
 def open_array_file(path: str | os.PathLike[str], file_format: str) -> Iterator[NamedArrays]:
     """Open an HDF5 or npz file for reading.
 
-    Some rows of an array cost the memory of those rows, in HDF5 as in npz where the member is stored without
-    compression (`numpy.savez`). A compressed member (`numpy.savez_compressed`) is held whole once it was asked
-    for, as is an array of strings.
+    Some rows of an array cost the memory of those rows, in HDF5 as in npz where the member is
+    stored without compression (`numpy.savez`). A compressed member (`numpy.savez_compressed`) is
+    held whole once it was asked for, as is an array of strings.
 
     Parameters
     ----------

@@ -31,8 +31,8 @@ class Blocks(Protocol):
 class Checkpoint:
     """Where a computation keeps what it has finished, and tells how far it is.
 
-    Files appear whole, by renaming, at most every `SECONDS_BETWEEN` seconds and at the end of each stage. They hold
-    plain arrays, and the fingerprint of the inputs that they came from.
+    Files appear whole, by renaming, at most every `SECONDS_BETWEEN` seconds and at the end of each
+    stage. They hold plain arrays, and the fingerprint of the inputs that they came from.
 
     Parameters
     ----------

@@ -44,8 +44,8 @@ def as_float_array(value: Any, name: str, *, dtype: Any = np.float64) -> np.ndar
     Raises
     ------
     DataError
-        For rows of unequal lengths, objects, strings, booleans, complex numbers, a masked array with masked
-        entries, or numbers too large for `dtype`.
+        For rows of unequal lengths, objects, strings, booleans, complex numbers, a masked array
+        with masked entries, or numbers too large for `dtype`.
     """
     if isinstance(value, np.ma.MaskedArray) and (count := np.ma.count_masked(value)):
         raise DataError(
@@ -95,7 +95,8 @@ def check_flux(
     name : str, default "flux"
         The caller's name for it, used in the error.
     allow_nan : bool, default False
-        Let values pass that are not finite (NaN or infinite); right only where an `ivar` marks them with 0.
+        Let values pass that are not finite (NaN or infinite); right only where an `ivar` marks them
+        with 0.
 
     Returns
     -------
@@ -147,7 +148,8 @@ def check_finite(array: np.ndarray, name: str, axes: tuple[str, ...], advice: st
         With the count of such values and the place of the first.
     """
     with np.errstate(over="ignore", invalid="ignore"):
-        # one pass without a temporary, on all cores; squares that overflow are looked at again below
+        # one pass without a temporary, on all cores; squares that overflow are looked at again
+        # below
         if array.flags.c_contiguous and np.isfinite(np.vdot(array, array)):
             return
     if not (good := np.isfinite(array)).all():
@@ -230,7 +232,8 @@ def check_ivar(ivar: Any, flux_shape: tuple[int, ...]) -> np.ndarray:
     Parameters
     ----------
     ivar : array_like, shape `flux_shape`
-        Inverse variance, 1/sigma**2, in inverse squares of the flux's units; 0 means no information.
+        Inverse variance, 1/sigma**2, in inverse squares of the flux's units; 0 means no
+        information.
     flux_shape : tuple of int
         Shape of the flux that it belongs to.
 

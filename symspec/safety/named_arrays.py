@@ -22,12 +22,13 @@ class NamedArrays:
     find_shape : callable
         ``find_shape(name)`` gives the shape of one array, without reading it.
     load : callable
-        ``load(name, rows)`` reads the rows (a slice) of one array, ``load(name)`` all. Both functions raise a
-        `FileFormatError` when the array cannot be read safely.
+        ``load(name, rows)`` reads the rows (a slice) of one array, ``load(name)`` all. Both
+        functions raise a `FileFormatError` when the array cannot be read safely.
     units : mapping of str to str
         Units of arrays, by name, where they are stated.
     mask_bits : tuple of int, optional
-        Which bits of a bitmask tell of bad pixels, where the format has a convention; None: any of them.
+        Which bits of a bitmask tell of bad pixels, where the format has a convention; None: any of
+        them.
     """
 
     names: tuple[str, ...]

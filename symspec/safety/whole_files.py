@@ -17,7 +17,8 @@ def replace_when_complete(
 ) -> Iterator[Path]:
     """Give a temporary name beside `path`, and rename the file written there once it is complete.
 
-    Whatever goes wrong in between, the temporary file is removed, and a file at `path` stays as it was.
+    Whatever goes wrong in between, the temporary file is removed, and a file at `path` stays as it
+    was.
 
     Parameters
     ----------

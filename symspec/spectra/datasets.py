@@ -39,20 +39,21 @@ def miles(
 ) -> Spectra:
     """Real stars: the MILES library, version 9.1, as it comes with the package sdss-mangadap.
 
-    Spectra of 2.5 Angstrom resolution (FWHM) from 3540.5 to 7409.6 Angstrom (air), 0.9 Angstrom a pixel, in
-    relative flux, each star scaled to about 1 near 5500 Angstrom [1]_ [2]_. Labels are those of [3]_:
-    effective temperature [K], log g [dex(cm / s2)], [Fe/H] [dex]. Neither pixels nor labels come with errors,
-    so `ivar` is None.
+    Spectra of 2.5 Angstrom resolution (FWHM) from 3540.5 to 7409.6 Angstrom (air), 0.9 Angstrom a
+    pixel, in relative flux, each star scaled to about 1 near 5500 Angstrom [1]_ [2]_. Labels are
+    those of [3]_: effective temperature [K], log g [dex(cm / s2)], [Fe/H] [dex]. Neither pixels nor
+    labels come with errors, so `ivar` is None.
 
     Parameters
     ----------
     complete : bool, default True
         Leave out stars that lack a label. With False their missing labels are NaN.
     teff_range : (float, float) or None, default (3800.0, 7500.0)
-        Keep stars whose effective temperature [K] lies strictly between the two, which leaves out stars
-        without one; None keeps all 984.
+        Keep stars whose effective temperature [K] lies strictly between the two, which leaves out
+        stars without one; None keeps all 984.
     clip : (float, float), optional
-        Limit the flux to this range, e.g. ``clip=(0.0, 3.0)``. By default the flux is returned as published.
+        Limit the flux to this range, e.g. ``clip=(0.0, 3.0)``. By default the flux is returned as
+        published.
 
     Returns
     -------
@@ -71,15 +72,19 @@ def miles(
     Notes
     -----
     Of the 785 spectra 25 have some negative or zero flux (down to -1.7), nearly all of it noise
-    below 3750 Angstrom or in the last pixels above 7400, and three pass 3, two of which (m0940, m0941) look
-    like M stars whatever their labels say. In stars outside the default range large flux is real: hot stars
-    are bright in the blue, M stars in the red. Hence nothing is altered unless `clip` asks for it.
+    below 3750 Angstrom or in the last pixels above 7400, and three pass 3, two of which (m0940,
+    m0941) look like M stars whatever their labels say. In stars outside the default range large
+    flux is real: hot stars are bright in the blue, M stars in the red. Hence nothing is altered
+    unless `clip` asks for it.
 
     References
     ----------
-    .. [1] Sanchez-Blazquez, P. et al. (2006), MNRAS 371, 703, https://doi.org/10.1111/j.1365-2966.2006.10699.x.
-    .. [2] Falcon-Barroso, J. et al. (2011), A&A 532, A95, https://doi.org/10.1051/0004-6361/201116842.
-    .. [3] Cenarro, A. J. et al. (2007), MNRAS 374, 664, https://doi.org/10.1111/j.1365-2966.2006.11196.x.
+    .. [1] Sanchez-Blazquez, P. et al. (2006), MNRAS 371, 703,
+    https://doi.org/10.1111/j.1365-2966.2006.10699.x.
+    .. [2] Falcon-Barroso, J. et al. (2011), A&A 532, A95,
+    https://doi.org/10.1051/0004-6361/201116842.
+    .. [3] Cenarro, A. J. et al. (2007), MNRAS 374, 664,
+    https://doi.org/10.1111/j.1365-2966.2006.11196.x.
     """
     if clip is not None:
         _check_range(clip, "clip", "(0.0, 3.0)")
@@ -126,8 +131,8 @@ def generated_stars(
     .. math::
         x_n = f(y_n) + \epsilon_n, \qquad \epsilon_{nd} \sim \mathrm{Normal}(0, 1 / \mathrm{snr}),
 
-    with f from `generated_flux` (lines of 13 elements after Saha and Boltzmann, continuum at 1) and the
-    labels independent and uniform in their ranges, so that none can be guessed from another.
+    with f from `generated_flux` (lines of 13 elements after Saha and Boltzmann, continuum at 1) and
+    the labels independent and uniform in their ranges, so that none can be guessed from another.
 
     Parameters
     ----------
@@ -138,7 +143,8 @@ def generated_stars(
     rng : numpy.random.Generator
         Source of the labels and the noise.
     snr : float, default 100.0
-        Signal-to-noise ratio of a pixel of continuum. For spectra without noise call `generated_flux`.
+        Signal-to-noise ratio of a pixel of continuum. For spectra without noise call
+        `generated_flux`.
     teff_range, logg_range, fe_h_range : (float, float)
         Ranges of effective temperature [K], log g [dex(cm / s2)] and [Fe/H] [dex].
     wavelength_range : (float, float), default (3900.0, 6900.0)
@@ -158,7 +164,8 @@ def generated_stars(
     --------
     >>> import numpy as np
     >>> generated_stars(5, n_pixels=100, rng=np.random.default_rng(0))
-    Spectra(5 stars, 100 pixels, ivar, wavelength in Angstrom, labels TEFF [K], LOGG [dex], FE_H [dex])
+    Spectra(5 stars, 100 pixels, ivar, wavelength in Angstrom, labels TEFF [K], LOGG [dex], FE_H
+    [dex])
     """
     rng = check_rng(rng)
     n_stars = _check_count(n_stars, "n_stars", 1)
@@ -203,10 +210,10 @@ def generated_flux(
         f(y, \lambda) = \exp\Big(-\sum_l W_l(y)\, \phi(\lambda - \lambda_l)\Big), \qquad
         \phi(\Delta) = \frac{1}{\sqrt{2\pi}\, s} e^{-\Delta^2 / 2 s^2},
 
-    with the equivalent widths :math:`W_l` of `symspec.spectra.line_list.equivalent_widths` and s the standard
-    deviation of a Gaussian of ``LINE_FWHM`` (2.5 Angstrom). A weak line's area is its equivalent width; a
-    strong one goes black in the middle. The flux is infinitely differentiable in the labels, and lies in
-    (0, 1].
+    with the equivalent widths :math:`W_l` of `symspec.spectra.line_list.equivalent_widths` and s
+    the standard deviation of a Gaussian of ``LINE_FWHM`` (2.5 Angstrom). A weak line's area is its
+    equivalent width; a strong one goes black in the middle. The flux is infinitely differentiable
+    in the labels, and lies in (0, 1].
 
     Parameters
     ----------

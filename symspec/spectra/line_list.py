@@ -8,7 +8,8 @@ import numpy as np
 
 from symspec.errors import OptionError
 
-#: Names and air wavelengths [Angstrom] of features that a reader recognises; bands by their head or middle.
+# : Names and air wavelengths [Angstrom] of features that a reader recognises; bands by their head
+# or middle.
 KNOWN_LINES: dict[str, float] = {
     "Ca K": 3933.66,
     "Ca H": 3968.47,
@@ -121,7 +122,8 @@ _LINES = {
     ),
 }
 
-# Solar abundance log eps (H = 12), first ionisation energy [eV], partition functions of the neutral atom and
+# Solar abundance log eps (H = 12), first ionisation energy [eV], partition functions of the neutral
+# atom and
 # of the singly ionised one at about 5,800 K, atomic weight.
 _ELEMENTS = {
     "H": (12.00, 13.598, 2.0, 1.0, 1.008),
@@ -166,7 +168,8 @@ def strong_lines(wavelength_min: float = 0.0, wavelength_max: float = math.inf) 
     Returns
     -------
     dict of str to float
-        Name and wavelength [Angstrom, air], in order of wavelength; molecular bands by their head or middle.
+        Name and wavelength [Angstrom, air], in order of wavelength; molecular bands by their head
+        or middle.
 
     Raises
     ------
@@ -205,15 +208,16 @@ _IS_METAL = (_ELEMENT != 0).astype(float)
 def equivalent_widths(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     r"""Equivalent width of each line in stars of given labels, and its derivatives.
 
-    The star is one layer at temperature :math:`T = T_\mathrm{eff}`, whose pressures follow power laws,
+    The star is one layer at temperature :math:`T = T_\mathrm{eff}`, whose pressures follow power
+    laws,
 
     .. math::
         P_e = 10\,\frac{\mathrm{dyn}}{\mathrm{cm}^2}\,
               \Big(\frac{g}{g_\odot}\Big)^{1/3} 10^{[\mathrm{Fe/H}]/3}
               \Big(\frac{T}{5772\,\mathrm{K}}\Big)^{9}, \qquad P_g \propto g^{2/3}.
 
-    Saha's equation gives the ionised fraction, Boltzmann's the population of the lower level, and H- the
-    continuum, which make the ratio of line to continuum opacity,
+    Saha's equation gives the ionised fraction, Boltzmann's the population of the lower level, and
+    H- the continuum, which make the ratio of line to continuum opacity,
 
     .. math::
         \frac{n_{II}}{n_I} = R = \frac{2 U_{II}}{U_I}
@@ -225,8 +229,8 @@ def equivalent_widths(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         N = 10^{\log\epsilon - 12 + [\mathrm{Fe/H}]}\, y\, \frac{g f e^{-E / kT}}{U}, \quad
         \kappa = y_{H I} \kappa_0 P_e \theta^{5/2} 10^{0.754 \theta},
 
-    with :math:`\theta = 5040\,\mathrm{K} / T`, :math:`v^2 = 2kT/m + \xi^2`, :math:`\xi = 1.5` km/s, and no
-    [Fe/H] for hydrogen. The curve of growth
+    with :math:`\theta = 5040\,\mathrm{K} / T`, :math:`v^2 = 2kT/m + \xi^2`, :math:`\xi = 1.5` km/s,
+    and no [Fe/H] for hydrogen. The curve of growth
 
     .. math::
         W = 0.6\,\lambda \frac{v}{c} F, \qquad
@@ -234,14 +238,14 @@ def equivalent_widths(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
     has the three known limits of a Voigt profile of damping a: linear (:math:`\sqrt\pi \eta`), flat
     (:math:`2 \sqrt{\ln \eta}`) and damped (:math:`2 \sqrt{\sqrt\pi a \eta}`). The damping is
-    :math:`a = 0.02\, P_g / P_{g\odot}` for metals (van der Waals) and :math:`0.02\, P_e / P_{e\odot}` for
-    hydrogen (Stark, made linear). The factor 0.6 is the depth of a black line in an atmosphere that is not
-    one layer.
+    :math:`a = 0.02\, P_g / P_{g\odot}` for metals (van der Waals) and :math:`0.02\, P_e /
+    P_{e\odot}` for hydrogen (Stark, made linear). The factor 0.6 is the depth of a black line in an
+    atmosphere that is not one layer.
 
-    So a weak neutral line hardly knows the gravity, a weak ionised line falls with it, a strong line's wings
-    grow with it, and the Balmer lines know little but the temperature, as in real stars [1]_. Most widths
-    agree with the Sun's within a factor of two (H-beta and the Balmer lines beyond it are narrower than
-    that): good for teaching a network, not for measuring abundances.
+    So a weak neutral line hardly knows the gravity, a weak ionised line falls with it, a strong
+    line's wings grow with it, and the Balmer lines know little but the temperature, as in real
+    stars [1]_. Most widths agree with the Sun's within a factor of two (H-beta and the Balmer lines
+    beyond it are narrower than that): good for teaching a network, not for measuring abundances.
 
     Parameters
     ----------
@@ -258,14 +262,16 @@ def equivalent_widths(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     Notes
     -----
     Left out, for the sake of smooth closed forms: the dependence of partition functions on
-    temperature, second ionisation, stimulated emission, molecules, and every opacity but H- bound-free. The
-    dependence of the electron pressure on [Fe/H] and T is a choice of this model. Atomic data are well-known
-    values [2]_ [3]_, log gf to about 0.1 dex.
+    temperature, second ionisation, stimulated emission, molecules, and every opacity but H-
+    bound-free. The dependence of the electron pressure on [Fe/H] and T is a choice of this model.
+    Atomic data are well-known values [2]_ [3]_, log gf to about 0.1 dex.
 
     References
     ----------
-    .. [1] Gray, D. F. "The Observation and Analysis of Stellar Photospheres", Cambridge University Press.
-    .. [2] NIST Atomic Spectra Database, https://doi.org/10.18434/T4W30F; VALD3, Ryabchikova et al. (2015),
+    .. [1] Gray, D. F. "The Observation and Analysis of Stellar Photospheres", Cambridge University
+    Press.
+    .. [2] NIST Atomic Spectra Database, https://doi.org/10.18434/T4W30F; VALD3, Ryabchikova et al.
+    (2015),
        Physica Scripta 90, 054005, https://doi.org/10.1088/0031-8949/90/5/054005.
     .. [3] Solar abundances: Asplund et al. (2009), ARA&A 47, 481,
        https://doi.org/10.1146/annurev.astro.46.060407.145222.
@@ -288,7 +294,8 @@ def equivalent_widths(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 # A quantity, shape (star, line), and its derivative with respect to (ln T, log g, [Fe/H]), shape
-# (3, star, line); either has length 1 along an axis on which it does not depend. Temperature, log g and
+# (3, star, line); either has length 1 along an axis on which it does not depend. Temperature, log g
+# and
 # [Fe/H] themselves come as (star, 1).
 _Graded = tuple[np.ndarray, np.ndarray]
 

@@ -33,7 +33,8 @@ def find_bad_bits(mask: Any, name: str, bits: Sequence[int] | None) -> np.ndarra
     name : str
         What the mask is called, used in the error.
     bits : sequence of int, optional
-        Bits that mean bad, 0 being the lowest; None: any. With none, ``()``, the mask does not count.
+        Bits that mean bad, 0 being the lowest; None: any. With none, ``()``, the mask does not
+        count.
 
     Returns
     -------
@@ -98,9 +99,10 @@ def find_ivar(
 ) -> np.ndarray | None:
     """Inverse variances of the flux, 0 at bad pixels: the one rule.
 
-    A pixel is bad where flux is NaN, infinite or -9999, where its uncertainty is NaN, infinite, -9999, not above
-    0, or as a standard deviation `bad_error` or more, and where the mask says so. A negative inverse variance
-    other than -9999 is left as it is, for `Spectra` to refuse: it is more likely another quantity than a flag.
+    A pixel is bad where flux is NaN, infinite or -9999, where its uncertainty is NaN, infinite,
+    -9999, not above 0, or as a standard deviation `bad_error` or more, and where the mask says so.
+    A negative inverse variance other than -9999 is left as it is, for `Spectra` to refuse: it is
+    more likely another quantity than a flag.
 
     Parameters
     ----------

@@ -1,7 +1,7 @@
 r"""Spectra on another grid of wavelengths, with the errors of the flux carried along exactly.
 
-Resampling is a linear map R (new pixel, old pixel): the new flux is R x, and its covariance R diag(1/ivar) R^T, which
-has entries off the diagonal, for neighbouring new pixels share old ones.
+Resampling is a linear map R (new pixel, old pixel): the new flux is R x, and its covariance R
+diag(1/ivar) R^T, which has entries off the diagonal, for neighbouring new pixels share old ones.
 """
 
 from __future__ import annotations
@@ -30,8 +30,9 @@ class Resampled:
     Attributes
     ----------
     spectra : Spectra
-        Flux R x; ``ivar`` is one over the diagonal of :math:`R\,\mathrm{diag}(1/\mathrm{ivar})\,R^T`, and 0 where a new
-        pixel reaches out of the old grid or depends on an old one without information.
+        Flux R x; ``ivar`` is one over the diagonal of
+        :math:`R\,\mathrm{diag}(1/\mathrm{ivar})\,R^T`, and 0 where a new pixel reaches out of the
+        old grid or depends on an old one without information.
     matrix : scipy.sparse.csr_array, shape (new pixel, old pixel)
         R. Rows of new pixels that reach out of the old grid are empty.
     source_ivar : numpy.ndarray, shape (star, old pixel), or None
@@ -78,14 +79,16 @@ def resample(
 ) -> Resampled:
     r"""Resample spectra to another grid of wavelengths, e.g. to the one that a network was trained on.
 
-    - ``"flux_conserving"``: pixels reach half way to their neighbours (but not into gaps, steps of more than three
-      times those beside them), and a new pixel is the mean of the old ones that it overlaps, weighted by the overlap.
-      With flux per unit of wavelength its integral is conserved. The one to take when new pixels are wider than old
-      ones, or as wide.
-    - ``"linear"``: flux at the centres of new pixels, interpolated between the two nearest old ones. It leaves out what
-      lies between, and averages no noise; the one to take when new pixels are narrower.
+    - ``"flux_conserving"``: pixels reach half way to their neighbours (but not into gaps, steps of
+      more than three times those beside them), and a new pixel is the mean of the old ones that it
+      overlaps, weighted by the overlap. With flux per unit of wavelength its integral is conserved.
+      The one to take when new pixels are wider than old ones, or as wide.
+    - ``"linear"``: flux at the centres of new pixels, interpolated between the two nearest old
+      ones. It leaves out what lies between, and averages no noise; the one to take when new pixels
+      are narrower.
 
-    Neither changes the resolution: a network trained on spectra of another resolution wants them convolved first.
+    Neither changes the resolution: a network trained on spectra of another resolution wants them
+    convolved first.
 
     Parameters
     ----------
@@ -96,21 +99,21 @@ def resample(
     kind : {"flux_conserving", "linear"}, default "flux_conserving"
         How.
     wavelength_unit : str, optional
-        Unit of `wavelength`, as astropy writes it; by default its own, or that of `spectra`. Vacuum and air
-        wavelengths are not told apart.
+        Unit of `wavelength`, as astropy writes it; by default its own, or that of `spectra`. Vacuum
+        and air wavelengths are not told apart.
 
     Returns
     -------
     Resampled
-        The spectra on the new grid in its unit, the map R, and the old inverse variances. A new pixel has ``ivar = 0``
-        where it reaches out of the old grid or into a gap of it, and where more than a millionth of it depends on an
-        old pixel with ``ivar = 0``.
+        The spectra on the new grid in its unit, the map R, and the old inverse variances. A new
+        pixel has ``ivar = 0`` where it reaches out of the old grid or into a gap of it, and where
+        more than a millionth of it depends on an old pixel with ``ivar = 0``.
 
     Raises
     ------
     DataError
-        When the spectra have no wavelengths, the grids do not overlap, one does not rise, its unit is not stated, or
-        new pixels have no flux while the spectra have no `ivar` to say so.
+        When the spectra have no wavelengths, the grids do not overlap, one does not rise, its unit
+        is not stated, or new pixels have no flux while the spectra have no `ivar` to say so.
     ShapeError
         When the new grid has not one axis.
     OptionError
@@ -157,7 +160,8 @@ def build_resampling_matrix(
     Returns
     -------
     scipy.sparse.csr_array, shape (new pixel, old pixel)
-        Rows sum to 1, or are empty where a new pixel reaches out of the old grid or into a gap of it.
+        Rows sum to 1, or are empty where a new pixel reaches out of the old grid or into a gap of
+        it.
     """
     build = {"flux_conserving": _build_conserving, "linear": _build_linear}[kind]
     rows, columns, weights = build(old, new)
@@ -185,8 +189,8 @@ def propagate_through(J_x: np.ndarray, R: sparse.csr_array, ivar: np.ndarray) ->
     Returns
     -------
     numpy.ndarray, shape (star, label, label)
-        In the units of the labels. New pixels without information have no part in it, whatever J_x is there: a
-        network is given their training mean, which no error of the flux can move.
+        In the units of the labels. New pixels without information have no part in it, whatever J_x
+        is there: a network is given their training mean, which no error of the flux can move.
 
     Raises
     ------

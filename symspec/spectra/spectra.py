@@ -17,9 +17,9 @@ from symspec.safety.checks import as_float_array, check_finite, check_ivar, chec
 class Spectra:
     """Spectra of many stars on one wavelength grid.
 
-    Arrays are float64 and read-only. An array that was float64 already is shared with the caller, not copied,
-    and never written into. ``spectra[stars]`` with an integer, a slice, a mask or an array of integers gives
-    those stars as `Spectra`; an integer keeps the star axis.
+    Arrays are float64 and read-only. An array that was float64 already is shared with the caller,
+    not copied, and never written into. ``spectra[stars]`` with an integer, a slice, a mask or an
+    array of integers gives those stars as `Spectra`; an integer keeps the star axis.
 
     Attributes
     ----------
@@ -45,8 +45,8 @@ class Spectra:
     ShapeError
         When arrays do not fit together.
     DataError
-        When flux is not finite where `ivar` is not 0, `ivar` is negative or not finite, a label is infinite,
-        names occur twice, or anything is no array of numbers.
+        When flux is not finite where `ivar` is not 0, `ivar` is negative or not finite, a label is
+        infinite, names occur twice, or anything is no array of numbers.
     """
 
     flux: np.ndarray

@@ -14,7 +14,8 @@ import math
 
 import numpy as np
 
-# Entries updated at a time: five such arrays of float32 stay within a core's second-level cache, so that the
+# Entries updated at a time: five such arrays of float32 stay within a core's second-level cache, so
+# that the
 # dozen elementary passes over them cost one pass over main memory.
 BLOCK = 2**16
 
@@ -22,8 +23,8 @@ BLOCK = 2**16
 class Adam:
     r"""Moving averages of gradient and squared gradient, and the step that they give.
 
-    Keras's form of Kingma & Ba's algorithm: epsilon is added to :math:`\sqrt{v_t}` before the correction of
-    the bias (the paper's "epsilon hat").
+    Keras's form of Kingma & Ba's algorithm: epsilon is added to :math:`\sqrt{v_t}` before the
+    correction of the bias (the paper's "epsilon hat").
 
     Parameters
     ----------

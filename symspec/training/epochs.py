@@ -1,8 +1,8 @@
 """Mini-batch training with Adam: the negative log posterior, a share of it at a time.
 
-A batch of B of the N training stars stands for a share of U: the likelihood of its stars and B / N of the
-prior. Adam is given the gradient of that share divided by B, that of U / N on average over batches, so that
-learning rates mean what they mean in Keras; losses are told in nats per star.
+A batch of B of the N training stars stands for a share of U: the likelihood of its stars and B / N
+of the prior. Adam is given the gradient of that share divided by B, that of U / N on average over
+batches, so that learning rates mean what they mean in Keras; losses are told in nats per star.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ class TrainResult:
     theta : numpy.ndarray, shape (param,)
         The weights at the end of the best epoch, float64.
     history : dict of str to list of float
-        One number an epoch. "loss": U / N in nats per star, added up over the epoch's batches while the
-        weights moved, with dropout if there is any. "validation_loss" (only with validation): negative log
-        LIKELIHOOD per validation star, without the prior and without dropout, at the end of the epoch.
-        "learning_rate": that of the epoch's last step, decay included.
+        One number an epoch. "loss": U / N in nats per star, added up over the epoch's batches while
+        the weights moved, with dropout if there is any. "validation_loss" (only with validation):
+        negative log LIKELIHOOD per validation star, without the prior and without dropout, at the
+        end of the epoch. "learning_rate": that of the epoch's last step, decay included.
     epochs_run : int
         Complete epochs.
     stopped : {"epochs", "patience", "interrupted"}
         Why training ended: all epochs done, no improvement for `patience` epochs, or Ctrl-C.
     best_epoch : int
-        The epoch, counted from 1, of the lowest validation loss, or of the lowest loss without validation; 0
-        where no epoch was completed and `theta` is the start.
+        The epoch, counted from 1, of the lowest validation loss, or of the lowest loss without
+        validation; 0 where no epoch was completed and `theta` is the start.
     """
 
     theta: np.ndarray = field(repr=False)
@@ -98,7 +98,8 @@ def train(
     init : str, default "he_normal"
         Used when `theta` is not given: "he_normal" suits ReLU, "glorot_uniform" tanh and sigmoid.
     validation : tuple (X, Y) or float, optional
-        Stars to watch and not to train on, or the fraction of the stars given to set aside (drawn by `rng`).
+        Stars to watch and not to train on, or the fraction of the stars given to set aside (drawn
+        by `rng`).
     epochs : int, default 100
     batch_size : int, default 64
         One larger than the number of stars is that number.
@@ -109,11 +110,12 @@ def train(
     patience : int, optional
         Stop after so many epochs without a lower validation loss (loss, without validation).
     reduce_lr_patience : int, optional
-        Multiply the learning rate by `reduce_lr_factor`, down to `min_learning_rate`, after so many epochs
-        without a lower one, and again after as many.
+        Multiply the learning rate by `reduce_lr_factor`, down to `min_learning_rate`, after so many
+        epochs without a lower one, and again after as many.
     reduce_lr_factor, min_learning_rate : float
     rng : numpy.random.Generator
-        For the first weights, the split, the shuffling and dropout: the same seed gives the same weights.
+        For the first weights, the split, the shuffling and dropout: the same seed gives the same
+        weights.
     progress : bool, default True
         Show a progress bar on stderr.
     backend : {"auto", "numpy", "c", "numba", "jax"}

@@ -4,9 +4,10 @@ r"""Noise and prior from the evidence: Laplace's log marginal likelihood, maximi
     \log p(Y | h) \approx F(h) = -U(\theta^*, h) - \tfrac12 \log\det A(\theta^*, h) + \tfrac{P}{2} \log 2\pi
 
 As theta* moves with the hyperparameters h, so does A: the fixed-point rules in use (MacKay 1992,
-doi:10.1162/neco.1992.4.3.448) leave that out, and on a real network walk past the maximum into overfitting. With
-an exact inverse Hessian that gives it, the gradient here is complete (`symspec.training.marginal_likelihood`); other structures
-alternate between h and theta, as the fixed-point rules do.
+doi:10.1162/neco.1992.4.3.448) leave that out, and on a real network walk past the maximum into
+overfitting. With an exact inverse Hessian that gives it, the gradient here is complete
+(`symspec.training.marginal_likelihood`); other structures alternate between h and theta, as the
+fixed-point rules do.
 """
 
 from __future__ import annotations
@@ -66,23 +67,27 @@ def tune(
     Parameters
     ----------
     reg : Regression
-        The start. What is not tuned is kept, such as the ratios between prior precisions (see `scaled_prior`).
+        The start. What is not tuned is kept, such as the ratios between prior precisions (see
+        `scaled_prior`).
     theta : array_like, shape (param,)
-        Trained weights; another start may lead to another minimum, whose evidence tells which is better.
+        Trained weights; another start may lead to another minimum, whose evidence tells which is
+        better.
     X, Y : array_like, shapes (star, pixel), (star, label)
     noise : {"per_label", "full", "fixed"}
         One sigma_noise a label; a full noise covariance (from sigma_noise, too); or what `reg` has.
     prior : {"scale", "per_layer", "per_block", "fixed"}
-        One factor for all prior precisions, for those of each layer, or of each block; or what `reg` has.
+        One factor for all prior precisions, for those of each layer, or of each block; or what
+        `reg` has.
     tolerance : float
-        Stop when a Newton step in the hyperparameters would gain less, in nats; 0.01 leaves each of them within 0.14
-        of the standard deviation that the evidence itself leaves it.
+        Stop when a Newton step in the hyperparameters would gain less, in nats; 0.01 leaves each of
+        them within 0.14 of the standard deviation that the evidence itself leaves it.
     max_evaluations : int
         Of the evidence with its gradient. The best so far is returned if they do not suffice.
     structure, backend, memory, options
-        As for `fit_laplace`. Primal and dual have the complete gradient. The others alternate between the maximum
-        at fixed weights, by central differences, and the minimum of U, up to `max_evaluations` times: they end where
-        neither changes, which is close to a maximum of the evidence only as far as A depends little on the weights.
+        As for `fit_laplace`. Primal and dual have the complete gradient. The others alternate
+        between the maximum at fixed weights, by central differences, and the minimum of U, up to
+        `max_evaluations` times: they end where neither changes, which is close to a maximum of the
+        evidence only as far as A depends little on the weights.
     callback : callable, optional
         Called with the regression and its `Evidence` after each evaluation.
 
@@ -99,8 +104,8 @@ def tune(
     Raises
     ------
     OptionError
-        The regression has one prior precision a parameter, or a full noise covariance with noise="per_label"; the
-        dual structure is given a subset of the stars.
+        The regression has one prior precision a parameter, or a full noise covariance with
+        noise="per_label"; the dual structure is given a subset of the stars.
     """
     if structure == "dual" and options:
         raise OptionError(

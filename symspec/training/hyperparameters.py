@@ -60,7 +60,8 @@ class Hyperparameters:
     noise : {"per_label", "full", "fixed"}
         One sigma_noise a label, a full covariance, or neither.
     prior : {"scale", "per_layer", "per_block", "fixed"}
-        One factor for all prior precisions, for those of each layer, for that of each block, or none.
+        One factor for all prior precisions, for those of each layer, for that of each block, or
+        none.
 
     Attributes
     ----------

@@ -1,8 +1,9 @@
 r"""Laplace's log marginal likelihood F of a regression's noise and prior, with its complete gradient.
 
-With A the Gauss-Newton matrix at the minimum theta* of U, H the exact Hessian there, r_n the residuals, W_n the inverse
-noise covariance on the observed labels of star n and zero elsewhere, :math:`V_n = J_n A^{-1} J_n^T`, and one adjoint
-solve :math:`q = H^{-1} \nabla_\theta \tfrac12 \log\det A`,
+With A the Gauss-Newton matrix at the minimum theta* of U, H the exact Hessian there, r_n the
+residuals, W_n the inverse noise covariance on the observed labels of star n and zero elsewhere,
+:math:`V_n = J_n A^{-1} J_n^T`, and one adjoint solve :math:`q = H^{-1} \nabla_\theta \tfrac12
+\log\det A`,
 
 .. math::
     F &= -U - \tfrac12 \log\det A + \tfrac{P}{2} \log 2\pi \\
@@ -44,8 +45,8 @@ class Evidence:
     standard_error : float
         Of it; 0 where it is no estimate.
     gradient : numpy.ndarray, shape (entry,)
-        With respect to the hyperparameters that vary. Complete for the structures primal and dual; at fixed weights
-        for the others.
+        With respect to the hyperparameters that vary. Complete for the structures primal and dual;
+        at fixed weights for the others.
     names : list of str
         What the gradient's entries are.
     theta : numpy.ndarray, shape (param,)
@@ -243,7 +244,8 @@ class MarginalLikelihood:
 def count_in_kernel(inverse: DualInverse, kernel_inverse: np.ndarray) -> dict[str, float]:
     r"""Effective number of parameters of each block, :math:`\gamma_b = \mathrm{tr}(M^{-1} K_b)`.
 
-    K_b is the tangent kernel of the block alone, M the kernel of all with the noise. Nothing of size (param, param).
+    K_b is the tangent kernel of the block alone, M the kernel of all with the noise. Nothing of
+    size (param, param).
 
     Parameters
     ----------

@@ -44,8 +44,8 @@ def minimize(
 ) -> OptimizeResult:
     """Minimise the negative log posterior U over all stars at once, in float64.
 
-    The gradient is exact, and so is the Hessian where the method takes one: as products with vectors, or as a
-    matrix (param, param).
+    The gradient is exact, and so is the Hessian where the method takes one: as products with
+    vectors, or as a matrix (param, param).
 
     Parameters
     ----------
@@ -58,12 +58,14 @@ def minimize(
         Labels in their own units; NaN = missing.
     method : str, default "L-BFGS-B"
         With the gradient: "L-BFGS-B", "BFGS", "CG", "TNC", "SLSQP". With Hessian-vector products:
-        "Newton-CG", "trust-ncg", "trust-krylov", "trust-constr". With the Hessian: "trust-exact", and
-        "dogleg" for a convex U. "BFGS", "SLSQP", "dogleg" and "trust-exact" keep a matrix (param, param).
+        "Newton-CG", "trust-ncg", "trust-krylov", "trust-constr". With the Hessian: "trust-exact",
+        and "dogleg" for a convex U. "BFGS", "SLSQP", "dogleg" and "trust-exact" keep a matrix
+        (param, param).
     tol : float, optional
-        SciPy's `tol`, each method in its own way: for most the norm of the gradient of U, for "L-BFGS-B",
-        "TNC" and "SLSQP" (also) the change of U in a step, relative for the first. U is a SUM over stars and
-        known to some 1e-16 of itself: a method asked for more than that ends with `success` False.
+        SciPy's `tol`, each method in its own way: for most the norm of the gradient of U, for
+        "L-BFGS-B", "TNC" and "SLSQP" (also) the change of U in a step, relative for the first. U is
+        a SUM over stars and known to some 1e-16 of itself: a method asked for more than that ends
+        with `success` False.
     max_iterations : int, optional
         The option "maxiter"; for "TNC" "maxfun", evaluations of U.
     options : mapping, optional
@@ -76,8 +78,9 @@ def minimize(
     Returns
     -------
     scipy.optimize.OptimizeResult
-        SciPy's own: `x` (param,), `fun` (U, nats, all constants), `jac` (param,) the gradient at `x`, `nit`,
-        `success`, `message`. After Ctrl-C `x` is the best point so far and `success` False.
+        SciPy's own: `x` (param,), `fun` (U, nats, all constants), `jac` (param,) the gradient at
+        `x`, `nit`, `success`, `message`. After Ctrl-C `x` is the best point so far and `success`
+        False.
 
     Raises
     ------
@@ -92,9 +95,9 @@ def minimize(
 
     Warnings
     --------
-    `hess_inv`, which BFGS and L-BFGS-B leave in the result, is a by-product of the search and no covariance
-    to publish: standard deviations from it come out 2 to 17 % low for BFGS and 4 to 190 times too large for
-    L-BFGS-B. Use `fit_laplace` for error bars.
+    `hess_inv`, which BFGS and L-BFGS-B leave in the result, is a by-product of the search and no
+    covariance to publish: standard deviations from it come out 2 to 17 % low for BFGS and 4 to 190
+    times too large for L-BFGS-B. Use `fit_laplace` for error bars.
 
     References
     ----------

@@ -60,8 +60,8 @@ def polish(
 
     Each step minimises the exact quadratic model :math:`g^T s + s^T H s / 2` within a ball
     :math:`s^T G s \le r^2` by conjugate gradients preconditioned by :math:`G^{-1}` (Steihaug 1983,
-    doi:10.1137/0720042). As G is nearly H, few products are needed, directions of negative curvature are
-    followed out of saddle points, and convergence is quadratic at the end.
+    doi:10.1137/0720042). As G is nearly H, few products are needed, directions of negative
+    curvature are followed out of saddle points, and convergence is quadratic at the end.
 
     Parameters
     ----------

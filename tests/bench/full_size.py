@@ -1,12 +1,12 @@
 """Error bars of the 17.6-million-weight network from 50,000 generated spectra: every structure in one table.
 
-    python tests/bench/full_size.py FOLDER                 all of it: about two hours on two cores, 2 GB on disk
-    python tests/bench/full_size.py FOLDER kronecker ...   some of the stages
+    python tests/bench/full_size.py FOLDER                 all of it: about two hours on two cores,
+    2 GB on disk python tests/bench/full_size.py FOLDER kronecker ...   some of the stages
 
-Stages: data, training, gradient, kronecker, ekfac, diagonal, last_layer, dual, krylov, hmc, table. Each is a process
-of its own, so that its peak of memory is its own, and leaves its numbers in FOLDER; those that are there are not made
-again.
-sigma_noise is the scatter that the training left, so that the error bars are those that a user would ask for.
+Stages: data, training, gradient, kronecker, ekfac, diagonal, last_layer, dual, krylov, hmc, table.
+Each is a process of its own, so that its peak of memory is its own, and leaves its numbers in
+FOLDER; those that are there are not made again. sigma_noise is the scatter that the training left,
+so that the error bars are those that a user would ask for.
 """
 
 import json

@@ -3,11 +3,12 @@
     ENVIRONMENT/bin/python tests/bench/fuzz_importers.py make FOLDER [NUMBER [SEED]]
     .venv/bin/python tests/bench/fuzz_importers.py check FOLDER [NAME ...]
 
-`make` runs in an environment with keras, jax, tensorflow, tf_keras, torch and safetensors, and without symspec: it
-writes NUMBER networks (default 240) with what these programs find for the outputs y, for the Jacobian dy/dx, for the
-Hessian of U = sum (y - labels)^2 / 2 over the weights of the last layer, and for that of all weights times a random
-vector. `check` runs in symspec's environment, where none of them is installed, and says how far symspec is from each,
-relative to the largest entry: 1e-10 in float64 and 1e-5 in float32 are allowed. A quarter of an hour each.
+`make` runs in an environment with keras, jax, tensorflow, tf_keras, torch and safetensors, and
+without symspec: it writes NUMBER networks (default 240) with what these programs find for the
+outputs y, for the Jacobian dy/dx, for the Hessian of U = sum (y - labels)^2 / 2 over the weights of
+the last layer, and for that of all weights times a random vector. `check` runs in symspec's
+environment, where none of them is installed, and says how far symspec is from each, relative to the
+largest entry: 1e-10 in float64 and 1e-5 in float32 are allowed. A quarter of an hour each.
 """
 
 import json
@@ -161,8 +162,8 @@ def derive(net, theta, v, expected, dtype):
 def compare(stem):
     """Largest differences of one network, relative to the largest entry.
 
-    Where float32 is too coarse for what is asked, say behind a tanh near 1, symspec has to be as close to its own
-    result in float64 as the other program is.
+    Where float32 is too coarse for what is asked, say behind a tanh near 1, symspec has to be as
+    close to its own result in float64 as the other program is.
     """
     expected = dict(np.load(stem.with_suffix(".npz")))
     net, theta, v, hv = read_all(stem, (expected["x"], expected["y"]))

@@ -377,7 +377,8 @@ def n_inputs(model):
 def make_case(keras, path, rng, dtype, kind, data_format, is_legacy):
     """Write the files of one network, and the arrays that symspec should find.
 
-    TensorFlow's moments hold the mean in their derivative, so that second derivatives of LayerNormalization are wrong.
+    TensorFlow's moments hold the mean in their derivative, so that second derivatives of
+    LayerNormalization are wrong.
     """
     keras.backend.clear_session()
     model = draw_model(keras, rng, kind, data_format)

@@ -3,11 +3,11 @@
     ENVIRONMENT/bin/python tests/bench/fuzz_onnx.py make FOLDER [NUMBER [SEED]]
     .venv/bin/python tests/bench/fuzz_onnx.py check FOLDER
 
-`make` runs in an environment with torch, tensorflow, keras, safetensors, onnx, onnxscript and tf2onnx, and without
-symspec: NUMBER networks (default 60) of PyTorch go through both of its exporters, as many of Keras through
-TensorFlow's. `check` says how far symspec's outputs are from theirs, relative to the largest: 1e-5 is allowed in
-float32, and 1e-8 in float64, as options such as epsilon are in float32 in any file. What is refused is told with the
-reason.
+`make` runs in an environment with torch, tensorflow, keras, safetensors, onnx, onnxscript and
+tf2onnx, and without symspec: NUMBER networks (default 60) of PyTorch go through both of its
+exporters, as many of Keras through TensorFlow's. `check` says how far symspec's outputs are from
+theirs, relative to the largest: 1e-5 is allowed in float32, and 1e-8 in float64, as options such as
+epsilon are in float32 in any file. What is refused is told with the reason.
 """
 
 import os

@@ -1,7 +1,7 @@
 """Random networks of PyTorch with their files, predictions and derivatives: the PyTorch half of `fuzz_importers.py`.
 
-A network is a list of steps (kind, options, places of other steps), which names symspec's layers and their options, and
-which is run here by PyTorch's own modules and functions.
+A network is a list of steps (kind, options, places of other steps), which names symspec's layers
+and their options, and which is run here by PyTorch's own modules and functions.
 """
 
 import json

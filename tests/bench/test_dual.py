@@ -2,8 +2,9 @@
 
     python -m pytest tests/bench/test_dual.py -q -s
 
-Each side runs in processes of its own (this file, as a script), in turn, so that its peak of memory is its own.
-Both do the passes through the network in float32, and Gram matrices, Cholesky and triangular solve in float64.
+Each side runs in processes of its own (this file, as a script), in turn, so that its peak of memory
+is its own. Both do the passes through the network in float32, and Gram matrices, Cholesky and
+triangular solve in float64.
 """
 
 import json

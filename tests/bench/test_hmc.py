@@ -2,8 +2,8 @@
 
     python -m pytest tests/bench/test_hmc.py -q -s -o addopts=""
 
-The same model, sampler and run, on meat spectra (Tecator): neighbouring pixels are nearly the same, so that the
-posterior is narrow in some directions and wide in others.
+The same model, sampler and run, on meat spectra (Tecator): neighbouring pixels are nearly the same,
+so that the posterior is narrow in some directions and wide in others.
 """
 
 from pathlib import Path

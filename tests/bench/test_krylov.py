@@ -2,9 +2,9 @@
 
     python -m pytest tests/bench/test_krylov.py -q -s -o addopts=""
 
-Products to a relative residual of 1e-3, for the tangents of test stars, of networks trained to a minimum on real stars
-(MILES, left as they are and in the span of the training spectra) and on generated ones. Nothing here is timed but the
-last test, whose exponents are measured in one run.
+Products to a relative residual of 1e-3, for the tangents of test stars, of networks trained to a
+minimum on real stars (MILES, left as they are and in the span of the training spectra) and on
+generated ones. Nothing here is timed but the last test, whose exponents are measured in one run.
 """
 
 import time

@@ -2,8 +2,9 @@
 
     python -m pytest tests/bench/test_speed.py -q -s
 
-Batch of 256, float32. Rounds are interleaved (the floor, JAX, symspec, the floor, ...), so that a busy machine is
-busy for all three; medians are compared. The floor counts matrix products only: activations and sums are free.
+Batch of 256, float32. Rounds are interleaved (the floor, JAX, symspec, the floor, ...), so that a
+busy machine is busy for all three; medians are compared. The floor counts matrix products only:
+activations and sums are free.
 """
 
 import time

@@ -2,8 +2,8 @@
 
     python -m pytest tests/bench/test_starnet.py -q -s -o addopts=""
 
-Rounds of symspec and of `jax.jit(vmap(jacrev))` alternate, so that a busy machine is busy for both; medians are
-compared. Both get batches that fit in memory.
+Rounds of symspec and of `jax.jit(vmap(jacrev))` alternate, so that a busy machine is busy for both;
+medians are compared. Both get batches that fit in memory.
 """
 
 import time

@@ -23,7 +23,8 @@ def test_every_star_is_predicted_once_while_held_out(tmp_path, monkeypatch):
     assert result.prediction.labels.shape == few.labels.shape
     assert len(result.certificates) == len(result.regressions) == 2
     assert all(path.exists() for path in result.files.values())
-    # far better than the mean label, so rows belong to their stars: shuffled ones would scatter by sqrt(2) times more
+    # far better than the mean label, so rows belong to their stars: shuffled ones would scatter by
+    # sqrt(2) times more
     assert (
         ss.sigma_mad(result.prediction.labels - few.labels) < 0.7 * few.labels.std(axis=0)
     ).all()

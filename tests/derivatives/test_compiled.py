@@ -44,7 +44,8 @@ SUMMED = {
 }
 FUNCTIONS = PER_STAR | SUMMED
 
-# tangent factors are most of the theta Jacobian, and each function costs ten seconds on these backends
+# tangent factors are most of the theta Jacobian, and each function costs ten seconds on these
+# backends
 COMPARED = [name for name in FUNCTIONS if name != "tangent factors"]
 
 HARDEST = "tanh-2-hidden-3-labels-full-noise-missing"

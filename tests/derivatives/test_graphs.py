@@ -20,7 +20,8 @@ from symspec.derivatives.matrices import compile_ggn, compile_hessian
 
 # float64 rounding, 1e-16, through a handful of products and a solve of condition below 1e3
 EXACT = 1e-9
-# central differences with step 1e-5: truncation 1e-10 and rounding 1e-16 / 1e-5, times derivatives up to 1e3
+# central differences with step 1e-5: truncation 1e-10 and rounding 1e-16 / 1e-5, times derivatives
+# up to 1e3
 CENTRAL = 1e-6
 STEP = 1e-5
 

@@ -84,7 +84,8 @@ def test_directions_restrict_laplace_to_a_unit_normal_and_the_prior_to_independe
     A = np.linalg.inv(laplace.inverse_hessian.to_dense())
     assert_allclose(basis.T @ A @ basis, np.eye(n), rtol=0, atol=1e-9)
     precision = reg.prior_precision_vector()
-    # the prior's exponent along theta* + B z, against that of independent normals: equal up to a constant
+    # the prior's exponent along theta* + B z, against that of independent normals: equal up to a
+    # constant
     z = np.random.default_rng(1).normal(size=(5, n))
     exponent = np.sum(precision * (theta + z @ basis.T) ** 2, axis=1)
     independent = np.sum(((z - mean) / sd) ** 2, axis=1)

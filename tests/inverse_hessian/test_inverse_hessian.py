@@ -1,7 +1,8 @@
 """Two exact inverses of the curvature agree with each other and with `numpy.linalg.inv`, however one asks.
 
-The references are the forward-mode derivatives of conftest.py and dense algebra. Draws are held against the
-Wishart standard errors of their covariance, and the same statistic is shown to notice the usual slips.
+The references are the forward-mode derivatives of conftest.py and dense algebra. Draws are held
+against the Wishart standard errors of their covariance, and the same statistic is shown to notice
+the usual slips.
 """
 
 import re
@@ -31,7 +32,8 @@ NO_BIAS = "tanh-and-softplus-without-bias-with-dropout"
 PER_PARAMETER = "linear-1-hidden-2-labels"
 NETWORKS = [TANH, TANH_FULL, RELU, RELU_FULL, NO_BIAS, PER_PARAMETER]
 
-# float64 rounding, 1e-16, times condition numbers of up to 1e6 (labels in K beside dex), and a margin
+# float64 rounding, 1e-16, times condition numbers of up to 1e6 (labels in K beside dex), and a
+# margin
 SOLVED = 1e-8
 # the two inverses differ by the roundings of both; the project promises this much
 AGREED = 1e-7
@@ -224,7 +226,8 @@ def test_a_kernel_that_is_not_finite_is_refused():
 def z_scores(draws, covariance):
     """Errors of the draws' second moments and means, in units of their standard errors.
 
-    For n normal draws of mean zero the variance of mean(x_i x_j) is (A_ij^2 + A_ii A_jj) / n (Wishart).
+    For n normal draws of mean zero the variance of mean(x_i x_j) is (A_ij^2 + A_ii A_jj) / n
+    (Wishart).
     """
     n, variance = len(draws), np.diag(covariance)
     error = np.sqrt((covariance**2 + np.outer(variance, variance)) / n)
@@ -236,10 +239,12 @@ def test_draws_have_the_inverse_as_their_covariance_and_mean_zero(small, structu
     draws = small.both[structure].draw(N_DRAWS, np.random.default_rng(5))
     assert draws.shape == (N_DRAWS, len(small.A))
     of_covariance, of_mean = z_scores(draws, A_inverse)
-    # 26 * 27 / 2 = 351 different entries and 26 means: the chance that a correct one exceeds 4.5 is 0.003
+    # 26 * 27 / 2 = 351 different entries and 26 means: the chance that a correct one exceeds 4.5 is
+    # 0.003
     assert np.abs(of_covariance).max() < 4.5
     assert np.abs(of_mean).max() < 4.5
-    # and they scatter as they should: a root mean square of 1, itself uncertain by about 1 / sqrt(2 * 26)
+    # and they scatter as they should: a root mean square of 1, itself uncertain by about 1 / sqrt(2
+    # * 26)
     assert 0.6 < np.sqrt(np.mean(of_covariance**2)) < 1.4
 
 

@@ -1,6 +1,7 @@
 """Every structure of the inverse Hessian against its definition in dense algebra, entry by entry.
 
-The definitions are written out over the Jacobians of conftest.py; structures never see a Jacobian, only its factors.
+The definitions are written out over the Jacobians of conftest.py; structures never see a Jacobian,
+only its factors.
 """
 
 import re
@@ -34,7 +35,8 @@ PER_BLOCK = [
 ]  # one prior precision a block, as Kronecker products want it
 ALL = [*PER_BLOCK, TANH_FULL, RELU_FULL]
 
-# float64 rounding, 1e-16, times condition numbers of up to 1e6 (labels in K beside dex), and a margin
+# float64 rounding, 1e-16, times condition numbers of up to 1e6 (labels in K beside dex), and a
+# margin
 SOLVED = 1e-8
 APPROXIMATE = {"kronecker", "ekfac", "diagonal", "last_layer", "low_rank"}
 OPTIONS = {"krylov": {"subset": 2, "tolerance": 1e-9}, "low_rank": {"rank": 4}}
@@ -406,7 +408,8 @@ def test_the_diagonal_of_many_parameters_is_estimated_between_zero_and_the_subse
     estimate, exact = inverse.diagonal(n_probes=300), middling.primal.diagonal()
     assert (estimate >= 0).all()
     assert (estimate <= inverse.subset.diagonal()).all()
-    # of the standard errors sqrt(2 sum_j!=i X_ij^2 / n) of probes of random signs, X = the subset's A^-1 less A^-1
+    # of the standard errors sqrt(2 sum_j!=i X_ij^2 / n) of probes of random signs, X = the subset's
+    # A^-1 less A^-1
     X = inverse.subset.to_dense() - middling.primal.to_dense()
     error = np.sqrt(((X**2).sum(axis=1) - np.diag(X) ** 2) / 300)
     assert (np.abs(estimate - exact) < 5.5 * error).all()

@@ -19,7 +19,8 @@ from symspec.reports import tables
 from symspec.reports.star_tables import write_audit
 
 TANH, RELU_FULL = "tanh-1-hidden-2-labels-own-units-missing", "relu-2-hidden-3-labels-full-noise"
-# float64 rounding, 1e-16, times condition numbers of up to 1e6 (labels in K beside dex), and a margin
+# float64 rounding, 1e-16, times condition numbers of up to 1e6 (labels in K beside dex), and a
+# margin
 SOLVED = 1e-8
 
 over_networks = pytest.mark.parametrize("problem", [TANH, RELU_FULL], indirect=True)
@@ -129,7 +130,8 @@ def test_some_training_stars_stand_for_all_where_there_are_many(cloud, monkeypat
     expected = brute_force(cloud.X, cloud.sample)
     assert_allclose(distance, expected[0], rtol=1e-10, atol=1e-12)
     assert_allclose(quantile * 40, np.round(quantile * 40), atol=1e-12)
-    # 40 of 60 without replacement: a standard error of at most 0.5 / sqrt(40) * sqrt(20 / 59) = 0.046
+    # 40 of 60 without replacement: a standard error of at most 0.5 / sqrt(40) * sqrt(20 / 59) =
+    # 0.046
     assert np.abs(quantile - expected[1]).max() < 4 * 0.046
     np.testing.assert_array_equal(quantile, find_distances(cloud.X, cloud.sample)[1])
 
@@ -194,7 +196,8 @@ def test_krylov_brackets_the_exact_answer_at_every_iteration(gap):
     inverse, tangents = builder.build(gap.theta), builder.tangents(gap.theta, gap.sample)
     exact = gap.audit.exact_sd[:, 0] ** 2
     for star, V in enumerate(exact):
-        # alone in its Krylov space, so that there are many iterations; prior variances of up to 1e2 lose 1e-16 of
+        # alone in its Krylov space, so that there are many iterations; prior variances of up to 1e2
+        # lose 1e-16 of
         # themselves on the way to variances of 1e-4
         bounds = np.array(
             [

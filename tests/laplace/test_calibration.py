@@ -102,7 +102,8 @@ def test_sigma_mad_of_normal_numbers_is_their_standard_deviation_whatever_the_ou
     n = 20_000
     residuals = np.random.default_rng(1).normal([40.0, -0.1], [95.0, 0.26], size=(n, 2))
     residuals[: n // 1000] = 1e6
-    # standard error 1.17 sigma / sqrt(n) = 0.8 %, and 0.1 % of outliers shift the median by about as much
+    # standard error 1.17 sigma / sqrt(n) = 0.8 %, and 0.1 % of outliers shift the median by about
+    # as much
     np.testing.assert_allclose(sigma_mad(residuals), [95.0, 0.26], rtol=0.03)
 
 
@@ -140,7 +141,8 @@ def test_a_calibration_finds_the_factor_by_which_errors_are_wrong():
     truth[: n // 2, 2] = np.nan
     labels[-3] = np.nan  # a star that failed tells nothing
     found = ss.calibrate_errors(build_prediction(labels, errors), truth, source="stars of clusters")
-    # 1.17 / sqrt(n) is 0.8 %, for the last label 1.2 %; the shift of 5 is no scatter, but for labels of small errors
+    # 1.17 / sqrt(n) is 0.8 %, for the last label 1.2 %; the shift of 5 is no scatter, but for
+    # labels of small errors
     np.testing.assert_allclose(found.factor[0], 1.0, rtol=0.04)
     np.testing.assert_allclose(ss.sigma_mad((truth - labels) / errors), found.factor, rtol=1e-12)
     assert (

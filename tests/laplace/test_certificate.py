@@ -17,7 +17,8 @@ TANH, TANH_FULL = (
 )
 RELU_FULL = "relu-2-hidden-3-labels-full-noise"
 
-# float64 rounding, 1e-16, times condition numbers of up to 1e6 (labels in K beside dex), and a margin
+# float64 rounding, 1e-16, times condition numbers of up to 1e6 (labels in K beside dex), and a
+# margin
 SOLVED = 1e-8
 
 over_networks = pytest.mark.parametrize("problem", [TANH, TANH_FULL, RELU_FULL], indirect=True)
@@ -169,7 +170,8 @@ def test_a_network_of_many_weights_gets_few_products_and_an_honest_error(monkeyp
     assert_bounds_the_smallest(value, error, eigenvalues)
     assert error > 1e-6
     assert 0 < largest <= eigenvalues[-1] * (1 + 1e-12)
-    # two iterations, one product to begin with, one each for the final residuals of SciPy and ours; two for the largest
+    # two iterations, one product to begin with, one each for the final residuals of SciPy and ours;
+    # two for the largest
     assert len(calls) <= 8
 
 
@@ -232,7 +234,8 @@ def test_a_saddle_without_any_gradient_is_not_taken_for_a_minimum():
     net = ss.mlp([3, 2, 2], activation="tanh")
     reg = ss.Regression(net, sigma_noise=0.1, prior_precision=1.0)
     found = ss.fit_laplace(reg, np.zeros(net.n_params), X, Y, require_minimum=False).certificate
-    # U couples hidden and output kernels alone, by -sum_n x_n y_n^T / sigma^2: its singular values are the
+    # U couples hidden and output kernels alone, by -sum_n x_n y_n^T / sigma^2: its singular values
+    # are the
     # eigenvalues of H, either sign, beside the prior's 1; each hidden unit has a pair of its own
     coupling = np.linalg.svd(X.T @ Y / 0.1**2, compute_uv=False)
     assert found.gradient_norm < 1e-10

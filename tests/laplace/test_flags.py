@@ -14,7 +14,8 @@ NAN, RANGE = np.nan, np.array([[4000.0, 1.0], [6000.0, 5.0]])
 OUTSIDE, NEAR, FAILED = Flag.OUTSIDE_TRAINING_RANGE, Flag.NEAR_EDGE, Flag.FAILED
 NO_EDGE = FlagOptions(edge=0)
 
-# labels of one star, a variance between them, options -> flags of each label; an edge is 100 K or 0.2 dex wide
+# labels of one star, a variance between them, options -> flags of each label; an edge is 100 K or
+# 0.2 dex wide
 LABELS = {
     "nothing-to-say": ([5000, 3], 0.5, FlagOptions(), (0, 0)),
     "at-the-ends": ([4000, 5], 0.5, FlagOptions(), (NEAR, NEAR)),

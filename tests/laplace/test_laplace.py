@@ -18,7 +18,8 @@ TANH, TANH_FULL = (
 )
 RELU_FULL = "relu-2-hidden-3-labels-full-noise"
 
-# float64 rounding, 1e-16, times condition numbers of up to 1e6 (labels in K beside dex), and a margin
+# float64 rounding, 1e-16, times condition numbers of up to 1e6 (labels in K beside dex), and a
+# margin
 SOLVED = 1e-8
 N_DRAWS = 4_000
 
@@ -201,7 +202,8 @@ def test_draws_of_the_linearised_model_have_the_label_covariance(trained):
         variance = np.diag(expected)
         # Wishart: the variance of a mean of products of n normal numbers of mean zero
         error = np.sqrt((expected**2 + np.outer(variance, variance)) / N_DRAWS)
-        # 7 stars with 3 different entries and 2 means: the chance that a correct one exceeds 4 is 0.002
+        # 7 stars with 3 different entries and 2 means: the chance that a correct one exceeds 4 is
+        # 0.002
         assert np.abs((of_star.T @ of_star / N_DRAWS - expected) / error).max() < 4
         assert np.abs(of_star.mean(axis=0) / np.sqrt(variance / N_DRAWS)).max() < 4
 

@@ -1,19 +1,24 @@
 r"""The structures of the inverse Hessian against laplace-torch 0.3, whose numbers are in reference/laplace_torch.json.
 
-The numbers were made by reference/laplace_torch.py from three small networks in float64; neither package imports the
-other. What follows are laplace-torch's conventions; each is also computed below in plain NumPy.
+The numbers were made by reference/laplace_torch.py from three small networks in float64; neither
+package imports the other. What follows are laplace-torch's conventions; each is also computed below
+in plain NumPy.
 
 - Its log marginal likelihood is :math:`\log p(Y|\theta) + \tfrac12 (\log\det\Lambda - \log\det A -
-  \theta^T\Lambda\theta)` with all constants of the likelihood; those of prior and volume, P log(2 pi) / 2 each, cancel.
-  That is our :math:`-U - \tfrac12 \log\det A + \tfrac P2 \log 2\pi`, away from the minimum, too. (Its loss is
-  1/2 sum (y - f)^2, and `_H_factor` is 1 / sigma^2.) For the last layer both leave all other weights out of the prior.
-- Its prior has mean 0 by default, and its "layers" are arrays: kernels and biases each have a precision of their own,
-  as our blocks have. sigma_noise is a standard deviation, one number for all labels, by default 1.
-- "full" and "diag" are the exact Gauss-Newton matrix and its diagonal: no Monte Carlo unless stochastic=True.
-- "kron" is :math:`\tfrac1N Q \otimes R + \delta` for a kernel, with the sum over outputs exact, and so is ours. But it
-  takes a bias as a block of its own, whose curvature is R, and drops what joins it to its kernel; ours has kernel and
-  bias in one block, with inputs [a, s] (Martens & Grosse 2015). Without biases the two are the same; with biases they
-  are two approximations, and this file computes the numbers of both with dense matrices.
+  \theta^T\Lambda\theta)` with all constants of the likelihood; those of prior and volume, P log(2
+  pi) / 2 each, cancel. That is our :math:`-U - \tfrac12 \log\det A + \tfrac P2 \log 2\pi`, away
+  from the minimum, too. (Its loss is 1/2 sum (y - f)^2, and `_H_factor` is 1 / sigma^2.) For the
+  last layer both leave all other weights out of the prior.
+- Its prior has mean 0 by default, and its "layers" are arrays: kernels and biases each have a
+  precision of their own, as our blocks have. sigma_noise is a standard deviation, one number for
+  all labels, by default 1.
+- "full" and "diag" are the exact Gauss-Newton matrix and its diagonal: no Monte Carlo unless
+  stochastic=True.
+- "kron" is :math:`\tfrac1N Q \otimes R + \delta` for a kernel, with the sum over outputs exact, and
+  so is ours. But it takes a bias as a block of its own, whose curvature is R, and drops what joins
+  it to its kernel; ours has kernel and bias in one block, with inputs [a, s] (Martens & Grosse
+  2015). Without biases the two are the same; with biases they are two approximations, and this file
+  computes the numbers of both with dense matrices.
 """
 
 import json
@@ -43,9 +48,11 @@ SAME = {
 }  # ours: theirs
 LOG_2PI = np.log(2 * np.pi)
 
-# float64 rounding, 1e-16, times condition numbers of up to 1e5 (eigenvalues of 1e4 beside priors of 0.4), and a margin
+# float64 rounding, 1e-16, times condition numbers of up to 1e5 (eigenvalues of 1e4 beside priors of
+# 0.4), and a margin
 SOLVED = 1e-9
-# log determinants and sums of squares, of order 100, are added with either sign: so many nats, whatever is left
+# log determinants and sums of squares, of order 100, are added with either sign: so many nats,
+# whatever is left
 NATS = 1e-9
 # no two structures come as near as this
 APART = 1e-2
@@ -99,7 +106,8 @@ def assert_same(laplace, problem, theirs):
     )
 
 
-# ------------------------------------------------------------------------------------------- NumPy's account of both
+# -------------------------------------------------------------------------------------------
+# NumPy's account of both
 
 
 def layer_factors(problem, X):
@@ -122,8 +130,8 @@ def layer_factors(problem, X):
 def blocks(problem, X, *, joined):
     """(inputs, cotangents, prior precision, log det of the change of variables) of every block of weights.
 
-    A bias is a weight whose input is 1: in a block of its own as laplace-torch has it, or `joined` to its kernel with
-    the input s, which stands for the bias over s.
+    A bias is a weight whose input is 1: in a block of its own as laplace-torch has it, or `joined`
+    to its kernel with the input s, which stands for the bias over s.
     """
     found = []
     for i, (a, g) in enumerate(zip(*layer_factors(problem, X)[:2], strict=True)):
@@ -169,7 +177,8 @@ def evidence(problem, log_det, names=None):
     return total - 0.5 * log_det
 
 
-# ------------------------------------------------------------------------------------------------ ours against theirs
+# ------------------------------------------------------------------------------------------------
+# ours against theirs
 
 
 @pytest.mark.parametrize("structure", SAME)
@@ -181,7 +190,8 @@ def test_structure_agrees_with_laplace_torch(name, structure):
 
 @pytest.mark.parametrize("name", WITH_BIAS)
 def test_exact_hessian_agrees_with_laplace_torch(name):
-    # only for the smooth networks: the script took those to their minimum, where the Hessian is positive definite
+    # only for the smooth networks: the script took those to their minimum, where the Hessian is
+    # positive definite
     problem = read(name)
     laplace = fit(name, "primal", curvature="hessian")
     assert laplace.certificate.is_minimum
@@ -224,7 +234,8 @@ def test_labels_and_objective_agree_with_laplace_torch(name):
     assert_allclose(laplace.negative_log_posterior, U, rtol=0, atol=NATS)
 
 
-# -------------------------------------------------------------------------------------- theirs against plain NumPy
+# -------------------------------------------------------------------------------------- theirs
+# against plain NumPy
 
 
 @pytest.mark.parametrize("name", STORED)

@@ -1,8 +1,9 @@
 """A network without hidden layers is Bayesian linear regression, whose posterior is known in closed form.
 
-The reference stacks the design matrix of every star by Kronecker products and solves with `numpy.linalg`. Its
-evidence is the density of the labels themselves, log N(y | m, Phi Lambda^-1 Phi^T + S), in which no
-posterior, no Hessian and no factor of 2 pi to the number of parameters appears.
+The reference stacks the design matrix of every star by Kronecker products and solves with
+`numpy.linalg`. Its evidence is the density of the labels themselves, log N(y | m, Phi Lambda^-1
+Phi^T + S), in which no posterior, no Hessian and no factor of 2 pi to the number of parameters
+appears.
 """
 
 from dataclasses import dataclass
@@ -16,7 +17,8 @@ from numpy.testing import assert_allclose
 import symspec as ss
 
 N_NEW = 4
-# float64 rounding, 1e-16, times condition numbers of the curvature of up to 1e4, with a margin of a hundred
+# float64 rounding, 1e-16, times condition numbers of the curvature of up to 1e4, with a margin of a
+# hundred
 EXACT = 1e-10
 
 
@@ -158,7 +160,8 @@ def test_scipy_ends_at_the_posterior_mean(method):
     result = ss.minimize(
         c.reg, np.zeros_like(c.mean), c.X, c.Y, method=method, tol=1e-13, progress=False
     )
-    # L-BFGS-B stops when a step changes U, about 100 here, by less than 1e-13 of itself: the weights are good
+    # L-BFGS-B stops when a step changes U, about 100 here, by less than 1e-13 of itself: the
+    # weights are good
     # to the root of that, 3e-6, and a little more; trust-exact ends with a Newton step
     assert_allclose(result.x, c.mean, atol=1e-10 if method == "trust-exact" else 2e-5, rtol=0)
 
@@ -196,7 +199,8 @@ def test_laplace_evidence_is_the_density_of_the_labels(closed_form, posterior):
 def test_the_closed_form_is_certified_to_be_the_minimum(closed_form, posterior):
     certificate = posterior.certificate
     assert certificate.is_minimum
-    # the decrement is a square: rounding of 1e-12 in the gradient, in units of its own size, leaves 1e-20
+    # the decrement is a square: rounding of 1e-12 in the gradient, in units of its own size, leaves
+    # 1e-20
     assert 0 <= certificate.newton_decrement < 1e-18
     expected = 1 / np.linalg.eigvalsh(closed_form.covariance)[-1]
     assert_allclose(certificate.smallest_eigenvalue, expected, rtol=1e-8)

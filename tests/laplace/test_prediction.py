@@ -81,7 +81,8 @@ def test_the_flux_covariance_uses_the_derivatives_of_the_network(network, reques
         J = (
             predict(case.theta, case.X_new[n] + steps) - predict(case.theta, case.X_new[n] - steps)
         ).T / (2 * h)
-        # central differences: h^2 times third derivatives of 1 / x_scale^2 = 400, and 1e-16 x 5000 / h = 5e-8
+        # central differences: h^2 times third derivatives of 1 / x_scale^2 = 400, and 1e-16 x 5000
+        # / h = 5e-8
         assert_allclose(found[n], (J / case.ivar[n]) @ J.T, rtol=1e-6)
 
 

@@ -19,7 +19,8 @@ NETWORKS = [
     "tanh-and-softplus-without-bias-with-dropout",
     "linear-1-hidden-2-labels",
 ]
-# float64 rounding, 1e-16, times condition numbers of up to 1e6 (labels in K beside dex), and a margin
+# float64 rounding, 1e-16, times condition numbers of up to 1e6 (labels in K beside dex), and a
+# margin
 SOLVED = 1e-8
 
 over_networks = pytest.mark.parametrize("problem", NETWORKS, indirect=True)
@@ -141,7 +142,8 @@ def test_it_is_the_scatter_of_refits_where_the_plain_covariance_is_not(refits):
     products = np.einsum("rnc,rnd->rncd", centred, centred)
     empirical, error = products.mean(axis=0), products.std(axis=0) / np.sqrt(N_REFITS)
     of_sandwich = found.std(axis=0, ddof=1) / np.sqrt(N_SANDWICHES)
-    # 9 different entries: the chance that a right one exceeds 4 is 6e-4; residuals that are smaller than the noise by
+    # 9 different entries: the chance that a right one exceeds 4 is 6e-4; residuals that are smaller
+    # than the noise by
     # the 3 directions of 400 stars lower variances by some 2 %, half a standard error
     z = (found.mean(axis=0) - empirical) / np.hypot(error, of_sandwich)
     assert np.abs(z).max() < 4

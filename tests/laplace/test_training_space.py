@@ -70,7 +70,8 @@ def test_components_are_the_leading_singular_vectors_of_the_first_half(X, space)
     assert kept[:N_KINDS].tolist() == [0, 1, 2]
     assert len(kept) <= kept[-1] + 1 <= MAX_COMPONENTS
     assert_allclose(space.variances, s[kept] ** 2 / len(Z), rtol=1e-9)
-    # singular values of noise lie close together: vectors are known to rounding over their relative distances
+    # singular values of noise lie close together: vectors are known to rounding over their relative
+    # distances
     assert_allclose(np.abs(space.components[:, :-1] @ Vt[kept].T), np.eye(len(kept)), atol=1e-9)
     assert_allclose(space.components[:, -1], 0, atol=1e-15)
     residual = Z - Z @ Vt[kept].T @ Vt[kept]

@@ -40,7 +40,8 @@ def with_derivatives(compile_plainly, function, at):
     slope = pt.grad(y.sum(), x)
     curvature = pt.grad(slope.sum(), x, disconnected_inputs="ignore")
     with warnings.catch_warnings():
-        # rewrites of a second derivative may fold 0 / 0 of constants in a branch that they then drop
+        # rewrites of a second derivative may fold 0 / 0 of constants in a branch that they then
+        # drop
         warnings.simplefilter("ignore", RuntimeWarning)
         # the second derivative of a straight line has no x in it
         compiled = compile_plainly([x], [y, slope, curvature + 0 * x])

@@ -52,7 +52,8 @@ def width_of(wavelength, labels):
     return equivalent_widths(np.atleast_2d(labels))[0][:, nearest]
 
 
-# ------------------------------------------------------------------------------------------------- MILES
+# -------------------------------------------------------------------------------------------------
+# MILES
 
 
 @needs_mangadap
@@ -190,7 +191,8 @@ def test_datasets_import_neither_astropy_nor_mangadap():
     assert answer.stdout.strip() == "set()"
 
 
-# --------------------------------------------------------------------------------------- lines and widths
+# --------------------------------------------------------------------------------------- lines and
+# widths
 
 
 def opacity_ratio_by_hand(teff, logg, fe_h, line, element):
@@ -263,7 +265,8 @@ def test_curve_of_growth_agrees_with_an_integrated_voigt_profile(a):
     np.testing.assert_allclose(formula[[0, -1]], integrated[[0, -1]], rtol=0.01 + 2 * a)
 
 
-# Equivalent widths in the Sun's spectrum [Angstrom], rounded; compare Moore, Minnaert & Houtgast (1966)
+# Equivalent widths in the Sun's spectrum [Angstrom], rounded; compare Moore, Minnaert & Houtgast
+# (1966)
 SOLAR_WIDTHS = {
     "Ca K": (3933.66, 20.3),
     "Ca I 4227": (4226.73, 1.48),
@@ -378,7 +381,8 @@ def test_strong_lines_refuses_a_reversed_range():
         strong_lines(7000, 4000)
 
 
-# ---------------------------------------------------------------------------------------- generated stars
+# ---------------------------------------------------------------------------------------- generated
+# stars
 
 
 def test_generated_flux_is_the_exponential_of_a_sum_over_lines():
@@ -420,7 +424,8 @@ def test_flux_jacobian_agrees_with_central_differences(labels):
     for i, step in enumerate([0.5, 1e-4, 1e-4]):
         shift = step * np.eye(3)[i]
         above, below = (generated_flux([labels + sign * shift], WAVELENGTH) for sign in (1, -1))
-        # roundoff 1e-16 / step, truncation ~ step^2 with derivatives of order one per dex, 1e-3 per K
+        # roundoff 1e-16 / step, truncation ~ step^2 with derivatives of order one per dex, 1e-3 per
+        # K
         atol = 1e-11 if i == 0 else 1e-7
         np.testing.assert_allclose(
             jacobian[..., i], (above - below) / (2 * step), rtol=1e-5, atol=atol

@@ -227,7 +227,8 @@ def test_the_covariance_of_labels_is_that_of_resampled_noise(kind):
         found = labels.T @ labels / n_draws  # the mean is known to be 0
         # Var(y_i y_j) = V_ii V_jj + V_ij^2 for normal y
         error = np.sqrt((np.outer(np.diag(V[star]), np.diag(V[star])) + V[star] ** 2) / n_draws)
-        # 6 independent entries for each of 2 stars and 2 kinds: beyond 4 with a probability of 0.0015
+        # 6 independent entries for each of 2 stars and 2 kinds: beyond 4 with a probability of
+        # 0.0015
         assert np.abs((found - V[star]) / error).max() < 4
 
 

@@ -216,7 +216,8 @@ def test_mini_batches_arrive_near_the_closed_form_with_missing_labels(linear, st
         progress=False,
     )
     expected = solve_ridge(X, Y)
-    # the rate ends at 0.05 / 25 and so do the steps to and fro; leaving the gaps out moves weights by 0.1
+    # the rate ends at 0.05 / 25 and so do the steps to and fro; leaving the gaps out moves weights
+    # by 0.1
     np.testing.assert_allclose(fit.theta, expected, atol=0.03)
     assert np.abs(expected - solve_ridge(*stars)).max() > 0.06
 
@@ -519,7 +520,8 @@ def test_a_validation_sample_without_labels_says_so(linear):
 # --- minimize
 
 
-# tol is the norm of the gradient, but the change of U (first three) or of the weights in a step for these
+# tol is the norm of the gradient, but the change of U (first three) or of the weights in a step for
+# these
 TOL = {"L-BFGS-B": 1e-14, "TNC": 1e-11, "SLSQP": 1e-12, "Newton-CG": 1e-8}
 
 
@@ -532,7 +534,8 @@ def test_every_method_arrives_at_the_closed_form(linear, stars, method, missing)
     result = minimize(
         linear, np.zeros(10), X, Y, method=method, tol=TOL.get(method, 1e-6), progress=False
     )
-    # |gradient| of 1e-6 over the smallest eigenvalue of the Hessian, 8; where changes of U are compared, the
+    # |gradient| of 1e-6 over the smallest eigenvalue of the Hessian, 8; where changes of U are
+    # compared, the
     # square root of the smallest that it shows (1e-14 of 100, some steps early) over the same
     np.testing.assert_allclose(result.x, solve_ridge(X, Y), atol=1e-5 if method in TOL else 1e-6)
     U, gradient = compile_objective(linear)(result.x, X, Y)

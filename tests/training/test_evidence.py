@@ -237,7 +237,8 @@ def test_tuning_finds_the_correlation_of_the_noise():
     reg, _ = ss.tune(start, theta, X, Y, noise="full")
     assert reg.has_full_noise
     sigma = np.sqrt(np.diag(covariance))
-    # 400 stars with both labels: 1 / sqrt(800) of a sigma, (1 - rho^2) / sqrt(400) of the correlation; three of these
+    # 400 stars with both labels: 1 / sqrt(800) of a sigma, (1 - rho^2) / sqrt(400) of the
+    # correlation; three of these
     np.testing.assert_allclose(reg.sigma_noise, sigma, rtol=0.11)
     rho = reg.noise_covariance[0, 1] / np.prod(reg.sigma_noise)
     np.testing.assert_allclose(rho, -0.05 / np.prod(sigma), atol=0.06)

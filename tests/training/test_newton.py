@@ -79,7 +79,8 @@ def test_every_kind_of_network_ends_at_a_minimum(problem_of_kind, polished):
     )
     assert result.converged
     assert result.newton_decrement <= 1e-10
-    # a decrement below 1e-10 bounds the gradient by the root of 2e-10 times the largest eigenvalue of G
+    # a decrement below 1e-10 bounds the gradient by the root of 2e-10 times the largest eigenvalue
+    # of G
     assert np.linalg.norm(g) <= np.sqrt(2e-10 * np.linalg.eigvalsh(G)[-1])
     assert_allclose(result.newton_decrement, g @ np.linalg.solve(G, g) / 2, rtol=1e-3, atol=1e-16)
     assert np.linalg.eigvalsh(H)[0] > 0

@@ -119,7 +119,8 @@ def describe_file(path: str | os.PathLike[str]) -> FileDescription:
     Returns
     -------
     FileDescription
-        Of a whole model of Keras or ONNX each layer or node, with whether symspec reads it; of other files each array.
+        Of a whole model of Keras or ONNX each layer or node, with whether symspec reads it; of
+        other files each array.
 
     Raises
     ------

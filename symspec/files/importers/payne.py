@@ -1,9 +1,10 @@
 r"""Emulators of The Payne: npz files of ``w_array_0``, ``b_array_0``, ..., ``x_min``, ``x_max``.
 
-Labels in, flux out: :math:`s = (x - x_{min}) / (x_{max} - x_{min}) - 1/2`, then
-:math:`a_0 = f(W_0 s + b_0)`, ..., flux :math:`= W_n a_{n-1} + b_n`, kernels (out, in). Ting et al. (2019),
-doi:10.3847/1538-4357/ab2331. Either all pixels share the hidden layers, or each pixel has a network of its own
-(El-Badry et al. 2018, doi:10.1093/mnras/sty240), whose arrays have the pixel as their first axis.
+Labels in, flux out: :math:`s = (x - x_{min}) / (x_{max} - x_{min}) - 1/2`, then :math:`a_0 = f(W_0
+s + b_0)`, ..., flux :math:`= W_n a_{n-1} + b_n`, kernels (out, in). Ting et al. (2019),
+doi:10.3847/1538-4357/ab2331. Either all pixels share the hidden layers, or each pixel has a network
+of its own (El-Badry et al. 2018, doi:10.1093/mnras/sty240), whose arrays have the pixel as their
+first axis.
 """
 
 from __future__ import annotations
@@ -44,8 +45,9 @@ def import_payne(
     ----------
     path : str or path
     activation : {"leaky_relu", "sigmoid"}, optional
-        Of the hidden layers, which the file does not say: "leaky_relu" (slope 0.01) in The Payne's code since all
-        pixels share their layers, "sigmoid" before. Networks of one pixel each are taken as "sigmoid".
+        Of the hidden layers, which the file does not say: "leaky_relu" (slope 0.01) in The Payne's
+        code since all pixels share their layers, "sigmoid" before. Networks of one pixel each are
+        taken as "sigmoid".
     pixels : slice or array of int or bool, optional
         The pixels wanted.
 

@@ -52,29 +52,33 @@ def import_network(
 ) -> Imported:
     """Read a trained network of another program, which need not be installed, and of which nothing is run.
 
-    The flux of a whole model, of Keras or ONNX, is one flat vector: inputs of shape (pixel, channel) are made of it,
-    the channel varying fastest, and several inputs, say a spectrum and photometry, lie in it in the order of the
-    model's inputs. Several outputs follow each other in the same way.
+    The flux of a whole model, of Keras or ONNX, is one flat vector: inputs of shape (pixel,
+    channel) are made of it, the channel varying fastest, and several inputs, say a spectrum and
+    photometry, lie in it in the order of the model's inputs. Several outputs follow each other in
+    the same way.
 
     Parameters
     ----------
     path : str or path
-        The Payne's npz; Keras's `.keras`, whole or weights-only `.h5` and `.weights.h5`; PyTorch's state_dict, `.pt`
-        or `.safetensors`; ONNX's `.onnx`, for which the package onnx is needed. The content decides, not the name.
+        The Payne's npz; Keras's `.keras`, whole or weights-only `.h5` and `.weights.h5`; PyTorch's
+        state_dict, `.pt` or `.safetensors`; ONNX's `.onnx`, for which the package onnx is needed.
+        The content decides, not the name.
     net : Network, optional
-        The layers that the file was trained with: needed where a file holds weights only. Arrays are matched by their
-        order and shapes, which cannot tell branches that are alike: `check` can. For a whole model its own
-        description is then left unread. The moments of its BatchNorm layers, `np.zeros(c), np.ones(c)`, only
-        hold the place of those in the file. For PyTorch, whose arrays are (channel, position), give
-        data_format="channels_first" to what slides over positions, and axis=0 and epsilon=1e-5 to BatchNorm.
+        The layers that the file was trained with: needed where a file holds weights only. Arrays
+        are matched by their order and shapes, which cannot tell branches that are alike: `check`
+        can. For a whole model its own description is then left unread. The moments of its BatchNorm
+        layers, `np.zeros(c), np.ones(c)`, only hold the place of those in the file. For PyTorch,
+        whose arrays are (channel, position), give data_format="channels_first" to what slides over
+        positions, and axis=0 and epsilon=1e-5 to BatchNorm.
     label_names, label_units : sequence of str, optional
         One an output; default those of `net`, or label_0, label_1, ... without units.
     check : pair of array_like, optional
-        Input (star, pixel) and output (star, label) of the network in the program that trained it: what was imported
-        must give the same to float32 accuracy.
+        Input (star, pixel) and output (star, label) of the network in the program that trained it:
+        what was imported must give the same to float32 accuracy.
     flux_scaling, label_scaling : pair of array_like, optional
-        Mean and scale that the flux, or the labels, were standardised with before training, one a pixel (label) or one
-        for all: the network then takes flux, or gives labels, in their own units, and `check` is in these.
+        Mean and scale that the flux, or the labels, were standardised with before training, one a
+        pixel (label) or one for all: the network then takes flux, or gives labels, in their own
+        units, and `check` is in these.
     wavelength : array_like, shape (pixel,), optional
         The grid that it takes spectra on; default that of `net`.
     wavelength_unit : str, default "Angstrom"
@@ -95,7 +99,8 @@ def import_network(
     FileNotFoundError
         When there is nothing at `path`.
     FileFormatError
-        The file is foreign or damaged, has layers that symspec has not, or its arrays do not fit `net`.
+        The file is foreign or damaged, has layers that symspec has not, or its arrays do not fit
+        `net`.
     DataError
         The network imported does not predict `check`; the message has the largest difference.
     OptionError

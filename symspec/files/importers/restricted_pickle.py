@@ -1,8 +1,9 @@
 """The pickle inside a PyTorch file, followed step by step without Python's own unpickler.
 
-A pickle is a program that may call whatever it names. Here no name is ever imported: a state_dict needs an ordered
-dict, the function that puts a tensor together and the types of storages, each of which stands for a plain description;
-any other name, and any step that a state_dict does not need, is refused.
+A pickle is a program that may call whatever it names. Here no name is ever imported: a state_dict
+needs an ordered dict, the function that puts a tensor together and the types of storages, each of
+which stands for a plain description; any other name, and any step that a state_dict does not need,
+is refused.
 """
 
 from __future__ import annotations

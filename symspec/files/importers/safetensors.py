@@ -48,8 +48,8 @@ def import_safetensors(
 ) -> tuple[Network, np.ndarray]:
     """Read a PyTorch state_dict in a safetensors file into the layers of `net`.
 
-    Such a file does not keep the order of its tensors: layers are taken in the order of the numbers in their names, or
-    where their names have none, by their shapes if these leave no choice.
+    Such a file does not keep the order of its tensors: layers are taken in the order of the numbers
+    in their names, or where their names have none, by their shapes if these leave no choice.
 
     Parameters
     ----------

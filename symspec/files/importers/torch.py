@@ -28,7 +28,8 @@ from symspec.networks.shaping import Flatten, Permute, Reshape
 
 _NESTED = ("state_dict", "model_state_dict", "model")  # where checkpoints keep it
 _WHAT = "a PyTorch file"
-# the order of a module's tensors by the last part of their names: Linear, Conv1d, LayerNorm, BatchNorm1d
+# the order of a module's tensors by the last part of their names: Linear, Conv1d, LayerNorm,
+# BatchNorm1d
 _TENSORS = {"weight": 0, "bias": 1, "running_mean": 2, "running_var": 3}
 _COUNTER = "num_batches_tracked"  # of BatchNorm1d, used in training only
 
@@ -41,12 +42,13 @@ def import_torch(
     Parameters
     ----------
     path : str or path
-        Of ``torch.save(model.state_dict(), path)``, alone or inside a dict under "state_dict", "model_state_dict" or
-        "model". Nothing in it is run.
+        Of ``torch.save(model.state_dict(), path)``, alone or inside a dict under "state_dict",
+        "model_state_dict" or "model". Nothing in it is run.
     net : Network
-        The layers, in the order in which the modules were made. Kernels, (out, in) or (out, in, position) in the file,
-        are turned. PyTorch's arrays are (channel, position): give data_format="channels_first" to what slides over
-        positions, axis=0 to BatchNorm, whose moments only hold the place of those in the file, and epsilon=1e-5.
+        The layers, in the order in which the modules were made. Kernels, (out, in) or (out, in,
+        position) in the file, are turned. PyTorch's arrays are (channel, position): give
+        data_format="channels_first" to what slides over positions, axis=0 to BatchNorm, whose
+        moments only hold the place of those in the file, and epsilon=1e-5.
 
     Returns
     -------

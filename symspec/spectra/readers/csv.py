@@ -45,9 +45,9 @@ class CsvSpectra:
 def read_csv_spectra(path: Path, label_names: Sequence[str] | None = None) -> CsvSpectra:
     """Read a comma-separated table with a header row and one spectrum a row.
 
-    Columns whose header is a number are pixels, and the number is the wavelength, rising or falling; 0, 1, 2,
-    ... just counts the pixels. A column `id` names the stars. Every other column is a label. Empty lines and
-    lines that start with ``#`` are skipped.
+    Columns whose header is a number are pixels, and the number is the wavelength, rising or
+    falling; 0, 1, 2, ... just counts the pixels. A column `id` names the stars. Every other column
+    is a label. Empty lines and lines that start with ``#`` are skipped.
 
     Parameters
     ----------
@@ -64,8 +64,8 @@ def read_csv_spectra(path: Path, label_names: Sequence[str] | None = None) -> Cs
     Raises
     ------
     FileFormatError
-        When there is no header, no pixel column, no star, a row of another length, a cell that is no number,
-        or no label column of a name asked for.
+        When there is no header, no pixel column, no star, a row of another length, a cell that is
+        no number, or no label column of a name asked for.
     """
     with _as_format_error(path), path.open(encoding="utf-8-sig", newline="") as stream:
         lines = _number_lines(csv.reader(stream, skipinitialspace=True))

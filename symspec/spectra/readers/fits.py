@@ -33,7 +33,8 @@ from symspec.spectra.readers.names import (
     keep_pixel_columns,
 )
 
-#: Bits of APOGEE_PIXMASK that mean a bad pixel: BADPIX, CRPIX, SATPIX, UNFIXABLE, BADDARK, BADFLAT, BADERR, NOSKY, and
+# : Bits of APOGEE_PIXMASK that mean a bad pixel: BADPIX, CRPIX, SATPIX, UNFIXABLE, BADDARK,
+# BADFLAT, BADERR, NOSKY, and
 #: NOT_ENOUGH_PSF. The others warn: of the Littrow ghost, persistence, and sky and telluric lines.
 APOGEE_BAD_BITS = (0, 1, 2, 3, 4, 5, 6, 7, 14)
 _APOGEE_GRID = (4.179, 6e-6)  # log10 of the first wavelength [Angstrom], and the step

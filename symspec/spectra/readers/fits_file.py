@@ -33,8 +33,8 @@ class FitsFile:
     ----------
     path : path
     hdus : list of astropy HDU
-        Their headers; the data are not read through astropy, which would scale or copy them as a whole. Tiled
-        compressed images are left as the tables that hold them.
+        Their headers; the data are not read through astropy, which would scale or copy them as a
+        whole. Tiled compressed images are left as the tables that hold them.
     content : numpy.ndarray of uint8
         All bytes of the file: mapped, or, of a file packed by gzip, in memory.
     stream : file
@@ -90,7 +90,8 @@ def open_fits(path: Path, *, is_compressed: bool) -> Iterator[FitsFile]:
 def reading_fits(path: Path) -> Iterator[None]:
     """Silence astropy, which warns of cards off the standard, and turn what it raises into a `FileFormatError`.
 
-    What matters among its warnings, data that are cut off or headers that cannot be read, is checked on its own.
+    What matters among its warnings, data that are cut off or headers that cannot be read, is
+    checked on its own.
     """
     with as_format_error(path, "a FITS file"), warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -24,7 +24,8 @@ def find_header_wavelength(
     - DC-FLAG = 0 or none: CRVAL1 + (p - CRPIX1) d;
     - COEFF0 and COEFF1 (SDSS): 10^(COEFF0 + (p - 1) COEFF1).
 
-    CRPIX1 is 1 where it is not there. Names without the 1 (CRVAL, CDELT, ...) are those of SDSS-V's tables.
+    CRPIX1 is 1 where it is not there. Names without the 1 (CRVAL, CDELT, ...) are those of SDSS-V's
+    tables.
 
     Parameters
     ----------

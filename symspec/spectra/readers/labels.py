@@ -41,7 +41,8 @@ def find_labels(
     arrays : NamedArrays
         Arrays by name.
     wanted : sequence of str or None
-        Names of labels, in this order; None: all columns of `labels`, else those of StarNet that are there.
+        Names of labels, in this order; None: all columns of `labels`, else those of StarNet that
+        are there.
     n_stars : int
         The number of stars of the flux.
     is_single : bool

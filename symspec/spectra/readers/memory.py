@@ -22,8 +22,8 @@ def arrange_object(source: Any) -> NamedArrays:
     Parameters
     ----------
     source : astropy Table, spectrum, or sequence of spectra
-        A spectrum has `flux` (..., pixel) and `spectral_axis` (pixel,), and may have `uncertainty`, of
-        `uncertainty_type` "std", "var" or "ivar", and `mask`.
+        A spectrum has `flux` (..., pixel) and `spectral_axis` (pixel,), and may have `uncertainty`,
+        of `uncertainty_type` "std", "var" or "ivar", and `mask`.
 
     Returns
     -------

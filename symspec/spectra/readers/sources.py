@@ -34,8 +34,8 @@ class SpectraSource:
     read : callable
         Of a slice, gives those stars as `Spectra`.
     identity : dict of str to str or int
-        What would be another if the spectra were others: a digest of those in memory; of files their size, their time
-        of modification, and the options that they are read with.
+        What would be another if the spectra were others: a digest of those in memory; of files
+        their size, their time of modification, and the options that they are read with.
     """
 
     name: str

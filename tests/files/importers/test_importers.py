@@ -203,7 +203,8 @@ def test_the_published_emulator_gives_its_spectrum_and_its_derivatives():
         differences = (emulate(arrays, labels + step) - emulate(arrays, labels - step)) / (
             2 * step[i]
         )
-        # truncation 1e-10 of third derivatives, which weights up to 20 make, and rounding 1e-16 / 1e-5
+        # truncation 1e-10 of third derivatives, which weights up to 20 make, and rounding 1e-16 /
+        # 1e-5
         np.testing.assert_allclose(
             J[:, :, i], differences, rtol=1e-6, atol=1e-8 * np.abs(differences).max()
         )

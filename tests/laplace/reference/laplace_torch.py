@@ -1,13 +1,15 @@
 """Makes laplace_torch.json: the numbers of laplace-torch that tests/test_laplace_torch.py holds symspec against.
 
-Run by hand, in an environment apart from the project's (Python 3.11, no symspec), from the root of the repository:
+Run by hand, in an environment apart from the project's (Python 3.11, no symspec), from the root of
+the repository:
 
-    python3.11 -m venv ../laplace-env && ../laplace-env/bin/pip install torch==2.13.0 laplace-torch==0.3
-    ../laplace-env/bin/python tests/reference/laplace_torch.py
+    python3.11 -m venv ../laplace-env && ../laplace-env/bin/pip install torch==2.13.0
+    laplace-torch==0.3 ../laplace-env/bin/python tests/reference/laplace_torch.py
 
-Nothing here needs torchvision; where its build and that of torch do not go together, uninstall it. Every number comes
-from two backends of laplace-torch where it has two, and they agree to TOLERANCE or this script stops. The conventions
-that the numbers follow are told in the test. Kernels are stored as (in, out), PyTorch's transposed.
+Nothing here needs torchvision; where its build and that of torch do not go together, uninstall it.
+Every number comes from two backends of laplace-torch where it has two, and they agree to TOLERANCE
+or this script stops. The conventions that the numbers follow are told in the test. Kernels are
+stored as (in, out), PyTorch's transposed.
 """
 
 import json

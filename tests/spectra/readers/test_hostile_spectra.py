@@ -27,7 +27,8 @@ ARRAYS = {
     "ids": np.array([b"star %d" % i for i in range(N_STARS)]),
 }
 
-# run apart, so that a file that crashes, hangs or eats memory fails a test instead of ending all of them
+# run apart, so that a file that crashes, hangs or eats memory fails a test instead of ending all of
+# them
 PROGRAM = """
 import json, os, resource, signal, sys, time, warnings
 import symspec.spectra.readers.read, symspec.errors, astropy.io.fits, astropy.units, h5py

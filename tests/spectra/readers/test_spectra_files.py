@@ -297,7 +297,8 @@ def test_rows_cost_the_memory_of_those_rows(tmp_path, form):
         _, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
     np.testing.assert_array_equal(spectra.flux, values[2000:2100])
-    # flux and ivar in float64, and what they were made from: far from the 16 MB of the file in float64
+    # flux and ivar in float64, and what they were made from: far from the 16 MB of the file in
+    # float64
     assert peak < 8 * 100 * WIDE * 8
 
 

@@ -29,7 +29,8 @@ class KerasLayer:
     path : str or path
         The file, for errors.
     class_name : str
-        Keras's class; "ops.Add" for a function of keras.ops, "module>Class" for what is not Keras's own.
+        Keras's class; "ops.Add" for a function of keras.ops, "module>Class" for what is not Keras's
+        own.
     place : str
         Its name, after those of the models that it is in: "inner/dense_1".
     config : mapping

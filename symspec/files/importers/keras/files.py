@@ -100,8 +100,8 @@ def import_keras(
     ----------
     path : str or path
     net : Network, optional
-        The layers; needed where the file has weights only. The moments of its BatchNorm layers only hold the place of
-        those in the file.
+        The layers; needed where the file has weights only. The moments of its BatchNorm layers only
+        hold the place of those in the file.
     opened : {open_keras_zip, open_keras_hdf5}
 
     Returns

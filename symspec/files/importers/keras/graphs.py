@@ -1,7 +1,7 @@
 """Models of Keras, whose layers may branch and join, as one list of symspec's layers.
 
-Such a list runs branch by branch: `From` goes back to where a branch begins, `Add` and `Concatenate` join it with those
-before it.
+Such a list runs branch by branch: `From` goes back to where a branch begins, `Add` and
+`Concatenate` join it with those before it.
 """
 
 from __future__ import annotations
@@ -44,8 +44,9 @@ def build_network(
 ) -> tuple[Network, np.ndarray]:
     """Network of a model's own description, with its weights.
 
-    Several inputs, say a spectrum and photometry, become one flat vector, in the order of the model's inputs; arrays
-    (position, channel) are flat, too, the channel varying fastest. So are the outputs.
+    Several inputs, say a spectrum and photometry, become one flat vector, in the order of the
+    model's inputs; arrays (position, channel) are flat, too, the channel varying fastest. So are
+    the outputs.
 
     Parameters
     ----------

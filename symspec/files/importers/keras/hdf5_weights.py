@@ -1,7 +1,8 @@
 """Keras's HDF5 layouts: arrays layer by layer, and the words beside them.
 
-No link is followed and nothing outside the file is opened. Words of variable length, as Keras writes them, lie in
-HDF5's global heap, which has no checksum and can keep HDF5 busy for ever when damaged: its chain is walked first.
+No link is followed and nothing outside the file is opened. Words of variable length, as Keras
+writes them, lie in HDF5's global heap, which has no checksum and can keep HDF5 busy for ever when
+damaged: its chain is walked first.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Keras's layers as symspec's: one table, BUILDERS, of what to build for each class.
 
-A new layer takes a function here, a line in BUILDERS, and one in VARIABLES if it has arrays. Layers that join several
-are in `keras_graphs`.
+A new layer takes a function here, a line in BUILDERS, and one in VARIABLES if it has arrays. Layers
+that join several are in `keras_graphs`.
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ Builder = Callable[[KerasLayer, Shape, Arrays], list[Layer]]
 _EPSILON = 1e-7  # the least standard deviation of Normalization
 _MOST_SCALED = 2**22  # numbers of a star
 
-# the arrays of each class that has any, in Keras's order: those that are trained, and those that are not
+# the arrays of each class that has any, in Keras's order: those that are trained, and those that
+# are not
 VARIABLES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "Dense": (("kernel", "bias"), ()),
     "Conv1D": (("kernel", "bias"), ()),

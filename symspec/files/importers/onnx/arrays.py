@@ -1,7 +1,7 @@
 """Layers of symspec as they are found in a graph, and the list that they become.
 
-Shapes and the order of axes are the graph's own, without the axis of stars; numbers lie in C order, so that what only
-changes a shape needs no layer until another one asks for that shape.
+Shapes and the order of axes are the graph's own, without the axis of stars; numbers lie in C order,
+so that what only changes a shape needs no layer until another one asks for that shape.
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ class Output:
     Attributes
     ----------
     layer : Layer or type
-        `Add` or `Concatenate` themselves where they join several: they are made when all layers are in a row.
+        `Add` or `Concatenate` themselves where they join several: they are made when all layers are
+        in a row.
     sources : tuple of Output
     shape : tuple of int
     name : str
@@ -77,8 +78,8 @@ class Signal:
     steps : tuple of (str, numpy.ndarray)
         What has been done to the numbers since, one after the other, and has no layer yet.
     is_own : bool
-        Whether nobody else takes the output, or what steps make of it on the way here, so that steps may go into the
-        weights of its layer.
+        Whether nobody else takes the output, or what steps make of it on the way here, so that
+        steps may go into the weights of its layer.
     n_uses : int
         How many take the signal itself.
     """

@@ -23,7 +23,8 @@ _MOST_NAMES = 1024  # of inputs or outputs of a graph, or of one node
 _LONGEST_NAME = 200  # in errors
 _OLDEST_OPSET = 9
 _OWN_DOMAINS = ("", "ai.onnx")
-# the field of onnx.AttributeProto that holds a value, by the number of its type; others are graphs, sparse or types
+# the field of onnx.AttributeProto that holds a value, by the number of its type; others are graphs,
+# sparse or types
 _FIELDS = {1: "f", 2: "i", 3: "s", 4: "t", 6: "floats", 7: "ints", 8: "strings"}
 _TENSOR = 4
 _FLOATS = 6
@@ -43,9 +44,11 @@ class OnnxNode:
     inputs, outputs : tuple of str
         Names of arrays; empty where an optional one is left out.
     attributes : dict
-        Its options: numbers, lists of them, words or arrays; None where symspec reads no such thing.
+        Its options: numbers, lists of them, words or arrays; None where symspec reads no such
+        thing.
     asked : set of str
-        The options that were asked for. One that nobody asked for may change what the operation does.
+        The options that were asked for. One that nobody asked for may change what the operation
+        does.
     """
 
     path: str | os.PathLike[str]
@@ -130,7 +133,8 @@ class OnnxGraph:
     constants : dict of numpy.ndarray or FileFormatError
         By name; an error in place of what cannot be read, to be raised where it is needed.
     inputs, outputs : dict of tuple
-        Shape of one star's array by name, None where it is not said. Outputs may not be said at all.
+        Shape of one star's array by name, None where it is not said. Outputs may not be said at
+        all.
     n_stars : set of int
         Numbers of stars that the inputs are said to have, where they are.
     """

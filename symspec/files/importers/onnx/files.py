@@ -41,14 +41,16 @@ def import_onnx(
 ) -> tuple[Network, np.ndarray]:
     """Read a model in an ONNX file.
 
-    Several inputs become one flat vector in the order of the graph's inputs, the last axis of each varying fastest;
-    several outputs follow each other in the same way. Standardisations by constants become fixed layers.
+    Several inputs become one flat vector in the order of the graph's inputs, the last axis of each
+    varying fastest; several outputs follow each other in the same way. Standardisations by
+    constants become fixed layers.
 
     Parameters
     ----------
     path : str or path
     net : Network, optional
-        Layers to read the weights into, in the order of the graph's nodes, whose operations are then left unread.
+        Layers to read the weights into, in the order of the graph's nodes, whose operations are
+        then left unread.
 
     Returns
     -------
@@ -58,7 +60,8 @@ def import_onnx(
     Raises
     ------
     FileFormatError
-        The file is damaged, its weights are in another file, or it has operations that symspec has no layers for.
+        The file is damaged, its weights are in another file, or it has operations that symspec has
+        no layers for.
     MissingDependencyError
         The package onnx is not installed.
     """
@@ -90,8 +93,9 @@ def list_nodes(
     Returns
     -------
     list of tuple
-        Of each node but those that make constants its name, its operation, the shapes of the numbers that it has, the
-        shape of one star's array that comes out or None, and why it is not read; empty where it is.
+        Of each node but those that make constants its name, its operation, the shapes of the
+        numbers that it has, the shape of one star's array that comes out or None, and why it is not
+        read; empty where it is.
     """
     import_onnx_package()
     path = Path(path)

@@ -1,8 +1,9 @@
 """ONNX's operations as symspec's layers: one table, BUILDERS, of what to build for each.
 
-A new operation takes a function and a line in BUILDERS. The function asks the node for its options (one that nobody
-asks for is refused) and the translation for what the node takes, and gives the Signal that comes out. What a graph
-makes of constants alone is in `onnx_constants`, several operations that are one layer in `onnx_patterns`.
+A new operation takes a function and a line in BUILDERS. The function asks the node for its options
+(one that nobody asks for is refused) and the translation for what the node takes, and gives the
+Signal that comes out. What a graph makes of constants alone is in `onnx_constants`, several
+operations that are one layer in `onnx_patterns`.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Several operations that are one of symspec's layers: tables of how exporters write them, PATTERNS and GATES.
 
-A pattern is the name of an operation with a pattern for each of its inputs. "x" stands for an array that depends on
-the spectrum, another word for a constant, each for the same one wherever it stands again; a number for a constant that
-is this number.
+A pattern is the name of an operation with a pattern for each of its inputs. "x" stands for an array
+that depends on the spectrum, another word for a constant, each for the same one wherever it stands
+again; a number for a constant that is this number.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Bytes of an ONNX file as protobuf messages and arrays: nothing is taken that the file does not hold.
 
-A message of two bytes takes a hundred in memory, so that a small file could fill it. The fields are therefore counted
-before the `onnx` package reads them, which takes numbers for what they are and no other file.
+A message of two bytes takes a hundred in memory, so that a small file could fill it. The fields are
+therefore counted before the `onnx` package reads them, which takes numbers for what they are and no
+other file.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ _VARINT = 0  # wire types
 _I64 = 1
 _BYTES = 2
 _I32 = 5
-# numbers of onnx.TensorProto.DataType, with the type of raw_data and the field that holds them otherwise
+# numbers of onnx.TensorProto.DataType, with the type of raw_data and the field that holds them
+# otherwise
 _DTYPES: dict[int, tuple[str, str]] = {
     1: ("<f4", "float_data"),
     2: ("u1", "int32_data"),
@@ -161,7 +163,8 @@ def read_tensor(path: str | os.PathLike[str], tensor: Any) -> np.ndarray:
     Raises
     ------
     FileFormatError
-        They lie in another file, which is not opened, are of a type that is no number, or not as many as claimed.
+        They lie in another file, which is not opened, are of a type that is no number, or not as
+        many as claimed.
     """
     name = tensor.name[:100] or "a constant"
     shape = tuple(tensor.dims)

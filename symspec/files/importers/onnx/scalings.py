@@ -1,7 +1,7 @@
 """Sums and products with constants: a layer's bias, or fixed scalings, whose factors are positive.
 
-Steps are gathered until something else takes the array. A sign then goes into the weights of the layer before, if
-nothing stands between, or of the layer behind.
+Steps are gathered until something else takes the array. A sign then goes into the weights of the
+layer before, if nothing stands between, or of the layer behind.
 """
 
 from __future__ import annotations

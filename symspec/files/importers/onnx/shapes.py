@@ -1,7 +1,7 @@
 """Operations that move numbers, join arrays or take pieces of them.
 
-Axes of length 1 come and go in a graph; what is left decides what a layer has to do. `before` and `after` are the
-numbers of a star's array that lie in the axes before and after the one acted on.
+Axes of length 1 come and go in a graph; what is left decides what a layer has to do. `before` and
+`after` are the numbers of a star's array that lie in the axes before and after the one acted on.
 """
 
 from __future__ import annotations

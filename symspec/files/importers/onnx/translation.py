@@ -26,8 +26,8 @@ Builder = Callable[["Translation", OnnxNode], Value | Sequence[Value]]
 class Translation:
     """What is known of a graph's arrays.
 
-    What cannot be read is an error in their place, raised where something takes it: exporters write activations in
-    several operations, of which symspec knows the whole and not all parts.
+    What cannot be read is an error in their place, raised where something takes it: exporters write
+    activations in several operations, of which symspec knows the whole and not all parts.
 
     Parameters
     ----------

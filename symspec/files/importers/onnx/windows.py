@@ -1,7 +1,7 @@
 """Operations that slide over positions, or reduce them to one number: convolutions, pools, means.
 
-Arrays are (channel, position), perhaps with further axes of length 1, as exporters write what is one-dimensional in
-other programs as two-dimensional.
+Arrays are (channel, position), perhaps with further axes of length 1, as exporters write what is
+one-dimensional in other programs as two-dimensional.
 """
 
 from __future__ import annotations
