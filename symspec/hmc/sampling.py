@@ -14,6 +14,7 @@ from threadpoolctl import threadpool_limits
 
 from symspec.derivatives import compiled
 from symspec.derivatives.backends import find_mode
+from symspec.derivatives.functions import check_stars
 from symspec.errors import (
     DataError,
     MissingDependencyError,
@@ -130,7 +131,7 @@ def run_hmc(
     -----
     Hoffman & Gelman (2014), Journal of Machine Learning Research 15, 1593.
     """
-    X, Y = compiled.check_stars(reg.net, X, Y)
+    X, Y = check_stars(reg.net, X, Y)
     subset = check_subset(subset, reg.net.n_params)
     sampler = _check_sampler(sampler)
     _check_counts(n_draws, n_chains, n_tune, theta_every)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from symspec.derivatives import compiled
+from symspec.derivatives.functions import check_stars
 from symspec.errors import OptionError, TooLargeError
 from symspec.inverse_hessian.builder import InverseBuilder
 from symspec.inverse_hessian.choice import APPROXIMATE, EXACT
@@ -165,7 +165,7 @@ def audit_structures(
         Arguments that are not what is expected.
     """
     theta = np.array(check_theta(theta, reg.net.n_params))
-    X, Y = compiled.check_stars(reg.net, X, Y)
+    X, Y = check_stars(reg.net, X, Y)
     sample = np.atleast_2d(check_flux(X_sample, reg.net.n_pixels, name="X_sample", dtype=None))
     structures, options = _check_words(structures, options)
     tell = callback or (lambda name: None)

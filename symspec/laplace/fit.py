@@ -11,6 +11,7 @@ import numpy as np
 from scipy.sparse.linalg import LinearOperator
 
 from symspec.derivatives import compiled
+from symspec.derivatives.functions import check_stars
 from symspec.errors import NotAtMinimumError, NotAtMinimumWarning
 from symspec.inverse_hessian.builder import InverseBuilder
 from symspec.inverse_hessian.interface import InverseHessian
@@ -90,7 +91,7 @@ def fit_laplace(
         Arguments that are not what is expected.
     """
     theta = np.array(check_theta(theta, reg.net.n_params))
-    X, Y = compiled.check_stars(reg.net, X, Y)
+    X, Y = check_stars(reg.net, X, Y)
     passes = {"backend": backend, "dtype": dtype}
     words = {
         "structure": structure,

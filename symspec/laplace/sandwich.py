@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from symspec.derivatives import compiled
+from symspec.derivatives.functions import check_stars
 from symspec.derivatives.tangents import compute_tangents
 from symspec.errors import OptionError
 from symspec.inverse_hessian.dual import DualInverse
@@ -69,7 +69,7 @@ def sandwich_covariance(
         )
     X = check_flux(X, net.n_pixels, dtype=None)
     stars = np.atleast_2d(X)
-    X_train, Y_train = compiled.check_stars(net, X_train, Y_train)
+    X_train, Y_train = check_stars(net, X_train, Y_train)
     factors = laplace._factors
     weighted = _weighted_residuals(laplace, X_train, Y_train)
     size = int(

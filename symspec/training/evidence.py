@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from scipy.optimize import minimize as scipy_minimize
 
-from symspec.derivatives import compiled
+from symspec.derivatives.functions import check_stars
 from symspec.derivatives.span import keep_whole, reduce_to_span
 from symspec.errors import OptionError
 from symspec.inverse_hessian.builder import InverseBuilder
@@ -113,7 +113,7 @@ def tune(
             ' structure="krylov".'
         )
     theta = np.array(check_theta(theta, reg.net.n_params))
-    X, Y = compiled.check_stars(reg.net, X, Y)
+    X, Y = check_stars(reg.net, X, Y)
     hyperparameters = Hyperparameters(reg, noise, prior)
     words = {"backend": backend, "memory": memory, "options": options}
     span = reduce_to_span(reg, X) if structure in SAME_IN_THE_SPAN else keep_whole(reg, X)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from symspec.derivatives import compiled
+from symspec.derivatives.functions import check_stars
 from symspec.derivatives.span import reduce_to_span
 from symspec.inverse_hessian.builder import InverseBuilder
 from symspec.inverse_hessian.interface import InverseHessian
@@ -77,7 +78,7 @@ def polish(
         Called with (iteration, U, decrement).
     """
     theta = np.array(check_theta(theta, reg.net.n_params))
-    X, Y = compiled.check_stars(reg.net, X, Y)
+    X, Y = check_stars(reg.net, X, Y)
     span = reduce_to_span(reg, X)
     objective = compiled.compile_objective(span.reg, backend=backend)
     product = compiled.compile_hessian_vector_product(span.reg, backend=backend)

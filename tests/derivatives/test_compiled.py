@@ -8,7 +8,7 @@ import pytensor
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from symspec.derivatives import compiled
+from symspec.derivatives import functions as limits
 from symspec.derivatives.compiled import (
     compile_ggn_vector_product,
     compile_hessian_vector_product,
@@ -212,7 +212,7 @@ def test_walking_in_chunks_changes_nothing_and_counts_the_prior_once(
     args = (problem.theta, X) if name in PER_STAR else (problem.theta, X, Y)
     args += (problem.v,) if "vector" in name else ()
     at_once = numpy_functions[name](*args)
-    monkeypatch.setattr(compiled, *limit)
+    monkeypatch.setattr(limits, *limit)
     assert_same(
         FUNCTIONS[name](problem.reg)(*args), at_once, 1e-12
     )  # the same sums in another order
@@ -225,7 +225,7 @@ def test_walking_in_chunks_changes_nothing_and_counts_the_prior_once(
 def test_eleven_stars_are_walked_in_three_chunks_of_three_and_one_of_two(
     problem, build, monkeypatch
 ):
-    monkeypatch.setattr(compiled, "MAX_CHUNK", 3)
+    monkeypatch.setattr(limits, "MAX_CHUNK", 3)
     function = build(problem.reg)
     inner, seen = function._function, []
     monkeypatch.setattr(
@@ -237,9 +237,9 @@ def test_eleven_stars_are_walked_in_three_chunks_of_three_and_one_of_two(
 
 def test_a_chunk_keeps_its_share_of_memory():
     """More floats a star, fewer stars a chunk, and single precision twice as many."""
-    sizes = [compiled._chunk_size(floats, "float64") for floats in (10**4, 10**6, 10**8)]
+    sizes = [limits._chunk_size(floats, "float64") for floats in (10**4, 10**6, 10**8)]
     assert sizes == [256 * 2**20 // (8 * 10**4), 33, 1]
-    assert compiled._chunk_size(10**6, "float32") == 67
+    assert limits._chunk_size(10**6, "float32") == 67
 
 
 # --- one spectrum
@@ -359,7 +359,7 @@ def test_a_square_of_seventeen_million_parameters_is_refused_before_any_work(wid
 
 @pytest.mark.parametrize("problem", [HARDEST], indirect=True)
 def test_a_result_beyond_memory_is_refused_before_any_work(problem, monkeypatch):
-    monkeypatch.setattr(compiled, "MAX_CHUNK", 3)
+    monkeypatch.setattr(limits, "MAX_CHUNK", 3)
     function = compile_jacobian(problem.net, "theta")
     monkeypatch.setattr(function, "_function", lambda *_: pytest.fail("worked"))
     # a machine of 7 stars' 3 labels' 51 parameters of 8 bytes, less one
