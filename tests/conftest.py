@@ -36,6 +36,13 @@ SHARED_DATA = (
 )  # real data beside the checkout, where there are any
 
 
+def assert_entries(actual, expected, rtol):
+    """Entry by entry to `rtol`; entries that cancel, to a thousandth of `rtol` of the largest."""
+    assert np.shape(actual) == np.shape(expected)
+    atol = 1e-3 * rtol * np.max(np.abs(expected))
+    np.testing.assert_allclose(actual, expected, rtol=rtol, atol=atol)
+
+
 def expit(x):
     return 1 / (1 + np.exp(-x))
 

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytensor.tensor as pt
 import pytest
+from conftest import assert_entries
 from numpy.testing import assert_allclose
 from pytensor.gradient import hessian, jacobian
 
@@ -24,12 +25,6 @@ EXACT = 1e-9
 # up to 1e3
 CENTRAL = 1e-6
 STEP = 1e-5
-
-
-def assert_entries(actual, expected, rtol):
-    """Entry by entry to `rtol`; entries that cancel, to a thousandth of `rtol` of the largest."""
-    assert np.shape(actual) == np.shape(expected)
-    assert_allclose(actual, expected, rtol=rtol, atol=1e-3 * rtol * np.max(np.abs(expected)))
 
 
 def central_differences(function, at):

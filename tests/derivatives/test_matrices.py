@@ -7,7 +7,7 @@ from typing import ClassVar
 import numpy as np
 import pytensor.tensor as pt
 import pytest
-from conftest import CASES, build_problem
+from conftest import CASES, assert_entries, build_problem
 from numpy.testing import assert_allclose, assert_array_equal
 
 from symspec.derivatives import compiled, matrices
@@ -30,12 +30,6 @@ DEEP = "tanh-4-hidden-3-labels-own-units"
 ROUTES = {"closed": COMPILE, "generic": GENERIC}
 
 matrix = pytest.mark.parametrize("name", COMPILE)
-
-
-def assert_entries(actual, expected, rtol):
-    """Entry by entry; those in which terms of the size of the largest cancel, to `rtol` of the largest / 1000."""
-    assert actual.shape == expected.shape
-    assert_allclose(actual, expected, rtol=rtol, atol=1e-3 * rtol * np.abs(expected).max())
 
 
 @cache

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from conftest import assert_entries
 from numpy.testing import assert_allclose
 
 import symspec as ss
@@ -41,12 +42,6 @@ AGREED = 1e-7
 EXACT = 1e-11
 
 N_DRAWS = 20_000
-
-
-def assert_entries(actual, expected, rtol):
-    """Entry by entry to `rtol`; entries that cancel, to `rtol` of a thousandth of the largest."""
-    assert np.shape(actual) == np.shape(expected)
-    assert_allclose(actual, expected, rtol=rtol, atol=1e-3 * rtol * np.max(np.abs(expected)))
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytensor.tensor as pt
 import pytest
+from conftest import assert_entries
 from numpy.testing import assert_allclose
 from pytensor.gradient import hessian
 
@@ -22,12 +23,6 @@ RELU_FULL = "relu-2-hidden-3-labels-full-noise"
 # margin
 SOLVED = 1e-8
 N_DRAWS = 4_000
-
-
-def assert_entries(actual, expected, rtol):
-    """Entry by entry to `rtol`; entries that cancel, to `rtol` of a thousandth of the largest."""
-    assert np.shape(actual) == np.shape(expected)
-    assert_allclose(actual, expected, rtol=rtol, atol=1e-3 * rtol * np.max(np.abs(expected)))
 
 
 @pytest.fixture(scope="module", params=["primal", "dual"])

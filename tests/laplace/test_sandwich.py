@@ -6,7 +6,7 @@ from functools import cache
 
 import numpy as np
 import pytest
-from numpy.testing import assert_allclose
+from conftest import assert_entries
 
 import symspec as ss
 from symspec.inverse_hessian.builder import InverseBuilder
@@ -25,12 +25,6 @@ SOLVED = 1e-8
 
 over_networks = pytest.mark.parametrize("problem", NETWORKS, indirect=True)
 over_structures = pytest.mark.parametrize("structure", ["primal", "dual"])
-
-
-def assert_entries(actual, expected, rtol):
-    """Entry by entry to `rtol`; entries that cancel, to `rtol` of a thousandth of the largest."""
-    assert np.shape(actual) == np.shape(expected)
-    assert_allclose(actual, expected, rtol=rtol, atol=1e-3 * rtol * np.max(np.abs(expected)))
 
 
 @cache
