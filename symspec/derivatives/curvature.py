@@ -27,9 +27,9 @@ import pytensor.tensor as pt
 from pytensor.gradient import grad
 
 from symspec.networks.network import Network
+from symspec.networks.params import Symbol
 from symspec.networks.regression import Regression
 
-Symbol = pt.TensorVariable
 Params = Mapping[str, Symbol]
 Pair = tuple[int, int]
 

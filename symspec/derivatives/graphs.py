@@ -18,9 +18,9 @@ from pytensor.graph.traversal import applys_between
 from pytensor.tensor.shape import Shape
 
 from symspec.networks.network import Network
+from symspec.networks.params import Symbol
 from symspec.networks.regression import Regression
 
-Symbol = pt.TensorVariable
 Params = Mapping[str, Symbol]
 
 

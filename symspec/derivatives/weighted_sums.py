@@ -19,8 +19,7 @@ from symspec.derivatives import graphs
 from symspec.derivatives.backends import choose_backend, compile_graph
 from symspec.derivatives.functions import CHUNK_BYTES, MAX_CHUNK
 from symspec.networks.network import Network
-
-Symbol = pt.TensorVariable
+from symspec.networks.params import Symbol
 
 
 def compile_weighted_squares(net: Network, *, backend: str = "auto") -> WeightedSum:

@@ -14,9 +14,8 @@ import numpy as np
 import pytensor.tensor as pt
 
 from symspec.errors import OptionError
+from symspec.networks.params import Symbol
 from symspec.safety.checks import check_choice
-
-Symbol = pt.TensorVariable
 
 # Klambauer et al. (2017), "Self-Normalizing Neural Networks", arXiv:1706.02515
 SELU_ALPHA = 1.6732632423543772

@@ -16,9 +16,9 @@ import pytensor.tensor as pt
 
 from symspec.errors import DataError, OptionError, ShapeError
 from symspec.networks.activations import ACTIVATIONS, check_activation
+from symspec.networks.params import Symbol
 from symspec.safety.checks import as_float_array, check_count
 
-Symbol = pt.TensorVariable
 Shape = tuple[int, ...]
 
 

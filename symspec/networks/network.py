@@ -20,10 +20,8 @@ from symspec.networks.layers import (
     Standardize,
     Unstandardize,
 )
-from symspec.networks.params import ParamLayout
+from symspec.networks.params import ParamLayout, Symbol
 from symspec.safety.checks import as_float_array, check_choice, check_rng
-
-Symbol = pt.TensorVariable
 
 # Keras's initialisers: (mode of the fan, gain, distribution)
 INITIALIZERS = {

@@ -13,6 +13,8 @@ import pytensor.tensor as pt
 
 from symspec.errors import DataError, ShapeError
 
+Symbol = pt.TensorVariable
+
 
 @dataclass(frozen=True)
 class Block:

@@ -20,7 +20,7 @@ from pytensor.graph.basic import Apply
 from pytensor.graph.op import Op
 from pytensor.graph.replace import _vectorize_node
 
-Symbol = pt.TensorVariable
+from symspec.networks.params import Symbol
 
 
 class _Sliding(Op):
