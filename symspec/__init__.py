@@ -1,4 +1,57 @@
-"""Exact derivatives and honest error bars for regression networks on spectra, written as PyTensor graphs."""
+"""Exact derivatives and honest error bars for regression networks on spectra.
+
+A network takes a spectrum and gives a few labels, such as effective temperature, surface gravity
+and metallicity. symspec writes it as a PyTensor graph over one flat vector of weights, `theta`,
+compiles its derivatives, inverts the Hessian of its loss, and reports for every star which part of
+each error comes from the model, from the flux and from the noise.
+
+Six steps lead from spectra to a catalogue:
+
+1. Spectra: `read_spectra` (or `datasets`) gives flux, its inverse variance and the known labels.
+2. Network and regression: `mlp` or `Network` stacks layers, `standardized` lets flux and labels
+   keep their own units, `Regression` adds the noise of the labels and the prior of the weights.
+3. `train` runs Adam.
+4. `tune` sets noise and prior by the evidence and takes the weights to the minimum.
+5. `fit_laplace` inverts the Hessian there and certifies that it is a minimum.
+6. `laplace.predict` gives labels with their error budget, `write_catalogue` writes them.
+
+Examples
+--------
+Fifty generated stars get labels and error bars from a network trained on 150 others:
+
+>>> import numpy as np
+>>> import symspec as ss
+>>> stars = ss.datasets.generated_stars(
+...     200, n_pixels=30, snr=300, wavelength_range=(5150, 5300), rng=np.random.default_rng(0)
+... )
+>>> X, Y = stars.flux[:150], stars.labels[:150]
+>>> net = ss.mlp(
+...     [30, 3, 3],
+...     activation="tanh",
+...     label_names=stars.label_names,
+...     label_units=stars.label_units,
+... )
+>>> net = ss.standardized(net, X, Y)
+>>> prior = ss.scaled_prior(net, 1.0)
+>>> reg = ss.Regression(net, sigma_noise=0.1 * Y.std(axis=0), prior_precision=prior)
+>>> fit = ss.train(reg, X, Y, epochs=100, rng=np.random.default_rng(1), progress=False)
+>>> reg, theta = ss.tune(reg, fit.theta, X, Y)
+>>> laplace = ss.fit_laplace(reg, theta, X, Y)
+>>> laplace.certificate.is_minimum
+True
+>>> prediction = laplace.predict(stars[150:])
+>>> print(f"TEFF = {prediction.labels[0, 0]:.0f} +- {prediction.errors[0, 0]:.0f} K")
+TEFF = 6342 +- 493 K
+>>> ss.write_catalogue("catalogue.fits", prediction, stars.ids[150:])
+
+Where to read on
+----------------
+Each room has a help of its own: `help(symspec.networks)` (layers and networks), `.spectra` and
+`.spectra.readers` (formats, uncertainties, bad pixels), `.derivatives` (compiled functions and
+backends), `.training`, `.inverse_hessian` (which structure), `.laplace` (how to read the error
+budget), `.hmc` (the check by Hamiltonian Monte Carlo), `.files` (archives, catalogues, long runs),
+`.files.importers` (networks of other programs), `.reports` (figures and tables), `.cli`.
+"""
 
 from symspec.derivatives import (
     compile_ggn,

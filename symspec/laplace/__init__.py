@@ -1,4 +1,74 @@
-"""The error bars: certificate, posterior, budget, flags; audit, sandwich, calibration."""
+"""The error bars: certificate, posterior, budget, flags; audit, sandwich, calibration.
+
+`fit_laplace(reg, theta, X, Y)` gives a `LaplacePosterior`, whose `predict(spectra)` gives a
+`Prediction`: labels with their error budget. With weights theta, network f, J = df/dtheta and
+J_x = df/dx:
+
+===========  =====================  ============================================================
+`model_cov`  J A^-1 J^T             how far the training set leaves the weights open; grows away
+                                    from the training stars
+`flux_cov`   J_x diag(1/ivar) J_x^T what the errors of this spectrum do to its labels
+`noise_cov`  S                      scatter of the training labels around the best network, the
+                                    labels' own errors included
+`total_cov`  their sum              the error bar of a label as the training set defines labels
+===========  =====================  ============================================================
+
+All are full covariances between labels, in the labels' units; `prediction.errors` are standard
+deviations of the total. A is the Hessian of the negative log posterior U (a sum over stars, never a
+mean): the generalised Gauss-Newton matrix by default, the exact Hessian with
+``curvature="hessian"``. How A is inverted: `help(symspec.inverse_hessian)`.
+
+>>> import numpy as np
+>>> import symspec as ss
+>>> stars = ss.datasets.generated_stars(60, n_pixels=20, rng=np.random.default_rng(0))
+>>> X, Y = stars.flux[:50], stars.labels[:50]
+>>> net = ss.standardized(ss.mlp([20, 2, 3], activation="tanh"), X, Y)
+>>> reg = ss.Regression(net, sigma_noise=[200.0, 0.4, 0.2], prior_precision=1.0)
+>>> theta = net.init_params(np.random.default_rng(1))
+>>> theta = ss.polish(reg, theta, X, Y).theta
+>>> laplace = ss.fit_laplace(reg, theta, X, Y)
+>>> prediction = laplace.predict(stars[50:])
+>>> parts = prediction.model_cov + prediction.flux_cov + prediction.noise_cov
+>>> bool(np.allclose(parts, prediction.total_cov))
+True
+
+How to read it
+--------------
+Certificate
+    A^-1 is a covariance only at a minimum of U. `laplace.certificate` carries |gradient|, the
+    Newton decrement in nats and the smallest eigenvalue of the exact Hessian. Weights that were
+    stopped early fail it: symspec warns, flags every star, and `symspec.polish` goes to the
+    minimum. An indefinite exact Hessian (``curvature="hessian"`` at a saddle) raises
+    `NotPositiveDefiniteError` with its eigenvalue: polish, or use the Gauss-Newton matrix.
+``ivar = 0``
+    No information: the pixel is replaced by its training mean and counted in `n_bad_pixels` and the
+    flags. It never counts as a pixel without error.
+Flags
+    `Flag` has their names and meanings: 1 failed, 2 outside the range of the training labels, 4
+    pixels without information, 8 not at a minimum, 16 model error approximate, an upper bound, or
+    an interval wider than 5 %, 32 contradicted by Hamiltonian Monte Carlo, 64 near the edge of the
+    range, 128 many bad pixels, 256 low signal-to-noise, 512 a spectrum unlike the training spectra.
+    Those of one label are in `label_flags`, too (`TEFF_FLAGS` in a catalogue). The limits are
+    `FlagOptions`, and in the catalogue's header.
+Noise and flux errors
+    `sigma_noise` as `tune` finds it holds what the training spectra's own flux errors do to the
+    labels. For new spectra as noisy as those, `flux_cov` counts that a second time, and the total
+    is on the safe side.
+Misspecified noise
+    `sandwich_covariance(laplace, X, Y, X_new)` is J A^-1 B A^-1 J^T with B from the residuals.
+Do they tell the truth?
+    `coverage`, `sigma_mad` and `calibrate_errors` hold predictions against known labels that the
+    network was not trained on; `audit_structures` holds approximations of A^-1 against the exact
+    one; `symspec.compare_hmc` holds Laplace against Hamiltonian Monte Carlo.
+What this is not
+    These are the error bars of one basin of the posterior. They say nothing of other basins, nor of
+    stars unlike all training stars, whose features the network has never met.
+
+Long fits and predictions take ``resume="folder"``: interrupted, or killed, the same call goes on
+from the last finished block and ends with the same bits (primal and dual, one factorization each,
+start again). ``memory="4GB"`` limits the factorization, ``dtype="float32"`` the passes through the
+network.
+"""
 
 from symspec.laplace.audit import StructureAudit, audit_structures
 from symspec.laplace.calibration import (

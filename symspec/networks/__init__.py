@@ -1,4 +1,44 @@
-"""Layers, the network, and the regression around it: symbols in, symbols out."""
+"""Layers, the network, and the regression around it: symbols in, symbols out.
+
+`Network(layers, n_pixels)` stacks layers over one flat vector of weights, `theta`; `mlp` builds a
+stack of dense ones; `standardized` lets flux and labels keep their own units. `Regression(net,
+sigma_noise=, prior_precision=)` adds the noise of the labels (a standard deviation, or a covariance
+between labels) and the prior of the weights (a precision, one over a variance); `scaled_prior`
+gives kernels a precision in proportion to their fan-in. Everything else in the package takes a
+`Network` or a `Regression`.
+
+`net(theta, x)` is an ordinary PyTensor expression, so `pytensor.gradient.jacobian(net(theta, x),
+x)` and `pytensor.gradient.hessian(reg.negative_log_posterior(theta, X, Y), theta)` work as they
+stand, and the same graph goes under a PyMC model. U = `negative_log_posterior` is a sum over stars,
+never a mean, with all its constants.
+
+Layers: dense ones, convolutions, pools, batch and layer normalization, normalization by a continuum
+or a median, and branches that meet in `Add` or `Concatenate`, which are given the layer that they
+join. All are exact to the second derivative, and work under every structure of the inverse Hessian.
+`fold_batch_norm` takes a batch normalization into the weights before it. `Add(start)` is a residual
+connection:
+
+>>> import symspec as ss
+>>> start = ss.Activation("relu")
+>>> layers = [ss.Reshape((500, 1)), ss.Conv1D(8, 8, padding="same"), start]  # (pixel, channel)
+>>> layers += [ss.Conv1D(8, 8, padding="same"), ss.Add(start), ss.MaxPool1D(4), ss.Flatten()]
+>>> net = ss.Network([*layers, ss.Dense(16), ss.Activation("relu"), ss.Dense(3)], n_pixels=500)
+>>> net.n_params, net.n_labels
+(16659, 3)
+
+Optimizers and derivatives see one flat vector. `net.pack` makes it from named blocks and
+`net.unpack` gives these back. Kernels are (in, out) as in Keras; PyTorch's need `.T`.
+
+>>> net = ss.mlp([500, 16, 3], activation="tanh")
+>>> import numpy as np
+>>> theta = net.init_params(np.random.default_rng(0))
+>>> {name: block.shape for name, block in net.unpack(theta).items()}
+{'dense_0/kernel': (500, 16), 'dense_0/bias': (16,),
+ 'dense_1/kernel': (16, 3), 'dense_1/bias': (3,)}
+
+A pixel of zero variance cannot be standardized: drop it, or build `Standardize(mean, scale)` with
+scale 1 there.
+"""
 
 from symspec.networks.activations import ACTIVATIONS
 from symspec.networks.convolutions import (

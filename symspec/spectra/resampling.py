@@ -121,8 +121,13 @@ def resample(
 
     Examples
     --------
-    >>> resampled = symspec.resample(spectra, network_wavelength, wavelength_unit="nm")  # doctest: +SKIP
-    >>> prediction = laplace.predict(resampled.spectra.flux, ivar=resampled.spectra.ivar)  # doctest: +SKIP
+    >>> from symspec.spectra.datasets import generated_stars
+    >>> stars = generated_stars(5, n_pixels=100, rng=np.random.default_rng(0))
+    >>> resampled = resample(stars, np.linspace(515, 525, 40), wavelength_unit="nm")
+    >>> resampled.spectra.flux.shape
+    (5, 40)
+
+    `laplace.predict(resampled)` takes the result with the covariance of its pixels.
     """
     check_choice(kind, "kind", KINDS)
     unit = _find_unit(wavelength, wavelength_unit, spectra.wavelength_unit)

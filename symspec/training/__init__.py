@@ -1,4 +1,34 @@
-"""From data to weights, noise and prior: Adam, SciPy, Newton, evidence."""
+"""From data to weights, noise and prior: Adam, SciPy, Newton, evidence.
+
+All take a `Regression`, flux X (star, pixel) and labels Y (star, label; NaN: missing).
+
+- `train`: Adam on mini-batches, with Keras's initializations, validation and early stopping. It
+  leaves weights near a minimum, not at one.
+- `minimize`: SciPy's minimizers with the exact gradient and Hessian products. The `hess_inv` that
+  they return is a by-product of their search, and no covariance.
+- `polish`: trust-region Newton to the minimum itself, where error bars are valid.
+- `tune`: noise and prior of the largest evidence, then weights polished there. It sets the noise of
+  each label (or with ``noise="full"`` its covariance) and the prior: one scale, or with
+  ``prior="per_block"`` one for each block. Its gradient is complete: the minimum moves with the
+  hyperparameters, and so does the Hessian there. The usual fixed-point updates leave this out, and
+  on the MILES stars walk past the maximum into overfitting. Its callback receives how many
+  parameters of each block the data determine; a value that runs to the edge of its range gives an
+  `EdgeOfRangeWarning` that says what it means.
+
+If `fit_laplace` warns "not at a minimum": ``theta = ss.polish(reg, theta, X, Y).theta``, or `tune`.
+A network that was stopped early to keep it from overfitting wants a stronger prior instead, which
+is what `tune` finds.
+
+>>> import numpy as np
+>>> import symspec as ss
+>>> stars = ss.datasets.generated_stars(50, n_pixels=20, rng=np.random.default_rng(0))
+>>> net = ss.standardized(ss.mlp([20, 2, 3], activation="tanh"), stars.flux, stars.labels)
+>>> reg = ss.Regression(net, sigma_noise=[200.0, 0.4, 0.2], prior_precision=1.0)
+>>> X, Y, rng = stars.flux, stars.labels, np.random.default_rng(1)
+>>> theta = ss.train(reg, X, Y, epochs=20, rng=rng, progress=False).theta
+>>> ss.polish(reg, theta, X, Y).converged
+True
+"""
 
 from symspec.training.epochs import TrainResult, train
 from symspec.training.evidence import tune

@@ -1,4 +1,28 @@
-"""One file a format, one contract: named arrays."""
+"""Readers of spectra: one file a format, one contract: named arrays.
+
+`read_spectra(path)` reads a file or folder whole; `open_spectra(path)` opens it to read some stars
+at a time. Both take HDF5, npz, CSV, FITS (apStar, apVisit, BOSS, images, tables; .gz too), astropy
+Tables and specutils spectra in memory, and folders of such files with one star each. The content of
+a file decides what it is, not its name. `help(symspec.read_spectra)` lists the names of arrays.
+
+>>> import numpy as np
+>>> import symspec as ss
+>>> stars = ss.datasets.generated_stars(5, n_pixels=100, rng=np.random.default_rng(0))
+>>> np.savez("stars.npz", flux=stars.flux, err=stars.ivar**-0.5, wavelength=stars.wavelength)
+>>> ss.read_spectra("stars.npz", uncertainty="std")
+Spectra(5 stars, 100 pixels, ivar, wavelength in Angstrom, no labels)
+
+- Uncertainties: the file has to say what they are, or you have to. A column called `ivar` or
+  `flux_var` says it; one called `err` may hold anything, and nobody but you can tell:
+  ``uncertainty="std"``, ``"var"`` or ``"ivar"`` (`--uncertainty std` on the command line).
+- Bad pixels get ``ivar = 0``: flux or uncertainty not finite or -9999, a standard deviation of
+  `bad_error` (999) or more, a mask that is set. ``mask_bits=(0, 1, 14)`` names the bits that count,
+  ``mask_bits=()`` lets the mask not count, ``bad_error=numpy.inf`` keeps large errors. On the
+  command line: `--read mask_bits=0,1,14`.
+- Wavelengths: ``wavelength_unit="nm"`` where the file does not say so. If a network is on "other
+  wavelengths" still, `symspec.resample` (`--resample flux_conserving`) takes the spectra there.
+- Labels of -9999 are missing (NaN). ``label_names=["TEFF", "LOGG"]`` picks labels and their order.
+"""
 
 from symspec.spectra.readers.read import open_spectra, read_spectra
 

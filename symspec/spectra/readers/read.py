@@ -154,9 +154,14 @@ def open_spectra(source: Any, **options: Any) -> Iterator[SpectraFile | SpectraF
 
     Examples
     --------
-    >>> with symspec.open_spectra("stars.h5") as file:  # doctest: +SKIP
-    ...     for start in range(0, file.n_stars, 1000):
-    ...         spectra = file.read(slice(start, start + 1000))
+    >>> import numpy as np
+    >>> np.savez("stars.npz", flux=np.ones((5, 100)))
+    >>> with open_spectra("stars.npz") as file:
+    ...     for start in range(0, file.n_stars, 2):
+    ...         print(file.read(slice(start, start + 2)).n_stars)
+    2
+    2
+    1
     """
     checked = ReadOptions(**options)
     is_path = isinstance(source, str | os.PathLike)
