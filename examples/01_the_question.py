@@ -31,11 +31,10 @@ def tried(call, error):
     print(f"\ntried   {call}\n  gave  {error}")
 
 
-# ------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------
 print("1. An inverse Hessian from SciPy's minimisers\n")
-# Weights are one flat vector `theta`, so that every minimiser takes them. A small smooth network,
-# whose whole
-# P x P matrix can be looked at:
+# Weights are one flat vector `theta`, which every minimiser takes. This network is small and
+# smooth, so that its whole P x P matrix can be looked at.
 stars = ss.datasets.generated_stars(200, n_pixels=15, rng=rng)
 X, Y = stars.flux, stars.labels
 net = ss.standardized(ss.mlp([15, 4, 3], activation="tanh", label_names=stars.label_names), X, Y)
@@ -52,8 +51,7 @@ for method, error in {
     res = ss.minimize(reg, start, X, Y, method=method, progress=False)
     print(f"  now   ss.minimize(reg, theta, X, Y, method={method!r})")
     print(f"        U = {res.fun:.3f} after {res.nit} iterations")
-    # The exact Hessian belongs at an exact minimum: Newton's method goes to the one that this was
-    # on its way to.
+    # The exact Hessian belongs at an exact minimum: Newton's method goes to the nearest one.
     theta = ss.polish(reg, res.x, X, Y).theta
     exact = ss.fit_laplace(reg, theta, X, Y, curvature="hessian", require_minimum=True)
     sd = np.sqrt(np.diag(exact.inverse_hessian.to_dense()))
@@ -71,7 +69,7 @@ for method, error in {
     print(f"from {ratio.min():.2f} to {ratio.max():.2f}")
 print("\nAn optimiser's hess_inv is a by-product of its search: not to be published.")
 
-# ------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------
 print("\n2. Derivatives by pytensor.gradient (Theano's successor), as they stand")
 t, x, many, labels = pt.dvector("theta"), pt.dvector("x"), pt.dmatrix("X"), pt.dmatrix("Y")
 by_star = ss.compile_jacobian(net)(theta, X[:50])
@@ -92,9 +90,8 @@ tried(
     "tensor.jacobian expects a 1 dimensional variable as `expression`",
 )
 J = pytensor.function([t, many], jacobian(net(t, many).flatten(), many))(theta, X[:50])
-J = J.reshape(50, 3, 50, 15)[
-    np.arange(50), :, np.arange(50)
-]  # a star's labels do not depend on other stars
+# a star's labels do not depend on other stars
+J = J.reshape(50, 3, 50, 15)[np.arange(50), :, np.arange(50)]
 print(f"  now   jacobian(net(theta, X).flatten(), X), own stars' blocks: {J.shape}")
 print("        or, without the blocks of zeros, ss.compile_jacobian(net)(theta, X)")
 print(f"check   the two agree: {np.allclose(J, by_star, rtol=1e-10)}")
@@ -106,20 +103,18 @@ close = np.allclose(H, ss.compile_hessian(reg)(theta, X, Y), rtol=1e-8, atol=1e-
 print(f"\n  now   hessian(reg.negative_log_posterior(theta, X, Y), theta): {H.shape}")
 print(f"check   equal to ss.compile_hessian(reg)(theta, X, Y): {close}")
 
-# ------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------
 print("\n3. The network of the question: all derivatives of its labels, in every pixel")
 sizes = [713, 64, 32, 3] if small else [7213, 2048, 1024, 512, 256, 128, 32, 3]
 n_train, n_batch = (200, 32) if small else (1000, 256)
 stars = ss.datasets.generated_stars(n_train + n_batch, n_pixels=sizes[0], rng=rng)
 X, Y, X_new = stars.flux[:n_train], stars.labels[:n_train], stars.flux[n_train:]
-net = ss.mlp(
-    sizes, activation="clip", label_names=stars.label_names, label_units=stars.label_units
-)  # clip(x, 0, 9999)
+names, units = stars.label_names, stars.label_units
+net = ss.mlp(sizes, activation="clip", label_names=names, label_units=units)  # clip(x, 0, 9999)
 net = ss.standardized(net, X, Y)
 reg = ss.Regression(net, sigma_noise=[100.0, 0.3, 0.2], prior_precision=ss.scaled_prior(net, 1.0))
-theta = ss.train(
-    reg, X, Y, epochs=20 if small else 5, learning_rate=3e-4, rng=rng, progress=False
-).theta
+epochs = 20 if small else 5
+theta = ss.train(reg, X, Y, epochs=epochs, learning_rate=3e-4, rng=rng, progress=False).theta
 print(net)
 
 flux_jacobian = ss.compile_jacobian(net)
@@ -137,13 +132,12 @@ close = np.allclose(
 )
 print(f"check   equal to central differences in pixels {', '.join(map(str, pixels))}: {close}")
 
-# ------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------
 print(f"\n4. Error bars of the labels, from all {net.n_params:,} weights")
-# Their inverse Hessian has P^2 entries, but acts on labels only through the N training stars: the
-# dual is exact.
-# A few epochs end far from a minimum: the certificate says so, and every star is flagged (ss.polish
-# would mend
-# it). Noise and prior are guesses here; ss.tune finds them (02_error_bars.py).
+# The inverse Hessian has P^2 entries, but acts on labels only through the N training stars, so the
+# dual is exact. A few epochs end far from a minimum: the certificate says so, and every star is
+# flagged (ss.polish would mend it). Noise and prior are guesses here; ss.tune finds them, see
+# 02_error_bars.py.
 begin = time.perf_counter()
 lap = ss.fit_laplace(reg, theta, X, Y, structure="dual", dtype="float32", require_minimum=False)
 prediction = lap.predict(X_new, ivar=stars.ivar[n_train:])

@@ -1,4 +1,4 @@
-"""From training spectra to a catalogue with error bars: train, tune, certify, predict, compare with truth.
+"""From training spectra to a catalogue with error bars: train, tune, certify, predict, compare.
 
 python examples/02_error_bars.py            # 1,000 stars of 100 pixels: a minute or two
 python examples/02_error_bars.py --small    # seconds
@@ -17,22 +17,17 @@ parser.add_argument("--small", action="store_true", help="200 stars of 60 pixels
 n_train, n_pixels, hidden = (300, 30, 4) if parser.parse_args().small else (1000, 100, 8)
 rng = np.random.default_rng(2)
 
-# Generated stars around the Mg b triplet, whose truth is known: good spectra to train on, ordinary
-# ones to
-# predict. Catalogued labels scatter around the true ones; sigma_noise should come out as that, and
-# what the flux
-# errors of the training spectra and a network this small add to it.
+# Stars are generated around the Mg b triplet, so that the truth is known: good spectra to train on,
+# ordinary ones to predict. Catalogued labels scatter around the true ones. sigma_noise should come
+# out as this scatter, and what flux errors and the small size of the network add to it.
 window = {"n_pixels": n_pixels, "wavelength_range": (5150.0, 5300.0), "rng": rng}
-stars, new = (
-    ss.datasets.generated_stars(n_train, snr=1000, **window),
-    ss.datasets.generated_stars(500, snr=300, **window),
-)
+stars = ss.datasets.generated_stars(n_train, snr=1000, **window)
+new = ss.datasets.generated_stars(500, snr=300, **window)
 scatter = np.array([50.0, 0.10, 0.05])
 X, Y = stars.flux, stars.labels + scatter * rng.normal(size=stars.labels.shape)
 truth = new.labels + scatter * rng.normal(size=new.labels.shape)
 
-# Network, noise, prior; Adam, and then the evidence, which sets noise and prior and ends at a true
-# minimum.
+# Adam trains the weights; the evidence then sets noise and prior, and ends at a true minimum.
 net = ss.mlp(
     [n_pixels, hidden, 3],
     activation="tanh",
@@ -50,8 +45,7 @@ print(f"inverse Hessian: {lap.reason}")
 print(f"log marginal likelihood: {lap.log_marginal_likelihood():.1f} nats")
 print("noise found", *reg.sigma_noise.round(3), "with a scatter of", *scatter, "put in")
 
-# The new stars; the first has a cosmic ray, the second no blue end. ivar = 0 says so: no
-# information.
+# The first new star has a cosmic ray, the second no blue end: ivar = 0 means no information.
 ivar = new.ivar.copy()
 ivar[0, n_pixels // 2] = ivar[1, : n_pixels // 10] = 0
 prediction = lap.predict(new.flux, ivar=ivar)

@@ -1,4 +1,4 @@
-"""Every compiled function, on every backend installed: shapes, times, agreement; then in SciPy and in PyMC.
+"""Every compiled function on every backend: shapes, times, agreement; then SciPy and PyMC.
 
 python examples/03_compiled_functions.py            # all backends: minutes, to compile C and Numba
 python examples/03_compiled_functions.py --small    # NumPy and JAX: seconds
@@ -25,8 +25,7 @@ small = parser.parse_args().small
 # A pip-installed PyTensor finds no BLAS for its C backend, and says so: it then calls NumPy's.
 warnings.filterwarnings("ignore", message="PyTensor could not link to a BLAS", category=UserWarning)
 
-# All backends that this machine has: C needs a compiler, JAX its package; the other two come with
-# PyTensor.
+# C needs a compiler, JAX its package; the other two backends come with PyTensor.
 has_jax = importlib.util.find_spec("jax") is not None
 installed = {"numpy": True, "c": bool(pytensor.config.cxx), "numba": True, "jax": has_jax}
 backends = [
@@ -43,8 +42,7 @@ theta = ss.train(reg, X, Y, epochs=50, rng=rng, progress=False).theta
 v = rng.normal(size=net.n_params)
 print(net)
 
-# What there is: the function, the call, and where it goes. Each also takes one spectrum in place of
-# many.
+# Name, function and arguments. Each also takes one spectrum in place of many.
 functions = {
     "predict": (lambda b: ss.compile_predict(net, backend=b), (theta, X)),
     'jacobian, "flux"': (lambda b: ss.compile_jacobian(net, "flux", backend=b), (theta, X)),
@@ -81,9 +79,8 @@ for name, (compile_, arguments) in functions.items():
         for _ in range(3):
             function(*arguments)
         times.append(f"{first:.2f} / {1e3 * (time.perf_counter() - begin) / 3:.2f}")
-        results.append(
-            result[1] if name == "objective" else result
-        )  # of (value, gradient) the gradient
+        is_pair = name == "objective"  # value and gradient: the gradient is compared
+        results.append(result[1] if is_pair else result)
     largest = np.abs(results[0]).max()
     difference = max(np.abs(r - results[0]).max() / largest for r in results)
     worst = max(worst, difference)
@@ -98,8 +95,7 @@ print(f"check: {', '.join(backends)} agree to {worst:.0e} of the largest entry: 
 one = ss.compile_jacobian(net, dtype="float32")(theta, X[0])
 print(f"one spectrum, float32: {one.shape} {one.dtype}")
 
-# They are plain functions of NumPy arrays, as SciPy takes them: value and gradient, products with
-# the Hessian.
+# They are plain functions of NumPy arrays: SciPy takes value and gradient, and Hessian products.
 objective, product = ss.compile_objective(reg), ss.compile_hessian_vector_product(reg)
 start = ss.polish(reg, theta, X, Y).theta + 0.003 * v
 res = scipy.optimize.minimize(
@@ -116,8 +112,7 @@ U = objective(start, X, Y)[0]
 print(f"scipy.optimize.minimize: U from {U:.2f} to {res.fun:.2f} in {res.nit} iterations")
 print(f"check: the gradient vanishes there: {gradient < 1e-2}")
 
-# And the network is a graph: in a PyMC model it stands under random variables, with no wrapper in
-# between.
+# And the network is a graph: it goes under the random variables of a PyMC model without a wrapper.
 with pm.Model() as model:
     weights = pm.Normal("theta", 0, 1 / np.sqrt(reg.prior_precision_vector()), shape=net.n_params)
     pm.Normal("labels", net(weights, X), reg.sigma_noise, observed=Y)

@@ -1,6 +1,6 @@
-"""Laplace's error bars against Hamiltonian Monte Carlo, where there are data and in a gap between them.
+"""Laplace's error bars against Hamiltonian Monte Carlo, among the data and in a gap between them.
 
-python examples/04_hmc_check.py                  # 1-20-20-1, as in the README: a quarter of an hour
+python examples/04_hmc_check.py                  # 1-20-20-1: a quarter of an hour
 python examples/04_hmc_check.py --small          # a smaller network: a minute
 python examples/04_hmc_check.py --plots figures  # and draw what was found
 """
@@ -11,10 +11,14 @@ from pathlib import Path
 import numpy as np
 
 import symspec as ss
-from symspec.reports.hmc_plots import plot_hmc_intervals, plot_hmc_traces
-from symspec.reports.hmc_tables import comparison_table, print_comparison
-from symspec.reports.plots import save_figure
-from symspec.reports.tables import open_console
+from symspec.reports import (
+    comparison_table,
+    open_console,
+    plot_hmc_intervals,
+    plot_hmc_traces,
+    print_comparison,
+    save_figure,
+)
 
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
 parser.add_argument("--small", action="store_true", help="a network of one hidden layer")
@@ -29,8 +33,16 @@ y = np.cos(2 * x) + 0.1 * rng.normal(size=x.shape)
 sizes, precision = ([1, 4, 1], 4.0) if options.small else ([1, 20, 20, 1], 1.0)
 net = ss.mlp(sizes, activation="tanh", label_names=["y"])
 reg = ss.Regression(net, sigma_noise=0.1, prior_precision=precision)
-words = {"init": "glorot_uniform", "learning_rate": 0.005, "progress": False}
-theta = ss.train(reg, x, y, epochs=1000, rng=np.random.default_rng(1), **words).theta
+theta = ss.train(
+    reg,
+    x,
+    y,
+    init="glorot_uniform",
+    epochs=1000,
+    learning_rate=0.005,
+    rng=np.random.default_rng(1),
+    progress=False,
+).theta
 theta = ss.polish(reg, theta, x, y, max_iterations=1000).theta
 
 # Two Laplace posteriors at the same minimum: Gauss-Newton, and the exact Hessian.
@@ -38,15 +50,14 @@ laplace = ss.fit_laplace(reg, theta, x, y, structure="primal")
 exact = ss.fit_laplace(reg, theta, x, y, structure="primal", curvature="hessian")
 print(f"certificate: {laplace.certificate.message}")
 
-# The chains start at draws of the first, and end where the posterior is, whatever they started
-# from.
+# The chains start at draws of the first, and find the posterior wherever they start.
 data = np.concatenate([np.linspace(-3, -1, 21), np.linspace(1, 3, 21)])
 x_check = np.concatenate([data, np.linspace(-0.8, 0.8, 17)])[:, None]
 draws = ss.run_hmc(reg, x, y, laplace=laplace, X_check=x_check, seed=1, progress=False)
 seconds = draws["posterior"].attrs["sampling_time"]
 print(f"sampled by {draws.attrs['sampler']} in {seconds:.0f} s")
 
-# Compared is what the network says, star by star, never its weights.
+# What the network says is compared, star by star, never its weights.
 others = {"exact Hessian": exact, "sandwich": ss.sandwich_covariance(laplace, x, y, x_check)}
 comparison = ss.compare_hmc(laplace, draws, x_check, others=others)
 in_data, in_gap = comparison.select(slice(0, 42)), comparison.select(slice(42, None))

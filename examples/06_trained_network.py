@@ -1,4 +1,4 @@
-"""A convolutional network that somebody has trained, and has only the weights of: error bars, derivatives, a catalogue.
+"""A convolutional network of which only the weights are left: error bars, derivatives, a catalogue.
 
 python examples/06_trained_network.py            # a minute or two
 python examples/06_trained_network.py --small    # seconds
@@ -22,27 +22,24 @@ temporary = tempfile.TemporaryDirectory()
 folder = Path(temporary.name)
 
 # The architecture, as its authors published it: flux standardised, two convolutions, a pool, dense
-# layers. The
-# labels that it gives are standardised, too; Unstandardize has the mean and spread that they were
-# divided by.
+# layers. It was trained on standardised labels: Unstandardize gives them their own units back.
 window = {"wavelength_range": (5150.0, 5300.0), "rng": rng}
 stars, held_out = (
     ss.datasets.generated_stars(n, n_pixels=n_pixels, snr=100, **window) for n in (n_train, 200)
 )
-convolutions = [
-    ss.Conv1D(4, 8, padding="same"),
-    ss.Activation("softplus"),
-    ss.Conv1D(8, 8, padding="same"),
-]
-dense = [ss.Flatten(), ss.Dense(32), ss.Activation("softplus"), ss.Dense(3)]
 net = ss.Network(
     [
         ss.Standardize.of(stars.flux),
         ss.Reshape((n_pixels, 1)),
-        *convolutions,
+        ss.Conv1D(4, 8, padding="same"),
+        ss.Activation("softplus"),
+        ss.Conv1D(8, 8, padding="same"),
         ss.Activation("softplus"),
         ss.MaxPool1D(4),
-        *dense,
+        ss.Flatten(),
+        ss.Dense(32),
+        ss.Activation("softplus"),
+        ss.Dense(3),
         ss.Unstandardize.of(stars.labels),
     ],
     n_pixels,
@@ -52,8 +49,7 @@ net = ss.Network(
 )
 print(net)
 
-# What is usually left of a training: a file of weights (as Keras 2 writes one), and some
-# predictions.
+# A file of weights, as Keras 2 writes one, and some predictions are what is usually left.
 reg = ss.Regression(net, sigma_noise=[150.0, 0.3, 0.1], prior_precision=ss.scaled_prior(net, 1.0))
 trained = ss.train(
     reg, stars.flux, stars.labels, epochs=epochs, learning_rate=5e-3, rng=rng, progress=False
@@ -76,9 +72,8 @@ net, theta = ss.read_network(folder / "weights.h5", net=net, check=known)
 print(f"read {net.n_params:,} weights")
 print(f"check: they are what was trained, in float32: {np.allclose(theta, trained, rtol=1e-6)}")
 
-# Its error bars. The noise is the scatter of stars that it was not trained on. It was stopped
-# early, as networks are:
-# symspec says so, and flags every star.
+# The noise is the scatter of stars that it was not trained on. It was stopped early, as networks
+# are: symspec says so, and flags every star.
 residual = held_out.labels - ss.compile_predict(net)(theta, held_out.flux)
 reg = ss.Regression(
     net,
@@ -98,16 +93,20 @@ try:
     ss.predict_survey(folder / "catalogue.fits", laplace, folder / "new.npz")
 except ss.ShapeError as error:
     print(f"as they are: {error}")
-words = {"resample": "flux_conserving", "flag_options": ss.FlagOptions(min_snr=30)}
-survey = ss.predict_survey(folder / "catalogue.fits", laplace, folder / "new.npz", **words)
+survey = ss.predict_survey(
+    folder / "catalogue.fits",
+    laplace,
+    folder / "new.npz",
+    resample="flux_conserving",
+    flag_options=ss.FlagOptions(min_snr=30),
+)
 
 table = Table.read(folder / "catalogue.fits")
 print(table["ID", "TEFF", "TEFF_ERR", "TEFF_MODEL_ERR", "TEFF_FLUX_ERR", "SNR", "FLAGS"][:5])
 z = (survey.prediction.labels - new.labels) / survey.prediction.errors
 print(f"check: two errors hold at least 90 % of the true labels: {np.mean(np.abs(z) < 2) > 0.9}")
 
-# Which wavelengths the temperature hangs on: the derivative of the first label, averaged over the
-# stars.
+# The derivative of the first label, averaged over the stars, shows what the temperature rests on.
 summary = ss.write_jacobian(
     folder / "jacobian.h5", net, theta, folder / "new.npz", resample="flux_conserving"
 )

@@ -1,4 +1,4 @@
-"""The README keeps its word: its script prints what it shows, commands exist, links lead on.
+"""The README keeps its word: its script prints what it shows, commands exist, links lead on."""
 
 import re
 from pathlib import Path

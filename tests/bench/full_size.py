@@ -1,7 +1,7 @@
-"""Error bars of the 17.6-million-weight network from 50,000 generated spectra: every structure in one table.
+"""Error bars of the 17.6-million-weight network from 50,000 generated spectra, by every structure.
 
-    python tests/bench/full_size.py FOLDER                 all of it: about two hours on two cores,
-    2 GB on disk python tests/bench/full_size.py FOLDER kronecker ...   some of the stages
+    python tests/bench/full_size.py FOLDER                 # all: two hours on two cores, 2 GB
+    python tests/bench/full_size.py FOLDER kronecker ...   # some of the stages
 
 Stages: data, training, gradient, kronecker, ekfac, diagonal, last_layer, dual, krylov, hmc, table.
 Each is a process of its own, so that its peak of memory is its own, and leaves its numbers in
@@ -137,7 +137,7 @@ def run_structure(folder, structure):
 
 
 def check_last_layer(folder):
-    """HMC of the last layer given the others, from all training spectra, against Laplace on the same weights."""
+    """HMC of the last layer given the others, from all training spectra, against Laplace."""
     reg, theta, X, Y, X_test = read_trained(folder)
     begin = time.perf_counter()
     words = {

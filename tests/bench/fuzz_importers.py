@@ -1,4 +1,4 @@
-"""Random networks of Keras 3, Keras 2 and PyTorch, and what symspec makes of their files: predictions and derivatives.
+"""Random networks of Keras 3, Keras 2 and PyTorch: predictions and derivatives from their files.
 
     ENVIRONMENT/bin/python tests/bench/fuzz_importers.py make FOLDER [NUMBER [SEED]]
     .venv/bin/python tests/bench/fuzz_importers.py check FOLDER [NAME ...]
@@ -25,16 +25,12 @@ PRIOR = 1.0  # symspec's U has a prior, whose Hessian is this
 PARTS = {"keras3": 0.5, "torch": 0.35, "keras2": 0.15}  # shares of the networks
 SINGLE = 1 / 3  # share in float32
 COUNTS = ("read", "refused", "in another order", "coarse")
-WITH_BRANCHES = (
-    "branches",
-    "nested",
-    "two_inputs",
-    "two_outputs",
-)  # where shapes may not tell the order
+# where shapes may not tell the order
+WITH_BRANCHES = ("branches", "nested", "two_inputs", "two_outputs")
 
 
 def make(folder, n=240, seed=0):
-    """All networks; each part is a process of its own, since the precision of Keras is set for one."""
+    """Make all networks; each part is a process, as the precision of Keras is set for one."""
     folder.mkdir(parents=True, exist_ok=True)
     for part, share in PARTS.items():
         for dtype, of in (("float64", 1 - SINGLE), ("float32", SINGLE)):
@@ -97,7 +93,7 @@ def find_norms(net):
 
 
 def read_all(stem, check):
-    """Network and weights from each file of it, which have to agree; and two directions of weights."""
+    """Network and weights from each of its files, which agree; and two directions of weights."""
     import symspec as ss
 
     if stem.name.startswith("torch"):
@@ -125,7 +121,7 @@ def read_all(stem, check):
 
 
 def read_weights_only(stem, net, theta):
-    """How many weights-only files give the same, given the layers, or are refused as names and shapes say no order."""
+    """Count weights-only files that give the same network, and those refused as ambiguous."""
     import symspec as ss
 
     counts = dict.fromkeys(COUNTS, 0)

@@ -1,4 +1,4 @@
-"""Random networks of Keras with their files, predictions and derivatives: the Keras half of `fuzz_importers.py`."""
+"""Random networks of Keras, their files and derivatives: the Keras half of `fuzz_importers.py`."""
 
 import os
 from functools import partial
@@ -466,9 +466,8 @@ def derive_in_tensorflow(model, x, own, head, directions, rng):
     with tf.GradientTape(persistent=True) as tape:
         tape.watch(x)
         y = predict()
-        labels_of_all = [
-            tf.reduce_sum(column) for column in tf.unstack(y, axis=1)
-        ]  # no star sees another
+        # no star sees another
+        labels_of_all = [tf.reduce_sum(column) for column in tf.unstack(y, axis=1)]
     jacobian = np.stack([tape.gradient(label, x).numpy() for label in labels_of_all], axis=1)
     labels = y.numpy() + rng.normal(size=y.shape).astype(x.dtype.as_numpy_dtype)
     with tf.GradientTape(persistent=True) as outer:
@@ -496,9 +495,8 @@ def make_networks(folder, n, seed, *, dtype, is_legacy):
     for i in range(n):
         rng = np.random.default_rng([seed, i])
         kind = named[i] if i < len(named) else KINDS[i % len(KINDS)]
-        is_last = (
-            is_legacy or kind in named or rng.random() < 0.7
-        )  # TensorFlow has no channels_first on CPUs
+        # TensorFlow has no channels_first on CPUs
+        is_last = is_legacy or kind in named or rng.random() < 0.7
         name = f"{'keras2' if is_legacy else 'keras3'}_{dtype}_{i:03d}"
         print(name, kind, "last" if is_last else "first", flush=True)
         data_format = "channels_last" if is_last else "channels_first"

@@ -1,4 +1,4 @@
-"""Random networks of PyTorch with their files, predictions and derivatives: the PyTorch half of `fuzz_importers.py`.
+"""Random networks of PyTorch, their files and derivatives: their half of `fuzz_importers.py`.
 
 A network is a list of steps (kind, options, places of other steps), which names symspec's layers
 and their options, and which is run here by PyTorch's own modules and functions.
@@ -197,10 +197,14 @@ class Draw:
             )()
         if self.shape[1] < 6:
             return self.one_of(self.activation, self.batch_norm, self.layer_norm, self.dense)()
-        pad = lambda: self.net.add(
-            "ZeroPadding1D", {"padding": [self.count(0, 2), self.count(0, 2)], **FIRST}
-        )  # noqa: E731
-        drop = lambda: self.net.add("Dropout", {"rate": 0.2})  # noqa: E731
+
+        def pad():
+            ends = [self.count(0, 2), self.count(0, 2)]
+            return self.net.add("ZeroPadding1D", {"padding": ends, **FIRST})
+
+        def drop():
+            return self.net.add("Dropout", {"rate": 0.2})
+
         options = (
             self.pool,
             self.batch_norm,

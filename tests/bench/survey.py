@@ -1,7 +1,6 @@
-"""symspec errors on a survey: its memory, its speed against that of predict alone, and kill -9 at five random moments.
+"""symspec errors on a survey: memory, speed against predict alone, and kill -9 at five moments.
 
-    python tests/bench/survey.py FOLDER [N_STARS]      5,000 stars unless told otherwise; 100,000
-    take 3 GB on disk
+    python tests/bench/survey.py FOLDER [N_STARS]   # 5,000 stars; 100,000 take 3 GB on disk
 
 The catalogue of a run that was killed has to be that of an undisturbed one, byte by byte.
 """

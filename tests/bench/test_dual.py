@@ -26,7 +26,7 @@ SIGMA = np.array([100.0, 0.2, 0.1])
 
 
 def build_problem(n_train, n_test):
-    """Regression, weights (untrained: the arithmetic is the same), training stars, and spectra to predict."""
+    """Regression, untrained weights (the arithmetic is the same), training stars, new spectra."""
     rng = np.random.default_rng(0)
     stars = ss.datasets.generated_stars(n_train + n_test, n_pixels=SIZES[0], rng=rng)
     X, Y = stars.flux[:n_train], stars.labels[:n_train]
@@ -42,7 +42,7 @@ def covariance_by_symspec(reg, theta, X, Y, X_test, dtype):
 
 
 def covariance_by_numpy(reg, theta, X, Y, X_test, dtype):
-    """V = K** - K*X (K_XX + S)^-1 KX*, with K = sum over layers of (v_W a a^T + v_b) o (g g^T); star-major."""
+    """V = K** - K*X (K_XX + S)^-1 KX*, K = sum over layers of (v_W a a^T + v_b) o (g g^T)."""
     standardize, unstandardize = reg.net.layers[0], reg.net.layers[-1]
     blocks = {name: block.astype(dtype) for name, block in reg.net.unpack(theta).items()}
     Ws = [blocks[f"dense_{k}/kernel"] for k in range(len(SIZES) - 1)]
@@ -108,7 +108,7 @@ def run(side, path, repeat):
 
 
 def sd_difference(V, reference):
-    """Largest difference of covariances (star, label, label), in units of the standard deviations'."""
+    """Largest difference of covariances (star, label, label), in units of both deviations."""
     sd = np.sqrt(np.diagonal(reference, axis1=1, axis2=2))
     return np.abs((V - reference) / (sd[:, :, None] * sd[:, None, :])).max()
 
@@ -143,7 +143,7 @@ def test_the_dual_is_exact_in_double_precision():
 
 
 def peak_memory():
-    """Largest resident memory in GiB of this process; `resource.getrusage` would count its parent's, too."""
+    """Peak memory of this process in GiB; `resource.getrusage` would count its parent's, too."""
     line = next(
         t for t in Path("/proc/self/status").read_text().splitlines() if t.startswith("VmHWM")
     )

@@ -1,4 +1,4 @@
-"""What whitening is worth: effective draws of f a second, with a Laplace posterior's coordinates and without.
+"""What whitening is worth: effective draws of f a second, with Laplace's coordinates and without.
 
     python -m pytest tests/bench/test_hmc.py -q -s -o addopts=""
 
@@ -23,7 +23,7 @@ TECATOR = Path(__file__).parents[3] / "shared/data/tecator/tecator_meats.npz"
 
 
 def build_problem():
-    """100 pixels, five tanh units, 172 spectra: Savitzky-Golay derivatives, as is usual for near-infrared spectra."""
+    """100 pixels, five tanh units, 172 near-infrared spectra, differentiated by Savitzky-Golay."""
     data = np.load(TECATOR)
     X, Y, names = (
         savgol_filter(data["spectra"], 9, 2, deriv=1),

@@ -127,7 +127,7 @@ def build_random(n_stars, width, structure, **options):
 
 
 def test_costs_grow_as_promised():
-    """Exponents; the promise is an upper limit, with a tenth for what small sizes leave of fixed costs' opposite."""
+    """Exponents are at most those promised, with a tenth for the limited range of sizes."""
 
     def fit(structure, width=256, **options):
         def work_of(n):

@@ -1,4 +1,4 @@
-"""Dense Hessian and the labels' covariance from it, against JAX written by hand, in double precision.
+"""Dense Hessian and covariance of labels from it, against JAX written by hand, in float64.
 
     OPENBLAS_NUM_THREADS=1 python -m pytest tests/bench/test_matrices.py -q -s
 
@@ -80,9 +80,8 @@ def test_the_dense_hessian_costs_less_than_the_jacobians_product_with_itself(act
 
     by_jax, on_device = jax.jit(jax.hessian(U)), jax.device_put((theta, X, Y))
     by_us = ss.compile_hessian(reg)
-    J = np.asfortranarray(
-        np.random.default_rng(1).normal(size=(theta.size, Y.size))
-    )  # (param, star * label)
+    # (param, star * label)
+    J = np.asfortranarray(np.random.default_rng(1).normal(size=(theta.size, Y.size)))
     seconds, results = take_turns(
         {
             "symspec": lambda: by_us(theta, X, Y),
@@ -91,10 +90,8 @@ def test_the_dense_hessian_costs_less_than_the_jacobians_product_with_itself(act
         },
         rounds=3,
     )
-    largest = np.abs(results["symspec"]).max()
-    np.testing.assert_allclose(
-        results["symspec"], results["JAX by hand"], rtol=1e-9, atol=1e-12 * largest
-    )  # rounding
+    atol = 1e-12 * np.abs(results["symspec"]).max()  # rounding
+    np.testing.assert_allclose(results["symspec"], results["JAX by hand"], rtol=1e-9, atol=atol)
     print_table(f"Hessian, {activation}, 64-32-16-3, 2,000 stars", seconds)
     assert 4 * seconds["symspec"] <= seconds["JAX by hand"]
     assert seconds["symspec"] <= 4 * seconds["one SYRK of J"]

@@ -1,4 +1,4 @@
-"""The 17.6-million-weight network against its matrix products alone, and against JAX written by hand.
+"""The network of 17.6 million weights against its matrix products alone, and JAX written by hand.
 
     python -m pytest tests/bench/test_speed.py -q -s
 
@@ -72,7 +72,7 @@ def forward(Ws, X):
 
 
 def forward_tangent(Ws, Vs, inputs):
-    """13 products: a dW for each layer, and (da) W for all but the first, whose input does not move."""
+    """13 products: a dW for each layer, (da) W for all but the first, whose input is fixed."""
     tangents = [None]
     for W, V, a in zip(Ws, Vs, inputs, strict=False):
         dz = a @ V
@@ -103,7 +103,7 @@ def floor_ggn(Ws, Vs, X):
 
 
 def floor_hessian(Ws, Vs, X):
-    """Forward, tangent forward, cotangents d backward, their tangents e and the kernels' backward: 51 products."""
+    """51 products: forward, tangents, cotangents d, their tangents e, and the kernels' backward."""
     inputs = forward(Ws, X)
     tangents = forward_tangent(Ws, Vs, inputs)
     d, e = inputs[-1], tangents[-1]
@@ -199,16 +199,13 @@ def test_the_full_network_runs_near_the_speed_of_its_matrix_products(
     on_device = jax.device_put((kernels(theta), X, Y, kernels(v)))
     jitted = jax.jit(by_hand)
 
-    ours, theirs = (
-        function(*arguments),
-        jitted(*on_device),
-    )  # compiles both; they should say the same
+    # compiles both; they should say the same
+    ours = function(*arguments)
+    theirs = jitted(*on_device)
     if name == "gradient":
         ours, theirs = ours[1], theirs[1]
-    largest = np.abs(ours).max()
-    np.testing.assert_allclose(
-        ours, flat(theirs), rtol=1e-3, atol=1e-4 * largest
-    )  # float32, sums of thousands
+    atol = 1e-4 * np.abs(ours).max()  # float32, sums of thousands
+    np.testing.assert_allclose(ours, flat(theirs), rtol=1e-3, atol=atol)
 
     times = {"floor": [], "jax": []}
 

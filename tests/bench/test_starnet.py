@@ -1,4 +1,4 @@
-"""StarNet as published (7,419,191 weights): import, 21,033 predictions and 300 flux Jacobians, beside JAX.
+"""StarNet as published (7,419,191 weights): import, 21,033 predictions, 300 Jacobians; and JAX.
 
     python -m pytest tests/bench/test_starnet.py -q -s -o addopts=""
 
