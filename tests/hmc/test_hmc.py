@@ -1,5 +1,6 @@
 """HMC against what is known in closed form, and against Laplace posteriors with errors planted in them."""
 
+import importlib.util
 import io
 import subprocess
 import sys
@@ -148,7 +149,7 @@ def test_quantiles_of_a_normal_posterior_are_laplaces(linear):
 def test_other_samplers_find_the_same(linear, sampler):
     if sampler == "numpyro":
         pytest.importorskip("numpyro")
-    if sampler == "pymc":
+    if sampler == "pymc" and importlib.util.find_spec("jax") is not None:
         import jax
 
         jax.numpy.zeros(1).block_until_ready()  # its threads run: chains must not be forks
@@ -400,6 +401,7 @@ def test_draws_that_are_not_finite_are_refused(linear):
 
 
 def test_an_interrupted_run_keeps_the_finished_draws(tmp_path):
+    pytest.importorskip("nutpie")
     script = textwrap.dedent("""
         import os, signal, threading, time, warnings
         import numpy as np
