@@ -11,7 +11,6 @@ from symspec.errors import DataError, FileFormatError, OptionError, ShapeError
 from symspec.files.surveys import predict_survey
 from symspec.spectra.datasets import generated_stars
 from symspec.spectra.readers.read import open_spectra, read_spectra
-from symspec.spectra.readers.sources import open_source
 
 N_STARS, N_PIXELS = 7, 30
 RNG = np.random.default_rng(0)
@@ -111,7 +110,8 @@ def test_a_file_unlike_the_others_is_named(folder, replaced, error, words):
 
 def test_a_folder_without_spectra_is_refused(tmp_path):
     with pytest.raises(
-        DataError, match=r"should hold files of one spectrum each, named \.fits, .*got none"
+        DataError,
+        match=r"one spectrum each, named \.h5, \.hdf5, \.npz, \.fits, \.fits\.gz, .*got none",
     ):
         read_spectra(tmp_path)
 
@@ -140,8 +140,8 @@ def test_a_catalogue_of_a_folder_is_that_of_the_stars(folder, laplace, tmp_path)
 
 def test_another_file_or_size_makes_another_run(folder):
     def identify():
-        with open_source(folder) as source:
-            return source.identity["spectra"]
+        with open_spectra(folder) as source:
+            return source.identity()["spectra"]
 
     before = identify()
     assert identify() == before
