@@ -1,4 +1,4 @@
-"""Named arrays out of HDF5 and npz files that may come from strangers, whole or some rows at a time.
+"""Named arrays in HDF5 and npz files that may come from strangers, read by rows.
 
 Nothing is unpickled, no link to another file is followed, and sizes are checked before anything is
 allocated.

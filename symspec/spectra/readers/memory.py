@@ -131,7 +131,7 @@ def _hold(spectrum: Any) -> tuple[dict[str, np.ndarray], dict[str, str]]:
 
 
 def _find_wavelength(axis: Any) -> tuple[np.ndarray, str]:
-    """Wavelengths of a spectral axis, which may hold frequencies, energies or wavenumbers (in vacuum)."""
+    """Wavelengths of an axis of wavelengths, frequencies, energies or wavenumbers (in vacuum)."""
     from astropy import units
 
     try:

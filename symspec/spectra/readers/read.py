@@ -47,7 +47,7 @@ def read_spectra(
     hdu: int | str | None = None,
     apstar: str = "combined",
 ) -> Spectra:
-    r"""Read spectra, their uncertainties and their labels from a file, a table or spectra in memory.
+    r"""Read spectra, with uncertainties and labels, from a file, a folder, a table or memory.
 
     A file's format is recognised by its first bytes, not by its name:
 
@@ -168,9 +168,15 @@ def open_spectra(source: Any, **options: Any) -> Iterator[SpectraFile | SpectraF
 
     Examples
     --------
-    >>> with symspec.open_spectra("stars.h5") as file:  # doctest: +SKIP
-    ...     for start in range(0, file.n_stars, 1000):
-    ...         spectra = file.read(slice(start, start + 1000))
+    >>> import numpy as np
+    >>> import symspec
+    >>> source = symspec.datasets.generated_stars(5, n_pixels=9, rng=np.random.default_rng(0))
+    >>> with symspec.open_spectra(source) as file:  # or a path, such as "stars.h5"
+    ...     for start in range(0, file.n_stars, 2):
+    ...         print(file.read(slice(start, start + 2)).n_stars)
+    2
+    2
+    1
     """
     if isinstance(source, Spectra):
         _refuse_options(options)
