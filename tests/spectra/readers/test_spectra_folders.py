@@ -90,16 +90,32 @@ def test_formats_may_differ_and_suffixes_go(tmp_path):
 @pytest.mark.parametrize(
     ("replaced", "error", "words"),
     [
-        ({"flux": FLUX[:2], "sigma": SIGMA[:2], "TEFF": None}, ShapeError, r"star_004.npz should hold one star.*got 2"),
-        ({"flux": FLUX[:1, 1:], "sigma": None, "wavelength": None}, DataError, r"got n_pixels 29 in .*_004.npz and 30"),
-        ({"sigma": None}, DataError, "got has_uncertainty False in .*star_004.npz and True in star_000.npz"),
-        ({"wavelength": WAVELENGTH + 0.5}, ShapeError, r"on one grid, got other wavelengths in .*star_004.npz"),
+        (
+            {"flux": FLUX[:2], "sigma": SIGMA[:2], "TEFF": None},
+            ShapeError,
+            r"star_004.npz should hold one star.*got 2",
+        ),
+        (
+            {"flux": FLUX[:1, 1:], "sigma": None, "wavelength": None},
+            DataError,
+            r"got n_pixels 29 in .*_004.npz and 30",
+        ),
+        (
+            {"sigma": None},
+            DataError,
+            "got has_uncertainty False in .*star_004.npz and True in star_000.npz",
+        ),
+        (
+            {"wavelength": WAVELENGTH + 0.5},
+            ShapeError,
+            r"on one grid, got other wavelengths in .*star_004.npz",
+        ),
         ({"wavelength": None}, ShapeError, "on one grid"),
         ({"TEFF": None}, DataError, r"got label_names \(\) in"),
         ({"flux": np.array([None])}, FileFormatError, "pickle"),
     ],
     ids=["stars", "pixels", "uncertainty", "grid", "no grid", "labels", "pickle"],
-)  # fmt: skip
+)
 def test_a_file_unlike_the_others_is_named(folder, replaced, error, words):
     write_star(folder / "star_004.npz", 4, **replaced)
     with open_spectra(folder) as file:
