@@ -41,7 +41,6 @@ def open_hdf5(path: str | os.PathLike[str]) -> Iterator[NamedArrays]:
     import h5py
 
     path = Path(path)
-
     with as_format_error(path, "an HDF5 file"):
         file = h5py.File(path, "r")
     with file:
@@ -240,7 +239,7 @@ def _refuse_large(path: Path, name: str, shape: tuple[int, ...], itemsize: int) 
     """Refuse rows that no memory holds."""
     if (size := math.prod(shape) * itemsize) > _LARGEST_ARRAY:
         raise FileFormatError(
-            f"{path}: what is read of {name!r} at a time should fit {_LARGEST_ARRAY / 2**30:.0f}"
-            f" GiB, got rows of shape {shape}, {size / 2**30:.0f} GiB: read fewer stars at a time,"
+            f"{path}: rows of {name!r} read at a time should fit {_LARGEST_ARRAY / 2**30:.0f} GiB,"
+            f" got rows of shape {shape}, {size / 2**30:.0f} GiB: read fewer stars at a time,"
             " with symspec.open_spectra."
         )

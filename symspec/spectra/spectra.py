@@ -1,4 +1,4 @@
-"""Spectra of many stars on one wavelength grid, with what is known of their noise and labels."""
+"""Spectra of many stars on one wavelength grid, with their noise and labels if known."""
 
 from __future__ import annotations
 

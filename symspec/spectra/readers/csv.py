@@ -42,7 +42,7 @@ def open_csv(path: Path, options: ReadOptions) -> Iterator[NamedArrays]:
     Yields
     ------
     NamedArrays
-        `flux` (star, pixel), NaN where a cell is empty, and what there is of `wavelength`
+        `flux` (star, pixel), NaN where a cell is empty; if the header has them, `wavelength`
         (pixel,), `ids` (star,), `labels` (star, label), `label_names` and `label_units`.
 
     Raises

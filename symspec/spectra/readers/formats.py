@@ -46,7 +46,7 @@ class Format:
     open : callable
         ``open(path, options)`` gives a context manager of `NamedArrays`.
     offsets : tuple of int
-        Where `starts` may stand.
+        Positions at which `starts` may stand.
     has_hdus : bool
         Whether the option `hdu` applies.
     """

@@ -139,12 +139,9 @@ class SpectraFile:
 
     def _load_pixels(self, name: str, rows: slice) -> np.ndarray:
         """Rows of an array (star, pixel), with pixels in the order of rising wavelength."""
-        loaded = (
-            self._arrays.load(name)[None][rows]
-            if self._is_single
-            else self._arrays.load(name, rows)
-        )
-        return loaded[:, self._pixels]
+        if self._is_single:
+            return self._arrays.load(name)[None][rows, self._pixels]
+        return self._arrays.load(name, rows)[:, self._pixels]
 
     def _read_ids(self, rows: slice, n_rows: int) -> np.ndarray | None:
         if self._ids is None:
@@ -226,17 +223,17 @@ class SpectraFile:
 
     def _check_grid(self, rows: slice) -> None:
         """Refuse stars whose wavelengths are not those of the first."""
-        if self._grid is None or self._arrays.find_shape(self._grid) != (
-            self.n_stars,
-            self.n_pixels,
-        ):
+        if self._grid is None:
             return
+        if self._arrays.find_shape(self._grid) != (self.n_stars, self.n_pixels):
+            return  # one grid for all stars
         grids = self._load_grid(self._grid, rows)[:, self._pixels]
         if (other := (grids != self.wavelength).any(axis=1)).any():
             raise ShapeError(
                 f"{self._grid} should be the same for all stars, got another grid for star"
-                f" {rows.start + rows.step * int(np.argmax(other))} than for star 0: read those of"
-                " each grid apart, resample them to one (symspec.resample), and join them."
+                f" {rows.start + rows.step * int(np.argmax(other))} than for star 0: read the stars"
+                " of each grid on their own, resample them to one (symspec.resample), and join"
+                " them."
             )
 
     def _find_wavelength_unit(self) -> str:
