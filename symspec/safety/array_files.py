@@ -19,7 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from symspec.errors import FileFormatError, OptionError, SymspecError
+from symspec.errors import FileFormatError, OptionError
+from symspec.safety.damaged_files import as_format_error
 from symspec.safety.named_arrays import ALL, NamedArrays
 
 _LARGEST_ARRAY = 64 * 2**30
@@ -252,18 +253,3 @@ def _refuse_large(path: Path, name: str, shape: tuple[int, ...], itemsize: int) 
             f" GiB, got rows of shape {shape}, {size / 2**30:.0f} GiB: read fewer stars at a time,"
             " with symspec.open_spectra."
         )
-
-
-@contextmanager
-def as_format_error(path: str | os.PathLike[str], what: str) -> Iterator[None]:
-    """Turn whatever a library raises on a damaged file into a `FileFormatError`; errors of symspec's own pass."""
-    try:
-        yield
-    except SymspecError:
-        raise
-    # a damaged file may make the libraries below raise anything at all
-    except Exception as error:
-        raise FileFormatError(
-            f"{path} should be {what} in good order, got a truncated or damaged one "
-            f"({type(error).__name__}: {error}): copy or write it again."
-        ) from error

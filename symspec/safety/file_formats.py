@@ -9,6 +9,11 @@ from symspec.errors import FileFormatError
 from symspec.safety.array_files import _EXPECTED, _FOREIGN, _HDF5_MAGIC, _KNOWN
 
 
+def is_hdf5(start: bytes) -> bool:
+    """Whether HDF5's signature is among a file's first bytes, perhaps behind a foreign block."""
+    return any(start[offset:].startswith(_HDF5_MAGIC) for offset in (0, 512, 1024, 2048))
+
+
 def find_format(path: str | os.PathLike[str]) -> str:
     """Tell a file's format by its first bytes; its name plays no part.
 
@@ -43,8 +48,7 @@ def find_format(path: str | os.PathLike[str]) -> str:
         start = stream.read(4096)
     if not start:
         raise FileFormatError(f"{path} should be {_EXPECTED}, got an empty file: copy it again.")
-    # HDF5 allows a foreign block of 512, 1024, ... bytes before its own signature
-    if any(start[offset:].startswith(_HDF5_MAGIC) for offset in (0, 512, 1024, 2048)):
+    if is_hdf5(start):
         return "hdf5"
     for magic, known in _KNOWN.items():
         if start.startswith(magic):

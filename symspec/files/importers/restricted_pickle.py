@@ -1,9 +1,8 @@
-"""The pickle inside a PyTorch file, followed step by step without Python's own unpickler.
+"""Pickles inside PyTorch files, followed step by step without Python's own unpickler.
 
-A pickle is a program that may call whatever it names. Here no name is ever imported: a state_dict
-needs an ordered dict, the function that puts a tensor together and the types of storages, each of
-which stands for a plain description; any other name, and any step that a state_dict does not need,
-is refused.
+A pickle is a program that may call whatever it names. Here no name is ever imported. A state_dict
+needs an ordered dict, the function that builds a tensor and the types of storages, each of which
+becomes a plain description; any other name or step is refused.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ _MOST_AXES = 32
 _MOST_STEPS = 10**6
 _DICT = "collections.OrderedDict"
 _TENSOR = "torch._utils._rebuild_tensor_v2"
-STORAGES = {  # bfloat16 as the two bytes that it is
+STORAGES = {  # dtype of each storage; bfloat16 as its two bytes
     "torch.FloatStorage": "f4",
     "torch.DoubleStorage": "f8",
     "torch.HalfStorage": "f2",
@@ -45,7 +44,7 @@ class Global:
 
 @dataclass(frozen=True)
 class Storage:
-    """A run of numbers: the member ``data/<key>`` of the zip file."""
+    """A sequence of numbers, the member ``data/<key>`` of the zip file."""
 
     kind: str
     key: str
@@ -66,12 +65,12 @@ _MARK = object()
 
 
 def read_pickle(content: bytes) -> Any:
-    """Follow a pickle of dicts, lists, tuples, numbers, words and tensors.
+    """Follow a pickle of dicts, lists, tuples, numbers, strings and tensors.
 
     Raises
     ------
     RefusedPickle
-        It names anything else, with the name.
+        It holds anything else; the message names it.
     """
     machine = _Machine()
     for n, (opcode, argument, _) in enumerate(pickletools.genops(content)):

@@ -1,4 +1,7 @@
-"""Files of safetensors: the length of a JSON header (8 bytes, little-endian), the header, and the numbers."""
+"""Files of safetensors.
+
+They hold the length of a JSON header (8 bytes, little-endian), the header and the numbers.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ import numpy as np
 from symspec.errors import FileFormatError
 from symspec.files.importers.torch import group_tensors, widen_bfloat16
 from symspec.files.matching import (
-    StoredArray,
+    UnreadArray,
     arrange_layers,
     fill_network,
     natural_order,
@@ -23,9 +26,9 @@ from symspec.files.matching import (
 )
 from symspec.networks.network import Network
 
-_LONGEST_HEADER = 100 * 10**6  # as the format has it
+_LONGEST_HEADER = 100 * 10**6  # bytes, by the format
 _MOST_AXES = 32
-_DTYPES = {  # bfloat16 as the two bytes that it is
+_DTYPES = {  # bfloat16 as its two bytes
     "F64": "<f8",
     "F32": "<f4",
     "F16": "<f2",
@@ -48,14 +51,14 @@ def import_safetensors(
 ) -> tuple[Network, np.ndarray]:
     """Read a PyTorch state_dict in a safetensors file into the layers of `net`.
 
-    Such a file does not keep the order of its tensors: layers are taken in the order of the numbers
-    in their names, or where their names have none, by their shapes if these leave no choice.
+    Such a file does not keep the order of its tensors. Layers are ordered by the numbers in their
+    names or, if there are none, by their shapes if these are unambiguous.
 
     Parameters
     ----------
     path : str or path
     net : Network
-        The layers, as for `import_torch`.
+        The layers, as in `import_torch`.
 
     Returns
     -------
@@ -65,7 +68,7 @@ def import_safetensors(
     Raises
     ------
     FileFormatError
-        The file is damaged, its arrays do not fit `net`, or their order cannot be told.
+        The file is damaged, its arrays do not fit `net`, or their order is unclear.
     OptionError
         `net` is missing.
     """
@@ -80,8 +83,8 @@ def import_safetensors(
     raise refuse_without_layers(path, found)
 
 
-def list_safetensors(path: Path) -> list[StoredArray]:
-    """List the tensors in the order of the numbers in their names; only the header is read, and checked."""
+def list_safetensors(path: Path) -> list[UnreadArray]:
+    """Read and check the header; list the tensors in the order of the numbers in their names."""
     held = path.stat().st_size
     with path.open("rb") as stream:
         n_header = int.from_bytes(stream.read(8), "little")
@@ -99,7 +102,7 @@ def list_safetensors(path: Path) -> list[StoredArray]:
         dtype, shape, begin, end = _read_entry(path, name, entry)
         spans.append((begin, end))
         tensors.append(
-            StoredArray(name, shape, _reader(path, start + begin, dtype, shape, entry["dtype"]))
+            UnreadArray(name, shape, _reader(path, start + begin, dtype, shape, entry["dtype"]))
         )
     spans.sort()
     ends = [0, *(end for _, end in spans)]

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from symspec.errors import DataError, FileFormatError
-from symspec.safety.array_files import as_format_error, check_open
+from symspec.safety.array_files import check_open
+from symspec.safety.damaged_files import as_format_error
 from symspec.safety.named_arrays import ALL, StoredArray
 
 _BLOCK = 2880

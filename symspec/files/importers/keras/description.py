@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from symspec.errors import DataError, FileFormatError, OptionError, ShapeError
-from symspec.files.matching import StoredArray
+from symspec.files.matching import UnreadArray
 from symspec.networks.layers import Shape
 
 MODELS = ("Sequential", "Functional", "Model")
@@ -315,7 +315,7 @@ def _is_training(node: Any) -> bool:
 
 
 def find_input_shapes(
-    model: KerasLayer, graph: KerasGraph, arrays: Mapping[str, Sequence[StoredArray]]
+    model: KerasLayer, graph: KerasGraph, arrays: Mapping[str, Sequence[UnreadArray]]
 ) -> list[Shape]:
     """Shape of one star's array at each input, from whichever place says it, at last the first layer's kernel.
 

@@ -24,7 +24,7 @@ from symspec.files.importers.keras.layers import BUILDERS, build_layers, refuse_
 from symspec.files.matching import (
     HELD,
     Slot,
-    StoredArray,
+    UnreadArray,
     check_floats,
     fill_network,
     list_slots,
@@ -36,7 +36,7 @@ from symspec.networks.shaping import Add, Concatenate, Flatten, From, Identity, 
 
 _NOTHING = np.zeros(0)
 
-Arrays = Mapping[str, Sequence[StoredArray]]
+Arrays = Mapping[str, Sequence[UnreadArray]]
 
 
 def build_network(
@@ -53,7 +53,7 @@ def build_network(
     path : str or path
         Used in errors.
     model : KerasLayer
-    arrays : mapping of str to sequence of StoredArray
+    arrays : mapping of str to sequence of UnreadArray
         Of each layer, by its place.
 
     Returns
@@ -95,7 +95,7 @@ class Assembly:
     Parameters
     ----------
     model : KerasLayer
-    arrays : mapping of str to sequence of StoredArray
+    arrays : mapping of str to sequence of UnreadArray
     input_shapes : sequence of tuple of int
 
     Attributes
@@ -104,7 +104,7 @@ class Assembly:
         The first is what comes in. Others are known by their place in this list.
     shapes : list of tuple of int
         Of one star's output of each.
-    found : list of StoredArray
+    found : list of UnreadArray
         The arrays used, in the order of the layers.
     """
 
@@ -116,7 +116,7 @@ class Assembly:
         self.n_floats = self.ends[-1]
         self.layers: list[Layer] = [Identity()]
         self.shapes: list[Shape] = [(self.ends[-1],)]
-        self.found: list[StoredArray] = []
+        self.found: list[UnreadArray] = []
         self.places = {id(self.layers[0]): 0}
         self.with_arrays: set[str] = set()
 
@@ -200,7 +200,7 @@ class Assembly:
         return len(self.layers) - 1
 
     def _check_arrays(
-        self, layer: KerasLayer, built: Sequence[Layer], arrays: Sequence[StoredArray]
+        self, layer: KerasLayer, built: Sequence[Layer], arrays: Sequence[UnreadArray]
     ) -> bool:
         """Hold a layer's arrays against what is built for it; whether it has any left to be read."""
         slots: list[Slot] = []

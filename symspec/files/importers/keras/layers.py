@@ -14,7 +14,7 @@ import numpy as np
 
 from symspec.errors import FileFormatError
 from symspec.files.importers.keras.description import BUILD, KerasLayer, read_inner
-from symspec.files.matching import StoredArray, read_finite
+from symspec.files.matching import UnreadArray, read_finite
 from symspec.networks.convolutions import (
     AveragePool1D,
     Conv1D,
@@ -35,7 +35,7 @@ from symspec.networks.layers import (
 from symspec.networks.normalizations import BatchNorm, LayerNorm
 from symspec.networks.shaping import Flatten, Permute, Reshape, Slice
 
-Arrays = Sequence[StoredArray]
+Arrays = Sequence[UnreadArray]
 Builder = Callable[[KerasLayer, Shape, Arrays], list[Layer]]
 _EPSILON = 1e-7  # the least standard deviation of Normalization
 _MOST_SCALED = 2**22  # numbers of a star
@@ -79,7 +79,7 @@ def build_layers(layer: KerasLayer, shape: Shape, arrays: Arrays) -> list[Layer]
         Of a class in `BUILDERS`.
     shape : tuple of int
         Of one star's array that it sees.
-    arrays : sequence of StoredArray
+    arrays : sequence of UnreadArray
         Its own, of `VARIABLES`.
 
     Raises

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from symspec.files.matching import StoredArray, check_floats, list_slots, make_network
+from symspec.files.matching import UnreadArray, check_floats, list_slots, make_network
 from symspec.networks.layers import Layer, Shape
 from symspec.networks.network import Network
 from symspec.networks.shaping import (
@@ -181,7 +181,7 @@ class LayerGraph:
         self.count(math.prod(shape))
         return Output(Concatenate, tuple(outputs), shape)
 
-    def finish(self, end: Output) -> tuple[Network, list[StoredArray]]:
+    def finish(self, end: Output) -> tuple[Network, list[UnreadArray]]:
         """Network that ends in an output, and its weights in the order of its layers."""
         layers, origins = _arrange(end)
         net = make_network(layers, self.start.shape[0])
@@ -192,7 +192,7 @@ class LayerGraph:
                 key = slot.name.partition("/")[2]
                 array = origin.arrays[key] if key in origin.arrays else getattr(layer, key)
                 found.append(
-                    StoredArray(f"{origin.name} {key}", array.shape, lambda array=array: array)
+                    UnreadArray(f"{origin.name} {key}", array.shape, lambda array=array: array)
                 )
         return net, found
 

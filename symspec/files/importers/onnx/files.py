@@ -17,7 +17,7 @@ from symspec.files.importers.onnx.layers import BUILDERS
 from symspec.files.importers.onnx.patterns import build_pattern
 from symspec.files.importers.onnx.protobuf import import_onnx_package, read_model
 from symspec.files.importers.onnx.translation import Translation
-from symspec.files.matching import StoredArray, fill_network, reading
+from symspec.files.matching import UnreadArray, fill_network, reading
 from symspec.networks.layers import Shape
 from symspec.networks.network import Network
 
@@ -168,7 +168,7 @@ def _find_end(translation: Translation) -> Output:
     return translation.layers.join(ends)
 
 
-def _list_weights(translation: Translation) -> list[StoredArray]:
+def _list_weights(translation: Translation) -> list[UnreadArray]:
     """Weights of the nodes that have any, in their order, turned as symspec has them."""
     found = []
     for node in translation.graph.nodes:
@@ -185,7 +185,7 @@ def _list_weights(translation: Translation) -> list[StoredArray]:
             if isinstance(array, np.ndarray):
                 array = _turn(node, word, array)
                 found.append(
-                    StoredArray(f"{node.name} {word}", array.shape, lambda array=array: array)
+                    UnreadArray(f"{node.name} {word}", array.shape, lambda array=array: array)
                 )
     return found
 
