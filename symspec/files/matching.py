@@ -25,6 +25,7 @@ HELD = 16  # weight of a layer's constants in that sum, as they take memory from
 SMALL = 16 * 2**20  # bytes that need no further check
 MOMENTS = ("mean", "variance")
 _ROWS_SHOWN = 24  # rows of a table of mismatches
+BUILD = "build the network of symspec's layers and give it as net="  # advice in errors
 _TRANSPOSED = "the kernels are (in, out) where (out, in) was expected, or the other way round"
 
 

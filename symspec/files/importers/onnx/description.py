@@ -15,9 +15,9 @@ import numpy as np
 
 from symspec.errors import DataError, FileFormatError, OptionError, ShapeError
 from symspec.files.importers.onnx.protobuf import FLOATS, MOST_AXES, read_tensor
+from symspec.files.matching import BUILD
 from symspec.networks.layers import Shape
 
-BUILD = "build the network of symspec's layers and give it as net="
 _MOST_NODES = 5_000
 _MOST_NAMES = 1024  # of inputs or outputs of a graph, or of one node
 _LONGEST_NAME = 200  # in errors
