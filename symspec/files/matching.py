@@ -30,8 +30,8 @@ _TRANSPOSED = "the kernels are (in, out) where (out, in) was expected, or the ot
 
 
 @dataclass(frozen=True)
-class UnreadArray:
-    """One array of a file, not read yet.
+class FileArray:
+    """One array of a file, perhaps not read yet.
 
     Attributes
     ----------
@@ -46,6 +46,11 @@ class UnreadArray:
     name: str
     shape: Shape
     read: Callable[[], np.ndarray]
+
+    @classmethod
+    def of(cls, name: str, array: np.ndarray) -> FileArray:
+        """Wrap an array that has been read."""
+        return cls(name, array.shape, lambda: array)
 
 
 @dataclass(frozen=True)
@@ -123,7 +128,7 @@ def make_network(layers: Sequence[Layer], n_pixels: int) -> Network:
 def fill_network(
     path: str | os.PathLike[str],
     net: Network,
-    found: Sequence[UnreadArray],
+    found: Sequence[FileArray],
     *,
     transpose: bool = False,
 ) -> tuple[Network, np.ndarray]:
@@ -135,7 +140,7 @@ def fill_network(
         Used in errors.
     net : Network
         The moments of its BatchNorm layers are placeholders for those in the file.
-    found : sequence of UnreadArray
+    found : sequence of FileArray
         In the order of the layers; for each its kernel and bias, or gamma, beta, mean and variance.
     transpose : bool, default False
         Whether the file keeps kernels as (out, in) and (out, in, position).
@@ -190,7 +195,7 @@ def replace_moments(net: Network, arrays: Mapping[str, np.ndarray]) -> Network:
     return net.with_layers(layers)
 
 
-def read_finite(path: str | os.PathLike[str], stored: UnreadArray) -> np.ndarray:
+def read_finite(path: str | os.PathLike[str], stored: FileArray) -> np.ndarray:
     """Read one array as float64; refuse numbers that are not finite."""
     with reading(path, "a file of weights"):
         array = stored.read()
@@ -214,7 +219,7 @@ def _explain(
     path: str | os.PathLike[str],
     net: Network,
     slots: Sequence[Slot],
-    found: Sequence[UnreadArray],
+    found: Sequence[FileArray],
     transpose: bool,
 ) -> str:
     """Explain how the arrays differ from the slots, with a table around the first mismatch."""
@@ -246,7 +251,7 @@ def _explain(
 
 
 def refuse_without_layers(
-    path: str | os.PathLike[str], found: Sequence[UnreadArray]
+    path: str | os.PathLike[str], found: Sequence[FileArray]
 ) -> OptionError:
     """Make the error about a missing `net`."""
     shapes = ", ".join(f"{array.name} {array.shape}" for array in found[:12])
@@ -268,11 +273,11 @@ def natural_order(name: str) -> list[tuple[bool, int, str]]:
 def arrange_layers(
     path: str | os.PathLike[str],
     net: Network,
-    layers: Mapping[str, list[UnreadArray]],
+    layers: Mapping[str, list[FileArray]],
     *,
     is_ordered: bool,
     transpose: bool = False,
-) -> list[UnreadArray]:
+) -> list[FileArray]:
     """Put the arrays of a file into the order of the layers of `net`.
 
     A file may give the order itself, or by names that differ in their numbers only. Where it gives
@@ -283,7 +288,7 @@ def arrange_layers(
     path : str or path
         Used in errors.
     net : Network
-    layers : mapping of str to list of UnreadArray
+    layers : mapping of str to list of FileArray
         Arrays of each layer by its name, in the order of the file or of the names.
     is_ordered : bool
         Whether the order of the file is that in which the layers were made.

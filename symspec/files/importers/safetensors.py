@@ -17,7 +17,7 @@ import numpy as np
 from symspec.errors import FileFormatError
 from symspec.files.importers.torch import group_tensors, widen_bfloat16
 from symspec.files.matching import (
-    UnreadArray,
+    FileArray,
     arrange_layers,
     fill_network,
     natural_order,
@@ -83,7 +83,7 @@ def import_safetensors(
     raise refuse_without_layers(path, found)
 
 
-def list_safetensors(path: Path) -> list[UnreadArray]:
+def list_safetensors(path: Path) -> list[FileArray]:
     """Read and check the header; list the tensors in the order of the numbers in their names."""
     held = path.stat().st_size
     with path.open("rb") as stream:
@@ -102,7 +102,7 @@ def list_safetensors(path: Path) -> list[UnreadArray]:
         dtype, shape, begin, end = _read_entry(path, name, entry)
         spans.append((begin, end))
         tensors.append(
-            UnreadArray(name, shape, _reader(path, start + begin, dtype, shape, entry["dtype"]))
+            FileArray(name, shape, _reader(path, start + begin, dtype, shape, entry["dtype"]))
         )
     spans.sort()
     ends = [0, *(end for _, end in spans)]

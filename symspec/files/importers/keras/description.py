@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from symspec.errors import DataError, FileFormatError, OptionError, ShapeError
-from symspec.files.matching import BUILD, UnreadArray
+from symspec.files.matching import BUILD, FileArray
 from symspec.networks.layers import Shape
 
 MODELS = ("Sequential", "Functional", "Model")
@@ -305,7 +305,7 @@ def _is_training(node: Any) -> bool:
 
 
 def find_input_shapes(
-    model: KerasLayer, graph: KerasGraph, arrays: Mapping[str, Sequence[UnreadArray]]
+    model: KerasLayer, graph: KerasGraph, arrays: Mapping[str, Sequence[FileArray]]
 ) -> list[Shape]:
     """Find the shape of one star's array at each input, at worst from the first kernel's.
 

@@ -23,7 +23,7 @@ from symspec.files.importers.keras.graphs import build_network
 from symspec.files.importers.keras.hdf5_weights import WeightFile, open_weights
 from symspec.files.importers.keras.layers import VARIABLES, count_variables
 from symspec.files.matching import (
-    UnreadArray,
+    FileArray,
     arrange_layers,
     bytes_allowed,
     fill_network,
@@ -37,7 +37,7 @@ _CONTAINERS = ("layers", "_layer_checkpoint_dependencies")  # the second in Kera
 _NO_LAYERS = ("vars", "optimizer", "metrics", "seed_generator")
 _STATISTICS = ("mean", "variance", "count")
 
-Arrays = dict[str, list[UnreadArray]]
+Arrays = dict[str, list[FileArray]]
 
 
 @dataclass(frozen=True)
@@ -210,20 +210,20 @@ def _find_container(file: WeightFile, group: str) -> str:
     return next((_join(group, name) for name in _CONTAINERS if name in inside), group)
 
 
-def _list_of_layer(file: WeightFile, name: str) -> list[UnreadArray]:
+def _list_of_layer(file: WeightFile, name: str) -> list[FileArray]:
     """List the arrays of one layer in an `.h5`, in the order of its weight_names."""
     group = _join(_find_root(file), name)
     return [file.stored(f"{group}/{weight}") for weight in file.strings(group, "weight_names")]
 
 
-def _list_vars(file: WeightFile, group: str) -> list[UnreadArray]:
+def _list_vars(file: WeightFile, group: str) -> list[FileArray]:
     """List the arrays of one layer in Keras 3's layout."""
     if not file.is_group(group) or "vars" not in file.children(group):
         return []
     return [file.stored(f"{group}/vars/{key}") for key in file.children(f"{group}/vars")]
 
 
-def _walk(file: WeightFile, group: str, seen: set[Any]) -> Iterator[tuple[str, list[UnreadArray]]]:
+def _walk(file: WeightFile, group: str, seen: set[Any]) -> Iterator[tuple[str, list[FileArray]]]:
     """Visit every group with its arrays, once: hard links may run in a circle."""
     if file.identity(group) in seen:
         return
@@ -255,7 +255,7 @@ def _list_by_name(file: WeightFile, model: KerasLayer) -> Arrays:
     return arrays
 
 
-def _share_out(model: KerasLayer, arrays: Sequence[UnreadArray]) -> Arrays:
+def _share_out(model: KerasLayer, arrays: Sequence[FileArray]) -> Arrays:
     """Share out the arrays of a nested model, of which an `.h5` keeps the trained ones first."""
     leaves = list(_find_leaves(model))
     rest = iter(arrays)

@@ -23,8 +23,8 @@ from symspec.files.importers.keras.description import (
 from symspec.files.importers.keras.layers import BUILDERS, build_layers, refuse_class
 from symspec.files.matching import (
     HELD,
+    FileArray,
     Slot,
-    UnreadArray,
     check_floats,
     fill_network,
     list_slots,
@@ -36,7 +36,7 @@ from symspec.networks.shaping import Add, Concatenate, Flatten, From, Identity, 
 
 _NOTHING = np.zeros(0)
 
-Arrays = Mapping[str, Sequence[UnreadArray]]
+Arrays = Mapping[str, Sequence[FileArray]]
 
 
 def build_network(
@@ -52,7 +52,7 @@ def build_network(
     path : str or path
         Used in errors.
     model : KerasLayer
-    arrays : mapping of str to sequence of UnreadArray
+    arrays : mapping of str to sequence of FileArray
         Arrays of each layer, by its place.
 
     Returns
@@ -94,7 +94,7 @@ class Assembly:
     Parameters
     ----------
     model : KerasLayer
-    arrays : mapping of str to sequence of UnreadArray
+    arrays : mapping of str to sequence of FileArray
     input_shapes : sequence of tuple of int
 
     Attributes
@@ -103,7 +103,7 @@ class Assembly:
         The first is the input. A layer's index in this list is its place.
     shapes : list of tuple of int
         Shape of one star's output of each.
-    found : list of UnreadArray
+    found : list of FileArray
         The arrays used, in the order of the layers.
     """
 
@@ -115,7 +115,7 @@ class Assembly:
         self.n_floats = self.ends[-1]
         self.layers: list[Layer] = [Identity()]
         self.shapes: list[Shape] = [(self.ends[-1],)]
-        self.found: list[UnreadArray] = []
+        self.found: list[FileArray] = []
         self.places = {id(self.layers[0]): 0}
         self.with_arrays: set[str] = set()
 
@@ -198,7 +198,7 @@ class Assembly:
         return len(self.layers) - 1
 
     def _check_arrays(
-        self, layer: KerasLayer, built: Sequence[Layer], arrays: Sequence[UnreadArray]
+        self, layer: KerasLayer, built: Sequence[Layer], arrays: Sequence[FileArray]
     ) -> bool:
         """Check a layer's arrays against the layers built for it; tell if any are to be read."""
         slots: list[Slot] = []

@@ -22,7 +22,7 @@ import numpy as np
 
 from symspec.errors import FileFormatError
 from symspec.files.archive_format import Archive
-from symspec.files.matching import LARGEST_RATIO, UnreadArray, bytes_allowed, natural_order, reading
+from symspec.files.matching import LARGEST_RATIO, FileArray, bytes_allowed, natural_order, reading
 
 _HEAP = b"GCOL\x01\0\0\0"
 _LONGEST_LIST = 2**20
@@ -103,7 +103,7 @@ class WeightFile:
         """One attribute that is JSON."""
         return json.loads(self.string(name, key))
 
-    def stored(self, name: str) -> UnreadArray:
+    def stored(self, name: str) -> FileArray:
         """One dataset, to be read later."""
         import h5py
 
@@ -123,7 +123,7 @@ class WeightFile:
             raise self.archive.refusal(
                 name, f"of {limit:,} bytes at most", f"shape {dataset.shape}"
             )
-        return UnreadArray(name, tuple(dataset.shape), self._reader(name))
+        return FileArray(name, tuple(dataset.shape), self._reader(name))
 
     def _reader(self, name: str) -> Callable[[], np.ndarray]:
         return lambda: np.asarray(self.archive.find(name)[()])

@@ -19,7 +19,7 @@ from symspec.files.importers.keras.normalizations import (
     build_normalization,
     build_rescaling,
 )
-from symspec.files.matching import BUILD, UnreadArray
+from symspec.files.matching import BUILD, FileArray
 from symspec.networks.convolutions import (
     AveragePool1D,
     Conv1D,
@@ -31,7 +31,7 @@ from symspec.networks.convolutions import (
 from symspec.networks.layers import Dense, Dropout, Layer, Shape
 from symspec.networks.shaping import Flatten, Permute, Reshape, Slice
 
-Arrays = Sequence[UnreadArray]
+Arrays = Sequence[FileArray]
 Builder = Callable[[KerasLayer, Shape, Arrays], list[Layer]]
 
 # the arrays of each class that has any, in Keras's order: trained ones, and others
@@ -62,7 +62,7 @@ def build_layers(layer: KerasLayer, shape: Shape, arrays: Arrays) -> list[Layer]
         A layer of a class in `BUILDERS`.
     shape : tuple of int
         Shape of one star's input.
-    arrays : sequence of UnreadArray
+    arrays : sequence of FileArray
         Its arrays, named in `VARIABLES`.
 
     Raises

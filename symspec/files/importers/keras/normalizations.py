@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from symspec.files.importers.keras.description import KerasLayer
-from symspec.files.matching import UnreadArray, read_finite
+from symspec.files.matching import FileArray, read_finite
 from symspec.networks.layers import Layer, Shape, Standardize, Unstandardize
 from symspec.networks.normalizations import BatchNorm, LayerNorm
 from symspec.networks.shaping import Flatten, Permute, Reshape
@@ -17,7 +17,7 @@ _EPSILON = 1e-7  # the least standard deviation of Normalization
 _MOST_SCALED = 2**22  # numbers of a star
 
 
-def build_batch_norm(layer: KerasLayer, shape: Shape, arrays: Sequence[UnreadArray]) -> list[Layer]:
+def build_batch_norm(layer: KerasLayer, shape: Shape, arrays: Sequence[FileArray]) -> list[Layer]:
     """Build a batch normalisation with moments that are read later."""
     axes = layer.axes("axis", len(shape))
     n_channels = arrays[-1].shape if arrays else (0,)
@@ -37,7 +37,7 @@ def build_batch_norm(layer: KerasLayer, shape: Shape, arrays: Sequence[UnreadArr
     return [norm]
 
 
-def build_layer_norm(layer: KerasLayer, shape: Shape, arrays: Sequence[UnreadArray]) -> list[Layer]:
+def build_layer_norm(layer: KerasLayer, shape: Shape, arrays: Sequence[FileArray]) -> list[Layer]:
     """Build a normalisation along the last axes."""
     if layer.config.get("rms_scaling"):
         raise layer.refusal("has rms_scaling, which divides without taking the mean off")
@@ -57,7 +57,7 @@ def build_layer_norm(layer: KerasLayer, shape: Shape, arrays: Sequence[UnreadArr
 
 
 def build_normalization(
-    layer: KerasLayer, shape: Shape, arrays: Sequence[UnreadArray]
+    layer: KerasLayer, shape: Shape, arrays: Sequence[FileArray]
 ) -> list[Layer]:
     """Build the standardisation by stored moments, or its inverse."""
     if layer.config.get("mean") is not None:
@@ -78,7 +78,7 @@ def build_normalization(
     return _scale(layer, shape, kind, axes, {"mean": mean, "scale": scale})
 
 
-def build_rescaling(layer: KerasLayer, shape: Shape, arrays: Sequence[UnreadArray]) -> list[Layer]:
+def build_rescaling(layer: KerasLayer, shape: Shape, arrays: Sequence[FileArray]) -> list[Layer]:
     """Build x scale + offset."""
     scale = _read_option(layer, "scale")
     offset = _read_option(layer, "offset")
