@@ -156,7 +156,7 @@ class _Machine:
         name = self.pop()
         module = self.pop()
         if not (isinstance(name, str) and isinstance(module, str)):
-            raise RefusedPickle("a name that is no word")
+            raise RefusedPickle("a name that is no string")
         self.stack.append(_allow(f"{module}.{name}"))
 
     def find_storage(self, _: Any) -> None:

@@ -179,7 +179,7 @@ def _check_heaps(path: Path, content: bytes | mmap.mmap) -> None:
             at += step
         if not is_good:
             raise FileFormatError(
-                f"{path} should be a file in good order, got a damaged heap of words: copy it"
+                f"{path} should be a file in good order, got a damaged heap of strings: copy it"
                 " again."
             )
         place = content.find(_HEAP, place + 8)

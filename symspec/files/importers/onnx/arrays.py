@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -137,11 +137,17 @@ class LayerGraph:
         self.n_floats += n
         check_floats(self.path, self.n_floats)
 
-    def put(self, source: Output, layer: Layer, name: str = "", **arrays: np.ndarray) -> Output:
+    def put(
+        self,
+        source: Output,
+        layer: Layer,
+        name: str = "",
+        arrays: Mapping[str, np.ndarray] | None = None,
+    ) -> Output:
         """Add a layer, with its weights, that takes an output."""
         shape = tuple(layer.out_shape(source.shape))
         self.count(layer.n_floats(source.shape, shape))
-        return Output(layer, (source,), shape, name, arrays)
+        return Output(layer, (source,), shape, name, dict(arrays or {}))
 
     def view(self, output: Output, shape: Shape) -> Output:
         """Give the numbers of an output another shape."""

@@ -171,7 +171,7 @@ def read_tensor(path: str | os.PathLike[str], tensor: Message) -> np.ndarray:
     shape = tuple(tensor.dims)
     if tensor.data_location == _EXTERNAL or tensor.external_data:
         raise FileFormatError(
-            f"{path}: {name!r} lies in another file, which is not opened: {_TOGETHER}."
+            f"{path}: {name!r} is in another file, which is not opened: {_TOGETHER}."
         )
     if tensor.data_type not in _DTYPES or tensor.HasField("segment"):
         raise FileFormatError(

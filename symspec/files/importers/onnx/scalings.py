@@ -373,5 +373,5 @@ def _put_affine(graph: LayerGraph, node: OnnxNode, signal: Signal) -> Output:
             shape = (n,)
         norm = BatchNorm(np.zeros(n), np.ones(n), epsilon=0.0, axis=0 if is_first else -1)
         output = graph.view(signal.output, shape)
-        return graph.put(output, norm, node.name, gamma=gamma, beta=beta)
+        return graph.put(output, norm, node.name, {"gamma": gamma, "beta": beta})
     raise node.refusal("takes what has been multiplied by negative numbers or zero", _SIGNS)

@@ -122,7 +122,7 @@ def build_transpose(translation: Translation, node: OnnxNode) -> Signal:
     signal = reshape(translation.layers, node, signal, signal.shape)
     first = math.prod(signal.shape[axis] for axis in sorted(kept)[:n_last])
     output = translation.layers.view(signal.output, (first, math.prod(signal.shape) // first))
-    steps = tuple((word, array.transpose(order)) for word, array in signal.steps)
+    steps = tuple((step, array.transpose(order)) for step, array in signal.steps)
     return dataclasses.replace(
         signal, output=translation.layers.swap(output), shape=shape, steps=steps
     )

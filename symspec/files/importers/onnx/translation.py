@@ -44,7 +44,7 @@ class Translation:
     makers : dict of OnnxNode
         The node that makes an array, by name.
     n_stars : set of int
-        Numbers that stand for that of the stars, as the model was exported for so many.
+        Numbers that stand for the number of stars, those of the exporter's example.
     """
 
     def __init__(self, graph: OnnxGraph) -> None:
@@ -197,7 +197,7 @@ class Translation:
     def optional_integers(
         self, node: OnnxNode, i: int, key: str, *, with_stars: bool = False
     ) -> list[int] | None:
-        """Whole numbers as of `integers`; None if they are omitted."""
+        """Whole numbers, as in `integers`; None if they are omitted."""
         value = self.optional_constant(node, i)
         value = node.get(key) if value is None else value
         if value is None:
@@ -214,7 +214,7 @@ class Translation:
     # --- outputs of nodes
 
     def flush(self, node: OnnxNode, signal: Signal) -> Output:
-        """Output that a signal is, once its steps have layers."""
+        """Output of a signal, with layers for its steps."""
         return flush(self.layers, node, signal)
 
     def put(self, node: OnnxNode, signal: Signal, layer: Layer) -> Signal:
@@ -236,7 +236,7 @@ class Translation:
             raise node.refusal(
                 f"should have arrays of shapes {want}, got {got}", "the file is damaged"
             )
-        return Signal(self.layers.put(output, layer, node.name, **arrays), shape, is_own=True)
+        return Signal(self.layers.put(output, layer, node.name, arrays), shape, is_own=True)
 
     def charge(self, node: OnnxNode, n_bytes: int) -> None:
         """Count the memory of constants that are computed, not read."""
