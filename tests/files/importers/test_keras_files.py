@@ -103,15 +103,8 @@ def test_scalings_of_keras_become_fixed_layers(rng, path, write):
             variance=[250000.0, 4.0],
         ),
     )
-    write(
-        path,
-        model,
-        (
-            {"norm": (mean, variance, np.array(50)), "a": (kernel, bias)}
-            if write is write_keras
-            else {}
-        ),
-    )
+    arrays = {"norm": (mean, variance, np.array(50)), "a": (kernel, bias)}
+    write(path, model, arrays if write is write_keras else {})
     if write is write_h5:
         with h5py.File(path, "a") as file:
             group = file["model_weights"]
@@ -126,9 +119,8 @@ def test_scalings_of_keras_become_fixed_layers(rng, path, write):
             for name in ("drop", "scale", "norm_out"):
                 group.create_group(name).attrs["weight_names"] = np.zeros(0)
     x = mean + rng.normal(size=(5, 4)) * 1e-3
-    s = (x - mean) / np.maximum(
-        np.sqrt(variance.astype(float)), 1e-7
-    )  # a pixel that never varied, too
+    scale = np.maximum(np.sqrt(variance.astype(float)), 1e-7)  # one pixel never varied
+    s = (x - mean) / scale
     y = ((s @ kernel.astype(float) + bias) * [3, 5] - 1) * [500, 2] + [4000, 2]
     net, theta = import_network(path)
     np.testing.assert_allclose(predict(net, theta, x), y, rtol=1e-10)
@@ -139,9 +131,8 @@ def test_scalings_of_keras_become_fixed_layers(rng, path, write):
         Unstandardize,
         Unstandardize,
     ]
-    assert (
-        import_network(path, net=net)[1].tolist() == theta.tolist()
-    )  # the statistics are in the layers given
+    # the statistics are in the layers given
+    np.testing.assert_array_equal(import_network(path, net=net)[1], theta)
 
 
 def test_the_number_of_pixels_is_found_wherever_it_is_said(path, layers, x):

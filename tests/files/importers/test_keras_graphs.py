@@ -146,10 +146,9 @@ def test_several_inputs_are_one_flat_vector_in_the_order_of_the_model(rng, path,
     net, theta = import_network(path, label_names=["TEFF", "LOGG", "FE_H"])
     assert_predicts((net, theta), x, y)
     assert (net.n_pixels, net.n_labels) == (13, 3)
+    # Keras takes the inputs of a dict in the order of their names
     names = {"spectrum": ["spectrum", 0, 0], "photometry": ["photometry", 0, 0]}
-    model["config"]["input_layers"] = (
-        names  # Keras takes the inputs of a dict in the order of their names
-    )
+    model["config"]["input_layers"] = names
     write(path, model, arrays)
     assert_predicts(import_network(path), np.concatenate([x[:, 8:], x[:, :8]], axis=1), y)
 
@@ -168,10 +167,8 @@ def test_a_model_inside_a_model_is_taken_apart(rng, path, write, kind, version):
     model = functional(
         input_config(6), inner_model(kind, version), dense_config("last", 2), version=version
     )
-    text = json.dumps(model).replace(
-        '"inner", 0, 0', '"inner", 1, 0'
-    )  # some versions count the model itself
-    model = json.loads(text)
+    # some versions count the model itself
+    model = json.loads(json.dumps(model).replace('"inner", 0, 0', '"inner", 1, 0'))
     if write is write_h5:
         arrays = {"inner": (*dense, *norm[:2], *held, *norm[2:]), "last": last}
     else:

@@ -17,6 +17,7 @@ from reference_networks import (
     turn,
 )
 
+from symspec.files.importers.keras.activations import FUNCTIONS
 from symspec.files.importers.read import import_network
 
 
@@ -297,3 +298,9 @@ def test_activations_mean_what_keras_means_by_them(rng, path, written, name, opt
     assert_predicts(
         import_network(path), x, activate(name, x @ kernel.astype(float) + bias, **options) @ last
     )
+
+
+def test_every_name_of_a_function_that_is_read_is_among_the_cases():
+    """symspec's activations keep their names in Keras: a new one needs a case above, too."""
+    names = {written for written, *_ in ACTIVATION_CASES.values() if isinstance(written, str)}
+    assert names == set(FUNCTIONS)

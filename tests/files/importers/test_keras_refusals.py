@@ -36,6 +36,11 @@ from symspec.networks.network import mlp
 
 
 @pytest.fixture
+def rng():
+    return np.random.default_rng(3)
+
+
+@pytest.fixture
 def layers(rng):
     return draw_layers(rng)
 
@@ -307,9 +312,8 @@ def test_a_heap_of_words_that_runs_in_a_circle_is_refused(path, layers, net):
         struct.pack_into("<Q", broken, place, value)
         path.write_bytes(broken)
         refuse(path, "a damaged heap of strings", net)
-    struct.pack_into(
-        "<HHIQ", content, heap + 16, 0, 0, 0, 0
-    )  # free space of no size: HDF5 would stay there
+    # free space of no size: HDF5 would never leave it
+    struct.pack_into("<HHIQ", content, heap + 16, 0, 0, 0, 0)
     path.write_bytes(content)
     refuse(path, "a damaged heap of strings", net)
 

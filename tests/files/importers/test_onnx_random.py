@@ -124,9 +124,7 @@ def slide_randomly(g, rng, x, shape):
         return g(word, x), (shape[0], 1)
     if word == "AveragePool":
         return g(word, x, count_include_pad=int(rng.integers(2)), **options), (shape[0], made)
-    del options[
-        "pads"
-    ]  # with which the evaluator's MaxPool makes another number of windows, or none
+    del options["pads"]  # the evaluator's MaxPool makes wrong numbers of windows with them
     return g("MaxPool", x, **options), (shape[0], (n - size) // stride + 1)
 
 

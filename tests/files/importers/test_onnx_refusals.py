@@ -327,9 +327,8 @@ def test_truncated_and_damaged_files_are_refused_or_read_in_good_order(rng, path
         except FileFormatError:
             continue
         n_read += 1
-    assert (
-        0 < n_read < 150
-    )  # a flipped bit in a weight is another weight; no truncated file is read
+    # a flipped bit in a weight is another weight; no truncated file is read
+    assert 0 < n_read < 150
 
 
 def repeat(n, *fields):
@@ -390,8 +389,6 @@ HARMFUL = {
 
 PROGRAM = """
 import resource, sys, time
-from reference_networks import run_python
-
 from symspec.errors import FileFormatError
 from symspec.files.importers.onnx.files import import_onnx
 import onnx

@@ -133,11 +133,10 @@ def test_the_published_emulator_gives_its_spectrum_and_its_derivatives():
     )
     J = compile_jacobian(net, backend="numpy")(theta, labels)
     for i, step in enumerate(1e-5 * (arrays["x_max"] - arrays["x_min"]) * np.eye(5)):
-        differences = (emulate(arrays, labels + step) - emulate(arrays, labels - step)) / (
-            2 * step[i]
-        )
-        # truncation 1e-10 of third derivatives, which weights up to 20 make, and rounding 1e-16 /
-        # 1e-5
+        above = emulate(arrays, labels + step)
+        below = emulate(arrays, labels - step)
+        differences = (above - below) / (2 * step[i])
+        # truncation 1e-10 of third derivatives, by weights up to 20, and rounding 1e-16 / 1e-5
         np.testing.assert_allclose(
             J[:, :, i], differences, rtol=1e-6, atol=1e-8 * np.abs(differences).max()
         )

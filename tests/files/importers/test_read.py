@@ -12,13 +12,11 @@ from network_files import (
     chain,
     payne_arrays,
     sequential,
-    state_dict,
-    tensor,
     torch_arrays,
     write_h5,
     write_keras,
+    write_pt,
     write_safetensors,
-    write_torch,
 )
 from reference_networks import assert_predicts, draw_layers, forward, refuse
 
@@ -26,6 +24,11 @@ from symspec.errors import DataError, FileFormatError, OptionError, ShapeError
 from symspec.files.archives import write_network
 from symspec.files.importers.read import import_network, read_network
 from symspec.networks.network import mlp
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(3)
 
 
 @pytest.fixture
@@ -52,10 +55,7 @@ def test_the_content_decides_what_a_file_is_and_not_its_name(tmp_path, layers, n
     write_h5(tmp_path / "model.pt", sequential(*chain()), dict(zip(NAMES, layers, strict=True)))
     write_keras(tmp_path / "model.npz", sequential(*chain()), dict(zip(NAMES, layers, strict=True)))
     write_safetensors(tmp_path / "model.h5", torch_arrays(layers))
-    arrays = torch_arrays(layers)
-    items = {name: tensor(array, i) for i, (name, array) in enumerate(arrays.items())}
-    storages = {i: array.tobytes() for i, array in enumerate(arrays.values())}
-    write_torch(tmp_path / "model.keras", state_dict(items), storages)
+    write_pt(tmp_path / "model.keras", torch_arrays(layers))
     for name in ("model.pt", "model.npz", "model.h5", "model.keras"):
         assert_predicts(import_network(tmp_path / name, net=net), x, forward(layers, x))
 
@@ -126,9 +126,7 @@ def test_zip_files_that_unpack_to_far_more_are_refused(path, member):
 def test_a_zip_file_that_claims_ten_gigabytes_is_refused(path):
     write_keras(path, sequential(*chain()), {})
     content = bytearray(path.read_bytes())
-    at = content.rindex(
-        b"PK\x01\x02"
-    )  # the directory's entry of the last member, whose size is at 24
+    at = content.rindex(b"PK\x01\x02")  # the last member's entry, which has its size at byte 24
     struct.pack_into("<I", content, at + 24, 2**32 - 2)
     path.write_bytes(content)
     refuse(path, "got a claim of 4,294,9", mlp([7, 2]))

@@ -97,9 +97,8 @@ def test_numbers_of_bfloat16_are_widened(rng, path, net):
     )
     theta = import_network(path, net=net)[1]
     exact = np.concatenate([array.ravel() for pair in layers for array in pair])
-    np.testing.assert_allclose(
-        theta, exact, rtol=2**-7
-    )  # bfloat16 has 7 bits after the first, and these are cut
+    # bfloat16 has 7 bits after the first, and the others are cut off
+    np.testing.assert_allclose(theta, exact, rtol=2**-7)
     assert np.abs(theta - exact).max() > 0
     write_safetensors(path, {name: ("BF16", array) for name, array in bits.items()})
     np.testing.assert_array_equal(import_network(path, net=net)[1], theta)
@@ -158,10 +157,7 @@ def test_newer_protocols_of_pickle_are_read(path, layers, net, x):
 
 def test_kernels_that_are_not_turned_are_explained(path, layers, net):
     arrays = {name: array.T.copy() for name, array in torch_arrays(layers).items()}
-    items = {name: tensor(array, i) for i, (name, array) in enumerate(arrays.items())}
-    write_torch(
-        path, state_dict(items), {i: array.tobytes() for i, array in enumerate(arrays.values())}
-    )
+    write_pt(path, arrays)
     with pytest.raises(FileFormatError, match=r"\(out, in\), got 8: .*the other way round"):
         import_network(path, net=net)
     with pytest.raises(OptionError, match=r"net should be given for .* 0\.weight \(7, 5\)"):

@@ -15,15 +15,12 @@ from network_files import (
     layer_config,
     payne_arrays,
     sequential,
-    state_dict,
-    tensor,
     torch_arrays,
     write_h5,
     write_keras,
     write_pt,
     write_safe,
     write_safetensors,
-    write_torch,
 )
 from reference_networks import (
     SECONDS,
@@ -60,12 +57,7 @@ def dense_files(tmp_path_factory):
     np.savez(folder / "payne", **payne_arrays(rng))
     write_h5(folder / "h5", sequential(*chain()), named)
     write_keras(folder / "keras", functional(*chain()), named)
-    items = {name: tensor(array, i) for i, (name, array) in enumerate(arrays.items())}
-    write_torch(
-        folder / "torch",
-        state_dict(items),
-        {i: array.tobytes() for i, array in enumerate(arrays.values())},
-    )
+    write_pt(folder / "torch", arrays)
     write_safetensors(folder / "safetensors", arrays)
     return {
         name: (folder / name).read_bytes() for name in ("h5", "keras", "torch", "safetensors")
