@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from symspec.spectra.readers.formats import FORMAT_NAMES
+
 if TYPE_CHECKING:
     from symspec.spectra.spectra import Spectra
 
@@ -40,7 +42,7 @@ SpectraFile = Annotated[
     Path,
     typer.Argument(
         metavar="SPECTRA",
-        help="HDF5, npz, FITS or CSV file of spectra, or a folder of files of one star each.",
+        help=f"{FORMAT_NAMES} file of spectra, or a folder of files of one star each.",
         show_default=False,
     ),
 ]

@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 
 from symspec.errors import FileFormatError, SymspecError
-from symspec.safety.array_files import open_array_file
+from symspec.safety.array_files import open_hdf5
 from symspec.safety.checks import check_finite
-from symspec.safety.file_formats import find_format
+from symspec.safety.file_formats import describe_start, is_hdf5, read_start
 from symspec.safety.whole_files import replace_when_complete
 from symspec.version import __version__
 
@@ -111,12 +111,14 @@ def open_archive(path: str | os.PathLike[str], formats: tuple[str, ...]) -> Iter
 
     path = Path(path)
     wanted = " or ".join(repr(f) for f in formats)
-    if (found := find_format(path)) != "hdf5":
+    start = read_start(path, f"an HDF5 file of {wanted}")
+    if not is_hdf5(start):
         raise FileFormatError(
-            f"{path} should be an HDF5 file of {wanted}, got {found}: give a file symspec wrote."
+            f"{path} should be an HDF5 file of {wanted}, got {describe_start(start)}: give a file"
+            " that symspec wrote."
         )
     try:
-        with open_array_file(path, "hdf5") as arrays, h5py.File(path, "r") as tree:
+        with open_hdf5(path) as arrays, h5py.File(path, "r") as tree:
             archive = Archive(path, tree, arrays.load)
             _check_format(archive, formats, wanted)
             yield archive
@@ -158,7 +160,7 @@ class Archive:
     path : pathlib.Path
     tree : h5py.File
     load : callable
-        Reads a dataset safely, see `open_array_file`; links on the way to it are `find`'s to
+        Reads a dataset safely, see `open_hdf5`; links on the way to it are `find`'s to
         refuse.
     """
 

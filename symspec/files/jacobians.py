@@ -25,9 +25,9 @@ from symspec.safety.checks import check_choice
 from symspec.safety.whole_files import replace_when_complete
 from symspec.spectra.grids import check_grid, fit_to_network
 from symspec.spectra.pixels import fill_bad_pixels
-from symspec.spectra.readers.sources import SpectraSource, hash_spectra, open_source
+from symspec.spectra.readers.read import SpectraSource, open_spectra
 from symspec.spectra.resampling import Resampled
-from symspec.spectra.spectra import Spectra
+from symspec.spectra.spectra import Spectra, hash_spectra
 
 CHUNK_BYTES = 2**20  # of HDF5, which reads whole ones
 COMPRESSIONS: dict[str, dict[str, Any]] = {  # not lzf, whose bytes are others each time
@@ -131,7 +131,7 @@ def write_jacobian(
     flux_mean = _find_flux_mean(net, flux_mean)
     keep = {"overwrite": overwrite}
     jacobian = compile_jacobian(net, "flux", backend=backend, dtype=dtype)
-    with open_source(spectra, **options) as source:
+    with open_spectra(spectra, **options) as source:
         if resample is None:
             check_grid(net, source, source.name)
         size = find_piece_size(8 * net.n_labels * net.n_pixels)
@@ -177,7 +177,7 @@ def _plan(
         "run": "jacobian",
         "network": network,
         "flux_mean": mean,
-        **source.identity,
+        **source.identity(),
         **find_versions(),
     }
 

@@ -19,10 +19,10 @@ from symspec.laplace.flags import FlagOptions
 from symspec.laplace.posterior import LaplacePosterior
 from symspec.laplace.prediction import OPTIONAL_PER_STAR, PER_STAR, Prediction
 from symspec.spectra.grids import check_grid, fit_to_network
-from symspec.spectra.readers.sources import hash_spectra, open_source
+from symspec.spectra.readers.read import open_spectra
 from symspec.spectra.resampling import Resampled
 from symspec.spectra.selections import match_labels
-from symspec.spectra.spectra import Spectra
+from symspec.spectra.spectra import Spectra, hash_spectra
 
 PIECE_BYTES = 2**26  # of flux in a piece
 MOST_STARS = 4096  # in a piece
@@ -107,13 +107,13 @@ def predict_survey(
     limits = flag_options or FlagOptions()
     keep = {"overwrite": overwrite}
     check_catalogue(path, net.label_names, net.label_units, dialect=dialect)
-    with open_source(spectra, **options) as source:
+    with open_spectra(spectra, **options) as source:
         if resample is None:
             check_grid(net, source, source.name)
         plan = {
             "run": "errors",
             "model": hash_laplace(laplace),
-            **source.identity,
+            **source.identity(),
             **asdict(limits),
             **find_versions(),
         }

@@ -371,8 +371,8 @@ def test_flipped_bits_are_refused_or_harmless(archive):
     [
         (b"", "an empty file"),
         (pickle.dumps({"theta": 1}), "pickle, which is never opened"),
-        (b"SIMPLE  =                    T", "got fits: give a file symspec wrote"),
-        (b"1,2\n", "should be an HDF5 file of 'symspec network' or 'symspec laplace', got csv"),
+        (b"SIMPLE  =                    T", "got a file that starts with b'SIMPLE  ': give a file"),
+        (b"1,2\n", "an HDF5 file of 'symspec network' or 'symspec laplace', got a file that"),
         (b"\x89HDF\r\n\x1a\n" + b"\0" * 500, "truncated or damaged"),
     ],
     ids=["empty", "pickle", "fits", "csv", "hdf5"],

@@ -7,7 +7,7 @@ import pytest
 
 import symspec as ss
 from symspec.files.provenance import find_versions, hash_laplace, hash_network, join_hashes
-from symspec.spectra.readers.sources import hash_spectra
+from symspec.spectra.spectra import hash_spectra
 from symspec.spectra.spectra import Spectra
 
 

@@ -22,7 +22,7 @@ from symspec.networks.convolutions import LocallyConnected1D
 from symspec.networks.layers import Activation, Dense, Layer, Standardize
 from symspec.networks.network import Network
 from symspec.networks.shaping import Flatten, Reshape
-from symspec.safety.array_files import open_array_file
+from symspec.safety.array_files import open_npz
 from symspec.safety.checks import check_choice, check_finite
 
 # the file does not say which; both are in use
@@ -85,7 +85,7 @@ def import_payne(
 
 def list_payne_shapes(path: str | os.PathLike[str]) -> dict[str, tuple[int, ...]]:
     """Find the shapes of the arrays by name; no array is read."""
-    with reading(path, _WHAT), open_array_file(path, "npz") as file:
+    with reading(path, _WHAT), open_npz(path) as file:
         return {name: tuple(file.find_shape(name)) for name in file.names}
 
 
@@ -106,7 +106,7 @@ def _choose_activation(
 def _read(
     path: str | os.PathLike[str],
 ) -> tuple[list[np.ndarray], list[np.ndarray], np.ndarray, np.ndarray]:
-    with reading(path, _WHAT), open_array_file(path, "npz") as file:
+    with reading(path, _WHAT), open_npz(path) as file:
         n_layers = sum(name.startswith("w_array_") for name in file.names)
         names = [f"{kind}_array_{i}" for kind in "wb" for i in range(n_layers)] + ["x_min", "x_max"]
         missing = [name for name in names if name not in file.names]
