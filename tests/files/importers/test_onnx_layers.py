@@ -58,7 +58,7 @@ def two_inputs(g, rng):
 
 
 def rounded_constants(g, rng):
-    """Of halves, of which the file says that they are rounded."""
+    """Constants that the graph rounds to 16 bits."""
     x = "input_0"
     for kind in (TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.FLOAT):
         x = g("Add", x, g("Cast", g("Cast", draw(rng, 6), to=kind), to=g.type))
@@ -66,7 +66,7 @@ def rounded_constants(g, rng):
 
 
 def flatten_by_shape(g, rng):
-    """What PyTorch writes for x.view(x.size(0), -1)."""
+    """PyTorch's nodes for x.view(x.size(0), -1)."""
     h = convolution(g, rng, "input_0")
     n_stars = g("Unsqueeze", g("Gather", g("Shape", h), np.array(0), axis=0), np.array([0]))
     flat = g("Reshape", h, g("Concat", n_stars, np.array([-1]), axis=0))
@@ -74,7 +74,7 @@ def flatten_by_shape(g, rng):
 
 
 def keras_convolution(g, rng):
-    """What tf2onnx writes for Conv1D: two-dimensional, channels first, the bias after Squeeze."""
+    """Conv1D by tf2onnx: two-dimensional, channels first, the bias after Squeeze."""
     x = g("Unsqueeze", "input_0", np.array([1]))  # (1, position, channel)
     x = g("Transpose", x, perm=[0, 3, 1, 2])
     x = g("Conv", x, draw(rng, 4, 2, 1, 3), pads=[0, 1, 0, 1], kernel_shape=[1, 3], strides=[1, 1])
@@ -271,7 +271,7 @@ def test_a_gelu_of_onnx_is_one_to_the_rounding_of_the_evaluator(rng, path):
 
 
 def test_pools_pad_with_what_is_never_the_largest(rng, path):
-    """Beside the evaluator, whose own numbers of windows are wrong for such a padding."""
+    """By NumPy, as the evaluator makes wrong numbers of windows for such a padding."""
     graph = Graph((2, 8))
     net, theta = import_onnx(
         save(graph.model(graph("MaxPool", "input_0", kernel_shape=[3], pads=[0, 2])), path)

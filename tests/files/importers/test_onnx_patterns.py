@@ -35,7 +35,7 @@ def path(tmp_path):
 
 
 def rows_of_keras(g, rng):
-    """What tf2onnx writes for a Dense layer over positions."""
+    """A Dense layer over positions by tf2onnx."""
     shape = g("Concat", g("Gather", g("Shape", "input_0"), np.array([0, 1])), np.array([3]), axis=0)
     x = g("MatMul", g("Reshape", "input_0", np.array([-1, 2])), draw(rng, 2, 3))
     return g("Relu", g("Add", g("Reshape", x, shape), draw(rng, 3)))
@@ -60,7 +60,7 @@ def layer_norm_by_parts(style):
 
 
 def layer_norm_of_all(g, rng):
-    """What tf2onnx writes for a normalisation over positions and channels without gamma."""
+    """A normalisation over positions and channels without gamma by tf2onnx."""
     x = g("Unsqueeze", "input_0", np.array([1]))
     mean = g("GlobalAveragePool", x)
     centred = g("Sub", x, mean)
@@ -79,7 +79,7 @@ def silu(g, rng):
 
 
 def silu_and_factor(g, rng):
-    """As tf2onnx puts the scaling after it in between."""
+    """A silu by tf2onnx, which puts the scaling behind it in between."""
     x = gemm(g, rng, 5)
     return g("Add", g("Mul", g("Mul", draw(rng, 5) ** 2, g("Sigmoid", x)), x), draw(rng, 5))
 

@@ -73,7 +73,7 @@ def flip_twice(g, rng):
 
 
 def flip_between(g, rng):
-    """As a batch normalisation between a relu and a pool is written, with a gamma below zero."""
+    """A batch normalisation with a negative gamma between a relu and a pool."""
     h = g("Relu", convolution(g, rng, g("Unsqueeze", "input_0", np.array([1])), n_in=1))
     h = g("Add", g("Mul", h, np.array([[-1.5], [0.5], [2.0]])), draw(rng, 3, 1))
     return g("MaxPool", h, kernel_shape=[2])

@@ -104,7 +104,7 @@ def test_a_sample_of_another_network_is_told_apart(path, layers, net, x):
 
 
 def bomb(path, member, n_bytes, **members):
-    """A zip file whose member unpacks to so many zeros."""
+    """A zip file with a member that unpacks to this number of zeros."""
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in members.items():
             archive.writestr(name, content)

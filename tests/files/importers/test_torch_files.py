@@ -225,7 +225,7 @@ def test_layers_with_positions_first_are_refused_for_pytorch_unless_proved(rng, 
 
 
 class Planted:
-    """What a pickle would call as it is opened by Python's own reader."""
+    """A call that Python's own reader of pickles would make."""
 
     def __init__(self, marker):
         self.marker = marker
