@@ -23,6 +23,7 @@ LARGEST_RATIO = 50  # of unpacked to packed bytes: weights of 32 bits hardly shr
 LARGEST = 2**27  # numbers that one star may take on its way through a network: 1 GiB
 HELD = 16  # weight of a layer's constants in that sum, as they take memory from the start
 SMALL = 16 * 2**20  # bytes that need no further check
+MOST_AXES = 32  # of one array
 MOMENTS = ("mean", "variance")
 _ROWS_SHOWN = 24  # rows of a table of mismatches
 BUILD = "build the network of symspec's layers and give it as net="  # advice in errors
@@ -96,6 +97,16 @@ def reading(path: str | os.PathLike[str], what: str) -> AbstractContextManager[N
         What the file should be, with its article.
     """
     return as_format_error(path, what, passing=(FileFormatError, TooLargeError))
+
+
+def is_count(value: object) -> bool:
+    """Whether a file declares a whole number that may be a length or a place."""
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**48
+
+
+def widen_bfloat16(numbers: np.ndarray) -> np.ndarray:
+    """Convert bfloat16, given as unsigned 16-bit integers, to float32, whose upper half it is."""
+    return (numbers.astype(np.uint32) << 16).view(np.float32)
 
 
 def bytes_allowed(path: str | os.PathLike[str]) -> int:
@@ -250,9 +261,7 @@ def _explain(
     return f"{path} should hold the {wanted}, got {len(found)}: {advice}.\n" + "\n".join(shown)
 
 
-def refuse_without_layers(
-    path: str | os.PathLike[str], found: Sequence[FileArray]
-) -> OptionError:
+def refuse_without_layers(path: str | os.PathLike[str], found: Sequence[FileArray]) -> OptionError:
     """Make the error about a missing `net`."""
     shapes = ", ".join(f"{array.name} {array.shape}" for array in found[:12])
     return OptionError(

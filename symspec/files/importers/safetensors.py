@@ -15,19 +15,21 @@ from typing import Any
 import numpy as np
 
 from symspec.errors import FileFormatError
-from symspec.files.importers.torch import group_tensors, widen_bfloat16
+from symspec.files.importers.torch import group_tensors
 from symspec.files.matching import (
+    MOST_AXES,
     FileArray,
     arrange_layers,
     fill_network,
+    is_count,
     natural_order,
     reading,
     refuse_without_layers,
+    widen_bfloat16,
 )
 from symspec.networks.network import Network
 
 _LONGEST_HEADER = 100 * 10**6  # bytes, by the format
-_MOST_AXES = 32
 _DTYPES = {  # bfloat16 as its two bytes
     "F64": "<f8",
     "F32": "<f4",
@@ -129,17 +131,13 @@ def _read_entry(path: Path, name: str, entry: Any) -> tuple[np.dtype, tuple[int,
             f"{path}: {name!r} should be of {', '.join(_DTYPES)}, got {kind!r}: save it as F32."
         )
     dtype = np.dtype(_DTYPES[kind])
-    are_counts = len(shape) <= _MOST_AXES and all(map(_is_count, (begin, end, *shape)))
+    are_counts = len(shape) <= MOST_AXES and all(map(is_count, (begin, end, *shape)))
     if not are_counts or end - begin != dtype.itemsize * math.prod(shape):
         raise FileFormatError(
             f"{path}: {name!r} of shape {shape} and type {kind} should have data_offsets that fit"
             f" it, got {begin} to {end}: the file is damaged, so copy it again."
         )
     return dtype, tuple(shape), begin, end
-
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**48
 
 
 def _reader(

@@ -22,6 +22,7 @@ from symspec.files.matching import (
     fill_network,
     reading,
     refuse_without_layers,
+    widen_bfloat16,
 )
 from symspec.networks.network import Network
 from symspec.networks.shaping import Flatten, Permute, Reshape
@@ -198,11 +199,6 @@ def _storage_reader(
         return widen_bfloat16(numbers) if storage.kind == "torch.BFloat16Storage" else numbers
 
     return read
-
-
-def widen_bfloat16(numbers: np.ndarray) -> np.ndarray:
-    """Convert bfloat16, given as unsigned 16-bit integers, to float32, whose upper half it is."""
-    return (numbers.astype(np.uint32) << 16).view(np.float32)
 
 
 def _tensor_reader(

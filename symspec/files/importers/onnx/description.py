@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from symspec.errors import DataError, FileFormatError, OptionError, ShapeError
-from symspec.files.importers.onnx.protobuf import FLOATS, MOST_AXES, Message, read_tensor
-from symspec.files.matching import BUILD
+from symspec.files.importers.onnx.protobuf import FLOATS, Message, read_tensor
+from symspec.files.matching import BUILD, MOST_AXES
 from symspec.networks.layers import Shape
 
 _MOST_NODES = 5_000

@@ -17,13 +17,12 @@ from typing import Any
 import numpy as np
 
 from symspec.errors import FileFormatError, MissingDependencyError
-from symspec.files.matching import SMALL
+from symspec.files.matching import MOST_AXES, SMALL, widen_bfloat16
 
 Message = Any  # a protobuf message: the classes of the package onnx carry no types
 
 _LONGEST = 2**31  # bytes of a protobuf message
 _MOST_FIELDS = 300_000
-MOST_AXES = 32
 _VARINT = 0  # wire types
 _I64 = 1
 _BYTES = 2
@@ -206,5 +205,5 @@ def _widen(numbers: np.ndarray, data_type: int) -> np.ndarray:
     if data_type == _FLOAT16:
         return numbers.view("<f2").astype(np.float32)
     if data_type == BFLOAT16:
-        return (numbers.astype(np.uint32) << 16).view(np.float32)
+        return widen_bfloat16(numbers)
     return numbers

@@ -14,8 +14,7 @@ import numpy as np
 
 from symspec.files.importers.onnx.arrays import LayerGraph, Output, Signal, Step
 from symspec.files.importers.onnx.description import OnnxNode
-from symspec.files.importers.onnx.protobuf import MOST_AXES
-from symspec.files.matching import HELD
+from symspec.files.matching import HELD, MOST_AXES
 from symspec.networks.convolutions import Conv1D
 from symspec.networks.layers import Dense, Layer, Shape, Standardize, Unstandardize
 from symspec.networks.normalizations import BatchNorm, LayerNorm
