@@ -48,7 +48,7 @@ RIDGE_BASELINE = {"TEFF": 95.0, "LOGG": 0.26, "FE_H": 0.138}  # K, dex, dex
 FLUX_RANGE = (0.0, 3.0)  # a few published spectra run off at their ends
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class DemoResult:
     """What the demo found.
 
@@ -119,7 +119,12 @@ def run_demo(
     certificates = [part.certificate for part in done]
     regressions = [part.reg for part in done]
     return DemoResult(
-        prediction, spectra, certificates, regressions, files, time.monotonic() - start
+        prediction=prediction,
+        spectra=spectra,
+        certificates=certificates,
+        regressions=regressions,
+        files=files,
+        seconds=time.monotonic() - start,
     )
 
 

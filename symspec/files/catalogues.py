@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from symspec.errors import DataError, OptionError, ShapeError
-from symspec.errors import FileKeptError as FileKeptError
 from symspec.files.catalogue_columns import (
     DIALECTS,
     Column,

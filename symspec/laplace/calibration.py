@@ -125,7 +125,7 @@ def sigma_mad(residuals: Any) -> np.ndarray:
     return np.array([_mad_of_known(column[~np.isnan(column)]) for column in residuals.T])
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class ErrorCalibration:
     """By what factor the errors of each label are wrong, and how that is known.
 
@@ -145,7 +145,7 @@ class ErrorCalibration:
     factor: np.ndarray
     source: str
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         factor = np.array(as_float_array(self.factor, "factor"))
         if factor.ndim != 1:
             raise ShapeError(
@@ -197,7 +197,8 @@ def calibrate_errors(
         )
     counts = f"robust scatter of {', '.join(map(str, n_known))} residuals over their errors"
     return ErrorCalibration(
-        sigma_mad(np.where(np.isfinite(z), z, np.nan)), f"{source}: {counts}" if source else counts
+        factor=sigma_mad(np.where(np.isfinite(z), z, np.nan)),
+        source=f"{source}: {counts}" if source else counts,
     )
 
 

@@ -15,7 +15,7 @@ DENSE_LIMIT = 400
 PRODUCT_BUDGET = 1e11  # parameters x stars x products: some 10 s on two cores
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Certificate:
     r"""What is known about the optimum.
 
@@ -73,7 +73,16 @@ def certify(
         if is_minimum
         else f"not at a minimum: {numbers}; a Newton step would change the labels by {shift} (rms)."
     )
-    return Certificate(norm, decrement, smallest, error, largest, newton_shift, is_minimum, verdict)
+    return Certificate(
+        gradient_norm=norm,
+        newton_decrement=decrement,
+        smallest_eigenvalue=smallest,
+        eigenvalue_error=error,
+        largest_eigenvalue=largest,
+        newton_shift=newton_shift,
+        is_minimum=is_minimum,
+        message=verdict,
+    )
 
 
 def find_extreme_eigenvalues(
@@ -119,8 +128,8 @@ def _find_largest(product: Callable[[np.ndarray], np.ndarray], n: int, n_product
     q = np.random.default_rng(1).normal(size=n)
     before = np.zeros(n)
     q /= np.linalg.norm(q)
-    diagonal = []
-    off = []
+    diagonal: list[float] = []
+    off: list[float] = []
     for _ in range(n_products):
         w = product(q) - (off[-1] if off else 0.0) * before
         diagonal.append(float(w @ q))

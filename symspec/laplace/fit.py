@@ -92,30 +92,60 @@ def fit_laplace(
     """
     theta = np.array(check_theta(theta, reg.net.n_params))
     X, Y = check_stars(reg.net, X, Y)
-    passes = {"backend": backend, "dtype": dtype}
-    words = {
-        "structure": structure,
-        "curvature": curvature,
-        "memory": memory,
-        "options": dict(options or {}),
-    }
-    inputs = (theta, X, Y, reg.noise_covariance, reg.prior_precision, words, passes)
+    options = dict(options or {})
+    fingerprint = ""
+    if resume is not None:
+        prior = reg.prior_precision
+        how = {"structure": structure, "curvature": curvature, "memory": memory, "options": options}
+        passes = {"backend": backend, "dtype": dtype}
+        fingerprint = find_fingerprint(theta, X, Y, reg.noise_covariance, prior, how, passes)
     with show_if_long(progress) as tell:
-        checkpoint = Checkpoint(resume, "" if resume is None else find_fingerprint(*inputs), tell)
-        builder = InverseBuilder(reg, X, Y, **words, **passes, checkpoint=checkpoint)
+        builder = InverseBuilder(
+            reg,
+            X,
+            Y,
+            structure=structure,
+            curvature=curvature,
+            backend=backend,
+            dtype=dtype,
+            memory=memory,
+            options=options,
+            checkpoint=Checkpoint(resume, fingerprint, tell),
+        )
         inverse = builder.build(theta)
     U, certificate = _certify(builder, inverse, theta)
     _report_minimum(certificate, require_minimum)
-    found = inverse, certificate, U, curvature, builder.structure, builder.reason
-    return LaplacePosterior(reg, theta, *found, **_describe_training_set(X, Y), **passes)
+    return _build_posterior(builder, theta, inverse, U, certificate)
 
 
-def _describe_training_set(X: np.ndarray, Y: np.ndarray) -> dict[str, Any]:
-    mean = X.mean(axis=0, dtype=np.float64)
-    ends = np.array(
-        [np.fmin.reduce(Y), np.fmax.reduce(Y)]
-    )  # NaN, unwarned, where one star lacks a label
-    return {"flux_mean": mean, "label_range": ends, "training_space": describe_training(X, mean)}
+def _build_posterior(
+    builder: InverseBuilder,
+    theta: np.ndarray,
+    inverse: InverseHessian,
+    U: float,
+    certificate: Certificate,
+) -> LaplacePosterior:
+    flux_mean = builder.X.mean(axis=0, dtype=np.float64)
+    return LaplacePosterior(
+        reg=builder.reg,
+        theta=theta,
+        inverse_hessian=inverse,
+        certificate=certificate,
+        negative_log_posterior=U,
+        curvature=builder.curvature,
+        structure=builder.structure,
+        reason=builder.reason,
+        flux_mean=flux_mean,
+        label_range=_find_label_range(builder.Y),
+        backend=builder.backend,
+        dtype=builder.dtype,
+        training_space=describe_training(builder.X, flux_mean),
+    )
+
+
+def _find_label_range(Y: np.ndarray) -> np.ndarray:
+    """Smallest and largest training label (2, label); NaN for a label that no star has."""
+    return np.array([np.fmin.reduce(Y), np.fmax.reduce(Y)])
 
 
 def _certify(
@@ -124,7 +154,8 @@ def _certify(
     """U, and the certificate over the parameters that vary."""
     free = inverse.free
     cheap = inverse.cheap()
-    passes = {"backend": builder.backend, "dtype": builder.dtype}
+    backend = builder.backend
+    dtype = builder.dtype
     reg = builder.reg
     at = theta
     X = builder.X
@@ -136,16 +167,17 @@ def _certify(
         reg = head.reg
         inside = slice(None)
         at = theta[free]
-        X = head.find_features(X, **passes)
+        X = head.find_features(X, backend=backend, dtype=dtype)
 
     def embed(v: np.ndarray, size: int = theta.size, where: slice = free) -> np.ndarray:
         out = np.zeros(size)
         out[where] = v.ravel()
         return out
 
-    U, gradient = compiled.compile_objective(reg, **passes)(at, X, builder.Y)
+    objective = compiled.compile_objective(reg, backend=backend, dtype=dtype)
+    U, gradient = objective(at, X, builder.Y)
     gradient = np.asarray(gradient[inside], np.float64)
-    product = compiled.compile_hessian_vector_product(reg, **passes)
+    product = compiled.compile_hessian_vector_product(reg, backend=backend, dtype=dtype)
     n = free.stop - free.start
     restricted = LinearOperator((n, n), matvec=lambda v: (cheap @ embed(v))[free], dtype=np.float64)
     shift = _rms_newton_shift(builder, theta, cheap @ embed(gradient))

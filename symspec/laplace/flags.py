@@ -86,7 +86,7 @@ class FlagOptions:
     min_snr: float = 20.0
     max_distance: float = 1.5
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         most = {"edge": 0.5, "max_bad_fraction": 1.0}
         for field in fields(self):
             value = getattr(self, field.name)

@@ -21,7 +21,7 @@ FLOOR = 1e-6  # of the training variance: what is smaller is rounding
 STARS_AT_ONCE = 256
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class TrainingSpace:
     r"""Training spectra as leading components and what is left of them.
 
@@ -137,7 +137,14 @@ def describe_training(X: np.ndarray, mean: np.ndarray) -> TrainingSpace | None:
     V = V[kept]
     variances = variances[kept]
     residual_variance = np.maximum(_residual_variance(Z, V), FLOOR)
-    space = TrainingSpace(mean, scale, V, variances, residual_variance, np.ones(2))
+    space = TrainingSpace(
+        mean=mean,
+        scale=scale,
+        components=V,
+        variances=variances,
+        residual_variance=residual_variance,
+        quantiles=np.ones(2),
+    )
     parts = space._find_parts(second + mean, None)
     return replace(space, quantiles=np.maximum(np.quantile(parts, QUANTILE, axis=1), FLOOR))
 

@@ -21,7 +21,8 @@ SECONDS_BETWEEN = 30.0
 class Blocks(Protocol):
     """What is walked block by block, such as a `TangentStream`."""
 
-    n_stars: int
+    @property
+    def n_stars(self) -> int: ...
 
     def blocks(self, start: int = 0) -> Iterable[tuple[slice, Any]]:
         """Blocks from the one that begins at `start` on."""

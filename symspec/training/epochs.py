@@ -25,7 +25,7 @@ from symspec.safety.checks import check_flux, check_labels, check_rng, check_the
 from symspec.training.adam import Adam
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class TrainResult:
     """What training gives.
 
@@ -168,7 +168,13 @@ def train(
     ):
         stopped = training.run(epochs, min(batch_size, len(stars)), schedule, rng, show)
     theta = training.best_theta.astype(np.float64)
-    return TrainResult(theta, training.history, training.epoch, stopped, training.best_epoch)
+    return TrainResult(
+        theta=theta,
+        history=training.history,
+        epochs_run=training.epoch,
+        stopped=stopped,
+        best_epoch=training.best_epoch,
+    )
 
 
 @dataclass(frozen=True, eq=False)

@@ -34,7 +34,7 @@ POLISH_TOLERANCE = 1e-6  # nats; its root matters to the gradient
 DIFFERENCE = 1e-3  # in h: its square times third derivatives of F is far below any tolerance
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Evidence:
     """Log marginal likelihood at one setting of the hyperparameters.
 
@@ -202,9 +202,15 @@ class MarginalLikelihood:
         WV: np.ndarray,
         counts: dict[str, float],
     ) -> Evidence:
-        error = 0.5 * inverse.logdet_standard_error()
-        names = self.hyperparameters.names
-        return Evidence(F, error, gradient, names, theta, np.einsum("ncc->c", WV), counts)
+        return Evidence(
+            log_marginal_likelihood=F,
+            standard_error=0.5 * inverse.logdet_standard_error(),
+            gradient=gradient,
+            names=self.hyperparameters.names,
+            theta=theta,
+            n_effective=np.einsum("ncc->c", WV),
+            n_effective_by_block=counts,
+        )
 
     def _differentiate_log_det(
         self, theta: np.ndarray, inverse: InverseHessian

@@ -21,7 +21,7 @@ Vector = np.ndarray
 MAX_AGE = 4  # steps for which a preconditioner serves before it is built anew
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PolishResult:
     """What `polish` reached.
 
@@ -148,7 +148,14 @@ def minimize_by_newton(
             U = U_new
             g = g_new
             age = age + 1
-    return PolishResult(theta, U, decrement, iteration, decrement <= tolerance), inverse
+    result = PolishResult(
+        theta=theta,
+        negative_log_posterior=U,
+        newton_decrement=decrement,
+        iterations=iteration,
+        converged=decrement <= tolerance,
+    )
+    return result, inverse
 
 
 def _next_radius(radius: float, norm: float, ratio: float) -> float:

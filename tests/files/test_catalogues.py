@@ -39,7 +39,16 @@ def build_prediction(*, flux_errors=True, names=NAMES, units=UNITS):
     labels[2] = np.nan
     flags, n_bad = np.array([0, 2, 1, 12], np.int32), np.array([0, 0, 0, 17])
     return Prediction(
-        labels, model, flux, noise, model + flux + noise, flags, n_bad, flux_errors, names, units
+        labels=labels,
+        model_cov=model,
+        flux_cov=flux,
+        noise_cov=noise,
+        total_cov=model + flux + noise,
+        flags=flags,
+        n_bad_pixels=n_bad,
+        has_flux_errors=flux_errors,
+        label_names=names,
+        label_units=units,
     )
 
 
@@ -286,7 +295,7 @@ def test_the_same_input_gives_the_same_bytes_at_another_time_under_another_name(
 ):
     words = {
         "true_labels": flagged.labels,
-        "calibration": ErrorCalibration([1.1, 1.0, 0.9], "stars of clusters"),
+        "calibration": ErrorCalibration(factor=[1.1, 1.0, 0.9], source="stars of clusters"),
     }
     ids = ["a", "bb", "ccc", "d"]
     words["meta"] = {"RUN": 3, "SHARE": 0.25}
@@ -299,7 +308,7 @@ def test_the_same_input_gives_the_same_bytes_at_another_time_under_another_name(
 @pytest.mark.parametrize("suffix", ALL)
 def test_calibrated_errors_stand_beside_the_raw_ones(tmp_path, suffix):
     prediction = build_prediction()
-    calibration = ErrorCalibration([1.5, 2.0, 0.5], "300 stars of clusters")
+    calibration = ErrorCalibration(factor=[1.5, 2.0, 0.5], source="300 stars of clusters")
     write_catalogue(tmp_path / f"x{suffix}", prediction, calibration=calibration)
     columns = read_columns(tmp_path / f"x{suffix}")
     for i, (name, factor) in enumerate(zip(COLUMNS, (1.5, 2.0, 0.5), strict=True)):
@@ -321,7 +330,7 @@ def test_without_a_calibration_nothing_is_said_of_one(path):
 def test_columns_in_lower_case_hold_the_same(tmp_path, flagged, suffix):
     words = {
         "true_labels": flagged.labels + 1,
-        "calibration": ErrorCalibration([1.5, 2.0, 0.5], "x"),
+        "calibration": ErrorCalibration(factor=[1.5, 2.0, 0.5], source="x"),
     }
     write_catalogue(tmp_path / f"upper{suffix}", flagged, **words)
     write_catalogue(tmp_path / f"lower{suffix}", flagged, **words, dialect="lower")
@@ -501,7 +510,7 @@ def test_the_dataset_in_memory_is_that_of_the_file(tmp_path, flagged):
             "dialect should be one of 'upper', 'lower'.*did you mean 'upper'",
         ),
         (
-            {"calibration": ErrorCalibration([1.0], "x")},
+            {"calibration": ErrorCalibration(factor=[1.0], source="x")},
             ShapeError,
             "calibration should have 3 factors",
         ),

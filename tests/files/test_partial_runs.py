@@ -20,10 +20,10 @@ from typer.testing import CliRunner
 import symspec as ss
 from symspec.cli import app
 from symspec.errors import DataError, FileKeptError, OptionError, ShapeError
-from symspec.files import jacobians, surveys
+from symspec.files import jacobians, partial_runs, surveys
 from symspec.files.jacobians import write_jacobian
-from symspec.files.partial_runs import open_run
-from symspec.files.surveys import KRYLOV_STARS, MOST_STARS, find_piece_size, predict_survey
+from symspec.files.partial_runs import MOST_STARS, find_piece_size, open_run
+from symspec.files.surveys import KRYLOV_STARS, predict_survey
 from symspec.laplace.flags import FlagOptions
 from symspec.spectra.datasets import generated_stars
 
@@ -277,7 +277,7 @@ def work(tmp_path_factory):
 @pytest.fixture
 def small_pieces(monkeypatch):
     """Pieces of eight stars of a catalogue, and of two of derivatives."""
-    monkeypatch.setattr(surveys, "PIECE_BYTES", 8 * 8 * N_PIXELS)
+    monkeypatch.setattr(partial_runs, "PIECE_BYTES", 8 * 8 * N_PIXELS)
 
 
 def test_a_catalogue_made_in_pieces_holds_the_predictions_of_all(work, tmp_path, small_pieces):
@@ -392,7 +392,7 @@ def test_derivatives_made_in_pieces_are_those_of_all(
 ):
     folder, laplace, stars = work
     monkeypatch.setattr(
-        surveys, "PIECE_BYTES", 9 * 8 * 3 * N_PIXELS
+        partial_runs, "PIECE_BYTES", 9 * 8 * 3 * N_PIXELS
     )  # eight stars, the last piece of five
     monkeypatch.setattr(jacobians, "CHUNK_BYTES", 2 * 8 * 3 * N_PIXELS)
     net, theta = laplace.reg.net, laplace.theta
@@ -541,8 +541,8 @@ def test_plans_know_models_spectra_and_options_apart(work, tmp_path, small_piece
 
 
 PROGRAM = """
-import sys, symspec.files.surveys as surveys
-surveys.PIECE_BYTES = int(sys.argv.pop(1))
+import sys, symspec.files.partial_runs as partial_runs
+partial_runs.PIECE_BYTES = int(sys.argv.pop(1))
 from symspec.cli import main
 main()
 """

@@ -18,16 +18,16 @@ def build_prediction(labels, errors):
     n, C = labels.shape
     total = errors[:, :, None] * errors[:, None, :] * (0.3 + 0.7 * np.eye(C))
     return Prediction(
-        labels,
-        0.2 * total,
-        0.3 * total,
-        0.5 * total,
-        total,
-        np.zeros(n, np.int32),
-        np.zeros(n, int),
-        True,
-        tuple(f"label_{c}" for c in range(C)),
-        ("",) * C,
+        labels=labels,
+        model_cov=0.2 * total,
+        flux_cov=0.3 * total,
+        noise_cov=0.5 * total,
+        total_cov=total,
+        flags=np.zeros(n, np.int32),
+        n_bad_pixels=np.zeros(n, int),
+        has_flux_errors=True,
+        label_names=tuple(f"label_{c}" for c in range(C)),
+        label_units=("",) * C,
     )
 
 
@@ -162,6 +162,6 @@ def test_calibrations_of_too_few_stars_or_of_no_numbers_are_refused(stars):
     ):
         ss.calibrate_errors(prediction, truth)
     with pytest.raises(DataError, match="factor should be positive numbers"):
-        ss.ErrorCalibration([1.0, 0.0], "x")
+        ss.ErrorCalibration(factor=[1.0, 0.0], source="x")
     with pytest.raises(ShapeError, match=r"factor should have shape \(label,\), got \(\)"):
-        ss.ErrorCalibration(1.0, "x")
+        ss.ErrorCalibration(factor=1.0, source="x")
