@@ -81,19 +81,45 @@ def write_network(
             _write_regression(file, reg)
 
 
-def is_archive(path: str | os.PathLike[str]) -> bool:
-    """Whether an HDF5 file says that symspec wrote it; one that cannot be opened is taken for such, to be told of."""
+def find_archive_kind(path: str | os.PathLike[str]) -> str | None:
+    """Kind of an archive that symspec wrote.
+
+    Parameters
+    ----------
+    path : str or path
+
+    Returns
+    -------
+    str or None
+        "network"; "regression", a network with noise and prior; "laplace"; None for any other file.
+
+    Raises
+    ------
+    OSError, RuntimeError
+        An HDF5 file is damaged.
+    """
     import h5py
 
+    if not h5py.is_hdf5(path):
+        return None
+    with h5py.File(path, "r") as file:
+        written = file.attrs.get("format")
+        has_regression = "regression" in file
+    if isinstance(written, bytes):
+        written = written.decode(errors="replace")
+    if written == LAPLACE:
+        return "laplace"
+    if written == NETWORK:
+        return "regression" if has_regression else "network"
+    return None
+
+
+def is_archive(path: str | os.PathLike[str]) -> bool:
+    """Whether symspec wrote an HDF5 file; True for a damaged one, which its reader then refuses."""
     try:
-        with h5py.File(path, "r") as file:
-            kind = file.attrs.get("format")
+        return find_archive_kind(path) is not None
     except (OSError, RuntimeError):
         return True
-    return (kind.decode(errors="replace") if isinstance(kind, bytes) else kind) in (
-        NETWORK,
-        LAPLACE,
-    )
 
 
 def read_network(path: str | os.PathLike[str]) -> tuple[Network, np.ndarray]:
