@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,11 +16,12 @@ from symspec.derivatives.functions import DTYPES
 from symspec.errors import DataError
 from symspec.files.partial_runs import PartialRun, encode_words, open_run
 from symspec.files.provenance import find_versions, hash_network, join_hashes
-from symspec.files.surveys import Show, find_piece_size
+from symspec.files.surveys import Show, find_piece_size, show_pieces
 from symspec.networks.layers import Standardize
 from symspec.networks.network import Network
 from symspec.safety.checkpoint import find_fingerprint
 from symspec.safety.checks import check_choice
+from symspec.safety.progress import Progress
 from symspec.safety.whole_files import replace_when_complete
 from symspec.spectra.grids import check_grid, fit_to_network
 from symspec.spectra.pixels import fill_bad_pixels
@@ -73,7 +73,8 @@ def write_jacobian(
     resample: str | None = None,
     overwrite: bool = False,
     restart: bool = False,
-    show: Show = lambda n_stars, n_done: nullcontext(int),
+    progress: bool | Progress = True,
+    show: Show | None = None,
     **options: Any,
 ) -> JacobianSummary:
     r"""Write :math:`J_x = \partial f / \partial x` of every star, in the memory of some hundred stars.
@@ -108,6 +109,8 @@ def write_jacobian(
         Replace an existing file.
     restart : bool, default False
         Begin anew where the pieces of an earlier run lie.
+    progress : bool or Progress, default True
+        As for `predict_survey`.
     show : callable, optional
         As for `predict_survey`.
     **options
@@ -144,10 +147,9 @@ def write_jacobian(
         find = partial(_differentiate, partial(jacobian, theta), flux_mean)
         with open_run(path, plan, source.n_stars, size, restart=restart, **keep) as run:
             layouts = _find_layouts(run, net, packing)
-            with show(source.n_stars, run.n_done) as advance:
-                run.compute(
-                    partial(_read, source, net, resample), find, advance=advance, layouts=layouts
-                )
+            read = partial(_read, source, net, resample)
+            with show_pieces(progress, show, run) as follow:
+                run.compute(read, find, stage="differentiating", progress=follow, layouts=layouts)
             totals = _sum_pieces(run)
             of = source if resample is None else net
             grid = of.wavelength, of.wavelength_unit

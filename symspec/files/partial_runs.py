@@ -29,6 +29,7 @@ import numpy as np
 
 from symspec.errors import DataError, FileKeptError
 from symspec.safety.memory import chunks
+from symspec.safety.progress import Progress, be_silent
 from symspec.safety.whole_files import check_target, replace_when_complete
 
 Arrays = Mapping[str, np.ndarray]
@@ -118,7 +119,8 @@ class PartialRun:
         read: Callable[[slice], Any],
         find: Callable[[Any], Arrays],
         *,
-        advance: Callable[[int], object] = int,
+        stage: str = "computing",
+        progress: Progress = be_silent,
         layouts: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
         """Compute and keep the pieces that are not there.
@@ -130,14 +132,18 @@ class PartialRun:
             piece ahead.
         find : callable
             Makes named arrays of it.
-        advance : callable, optional
-            Called with the number of stars after each piece.
+        stage : str
+            What is computed, for `progress`.
+        progress : Progress, optional
+            Called before the first piece and after each, with the number of stars.
         layouts : mapping, optional
             By name of array, options of h5py's `create_dataset`.
         """
         import h5py
 
         missing = [rows for rows in self.pieces if not self._path(rows).exists()]
+        n_done = self.n_done
+        progress(stage, n_done, self.n_stars)
         for rows, data in _read_ahead(read, missing):
             arrays = find(data)
             with (
@@ -148,7 +154,8 @@ class PartialRun:
                     file.create_dataset(
                         name, data=encode_words(array), **(layouts or {}).get(name, {})
                     )
-            advance(rows.stop - rows.start)
+            n_done += rows.stop - rows.start
+            progress(stage, n_done, self.n_stars)
 
     def open_pieces(self) -> Iterator[tuple[slice, Any]]:
         """Stars and open `h5py.File` of every piece, one after the other.

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
@@ -18,6 +18,7 @@ from symspec.laplace.calibration import ErrorCalibration
 from symspec.laplace.flags import FlagOptions
 from symspec.laplace.posterior import LaplacePosterior
 from symspec.laplace.prediction import OPTIONAL_PER_STAR, PER_STAR, Prediction
+from symspec.safety.progress import Progress, show_progress
 from symspec.spectra.grids import check_grid, fit_to_network
 from symspec.spectra.readers.sources import hash_spectra, open_source
 from symspec.spectra.resampling import Resampled
@@ -59,7 +60,8 @@ def predict_survey(
     resample: str | None = None,
     overwrite: bool = False,
     restart: bool = False,
-    show: Show = lambda n_stars, n_done: nullcontext(int),
+    progress: bool | Progress = True,
+    show: Show | None = None,
     **options: Any,
 ) -> Survey:
     """Predict the stars of a file into a catalogue; `symspec.files.partial_runs` says what lies beside it meanwhile.
@@ -85,9 +87,13 @@ def predict_survey(
         Replace an existing catalogue.
     restart : bool, default False
         Begin anew where the pieces of an earlier run lie.
+    progress : bool or Progress, default True
+        True: a bar on stderr if it takes more than three seconds. A callable is called with
+        (stage, done, total), in stars, after each piece.
     show : callable, optional
-        Called with the number of stars, and of those that are done already; gives a context manager
-        of a function that is called with the number of stars after each piece.
+        An older form of `progress`, in its place: called with the number of stars, and of those
+        done already, it gives a context manager of a function that is called with the number of
+        stars after each piece.
     **options
         Of `symspec.open_spectra`: how the spectra are read.
 
@@ -128,8 +134,9 @@ def predict_survey(
             return stars, fit_to_network(net, stars, resample), hash_spectra(stars)
 
         with open_run(path, plan, source.n_stars, size, restart=restart, **keep) as run:
-            with show(source.n_stars, run.n_done) as advance:
-                run.compute(read, partial(_predict_piece, laplace, limits), advance=advance)
+            find = partial(_predict_piece, laplace, limits)
+            with show_pieces(progress, show, run) as follow:
+                run.compute(read, find, stage="predicting", progress=follow)
             survey, meta = _join_pieces(run, laplace, limits, plan)
             words = {
                 "true_labels": survey.true_labels,
@@ -141,6 +148,27 @@ def predict_survey(
                 lambda whole: write_catalogue(whole, survey.prediction, survey.ids, **words), **keep
             )
     return survey
+
+
+@contextmanager
+def show_pieces(
+    progress: bool | Progress, show: Show | None, run: PartialRun
+) -> Iterator[Progress]:
+    """Follow the pieces of a run by `progress`, or by the older `show` if it is given."""
+    if show is None:
+        with show_progress(progress) as follow:
+            yield follow
+        return
+    before = run.n_done
+    with show(run.n_stars, before) as advance:
+
+        def follow_pieces(stage: str, done: int, total: int | None, /, **news: float | str) -> None:
+            nonlocal before
+            if done > before:
+                advance(done - before)
+            before = done
+
+        yield follow_pieces
 
 
 def find_piece_size(bytes_a_star: int, most: int = MOST_STARS) -> int:

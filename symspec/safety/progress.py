@@ -69,7 +69,7 @@ def show_progress(progress: bool | Progress) -> Iterator[Progress]:
 
 
 class _Bar:
-    """A line for each stage, which appears even if the first step takes longer than three seconds."""
+    """A line for each stage, on stderr after three seconds, even within a long first step."""
 
     def __init__(self) -> None:
         self._begin = time.monotonic()
@@ -121,15 +121,17 @@ class _Bar:
 
     def _draw(self, bar: RichProgress, stage: str) -> None:
         done, total, news = self._stages[stage]
-        known = {task.description: task.id for task in bar.tasks}
-        if stage not in known:
+        tasks = {task.description: task for task in bar.tasks}
+        if stage not in tasks:
             for earlier in bar.tasks:
                 bar.stop_task(earlier.id)
-            known[stage] = bar.add_task(stage, total=total, completed=done, count="", news="")
+            bar.add_task(stage, total=total, completed=done, count="", news="")
+        task = tasks.get(stage, bar.tasks[-1])
         count = f"{done:,}" if total is None else f"{done:,}/{total:,}"
-        bar.update(
-            known[stage], completed=done, total=total, count=count, news=describe_news(news)
-        )
+        speed = task.finished_speed or task.speed or 0.0
+        if speed >= 1:
+            count += f" ({speed:,.0f}/s)"
+        bar.update(task.id, completed=done, total=total, count=count, news=describe_news(news))
 
 
 def describe_news(news: dict[str, float | str]) -> str:
