@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,6 +21,7 @@ from symspec.files.partial_runs import (
     encode_strings,
     find_piece_size,
     open_run,
+    show_pieces,
 )
 from symspec.files.provenance import find_versions, join_hashes
 from symspec.laplace.identity import hash_network
@@ -29,6 +29,7 @@ from symspec.networks.layers import Standardize
 from symspec.networks.network import Network
 from symspec.safety.checkpoint import find_fingerprint
 from symspec.safety.checks import check_choice
+from symspec.safety.progress import Progress
 from symspec.safety.whole_files import replace_when_complete
 from symspec.spectra.grids import Pixels, check_grid, fit_to_network
 from symspec.spectra.pixels import fill_bad_pixels
@@ -80,7 +81,8 @@ def write_jacobian(
     resample: str | None = None,
     overwrite: bool = False,
     restart: bool = False,
-    show: Show = lambda n_stars, n_done: nullcontext(int),
+    progress: bool | Progress = True,
+    show: Show | None = None,
     **options: Any,
 ) -> JacobianSummary:
     r"""Write :math:`J_x = \partial f / \partial x` of every star, piece by piece.
@@ -116,6 +118,8 @@ def write_jacobian(
         Replace an existing file.
     restart : bool, default False
         Discard the pieces of an earlier run.
+    progress : bool or Progress, default True
+        As for `predict_survey`.
     show : callable, optional
         As for `predict_survey`.
     **options
@@ -154,8 +158,8 @@ def write_jacobian(
             path, plan, source.n_stars, size, overwrite=overwrite, restart=restart
         ) as run:
             layouts = _find_layouts(run, net, COMPRESSIONS[compression])
-            with show(source.n_stars, run.n_done) as advance:
-                run.compute(read, find, advance=advance, layouts=layouts)
+            with show_pieces(progress, show, run) as follow:
+                run.compute(read, find, stage="differentiating", progress=follow, layouts=layouts)
             pixels = source if resample is None else net
             summary = _summarize(run, pixels)
             assemble = partial(

@@ -26,6 +26,7 @@ import numpy as np
 
 from symspec.errors import DataError, FileKeptError
 from symspec.safety.memory import chunks
+from symspec.safety.progress import Progress, be_silent, show_progress
 from symspec.safety.whole_files import check_target, replace_when_complete
 
 Arrays = Mapping[str, np.ndarray]
@@ -124,7 +125,8 @@ class PartialRun:
         read: Callable[[slice], Any],
         find: Callable[[Any], Arrays],
         *,
-        advance: Callable[[int], object] = int,
+        stage: str = "computing",
+        progress: Progress = be_silent,
         layouts: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
         """Compute and keep the missing pieces.
@@ -135,8 +137,10 @@ class PartialRun:
             Reads the data of a slice of stars; called one piece ahead, in a thread of its own.
         find : callable
             Computes named arrays from them.
-        advance : callable, optional
-            Called with the number of stars after each piece.
+        stage : str
+            What is computed, for `progress`.
+        progress : Progress, optional
+            Called before the first piece and after each, with the number of stars.
         layouts : mapping, optional
             By name of array, options of h5py's `create_dataset`.
         """
@@ -144,6 +148,8 @@ class PartialRun:
 
         layouts = layouts or {}
         missing = [rows for rows in self.pieces if not self._path(rows).exists()]
+        n_done = self.n_done
+        progress(stage, n_done, self.n_stars)
         for rows, data in _read_ahead(read, missing):
             arrays = find(data)
             with (
@@ -153,7 +159,8 @@ class PartialRun:
                 for name, array in arrays.items():
                     layout = layouts.get(name, {})
                     file.create_dataset(name, data=encode_strings(array), **layout)
-            advance(rows.stop - rows.start)
+            n_done += rows.stop - rows.start
+            progress(stage, n_done, self.n_stars)
 
     def open_pieces(self) -> Iterator[tuple[slice, Any]]:
         """Stars and open `h5py.File` of every piece, one after the other.
@@ -220,6 +227,27 @@ class PartialRun:
 
     def _path(self, rows: slice) -> Path:
         return self.folder / f"stars_{rows.start:09d}-{rows.stop - 1:09d}.h5"
+
+
+@contextmanager
+def show_pieces(
+    progress: bool | Progress, show: Show | None, run: PartialRun
+) -> Iterator[Progress]:
+    """Follow the pieces of a run by `progress`, or by the older `show` if it is given."""
+    if show is None:
+        with show_progress(progress) as follow:
+            yield follow
+        return
+    before = run.n_done
+    with show(run.n_stars, before) as advance:
+
+        def follow_pieces(stage: str, done: int, total: int | None, /, **news: float | str) -> None:
+            nonlocal before
+            if done > before:
+                advance(done - before)
+            before = done
+
+        yield follow_pieces
 
 
 def _read_ahead(read: Callable[[slice], Any], pieces: list[slice]) -> Iterator[tuple[slice, Any]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from symspec.files.catalogues import check_catalogue, write_catalogue
-from symspec.files.partial_runs import MOST_STARS, Show, find_piece_size, open_run
+from symspec.files.partial_runs import MOST_STARS, Show, find_piece_size, open_run, show_pieces
 from symspec.files.provenance import find_versions, join_hashes
 from symspec.laplace.calibration import ErrorCalibration
 from symspec.laplace.flags import FlagOptions
@@ -20,6 +19,7 @@ from symspec.laplace.identity import hash_network, hash_posterior
 from symspec.laplace.posterior import LaplacePosterior
 from symspec.laplace.prediction import Prediction
 from symspec.networks.network import Network
+from symspec.safety.progress import Progress
 from symspec.spectra.grids import check_grid, fit_to_network
 from symspec.spectra.readers.sources import SpectraSource, hash_spectra, open_source
 from symspec.spectra.resampling import Resampled
@@ -57,7 +57,8 @@ def predict_survey(
     resample: str | None = None,
     overwrite: bool = False,
     restart: bool = False,
-    show: Show = lambda n_stars, n_done: nullcontext(int),
+    progress: bool | Progress = True,
+    show: Show | None = None,
     **options: Any,
 ) -> Survey:
     """Predict the stars of a file into a catalogue, piece by piece.
@@ -84,9 +85,13 @@ def predict_survey(
         Replace an existing catalogue.
     restart : bool, default False
         Discard the pieces of an earlier run.
+    progress : bool or Progress, default True
+        True: a bar on stderr if it takes more than three seconds. A callable is called with
+        (stage, done, total), in stars, after each piece.
     show : callable, optional
-        Called with the number of stars, and of those that are done already; gives a context manager
-        of a function that is called with the number of stars after each piece.
+        An older form of `progress`, in its place: called with the number of stars, and of those
+        done already, it gives a context manager of a function that is called with the number of
+        stars after each piece.
     **options
         Of `symspec.open_spectra`: how the spectra are read.
 
@@ -116,8 +121,8 @@ def predict_survey(
         with open_run(
             path, plan, source.n_stars, size, overwrite=overwrite, restart=restart
         ) as run:
-            with show(source.n_stars, run.n_done) as advance:
-                run.compute(read, find, advance=advance)
+            with show_pieces(progress, show, run) as follow:
+                run.compute(read, find, stage="predicting", progress=follow)
             arrays = run.load()
             survey = _build_survey(arrays, net, limits)
             write = partial(

@@ -22,7 +22,8 @@ from symspec.laplace.training_space import describe_training
 from symspec.networks.regression import Regression
 from symspec.safety.checkpoint import Checkpoint, find_fingerprint
 from symspec.safety.checks import check_theta
-from symspec.safety.progress import show_if_long
+from symspec.safety.progress import Progress, show_progress
+from symspec.spectra.selections import as_stars
 
 SHIFT_STARS = 4096  # training stars over which the effect of a Newton step is averaged
 
@@ -31,7 +32,7 @@ def fit_laplace(
     reg: Regression,
     theta: Any,
     X: Any,
-    Y: Any,
+    Y: Any = None,
     *,
     curvature: str = "ggn",
     structure: str = "auto",
@@ -41,7 +42,7 @@ def fit_laplace(
     memory: str = "8GB",
     options: Mapping[str, Any] | None = None,
     resume: str | os.PathLike[str] | None = None,
-    progress: bool = True,
+    progress: bool | Progress = True,
 ) -> LaplacePosterior:
     """Invert the Hessian at trained weights and certify that they are at a minimum.
 
@@ -51,7 +52,7 @@ def fit_laplace(
     theta : array_like, shape (param,)
         Trained weights.
     X, Y : array_like, shapes (star, pixel), (star, label)
-        The training set; NaN labels are missing.
+        The training set; NaN labels are missing. `Spectra` may stand for both.
     curvature : {"ggn", "hessian"}
         The generalised Gauss-Newton matrix, always positive definite, or the exact Hessian.
     structure : str, default "auto"
@@ -76,8 +77,9 @@ def fit_laplace(
         A folder in which finished blocks are kept: the same call goes on from there after an
         interruption; primal and dual, one factorisation each, begin anew. Delete it when the result
         is safe.
-    progress : bool, default True
-        Show a progress bar on stderr if it takes more than three seconds.
+    progress : bool or Progress, default True
+        True: a bar on stderr if it takes more than three seconds. A callable is called with
+        (stage, done, total) after each block.
 
     Raises
     ------
@@ -91,7 +93,7 @@ def fit_laplace(
         Arguments that are not what is expected.
     """
     theta = np.array(check_theta(theta, reg.net.n_params))
-    X, Y = check_stars(reg.net, X, Y)
+    X, Y = check_stars(reg.net, *as_stars(reg.net, X, Y))
     options = dict(options or {})
     fingerprint = ""
     if resume is not None:
@@ -99,7 +101,7 @@ def fit_laplace(
         how = {"structure": structure, "curvature": curvature, "memory": memory, "options": options}
         passes = {"backend": backend, "dtype": dtype}
         fingerprint = find_fingerprint(theta, X, Y, reg.noise_covariance, prior, how, passes)
-    with show_if_long(progress) as tell:
+    with show_progress(progress) as show:
         builder = InverseBuilder(
             reg,
             X,
@@ -110,7 +112,7 @@ def fit_laplace(
             dtype=dtype,
             memory=memory,
             options=options,
-            checkpoint=Checkpoint(resume, fingerprint, tell),
+            checkpoint=Checkpoint(resume, fingerprint, show),
         )
         inverse = builder.build(theta)
     U, certificate = _certify(builder, inverse, theta)

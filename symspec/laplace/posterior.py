@@ -23,7 +23,7 @@ from symspec.laplace.training_space import TrainingSpace
 from symspec.networks.regression import Regression
 from symspec.safety.checkpoint import Checkpoint, find_fingerprint
 from symspec.safety.checks import check_flux, check_ivar, check_rng
-from symspec.safety.progress import show_if_long
+from symspec.safety.progress import Progress, show_progress
 from symspec.spectra.pixels import fill_bad_pixels, find_snr
 from symspec.spectra.resampling import Resampled, propagate_through
 from symspec.spectra.spectra import Spectra
@@ -150,7 +150,7 @@ class LaplacePosterior:
         ivar: Any = None,
         flag_options: FlagOptions | None = None,
         resume: str | os.PathLike[str] | None = None,
-        progress: bool = True,
+        progress: bool | Progress = True,
     ) -> Prediction:
         """Labels with their error budget.
 
@@ -168,8 +168,9 @@ class LaplacePosterior:
         resume : path, optional
             A folder that keeps finished stars: the same call continues from there after an
             interruption. Delete it when the result is safe.
-        progress : bool, default True
-            Show a progress bar on stderr if it takes more than three seconds.
+        progress : bool or Progress, default True
+            True: a bar on stderr if it takes more than three seconds. A callable is called with
+            (stage, done, total) after each batch of stars.
 
         Returns
         -------
@@ -201,8 +202,8 @@ class LaplacePosterior:
             "interval": np.zeros((n, C, 2)),
         }
         fingerprint = "" if resume is None else find_fingerprint(self.theta, X, ivar, self.reason)
-        with show_if_long(progress) as tell:
-            checkpoint = Checkpoint(resume, fingerprint, tell)
+        with show_progress(progress) as show:
+            checkpoint = Checkpoint(resume, fingerprint, show)
             state = checkpoint.accumulate("prediction", Batches(n), zeros, add)
         return self._sum_up(X, ivar, state, flag_options or FlagOptions())
 

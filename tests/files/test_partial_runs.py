@@ -54,8 +54,8 @@ def test_pieces_cover_all_stars_in_their_order(tmp_path):
     with open_run(tmp_path / "out", PLAN, 10, 4) as run:
         assert run.pieces == [slice(0, 4), slice(4, 8), slice(8, 10)]
         counts = []
-        run.compute(same, squares, advance=counts.append)
-        assert counts == [4, 4, 2]
+        run.compute(same, squares, progress=lambda stage, done, total: counts.append(done))
+        assert counts == [0, 4, 8, 10]
         loaded = run.load()
         np.testing.assert_array_equal(loaded["x"], np.arange(10) ** 2)
         assert loaded["word"].tolist() == [f"ü{i}" for i in range(10)]
@@ -81,9 +81,11 @@ def test_finished_pieces_are_not_computed_again(tmp_path):
         assert run.n_done == 8
         counts = []
         run.compute(
-            same, lambda rows: asked.append(rows.start) or squares(rows), advance=counts.append
+            same,
+            lambda rows: asked.append(rows.start) or squares(rows),
+            progress=lambda stage, done, total: counts.append(done),
         )
-        assert counts == [2]
+        assert counts == [8, 10]
         run.finish(lambda path: write_squares(run, path))
     assert asked == [0, 4, 8, 8]
     assert (tmp_path / "out").read_text().endswith("64 81")
