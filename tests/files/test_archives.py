@@ -545,7 +545,7 @@ DAMAGES = {
     ),
     "words of any length": (
         lambda f: replace(f, "label_names", ["a", "b", "c"]),
-        "words of fixed length",
+        "strings of fixed length",
     ),
     "axes": (
         lambda f: f["params/dense_0/kernel"].attrs.create("axes", [0, 0]),
