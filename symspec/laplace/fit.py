@@ -1,4 +1,4 @@
-"""Laplace's approximation at trained weights: the inverse Hessian, and the certificate that they are at a minimum."""
+"""Laplace's approximation at trained weights: inverse Hessian and certificate of the minimum."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def fit_laplace(
         Exact: "primal" and "dual", Cholesky factorisations in the space of the parameters or of the
         data; "krylov", conjugate gradients on products alone, which give each error bar as an
         interval. "auto" takes the cheapest of these that fits in `memory`. Approximations, to be
-        held against the exact ones by `audit_structures`: "kronecker", "ekfac" (Kronecker with
+        compared with the exact ones by `audit_structures`: "kronecker", "ekfac" (Kronecker with
         corrected eigenvalues), "diagonal", "last_layer", and "low_rank", whose variances are upper
         bounds.
     require_minimum : bool, optional
@@ -68,15 +68,15 @@ def fit_laplace(
     backend, dtype : str
         Passes through the network; factorisations are always in float64.
     memory : str, default "8GB"
-        What the factorisation may take.
+        Memory that the factorisation may take.
     options : mapping, optional
-        Of the structure. "dual": subset (use so many training stars, for upper bounds). "krylov":
-        subset (stars of the preconditioner), tolerance (0.01: relative width of the intervals),
-        max_iterations (200), max_seconds (for each 256 stars). "low_rank": rank (100).
+        Of the structure. "dual": subset (number of training stars used, for upper bounds).
+        "krylov": subset (stars of the preconditioner), tolerance (0.01: relative width of the
+        intervals), max_iterations (200), max_seconds (for each 256 stars). "low_rank": rank (100).
     resume : path, optional
-        A folder in which finished blocks are kept: the same call goes on from there after an
-        interruption; primal and dual, one factorisation each, begin anew. Delete it when the result
-        is safe.
+        A folder that keeps finished blocks: the same call continues from there after an
+        interruption. Primal and dual, one factorisation each, start again. Delete it when the
+        result is safe.
     progress : bool or Progress, default True
         True: a bar on stderr if it takes more than three seconds. A callable is called with
         (stage, done, total) after each block.

@@ -9,7 +9,6 @@ from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from symspec.derivatives import compiled
 from symspec.derivatives.functions import PerStarFunction
@@ -100,7 +99,7 @@ class LaplacePosterior:
     def _flux_jacobian(self) -> PerStarFunction:
         return compiled.compile_jacobian(self.reg.net, "flux", **self._options)
 
-    def label_covariance(self, X: ArrayLike) -> np.ndarray:
+    def label_covariance(self, X: Any) -> np.ndarray:
         r"""Covariance of the labels that comes from the weights, :math:`V = J A^{-1} J^T`.
 
         Parameters
@@ -113,10 +112,11 @@ class LaplacePosterior:
             In products of the labels' units. For structure="krylov" the upper end of
             `label_covariance_bounds`.
         """
-        inverse = self.inverse_hessian
-        return self._walk_tangents(X, lambda tangents: [inverse.label_covariance(tangents)])[0]
+        return self._walk_tangents(
+            X, lambda tangents: [self.inverse_hessian.label_covariance(tangents)]
+        )[0]
 
-    def label_covariance_bounds(self, X: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    def label_covariance_bounds(self, X: Any) -> tuple[np.ndarray, np.ndarray]:
         """Proved lower and upper bounds of `label_covariance`, each of its shape.
 
         Both are the covariance itself for exact structures. The lower one is zero where the
@@ -126,22 +126,20 @@ class LaplacePosterior:
         lower, upper = self._walk_tangents(X, self.inverse_hessian.label_covariance_bounds)
         return lower, upper
 
-    def tangents(self, X: np.ndarray) -> Iterator[tuple[slice, Tangents]]:
-        """Walk stars (star, pixel) in batches: their rows, and df/dtheta in factors."""
-        for rows, _ in Batches(len(X)).blocks():
-            yield rows, compute_tangents(self.reg.net, self._factors, self.theta, X[rows])
-
     def _walk_tangents(
-        self, X: ArrayLike, function: Callable[[Tangents], Sequence[np.ndarray]]
+        self, X: Any, function: Callable[[Tangents], Sequence[np.ndarray]]
     ) -> list[np.ndarray]:
-        """Arrays (star, label, label) that a function gives, or (label, label) of one spectrum."""
-        flux = check_flux(X, self.reg.net.n_pixels, dtype=None)
+        X = check_flux(X, self.reg.net.n_pixels, dtype=None)
+        stars = X if X.ndim == 2 else X[None]
+        parts = [
+            function(compute_tangents(self.reg.net, self._factors, self.theta, stars[rows]))
+            for rows, _ in Batches(len(stars)).blocks()
+        ]
         C = self.reg.net.n_labels
-        parts = [function(tangents) for _, tangents in self.tangents(np.atleast_2d(flux))]
-        if not parts:
-            return [np.empty((0, C, C)), np.empty((0, C, C))]
-        joined = [np.concatenate(part) for part in zip(*parts, strict=True)]
-        return joined if flux.ndim == 2 else [array[0] for array in joined]
+        joined = [np.concatenate(part) for part in zip(*parts, strict=True)] or [
+            np.empty((0, C, C))
+        ] * 2
+        return joined if X.ndim == 2 else [part[0] for part in joined]
 
     def predict(
         self,
