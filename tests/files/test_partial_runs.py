@@ -1,4 +1,4 @@
-"""Runs that are interrupted, or killed, end with the same bytes as others, and their pieces are anyone's to read."""
+"""Runs that are interrupted or killed end with the same bytes, and their pieces can be read."""
 
 import json
 import os

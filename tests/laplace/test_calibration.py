@@ -1,4 +1,4 @@
-"""Scatter and coverage against loops over stars, and against normal numbers whose answer is known."""
+"""Scatter and coverage against loops over stars, and normal numbers whose answer is known."""
 
 import statistics
 
@@ -14,7 +14,7 @@ N_STARS, N_LABELS = 40, 3
 
 
 def build_prediction(labels, errors):
-    """A prediction with these errors, split unevenly among its parts, and covariances off the diagonal."""
+    """A prediction with these errors, split unevenly among its parts, and with correlations."""
     n, C = labels.shape
     total = errors[:, :, None] * errors[:, None, :] * (0.3 + 0.7 * np.eye(C))
     return Prediction(
@@ -114,7 +114,7 @@ def test_sigma_mad_of_nothing_is_nan_and_a_vector_is_refused():
 
 
 def test_studentized_residuals_are_those_of_a_fit_without_the_label():
-    """In a linear network, leaving a label out is a closed form and a second fit: both must agree."""
+    """In a linear network the closed form of leaving a label out agrees with a second fit."""
     rng = np.random.default_rng(0)
     X = rng.normal(size=(15, 4))
     Y = X @ rng.normal(size=(4, 2)) + 0.2 * rng.normal(size=(15, 2))

@@ -1,4 +1,4 @@
-"""Digests are the same for the same networks and posteriors, and differ with whatever they cover."""
+"""Digests are equal for equal networks and posteriors, and differ with all that they cover."""
 
 from dataclasses import replace
 
