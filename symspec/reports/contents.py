@@ -17,7 +17,6 @@ from symspec.networks.regression import Regression
 from symspec.reports.tables import certificate_line, new_table, summary_table
 from symspec.spectra.spectra import Spectra
 
-
 _MATRICES = {"ggn": "generalised Gauss-Newton matrix", "hessian": "exact Hessian"}
 
 

@@ -203,7 +203,7 @@ def _place_by_distance(audit: StructureAudit) -> np.ndarray:
     """Quantiles (star,), with strips from -0.3 to 0 and from 1 to 1.3 where many are alike."""
     places = audit.quantile.astype(float)
     for members, start in ((audit.distance == 0, -_STRIP), (audit.quantile >= 1, 1.0)):
-        n = np.count_nonzero(members)
+        n = int(np.count_nonzero(members))
         order = np.argsort(np.argsort(audit.distance[members], kind="stable"))
         places[members] = start + _STRIP * (0.1 + 0.8 * (order + 0.5) / max(n, 1))
     return places
