@@ -243,14 +243,14 @@ def _climb(
         F, gradient, _ = points[-1][1]
         return -F / size.max(), -gradient * unit / size.max()
 
-    def is_near(*_: Any) -> None:
+    def stop_if_near(*ignored: Any) -> None:
         at, (_, gradient, curvature) = points[-1]
         free = (np.abs(at) < limits - 1e-9) | (at * gradient < 0)
         if 0.5 * np.sum(gradient[free] ** 2 / curvature[free]) <= tolerance:
             raise StopIteration
 
     try:
-        is_near()
+        stop_if_near()
         bounds = list(zip((-limits - h) / unit, (limits - h) / unit, strict=True))
         scipy_minimize(
             negative,
@@ -258,7 +258,7 @@ def _climb(
             jac=True,
             method="L-BFGS-B",
             bounds=bounds,
-            callback=is_near,
+            callback=stop_if_near,
             options={"maxfun": max_evaluations, "gtol": 0.0, "ftol": 1e-12},
         )
     except StopIteration:

@@ -12,10 +12,10 @@ from symspec.laplace.calibration import coverage, sigma_mad
 from symspec.laplace.prediction import Prediction
 from symspec.reports.plots import (
     plot_predicted_against_true,
-    plot_sensitivity,
     plot_structure_audit,
     save_figure,
 )
+from symspec.reports.sensitivity import plot_sensitivity
 from symspec.spectra.line_list import strong_lines
 
 matplotlib.use("Agg")
