@@ -475,7 +475,7 @@ def test_ctrl_c_keeps_the_pieces_and_says_how_to_go_on(
     said = run(*words, tmp_path / name, code=130)
     assert (
         f"Interrupted: finished pieces are kept in {tmp_path / name}.partial; the same command"
-        " goes on" in said
+        " resumes from there" in said
     )
     assert len(list((tmp_path / f"{name}.partial").glob("stars_*.h5"))) == 2
     monkeypatch.setattr(module, "hash_spectra", hash_spectra)
