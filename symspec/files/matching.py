@@ -23,14 +23,16 @@ LARGEST_RATIO = 50  # of unpacked to packed bytes: weights of 32 bits hardly shr
 LARGEST = 2**27  # numbers that one star may take on its way through a network: 1 GiB
 HELD = 16  # weight of a layer's constants in that sum, as they take memory from the start
 SMALL = 16 * 2**20  # bytes that need no further check
+MOST_AXES = 32  # of one array
 MOMENTS = ("mean", "variance")
 _ROWS_SHOWN = 24  # rows of a table of mismatches
+BUILD = "build the network of symspec's layers and give it as net="  # advice in errors
 _TRANSPOSED = "the kernels are (in, out) where (out, in) was expected, or the other way round"
 
 
 @dataclass(frozen=True)
-class UnreadArray:
-    """One array of a file, not read yet.
+class FileArray:
+    """One array of a file, perhaps not read yet.
 
     Attributes
     ----------
@@ -45,6 +47,11 @@ class UnreadArray:
     name: str
     shape: Shape
     read: Callable[[], np.ndarray]
+
+    @classmethod
+    def of(cls, name: str, array: np.ndarray) -> FileArray:
+        """Wrap an array that has been read."""
+        return cls(name, array.shape, lambda: array)
 
 
 @dataclass(frozen=True)
@@ -92,6 +99,16 @@ def reading(path: str | os.PathLike[str], what: str) -> AbstractContextManager[N
     return as_format_error(path, what, passing=(FileFormatError, TooLargeError))
 
 
+def is_count(value: object) -> bool:
+    """Whether a file declares a whole number that may be a length or a place."""
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**48
+
+
+def widen_bfloat16(numbers: np.ndarray) -> np.ndarray:
+    """Convert bfloat16, given as unsigned 16-bit integers, to float32, whose upper half it is."""
+    return (numbers.astype(np.uint32) << 16).view(np.float32)
+
+
 def bytes_allowed(path: str | os.PathLike[str]) -> int:
     """Most bytes that a file may unpack to, all arrays together."""
     return max(SMALL, LARGEST_RATIO * Path(path).stat().st_size)
@@ -122,7 +139,7 @@ def make_network(layers: Sequence[Layer], n_pixels: int) -> Network:
 def fill_network(
     path: str | os.PathLike[str],
     net: Network,
-    found: Sequence[UnreadArray],
+    found: Sequence[FileArray],
     *,
     transpose: bool = False,
 ) -> tuple[Network, np.ndarray]:
@@ -134,7 +151,7 @@ def fill_network(
         Used in errors.
     net : Network
         The moments of its BatchNorm layers are placeholders for those in the file.
-    found : sequence of UnreadArray
+    found : sequence of FileArray
         In the order of the layers; for each its kernel and bias, or gamma, beta, mean and variance.
     transpose : bool, default False
         Whether the file keeps kernels as (out, in) and (out, in, position).
@@ -189,7 +206,7 @@ def replace_moments(net: Network, arrays: Mapping[str, np.ndarray]) -> Network:
     return net.with_layers(layers)
 
 
-def read_finite(path: str | os.PathLike[str], stored: UnreadArray) -> np.ndarray:
+def read_finite(path: str | os.PathLike[str], stored: FileArray) -> np.ndarray:
     """Read one array as float64; refuse numbers that are not finite."""
     with reading(path, "a file of weights"):
         array = stored.read()
@@ -213,7 +230,7 @@ def _explain(
     path: str | os.PathLike[str],
     net: Network,
     slots: Sequence[Slot],
-    found: Sequence[UnreadArray],
+    found: Sequence[FileArray],
     transpose: bool,
 ) -> str:
     """Explain how the arrays differ from the slots, with a table around the first mismatch."""
@@ -244,9 +261,7 @@ def _explain(
     return f"{path} should hold the {wanted}, got {len(found)}: {advice}.\n" + "\n".join(shown)
 
 
-def refuse_without_layers(
-    path: str | os.PathLike[str], found: Sequence[UnreadArray]
-) -> OptionError:
+def refuse_without_layers(path: str | os.PathLike[str], found: Sequence[FileArray]) -> OptionError:
     """Make the error about a missing `net`."""
     shapes = ", ".join(f"{array.name} {array.shape}" for array in found[:12])
     return OptionError(
@@ -267,11 +282,11 @@ def natural_order(name: str) -> list[tuple[bool, int, str]]:
 def arrange_layers(
     path: str | os.PathLike[str],
     net: Network,
-    layers: Mapping[str, list[UnreadArray]],
+    layers: Mapping[str, list[FileArray]],
     *,
     is_ordered: bool,
     transpose: bool = False,
-) -> list[UnreadArray]:
+) -> list[FileArray]:
     """Put the arrays of a file into the order of the layers of `net`.
 
     A file may give the order itself, or by names that differ in their numbers only. Where it gives
@@ -282,7 +297,7 @@ def arrange_layers(
     path : str or path
         Used in errors.
     net : Network
-    layers : mapping of str to list of UnreadArray
+    layers : mapping of str to list of FileArray
         Arrays of each layer by its name, in the order of the file or of the names.
     is_ordered : bool
         Whether the order of the file is that in which the layers were made.

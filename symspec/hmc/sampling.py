@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import os
 import sys
 import time
 import warnings
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,18 +21,19 @@ from symspec.errors import (
     DataError,
     MissingDependencyError,
     NotAtMinimumWarning,
-    OptionError,
     TooLargeError,
 )
 from symspec.hmc.model import pymc_model
 from symspec.hmc.subsets import Subset, check_subset, describe_subset
 from symspec.inverse_hessian.last_layer import find_last_layer, split_last_layer
+from symspec.laplace.identity import hash_weights
 from symspec.laplace.posterior import LaplacePosterior
 from symspec.networks.regression import Regression
 from symspec.networks.windows import register_jax
 from symspec.safety.checkpoint import find_fingerprint
-from symspec.safety.checks import check_choice, check_flux
+from symspec.safety.checks import check_choice, check_count, check_flux
 from symspec.safety.memory import parse_memory
+from symspec.safety.progress import Progress, be_silent
 from symspec.spectra.selections import pick_evenly
 from symspec.version import __version__
 
@@ -67,7 +70,7 @@ def run_hmc(
     theta_every: int = 1,
     max_hours: float = 24.0,
     memory: str = "8GB",
-    progress: bool = True,
+    progress: bool | Progress = True,
 ) -> DataTree:
     r"""Sample the posterior of a network by the No-U-Turn sampler, to check a Laplace posterior.
 
@@ -104,8 +107,10 @@ def run_hmc(
         A problem that would take longer is refused.
     memory : str, default "8GB"
         What the draws may take.
-    progress : bool, default True
-        Show the sampler's progress.
+    progress : bool or Progress, default True
+        True: the sampler's own bar. A callable is called with (stage, done, total) after each draw
+        of any chain, adaptation included; before and after all of them if the sampler is not
+        "pymc".
 
     Returns
     -------
@@ -166,17 +171,9 @@ def _describe(laplace: LaplacePosterior, subset: Subset, X_check: np.ndarray) ->
         "subset": str(subset),
         "varied": describe_subset(subset),
         "whitened_by": f"{laplace.curvature} {laplace.structure}",
-        "laplace": fingerprint_laplace(laplace),
+        "laplace": hash_weights(laplace),
         "check_stars": find_fingerprint(X_check),
     }
-
-
-def fingerprint_laplace(laplace: LaplacePosterior) -> str:
-    """Digest of what a Laplace posterior says of its weights."""
-    words = laplace.curvature, laplace.structure
-    return find_fingerprint(
-        laplace.theta, laplace.reg.noise_covariance, laplace.reg.prior_precision, words
-    )
 
 
 def _sample(
@@ -186,7 +183,7 @@ def _sample(
     sampler: str,
     seed: int,
     target_accept: float,
-    progress: bool,
+    progress: bool | Progress,
     **words: Any,
 ) -> DataTree:
     """One BLAS thread for each chain: chains run side by side."""
@@ -203,18 +200,37 @@ def _sample(
     else:
         register_jax()
         nuts["jitter"] = False
+    total = words["chains"] * (words["tune"] + words["draws"])
+    shows_bar = bool(progress) and not callable(progress)
+    follow = progress if callable(progress) else be_silent
+    follow("sampling", 0, total)
+    if sampler == "pymc" and callable(progress):
+        words["callback"] = _count_draws(progress, total)
     with model, threadpool_limits(1):
-        return pm.sample(
+        draws = pm.sample(
             **words,
             var_names=names,
             cores=os.cpu_count(),
             random_seed=seed,
             nuts_sampler=sampler,
             nuts=nuts,
-            progressbar=progress,
-            quiet=not progress,
+            progressbar=shows_bar,
+            quiet=not shows_bar,
             compute_convergence_checks=False,
         )
+    if sampler != "pymc":
+        follow("sampling", total, total)
+    return draws
+
+
+def _count_draws(progress: Progress, total: int) -> Callable[..., None]:
+    """Callback of `pymc.sample`, which is called after each draw of any chain."""
+    counter = itertools.count(1)
+
+    def count(trace: Any, draw: Any) -> None:
+        progress("sampling", next(counter), total)
+
+    return count
 
 
 def _weigh_laplace_draws(model: pm.Model, n: int, seed: int) -> Dataset:
@@ -328,19 +344,11 @@ def _check_sampler(sampler: str) -> str:
 
 
 def _check_counts(n_draws: int, n_chains: int, n_tune: int, theta_every: int) -> None:
-    least = {
-        "n_draws": (n_draws, MIN_DRAWS),
-        "n_tune": (n_tune, MIN_DRAWS),
-        "theta_every": (theta_every, 0),
-    }
-    for name, (value, smallest) in least.items():
-        if value < smallest:
-            raise OptionError(f"{name} should be at least {smallest}, got {value}.")
-    if n_chains < MIN_CHAINS:
-        raise OptionError(
-            f"n_chains should be at least {MIN_CHAINS}, better 4, got {n_chains}: convergence is"
-            " seen by comparing chains."
-        )
+    check_count(n_draws, "n_draws", least=MIN_DRAWS)
+    check_count(n_tune, "n_tune", least=MIN_DRAWS)
+    check_count(theta_every, "theta_every", least=0)
+    advice = "give 4, as convergence is seen by comparing chains"
+    check_count(n_chains, "n_chains", least=MIN_CHAINS, advice=advice)
 
 
 def _find_check_stars(reg: Regression, X: np.ndarray, X_check: Any) -> np.ndarray:

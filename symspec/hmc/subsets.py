@@ -16,6 +16,7 @@ from symspec.inverse_hessian.last_layer import LastLayerInverse, find_last_layer
 from symspec.inverse_hessian.primal import PrimalInverse
 from symspec.laplace.posterior import LaplacePosterior
 from symspec.safety.checks import check_flux
+from symspec.safety.options import is_count
 
 Subset = str | int
 STARS_AT_ONCE = 256
@@ -30,8 +31,7 @@ def check_subset(subset: Any, n_params: int) -> Subset:
     """
     if isinstance(subset, str) and subset in ("all", "last_layer"):
         return subset
-    is_count = isinstance(subset, int | np.integer) and not isinstance(subset, bool)
-    if is_count and 1 <= subset <= n_params:
+    if is_count(subset, 1, n_params):
         return int(subset)
     raise OptionError(
         f'subset should be "all", "last_layer", or a number of directions from 1 to {n_params:,},'

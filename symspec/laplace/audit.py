@@ -19,6 +19,7 @@ from symspec.laplace.prediction import standard_deviations
 from symspec.networks.regression import Regression
 from symspec.safety.checks import check_choice, check_flux, check_theta
 from symspec.safety.memory import parse_memory
+from symspec.safety.progress import Progress, show_progress
 
 DUAL_SUBSET = "dual_subset"
 AUDITED = ("krylov", *APPROXIMATE, DUAL_SUBSET)
@@ -28,7 +29,7 @@ STARS_AT_ONCE = 256
 GROUPS = ("inside", "outside")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class RatioSummary:
     """Ratios of one structure for one label, over one group of stars.
 
@@ -49,7 +50,7 @@ class RatioSummary:
     maximum: float
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class StructureAudit:
     """Standard deviations of labels by every structure, over the exact ones.
 
@@ -105,8 +106,16 @@ class StructureAudit:
                 for group, members in zip(GROUPS, (~self.outside, self.outside), strict=True):
                     if members.any():
                         values = ratio[members, c]
-                        numbers = (float(f(values)) for f in (np.min, np.median, np.max))
-                        rows.append(RatioSummary(structure, label, group, len(values), *numbers))
+                        summary = RatioSummary(
+                            structure=structure,
+                            label=label,
+                            group=group,
+                            n_stars=len(values),
+                            minimum=float(np.min(values)),
+                            median=float(np.median(values)),
+                            maximum=float(np.max(values)),
+                        )
+                        rows.append(summary)
         return rows
 
 
@@ -122,6 +131,7 @@ def audit_structures(
     backend: str = "auto",
     dtype: str = "float64",
     memory: str = "8GB",
+    progress: bool | Progress = True,
     callback: Callable[[str], object] | None = None,
 ) -> StructureAudit:
     r"""Hold the error bars of every structure against the exact ones, on a sample of stars.
@@ -147,6 +157,9 @@ def audit_structures(
         stars by default, for krylov only where so many fit in memory.
     backend, dtype, memory : str
         As for `fit_laplace`.
+    progress : bool or Progress, default True
+        True: a bar on stderr if it takes more than three seconds. A callable is called with
+        (stage, done, total, structure=name) before each structure is built.
     callback : callable, optional
         Called with the name of each structure before it is built.
 
@@ -168,15 +181,17 @@ def audit_structures(
     X, Y = check_stars(reg.net, X, Y)
     sample = np.atleast_2d(check_flux(X_sample, reg.net.n_pixels, name="X_sample", dtype=None))
     structures, options = _check_words(structures, options)
-    tell = callback or (lambda name: None)
-    tell("distances")
-    distance, quantile = find_distances(X, sample)
     run = _Run(
         reg, theta, X, Y, sample, {"backend": backend, "dtype": dtype, "memory": memory}, options
     )
-    tell("exact")
-    exact = run.measure_exact()
-    measured, skipped = run.measure_each(structures, tell)
+    with show_progress(progress) as show:
+        steps = _Steps(len(structures) + 2, show, callback)
+        steps.begin("distances")
+        distance, quantile = find_distances(X, sample)
+        steps.begin("exact")
+        exact = run.measure_exact()
+        measured, skipped = run.measure_each(structures, steps.begin)
+        steps.end()
     sd = np.array([m.interval[..., 1] for m in measured.values()]).reshape(
         -1, *exact.interval.shape[:2]
     )
@@ -194,6 +209,25 @@ def audit_structures(
         label_names=reg.net.label_names,
         skipped=skipped,
     )
+
+
+@dataclass
+class _Steps:
+    """The steps of an audit, for those who follow it."""
+
+    total: int
+    progress: Progress
+    callback: Callable[[str], object] | None
+    done: int = 0
+
+    def begin(self, name: str) -> None:
+        self.progress("auditing", self.done, self.total, structure=name)
+        if self.callback is not None:
+            self.callback(name)
+        self.done += 1
+
+    def end(self) -> None:
+        self.progress("auditing", self.total, self.total)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from symspec.errors import DataError, OptionError, ShapeError
-from symspec.safety.advice import describe_bad
+from symspec.safety.arrays import describe_bad
 from symspec.safety.checks import as_float_array, check_finite, check_ivar, check_not_infinite
 
 

@@ -29,7 +29,7 @@ from symspec.files.importers.onnx.files import list_nodes
 from symspec.files.importers.payne import list_payne_shapes
 from symspec.files.importers.safetensors import list_safetensors
 from symspec.files.importers.torch import list_tensors
-from symspec.files.matching import UnreadArray, reading
+from symspec.files.matching import FileArray, reading
 from symspec.networks.layers import Shape
 
 _FORMATS = {
@@ -144,7 +144,7 @@ def describe_file(path: str | os.PathLike[str]) -> FileDescription:
     return FileDescription(format=_FORMATS[kind], rows=_list_rows(shapes), advice=advice)
 
 
-def _list_torch(path: Path, kind: str) -> list[UnreadArray]:
+def _list_torch(path: Path, kind: str) -> list[FileArray]:
     """List the tensors of a state_dict."""
     with reading(path, f"a file of {_FORMATS[kind]}"):
         if kind == "safetensors":

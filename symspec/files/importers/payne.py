@@ -10,7 +10,6 @@ first axis.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
@@ -18,7 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from symspec.errors import FileFormatError, OptionError
-from symspec.files.matching import UnreadArray, fill_network, reading
+from symspec.files.matching import FileArray, fill_network, reading
 from symspec.networks.convolutions import LocallyConnected1D
 from symspec.networks.layers import Activation, Dense, Layer, Standardize
 from symspec.networks.network import Network
@@ -80,10 +79,7 @@ def import_payne(
             layers, arrays = _build_shared(kernels, biases, function)
         net = Network([Standardize((low + high) / 2, high - low), *layers], len(low))
     names = [f"{kind}_array_{i}" for i in range(len(kernels)) for kind in "wb"]
-    found = [
-        UnreadArray(name, array.shape, _give(array))
-        for name, array in zip(names, arrays, strict=True)
-    ]
+    found = list(map(FileArray.of, names, arrays))
     return fill_network(path, net, found, transpose=True)
 
 
@@ -91,10 +87,6 @@ def list_payne_shapes(path: str | os.PathLike[str]) -> dict[str, tuple[int, ...]
     """Find the shapes of the arrays by name; no array is read."""
     with reading(path, _WHAT), open_npz(path) as file:
         return {name: tuple(file.find_shape(name)) for name in file.names}
-
-
-def _give(array: np.ndarray) -> Callable[[], np.ndarray]:
-    return lambda: array
 
 
 def _choose_activation(

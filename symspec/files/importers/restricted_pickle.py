@@ -13,7 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-_MOST_AXES = 32
+from symspec.files.matching import MOST_AXES, is_count
+
 _MOST_STEPS = 10**6
 _DICT = "collections.OrderedDict"
 _TENSOR = "torch._utils._rebuild_tensor_v2"
@@ -156,7 +157,7 @@ class _Machine:
         name = self.pop()
         module = self.pop()
         if not (isinstance(name, str) and isinstance(module, str)):
-            raise RefusedPickle("a name that is no word")
+            raise RefusedPickle("a name that is no string")
         self.stack.append(_allow(f"{module}.{name}"))
 
     def find_storage(self, _: Any) -> None:
@@ -198,7 +199,7 @@ def _build_storage(reference: Any) -> Storage:
         raise RefusedPickle(
             f"a storage with the key {key[:40] if isinstance(key, str) else type(key).__name__!r}"
         )
-    if not _is_count(size):
+    if not is_count(size):
         raise RefusedPickle(f"the storage {key[:40]!r} without a size")
     return Storage(kind.name, key, size)
 
@@ -207,12 +208,12 @@ def _build_tensor(storage: Any, offset: Any, shape: Any, strides: Any) -> Tensor
     are_tuples = (
         isinstance(shape, tuple)
         and isinstance(strides, tuple)
-        and len(shape) == len(strides) <= _MOST_AXES
+        and len(shape) == len(strides) <= MOST_AXES
     )
     if not (
         isinstance(storage, Storage)
         and are_tuples
-        and all(map(_is_count, (offset, *shape, *strides)))
+        and all(map(is_count, (offset, *shape, *strides)))
     ):
         raise RefusedPickle("a tensor without a storage, a shape and strides")
     last = offset + sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True))
@@ -221,10 +222,6 @@ def _build_tensor(storage: Any, offset: Any, shape: Any, strides: Any) -> Tensor
             f"a tensor of shape {shape} that reaches beyond its storage of {storage.size} numbers"
         )
     return Tensor(storage, offset, shape, strides)
-
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**48
 
 
 _CONSTANTS: dict[str, Callable[[], Any]] = {

@@ -15,19 +15,21 @@ from typing import Any
 import numpy as np
 
 from symspec.errors import FileFormatError
-from symspec.files.importers.torch import group_tensors, widen_bfloat16
+from symspec.files.importers.torch import group_tensors
 from symspec.files.matching import (
-    UnreadArray,
+    MOST_AXES,
+    FileArray,
     arrange_layers,
     fill_network,
+    is_count,
     natural_order,
     reading,
     refuse_without_layers,
+    widen_bfloat16,
 )
 from symspec.networks.network import Network
 
 _LONGEST_HEADER = 100 * 10**6  # bytes, by the format
-_MOST_AXES = 32
 _DTYPES = {  # bfloat16 as its two bytes
     "F64": "<f8",
     "F32": "<f4",
@@ -83,7 +85,7 @@ def import_safetensors(
     raise refuse_without_layers(path, found)
 
 
-def list_safetensors(path: Path) -> list[UnreadArray]:
+def list_safetensors(path: Path) -> list[FileArray]:
     """Read and check the header; list the tensors in the order of the numbers in their names."""
     held = path.stat().st_size
     with path.open("rb") as stream:
@@ -101,9 +103,8 @@ def list_safetensors(path: Path) -> list[UnreadArray]:
     for name, entry in header.items():
         dtype, shape, begin, end = _read_entry(path, name, entry)
         spans.append((begin, end))
-        tensors.append(
-            UnreadArray(name, shape, _reader(path, start + begin, dtype, shape, entry["dtype"]))
-        )
+        read = _reader(path, start + begin, dtype, shape, entry["dtype"])
+        tensors.append(FileArray(name, shape, read))
     spans.sort()
     ends = [0, *(end for _, end in spans)]
     if [begin for begin, _ in spans] != ends[:-1] or ends[-1] != held - start:
@@ -116,38 +117,34 @@ def list_safetensors(path: Path) -> list[UnreadArray]:
 
 def _refuse_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(dict(pairs)) < len(pairs):
-        raise ValueError("a name stands twice in the header")
+        raise ValueError("a name is twice in the header")
     return dict(pairs)
 
 
 def _read_entry(path: Path, name: str, entry: Any) -> tuple[np.dtype, tuple[int, ...], int, int]:
-    word, shape, (begin, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
-    if word not in _DTYPES:
+    """Check a tensor's entry in the header; return type, shape and range of bytes."""
+    kind = entry["dtype"]
+    shape = entry["shape"]
+    begin, end = entry["data_offsets"]
+    if kind not in _DTYPES:
         raise FileFormatError(
-            f"{path}: {name!r} should be of {', '.join(_DTYPES)}, got {word!r}: save it as F32."
+            f"{path}: {name!r} should be of {', '.join(_DTYPES)}, got {kind!r}: save it as F32."
         )
-    counts = [begin, end, *shape]
-    are_counts = all(
-        isinstance(n, int) and not isinstance(n, bool) and 0 <= n < 2**48 for n in counts
-    )
-    size = (
-        np.dtype(_DTYPES[word]).itemsize * math.prod(shape)
-        if are_counts and len(shape) <= _MOST_AXES
-        else -1
-    )
-    if end - begin != size:
+    dtype = np.dtype(_DTYPES[kind])
+    are_counts = len(shape) <= MOST_AXES and all(map(is_count, (begin, end, *shape)))
+    if not are_counts or end - begin != dtype.itemsize * math.prod(shape):
         raise FileFormatError(
-            f"{path}: {name!r} of shape {shape} and type {word} should lie in as many bytes, got"
-            f" {begin} to {end}: the file is damaged, so copy it again."
+            f"{path}: {name!r} of shape {shape} and type {kind} should have data_offsets that fit"
+            f" it, got {begin} to {end}: the file is damaged, so copy it again."
         )
-    return np.dtype(_DTYPES[word]), tuple(shape), begin, end
+    return dtype, tuple(shape), begin, end
 
 
 def _reader(
-    path: Path, place: int, dtype: np.dtype, shape: tuple[int, ...], word: str
+    path: Path, place: int, dtype: np.dtype, shape: tuple[int, ...], kind: str
 ) -> Callable[[], np.ndarray]:
     def read() -> np.ndarray:
         numbers = np.fromfile(path, dtype, math.prod(shape), offset=place).reshape(shape)
-        return widen_bfloat16(numbers) if word == "BF16" else numbers
+        return widen_bfloat16(numbers) if kind == "BF16" else numbers
 
     return read

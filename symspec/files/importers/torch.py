@@ -16,12 +16,13 @@ from symspec.errors import FileFormatError, OptionError
 from symspec.files.importers.restricted_pickle import STORAGES, RefusedPickle, Tensor, read_pickle
 from symspec.files.matching import (
     SMALL,
-    UnreadArray,
+    FileArray,
     arrange_layers,
     bytes_allowed,
     fill_network,
     reading,
     refuse_without_layers,
+    widen_bfloat16,
 )
 from symspec.networks.network import Network
 from symspec.networks.shaping import Flatten, Permute, Reshape
@@ -72,9 +73,9 @@ def import_torch(
     raise refuse_without_layers(path, found)
 
 
-def group_tensors(tensors: Iterable[UnreadArray]) -> dict[str, list[UnreadArray]]:
+def group_tensors(tensors: Iterable[FileArray]) -> dict[str, list[FileArray]]:
     """Group tensors by module, "0" of "0.weight", in symspec's order inside each module."""
-    modules: dict[str, list[UnreadArray]] = {}
+    modules: dict[str, list[FileArray]] = {}
     for tensor in tensors:
         module, _, kind = tensor.name.rpartition(".")
         if kind != _COUNTER:
@@ -117,7 +118,7 @@ def refuse_positions_first(path: str | os.PathLike[str], net: Network) -> None:
             )
 
 
-def list_tensors(path: Path, archive: zipfile.ZipFile) -> list[UnreadArray]:
+def list_tensors(path: Path, archive: zipfile.ZipFile) -> list[FileArray]:
     """Read the pickle of a file; list its tensors in their order."""
     members = {info.filename: info for info in archive.infolist()}
     if sum(info.file_size for info in members.values()) > bytes_allowed(path):
@@ -150,7 +151,7 @@ def list_tensors(path: Path, archive: zipfile.ZipFile) -> list[UnreadArray]:
         ) from error
     read = _storage_reader(path, archive, members, top, is_big_endian=order == b"big")
     return [
-        UnreadArray(str(name), t.shape, _tensor_reader(t, read))
+        FileArray(str(name), t.shape, _tensor_reader(t, read))
         for name, t in _find_tensors(path, content)
     ]
 
@@ -198,11 +199,6 @@ def _storage_reader(
         return widen_bfloat16(numbers) if storage.kind == "torch.BFloat16Storage" else numbers
 
     return read
-
-
-def widen_bfloat16(numbers: np.ndarray) -> np.ndarray:
-    """Convert bfloat16, given as unsigned 16-bit integers, to float32, whose upper half it is."""
-    return (numbers.astype(np.uint32) << 16).view(np.float32)
 
 
 def _tensor_reader(
