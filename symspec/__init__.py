@@ -24,25 +24,21 @@ Fifty generated stars get labels and error bars from a network trained on 150 ot
 >>> stars = ss.datasets.generated_stars(
 ...     200, n_pixels=30, snr=300, wavelength_range=(5150, 5300), rng=np.random.default_rng(0)
 ... )
->>> X, Y = stars.flux[:150], stars.labels[:150]
->>> net = ss.mlp(
-...     [30, 3, 3],
-...     activation="tanh",
-...     label_names=stars.label_names,
-...     label_units=stars.label_units,
-... )
->>> net = ss.standardized(net, X, Y)
->>> prior = ss.scaled_prior(net, 1.0)
->>> reg = ss.Regression(net, sigma_noise=0.1 * Y.std(axis=0), prior_precision=prior)
->>> fit = ss.train(reg, X, Y, epochs=100, rng=np.random.default_rng(1), progress=False)
->>> reg, theta = ss.tune(reg, fit.theta, X, Y)
->>> laplace = ss.fit_laplace(reg, theta, X, Y)
+>>> known, new = stars[:150], stars[150:]
+>>> names, units = stars.label_names, stars.label_units
+>>> net = ss.mlp([30, 3, 3], activation="tanh", label_names=names, label_units=units)
+>>> net = ss.standardized(net, known.flux, known.labels)
+>>> noise, prior = 0.1 * known.labels.std(axis=0), ss.scaled_prior(net, 1.0)
+>>> reg = ss.Regression(net, sigma_noise=noise, prior_precision=prior)
+>>> fit = ss.train(reg, known, epochs=100, rng=np.random.default_rng(1), progress=False)
+>>> reg, theta = ss.tune(reg, fit.theta, known)
+>>> laplace = ss.fit_laplace(reg, theta, known)
 >>> laplace.certificate.is_minimum
 True
->>> prediction = laplace.predict(stars[150:])
+>>> prediction = laplace.predict(new)
 >>> print(f"TEFF = {prediction.labels[0, 0]:.0f} +- {prediction.errors[0, 0]:.0f} K")
 TEFF = 6342 +- 493 K
->>> ss.write_catalogue("catalogue.fits", prediction, stars.ids[150:])
+>>> ss.write_catalogue("catalogue.fits", prediction, new.ids)
 
 Where to read on
 ----------------

@@ -62,12 +62,13 @@ SIGNATURES = {
     " beta_1 beta_2 epsilon decay patience reduce_lr_patience reduce_lr_factor min_learning_rate"
     " backend dtype",
     "minimize": "reg theta X Y * method tol max_iterations options progress backend",
-    "polish": "reg theta X Y * tolerance max_iterations structure backend memory callback",
+    "polish": "reg theta X Y * tolerance max_iterations structure backend memory progress callback",
     "tune": "reg theta X Y * noise prior tolerance max_evaluations structure backend memory options"
-    " callback",
+    " progress callback",
     "fit_laplace": "reg theta X Y * curvature structure require_minimum backend dtype memory"
     " options resume progress",
-    "audit_structures": "reg theta X Y X_sample * structures options backend dtype memory callback",
+    "audit_structures": "reg theta X Y X_sample * structures options backend dtype memory progress"
+    " callback",
     "sandwich_covariance": "laplace X_train Y_train X",
     "pymc_model": "reg X Y * laplace subset X_check sigma_noise prior_precision blocks",
     "run_hmc": "reg X Y * laplace seed X_check subset n_draws n_chains n_tune n_importance sampler"
@@ -81,9 +82,9 @@ SIGNATURES = {
     "read_network": "path",
     "write_catalogue": "path prediction ids * overwrite true_labels calibration dialect meta",
     "predict_survey": "path laplace spectra * flag_options calibration dialect resample overwrite"
-    " restart show",
+    " restart progress show",
     "write_jacobian": "path net theta spectra * flux_mean dtype backend compression resample"
-    " overwrite restart show",
+    " overwrite restart progress show",
     "LaplacePosterior.predict": "self X * ivar flag_options resume progress",
     "LaplacePosterior.sample": "self n_draws * rng",
     "LaplacePosterior.label_covariance": "self X",
@@ -335,6 +336,17 @@ def test_polish_and_tune_give_weights(tiny):
     assert isinstance(reg, ss.Regression)
     assert np.shape(reg.sigma_noise) == (C,)
     assert theta.shape == (P,)
+
+
+def test_spectra_stand_for_flux_and_labels(tiny):
+    stars = ss.Spectra(flux=tiny.X, labels=tiny.Y, label_names=NAMES, label_units=UNITS)
+    rng = np.random.default_rng(1)
+    fit = ss.train(tiny.reg, stars, validation=stars, epochs=1, rng=rng, progress=False)
+    assert fit.theta.shape == (P,)
+    assert ss.minimize(tiny.reg, tiny.theta, stars, progress=False).x.shape == (P,)
+    assert ss.polish(tiny.reg, tiny.theta, stars).theta.shape == (P,)
+    laplace = ss.fit_laplace(tiny.reg, tiny.theta, stars, progress=False)
+    assert laplace.predict(stars).labels.shape == (N, C)
 
 
 # --- error bars

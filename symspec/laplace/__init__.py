@@ -1,6 +1,6 @@
 """The error bars: certificate, posterior, budget, flags; audit, sandwich, calibration.
 
-`fit_laplace(reg, theta, X, Y)` gives a `LaplacePosterior`, whose `predict(spectra)` gives a
+`fit_laplace(reg, theta, stars)` gives a `LaplacePosterior`, whose `predict(spectra)` gives a
 `Prediction`: labels with their error budget. With weights theta, network f, J = df/dtheta and
 J_x = df/dx:
 
@@ -21,13 +21,13 @@ mean): the generalised Gauss-Newton matrix by default, the exact Hessian with
 >>> import numpy as np
 >>> import symspec as ss
 >>> stars = ss.datasets.generated_stars(60, n_pixels=20, rng=np.random.default_rng(0))
->>> X, Y = stars.flux[:50], stars.labels[:50]
->>> net = ss.standardized(ss.mlp([20, 2, 3], activation="tanh"), X, Y)
+>>> known, new = stars[:50], stars[50:]
+>>> net = ss.standardized(ss.mlp([20, 2, 3], activation="tanh"), known.flux, known.labels)
 >>> reg = ss.Regression(net, sigma_noise=[200.0, 0.4, 0.2], prior_precision=1.0)
 >>> theta = net.init_params(np.random.default_rng(1))
->>> theta = ss.polish(reg, theta, X, Y).theta
->>> laplace = ss.fit_laplace(reg, theta, X, Y)
->>> prediction = laplace.predict(stars[50:])
+>>> theta = ss.polish(reg, theta, known).theta
+>>> laplace = ss.fit_laplace(reg, theta, known)
+>>> prediction = laplace.predict(new)
 >>> parts = prediction.model_cov + prediction.flux_cov + prediction.noise_cov
 >>> bool(np.allclose(parts, prediction.total_cov))
 True

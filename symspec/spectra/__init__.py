@@ -2,8 +2,8 @@
 
 `Spectra` holds flux (star, pixel), its inverse variance `ivar` (0: no information), wavelengths,
 labels (star, label; NaN: missing), names, units and ids. `symspec.read_spectra` reads them from
-files, `datasets` makes or loads some to try things on. A slice of stars is again `Spectra`, and
-`laplace.predict` takes them whole.
+files, `datasets` makes or loads some to try things on. A slice of stars is again `Spectra`.
+`train`, `tune`, `fit_laplace` and `laplace.predict` take them whole.
 
 >>> import numpy as np
 >>> import symspec as ss

@@ -1,6 +1,8 @@
 """From data to weights, noise and prior: Adam, SciPy, Newton, evidence.
 
-All take a `Regression`, flux X (star, pixel) and labels Y (star, label; NaN: missing).
+All take a `Regression`, and `Spectra` with labels, or flux X (star, pixel) and labels Y (star,
+label; NaN: missing). ``progress=False`` hides the bar of what takes more than three seconds; a
+callable is called as ``progress(stage, done, total, **news)``, see `symspec.safety.progress`.
 
 - `train`: Adam on mini-batches, with Keras's initializations, validation and early stopping. It
   leaves weights near a minimum, not at one.
@@ -11,7 +13,7 @@ All take a `Regression`, flux X (star, pixel) and labels Y (star, label; NaN: mi
   each label (or with ``noise="full"`` its covariance) and the prior: one scale, or with
   ``prior="per_block"`` one for each block. Its gradient is complete: the minimum moves with the
   hyperparameters, and so does the Hessian there. The usual fixed-point updates leave this out, and
-  on the MILES stars walk past the maximum into overfitting. Its callback receives how many
+  on the MILES stars walk past the maximum into overfitting. Its `callback` receives how many
   parameters of each block the data determine; a value that runs to the edge of its range gives an
   `EdgeOfRangeWarning` that says what it means.
 
@@ -24,9 +26,9 @@ is what `tune` finds.
 >>> stars = ss.datasets.generated_stars(50, n_pixels=20, rng=np.random.default_rng(0))
 >>> net = ss.standardized(ss.mlp([20, 2, 3], activation="tanh"), stars.flux, stars.labels)
 >>> reg = ss.Regression(net, sigma_noise=[200.0, 0.4, 0.2], prior_precision=1.0)
->>> X, Y, rng = stars.flux, stars.labels, np.random.default_rng(1)
->>> theta = ss.train(reg, X, Y, epochs=20, rng=rng, progress=False).theta
->>> ss.polish(reg, theta, X, Y).converged
+>>> rng = np.random.default_rng(1)
+>>> theta = ss.train(reg, stars, epochs=20, rng=rng, progress=False).theta
+>>> ss.polish(reg, theta, stars).converged
 True
 """
 
