@@ -43,7 +43,7 @@ Full, Kronecker, diagonal and last-layer numbers equal those of laplace-torch 0.
 tests, but for Kronecker with biases: symspec joins them to their kernels, laplace-torch keeps them
 apart.
 
-`memory` limits the factorization. Where none fits, krylov works by products, which take no more
+`memory` limits the factorisation. Where none fits, krylov works by products, which take no more
 memory, but time for every star.
 
 >>> import symspec as ss

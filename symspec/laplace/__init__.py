@@ -65,8 +65,8 @@ What this is not
     stars unlike all training stars, whose features the network has never met.
 
 Long fits and predictions take ``resume="folder"``: interrupted, or killed, the same call goes on
-from the last finished block and ends with the same bits (primal and dual, one factorization each,
-start again). ``memory="4GB"`` limits the factorization, ``dtype="float32"`` the passes through the
+from the last finished block and ends with the same bits (primal and dual, one factorisation each,
+start again). ``memory="4GB"`` limits the factorisation, ``dtype="float32"`` the passes through the
 network.
 """
 

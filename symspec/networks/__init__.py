@@ -12,10 +12,10 @@ x)` and `pytensor.gradient.hessian(reg.negative_log_posterior(theta, X, Y), thet
 stand, and the same graph goes under a PyMC model. U = `negative_log_posterior` is a sum over stars,
 never a mean, with all its constants.
 
-Layers: dense ones, convolutions, pools, batch and layer normalization, normalization by a continuum
+Layers: dense ones, convolutions, pools, batch and layer normalisation, normalisation by a continuum
 or a median, and branches that meet in `Add` or `Concatenate`, which are given the layer that they
 join. All are exact to the second derivative, and work under every structure of the inverse Hessian.
-`fold_batch_norm` takes a batch normalization into the weights before it. `Add(start)` is a residual
+`fold_batch_norm` takes a batch normalisation into the weights before it. `Add(start)` is a residual
 connection:
 
 >>> import symspec as ss
@@ -26,17 +26,15 @@ connection:
 >>> net.n_params, net.n_labels
 (16659, 3)
 
-Optimizers and derivatives see one flat vector. `net.pack` makes it from named blocks and
+Optimisers and derivatives see one flat vector. `net.pack` makes it from named blocks and
 `net.unpack` gives these back. Kernels are (in, out) as in Keras; PyTorch's need `.T`.
 
->>> net = ss.mlp([500, 16, 3], activation="tanh")
 >>> import numpy as np
->>> theta = net.init_params(np.random.default_rng(0))
->>> {name: block.shape for name, block in net.unpack(theta).items()}
-{'dense_0/kernel': (500, 16), 'dense_0/bias': (16,),
- 'dense_1/kernel': (16, 3), 'dense_1/bias': (3,)}
+>>> net = ss.mlp([500, 3])
+>>> {name: block.shape for name, block in net.unpack(np.zeros(net.n_params)).items()}
+{'dense_0/kernel': (500, 3), 'dense_0/bias': (3,)}
 
-A pixel of zero variance cannot be standardized: drop it, or build `Standardize(mean, scale)` with
+A pixel of zero variance cannot be standardised: drop it, or build `Standardize(mean, scale)` with
 scale 1 there.
 """
 

@@ -4,9 +4,9 @@ All take a `Regression`, and `Spectra` with labels, or flux X (star, pixel) and 
 label; NaN: missing). ``progress=False`` hides the bar of what takes more than three seconds; a
 callable is called as ``progress(stage, done, total, **news)``, see `symspec.safety.progress`.
 
-- `train`: Adam on mini-batches, with Keras's initializations, validation and early stopping. It
+- `train`: Adam on mini-batches, with Keras's initialisations, validation and early stopping. It
   leaves weights near a minimum, not at one.
-- `minimize`: SciPy's minimizers with the exact gradient and Hessian products. The `hess_inv` that
+- `minimize`: SciPy's minimisers with the exact gradient and Hessian products. The `hess_inv` that
   they return is a by-product of their search, and no covariance.
 - `polish`: trust-region Newton to the minimum itself, where error bars are valid.
 - `tune`: noise and prior of the largest evidence, then weights polished there. It sets the noise of

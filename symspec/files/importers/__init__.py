@@ -16,24 +16,17 @@ are those of PyTorch: ``data_format="channels_first"`` for convolutions and pool
 ``check=(x, y)`` proves the import on a sample: flux and labels as the other program predicts them.
 How flux and labels were scaled for the training is seldom in the file: ``flux_scaling=(mean,
 scale)``, ``label_scaling=(mean, scale)``. `symspec info FILE` says what is in a file, and which of
-its layers symspec has. `symspec.fold_batch_norm` takes normalizations into the weights before them.
+its layers symspec has. `symspec.fold_batch_norm` takes normalisations into the weights before them.
 
-A PyTorch network of two dense layers, saved as safetensors (kernels are (out, in) there):
-
->>> import json, numpy as np
+>>> import numpy as np
 >>> import symspec as ss
->>> shapes = {"0.weight": (4, 20), "0.bias": (4,), "2.weight": (3, 4), "2.bias": (3,)}
->>> header, end = {}, 0
->>> for name, shape in shapes.items():
-...     start, end = end, end + 4 * int(np.prod(shape))
-...     header[name] = {"dtype": "F32", "shape": shape, "data_offsets": [start, end]}
->>> header = json.dumps(header).encode()
->>> numbers = np.random.default_rng(0).normal(size=end // 4).astype("<f4")
->>> with open("network.safetensors", "wb") as file:
-...     _ = file.write(len(header).to_bytes(8, "little") + header + numbers.tobytes())
->>> net, theta = ss.read_network("network.safetensors", net=ss.mlp([20, 4, 3]))
->>> theta.shape
-(99,)
+>>> rng = np.random.default_rng(0)
+>>> shapes = {"w_array_0": (8, 3), "b_array_0": 8, "w_array_1": (50, 8), "b_array_1": 50}
+>>> arrays = {name: rng.normal(size=shape) for name, shape in shapes.items()}
+>>> np.savez("payne.npz", x_min=np.zeros(3), x_max=np.ones(3), **arrays)
+>>> net, theta = ss.read_network("payne.npz", activation="leaky_relu")
+>>> net.n_pixels, net.n_labels, theta.shape  # three labels in, 50 pixels out
+(3, 50, (482,))
 """
 
 from symspec.files.importers.descriptions import (
