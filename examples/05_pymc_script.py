@@ -56,7 +56,8 @@ with pm.Model() as model:
         chains=n_chains,
         nuts={"target_accept": 0.9},
         random_seed=6,
-        var_names=["sigma", "level", "between", "theta", "f"],
+        # all free variables: predictive draws would take those left out from their priors
+        var_names=["level", "between", "log_sigma", "theta_whitened", "sigma", "theta", "f"],
         progressbar=False,
         quiet=True,
     )

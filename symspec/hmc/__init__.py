@@ -33,7 +33,8 @@ Your own model
     `pymc_model(reg, X, Y, laplace=laplace)` is an ordinary `pm.Model` with dims star, label and
     param, and data "flux" and "labels" to swap; inside ``with pm.Model():`` it joins yours. PyMC
     distributions can stand for `sigma_noise` and `prior_precision`. `examples/05_pymc_script.py`
-    has hierarchical noise and posterior predictive draws.
+    has hierarchical noise and posterior predictive draws; for these `pm.sample(var_names=...)` has
+    to keep the free variables ("theta_whitened"), or they come from their priors.
 
     >>> import numpy as np
     >>> import symspec as ss
@@ -45,7 +46,8 @@ Your own model
 
 Samplers
     nutpie samples where it is installed (`pip install "symspec[hmc]"`), else PyMC's own sampler,
-    several times slower.
+    several times slower. That one starts processes: a script that calls it keeps its work under
+    ``if __name__ == "__main__":``.
 From files
     `symspec hmc model.h5 stars.h5 draws.nc --table check.ecsv --plots figures --checked-model
     checked.h5` does all of it.
