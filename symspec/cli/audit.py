@@ -83,8 +83,7 @@ def audit(
     reg, theta = read_regression(model)
     reading = parse_reading(uncertainty, read)
     stars = read_labelled_spectra(spectra, reg.net.label_names, reading)
-    check_grid(reg.net, stars, str(spectra))
-    labels = _find_labels(reg.net, stars)
+    labels = _find_labels(reg.net, stars, str(spectra))
     flux = fill_flux(stars)
     if sample is None:
         chosen = np.sort(np.random.default_rng(0).permutation(len(stars))[:n_sample])
@@ -95,13 +94,7 @@ def audit(
         check_grid(reg.net, others, str(sample))
         compared = fill_bad_pixels(others.flux, others.ivar, flux.mean(axis=0))
     result = audit_structures(
-        reg,
-        theta,
-        flux,
-        labels,
-        compared,
-        structures=structure or AUDITED,
-        memory=memory,
+        reg, theta, flux, labels, compared, structures=structure or AUDITED, memory=memory
     )
     console = open_console()
     print_audit(console, result)
@@ -113,14 +106,15 @@ def audit(
         print_written(console, "figure", save_figure(figure, plot))
 
 
-def _find_labels(net: Network, stars: Spectra) -> np.ndarray:
+def _find_labels(net: Network, stars: Spectra, name: str) -> np.ndarray:
     """Labels (star, label) that the network was trained on.
 
     Raises
     ------
-    DataError
-        The spectra lack some.
+    ShapeError, DataError
+        The spectra are on another grid, or lack some labels.
     """
+    check_grid(net, stars, name)
     labels = match_labels(stars, net.label_names)
     if labels is None or np.isnan(labels).all(axis=0).any():
         raise DataError(
