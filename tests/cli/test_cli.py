@@ -1,4 +1,4 @@
-"""The command line as a user meets it: from spectra to a catalogue, and one clear line when it fails."""
+"""The command line as a user meets it: from spectra to a catalogue, and clear failures."""
 
 import re
 from types import SimpleNamespace
@@ -23,7 +23,7 @@ COMMANDS = ("demo", "train", "errors", "audit", "hmc", "jacobian", "info")
 
 
 def run(*words, code=0):
-    """Run a command without colours; its standard output and error as one text each, on one line."""
+    """Run a command without colours; give its standard output and error, on one line each."""
     plain = {"COLUMNS": "200", "NO_COLOR": "1"}
     result = CliRunner().invoke(app.app, [str(word) for word in words], env=plain)
     if result.exception is not None and not isinstance(result.exception, SystemExit):

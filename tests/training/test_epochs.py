@@ -43,7 +43,7 @@ def stars():
     "batch_size", [8, 3, 100], ids=["full", "uneven_batches", "larger_than_the_sample"]
 )
 def test_training_takes_the_steps_written_out_by_hand(linear, batch_size):
-    """Equal stars, so that shuffling changes nothing; batches of 3, 3, 2 weigh the prior 3/8, 3/8, 2/8."""
+    """Equal stars: shuffling changes nothing; batches of 3, 3, 2 weigh the prior 3/8, 3/8, 2/8."""
     X, Y = (np.tile(a, (8, 1)) for a in ([0.3, -1.0, 2.0, 0.5], [1.0, -2.0]))
     start, settings = (
         rng().normal(size=10),
