@@ -20,7 +20,8 @@ BELOW = {
     "safety": "",
     "networks": "safety",
     "spectra": "safety",
-    "spectra.readers": "spectra",
+    "spectra.readers.fits": "spectra",
+    "spectra.readers": "spectra.readers.fits",
     "derivatives": "networks",
     "inverse_hessian": "derivatives",
     "training": "inverse_hessian spectra",
@@ -43,7 +44,7 @@ ONLY = {
     "typer": "cli",
     "onnx": "files.importers.onnx",
     "rich": "safety reports cli",
-    "astropy": "spectra spectra.readers files reports",
+    "astropy": "spectra spectra.readers spectra.readers.fits files reports",
     "h5py": "safety files files.importers.keras",
 }
 LATE = (

@@ -10,6 +10,7 @@ import typer
 
 from symspec.errors import OptionError
 from symspec.safety.whole_files import check_target
+from symspec.spectra.readers.formats import FORMAT_NAMES
 
 MODEL_SUFFIXES = (".h5", ".hdf5")
 
@@ -21,7 +22,7 @@ SpectraFile = Annotated[
     Path,
     typer.Argument(
         metavar="SPECTRA",
-        help="HDF5, npz, FITS or CSV file of spectra, or a folder of files of one star each.",
+        help=f"{FORMAT_NAMES} file of spectra, or a folder of files of one star each.",
         show_default=False,
     ),
 ]

@@ -1,4 +1,4 @@
-"""Layers in symspec's own files: what there is of each kind, as numbers, words and arrays."""
+"""Layers in symspec's own files: the fields of each kind as numbers, strings and arrays."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ from symspec.networks.shaping import (
     Slice,
 )
 
-VECTOR = "vector"  # arrays by their axes; numbers by name
-MATRIX = "matrix"
-OPTIONS = "options"
-SIZES = "sizes"  # one word, or whole numbers: "same", "2", "3,4"
+VECTOR = "vector"  # array (n,)
+MATRIX = "matrix"  # array (m, n)
+OPTIONS = "options"  # numbers by name
+SIZES = "sizes"  # a word or whole numbers: "same", "2", "3,4"
 _POOL = {"pool_size": int, "strides": int, "padding": SIZES, "data_format": str}
 _NORM = {"epsilon": float, "scale": bool, "center": bool}
 _AFFINE = {"mean": VECTOR, "scale": VECTOR}
@@ -50,7 +50,7 @@ _CONVOLUTION = {
     "data_format": str,
 }
 
-# what builds each kind of layer, and the types of its fields
+# the class of each kind of layer, and the types of its fields
 LAYERS: dict[str, tuple[Callable[..., Layer], dict[str, Any]]] = {
     layer.__name__.lower(): (layer, fields)
     for layer, fields in (
@@ -87,7 +87,7 @@ def check_layers(layers: Sequence[Layer]) -> None:
     Raises
     ------
     OptionError
-        With the class.
+        There is one; the message names its class.
     """
     for layer in layers:
         if type(layer) is not LAYERS.get(layer.kind, (None,))[0]:
@@ -99,7 +99,7 @@ def check_layers(layers: Sequence[Layer]) -> None:
 
 
 def write_layer(group: Any, layer: Layer, sources: Sequence[int]) -> None:
-    """Write a layer's kind and fields, and the places of the layers that it refers to."""
+    """Write a layer's kind, its fields and the places of the layers that it refers to."""
     write_attribute(group, "kind", layer.kind)
     if layer.others:
         write_attribute(group, "others", _join(sources))
@@ -120,7 +120,7 @@ def write_layer(group: Any, layer: Layer, sources: Sequence[int]) -> None:
 
 
 def read_layer(archive: Archive, place: str, before: Sequence[Layer]) -> Layer:
-    """Layer of a group, which may refer to layers `before` it.
+    """Read the layer of a group, which may refer to layers `before` it.
 
     Raises
     ------
@@ -133,12 +133,18 @@ def read_layer(archive: Archive, place: str, before: Sequence[Layer]) -> Layer:
         raise archive.refusal(f"{place}@kind", f"one of {', '.join(LAYERS)}", repr(kind), advice)
     constructor, fields = LAYERS[kind]
     values = {name: _read_field(archive, place, name, of) for name, of in fields.items()}
-    others = _read_sizes(archive, place, "others") if "others" in archive.find(place).attrs else ()
-    if any(not 0 <= i < len(before) for i in others):
+    others = _read_others(archive, place, before) if "others" in archive.find(place).attrs else ()
+    return constructor(*others, **values)
+
+
+def _read_others(archive: Archive, place: str, before: Sequence[Layer]) -> list[Layer]:
+    """Read which layers `before` it a layer refers to."""
+    places = _read_sizes(archive, place, "others")
+    if isinstance(places, str) or any(not 0 <= i < len(before) for i in places):
         raise archive.refusal(
-            f"{place}@others", f"places of the {len(before)} layers before", f"{others}"
+            f"{place}@others", f"places of the {len(before)} layers before", f"{places}"
         )
-    return constructor(*(before[i] for i in others), **values)
+    return [before[i] for i in places]
 
 
 def _read_field(archive: Archive, place: str, name: str, kind: Any) -> Any:

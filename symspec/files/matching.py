@@ -1,48 +1,57 @@
-"""Arrays found in a foreign file, laid against what a network takes from it, by order and shape."""
+"""Arrays of a foreign file, matched by order and shape to those that a network takes."""
 
 from __future__ import annotations
 
 import dataclasses
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from symspec.errors import FileFormatError, OptionError, SymspecError, TooLargeError
+from symspec.errors import FileFormatError, OptionError, TooLargeError
 from symspec.networks.layers import Layer, Shape
 from symspec.networks.network import Network
 from symspec.networks.normalizations import BatchNorm
 from symspec.safety.checks import check_finite
+from symspec.safety.damaged_files import as_format_error
 
-LARGEST_RATIO = 50  # of what a file unpacks to: weights of 32 bits hardly shrink
+LARGEST_RATIO = 50  # of unpacked to packed bytes: weights of 32 bits hardly shrink
 LARGEST = 2**27  # numbers that one star may take on its way through a network: 1 GiB
-HELD = 16  # times that constants of a layer count towards it, as they take memory from the start
-SMALL = 16 * 2**20  # bytes; as little as this needs no further check
+HELD = 16  # weight of a layer's constants in that sum, as they take memory from the start
+SMALL = 16 * 2**20  # bytes that need no further check
+MOST_AXES = 32  # of one array
 MOMENTS = ("mean", "variance")
+_ROWS_SHOWN = 24  # rows of a table of mismatches
+BUILD = "build the network of symspec's layers and give it as net="  # advice in errors
 _TRANSPOSED = "the kernels are (in, out) where (out, in) was expected, or the other way round"
 
 
 @dataclass(frozen=True)
-class StoredArray:
-    """One array of a file, not read yet.
+class FileArray:
+    """One array of a file, perhaps not read yet.
 
     Attributes
     ----------
     name : str
-        As the file has it.
+        Its name in the file.
     shape : tuple of int
-        As the file declares it.
+        The shape that the file declares.
     read : callable
-        Reads the numbers; raises a `FileFormatError` when that cannot be done safely.
+        Reads the numbers; raises a `FileFormatError` when that is not safe.
     """
 
     name: str
     shape: Shape
     read: Callable[[], np.ndarray]
+
+    @classmethod
+    def of(cls, name: str, array: np.ndarray) -> FileArray:
+        """Wrap an array that has been read."""
+        return cls(name, array.shape, lambda: array)
 
 
 @dataclass(frozen=True)
@@ -60,25 +69,26 @@ class Slot:
     shape: Shape
 
     def turn(self, array: np.ndarray) -> np.ndarray:
-        """Array whose axes run the other way if it is a kernel: (out, in) or (out, in, position) as PyTorch has it."""
+        """Reverse the axes of a kernel, PyTorch's (out, in) or (out, in, position)."""
         return array.T if self.name.endswith("/kernel") else array
 
     def shape_in_file(self, transpose: bool) -> Shape:
-        """Shape in a file that may keep kernels so."""
+        """Shape in a file, which may keep kernels with their axes reversed."""
         return self.shape[::-1] if transpose and self.name.endswith("/kernel") else self.shape
 
 
 def list_slots(name: str, layer: Layer, shape: Shape) -> list[Slot]:
-    """What a layer that sees this shape takes from a file, in the order of Keras and PyTorch."""
+    """List the arrays that a layer which sees this shape takes, in Keras's and PyTorch's order."""
     shapes = layer.param_shapes(shape)
     if isinstance(layer, BatchNorm):
         shapes = shapes | {key: getattr(layer, key).shape for key in MOMENTS}
     return [Slot(f"{name}/{key}", own) for key, own in shapes.items()]
 
 
-@contextmanager
-def reading(path: str | os.PathLike[str], what: str) -> Iterator[None]:
-    """Turn whatever goes wrong while a file is read into a `FileFormatError`.
+def reading(path: str | os.PathLike[str], what: str) -> AbstractContextManager[None]:
+    """Turn whatever goes wrong while a network is read into a `FileFormatError`.
+
+    That includes errors of symspec's layers, whose rules a damaged file may break.
 
     Parameters
     ----------
@@ -86,22 +96,21 @@ def reading(path: str | os.PathLike[str], what: str) -> Iterator[None]:
     what : str
         What the file should be, with its article.
     """
-    try:
-        yield
-    except (FileFormatError, TooLargeError):
-        raise
-    # what a damaged file claims may break a layer's rules, or make the libraries below raise
-    # anything at all
-    except Exception as error:
-        got = str(error) if isinstance(error, SymspecError) else f"{type(error).__name__}: {error}"
-        raise FileFormatError(
-            f"{path} should be {what} in good order, got a damaged one ({got}): write or copy it"
-            " again."
-        ) from error
+    return as_format_error(path, what, passing=(FileFormatError, TooLargeError))
+
+
+def is_count(value: object) -> bool:
+    """Whether a file declares a whole number that may be a length or a place."""
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**48
+
+
+def widen_bfloat16(numbers: np.ndarray) -> np.ndarray:
+    """Convert bfloat16, given as unsigned 16-bit integers, to float32, whose upper half it is."""
+    return (numbers.astype(np.uint32) << 16).view(np.float32)
 
 
 def bytes_allowed(path: str | os.PathLike[str]) -> int:
-    """Bytes that a file may unpack to, all in all."""
+    """Most bytes that a file may unpack to, all arrays together."""
     return max(SMALL, LARGEST_RATIO * Path(path).stat().st_size)
 
 
@@ -121,7 +130,7 @@ def check_floats(path: str | os.PathLike[str], n: int) -> None:
 
 
 def make_network(layers: Sequence[Layer], n_pixels: int) -> Network:
-    """Network of a row of layers, without the first one, which is what comes in, where no other refers to it."""
+    """Build a network of layers, the first of which is its input, left out unless referred to."""
     first, *rest = layers
     is_needed = not rest or any(first in layer.others for layer in rest)
     return Network(layers if is_needed else rest, n_pixels)
@@ -130,20 +139,20 @@ def make_network(layers: Sequence[Layer], n_pixels: int) -> Network:
 def fill_network(
     path: str | os.PathLike[str],
     net: Network,
-    found: Sequence[StoredArray],
+    found: Sequence[FileArray],
     *,
     transpose: bool = False,
 ) -> tuple[Network, np.ndarray]:
-    """Read the arrays of a file into the layers of `net`, first to first and last to last.
+    """Read the arrays of a file into the layers of `net`, in order.
 
     Parameters
     ----------
     path : str or path
         Used in errors.
     net : Network
-        The moments of its BatchNorm layers only hold the place of those in the file.
-    found : sequence of StoredArray
-        In the order of the layers; of each kernel and bias, or gamma, beta, mean and variance.
+        The moments of its BatchNorm layers are placeholders for those in the file.
+    found : sequence of FileArray
+        In the order of the layers; for each its kernel and bias, or gamma, beta, mean and variance.
     transpose : bool, default False
         Whether the file keeps kernels as (out, in) and (out, in, position).
 
@@ -156,8 +165,8 @@ def fill_network(
     Raises
     ------
     FileFormatError
-        Numbers or shapes of the arrays are not those of the layers (a table says which), or a
-        number is not finite.
+        The arrays do not fit the layers in number or shape (a table says where), or a number is
+        not finite.
     """
     slots = [slot for own in _slots_by_layer(net) for slot in own]
     expected = [slot.shape_in_file(transpose) for slot in slots]
@@ -173,31 +182,32 @@ def fill_network(
         array = read_finite(path, stored)
         arrays[slot.name] = slot.turn(array) if transpose else array
     with reading(path, "a file of weights"):
-        return replace_moments(net, arrays), net.pack(
-            {block.name: arrays[block.name] for block in net.layout.blocks}
-        )
+        theta = net.pack({block.name: arrays[block.name] for block in net.layout.blocks})
+        return replace_moments(net, arrays), theta
 
 
 def _slots_by_layer(net: Network) -> list[list[Slot]]:
-    """Slots of each layer that has any."""
+    """List the slots of each layer that has any."""
     slots = map(list_slots, net.layer_names, net.layers, net.shapes)
     return [own for own in slots if own]
 
 
 def replace_moments(net: Network, arrays: Mapping[str, np.ndarray]) -> Network:
-    """The same layers, those of BatchNorm with moments out of `arrays`, and references to them led there."""
+    """Rebuild the network with BatchNorm's moments from `arrays`; references follow."""
     layers: list[Layer] = []
     for name, layer, sources in zip(net.layer_names, net.layers, net.sources, strict=True):
         if isinstance(layer, BatchNorm):
-            layer = dataclasses.replace(layer, **{key: arrays[f"{name}/{key}"] for key in MOMENTS})
+            layer = dataclasses.replace(
+                layer, mean=arrays[f"{name}/mean"], variance=arrays[f"{name}/variance"]
+            )
         elif layer.others:
             layer = type(layer)(*(layers[place] for place in sources))
         layers.append(layer)
     return net.with_layers(layers)
 
 
-def read_finite(path: str | os.PathLike[str], stored: StoredArray) -> np.ndarray:
-    """Read one array as float64, refusing what is not finite."""
+def read_finite(path: str | os.PathLike[str], stored: FileArray) -> np.ndarray:
+    """Read one array as float64; refuse numbers that are not finite."""
     with reading(path, "a file of weights"):
         array = stored.read()
         if array.dtype.kind != "f":
@@ -205,7 +215,7 @@ def read_finite(path: str | os.PathLike[str], stored: StoredArray) -> np.ndarray
                 f"{path}: {stored.name!r} should hold floats, got {array.dtype}: export the trained"
                 " weights as floats."
             )
-        with np.errstate(invalid="ignore"):  # of some NaN, which is refused below
+        with np.errstate(invalid="ignore"):  # a signalling NaN, refused below
             array = np.asarray(array, np.float64)
         check_finite(
             array,
@@ -220,22 +230,26 @@ def _explain(
     path: str | os.PathLike[str],
     net: Network,
     slots: Sequence[Slot],
-    found: Sequence[StoredArray],
+    found: Sequence[FileArray],
     transpose: bool,
 ) -> str:
+    """Explain how the arrays differ from the slots, with a table around the first mismatch."""
     expected = [slot.shape_in_file(transpose) for slot in slots]
     rows = []
-    is_wrong = []
+    wrong = []
     for i in range(max(len(slots), len(found))):
         want = f"{slots[i].name} {expected[i]}" if i < len(slots) else "nothing"
         got = f"{found[i].name} {found[i].shape}" if i < len(found) else "nothing"
-        is_wrong.append(i >= len(slots) or i >= len(found) or expected[i] != found[i].shape)
-        rows.append(f"  {'!' if is_wrong[-1] else ' '} expected {want}, found {got}")
-    first = is_wrong.index(True)
-    start = max(0, first - 3)  # what fits before the first mismatch needs no telling
-    shown = rows[start : start + 24]
-    shown = [f"    ({start} before these fit)"] * bool(start) + shown
-    shown += [f"    ({len(rows) - start - 24} more)"] * (len(rows) - start > 24)
+        fits = i < len(slots) and i < len(found) and expected[i] == found[i].shape
+        rows.append(f"  {' ' if fits else '!'} expected {want}, found {got}")
+        if not fits:
+            wrong.append(i)
+    start = max(0, wrong[0] - 3)
+    shown = rows[start : start + _ROWS_SHOWN]
+    if start > 0:
+        shown.insert(0, f"    ({start} before these fit)")
+    if len(rows) > start + _ROWS_SHOWN:
+        shown.append(f"    ({len(rows) - start - _ROWS_SHOWN} more)")
     is_turned = len(slots) == len(found) and all(
         want in (a.shape, a.shape[::-1]) for want, a in zip(expected, found, strict=True)
     )
@@ -247,10 +261,8 @@ def _explain(
     return f"{path} should hold the {wanted}, got {len(found)}: {advice}.\n" + "\n".join(shown)
 
 
-def refuse_without_layers(
-    path: str | os.PathLike[str], found: Sequence[StoredArray]
-) -> OptionError:
-    """Error about a missing `net`, to be raised."""
+def refuse_without_layers(path: str | os.PathLike[str], found: Sequence[FileArray]) -> OptionError:
+    """Make the error about a missing `net`."""
     shapes = ", ".join(f"{array.name} {array.shape}" for array in found[:12])
     return OptionError(
         f"net should be given for {path}, a file of weights without a description of its layers,"
@@ -260,7 +272,7 @@ def refuse_without_layers(
 
 
 def natural_order(name: str) -> list[tuple[bool, int, str]]:
-    """Key that sorts numbers inside names as numbers: layer 2 before layer 10, and "dense" before "dense_1"."""
+    """Sort key that orders numbers inside names by value: "dense", "dense_2", "dense_10"."""
     parts = re.split(r"(\d+)", name)
     return [
         (part.isdigit(), int(part[:18]) if part.isdigit() else 0, part) for part in parts if part
@@ -270,23 +282,22 @@ def natural_order(name: str) -> list[tuple[bool, int, str]]:
 def arrange_layers(
     path: str | os.PathLike[str],
     net: Network,
-    layers: Mapping[str, list[StoredArray]],
+    layers: Mapping[str, list[FileArray]],
     *,
     is_ordered: bool,
     transpose: bool = False,
-) -> list[StoredArray]:
-    """Arrays of a file in the order of the layers of `net`.
+) -> list[FileArray]:
+    """Put the arrays of a file into the order of the layers of `net`.
 
-    The order of the file is taken where it says one, by itself or by names that differ in numbers
-    only. Where there is none, or it does not fit, shapes tell the layers apart if they leave no
-    choice.
+    A file may give the order itself, or by names that differ in their numbers only. Where it gives
+    none, or one that does not fit, layers are told apart by shape if their shapes are unambiguous.
 
     Parameters
     ----------
     path : str or path
         Used in errors.
     net : Network
-    layers : mapping of str to list of StoredArray
+    layers : mapping of str to list of FileArray
         Arrays of each layer by its name, in the order of the file or of the names.
     is_ordered : bool
         Whether the order of the file is that in which the layers were made.
@@ -296,7 +307,7 @@ def arrange_layers(
     Raises
     ------
     FileFormatError
-        Layers of equal shapes have names that do not say which comes first.
+        Layers of equal shapes have names that do not give their order.
     """
     in_order = [array for own in layers.values() for array in own]
     has_order = is_ordered or _are_alike(layers)
@@ -304,7 +315,7 @@ def arrange_layers(
     held = {name: tuple(array.shape for array in own) for name, own in layers.items()}
     fits = [shape for own in want for shape in own] == [array.shape for array in in_order]
     if (has_order and fits) or sorted(want) != sorted(held.values()):
-        return in_order  # which will be explained where it does not fit
+        return in_order  # `fill_network` explains where it does not fit
     waiting = {shapes: [name for name in layers if held[name] == shapes] for shapes in want}
     if unclear := [alike for alike in waiting.values() if not _are_alike(alike)]:
         if has_order:
@@ -318,5 +329,5 @@ def arrange_layers(
 
 
 def _are_alike(names: Iterable[str]) -> bool:
-    """Whether names differ in numbers only: "dense" counts as the one before "dense_1"."""
+    """Whether names differ in their numbers only, as "dense" and "dense_1" do."""
     return len({re.sub(r"_?\d+", "", name) for name in names}) <= 1

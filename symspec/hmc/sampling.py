@@ -21,12 +21,12 @@ from symspec.errors import (
     DataError,
     MissingDependencyError,
     NotAtMinimumWarning,
-    OptionError,
     TooLargeError,
 )
 from symspec.hmc.model import pymc_model
 from symspec.hmc.subsets import Subset, check_subset, describe_subset
 from symspec.inverse_hessian.last_layer import find_last_layer, split_last_layer
+from symspec.laplace.identity import hash_weights
 from symspec.laplace.posterior import LaplacePosterior
 from symspec.networks.regression import Regression
 from symspec.networks.windows import register_jax
@@ -171,17 +171,9 @@ def _describe(laplace: LaplacePosterior, subset: Subset, X_check: np.ndarray) ->
         "subset": str(subset),
         "varied": describe_subset(subset),
         "whitened_by": f"{laplace.curvature} {laplace.structure}",
-        "laplace": fingerprint_laplace(laplace),
+        "laplace": hash_weights(laplace),
         "check_stars": find_fingerprint(X_check),
     }
-
-
-def fingerprint_laplace(laplace: LaplacePosterior) -> str:
-    """Digest of what a Laplace posterior says of its weights."""
-    words = laplace.curvature, laplace.structure
-    return find_fingerprint(
-        laplace.theta, laplace.reg.noise_covariance, laplace.reg.prior_precision, words
-    )
 
 
 def _sample(

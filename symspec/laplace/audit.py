@@ -29,7 +29,7 @@ STARS_AT_ONCE = 256
 GROUPS = ("inside", "outside")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class RatioSummary:
     """Ratios of one structure for one label, over one group of stars.
 
@@ -50,7 +50,7 @@ class RatioSummary:
     maximum: float
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class StructureAudit:
     """Standard deviations of labels by every structure, over the exact ones.
 
@@ -106,8 +106,16 @@ class StructureAudit:
                 for group, members in zip(GROUPS, (~self.outside, self.outside), strict=True):
                     if members.any():
                         values = ratio[members, c]
-                        numbers = (float(f(values)) for f in (np.min, np.median, np.max))
-                        rows.append(RatioSummary(structure, label, group, len(values), *numbers))
+                        summary = RatioSummary(
+                            structure=structure,
+                            label=label,
+                            group=group,
+                            n_stars=len(values),
+                            minimum=float(np.min(values)),
+                            median=float(np.median(values)),
+                            maximum=float(np.max(values)),
+                        )
+                        rows.append(summary)
         return rows
 
 

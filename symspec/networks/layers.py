@@ -104,10 +104,9 @@ class Activation(Layer):
     Parameters
     ----------
     function : str
-        One of "linear", "relu", "leaky_relu", "elu", "selu", "tanh", "sigmoid", "softplus", "gelu",
-        "silu", "clip".
+        Name of a function in `symspec.ACTIVATIONS`, such as "relu", "tanh" or "gelu".
     options : dict, optional
-        "leaky_relu": negative_slope (0.3); "elu": alpha (1.0); "clip": minimum (0), maximum (9999).
+        Keyword arguments of that function, such as {"negative_slope": 0.1} of "leaky_relu".
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Named arrays out of HDF5 and npz files that may come from strangers, whole or some rows at a time.
+"""Named arrays in HDF5 and npz files that may come from strangers, read by rows.
 
 Nothing is unpickled, no link to another file is followed, and sizes are checked before anything is
 allocated.
@@ -15,65 +15,32 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
-from symspec.errors import FileFormatError, OptionError, SymspecError
+from symspec.errors import FileFormatError, OptionError
+from symspec.safety.damaged_files import as_format_error
 from symspec.safety.named_arrays import ALL, NamedArrays
 
 _LARGEST_ARRAY = 64 * 2**30
 _LARGEST_RATIO = 20  # spectra are packed 2 to 10 to 1, bombs 1000 to 1
-_SMALL_ARRAY = 64 * 2**20  # as little as this may come out of any file
-_CHECKED_AT_A_TIME = 2**20  # bytes of a member whose checksum is wanted
-_HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
-_KNOWN = {b"PK\x03\x04": "npz", b"SIMPLE  =": "fits", b"\x1f\x8b": "gzip"}
-_FOREIGN = {
-    b"\x93NUMPY": (
-        "a single array (.npy): write several by name, np.savez(path, flux=..., ivar=...)"
-    ),
-    b"\x80": (
-        "perhaps a Python pickle, which is never opened: write the arrays with np.savez instead"
-    ),
-}
-_EXPECTED = "an HDF5, npz, FITS or CSV file"
+_SMALL_ARRAY = 64 * 2**20  # bytes that any file may unpack to
+_CHECKED_AT_A_TIME = 2**20  # bytes, while a checksum is computed
 
 
 @contextmanager
-def open_array_file(path: str | os.PathLike[str], file_format: str) -> Iterator[NamedArrays]:
-    """Open an HDF5 or npz file for reading.
-
-    Some rows of an array cost the memory of those rows, in HDF5 as in npz where the member is
-    stored without compression (`numpy.savez`). A compressed member (`numpy.savez_compressed`) is
-    held whole once it was asked for, as is an array of strings.
-
-    Parameters
-    ----------
-    path : str or path
-        The file.
-    file_format : {"hdf5", "npz"}
-        What `find_format` says of it.
-
-    Yields
-    ------
-    NamedArrays
-        Its names, and the functions that read an array.
+def open_hdf5(path: str | os.PathLike[str]) -> Iterator[NamedArrays]:
+    """Open an HDF5 file; rows of an array cost the memory of those rows.
 
     Raises
     ------
     FileFormatError
-        When the file is truncated or damaged.
+        The file is truncated or damaged, now or where an array is asked for.
     """
-    path = Path(path)
-    opened = _open_hdf5(path) if file_format == "hdf5" else _open_npz(path)
-    with opened as arrays:
-        yield arrays
-
-
-@contextmanager
-def _open_hdf5(path: Path) -> Iterator[NamedArrays]:
     import h5py
 
+    path = Path(path)
     with as_format_error(path, "an HDF5 file"):
         file = h5py.File(path, "r")
     with file:
@@ -96,7 +63,7 @@ def _open_hdf5(path: Path) -> Iterator[NamedArrays]:
 
 
 def _find_dataset(file: Any, name: str, path: Path) -> Any:
-    """Find a dataset whose values lie in this file, are plain, and are no more than it can hold."""
+    """Find a dataset of plain values in this file, no more of them than it can hold."""
     import h5py
 
     check_open(path, file)
@@ -126,7 +93,18 @@ def _find_dataset(file: Any, name: str, path: Path) -> Any:
 
 
 @contextmanager
-def _open_npz(path: Path) -> Iterator[NamedArrays]:
+def open_npz(path: str | os.PathLike[str]) -> Iterator[NamedArrays]:
+    """Open an npz file.
+
+    Rows of an array that `numpy.savez` stored cost the memory of those rows. One that
+    `numpy.savez_compressed` packed is held whole once it was asked for, as are strings.
+
+    Raises
+    ------
+    FileFormatError
+        The file is truncated or damaged, now or where an array is asked for.
+    """
+    path = Path(path)
     with as_format_error(path, "an npz file"):
         archive = zipfile.ZipFile(path)
     with archive:
@@ -159,22 +137,25 @@ def _open_npz(path: Path) -> Iterator[NamedArrays]:
                     return _read_member(archive, name)
                 return np.array(hold_rows(name)[rows])
 
-        yield NamedArrays(names, lambda name: find_member(name).shape, load)
+        def find_shape(name: str) -> tuple[int, ...]:
+            return find_member(name).shape
+
+        yield NamedArrays(names, find_shape, load)
 
 
 @dataclass(frozen=True)
 class _Member:
-    """What the header of an array in an npz file says, and where its values begin, counted from its own start."""
+    """Header of an array in an npz file, and where its values begin in its own bytes."""
 
     shape: tuple[int, ...]
     dtype: np.dtype
-    order: str
+    order: Literal["C", "F"]
     offset: int
     is_stored: bool
 
 
 def _find_member(archive: zipfile.ZipFile, name: str, path: Path) -> _Member:
-    """Read the header of an array, which has to be plain and no more than its member holds."""
+    """Read the header of a plain array that is no larger than its member."""
     with archive.open(name + ".npy") as stream:
         version = np.lib.format.read_magic(stream)
         read = (
@@ -197,7 +178,11 @@ def _find_member(archive: zipfile.ZipFile, name: str, path: Path) -> _Member:
             " bytes: copy the file again."
         )
     return _Member(
-        shape, dtype, "F" if is_fortran else "C", offset, info.compress_type == zipfile.ZIP_STORED
+        shape=shape,
+        dtype=dtype,
+        order="F" if is_fortran else "C",
+        offset=offset,
+        is_stored=info.compress_type == zipfile.ZIP_STORED,
     )
 
 
@@ -207,21 +192,27 @@ def _read_member(archive: zipfile.ZipFile, name: str) -> np.ndarray:
 
 
 def _map_member(archive: zipfile.ZipFile, name: str, path: Path, member: _Member) -> np.ndarray:
-    """Map the values of a stored array into memory, once its checksum was found right."""
+    """Map the values of a stored array into memory, once its checksum is verified."""
     with archive.open(name + ".npy") as stream:
-        while stream.read(_CHECKED_AT_A_TIME):  # raises at the end where the checksum is wrong
+        while stream.read(_CHECKED_AT_A_TIME):  # raises at the end if the checksum is wrong
             pass
     start = archive.getinfo(name + ".npy").header_offset
     with path.open("rb") as file:
-        file.seek(
-            start + 26
-        )  # of the 30 bytes of a local header the last four tell the lengths of what follows
+        # a local header has 30 bytes, then two fields whose lengths are its last four bytes
+        file.seek(start + 26)
         start += 30 + sum(struct.unpack("<HH", file.read(4)))
-    return np.memmap(path, member.dtype, "r", start + member.offset, member.shape, member.order)
+    return np.memmap(
+        path,
+        dtype=member.dtype,
+        mode="r",
+        offset=start + member.offset,
+        shape=member.shape,
+        order=member.order,
+    )
 
 
 def check_open(path: Path, opened: Any) -> None:
-    """Refuse to read from a file that is closed; `opened` is false then."""
+    """Refuse to read from a closed file, for which `opened` is false."""
     if not opened:
         raise OptionError(
             f"{path} should be open, got a closed file: read inside the with block that opened it."
@@ -233,7 +224,7 @@ def _shape_of_rows(shape: tuple[int, ...], rows: slice) -> tuple[int, ...]:
 
 
 def _refuse_absurd(path: Path, name: str, shape: tuple[int, ...], itemsize: int) -> None:
-    """Refuse a declared shape which the file cannot hold, before anything of that size is allocated."""
+    """Refuse a declared shape that the file cannot hold, before anything is allocated."""
     size = math.prod(shape) * itemsize
     held = path.stat().st_size
     if size > (limit := _SMALL_ARRAY + _LARGEST_RATIO * held):
@@ -245,25 +236,10 @@ def _refuse_absurd(path: Path, name: str, shape: tuple[int, ...], itemsize: int)
 
 
 def _refuse_large(path: Path, name: str, shape: tuple[int, ...], itemsize: int) -> None:
-    """Refuse rows that no memory would hold."""
+    """Refuse rows that no memory holds."""
     if (size := math.prod(shape) * itemsize) > _LARGEST_ARRAY:
         raise FileFormatError(
-            f"{path}: what is read of {name!r} at a time should fit {_LARGEST_ARRAY / 2**30:.0f}"
-            f" GiB, got rows of shape {shape}, {size / 2**30:.0f} GiB: read fewer stars at a time,"
+            f"{path}: rows of {name!r} read at a time should fit {_LARGEST_ARRAY / 2**30:.0f} GiB,"
+            f" got rows of shape {shape}, {size / 2**30:.0f} GiB: read fewer stars at a time,"
             " with symspec.open_spectra."
         )
-
-
-@contextmanager
-def as_format_error(path: str | os.PathLike[str], what: str) -> Iterator[None]:
-    """Turn whatever a library raises on a damaged file into a `FileFormatError`; errors of symspec's own pass."""
-    try:
-        yield
-    except SymspecError:
-        raise
-    # a damaged file may make the libraries below raise anything at all
-    except Exception as error:
-        raise FileFormatError(
-            f"{path} should be {what} in good order, got a truncated or damaged one "
-            f"({type(error).__name__}: {error}): copy or write it again."
-        ) from error

@@ -22,7 +22,8 @@ SECONDS_BETWEEN = 30.0
 class Blocks(Protocol):
     """Stars that are walked block by block, such as a `TangentStream`."""
 
-    n_stars: int
+    @property
+    def n_stars(self) -> int: ...
 
     def blocks(self, start: int = 0) -> Iterable[tuple[slice, Any]]:
         """Rows and data of each block, from the one that begins at `start`."""

@@ -1,4 +1,4 @@
-"""What a file is, told by its first bytes."""
+"""Formats of files are recognised by their first bytes, never by their names."""
 
 from __future__ import annotations
 
@@ -6,28 +6,32 @@ import os
 from pathlib import Path
 
 from symspec.errors import FileFormatError
-from symspec.safety.array_files import _EXPECTED, _FOREIGN, _HDF5_MAGIC, _KNOWN
+
+HDF5_START = b"\x89HDF\r\n\x1a\n"
+HDF5_OFFSETS = (0, 512, 1024, 2048)  # HDF5 allows a foreign block before its signature
+NPZ_START = b"PK\x03\x04"
+_FOREIGN = {
+    b"\x93NUMPY": "a single array (.npy)",
+    b"\x80": "perhaps a Python pickle, which is never opened",
+}
+_N_READ = 4096
 
 
-def find_format(path: str | os.PathLike[str]) -> str:
-    """Tell a file's format by its first bytes; its name plays no part.
+def read_start(path: str | os.PathLike[str], expected: str) -> bytes:
+    """Read the first bytes of a file.
 
     Parameters
     ----------
     path : str or path
-        The file.
-
-    Returns
-    -------
-    str
-        ``"hdf5"``, ``"npz"``, ``"fits"``, ``"gzip"`` or ``"csv"``; any text counts as CSV.
+    expected : str
+        What the file should be, with its article; used in errors.
 
     Raises
     ------
     FileNotFoundError
-        When there is nothing at `path`.
+        There is nothing at `path`.
     FileFormatError
-        When it is no regular file, is empty, or is of another format.
+        It is no regular file, or an empty one.
     """
     path = Path(path)
     if not path.exists():
@@ -35,25 +39,28 @@ def find_format(path: str | os.PathLike[str]) -> str:
             f"{path} should be a file, got nothing there: check the path and its spelling."
         )
     if not path.is_file():
-        what = "a directory" if path.is_dir() else "no regular file"
+        found = "a directory" if path.is_dir() else "no regular file"
         raise FileFormatError(
-            f"{path} should be {_EXPECTED}, got {what}: give the path of one file."
+            f"{path} should be {expected}, got {found}: give the path of one file."
         )
     with path.open("rb") as stream:
-        start = stream.read(4096)
+        start = stream.read(_N_READ)
     if not start:
-        raise FileFormatError(f"{path} should be {_EXPECTED}, got an empty file: copy it again.")
-    # HDF5 allows a foreign block of 512, 1024, ... bytes before its own signature
-    if any(start[offset:].startswith(_HDF5_MAGIC) for offset in (0, 512, 1024, 2048)):
-        return "hdf5"
-    for magic, known in _KNOWN.items():
-        if start.startswith(magic):
-            return known
-    foreign = next((words for magic, words in _FOREIGN.items() if start.startswith(magic)), None)
-    if foreign is None and not any(byte < 32 and byte not in b"\t\n\r\f" for byte in start):
-        return "csv"
-    what = (
-        foreign
-        or f"a file that starts with {start[:8]!r}: it may be truncated, or of another format"
-    )
-    raise FileFormatError(f"{path} should be {_EXPECTED}, got {what}.")
+        raise FileFormatError(f"{path} should be {expected}, got an empty file: copy it again.")
+    return start
+
+
+def is_hdf5(start: bytes) -> bool:
+    """Whether HDF5's signature is among a file's first bytes, perhaps behind a foreign block."""
+    return any(start[offset:].startswith(HDF5_START) for offset in HDF5_OFFSETS)
+
+
+def is_text(start: bytes) -> bool:
+    """Whether a file's first bytes hold no control characters but those of lines and tabs."""
+    return not any(byte < 32 and byte not in b"\t\n\r\f" for byte in start)
+
+
+def describe_start(start: bytes) -> str:
+    """Describe a file of an unexpected format by its first bytes, for an error."""
+    known = (kind for signature, kind in _FOREIGN.items() if start.startswith(signature))
+    return next(known, f"a file that starts with {start[:8]!r}")

@@ -1,4 +1,4 @@
-"""Stars to try things on: the real ones of the MILES library, and generated ones whose truth is known."""
+"""Example stars: those of the MILES library, and generated ones whose true labels are known."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from symspec.errors import (
     DataError,
@@ -25,9 +26,9 @@ LABEL_UNITS = ("K", "dex", "dex")
 #: Full width at half maximum of the generated lines [Angstrom], which is that of MILES.
 LINE_FWHM = 2.5
 
-# beyond these the line model means nothing, and its exponentials overflow at last
+# beyond these the line model has no meaning, and its exponentials overflow in the end
 _LABEL_LIMITS = {"Teff [K]": (2000.0, 20000.0), "log g": (-2.0, 10.0), "[Fe/H]": (-10.0, 3.0)}
-_NOISE_BLOCK = 256  # stars whose noise is held at a time
+_NOISE_BLOCK = 256  # stars whose noise is drawn at a time
 _MILES_FOLDER = "data/spectral_templates/miles"
 
 
@@ -37,7 +38,7 @@ def miles(
     teff_range: tuple[float, float] | None = (3800.0, 7500.0),
     clip: tuple[float, float] | None = None,
 ) -> Spectra:
-    """Real stars: the MILES library, version 9.1, as it comes with the package sdss-mangadap.
+    """Read the stars of the MILES library, version 9.1, which the package sdss-mangadap brings.
 
     Spectra of 2.5 Angstrom resolution (FWHM) from 3540.5 to 7409.6 Angstrom (air), 0.9 Angstrom a
     pixel, in relative flux, each star scaled to about 1 near 5500 Angstrom [1]_ [2]_. Labels are
@@ -49,8 +50,8 @@ def miles(
     complete : bool, default True
         Leave out stars that lack a label. With False their missing labels are NaN.
     teff_range : (float, float) or None, default (3800.0, 7500.0)
-        Keep stars whose effective temperature [K] lies strictly between the two, which leaves out
-        stars without one; None keeps all 984.
+        Keep stars whose effective temperature [K] is strictly between the two, which drops stars
+        without one; None keeps all 984.
     clip : (float, float), optional
         Limit the flux to this range, e.g. ``clip=(0.0, 3.0)``. By default the flux is returned as
         published.
@@ -63,28 +64,27 @@ def miles(
     Raises
     ------
     MissingDependencyError
-        When sdss-mangadap is not installed.
+        The package sdss-mangadap is not installed.
     OptionError
-        When a range is not two increasing numbers, or holds no star.
+        A range is not two increasing numbers, or holds no star.
     FileFormatError
-        When an installed file is not as expected.
+        An installed file is not as expected.
 
     Notes
     -----
-    Of the 785 spectra 25 have some negative or zero flux (down to -1.7), nearly all of it noise
-    below 3750 Angstrom or in the last pixels above 7400, and three pass 3, two of which (m0940,
-    m0941) look like M stars whatever their labels say. In stars outside the default range large
-    flux is real: hot stars are bright in the blue, M stars in the red. Hence nothing is altered
-    unless `clip` asks for it.
+    Flux is zero or negative (down to -1.7) somewhere in 25 of the 785 spectra, nearly always noise
+    below 3750 Angstrom or in the last pixels above 7400. It exceeds 3 in three, two of which
+    (m0940, m0941) look like M stars, against their labels. Outside the default range large flux is
+    real: hot stars are bright in the blue, M stars in the red. So flux is changed only by `clip`.
 
     References
     ----------
     .. [1] Sanchez-Blazquez, P. et al. (2006), MNRAS 371, 703,
-    https://doi.org/10.1111/j.1365-2966.2006.10699.x.
+       https://doi.org/10.1111/j.1365-2966.2006.10699.x.
     .. [2] Falcon-Barroso, J. et al. (2011), A&A 532, A95,
-    https://doi.org/10.1051/0004-6361/201116842.
+       https://doi.org/10.1051/0004-6361/201116842.
     .. [3] Cenarro, A. J. et al. (2007), MNRAS 374, 664,
-    https://doi.org/10.1111/j.1365-2966.2006.11196.x.
+       https://doi.org/10.1111/j.1365-2966.2006.11196.x.
     """
     if clip is not None:
         _check_range(clip, "clip", "(0.0, 3.0)")
@@ -126,25 +126,23 @@ def generated_stars(
     fe_h_range: tuple[float, float] = (-2.0, 0.5),
     wavelength_range: tuple[float, float] = (3900.0, 6900.0),
 ) -> Spectra:
-    r"""Stars whose true labels, true errors and true derivatives are known.
+    r"""Generate stars whose true labels, errors and derivatives are known.
 
     .. math::
         x_n = f(y_n) + \epsilon_n, \qquad \epsilon_{nd} \sim \mathrm{Normal}(0, 1 / \mathrm{snr}),
 
     with f from `generated_flux` (lines of 13 elements after Saha and Boltzmann, continuum at 1) and
-    the labels independent and uniform in their ranges, so that none can be guessed from another.
+    the labels independent and uniform in their ranges, so that none predicts another.
 
     Parameters
     ----------
     n_stars : int
-        Number of stars.
     n_pixels : int, default 7213
         Number of pixels, equally spaced in wavelength.
     rng : numpy.random.Generator
         Source of the labels and the noise.
     snr : float, default 100.0
-        Signal-to-noise ratio of a pixel of continuum. For spectra without noise call
-        `generated_flux`.
+        Signal-to-noise ratio of a pixel of continuum. `generated_flux` has no noise.
     teff_range, logg_range, fe_h_range : (float, float)
         Ranges of effective temperature [K], log g [dex(cm / s2)] and [Fe/H] [dex].
     wavelength_range : (float, float), default (3900.0, 6900.0)
@@ -158,14 +156,14 @@ def generated_stars(
     Raises
     ------
     OptionError
-        When a number or range makes no sense, or `rng` is no generator.
+        A number or range makes no sense, or `rng` is no generator.
 
     Examples
     --------
     >>> import numpy as np
-    >>> generated_stars(5, n_pixels=100, rng=np.random.default_rng(0))
-    Spectra(5 stars, 100 pixels, ivar, wavelength in Angstrom, labels TEFF [K], LOGG [dex], FE_H
-    [dex])
+    >>> stars = generated_stars(5, n_pixels=100, rng=np.random.default_rng(0))
+    >>> stars.flux.shape, stars.label_names
+    ((5, 100), ('TEFF', 'LOGG', 'FE_H'))
     """
     rng = check_rng(rng)
     check_count(n_stars, "n_stars", advice="give e.g. n_stars=100")
@@ -202,9 +200,9 @@ def generated_stars(
 
 
 def generated_flux(
-    labels: np.ndarray, wavelength: np.ndarray, *, dtype: str = "float64"
+    labels: ArrayLike, wavelength: ArrayLike, *, dtype: str = "float64"
 ) -> np.ndarray:
-    r"""Spectra without noise of stars with given labels.
+    r"""Spectra, without noise, of stars with given labels.
 
     .. math::
         f(y, \lambda) = \exp\Big(-\sum_l W_l(y)\, \phi(\lambda - \lambda_l)\Big), \qquad
@@ -213,7 +211,7 @@ def generated_flux(
     with the equivalent widths :math:`W_l` of `symspec.spectra.line_list.equivalent_widths` and s
     the standard deviation of a Gaussian of ``LINE_FWHM`` (2.5 Angstrom). A weak line's area is its
     equivalent width; a strong one goes black in the middle. The flux is infinitely differentiable
-    in the labels, and lies in (0, 1].
+    in the labels, and within (0, 1].
 
     Parameters
     ----------
@@ -222,7 +220,7 @@ def generated_flux(
     wavelength : array_like, shape (pixel,)
         Wavelengths [Angstrom, air]. Lines lie between 3829 and 6768.
     dtype : {"float64", "float32"}
-        Type of the result, and of the work on pixels.
+        Type of the result, and of the computation on pixels.
 
     Returns
     -------
@@ -232,12 +230,12 @@ def generated_flux(
     Raises
     ------
     ShapeError
-        When `labels` or `wavelength` has another shape.
+        `labels` or `wavelength` has another shape.
     DataError
-        When a number is not finite, Teff is outside 2,000 to 20,000 K, log g outside -2 to 10 or
-        [Fe/H] outside -10 to 3, or a wavelength is not positive.
+        A number is not finite, Teff is outside 2,000 to 20,000 K, log g outside -2 to 10 or [Fe/H]
+        outside -10 to 3, or a wavelength is not positive.
     OptionError
-        When `dtype` is another word.
+        `dtype` is not one of those above.
     """
     check_choice(dtype, "dtype", ("float64", "float32"))
     profiles = _line_profiles(wavelength).astype(dtype, copy=False)
@@ -247,7 +245,7 @@ def generated_flux(
     return np.exp(flux, out=flux)
 
 
-def generated_flux_jacobian(labels: np.ndarray, wavelength: np.ndarray) -> np.ndarray:
+def generated_flux_jacobian(labels: ArrayLike, wavelength: ArrayLike) -> np.ndarray:
     r"""Exact derivatives of `generated_flux` with respect to the labels.
 
     .. math::
@@ -280,7 +278,7 @@ def generated_flux_jacobian(labels: np.ndarray, wavelength: np.ndarray) -> np.nd
     return jacobian
 
 
-def _line_profiles(wavelength: Any) -> np.ndarray:
+def _line_profiles(wavelength: ArrayLike) -> np.ndarray:
     """Profile of each line [1 / Angstrom], shape (line, pixel), of unit area."""
     wavelength = as_float_array(wavelength, "wavelength")
     if wavelength.ndim != 1:
@@ -298,7 +296,7 @@ def _line_profiles(wavelength: Any) -> np.ndarray:
     return np.exp(-0.5 * offset**2) / (np.sqrt(2 * np.pi) * sigma)
 
 
-def _check_stellar_labels(labels: Any) -> np.ndarray:
+def _check_stellar_labels(labels: ArrayLike) -> np.ndarray:
     labels = as_float_array(labels, "labels")
     if labels.ndim != 2 or labels.shape[1] != 3:
         advice = (
@@ -357,7 +355,7 @@ def _find_miles() -> Path:
 
 
 def _read_miles_labels(path: Path) -> dict[str, tuple[float, ...]]:
-    """Labels by MILES number; "--" stands for a missing one."""
+    """Labels by MILES number; "--" marks a missing one."""
     labels = {}
     for row in path.read_text().splitlines():
         number = row[23:27]
@@ -370,7 +368,7 @@ def _read_miles_labels(path: Path) -> dict[str, tuple[float, ...]]:
 
 
 def _read_one_grid(paths: list[Path]) -> tuple[np.ndarray, np.ndarray]:
-    """Flux of 1-D FITS files, which should share their wavelengths, and those wavelengths."""
+    """Flux (star, pixel) of 1-D FITS files, and the wavelengths (pixel,) that they share."""
     from astropy.io import fits
 
     keys = ("NAXIS1", "CRPIX1", "CRVAL1", "CDELT1")
@@ -386,6 +384,5 @@ def _read_one_grid(paths: list[Path]) -> tuple[np.ndarray, np.ndarray]:
                 " reinstall sdss-mangadap."
             )
     n_pixels, reference_pixel, reference_wavelength, step = grids[0]
-    return np.array(flux), reference_wavelength + step * (
-        np.arange(1, n_pixels + 1) - reference_pixel
-    )
+    offset = np.arange(1, n_pixels + 1) - reference_pixel
+    return np.array(flux), reference_wavelength + step * offset

@@ -1,4 +1,4 @@
-"""Strong absorption lines of FGK stars: their atomic data, and their widths in a star of given labels."""
+"""Strong absorption lines of FGK stars: atomic data, and equivalent widths by labels."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ import numpy as np
 
 from symspec.errors import OptionError
 
-# : Names and air wavelengths [Angstrom] of features that a reader recognises; bands by their head
-# or middle.
+#: Names and air wavelengths [Angstrom] of well-known features; bands by their head or middle.
 KNOWN_LINES: dict[str, float] = {
     "Ca K": 3933.66,
     "Ca H": 3968.47,
@@ -158,7 +157,7 @@ _DEPTH = 0.6
 
 
 def strong_lines(wavelength_min: float = 0.0, wavelength_max: float = math.inf) -> dict[str, float]:
-    """Well-known features of stellar spectra in a range of wavelengths, to be marked on plots.
+    """Well-known features of stellar spectra in a range of wavelengths, for marks on plots.
 
     Parameters
     ----------
@@ -174,7 +173,7 @@ def strong_lines(wavelength_min: float = 0.0, wavelength_max: float = math.inf) 
     Raises
     ------
     OptionError
-        When `wavelength_min` is not below `wavelength_max`.
+        `wavelength_min` is not below `wavelength_max`.
 
     Examples
     --------
@@ -190,7 +189,7 @@ def strong_lines(wavelength_min: float = 0.0, wavelength_max: float = math.inf) 
 
 
 def _parse_lines() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Wavelength, excitation energy, log gf, row in _ELEMENTS and ionisation (0 or 1), by wavelength."""
+    """Wavelength, excitation energy, log gf, row in _ELEMENTS and whether ionised, of each line."""
     rows = []
     for species, numbers in _LINES.items():
         element, stage = species.split()
@@ -242,10 +241,10 @@ def equivalent_widths(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     P_{e\odot}` for hydrogen (Stark, made linear). The factor 0.6 is the depth of a black line in an
     atmosphere that is not one layer.
 
-    So a weak neutral line hardly knows the gravity, a weak ionised line falls with it, a strong
-    line's wings grow with it, and the Balmer lines know little but the temperature, as in real
-    stars [1]_. Most widths agree with the Sun's within a factor of two (H-beta and the Balmer lines
-    beyond it are narrower than that): good for teaching a network, not for measuring abundances.
+    As in real stars [1]_, weak neutral lines hardly depend on gravity, weak ionised lines weaken
+    with it, the wings of strong lines grow with it, and the Balmer lines depend on temperature
+    alone, nearly. Most widths agree with the Sun's within a factor of two (H-beta and higher Balmer
+    lines are narrower): good enough to train a network, not to measure abundances.
 
     Parameters
     ----------
@@ -261,18 +260,17 @@ def equivalent_widths(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
     Notes
     -----
-    Left out, for the sake of smooth closed forms: the dependence of partition functions on
-    temperature, second ionisation, stimulated emission, molecules, and every opacity but H-
-    bound-free. The dependence of the electron pressure on [Fe/H] and T is a choice of this model.
-    Atomic data are well-known values [2]_ [3]_, log gf to about 0.1 dex.
+    For smooth closed forms the model neglects the dependence of partition functions on temperature,
+    second ionisation, stimulated emission, molecules, and every opacity but H- bound-free. The
+    dependence of the electron pressure on [Fe/H] and T is a choice of this model. Atomic data are
+    well-known values [2]_ [3]_, log gf to about 0.1 dex.
 
     References
     ----------
     .. [1] Gray, D. F. "The Observation and Analysis of Stellar Photospheres", Cambridge University
-    Press.
+       Press.
     .. [2] NIST Atomic Spectra Database, https://doi.org/10.18434/T4W30F; VALD3, Ryabchikova et al.
-    (2015),
-       Physica Scripta 90, 054005, https://doi.org/10.1088/0031-8949/90/5/054005.
+       (2015), Physica Scripta 90, 054005, https://doi.org/10.1088/0031-8949/90/5/054005.
     .. [3] Solar abundances: Asplund et al. (2009), ARA&A 47, 481,
        https://doi.org/10.1146/annurev.astro.46.060407.145222.
     """
@@ -294,9 +292,8 @@ def equivalent_widths(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 # A quantity, shape (star, line), and its derivative with respect to (ln T, log g, [Fe/H]), shape
-# (3, star, line); either has length 1 along an axis on which it does not depend. Temperature, log g
-# and
-# [Fe/H] themselves come as (star, 1).
+# (3, star, line); an axis on which one does not depend has length 1. Temperature, log g and [Fe/H]
+# themselves come as (star, 1).
 _Graded = tuple[np.ndarray, np.ndarray]
 
 
@@ -312,7 +309,7 @@ def _log_electron_pressure(temperature: np.ndarray, logg: np.ndarray, fe_h: np.n
 def _log_ion_fractions(
     temperature: np.ndarray, log_pressure: np.ndarray, d_log_pressure: np.ndarray
 ) -> tuple[_Graded, _Graded]:
-    """Log of the neutral and of the ionised fraction of each element, with derivatives: (star, element)."""
+    """Log of the neutral and the ionised fraction (star, element), with derivatives."""
     inverse_kt = 1 / (_K_EV * temperature)
     log_ratio = (
         np.log(2 * _SAHA * _U_IONISED / _U_NEUTRAL)
@@ -324,10 +321,9 @@ def _log_ion_fractions(
     d_log_ratio[0] += 2.5 + _IONISATION * inverse_kt
     log_neutral = -np.logaddexp(0, log_ratio)
     log_ionised = -np.logaddexp(0, -log_ratio)
-    return (log_neutral, -np.exp(log_ionised) * d_log_ratio), (
-        log_ionised,
-        np.exp(log_neutral) * d_log_ratio,
-    )
+    d_log_neutral = -np.exp(log_ionised) * d_log_ratio
+    d_log_ionised = np.exp(log_neutral) * d_log_ratio
+    return (log_neutral, d_log_neutral), (log_ionised, d_log_ionised)
 
 
 def _log_opacity_ratio(temperature: np.ndarray, logg: np.ndarray, fe_h: np.ndarray) -> _Graded:
@@ -365,7 +361,7 @@ def _log_opacity_ratio(temperature: np.ndarray, logg: np.ndarray, fe_h: np.ndarr
 
 
 def _log_damping(temperature: np.ndarray, logg: np.ndarray, fe_h: np.ndarray) -> _Graded:
-    """Log of a in `equivalent_widths`: with the gas pressure for metals, with the electron pressure for H."""
+    """Log of a in `equivalent_widths`: by gas pressure for metals, by electron pressure for H."""
     log_pressure, d_log_pressure = _log_electron_pressure(temperature, logg, fe_h)
     stark = log_pressure - math.log(_SUN_ELECTRON_PRESSURE)
     van_der_waals = _LN10 * 2 / 3 * (logg - _SUN_LOGG)

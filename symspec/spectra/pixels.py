@@ -1,17 +1,14 @@
-"""The one rule that tells bad pixels from good ones, whatever file or object they come from."""
+"""One rule for bad pixels, from whatever file or object, and for the flux put in their place."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from symspec.errors import DataError, OptionError
 from symspec.spectra.spectra import Spectra
-
-if TYPE_CHECKING:
-    pass
 
 UNCERTAINTY_KINDS = ("std", "var", "ivar")
 MISSING = -9999.0
@@ -23,18 +20,17 @@ def as_nan(values: np.ndarray) -> np.ndarray:
     return np.where(values == MISSING, np.nan, values)
 
 
-def find_bad_bits(mask: Any, name: str, bits: Sequence[int] | None) -> np.ndarray:
-    """Tell which pixels a mask calls bad.
+def find_bad_bits(mask: ArrayLike, name: str, bits: Sequence[int] | None) -> np.ndarray:
+    """Find the pixels that a mask marks as bad.
 
     Parameters
     ----------
     mask : array_like, shape (star, pixel)
         Booleans or numbers, where True, anything but 0, and NaN mean bad; or a bitmask of integers.
     name : str
-        What the mask is called, used in the error.
+        Name of the mask, used in the error.
     bits : sequence of int, optional
-        Bits that mean bad, 0 being the lowest; None: any. With none, ``()``, the mask does not
-        count.
+        Bits that mean bad, 0 being the lowest; None: any; ``()`` ignores the mask.
 
     Returns
     -------
@@ -44,9 +40,9 @@ def find_bad_bits(mask: Any, name: str, bits: Sequence[int] | None) -> np.ndarra
     Raises
     ------
     DataError
-        When it is no mask, or bits are asked for and there are none.
+        It is no mask, or bits are asked for and it has none.
     OptionError
-        When a bit is not one of those that the mask's integers have.
+        The mask's integers do not have such a bit.
     """
     mask = np.asarray(mask)
     if mask.dtype.kind not in "biuf":
@@ -72,18 +68,20 @@ def find_bad_bits(mask: Any, name: str, bits: Sequence[int] | None) -> np.ndarra
     return (mask & wanted.astype(mask.dtype)) != 0
 
 
-def check_mask_bits(bits: Any) -> tuple[int, ...] | None:
+def check_mask_bits(bits: Sequence[int] | None) -> tuple[int, ...] | None:
     """Check the option `mask_bits`: None, or numbers of bits from 0."""
     if bits is None:
         return None
-    words = "mask_bits should be a sequence of bit numbers such as (0, 1, 14)"
+    expected = "mask_bits should be a sequence of bit numbers such as (0, 1, 14)"
     if isinstance(bits, int | str) or not all(
         isinstance(b, int | np.integer) and not isinstance(b, bool) for b in bits
     ):
-        raise OptionError(f"{words}, got {bits!r}: number the bits from 0; () lets no bit count.")
+        raise OptionError(
+            f"{expected}, got {bits!r}: number the bits from 0; () lets no bit count."
+        )
     if any(bit < 0 for bit in bits):
         raise OptionError(
-            f"{words}, got {tuple(bits)}: bits are numbered from 0, so 1024 = 2**10 is bit 10."
+            f"{expected}, got {tuple(bits)}: bits are numbered from 0, so 1024 = 2**10 is bit 10."
         )
     return tuple(int(bit) for bit in bits)
 
@@ -97,23 +95,22 @@ def find_ivar(
     mask: np.ndarray | None = None,
     bad_error: float = 999.0,
 ) -> np.ndarray | None:
-    """Inverse variances of the flux, 0 at bad pixels: the one rule.
+    """Inverse variances of the flux, 0 at bad pixels.
 
     A pixel is bad where flux is NaN, infinite or -9999, where its uncertainty is NaN, infinite,
-    -9999, not above 0, or as a standard deviation `bad_error` or more, and where the mask says so.
-    A negative inverse variance other than -9999 is left as it is, for `Spectra` to refuse: it is
-    more likely another quantity than a flag.
+    -9999, not above 0, or as a standard deviation `bad_error` or more, and where the mask is True.
+    A negative inverse variance other than -9999 is kept, for `Spectra` to refuse: it is more likely
+    another quantity than a flag.
 
     Parameters
     ----------
     flux : numpy.ndarray, shape (star, pixel)
-        Flux.
     error : numpy.ndarray, shape (star, pixel), optional
-        Its uncertainty.
+        Uncertainty of the flux.
     kind : {"std", "var", "ivar"}
-        What `error` is.
+        Kind of `error`.
     scale : float, default 1.0
-        What `error` is to be multiplied with, for another unit.
+        Factor that takes `error` to the flux's units.
     mask : numpy.ndarray of bool, shape (star, pixel), optional
         True at bad pixels.
     bad_error : float, default 999.0
@@ -127,7 +124,7 @@ def find_ivar(
     Raises
     ------
     DataError
-        When pixels are masked and nothing is known of the errors of the others.
+        Pixels are masked, and the errors of the others are unknown.
     """
     if error is None:
         if mask is not None and mask.any():
@@ -148,7 +145,7 @@ def find_ivar(
 def check_bad_error(
     error: np.ndarray, kind: str, name: str, *, scale: float, bad_error: float
 ) -> None:
-    """Refuse a `bad_error` that would call more than half of these uncertainties, called `name`, flags."""
+    """Refuse a `bad_error` that makes flags of more than half of the uncertainties `name`."""
     ivar = _invert(error, kind, scale, np.isfinite(error) & (error != MISSING))
     flagged = np.count_nonzero(_is_flag(ivar, bad_error))
     n_known = np.count_nonzero(ivar > 0)
@@ -173,26 +170,33 @@ def _invert(error: np.ndarray, kind: str, scale: float, known: np.ndarray) -> np
 def _is_flag(ivar: np.ndarray, bad_error: float) -> np.ndarray:
     with np.errstate(over="ignore", under="ignore"):
         smallest = np.float64(bad_error) ** -2.0
-    # the last digits of 1/999**2 depend on the kind it was computed from
+    # 1/999**2 depends in its last digits on the kind that it was computed from
     return (ivar > 0) & (ivar <= smallest * (1 + 1e-6))
 
 
 def fill_flux(spectra: Spectra) -> np.ndarray:
-    """Flux (star, pixel) with pixels of ivar = 0 replaced by the mean of the other stars, 0 without any."""
+    """Flux (star, pixel) with the mean of the other stars at pixels of ivar = 0.
+
+    The mean is that of the good pixels, and 0 where no star has one.
+    """
     if spectra.ivar is None:
         return spectra.flux
     good = spectra.ivar > 0
     flux = np.where(good, spectra.flux, 0.0)
-    return fill_bad_pixels(flux, spectra.ivar, flux.sum(axis=0) / np.maximum(good.sum(axis=0), 1))
+    mean = flux.sum(axis=0) / np.maximum(good.sum(axis=0), 1)
+    return fill_bad_pixels(flux, spectra.ivar, mean)
 
 
 def fill_bad_pixels(flux: np.ndarray, ivar: np.ndarray | None, flux_mean: np.ndarray) -> np.ndarray:
-    """Flux (star, pixel) with the pixels of ivar = 0 replaced by their training mean (pixel,)."""
+    """Flux (star, pixel) with the training mean (pixel,) at pixels of ivar = 0."""
     return flux if ivar is None else np.where(ivar > 0, flux, flux_mean)
 
 
 def find_snr(flux: np.ndarray, ivar: np.ndarray | None) -> np.ndarray:
-    """Median over good pixels of flux (star, pixel) times the root of ivar: (star,), NaN without any good pixel."""
+    """Signal-to-noise ratio (star,): median over good pixels of flux times the root of ivar.
+
+    NaN without any good pixel.
+    """
     if ivar is None:
         return np.full(len(flux), np.nan)
     known = (f[i > 0] * np.sqrt(i[i > 0]) for f, i in zip(flux, ivar, strict=True))

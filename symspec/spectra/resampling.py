@@ -1,4 +1,4 @@
-r"""Spectra on another grid of wavelengths, with the errors of the flux carried along exactly.
+r"""Spectra on another grid of wavelengths, with the errors of the flux propagated exactly.
 
 Resampling is a linear map R (new pixel, old pixel): the new flux is R x, and its covariance R
 diag(1/ivar) R^T, which has entries off the diagonal, for neighbouring new pixels share old ones.
@@ -7,9 +7,9 @@ diag(1/ivar) R^T, which has entries off the diagonal, for neighbouring new pixel
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy import sparse
 
 from symspec.errors import DataError, ShapeError
@@ -23,9 +23,9 @@ _UNCOVERED = 1e-5  # share of a new pixel that may lie out of the old grid, for 
 _GAP = 3.0  # a step this many times those beside it is a gap between detectors, not a wide pixel
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Resampled:
-    r"""Spectra on a new grid, with the map that took them there.
+    r"""Spectra on a new grid, with the linear map from the old one.
 
     Attributes
     ----------
@@ -44,12 +44,13 @@ class Resampled:
     source_ivar: np.ndarray | None
 
     def covariance_factor(self, star: int) -> sparse.csr_array:
-        r"""Factor L of the covariance of one star's new flux, :math:`L L^T = R\,\mathrm{diag}(1/\mathrm{ivar})\,R^T`.
+        r"""Factor of the covariance of one star's new flux.
+
+        .. math:: L L^T = R \, \mathrm{diag}(1 / \mathrm{ivar}) \, R^T
 
         Parameters
         ----------
         star : int
-            Which star.
 
         Returns
         -------
@@ -59,7 +60,7 @@ class Resampled:
         Raises
         ------
         DataError
-            When nothing is known of the errors of the flux.
+            The errors of the flux are unknown.
         """
         if self.source_ivar is None or self.spectra.ivar is None:
             raise DataError(
@@ -72,23 +73,22 @@ class Resampled:
 
 def resample(
     spectra: Spectra,
-    wavelength: Any,
+    wavelength: ArrayLike,
     *,
     kind: str = "flux_conserving",
     wavelength_unit: str | None = None,
 ) -> Resampled:
-    r"""Resample spectra to another grid of wavelengths, e.g. to the one that a network was trained on.
+    r"""Resample spectra to another grid of wavelengths, such as that of a network.
 
     - ``"flux_conserving"``: pixels reach half way to their neighbours (but not into gaps, steps of
       more than three times those beside them), and a new pixel is the mean of the old ones that it
-      overlaps, weighted by the overlap. With flux per unit of wavelength its integral is conserved.
-      The one to take when new pixels are wider than old ones, or as wide.
+      overlaps, weighted by the overlap. It conserves the integral of flux per unit of wavelength.
+      Take it when new pixels are as wide as old ones, or wider.
     - ``"linear"``: flux at the centres of new pixels, interpolated between the two nearest old
-      ones. It leaves out what lies between, and averages no noise; the one to take when new pixels
-      are narrower.
+      ones. It skips pixels in between, and averages no noise. Take it when new pixels are narrower.
 
-    Neither changes the resolution: a network trained on spectra of another resolution wants them
-    convolved first.
+    Neither changes the resolution: for a network trained at another resolution, convolve the
+    spectra first.
 
     Parameters
     ----------
@@ -97,7 +97,6 @@ def resample(
     wavelength : array_like or astropy Quantity, shape (new pixel,)
         The new, rising grid.
     kind : {"flux_conserving", "linear"}, default "flux_conserving"
-        How.
     wavelength_unit : str, optional
         Unit of `wavelength`, as astropy writes it; by default its own, or that of `spectra`. Vacuum
         and air wavelengths are not told apart.
@@ -112,17 +111,23 @@ def resample(
     Raises
     ------
     DataError
-        When the spectra have no wavelengths, the grids do not overlap, one does not rise, its unit
-        is not stated, or new pixels have no flux while the spectra have no `ivar` to say so.
+        The spectra have no wavelengths, the grids do not overlap, one does not rise, its unit is
+        not stated, or new pixels have no flux and the spectra have no `ivar` to mark them.
     ShapeError
-        When the new grid has not one axis.
+        The new grid has not one axis.
     OptionError
-        When `kind` is not understood.
+        `kind` is not one of those above.
 
     Examples
     --------
-    >>> resampled = symspec.resample(spectra, network_wavelength, wavelength_unit="nm")  # doctest: +SKIP
-    >>> prediction = laplace.predict(resampled.spectra.flux, ivar=resampled.spectra.ivar)  # doctest: +SKIP
+    >>> import numpy as np
+    >>> import symspec
+    >>> stars = symspec.datasets.generated_stars(3, n_pixels=300, rng=np.random.default_rng(0))
+    >>> resampled = symspec.resample(stars, np.linspace(400.0, 680.0, 90), wavelength_unit="nm")
+    >>> resampled.spectra
+    Spectra(3 stars, 90 pixels, ivar, wavelength in nm, labels TEFF [K], LOGG [dex], FE_H [dex])
+
+    `LaplacePosterior.predict` takes `resampled` itself, with its covariance.
     """
     check_choice(kind, "kind", KINDS)
     unit = _find_unit(wavelength, wavelength_unit, spectra.wavelength_unit)
@@ -140,28 +145,27 @@ def resample(
         ids=spectra.ids,
         wavelength_unit=unit,
     )
-    return Resampled(resampled, R, spectra.ivar)
+    return Resampled(spectra=resampled, matrix=R, source_ivar=spectra.ivar)
 
 
 def build_resampling_matrix(
     old: np.ndarray, new: np.ndarray, kind: str = "flux_conserving"
 ) -> sparse.csr_array:
-    """The map R that takes flux on one grid to another.
+    """Linear map R from flux on one grid to flux on another.
 
     Parameters
     ----------
     old : numpy.ndarray, shape (old pixel,)
-        Rising wavelengths of the flux there is.
+        Rising wavelengths.
     new : numpy.ndarray, shape (new pixel,)
-        Rising wavelengths wanted, in the same unit.
+        Rising wavelengths in the same unit.
     kind : {"flux_conserving", "linear"}
         As in `resample`.
 
     Returns
     -------
     scipy.sparse.csr_array, shape (new pixel, old pixel)
-        Rows sum to 1, or are empty where a new pixel reaches out of the old grid or into a gap of
-        it.
+        Rows sum to 1; those of new pixels that reach out of the old grid or into a gap are empty.
     """
     build = {"flux_conserving": _build_conserving, "linear": _build_linear}[kind]
     rows, columns, weights = build(old, new)
@@ -173,7 +177,7 @@ def build_resampling_matrix(
 
 
 def propagate_through(J_x: np.ndarray, R: sparse.csr_array, ivar: np.ndarray) -> np.ndarray:
-    r"""Covariance of labels from the errors of flux that was resampled.
+    r"""Covariance of labels due to the errors of resampled flux.
 
     .. math:: J_x R \, \mathrm{diag}(1 / \mathrm{ivar}) \, R^T J_x^T
 
@@ -189,13 +193,13 @@ def propagate_through(J_x: np.ndarray, R: sparse.csr_array, ivar: np.ndarray) ->
     Returns
     -------
     numpy.ndarray, shape (star, label, label)
-        In the units of the labels. New pixels without information have no part in it, whatever J_x
-        is there: a network is given their training mean, which no error of the flux can move.
+        In the units of the labels. New pixels without information contribute nothing, whatever
+        their J_x: the network is given their training mean, which has no error.
 
     Raises
     ------
     ShapeError
-        When the arrays do not fit together.
+        The arrays do not fit together.
     """
     n_new, n_old = R.shape
     if J_x.ndim != 3 or J_x.shape[2] != n_new or ivar.shape != (J_x.shape[0], n_old):
@@ -211,7 +215,9 @@ def propagate_through(J_x: np.ndarray, R: sparse.csr_array, ivar: np.ndarray) ->
     return np.matmul(J_old * _invert(ivar)[:, None, :], J_old.transpose(0, 2, 1))
 
 
-def _match_grids(spectra: Spectra, wavelength: Any, unit: str) -> tuple[np.ndarray, np.ndarray]:
+def _match_grids(
+    spectra: Spectra, wavelength: np.ndarray, unit: str
+) -> tuple[np.ndarray, np.ndarray]:
     """Both grids in the unit of the old one, the one of `wavelength` being `unit`."""
     if spectra.wavelength is None:
         raise DataError(
@@ -241,8 +247,8 @@ def _match_grids(spectra: Spectra, wavelength: Any, unit: str) -> tuple[np.ndarr
     return old, new
 
 
-def _find_unit(wavelength: Any, wavelength_unit: str | None, default: str) -> str:
-    """Unit of the new grid: that which is said, that of an astropy Quantity, or that of the old grid."""
+def _find_unit(wavelength: ArrayLike, wavelength_unit: str | None, default: str) -> str:
+    """Unit of the new grid: as given, else of an astropy Quantity, else of the old grid."""
     stated = getattr(wavelength, "unit", None)
     if stated is None:
         return wavelength_unit or default
@@ -255,7 +261,7 @@ def _find_unit(wavelength: Any, wavelength_unit: str | None, default: str) -> st
 
 
 def _apply(R: sparse.csr_array, spectra: Spectra) -> tuple[np.ndarray, np.ndarray | None]:
-    """New flux, NaN where nothing is known, and one over the diagonal of its covariance."""
+    """New flux, NaN without information, and one over the diagonal of its covariance."""
     if spectra.ivar is None:
         if (empty := np.diff(R.indptr) == 0).any():
             raise DataError(
@@ -273,7 +279,7 @@ def _apply(R: sparse.csr_array, spectra: Spectra) -> tuple[np.ndarray, np.ndarra
 
 
 def _find_good(R: sparse.csr_array, ivar: np.ndarray) -> np.ndarray:
-    """Which new pixels (star, new pixel) depend on some old ones, and on none without information."""
+    """Whether new pixels (star, new pixel) depend on old ones, and on none of ivar = 0."""
     bad = (abs(R) @ (ivar == 0).T.astype(float)).T > 0
     return ~bad & (np.diff(R.indptr) > 0)
 
@@ -283,16 +289,16 @@ def _invert(ivar: np.ndarray) -> np.ndarray:
 
 
 def _find_gaps(grid: np.ndarray) -> np.ndarray:
-    """Which steps of a grid are gaps (step,)."""
+    """Whether steps of a grid are gaps (step,)."""
     steps = np.diff(grid)
     if steps.size < 2:
         return np.zeros(steps.size, dtype=bool)
-    beside = np.pad(steps, 1, mode="reflect")  # at the ends the one step that there is
+    beside = np.pad(steps, 1, mode="reflect")  # at the ends there is one step only
     return steps > _GAP * np.maximum(beside[:-2], beside[2:])
 
 
 def _find_edges(grid: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Both edges of each pixel: half way to its neighbours, and as far at ends and gaps as on the other side."""
+    """Edges of each pixel: half way to its neighbours; at ends and gaps as on the other side."""
     if grid.size == 1:
         raise ShapeError(
             "wavelength should have two pixels or more, got one, which has no width: interpolate,"
@@ -301,16 +307,20 @@ def _find_edges(grid: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     half = np.where(_find_gaps(grid), np.nan, np.diff(grid) / 2)
     left = np.insert(half, 0, np.nan)
     right = np.append(half, np.nan)
-    left, right = np.where(np.isnan(left), right, left), np.where(np.isnan(right), left, right)
-    alone = np.isnan(left)  # between two gaps
-    left[alone] = right[alone] = np.nanmedian(half)
-    return grid - left, grid + right
+    has_left = ~np.isnan(left)
+    has_right = ~np.isnan(right)
+    lower = np.where(has_left, left, right)
+    upper = np.where(has_right, right, left)
+    alone = ~(has_left | has_right)  # between two gaps
+    lower[alone] = np.nanmedian(half)
+    upper[alone] = lower[alone]
+    return grid - lower, grid + upper
 
 
 def _build_conserving(
     old: np.ndarray, new: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Overlap of each new pixel with each old one, as a share of the new one: rows, columns, weights."""
+    """Overlaps of new pixels with old ones as shares of the new: rows, columns, weights."""
     low, high = _find_edges(old)
     start, stop = _find_edges(new)
     first = np.searchsorted(high, start, side="right")
@@ -329,7 +339,7 @@ def _build_conserving(
 
 
 def _build_linear(old: np.ndarray, new: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Weights of the two old pixels beside the centre of each new one: rows, columns, weights."""
+    """Weights of the two old pixels beside each new centre: rows, columns, weights."""
     if old.size == 1:
         raise ShapeError(
             "spectra should have two pixels or more to interpolate between, got one: give more."

@@ -1,14 +1,16 @@
-"""Spectra of many stars on one wavelength grid, with what is known of their noise and labels."""
+"""Spectra of many stars on one wavelength grid, with their noise and labels if known."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import ClassVar
 
 import numpy as np
+from numpy.typing import ArrayLike
 
-from symspec.errors import DataError, ShapeError
+from symspec.errors import DataError, OptionError, ShapeError
 from symspec.safety.arrays import describe_bad
 from symspec.safety.checks import as_float_array, check_finite, check_ivar, check_not_infinite
 
@@ -17,37 +19,39 @@ from symspec.safety.checks import as_float_array, check_finite, check_ivar, chec
 class Spectra:
     """Spectra of many stars on one wavelength grid.
 
-    Arrays are float64 and read-only. An array that was float64 already is shared with the caller,
-    not copied, and never written into. ``spectra[stars]`` with an integer, a slice, a mask or an
-    array of integers gives those stars as `Spectra`; an integer keeps the star axis.
+    Arrays are float64 and read-only. A float64 array of the caller is shared, not copied, and never
+    written into. ``spectra[stars]`` with an integer, a slice, a mask or an array of integers gives
+    those stars as `Spectra`; an integer keeps the star axis.
 
     Attributes
     ----------
     flux : numpy.ndarray, shape (star, pixel)
         Flux, in any unit; finite wherever `ivar` is not 0.
     ivar : numpy.ndarray, shape (star, pixel), or None
-        Inverse variance of the flux, 1/sigma**2; 0 means no information. None: not known at all.
+        Inverse variance of the flux, 1/sigma**2; 0 means no information. None: unknown.
     wavelength : numpy.ndarray, shape (pixel,), or None
         Wavelength of each pixel, in `wavelength_unit`.
     labels : numpy.ndarray, shape (star, label), or None
         Labels in `label_units`; NaN where missing.
     label_names : tuple of str
-        One name a label; ``label_0``, ``label_1``, ... unless given.
+        One name a label; by default ``label_0``, ``label_1``, ...
     label_units : tuple of str
-        One unit a label; ``""`` unless given.
+        One unit a label; by default ``""``.
     ids : numpy.ndarray of str, shape (star,), or None
-        The stars' names; bytes are decoded, numbers written out.
+        Names of the stars; bytes are decoded, numbers written out.
     wavelength_unit : str
         Unit of `wavelength`, default ``"Angstrom"``.
 
     Raises
     ------
     ShapeError
-        When arrays do not fit together.
+        Arrays do not fit together.
     DataError
-        When flux is not finite where `ivar` is not 0, `ivar` is negative or not finite, a label is
-        infinite, names occur twice, or anything is no array of numbers.
+        Flux is not finite where `ivar` is not 0, `ivar` is negative or not finite, a label is
+        infinite, a name occurs twice, or anything is no array of numbers.
     """
+
+    name: ClassVar[str] = "the spectra"  # in messages, where those of a file have its path
 
     flux: np.ndarray
     ivar: np.ndarray | None = None
@@ -70,8 +74,8 @@ class Spectra:
             self._set("labels", _as_labels(self.labels, flux.shape[0]))
         if self.ids is not None:
             self._set("ids", _as_ids(self.ids, flux.shape[0]))
-        names = _as_words(self.label_names, "label_names", self.n_labels)
-        units = _as_words(self.label_units, "label_units", self.n_labels)
+        names = _as_strings(self.label_names, "label_names", self.n_labels)
+        units = _as_strings(self.label_units, "label_units", self.n_labels)
         if len(set(names)) < len(names):
             raise DataError(
                 f"label_names should all differ, got {names}: rename those that occur twice."
@@ -105,7 +109,15 @@ class Spectra:
     def __len__(self) -> int:
         return self.n_stars
 
-    def __getitem__(self, stars: Any) -> Spectra:
+    def read(self, rows: slice = slice(None)) -> Spectra:
+        """Take some stars, as `read` of an open file does."""
+        return self[check_rows(rows, self.n_stars)]
+
+    def identity(self) -> dict[str, str | None]:
+        """Digest of the numbers, labels and names, by the same key as that of an open file."""
+        return {"spectra": hash_spectra(self)}
+
+    def __getitem__(self, stars: int | slice | ArrayLike) -> Spectra:
         stars = _as_star_index(stars, self.n_stars)
         return Spectra(
             flux=self.flux[stars],
@@ -120,23 +132,46 @@ class Spectra:
 
     def __repr__(self) -> str:
         labels = ", ".join(map(with_unit, self.label_names, self.label_units))
-        return (
-            f"Spectra({self.n_stars} stars, {self.n_pixels} pixels,"
-            f" {'no ivar' if self.ivar is None else 'ivar'},"
-            f" {'no wavelength' if self.wavelength is None else f'wavelength in {self.wavelength_unit}'},"
-            f" {f'labels {labels}' if labels else 'no labels'})"
+        parts = [
+            f"{self.n_stars} stars",
+            f"{self.n_pixels} pixels",
+            "no ivar" if self.ivar is None else "ivar",
+            "no wavelength" if self.wavelength is None else f"wavelength in {self.wavelength_unit}",
+            f"labels {labels}" if labels else "no labels",
+        ]
+        return f"Spectra({', '.join(parts)})"
+
+
+def hash_spectra(spectra: Spectra) -> str:
+    """SHA-256 of the flux, ivar, labels and ids of some stars."""
+    digest = hashlib.sha256()
+    arrays = {"flux": spectra.flux, "ivar": spectra.ivar, "labels": spectra.labels}
+    for name, array in arrays.items():
+        if array is not None:
+            digest.update(f"{name}{array.dtype.str}{array.shape}".encode())
+            digest.update(np.ascontiguousarray(array).data)
+    digest.update(b"" if spectra.ids is None else "\n".join(spectra.ids).encode())
+    return digest.hexdigest()
+
+
+def check_rows(rows: slice, n_stars: int) -> slice:
+    """Refuse anything but a slice that goes forward; return it with its numbers filled in."""
+    if not isinstance(rows, slice) or (rows.step or 1) < 1:
+        raise OptionError(
+            f"rows should be a slice with a step above 0, got {rows!r}: write slice(0, 1000)."
         )
+    return slice(*rows.indices(n_stars))
 
 
-def _as_matrix(value: Any, name: str, axis: str) -> np.ndarray:
+def _as_matrix(value: ArrayLike, name: str, axis: str) -> np.ndarray:
     array = as_float_array(value, name)
     if array.ndim == 2 and array.shape[1] > 0:
         return array
     advice = "give one row a star"
     if array.ndim == 1:
-        advice = f"for one star give {name}[None, :]" + (
-            f", for one {axis} {name}[:, None]" * (axis == "label")
-        )
+        advice = f"for one star give {name}[None, :]"
+        if axis == "label":
+            advice += f", for one label {name}[:, None]"
     elif array.ndim == 2:
         advice = f"give at least one {axis}"
     raise ShapeError(f"{name} should have shape (star, {axis}), got {array.shape}: {advice}.")
@@ -156,7 +191,7 @@ def _refuse_unmarked(flux: np.ndarray, ivar: np.ndarray | None) -> None:
         )
 
 
-def _as_wavelength(value: Any, n_pixels: int) -> np.ndarray:
+def _as_wavelength(value: ArrayLike, n_pixels: int) -> np.ndarray:
     wavelength = as_float_array(value, "wavelength")
     if wavelength.shape != (n_pixels,):
         advice = "give one wavelength for each pixel of flux"
@@ -171,7 +206,7 @@ def _as_wavelength(value: Any, n_pixels: int) -> np.ndarray:
     return wavelength
 
 
-def _as_labels(value: Any, n_stars: int) -> np.ndarray:
+def _as_labels(value: ArrayLike, n_stars: int) -> np.ndarray:
     labels = _as_matrix(value, "labels", "label")
     if labels.shape[0] != n_stars:
         advice = (
@@ -186,7 +221,7 @@ def _as_labels(value: Any, n_stars: int) -> np.ndarray:
     return labels
 
 
-def _as_ids(value: Any, n_stars: int) -> np.ndarray:
+def _as_ids(value: ArrayLike, n_stars: int) -> np.ndarray:
     raw = np.asarray(value)
     if raw.shape != (n_stars,):
         raise ShapeError(
@@ -194,36 +229,36 @@ def _as_ids(value: Any, n_stars: int) -> np.ndarray:
             " stars."
         )
     if raw.dtype.kind in "SO":
-        words = [
+        names = [
             item.decode("utf-8", "replace") if isinstance(item, bytes) else str(item)
             for item in raw
         ]
-        return np.array(words, dtype=str)
+        return np.array(names, dtype=str)
     return raw.astype(str)
 
 
-def _as_words(words: Iterable[str], name: str, n_labels: int) -> tuple[str, ...]:
-    if isinstance(words, str):
+def _as_strings(strings: Iterable[str], name: str, n_labels: int) -> tuple[str, ...]:
+    if isinstance(strings, str):
         raise DataError(
-            f"{name} should be a sequence of strings, got {words!r}: write ({words!r},)."
+            f"{name} should be a sequence of strings, got {strings!r}: write ({strings!r},)."
         )
-    words = tuple(words)
-    if not all(isinstance(word, str) for word in words):
+    strings = tuple(strings)
+    if not all(isinstance(one, str) for one in strings):
         raise DataError(
-            f"{name} should be a sequence of strings, got {words!r}: convert each with str()."
+            f"{name} should be a sequence of strings, got {strings!r}: convert each with str()."
         )
-    if words and len(words) != n_labels:
+    if strings and len(strings) != n_labels:
         advice = (
             "give one for each column of labels"
             if n_labels
             else "give labels as well, or leave it out"
         )
-        raise ShapeError(f"{name} should have length {n_labels}, got {len(words)}: {advice}.")
-    return tuple(str(word) for word in words)
+        raise ShapeError(f"{name} should have length {n_labels}, got {len(strings)}: {advice}.")
+    return tuple(str(one) for one in strings)
 
 
-def _as_star_index(stars: Any, n_stars: int) -> slice | np.ndarray:
-    """Turn whatever selects stars into an index that keeps the star axis."""
+def _as_star_index(stars: int | slice | ArrayLike, n_stars: int) -> slice | np.ndarray:
+    """Turn a selection of stars into an index that keeps the star axis."""
     if isinstance(stars, slice):
         return stars
     index = np.asarray(stars)

@@ -1,105 +1,105 @@
-"""Wavelength grids: their units, as astropy knows them, and the order of their pixels."""
+"""Wavelength grids: their units, by astropy, and the order of their pixels."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from symspec.errors import DataError, ShapeError
 from symspec.safety.checks import as_float_array, check_finite
+
+if TYPE_CHECKING:
+    from astropy.units import UnitBase
 
 DEFAULT_UNIT = "Angstrom"
 _POWERS = {"std": 1, "var": 2, "ivar": -2}
 
 
-def parse_unit(word: str) -> str:
-    """Check a unit of length, and give it the spelling that astropy does.
+def parse_unit(name: str) -> str:
+    """Check a unit of length, and spell it as astropy does.
 
     Parameters
     ----------
-    word : str
+    name : str
         The unit, e.g. "Angstrom", "nm", "um".
-
-    Returns
-    -------
-    str
-        The unit as `astropy.units` writes it.
 
     Raises
     ------
     DataError
-        When astropy does not know it, or it is no length.
+        Astropy does not know it, or it is no length.
     """
-    if word == DEFAULT_UNIT:  # spares the import of astropy
-        return word
+    if name == DEFAULT_UNIT:  # spares the import of astropy
+        return name
     from astropy import units
 
     try:
-        unit = _parse(word)
+        unit = _parse(name)
         unit.to(units.AA)
-    # a foreign string may make the parser raise other things than ValueError
+    # a foreign string may make the parser raise other errors than ValueError
     except Exception:
         raise DataError(
-            f"the unit of wavelength should be a length that astropy.units knows, got {word!r}:"
+            f"the unit of wavelength should be a length that astropy.units knows, got {name!r}:"
             ' write it as "Angstrom", "nm", "um", ..., or say what it is with wavelength_unit=.'
         ) from None
     return unit.to_string()
 
 
-def _parse(word: str) -> Any:
-    """An astropy unit, also of a name in capitals or in the plural, as headers have them: ANGSTROMS, Microns."""
+def _parse(name: str) -> UnitBase:
+    """Parse a unit, also in capitals or in the plural as in headers: ANGSTROMS, Microns."""
     from astropy import units
 
     try:
-        return units.Unit(word)
+        return units.Unit(name)
     except ValueError:
-        if len(word) < 6:  # short ones are symbols, in which a capital is another unit
+        if len(name) < 6:  # a symbol, in which a capital means another unit
             raise
-        return units.Unit(word.lower().removesuffix("s"))
+        return units.Unit(name.lower().removesuffix("s"))
 
 
 def is_same_unit(one: str, other: str) -> bool:
-    """Whether two units are one, however they are spelt: micron and um."""
+    """Whether two spellings are one unit, as micron and um are."""
     return one == other or _parse(parse_unit(one)) == _parse(parse_unit(other))
 
 
-def is_unit(word: str) -> bool:
-    """Whether `parse_unit` understands this word."""
+def is_unit(name: str) -> bool:
+    """Whether `parse_unit` understands this name."""
     try:
-        parse_unit(word)
+        parse_unit(name)
     except DataError:
         return False
     return True
 
 
 def find_unit_factor(unit: str | None, flux_unit: str | None, kind: str, name: str) -> float:
-    """Find what an uncertainty has to be multiplied with to be in the units of the flux, or a power of them.
+    """Find the factor that takes an uncertainty to the units of the flux, or a power of them.
 
     Parameters
     ----------
     unit, flux_unit : str or None
-        Units of uncertainty and flux as they are stated, if they are.
+        Units of uncertainty and flux, None where none is stated.
     kind : {"std", "var", "ivar"}
-        What the uncertainty is: its units are those of the flux to the power 1, 2 or -2.
+        Kind of uncertainty, whose unit is that of the flux to the power 1, 2 or -2.
     name : str
-        What the uncertainty is called, used in the error.
+        Name of the uncertainty, used in the error.
 
     Returns
     -------
     float
-        1 where one of the units is not stated, or unknown to astropy.
+        1 if one of the units is not stated, or unknown to astropy.
 
     Raises
     ------
     DataError
-        When the units cannot be those of this kind of uncertainty.
+        The unit is not one of this kind of uncertainty.
     """
     if not unit or not flux_unit or (unit == flux_unit and kind == "std"):
         return 1.0
     from astropy import units
 
-    stated, of_flux = (units.Unit(word, parse_strict="silent") for word in (unit, flux_unit))
+    stated = units.Unit(unit, parse_strict="silent")
+    of_flux = units.Unit(flux_unit, parse_strict="silent")
     if isinstance(stated, units.UnrecognizedUnit) or isinstance(of_flux, units.UnrecognizedUnit):
         return 1.0
     try:
@@ -113,13 +113,13 @@ def find_unit_factor(unit: str | None, flux_unit: str | None, kind: str, name: s
 
 
 def convert_wavelength(wavelength: np.ndarray, unit: str, wanted: str) -> np.ndarray:
-    """Wavelengths in another unit; the same array where the two are one. Vacuum and air are left as they are."""
+    """Convert wavelengths, vacuum or air alike; the same array is returned for the same unit."""
     if is_same_unit(unit, wanted):
         return wavelength
     return wavelength * _parse(unit).to(_parse(wanted))
 
 
-def find_pixel_order(wavelength: Any, name: str = "wavelength") -> slice:
+def find_pixel_order(wavelength: ArrayLike, name: str = "wavelength") -> slice:
     """Find the order of pixels in which wavelengths rise.
 
     Parameters
@@ -127,7 +127,7 @@ def find_pixel_order(wavelength: Any, name: str = "wavelength") -> slice:
     wavelength : array_like, shape (pixel,)
         Wavelengths that rise or fall.
     name : str
-        What they are called, used in the error.
+        Name of the wavelengths, used in the error.
 
     Returns
     -------
@@ -137,9 +137,9 @@ def find_pixel_order(wavelength: Any, name: str = "wavelength") -> slice:
     Raises
     ------
     ShapeError
-        When there is not one axis.
+        There is not one axis.
     DataError
-        When a wavelength is not finite, occurs twice, or breaks the order.
+        A wavelength is not finite, occurs twice, or breaks the order.
     """
     wavelength = as_float_array(wavelength, name)
     if wavelength.ndim != 1:
@@ -152,12 +152,13 @@ def find_pixel_order(wavelength: Any, name: str = "wavelength") -> slice:
         return slice(None)
     if (steps < 0).all():
         return slice(None, None, -1)
-    # a step against the direction that most take
-    bad = steps <= 0 if np.count_nonzero(steps > 0) >= np.count_nonzero(steps < 0) else steps >= 0
+    # steps against the direction of most
+    rises = np.count_nonzero(steps > 0) >= np.count_nonzero(steps < 0)
+    bad = steps <= 0 if rises else steps >= 0
     first = int(np.argmax(bad))
-    what = "twice the same" if steps[first] == 0 else "unordered ones"
+    found = "twice the same" if steps[first] == 0 else "unordered ones"
     raise DataError(
-        f"{name} should rise or fall from pixel to pixel, got {what} at {np.count_nonzero(bad)}"
+        f"{name} should rise or fall from pixel to pixel, got {found} at {np.count_nonzero(bad)}"
         f" places (first: pixel {first} is {wavelength[first]:.10g}, pixel {first + 1} is"
         f" {wavelength[first + 1]:.10g}): sort the pixels by wavelength, in flux and uncertainty"
         " alike, and keep one of those that are equal."

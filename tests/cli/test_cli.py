@@ -318,7 +318,7 @@ def test_jacobian_is_that_of_the_compiled_function_and_is_plotted(
     work, tmp_path, monkeypatch, stars
 ):
     monkeypatch.setattr(
-        "symspec.files.surveys.PIECE_BYTES", 16 * 8 * 3 * N_PIXELS
+        "symspec.files.partial_runs.PIECE_BYTES", 16 * 8 * 3 * N_PIXELS
     )  # pieces of 16 stars
     monkeypatch.setattr("symspec.safety.progress.SECONDS_BEFORE", 0.0)
     path, figure = tmp_path / "jacobian.h5", tmp_path / "figure.png"
@@ -367,7 +367,16 @@ def test_demo_prints_what_the_demo_found(work, monkeypatch, stars, tmp_path):
 
     laplace = read_laplace(work.model)
     prediction = laplace.predict(stars.flux)
-    bad = Certificate(1.0, 2.0, -3.0, 0.0, 9.0, np.ones(3), False, "not at a minimum")
+    bad = Certificate(
+        gradient_norm=1.0,
+        newton_decrement=2.0,
+        smallest_eigenvalue=-3.0,
+        eigenvalue_error=0.0,
+        largest_eigenvalue=9.0,
+        newton_shift=np.ones(3),
+        is_minimum=False,
+        message="not at a minimum",
+    )
     asked = {}
 
     def run_demo(output, **options):

@@ -323,7 +323,11 @@ def test_a_subset_is_compared_with_laplace_on_the_same_subset(bent, subset):
 @pytest.mark.parametrize(
     ("words", "error", "said"),
     [
-        ({"n_chains": 1}, ss.OptionError, "n_chains should be an integer of at least 2, got 1: give 4"),
+        (
+            {"n_chains": 1},
+            ss.OptionError,
+            "n_chains should be an integer of at least 2, got 1: give 4",
+        ),
         ({"n_draws": 0}, ss.OptionError, "n_draws should be an integer of at least 20, got 0"),
         ({"n_tune": 0}, ss.OptionError, "n_tune should be an integer of at least 20, got 0"),
         ({"sampler": "emcee"}, ss.OptionError, "sampler should be one of 'auto', 'nutpie'"),

@@ -1,4 +1,4 @@
-"""A network knows its wavelengths: other spectra are refused, or resampled with the covariance that this leaves."""
+"""Spectra on another grid than the network's are refused, or resampled with their covariance."""
 
 import numpy as np
 import pytest

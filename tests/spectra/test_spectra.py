@@ -1,4 +1,4 @@
-"""Spectra keep what they were given, and every check says what was expected, what came and what to do."""
+"""Spectra keep what they are given; checks say what was expected, what came, what to do."""
 
 import dataclasses
 

@@ -1,11 +1,11 @@
-"""What is in a foreign file of a network, and which of its layers symspec has."""
+"""Content of a foreign network's file: its layers, and which of them symspec reads."""
 
 from __future__ import annotations
 
 import math
 import os
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,7 +29,7 @@ from symspec.files.importers.onnx.files import list_nodes
 from symspec.files.importers.payne import list_payne_shapes
 from symspec.files.importers.safetensors import list_safetensors
 from symspec.files.importers.torch import list_tensors
-from symspec.files.matching import StoredArray, reading
+from symspec.files.matching import FileArray, reading
 from symspec.networks.layers import Shape
 
 _FORMATS = {
@@ -49,9 +49,9 @@ _WITH_LAYERS = (
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class FileRow:
-    """One layer of a foreign file, or one array where the file does not describe its layers.
+    """One layer of a foreign file, or one array of a file that does not describe its layers.
 
     Attributes
     ----------
@@ -59,11 +59,11 @@ class FileRow:
     kind : str
         Class of the layer, or "array".
     shapes : tuple of tuple of int
-        Of its arrays.
+        Shapes of its arrays.
     out : tuple of int or None
-        Shape of what comes out, of one star, if that is known.
+        Shape of one star's output, if known.
     verdict : str
-        "yes" where symspec reads it, or why not; empty for arrays.
+        "yes" if symspec reads it, or else the reason why not; empty for arrays.
     """
 
     name: str
@@ -78,14 +78,14 @@ class FileRow:
         return sum(map(math.prod, self.shapes))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class FileDescription:
-    """A foreign file of a network.
+    """The content of a foreign network's file.
 
     Attributes
     ----------
     format : str
-        In words.
+        Name of the format, for people.
     rows : tuple of FileRow
     advice : str
         How to read it.
@@ -109,64 +109,79 @@ def is_foreign_network(path: str | os.PathLike[str]) -> bool:
 
 
 def describe_file(path: str | os.PathLike[str]) -> FileDescription:
-    """Tell what is in a network's file of another program; weights stay unread, and nothing is run.
+    """List the layers or arrays of a foreign network; no weights are read and nothing is run.
 
     Parameters
     ----------
     path : str or path
-        Of the formats of `import_network`.
+        A file of a format that `import_network` reads.
 
     Returns
     -------
     FileDescription
-        Of a whole model of Keras or ONNX each layer or node, with whether symspec reads it; of
-        other files each array.
+        Each layer (node) of a whole model of Keras (ONNX), with whether symspec reads it; each
+        array of other files.
 
     Raises
     ------
-    FileNotFoundError, FileFormatError
-        There is nothing, or nothing that is understood.
+    FileNotFoundError
+        There is nothing at `path`.
+    FileFormatError
+        The file is damaged, or of another format.
     """
-    path, kind = Path(path), find_kind(path)
+    path = Path(path)
+    kind = find_kind(path)
     if kind in ("keras", "keras_hdf5"):
         return _describe_keras(path, kind)
     if kind == "onnx":
-        rows = tuple(FileRow(*row, verdict or READ) for *row, verdict in list_nodes(path))
-        return FileDescription(_FORMATS[kind], rows, _advise(rows))
+        return _describe_onnx(path)
+    advice = _WITH_LAYERS
     if kind == "payne":
-        rows = tuple(
-            FileRow(name, "array", (shape,)) for name, shape in list_payne_shapes(path).items()
-        )
-        return FileDescription(
-            _FORMATS[kind], rows, "symspec.read_network(path, activation='leaky_relu' or 'sigmoid')"
-        )
+        shapes = list_payne_shapes(path)
+        advice = "symspec.read_network(path, activation='leaky_relu' or 'sigmoid')"
+    else:
+        shapes = {array.name: array.shape for array in _list_torch(path, kind)}
+    return FileDescription(format=_FORMATS[kind], rows=_list_rows(shapes), advice=advice)
+
+
+def _list_torch(path: Path, kind: str) -> list[FileArray]:
+    """List the tensors of a state_dict."""
     with reading(path, f"a file of {_FORMATS[kind]}"):
         if kind == "safetensors":
-            found = list_safetensors(path)
-        else:
-            with zipfile.ZipFile(path) as archive:
-                found = list_tensors(path, archive)
-    return FileDescription(_FORMATS[kind], _list_rows(found), _WITH_LAYERS)
+            return list_safetensors(path)
+        with zipfile.ZipFile(path) as archive:
+            return list_tensors(path, archive)
 
 
-def _list_rows(arrays: Sequence[StoredArray]) -> tuple[FileRow, ...]:
-    return tuple(FileRow(array.name, "array", (array.shape,)) for array in arrays)
+def _list_rows(shapes: Mapping[str, Shape]) -> tuple[FileRow, ...]:
+    """Rows of arrays, given their shapes by name."""
+    return tuple(
+        FileRow(name=name, kind="array", shapes=(shape,)) for name, shape in shapes.items()
+    )
+
+
+def _describe_onnx(path: Path) -> FileDescription:
+    rows = tuple(
+        FileRow(name=name, kind=op, shapes=shapes, out=out, verdict=reason or READ)
+        for name, op, shapes, out, reason in list_nodes(path)
+    )
+    return FileDescription(format=_FORMATS["onnx"], rows=rows, advice=_advise(rows))
 
 
 def _describe_keras(path: Path, kind: str) -> FileDescription:
     with (open_keras_zip if kind == "keras" else open_keras_hdf5)(path) as file:
         if file.description is None:
-            found = [array for own in list_weights(path, file.weights).values() for array in own]
-            return FileDescription(_WEIGHTS, _list_rows(found), _WITH_LAYERS)
+            weights = list_weights(path, file.weights)
+            shapes = {array.name: array.shape for own in weights.values() for array in own}
+            return FileDescription(format=_WEIGHTS, rows=_list_rows(shapes), advice=_WITH_LAYERS)
         model = read_model(path, file.description)
         rows = _describe_model(model, file.list_arrays(model))
-    return FileDescription(_FORMATS[kind], rows, _advise(rows))
+    return FileDescription(format=_FORMATS[kind], rows=rows, advice=_advise(rows))
 
 
 def _advise(rows: Sequence[FileRow]) -> str:
-    return (
-        "symspec.read_network(path)" if all(row.verdict == READ for row in rows) else _WITH_LAYERS
-    )
+    reads_all = all(row.verdict == READ for row in rows)
+    return "symspec.read_network(path)" if reads_all else _WITH_LAYERS
 
 
 def _describe_model(model: KerasLayer, arrays: Arrays) -> tuple[FileRow, ...]:
@@ -176,42 +191,42 @@ def _describe_model(model: KerasLayer, arrays: Arrays) -> tuple[FileRow, ...]:
     places: dict[Call, int | None] = {}
     rows = []
     for call in order_calls(model, graph):
-        layer = graph.layers.get(call[0])
+        verdict = READ
         if call in numbers:
-            places[call], verdict = assembly.take_input(numbers[call]), READ
+            places[call] = assembly.take_input(numbers[call])
         else:
-            places[call], verdict = _try_layer(
-                assembly, layer, [places[source] for source in graph.sources[call]]
-            )
-        if layer is not None:
-            place = places[call]
-            out = None if place is None else assembly.shapes[place]
+            sources = [places[source] for source in graph.sources[call]]
+            places[call], verdict = _try_layer(assembly, graph.layers[call[0]], sources)
+        place = places[call]
+        if (layer := graph.layers.get(call[0])) is not None:
             rows.append(
-                FileRow(layer.place, layer.class_name, _list_shapes(layer, arrays), out, verdict)
+                FileRow(
+                    name=layer.place,
+                    kind=layer.class_name,
+                    shapes=_list_shapes(layer, arrays),
+                    out=None if place is None else assembly.shapes[place],
+                    verdict=verdict,
+                )
             )
     return tuple(rows)
 
 
 def _list_shapes(layer: KerasLayer, arrays: Arrays) -> tuple[Shape, ...]:
-    inside = (
-        [name for name in arrays if name.startswith(f"{layer.place}/")]
-        if layer.is_model
-        else [layer.place]
-    )
+    inside = [layer.place]
+    if layer.is_model:
+        inside = [name for name in arrays if name.startswith(f"{layer.place}/")]
     return tuple(array.shape for name in inside for array in arrays.get(name, ()))
 
 
 def _try_layer(
     assembly: Assembly, layer: KerasLayer, sources: Sequence[int | None]
 ) -> tuple[int | None, str]:
-    """Place of what a layer becomes, None where that is not known, and the verdict."""
+    """Place of a layer's output, None if not known, and the verdict."""
     try:
         check_class(layer)
         known = [source for source in sources if source is not None]
-        return (
-            (None, BEHIND)
-            if len(known) < len(sources)
-            else (assembly.add_layer(layer, known), READ)
-        )
+        if len(known) < len(sources):
+            return None, BEHIND
+        return assembly.add_layer(layer, known), READ
     except FileFormatError as error:
         return None, str(error).removeprefix(layer.introduction).removeprefix(f"{layer.path}: ")

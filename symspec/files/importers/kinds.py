@@ -1,4 +1,4 @@
-"""What a file of weights is, told by its content."""
+"""Kinds of foreign networks, recognised by the content of a file."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pathlib import Path
 
 from symspec.errors import FileFormatError
 from symspec.files.matching import bytes_allowed, reading
+from symspec.safety.file_formats import is_hdf5
 
-_HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 # how ONNX files begin: a version, which is a small number, and another of a model's fields
 _ONNX_START = re.compile(rb"\x08[\x01-\x1f][\x12\x1a\x22\x28\x32\x3a\x42]")
 _KNOWN = (
@@ -19,7 +19,7 @@ _KNOWN = (
 
 
 def find_kind(path: str | os.PathLike[str]) -> str:
-    """Tell a file of weights by its content.
+    """Recognise a foreign network by the content of its file.
 
     Returns
     -------
@@ -28,24 +28,26 @@ def find_kind(path: str | os.PathLike[str]) -> str:
 
     Raises
     ------
-    FileNotFoundError, FileFormatError
-        There is nothing, or nothing that is understood.
+    FileNotFoundError
+        There is nothing at `path`.
+    FileFormatError
+        It is no regular file, or of another format.
     """
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(
             f"{path} should be a file, got nothing there: check the path and its spelling."
         )
-    if not path.is_file() and not path.is_dir():
-        raise FileFormatError(
-            f"{path} should be a file of {_KNOWN}, got no regular file: give another."
-        )
     if path.is_dir():
         advice = "of a TensorFlow SavedModel, save it again as model.save('model.keras')"
         raise FileFormatError(f"{path} should be a file of {_KNOWN}, got a directory: {advice}.")
+    if not path.is_file():
+        raise FileFormatError(
+            f"{path} should be a file of {_KNOWN}, got no regular file: give another."
+        )
     with reading(path, "a file"), path.open("rb") as stream:
         start = stream.read(4096)
-    if any(start[offset:].startswith(_HDF5_MAGIC) for offset in (0, 512, 1024, 2048)):
+    if is_hdf5(start):
         return "keras_hdf5"
     if start.startswith(b"PK\x03\x04"):
         return _find_kind_of_zip(path)

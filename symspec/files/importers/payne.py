@@ -10,19 +10,19 @@ first axis.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from symspec.errors import FileFormatError, OptionError
-from symspec.files.matching import StoredArray, fill_network, reading
+from symspec.files.matching import FileArray, fill_network, reading
 from symspec.networks.convolutions import LocallyConnected1D
 from symspec.networks.layers import Activation, Dense, Layer, Standardize
 from symspec.networks.network import Network
 from symspec.networks.shaping import Flatten, Reshape
-from symspec.safety.array_files import open_array_file
+from symspec.safety.array_files import open_npz
 from symspec.safety.checks import check_choice, check_finite
 
 # the file does not say which; both are in use
@@ -37,24 +37,24 @@ def import_payne(
     path: str | os.PathLike[str],
     *,
     activation: str | None = None,
-    pixels: slice | np.ndarray | None = None,
+    pixels: slice | ArrayLike | None = None,
 ) -> tuple[Network, np.ndarray]:
-    """Read an emulator of The Payne, from labels in their own units to flux.
+    """Read an emulator of The Payne, which predicts flux from labels in their own units.
 
     Parameters
     ----------
     path : str or path
     activation : {"leaky_relu", "sigmoid"}, optional
-        Of the hidden layers, which the file does not say: "leaky_relu" (slope 0.01) in The Payne's
-        code since all pixels share their layers, "sigmoid" before. Networks of one pixel each are
-        taken as "sigmoid".
+        Activation of the hidden layers, which the file does not name: "leaky_relu" (slope 0.01)
+        since The Payne's pixels share their layers, "sigmoid" before. The default for networks of
+        one pixel each is "sigmoid".
     pixels : slice or array of int or bool, optional
-        The pixels wanted.
+        Pixels to predict; default all.
 
     Returns
     -------
     Network
-        Its inputs ("n_pixels") are the labels of the star, its outputs ("labels") the flux.
+        Its inputs ("pixels") are a star's labels, and its outputs ("labels") the flux.
     theta : numpy.ndarray, shape (param,)
 
     Raises
@@ -62,11 +62,11 @@ def import_payne(
     FileFormatError
         The file is damaged, or its arrays do not fit each other.
     OptionError
-        `activation` is needed, or `pixels` are not in the file.
+        `activation` is missing, or `pixels` are not in the file.
     """
     kernels, biases, low, high = _read(path)
     is_per_pixel = kernels[0].ndim == 3
-    name = _choose(path, activation, is_per_pixel)
+    name = _choose_activation(path, activation, is_per_pixel)
     function = Activation(name, PAYNE_ACTIVATIONS[name])
     chosen = _find_pixels(pixels, len(biases[-1]))
     of_pixels = slice(None) if is_per_pixel else slice(-1, None)
@@ -79,24 +79,19 @@ def import_payne(
             layers, arrays = _build_shared(kernels, biases, function)
         net = Network([Standardize((low + high) / 2, high - low), *layers], len(low))
     names = [f"{kind}_array_{i}" for i in range(len(kernels)) for kind in "wb"]
-    found = [
-        StoredArray(name, array.shape, _give(array))
-        for name, array in zip(names, arrays, strict=True)
-    ]
+    found = list(map(FileArray.of, names, arrays))
     return fill_network(path, net, found, transpose=True)
 
 
 def list_payne_shapes(path: str | os.PathLike[str]) -> dict[str, tuple[int, ...]]:
-    """Shapes of the arrays of a file of The Payne, by name; nothing is read."""
-    with reading(path, _WHAT), open_array_file(path, "npz") as file:
+    """Find the shapes of the arrays by name; no array is read."""
+    with reading(path, _WHAT), open_npz(path) as file:
         return {name: tuple(file.find_shape(name)) for name in file.names}
 
 
-def _give(array: np.ndarray) -> Callable[[], np.ndarray]:
-    return lambda: array
-
-
-def _choose(path: str | os.PathLike[str], activation: str | None, is_per_pixel: bool) -> str:
+def _choose_activation(
+    path: str | os.PathLike[str], activation: str | None, is_per_pixel: bool
+) -> str:
     if activation is not None:
         return check_choice(activation, "activation", tuple(PAYNE_ACTIVATIONS))
     if not is_per_pixel:
@@ -111,7 +106,7 @@ def _choose(path: str | os.PathLike[str], activation: str | None, is_per_pixel: 
 def _read(
     path: str | os.PathLike[str],
 ) -> tuple[list[np.ndarray], list[np.ndarray], np.ndarray, np.ndarray]:
-    with reading(path, _WHAT), open_array_file(path, "npz") as file:
+    with reading(path, _WHAT), open_npz(path) as file:
         n_layers = sum(name.startswith("w_array_") for name in file.names)
         names = [f"{kind}_array_{i}" for kind in "wb" for i in range(n_layers)] + ["x_min", "x_max"]
         missing = [name for name in names if name not in file.names]
@@ -163,11 +158,11 @@ def _as_floats(path: str | os.PathLike[str], name: str, array: np.ndarray) -> np
     return array
 
 
-def _find_pixels(pixels: Any, n_pixels: int) -> np.ndarray:
+def _find_pixels(pixels: slice | ArrayLike | None, n_pixels: int) -> np.ndarray:
     if pixels is None:
         return np.arange(n_pixels)
     try:
-        chosen = np.arange(n_pixels)[pixels]
+        chosen = np.arange(n_pixels)[pixels if isinstance(pixels, slice) else np.asarray(pixels)]
     except (IndexError, TypeError, ValueError) as error:
         raise OptionError(
             f"pixels should choose from the {n_pixels} in the file, got {pixels!r}: give slice(0,"
@@ -183,9 +178,16 @@ def _find_pixels(pixels: Any, n_pixels: int) -> np.ndarray:
 def _build_shared(
     kernels: list[np.ndarray], biases: list[np.ndarray], function: Activation
 ) -> tuple[list[Layer], list[np.ndarray]]:
-    """Layers whose hidden ones are shared by the pixels, and their arrays."""
-    layers = [layer for b in biases for layer in (Dense(b.size), function)]
+    """Build layers that all pixels share but for the last; with their arrays."""
+    layers: list[Layer] = [layer for b in biases for layer in (Dense(b.size), function)]
     return layers[:-1], [array for pair in zip(kernels, biases, strict=True) for array in pair]
+
+
+def _as_kernels(array: np.ndarray) -> np.ndarray:
+    """Array (pixel, in) or (pixel,), of layers with one output, as (pixel, out, in)."""
+    if array.ndim == 3:
+        return array
+    return array[:, None, :] if array.ndim == 2 else array[:, None, None]
 
 
 def _build_per_pixel(
@@ -194,16 +196,16 @@ def _build_per_pixel(
     biases: list[np.ndarray],
     function: Activation,
 ) -> tuple[list[Layer], list[np.ndarray]]:
-    """Layers of one network a pixel, and their arrays: the first see all labels, the others their own pixel."""
+    """Build layers of one network a pixel; with their arrays.
+
+    The first layer sees all labels, the others see their own pixel.
+    """
     n = len(biases[-1])
-    shaped = [
-        w if w.ndim == 3 else w[:, None, :] if w.ndim == 2 else w[:, None, None] for w in kernels
-    ]
+    shaped = [_as_kernels(w) for w in kernels]
     flat = [b.reshape(n, -1) for b in biases]
     widths = [shaped[0].shape[2], *(b.shape[1] for b in flat)]
-    if [w.shape for w in shaped] != [(n, *pair[::-1]) for pair in pairwise(widths)] or widths[
-        -1
-    ] != 1:
+    expected = [(n, n_out, n_in) for n_in, n_out in pairwise(widths)]
+    if [w.shape for w in shaped] != expected or widths[-1] != 1:
         raise FileFormatError(
             f"{path} should hold a network (pixel, neuron, label) for each pixel, got kernels of"
             f" shapes {[w.shape for w in kernels]} and biases of {[b.shape for b in biases]}: the"
@@ -213,8 +215,5 @@ def _build_per_pixel(
     arrays = [shaped[0].reshape(-1, widths[0]), flat[0].ravel()]
     for width, w, b in zip(widths[2:], shaped[1:], flat[1:], strict=True):
         layers += [function, LocallyConnected1D(width, 1)]
-        arrays += [
-            np.moveaxis(w, 0, -1),
-            b,
-        ]  # (out, in, pixel), as the file keeps kernels (out, in)
+        arrays += [np.moveaxis(w, 0, -1), b]  # (out, in, pixel): the file's order is (out, in)
     return [*layers, Flatten()], arrays

@@ -1,4 +1,4 @@
-"""One entry to all importers: what a file is, is told by its content."""
+"""One entry to all importers: the content of a file decides, not its name."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from symspec.derivatives.compiled import compile_predict
 from symspec.errors import DataError, OptionError, ShapeError
@@ -31,9 +32,7 @@ _IMPORTERS = {
     "onnx": import_onnx,
 }
 _CHANNELS_FIRST = ("torch", "safetensors")
-_FLOAT32 = (
-    1e-5  # of the largest output; sums over many inputs are given what they lose in float32 besides
-)
+_FLOAT32 = 1e-5  # of the largest output, besides the rounding of a pass in float32
 
 
 def import_network(
@@ -42,71 +41,69 @@ def import_network(
     net: Network | None = None,
     label_names: Sequence[str] | None = None,
     label_units: Sequence[str] | None = None,
-    check: tuple[Any, Any] | None = None,
-    flux_scaling: tuple[Any, Any] | None = None,
-    label_scaling: tuple[Any, Any] | None = None,
-    wavelength: Any = None,
+    check: tuple[ArrayLike, ArrayLike] | None = None,
+    flux_scaling: tuple[ArrayLike, ArrayLike] | None = None,
+    label_scaling: tuple[ArrayLike, ArrayLike] | None = None,
+    wavelength: ArrayLike | None = None,
     wavelength_unit: str = "Angstrom",
     activation: str | None = None,
-    pixels: slice | np.ndarray | None = None,
+    pixels: slice | ArrayLike | None = None,
 ) -> Imported:
-    """Read a trained network of another program, which need not be installed, and of which nothing is run.
+    """Read a trained network of another program, which need not be installed; no code is run.
 
-    The flux of a whole model, of Keras or ONNX, is one flat vector: inputs of shape (pixel,
-    channel) are made of it, the channel varying fastest, and several inputs, say a spectrum and
-    photometry, lie in it in the order of the model's inputs. Several outputs follow each other in
-    the same way.
+    The input of a whole model of Keras or ONNX becomes one flat vector: inputs of shape (pixel,
+    channel) are flattened, the channel varying fastest, and several inputs, say a spectrum and
+    photometry, are joined in the model's order. Several outputs are joined in the same way.
 
     Parameters
     ----------
     path : str or path
         The Payne's npz; Keras's `.keras`, whole or weights-only `.h5` and `.weights.h5`; PyTorch's
-        state_dict, `.pt` or `.safetensors`; ONNX's `.onnx`, for which the package onnx is needed.
-        The content decides, not the name.
+        state_dict, `.pt` or `.safetensors`; ONNX's `.onnx`, which needs the package onnx.
     net : Network, optional
-        The layers that the file was trained with: needed where a file holds weights only. Arrays
-        are matched by their order and shapes, which cannot tell branches that are alike: `check`
-        can. For a whole model its own description is then left unread. The moments of its BatchNorm
-        layers, `np.zeros(c), np.ones(c)`, only hold the place of those in the file. For PyTorch,
-        whose arrays are (channel, position), give data_format="channels_first" to what slides over
-        positions, and axis=0 and epsilon=1e-5 to BatchNorm.
+        The layers that were trained, needed for files that hold only weights; a whole model's own
+        description is then not read. Arrays are matched by order and shape, which cannot
+        distinguish branches that are alike: `check` can. The moments of its BatchNorm layers,
+        `np.zeros(c), np.ones(c)`, are placeholders for those in the file. PyTorch's arrays are
+        (channel, position): give data_format="channels_first" to convolutions and pools, and axis=0
+        and epsilon=1e-5 to BatchNorm.
     label_names, label_units : sequence of str, optional
-        One an output; default those of `net`, or label_0, label_1, ... without units.
+        One for each output; default those of `net`, or label_0, label_1, ... without units.
     check : pair of array_like, optional
-        Input (star, pixel) and output (star, label) of the network in the program that trained it:
-        what was imported must give the same to float32 accuracy.
+        Input (star, pixel) and output (star, label) of the network in the program that trained it,
+        which the imported network must reproduce to float32 accuracy.
     flux_scaling, label_scaling : pair of array_like, optional
-        Mean and scale that the flux, or the labels, were standardised with before training, one a
-        pixel (label) or one for all: the network then takes flux, or gives labels, in their own
-        units, and `check` is in these.
+        Mean and scale by which flux or labels were standardised for training, each a number or one
+        per pixel (label). The network then takes flux, or gives labels, in their own units, and so
+        does `check`.
     wavelength : array_like, shape (pixel,), optional
-        The grid that it takes spectra on; default that of `net`.
+        Grid of the spectra that it takes; default that of `net`.
     wavelength_unit : str, default "Angstrom"
     activation : {"leaky_relu", "sigmoid"}, optional
-        For The Payne only, see `import_payne`; `check` finds it, too.
+        Only for The Payne, see `import_payne`; `check` finds it, too.
     pixels : slice or array, optional
-        For The Payne only, see `import_payne`.
+        Only for The Payne, see `import_payne`.
 
     Returns
     -------
     Network
-        `net` where it was given, with the moments of the file.
+        `net` if given, with the moments of the file.
     theta : numpy.ndarray, shape (param,)
         The weights as float64.
 
     Raises
     ------
     FileNotFoundError
-        When there is nothing at `path`.
+        There is nothing at `path`.
     FileFormatError
-        The file is foreign or damaged, has layers that symspec has not, or its arrays do not fit
-        `net`.
+        The file is damaged or of another format, has layers that symspec lacks, or its arrays do
+        not fit `net`.
     DataError
-        The network imported does not predict `check`; the message has the largest difference.
+        The imported network does not predict `check`; the message gives the largest difference.
     OptionError
         An option is missing, or makes no sense for this file.
     MissingDependencyError
-        The package onnx is not there for one of its files.
+        The file is of ONNX, and the package onnx is not installed.
     """
     kind = find_kind(path)
     if net is not None and not isinstance(net, Network):
@@ -142,14 +139,14 @@ def import_network(
 
 
 def read_network(path: str | os.PathLike[str], **options: Any) -> Imported:
-    """Read a network with its weights: symspec's own archive, or a file of another program.
+    """Read a network with its weights from symspec's own archive or a file of another program.
 
     Parameters
     ----------
     path : str or path
-        Of `write_network` or `write_laplace`, or any that `import_network` reads.
+        File that `write_network` or `write_laplace` wrote, or that `import_network` reads.
     **options
-        Of `import_network`; none for an archive, which holds all that is needed.
+        Options of `import_network`; none for an archive, which needs none.
 
     Returns
     -------
@@ -174,12 +171,12 @@ def _complete(
     net: Network,
     names: Sequence[str] | None,
     units: Sequence[str] | None,
-    flux_scaling: tuple[Any, Any] | None,
-    label_scaling: tuple[Any, Any] | None,
-    wavelength: Any,
+    flux_scaling: tuple[ArrayLike, ArrayLike] | None,
+    label_scaling: tuple[ArrayLike, ArrayLike] | None,
+    wavelength: ArrayLike | None,
     wavelength_unit: str,
 ) -> Network:
-    """The network with what its file does not say."""
+    """Add to a network what its file does not say."""
     layers = list(net.layers)
     if flux_scaling is not None:
         layers.insert(0, Standardize(*_read_scaling(flux_scaling, net.n_pixels, "flux_scaling")))
@@ -190,12 +187,18 @@ def _complete(
     if wavelength is None:
         wavelength = net.wavelength
         wavelength_unit = net.wavelength_unit
-    grid = {"wavelength": wavelength, "wavelength_unit": wavelength_unit}
-    return Network(layers, net.n_pixels, label_names=names, label_units=units, **grid)
+    return Network(
+        layers,
+        net.n_pixels,
+        label_names=names,
+        label_units=units,
+        wavelength=wavelength,
+        wavelength_unit=wavelength_unit,
+    )
 
 
-def _read_scaling(scaling: Any, n: int, name: str) -> list[np.ndarray]:
-    """Mean and scale (n,) of a pair of numbers or arrays."""
+def _read_scaling(scaling: tuple[ArrayLike, ArrayLike], n: int, name: str) -> list[np.ndarray]:
+    """Mean and scale (n,) from a pair of numbers or arrays."""
     if len(scaling) != 2 or any(np.shape(part) not in ((), (n,)) for part in scaling):
         got = ", ".join(str(np.shape(part)) for part in scaling)
         raise ShapeError(
@@ -206,9 +209,12 @@ def _read_scaling(scaling: Any, n: int, name: str) -> list[np.ndarray]:
 
 
 def _compare(
-    path: str | os.PathLike[str], net: Network, theta: np.ndarray, check: tuple[Any, Any] | None
+    path: str | os.PathLike[str],
+    net: Network,
+    theta: np.ndarray,
+    check: tuple[ArrayLike, ArrayLike] | None,
 ) -> tuple[float, str] | None:
-    """Largest difference from the outputs known for some inputs, and what to say of it; None where all is well."""
+    """Largest difference from known outputs, with a message; None if all are within accuracy."""
     if check is None:
         return None
     x, y = (
@@ -221,37 +227,32 @@ def _compare(
             f" {x.shape} and {y.shape}: give a sample of the network's own."
         )
     got = compile_predict(net, backend="numpy")(theta, x)
-    rounding = np.abs(compile_predict(net, backend="numpy", dtype="float32")(theta, x) - got).max(
-        axis=0
-    )
+    rounded = compile_predict(net, backend="numpy", dtype="float32")(theta, x)
+    rounding = np.abs(rounded - got).max(axis=0)
     allowed = _FLOAT32 * np.abs(y).max(axis=0) + 10 * rounding
     difference = np.abs(got - y)
     if (difference <= allowed).all():
         return None
     star, label = np.unravel_index(np.argmax(difference - allowed), difference.shape)
-    return (
-        float(difference.max()),
-        (
-            f"{path} should predict check, got a largest difference of {difference.max():.3g}:"
-            f" {net.label_names[label]!r} of star {star} is {got[star, label]:.8g} instead of"
-            f" {y[star, label]:.8g}, where {allowed[label]:.1g} is float32 accuracy."
-            f" {_explain(got, y)}"
-        ),
+    message = (
+        f"{path} should predict check, got a largest difference of {difference.max():.3g}:"
+        f" {net.label_names[label]!r} of star {star} is {got[star, label]:.8g} instead of"
+        f" {y[star, label]:.8g}, where {allowed[label]:.1g} is float32 accuracy."
+        f" {_explain(got, y)}"
     )
+    return float(difference.max()), message
 
 
 def _explain(got: np.ndarray, y: np.ndarray) -> str:
-    """What may be wrong with outputs (star, label): a scaling, where a straight line takes them to those known."""
+    """Explain wrong outputs (star, label), by a scaling if a straight line maps them to `y`."""
     spread = np.ptp(got, axis=0)
     if len(y) > 2 and (spread > 0).all():
         lines = [
             np.polynomial.polynomial.polyfit(g, known, 1)
             for g, known in zip(got.T, y.T, strict=True)
         ]
-        off = np.abs(
-            np.stack([b + a * g for (b, a), g in zip(lines, got.T, strict=True)], axis=1) - y
-        )
-        if (off <= 10 * _FLOAT32 * np.abs(y).max(axis=0)).all():
+        mapped = np.stack([b + a * g for (b, a), g in zip(lines, got.T, strict=True)], axis=1)
+        if (np.abs(mapped - y) <= 10 * _FLOAT32 * np.abs(y).max(axis=0)).all():
             mean, scale = ([float(f"{line[i]:.6g}") for line in lines] for i in (0, 1))
             return (
                 f"The labels were scaled for training: give label_scaling=({mean}, {scale}), or the"

@@ -1,9 +1,8 @@
-"""The pickle inside a PyTorch file, followed step by step without Python's own unpickler.
+"""Pickles inside PyTorch files, followed step by step without Python's own unpickler.
 
-A pickle is a program that may call whatever it names. Here no name is ever imported: a state_dict
-needs an ordered dict, the function that puts a tensor together and the types of storages, each of
-which stands for a plain description; any other name, and any step that a state_dict does not need,
-is refused.
+A pickle is a program that may call whatever it names. Here no name is ever imported. A state_dict
+needs an ordered dict, the function that builds a tensor and the types of storages, each of which
+becomes a plain description; any other name or step is refused.
 """
 
 from __future__ import annotations
@@ -14,11 +13,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-_MOST_AXES = 32
+from symspec.files.matching import MOST_AXES, is_count
+
 _MOST_STEPS = 10**6
 _DICT = "collections.OrderedDict"
 _TENSOR = "torch._utils._rebuild_tensor_v2"
-STORAGES = {  # bfloat16 as the two bytes that it is
+STORAGES = {  # dtype of each storage; bfloat16 as its two bytes
     "torch.FloatStorage": "f4",
     "torch.DoubleStorage": "f8",
     "torch.HalfStorage": "f2",
@@ -45,7 +45,7 @@ class Global:
 
 @dataclass(frozen=True)
 class Storage:
-    """A run of numbers: the member ``data/<key>`` of the zip file."""
+    """A sequence of numbers, the member ``data/<key>`` of the zip file."""
 
     kind: str
     key: str
@@ -66,12 +66,12 @@ _MARK = object()
 
 
 def read_pickle(content: bytes) -> Any:
-    """Follow a pickle of dicts, lists, tuples, numbers, words and tensors.
+    """Follow a pickle of dicts, lists, tuples, numbers, strings and tensors.
 
     Raises
     ------
     RefusedPickle
-        It names anything else, with the name.
+        It holds anything else; the message names it.
     """
     machine = _Machine()
     for n, (opcode, argument, _) in enumerate(pickletools.genops(content)):
@@ -157,7 +157,7 @@ class _Machine:
         name = self.pop()
         module = self.pop()
         if not (isinstance(name, str) and isinstance(module, str)):
-            raise RefusedPickle("a name that is no word")
+            raise RefusedPickle("a name that is no string")
         self.stack.append(_allow(f"{module}.{name}"))
 
     def find_storage(self, _: Any) -> None:
@@ -199,7 +199,7 @@ def _build_storage(reference: Any) -> Storage:
         raise RefusedPickle(
             f"a storage with the key {key[:40] if isinstance(key, str) else type(key).__name__!r}"
         )
-    if not _is_count(size):
+    if not is_count(size):
         raise RefusedPickle(f"the storage {key[:40]!r} without a size")
     return Storage(kind.name, key, size)
 
@@ -208,12 +208,12 @@ def _build_tensor(storage: Any, offset: Any, shape: Any, strides: Any) -> Tensor
     are_tuples = (
         isinstance(shape, tuple)
         and isinstance(strides, tuple)
-        and len(shape) == len(strides) <= _MOST_AXES
+        and len(shape) == len(strides) <= MOST_AXES
     )
     if not (
         isinstance(storage, Storage)
         and are_tuples
-        and all(map(_is_count, (offset, *shape, *strides)))
+        and all(map(is_count, (offset, *shape, *strides)))
     ):
         raise RefusedPickle("a tensor without a storage, a shape and strides")
     last = offset + sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True))
@@ -222,10 +222,6 @@ def _build_tensor(storage: Any, offset: Any, shape: Any, strides: Any) -> Tensor
             f"a tensor of shape {shape} that reaches beyond its storage of {storage.size} numbers"
         )
     return Tensor(storage, offset, shape, strides)
-
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**48
 
 
 _CONSTANTS: dict[str, Callable[[], Any]] = {

@@ -1,4 +1,7 @@
-"""Files of safetensors: the length of a JSON header (8 bytes, little-endian), the header, and the numbers."""
+"""Files of safetensors.
+
+They hold the length of a JSON header (8 bytes, little-endian), the header and the numbers.
+"""
 
 from __future__ import annotations
 
@@ -12,20 +15,22 @@ from typing import Any
 import numpy as np
 
 from symspec.errors import FileFormatError
-from symspec.files.importers.torch import group_tensors, widen_bfloat16
+from symspec.files.importers.torch import group_tensors
 from symspec.files.matching import (
-    StoredArray,
+    MOST_AXES,
+    FileArray,
     arrange_layers,
     fill_network,
+    is_count,
     natural_order,
     reading,
     refuse_without_layers,
+    widen_bfloat16,
 )
 from symspec.networks.network import Network
 
-_LONGEST_HEADER = 100 * 10**6  # as the format has it
-_MOST_AXES = 32
-_DTYPES = {  # bfloat16 as the two bytes that it is
+_LONGEST_HEADER = 100 * 10**6  # bytes, by the format
+_DTYPES = {  # bfloat16 as its two bytes
     "F64": "<f8",
     "F32": "<f4",
     "F16": "<f2",
@@ -48,14 +53,14 @@ def import_safetensors(
 ) -> tuple[Network, np.ndarray]:
     """Read a PyTorch state_dict in a safetensors file into the layers of `net`.
 
-    Such a file does not keep the order of its tensors: layers are taken in the order of the numbers
-    in their names, or where their names have none, by their shapes if these leave no choice.
+    Such a file does not keep the order of its tensors. Layers are ordered by the numbers in their
+    names or, if there are none, by their shapes if these are unambiguous.
 
     Parameters
     ----------
     path : str or path
     net : Network
-        The layers, as for `import_torch`.
+        The layers, as in `import_torch`.
 
     Returns
     -------
@@ -65,7 +70,7 @@ def import_safetensors(
     Raises
     ------
     FileFormatError
-        The file is damaged, its arrays do not fit `net`, or their order cannot be told.
+        The file is damaged, its arrays do not fit `net`, or their order is unclear.
     OptionError
         `net` is missing.
     """
@@ -80,8 +85,8 @@ def import_safetensors(
     raise refuse_without_layers(path, found)
 
 
-def list_safetensors(path: Path) -> list[StoredArray]:
-    """List the tensors in the order of the numbers in their names; only the header is read, and checked."""
+def list_safetensors(path: Path) -> list[FileArray]:
+    """Read and check the header; list the tensors in the order of the numbers in their names."""
     held = path.stat().st_size
     with path.open("rb") as stream:
         n_header = int.from_bytes(stream.read(8), "little")
@@ -98,9 +103,8 @@ def list_safetensors(path: Path) -> list[StoredArray]:
     for name, entry in header.items():
         dtype, shape, begin, end = _read_entry(path, name, entry)
         spans.append((begin, end))
-        tensors.append(
-            StoredArray(name, shape, _reader(path, start + begin, dtype, shape, entry["dtype"]))
-        )
+        read = _reader(path, start + begin, dtype, shape, entry["dtype"])
+        tensors.append(FileArray(name, shape, read))
     spans.sort()
     ends = [0, *(end for _, end in spans)]
     if [begin for begin, _ in spans] != ends[:-1] or ends[-1] != held - start:
@@ -113,38 +117,34 @@ def list_safetensors(path: Path) -> list[StoredArray]:
 
 def _refuse_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(dict(pairs)) < len(pairs):
-        raise ValueError("a name stands twice in the header")
+        raise ValueError("a name is twice in the header")
     return dict(pairs)
 
 
 def _read_entry(path: Path, name: str, entry: Any) -> tuple[np.dtype, tuple[int, ...], int, int]:
-    word, shape, (begin, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
-    if word not in _DTYPES:
+    """Check a tensor's entry in the header; return type, shape and range of bytes."""
+    kind = entry["dtype"]
+    shape = entry["shape"]
+    begin, end = entry["data_offsets"]
+    if kind not in _DTYPES:
         raise FileFormatError(
-            f"{path}: {name!r} should be of {', '.join(_DTYPES)}, got {word!r}: save it as F32."
+            f"{path}: {name!r} should be of {', '.join(_DTYPES)}, got {kind!r}: save it as F32."
         )
-    counts = [begin, end, *shape]
-    are_counts = all(
-        isinstance(n, int) and not isinstance(n, bool) and 0 <= n < 2**48 for n in counts
-    )
-    size = (
-        np.dtype(_DTYPES[word]).itemsize * math.prod(shape)
-        if are_counts and len(shape) <= _MOST_AXES
-        else -1
-    )
-    if end - begin != size:
+    dtype = np.dtype(_DTYPES[kind])
+    are_counts = len(shape) <= MOST_AXES and all(map(is_count, (begin, end, *shape)))
+    if not are_counts or end - begin != dtype.itemsize * math.prod(shape):
         raise FileFormatError(
-            f"{path}: {name!r} of shape {shape} and type {word} should lie in as many bytes, got"
-            f" {begin} to {end}: the file is damaged, so copy it again."
+            f"{path}: {name!r} of shape {shape} and type {kind} should have data_offsets that fit"
+            f" it, got {begin} to {end}: the file is damaged, so copy it again."
         )
-    return np.dtype(_DTYPES[word]), tuple(shape), begin, end
+    return dtype, tuple(shape), begin, end
 
 
 def _reader(
-    path: Path, place: int, dtype: np.dtype, shape: tuple[int, ...], word: str
+    path: Path, place: int, dtype: np.dtype, shape: tuple[int, ...], kind: str
 ) -> Callable[[], np.ndarray]:
     def read() -> np.ndarray:
         numbers = np.fromfile(path, dtype, math.prod(shape), offset=place).reshape(shape)
-        return widen_bfloat16(numbers) if word == "BF16" else numbers
+        return widen_bfloat16(numbers) if kind == "BF16" else numbers
 
     return read

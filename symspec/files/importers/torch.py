@@ -1,4 +1,4 @@
-"""State dicts of PyTorch, as torch.save writes them: a zip file of data.pkl and of one member a storage."""
+"""State dicts of PyTorch, zip files of data.pkl and one member for each storage."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from symspec.errors import FileFormatError, OptionError
 from symspec.files.importers.restricted_pickle import STORAGES, RefusedPickle, Tensor, read_pickle
 from symspec.files.matching import (
     SMALL,
-    StoredArray,
+    FileArray,
     arrange_layers,
     bytes_allowed,
     fill_network,
     reading,
     refuse_without_layers,
+    widen_bfloat16,
 )
 from symspec.networks.network import Network
 from symspec.networks.shaping import Flatten, Permute, Reshape
 
-_NESTED = ("state_dict", "model_state_dict", "model")  # where checkpoints keep it
+_NESTED = ("state_dict", "model_state_dict", "model")  # its keys in checkpoints
 _WHAT = "a PyTorch file"
-# the order of a module's tensors by the last part of their names: Linear, Conv1d, LayerNorm,
-# BatchNorm1d
+# order of a module's tensors, by the last part of their names
 _TENSORS = {"weight": 0, "bias": 1, "running_mean": 2, "running_var": 3}
-_COUNTER = "num_batches_tracked"  # of BatchNorm1d, used in training only
+_COUNTER = "num_batches_tracked"  # of BatchNorm1d, only used in training
 
 
 def import_torch(
@@ -42,13 +42,13 @@ def import_torch(
     Parameters
     ----------
     path : str or path
-        Of ``torch.save(model.state_dict(), path)``, alone or inside a dict under "state_dict",
-        "model_state_dict" or "model". Nothing in it is run.
+        File of ``torch.save(model.state_dict(), path)``, or of a dict that has the state_dict under
+        "state_dict", "model_state_dict" or "model". No code in it is run.
     net : Network
         The layers, in the order in which the modules were made. Kernels, (out, in) or (out, in,
-        position) in the file, are turned. PyTorch's arrays are (channel, position): give
-        data_format="channels_first" to what slides over positions, axis=0 to BatchNorm, whose
-        moments only hold the place of those in the file, and epsilon=1e-5.
+        position) in the file, are transposed. PyTorch's arrays are (channel, position): give
+        data_format="channels_first" to convolutions and pools, and axis=0 and epsilon=1e-5 to
+        BatchNorm, whose moments are placeholders for those in the file.
 
     Returns
     -------
@@ -73,9 +73,9 @@ def import_torch(
     raise refuse_without_layers(path, found)
 
 
-def group_tensors(tensors: Iterable[StoredArray]) -> dict[str, list[StoredArray]]:
-    """Tensors by module, "0" of "0.weight", those of a module in the order in which symspec has them."""
-    modules: dict[str, list[StoredArray]] = {}
+def group_tensors(tensors: Iterable[FileArray]) -> dict[str, list[FileArray]]:
+    """Group tensors by module, "0" of "0.weight", in symspec's order inside each module."""
+    modules: dict[str, list[FileArray]] = {}
     for tensor in tensors:
         module, _, kind = tensor.name.rpartition(".")
         if kind != _COUNTER:
@@ -86,14 +86,14 @@ def group_tensors(tensors: Iterable[StoredArray]) -> dict[str, list[StoredArray]
 
 
 def refuse_positions_first(path: str | os.PathLike[str], net: Network) -> None:
-    """Refuse layers that make vectors of (position, channel), where PyTorch makes them of (channel, position).
+    """Refuse layers that flatten (position, channel), as PyTorch flattens (channel, position).
 
-    The arrays of the file would fit either.
+    The arrays of the file would fit both.
 
     Raises
     ------
     OptionError
-        With the layer.
+        There is such a layer; the message names it.
     """
     has_positions_first = False
     for name, layer, shape, out in zip(
@@ -102,7 +102,7 @@ def refuse_positions_first(path: str | os.PathLike[str], net: Network) -> None:
         if hasattr(layer, "data_format"):
             has_positions_first = layer.data_format == "channels_last"
         elif isinstance(layer, Permute):
-            has_positions_first = False  # somebody thought of it
+            has_positions_first = False  # a Permute puts channels first on purpose
         makes_vector = (
             isinstance(layer, Flatten | Reshape)
             and len(shape) == 2
@@ -118,8 +118,8 @@ def refuse_positions_first(path: str | os.PathLike[str], net: Network) -> None:
             )
 
 
-def list_tensors(path: Path, archive: zipfile.ZipFile) -> list[StoredArray]:
-    """List the tensors in the order of the file; only its pickle is read."""
+def list_tensors(path: Path, archive: zipfile.ZipFile) -> list[FileArray]:
+    """Read the pickle of a file; list its tensors in their order."""
     members = {info.filename: info for info in archive.infolist()}
     if sum(info.file_size for info in members.values()) > bytes_allowed(path):
         raise FileFormatError(
@@ -149,15 +149,15 @@ def list_tensors(path: Path, archive: zipfile.ZipFile) -> list[StoredArray]:
             f"{path} should be a state_dict of tensors, got {error}, which is not run: load the"
             " model in PyTorch and save torch.save(model.state_dict(), path)."
         ) from error
-    read = _storage_reader(path, archive, members, top, "<" if order == b"little" else ">")
+    read = _storage_reader(path, archive, members, top, is_big_endian=order == b"big")
     return [
-        StoredArray(str(name), t.shape, _tensor_reader(t, read))
+        FileArray(str(name), t.shape, _tensor_reader(t, read))
         for name, t in _find_tensors(path, content)
     ]
 
 
 def _find_tensors(path: Path, content: Any) -> list[tuple[str, Tensor]]:
-    """Named tensors of a state_dict, or of a checkpoint that has one."""
+    """Find the named tensors of a state_dict, or of a checkpoint that has one."""
     for place in (content, *(content.get(key) for key in _NESTED if isinstance(content, dict))):
         if (
             isinstance(place, dict)
@@ -181,11 +181,12 @@ def _storage_reader(
     archive: zipfile.ZipFile,
     members: Mapping[str, zipfile.ZipInfo],
     top: str,
-    order: str,
+    *,
+    is_big_endian: bool,
 ) -> Callable[[Tensor], np.ndarray]:
     def read(tensor: Tensor) -> np.ndarray:
         storage = tensor.storage
-        dtype = np.dtype(STORAGES[storage.kind]).newbyteorder(order)
+        dtype = np.dtype(STORAGES[storage.kind]).newbyteorder(">" if is_big_endian else "<")
         member = members.get(f"{top}data/{storage.key}")
         if member is None or member.file_size != storage.size * dtype.itemsize:
             held = "nothing" if member is None else f"{member.file_size:,} bytes"
@@ -198,11 +199,6 @@ def _storage_reader(
         return widen_bfloat16(numbers) if storage.kind == "torch.BFloat16Storage" else numbers
 
     return read
-
-
-def widen_bfloat16(numbers: np.ndarray) -> np.ndarray:
-    """Numbers of bfloat16, given as whole numbers of 16 bits, as float32: the upper half of its bits."""
-    return (numbers.astype(np.uint32) << 16).view(np.float32)
 
 
 def _tensor_reader(

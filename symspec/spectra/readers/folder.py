@@ -10,39 +10,49 @@ from pathlib import Path
 import numpy as np
 
 from symspec.errors import DataError, ShapeError
-from symspec.spectra.readers.spectra_file import SpectraFile, check_rows
-from symspec.spectra.spectra import Spectra
+from symspec.safety.checkpoint import find_fingerprint
+from symspec.spectra.readers.formats import SUFFIXES
+from symspec.spectra.readers.options import ReadOptions
+from symspec.spectra.readers.spectra_file import SpectraFile
+from symspec.spectra.spectra import Spectra, check_rows
 
-SUFFIXES = (".fits", ".fits.gz", ".fit", ".fit.gz", ".h5", ".hdf5", ".npz", ".csv")
 _SAME = ("n_pixels", "wavelength_unit", "has_uncertainty", "label_names", "label_units")
 
 
 class SpectraFolder:
-    """Files of one spectrum each in a folder, by their names in order, of which `read` opens those asked for.
+    """Files of one spectrum each, sorted by name; `read` opens those of the stars asked for.
 
     Attributes
     ----------
+    name : str
+        The path, for messages.
     paths : list of path
         One a star.
-    n_stars, n_pixels, wavelength, wavelength_unit, label_names, label_units, has_uncertainty
-        As of a `SpectraFile`, out of the first file; the others have to be alike.
+    n_stars : int
+    n_pixels, wavelength, wavelength_unit, label_names, label_units, has_uncertainty
+        Those of the first file as a `SpectraFile`; the other files have to agree.
     has_ids : bool
-        True: a spectrum without a name is called by that of its file.
+        True: a spectrum without a name takes that of its file.
     """
 
     has_ids = True
 
     def __init__(
-        self, folder: Path, open_file: Callable[[Path], AbstractContextManager[SpectraFile]]
+        self,
+        folder: Path,
+        options: ReadOptions,
+        open_file: Callable[[Path, ReadOptions], AbstractContextManager[SpectraFile]],
     ):
+        self.name = str(folder)
         self.paths = sorted(path for path in folder.iterdir() if _is_spectrum(path))
         if not self.paths:
             raise DataError(
                 f"{folder} should hold files of one spectrum each, named {', '.join(SUFFIXES)}, got"
-                " none: give the folder that they lie in."
+                " none: give the folder of these files."
             )
-        self._open = open_file
-        with open_file(self.paths[0]) as first:
+        self._options = options
+        self._open_file = open_file
+        with open_file(self.paths[0], options) as first:
             self.n_stars = len(self.paths)
             self.n_pixels = first.n_pixels
             self.wavelength = first.wavelength
@@ -50,6 +60,14 @@ class SpectraFolder:
             self.label_names = first.label_names
             self.label_units = first.label_units
             self.has_uncertainty = first.has_uncertainty
+
+    def identity(self) -> dict[str, str | None]:
+        """Strings that differ if names, sizes or times of the files, or the options given do."""
+        stats = [(path, path.stat()) for path in self.paths]
+        digest = find_fingerprint(
+            *((path.name, found.st_size, found.st_mtime_ns) for path, found in stats)
+        )
+        return {"spectra": f"{len(stats)} files, digest {digest}"} | self._options.identity()
 
     def read(self, rows: slice = slice(None)) -> Spectra:
         """Read some stars, in the memory that they take.
@@ -59,21 +77,19 @@ class SpectraFolder:
         ShapeError, DataError
             A file holds several stars, or other pixels, wavelengths or labels than the first.
         SymspecError
-            As of `SpectraFile.read`.
+            As `SpectraFile.read`.
         """
         paths = self.paths[check_rows(rows, self.n_stars)]
         stars = [self._read_star(path) for path in paths]
         return _join(stars) if stars else self._read_star(self.paths[0])[:0]
 
     def _read_star(self, path: Path) -> Spectra:
-        with self._open(path) as file:
+        with self._open_file(path, self._options) as file:
             self._check(file, path)
             star = file.read()
-        return (
-            star
-            if star.ids is not None
-            else replace(star, ids=np.array([_strip_suffix(path.name)]))
-        )
+        if star.ids is not None:
+            return star
+        return replace(star, ids=np.array([_strip_suffix(path.name)]))
 
     def _check(self, file: SpectraFile, path: Path) -> None:
         if file.n_stars != 1:
@@ -86,9 +102,9 @@ class SpectraFolder:
             if (got := getattr(file, name)) != (want := getattr(self, name)):
                 raise DataError(
                     f"files of a folder should be alike, got {name} {got!r} in {path} and {want!r}"
-                    f" in {first}: put those of each kind into a folder of their own."
+                    f" in {first}: put each kind into a folder of its own."
                 )
-        if not np.array_equal(file.wavelength, self.wavelength):
+        if not _is_same_grid(file.wavelength, self.wavelength):
             raise ShapeError(
                 f"files of a folder should be on one grid, got other wavelengths in {path} than in"
                 f" {first}: resample each (symspec.resample), and join them."
@@ -103,10 +119,23 @@ def _strip_suffix(name: str) -> str:
     return name[: -max(len(suffix) for suffix in SUFFIXES if name.lower().endswith(suffix))]
 
 
+def _is_same_grid(one: np.ndarray | None, other: np.ndarray | None) -> bool:
+    if one is None or other is None:
+        return one is other
+    return np.array_equal(one, other)
+
+
 def _join(stars: Sequence[Spectra]) -> Spectra:
-    """Spectra of stars that differ in their numbers alone."""
-    first = stars[0]
-    names = [name for name in ("flux", "ivar", "labels", "ids") if getattr(first, name) is not None]
+    """Join stars that agree in all but their numbers and names."""
     return replace(
-        first, **{name: np.concatenate([getattr(star, name) for star in stars]) for name in names}
+        stars[0],
+        flux=np.concatenate([star.flux for star in stars]),
+        ivar=_concatenate([star.ivar for star in stars]),
+        labels=_concatenate([star.labels for star in stars]),
+        ids=_concatenate([star.ids for star in stars]),
     )
+
+
+def _concatenate(arrays: Sequence[np.ndarray | None]) -> np.ndarray | None:
+    known = [array for array in arrays if array is not None]
+    return np.concatenate(known) if known else None

@@ -1,4 +1,4 @@
-"""Labels among named arrays: one matrix of all of them, or one array for each."""
+"""Labels among named arrays: one matrix of all labels, or one array for each."""
 
 from __future__ import annotations
 
@@ -10,64 +10,65 @@ import numpy as np
 from symspec.errors import DataError, FileFormatError, ShapeError
 from symspec.safety.checks import as_float_array
 from symspec.safety.named_arrays import NamedArrays
+from symspec.spectra.names import STARNET_UNITS, find_array
 from symspec.spectra.pixels import as_nan
-from symspec.spectra.readers.names import STARNET_UNITS, find_array
+
+Column = tuple[str, int | None]  # name of an array, and its column if that is a matrix
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class StoredLabels:
-    """Where the labels lie.
+    """The places of labels among named arrays.
 
     Attributes
     ----------
     names, units : tuple of str
         One a label, in the order wanted.
     columns : tuple of (str, int or None)
-        For each label the array, and its column where that is a matrix.
+        For each label the array, and its column if that is a matrix.
     """
 
     names: tuple[str, ...]
     units: tuple[str, ...]
-    columns: tuple[tuple[str, int | None], ...]
+    columns: tuple[Column, ...]
 
 
 def find_labels(
     arrays: NamedArrays, wanted: Sequence[str] | None, n_stars: int, is_single: bool, source: str
 ) -> StoredLabels | None:
-    """Find the labels wanted, or those that have a name known.
+    """Find the labels wanted, or all labels of known names.
 
     Parameters
     ----------
     arrays : NamedArrays
-        Arrays by name.
     wanted : sequence of str or None
         Names of labels, in this order; None: all columns of `labels`, else those of StarNet that
         are there.
     n_stars : int
-        The number of stars of the flux.
     is_single : bool
-        Whether the flux is that of one star, without an axis of stars.
+        Whether the flux (pixel,) has no axis of stars.
     source : str
-        Where the arrays come from, used in the errors.
+        Name of the source, used in errors.
 
     Returns
     -------
     StoredLabels or None
-        None when there are none, and none were asked for.
+        None if there are no labels, and none are wanted.
 
     Raises
     ------
     FileFormatError
-        When a label asked for is not there.
+        A label wanted is not there.
     ShapeError
-        When there is not one value for each star.
+        A label has another number of values than there are stars.
     DataError
-        When names occur twice.
+        A name occurs twice.
     """
     stored = find_array(arrays, ("labels",))
-    columns, units = (
-        ({}, {}) if stored is None else _find_columns(arrays, stored, wanted, is_single)
-    )
+    columns: dict[str, Column] = {}
+    units: dict[str, str] = {}
+    if stored is not None:
+        columns, units = _find_columns(arrays, stored, wanted, is_single)
     if wanted is None:
         wanted = tuple(columns) or tuple(
             name for name in STARNET_UNITS if find_array(arrays, (name.lower(),))
@@ -81,14 +82,12 @@ def find_labels(
     _check_lengths(
         {name: _count_values(arrays, columns[name], is_single) for name in wanted}, n_stars
     )
-    stated = {
-        name: arrays.units.get(array, STARNET_UNITS.get(name.upper(), ""))
-        for name, (array, _) in columns.items()
-    }
+    for name, (array, _) in columns.items():
+        units.setdefault(name, arrays.units.get(array, STARNET_UNITS.get(name.upper(), "")))
     return StoredLabels(
-        tuple(wanted),
-        tuple(units.get(name, stated[name]) for name in wanted),
-        tuple(columns[name] for name in wanted),
+        names=tuple(wanted),
+        units=tuple(units[name] for name in wanted),
+        columns=tuple(columns[name] for name in wanted),
     )
 
 
@@ -108,30 +107,30 @@ def load_labels(
     return stacked[rows] if is_single else stacked
 
 
-def read_words(arrays: NamedArrays, name: str) -> tuple[str, ...] | None:
-    """The strings of one array; None when it is not there."""
+def read_strings(arrays: NamedArrays, name: str) -> tuple[str, ...] | None:
+    """Read the strings of one array; None if it is not there."""
     found = find_array(arrays, (name,))
     if found is None:
         return None
-    words = np.atleast_1d(arrays.load(found)).ravel()
+    stored = np.atleast_1d(arrays.load(found)).ravel()
     return tuple(
-        word.decode("utf-8", "replace") if isinstance(word, bytes) else str(word) for word in words
+        one.decode("utf-8", "replace") if isinstance(one, bytes) else str(one) for one in stored
     )
 
 
 def _find_columns(
     arrays: NamedArrays, stored: str, wanted: Sequence[str] | None, is_single: bool
-) -> tuple[dict[str, tuple[str, int | None]], dict[str, str]]:
-    """Name the columns of the array of all labels, and their units."""
+) -> tuple[dict[str, Column], dict[str, str]]:
+    """Find the columns of the array of all labels, and their units, by name."""
     shape = arrays.find_shape(stored)
     if len(shape) == 1 and is_single:
         shape = (1, *shape)
     if len(shape) != 2:
         raise ShapeError(f"{stored} should have shape (star, label), got {shape}: store a matrix.")
-    names = read_words(arrays, "label_names")
+    names = read_strings(arrays, "label_names")
     if names is None:
         names = tuple(wanted or (f"label_{i}" for i in range(shape[1])))
-    units = read_words(arrays, "label_units") or ("",) * len(names)
+    units = read_strings(arrays, "label_units") or ("",) * len(names)
     if not len(names) == len(units) == shape[1]:
         raise ShapeError(
             f"label_names and label_units should have one entry for each of the {shape[1]} columns"
@@ -141,7 +140,8 @@ def _find_columns(
         raise DataError(
             f"label_names should all differ, got {names}: rename those that occur twice."
         )
-    return {name: (stored, i) for i, name in enumerate(names)}, dict(zip(names, units, strict=True))
+    columns: dict[str, Column] = {name: (stored, i) for i, name in enumerate(names)}
+    return columns, dict(zip(names, units, strict=True))
 
 
 def _find_column(
@@ -159,7 +159,7 @@ def _find_column(
     return found, None
 
 
-def _count_values(arrays: NamedArrays, column: tuple[str, int | None], is_single: bool) -> int:
+def _count_values(arrays: NamedArrays, column: Column, is_single: bool) -> int:
     name, index = column
     shape = arrays.find_shape(name)
     return 1 if not shape or (index is not None and is_single and len(shape) == 1) else shape[0]

@@ -1,4 +1,7 @@
-"""Spectra in memory as named arrays: astropy tables, and objects like those of specutils, which is never imported."""
+"""Spectra in memory as named arrays: astropy tables, and objects like those of specutils.
+
+Specutils itself is not imported.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +12,10 @@ import numpy as np
 
 from symspec.errors import DataError, ShapeError
 from symspec.safety.named_arrays import NamedArrays, hold_array, name_arrays
+from symspec.spectra.names import keep_pixel_columns
 from symspec.spectra.pixels import UNCERTAINTY_KINDS
-from symspec.spectra.readers.names import keep_pixel_columns
 
-_UNKNOWN_KIND = "uncertainty"  # a name that does not tell, so that the caller has to
+_UNKNOWN_KIND = "uncertainty"  # an ambiguous name, so that the caller has to say
 _EXPECTED = "a path, an astropy Table, or objects with flux and spectral_axis (specutils)"
 
 
@@ -28,14 +31,14 @@ def arrange_object(source: Any) -> NamedArrays:
     Returns
     -------
     NamedArrays
-        What it holds, with units.
+        With the units of the source.
 
     Raises
     ------
     DataError
-        When it is nothing of the kind, or the spectra of a list differ in what they hold.
+        It is something else, or the spectra of a list hold different arrays.
     ShapeError
-        When they are on different grids.
+        They are on different grids.
     """
     if hasattr(source, "colnames") and hasattr(source, "columns"):
         return _arrange_table(source)
@@ -69,7 +72,7 @@ def _arrange_table(table: Any) -> NamedArrays:
 
 
 def _fill(column: Any) -> np.ndarray:
-    """Values of a column: NaN, or an empty string, where they are masked."""
+    """Fill masked values of a column with NaN, or with empty strings."""
     mask = getattr(column, "mask", None)
     values = np.asarray(getattr(column, "value", getattr(column, "data", column)))
     plain = np.asarray(getattr(values, "unmasked", values))
@@ -81,7 +84,7 @@ def _fill(column: Any) -> np.ndarray:
 
 
 def _join(spectra: Sequence[Any]) -> NamedArrays:
-    """Stack spectra that hold the same in the same units, on one grid; a mask that one lacks masks nothing."""
+    """Stack spectra on one grid that hold the same arrays in the same units."""
     held = [_hold(spectrum) for spectrum in spectra]
     arrays, units = held[0]
     for i, (other, other_units) in enumerate(held):
@@ -128,7 +131,7 @@ def _hold(spectrum: Any) -> tuple[dict[str, np.ndarray], dict[str, str]]:
 
 
 def _find_wavelength(axis: Any) -> tuple[np.ndarray, str]:
-    """Wavelengths of a spectral axis, which may hold frequencies, energies or wavenumbers (in vacuum)."""
+    """Wavelengths of an axis of wavelengths, frequencies, energies or wavenumbers (in vacuum)."""
     from astropy import units
 
     try:

@@ -1,24 +1,39 @@
-"""Spectra out of HDF5, npz, FITS and CSV files, and out of tables and spectra in memory."""
+"""Spectra from files and folders of any format, and from tables and spectra in memory."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from symspec.errors import OptionError
-from symspec.safety.array_files import open_array_file
-from symspec.safety.file_formats import find_format
-from symspec.safety.named_arrays import NamedArrays
-from symspec.spectra.readers.csv import _hold_csv
-from symspec.spectra.readers.fits import open_fits_spectra
+from symspec.spectra.grids import Pixels
 from symspec.spectra.readers.folder import SpectraFolder
+from symspec.spectra.readers.formats import open_arrays
 from symspec.spectra.readers.memory import arrange_object
-from symspec.spectra.readers.spectra_file import ReadOptions, SpectraFile, noting
+from symspec.spectra.readers.options import ReadOptions
+from symspec.spectra.readers.spectra_file import SpectraFile, noting
 from symspec.spectra.spectra import Spectra
+
+
+class SpectraSource(Pixels, Protocol):
+    """Spectra that can be read some stars at a time: of a file, of a folder, or in memory."""
+
+    @property
+    def name(self) -> str:
+        """For messages."""
+
+    @property
+    def n_stars(self) -> int:
+        """Number of stars."""
+
+    def read(self, rows: slice = slice(None)) -> Spectra:
+        """Read some stars."""
+
+    def identity(self) -> dict[str, str | None]:
+        """Strings that differ if the spectra do: a digest, or size, time and options of a file."""
 
 
 def read_spectra(
@@ -32,9 +47,9 @@ def read_spectra(
     hdu: int | str | None = None,
     apstar: str = "combined",
 ) -> Spectra:
-    r"""Read spectra, their uncertainties and their labels from a file, a table or spectra in memory.
+    r"""Read spectra, with uncertainties and labels, from a file, a folder, a table or memory.
 
-    A file's format is told by its first bytes, not by its name:
+    A file's format is recognised by its first bytes, not by its name:
 
     - HDF5 and npz hold, under these names in any case, `flux` or `spectrum`, `wavelength` (or
       `loglam`, its log10), `ids`, an uncertainty and a mask (below), and labels: either one array
@@ -46,20 +61,19 @@ def read_spectra(
       their uncertainty and mask in HDUs of the names below, and labels in a table of one row a
       star; tables of one spectrum, or of one pixel, a row, whose columns have these names.
     - CSV holds a header row, then one spectrum a row, without uncertainties; see
-      `symspec.spectra.readers.csv.read_csv_spectra`.
+      `symspec.spectra.readers.csv`.
 
-    A folder is read as the stars of its files, one star a file, by name in order; it may hold other
-    files, too, but all that are named as one of these formats (.fits, .fits.gz, .h5, .npz, .csv,
-    ...) are taken.
+    A folder is read as the stars of its files, one star a file, sorted by name. Files are taken if
+    their suffix is that of a format (.fits, .fits.gz, .h5, .npz, .csv, ...).
 
     In memory: an astropy Table or QTable (columns as in a FITS table), and objects with `flux`,
     `spectral_axis`, `uncertainty` and `mask`, as specutils has them, or a list of such on one grid.
 
-    An uncertainty becomes an inverse variance, ``ivar = 1 / var = 1 / std**2``, and what it is is
-    never guessed: `error_spectrum` (StarNet's), `flux_error`, `sigma` and `std` are standard
-    deviations, `var` and `variance` variances, `ivar` and `inverse_variance` inverse variances, and
-    astropy's uncertainties say it themselves. Where the name does not tell (`err`, `uncertainty`,
-    ...) the option `uncertainty` has to.
+    An uncertainty becomes an inverse variance, ``ivar = 1 / var = 1 / std**2``. Its kind is never
+    guessed: `error_spectrum` (StarNet's), `flux_error`, `sigma` and `std` are standard deviations,
+    `var` and `variance` variances, `ivar` and `inverse_variance` inverse variances, and astropy's
+    uncertainties state it. Names such as `err` and `uncertainty` are ambiguous, and need the option
+    `uncertainty`.
 
     A pixel gets ``ivar = 0``, no information, where flux is NaN, infinite or -9999, where the
     uncertainty is NaN, infinite, -9999, not above 0, or as a standard deviation `bad_error` or
@@ -74,12 +88,10 @@ def read_spectra(
     Parameters
     ----------
     source : path of a file or folder, astropy Table, or objects like those of specutils
-        What to read.
     label_names : sequence of str, optional
-        The labels to read, in this order. To an array `labels` that comes without names it gives
-        them.
+        The labels to read, in this order, or the names for an array `labels` without names.
     uncertainty : {"std", "var", "ivar"}, optional
-        What the uncertainty is, or which one to read if there are several.
+        Kind of the uncertainty, or the one to read among several.
     bad_error : float, default 999.0
         Standard deviations from here on are flags, not numbers, in the flux's units; ``numpy.inf``
         for none.
@@ -88,7 +100,7 @@ def read_spectra(
         By default any, but in apStar and apVisit files (0, 1, 2, 3, 4, 5, 6, 7, 14): BADPIX, CRPIX,
         SATPIX, UNFIXABLE, BADDARK, BADFLAT, BADERR, NOSKY and NOT_ENOUGH_PSF of APOGEE_PIXMASK.
     wavelength_unit : str, optional
-        Unit of the wavelengths, where the file does not state it; by default Angstrom.
+        Unit of the wavelengths if the file does not state it; by default Angstrom.
     hdu : int or str, optional
         The HDU of a FITS file that holds the flux, by number or name; by default the first that
         can.
@@ -100,98 +112,101 @@ def read_spectra(
     -------
     Spectra
         All in float64: `flux` and `ivar` (star, pixel), `wavelength` (pixel,), `labels` (star,
-        label), `ids` (star,); what is not there is None. One spectrum (pixel,) becomes (1, pixel).
+        label), `ids` (star,); None if not there. One spectrum (pixel,) becomes (1, pixel).
 
     Raises
     ------
     FileNotFoundError
-        When there is no such file.
+        There is no such file.
     FileFormatError
-        When the file is empty, truncated, damaged, of another format, not to be read safely, or
-        lacks the flux or a label asked for.
+        The file is empty, truncated, damaged, unsafe, of another format, or lacks the flux or a
+        label asked for.
     DataError
-        When what an uncertainty is cannot be told or is contradicted, or values are unusable.
+        The kind of an uncertainty is ambiguous or contradicted, or values are unusable.
     ShapeError
-        When the arrays do not fit together.
+        The arrays do not fit together.
     OptionError
-        When an option is not understood.
+        An option is not one of those understood.
     """
-    options = {
-        "label_names": label_names,
-        "uncertainty": uncertainty,
-        "bad_error": bad_error,
-        "mask_bits": mask_bits,
-    }
     with open_spectra(
-        source, **options, wavelength_unit=wavelength_unit, hdu=hdu, apstar=apstar
+        source,
+        label_names=label_names,
+        uncertainty=uncertainty,
+        bad_error=bad_error,
+        mask_bits=mask_bits,
+        wavelength_unit=wavelength_unit,
+        hdu=hdu,
+        apstar=apstar,
     ) as file:
         return file.read()
 
 
 @contextmanager
-def open_spectra(source: Any, **options: Any) -> Iterator[SpectraFile | SpectraFolder]:
+def open_spectra(source: Any, **options: Any) -> Iterator[SpectraFile | SpectraFolder | Spectra]:
     """Open spectra, to read some stars at a time.
 
     Parameters
     ----------
     source : path, astropy Table, or objects like those of specutils
-        As in `read_spectra`.
+        As in `read_spectra`; or `Spectra`, which are passed on as they are.
     **options
         As in `read_spectra`, each with the same default.
 
     Yields
     ------
-    SpectraFile or SpectraFolder
-        What there is (`n_stars`, `n_pixels`, `wavelength`, `label_names`, ...), and
-        ``read(slice(start, stop))``, which gives those stars as `Spectra`. The rows of HDF5, FITS
-        and npz files cost the memory of those rows; files packed by gzip, arrays compressed in npz,
-        and CSV are held whole.
+    SpectraFile, SpectraFolder or Spectra
+        `n_stars`, `n_pixels`, `wavelength`, `label_names`, ..., and ``read(slice(start, stop))``,
+        which gives those stars as `Spectra`. Rows of HDF5, FITS and npz files cost the memory of
+        those rows; files packed by gzip, arrays compressed in npz, and CSV are held whole.
 
     Raises
     ------
+    OptionError
+        Options are given for `Spectra`.
     SymspecError
-        As `read_spectra` does; what is wrong with rows is found when they are read.
+        As `read_spectra`; bad values are found when their rows are read.
 
     Examples
     --------
-    >>> with symspec.open_spectra("stars.h5") as file:  # doctest: +SKIP
-    ...     for start in range(0, file.n_stars, 1000):
-    ...         spectra = file.read(slice(start, start + 1000))
+    >>> import numpy as np
+    >>> import symspec
+    >>> source = symspec.datasets.generated_stars(5, n_pixels=9, rng=np.random.default_rng(0))
+    >>> with symspec.open_spectra(source) as file:  # or a path, such as "stars.h5"
+    ...     for start in range(0, file.n_stars, 2):
+    ...         print(file.read(slice(start, start + 2)).n_stars)
+    2
+    2
+    1
     """
-    checked = ReadOptions(**options)
-    is_path = isinstance(source, str | os.PathLike)
-    if is_path and Path(source).is_dir():
-        yield SpectraFolder(Path(source), partial(open_spectra, **options))
+    if isinstance(source, Spectra):
+        _refuse_options(options)
+        yield source
         return
-    name = str(source) if is_path else f"a {type(source).__name__}"
-    with ExitStack() as stack:
+    checked = ReadOptions.parse(options)
+    if not isinstance(source, str | os.PathLike):
+        name = f"a {type(source).__name__}"
         with noting(name):
-            arrays = (
-                stack.enter_context(_open_file(Path(source), checked))
-                if is_path
-                else arrange_object(source)
-            )
-            file = SpectraFile(arrays, name, checked)
+            file = SpectraFile(arrange_object(source), name, checked)
         yield file
+    elif Path(source).is_dir():
+        yield SpectraFolder(Path(source), checked, open_file)
+    else:
+        with open_file(Path(source), checked) as file:
+            yield file
 
 
 @contextmanager
-def _open_file(path: Path, options: ReadOptions) -> Iterator[NamedArrays]:
-    file_format = find_format(path)
-    if file_format in ("fits", "gzip"):
-        words = {
-            "hdu": options.hdu,
-            "apstar": options.apstar,
-            "is_unit_known": options.wavelength_unit is not None,
-        }
-        with open_fits_spectra(path, is_compressed=file_format == "gzip", **words) as arrays:
-            yield arrays
-    elif options.hdu is not None:
+def open_file(path: Path, options: ReadOptions) -> Iterator[SpectraFile]:
+    """Open a file of spectra of any format."""
+    with ExitStack() as stack:
+        with noting(str(path)):
+            arrays = stack.enter_context(open_arrays(path, options))
+            file = SpectraFile(arrays, str(path), options, path=path)
+        yield file
+
+
+def _refuse_options(options: Mapping[str, Any]) -> None:
+    if given := [name for name, value in options.items() if value is not None]:
         raise OptionError(
-            f"hdu={options.hdu!r} should go with a FITS file, got {file_format}: leave hdu out."
+            f"{given[0]} should go with a file or table to be read, got Spectra: leave it out."
         )
-    elif file_format == "csv":
-        yield _hold_csv(path, options)
-    else:
-        with open_array_file(path, file_format) as arrays:
-            yield arrays

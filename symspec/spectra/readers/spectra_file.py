@@ -1,27 +1,17 @@
-"""Named arrays as spectra: which array is what, and some stars of them at a time."""
+"""Named arrays as spectra: the part that each array has, and some stars of them at a time."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from numbers import Real
+from pathlib import Path
 
 import numpy as np
 
-from symspec.errors import DataError, FileFormatError, OptionError, ShapeError, SymspecError
-from symspec.safety.checks import as_float_array, check_choice
+from symspec.errors import DataError, FileFormatError, ShapeError, SymspecError
+from symspec.safety.checks import as_float_array
 from symspec.safety.named_arrays import NamedArrays
-from symspec.spectra.pixels import (
-    UNCERTAINTY_KINDS,
-    as_nan,
-    check_bad_error,
-    check_mask_bits,
-    find_bad_bits,
-    find_ivar,
-)
-from symspec.spectra.readers.labels import find_labels, load_labels, read_words
-from symspec.spectra.readers.names import (
+from symspec.spectra.names import (
     IDS,
     LOG_WAVELENGTH,
     MASKS,
@@ -31,7 +21,10 @@ from symspec.spectra.readers.names import (
     find_flux,
     find_uncertainty,
 )
-from symspec.spectra.spectra import Spectra
+from symspec.spectra.pixels import as_nan, check_bad_error, find_bad_bits, find_ivar
+from symspec.spectra.readers.labels import find_labels, load_labels, read_strings
+from symspec.spectra.readers.options import ReadOptions
+from symspec.spectra.spectra import Spectra, check_rows, hash_spectra
 from symspec.spectra.wavelengths import (
     DEFAULT_UNIT,
     find_pixel_order,
@@ -41,60 +34,21 @@ from symspec.spectra.wavelengths import (
     parse_unit,
 )
 
-APSTAR_ROWS = ("combined", "combined_global", "visits", "all")
 _N_SAMPLED = 16  # stars whose uncertainties are looked at before any is read
 
 
-@dataclass(frozen=True, kw_only=True)
-class ReadOptions:
-    """How spectra are read; `symspec.read_spectra` says what each option does."""
-
-    label_names: Sequence[str] | None = None
-    uncertainty: str | None = None
-    bad_error: float = 999.0
-    mask_bits: Sequence[int] | None = None
-    wavelength_unit: str | None = None
-    hdu: int | str | None = None
-    apstar: str = "combined"
-
-    def __post_init__(self) -> None:
-        if self.uncertainty is not None:
-            check_choice(self.uncertainty, "uncertainty", UNCERTAINTY_KINDS)
-        if not (isinstance(self.bad_error, Real) and self.bad_error > 0):
-            raise OptionError(
-                f"bad_error should be above 0, got {self.bad_error!r}: give numpy.inf to keep every"
-                " error."
-            )
-        names = self.label_names
-        if isinstance(names, str) or not all(isinstance(name, str) for name in names or ()):
-            raise OptionError(
-                f"label_names should be a sequence of strings, got {names!r}: write them like"
-                ' ["TEFF", "LOGG"].'
-            )
-        check_mask_bits(self.mask_bits)
-        if self.wavelength_unit is not None:
-            parse_unit(self.wavelength_unit)
-        check_choice(self.apstar, "apstar", APSTAR_ROWS)
-        if not (
-            self.hdu is None or (isinstance(self.hdu, int | str) and not isinstance(self.hdu, bool))
-        ):
-            raise OptionError(
-                f"hdu should be the number or the name of an HDU, got {self.hdu!r}: numbers start"
-                " at 0."
-            )
-
-
 class SpectraFile:
-    """Spectra in an open file or a table, of which `read` gives the stars asked for.
+    """Spectra in an open file or a table; `read` gives the stars asked for.
 
     Attributes
     ----------
+    name : str
+        The path, or the kind of table, for messages.
     n_stars, n_pixels : int
-        Numbers of stars and of pixels.
     wavelength : numpy.ndarray, shape (pixel,), or None
-        Rising wavelengths in `wavelength_unit`; None when there are none.
+        Rising wavelengths in `wavelength_unit`.
     wavelength_unit : str
-        As astropy writes it.
+        As astropy spells it.
     label_names, label_units : tuple of str
         Names and units of the labels; empty without labels.
     has_ids : bool
@@ -103,19 +57,20 @@ class SpectraFile:
         Whether the flux has an uncertainty, which `read` turns into `Spectra.ivar`.
     """
 
-    def __init__(self, arrays: NamedArrays, source: str, options: ReadOptions):
+    def __init__(
+        self, arrays: NamedArrays, name: str, options: ReadOptions, path: Path | None = None
+    ):
+        self.name = name
         self._arrays = arrays
-        self._source = source
         self._options = options
-        self._flux = find_flux(arrays, source)
+        self._path = path
+        self._flux = find_flux(arrays, name)
         shape = arrays.find_shape(self._flux)
         self._is_single = len(shape) == 1
         self.n_stars, self.n_pixels = _check_shape(
-            (1, *shape) if self._is_single else shape, self._flux, source
+            (1, *shape) if self._is_single else shape, self._flux, name
         )
-        self._labels = find_labels(
-            arrays, options.label_names, self.n_stars, self._is_single, source
-        )
+        self._labels = find_labels(arrays, options.label_names, self.n_stars, self._is_single, name)
         self.label_names = self._labels.names if self._labels else ()
         self.label_units = self._labels.units if self._labels else ()
         self._uncertainty = find_uncertainty(arrays, options.uncertainty)
@@ -128,7 +83,19 @@ class SpectraFile:
         self._scale = self._check_uncertainty()
 
     def __repr__(self) -> str:
-        return f"SpectraFile({self._source}: {self.n_stars} stars, {self.n_pixels} pixels)"
+        return f"SpectraFile({self.name}: {self.n_stars} stars, {self.n_pixels} pixels)"
+
+    def identity(self) -> dict[str, str | None]:
+        """Strings that differ if the spectra do.
+
+        Those of a file are its size, its time of modification, and the options given; that of a
+        table is a digest of its spectra.
+        """
+        if self._path is None:
+            return {"spectra": hash_spectra(self.read())}
+        stat = self._path.stat()
+        stamp = f"{stat.st_size} bytes, modified {np.datetime64(stat.st_mtime_ns, 'ns')}"
+        return {"spectra": stamp} | self._options.identity()
 
     def read(self, rows: slice = slice(None)) -> Spectra:
         """Read some stars, in the memory that they take.
@@ -136,68 +103,54 @@ class SpectraFile:
         Parameters
         ----------
         rows : slice, default all
-            The stars wanted; its step is positive.
+            The stars wanted, with a positive step.
 
         Returns
         -------
         Spectra
-            All in float64; what the file lacks is None.
+            All in float64; None for what the file lacks.
 
         Raises
         ------
         OptionError
-            When `rows` is no such slice, or the file is closed.
+            `rows` is no such slice, or the file is closed.
         FileFormatError
-            When the file is damaged there.
+            The file is damaged there.
         DataError
-            When values are unusable.
+            Values are unusable.
         """
         rows = check_rows(rows, self.n_stars)
-        with noting(self._source):
+        with noting(self.name):
             self._check_grid(rows)
             flux = as_nan(as_float_array(self._load_pixels(self._flux, rows), self._flux))
-            labels = self._labels
+            labels = None
+            if self._labels is not None:
+                labels = load_labels(self._arrays, self._labels, rows, self._is_single)
             return Spectra(
                 flux=flux,
                 ivar=self._read_ivar(flux, rows),
                 wavelength=self.wavelength,
-                labels=(
-                    None
-                    if labels is None
-                    else load_labels(self._arrays, labels, rows, self._is_single)
-                ),
+                labels=labels,
                 label_names=self.label_names,
                 label_units=self.label_units,
-                ids=None if self._ids is None else self._read_ids(rows, len(flux)),
+                ids=self._read_ids(rows, len(flux)),
                 wavelength_unit=self.wavelength_unit,
             )
 
     def _load_pixels(self, name: str, rows: slice) -> np.ndarray:
         """Rows of an array (star, pixel), with pixels in the order of rising wavelength."""
-        loaded = (
-            self._arrays.load(name)[None][rows]
-            if self._is_single
-            else self._arrays.load(name, rows)
-        )
-        return loaded[:, self._pixels]
+        if self._is_single:
+            return self._arrays.load(name)[None][rows, self._pixels]
+        return self._arrays.load(name, rows)[:, self._pixels]
 
-    def _read_ids(self, rows: slice, n_rows: int) -> np.ndarray:
+    def _read_ids(self, rows: slice, n_rows: int) -> np.ndarray | None:
+        if self._ids is None:
+            return None
         ids = np.atleast_1d(self._arrays.load(self._ids, rows))[:n_rows]
         return ids[:, 0] if ids.ndim == 2 else ids
 
     def _read_ivar(self, flux: np.ndarray, rows: slice) -> np.ndarray | None:
-        bits = (
-            self._arrays.mask_bits if self._options.mask_bits is None else self._options.mask_bits
-        )
-        masked = None
-        if self._mask is not None:
-            is_common = len(self._arrays.find_shape(self._mask)) == 1  # to all stars
-            stored = (
-                self._arrays.load(self._mask)[None, self._pixels]
-                if is_common
-                else self._load_pixels(self._mask, rows)
-            )
-            masked = np.broadcast_to(find_bad_bits(stored, self._mask, bits), flux.shape)
+        masked = None if self._mask is None else self._read_mask(self._mask, rows, flux.shape)
         if self._uncertainty is None:
             return find_ivar(flux, mask=masked)
         name, kind = self._uncertainty
@@ -205,6 +158,17 @@ class SpectraFile:
         return find_ivar(
             flux, error, kind, scale=self._scale, mask=masked, bad_error=self._options.bad_error
         )
+
+    def _read_mask(self, name: str, rows: slice, shape: tuple[int, ...]) -> np.ndarray:
+        """Which pixels (star, pixel) the mask marks as bad."""
+        bits = self._options.mask_bits
+        if bits is None:
+            bits = self._arrays.mask_bits
+        if len(self._arrays.find_shape(name)) == 1:  # one mask for all stars
+            stored = self._arrays.load(name)[None, self._pixels]
+        else:
+            stored = self._load_pixels(name, rows)
+        return np.broadcast_to(find_bad_bits(stored, name, bits), shape)
 
     def _find_mask(self) -> str | None:
         bits = self._options.mask_bits
@@ -224,9 +188,10 @@ class SpectraFile:
         if (name := find_first_array(self._arrays, IDS)) is None:
             return None
         shape = self._arrays.find_shape(name)
-        if shape not in ((self.n_stars,), (self.n_stars, 1)) and not (
-            self.n_stars == 1 and shape == ()
-        ):
+        allowed: list[tuple[int, ...]] = [(self.n_stars,), (self.n_stars, 1)]
+        if self.n_stars == 1:
+            allowed.append(())
+        if shape not in allowed:
             raise ShapeError(
                 f"{name} should have shape ({self.n_stars},), one a star, got {shape}: select the"
                 " same stars."
@@ -234,7 +199,7 @@ class SpectraFile:
         return name
 
     def _find_wavelength(self) -> tuple[str | None, np.ndarray | None, slice]:
-        """Find the array of wavelengths, those of the first star, and the order of pixels in which they rise."""
+        """Find the array of wavelengths, the first star's, and the order in which they rise."""
         name = find_array(self._arrays, WAVELENGTH) or find_array(self._arrays, LOG_WAVELENGTH)
         if name is None:
             return None, None, slice(None)
@@ -258,25 +223,24 @@ class SpectraFile:
 
     def _check_grid(self, rows: slice) -> None:
         """Refuse stars whose wavelengths are not those of the first."""
-        if self._grid is None or self._arrays.find_shape(self._grid) != (
-            self.n_stars,
-            self.n_pixels,
-        ):
+        if self._grid is None:
             return
+        if self._arrays.find_shape(self._grid) != (self.n_stars, self.n_pixels):
+            return  # one grid for all stars
         grids = self._load_grid(self._grid, rows)[:, self._pixels]
         if (other := (grids != self.wavelength).any(axis=1)).any():
             raise ShapeError(
                 f"{self._grid} should be the same for all stars, got another grid for star"
-                f" {rows.start + rows.step * int(np.argmax(other))} than for star 0: read those of"
-                " each grid apart, resample them to one (symspec.resample), and join them."
+                f" {rows.start + rows.step * int(np.argmax(other))} than for star 0: read the stars"
+                " of each grid on their own, resample them to one (symspec.resample), and join"
+                " them."
             )
 
     def _find_wavelength_unit(self) -> str:
-        words = read_words(self._arrays, "wavelength_unit")
-        stated = words[0] if words else None
-        if (
-            stated is None and self._grid is not None and self._grid.lower() in WAVELENGTH
-        ):  # not of a logarithm
+        strings = read_strings(self._arrays, "wavelength_unit")
+        stated = strings[0] if strings else None
+        # a logarithm has no unit
+        if stated is None and self._grid is not None and self._grid.lower() in WAVELENGTH:
             stated = self._arrays.units.get(self._grid)
         said = self._options.wavelength_unit
         if not stated or (said is not None and not is_unit(stated)):
@@ -289,7 +253,7 @@ class SpectraFile:
         return parse_unit(stated)
 
     def _check_uncertainty(self) -> float:
-        """Look at the uncertainties of some stars; gives the factor that brings them to the flux's units."""
+        """Check the uncertainties of some stars; return their factor to the flux's units."""
         if self._uncertainty is None:
             return 1.0
         name, kind = self._uncertainty
@@ -302,10 +266,10 @@ class SpectraFile:
         return scale
 
     def _check_pixels(self, name: str) -> None:
-        """Refuse an array that has not one value for each pixel of the flux."""
-        if (shape := self._arrays.find_shape(name)) != (
-            wanted := self._arrays.find_shape(self._flux)
-        ):
+        """Refuse an array of another shape than the flux."""
+        shape = self._arrays.find_shape(name)
+        wanted = self._arrays.find_shape(self._flux)
+        if shape != wanted:
             raise ShapeError(
                 f"{name} should have the shape of the flux, {wanted}, got {shape}: store one for"
                 " each pixel."
@@ -314,21 +278,12 @@ class SpectraFile:
 
 @contextmanager
 def noting(source: str) -> Iterator[None]:
-    """Add to an error what was read when it happened."""
+    """Add to an error the name of the source that was read."""
     try:
         yield
     except SymspecError as error:
         error.add_note(f"This happened while reading {source}.")
         raise
-
-
-def check_rows(rows: slice, n_stars: int) -> slice:
-    """Refuse what is no slice that goes forward; gives it with its numbers."""
-    if not isinstance(rows, slice) or (rows.step or 1) < 1:
-        raise OptionError(
-            f"rows should be a slice with a step above 0, got {rows!r}: write slice(0, 1000)."
-        )
-    return slice(*rows.indices(n_stars))
 
 
 def _check_shape(shape: tuple[int, ...], name: str, source: str) -> tuple[int, int]:
@@ -339,4 +294,5 @@ def _check_shape(shape: tuple[int, ...], name: str, source: str) -> tuple[int, i
     if len(shape) != 2 or shape[1] == 0:
         advice = "give at least one pixel" if len(shape) == 2 else "store one row a star"
         raise ShapeError(f"{name} should have shape (star, pixel), got {shape}: {advice}.")
-    return shape
+    n_stars, n_pixels = shape
+    return n_stars, n_pixels

@@ -1,6 +1,7 @@
-"""Files of Keras, PyTorch and safetensors as these programs write them, put together without these programs."""
+"""Files of Keras, PyTorch, safetensors and The Payne, written without these programs."""
 
 import io
+import itertools
 import json
 import re
 import struct
@@ -8,25 +9,17 @@ import zipfile
 
 import h5py
 import numpy as np
+import pytest
 
-NAMES = (
-    "zeta",
-    "dense_10",
-    "dense_2",
-    "alpha",
-)  # neither alphabetical nor numbered in the order of the layers
-SIZES = (
-    7,
-    5,
-    5,
-    5,
-    2,
-)  # equal shapes in the middle: an order by name or by shape alone would not do
+# neither alphabetical nor numbered in the order of the layers
+NAMES = ("zeta", "dense_10", "dense_2", "alpha")
+# equal shapes in the middle: an order by name or by shape alone would not do
+SIZES = (7, 5, 5, 5, 2)
 KINDS = ("kernel", "bias", "moving_mean", "moving_variance", "fifth", "sixth", "seventh", "eighth")
 
 
 def write_layers(group, layers, names=NAMES, suffix=":0", inner="{0}_2"):
-    """Layout of Keras's `.h5`: names of layers and weights as attributes, whose order is that of the network."""
+    """Layout of Keras's `.h5`: attributes name layers and weights in the order of the network."""
     group.attrs["layer_names"] = ["input_1", *names]
     group.create_group("input_1").attrs["weight_names"] = np.zeros(0)
     for name, arrays in zip(names, layers, strict=True):
@@ -69,7 +62,7 @@ def sequential(*layers):
 
 
 def functional(*layers, version=3, sources=None, outputs=None):
-    """Layers with the nodes that lead to each from those of `sources`, by default from the one before it."""
+    """Layers whose inputs are those of `sources`, by default the layer before each."""
     sources, listed, inputs = sources or {}, [], []
     for before, layer in zip((None, *layers), layers, strict=False):
         name = layer["config"]["name"]
@@ -155,10 +148,9 @@ def tensor(array, key, kind="FloatStorage", size=None, offset=0, strides=None):
         b"(" + word("storage") + b"ctorch\n" + kind.encode() + b"\n" + word(str(key)) + word("cpu")
     )
     storage += number(array.size if size is None else size) + b"tQ"
-    return (
-        b"ctorch._utils\n_rebuild_tensor_v2\n(" + storage + number(offset) + numbers(shape) + numbers(strides)
-        + b"\x89ccollections\nOrderedDict\n)RtR"
-    )  # fmt: skip
+    view = number(offset) + numbers(shape) + numbers(strides)
+    hooks = b"\x89ccollections\nOrderedDict\n)R"
+    return b"ctorch._utils\n_rebuild_tensor_v2\n(" + storage + view + hooks + b"tR"
 
 
 def word(text):
@@ -206,7 +198,7 @@ SAFE = {np.dtype("f4"): "F32", np.dtype("f8"): "F64", np.dtype("f2"): "F16"}
 
 
 def write_safetensors(path, arrays, metadata=True):
-    """Tensors sorted by name, as the format's own writer has them; values are arrays or (type, array)."""
+    """Tensors sorted by name, as the format's own writer does; values may be (type, array)."""
     header, data = ({"__metadata__": {"format": "pt"}} if metadata else {}), b""
     for name, array in sorted(arrays.items()):
         kind, array = array if isinstance(array, tuple) else (SAFE[array.dtype], array)
@@ -216,3 +208,56 @@ def write_safetensors(path, arrays, metadata=True):
     words = json.dumps(header).encode()
     words += b" " * (-len(words) % 8)
     path.write_bytes(struct.pack("<Q", len(words)) + words + data)
+
+
+WRITERS = pytest.mark.parametrize("write", [write_h5, write_keras], ids=["h5", "keras"])
+
+
+def chain(names=NAMES, activation="tanh"):
+    """Layers of a network of dense ones; the last one is linear."""
+    last = len(names) - 1
+    dense = [
+        dense_config(name, SIZES[i + 1], "linear" if i == last else activation)
+        for i, name in enumerate(names)
+    ]
+    return [input_config(SIZES[0]), *dense]
+
+
+def inner_model(kind, version=3):
+    """Model to put inside another, whose first layer is not trained."""
+    layers = [
+        dense_config("dense", 4),
+        layer_config("BatchNormalization", "norm"),
+        layer_config("ReLU", "act"),
+    ]
+    frozen = {**layers[0], "config": {**layers[0]["config"], "trainable": False, "name": "held"}}
+    layers = [input_config(6, name="inner_input"), frozen, *layers]
+    model = sequential(*layers) if kind == "sequential" else functional(*layers, version=version)
+    return model | {"config": {**model["config"], "name": "inner"}}
+
+
+def write_pt(path, state):
+    """State_dict of arrays as torch.save writes it, each with a storage of its own."""
+    kinds = {"f": "FloatStorage", "i": "LongStorage"}
+    items = {
+        name: tensor(array, i, kinds[array.dtype.kind])
+        for i, (name, array) in enumerate(state.items())
+    }
+    write_torch(
+        path, state_dict(items), {i: array.tobytes() for i, array in enumerate(state.values())}
+    )
+
+
+def write_safe(path, state):
+    """The same state_dict in a file of safetensors."""
+    write_safetensors(
+        path, {name: ("I64", a) if a.dtype.kind == "i" else a for name, a in state.items()}
+    )
+
+
+def payne_arrays(rng, sizes=(3, 6, 5, 8)):
+    arrays = {"x_min": np.array([4000.0, 0.0, -2.0]), "x_max": np.array([7000.0, 5.0, 0.5])}
+    for i, (n_in, n_out) in enumerate(itertools.pairwise(sizes)):
+        arrays[f"w_array_{i}"] = rng.normal(size=(n_out, n_in)).astype(np.float32)
+        arrays[f"b_array_{i}"] = rng.normal(size=n_out).astype(np.float32)
+    return arrays

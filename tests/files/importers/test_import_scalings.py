@@ -1,4 +1,4 @@
-"""What a file of weights does not say: how flux and labels were scaled for the training, and the wavelengths."""
+"""Scalings of flux and labels, and wavelengths, which a file of weights does not hold."""
 
 import h5py
 import numpy as np
@@ -13,7 +13,7 @@ FLUX, LABELS = (np.linspace(0.8, 1.2, 6), 0.1), ([5000.0, 3.0], [800.0, 0.9])
 
 @pytest.fixture
 def trained(tmp_path):
-    """A file of weights of a network of standardised flux and labels, and what it predicts in their own units."""
+    """Weights of a network of standardised flux and labels; its predictions in their own units."""
     rng = np.random.default_rng(0)
     net = ss.mlp([6, 4, 2], activation="tanh")
     theta = net.init_params(rng).astype(np.float32)
@@ -31,13 +31,15 @@ def trained(tmp_path):
 
 def test_scalings_make_flux_and_labels_keep_their_own_units(trained):
     path, net, X, Y = trained
-    words = {
-        "flux_scaling": FLUX,
-        "label_scaling": LABELS,
-        "wavelength": np.arange(6.0) + 500,
-        "wavelength_unit": "nm",
-    }
-    read, theta = ss.read_network(path, net=net, check=(X, Y), **words)
+    read, theta = ss.read_network(
+        path,
+        net=net,
+        check=(X, Y),
+        flux_scaling=FLUX,
+        label_scaling=LABELS,
+        wavelength=np.arange(6.0) + 500,
+        wavelength_unit="nm",
+    )
     assert_allclose(ss.compile_predict(read)(theta, X), Y, rtol=1e-12)
     assert read.wavelength_unit == "nm"
     assert_allclose(read.wavelength, np.arange(6.0) + 500, rtol=0)

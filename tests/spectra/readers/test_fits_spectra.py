@@ -1,6 +1,5 @@
-"""Every layout of FITS files that spectra come in, written as its documentation says, is read entry by entry."""
+"""Images and tables of FITS files, written as other programs do, are read entry by entry."""
 
-import gzip
 import warnings
 
 import numpy as np
@@ -8,38 +7,10 @@ import pytest
 from astropy import units as u
 from astropy.io import fits
 from astropy.wcs import WCS
-from conftest import SHARED_DATA
+from fits_writing import FLUX, IVAR, LABELS, N_PIXELS, N_STARS, SIGMA, WAVELENGTH, image, write
 
 from symspec.errors import DataError, FileFormatError, OptionError, ShapeError
 from symspec.spectra.readers.read import open_spectra, read_spectra
-
-RNG = np.random.default_rng(0)
-N_STARS, N_PIXELS = 6, 50
-FLUX = (1 + RNG.normal(scale=0.1, size=(N_STARS, N_PIXELS))).astype(np.float32)
-SIGMA = RNG.uniform(0.01, 0.1, size=(N_STARS, N_PIXELS)).astype(np.float32)
-IVAR = SIGMA.astype(float) ** -2
-WAVELENGTH = np.linspace(5000.0, 5100.0, N_PIXELS)
-LABELS = RNG.normal(size=(N_STARS, 2))
-REAL_BOSS = SHARED_DATA / "wdtools/sample_spectrum.fits"
-APOGEE_BAD = (0, 1, 2, 3, 4, 5, 6, 7, 14)
-
-
-def write(path, *hdus, compressed=False):
-    primary = hdus[0] if isinstance(hdus[0], fits.PrimaryHDU) else fits.PrimaryHDU()
-    content = fits.HDUList([primary, *(hdu for hdu in hdus if hdu is not primary)])
-    content.writeto(path, overwrite=True)
-    if compressed:
-        path.write_bytes(gzip.compress(path.read_bytes()))
-    return path
-
-
-def image(data, name="", primary=False, **cards):
-    hdu = (fits.PrimaryHDU if primary else fits.ImageHDU)(data)
-    if name:
-        hdu.name = name
-    for card, value in cards.items():
-        hdu.header[card.replace("_FLAG", "-FLAG")] = value
-    return hdu
 
 
 @pytest.fixture(params=[False, True], ids=["plain", "gzip"])
@@ -47,207 +18,48 @@ def compressed(request):
     return request.param
 
 
-# --- SDSS
-
-
-def write_apstar(path, n_visits=3, *, n_pixels=8575, masks=True, **options):
-    """The layout of apStar: flux, error and bitmask; two combined rows before the visits, or a single visit."""
-    n_rows = n_visits + 2 if n_visits > 1 else 1
-    rng = np.random.default_rng(n_visits)
-    flux = rng.normal(1.0, 0.1, size=(n_rows, n_pixels)).astype(np.float32)
-    error = rng.uniform(0.01, 0.1, size=flux.shape).astype(np.float32)
-    mask = np.zeros(flux.shape, dtype=np.int16)
-    error[0, 7] = 1e10
-    if masks:
-        for bit in range(15):
-            mask[0, 100 + bit] = 1 << bit
-    if n_rows == 1:
-        flux, error, mask = flux[0], error[0], mask[0]
-    grid = {"CRVAL1": 4.179, "CDELT1": 6e-6, "CRPIX1": 1, "CTYPE1": "LOG-LINEAR", "DC_FLAG": 1}
-    primary = image(None, primary=True, OBJID="2M00000068+5710233", **grid)
-    hdus = [image(flux, **grid), image(error, **grid), image(mask, **grid), image(flux * 0, **grid)]
-    return write(path, primary, *hdus, **options), np.atleast_2d(flux), np.atleast_2d(error)
-
-
-def test_an_apstar_file_gives_its_combined_spectrum(tmp_path, compressed):
-    path, flux, error = write_apstar(tmp_path / "apStar", compressed=compressed)
-    spectra = read_spectra(path)
-    assert spectra.flux.shape == (1, 8575)
-    np.testing.assert_array_equal(spectra.flux[0], flux[0])
-    bad = np.zeros(8575, dtype=bool)
-    bad[[7, *(100 + bit for bit in APOGEE_BAD)]] = True
-    np.testing.assert_array_equal(spectra.ivar[0] == 0, bad)
-    np.testing.assert_allclose(
-        spectra.ivar[0][~bad], error[0][~bad].astype(float) ** -2, rtol=1e-14
-    )
-    # the last pixel of APOGEE's grid, as its documentation has it
-    assert spectra.wavelength[0] == pytest.approx(15100.80, abs=0.01)
-    assert spectra.wavelength[-1] == pytest.approx(16999.81, abs=0.01)
-    assert spectra.wavelength_unit == "Angstrom"
-    assert spectra.ids.tolist() == ["2M00000068+5710233"]
-
-
-@pytest.mark.parametrize(
-    ("choice", "rows", "ids"),
-    [
-        ("combined", [0], ["X"]),
-        ("combined_global", [1], ["X"]),
-        ("visits", [2, 3, 4], ["X visit 1", "X visit 2", "X visit 3"]),
-        ("all", [0, 1, 2, 3, 4], ["X", "X", "X visit 1", "X visit 2", "X visit 3"]),
-    ],
-)
-def test_rows_of_an_apstar_file_are_picked_by_name(tmp_path, choice, rows, ids):
-    path, flux, error = write_apstar(tmp_path / "apStar", masks=False)
-    spectra = read_spectra(path, apstar=choice, bad_error=np.inf)
-    np.testing.assert_array_equal(spectra.flux, flux[rows])
-    np.testing.assert_allclose(spectra.ivar, error[rows].astype(float) ** -2, rtol=1e-14)
-    assert [name.replace("2M00000068+5710233", "X") for name in spectra.ids] == ids
-    with open_spectra(path, apstar=choice, bad_error=np.inf) as file:
-        for row in range(len(rows)):
-            np.testing.assert_array_equal(file.read(slice(row, row + 1)).flux[0], flux[rows[row]])
-
-
-def test_an_apstar_file_of_one_visit_has_one_row(tmp_path):
-    path, flux, _ = write_apstar(tmp_path / "apStar", n_visits=1)
-    for choice in ("combined", "combined_global", "visits", "all"):
-        np.testing.assert_array_equal(read_spectra(path, apstar=choice).flux, flux)
-    with pytest.raises(
-        OptionError, match=r"apstar should be one of 'combined', .* did you mean 'visits'"
-    ):
-        read_spectra(path, apstar="visit")
-
-
-def test_the_bits_that_count_can_be_said(tmp_path):
-    path, _, _ = write_apstar(tmp_path / "apStar")
-    for bits in [(12,), (12, 13, 0), ()]:
-        ivar = read_spectra(path, mask_bits=bits).ivar[0]
-        np.testing.assert_array_equal(
-            np.flatnonzero(ivar == 0), sorted([7, *(100 + bit for bit in bits)])
-        )
-    with pytest.raises(
-        OptionError, match=r"mask_bits should be 0 to 15 for bitmask of .*, got \[16\]"
-    ):
-        read_spectra(path, mask_bits=(16,))
-
-
-def test_an_aspcapstar_file_has_a_model_where_others_have_a_mask(tmp_path):
-    grid = {"CRVAL1": 4.179, "CDELT1": 6e-6, "CRPIX1": 1, "CTYPE1": "LOG-LINEAR"}
-    hdus = [image(array, **grid) for array in (FLUX[0], SIGMA[0], FLUX[1])]
-    spectra = read_spectra(write(tmp_path / "x", *hdus))
-    np.testing.assert_array_equal(spectra.flux, FLUX[:1])
-    np.testing.assert_allclose(spectra.ivar, IVAR[:1], rtol=1e-14)
-
-
-def test_an_apvisit_file_is_sorted_to_one_rising_grid(tmp_path, compressed):
-    rng = np.random.default_rng(3)
-    ends = [
-        (16951.0, 16475.0),
-        (16436.0, 15856.0),
-        (15808.0, 15145.0),
-    ]  # red to blue, falling within each chip
-    wavelength = np.stack([np.linspace(*pair, 4096) for pair in ends])
-    flux = rng.normal(1.0, 0.1, size=(3, 4096)).astype(np.float32)
-    error = rng.uniform(0.01, 0.1, size=(3, 4096)).astype(np.float32)
-    mask = np.zeros((3, 4096), dtype=np.int16)
-    mask[1, 10], mask[2, 20], mask[0, 30] = 1, 2**14, 2**9
-    hdus = [image(array) for array in (flux, error, mask, wavelength)]
-    primary = image(None, primary=True, OBJID="2M1")
-    spectra = read_spectra(
-        write(tmp_path / "apVisit", primary, *hdus, image(flux), compressed=compressed)
-    )
-    assert spectra.flux.shape == (1, 3 * 4096)
-    assert (np.diff(spectra.wavelength) > 0).all()
-    for chip, pixel in [(0, 0), (1, 10), (2, 20), (2, 4095), (0, 30), (1, 2000)]:
-        at = int(np.flatnonzero(spectra.wavelength == wavelength[chip, pixel])[0])
-        assert spectra.flux[0, at] == flux[chip, pixel]
-        good = (chip, pixel) not in ((1, 10), (2, 20))
-        expected = float(error[chip, pixel]) ** -2 if good else 0.0
-        assert spectra.ivar[0, at] == pytest.approx(expected, rel=1e-14)
-    assert np.count_nonzero(spectra.ivar == 0) == 2
-    assert spectra.ids.tolist() == ["2M1"]
-
-
-def test_chips_that_overlap_in_a_wavelength_are_refused(tmp_path):
-    wavelength = (
-        np.stack([np.linspace(3, 2, 11), np.linspace(2, 1, 11), np.linspace(0.9, 0.1, 11)]) * 1000
-    )
-    mask = np.zeros((3, 11), dtype=np.int16)
-    hdus = [image(array) for array in (wavelength, wavelength, mask, wavelength)]
-    with pytest.raises(
-        DataError, match="should rise or fall from pixel to pixel, got twice the same at 1 places"
-    ):
-        read_spectra(write(tmp_path / "x", *hdus), bad_error=np.inf)
-
-
-def coadd(**extra):
-    and_mask = np.zeros(N_PIXELS, dtype=np.int32)
-    and_mask[[3, 4]] = 2**23, 2**31 - 1
-    columns = {
-        "flux": ("E", FLUX[0]),
-        "loglam": ("E", np.log10(WAVELENGTH)),
-        "ivar": ("E", np.where(np.arange(N_PIXELS) == 9, 0, IVAR[0])),
-        "and_mask": ("J", and_mask),
-        "or_mask": ("J", np.ones(N_PIXELS)),
-        "model": ("E", FLUX[1]),
-        **extra,
-    }
-    made = [fits.Column(name, form, array=array) for name, (form, array) in columns.items()]
-    return fits.BinTableHDU.from_columns(made, name="COADD")
-
-
-def test_a_boss_coadd_is_read(tmp_path, compressed):
-    primary = image(
-        None, primary=True, PLATEID=4455, MJD=55539, FIBERID=92, COEFF0=3.5, COEFF1=1e-4, DC_FLAG=1
-    )
-    spall = fits.BinTableHDU.from_columns(
-        [fits.Column("FLUX_OTHER", "5E", array=np.ones((1, 5)))], name="SPALL"
-    )
-    path = write(tmp_path / "spec", primary, coadd(), spall, compressed=compressed)
-    spectra = read_spectra(path)
-    np.testing.assert_array_equal(spectra.flux, FLUX[:1])
-    np.testing.assert_allclose(spectra.wavelength, WAVELENGTH, rtol=1e-6)  # of float32
-    bad = np.isin(np.arange(N_PIXELS), [3, 4, 9])
-    np.testing.assert_array_equal(spectra.ivar[0] == 0, bad)
-    np.testing.assert_allclose(spectra.ivar[0][~bad], IVAR[0][~bad], rtol=1e-6)  # of float32
-    assert spectra.ids.tolist() == ["4455-55539-0092"]
-    ivar = read_spectra(path, mask_bits=(23,)).ivar[0]
-    np.testing.assert_array_equal(np.flatnonzero(ivar == 0), [3, 4, 9])
-    ivar = read_spectra(path, mask_bits=(0, 1)).ivar[0]
-    np.testing.assert_array_equal(np.flatnonzero(ivar == 0), [4, 9])
-
-
-@pytest.mark.skipif(not REAL_BOSS.exists(), reason="the real spectrum is not here")
-def test_a_real_boss_spectrum_is_read():
-    spectra = read_spectra(REAL_BOSS)
-    with fits.open(REAL_BOSS) as opened:
-        table = opened[1].data
-        np.testing.assert_array_equal(spectra.flux[0], table["flux"])
-        good = (table["ivar"] > 0) & (table["and_mask"] == 0)
-        np.testing.assert_array_equal(spectra.ivar[0], np.where(good, table["ivar"], 0))
-        np.testing.assert_allclose(
-            spectra.wavelength, 10 ** table["loglam"].astype(float), rtol=1e-14
-        )
-    assert spectra.ids.tolist() == ["4455-55539-0692"]
-    assert (spectra.wavelength[[0, -1]] // 10).tolist() == [359, 1039]
-    other = read_spectra(REAL_BOSS, hdu=4)
-    assert other.n_pixels == 2517
-
-
 # --- images
 
 
 GRIDS = {
-    "linear": ({"CRVAL1": 5000.0, "CDELT1": 2.5, "CRPIX1": 1.0, "CTYPE1": "WAVE", "CUNIT1": "Angstrom"}, None),
-    "from the middle": ({"CRVAL1": 500.0, "CDELT1": 0.25, "CRPIX1": 11.5, "CTYPE1": "AWAV", "CUNIT1": "nm"}, None),
-    "CD1_1": ({"CRVAL1": 1.5, "CD1_1": 0.001, "CRPIX1": 3.0, "CTYPE1": "WAVE", "CUNIT1": "um"}, None),
-    "logarithmic": ({"CRVAL1": 5000.0, "CDELT1": 1.0, "CRPIX1": 5.0, "CTYPE1": "WAVE-LOG", "CUNIT1": "Angstrom"}, None),
+    "linear": (
+        {"CRVAL1": 5000.0, "CDELT1": 2.5, "CRPIX1": 1.0, "CTYPE1": "WAVE", "CUNIT1": "Angstrom"},
+        None,
+    ),
+    "from the middle": (
+        {"CRVAL1": 500.0, "CDELT1": 0.25, "CRPIX1": 11.5, "CTYPE1": "AWAV", "CUNIT1": "nm"},
+        None,
+    ),
+    "CD1_1": (
+        {"CRVAL1": 1.5, "CD1_1": 0.001, "CRPIX1": 3.0, "CTYPE1": "WAVE", "CUNIT1": "um"},
+        None,
+    ),
+    "logarithmic": (
+        {
+            "CRVAL1": 5000.0,
+            "CDELT1": 1.0,
+            "CRPIX1": 5.0,
+            "CTYPE1": "WAVE-LOG",
+            "CUNIT1": "Angstrom",
+        },
+        None,
+    ),
     "no CRPIX1": ({"CRVAL1": 5000.0, "CDELT1": 2.0}, lambda i: 5000.0 + 2.0 * i),
-    "IRAF": ({"CRVAL1": 5000.0, "CDELT1": 2.0, "CD1_1": 2.0, "CRPIX1": 2.0, "DC_FLAG": 0}, lambda i: 4998.0 + 2 * i),
-    "IRAF log": ({"CRVAL1": 3.6, "CD1_1": 1e-4, "CRPIX1": 1.0, "DC_FLAG": 1}, lambda i: 10 ** (3.6 + 1e-4 * i)),
-    "LOG-LINEAR": ({"CRVAL1": 3.6, "CDELT1": 1e-4, "CTYPE1": "LOG-LINEAR"}, lambda i: 10 ** (3.6 + 1e-4 * i)),
+    "IRAF": (
+        {"CRVAL1": 5000.0, "CDELT1": 2.0, "CD1_1": 2.0, "CRPIX1": 2.0, "DC_FLAG": 0},
+        lambda i: 4998.0 + 2 * i,
+    ),
+    "IRAF log": (
+        {"CRVAL1": 3.6, "CD1_1": 1e-4, "CRPIX1": 1.0, "DC_FLAG": 1},
+        lambda i: 10 ** (3.6 + 1e-4 * i),
+    ),
+    "LOG-LINEAR": (
+        {"CRVAL1": 3.6, "CDELT1": 1e-4, "CTYPE1": "LOG-LINEAR"},
+        lambda i: 10 ** (3.6 + 1e-4 * i),
+    ),
     "SDSS": ({"COEFF0": 3.6, "COEFF1": 1e-4}, lambda i: 10 ** (3.6 + 1e-4 * i)),
     "falling": ({"CRVAL1": 5000.0, "CDELT1": -2.0, "CRPIX1": 1.0}, lambda i: 5000.0 - 2.0 * i),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("in_extension", [False, True])
@@ -273,7 +85,7 @@ def test_an_image_has_its_wavelengths_in_the_header(tmp_path, grid, n_axes, in_e
 
 
 def test_images_are_told_by_their_names(tmp_path, compressed):
-    """The layout of spPlate: fibres in rows, IVAR and ANDMASK in extensions, one row a fibre in a table."""
+    """The layout of spPlate: fibres in rows, IVAR and ANDMASK, one row a fibre in a table."""
     andmask = np.zeros(FLUX.shape, dtype=np.int32)
     andmask[2, 3] = 4
     table = fits.BinTableHDU.from_columns(
@@ -500,24 +312,76 @@ def test_a_unit_that_is_not_stated_can_be_said_and_one_that_is_cannot_be_contrad
 @pytest.mark.parametrize(
     ("hdus", "error", "words"),
     [
-        ([image(None, primary=True)], FileFormatError, "hold the flux as an image, or as a column named"),
-        ([image(FLUX[None, None], primary=True)], ShapeError, r"0 should be an image \(pixel,\) or \(star, pixel\)"),
+        (
+            [image(None, primary=True)],
+            FileFormatError,
+            "hold the flux as an image, or as a column named",
+        ),
+        (
+            [image(FLUX[None, None], primary=True)],
+            ShapeError,
+            r"0 should be an image \(pixel,\) or \(star, pixel\)",
+        ),
         ([image(FLUX, primary=True, CRVAL1=1.0)], DataError, "got no CDELT1 nor CD1_1"),
-        ([image(FLUX, primary=True, CRVAL1=1.0, CDELT1=1.0, CTYPE1="FREQ")], DataError, "in wavelength, got 'FREQ'"),
-        ([image(FLUX, primary=True, CRVAL1=1, CDELT1=1, CTYPE1="MULTISPE")], DataError, "got 'MULTISPE': resample"),
-        ([image(FLUX, primary=True, CRVAL1=5e3, CDELT1=0.0)], DataError, "got twice the same at 49 places"),
-        ([image(FLUX, primary=True, CRVAL1=5e3, CDELT1=1e3, DC_FLAG=1)], DataError, "wavelength should be finite"),
-        ([image(FLUX, primary=True), image(IVAR[:, 1:], "IVAR")], ShapeError, "ivar should have the shape of the flux"),
-        ([image(FLUX, primary=True), image(WAVELENGTH[1:], "WAVE")], ShapeError, r"wave should have shape \(50,\)"),
-        ([spectra_table(FLUX=("PE()", [np.ones(3)] * N_STARS, None))], FileFormatError, "got FLUX of varying length"),
-        ([spectra_table(IVAR=("PD()", [np.ones(3)] * N_STARS, None))], FileFormatError, "got IVAR of varying length"),
+        (
+            [image(FLUX, primary=True, CRVAL1=1.0, CDELT1=1.0, CTYPE1="FREQ")],
+            DataError,
+            "in wavelength, got 'FREQ'",
+        ),
+        (
+            [image(FLUX, primary=True, CRVAL1=1, CDELT1=1, CTYPE1="MULTISPE")],
+            DataError,
+            "got 'MULTISPE': resample",
+        ),
+        (
+            [image(FLUX, primary=True, CRVAL1=5e3, CDELT1=0.0)],
+            DataError,
+            "got twice the same at 49 places",
+        ),
+        (
+            [image(FLUX, primary=True, CRVAL1=5e3, CDELT1=1e3, DC_FLAG=1)],
+            DataError,
+            "wavelength should be finite",
+        ),
+        (
+            [image(FLUX, primary=True), image(IVAR[:, 1:], "IVAR")],
+            ShapeError,
+            "ivar should have the shape of the flux",
+        ),
+        (
+            [image(FLUX, primary=True), image(WAVELENGTH[1:], "WAVE")],
+            ShapeError,
+            r"wave should have shape \(50,\)",
+        ),
+        (
+            [spectra_table(FLUX=("PE()", [np.ones(3)] * N_STARS, None))],
+            FileFormatError,
+            "got FLUX of varying length",
+        ),
+        (
+            [spectra_table(IVAR=("PD()", [np.ones(3)] * N_STARS, None))],
+            FileFormatError,
+            "got IVAR of varying length",
+        ),
         ([fits.CompImageHDU(FLUX)], FileFormatError, "unpack tiled images with funpack"),
-        ([spectra_table(SIGMA=(f"{N_PIXELS}E", SIGMA, None))], DataError, r"got IVAR \(ivar\), SIGMA \(std\): say it"),
-        ([spectra_table(spectrum=(f"{N_PIXELS}E", FLUX, None))], DataError, "got FLUX, spectrum: keep one of them"),
-        ([spectra_table(IVAR=("3D", IVAR[:, :3], None))], ShapeError, r"should have the shape of the flux, \(6, 50\)"),
+        (
+            [spectra_table(SIGMA=(f"{N_PIXELS}E", SIGMA, None))],
+            DataError,
+            r"got IVAR \(ivar\), SIGMA \(std\): say it",
+        ),
+        (
+            [spectra_table(spectrum=(f"{N_PIXELS}E", FLUX, None))],
+            DataError,
+            "got FLUX, spectrum: keep one of them",
+        ),
+        (
+            [spectra_table(IVAR=("3D", IVAR[:, :3], None))],
+            ShapeError,
+            r"should have the shape of the flux, \(6, 50\)",
+        ),
     ],
     ids=lambda value: value.split()[0] if isinstance(value, str) else "",
-)  # fmt: skip
+)
 def test_what_is_no_spectrum_is_refused(tmp_path, hdus, error, words):
     path = write(tmp_path / "x", *hdus)
     with pytest.raises(error, match=words) as caught:

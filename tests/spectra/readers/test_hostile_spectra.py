@@ -1,4 +1,4 @@
-"""Broken and hostile files end in an error of symspec's own or are read, soon, in little memory, and write nothing."""
+"""Broken and hostile files are read or refused, in little time and memory; none writes."""
 
 import gzip
 import json
@@ -129,7 +129,7 @@ DAMAGE = {"cut": cut, "flipped": flip, "flipped in the header": flip_header}
 
 @pytest.fixture(scope="module")
 def broken(tmp_path_factory):
-    """Fifty broken files of each format and damage, what became of each, and what lies in their folder then."""
+    """Fifty broken files of each format and damage, their fates, and their folder afterwards."""
     (folder := tmp_path_factory.mktemp("spectra") / "broken").mkdir()
     of = {}
     for name, write in WRITERS.items():

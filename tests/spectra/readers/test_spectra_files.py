@@ -162,18 +162,46 @@ def test_csv_is_read_in_pieces_too(tmp_path):
 @pytest.mark.parametrize(
     ("arrays", "error", "words"),
     [
-        ({"sigma": SIGMA[:-1]}, ShapeError, r"sigma should have the shape of the flux, \(23, 11\), got \(22, 11\)"),
-        ({"mask": MASK.T}, ShapeError, r"mask should have the shape of the flux, \(23, 11\), got \(11, 23\)"),
+        (
+            {"sigma": SIGMA[:-1]},
+            ShapeError,
+            r"sigma should have the shape of the flux, \(23, 11\), got \(22, 11\)",
+        ),
+        (
+            {"mask": MASK.T},
+            ShapeError,
+            r"mask should have the shape of the flux, \(23, 11\), got \(11, 23\)",
+        ),
         ({"TEFF": LABELS[:-1, 0]}, ShapeError, "select the same stars"),
-        ({"ids": IDS[1:].astype("S")}, ShapeError, r"ids should have shape \(23,\), one a star, got \(22,\)"),
-        ({"wavelength": WAVELENGTH[1:]}, ShapeError, r"wavelength should have shape \(11,\), got \(10,\)"),
-        ({"wavelength": np.r_[WAVELENGTH[:-1], 1.0]}, DataError, "got unordered ones at 1 places .first: pixel 9 is"),
-        ({"wavelength": np.r_[5000.0, WAVELENGTH[:-1]]}, DataError, "got twice the same at 1 places .first: pixel 0"),
+        (
+            {"ids": IDS[1:].astype("S")},
+            ShapeError,
+            r"ids should have shape \(23,\), one a star, got \(22,\)",
+        ),
+        (
+            {"wavelength": WAVELENGTH[1:]},
+            ShapeError,
+            r"wavelength should have shape \(11,\), got \(10,\)",
+        ),
+        (
+            {"wavelength": np.r_[WAVELENGTH[:-1], 1.0]},
+            DataError,
+            "got unordered ones at 1 places .first: pixel 9 is",
+        ),
+        (
+            {"wavelength": np.r_[5000.0, WAVELENGTH[:-1]]},
+            DataError,
+            "got twice the same at 1 places .first: pixel 0",
+        ),
         ({"wavelength": np.r_[WAVELENGTH[:-1], np.nan]}, DataError, "wavelength should be finite"),
-        ({"wavelength_unit": np.array([b"pixels"])}, DataError, "astropy.units knows, got 'pixels'"),
+        (
+            {"wavelength_unit": np.array([b"pixels"])},
+            DataError,
+            "astropy.units knows, got 'pixels'",
+        ),
         ({"bitmask": MASK}, DataError, "got bitmask, mask: keep one of them"),
     ],
-)  # fmt: skip
+)
 def test_arrays_that_do_not_fit_are_found_when_the_file_is_opened(tmp_path, arrays, error, words):
     path = write_hdf5(tmp_path / "x", {"flux": FLUX, "mask": MASK, "sigma": SIGMA} | arrays)
     with pytest.raises(error, match=words) as caught, open_spectra(path):

@@ -11,7 +11,6 @@ from symspec.errors import DataError, FileFormatError, OptionError, ShapeError
 from symspec.files.surveys import predict_survey
 from symspec.spectra.datasets import generated_stars
 from symspec.spectra.readers.read import open_spectra, read_spectra
-from symspec.spectra.readers.sources import open_source
 
 N_STARS, N_PIXELS = 7, 30
 RNG = np.random.default_rng(0)
@@ -91,16 +90,32 @@ def test_formats_may_differ_and_suffixes_go(tmp_path):
 @pytest.mark.parametrize(
     ("replaced", "error", "words"),
     [
-        ({"flux": FLUX[:2], "sigma": SIGMA[:2], "TEFF": None}, ShapeError, r"star_004.npz should hold one star.*got 2"),
-        ({"flux": FLUX[:1, 1:], "sigma": None, "wavelength": None}, DataError, r"got n_pixels 29 in .*_004.npz and 30"),
-        ({"sigma": None}, DataError, "got has_uncertainty False in .*star_004.npz and True in star_000.npz"),
-        ({"wavelength": WAVELENGTH + 0.5}, ShapeError, r"on one grid, got other wavelengths in .*star_004.npz"),
+        (
+            {"flux": FLUX[:2], "sigma": SIGMA[:2], "TEFF": None},
+            ShapeError,
+            r"star_004.npz should hold one star.*got 2",
+        ),
+        (
+            {"flux": FLUX[:1, 1:], "sigma": None, "wavelength": None},
+            DataError,
+            r"got n_pixels 29 in .*_004.npz and 30",
+        ),
+        (
+            {"sigma": None},
+            DataError,
+            "got has_uncertainty False in .*star_004.npz and True in star_000.npz",
+        ),
+        (
+            {"wavelength": WAVELENGTH + 0.5},
+            ShapeError,
+            r"on one grid, got other wavelengths in .*star_004.npz",
+        ),
         ({"wavelength": None}, ShapeError, "on one grid"),
         ({"TEFF": None}, DataError, r"got label_names \(\) in"),
         ({"flux": np.array([None])}, FileFormatError, "pickle"),
     ],
     ids=["stars", "pixels", "uncertainty", "grid", "no grid", "labels", "pickle"],
-)  # fmt: skip
+)
 def test_a_file_unlike_the_others_is_named(folder, replaced, error, words):
     write_star(folder / "star_004.npz", 4, **replaced)
     with open_spectra(folder) as file:
@@ -111,7 +126,8 @@ def test_a_file_unlike_the_others_is_named(folder, replaced, error, words):
 
 def test_a_folder_without_spectra_is_refused(tmp_path):
     with pytest.raises(
-        DataError, match=r"should hold files of one spectrum each, named \.fits, .*got none"
+        DataError,
+        match=r"one spectrum each, named \.h5, \.hdf5, \.npz, \.fits, \.fits\.gz, .*got none",
     ):
         read_spectra(tmp_path)
 
@@ -140,8 +156,8 @@ def test_a_catalogue_of_a_folder_is_that_of_the_stars(folder, laplace, tmp_path)
 
 def test_another_file_or_size_makes_another_run(folder):
     def identify():
-        with open_source(folder) as source:
-            return source.identity["spectra"]
+        with open_spectra(folder) as source:
+            return source.identity()["spectra"]
 
     before = identify()
     assert identify() == before

@@ -1,4 +1,4 @@
-"""Tables and spectra in memory, with units, masks and uncertainties as astropy and specutils have them."""
+"""Tables and spectra in memory, with the units, masks and uncertainties of astropy."""
 
 from types import SimpleNamespace
 
@@ -203,17 +203,53 @@ def test_a_spectral_axis_of_any_kind_becomes_rising_wavelengths(axis, unit):
     [
         ([], DataError, "should be a path, an astropy Table, or objects with flux .*, got list"),
         (FLUX, DataError, "got ndarray: use symspec.Spectra for plain arrays"),
-        (["a.fits", "b.fits"], DataError, "got a list with other things in it: read each on its own"),
-        ([spectrum(0), spectrum(1, unit=u.mJy)], DataError, r"got flux \[Jy\], mask, .* in spectrum 0, flux \[mJy\]"),
-        ([spectrum(0), spectrum(1, uncertainty=InverseVariance(SIGMA[1]))], DataError, "should hold the same"),
-        ([spectrum(0), spectrum(1, axis=(WAVELENGTH + 1) * u.AA)], ShapeError, "another for spectrum 1 than for"),
-        (spectrum(0, axis=WAVELENGTH * u.km / u.s), DataError, "spectral_axis should be wavelengths, or frequencies"),
-        (spectrum(0, axis=WAVELENGTH[1:] * u.AA), ShapeError, r"wavelength should have shape \(9,\), got \(8,\)"),
-        (spectrum((slice(None), None)), ShapeError, r"flux should have shape \(star, pixel\), got \(4, 1, 9\)"),
-        (spectrum(0, mask=np.ones(N_PIXELS, bool)), DataError, "masked pixels should come with the flux's uncertainty"),
-        (Table({"a": [1.0]}), "FileFormatError", "a Table should hold the flux under one of the names"),
+        (
+            ["a.fits", "b.fits"],
+            DataError,
+            "got a list with other things in it: read each on its own",
+        ),
+        (
+            [spectrum(0), spectrum(1, unit=u.mJy)],
+            DataError,
+            r"got flux \[Jy\], mask, .* in spectrum 0, flux \[mJy\]",
+        ),
+        (
+            [spectrum(0), spectrum(1, uncertainty=InverseVariance(SIGMA[1]))],
+            DataError,
+            "should hold the same",
+        ),
+        (
+            [spectrum(0), spectrum(1, axis=(WAVELENGTH + 1) * u.AA)],
+            ShapeError,
+            "another for spectrum 1 than for",
+        ),
+        (
+            spectrum(0, axis=WAVELENGTH * u.km / u.s),
+            DataError,
+            "spectral_axis should be wavelengths, or frequencies",
+        ),
+        (
+            spectrum(0, axis=WAVELENGTH[1:] * u.AA),
+            ShapeError,
+            r"wavelength should have shape \(9,\), got \(8,\)",
+        ),
+        (
+            spectrum((slice(None), None)),
+            ShapeError,
+            r"flux should have shape \(star, pixel\), got \(4, 1, 9\)",
+        ),
+        (
+            spectrum(0, mask=np.ones(N_PIXELS, bool)),
+            DataError,
+            "masked pixels should come with the flux's uncertainty",
+        ),
+        (
+            Table({"a": [1.0]}),
+            "FileFormatError",
+            "a Table should hold the flux under one of the names",
+        ),
     ],
-)  # fmt: skip
+)
 def test_what_is_no_spectrum_is_refused(source, error, words):
     expected = ValueError if isinstance(error, str) else error
     with pytest.raises(expected, match=words):

@@ -1,4 +1,4 @@
-"""Keras's description of a model (JSON): its layers, and which takes its input from which; nothing in it is run."""
+"""Keras's description of a model (JSON): its layers and their inputs; nothing in it is run."""
 
 from __future__ import annotations
 
@@ -10,11 +10,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from symspec.errors import DataError, FileFormatError, OptionError, ShapeError
-from symspec.files.matching import StoredArray
+from symspec.files.matching import BUILD, FileArray
 from symspec.networks.layers import Shape
 
 MODELS = ("Sequential", "Functional", "Model")
-BUILD = "build the network of symspec's layers and give it as net="
 _SHAPES = ("batch_shape", "batch_input_shape", "build_input_shape")
 
 Call = tuple[Any, int]  # a layer's key, and which of its calls
@@ -29,14 +28,14 @@ class KerasLayer:
     path : str or path
         The file, for errors.
     class_name : str
-        Keras's class; "ops.Add" for a function of keras.ops, "module>Class" for what is not Keras's
-        own.
+        Keras's class; "ops.Add" for a function of keras.ops, "module>Class" for one that is not
+        Keras's own.
     place : str
-        Its name, after those of the models that it is in: "inner/dense_1".
+        Its name behind those of the models that it is in: "inner/dense_1".
     config : mapping
         Its options.
     inbound : object
-        Where its input comes from, as written.
+        The origin of its inputs, as written.
     """
 
     path: str | os.PathLike[str]
@@ -56,26 +55,26 @@ class KerasLayer:
         return self.class_name in MODELS
 
     def refusal(self, what: str, advice: str = BUILD) -> FileFormatError:
-        """Error about this layer, to be raised."""
+        """Make an error about this layer."""
         return FileFormatError(f"{self.introduction}{what[:500].rstrip('.')}: {advice}.")
 
     @property
     def introduction(self) -> str:
-        """Words that an error about this layer begins with."""
+        """Beginning of an error about this layer."""
         return f"{self.path}: layer {self.place!r} ({self.class_name}) "
 
     @contextmanager
     def refusing(self) -> Iterator[None]:
-        """Turn what symspec's layers refuse into an error about this layer."""
+        """Turn errors of symspec's layers into errors about this layer."""
         try:
             yield
         except (DataError, OptionError, ShapeError) as error:
             raise self.refusal(f"cannot be built, as {error}") from error
 
     def number(self, key: str, default: float | None = None) -> float:
-        """One number of the description."""
+        """Number among the options."""
         value = self.config.get(key, default)
-        if isinstance(value, Mapping):  # as NumPy's numbers were once written
+        if isinstance(value, Mapping):  # an old form of NumPy's numbers
             value = value.get("value", value)
         if (
             isinstance(value, bool)
@@ -86,22 +85,20 @@ class KerasLayer:
         return float(value)
 
     def count(self, key: str, default: Any = None) -> Any:
-        """One whole number, perhaps as a list of one; symspec's layers check it."""
+        """Whole number among the options, perhaps a list of one; symspec's layers check it."""
         value = self.config.get(key, default)
         return value[0] if isinstance(value, list) and len(value) == 1 else value
 
     def flag(self, key: str) -> bool:
-        """Whether an option is on, as it is where nothing is written."""
+        """Whether an option is on, which is the default."""
         return bool(self.config.get(key, True))
 
     def axes(self, key: str, rank: int, default: Any = -1) -> list[int]:
-        """Axes of one star's array, in ascending order; Keras counts the axis of the stars, too."""
+        """Axes of one star's array, ascending; Keras counts the axis of the stars, too."""
         value = self.config.get(key, default)
         listed = [] if value is None else value if isinstance(value, list) else [value]
         try:
-            axes = sorted(
-                {axis - 1 if axis > 0 else rank + axis if axis < 0 else -1 for axis in listed}
-            )
+            axes = sorted({_find_axis(axis, rank) for axis in listed})
         except TypeError:
             axes = [-1]
         if any(not 0 <= axis < rank for axis in axes):
@@ -111,16 +108,23 @@ class KerasLayer:
         return axes
 
 
-@dataclass(frozen=True)
+def _find_axis(axis: int, rank: int) -> int:
+    """Axis of one star's array; -1 for that of the stars."""
+    if axis > 0:
+        return axis - 1
+    return rank + axis if axis < 0 else -1
+
+
+@dataclass(frozen=True, kw_only=True)
 class KerasGraph:
     """The calls of a model's layers.
 
     Attributes
     ----------
     layers : dict of KerasLayer
-        By name, or by place in a Sequential model.
+        By name, or by number in a Sequential model.
     sources : dict of list
-        For each call those whose outputs it takes.
+        For each call the calls whose outputs it takes.
     inputs, outputs : list
         Calls.
     """
@@ -132,7 +136,7 @@ class KerasGraph:
 
 
 def read_model(path: str | os.PathLike[str], description: Any) -> KerasLayer:
-    """Take a whole model's description as the layer that has all others.
+    """Read a whole model's description as the layer that holds all others.
 
     Raises
     ------
@@ -150,13 +154,12 @@ def read_model(path: str | os.PathLike[str], description: Any) -> KerasLayer:
 
 
 def _options(config: Any) -> Mapping[str, Any]:
-    return (
-        {"layers": config} if isinstance(config, list) else config
-    )  # as Sequential models were once written
+    # Sequential models were once written as a list
+    return {"layers": config} if isinstance(config, list) else config
 
 
 def read_layers(model: KerasLayer) -> list[KerasLayer]:
-    """Take the layers out of a model's description, in its order."""
+    """List the layers of a model's description, in its order."""
     return [_read_layer(model, entry) for entry in model.config["layers"]]
 
 
@@ -165,10 +168,8 @@ def _read_layer(model: KerasLayer, entry: Mapping[str, Any]) -> KerasLayer:
     class_name = str(entry["class_name"])
     module = str(entry.get("module") or "keras")
     registered = str(entry.get("registered_name") or class_name)
-    if (
-        module.partition(".")[0] not in ("keras", "tf_keras", "tensorflow")
-        or registered != class_name
-    ):
+    is_keras = module.partition(".")[0] in ("keras", "tf_keras", "tensorflow")
+    if not is_keras or registered != class_name:
         class_name = f"{module}>{registered}"
     elif ".ops." in module:
         class_name = f"ops.{class_name}"
@@ -177,29 +178,29 @@ def _read_layer(model: KerasLayer, entry: Mapping[str, Any]) -> KerasLayer:
 
 
 def read_inner(layer: KerasLayer, entry: Mapping[str, Any]) -> KerasLayer:
-    """Layer that another one has as an option, under the name of that one."""
+    """Read a layer that is an option of another one, under the name of that one."""
     return _read_layer(layer, {**entry, "config": {**entry["config"], "name": ""}})
 
 
 def read_graph(model: KerasLayer) -> KerasGraph:
-    """Find out which layer takes its input from which.
+    """Read which layers each layer takes its inputs from.
 
     Raises
     ------
     FileFormatError
-        A layer takes its input from nowhere, or is called as in training.
+        A layer has no input, or is called as in training.
     """
     listed = read_layers(model)
     if model.class_name == "Sequential":
         n = len(listed)
         return KerasGraph(
-            dict(enumerate(listed)),
-            {(i, 0): [(i - 1, 0)] for i in range(n)},
-            [(-1, 0)],
-            [(n - 1, 0)],
+            layers=dict(enumerate(listed)),
+            sources={(i, 0): [(i - 1, 0)] for i in range(n)},
+            inputs=[(-1, 0)],
+            outputs=[(n - 1, 0)],
         )
     layers = {layer.name: layer for layer in listed}
-    sources = {}
+    sources: dict[Call, list[Call]] = {}
     for layer in listed:
         nodes = [] if layer.class_name == "InputLayer" else layer.inbound or []
         if _is_training(nodes):
@@ -212,22 +213,20 @@ def read_graph(model: KerasLayer) -> KerasGraph:
             raise layer.refusal(
                 f"is called {len(called)} times, and symspec's layers share no weights"
             )
-        sources |= {
-            (layer.name, i): [_settle(layers, call) for call in calls]
-            for i, calls in enumerate(called)
-        }
+        for i, calls in enumerate(called):
+            sources[layer.name, i] = [_settle(layers, call) for call in calls]
     inputs, outputs = (
         [_settle(layers, call) for call in _find_calls(model.config[key])]
         for key in ("input_layers", "output_layers")
     )
     sources |= {call: [] for call in inputs}
-    graph = KerasGraph(layers, sources, inputs, outputs)
+    graph = KerasGraph(layers=layers, sources=sources, inputs=inputs, outputs=outputs)
     _check_calls(model, graph)
     return graph
 
 
 def _settle(layers: Mapping[str, KerasLayer], call: Call) -> Call:
-    """Call as it is listed: of models, some versions of Keras count one more that they do not list."""
+    """Call as listed: some versions of Keras count one call of a model that they do not list."""
     return (call[0], 0) if call[0] in layers and layers[call[0]].is_model else call
 
 
@@ -240,11 +239,8 @@ def _check_calls(model: KerasLayer, graph: KerasGraph) -> None:
                 f"takes its input from {', '.join(map(str, lost)) or 'nothing'}",
                 "the file is damaged",
             )
-    if (
-        not graph.inputs
-        or not graph.outputs
-        or any(call not in graph.sources for call in graph.outputs)
-    ):
+    has_outputs = graph.outputs and all(call in graph.sources for call in graph.outputs)
+    if not graph.inputs or not has_outputs:
         raise FileFormatError(
             f"{model.path} should have inputs and outputs, got {graph.inputs} and {graph.outputs}:"
             " it is damaged."
@@ -252,7 +248,7 @@ def _check_calls(model: KerasLayer, graph: KerasGraph) -> None:
 
 
 def order_calls(model: KerasLayer, graph: KerasGraph) -> list[Call]:
-    """Calls in an order in which each follows those that it needs, branch by branch.
+    """Order the calls, branch by branch, so that each follows those that it needs.
 
     Raises
     ------
@@ -288,41 +284,35 @@ def _find_calls(node: Any) -> list[Call]:
     if isinstance(node, Mapping):
         if "keras_history" in node:
             return _find_calls(node["keras_history"])
-        return [
-            call for key in sorted(node) for call in _find_calls(node[key])
-        ]  # named inputs are in this order
-    if isinstance(node, list):
-        if (
-            len(node) >= 3
-            and isinstance(node[0], str)
-            and all(isinstance(i, int) for i in node[1:3])
-        ):
-            if node[2] != 0:
-                raise ValueError(f"output {node[2]} of layer {node[0]!r}, which has one")
-            return [
-                (node[0], node[1]),
-                *(call for value in node[3:] for call in _find_calls(value)),
-            ]
-        return [call for value in node for call in _find_calls(value)]
-    return []
+        # Keras sorts named inputs
+        return [call for key in sorted(node) for call in _find_calls(node[key])]
+    if not isinstance(node, list):
+        return []
+    calls = []
+    if len(node) >= 3 and isinstance(node[0], str) and all(isinstance(i, int) for i in node[1:3]):
+        name, number, output, *node = node
+        if output != 0:
+            raise ValueError(f"output {output} of layer {name!r}, which has one")
+        calls.append((name, number))
+    return calls + [call for value in node for call in _find_calls(value)]
 
 
 def _is_training(node: Any) -> bool:
-    """Whether a call asks for the random behaviour of training."""
+    """Whether a call asks for the random output of training."""
     if isinstance(node, Mapping):
         return node.get("training") is True or any(_is_training(value) for value in node.values())
     return isinstance(node, list) and any(_is_training(value) for value in node)
 
 
 def find_input_shapes(
-    model: KerasLayer, graph: KerasGraph, arrays: Mapping[str, Sequence[StoredArray]]
+    model: KerasLayer, graph: KerasGraph, arrays: Mapping[str, Sequence[FileArray]]
 ) -> list[Shape]:
-    """Shape of one star's array at each input, from whichever place says it, at last the first layer's kernel.
+    """Find the shape of one star's array at each input, at worst from the first kernel's.
 
     Raises
     ------
     FileFormatError
-        It is said nowhere, or open.
+        A shape is missing or open.
     """
     if model.class_name != "Sequential":
         return [_check_shape(model, _find_shape([graph.layers[name]])) for name, _ in graph.inputs]
@@ -336,13 +326,11 @@ def find_input_shapes(
 
 
 def _find_shape(layers: Sequence[KerasLayer]) -> Any:
-    said = [layer.config.get(key) for layer in layers for key in _SHAPES]
-    shape = next((shape for shape in said if shape), None)
-    return (
-        shape[0]
-        if isinstance(shape, list) and len(shape) == 1 and isinstance(shape[0], list)
-        else shape
-    )
+    written = [layer.config.get(key) for layer in layers for key in _SHAPES]
+    shape = next((shape for shape in written if shape), None)
+    if isinstance(shape, list) and len(shape) == 1 and isinstance(shape[0], list):
+        return shape[0]
+    return shape
 
 
 def _check_shape(model: KerasLayer, shape: Any) -> Shape:

@@ -1,4 +1,4 @@
-"""Networks of Keras: whole models (.keras, .h5) by their own description, weights-only files by the caller's layers."""
+"""Files of Keras: whole models (.keras, .h5) describe their layers, weights-only files do not."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from symspec.files.importers.keras.graphs import build_network
 from symspec.files.importers.keras.hdf5_weights import WeightFile, open_weights
 from symspec.files.importers.keras.layers import VARIABLES, count_variables
 from symspec.files.matching import (
-    StoredArray,
+    FileArray,
     arrange_layers,
     bytes_allowed,
     fill_network,
@@ -37,7 +37,7 @@ _CONTAINERS = ("layers", "_layer_checkpoint_dependencies")  # the second in Kera
 _NO_LAYERS = ("vars", "optimizer", "metrics", "seed_generator")
 _STATISTICS = ("mean", "variance", "count")
 
-Arrays = dict[str, list[StoredArray]]
+Arrays = dict[str, list[FileArray]]
 
 
 @dataclass(frozen=True)
@@ -48,9 +48,9 @@ class KerasFile:
     ----------
     weights : WeightFile
     description : object
-        The model's JSON; None where there are weights only.
+        The model's JSON; None if there are only weights.
     list_arrays : callable
-        Gives the arrays of each layer of a model by the layer's place.
+        Lists the arrays of each layer of a model by the layer's place.
     """
 
     weights: WeightFile
@@ -62,9 +62,9 @@ class KerasFile:
 def open_keras_hdf5(path: Path) -> Iterator[KerasFile]:
     """Open a `.h5` of Keras: a whole model, or weights only."""
     with open_weights(path) as weights:
-        description = (
-            (weights.json("/", "model_config") or {}) if weights.has("/", "model_config") else None
-        )
+        description = None
+        if weights.has("/", "model_config"):
+            description = weights.json("/", "model_config") or {}
         yield KerasFile(weights, description, partial(_list_by_name, weights))
 
 
@@ -100,8 +100,8 @@ def import_keras(
     ----------
     path : str or path
     net : Network, optional
-        The layers; needed where the file has weights only. The moments of its BatchNorm layers only
-        hold the place of those in the file.
+        The layers; needed if the file has only weights. The moments of its BatchNorm layers are
+        placeholders for those in the file.
     opened : {open_keras_zip, open_keras_hdf5}
 
     Returns
@@ -133,19 +133,23 @@ def import_keras_hdf5(
 
 
 def _fill(path: Path, file: WeightFile, net: Network) -> tuple[Network, np.ndarray]:
-    """The caller's network, with the arrays of the file in their order."""
+    """Fill the caller's network with the arrays of the file."""
     layers = list_weights(path, file)
     if any(isinstance(layer, Standardize | Unstandardize) for layer in net.layers):
-        kept = {
-            name: [a for a in arrays if not _is_statistic(a.name)]
-            for name, arrays in layers.items()
-        }
-        layers = {name: arrays for name, arrays in kept.items() if arrays}
+        layers = _without_statistics(layers)
     return fill_network(path, net, arrange_layers(path, net, layers, is_ordered=_says_order(file)))
 
 
+def _without_statistics(layers: Arrays) -> Arrays:
+    kept = {}
+    for name, arrays in layers.items():
+        if own := [array for array in arrays if not _is_statistic(array.name)]:
+            kept[name] = own
+    return kept
+
+
 def _is_statistic(name: str) -> bool:
-    """Whether an array is of a Normalization layer, which `net` has as fixed numbers."""
+    """Whether an array belongs to a Normalization layer, whose numbers are fixed in `net`."""
     parts = name.split("/")
     in_keras_3 = parts[-2:-1] == ["vars"] and parts[-3].startswith("normalization")
     return in_keras_3 or parts[-1].partition(":")[0] in _STATISTICS
@@ -155,7 +159,7 @@ def _is_statistic(name: str) -> bool:
 
 
 def list_weights(path: Path, file: WeightFile) -> Arrays:
-    """Arrays of each layer that has any, by name.
+    """List the arrays of each layer that has any, by its name.
 
     Raises
     ------
@@ -164,9 +168,9 @@ def list_weights(path: Path, file: WeightFile) -> Arrays:
     """
     if _says_order(file):
         layers: Arrays = {}
-        for name in file.words(_find_root(file), "layer_names"):
+        for name in file.strings(_find_root(file), "layer_names"):
             for array in _list_of_layer(file, name):
-                inner = array.name.rpartition("/")[0]  # a layer of a model inside the model
+                inner = array.name.rpartition("/")[0]  # a layer of a nested model
                 layers.setdefault(inner, []).append(array)
     else:
         container = _find_container(file, "/")
@@ -192,7 +196,7 @@ def has_weights(file: WeightFile) -> bool:
 
 
 def _says_order(file: WeightFile) -> bool:
-    """Whether the file lists its layers; Keras 3 numbers them by class instead."""
+    """Whether the file lists its layers; Keras 3 numbers each class instead."""
     return any(file.has(_find_root(file), key) for key in ("layer_names", "layer_names0"))
 
 
@@ -201,26 +205,26 @@ def _find_root(file: WeightFile) -> str:
 
 
 def _find_container(file: WeightFile, group: str) -> str:
-    """Group of a model's layers; a model written as a class has them in its own."""
+    """Find the group of a model's layers; a model written as a class has them in its own."""
     inside = file.children(group)
     return next((_join(group, name) for name in _CONTAINERS if name in inside), group)
 
 
-def _list_of_layer(file: WeightFile, name: str) -> list[StoredArray]:
-    """Arrays of one layer in an `.h5`, in the order of its weight_names."""
+def _list_of_layer(file: WeightFile, name: str) -> list[FileArray]:
+    """List the arrays of one layer in an `.h5`, in the order of its weight_names."""
     group = _join(_find_root(file), name)
-    return [file.stored(f"{group}/{weight}") for weight in file.words(group, "weight_names")]
+    return [file.stored(f"{group}/{weight}") for weight in file.strings(group, "weight_names")]
 
 
-def _list_vars(file: WeightFile, group: str) -> list[StoredArray]:
-    """Arrays of one layer in Keras 3's layout."""
+def _list_vars(file: WeightFile, group: str) -> list[FileArray]:
+    """List the arrays of one layer in Keras 3's layout."""
     if not file.is_group(group) or "vars" not in file.children(group):
         return []
     return [file.stored(f"{group}/vars/{key}") for key in file.children(f"{group}/vars")]
 
 
-def _walk(file: WeightFile, group: str, seen: set[Any]) -> Iterator[tuple[str, list[StoredArray]]]:
-    """Every group with its arrays, once, as hard links may run in a circle."""
+def _walk(file: WeightFile, group: str, seen: set[Any]) -> Iterator[tuple[str, list[FileArray]]]:
+    """Visit every group with its arrays, once: hard links may run in a circle."""
     if file.identity(group) in seen:
         return
     seen.add(file.identity(group))
@@ -242,17 +246,17 @@ def _join(*parts: str) -> str:
 
 
 def _list_by_name(file: WeightFile, model: KerasLayer) -> Arrays:
-    """Arrays of each layer by its place, in an `.h5`."""
-    names = set(file.words(_find_root(file), "layer_names"))
-    arrays = {}
+    """List the arrays of each layer by its place, in an `.h5`."""
+    names = set(file.strings(_find_root(file), "layer_names"))
+    arrays: Arrays = {}
     for layer in read_layers(model):
         own = _list_of_layer(file, layer.name) if layer.name in names else []
         arrays |= _share_out(layer, own) if layer.is_model else {layer.place: own}
     return arrays
 
 
-def _share_out(model: KerasLayer, arrays: Sequence[StoredArray]) -> Arrays:
-    """Arrays of a model inside a model, of which an `.h5` keeps those that are trained first."""
+def _share_out(model: KerasLayer, arrays: Sequence[FileArray]) -> Arrays:
+    """Share out the arrays of a nested model, of which an `.h5` keeps the trained ones first."""
     leaves = list(_find_leaves(model))
     rest = iter(arrays)
     shares = {leaf.place: list(islice(rest, count_variables(leaf)[0])) for leaf in leaves}
@@ -272,26 +276,26 @@ def _find_leaves(model: KerasLayer) -> Iterator[KerasLayer]:
 
 
 def _list_by_class(file: WeightFile, model: KerasLayer, group: str = "/") -> Arrays:
-    """Arrays of each layer by its place: Keras 3 calls groups by class and number, dense, dense_1, ..., not by name."""
+    """List the arrays of each layer by its place; Keras 3 names groups dense, dense_1, ..."""
     container = _find_container(file, group)
-    counts = Counter()
-    arrays = {}
+    counts: Counter[str] = Counter()
+    arrays: Arrays = {}
     groups = set(file.children(container))
     for layer in read_layers(model):
         stem = _to_snake_case(layer.class_name)
         name = f"{stem}_{counts[stem]}" if counts[stem] else stem
         counts[stem] += 1
         if name not in groups or not (layer.is_model or layer.class_name in VARIABLES):
-            continue  # what needs arrays will miss them
+            continue  # a layer that needs arrays is refused later
         own = _join(container, name)
         if layer.is_model:
             arrays |= _list_by_class(file, layer, own)
             continue
         if "vars" in file.children(own) and file.has(f"{own}/vars", "name"):
-            said = file.word(f"{own}/vars", "name")
-            if said != layer.name:
+            owner = file.string(f"{own}/vars", "name")
+            if owner != layer.name:
                 raise layer.refusal(
-                    f"should have its arrays in {own}, which are of {said!r}",
+                    f"should have its arrays in {own}, which are of {owner!r}",
                     "save the model again",
                 )
         arrays[layer.place] = _list_vars(file, own)
@@ -299,5 +303,5 @@ def _list_by_class(file: WeightFile, model: KerasLayer, group: str = "/") -> Arr
 
 
 def _to_snake_case(class_name: str) -> str:
-    """BatchNormalization as batch_normalization, Conv1D as conv1d."""
+    """Convert BatchNormalization to batch_normalization, Conv1D to conv1d."""
     return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", class_name.rpartition(">")[2]).lower()

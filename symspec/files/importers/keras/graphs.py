@@ -1,7 +1,7 @@
-"""Models of Keras, whose layers may branch and join, as one list of symspec's layers.
+"""Models of Keras, with branches and joins, as one list of symspec's layers.
 
-Such a list runs branch by branch: `From` goes back to where a branch begins, `Add` and
-`Concatenate` join it with those before it.
+The list holds one branch after the other: `From` returns to the layer where a branch begins, `Add`
+and `Concatenate` join it with those before it.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from symspec.files.importers.keras.description import (
 from symspec.files.importers.keras.layers import BUILDERS, build_layers, refuse_class
 from symspec.files.matching import (
     HELD,
+    FileArray,
     Slot,
-    StoredArray,
     check_floats,
     fill_network,
     list_slots,
@@ -36,25 +36,24 @@ from symspec.networks.shaping import Add, Concatenate, Flatten, From, Identity, 
 
 _NOTHING = np.zeros(0)
 
-Arrays = Mapping[str, Sequence[StoredArray]]
+Arrays = Mapping[str, Sequence[FileArray]]
 
 
 def build_network(
     path: str | os.PathLike[str], model: KerasLayer, arrays: Arrays
 ) -> tuple[Network, np.ndarray]:
-    """Network of a model's own description, with its weights.
+    """Build the network that a model describes, with its weights.
 
-    Several inputs, say a spectrum and photometry, become one flat vector, in the order of the
-    model's inputs; arrays (position, channel) are flat, too, the channel varying fastest. So are
-    the outputs.
+    Several inputs, say a spectrum and photometry, become one flat vector in the model's order;
+    arrays (position, channel) are flattened, the channel varying fastest. Outputs alike.
 
     Parameters
     ----------
     path : str or path
         Used in errors.
     model : KerasLayer
-    arrays : mapping of str to sequence of StoredArray
-        Of each layer, by its place.
+    arrays : mapping of str to sequence of FileArray
+        Arrays of each layer, by its place.
 
     Returns
     -------
@@ -64,7 +63,7 @@ def build_network(
     Raises
     ------
     FileFormatError
-        symspec has no such layer, or the arrays are of other shapes.
+        symspec lacks a layer, or the arrays have other shapes.
     """
     assembly = begin_assembly(model, arrays)
     net = assembly.finish(assembly.add_model(model, assembly.take_input))
@@ -72,39 +71,39 @@ def build_network(
 
 
 def begin_assembly(model: KerasLayer, arrays: Arrays) -> Assembly:
-    """Assembly that has a model's inputs."""
+    """Begin an assembly with a model's inputs."""
     shapes = find_input_shapes(model, read_graph(model), arrays)
     return Assembly(model, arrays, shapes)
 
 
 def check_class(layer: KerasLayer) -> None:
-    """Refuse a class that symspec has no layers for.
+    """Refuse a class of layers that symspec lacks.
 
     Raises
     ------
     FileFormatError
-        With what to do.
+        The class is unknown; the message gives advice.
     """
     if not layer.is_model and layer.class_name not in BUILDERS and layer.class_name not in JOINING:
         raise refuse_class(layer)
 
 
 class Assembly:
-    """Layers of symspec put down one after the other, with the shape of what each gives.
+    """Layers of symspec in a row, with the shape of the output of each.
 
     Parameters
     ----------
     model : KerasLayer
-    arrays : mapping of str to sequence of StoredArray
+    arrays : mapping of str to sequence of FileArray
     input_shapes : sequence of tuple of int
 
     Attributes
     ----------
     layers : list of Layer
-        The first is what comes in. Others are known by their place in this list.
+        The first is the input. A layer's index in this list is its place.
     shapes : list of tuple of int
-        Of one star's output of each.
-    found : list of StoredArray
+        Shape of one star's output of each.
+    found : list of FileArray
         The arrays used, in the order of the layers.
     """
 
@@ -116,16 +115,15 @@ class Assembly:
         self.n_floats = self.ends[-1]
         self.layers: list[Layer] = [Identity()]
         self.shapes: list[Shape] = [(self.ends[-1],)]
-        self.found: list[StoredArray] = []
+        self.found: list[FileArray] = []
         self.places = {id(self.layers[0]): 0}
         self.with_arrays: set[str] = set()
 
     def put(self, layer: Layer) -> int:
-        """Let a layer take the output of the last one; gives its place."""
+        """Append a layer that takes the output of the last one; return its place."""
         shape = self.shapes[-1]
-        out = layer.out_shape(
-            *(self.shapes[self.places[id(other)]] for other in layer.others), shape
-        )
+        others = [self.shapes[self.places[id(other)]] for other in layer.others]
+        out = layer.out_shape(*others, shape)
         self.n_floats += layer.n_floats(shape, out) + HELD * getattr(layer, "mean", _NOTHING).size
         check_floats(self.model.path, self.n_floats)
         self.layers.append(layer)
@@ -134,17 +132,17 @@ class Assembly:
         return len(self.layers) - 1
 
     def go_to(self, place: int) -> None:
-        """Make the output at a place that of the last layer."""
+        """Make the output at a place the last one."""
         if place != len(self.layers) - 1:
             self.put(From(self.layers[place]))
 
     def put_after(self, place: int, layer: Layer) -> int:
-        """Let a layer take the output at a place; gives its own."""
+        """Append a layer that takes the output at a place; return its own."""
         self.go_to(place)
         return self.put(layer)
 
     def take_input(self, i: int) -> int:
-        """Cut one of the model's inputs out of the flat vector; gives its place."""
+        """Slice one of the model's inputs out of the flat vector; return its place."""
         shape = self.input_shapes[i]
         stop = self.ends[i]
         place = 0
@@ -153,13 +151,13 @@ class Assembly:
         return self.put_after(place, Reshape(shape)) if len(shape) > 1 else place
 
     def add_model(self, model: KerasLayer, start: Callable[[int], int]) -> list[int]:
-        """Put down all layers of a model; gives the places of its outputs.
+        """Append all layers of a model; return the places of its outputs.
 
         Parameters
         ----------
         model : KerasLayer
         start : callable
-            Gives the place of an input by its number.
+            Returns the place of an input, given its number.
         """
         graph = read_graph(model)
         numbers = {call: i for i, call in enumerate(graph.inputs)}
@@ -174,12 +172,12 @@ class Assembly:
         return [places[call] for call in graph.outputs]
 
     def add_layer(self, layer: KerasLayer, places: Sequence[int]) -> int:
-        """Put down what does the same as one layer of Keras, which takes the outputs at these places.
+        """Append the equivalent of a layer of Keras that takes the outputs at these places.
 
         Raises
         ------
         FileFormatError
-            symspec has no such layer.
+            symspec lacks such a layer.
         """
         check_class(layer)
         if layer.is_model:
@@ -200,9 +198,9 @@ class Assembly:
         return len(self.layers) - 1
 
     def _check_arrays(
-        self, layer: KerasLayer, built: Sequence[Layer], arrays: Sequence[StoredArray]
+        self, layer: KerasLayer, built: Sequence[Layer], arrays: Sequence[FileArray]
     ) -> bool:
-        """Hold a layer's arrays against what is built for it; whether it has any left to be read."""
+        """Check a layer's arrays against the layers built for it; tell if any are to be read."""
         slots: list[Slot] = []
         shape = self.shapes[-1]
         for one in built:
@@ -233,16 +231,16 @@ class Assembly:
         return outputs[0]
 
     def join(self, places: Sequence[int]) -> int:
-        """Put the outputs at these places side by side along the last axis; gives the place."""
+        """Concatenate the outputs at these places along the last axis; return the place."""
         *others, last = places
         return self.put_after(last, Concatenate(*(self.layers[place] for place in others)))
 
     def flatten(self, place: int) -> int:
-        """Make one vector of the output at a place; gives its own."""
+        """Flatten the output at a place; return the place of the vector."""
         return self.put_after(place, Flatten()) if len(self.shapes[place]) > 1 else place
 
     def finish(self, outputs: Sequence[int]) -> Network:
-        """Network that ends in these outputs, one vector after the other."""
+        """Build the network that ends in these outputs, flattened and joined."""
         flat = [self.flatten(place) for place in outputs]
         self.go_to(flat[0] if len(flat) == 1 else self.join(flat))
         return make_network(self.layers, self.ends[-1])
@@ -254,12 +252,12 @@ class Assembly:
 def _add(assembly: Assembly, layer: KerasLayer, places: Sequence[int]) -> int:
     if len(places) < 2:
         raise layer.refusal("adds a constant", "use the bias of the layer before it")
-    *others, last = sorted(places)  # the order makes no difference
+    *others, last = sorted(places)  # a sum does not depend on the order
     return assembly.put_after(last, Add(*(assembly.layers[place] for place in others)))
 
 
 def _add_by_operator(assembly: Assembly, layer: KerasLayer, places: Sequence[int]) -> int:
-    """What Keras 2 writes for a + b."""
+    """Add as Keras 2 writes a + b."""
     if layer.config.get("function") not in ("__operators__.add", "math.add"):
         raise layer.refusal(f"calls {layer.config.get('function')!r}")
     return _add(assembly, layer, places)
@@ -275,7 +273,7 @@ def _concatenate(assembly: Assembly, layer: KerasLayer, places: Sequence[int]) -
         raise layer.refusal(
             f"joins {shapes} along the axis {axis}", "symspec joins the first axis or the last one"
         )
-    # the first axis varies slowest, so that flat arrays one after the other are the whole
+    # the first axis varies slowest: the whole array is the flat ones, concatenated
     joined = assembly.join([assembly.flatten(place) for place in places])
     return assembly.put_after(joined, Reshape((sum(shape[0] for shape in shapes), *shapes[0][1:])))
 

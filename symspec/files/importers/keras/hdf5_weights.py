@@ -1,8 +1,8 @@
-"""Keras's HDF5 layouts: arrays layer by layer, and the words beside them.
+"""HDF5 files of Keras: arrays of each layer, and strings as attributes.
 
-No link is followed and nothing outside the file is opened. Words of variable length, as Keras
-writes them, lie in HDF5's global heap, which has no checksum and can keep HDF5 busy for ever when
-damaged: its chain is walked first.
+No link is followed and nothing outside the file is opened. Keras writes strings of variable length,
+which HDF5 keeps in its global heap. That heap has no checksum, and a damaged one can keep HDF5 busy
+for ever, so that its chain is checked first.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import numpy as np
 
 from symspec.errors import FileFormatError
 from symspec.files.archive_format import Archive
-from symspec.files.matching import LARGEST_RATIO, StoredArray, bytes_allowed, natural_order, reading
+from symspec.files.matching import LARGEST_RATIO, FileArray, bytes_allowed, natural_order, reading
 
 _HEAP = b"GCOL\x01\0\0\0"
 _LONGEST_LIST = 2**20
@@ -54,34 +54,34 @@ class WeightFile:
         return isinstance(self.archive.find(name), h5py.Group)
 
     def identity(self, name: str) -> object:
-        """What is the same for all names of one group."""
+        """Key that is equal for all names of one group."""
         import h5py
 
         info = h5py.h5o.get_info(self.archive.find(name).id)
         return info.fileno, info.addr
 
     def children(self, name: str) -> list[str]:
-        """What lies in a group, in the order in which Keras numbered it."""
+        """Names inside a group, in the order of Keras's numbers."""
         if not self.is_group(name):
             raise self.archive.refusal(name, "a group", "a dataset")
         return sorted(self.archive.find(name), key=natural_order)
 
-    def word(self, name: str, key: str) -> str:
-        """One attribute that is a text."""
-        return self._words(name, key, ())[0]
+    def string(self, name: str, key: str) -> str:
+        """One attribute that is a string."""
+        return self._strings(name, key, ())[0]
 
-    def words(self, name: str, key: str) -> list[str]:
-        """Attribute that is a list of words; long ones are cut into key0, key1, ..."""
+    def strings(self, name: str, key: str) -> list[str]:
+        """Attribute that is a list of strings; long ones are split into key0, key1, ..."""
         if self.has(name, key):
-            return self._words(name, key, (None,))
+            return self._strings(name, key, (None,))
         parts: list[list[str]] = []
         while self.has(name, f"{key}{len(parts)}"):
-            parts.append(self._words(name, f"{key}{len(parts)}", (None,)))
+            parts.append(self._strings(name, f"{key}{len(parts)}", (None,)))
         if not parts:
             raise self.archive.refusal(f"{name}@{key}", "a list of names", "nothing")
-        return [word for part in parts for word in part]
+        return [string for part in parts for string in part]
 
-    def _words(self, name: str, key: str, shape: tuple[None, ...]) -> list[str]:
+    def _strings(self, name: str, key: str, shape: tuple[None, ...]) -> list[str]:
         import h5py
 
         attributes = self.archive.find(name).attrs
@@ -93,17 +93,17 @@ class WeightFile:
                 f"{name}@{key}", "a text or a list of names", f"shape {declared.shape}"
             )
         if not math.prod(declared.shape):
-            return []  # as floats, where a layer has no weights
+            return []  # an empty array of floats, of a layer without weights
         if h5py.check_string_dtype(declared.dtype) is None:
             raise self.archive.refusal(f"{name}@{key}", "text", f"{declared.dtype}")
         value = np.asarray(attributes[key]).reshape(-1).tolist()
-        return [word.decode() if isinstance(word, bytes) else str(word) for word in value]
+        return [string.decode() if isinstance(string, bytes) else str(string) for string in value]
 
     def json(self, name: str, key: str) -> Any:
         """One attribute that is JSON."""
-        return json.loads(self.word(name, key))
+        return json.loads(self.string(name, key))
 
-    def stored(self, name: str) -> StoredArray:
+    def stored(self, name: str) -> FileArray:
         """One dataset, to be read later."""
         import h5py
 
@@ -117,14 +117,13 @@ class WeightFile:
         if dataset.dtype.kind not in "fiu":
             raise self.archive.refusal(name, "an array of numbers", f"{dataset.dtype}")
         size = math.prod(dataset.shape) * dataset.dtype.itemsize
-        limit = min(
-            self.limit, LARGEST_RATIO * dataset.id.get_storage_size()
-        )  # nothing stored, nothing filled in
+        # a dataset without stored bytes would be filled in by HDF5
+        limit = min(self.limit, LARGEST_RATIO * dataset.id.get_storage_size())
         if size > limit:
             raise self.archive.refusal(
                 name, f"of {limit:,} bytes at most", f"shape {dataset.shape}"
             )
-        return StoredArray(name, tuple(dataset.shape), self._reader(name))
+        return FileArray(name, tuple(dataset.shape), self._reader(name))
 
     def _reader(self, name: str) -> Callable[[], np.ndarray]:
         return lambda: np.asarray(self.archive.find(name)[()])
@@ -137,9 +136,9 @@ def open_weights(path: Path, content: bytes | None = None) -> Iterator[WeightFil
     Parameters
     ----------
     path : pathlib.Path
-        The file; used in errors where `content` is given.
+        The file; only used in errors if `content` is given.
     content : bytes, optional
-        The file's content, where it lay in a zip file.
+        The HDF5 file, if it is a member of the zip file at `path`.
     """
     import h5py
 
@@ -162,7 +161,10 @@ def _unused(name: str) -> np.ndarray:
 
 
 def _check_heaps(path: Path, content: bytes | mmap.mmap) -> None:
-    """Walk each collection of the global heap: a header of 16 bytes, then objects of 16 bytes and their padded size."""
+    """Walk each collection of the global heap.
+
+    It has a header of 16 bytes, then objects of 16 bytes and their padded size.
+    """
     place = content.find(_HEAP)
     while place >= 0:
         (size,) = struct.unpack_from("<Q", content, place + 8)
@@ -171,13 +173,13 @@ def _check_heaps(path: Path, content: bytes | mmap.mmap) -> None:
         is_good = 16 <= size <= len(content) - place
         while is_good and at + 16 <= end:
             index, _, length = struct.unpack_from("<HH4xQ", content, at)
-            # the object of index 0 is what is free, header and all
+            # object 0 is the free space, its header included
             step = length if index == 0 else 16 + (length + 7) // 8 * 8
             is_good = step >= 16 and at + step <= end
             at += step
         if not is_good:
             raise FileFormatError(
-                f"{path} should be a file in good order, got a damaged heap of words: copy it"
+                f"{path} should be a file in good order, got a damaged heap of strings: copy it"
                 " again."
             )
         place = content.find(_HEAP, place + 8)

@@ -1,19 +1,20 @@
-"""Layers of symspec as they are found in a graph, and the list that they become.
+"""Layers of symspec as a graph, and the list that they become.
 
-Shapes and the order of axes are the graph's own, without the axis of stars; numbers lie in C order,
-so that what only changes a shape needs no layer until another one asks for that shape.
+Shapes and the order of axes are those of ONNX's graph, without the axis of stars. Numbers are in C
+order, so that an operation that only changes a shape needs no layer until another one asks for that
+shape.
 """
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from symspec.files.matching import StoredArray, check_floats, list_slots, make_network
+from symspec.files.matching import FileArray, check_floats, list_slots, make_network
 from symspec.networks.layers import Layer, Shape
 from symspec.networks.network import Network
 from symspec.networks.shaping import (
@@ -27,33 +28,33 @@ from symspec.networks.shaping import (
     Slice,
 )
 
-Step = tuple[
-    str, np.ndarray
-]  # "add", "mul" or "div" and by what, with as many axes as what it acts on
+# "add", "mul" or "div", and a constant with as many axes as the array that it acts on
+Step = tuple[str, np.ndarray]
 
 
 @dataclass(eq=False)
 class Output:
-    """What a layer makes of the outputs of others.
+    """Output of a layer.
 
     Attributes
     ----------
     layer : Layer or type
-        `Add` or `Concatenate` themselves where they join several: they are made when all layers are
-        in a row.
+        Layers that join several outputs are classes, `Add` or `Concatenate`: their instances are
+        made when all layers are in a row.
     sources : tuple of Output
+        Inputs of the layer.
     shape : tuple of int
     name : str
-        Of the node that asked for it.
+        Name of the node that the layer is made for.
     arrays : dict of numpy.ndarray
-        Its weights, by the names of the layer's blocks.
-    has_weights : bool
-        Whether it depends on any.
+        Weights of the layer, by the names of its blocks.
     views : dict of Output
         The same numbers in other shapes.
+    has_weights : bool
+        Whether it depends on any weights.
     """
 
-    layer: Layer | type[Layer]
+    layer: Layer | type[Add] | type[Concatenate]
     sources: tuple[Output, ...]
     shape: Shape
     name: str = ""
@@ -61,27 +62,27 @@ class Output:
     views: dict[Shape, Output] = field(default_factory=dict)
     has_weights: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         self.has_weights = bool(self.arrays) or any(source.has_weights for source in self.sources)
 
 
 @dataclass(frozen=True, eq=False)
 class Signal:
-    """An array of the graph that depends on the spectrum, as far as one star sees it.
+    """An array of the graph that depends on the spectrum, for one star.
 
     Attributes
     ----------
     output : Output
-        Whose numbers it has.
+        The output that the array is computed from.
     shape : tuple of int
-        As the graph has it.
+        Shape in the graph.
     steps : tuple of (str, numpy.ndarray)
-        What has been done to the numbers since, one after the other, and has no layer yet.
+        Sums and products with constants since that output, which have no layer yet.
     is_own : bool
-        Whether nobody else takes the output, or what steps make of it on the way here, so that
-        steps may go into the weights of its layer.
+        Whether nothing else takes the output or an intermediate step, so that steps may be folded
+        into the weights of its layer.
     n_uses : int
-        How many take the signal itself.
+        Number of nodes and outputs that take the signal itself.
     """
 
     output: Output
@@ -92,33 +93,33 @@ class Signal:
 
     @property
     def rank(self) -> int:
-        """Axes, without that of the stars."""
+        """Number of axes, without that of the stars."""
         return len(self.shape)
 
     def takes_number(self, array: np.ndarray) -> bool:
-        """Whether a constant is one number, and has no more axes than this array, which would get them, too."""
+        """Whether a constant is one number that does not add axes to this array."""
         return array.size == 1 and array.ndim <= self.rank + 1
 
 
 class LayerGraph:
-    """Layers that are put down one by one, and the numbers that they take.
+    """Layers that are added one by one, and a count of the numbers that they take.
 
     Parameters
     ----------
     path : str or path
         Used in errors.
     n_inputs : int
-        Numbers of one star.
+        Length of one star's input.
 
     Attributes
     ----------
     start : Output
         The flat vector of all inputs.
     settled : dict of Output
-        What came out of the steps of a signal, where they have their layers.
+        Output of the steps of a signal, once they have layers.
     """
 
-    def __init__(self, path: str | os.PathLike[str], n_inputs: int):
+    def __init__(self, path: str | os.PathLike[str], n_inputs: int) -> None:
         self.path = path
         self.n_floats = 0
         self.count(n_inputs)
@@ -126,24 +127,30 @@ class LayerGraph:
         self.settled: dict[Signal, Output] = {}
 
     def count(self, n: int) -> None:
-        """Count numbers of a star, or of constants that a layer is to hold.
+        """Count numbers of a star, or of constants that a layer will hold.
 
         Raises
         ------
         FileFormatError
-            There are too many.
+            There are too many in all.
         """
         self.n_floats += n
         check_floats(self.path, self.n_floats)
 
-    def put(self, source: Output, layer: Layer, name: str = "", **arrays: np.ndarray) -> Output:
-        """Let a layer, with its weights if it has any, take an output."""
+    def put(
+        self,
+        source: Output,
+        layer: Layer,
+        name: str = "",
+        arrays: Mapping[str, np.ndarray] | None = None,
+    ) -> Output:
+        """Add a layer, with its weights, that takes an output."""
         shape = tuple(layer.out_shape(source.shape))
         self.count(layer.n_floats(source.shape, shape))
-        return Output(layer, (source,), shape, name, arrays)
+        return Output(layer, (source,), shape, name, dict(arrays or {}))
 
     def view(self, output: Output, shape: Shape) -> Output:
-        """The same numbers in a shape."""
+        """Give the numbers of an output another shape."""
         if output.shape == shape:
             return output
         if shape not in output.views:
@@ -155,34 +162,32 @@ class LayerGraph:
         return output.views[shape]
 
     def swap(self, output: Output) -> Output:
-        """The two axes exchanged."""
-        return (
-            output.sources[0] if isinstance(output.layer, Permute) else self.put(output, Permute())
-        )
+        """Exchange the two axes."""
+        if isinstance(output.layer, Permute):
+            return output.sources[0]
+        return self.put(output, Permute())
 
     def slice(self, output: Output, start: int, stop: int) -> Output:
-        """Some neighbours along the first axis."""
-        return (
-            output
-            if (start, stop) == (0, output.shape[0])
-            else self.put(output, Slice(start, stop))
-        )
+        """Take neighbours along the first axis."""
+        if (start, stop) == (0, output.shape[0]):
+            return output
+        return self.put(output, Slice(start, stop))
 
     def add(self, outputs: Sequence[Output]) -> Output:
-        """Sum of outputs of one shape."""
+        """Add outputs of one shape."""
         self.count(math.prod(outputs[0].shape))
         return Output(Add, tuple(outputs), outputs[0].shape)
 
     def join(self, outputs: Sequence[Output]) -> Output:
-        """Outputs that are alike but for the last axis side by side along it."""
+        """Concatenate outputs along the last axis."""
         if len(outputs) == 1:
             return outputs[0]
         shape = (*outputs[0].shape[:-1], sum(output.shape[-1] for output in outputs))
         self.count(math.prod(shape))
         return Output(Concatenate, tuple(outputs), shape)
 
-    def finish(self, end: Output) -> tuple[Network, list[StoredArray]]:
-        """Network that ends in an output, and its weights in the order of its layers."""
+    def finish(self, end: Output) -> tuple[Network, list[FileArray]]:
+        """Build the network that ends in an output; with its weights in the order of layers."""
         layers, origins = _arrange(end)
         net = make_network(layers, self.start.shape[0])
         found = []
@@ -191,40 +196,35 @@ class LayerGraph:
                 origin = origins[layer]
                 key = slot.name.partition("/")[2]
                 array = origin.arrays[key] if key in origin.arrays else getattr(layer, key)
-                found.append(
-                    StoredArray(f"{origin.name} {key}", array.shape, lambda array=array: array)
-                )
+                found.append(FileArray.of(f"{origin.name} {key}", array))
         return net, found
 
 
 def _arrange(end: Output) -> tuple[list[Layer], dict[Layer, Output]]:
-    """Layers in a row, branch by branch, each behind what it takes; and whose each is."""
+    """Put layers in a row, branch by branch, each behind its inputs; with the output of each."""
     layers: list[Layer] = []
     places: dict[Output, Layer] = {}
     last: Output | None = None
     waiting = [end]
     while waiting:
         output = waiting[-1]
-        missing = [
-            source for source in output.sources if source not in places and output not in places
-        ]
-        waiting += missing[::-1]
+        if output in places:
+            waiting.pop()
+            continue
+        missing = [source for source in output.sources if source not in places]
         if missing:
+            waiting += missing[::-1]
             continue
         waiting.pop()
-        if output in places:
-            continue
         sources = list(output.sources)
-        if output.layer is Add:  # in which the order makes no difference
+        if output.layer is Add:  # a sum does not depend on the order
             sources.sort(key=lambda source: source is last)
         if sources and sources[-1] is not last:
             layers.append(From(places[sources[-1]]))
-        is_joining = isinstance(output.layer, type)
-        layer = (
-            output.layer(*(places[source] for source in sources[:-1]))
-            if is_joining
-            else output.layer
-        )
+        layer = output.layer
+        if isinstance(layer, type):
+            layer = layer(*(places[source] for source in sources[:-1]))
         layers.append(layer)
-        places[output], last = layer, output
+        places[output] = layer
+        last = output
     return layers, {layer: output for output, layer in places.items()}

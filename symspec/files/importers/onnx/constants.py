@@ -1,23 +1,24 @@
-"""What a graph makes of constants alone: one table, FOLDERS, of what to do for each operation.
+"""Nodes that take constants alone, worked out by NumPy: the table FOLDERS has their functions.
 
-Exporters leave such nodes around shapes, paddings and turned kernels.
+Exporters leave such nodes around shapes, paddings and transposed kernels.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from symspec.errors import FileFormatError
+from symspec.files.importers.onnx.arrays import Signal
 from symspec.files.importers.onnx.description import OnnxNode
 from symspec.files.importers.onnx.protobuf import BFLOAT16
 from symspec.files.importers.onnx.translation import Translation, check_without_stars
 from symspec.networks.layers import Shape
 
-# numbers of onnx.TensorProto.DataType; halves are kept as floats
+# by onnx.TensorProto.DataType; 16-bit floats are kept as 32-bit ones
 _DTYPES = {
     1: np.float32,
     6: np.int64,
@@ -31,14 +32,12 @@ _VALUES = ("value", "value_float", "value_floats", "value_int", "value_ints")
 
 
 def fold(translation: Translation, node: OnnxNode) -> np.ndarray | None:
-    """Constant that a node makes of constants; None where it takes anything else."""
-    arrays = [translation.find(node, i) for i in range(len(node.inputs))]
-    if node.op not in FOLDERS or not all(
-        array is None or isinstance(array, np.ndarray) for array in arrays
-    ):
+    """Work out a node that takes only constants; None for any other."""
+    values = [translation.find(node, i) for i in range(len(node.inputs))]
+    if node.op not in FOLDERS or any(isinstance(value, Signal) for value in values):
         return None
     try:
-        with np.errstate(all="ignore"):  # what is not finite is refused where it is used
+        with np.errstate(all="ignore"):  # numbers that are not finite are refused where needed
             folded = np.asarray(FOLDERS[node.op](translation, node))
     except FileFormatError:
         raise
@@ -50,8 +49,6 @@ def fold(translation: Translation, node: OnnxNode) -> np.ndarray | None:
 
 def _make_constant(translation: Translation, node: OnnxNode) -> np.ndarray:
     value = next((node.get(key) for key in _VALUES if key in node.attributes), None)
-    if isinstance(value, FileFormatError):
-        raise value
     if value is None:
         raise node.refusal("holds neither numbers nor an array")
     return value
@@ -60,12 +57,8 @@ def _make_constant(translation: Translation, node: OnnxNode) -> np.ndarray:
 def _fill_shape(translation: Translation, node: OnnxNode) -> np.ndarray:
     shape = translation.integers(node, 0, "input")
     value = node.get("value", np.zeros(1, np.float32))
-    if (
-        not isinstance(value, np.ndarray)
-        or value.size != 1
-        or not shape
-        or any(n < 0 for n in shape)
-    ):
+    is_number = isinstance(value, np.ndarray) and value.size == 1
+    if not is_number or not shape or any(n < 0 for n in shape):
         raise node.refusal(f"fills the shape {shape} with {value}")
     translation.charge(node, 8 * math.prod(shape))
     return np.full(shape, value.item())
@@ -83,8 +76,8 @@ def _cast(translation: Translation, node: OnnxNode) -> np.ndarray:
     return _round_to_bfloat16(made) if kind == BFLOAT16 else made
 
 
-def convert(node: OnnxNode, array: np.ndarray, dtype: Any) -> np.ndarray:
-    """Constant as numbers of another type, halves as the floats that they are."""
+def convert(node: OnnxNode, array: np.ndarray, dtype: DTypeLike) -> np.ndarray:
+    """Convert a constant to another type, rounded but not stored to 16 bits."""
     dtype = np.dtype(dtype)
     if dtype.kind == "f":
         check_without_stars(node, array)
@@ -93,7 +86,7 @@ def convert(node: OnnxNode, array: np.ndarray, dtype: Any) -> np.ndarray:
 
 
 def _round_to_bfloat16(array: np.ndarray) -> np.ndarray:
-    """Floats without their last two bytes, rounded to the nearest, of two such to the even one."""
+    """Round float32 to its first two bytes, to the nearest and ties to even."""
     bits = array.view(np.uint32)
     rounded = (bits + 0x7FFF + (bits >> 16 & 1)) & 0xFFFF0000
     return np.where(np.isfinite(array), rounded.view(np.float32), array)
@@ -102,12 +95,10 @@ def _round_to_bfloat16(array: np.ndarray) -> np.ndarray:
 def _fold_moving(
     move: Callable[[Translation, OnnxNode, np.ndarray], np.ndarray],
 ) -> Callable[..., np.ndarray]:
-    """Numbers that only change their places, perhaps into a copy, which has no more than there were."""
+    """Fold an operation that moves numbers, perhaps into a copy of the same size."""
 
     def fold_one(translation: Translation, node: OnnxNode) -> np.ndarray:
         array = translation.constant(node, 0)
-        if array is None:
-            raise node.refusal("takes nothing", "the file is damaged")
         moved = move(translation, node, array)
         if not np.may_share_memory(moved, array):
             translation.charge(node, moved.nbytes)
@@ -125,7 +116,7 @@ def _reshape(translation: Translation, node: OnnxNode, array: np.ndarray) -> np.
 
 
 def _squeeze(translation: Translation, node: OnnxNode, array: np.ndarray) -> np.ndarray:
-    axes = translation.integers(node, 1, "axes")
+    axes = translation.optional_integers(node, 1, "axes")
     return np.squeeze(array, None if axes is None else tuple(axes))
 
 
@@ -150,15 +141,13 @@ def read_slices(
     """Axis, start, stop and step of each slice."""
     starts = translation.integers(node, 1, "starts")
     stops = translation.integers(node, 2, "ends")
-    if starts is None or stops is None:
-        raise node.refusal("should have starts and ends, got none", "the file is damaged")
-    axes = translation.integers(node, 3, "axes")
-    steps = translation.integers(node, 4, "steps")
+    axes = translation.optional_integers(node, 3, "axes")
+    steps = translation.optional_integers(node, 4, "steps")
     axes = list(range(len(starts))) if axes is None else axes
     steps = [1] * len(starts) if steps is None else steps
     return [
-        (check_axis(node, axis, rank), *rest)
-        for axis, *rest in zip(axes, starts, stops, steps, strict=True)
+        (check_axis(node, axis, rank), start, stop, step)
+        for axis, start, stop, step in zip(axes, starts, stops, steps, strict=True)
     ]
 
 
@@ -196,27 +185,26 @@ def _take_shape(translation: Translation, node: OnnxNode) -> np.ndarray:
 
 
 def cut_shape(node: OnnxNode, shape: Shape) -> np.ndarray:
-    """Lengths of an array's axes, or of some of them."""
+    """Lengths of the axes from `start` to `end`, by default all."""
     return np.array(shape[node.get("start", 0) : node.get("end")], np.int64)
 
 
 def _fold_arithmetic(function: Callable[..., np.ndarray]) -> Callable[..., np.ndarray]:
     def fold_all(translation: Translation, node: OnnxNode) -> np.ndarray:
         arrays = [translation.constant(node, i) for i in range(len(node.inputs))]
-        if len(arrays) != getattr(function, "nin", 2):  # one more NumPy would write into
+        if len(arrays) != getattr(function, "nin", 2):  # NumPy would write into one more
             raise node.refusal(f"takes {len(arrays)} arrays", "the file is damaged")
         for array in arrays:
             check_without_stars(node, array)
-        translation.charge(
-            node, 8 * math.prod(np.broadcast_shapes(*(array.shape for array in arrays)))
-        )
+        shape = np.broadcast_shapes(*(array.shape for array in arrays))
+        translation.charge(node, 8 * math.prod(shape))
         return function(*arrays)
 
     return fold_all
 
 
 def _divide(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Quotient, of whole numbers without what is behind the point."""
+    """Divide; whole numbers are truncated towards zero."""
     return np.trunc(a / b).astype(np.int64) if a.dtype.kind in "iu" else a / b
 
 

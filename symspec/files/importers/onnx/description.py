@@ -1,4 +1,4 @@
-"""An ONNX graph as plain numbers and words: its nodes with their options, its constants, its inputs and outputs."""
+"""ONNX graphs as plain Python: nodes with their options, constants, inputs and outputs."""
 
 from __future__ import annotations
 
@@ -14,17 +14,16 @@ from typing import Any
 import numpy as np
 
 from symspec.errors import DataError, FileFormatError, OptionError, ShapeError
-from symspec.files.importers.onnx.protobuf import FLOATS, MOST_AXES, read_tensor
+from symspec.files.importers.onnx.protobuf import FLOATS, Message, read_tensor
+from symspec.files.matching import BUILD, MOST_AXES
 from symspec.networks.layers import Shape
 
-BUILD = "build the network of symspec's layers and give it as net="
 _MOST_NODES = 5_000
 _MOST_NAMES = 1024  # of inputs or outputs of a graph, or of one node
 _LONGEST_NAME = 200  # in errors
 _OLDEST_OPSET = 9
 _OWN_DOMAINS = ("", "ai.onnx")
-# the field of onnx.AttributeProto that holds a value, by the number of its type; others are graphs,
-# sparse or types
+# by type of an onnx.AttributeProto: the field of its value; others are graphs, sparse or types
 _FIELDS = {1: "f", 2: "i", 3: "s", 4: "t", 6: "floats", 7: "ints", 8: "strings"}
 _TENSOR = 4
 _FLOATS = 6
@@ -39,16 +38,15 @@ class OnnxNode:
     path : str or path
         The file, for errors.
     op : str
-        What it does, "Gemm"; with its domain where that is not ONNX's own.
+        Name of the operation, "Gemm", after its domain if that is not ONNX's own.
     name : str
     inputs, outputs : tuple of str
-        Names of arrays; empty where an optional one is left out.
+        Names of arrays; empty where an optional one is omitted.
     attributes : dict
-        Its options: numbers, lists of them, words or arrays; None where symspec reads no such
-        thing.
+        Its options: numbers, lists of them, strings or arrays; None if of a type that symspec does
+        not read, and an error, raised by `get`, if an array cannot be read.
     asked : set of str
-        The options that were asked for. One that nobody asked for may change what the operation
-        does.
+        The options that were asked for. Others might change the operation, and are refused.
     """
 
     path: str | os.PathLike[str]
@@ -61,44 +59,49 @@ class OnnxNode:
 
     @property
     def introduction(self) -> str:
-        """Words that an error about this node begins with."""
+        """Beginning of an error about this node."""
         return f"{self.path}: node {self.name!r} ({self.op}) "
 
     def refusal(self, what: str, advice: str = BUILD) -> FileFormatError:
-        """Error about this node, to be raised."""
+        """Make an error about this node."""
         return FileFormatError(f"{self.introduction}{what[:500].rstrip('.')}: {advice}.")
 
     @contextmanager
     def refusing(self) -> Iterator[None]:
-        """Turn what symspec's layers refuse into an error about this node."""
+        """Turn errors of symspec's layers into errors about this node."""
         try:
             yield
         except (DataError, OptionError, ShapeError) as error:
             raise self.refusal(f"cannot be built, as {error}") from error
 
     def get(self, key: str, default: Any = None) -> Any:
-        """An option as it is written."""
+        """Option as it is written."""
         self.asked.add(key)
-        if key in self.attributes and self.attributes[key] is None:
+        if key not in self.attributes:
+            return default
+        value = self.attributes[key]
+        if isinstance(value, FileFormatError):
+            raise value
+        if value is None:
             raise self.refusal(f"has {key} in a form that symspec does not read")
-        return self.attributes.get(key, default)
+        return value
 
     def number(self, key: str, default: float) -> float:
-        """One number, in float32 as the format has it."""
+        """Option that is a number, in the float32 of the format."""
         value = self.get(key, float(np.float32(default)))
         if not isinstance(value, int | float) or not math.isfinite(value):
             raise self.refusal(f"should have a number as {key}, got {value!r}")
         return float(value)
 
     def count(self, key: str, default: int | None = None) -> int:
-        """One whole number, which has to be there if there is no default."""
+        """Option that is a whole number; it is required if there is no default."""
         value = self.get(key, default)
         if not isinstance(value, int):
             raise self.refusal(f"should have a whole number as {key}, got {value!r}")
         return value
 
     def counts(self, key: str, default: Sequence[int]) -> list[int]:
-        """Whole numbers, as many as by default."""
+        """Option that is a list of whole numbers, as many as in the default."""
         value = list(self.get(key, default) or default)
         if len(value) != len(default) or not all(isinstance(n, int) for n in value):
             raise self.refusal(
@@ -107,59 +110,84 @@ class OnnxNode:
         return value
 
     def word(self, key: str, default: str) -> str:
-        """One word."""
+        """Option that is a word."""
         value = self.get(key, default)
         return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
 
     def ignore(self, *keys: str) -> None:
-        """Ask for options that make no difference here."""
+        """Accept options that make no difference."""
         self.asked.update(keys)
 
     def check_asked(self) -> None:
-        """Refuse options that nobody asked for."""
+        """Refuse options that were not asked for."""
         if unknown := sorted(set(self.attributes) - self.asked):
             raise self.refusal(f"has {', '.join(unknown)}, of which symspec knows nothing")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class OnnxGraph:
-    """What a file says of its network.
+    """The graph of a file.
 
     Attributes
     ----------
     path : path
     nodes : list of OnnxNode
-        Each stands behind those whose outputs it takes.
-    constants : dict of numpy.ndarray or FileFormatError
-        By name; an error in place of what cannot be read, to be raised where it is needed.
+        Each follows those whose outputs it takes.
+    constants : dict of numpy.ndarray
+        By name.
+    unreadable : dict of FileFormatError
+        The errors of constants that cannot be read, by name, to be raised where one is needed.
     inputs, outputs : dict of tuple
-        Shape of one star's array by name, None where it is not said. Outputs may not be said at
-        all.
+        Shape of one star's array by name. Outputs need not declare any: then it is None.
     n_stars : set of int
-        Numbers of stars that the inputs are said to have, where they are.
+        Numbers of stars that the inputs declare, if any.
     """
 
     path: Path
     nodes: list[OnnxNode]
-    constants: dict[str, np.ndarray | FileFormatError]
+    constants: dict[str, np.ndarray]
+    unreadable: dict[str, FileFormatError]
     inputs: dict[str, Shape]
     outputs: dict[str, Shape | None]
     n_stars: set[int]
 
     def count_uses(self) -> Counter[str]:
-        """How many take each array, the outputs included."""
+        """Count the nodes and outputs that take each array."""
         return Counter([name for node in self.nodes for name in node.inputs] + list(self.outputs))
 
 
-def read_graph(path: Path, model: Any) -> OnnxGraph:
-    """Take a graph out of an `onnx.ModelProto`.
+def read_graph(path: Path, model: Message) -> OnnxGraph:
+    """Read the graph of an `onnx.ModelProto`.
 
     Raises
     ------
     FileFormatError
-        It is of an old version, shadows ONNX's own operations, has too many nodes, or open shapes.
+        It is of an old version, redefines ONNX's own operations, has too many nodes, or open
+        shapes.
     """
     graph = model.graph
+    _check_operations(path, model)
+    _check_names(path, graph)
+    tensors = {tensor.name: _try_tensor(path, tensor) for tensor in graph.initializer}
+    for sparse in graph.sparse_initializer:
+        tensors[sparse.values.name] = FileFormatError(
+            f"{path}: {sparse.values.name!r} is sparse: export it dense."
+        )
+    inputs = [value for value in graph.input if value.name not in tensors]
+    n_stars = _find_n_stars(path, inputs)
+    return OnnxGraph(
+        path=path,
+        nodes=[_read_node(path, i, node) for i, node in enumerate(graph.node)],
+        constants={name: a for name, a in tensors.items() if isinstance(a, np.ndarray)},
+        unreadable={name: a for name, a in tensors.items() if isinstance(a, FileFormatError)},
+        inputs={value.name: _check_input(path, value) for value in inputs},
+        outputs={value.name: _find_known(_read_lengths(value)) for value in graph.output},
+        n_stars=n_stars,
+    )
+
+
+def _check_operations(path: Path, model: Message) -> None:
+    """Refuse old versions, redefined operations and too many nodes."""
     versions = [opset.version for opset in model.opset_import if opset.domain in _OWN_DOMAINS]
     if not versions or max(versions) < _OLDEST_OPSET:
         raise FileFormatError(
@@ -171,31 +199,33 @@ def read_graph(path: Path, model: Any) -> OnnxGraph:
         raise FileFormatError(
             f"{path} should keep ONNX's own operations, got functions in their place: {BUILD}."
         )
-    if len(graph.node) > _MOST_NODES:
+    if len(model.graph.node) > _MOST_NODES:
         raise FileFormatError(
-            f"{path} should have {_MOST_NODES:,} nodes at most, got {len(graph.node):,}: {BUILD}."
+            f"{path} should have {_MOST_NODES:,} nodes at most, got {len(model.graph.node):,}:"
+            f" {BUILD}."
         )
+
+
+def _check_names(path: Path, graph: Message) -> None:
+    """Refuse names that are used twice, and too many of them."""
     for values in (graph.input, graph.output, graph.initializer):
         if len({value.name for value in values}) < len(values):
             raise FileFormatError(
                 f"{path} should name each array once, got one that is there twice: it is damaged."
             )
     for part in (graph, *graph.node):
-        if (n := max(len(part.input), len(part.output))) > _MOST_NAMES + len(graph.initializer) * (
-            part is graph
-        ):
+        # a graph may list its initializers as inputs
+        most = _MOST_NAMES + len(graph.initializer) if part is graph else _MOST_NAMES
+        if (n := max(len(part.input), len(part.output))) > most:
             raise FileFormatError(
                 f"{path} should have {_MOST_NAMES:,} inputs and outputs at most, got {n:,}:"
                 f" {BUILD}."
             )
-    constants = {tensor.name: _try_tensor(path, tensor) for tensor in graph.initializer}
-    for sparse in graph.sparse_initializer:
-        constants[sparse.values.name] = FileFormatError(
-            f"{path}: {sparse.values.name!r} is sparse: export it dense."
-        )
-    declared = {
-        value.name: _read_lengths(value) for value in graph.input if value.name not in constants
-    }
+
+
+def _find_n_stars(path: Path, inputs: Sequence[Message]) -> set[int]:
+    """Find the number of stars that the inputs declare, which is one number or open in all."""
+    declared = {value.name: _read_lengths(value) for value in inputs}
     n_stars = {lengths[0] for lengths in declared.values() if lengths}
     if len(n_stars) > 1:
         got = ", ".join(f"{name[:100]!r} {lengths}" for name, lengths in declared.items())
@@ -204,39 +234,32 @@ def read_graph(path: Path, model: Any) -> OnnxGraph:
             f" {got[:500]}: those with a number may be constants that were lost when it was"
             " exported; use another version of the exporter."
         )
-    return OnnxGraph(
-        path=path,
-        nodes=[_read_node(path, i, node) for i, node in enumerate(graph.node)],
-        constants=constants,
-        inputs={
-            value.name: _check_input(path, value) for value in graph.input if value.name in declared
-        },
-        outputs={value.name: _find_known(_read_lengths(value)) for value in graph.output},
-        n_stars=n_stars - {None},
-    )
+    return {n for n in n_stars if n is not None}
 
 
-def _try_tensor(path: Path, tensor: Any) -> np.ndarray | FileFormatError:
+def _try_tensor(path: Path, tensor: Message) -> np.ndarray | FileFormatError:
     try:
         return read_tensor(path, tensor)
     except FileFormatError as error:
         return error
 
 
-def _read_node(path: Path, i: int, node: Any) -> OnnxNode:
-    op = (
-        node.op_type
-        if node.domain in _OWN_DOMAINS and not node.overload
-        else f"{node.domain}.{node.op_type}"
-    )
+def _read_node(path: Path, i: int, node: Message) -> OnnxNode:
+    is_own = node.domain in _OWN_DOMAINS and not node.overload
+    op = node.op_type if is_own else f"{node.domain}.{node.op_type}"
     attributes = {attribute.name: _read_attribute(path, attribute) for attribute in node.attribute}
     name = node.name[:_LONGEST_NAME] or f"number {i}"
     return OnnxNode(
-        path, op[:_LONGEST_NAME], name, tuple(node.input), tuple(node.output), attributes
+        path=path,
+        op=op[:_LONGEST_NAME],
+        name=name,
+        inputs=tuple(node.input),
+        outputs=tuple(node.output),
+        attributes=attributes,
     )
 
 
-def _read_attribute(path: Path, attribute: Any) -> Any:
+def _read_attribute(path: Path, attribute: Message) -> Any:
     if attribute.ref_attr_name or attribute.type not in _FIELDS:
         return None
     value = getattr(attribute, _FIELDS[attribute.type])
@@ -247,8 +270,8 @@ def _read_attribute(path: Path, attribute: Any) -> Any:
     return value if isinstance(value, int | float | bytes) else list(value)
 
 
-def _read_lengths(value: Any) -> list[int | None] | None:
-    """Lengths of an array's axes, None where they are open; None where nothing is said."""
+def _read_lengths(value: Message) -> list[int | None] | None:
+    """Lengths of an array's axes, None for open ones; None if the shape is not declared."""
     tensor = value.type.tensor_type
     if not tensor.HasField("shape"):
         return None
@@ -256,11 +279,14 @@ def _read_lengths(value: Any) -> list[int | None] | None:
 
 
 def _find_known(lengths: list[int | None] | None) -> Shape | None:
-    """Shape of one star's array, if all of it is said."""
-    return None if not lengths or None in lengths[1:] else tuple(lengths[1:])
+    """Shape of one star's array, if no axis is open."""
+    if not lengths:
+        return None
+    shape = tuple(n for n in lengths[1:] if n is not None)
+    return shape if len(shape) == len(lengths) - 1 else None
 
 
-def _check_input(path: Path, value: Any) -> Shape:
+def _check_input(path: Path, value: Message) -> Shape:
     kind = value.type.WhichOneof("value")
     lengths = _read_lengths(value)
     if kind != "tensor_type" or value.type.tensor_type.elem_type not in FLOATS:

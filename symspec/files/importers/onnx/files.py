@@ -1,11 +1,10 @@
-"""Files of ONNX, into which PyTorch, TensorFlow and others export whole models; nothing in them is run."""
+"""Files of ONNX, to which PyTorch, TensorFlow and others export models; no code is run."""
 
 from __future__ import annotations
 
 import math
 import os
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -17,12 +16,12 @@ from symspec.files.importers.onnx.layers import BUILDERS
 from symspec.files.importers.onnx.patterns import build_pattern
 from symspec.files.importers.onnx.protobuf import import_onnx_package, read_model
 from symspec.files.importers.onnx.translation import Translation
-from symspec.files.matching import StoredArray, fill_network, reading
+from symspec.files.matching import FileArray, fill_network, reading
 from symspec.networks.layers import Shape
 from symspec.networks.network import Network
 
 _WHAT = "an ONNX model"
-# the weights among the inputs of each operation that has any, behind what it acts on
+# the weights of each operation that has any: its inputs after the first
 _WEIGHTS = {
     "Gemm": ("kernel", "bias"),
     "MatMul": ("kernel",),
@@ -30,7 +29,7 @@ _WEIGHTS = {
     "BatchNormalization": ("gamma", "beta", "mean", "variance"),
     "LayerNormalization": ("gamma", "beta"),
 }
-# what may stand between a kernel and the sum with its bias
+# operations between a product with a kernel and the sum with its bias
 _BETWEEN = ("Squeeze", "Unsqueeze", "Reshape", "Transpose", "Cast", "Identity")
 _MOST_LABELS = 2**20
 _BEHIND = "perhaps; a node before it is not read"
@@ -41,16 +40,16 @@ def import_onnx(
 ) -> tuple[Network, np.ndarray]:
     """Read a model in an ONNX file.
 
-    Several inputs become one flat vector in the order of the graph's inputs, the last axis of each
-    varying fastest; several outputs follow each other in the same way. Standardisations by
-    constants become fixed layers.
+    Several inputs become one flat vector in the graph's order, the last axis of each varying
+    fastest; several outputs are joined in the same way. Standardisations by constants become fixed
+    layers.
 
     Parameters
     ----------
     path : str or path
     net : Network, optional
         Layers to read the weights into, in the order of the graph's nodes, whose operations are
-        then left unread.
+        then ignored.
 
     Returns
     -------
@@ -60,17 +59,15 @@ def import_onnx(
     Raises
     ------
     FileFormatError
-        The file is damaged, its weights are in another file, or it has operations that symspec has
-        no layers for.
+        The file is damaged, its weights are in another file, or it has operations that symspec
+        lacks.
     MissingDependencyError
         The package onnx is not installed.
     """
     import_onnx_package()
     path = Path(path)
-    with (
-        reading(path, _WHAT),
-        np.errstate(all="ignore"),
-    ):  # what is not finite is refused where it ends up
+    # numbers that are not finite are refused as weights
+    with reading(path, _WHAT), np.errstate(all="ignore"):
         translation = _translate(path)
         if net is not None:
             return fill_network(path, net, _list_weights(translation))
@@ -79,7 +76,7 @@ def import_onnx(
 
 
 def _translate(path: Path) -> Translation:
-    """Go through the graph of a file; what symspec has no layers for stands there as an error."""
+    """Read the graph of a file; nodes that symspec lacks make errors instead of arrays."""
     translation = Translation(read_graph(path, read_model(path)))
     translation.run(BUILDERS, (build_pattern, fold))
     return translation
@@ -88,77 +85,74 @@ def _translate(path: Path) -> Translation:
 def list_nodes(
     path: str | os.PathLike[str],
 ) -> list[tuple[str, str, tuple[Shape, ...], Shape | None, str]]:
-    """Tell which operations of a file symspec reads.
+    """List the operations of a file and whether symspec reads them.
+
+    Nodes that make constants are left out.
 
     Returns
     -------
     list of tuple
-        Of each node but those that make constants its name, its operation, the shapes of the
-        numbers that it has, the shape of one star's array that comes out or None, and why it is not
-        read; empty where it is.
+        For each node its name, its operation, the shapes of its weights, the shape of one star's
+        output or None, and the reason why it is not read, empty if it is.
     """
     import_onnx_package()
     path = Path(path)
     with reading(path, _WHAT), np.errstate(all="ignore"):
         translation = _translate(path)
     rows = []
-    parts = set()
+    parts: set[str] = set()  # inputs of the nodes that are read
     for node in translation.graph.nodes[::-1]:
-        taken = [translation.values.get(name) for name in node.inputs]
-        made = translation.values[node.outputs[0]] if node.outputs else None
+        made = translation.values.get(node.outputs[0]) if node.outputs else None
         if isinstance(made, np.ndarray):
             continue
         is_read = isinstance(made, Signal) or bool(parts.intersection(node.outputs))
-        if is_read:  # so is what it takes, as a part of the same layer if not by itself
+        if is_read:  # so are its inputs, perhaps as parts of the same layer
             parts.update(node.inputs)
+        constants = [translation.values.get(name) for name in node.inputs]
         shapes = tuple(
             array.shape
-            for array in taken
+            for array in constants
             if isinstance(array, np.ndarray) and array.dtype.kind == "f"
         )
         shape = made.shape if isinstance(made, Signal) else None
-        rows.append(
-            (
-                node.name,
-                node.op,
-                shapes,
-                shape,
-                "" if is_read else _explain(translation, node, made),
-            )
-        )
+        reason = "" if is_read else _explain(translation, node)
+        rows.append((node.name, node.op, shapes, shape, reason))
     return rows[::-1]
 
 
-def _explain(translation: Translation, node: OnnxNode, error: Any) -> str:
-    """Words of an error without those that tell where it is; of that of another node that it is one."""
-    is_own = str(error).startswith(node.introduction) or _is_of_constant(translation, node, error)
-    return (
-        str(error).removeprefix(node.introduction).removeprefix(f"{node.path}: ")
-        if is_own
-        else _BEHIND
-    )
+def _explain(translation: Translation, node: OnnxNode) -> str:
+    """Say why a node is not read, unless that is due to a node before it."""
+    error = translation.errors.get(node.outputs[0]) if node.outputs else None
+    message = str(error)
+    if message.startswith(node.introduction) or _is_of_constant(translation, node, error):
+        return message.removeprefix(node.introduction).removeprefix(f"{node.path}: ")
+    return _BEHIND
 
 
-def _is_of_constant(translation: Translation, node: OnnxNode, error: Any) -> bool:
-    """Whether an error is that of numbers which a node takes and which cannot be read."""
-    return any(error is translation.graph.constants.get(name) for name in node.inputs)
+def _is_of_constant(
+    translation: Translation, node: OnnxNode, error: FileFormatError | None
+) -> bool:
+    """Whether the error is that of a constant that a node takes."""
+    unreadable = translation.graph.unreadable
+    return any(error is unreadable[name] for name in node.inputs if name in unreadable)
 
 
 def _find_end(translation: Translation) -> Output:
-    """The graph's outputs, one flat vector after the other."""
+    """Join the graph's outputs, each flattened."""
     graph = translation.graph
     ends = []
     for name, declared in graph.outputs.items():
-        node = OnnxNode(graph.path, "output", name, (name,), (), {})
+        node = OnnxNode(
+            path=graph.path, op="output", name=name, inputs=(name,), outputs=(), attributes={}
+        )
         translation.check_order(node)
         signal = translation.signal(node)
         if declared is not None and declared != signal.shape:
             raise node.refusal(
                 f"is declared to be {declared} a star, and comes out as {signal.shape}"
             )
-        ends.append(
-            translation.layers.view(translation.flush(node, signal), (math.prod(signal.shape),))
-        )
+        output = translation.flush(node, signal)
+        ends.append(translation.layers.view(output, (math.prod(signal.shape),)))
     n_labels = sum(end.shape[0] for end in ends)
     if not 0 < n_labels <= _MOST_LABELS:
         raise FileFormatError(
@@ -168,41 +162,39 @@ def _find_end(translation: Translation) -> Output:
     return translation.layers.join(ends)
 
 
-def _list_weights(translation: Translation) -> list[StoredArray]:
-    """Weights of the nodes that have any, in their order, turned as symspec has them."""
+def _list_weights(translation: Translation) -> list[FileArray]:
+    """List the weights of the nodes in their order, with symspec's order of axes."""
+    unreadable = translation.graph.unreadable
     found = []
     for node in translation.graph.nodes:
-        constants = [translation.values.get(name) for name in node.inputs]
         if node.op == "Add" and _follows_kernel(translation, node):
-            constants = [a.ravel() for a in constants if isinstance(a, np.ndarray)]
-            words = ("bias",)
-        else:
-            constants = constants[1:]
-            words = _WEIGHTS.get(node.op, ())
-        for word, array in zip(words, constants, strict=False):
-            if isinstance(array, FileFormatError) and _is_of_constant(translation, node, array):
-                raise array
-            if isinstance(array, np.ndarray):
-                array = _turn(node, word, array)
-                found.append(
-                    StoredArray(f"{node.name} {word}", array.shape, lambda array=array: array)
-                )
+            values = [translation.values.get(name) for name in node.inputs]
+            bias = next((value for value in values if isinstance(value, np.ndarray)), None)
+            if bias is not None:
+                found.append(FileArray.of(f"{node.name} bias", bias.ravel()))
+            continue
+        for block, name in zip(_WEIGHTS.get(node.op, ()), node.inputs[1:], strict=False):
+            if name in unreadable:
+                raise unreadable[name]
+            value = translation.values.get(name)
+            if isinstance(value, np.ndarray):
+                found.append(FileArray.of(f"{node.name} {block}", _turn(node, block, value)))
     return found
 
 
-def _turn(node: OnnxNode, word: str, array: np.ndarray) -> np.ndarray:
-    """Weights as layers have them: kernels (in, out) or (position, in, out), and what a product multiplies them by."""
-    if node.op == "Conv" and word == "kernel":
+def _turn(node: OnnxNode, block: str, array: np.ndarray) -> np.ndarray:
+    """Convert weights to those of a layer, with kernels (in, out) or (position, in, out)."""
+    if node.op == "Conv" and block == "kernel":
         return array.reshape(*array.shape[:2], -1).transpose(2, 1, 0)
     if node.op != "Gemm":
         return array
-    factor = node.number("alpha" if word == "kernel" else "beta", 1.0)
+    factor = node.number("alpha" if block == "kernel" else "beta", 1.0)
     array = array if factor == 1 else factor * array
-    return array.T if word == "kernel" and node.count("transB", 0) else array
+    return array.T if block == "kernel" and node.count("transB", 0) else array
 
 
 def _follows_kernel(translation: Translation, node: OnnxNode) -> bool:
-    """Whether a sum adds the bias that the kernel before it has not itself."""
+    """Whether a sum adds the bias of a product before it, which has none itself."""
     maker = next(
         (translation.makers[name] for name in node.inputs if name in translation.makers), None
     )

@@ -1,20 +1,19 @@
-"""ONNX's operations as symspec's layers: one table, BUILDERS, of what to build for each.
+"""ONNX's operations as symspec's layers: the table BUILDERS has a function for each operation.
 
 A new operation takes a function and a line in BUILDERS. The function asks the node for its options
-(one that nobody asks for is refused) and the translation for what the node takes, and gives the
-Signal that comes out. What a graph makes of constants alone is in `onnx_constants`, several
-operations that are one layer in `onnx_patterns`.
+(others are refused) and the translation for its inputs, and returns the Signal that the node makes.
+Nodes that take constants alone are in `constants`, layers of several operations in `patterns`.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from symspec.files.importers.onnx.activations import ACTIVATIONS
 from symspec.files.importers.onnx.arrays import Signal
 from symspec.files.importers.onnx.constants import check_axis, convert
 from symspec.files.importers.onnx.description import OnnxNode
@@ -44,14 +43,8 @@ from symspec.files.importers.onnx.windows import (
     take_mean,
 )
 from symspec.networks.convolutions import AveragePool1D, MaxPool1D
-from symspec.networks.layers import Activation, Dense, Dropout
+from symspec.networks.layers import Dense, Dropout
 from symspec.networks.normalizations import BatchNorm, LayerNorm
-
-_SELU = {
-    "alpha": 1.6732632,
-    "gamma": 1.050701,
-}  # of self-normalising networks, as ONNX has them by default
-_LARGEST = float(np.finfo(np.float32).max)
 
 # --- layers with weights
 
@@ -59,7 +52,7 @@ _LARGEST = float(np.finfo(np.float32).max)
 def _build_gemm(translation: Translation, node: OnnxNode) -> Signal:
     signal = translation.signal(node)
     kernel = translation.kernel(node, 1)
-    bias = translation.constant(node, 2)
+    bias = translation.optional_constant(node, 2)
     alpha = node.number("alpha", 1.0)
     beta = node.number("beta", 1.0)
     if node.count("transA", 0) or signal.rank != 1 or kernel.ndim != 2:
@@ -75,9 +68,8 @@ def _build_gemm(translation: Translation, node: OnnxNode) -> Signal:
 def _build_matmul(translation: Translation, node: OnnxNode) -> Signal:
     signal = translation.signal(node)
     kernel = translation.kernel(node, 1)
-    while (
-        2 < kernel.ndim <= signal.rank + 1 and kernel.shape[0] == 1
-    ):  # more axes would be the product's, too
+    # a kernel of more axes would add them to the product
+    while 2 < kernel.ndim <= signal.rank + 1 and kernel.shape[0] == 1:
         kernel = kernel[0]
     if kernel.ndim not in (1, 2) or not signal.rank:
         raise node.refusal(f"multiplies arrays of shape {signal.shape} a star by {kernel.shape}")
@@ -92,7 +84,7 @@ def put_dense(
     kernel: np.ndarray,
     bias: np.ndarray | None,
 ) -> Signal:
-    """Product of the last axis with a kernel (in, out)."""
+    """Multiply the last axis by a kernel (in, out)."""
     n_in, n_out = kernel.shape
     if signal.shape[-1] != n_in:
         raise node.refusal(
@@ -109,7 +101,7 @@ def put_dense(
 
 
 def _spread(node: OnnxNode, array: np.ndarray, n: int) -> np.ndarray:
-    """Constant as a vector of one number a feature."""
+    """Broadcast a constant to one number a feature."""
     if array.shape not in ((), (1,), (n,), (1, 1), (1, n)):
         raise node.refusal(
             f"should have {n} numbers a layer, got a constant of shape {array.shape}"
@@ -121,7 +113,7 @@ def _spread(node: OnnxNode, array: np.ndarray, n: int) -> np.ndarray:
 
 
 def _build_sum(translation: Translation, node: OnnxNode) -> Signal:
-    """Sum of what comes from the spectrum, to which all constants are added."""
+    """Add the signals, and the constants to their sum."""
     values = [translation.find(node, i) for i in range(len(node.inputs))]
     signals = [value for value in values if isinstance(value, Signal)]
     total = build_same(translation, node) if len(values) == 1 else _add(translation, node, signals)
@@ -132,7 +124,7 @@ def _build_sum(translation: Translation, node: OnnxNode) -> Signal:
 
 
 def _add(translation: Translation, node: OnnxNode, signals: Sequence[Signal]) -> Signal:
-    """Sum of signals of one shape; a single one is that itself."""
+    """Add signals of one shape; a single one is returned as it is."""
     if len({signal.shape for signal in signals}) != 1:
         raise node.refusal(
             f"adds arrays of different shapes, {', '.join(str(s.shape) for s in signals[:8])}"
@@ -149,24 +141,25 @@ def _build_difference(translation: Translation, node: OnnxNode) -> Signal:
     second = translation.find(node, 1)
     if isinstance(second, np.ndarray):
         return scale(translation.layers, node, translation.signal(node), "add", -second)
-    second = scale(translation.layers, node, translation.signal(node, 1), "mul", np.array(-1.0))
+    negative = scale(translation.layers, node, translation.signal(node, 1), "mul", np.array(-1.0))
     if isinstance(first, np.ndarray):
-        return scale(translation.layers, node, second, "add", first)
-    return _add(translation, node, [translation.signal(node), second])
+        return scale(translation.layers, node, negative, "add", first)
+    return _add(translation, node, [translation.signal(node), negative])
 
 
 def _build_product(translation: Translation, node: OnnxNode) -> Signal:
-    a, b = (translation.find(node, i) for i in (0, 1))
-    if isinstance(a, Signal) and isinstance(b, Signal):
+    first = translation.find(node, 0)
+    second = translation.find(node, 1)
+    if isinstance(first, Signal) and isinstance(second, Signal):
         raise node.refusal("multiplies two arrays that depend on the spectrum")
-    signal, constant = (a, b) if isinstance(a, Signal) else (b, a)
-    return scale(translation.layers, node, signal, "mul", constant)
+    i = 0 if isinstance(first, Signal) else 1
+    signal = translation.signal(node, i)
+    return scale(translation.layers, node, signal, "mul", translation.constant(node, 1 - i))
 
 
 def _build_quotient(translation: Translation, node: OnnxNode) -> Signal:
-    return scale(
-        translation.layers, node, translation.signal(node), "div", translation.constant(node, 1)
-    )
+    signal = translation.signal(node)
+    return scale(translation.layers, node, signal, "div", translation.constant(node, 1))
 
 
 def _build_negative(translation: Translation, node: OnnxNode) -> Signal:
@@ -178,17 +171,17 @@ def _build_negative(translation: Translation, node: OnnxNode) -> Signal:
 
 def _build_batch_norm(translation: Translation, node: OnnxNode) -> Signal:
     signal = translation.signal(node)
-    arrays = [translation.constant(node, i) for i in (1, 2, 3, 4)]
+    gamma, beta, mean, variance = (translation.constant(node, i) for i in (1, 2, 3, 4))
     node.ignore("momentum")
     if node.count("training_mode", 0):
         raise node.refusal(
             "takes its moments from the stars at hand", "export the model for inference"
         )
-    if not signal.rank or any(array.shape != signal.shape[:1] for array in arrays):
+    shapes = {array.shape for array in (gamma, beta, mean, variance)}
+    if not signal.rank or shapes != {signal.shape[:1]}:
         raise node.refusal(
             f"should have vectors of the channels of {signal.shape}", "the file is damaged"
         )
-    gamma, beta, mean, variance = arrays
     n = len(gamma)
     n_rest = math.prod(signal.shape[1:])
     layer = BatchNorm(mean, variance, node.number("epsilon", 1e-5), axis=0 if n_rest > 1 else -1)
@@ -202,17 +195,18 @@ def _build_batch_norm(translation: Translation, node: OnnxNode) -> Signal:
 
 def _build_layer_norm(translation: Translation, node: OnnxNode) -> Signal:
     signal = translation.signal(node)
-    gamma = translation.constant(node, 1)
-    beta = translation.constant(node, 2)
+    blocks = {
+        "gamma": translation.optional_constant(node, 1),
+        "beta": translation.optional_constant(node, 2),
+    }
     node.ignore("stash_type")
     first = check_axis(node, node.count("axis", -1), signal.rank + 1) - 1
     if first < 0:
         raise node.refusal("takes all stars together", "give it the axes of one star")
-    shapes = {"gamma": gamma, "beta": beta}
     arrays = {
-        key: np.broadcast_to(a, signal.shape[first:]).ravel()
-        for key, a in shapes.items()
-        if a is not None
+        key: np.broadcast_to(array, signal.shape[first:]).ravel()
+        for key, array in blocks.items()
+        if array is not None
     }
     return put_layer_norm(translation, node, signal, first, node.number("epsilon", 1e-5), arrays)
 
@@ -223,9 +217,9 @@ def put_layer_norm(
     signal: Signal,
     first: int,
     epsilon: float,
-    arrays: dict[str, Any],
+    arrays: Mapping[str, np.ndarray],
 ) -> Signal:
-    """Normalisation along the axes from `first` on."""
+    """Normalise along the axes from `first` on."""
     n_rows = math.prod(signal.shape[:first])
     n = math.prod(signal.shape[first:])
     output = translation.layers.view(
@@ -235,81 +229,7 @@ def put_layer_norm(
     return translation.put_weights(node, output, layer, arrays, signal.shape)
 
 
-# --- activations
-
-
-def _build_activation(name: str, **options: float) -> Builder:
-    """Elementwise function with some of ONNX's options, here with their defaults, by symspec's names for them."""
-
-    def build(translation: Translation, node: OnnxNode) -> Signal:
-        read = {key: node.number("alpha", default) for key, default in options.items()}
-        return translation.put(node, translation.signal(node), Activation(name, read))
-
-    return build
-
-
-def _build_selu(translation: Translation, node: OnnxNode) -> Signal:
-    if any(
-        not math.isclose(node.number(key, value), value, rel_tol=1e-5)
-        for key, value in _SELU.items()
-    ):
-        raise node.refusal(
-            "has constants of its own", "symspec has those of self-normalising networks"
-        )
-    return translation.put(node, translation.signal(node), Activation("selu"))
-
-
-def _build_gelu(translation: Translation, node: OnnxNode) -> Signal:
-    if node.word("approximate", "none") != "none":
-        raise node.refusal(
-            "is the approximation by a tanh",
-            "symspec has the exact one: train with approximate='none'",
-        )
-    return translation.put(node, translation.signal(node), Activation("gelu"))
-
-
-def _build_swish(translation: Translation, node: OnnxNode) -> Signal:
-    if node.number("alpha", 1.0) != 1:
-        raise node.refusal("has an alpha other than 1", "symspec has x sigmoid(x)")
-    return translation.put(node, translation.signal(node), Activation("silu"))
-
-
-def _build_clip(translation: Translation, node: OnnxNode) -> Signal:
-    signal = translation.signal(node)
-    bounds = []
-    for i, key, default in ((1, "min", -_LARGEST), (2, "max", _LARGEST)):
-        bound = translation.number(node, i, signal)
-        bounds.append(node.get(key, default) if bound is None else bound)
-    low, high = bounds
-    if not low <= high:
-        raise node.refusal(f"clips to {low:g} and {high:g}", "the file is damaged")
-    if low == 0 and high >= _LARGEST:
-        return translation.put(node, signal, Activation("relu"))
-    options = {"minimum": max(float(low), -_LARGEST), "maximum": min(float(high), _LARGEST)}
-    return translation.put(node, signal, Activation("clip", options))
-
-
-def _build_bound(key: str) -> Builder:
-    """The larger or the smaller of an array and a number, which is then its "minimum" or "maximum"."""
-
-    def build(translation: Translation, node: OnnxNode) -> Signal:
-        values = [translation.find(node, i) for i in range(len(node.inputs))]
-        signals = [value for value in values if isinstance(value, Signal)]
-        if len(signals) != 1 or len(values) != 2:
-            raise node.refusal("compares several arrays", "symspec compares an array with a number")
-        bound = translation.number(node, int(values[0] is signals[0]), signals[0])
-        if bound is None or not abs(bound) <= _LARGEST:
-            raise node.refusal(f"compares with {bound}", "the file is damaged")
-        is_relu = key == "minimum" and bound == 0
-        options = {"minimum": -_LARGEST, "maximum": _LARGEST, key: bound}
-        return translation.put(
-            node, signals[0], Activation("relu") if is_relu else Activation("clip", options)
-        )
-
-    return build
-
-
-# --- what changes nothing
+# --- operations that change nothing
 
 
 def _build_cast(translation: Translation, node: OnnxNode) -> Signal:
@@ -327,19 +247,22 @@ def _build_cast_like(translation: Translation, node: OnnxNode) -> Signal | np.nd
         return convert(node, value, other.dtype)
     if isinstance(value, np.ndarray):
         return convert(node, value, value.dtype if value.dtype.kind == "f" else np.float64)
-    translation.signal(node, 1)  # which is of floats
+    translation.signal(node, 1)  # signals are floats
     return build_same(translation, node)
 
 
 def _build_dropout(translation: Translation, node: OnnxNode) -> Signal:
-    rate = translation.constant(node, 1, node.get("ratio", 0.5))
+    ratio = node.get("ratio", 0.5)  # until opset 12
+    rate = translation.optional_constant(node, 1)
+    rate = np.asarray(ratio) if rate is None else rate
     node.ignore("seed")
-    if np.any(translation.constant(node, 2, False)):
+    is_training = translation.optional_constant(node, 2)
+    if is_training is not None and is_training.any():
         raise node.refusal("is to be random in use, too", "export the model for inference")
-    return translation.put(node, translation.signal(node), Dropout(float(np.asarray(rate).item())))
+    return translation.put(node, translation.signal(node), Dropout(float(rate.item())))
 
 
-BUILDERS: dict[str, Callable[[Translation, OnnxNode], Any]] = {
+BUILDERS: dict[str, Builder] = {
     "Gemm": _build_gemm,
     "MatMul": _build_matmul,
     "Conv": build_convolution,
@@ -351,18 +274,7 @@ BUILDERS: dict[str, Callable[[Translation, OnnxNode], Any]] = {
     "Neg": _build_negative,
     "BatchNormalization": _build_batch_norm,
     "LayerNormalization": _build_layer_norm,
-    "Relu": _build_activation("relu"),
-    "LeakyRelu": _build_activation("leaky_relu", negative_slope=0.01),
-    "Elu": _build_activation("elu", alpha=1.0),
-    "Selu": _build_selu,
-    "Tanh": _build_activation("tanh"),
-    "Sigmoid": _build_activation("sigmoid"),
-    "Softplus": _build_activation("softplus"),
-    "Gelu": _build_gelu,
-    "Swish": _build_swish,
-    "Clip": _build_clip,
-    "Max": _build_bound("minimum"),
-    "Min": _build_bound("maximum"),
+    **ACTIVATIONS,
     "MaxPool": build_pool(MaxPool1D),
     "AveragePool": build_pool(AveragePool1D),
     "GlobalMaxPool": build_global(take_largest),

@@ -1,8 +1,7 @@
-"""Bytes of an ONNX file as protobuf messages and arrays: nothing is taken that the file does not hold.
+"""ONNX files as protobuf messages and arrays; no more memory is taken than the file justifies.
 
 A message of two bytes takes a hundred in memory, so that a small file could fill it. The fields are
-therefore counted before the `onnx` package reads them, which takes numbers for what they are and no
-other file.
+therefore counted before the `onnx` package parses them, which opens no other file.
 """
 
 from __future__ import annotations
@@ -10,6 +9,7 @@ from __future__ import annotations
 import math
 import mmap
 import os
+from collections.abc import Collection
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,17 +17,17 @@ from typing import Any
 import numpy as np
 
 from symspec.errors import FileFormatError, MissingDependencyError
-from symspec.files.matching import SMALL
+from symspec.files.matching import MOST_AXES, SMALL, widen_bfloat16
+
+Message = Any  # a protobuf message: the classes of the package onnx carry no types
 
 _LONGEST = 2**31  # bytes of a protobuf message
 _MOST_FIELDS = 300_000
-MOST_AXES = 32
 _VARINT = 0  # wire types
 _I64 = 1
 _BYTES = 2
 _I32 = 5
-# numbers of onnx.TensorProto.DataType, with the type of raw_data and the field that holds them
-# otherwise
+# by onnx.TensorProto.DataType: the dtype of raw_data, and the field used instead of it
 _DTYPES: dict[int, tuple[str, str]] = {
     1: ("<f4", "float_data"),
     2: ("u1", "int32_data"),
@@ -35,7 +35,7 @@ _DTYPES: dict[int, tuple[str, str]] = {
     6: ("<i4", "int32_data"),
     7: ("<i8", "int64_data"),
     9: ("?", "int32_data"),
-    10: ("<u2", "int32_data"),  # float16 and bfloat16 as the two bytes that they are
+    10: ("<u2", "int32_data"),  # float16, as its two bytes; so is bfloat16
     11: ("<f8", "double_data"),
     16: ("<u2", "int32_data"),
 }
@@ -50,7 +50,7 @@ _TOGETHER = (
 
 
 def import_onnx_package() -> Any:
-    """The package that knows the format.
+    """Import the package onnx.
 
     Raises
     ------
@@ -66,13 +66,13 @@ def import_onnx_package() -> Any:
     return onnx
 
 
-def read_model(path: Path) -> Any:
-    """Read an `onnx.ModelProto`, of which nothing has been checked but that the file holds what it claims.
+def read_model(path: Path) -> Message:
+    """Read an `onnx.ModelProto`; only its fields are checked, by number and length.
 
     Raises
     ------
     FileFormatError
-        The file is truncated or damaged, or too large to be one message.
+        The file is truncated, damaged or too large for one message.
     """
     onnx = import_onnx_package()
     held = path.stat().st_size
@@ -87,7 +87,7 @@ def read_model(path: Path) -> Any:
 
 
 def _check_fields(path: Path, data: mmap.mmap, descriptor: Any) -> None:
-    """Walk through all fields, by their lengths: they should lie within each other, and be few."""
+    """Check that all fields end inside the messages that hold them, and are few."""
     n_fields = n_bytes = 0
     messages = [(0, len(data), descriptor)]
     while messages:
@@ -118,7 +118,7 @@ def _check_fields(path: Path, data: mmap.mmap, descriptor: Any) -> None:
 
 @cache
 def _list_fields(descriptor: Any) -> tuple[dict[int, Any], set[int]]:
-    """Fields of a message that are messages themselves, and those that take as much memory as bytes in the file."""
+    """List fields that are messages, and fields that take no more memory than in the file."""
     fields = descriptor.fields_by_number.items()
     inner = {
         number: field.message_type for number, field in fields if field.message_type is not None
@@ -132,7 +132,7 @@ def _list_fields(descriptor: Any) -> tuple[dict[int, Any], set[int]]:
 
 
 def _read_length(path: Path, data: mmap.mmap, place: int, wire_type: int) -> tuple[int, int]:
-    """Bytes of a field's value, and where it begins."""
+    """Length of a field's value in bytes, and its place."""
     if wire_type == _BYTES:
         return _read_varint(data, place)
     if wire_type == _VARINT:
@@ -145,65 +145,65 @@ def _read_length(path: Path, data: mmap.mmap, place: int, wire_type: int) -> tup
 
 
 def _read_varint(data: mmap.mmap, place: int) -> tuple[int, int]:
-    """A number of seven bits a byte, the lowest first, and what follows it."""
+    """Number in seven bits a byte, the lowest first, and the place behind it."""
     value = shift = 0
     while shift < 64:
         byte = data[place]
         value |= (byte & 127) << shift
-        place = place + 1
-        shift = shift + 7
+        place += 1
+        shift += 7
         if byte < 128:
             return value, place
     raise ValueError(f"a number of more than 64 bits at byte {place:,}")
 
 
-def read_tensor(path: str | os.PathLike[str], tensor: Any) -> np.ndarray:
-    """Numbers of an `onnx.TensorProto`, its own bytes where they stand in the message as they are.
+def read_tensor(path: str | os.PathLike[str], tensor: Message) -> np.ndarray:
+    """Array of an `onnx.TensorProto`, without a copy if possible.
 
     Raises
     ------
     FileFormatError
-        They lie in another file, which is not opened, are of a type that is no number, or not as
-        many as claimed.
+        The numbers are in another file, which is not opened, have another type, or are not as many
+        as their shape says.
     """
     name = tensor.name[:100] or "a constant"
     shape = tuple(tensor.dims)
     if tensor.data_location == _EXTERNAL or tensor.external_data:
         raise FileFormatError(
-            f"{path}: {name!r} lies in another file, which is not opened: {_TOGETHER}."
+            f"{path}: {name!r} is in another file, which is not opened: {_TOGETHER}."
         )
     if tensor.data_type not in _DTYPES or tensor.HasField("segment"):
         raise FileFormatError(
             f"{path}: {name!r} should hold floats, got data of type {tensor.data_type}, as"
             " quantized and other models have: export the trained weights as float32."
         )
-    word, field = _DTYPES[tensor.data_type]
+    dtype, field = _DTYPES[tensor.data_type]
     if any(n < 0 for n in shape) or len(shape) > MOST_AXES:
         raise FileFormatError(
             f"{path}: {name!r} should have lengths of at least 0, got {shape[:8]}: it is damaged."
         )
     raw = tensor.raw_data
     listed = getattr(tensor, field)
-    itemsize = np.dtype(word).itemsize
+    itemsize = np.dtype(dtype).itemsize
     n_held = len(raw) // itemsize if raw else len(listed)
     if n_held != math.prod(shape) or len(raw) % itemsize:
         raise FileFormatError(
             f"{path}: {name!r} should hold {math.prod(shape):,} numbers of shape {shape}, got"
             f" {n_held:,}: the file is damaged or incomplete, so export it again."
         )
-    numbers = np.frombuffer(raw, word) if raw else _take_listed(listed, word)
+    numbers = np.frombuffer(raw, dtype) if raw else _take_listed(listed, dtype)
     return _widen(numbers, tensor.data_type).reshape(shape)
 
 
-def _take_listed(listed: Any, word: str) -> np.ndarray:
-    """Numbers of a repeated field, without a list of them."""
-    kind = np.float64 if np.dtype(word).kind == "f" else np.int64
-    return np.fromiter(listed, kind, len(listed)).astype(word)
+def _take_listed(listed: Collection[float], dtype: str) -> np.ndarray:
+    """Array of a repeated field, without a list in between."""
+    kind = np.float64 if np.dtype(dtype).kind == "f" else np.int64
+    return np.fromiter(listed, kind, len(listed)).astype(dtype)
 
 
 def _widen(numbers: np.ndarray, data_type: int) -> np.ndarray:
     if data_type == _FLOAT16:
         return numbers.view("<f2").astype(np.float32)
     if data_type == BFLOAT16:
-        return (numbers.astype(np.uint32) << 16).view(np.float32)
+        return widen_bfloat16(numbers)
     return numbers

@@ -1,7 +1,7 @@
-"""Sums and products with constants: a layer's bias, or fixed scalings, whose factors are positive.
+"""Sums and products with constants: a layer's bias, or fixed scalings by positive factors.
 
-Steps are gathered until something else takes the array. A sign then goes into the weights of the
-layer before, if nothing stands between, or of the layer behind.
+Steps are gathered until another operation takes the array. A sign then goes into the weights of the
+layer before, if it is adjacent, or of the layer after.
 """
 
 from __future__ import annotations
@@ -14,21 +14,20 @@ import numpy as np
 
 from symspec.files.importers.onnx.arrays import LayerGraph, Output, Signal, Step
 from symspec.files.importers.onnx.description import OnnxNode
-from symspec.files.importers.onnx.protobuf import MOST_AXES
-from symspec.files.matching import HELD
+from symspec.files.matching import HELD, MOST_AXES
 from symspec.networks.convolutions import Conv1D
 from symspec.networks.layers import Dense, Layer, Shape, Standardize, Unstandardize
 from symspec.networks.normalizations import BatchNorm, LayerNorm
 from symspec.networks.shaping import Permute
 
-_MOST_STEPS = 16  # to look at together
+_MOST_STEPS = 16  # gathered before they become layers
 _SIGNS = "put the sign into the kernel of the layer beside it"
 
 
 def scale(
-    graph: LayerGraph, node: OnnxNode, signal: Signal, word: str, constant: np.ndarray
+    graph: LayerGraph, node: OnnxNode, signal: Signal, operation: str, constant: np.ndarray
 ) -> Signal:
-    """Signal plus, times or over a constant.
+    """Add a constant to a signal, or multiply or divide the signal by it.
 
     Parameters
     ----------
@@ -36,30 +35,30 @@ def scale(
     node : OnnxNode
         Used in errors.
     signal : Signal
-    word : {"add", "mul", "div"}
+    operation : {"add", "mul", "div"}
     constant : numpy.ndarray
-        Of a shape that leaves the signal's own as it is.
+        Its shape must broadcast to the signal's.
     """
     array = _align(node, signal.shape, constant)
-    if word == "div" and not array.all():
+    if operation == "div" and not array.all():
         raise node.refusal(
             "divides by zero",
             "a feature that never varied has no scale: export the model without it",
         )
     if signal.n_uses > 1 or len(signal.steps) >= _MOST_STEPS:
         signal = Signal(flush(graph, node, signal), signal.shape)
-    if signal.is_own and not signal.steps and _take_block(signal, word, array):
+    if signal.is_own and not signal.steps and _take_block(signal, operation, array):
         return signal
-    if word == "mul" and array.size == 1 and signal.steps and signal.steps[-1][0] == "mul":
-        *before, (_, last) = signal.steps  # one factor of two
-        return dataclasses.replace(signal, steps=(*before, (word, last * array)))
+    if operation == "mul" and array.size == 1 and signal.steps and signal.steps[-1][0] == "mul":
+        *before, (_, last) = signal.steps  # one factor instead of two
+        return dataclasses.replace(signal, steps=(*before, ("mul", last * array)))
     shapes = [held.shape for _, held in signal.steps]
     graph.count(HELD * math.prod(np.broadcast_shapes(array.shape, *shapes)))
-    return dataclasses.replace(signal, steps=(*signal.steps, (word, array)))
+    return dataclasses.replace(signal, steps=(*signal.steps, (operation, array)))
 
 
 def reshape(graph: LayerGraph, node: OnnxNode, signal: Signal, shape: Shape) -> Signal:
-    """The same numbers in another shape."""
+    """Give the numbers of a signal another shape."""
     if len(shape) > MOST_AXES:
         raise node.refusal(f"makes an array of {len(shape)} axes", "the file is damaged")
     steps = _reshape_steps(signal, shape)
@@ -69,7 +68,7 @@ def reshape(graph: LayerGraph, node: OnnxNode, signal: Signal, shape: Shape) -> 
 
 
 def _align(node: OnnxNode, shape: Shape, constant: np.ndarray) -> np.ndarray:
-    """Constant with as many axes as one star's array, whose shape it does not change."""
+    """Give a constant as many axes as one star's array; it must broadcast to that array."""
     if constant.dtype.kind != "f":
         raise node.refusal(
             f"joins floats with numbers of type {constant.dtype}", "the file is damaged"
@@ -77,11 +76,8 @@ def _align(node: OnnxNode, shape: Shape, constant: np.ndarray) -> np.ndarray:
     array = np.asarray(constant, np.float64)
     if array.ndim == len(shape) + 1 and array.shape[0] == 1:
         array = array[0]
-    array = (
-        array.reshape((1,) * (len(shape) - array.ndim) + array.shape)
-        if array.ndim < len(shape)
-        else array
-    )
+    if array.ndim < len(shape):
+        array = array.reshape((1,) * (len(shape) - array.ndim) + array.shape)
     fits = array.ndim == len(shape) and all(
         n in (1, length) for n, length in zip(array.shape, shape, strict=True)
     )
@@ -93,69 +89,74 @@ def _align(node: OnnxNode, shape: Shape, constant: np.ndarray) -> np.ndarray:
 
 
 def _reshape_steps(signal: Signal, shape: Shape) -> tuple[Step, ...] | None:
-    """A signal's steps for the same numbers in another shape; None where they act on axes that are there no more."""
+    """Reshape the steps of a signal; None if they act on axes that are lost."""
     held = [axis for axis, n in enumerate(signal.shape) if n != 1]
     kept = [axis for axis, n in enumerate(shape) if n != 1]
     is_same = [signal.shape[axis] for axis in held] == [shape[axis] for axis in kept]
     steps = []
-    for word, array in signal.steps:
+    for operation, array in signal.steps:
         lengths = [1] * len(shape)
         if is_same:
             for old, new in zip(held, kept, strict=True):
                 lengths[new] = array.shape[old]
         elif array.size != 1:
             return None
-        steps.append((word, array.reshape(lengths)))
+        steps.append((operation, array.reshape(lengths)))
     return tuple(steps)
 
 
 # --- into the weights of the layer before
 
 
-def _take_block(signal: Signal, word: str, array: np.ndarray) -> bool:
-    """Let a constant be the bias, gamma or beta of the layer before, if that has none yet; whether it does."""
+def _take_block(signal: Signal, operation: str, array: np.ndarray) -> bool:
+    """Let a constant become a missing bias, gamma or beta of the layer before; tell if it can."""
     owner, axis = _find_owner(signal.output)
-    name, option = _find_free_block(owner.layer, word)
-    vector = vector_along(array, signal.shape, signal.output.shape, axis) if name else None
+    found = _add_block(owner.layer, operation)
+    if found is None:
+        return False
+    vector = vector_along(array, signal.shape, signal.output.shape, axis)
     if vector is None or vector.size != array.size:
         return False
-    owner.layer = dataclasses.replace(owner.layer, **{option: True})
+    name, owner.layer = found
     owner.arrays[name] = vector
     return True
 
 
 def _find_owner(output: Output) -> tuple[Output, int]:
-    """The layer whose weights make an output, and the axis of its features; axes may have been exchanged since."""
+    """Find the layer whose weights make an output, perhaps swapped since; with the feature axis."""
     is_swapped = isinstance(output.layer, Permute)
     owner = output.sources[0] if is_swapped else output
-    layer = owner.layer
-    axis = 0 if isinstance(layer, Conv1D) else layer.axis if isinstance(layer, BatchNorm) else -1
+    axis = -1
+    if isinstance(owner.layer, Conv1D):
+        axis = 0
+    elif isinstance(owner.layer, BatchNorm):
+        axis = owner.layer.axis
     axis %= len(owner.shape)
     return owner, 1 - axis if is_swapped else axis
 
 
-def _find_free_block(layer: Layer | type[Layer], word: str) -> tuple[str, str]:
-    """The block that a sum or a product after a layer may become, and the option that makes room for it."""
-    if isinstance(layer, Dense | Conv1D) and word == "add" and not layer.use_bias:
-        return "bias", "use_bias"
-    if isinstance(layer, LayerNorm) and word == "add" and not layer.center:
-        return "beta", "center"
-    if isinstance(layer, LayerNorm) and word == "mul" and not (layer.scale or layer.center):
-        return "gamma", "scale"
-    return "", ""
+def _add_block(layer: object, operation: str) -> tuple[str, Layer] | None:
+    """Find the block that a sum or product after a layer may become; with the layer that has it."""
+    if isinstance(layer, Dense | Conv1D) and operation == "add" and not layer.use_bias:
+        return "bias", dataclasses.replace(layer, use_bias=True)
+    if isinstance(layer, LayerNorm) and operation == "add" and not layer.center:
+        return "beta", dataclasses.replace(layer, center=True)
+    if isinstance(layer, LayerNorm) and operation == "mul" and not (layer.scale or layer.center):
+        return "gamma", dataclasses.replace(layer, scale=True)
+    return None
 
 
 def vector_along(array: np.ndarray, shape: Shape, other: Shape, axis: int) -> np.ndarray | None:
-    """A constant that differs along one axis only, as a vector; None where it differs along others.
+    """Vector of a constant that differs along one axis only; None if it differs along others.
 
     Parameters
     ----------
     array : numpy.ndarray
-        As it meets an array of `shape`.
+        A constant that broadcasts to `shape`.
     shape, other : tuple of int
-        Of the same numbers.
+        Two shapes of the same numbers.
     axis : int
-        Of `other`; of `shape` it may be several.
+        Axis of `other`, which may be several ones of `shape`.
     """
     axis %= len(other)
     if array.size == 1:
@@ -171,7 +172,10 @@ def vector_along(array: np.ndarray, shape: Shape, other: Shape, axis: int) -> np
 
 
 def _fold_back(signal: Signal, signs: np.ndarray) -> tuple[Step, ...] | None:
-    """Multiply the weights of the layer before by signs; gives the steps that are left, None if it cannot take them."""
+    """Multiply the weights of the layer before by signs; return the other steps, None if it fails.
+
+    It fails where another layer sees the weights, or signs differ along other axes than features.
+    """
     owner, axis = _find_owner(signal.output)
     if not signal.is_own or not {"kernel", "gamma"} & set(owner.arrays):
         return None
@@ -184,36 +188,41 @@ def _fold_back(signal: Signal, signs: np.ndarray) -> tuple[Step, ...] | None:
 
 
 def _find_signs(signal: Signal) -> np.ndarray | None:
-    """Signs of all factors together, 0 where one is, of length 1 where alike; None where all are positive."""
-    factors = [np.sign(array) for word, array in signal.steps if word != "add"]
-    signs = math.prod(factors) if factors else np.ones(1)
+    """Sign of the product of all factors, of length 1 along axes of equal signs.
+
+    It is 0 where a factor is 0, and None if all signs are positive.
+    """
+    signs = np.ones(1)
+    for operation, array in signal.steps:
+        if operation != "add":
+            signs = signs * np.sign(array)
     for axis in range(signs.ndim):
         first = signs.take([0], axis)
-        signs = first if (signs == first).all() else signs
-    return None if (signs > 0).all() else signs
+        signs = first if np.all(signs == first) else signs
+    return None if np.all(signs > 0) else signs
 
 
 def _without_signs(steps: Sequence[Step]) -> tuple[Step, ...]:
-    """Steps with positive factors, where the product of all signs is taken behind them.
+    """Make all factors positive; the product of their signs is to be applied after the steps.
 
-    Of steps in reverse order, it is taken before them.
+    For steps in reverse order it is to be applied before them.
     """
     signs = np.ones(())
-    left = []
-    for word, array in steps:
-        if word == "add":
-            left.append((word, array * signs))
+    positive = []
+    for operation, array in steps:
+        if operation == "add":
+            positive.append((operation, array * signs))
         else:
             signs = signs * np.sign(array)
-            left.append((word, np.where(array == 0, 1, np.abs(array))))
-    return tuple(left)
+            positive.append((operation, np.where(array == 0, 1, np.abs(array))))
+    return tuple(positive)
 
 
 # --- into layers of their own
 
 
 def flush(graph: LayerGraph, node: OnnxNode, signal: Signal) -> Output:
-    """Put down a signal's steps; gives what comes out of them.
+    """Add layers for the steps of a signal; return their output.
 
     Raises
     ------
@@ -226,22 +235,22 @@ def flush(graph: LayerGraph, node: OnnxNode, signal: Signal) -> Output:
 def settle(
     graph: LayerGraph, node: OnnxNode, signal: Signal, axis: int | None = None
 ) -> tuple[Output, np.ndarray | None]:
-    """Put down a signal's steps before a layer whose kernel may take their signs.
+    """Add layers for the steps of a signal before a layer whose kernel may take their signs.
 
     Parameters
     ----------
     graph : LayerGraph
     node : OnnxNode
-        That of the layer.
+        The node of that layer.
     signal : Signal
     axis : int, optional
-        Of the features that the kernel multiplies.
+        Axis of the features that its kernel multiplies, if it has a kernel.
 
     Returns
     -------
     Output
     numpy.ndarray or None
-        Signs of the features, which the kernel has to take.
+        Signs of the features, by which to multiply the kernel.
     """
     signs = _find_signs(signal)
     if signal not in graph.settled:
@@ -250,44 +259,39 @@ def settle(
             graph.settled[signal] = _put_steps(graph, node, signal, steps)
     if signal in graph.settled:
         return graph.settled[signal], None
-    vector = (
-        None
-        if axis is None or not signs.all()
-        else vector_along(signs, signal.shape, signal.shape, axis)
-    )
-    if vector is not None:
-        return _put_steps(graph, node, signal, _without_signs(signal.steps)), vector
+    if axis is not None and signs is not None and signs.all():
+        vector = vector_along(signs, signal.shape, signal.shape, axis)
+        if vector is not None:
+            return _put_steps(graph, node, signal, _without_signs(signal.steps)), vector
     graph.settled[signal] = _put_affine(graph, node, signal)
     return graph.settled[signal], None
 
 
 def _put_steps(graph: LayerGraph, node: OnnxNode, signal: Signal, steps: Sequence[Step]) -> Output:
-    """Steps, whose factors are positive, as (x - mean) / scale or x * scale + mean, two and two."""
+    """Add steps of positive factors, in pairs, as (x - mean) / scale or x * scale + mean."""
     output = signal.output
-    steps = [(word, array) for word, array in steps if (array != (0 if word == "add" else 1)).any()]
-    while steps:
-        word, array = steps.pop(0)
-        follows = steps[0][0] if steps else ""
-        if word == "add" and follows in ("mul", "div"):
-            factor = steps.pop(0)[1]
-            kind = Standardize
-            mean = -array
-            factor = factor if follows == "div" else 1 / factor
-        elif word == "add":
-            kind = Unstandardize
-            mean = array
-            factor = np.ones(())
-        elif follows == "add":
-            kind = Unstandardize
-            mean = steps.pop(0)[1]
-            factor = array if word == "mul" else 1 / array
-        else:
-            kind = Unstandardize if word == "mul" else Standardize
-            mean = np.zeros(())
-            factor = array
+    waiting = [step for step in steps if np.any(step[1] != (0 if step[0] == "add" else 1))]
+    while waiting:
+        kind, mean, factor = _take_pair(waiting)
         with node.refusing():
             output = _put_scaling(graph, node, output, signal.shape, kind, mean, factor)
     return output
+
+
+def _take_pair(
+    steps: list[Step],
+) -> tuple[type[Standardize] | type[Unstandardize], np.ndarray, np.ndarray]:
+    """Take the first step from a list, or the first two if one layer can do both."""
+    operation, array = steps.pop(0)
+    following = steps[0][0] if steps else ""
+    if operation == "add" and following in ("mul", "div"):
+        factor = steps.pop(0)[1]
+        return Standardize, -array, factor if following == "div" else 1 / factor
+    if operation == "add":
+        return Unstandardize, array, np.ones(())
+    if following == "add":
+        return Unstandardize, steps.pop(0)[1], array if operation == "mul" else 1 / array
+    return Unstandardize if operation == "mul" else Standardize, np.zeros(()), array
 
 
 def _put_scaling(
@@ -295,13 +299,13 @@ def _put_scaling(
     node: OnnxNode,
     output: Output,
     shape: Shape,
-    kind: type[Standardize | Unstandardize],
+    kind: type[Standardize] | type[Unstandardize],
     mean: np.ndarray,
     factor: np.ndarray,
 ) -> Output:
-    """Let (x - mean) / factor, or x * factor + mean, act along the axes of `shape` where these numbers differ.
+    """Add (x - mean) / factor, or x * factor + mean, along the axes where these numbers differ.
 
-    Along the first axis that is a normalisation of fixed moments without gamma and beta.
+    Along the first axis it is a batch normalisation without gamma and beta.
     """
     if mean.size == factor.size == 1:
         n = output.shape[-1]
@@ -317,11 +321,11 @@ def _put_scaling(
     n = math.prod(within)
     graph.count(HELD * n)
     whole = (1,) * first + within + (1,) * (len(shape) - last - 1)
-    mean, factor = (np.broadcast_to(a, whole).ravel() for a in (mean, factor))
+    mean = np.broadcast_to(mean, whole).ravel()
+    factor = np.broadcast_to(factor, whole).ravel()
     if after == 1:
-        return graph.put(
-            graph.view(output, (before, n) if before > 1 else (n,)), kind(mean, factor)
-        )
+        output = graph.view(output, (before, n) if before > 1 else (n,))
+        return graph.put(output, kind(mean, factor))
     if before > 1:
         raise node.refusal(
             f"scales the axes {within} in the middle of {shape}",
@@ -334,33 +338,39 @@ def _put_scaling(
 
 
 def _fix_moments(mean: np.ndarray, factor: np.ndarray) -> Layer:
-    """(x - mean) / factor along the first axis."""
+    """Build (x - mean) / factor along the first axis."""
     return BatchNorm(mean, factor**2, epsilon=0.0, scale=False, center=False, axis=0)
 
 
 def _put_affine(graph: LayerGraph, node: OnnxNode, signal: Signal) -> Output:
-    """Steps as gamma and beta of a normalisation, of any sign: only behind weights, as these are some themselves."""
+    """Add steps with factors of any sign as gamma and beta of a batch normalisation.
+
+    As gamma and beta are weights, this is only done behind other weights.
+    """
     factor = np.ones(())
     shift = np.zeros(())
-    for word, array in signal.steps:
-        if word == "add":
+    for operation, array in signal.steps:
+        if operation == "add":
             shift = shift + array
         else:
-            array = array if word == "mul" else 1 / array
+            array = array if operation == "mul" else 1 / array
             factor = factor * array
             shift = shift * array
     shift = shift + 0 * factor
     for axis in {0, signal.rank - 1} & set(range(signal.rank)):
         n = signal.shape[axis]
-        n_rest = math.prod(signal.shape) // signal.shape[axis]
+        n_rest = math.prod(signal.shape) // n
         if not signal.output.has_weights or not factor.size == n > 1:
             continue
-        gamma, beta = (vector_along(a, signal.shape, signal.shape, axis) for a in (factor, shift))
-        if gamma is not None and beta is not None:
-            is_first = axis == 0 and n_rest > 1
-            shape = (n, n_rest) if is_first else (n_rest, n) if n_rest > 1 else (n,)
-            norm = BatchNorm(np.zeros(n), np.ones(n), epsilon=0.0, axis=0 if is_first else -1)
-            return graph.put(
-                graph.view(signal.output, shape), norm, node.name, gamma=gamma, beta=beta
-            )
+        gamma = vector_along(factor, signal.shape, signal.shape, axis)
+        beta = vector_along(shift, signal.shape, signal.shape, axis)
+        if gamma is None or beta is None:
+            continue
+        is_first = axis == 0 and n_rest > 1
+        shape: Shape = (n, n_rest) if is_first else (n_rest, n)
+        if n_rest == 1:
+            shape = (n,)
+        norm = BatchNorm(np.zeros(n), np.ones(n), epsilon=0.0, axis=0 if is_first else -1)
+        output = graph.view(signal.output, shape)
+        return graph.put(output, norm, node.name, {"gamma": gamma, "beta": beta})
     raise node.refusal("takes what has been multiplied by negative numbers or zero", _SIGNS)

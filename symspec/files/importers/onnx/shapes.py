@@ -1,7 +1,7 @@
 """Operations that move numbers, join arrays or take pieces of them.
 
-Axes of length 1 come and go in a graph; what is left decides what a layer has to do. `before` and
-`after` are the numbers of a star's array that lie in the axes before and after the one acted on.
+Axes of length 1 come and go in a graph; the others determine the layer. `before` and `after` are
+the products of the lengths of one star's axes before and after the one acted on.
 """
 
 from __future__ import annotations
@@ -21,22 +21,20 @@ from symspec.networks.layers import Shape
 
 
 def build_same(translation: Translation, node: OnnxNode) -> Signal:
-    """The same signal under another name."""
+    """Build the signal itself, under another name."""
     signal = translation.signal(node)
     return reshape(translation.layers, node, signal, signal.shape)
 
 
 def build_shape(translation: Translation, node: OnnxNode) -> np.ndarray:
-    """Shape of a signal, in which the number of stars is open."""
+    """Make the shape of a signal, with an open number of stars."""
     return cut_shape(node, (STARS, *translation.signal(node).shape))
 
 
 def build_reshape(translation: Translation, node: OnnxNode) -> Signal:
-    """The same numbers in another shape."""
+    """Give the numbers another shape."""
     signal = translation.signal(node)
     target = translation.integers(node, 1, "shape", with_stars=True)
-    if target is None:
-        raise node.refusal("has no shape to make", "the file is damaged")
     keeps_zeros = node.get("allowzero", 0)
     whole = (STARS, *signal.shape)
     lengths = [
@@ -48,18 +46,19 @@ def build_reshape(translation: Translation, node: OnnxNode) -> Signal:
     n = math.prod(signal.shape)
     if first in (STARS, *translation.n_stars) and rest.count(-1) == 1 and 0 not in rest:
         rest[rest.index(-1)] = n // abs(math.prod(rest))
-    if (first not in (-1, STARS) and first < 1) or min(rest, default=1) < 1 or math.prod(rest) != n:
+    has_stars = first in (-1, STARS) or first >= 1
+    if not has_stars or min(rest, default=1) < 1 or math.prod(rest) != n:
         raise node.refusal(
             f"makes an array of shape {str(target)[:100]} of one of shape {signal.shape} a star",
             "symspec keeps the stars apart: export the model so that the first axis is theirs"
             " throughout",
         )
-    translation.n_stars |= {first} - {-1, STARS}  # of an example, which exporters may write down
+    translation.n_stars |= {first} - {-1, STARS}  # of the example that the exporter was given
     return reshape(translation.layers, node, signal, tuple(rest))
 
 
 def build_flatten(translation: Translation, node: OnnxNode) -> Signal:
-    """One axis for the stars and one for all others."""
+    """Flatten one star's axes."""
     signal = translation.signal(node)
     axis = node.count("axis", 1)
     axis = axis + signal.rank + 1 if axis < 0 else axis
@@ -69,9 +68,9 @@ def build_flatten(translation: Translation, node: OnnxNode) -> Signal:
 
 
 def build_squeeze(translation: Translation, node: OnnxNode) -> Signal:
-    """Axes of length 1 left out."""
+    """Drop axes of length 1."""
     signal = translation.signal(node)
-    axes = translation.integers(node, 1, "axes")
+    axes = translation.optional_integers(node, 1, "axes")
     if axes is None and 1 in translation.n_stars:
         raise node.refusal(
             "leaves out the axis of one star, too", "export the model with an open number of stars"
@@ -85,9 +84,9 @@ def build_squeeze(translation: Translation, node: OnnxNode) -> Signal:
 
 
 def build_unsqueeze(translation: Translation, node: OnnxNode) -> Signal:
-    """New axes of length 1."""
+    """Insert axes of length 1."""
     signal = translation.signal(node)
-    axes = translation.integers(node, 1, "axes") or []
+    axes = translation.optional_integers(node, 1, "axes") or []
     shape = []
     lengths = list(signal.shape)
     axes = check_axes(node, axes, signal.rank + len(axes))
@@ -97,7 +96,7 @@ def build_unsqueeze(translation: Translation, node: OnnxNode) -> Signal:
 
 
 def check_axes(node: OnnxNode, axes: list[int], rank: int) -> list[int]:
-    """Axes of one star's array, of which there are so many; the graph counts that of the stars, too."""
+    """Axes of one star's array of this rank, sorted; the graph counts that of the stars, too."""
     counted = sorted({check_axis(node, axis, rank + 1) - 1 for axis in axes})
     if -1 in counted:
         raise node.refusal("acts along the axis of the stars", "symspec keeps them apart")
@@ -105,7 +104,7 @@ def check_axes(node: OnnxNode, axes: list[int], rank: int) -> list[int]:
 
 
 def build_transpose(translation: Translation, node: OnnxNode) -> Signal:
-    """Axes in another order: but for those of length 1, some of the last ones come first."""
+    """Permute axes: apart from those of length 1, some of the last ones come first."""
     signal = translation.signal(node)
     order = list(node.get("perm") or range(signal.rank, -1, -1))
     if sorted(order) != list(range(signal.rank + 1)) or order[0] != 0:
@@ -123,7 +122,7 @@ def build_transpose(translation: Translation, node: OnnxNode) -> Signal:
     signal = reshape(translation.layers, node, signal, signal.shape)
     first = math.prod(signal.shape[axis] for axis in sorted(kept)[:n_last])
     output = translation.layers.view(signal.output, (first, math.prod(signal.shape) // first))
-    steps = tuple((word, array.transpose(order)) for word, array in signal.steps)
+    steps = tuple((step, array.transpose(order)) for step, array in signal.steps)
     return dataclasses.replace(
         signal, output=translation.layers.swap(output), shape=shape, steps=steps
     )
@@ -135,7 +134,7 @@ def build_transpose(translation: Translation, node: OnnxNode) -> Signal:
 def _cut(
     translation: Translation, node: OnnxNode, signal: Signal, axis: int, start: int, stop: int
 ) -> Signal:
-    """Some neighbours along one axis."""
+    """Take neighbours along one axis."""
     n = signal.shape[axis]
     if not 0 <= start < stop <= n:
         raise node.refusal(f"takes {start} to {stop} of {n}", "the file is damaged")
@@ -145,17 +144,15 @@ def _cut(
     layers = translation.layers
     output = translation.flush(node, signal)
     if before == 1:
-        return Signal(
-            layers.slice(layers.view(output, (n * after,)), start * after, stop * after), shape
-        )
-    output = layers.slice(
-        layers.swap(layers.view(output, (before, n * after))), start * after, stop * after
-    )
-    return Signal(layers.swap(output), shape)
+        flat = layers.view(output, (n * after,))
+        return Signal(layers.slice(flat, start * after, stop * after), shape)
+    swapped = layers.swap(layers.view(output, (before, n * after)))
+    piece = layers.slice(swapped, start * after, stop * after)
+    return Signal(layers.swap(piece), shape)
 
 
 def build_slice(translation: Translation, node: OnnxNode) -> Signal:
-    """Neighbours along some axes."""
+    """Take neighbours along some axes."""
     signal = build_same(translation, node)
     node.ignore("axes")
     for axis, start, stop, step in read_slices(translation, node, signal.rank + 1):
@@ -172,12 +169,12 @@ def build_slice(translation: Translation, node: OnnxNode) -> Signal:
 
 
 def build_split(translation: Translation, node: OnnxNode) -> list[Signal]:
-    """All pieces along one axis."""
+    """Cut one axis into pieces."""
     signal = build_same(translation, node)
     (axis,) = check_axes(node, [node.count("axis", 0)], signal.rank)
     n = signal.shape[axis]
     n_pieces = len(node.outputs)
-    sizes = translation.integers(node, 1, "split")
+    sizes = translation.optional_integers(node, 1, "split")
     if node.count("num_outputs", n_pieces) != n_pieces or n_pieces == 0:
         raise node.refusal(
             f"makes {n_pieces} outputs and means another number", "the file is damaged"
@@ -195,7 +192,7 @@ def build_split(translation: Translation, node: OnnxNode) -> list[Signal]:
 
 
 def build_gather(translation: Translation, node: OnnxNode) -> Signal:
-    """Some numbers along one axis, here neighbours, or one whose axis is left out."""
+    """Take neighbours along one axis, or one number, whose axis is dropped."""
     signal = translation.signal(node)
     indices = translation.constant(node, 1)
     (axis,) = check_axes(node, [node.count("axis", 0)], signal.rank)
@@ -204,11 +201,8 @@ def build_gather(translation: Translation, node: OnnxNode) -> Signal:
     if not ((-n <= listed) & (listed < n)).all():
         raise node.refusal(f"takes numbers beyond the {n} there are", "the file is damaged")
     start = int(listed[0]) % n if listed.size else 0
-    if (
-        indices.ndim > 1
-        or listed.size > n
-        or not (listed % n == start + np.arange(listed.size)).all()
-    ):
+    are_neighbours = listed.size <= n and (listed % n == start + np.arange(listed.size)).all()
+    if indices.ndim > 1 or not are_neighbours:
         raise node.refusal("takes numbers in another order", "symspec takes neighbours as they are")
     piece = _cut(translation, node, signal, axis, start, start + listed.size)
     shape = piece.shape if indices.ndim else (*piece.shape[:axis], *piece.shape[axis + 1 :])
@@ -216,7 +210,7 @@ def build_gather(translation: Translation, node: OnnxNode) -> Signal:
 
 
 def build_concatenation(translation: Translation, node: OnnxNode) -> Signal:
-    """Arrays one behind the other along one axis."""
+    """Concatenate arrays along one axis."""
     signals = [translation.signal(node, i) for i in range(len(node.inputs))]
     (axis,) = check_axes(node, [node.count("axis")], signals[0].rank)
     rests = {(*signal.shape[:axis], *signal.shape[axis + 1 :]) for signal in signals}
@@ -225,44 +219,36 @@ def build_concatenation(translation: Translation, node: OnnxNode) -> Signal:
             f"joins arrays of shapes {[signal.shape for signal in signals][:8]}",
             "the file is damaged",
         )
-    shape = (
-        *signals[0].shape[:axis],
-        sum(s.shape[axis] for s in signals),
-        *signals[0].shape[axis + 1 :],
-    )
+    length = sum(signal.shape[axis] for signal in signals)
+    shape = (*signals[0].shape[:axis], length, *signals[0].shape[axis + 1 :])
     before = math.prod(shape[:axis])
     outputs: list[Output] = []
     for signal in signals:
         n = math.prod(signal.shape) // before
-        view = translation.layers.view(
-            translation.flush(node, signal), (before, n) if before > 1 else (n,)
-        )
-        outputs.append(view)
+        output = translation.flush(node, signal)
+        outputs.append(translation.layers.view(output, (before, n) if before > 1 else (n,)))
     return Signal(translation.layers.join(outputs), shape)
 
 
-# --- zeros around
+# --- padding
 
 
 def build_padding(translation: Translation, node: OnnxNode) -> Signal:
-    """Zeros before and after the numbers along one axis."""
+    """Put zeros before and after the numbers along one axis."""
     signal = translation.signal(node)
     pads = translation.integers(node, 1, "pads")
-    filling = translation.constant(node, 2, node.get("value", 0.0))
-    axes = translation.integers(node, 3, "axes")
+    value = node.get("value", 0.0)  # until opset 10
+    filling = translation.optional_constant(node, 2)
+    filling = np.asarray(value) if filling is None else filling
+    axes = translation.optional_integers(node, 3, "axes")
     axes = list(range(signal.rank + 1)) if axes is None else axes
-    if (
-        node.word("mode", "constant") != "constant"
-        or np.any(filling)
-        or pads is None
-        or len(pads) != 2 * len(axes)
-    ):
-        raise node.refusal(
-            f"pads in the mode {node.word('mode', 'constant')} with {filling}",
-            "symspec pads with zeros",
-        )
+    mode = node.word("mode", "constant")
+    if mode != "constant" or np.any(filling) or len(pads) != 2 * len(axes):
+        raise node.refusal(f"pads in the mode {mode} with {filling}", "symspec pads with zeros")
     pairs = {
-        axis: pair for axis, *pair in zip(axes, pads, pads[len(axes) :], strict=False) if any(pair)
+        axis: (first, last)
+        for axis, first, last in zip(axes, pads, pads[len(axes) :], strict=False)
+        if first or last
     }
     if not pairs:
         return build_same(translation, node)
@@ -277,8 +263,7 @@ def build_padding(translation: Translation, node: OnnxNode) -> Signal:
             "symspec pads positions or channels alone",
         )
     shape: Shape = (before, n) if after == 1 else (n, after)
-    layer = ZeroPadding1D(tuple(pair), "channels_first" if after == 1 else "channels_last")
-    output = translation.layers.put(
-        translation.layers.view(translation.flush(node, signal), shape), layer
-    )
+    layer = ZeroPadding1D(pair, "channels_first" if after == 1 else "channels_last")
+    output = translation.layers.view(translation.flush(node, signal), shape)
+    output = translation.layers.put(output, layer)
     return Signal(output, (*signal.shape[:axis], n + sum(pair), *signal.shape[axis + 1 :]))

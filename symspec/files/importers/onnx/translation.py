@@ -1,11 +1,10 @@
-"""The arrays of an ONNX graph while it is read: constants, signals of a star, and errors where neither is known."""
+"""Arrays of an ONNX graph while it is read: constants, and signals that depend on the spectrum."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -13,21 +12,23 @@ from symspec.errors import FileFormatError
 from symspec.files.importers.onnx.arrays import LayerGraph, Output, Signal
 from symspec.files.importers.onnx.description import OnnxGraph, OnnxNode
 from symspec.files.importers.onnx.scalings import flush
-from symspec.files.matching import SMALL
+from symspec.files.matching import BUILD, SMALL
 from symspec.networks.layers import Layer, Shape
 
 _MOST_INTEGERS = 1024  # of an option
-STARS = -(2**62)  # stands for their number in constants that hold the shape of an array
+STARS = -(2**62)  # stands for the number of stars in constants that hold the shape of an array
 
-Value = np.ndarray | Signal | FileFormatError
-Builder = Callable[["Translation", OnnxNode], Value | Sequence[Value]]
+Value = np.ndarray | Signal
+Builder = Callable[["Translation", OnnxNode], Value | list[Signal]]
+Attempt = Callable[["Translation", OnnxNode], Value | None]
 
 
 class Translation:
-    """What is known of a graph's arrays.
+    """The known arrays of a graph.
 
-    What cannot be read is an error in their place, raised where something takes it: exporters write
-    activations in several operations, of which symspec knows the whole and not all parts.
+    An array that cannot be read has an error, which is raised only if a node takes the array:
+    exporters write activations as several operations, and symspec may know the whole without its
+    parts.
 
     Parameters
     ----------
@@ -36,23 +37,26 @@ class Translation:
     Attributes
     ----------
     layers : LayerGraph
-    values : dict
-        By name: a constant, a Signal, or an error.
+    values : dict of numpy.ndarray or Signal
+        Constants and signals, by name.
+    errors : dict of FileFormatError
+        Reasons why other arrays cannot be read, by name.
     makers : dict of OnnxNode
-        Which node makes an array, by name.
+        The node that makes an array, by name.
     n_stars : set of int
-        Numbers that stand for that of the stars, as the file is written for so many.
+        Numbers that stand for the number of stars, those of the exporter's example.
     """
 
-    def __init__(self, graph: OnnxGraph):
+    def __init__(self, graph: OnnxGraph) -> None:
         self.graph = graph
         sizes = {name: math.prod(shape) for name, shape in graph.inputs.items()}
         self.layers = LayerGraph(graph.path, sum(sizes.values()))
         self.uses = graph.count_uses()
         self.makers: dict[str, OnnxNode] = {}
-        self.values: dict[str, Value | None] = dict(graph.constants)
+        self.values: dict[str, Value] = dict(graph.constants)
+        self.errors = dict(graph.unreadable)
         self.n_folded = 0
-        self.kernels = set()
+        self.kernels: set[int] = set()
         self.n_stars = set(graph.n_stars)
         stop = 0
         for name, shape in graph.inputs.items():
@@ -60,70 +64,80 @@ class Translation:
             stop = stop + sizes[name]
             output = self.layers.slice(self.layers.start, start, stop)
             self.values[name] = Signal(output, shape, n_uses=self.uses[name])
-        self.values[""] = None
 
-    def run(self, builders: Mapping[str, Builder], first: Sequence[Builder]) -> None:
-        """Go through all nodes.
+    def run(self, builders: Mapping[str, Builder], attempts: Sequence[Attempt]) -> None:
+        """Read all nodes.
 
         Parameters
         ----------
         builders : mapping of str to callable
-            What to do for each operation.
-        first : sequence of callable
-            What to try before; they give None where they know nothing of a node.
+            Function for each operation.
+        attempts : sequence of callable
+            Functions to try first; they return None for nodes that they cannot read.
         """
         for node in self.graph.nodes:
             self.check_order(node)
-            if again := [name for name in node.outputs if name in self.values and name]:
+            if again := [name for name in node.outputs if name and self.is_known(name)]:
                 raise node.refusal(f"makes {again[0]!r} a second time", "the file is damaged")
+            made: Sequence[Value | FileFormatError]
             try:
-                values = self._build(node, builders, first)
+                made = self._build(node, builders, attempts)
             except FileFormatError as error:
-                values = [error.with_traceback(None)] * len(
-                    node.outputs
-                )  # which would keep arrays alive
+                # its traceback would keep arrays alive
+                made = [error.with_traceback(None)] * len(node.outputs)
             for i, name in enumerate(node.outputs):
-                value = (
-                    values[i]
-                    if i < len(values)
-                    else node.refusal(f"is asked for its output {name!r}")
-                )
-                if isinstance(value, Signal):
-                    value = dataclasses.replace(value, n_uses=self.uses[name])
-                if name:
-                    self.values[name], self.makers[name] = value, node
+                if name and i < len(made):
+                    self._keep(node, name, made[i])
+                elif name:
+                    self._keep(node, name, node.refusal(f"is asked for its output {name!r}"))
 
     def _build(
-        self, node: OnnxNode, builders: Mapping[str, Builder], first: Sequence[Builder]
+        self, node: OnnxNode, builders: Mapping[str, Builder], attempts: Sequence[Attempt]
     ) -> Sequence[Value]:
         with node.refusing():
-            for build in first:
-                if (value := build(self, node)) is not None:
+            for attempt in attempts:
+                if (value := attempt(self, node)) is not None:
                     return [value]
             if node.op not in builders:
                 raise refuse_operation(node)
-            value = builders[node.op](self, node)
+            made = builders[node.op](self, node)
         node.check_asked()
-        return value if isinstance(value, list) else [value]
+        return made if isinstance(made, list) else [made]
 
-    # --- what a node takes
+    def _keep(self, node: OnnxNode, name: str, made: Value | FileFormatError) -> None:
+        """Keep what a node makes under a name."""
+        self.makers[name] = node
+        if isinstance(made, FileFormatError):
+            self.errors[name] = made
+        elif isinstance(made, Signal):
+            self.values[name] = dataclasses.replace(made, n_uses=self.uses[name])
+        else:
+            self.values[name] = made
+
+    # --- inputs of nodes
+
+    def is_known(self, name: str) -> bool:
+        """Whether an array is made, or cannot be read."""
+        return name in self.values or name in self.errors
 
     def check_order(self, node: OnnxNode) -> None:
-        """Refuse a node that stands before what it takes, as graphs that run in a circle have some."""
-        if unmade := [name for name in node.inputs if name not in self.values]:
+        """Refuse a node that comes before its inputs, as it does in a graph with a circle."""
+        if unmade := [name for name in node.inputs if name and not self.is_known(name)]:
             raise node.refusal(
                 f"takes {unmade[0]!r}, which nothing before it makes", "the file is damaged"
             )
 
-    def find(self, node: OnnxNode, i: int) -> np.ndarray | Signal | None:
-        """The array that a node has as its input of this number; None where it is left out."""
-        value = self.values[node.inputs[i]] if i < len(node.inputs) else None
-        if isinstance(value, FileFormatError):
-            raise value
-        return value
+    def find(self, node: OnnxNode, i: int) -> Value | None:
+        """Input of a node by its number; None if it is omitted."""
+        name = node.inputs[i] if i < len(node.inputs) else ""
+        if not name:
+            return None
+        if name in self.errors:
+            raise self.errors[name]
+        return self.values[name]
 
     def signal(self, node: OnnxNode, i: int = 0) -> Signal:
-        """One that depends on the spectrum."""
+        """Input that depends on the spectrum."""
         value = self.find(node, i)
         if not isinstance(value, Signal):
             raise node.refusal(
@@ -131,18 +145,25 @@ class Translation:
             )
         return value
 
-    def constant(self, node: OnnxNode, i: int, default: Any = None) -> Any:
-        """One that does not, or a default where it is left out."""
+    def optional_constant(self, node: OnnxNode, i: int) -> np.ndarray | None:
+        """Input that does not depend on the spectrum; None if it is omitted."""
         value = self.find(node, i)
         if isinstance(value, Signal):
             raise node.refusal(
                 f"should have a constant as input {i}, got what depends on the spectrum"
             )
-        return default if value is None else value
+        return value
+
+    def constant(self, node: OnnxNode, i: int) -> np.ndarray:
+        """Input that does not depend on the spectrum."""
+        array = self.optional_constant(node, i)
+        if array is None:
+            raise node.refusal(f"has no input {i}", "the file is damaged")
+        return array
 
     def number(self, node: OnnxNode, i: int, signal: Signal) -> float | None:
-        """Constant that is one number beside a signal; None where it is left out."""
-        array = self.constant(node, i)
+        """Constant that is one number beside a signal; None if it is omitted."""
+        array = self.optional_constant(node, i)
         if array is not None and not signal.takes_number(array):
             raise node.refusal(
                 f"should have one number as input {i}, got a constant of shape {array.shape}"
@@ -150,10 +171,8 @@ class Translation:
         return None if array is None else float(array.item())
 
     def kernel(self, node: OnnxNode, i: int) -> np.ndarray:
-        """Constant that no other layer has as its kernel."""
+        """Constant that is the kernel of no other layer."""
         array = self.constant(node, i)
-        if array is None:
-            raise node.refusal("has no kernel", "the file is damaged")
         root = array
         while isinstance(root.base, np.ndarray):
             root = root.base
@@ -165,14 +184,21 @@ class Translation:
         self.kernels.add(id(root))
         return array
 
-    def integers(
+    def integers(self, node: OnnxNode, i: int, key: str, *, with_stars: bool = False) -> list[int]:
+        """Whole numbers, an input in new versions of an operation and an option in old ones.
+
+        The number of stars may only be among them `with_stars`.
+        """
+        integers = self.optional_integers(node, i, key, with_stars=with_stars)
+        if integers is None:
+            raise node.refusal(f"has no {key}", "the file is damaged")
+        return integers
+
+    def optional_integers(
         self, node: OnnxNode, i: int, key: str, *, with_stars: bool = False
     ) -> list[int] | None:
-        """Whole numbers, which are an input in newer versions of an operation and an option in older ones.
-
-        That of the stars may be among them only where that is said.
-        """
-        value = self.constant(node, i)
+        """Whole numbers, as in `integers`; None if they are omitted."""
+        value = self.optional_constant(node, i)
         value = node.get(key) if value is None else value
         if value is None:
             return None
@@ -185,14 +211,14 @@ class Translation:
             check_without_stars(node, array)
         return [int(n) for n in array.ravel()]
 
-    # --- what it makes
+    # --- outputs of nodes
 
     def flush(self, node: OnnxNode, signal: Signal) -> Output:
-        """Output of a layer that gives a signal."""
+        """Output of a signal, with layers for its steps."""
         return flush(self.layers, node, signal)
 
     def put(self, node: OnnxNode, signal: Signal, layer: Layer) -> Signal:
-        """Let a layer without weights, for which shapes make no difference, take a signal."""
+        """Add an elementwise layer without weights that takes a signal."""
         return Signal(self.layers.put(self.flush(node, signal), layer, node.name), signal.shape)
 
     def put_weights(
@@ -203,17 +229,17 @@ class Translation:
         arrays: Mapping[str, np.ndarray],
         shape: Shape,
     ) -> Signal:
-        """Let a layer with weights take an output; gives a signal of a shape."""
+        """Add a layer with weights that takes an output; return a signal of a shape."""
         want = layer.param_shapes(output.shape)
         got = {key: array.shape for key, array in arrays.items()}
         if want != got:
             raise node.refusal(
                 f"should have arrays of shapes {want}, got {got}", "the file is damaged"
             )
-        return Signal(self.layers.put(output, layer, node.name, **arrays), shape, is_own=True)
+        return Signal(self.layers.put(output, layer, node.name, arrays), shape, is_own=True)
 
     def charge(self, node: OnnxNode, n_bytes: int) -> None:
-        """Count what constants take that are no part of the file's bytes."""
+        """Count the memory of constants that are computed, not read."""
         self.n_folded += n_bytes
         if self.n_folded > SMALL + 4 * self.graph.path.stat().st_size:
             raise node.refusal(
@@ -223,7 +249,7 @@ class Translation:
 
 
 def check_without_stars(node: OnnxNode, array: np.ndarray) -> None:
-    """Refuse to compute with the number of stars, which is open."""
+    """Refuse arithmetic with the number of stars, which is open."""
     if array.dtype.kind == "i" and (array == STARS).any():
         raise node.refusal(
             "computes with the number of stars", "export the model so that its first axis is theirs"
@@ -234,7 +260,7 @@ _ADVICE = {
     **dict.fromkeys(
         ("If", "Loop", "Scan"),
         "it holds a graph of its own, which is never run: export the model with its conditions"
-        " decided, or give net= with the layers of symspec that it comes to",
+        " decided, or give net= with the layers of symspec that result",
     ),
     **dict.fromkeys(
         (
@@ -252,11 +278,9 @@ _ADVICE = {
 
 
 def refuse_operation(node: OnnxNode) -> FileFormatError:
-    """Error about an operation that symspec has no layers for, to be raised."""
+    """Make the error about an operation that symspec lacks."""
     if "." in node.op:
         return node.refusal(
             "is of another domain than ONNX's own, or a function of the file: export without these"
         )
-    return node.refusal(
-        "is no layer of symspec's", *([_ADVICE[node.op]] if node.op in _ADVICE else [])
-    )
+    return node.refusal("is no layer of symspec's", _ADVICE.get(node.op, BUILD))

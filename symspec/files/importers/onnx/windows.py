@@ -1,31 +1,49 @@
 """Operations that slide over positions, or reduce them to one number: convolutions, pools, means.
 
-Arrays are (channel, position), perhaps with further axes of length 1, as exporters write what is
-one-dimensional in other programs as two-dimensional.
+Arrays are (channel, position), perhaps with further axes of length 1: exporters may write a layer
+of one dimension as one of two.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
 
-from symspec.files.importers.onnx.arrays import Signal
+from symspec.files.importers.onnx.arrays import Output, Signal
 from symspec.files.importers.onnx.description import OnnxNode
 from symspec.files.importers.onnx.scalings import settle
 from symspec.files.importers.onnx.shapes import check_axes
 from symspec.files.importers.onnx.translation import Builder, Translation
-from symspec.networks.convolutions import AveragePool1D, Conv1D, GlobalAveragePool1D, MaxPool1D
-from symspec.networks.layers import Layer, Shape
+from symspec.networks.convolutions import (
+    AveragePool1D,
+    Conv1D,
+    DataFormat,
+    GlobalAveragePool1D,
+    MaxPool1D,
+    Padding,
+)
+from symspec.networks.layers import Shape
 
-_FIRST = {"data_format": "channels_first"}
+# reduces the axes of a signal from the first number until before the second one
+Reduction = Callable[[Translation, OnnxNode, Signal, int, int], Signal]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Window:
+    """Options of an operation along the axis of positions."""
+
+    strides: int
+    padding: Padding
+    dilation: int
 
 
 def build_convolution(translation: Translation, node: OnnxNode) -> Signal:
-    """Convolution of all channels by a kernel (out, in, position)."""
+    """Build the convolution of all channels by a kernel (out, in, position)."""
     signal = translation.signal(node)
     kernel = translation.kernel(node, 1)
-    bias = translation.constant(node, 2)
+    bias = translation.optional_constant(node, 2)
     if (groups := node.count("group", 1)) != 1:
         raise node.refusal(
             f"has {groups} groups of channels",
@@ -43,7 +61,15 @@ def build_convolution(translation: Translation, node: OnnxNode) -> Signal:
         )
     window = _read_window(node, signal.shape, kernel.shape[2:], axis)
     kernel = kernel.reshape(*kernel.shape[:2], -1).transpose(2, 1, 0)
-    layer = Conv1D(kernel.shape[2], kernel.shape[0], use_bias=bias is not None, **window, **_FIRST)
+    layer = Conv1D(
+        kernel.shape[2],
+        kernel.shape[0],
+        strides=window.strides,
+        padding=window.padding,
+        dilation=window.dilation,
+        use_bias=bias is not None,
+        data_format="channels_first",
+    )
     arrays = {"kernel": kernel} if bias is None else {"kernel": kernel, "bias": bias}
     output, signs = settle(translation.layers, node, signal, 0)
     if signs is not None:
@@ -54,7 +80,7 @@ def build_convolution(translation: Translation, node: OnnxNode) -> Signal:
 
 
 def _find_positions(node: OnnxNode, shape: Shape, sizes: Shape) -> int:
-    """The axis of (channel, ...) that windows of these sizes slide along; others have length 1."""
+    """Find the axis that windows of these sizes slide along; others have length 1."""
     if len(shape) != len(sizes) + 1 or not sizes:
         raise node.refusal(
             f"takes windows {sizes} of an array of shape {shape}", "the file is damaged"
@@ -68,8 +94,8 @@ def _find_positions(node: OnnxNode, shape: Shape, sizes: Shape) -> int:
     return long[0] if long else len(shape) - 1
 
 
-def _read_window(node: OnnxNode, shape: Shape, sizes: Shape, axis: int) -> dict[str, Any]:
-    """Stride, padding and dilation along one axis, as `Conv1D` takes them."""
+def _read_window(node: OnnxNode, shape: Shape, sizes: Shape, axis: int) -> _Window:
+    """Read stride, padding and dilation along one axis."""
     n_axes = len(sizes)
     strides = node.counts("strides", [1] * n_axes)
     dilations = node.counts("dilations", [1] * n_axes)
@@ -87,52 +113,47 @@ def _read_window(node: OnnxNode, shape: Shape, sizes: Shape, axis: int) -> dict[
         extent = (sizes[i] - 1) * dilation + 1
         n = -(-shape[axis] // max(stride, 1))
         total = max((n - 1) * stride + extent - shape[axis], 0)
-        padding = (
-            (total // 2, total - total // 2)
-            if mode == "SAME_UPPER"
-            else (total - total // 2, total // 2)
-        )
+        less = total // 2
+        padding = (less, total - less) if mode == "SAME_UPPER" else (total - less, less)
     elif mode == "VALID":
         padding = (0, 0)
     elif mode != "NOTSET":
         raise node.refusal(f"has auto_pad {mode!r}", "the file is damaged")
-    return {
-        "strides": stride,
-        "padding": padding if any(padding) else "valid",
-        "dilation": dilation,
-    }
+    return _Window(strides=stride, padding=padding if any(padding) else "valid", dilation=dilation)
 
 
 def _replace(shape: Shape, axis: int, made: Shape) -> Shape:
-    """Shape with the channels and positions of what was made."""
+    """Shape with the channels and positions of an output."""
     whole = [made[0], *shape[1:]]
     whole[axis] = made[1]
     return tuple(whole)
 
 
-def build_pool(kind: Callable[..., Layer]) -> Builder:
-    """Windows of positions, channel by channel, as one of symspec's pools has them."""
+def build_pool(kind: type[MaxPool1D] | type[AveragePool1D]) -> Builder:
+    """Build a pool of windows of positions, channel by channel."""
 
     def build(translation: Translation, node: OnnxNode) -> Signal:
         signal = translation.signal(node)
         sizes = tuple(node.counts("kernel_shape", [0] * (signal.rank - 1)))
         axis = _find_positions(node, signal.shape, sizes)
         window = _read_window(node, signal.shape, sizes, axis)
-        if window.pop("dilation") != 1:
+        if window.dilation != 1:
             raise node.refusal(
                 "takes positions that are no neighbours", "symspec's pools have no dilation"
             )
         node.ignore("storage_order")
-        options = (
-            {"count_padding": bool(node.count("count_include_pad", 0))}
-            if kind is AveragePool1D
-            else {}
+        layer = kind(
+            sizes[axis - 1],
+            window.strides,
+            padding=window.padding,
+            data_format="channels_first",
         )
-        layer = kind(sizes[axis - 1], **window, **options, **_FIRST)
-        output = translation.layers.view(
-            translation.flush(node, signal), (signal.shape[0], signal.shape[axis])
-        )
-        if node.count("ceil_mode", 0) and _leaves_rest(layer, output.shape[1]):
+        if isinstance(layer, AveragePool1D):
+            counts = bool(node.count("count_include_pad", 0))
+            layer = dataclasses.replace(layer, count_padding=counts)
+        output = translation.flush(node, signal)
+        output = translation.layers.view(output, (signal.shape[0], signal.shape[axis]))
+        if node.count("ceil_mode", 0) and _leaves_rest(window, sizes[axis - 1], output.shape[1]):
             raise node.refusal(
                 "has a last window that reaches over the end (ceil_mode)",
                 "export it with ceil_mode=0",
@@ -143,16 +164,17 @@ def build_pool(kind: Callable[..., Layer]) -> Builder:
     return build
 
 
-def _leaves_rest(layer: Any, n: int) -> bool:
-    n += sum(layer.padding) if isinstance(layer.padding, tuple) else 0
-    return (n - layer.pool_size) % layer.strides != 0
+def _leaves_rest(window: _Window, size: int, n: int) -> bool:
+    """Whether some of n positions are behind the last window of this size."""
+    n += sum(window.padding) if isinstance(window.padding, tuple) else 0
+    return (n - size) % window.strides != 0
 
 
 # --- all positions at once
 
 
-def build_global(reduce: Callable[[Translation, OnnxNode, Signal, int, int], Signal]) -> Builder:
-    """All positions of each channel."""
+def build_global(reduce: Reduction) -> Builder:
+    """Reduce all positions of each channel."""
 
     def build(translation: Translation, node: OnnxNode) -> Signal:
         signal = translation.signal(node)
@@ -161,12 +183,12 @@ def build_global(reduce: Callable[[Translation, OnnxNode, Signal, int, int], Sig
     return build
 
 
-def build_reduction(reduce: Callable[[Translation, OnnxNode, Signal, int, int], Signal]) -> Builder:
-    """All numbers along some neighbouring axes, which may be left out afterwards."""
+def build_reduction(reduce: Reduction) -> Builder:
+    """Reduce all numbers along neighbouring axes, which may be dropped afterwards."""
 
     def build(translation: Translation, node: OnnxNode) -> Signal:
         signal = translation.signal(node)
-        axes = translation.integers(node, 1, "axes")
+        axes = translation.optional_integers(node, 1, "axes")
         node.ignore("noop_with_empty_axes")
         if not axes:
             raise node.refusal("takes all stars together", "give it the axes of one star")
@@ -177,47 +199,49 @@ def build_reduction(reduce: Callable[[Translation, OnnxNode, Signal, int, int], 
             )
         keeps = node.count("keepdims", 1)
         reduced = reduce(translation, node, signal, axes[0], axes[-1] + 1)
-        return (
-            reduced
-            if keeps
-            else Signal(reduced.output, signal.shape[: axes[0]] + signal.shape[axes[-1] + 1 :])
-        )
+        rest = signal.shape[: axes[0]] + signal.shape[axes[-1] + 1 :]
+        return reduced if keeps else Signal(reduced.output, rest)
 
     return build
 
 
-def _prepare(
+def _view_positions(
     translation: Translation, node: OnnxNode, signal: Signal, first: int, stop: int
-) -> tuple[Any, ...]:
-    """Output with positions in one axis, how it is ordered, their number, and the shape with one in place of all."""
-    before, n, after = (
-        math.prod(signal.shape[i:j]) for i, j in ((0, first), (first, stop), (stop, signal.rank))
-    )
+) -> tuple[Output, DataFormat]:
+    """View the axes from `first` until before `stop` as positions, with the order of axes."""
+    before = math.prod(signal.shape[:first])
+    n = math.prod(signal.shape[first:stop])
+    after = math.prod(signal.shape[stop:])
     if before > 1 and after > 1:
         raise node.refusal(
             f"reduces axes in the middle of {signal.shape}",
             "symspec reduces the first or the last ones",
         )
-    shape, word = (
-        ((n, after), "channels_last")
-        if before == 1 and after > 1
-        else ((before, n), "channels_first")
-    )
-    output = translation.layers.view(translation.flush(node, signal), shape)
-    return output, word, n, signal.shape[:first] + (1,) * (stop - first) + signal.shape[stop:]
+    output = translation.flush(node, signal)
+    if before == 1 and after > 1:
+        return translation.layers.view(output, (n, after)), "channels_last"
+    return translation.layers.view(output, (before, n)), "channels_first"
+
+
+def _keep_one(shape: Shape, first: int, stop: int) -> Shape:
+    """Shape with axes of length 1 from `first` until before `stop`."""
+    return shape[:first] + (1,) * (stop - first) + shape[stop:]
 
 
 def take_mean(
     translation: Translation, node: OnnxNode, signal: Signal, first: int, stop: int
 ) -> Signal:
-    """Mean along the axes from `first` until before `stop`."""
-    output, word, _, shape = _prepare(translation, node, signal, first, stop)
-    return Signal(translation.layers.put(output, GlobalAveragePool1D(word), node.name), shape)
+    """Take the mean along the axes from `first` until before `stop`."""
+    output, data_format = _view_positions(translation, node, signal, first, stop)
+    output = translation.layers.put(output, GlobalAveragePool1D(data_format), node.name)
+    return Signal(output, _keep_one(signal.shape, first, stop))
 
 
 def take_largest(
     translation: Translation, node: OnnxNode, signal: Signal, first: int, stop: int
 ) -> Signal:
-    """Largest number along the axes from `first` until before `stop`."""
-    output, word, n, shape = _prepare(translation, node, signal, first, stop)
-    return Signal(translation.layers.put(output, MaxPool1D(n, data_format=word), node.name), shape)
+    """Take the largest number along the axes from `first` until before `stop`."""
+    output, data_format = _view_positions(translation, node, signal, first, stop)
+    n = math.prod(signal.shape[first:stop])
+    output = translation.layers.put(output, MaxPool1D(n, data_format=data_format), node.name)
+    return Signal(output, _keep_one(signal.shape, first, stop))

@@ -1,4 +1,4 @@
-"""FITS files that may come from strangers: astropy reads their headers, and no size that they claim is trusted."""
+"""FITS files that may come from strangers: astropy reads their headers, no size is trusted."""
 
 from __future__ import annotations
 
@@ -9,23 +9,40 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, Protocol
 
 import numpy as np
 
 from symspec.errors import DataError, FileFormatError
-from symspec.safety.array_files import as_format_error, check_open
-from symspec.safety.named_arrays import ALL, StoredArray
+from symspec.safety.array_files import check_open
+from symspec.safety.damaged_files import as_format_error
+from symspec.safety.named_arrays import ALL, LazyArray
 
+Hdu = Any  # of astropy, which has no types
+Header = Any
+
+FITS_START = b"SIMPLE  ="
+GZIP_START = b"\x1f\x8b"
 _BLOCK = 2880
 _MAX_HDUS = 1000
-_SMALL = 64 * 2**20  # bytes: as little as this may come out of any gzip file
+_SMALL = 64 * 2**20  # bytes that any gzip file may unpack to
 _LARGEST_RATIO = 20  # spectra are packed 2 to 10 to 1
 _EXTENSIONS = ("IMAGE", "TABLE", "BINTABLE", "IUEIMAGE", "A3DTABLE", "FOREIGN", "DUMP")
 _DTYPES = {8: "u1", 16: ">i2", 32: ">i4", 64: ">i8", -32: ">f4", -64: ">f8"}
 
 
-@dataclass(frozen=True)
+class FitsOptions(Protocol):
+    """Options of `symspec.read_spectra` that matter to FITS files."""
+
+    @property
+    def hdu(self) -> int | str | None: ...
+    @property
+    def apstar(self) -> str: ...
+    @property
+    def wavelength_unit(self) -> str | None: ...
+
+
+@dataclass(frozen=True, kw_only=True)
 class FitsFile:
     """An open FITS file.
 
@@ -33,44 +50,36 @@ class FitsFile:
     ----------
     path : path
     hdus : list of astropy HDU
-        Their headers; the data are not read through astropy, which would scale or copy them as a
-        whole. Tiled compressed images are left as the tables that hold them.
+        For their headers. The data are not read by astropy, which scales or copies them as a whole.
+        Tiled compressed images are left as the tables that hold them.
     content : numpy.ndarray of uint8
-        All bytes of the file: mapped, or, of a file packed by gzip, in memory.
+        All bytes of the file: mapped, or in memory if gzip packed the file.
     stream : file
-        Closed once the file is.
+        Closed together with the file.
     """
 
     path: Path
-    hdus: list[Any]
+    hdus: list[Hdu]
     content: np.ndarray
-    stream: Any
+    stream: IO[bytes]
 
 
 @contextmanager
-def open_fits(path: Path, *, is_compressed: bool) -> Iterator[FitsFile]:
-    """Open a FITS file, of which every header can be read and all data are there.
+def open_fits_file(path: Path) -> Iterator[FitsFile]:
+    """Open a FITS file, plain or packed by gzip.
 
-    Parameters
-    ----------
-    path : path
-        The file.
-    is_compressed : bool
-        Whether it is packed by gzip.
-
-    Yields
-    ------
-    FitsFile
-        Its headers and bytes.
+    Every header can be read then, and all data are there.
 
     Raises
     ------
     FileFormatError
-        When the file is truncated, damaged, or unpacks to far more than spectra do.
+        The file is truncated, damaged, or unpacks to far more than spectra do.
     """
     from astropy.io import fits
 
-    unpacked = _unpack(path) if is_compressed else None
+    with path.open("rb") as file:
+        is_packed = file.read(len(GZIP_START)) == GZIP_START
+    unpacked = _unpack(path) if is_packed else None
     with path.open("rb") if unpacked is None else io.BytesIO(unpacked) as stream:
         with reading_fits(path):
             opened = fits.open(stream, lazy_load_hdus=True, disable_image_compression=True)
@@ -81,24 +90,25 @@ def open_fits(path: Path, *, is_compressed: bool) -> Iterator[FitsFile]:
                     if unpacked is None
                     else np.frombuffer(unpacked, np.uint8)
                 )
-                file = FitsFile(path, _read_headers(path, opened), content, stream)
-                _check_extent(file)
-            yield file
+                hdus = _read_headers(path, opened)
+                fits_file = FitsFile(path=path, hdus=hdus, content=content, stream=stream)
+                _check_extent(fits_file)
+            yield fits_file
 
 
 @contextmanager
 def reading_fits(path: Path) -> Iterator[None]:
-    """Silence astropy, which warns of cards off the standard, and turn what it raises into a `FileFormatError`.
+    """Turn whatever astropy raises into a `FileFormatError`, and silence its warnings.
 
-    What matters among its warnings, data that are cut off or headers that cannot be read, is
-    checked on its own.
+    It warns of cards off the standard. Truncated data and unreadable headers, of which it only
+    warns as well, are checked here.
     """
     with as_format_error(path, "a FITS file"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
 
 
-def find_hdu(file: FitsFile, hdu: int | str) -> Any:
+def find_hdu(file: FitsFile, hdu: int | str) -> Hdu:
     """Find an HDU by its number or its name."""
     names = [one.name for one in file.hdus]
     if isinstance(hdu, str) and hdu.upper() in names:
@@ -115,28 +125,38 @@ def list_hdus(file: FitsFile) -> str:
     return ", ".join(f"{i} {hdu.name}".strip() for i, hdu in enumerate(file.hdus[:20]))
 
 
-def is_table(hdu: Any) -> bool:
+def is_table(hdu: Hdu) -> bool:
     """Whether an HDU is a table of columns."""
-    return hdu.header.get("XTENSION", "").strip() == "BINTABLE" and not hdu.header.get(
-        "ZIMAGE", False
-    )
+    is_image = hdu.header.get("ZIMAGE", False)  # tiled and compressed
+    return hdu.header.get("XTENSION", "").strip() == "BINTABLE" and not is_image
 
 
-def find_image_shape(hdu: Any) -> tuple[int, ...]:
-    """Shape of an image, the fastest axis last; () of anything that is none, or has no data."""
+def is_bitmask(hdu: Hdu) -> bool:
+    """Whether an image holds integers."""
+    return hdu.header["BITPIX"] > 0
+
+
+def find_image_shape(hdu: Hdu) -> tuple[int, ...]:
+    """Shape of an image, the fastest axis last; () for anything else, and without data."""
     return tuple(hdu.shape) if hasattr(hdu, "section") and hdu.size else ()
 
 
-def store_image(file: FitsFile, hdu: Any, picked: slice = ALL) -> StoredArray:
-    """An image (pixel,), or some rows of an image (star, pixel), in its file."""
-    dtype = np.dtype(_DTYPES[hdu.header["BITPIX"]])
+def store_image(file: FitsFile, hdu: Hdu, picked: slice = ALL) -> LazyArray:
+    """An image (pixel,), or the rows `picked` of an image (star, pixel), not read yet."""
+    header = hdu.header
+    dtype = np.dtype(_DTYPES[header["BITPIX"]])
     image = _find_data(file, hdu, hdu.size).view(dtype).reshape(hdu.shape)[picked]
-    scale = (hdu.header.get("BSCALE", 1), hdu.header.get("BZERO", 0), hdu.header.get("BLANK"))
-    return _store(file, image, *scale)
+    return _store(
+        file,
+        image,
+        scale=header.get("BSCALE", 1),
+        zero=header.get("BZERO", 0),
+        blank=header.get("BLANK"),
+    )
 
 
-def store_columns(file: FitsFile, hdu: Any) -> dict[str, StoredArray]:
-    """Columns (row, ...) of a table in its file, by name; those of varying length are left out."""
+def store_columns(file: FitsFile, hdu: Hdu) -> dict[str, LazyArray]:
+    """Columns (row, ...) of a table by name, not read yet; without those of varying length."""
     with reading_fits(file.path):
         dtype = hdu.columns.dtype.newbyteorder(">")
         n_rows = hdu.header["NAXIS2"]
@@ -152,59 +172,61 @@ def store_columns(file: FitsFile, hdu: Any) -> dict[str, StoredArray]:
             if column.format.format == "L":
                 stored[column.name] = _store_logical(file, table[column.name])
             elif column.format.format not in "PQ":
-                scale = (
-                    1 if column.bscale in ("", None) else column.bscale,
-                    column.bzero or 0,
-                    column.null,
+                stored[column.name] = _store(
+                    file,
+                    table[column.name],
+                    scale=1 if column.bscale in ("", None) else column.bscale,
+                    zero=column.bzero or 0,
+                    blank=column.null,
                 )
-                stored[column.name] = _store(file, table[column.name], *scale)
         return stored
 
 
-def find_column_units(hdu: Any) -> dict[str, str]:
+def find_column_units(hdu: Hdu) -> dict[str, str]:
     """Units of the columns of a table, by name, where they are stated."""
     return {column.name: str(column.unit) for column in hdu.columns if column.unit}
 
 
-def _find_data(file: FitsFile, hdu: Any, n_bytes: int) -> np.ndarray:
+def _find_data(file: FitsFile, hdu: Hdu, n_bytes: int) -> np.ndarray:
     start = hdu.fileinfo()["datLoc"]
     return file.content[start : start + n_bytes]
 
 
-def _store(file: FitsFile, raw: np.ndarray, scale: float, zero: float, blank: Any) -> StoredArray:
+def _store(
+    file: FitsFile, raw: np.ndarray, *, scale: float, zero: float, blank: int | None
+) -> LazyArray:
     def load(rows: slice) -> np.ndarray:
         check_open(file.path, not file.stream.closed)
         with reading_fits(file.path):
             return _unscale(np.array(raw[rows]), scale, zero, blank)
 
-    return StoredArray(raw.shape, load)
+    return LazyArray(raw.shape, load)
 
 
-def _store_logical(file: FitsFile, raw: np.ndarray) -> StoredArray:
+def _store_logical(file: FitsFile, raw: np.ndarray) -> LazyArray:
     def load(rows: slice) -> np.ndarray:
         check_open(file.path, not file.stream.closed)
         return raw[rows] == ord("T")
 
-    return StoredArray(raw.shape, load)
+    return LazyArray(raw.shape, load)
 
 
-def _unscale(raw: np.ndarray, scale: float, zero: float, blank: Any) -> np.ndarray:
-    """Numbers that integers stand for, NaN where these are `blank`; strings without what pads them."""
+def _unscale(raw: np.ndarray, scale: float, zero: float, blank: int | None) -> np.ndarray:
+    """Numbers that stored ones stand for, NaN where these are `blank`; strings without padding."""
     if raw.dtype.kind == "S":
         return np.strings.rstrip(raw)
-    is_blank = (
-        raw == blank
-        if isinstance(blank, int) and raw.dtype.kind in "iu"
-        else np.zeros((), dtype=bool)
-    )
-    if (
-        scale == 1 and zero == 2**63
-    ):  # the standard's unsigned integers, of which floats would lose bits
+    is_integer = raw.dtype.kind in "iu"
+    values: np.ndarray
+    # the standard's unsigned integers, which lose bits as floats
+    if scale == 1 and zero == 2**63:
         values = raw.astype(np.uint64) + np.uint64(2**63)
-    elif scale == 1 and raw.dtype.kind in "iu" and float(zero).is_integer():
+    elif scale == 1 and is_integer and float(zero).is_integer():
         values = raw.astype(np.int64) + int(zero) if zero else raw
     else:
         values = raw if (scale, zero) == (1, 0) else raw.astype(np.float64) * scale + zero
+    if not (isinstance(blank, int) and is_integer):
+        return values
+    is_blank = raw == blank
     return np.where(is_blank, np.nan, values) if is_blank.any() else values
 
 
@@ -215,7 +237,7 @@ def _unpack(path: Path) -> bytes:
         gzip.open(path) as packed,
     ):
         start = packed.read(_BLOCK)
-        if not start.startswith(b"SIMPLE  ="):
+        if not start.startswith(FITS_START):
             raise FileFormatError(
                 f"{path} should hold a FITS file, as the one kind that is read from gzip, got one"
                 f" that starts with {start[:8]!r}: unpack it with gunzip first."
@@ -229,8 +251,8 @@ def _unpack(path: Path) -> bytes:
     return content
 
 
-def _read_headers(path: Path, opened: Any) -> list[Any]:
-    hdus = []
+def _read_headers(path: Path, opened: Any) -> list[Hdu]:
+    hdus: list[Hdu] = []
     for hdu in opened:
         if hdus and hdu.header.get("XTENSION", "").strip() not in _EXTENSIONS:
             raise FileFormatError(
@@ -247,10 +269,10 @@ def _read_headers(path: Path, opened: Any) -> list[Any]:
 
 
 def _check_extent(file: FitsFile) -> None:
-    """Refuse a file that ends before its data do, or goes on where no header can be read."""
+    """Refuse a file that ends before its data, or goes on with bytes that are no header."""
     end = 0
     n_bytes = file.content.size
-    if n_bytes % _BLOCK:  # what was cut off may have been a whole HDU, so that nothing else tells
+    if n_bytes % _BLOCK:  # nothing else shows that a whole HDU was cut off
         raise FileFormatError(
             f"{file.path} should consist of blocks of {_BLOCK} bytes, as every FITS file does, got"
             f" {n_bytes} bytes: it is truncated, so copy it again."

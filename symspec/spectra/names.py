@@ -1,0 +1,172 @@
+"""Names of arrays in files and tables of spectra, and what they say about the arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from symspec.errors import DataError, FileFormatError
+from symspec.safety.named_arrays import LazyArray, NamedArrays
+
+FLUX = ("flux", "spectrum", "spectra")
+WAVELENGTH = ("wavelength", "wavelengths", "wave", "lambda", "spectral_axis")
+LOG_WAVELENGTH = ("loglam", "log_wavelength", "log10_wavelength")
+MASKS = ("mask", "bad_pixel", "bad_pixels", "bitmask", "and_mask", "andmask", "pixel_flags")
+# the first of these that is there
+IDS = (
+    "ids",
+    "id",
+    "apogee_id",
+    "sdss_id",
+    "source_id",
+    "object_id",
+    "star_id",
+    "targetid",
+    "objid",
+)
+UNCERTAINTIES = {
+    "error_spectrum": "std",
+    "flux_error": "std",
+    "sigma": "std",
+    "flux_sigma": "std",
+    "std": "std",
+    "flux_std": "std",
+    "var": "var",
+    "variance": "var",
+    "flux_var": "var",
+    "flux_variance": "var",
+    "ivar": "ivar",
+    "flux_ivar": "ivar",
+    "inverse_variance": "ivar",
+}
+# a standard deviation by convention only, which the caller may overrule
+CONVENTIONS = ("error_spectrum", "flux_error")
+AMBIGUOUS = (
+    "err",
+    "error",
+    "errors",
+    "flux_err",
+    "flux_errors",
+    "fluxerr",
+    "e_flux",
+    "spectrum_error",
+    "error_spectra",
+    "unc",
+    "uncertainty",
+    "uncertainties",
+    "flux_uncertainty",
+    "noise",
+)
+STARNET_UNITS = {"TEFF": "K", "LOGG": "dex", "FE_H": "dex"}
+_OF_PIXELS = {*FLUX, *WAVELENGTH, *LOG_WAVELENGTH, *MASKS, *UNCERTAINTIES, *AMBIGUOUS}
+_SAY_IT = 'say it, uncertainty="std" | "var" | "ivar"'
+_N_LISTED = 20  # names in an error
+
+
+def is_pixel_name(name: str) -> bool:
+    """Whether an array of this name holds one value for each pixel, in any case."""
+    return name.lower() in _OF_PIXELS
+
+
+def is_flux_name(name: str) -> bool:
+    """Whether an array of this name holds the flux, in any case."""
+    return name.lower() in FLUX
+
+
+def is_grid_name(name: str) -> bool:
+    """Whether an array of this name holds wavelengths or their logarithms, in any case."""
+    return name.lower() in (*WAVELENGTH, *LOG_WAVELENGTH)
+
+
+def keep_pixel_columns(columns: Mapping[str, LazyArray]) -> dict[str, LazyArray]:
+    """Columns of a table; of a table with one pixel a row, which is one star, those of pixels."""
+    is_one_star = any(
+        is_flux_name(name) and len(array.shape) == 1 for name, array in columns.items()
+    )
+    return {
+        name: array for name, array in columns.items() if not is_one_star or is_pixel_name(name)
+    }
+
+
+def find_array(arrays: NamedArrays, names: Sequence[str]) -> str | None:
+    """Find the array with one of these names, in any case; None without one.
+
+    Raises
+    ------
+    DataError
+        There are several.
+    """
+    found = [name for name in arrays.names if name.lower() in names]
+    if len(found) > 1:
+        raise DataError(
+            f"a file should hold one array of the names {', '.join(names)}, got {', '.join(found)}:"
+            " keep one of them."
+        )
+    return found[0] if found else None
+
+
+def find_first_array(arrays: NamedArrays, names: Sequence[str]) -> str | None:
+    """Find the array of the first of these names that is there, in any case."""
+    return next((found for name in names if (found := find_array(arrays, (name,)))), None)
+
+
+def find_flux(arrays: NamedArrays, source: str) -> str:
+    """Find the flux, without which there are no spectra."""
+    if (name := find_array(arrays, FLUX)) is None:
+        raise FileFormatError(
+            f"{source} should hold the flux under one of the names {', '.join(FLUX)}, got"
+            f" {_list_names(arrays) or 'no array at all'}: rename it, or use symspec.Spectra."
+        )
+    return name
+
+
+def find_uncertainty(arrays: NamedArrays, uncertainty: str | None) -> tuple[str, str] | None:
+    """Find the array that holds the flux's uncertainty, and its kind.
+
+    Parameters
+    ----------
+    arrays : NamedArrays
+    uncertainty : {"std", "var", "ivar"} or None
+        The kind that the caller states, or asks for among several.
+
+    Returns
+    -------
+    (str, {"std", "var", "ivar"}) or None
+        Name and kind; None when there is no uncertainty.
+
+    Raises
+    ------
+    DataError
+        The kind is unknown, or the caller contradicts the name.
+    """
+    kinds = {name: UNCERTAINTIES.get(name.lower()) for name in arrays.names}
+    found = {name: kind for name, kind in kinds.items() if kind or name.lower() in AMBIGUOUS}
+    if not found and uncertainty is None:
+        return None
+    if not found:
+        raise DataError(
+            f"uncertainty={uncertainty!r} asks for the flux's uncertainty, got a file that holds"
+            f" {_list_names(arrays)}: leave uncertainty out, or name the array ivar."
+        )
+    listed = ", ".join(
+        f"{name} ({kind or 'which may be anything'})" for name, kind in found.items()
+    )
+    if uncertainty is None:
+        (name, known), *others = found.items()
+        if known is None or others:
+            raise DataError(
+                f"the file should say what the flux's uncertainty is, got {listed}: {_SAY_IT}."
+            )
+        return name, known
+    exact = [name for name, kind in found.items() if kind == uncertainty]
+    unknown = [name for name, kind in found.items() if kind is None or name.lower() in CONVENTIONS]
+    candidates = exact or unknown
+    if len(candidates) != 1:
+        raise DataError(
+            f"uncertainty={uncertainty!r} should agree with one array of the file, got {listed}:"
+            ' say which it is, uncertainty="std" | "var" | "ivar", or rename the array.'
+        )
+    return candidates[0], uncertainty
+
+
+def _list_names(arrays: NamedArrays) -> str:
+    return ", ".join(arrays.names[:_N_LISTED])

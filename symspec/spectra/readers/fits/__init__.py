@@ -1,0 +1,1 @@
+"""Spectra in FITS files: one module a layout, all as named arrays."""
