@@ -144,7 +144,7 @@ def plot_hmc_densities(
 def plot_hmc_traces(
     draws: DataTree, stars: Any, *, comparison: HmcComparison | None = None
 ) -> Figure:
-    """Draw traces and ranks of the network's outputs for some stars: do the chains agree?
+    """Draw traces and ranks of the network's outputs for some stars, to compare the chains.
 
     Rows are stars and labels. On the left are the draws, with triangles at divergences. On the
     right are the cumulative distributions of each chain's ranks among all draws, less the uniform
