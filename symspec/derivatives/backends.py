@@ -18,7 +18,7 @@ from pytensor.tensor.elemwise import Elemwise
 
 from symspec.errors import MissingDependencyError, OptionError
 from symspec.networks.windows import register_jax
-from symspec.safety.checks import check_choice
+from symspec.safety.options import check_choice
 
 BACKENDS = ("auto", "numpy", "c", "numba", "jax")
 BEFORE_INPLACE = 49  # place of a rewrite among PyTensor's

@@ -24,7 +24,7 @@ from symspec.derivatives.functions import (
 )
 from symspec.networks.network import Network, dropout_layers
 from symspec.networks.regression import Regression
-from symspec.safety.checks import check_choice
+from symspec.safety.options import check_choice
 
 BAND_COPIES = 16  # of a convolution's entries in the matrix that it is computed by
 

@@ -14,14 +14,11 @@ from symspec.derivatives.backends import choose_backend, compile_graph
 from symspec.errors import ShapeError
 from symspec.networks.network import Network
 from symspec.networks.regression import Regression
-from symspec.safety.checks import (
-    as_float_array,
-    check_choice,
-    check_flux,
-    check_labels,
-    check_theta,
-)
+from symspec.safety.arrays import as_float_array
 from symspec.safety.memory import check_fits, chunks
+from symspec.safety.options import check_choice
+from symspec.safety.stars import check_flux, check_labels
+from symspec.safety.theta import check_theta
 
 DTYPES = ("float64", "float32")
 

@@ -34,7 +34,8 @@ from symspec.laplace.training_space import TrainingSpace
 from symspec.networks.layers import Layer
 from symspec.networks.network import Network
 from symspec.networks.regression import Regression
-from symspec.safety.checks import check_choice, check_theta
+from symspec.safety.options import check_choice
+from symspec.safety.theta import check_theta
 
 NETWORK = "symspec network"
 LAPLACE = "symspec laplace"

@@ -17,8 +17,9 @@ from symspec.inverse_hessian.last_layer import split_last_layer
 from symspec.laplace.identity import hash_weights
 from symspec.laplace.posterior import LaplacePosterior
 from symspec.laplace.prediction import standard_deviations
+from symspec.safety.arrays import as_float_array
 from symspec.safety.checkpoint import find_fingerprint
-from symspec.safety.checks import as_float_array, check_flux
+from symspec.safety.stars import check_flux
 
 if TYPE_CHECKING:
     from xarray import DataTree

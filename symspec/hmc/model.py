@@ -19,7 +19,7 @@ from symspec.hmc.whitening import Whitening, find_whitening, whiten_by_factor
 from symspec.inverse_hessian.last_layer import LastLayer, split_last_layer
 from symspec.laplace.posterior import LaplacePosterior
 from symspec.networks.regression import LOG_2PI, Regression, Symbol
-from symspec.safety.checks import check_flux
+from symspec.safety.stars import check_flux
 
 if TYPE_CHECKING:
     import pymc as pm

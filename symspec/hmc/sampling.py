@@ -31,9 +31,10 @@ from symspec.laplace.posterior import LaplacePosterior
 from symspec.networks.regression import Regression
 from symspec.networks.windows import register_jax
 from symspec.safety.checkpoint import find_fingerprint
-from symspec.safety.checks import check_choice, check_count, check_flux
 from symspec.safety.memory import parse_memory
+from symspec.safety.options import check_choice, check_count
 from symspec.safety.progress import Progress, be_silent
+from symspec.safety.stars import check_flux
 from symspec.spectra.selections import pick_evenly
 from symspec.version import __version__
 

@@ -15,8 +15,8 @@ from symspec.inverse_hessian.interface import InverseHessian
 from symspec.inverse_hessian.last_layer import LastLayerInverse, find_last_layer
 from symspec.inverse_hessian.primal import PrimalInverse
 from symspec.laplace.posterior import LaplacePosterior
-from symspec.safety.checks import check_flux
 from symspec.safety.options import is_count
+from symspec.safety.stars import check_flux
 
 Subset = str | int
 STARS_AT_ONCE = 256

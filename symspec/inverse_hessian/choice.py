@@ -10,8 +10,8 @@ import numpy as np
 
 from symspec.errors import OptionError, TooLargeError
 from symspec.networks.network import Network
-from symspec.safety.checks import check_choice, check_count
 from symspec.safety.memory import parse_memory
+from symspec.safety.options import check_choice, check_count
 
 EXACT = ("primal", "dual", "krylov")
 APPROXIMATE = ("kronecker", "ekfac", "diagonal", "last_layer", "low_rank")

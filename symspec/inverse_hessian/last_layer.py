@@ -18,7 +18,7 @@ from symspec.networks.params import ParamLayout
 from symspec.networks.regression import Regression
 from symspec.networks.shaping import Flatten, Reshape
 from symspec.safety.checkpoint import Checkpoint
-from symspec.safety.checks import check_flux
+from symspec.safety.stars import check_flux
 
 
 class LastLayerInverse(InverseHessian):

@@ -17,9 +17,11 @@ from symspec.inverse_hessian.interface import InverseHessian
 from symspec.laplace.neighbours import find_distances
 from symspec.laplace.prediction import standard_deviations
 from symspec.networks.regression import Regression
-from symspec.safety.checks import check_choice, check_flux, check_theta
 from symspec.safety.memory import parse_memory
+from symspec.safety.options import check_choice
 from symspec.safety.progress import Progress, show_progress
+from symspec.safety.stars import check_flux
+from symspec.safety.theta import check_theta
 
 DUAL_SUBSET = "dual_subset"
 AUDITED = ("krylov", *APPROXIMATE, DUAL_SUBSET)

@@ -21,8 +21,8 @@ from symspec.laplace.posterior import Batches, LaplacePosterior
 from symspec.laplace.training_space import describe_training
 from symspec.networks.regression import Regression
 from symspec.safety.checkpoint import Checkpoint, find_fingerprint
-from symspec.safety.checks import check_theta
 from symspec.safety.progress import Progress, show_progress
+from symspec.safety.theta import check_theta
 from symspec.spectra.selections import as_stars
 
 SHIFT_STARS = 4096  # training stars over which the effect of a Newton step is averaged

@@ -21,8 +21,9 @@ from symspec.laplace.prediction import Prediction, compute_flux_covariance, stan
 from symspec.laplace.training_space import TrainingSpace
 from symspec.networks.regression import Regression
 from symspec.safety.checkpoint import Checkpoint, find_fingerprint
-from symspec.safety.checks import check_flux, check_ivar, check_rng
+from symspec.safety.options import check_rng
 from symspec.safety.progress import Progress, show_progress
+from symspec.safety.stars import check_flux, check_ivar
 from symspec.spectra.pixels import fill_bad_pixels, find_snr
 from symspec.spectra.resampling import Resampled, propagate_through
 from symspec.spectra.spectra import Spectra

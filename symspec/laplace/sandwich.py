@@ -13,7 +13,7 @@ from symspec.errors import OptionError
 from symspec.inverse_hessian.dual import DualInverse
 from symspec.inverse_hessian.primal import PrimalInverse
 from symspec.laplace.posterior import LaplacePosterior
-from symspec.safety.checks import check_flux
+from symspec.safety.stars import check_flux
 
 BLOCK_BYTES = 2**27  # of the products with a block's tangents
 MAX_BLOCK_STARS = 512

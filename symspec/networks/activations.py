@@ -15,7 +15,7 @@ import pytensor.tensor as pt
 
 from symspec.errors import OptionError
 from symspec.networks.params import Symbol
-from symspec.safety.checks import check_choice
+from symspec.safety.options import check_choice
 
 # Klambauer et al. (2017), "Self-Normalizing Neural Networks", arXiv:1706.02515
 SELU_ALPHA = 1.6732632423543772

@@ -23,7 +23,7 @@ import pytensor.tensor as pt
 from symspec.errors import OptionError, ShapeError
 from symspec.networks.layers import Layer, Shape, Symbol, multiply_last, reshape_tail
 from symspec.networks.windows import Largest, Slide
-from symspec.safety.checks import check_choice, check_count
+from symspec.safety.options import check_choice, check_count
 
 Padding = str | int | tuple[int, int]
 DataFormat = Literal["channels_last", "channels_first"]

@@ -17,7 +17,8 @@ import pytensor.tensor as pt
 from symspec.errors import DataError, OptionError, ShapeError
 from symspec.networks.activations import ACTIVATIONS, check_activation
 from symspec.networks.params import Symbol
-from symspec.safety.checks import as_float_array, check_count
+from symspec.safety.arrays import as_float_array
+from symspec.safety.options import check_count
 
 Shape = tuple[int, ...]
 

@@ -21,7 +21,8 @@ from symspec.networks.layers import (
     Unstandardize,
 )
 from symspec.networks.params import ParamLayout, Symbol
-from symspec.safety.checks import as_float_array, check_choice, check_count, check_rng
+from symspec.safety.arrays import as_float_array
+from symspec.safety.options import check_choice, check_count, check_rng
 
 # Keras's initialisers: (mode of the fan, gain, distribution)
 INITIALIZERS = {

@@ -11,7 +11,8 @@ import pytensor.tensor as pt
 
 from symspec.errors import DataError, OptionError, ShapeError
 from symspec.networks.layers import Layer, Shape, Symbol
-from symspec.safety.checks import as_float_array, check_count, check_finite
+from symspec.safety.arrays import as_float_array, check_finite
+from symspec.safety.options import check_count
 
 
 @dataclass(frozen=True, eq=False)

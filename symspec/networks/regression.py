@@ -22,7 +22,7 @@ from scipy.linalg import get_blas_funcs
 from symspec.errors import DataError, OptionError, ShapeError
 from symspec.networks.network import Network, as_theta
 from symspec.networks.params import Symbol
-from symspec.safety.checks import as_float_array
+from symspec.safety.arrays import as_float_array
 
 LOG_2PI = float(np.log(2 * np.pi))
 

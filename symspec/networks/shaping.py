@@ -9,7 +9,7 @@ import pytensor.tensor as pt
 
 from symspec.errors import OptionError, ShapeError
 from symspec.networks.layers import Layer, Shape, Symbol, reshape_tail
-from symspec.safety.checks import check_count
+from symspec.safety.options import check_count
 
 
 @dataclass(frozen=True, eq=False)
