@@ -1,4 +1,4 @@
-"""Spectra on the grid of wavelengths that a network takes: checked, or resampled to it."""
+"""Spectra on the wavelength grid of a network: checked, or resampled to it."""
 
 from __future__ import annotations
 
@@ -7,29 +7,42 @@ from typing import Protocol
 import numpy as np
 
 from symspec.errors import DataError, ShapeError
-from symspec.networks.network import Network
 from symspec.spectra.resampling import Resampled, resample
 from symspec.spectra.spectra import Spectra
 from symspec.spectra.wavelengths import convert_wavelength
 
 TOLERANCE = 0.1  # of a pixel
+_ADVICE = (
+    "resample them (--resample on the command line, symspec.resample in Python), or train a"
+    " network on these"
+)
 
 
 class Pixels(Protocol):
-    """What has pixels, and may know their wavelengths."""
+    """Pixels, whose wavelengths (pixel,) may be known: those of spectra, or of a network."""
 
-    n_pixels: int
-    wavelength: np.ndarray | None
-    wavelength_unit: str
+    @property
+    def n_pixels(self) -> int: ...
+    @property
+    def wavelength(self) -> np.ndarray | None: ...
+    @property
+    def wavelength_unit(self) -> str: ...
 
 
-def fit_to_network(net: Network, spectra: Spectra, kind: str | None = None) -> Spectra | Resampled:
-    """Spectra as a network takes them: as they are, or with a `kind` of `symspec.resample` on its grid.
+def fit_to_network(net: Pixels, spectra: Spectra, kind: str | None = None) -> Spectra | Resampled:
+    """Take spectra to the grid of a network: as they are, or by a `kind` of `symspec.resample`.
+
+    Parameters
+    ----------
+    net : Network
+    spectra : Spectra
+    kind : {"flux_conserving", "linear"}, optional
+        None: the grids have to agree.
 
     Raises
     ------
     ShapeError, DataError
-        As `check_grid` and `resample`, or no grid is known of the network.
+        As `check_grid` and `resample`, or the network has no wavelengths to resample to.
     """
     if kind is None:
         check_grid(net, spectra, "the spectra")
@@ -42,41 +55,38 @@ def fit_to_network(net: Network, spectra: Spectra, kind: str | None = None) -> S
     return resample(spectra, net.wavelength, kind=kind, wavelength_unit=net.wavelength_unit)
 
 
-def check_grid(net: Network, spectra: Pixels, name: str) -> None:
-    """Refuse spectra, called `name`, of other pixels than a network takes; what is not known is not compared.
+def check_grid(net: Pixels, spectra: Pixels, name: str) -> None:
+    """Refuse spectra on another grid than the network's; unknown wavelengths are not compared.
 
     Parameters
     ----------
     net : Network
-    spectra : Spectra, SpectraSource or the like
-        Of which the pixels alone are looked at.
+    spectra : Spectra, SpectraFile or SpectraFolder
+        Their flux is not read.
     name : str
+        Name of the spectra, used in the error.
 
     Raises
     ------
     ShapeError
-        They are longer or shorter.
+        The spectra have another number of pixels.
     DataError
         A wavelength is off by more than a tenth of a pixel.
     """
-    advice = (
-        "resample them (--resample on the command line, symspec.resample in Python), or train a"
-        " network on these"
-    )
     n = spectra.n_pixels
     if n != net.n_pixels:
         raise ShapeError(
-            f"the network takes spectra of {net.n_pixels:,} pixels, got {n:,} in {name}: {advice}."
+            f"the network takes spectra of {net.n_pixels:,} pixels, got {n:,} in {name}: {_ADVICE}."
         )
     if spectra.wavelength is None or net.wavelength is None or not spectra.wavelength_unit:
         return
     found = convert_wavelength(spectra.wavelength, spectra.wavelength_unit, net.wavelength_unit)
-    off = np.abs(found - net.wavelength) / (
-        np.gradient(net.wavelength) if n > 1 else net.wavelength
-    )
-    if (worst := int(np.argmax(off))) >= 0 and off[worst] > TOLERANCE:
+    width = np.gradient(net.wavelength) if n > 1 else net.wavelength
+    off = np.abs(found - net.wavelength) / width
+    worst = int(np.argmax(off))
+    if off[worst] > TOLERANCE:
         raise DataError(
             f"the network takes spectra from {net.wavelength[0]:.6g} to {net.wavelength[-1]:.6g}"
             f" {net.wavelength_unit}, got other wavelengths in {name} (pixel {worst}:"
-            f" {found[worst]:.6g} rather than {net.wavelength[worst]:.6g}): {advice}."
+            f" {found[worst]:.6g} rather than {net.wavelength[worst]:.6g}): {_ADVICE}."
         )

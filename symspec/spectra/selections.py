@@ -1,24 +1,115 @@
-"""Some stars of many: those with labels, those to train on, evenly spaced ones; their labels under other names."""
+"""Stars to train on, to test on, or evenly spaced, and their labels under a network's names."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, Protocol
 
 import numpy as np
 
-from symspec.errors import DataError
+from symspec.errors import DataError, OptionError
+from symspec.spectra.grids import Pixels, check_grid
+from symspec.spectra.pixels import fill_flux
+from symspec.spectra.resampling import Resampled
 from symspec.spectra.spectra import Spectra
 
 
+class Regressor(Pixels, Protocol):
+    """Anything that takes pixels and gives labels: a network."""
+
+    @property
+    def label_names(self) -> tuple[str, ...]: ...
+
+
+def as_stars(net: Regressor, X: Any, Y: Any = None) -> tuple[np.ndarray, np.ndarray]:
+    """Flux and labels to train on, out of `Spectra` alone or out of two arrays.
+
+    Parameters
+    ----------
+    net : Network
+        It says on which grid the flux should be, and which labels are wanted in which order.
+    X : Spectra, Resampled, or array_like of shape (star, pixel)
+    Y : array_like, shape (star, label), optional
+        Left out with `Spectra` and `Resampled`, which bring their labels.
+
+    Returns
+    -------
+    flux : numpy.ndarray, shape (star, pixel)
+        Of spectra with bad pixels filled, see `symspec.spectra.pixels.fill_flux`. An array X is
+        returned as it is, unchecked.
+    labels : numpy.ndarray, shape (star, label)
+        Of spectra those with the network's names, in its order; a network whose labels were never
+        named takes all of them as they stand. An array Y is returned as it is, unchecked.
+
+    Raises
+    ------
+    OptionError
+        Y is missing beside an array, or given beside `Spectra`.
+    ShapeError, DataError
+        The spectra are on another grid than the network's, see `symspec.spectra.grids.check_grid`.
+    DataError
+        The spectra lack labels of the network's names.
+    """
+    if isinstance(X, Resampled):
+        X = X.spectra
+    if not isinstance(X, Spectra):
+        if Y is None:
+            raise OptionError(
+                "Y should hold the labels (star, label) that go with an array of flux, got None:"
+                " give Y, or Spectra with labels as X."
+            )
+        return X, Y
+    if Y is not None:
+        raise OptionError(
+            "Y should be left out with Spectra, which bring their labels, got both: give"
+            " Spectra(..., labels=..., label_names=...) alone, or the arrays X.flux and Y."
+        )
+    check_grid(net, X, "the spectra")
+    labels = _pick_labels(X, tuple(net.label_names))
+    return fill_flux(X), labels
+
+
+def _pick_labels(spectra: Spectra, wanted: tuple[str, ...]) -> np.ndarray:
+    """Labels (star, label) of these names; all labels if the names are those of unnamed labels."""
+    names = spectra.label_names
+    is_unnamed = wanted == tuple(f"label_{i}" for i in range(len(wanted)))
+    has_right_number = len(names) == len(wanted)
+    if spectra.labels is not None and (not is_unnamed or has_right_number):
+        if names == wanted or (is_unnamed and set(names) != set(wanted)):
+            return spectra.labels
+        if set(wanted) <= set(names):
+            return np.take(spectra.labels, [names.index(name) for name in wanted], axis=1)
+    raise DataError(
+        f"the spectra should have the {len(wanted)} labels of the network, {', '.join(wanted)},"
+        f" got {', '.join(names) or 'none'}: name them alike, Spectra(..., label_names=...) and"
+        " Network(..., label_names=...)."
+    )
+
+
 def split_stars(spectra: Spectra, fraction: float, seed: int) -> tuple[Spectra, Spectra | None]:
-    """Stars to train on, and a random `fraction` of those with labels to test on (None for a fraction of 0).
+    """Set aside a random `fraction` of the stars with labels, to test on.
+
+    Parameters
+    ----------
+    spectra : Spectra
+        Stars without any label are left out.
+    fraction : float
+        0 sets none aside.
+    seed : int
+
+    Returns
+    -------
+    training : Spectra
+    test : Spectra or None
+        None for a fraction of 0.
 
     Raises
     ------
     DataError
         Fewer than two stars are left to train on.
     """
-    labelled = np.flatnonzero(~np.isnan(spectra.labels).all(axis=1))
+    has_labels = [] if spectra.labels is None else ~np.isnan(spectra.labels).all(axis=1)
+    labelled = np.flatnonzero(has_labels)
     n_out = max(1, round(fraction * labelled.size)) if fraction > 0 else 0
     if labelled.size - n_out < 2:
         raise DataError(
@@ -32,16 +123,16 @@ def split_stars(spectra: Spectra, fraction: float, seed: int) -> tuple[Spectra, 
 
 
 def match_labels(spectra: Spectra, label_names: Sequence[str]) -> np.ndarray | None:
-    """Labels (star, label) of the file under a network's names, NaN where there is none; None without any."""
-    columns = dict(
-        zip(spectra.label_names, () if spectra.labels is None else spectra.labels.T, strict=True)
-    )
+    """Labels (star, label) under these names, NaN where the spectra lack one; None without any."""
+    if spectra.labels is None:
+        return None
+    columns = dict(zip(spectra.label_names, spectra.labels.T, strict=True))
     if not any(name in columns for name in label_names):
         return None
-    nothing = np.full(len(spectra), np.nan)
-    return np.stack([columns.get(name, nothing) for name in label_names], axis=1)
+    missing = np.full(len(spectra), np.nan)
+    return np.stack([columns.get(name, missing) for name in label_names], axis=1)
 
 
 def pick_evenly(n: int, most: int) -> np.ndarray:
-    """Places of at most so many of n stars, evenly spaced."""
+    """Indices of at most `most` of n stars, evenly spaced."""
     return np.unique(np.linspace(0, n - 1, min(n, most)).astype(int))
