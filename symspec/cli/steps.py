@@ -9,7 +9,7 @@ import numpy as np
 
 from symspec.errors import DataError, TooLargeError
 from symspec.hmc.sampling import run_hmc
-from symspec.inverse_hessian.choice import choose_structure
+from symspec.inverse_hessian.choice import INVERSES, choose_structure
 from symspec.laplace.audit import AUDITED, StructureAudit, audit_structures
 from symspec.laplace.fit import fit_laplace
 from symspec.laplace.posterior import LaplacePosterior
@@ -132,10 +132,10 @@ def check_tunable(reg: Regression, spectra: Spectra, structure: str, memory: str
         "auto" would take krylov for so many stars and weights.
     """
     n_rows = int(np.count_nonzero(~np.isnan(spectra.labels)))
-    if (
-        structure == "auto"
-        and choose_structure(reg.net, n_rows, memory=memory).structure == "krylov"
-    ):
+    if structure != "auto":
+        return
+    chosen = choose_structure(reg.net, n_rows, memory=memory).structure
+    if not INVERSES[chosen].has_evidence_gradient:
         raise TooLargeError(
             f"tuning takes an exact inverse Hessian, which should fit in {memory}, but"
             f" {reg.net.n_params:,} weights and {n_rows:,} labels do not: give more --memory,"

@@ -26,7 +26,6 @@ from symspec.spectra.spectra import Spectra
 
 PIECE_BYTES = 2**26  # of flux in a piece
 MOST_STARS = 4096  # in a piece
-KRYLOV_STARS = 16  # in a piece, each of which may take minutes
 
 Show = Callable[[int, int], AbstractContextManager[Callable[[int], object]]]
 
@@ -118,9 +117,8 @@ def predict_survey(
             **find_versions(),
         }
         plan |= {"resample": resample}
-        size = find_piece_size(
-            8 * net.n_pixels, KRYLOV_STARS if laplace.structure == "krylov" else MOST_STARS
-        )
+        most_stars = laplace.inverse_hessian.stars_a_piece or MOST_STARS
+        size = find_piece_size(8 * net.n_pixels, most_stars)
 
         def read(rows: slice) -> tuple[Spectra, Spectra | Resampled, str]:
             stars = source.read(rows)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from symspec.safety.memory import chunks
+from symspec.safety.memory import STARS_AT_ONCE, chunks
 
 MIN_STARS = 20  # of the training set: half for the components, half to see how far others lie
 MAX_STARS = 2000
@@ -18,7 +18,6 @@ QUANTILE = (
     0.99  # of the training spectra that a distance of 1 leaves inside, for each of its two parts
 )
 FLOOR = 1e-6  # of the training variance: what is smaller is rounding
-STARS_AT_ONCE = 256
 
 
 @dataclass(frozen=True, eq=False)

@@ -23,19 +23,13 @@ from symspec.derivatives.functions import check_stars
 from symspec.derivatives.span import keep_whole, reduce_to_span
 from symspec.errors import OptionError
 from symspec.inverse_hessian.builder import InverseBuilder
+from symspec.inverse_hessian.choice import APPROXIMATE, INVERSES
 from symspec.networks.regression import Regression
 from symspec.safety.checks import check_theta
 from symspec.training.hyperparameters import Hyperparameters
 from symspec.training.marginal_likelihood import POLISH_TOLERANCE, Evidence, MarginalLikelihood
 
 FINAL_TOLERANCE = 1e-8  # nats of Newton decrement
-WITH_GRADIENT = ("primal", "dual")
-SAME_IN_THE_SPAN = (
-    "auto",
-    "primal",
-    "dual",
-    "krylov",
-)  # the approximations depend on the coordinates
 STEPS_AT_FIXED_WEIGHTS = 30
 
 Report = Callable[[np.ndarray, Evidence], None]
@@ -107,7 +101,8 @@ def tune(
         The regression has one prior precision a parameter, or a full noise covariance with
         noise="per_label"; the dual structure is given a subset of the stars.
     """
-    if structure == "dual" and options:
+    takes = INVERSES[structure].partial_options if structure in INVERSES else ()
+    if options and any(name in takes for name in options):
         raise OptionError(
             f"the evidence needs all training stars, got options={dict(options)}: use"
             ' structure="krylov".'
@@ -116,7 +111,8 @@ def tune(
     X, Y = check_stars(reg.net, X, Y)
     hyperparameters = Hyperparameters(reg, noise, prior)
     words = {"backend": backend, "memory": memory, "options": options}
-    span = reduce_to_span(reg, X) if structure in SAME_IN_THE_SPAN else keep_whole(reg, X)
+    # the approximations depend on the coordinates
+    span = keep_whole(reg, X) if structure in APPROXIMATE else reduce_to_span(reg, X)
     builder = InverseBuilder(span.reg, span.X, Y, structure=structure, **words)
     start = MarginalLikelihood(builder, Hyperparameters(span.reg, noise, prior))
 
@@ -126,7 +122,7 @@ def tune(
                 hyperparameters.regression(h), replace(evidence, theta=span.lift(evidence.theta))
             )
 
-    maximize = _maximize if builder.structure in WITH_GRADIENT else _alternate
+    maximize = _maximize if builder.inverse.has_evidence_gradient else _alternate
     h, evidence = maximize(start, span.project(theta), tolerance, max_evaluations, report)
     hyperparameters.warn_at_edges(h, evidence.n_effective_by_block)
     result, _ = start.at(h).minimize(evidence.theta, tolerance=FINAL_TOLERANCE)
