@@ -31,7 +31,7 @@ import time
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -136,8 +136,10 @@ class KrylovInverse(InverseHessian):
         layer = next(iter(reg.net.layout.layers))
         n_rest = len(reader.array(f"{place}/rest/cotangents/{layer}", (None, None, None)))
         rest = TangentStream.of(read_tangents(reader, f"{place}/rest", reg.net, n_rest))
-        names = list(reader.find(f"{place}/limits"))
-        limits = {name: float(reader.array(f"{place}/limits/{name}", ())) for name in names}
+        limits: dict[str, Any] = {
+            name: float(reader.array(f"{place}/limits/{name}", ()))
+            for name in list(reader.find(f"{place}/limits"))
+        }
         subset = DualInverse.from_arrays(reader, f"{place}/subset", reg)
         return cls(subset, rest, KrylovLimits(**limits))
 
