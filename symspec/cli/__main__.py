@@ -1,4 +1,4 @@
-"""`python -m symspec.cli`."""
+"""Run the command line by `python -m symspec.cli`."""
 
 from symspec.cli.app import main
 

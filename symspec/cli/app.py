@@ -1,26 +1,27 @@
-"""The command line: symspec demo | train | errors | audit | hmc | jacobian | info. It parses, calls and prints."""
+"""The command `symspec`: its commands are registered here, one file each."""
 
 from __future__ import annotations
 
 from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 from typer.core import TyperGroup
 
 from symspec.cli import audit, demo, errors, hmc, info, jacobian, train
-from symspec.cli.options import escape, one_line, say
+from symspec.cli.steps import say
+from symspec.errors import SymspecError
+from symspec.version import __version__
 
 
 class _Commands(TyperGroup):
     """Turns errors that a user can mend into one line and exit code 1, and Ctrl-C into 130."""
 
     def invoke(self, ctx: Any) -> Any:
-        from symspec.errors import SymspecError
-
         try:
             return super().invoke(ctx)
         except (SymspecError, OSError) as error:
-            say(f"[bold red]Error:[/] {escape(one_line(error))}")
+            say(f"[bold red]Error:[/] {escape(_describe(error))}")
             raise typer.Exit(1) from error
         except KeyboardInterrupt as error:
             say("Interrupted: the output was not written.")
@@ -35,6 +36,13 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.command(epilog=demo.EXAMPLES)(demo.demo)
+app.command(epilog=train.EXAMPLES)(train.train)
+app.command(epilog=errors.EXAMPLES)(errors.errors)
+app.command(epilog=audit.EXAMPLES)(audit.audit)
+app.command(epilog=hmc.EXAMPLES)(hmc.hmc)
+app.command(epilog=jacobian.EXAMPLES)(jacobian.jacobian)
+app.command(epilog=info.EXAMPLES)(info.info)
 
 
 def main() -> None:
@@ -44,8 +52,6 @@ def main() -> None:
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        from symspec.version import __version__
-
         typer.echo(f"symspec {__version__}")
         raise typer.Exit
 
@@ -62,10 +68,8 @@ def symspec(
     """Exact derivatives and honest error bars for regression networks on spectra."""
 
 
-app.command(epilog=demo.EXAMPLES)(demo.demo)
-app.command(epilog=train.EXAMPLES)(train.train)
-app.command(epilog=errors.EXAMPLES)(errors.errors)
-app.command(epilog=audit.EXAMPLES)(audit.audit)
-app.command(epilog=hmc.EXAMPLES)(hmc.hmc)
-app.command(epilog=jacobian.EXAMPLES)(jacobian.jacobian)
-app.command(epilog=info.EXAMPLES)(info.info)
+def _describe(error: BaseException) -> str:
+    """Message and notes of an error on one line."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+    return " ".join(" ".join([str(error), *getattr(error, "__notes__", ())]).split())

@@ -1,36 +1,58 @@
-"""The command symspec audit: every structure's error bars against the exact ones."""
+"""The command `symspec audit`: every structure's error bars against the exact ones."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
+import numpy as np
 import typer
 
 from symspec.cli.options import (
-    AuditOutput,
-    AuditPlot,
+    Memory,
     ModelFile,
     Overwrite,
     Reading,
-    SampleFile,
     SpectraFile,
-    Structures,
     Uncertainty,
     check_output,
     parse_reading,
-    read_labelled_spectra,
 )
-
-if TYPE_CHECKING:
-    from symspec.networks.network import Network
-    from symspec.spectra.spectra import Spectra
-
+from symspec.cli.steps import read_labelled_spectra
+from symspec.errors import DataError
+from symspec.files.archives import read_regression
+from symspec.laplace.audit import AUDITED, audit_structures
+from symspec.networks.network import Network
+from symspec.reports.plots import plot_structure_audit, save_figure
+from symspec.reports.star_tables import STAR_TABLE_SUFFIXES, write_audit
+from symspec.reports.tables import open_console, print_audit, print_written
+from symspec.spectra.grids import check_grid
+from symspec.spectra.pixels import fill_bad_pixels, fill_flux
+from symspec.spectra.readers.read import read_spectra
+from symspec.spectra.selections import match_labels
+from symspec.spectra.spectra import Spectra
 
 EXAMPLES = (
     "Examples: [bold]symspec audit model.h5 stars.h5 --sample new.h5 --plot audit.png[/]\n\n"
     "[bold]symspec audit model.h5 stars.h5 --structure kronecker --structure last_layer[/]"
 )
+
+SampleFile = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Stars to compare on, best unlike the training stars; by default some of these.",
+    ),
+]
+Structures = Annotated[
+    list[str] | None, typer.Option(help="What to audit; repeat for more. By default all.")
+]
+AuditPlot = Annotated[
+    Path | None, typer.Option(help="Figure of the ratios, by distance.", show_default=False)
+]
+AuditOutput = Annotated[
+    Path | None, typer.Option(help="Table by star, .ecsv or .csv.", show_default=False)
+]
 
 
 def audit(
@@ -45,55 +67,65 @@ def audit(
     output: AuditOutput = None,
     uncertainty: Uncertainty = None,
     read: Reading = None,
-    memory: Annotated[str, typer.Option(help="What a factorisation may take.")] = "8GB",
+    memory: Memory = "8GB",
     overwrite: Overwrite = False,
 ) -> None:
-    """Hold the error bars of every structure of the inverse Hessian against the exact ones.
+    """Compare the error bars of every structure of the inverse Hessian with the exact ones.
 
     SPECTRA are the stars that the model was trained on, with their labels.
     """
-    from symspec.cli import steps
-    from symspec.files.archives import read_regression
-    from symspec.reports import star_tables, tables
-    from symspec.reports.plots import plot_structure_audit, save_figure
-    from symspec.reports.star_tables import write_audit
-
-    inputs = [path for path in (model, spectra, sample, plot) if path is not None]
+    inputs = [path for path in (model, spectra, sample) if path is not None]
     if output is not None:
-        check_output(output, overwrite, star_tables.STAR_TABLE_SUFFIXES, *inputs)
+        figures = [] if plot is None else [plot]
+        check_output(output, overwrite, STAR_TABLE_SUFFIXES, *inputs, *figures)
     if plot is not None:
-        check_output(plot, overwrite, None, *inputs[:-1])
+        check_output(plot, overwrite, None, *inputs)
     reg, theta = read_regression(model)
-    stars, others = _read_audited(reg.net, spectra, sample, parse_reading(uncertainty, read))
-    with tables.show_spinner() as spin:
-        words = {
-            "n_sample": n_sample,
-            "structures": structure or (),
-            "memory": memory,
-            "tell": spin,
-        }
-        result, ids = steps.audit_spectra(reg, theta, stars, others, **words)
-    console = tables.open_console()
-    tables.print_audit(console, result)
-    if output is not None:
-        write_audit(output, result, ids, overwrite=overwrite)
-        tables.tell_written(console, "audit", output)
-    if plot is not None:
-        save_figure(plot_structure_audit(result)[0].figure, plot)
-        tables.tell_written(console, "figure", plot)
-
-
-def _read_audited(
-    net: Network, spectra: Path, sample: Path | None, reading: dict[str, Any]
-) -> tuple[Spectra, Spectra | None]:
-    """The training stars, and those to compare on if they are others."""
-    from symspec.spectra.grids import check_grid
-    from symspec.spectra.readers.read import read_spectra
-
-    stars = read_labelled_spectra(spectra, list(net.label_names), reading)
-    check_grid(net, stars, str(spectra))
+    reading = parse_reading(uncertainty, read)
+    stars = read_labelled_spectra(spectra, reg.net.label_names, reading)
+    check_grid(reg.net, stars, str(spectra))
+    labels = _find_labels(reg.net, stars)
+    flux = fill_flux(stars)
     if sample is None:
-        return stars, None
-    others = read_spectra(sample, **reading)
-    check_grid(net, others, str(sample))
-    return stars, others
+        chosen = np.sort(np.random.default_rng(0).permutation(len(stars))[:n_sample])
+        others = stars[chosen]
+        compared = flux[chosen]
+    else:
+        others = read_spectra(sample, **reading)
+        check_grid(reg.net, others, str(sample))
+        compared = fill_bad_pixels(others.flux, others.ivar, flux.mean(axis=0))
+    result = audit_structures(
+        reg,
+        theta,
+        flux,
+        labels,
+        compared,
+        structures=structure or AUDITED,
+        memory=memory,
+    )
+    console = open_console()
+    print_audit(console, result)
+    if output is not None:
+        write_audit(output, result, others.ids, overwrite=overwrite)
+        print_written(console, "audit", output)
+    if plot is not None:
+        figure = plot_structure_audit(result)[0].figure
+        print_written(console, "figure", save_figure(figure, plot))
+
+
+def _find_labels(net: Network, stars: Spectra) -> np.ndarray:
+    """Labels (star, label) that the network was trained on.
+
+    Raises
+    ------
+    DataError
+        The spectra lack some.
+    """
+    labels = match_labels(stars, net.label_names)
+    if labels is None or np.isnan(labels).all(axis=0).any():
+        raise DataError(
+            f"the spectra should have the labels {', '.join(net.label_names)} that the network"
+            f" was trained on, got {', '.join(stars.label_names) or 'none'}: give the file that"
+            " it was trained on."
+        )
+    return labels

@@ -1,13 +1,14 @@
-"""The main job on real stars: train on the MILES library, certify, and give every star error bars it had no part in."""
+"""The command `symspec demo`: cross-validated labels and error bars of the MILES stars.
+
+Each fold trains a network without its stars, certifies it, and predicts these stars.
+"""
 
 from __future__ import annotations
 
 import multiprocessing
 import os
 import time
-from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
@@ -16,7 +17,6 @@ import numpy as np
 import typer
 from threadpoolctl import threadpool_limits
 
-from symspec.cli.options import DemoFolder
 from symspec.cli.steps import build_start, finish, run_adam
 from symspec.derivatives.compiled import compile_jacobian
 from symspec.errors import OptionError
@@ -27,16 +27,26 @@ from symspec.laplace.certificate import Certificate
 from symspec.laplace.posterior import LaplacePosterior
 from symspec.laplace.prediction import Prediction, join_predictions
 from symspec.networks.regression import Regression
-from symspec.reports.plots import plot_predicted_against_true, plot_sensitivity, save_figure
+from symspec.reports.plots import plot_predicted_against_true, save_figure
+from symspec.reports.sensitivity import plot_sensitivity
+from symspec.reports.tables import (
+    fold_table,
+    open_console,
+    print_written,
+    star_table,
+    summary_table,
+)
+from symspec.safety.progress import Progress, show_progress
 from symspec.spectra.datasets import miles
 from symspec.spectra.spectra import Spectra
 
 EXAMPLES = "Example: [bold]symspec demo --output symspec-demo[/]"
+
 HIDDEN = (8,)
 ACTIVATION = "tanh"
 START_PRIOR = 2.0
 EPOCHS = 20
-# a training label further off, in standard deviations as if left out, is taken for a mistake
+# a training label whose leave-one-out residual is larger, in standard deviations, is an outlier
 MAX_RESIDUAL = 4.0
 FILES = {
     "catalogue": "catalogue.fits",
@@ -47,15 +57,35 @@ FILES = {
 RIDGE_BASELINE = {"TEFF": 95.0, "LOGG": 0.26, "FE_H": 0.138}  # K, dex, dex
 FLUX_RANGE = (0.0, 3.0)  # a few published spectra run off at their ends
 
+DemoFolder = Annotated[Path, typer.Option(help="Folder for the catalogue and the figures.")]
 
-@dataclass(frozen=True, eq=False)
+
+def demo(
+    output: DemoFolder = Path("symspec-demo"),
+    folds: Annotated[int, typer.Option(min=2, help="Folds of the cross-validation.")] = 5,
+    seed: Annotated[int, typer.Option(min=0, help="Of the folds and the first weights.")] = 0,
+) -> None:
+    """Train on real stars, and predict each, with error bars, by a network that never saw it."""
+    result = run_demo(output, folds=folds, seed=seed, progress=True)
+    truth = np.asarray(result.spectra.labels)
+    title = f"{len(result.spectra):,} stars, each predicted while held out"
+    console = open_console()
+    console.print(summary_table(result.prediction, truth, title=title, baseline=RIDGE_BASELINE))
+    console.print(fold_table(result.certificates, result.regressions))
+    console.print(star_table(result.prediction, result.spectra.ids, truth))
+    for name, path in result.files.items():
+        print_written(console, name, path)
+    console.print(f"Done in {result.seconds:.0f} s.")
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
 class DemoResult:
-    """What the demo found.
+    """Result of `run_demo`.
 
     Attributes
     ----------
     prediction : Prediction
-        Of every star, by the network that was trained without it.
+        Prediction of every star, by the network that was trained without it.
     spectra : Spectra
     certificates : list of Certificate
         One a fold.
@@ -74,20 +104,20 @@ class DemoResult:
 
 
 def run_demo(
-    output: str | Path, *, folds: int = 5, seed: int = 0, progress: bool = True
+    output: str | Path, *, folds: int = 5, seed: int = 0, progress: bool | Progress = True
 ) -> DemoResult:
-    """Cross-validated labels and errors of the MILES stars, with catalogue and plots in the folder `output`.
+    """Predict the MILES stars by cross-validation, and write catalogue, model and plots.
 
     Parameters
     ----------
     output : path
-        Made if it is not there; the demo's own files in it are replaced.
+        Folder, created if it does not exist; the demo's own files in it are replaced.
     folds : int
         Parts of the stars, each held out once.
     seed : int
-        Of the split and of the starting weights.
-    progress : bool
-        Show a progress bar on stderr.
+        Seed of the split and of the first weights.
+    progress : bool or Progress, default True
+        True: a bar on stderr. A callable is called with (stage, done, total) after each fold.
 
     Raises
     ------
@@ -101,30 +131,34 @@ def run_demo(
             f"folds should be at least 2, so that every star is held out once, got {folds}."
         )
     start = time.monotonic()
-    output = Path(output)
-    output.mkdir(parents=True, exist_ok=True)
+    folder = Path(output)
+    folder.mkdir(parents=True, exist_ok=True)
+    files = {name: folder / file for name, file in FILES.items()}
     spectra = miles(clip=FLUX_RANGE)
     fold = np.random.default_rng(seed).permutation(len(spectra)) % folds
-    files = {name: output / file for name, file in FILES.items()}
     jobs = [(spectra[fold != k], spectra.flux[fold == k], seed + k) for k in range(folds)]
     done = _run_folds(jobs, files["model"], progress)
-    order = np.argsort(
-        np.argsort(fold, kind="stable")
-    )  # from fold after fold back to the order of the spectra
-    prediction = join_predictions([part.prediction for part in done], order)
+    by_fold = np.argsort(fold, kind="stable")
+    prediction = join_predictions([part.prediction for part in done], np.argsort(by_fold))
     write_catalogue(
         files["catalogue"], prediction, spectra.ids, overwrite=True, true_labels=spectra.labels
     )
-    _write_plots(files, done[0], prediction, spectra, jobs[0][1])
-    certificates = [part.certificate for part in done]
-    regressions = [part.reg for part in done]
+    _, held_out, _ = jobs[0]
+    _write_plots(files, done[0], prediction, spectra, held_out)
     return DemoResult(
-        prediction, spectra, certificates, regressions, files, time.monotonic() - start
+        prediction=prediction,
+        spectra=spectra,
+        certificates=[part.certificate for part in done],
+        regressions=[part.reg for part in done],
+        files=files,
+        seconds=time.monotonic() - start,
     )
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class _Fold:
+    """A network trained without some stars, and its prediction of these."""
+
     reg: Regression
     theta: np.ndarray
     certificate: Certificate
@@ -132,19 +166,21 @@ class _Fold:
 
 
 def _run_folds(
-    jobs: list[tuple[Spectra, np.ndarray, int]], model: Path, progress: bool
+    jobs: list[tuple[Spectra, np.ndarray, int]], model: Path, progress: bool | Progress
 ) -> list[_Fold]:
-    """All folds, one core each: so small a network gains nothing from several threads, and loses by waiting."""
+    """Run all folds, one core each: a network this small gains nothing from several threads."""
+    stage = "folds: training, tuning, certifying"
     workers = min(len(jobs), os.cpu_count() or 1)
     context = multiprocessing.get_context("spawn")
     with (
         ProcessPoolExecutor(workers, context, initializer=threadpool_limits, initargs=(1,)) as pool,
-        _show_progress(len(jobs), progress) as advance,
+        show_progress(progress) as show,
     ):
         futures = [pool.submit(_fit_fold, *job, None if k else model) for k, job in enumerate(jobs)]
-        for future in as_completed(futures):
+        show(stage, 0, len(jobs))
+        for n_done, future in enumerate(as_completed(futures), start=1):
             future.result()
-            advance()
+            show(stage, n_done, len(jobs))
         return [future.result() for future in futures]
 
 
@@ -152,18 +188,25 @@ def _fit_fold(training: Spectra, held_out: np.ndarray, seed: int, model: Path | 
     """Train without the stars held out, and predict them."""
     reg = build_start(training, HIDDEN, ACTIVATION, prior_precision=START_PRIOR)
     theta = run_adam(reg, training, None, seed=seed, epochs=EPOCHS, progress=False)
-    first = finish(reg, theta, training, tune=True, memory="8GB")
+    first = finish(reg, theta, training, tune=True, memory="8GB", progress=False)
     cleaned = _drop_outliers(first, training)
-    posterior = finish(first.reg, first.theta, cleaned, tune=True, memory="8GB")
+    posterior = finish(first.reg, first.theta, cleaned, tune=True, memory="8GB", progress=False)
     if model is not None:
         write_laplace(model, posterior, overwrite=True)
-    return _Fold(posterior.reg, posterior.theta, posterior.certificate, posterior.predict(held_out))
+    return _Fold(
+        reg=posterior.reg,
+        theta=posterior.theta,
+        certificate=posterior.certificate,
+        prediction=posterior.predict(held_out, progress=False),
+    )
 
 
 def _drop_outliers(posterior: LaplacePosterior, training: Spectra) -> Spectra:
-    """Training stars with the labels missing that disagree with all others: the library has some mistaken ones."""
-    z = studentized_residuals(posterior.predict(training.flux), training.labels)
-    return replace(training, labels=np.where(np.abs(z) > MAX_RESIDUAL, np.nan, training.labels))
+    """Training stars without the labels that contradict all others: the library has mistakes."""
+    labels = np.asarray(training.labels)
+    prediction = posterior.predict(training.flux, progress=False)
+    z = studentized_residuals(prediction, labels)
+    return replace(training, labels=np.where(np.abs(z) > MAX_RESIDUAL, np.nan, labels))
 
 
 def _write_plots(
@@ -173,6 +216,7 @@ def _write_plots(
     spectra: Spectra,
     held_out: np.ndarray,
 ) -> None:
+    """Draw the sensitivity of the first fold, and predicted against true labels of all stars."""
     jacobian = compile_jacobian(part.reg.net)(part.theta, held_out).mean(axis=0)
     axes = plot_sensitivity(
         jacobian,
@@ -184,39 +228,3 @@ def _write_plots(
     save_figure(axes[0].figure, files["sensitivity"])
     axes = plot_predicted_against_true(prediction, spectra.labels)
     save_figure(axes[0].figure, files["predicted against true"])
-
-
-@contextmanager
-def _show_progress(folds: int, progress: bool) -> Iterator[Callable[[], None]]:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    text = TextColumn("training, tuning and certifying, folds done:")
-    columns = [text, BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()]
-    with Progress(
-        *columns, console=Console(stderr=True), disable=not progress, transient=True
-    ) as bar:
-        task = bar.add_task("", total=folds)
-        yield lambda: bar.advance(task)
-
-
-def demo(
-    output: DemoFolder = Path("symspec-demo"),
-    folds: Annotated[int, typer.Option(min=2, help="Folds of the cross-validation.")] = 5,
-    seed: Annotated[int, typer.Option(min=0, help="Of the folds and the first weights.")] = 0,
-) -> None:
-    """Train on real stars, and predict each of them, with error bars, by a network that never saw it."""
-    from symspec.reports import tables
-
-    result = run_demo(output, folds=folds, seed=seed, progress=True)
-    console = tables.open_console()
-    truth = result.spectra.labels
-    title = f"{len(result.spectra):,} stars, each predicted while held out"
-    console.print(
-        tables.summary_table(result.prediction, truth, title=title, baseline=RIDGE_BASELINE)
-    )
-    console.print(tables.fold_table(result.certificates, result.regressions))
-    console.print(tables.star_table(result.prediction, result.spectra.ids, truth))
-    for name, path in result.files.items():
-        tables.tell_written(console, name, path)
-    console.print(f"Done in {result.seconds:.0f} s.")

@@ -1,4 +1,4 @@
-"""The command symspec hmc: a model's error bars against Hamiltonian Monte Carlo."""
+"""The command `symspec hmc`: a model's error bars against Hamiltonian Monte Carlo."""
 
 from __future__ import annotations
 
@@ -19,19 +19,38 @@ from symspec.cli.options import (
     Validation,
     check_output,
     parse_reading,
-    read_labelled_spectra,
 )
+from symspec.cli.steps import read_labelled_spectra
+from symspec.errors import DataError
+from symspec.files.archives import read_laplace, write_laplace
+from symspec.hmc.comparison import HmcComparison, compare_hmc
+from symspec.hmc.sampling import run_hmc
+from symspec.laplace.posterior import LaplacePosterior
+from symspec.reports.hmc_plots import plot_hmc_densities, plot_hmc_intervals, plot_hmc_traces
+from symspec.reports.hmc_tables import print_comparison
+from symspec.reports.plots import save_figure
+from symspec.reports.star_tables import (
+    DRAWS_SUFFIXES,
+    STAR_TABLE_SUFFIXES,
+    write_comparison,
+    write_draws,
+)
+from symspec.reports.tables import open_console, print_written
+from symspec.spectra.grids import check_grid
+from symspec.spectra.pixels import fill_bad_pixels, fill_flux
+from symspec.spectra.readers.read import read_spectra
+from symspec.spectra.selections import pick_evenly, split_stars
+from symspec.spectra.spectra import Spectra
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-    from symspec.hmc.comparison import HmcComparison
-    from symspec.laplace.posterior import LaplacePosterior
+    from xarray import DataTree
 
 EXAMPLES = (
     "Examples: [bold]symspec hmc model.h5 stars.h5 draws.nc --plots figures[/]\n\n"
     "[bold]symspec hmc model.h5 stars.h5 draws.nc --subset last_layer --checked-model checked.h5[/]"
 )
+
 Draws = Annotated[
     Path, typer.Argument(metavar="OUTPUT", help="Draws to write, .nc.", show_default=False)
 ]
@@ -42,7 +61,7 @@ Check = Annotated[
         help="Stars to compare on; by default those that train set aside, or its own.",
     ),
 ]
-SubsetWord = Annotated[
+SubsetName = Annotated[
     str,
     typer.Option(help="What varies: all, last_layer, or a number of directions of the curvature."),
 ]
@@ -64,7 +83,7 @@ def hmc(
     output: Draws,
     check: Check = None,
     n_check: Annotated[int, typer.Option(min=1, help="Stars to compare on, at most.")] = 200,
-    subset: SubsetWord = "all",
+    subset: SubsetName = "all",
     draws: Annotated[int, typer.Option(help="Draws kept of each chain.")] = 1000,
     tune: Annotated[int, typer.Option(help="Draws for adaptation, of each chain.")] = 1000,
     chains: Annotated[int, typer.Option(help="Chains, side by side.")] = 4,
@@ -76,7 +95,10 @@ def hmc(
         typer.Option(min=0.5, max=0.999, help="Nearer 1: fewer divergences. By default 0.95."),
     ] = None,
     theta_every: Annotated[
-        int, typer.Option(min=0, help="Keep weights of every so manieth draw; 0: none.")
+        int,
+        typer.Option(
+            min=0, help="Thinning of the weights kept: 10 keeps every tenth draw; 0 none."
+        ),
     ] = 1,
     seed: Annotated[int, typer.Option(min=0, help="Of the chains.")] = 0,
     validation: Validation = 0.1,
@@ -91,32 +113,69 @@ def hmc(
     read: Reading = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Check a model's error bars against Hamiltonian Monte Carlo, which makes no normal approximation.
+    """Check a model's error bars by Hamiltonian Monte Carlo, which assumes no normal posterior.
 
     SPECTRA are the stars that the model was trained on, with their labels.
     """
-    from symspec.cli import steps
-
     outputs = _Outputs(output, table, plots, checked_model, overwrite)
     outputs.check([path for path in (model, spectra, check) if path is not None])
-    split = {"validation": validation, "seed": train_seed}
-    laplace, training, sample = _read(
-        model, spectra, check, parse_reading(uncertainty, read), split
+    reading = parse_reading(uncertainty, read)
+    laplace = read_laplace(model)
+    stars = read_labelled_spectra(spectra, laplace.reg.net.label_names, reading)
+    check_grid(laplace.reg.net, stars, str(spectra))
+    training, sample = _find_training_stars(laplace, stars, validation, train_seed)
+    if check is not None:
+        sample = read_spectra(check, **reading)
+        check_grid(laplace.reg.net, sample, str(check))
+    sample = sample[pick_evenly(len(sample), n_check)]
+    flux = fill_bad_pixels(sample.flux, sample.ivar, laplace.flux_mean)
+    chains_of_draws = run_hmc(
+        laplace.reg,
+        fill_flux(training),
+        training.labels,
+        laplace=laplace,
+        X_check=flux,
+        subset=int(subset) if subset.isdigit() else subset,
+        n_draws=draws,
+        n_tune=tune,
+        n_chains=chains,
+        seed=seed,
+        sampler=sampler,
+        target_accept=target_accept,
+        theta_every=theta_every,
+        max_hours=max_hours,
     )
-    words = {
-        "sampler": sampler,
-        "target_accept": target_accept,
-        "theta_every": theta_every,
-        "max_hours": max_hours,
-    }
-    words |= {"n_draws": draws, "n_tune": tune, "n_chains": chains, "seed": seed}
-    words["subset"] = int(subset) if subset.isdigit() else subset
-    outputs.write(laplace, *steps.sample_by_hmc(laplace, training, sample, n_check, **words))
+    outputs.write(laplace, chains_of_draws, flux, sample.ids)
+
+
+def _find_training_stars(
+    laplace: LaplacePosterior, spectra: Spectra, validation: float, seed: int
+) -> tuple[Spectra, Spectra]:
+    """Stars of a file that a model was trained on, and those to compare on.
+
+    The mean spectrum identifies the training stars: all with labels, or those that `split_stars`
+    leaves. The stars that it sets aside are those to compare on; without any, the training stars.
+
+    Raises
+    ------
+    DataError
+        The model was trained on other stars.
+    """
+    for fraction in (0.0, validation):
+        training, others = split_stars(spectra, fraction, seed)
+        mean = fill_flux(training).mean(axis=0, dtype=np.float64)
+        if np.allclose(mean, laplace.flux_mean, rtol=1e-9, atol=0):
+            return training, training if others is None else others
+    raise DataError(
+        f"the spectra should be those that the model was trained on, got {len(spectra)} stars of"
+        " another mean spectrum: give that file, and --validation and --train-seed as they were"
+        " for 'symspec train'."
+    )
 
 
 @dataclass(frozen=True)
 class _Outputs:
-    """Where results go; `write` begins with the draws, which took longest."""
+    """Files to write; `write` begins with the draws, which took longest."""
 
     draws: Path
     table: Path | None
@@ -125,72 +184,44 @@ class _Outputs:
     overwrite: bool
 
     def check(self, inputs: list[Path]) -> None:
-        from symspec.reports.star_tables import DRAWS_SUFFIXES, STAR_TABLE_SUFFIXES
-
         check_output(self.draws, self.overwrite, DRAWS_SUFFIXES, *inputs)
-        for path, suffixes in ((self.table, STAR_TABLE_SUFFIXES), (self.model, MODEL_SUFFIXES)):
-            if path is not None:
-                check_output(path, self.overwrite, suffixes, *inputs)
+        if self.table is not None:
+            check_output(self.table, self.overwrite, STAR_TABLE_SUFFIXES, *inputs)
+        if self.model is not None:
+            check_output(self.model, self.overwrite, MODEL_SUFFIXES, *inputs)
         if self.plots is not None and self.plots.is_file():
             raise FileExistsError(
                 f"{self.plots} should be a folder for figures, got a file: give another name."
             )
 
     def write(
-        self, laplace: LaplacePosterior, draws: Any, flux: np.ndarray, ids: np.ndarray | None
+        self, laplace: LaplacePosterior, draws: DataTree, flux: np.ndarray, ids: np.ndarray | None
     ) -> None:
-        from symspec.files.archives import write_laplace
-        from symspec.hmc.comparison import compare_hmc
-        from symspec.reports import hmc_tables, star_tables, tables
-
-        star_tables.write_draws(self.draws, draws, overwrite=self.overwrite)
+        write_draws(self.draws, draws, overwrite=self.overwrite)
         comparison = compare_hmc(laplace, draws, flux)
-        console = tables.open_console()
-        hmc_tables.print_comparison(console, comparison)
-        tables.tell_written(console, "draws", self.draws)
+        console = open_console()
+        print_comparison(console, comparison)
+        print_written(console, "draws", self.draws)
         if self.table is not None:
-            star_tables.write_comparison(self.table, comparison, ids, overwrite=self.overwrite)
-            tables.tell_written(console, "comparison", self.table)
+            write_comparison(self.table, comparison, ids, overwrite=self.overwrite)
+            print_written(console, "comparison", self.table)
         if self.plots is not None:
             _plot(self.plots, comparison, draws, console)
         if self.model is not None:
             write_laplace(self.model, comparison.mark(laplace), overwrite=self.overwrite)
-            tables.tell_written(console, "model with the verdict", self.model)
+            print_written(console, "model with the verdict", self.model)
 
 
-def _read(
-    model: Path, spectra: Path, check: Path | None, reading: dict[str, Any], split: dict[str, Any]
-) -> tuple:
-    """The Laplace posterior, its training stars, and those to compare on."""
-    from symspec.cli import steps
-    from symspec.files.archives import read_laplace
-    from symspec.spectra.grids import check_grid
-    from symspec.spectra.readers.read import read_spectra
-
-    laplace = read_laplace(model)
-    net = laplace.reg.net
-    stars = read_labelled_spectra(spectra, list(net.label_names), reading)
-    check_grid(net, stars, str(spectra))
-    training, others = steps.find_training_stars(laplace, stars, **split)
-    if check is None:
-        return laplace, training, training if others is None else others
-    sample = read_spectra(check, **reading)
-    check_grid(net, sample, str(check))
-    return laplace, training, sample
-
-
-def _plot(folder: Path, comparison: HmcComparison, draws: Any, console: Console) -> None:
+def _plot(folder: Path, comparison: HmcComparison, draws: DataTree, console: Console) -> None:
     """Figures of all stars, and of those of smallest, median and largest ratio."""
-    from symspec.reports import hmc_plots, tables
-    from symspec.reports.plots import save_figure
-
     folder.mkdir(parents=True, exist_ok=True)
     order = np.argsort(comparison.sd_ratio.mean(axis=1))
     stars = order[np.unique([0, len(order) // 2, len(order) - 1])]
-    figures = {
-        "intervals": hmc_plots.plot_hmc_intervals(comparison)[0].figure,
-        "densities": hmc_plots.plot_hmc_densities(comparison, draws, stars)[0, 0].figure,
-        "traces": hmc_plots.plot_hmc_traces(draws, stars, comparison=comparison),
+    figures: dict[str, Any] = {
+        "intervals": plot_hmc_intervals(comparison)[0].figure,
+        "densities": plot_hmc_densities(comparison, draws, stars)[0, 0].figure,
+        "traces": plot_hmc_traces(draws, stars, comparison=comparison),
     }
     for name, figure in figures.items():
-        tables.tell_written(console, "figure", save_figure(figure, folder / f"hmc_{name}.png"))
+        path = save_figure(figure, folder / f"hmc_{name}.png")
+        print_written(console, "figure", path)

@@ -1,15 +1,34 @@
-"""The command symspec info: what a file is."""
+"""The command `symspec info`: the contents of a file."""
 
 from __future__ import annotations
 
-from symspec.cli.options import (
-    AnyFile,
-    Reading,
-    Uncertainty,
-    parse_reading,
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from symspec.cli.options import Reading, Uncertainty, parse_reading
+from symspec.files.archives import (
+    find_archive_kind,
+    read_laplace,
+    read_network,
+    read_regression,
 )
+from symspec.files.importers.descriptions import describe_file, is_foreign_network
+from symspec.reports.contents import (
+    print_foreign_network,
+    print_laplace,
+    print_network,
+    print_spectra,
+)
+from symspec.reports.tables import open_console
+from symspec.spectra.readers.read import read_spectra
 
 EXAMPLES = "Example: [bold]symspec info model.h5[/]"
+
+AnyFile = Annotated[
+    Path, typer.Argument(metavar="FILE", help="A model, a network, or spectra.", show_default=False)
+]
 
 
 def info(
@@ -17,31 +36,19 @@ def info(
     uncertainty: Uncertainty = None,
     read: Reading = None,
 ) -> None:
-    """Tell what a file is: a model with error bars, a network, also of another program, or spectra."""
-    import h5py
-
-    from symspec.files import archives
-    from symspec.files.importers.descriptions import describe_file, is_foreign_network
-    from symspec.reports import tables
-    from symspec.spectra.readers.read import read_spectra
-
-    console = tables.open_console()
-    kind = None
-    has_regression = False
-    if file.is_file() and h5py.is_hdf5(file):
-        with h5py.File(file, "r") as opened:
-            kind = opened.attrs.get("format")
-            has_regression = "regression" in opened
-        kind = kind.decode() if isinstance(kind, bytes) else kind
-    if kind == archives.LAPLACE:
-        tables.print_laplace(console, archives.read_laplace(file), str(file))
-    elif kind == archives.NETWORK:
-        reg = archives.read_regression(file)[0] if has_regression else None
-        net = archives.read_network(file)[0] if reg is None else reg.net
-        tables.print_network(console, net, reg, str(file))
+    """Describe a file: a model with error bars, a network of any program, or spectra."""
+    console = open_console()
+    kind = find_archive_kind(file)
+    if kind == "laplace":
+        print_laplace(console, read_laplace(file), str(file))
+    elif kind == "regression":
+        reg, _ = read_regression(file)
+        print_network(console, reg.net, reg, str(file))
+    elif kind == "network":
+        net, _ = read_network(file)
+        print_network(console, net, None, str(file))
     elif is_foreign_network(file):
-        tables.print_foreign_network(console, describe_file(file), str(file))
+        print_foreign_network(console, describe_file(file), str(file))
     else:
-        tables.print_spectra(
-            console, read_spectra(file, **parse_reading(uncertainty, read)), str(file)
-        )
+        spectra = read_spectra(file, **parse_reading(uncertainty, read))
+        print_spectra(console, spectra, str(file))

@@ -1,19 +1,16 @@
-"""The command symspec jacobian: derivatives of labels by pixels, from files of any length."""
+"""The command `symspec jacobian`: derivatives of labels by pixels, for files of any length."""
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 
 from symspec.cli.options import (
     MODEL_SUFFIXES,
-    JacobianOutput,
     ModelFile,
     Overwrite,
-    Plot,
     Reading,
     Resample,
     Restart,
@@ -21,17 +18,26 @@ from symspec.cli.options import (
     Uncertainty,
     check_output,
     parse_reading,
-    telling_how_to_go_on,
 )
-
-if TYPE_CHECKING:
-    from symspec.files.jacobians import JacobianSummary
-    from symspec.networks.network import Network
+from symspec.cli.steps import offer_to_resume
+from symspec.files.importers.read import read_network
+from symspec.files.jacobians import write_jacobian
+from symspec.reports.plots import save_figure
+from symspec.reports.sensitivity import plot_sensitivity
+from symspec.reports.tables import open_console, print_written
 
 EXAMPLES = (
     "Examples: [bold]symspec jacobian model.h5 stars.h5 jacobian.h5[/]\n\n"
     "[bold]symspec jacobian model.h5 stars.h5 jacobian.h5 --dtype float32 --plot sensitivity.png[/]"
 )
+
+JacobianOutput = Annotated[
+    Path, typer.Argument(metavar="OUTPUT", help="HDF5 file to write.", show_default=False)
+]
+Plot = Annotated[
+    Path | None,
+    typer.Option(help="Figure of the mean over stars, by wavelength.", show_default=False),
+]
 
 
 def jacobian(
@@ -44,7 +50,7 @@ def jacobian(
     ] = "float64",
     compression: Annotated[
         Literal["gzip", "none"],
-        typer.Option(help="gzip saves a tenth of the room; none is several times as fast."),
+        typer.Option(help="gzip saves a tenth of the disk space; none is several times as fast."),
     ] = "gzip",
     uncertainty: Uncertainty = None,
     read: Reading = None,
@@ -54,43 +60,37 @@ def jacobian(
 ) -> None:
     """Write the derivative of every label with respect to every pixel, for every star.
 
-    Files may be of any length. Until the output is whole, finished pieces lie in OUTPUT.partial,
-    for anyone to read: interrupted, or killed, the same command goes on from there. They take as
-    much room as the output.
+    Files may be of any length. Until the output is complete, finished pieces are kept in
+    OUTPUT.partial, for anyone to read: after an interruption the same command resumes from there.
+    They take as much disk space as the output.
     """
     check_output(output, overwrite, MODEL_SUFFIXES, model, spectra)
     if plot is not None:
         check_output(plot, overwrite, None, output, model, spectra)
-    from symspec.files.importers.read import read_network
-    from symspec.files.jacobians import write_jacobian
-    from symspec.reports import tables
-
     net, theta = read_network(model)
-    words = {
-        "dtype": dtype,
-        "compression": compression,
-        "resample": resample,
-        **parse_reading(uncertainty, read),
-    }
-    words |= {
-        "restart": restart,
-        "overwrite": overwrite,
-        "show": partial(tables.show_progress, "differentiating"),
-    }
-    with telling_how_to_go_on(output):
-        summary = write_jacobian(output, net, theta, spectra, **words)
-    console = tables.open_console()
+    with offer_to_resume(output):
+        summary = write_jacobian(
+            output,
+            net,
+            theta,
+            spectra,
+            dtype=dtype,
+            compression=compression,
+            resample=resample,
+            restart=restart,
+            overwrite=overwrite,
+            **parse_reading(uncertainty, read),
+        )
+    console = open_console()
     shape = f"(star {summary.n_stars:,}, label {net.n_labels}, pixel {net.n_pixels:,})"
-    tables.tell_written(console, f"jacobian {shape}", output)
+    print_written(console, f"jacobian {shape}", output)
     if plot is not None:
-        _plot_mean(plot, summary, net)
-        tables.tell_written(console, "figure", plot)
-
-
-def _plot_mean(path: Path, summary: JacobianSummary, net: Network) -> None:
-    from symspec.reports.plots import plot_sensitivity, save_figure
-
-    words = {"label_names": net.label_names, "label_units": net.label_units}
-    words |= {"flux": summary.flux, "wavelength_unit": summary.wavelength_unit}
-    axes = plot_sensitivity(summary.mean, summary.wavelength, **words)
-    save_figure(axes[0].figure, path)
+        axes = plot_sensitivity(
+            summary.mean,
+            summary.wavelength,
+            label_names=net.label_names,
+            label_units=net.label_units,
+            flux=summary.flux,
+            wavelength_unit=summary.wavelength_unit,
+        )
+        print_written(console, "figure", save_figure(axes[0].figure, plot))

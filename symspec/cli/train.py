@@ -1,33 +1,62 @@
-"""The command symspec train: from spectra with labels to a model with error bars."""
+"""The command `symspec train`: from spectra with labels to a model with error bars."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import typer
 
+from symspec.cli import steps
 from symspec.cli.options import (
     MODEL_SUFFIXES,
-    Hidden,
-    Labels,
-    ModelOutput,
+    Memory,
     Overwrite,
-    PriorPrecision,
     Reading,
-    SigmaNoise,
     SpectraFile,
-    Tune,
     Uncertainty,
     Validation,
     check_output,
     parse_reading,
-    read_labelled_spectra,
 )
+from symspec.errors import TooLargeError
+from symspec.files.archives import write_laplace
+from symspec.inverse_hessian.choice import INVERSES, check_structure, choose_structure
+from symspec.networks.regression import Regression
+from symspec.reports.contents import print_trained
+from symspec.reports.tables import open_console, print_written
+from symspec.spectra.selections import split_stars
+from symspec.spectra.spectra import Spectra
 
 EXAMPLES = (
     "Examples: [bold]symspec train stars.h5 model.h5[/]\n\n"
     "[bold]symspec train stars.npz model.h5 --hidden 64 --hidden 16 --label TEFF --label LOGG[/]"
 )
+
+ModelOutput = Annotated[
+    Path, typer.Argument(metavar="OUTPUT", help="The model, .h5.", show_default=False)
+]
+Hidden = Annotated[list[int], typer.Option(min=1, help="Width of a hidden layer; repeat for more.")]
+Tune = Annotated[
+    bool,
+    typer.Option("--tune/--no-tune", help="Set noise and prior by the evidence, or keep them."),
+]
+SigmaNoise = Annotated[
+    list[float] | None,
+    typer.Option(
+        help=(
+            "Scatter of the labels: one number, or one a label in turn; by default 0.3 of their"
+            " spread."
+        )
+    ),
+]
+PriorPrecision = Annotated[
+    float, typer.Option(help="Precision of the weights' prior; kernels get it times their fan-in.")
+]
+Labels = Annotated[
+    list[str] | None, typer.Option(help="Label to read, in this order; repeat for more.")
+]
 
 
 def train(
@@ -49,7 +78,7 @@ def train(
     structure: Annotated[
         str, typer.Option(help="Of the inverse Hessian: auto is exact; kronecker, ...")
     ] = "auto",
-    memory: Annotated[str, typer.Option(help="What a factorisation may take.")] = "8GB",
+    memory: Memory = "8GB",
     overwrite: Overwrite = False,
 ) -> None:
     """Train a network on spectra with labels, and keep it with its error bars.
@@ -59,30 +88,50 @@ def train(
     label's spread.
     """
     check_output(output, overwrite, MODEL_SUFFIXES, spectra)
-    from symspec.cli import steps
-    from symspec.files.archives import write_laplace
-    from symspec.inverse_hessian.choice import check_structure
-    from symspec.reports import tables
-
     check_structure(structure, "ggn", {})
-    stars = read_labelled_spectra(spectra, label, parse_reading(uncertainty, read))
-    rest, held_out = steps.split_stars(stars, validation, seed)
-    assumed = {"sigma_noise": sigma_noise or None, "prior_precision": prior_precision}
-    start = steps.build_start(rest, hidden, activation, **assumed)
+    stars = steps.read_labelled_spectra(spectra, label, parse_reading(uncertainty, read))
+    rest, held_out = split_stars(stars, validation, seed)
+    start = steps.build_start(
+        rest,
+        hidden,
+        activation,
+        sigma_noise=sigma_noise or None,
+        prior_precision=prior_precision,
+    )
     if tune:
-        steps.check_tunable(start, rest, structure, memory)
-    adam = {
-        "epochs": epochs,
-        "batch_size": batch_size,
-        "learning_rate": learning_rate,
-        "seed": seed,
-    }
-    theta = steps.run_adam(start, rest, held_out, **adam)
-    with tables.show_spinner() as spin:
-        laplace = steps.finish(
-            start, theta, rest, tune=tune, structure=structure, memory=memory, tell=spin
-        )
+        _check_tunable(start, rest, structure, memory)
+    theta = steps.run_adam(
+        start,
+        rest,
+        held_out,
+        seed=seed,
+        epochs=epochs,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+    )
+    laplace = steps.finish(start, theta, rest, tune=tune, structure=structure, memory=memory)
     write_laplace(output, laplace, overwrite=overwrite)
-    console = tables.open_console()
-    tables.print_trained(console, laplace, held_out)
-    tables.tell_written(console, "model", output)
+    console = open_console()
+    print_trained(console, laplace, held_out)
+    print_written(console, "model", output)
+
+
+def _check_tunable(reg: Regression, spectra: Spectra, structure: str, memory: str) -> None:
+    """Refuse, before any training, to tune by products alone: that takes hours to days.
+
+    Raises
+    ------
+    TooLargeError
+        "auto" would take krylov for this many stars and weights.
+    """
+    if structure != "auto":
+        return
+    n_rows = int(np.count_nonzero(~np.isnan(np.asarray(spectra.labels))))
+    chosen = choose_structure(reg.net, n_rows, memory=memory).structure
+    if not INVERSES[chosen].has_evidence_gradient:
+        raise TooLargeError(
+            f"tuning takes an exact inverse Hessian, which should fit in {memory}, but"
+            f" {reg.net.n_params:,} weights and {n_rows:,} labels do not: give more --memory,"
+            " --no-tune with a --sigma-noise of your own, or an approximation such as --structure"
+            " kronecker."
+        )

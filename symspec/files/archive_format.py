@@ -1,8 +1,7 @@
-"""HDF5 files of symspec's own: named arrays, numbers and words, with a format name and version.
+"""symspec's own HDF5 files: named arrays, numbers and strings, with a format name and version.
 
-Nothing is pickled or executed and no link is followed. Arrays carry checksums and come back with
-the memory layout that they had: a dataset whose attribute ``axes`` is there holds
-``array.transpose(axes)``.
+Nothing is pickled or executed and no link is followed. Arrays carry checksums and come back in
+their memory layout: a dataset with an attribute ``axes`` holds ``array.transpose(axes)``.
 """
 
 from __future__ import annotations
@@ -42,11 +41,10 @@ def create_archive(
     """
     import h5py
 
-    # since HDF5 1.10 the file's own structures carry checksums, too
-    opened = {"mode": "x", "libver": ("v110", "v110")}
+    # with the format of HDF5 1.10 the file's own structures carry checksums, too
     with (
         replace_when_complete(path, overwrite=overwrite) as temporary,
-        h5py.File(temporary, **opened) as file,
+        h5py.File(temporary, "x", libver=("v110", "v110")) as file,
     ):
         write_attribute(file, "format", file_format)
         write_attribute(file, "format_version", FORMAT_VERSION)
@@ -55,10 +53,10 @@ def create_archive(
 
 
 def write_attribute(group: Any, key: str, value: str | float) -> None:
-    """Write one number or word, where the checksum of the group covers it.
+    """Write one number or string, where the checksum of the group covers it.
 
-    Words are UTF-8 of fixed length: HDF5 keeps those of variable length in a heap without a
-    checksum, and a damaged heap can keep it busy for ever.
+    Strings are UTF-8 of fixed length: HDF5 keeps strings of variable length in a heap without a
+    checksum, and a damaged heap may keep it busy for ever.
     """
     import h5py
 
@@ -69,41 +67,41 @@ def write_attribute(group: Any, key: str, value: str | float) -> None:
         group.attrs[key] = value
 
 
-def write_words(group: Any, name: str, words: Sequence[str]) -> None:
-    """Write a dataset of words, UTF-8 of fixed length."""
+def write_strings(group: Any, name: str, strings: Sequence[str]) -> None:
+    """Write a dataset of strings, UTF-8 of fixed length."""
     import h5py
 
-    encoded = [word.encode() for word in words]
+    encoded = [string.encode() for string in strings]
     dtype = h5py.string_dtype("utf-8", max(1, *map(len, encoded)))
     group.create_dataset(name, data=np.array(encoded, dtype=dtype), fletcher32=True)
 
 
 def write_array(group: Any, name: str, array: Any) -> None:
-    """Write a dataset without a copy, whatever the memory layout, with checksums."""
+    """Write a dataset with checksums, without a copy in any memory layout."""
     import h5py
 
     array = np.asarray(array)
     axes = sorted(range(array.ndim), key=lambda axis: -abs(array.strides[axis]))
     stored = array.transpose(axes)
-    options: dict[str, Any] = {"fletcher32": True}
-    if (
-        stored.ndim == 0 or stored.size == 0
-    ):  # no chunks, but room in the header, which has a checksum of its own
-        options = {"dcpl": h5py.h5p.create(h5py.h5p.DATASET_CREATE)}
-        options["dcpl"].set_layout(h5py.h5d.COMPACT)
-    dataset = group.create_dataset(name, data=stored, **options)
+    if stored.ndim == 0 or stored.size == 0:
+        # no chunks, but room in the header, which has a checksum of its own
+        layout = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        layout.set_layout(h5py.h5d.COMPACT)
+        dataset = group.create_dataset(name, data=stored, dcpl=layout)
+    else:
+        dataset = group.create_dataset(name, data=stored, fletcher32=True)
     if axes != sorted(axes):
         dataset.attrs["axes"] = axes
 
 
 @contextmanager
 def open_archive(path: str | os.PathLike[str], formats: tuple[str, ...]) -> Iterator[Archive]:
-    """Open a file of one of these formats; whatever goes wrong while it is read is a `FileFormatError`.
+    """Open a file of one of these formats; errors while it is read become `FileFormatError`.
 
     Raises
     ------
     FileNotFoundError
-        When there is nothing at `path`.
+        There is nothing at `path`.
     FileFormatError
         The file is foreign, damaged, or of another version.
     """
@@ -158,8 +156,7 @@ class Archive:
     path : pathlib.Path
     tree : h5py.File
     load : callable
-        Reads a dataset safely, see `open_array_file`; links on the way to it are `find`'s to
-        refuse.
+        Reads a dataset safely, see `open_array_file`; `find` refuses links on the way to it.
     """
 
     path: Path
@@ -167,11 +164,11 @@ class Archive:
     load: Callable[[str], np.ndarray]
 
     def refusal(self, name: str, expected: str, got: str, advice: str = _AGAIN) -> FileFormatError:
-        """Error about one thing in the file, to be raised."""
+        """Error about one part of the file, to be raised."""
         return FileFormatError(f"{self.path}: {name!r} should be {expected}, got {got}: {advice}.")
 
     def find(self, name: str) -> Any:
-        """Group or dataset, no part of whose name may be a link."""
+        """Group or dataset; no part of its name may be a link."""
         import h5py
 
         node = self.tree
@@ -191,7 +188,7 @@ class Archive:
         return node
 
     def attribute(self, name: str, key: str, kind: type) -> Any:
-        """One number or word (of type str, int, bool or float) of a group."""
+        """One number or string of a group, of type str, int, bool or float."""
         value = self._attribute(name, key, (), _KINDS[kind], f"one {kind.__name__}")
         return value.decode() if kind is str else kind(value)
 
@@ -202,9 +199,8 @@ class Archive:
         where = f"{name}@{key}"
         if key not in attributes:
             raise self.refusal(where, "an attribute", "nothing")
-        declared = attributes.get_id(
-            key
-        )  # before anything is read, lest a damaged file have us read for ever
+        # its type is checked before it is read: a damaged file could keep the reader busy for ever
+        declared = attributes.get_id(key)
         if (
             declared.shape != shape
             or declared.dtype.kind not in kinds
@@ -222,22 +218,17 @@ class Archive:
         ----------
         name : str
         shape : tuple of int or None
-            What is expected; None takes any length.
+            The shape expected; None takes any length.
         kind : {float, bool}
             float32 and float64 stay as they are.
         finite : bool, default False
             Whether to refuse values that are not finite.
         """
         axes = self._axes(name, len(shape))
-        declared = getattr(self.find(name), "shape", None) or ()
-        found = (
-            tuple(declared[axes.index(i)] for i in range(len(shape)))
-            if len(declared) == len(shape)
-            else declared
-        )
-        if len(found) != len(shape) or any(
-            want not in (None, n) for want, n in zip(shape, found, strict=True)
-        ):
+        found = getattr(self.find(name), "shape", None) or ()
+        if len(found) == len(shape):
+            found = tuple(found[axes.index(i)] for i in range(len(shape)))
+        if not _fits(found, shape):
             expected = tuple("any" if n is None else n for n in shape)
             advice = "it does not belong to the layers beside it, so write the file again"
             raise self.refusal(name, f"an array of shape {expected}", f"{found}", advice)
@@ -252,17 +243,22 @@ class Archive:
     def _axes(self, name: str, ndim: int) -> list[int]:
         if "axes" not in self.find(name).attrs:
             return list(range(ndim))
-        axes = [
-            int(axis)
-            for axis in self._attribute(name, "axes", (ndim,), "iu", f"{ndim} whole numbers")
-        ]
+        stored = self._attribute(name, "axes", (ndim,), "iu", f"{ndim} whole numbers")
+        axes = [int(axis) for axis in stored]
         if sorted(axes) != list(range(ndim)):
             raise self.refusal(f"{name}@axes", "an order of the axes", f"{axes}")
         return axes
 
-    def words(self, name: str) -> list[str]:
-        """One dataset of words."""
+    def strings(self, name: str) -> list[str]:
+        """One dataset of strings."""
         dtype = getattr(self.find(name), "dtype", None)
         if dtype is None or dtype.kind != "S" or self.find(name).ndim != 1:
-            raise self.refusal(name, "a list of words of fixed length", f"{dtype}")
-        return [word.decode() for word in self.load(name)]
+            raise self.refusal(name, "a list of strings of fixed length", f"{dtype}")
+        return [string.decode() for string in self.load(name)]
+
+
+def _fits(found: tuple[int, ...], shape: tuple[int | None, ...]) -> bool:
+    """Whether a shape is the one expected, in which None stands for any length."""
+    return len(found) == len(shape) and all(
+        want is None or want == n for want, n in zip(shape, found, strict=True)
+    )

@@ -1,8 +1,8 @@
 """Networks and Laplace posteriors as plain arrays in one HDF5 file.
 
-Everything is a dataset or an attribute under a name that says what it is, so that any HDF5 reader
-can use it: ``params/dense_0/kernel`` (in, out), ``layers/0``, ``regression/noise_covariance``, ...
-What is read predicts as what was written, bit by bit.
+Everything is a dataset or an attribute under a plain name, for any HDF5 reader:
+``params/dense_0/kernel`` (in, out), ``layers/0``, ``regression/noise_covariance``, ... A network
+that is read predicts as the one written, bit by bit.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import fields
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from symspec.derivatives.backends import BACKENDS
 from symspec.derivatives.functions import DTYPES
@@ -22,7 +23,7 @@ from symspec.files.archive_format import (
     open_archive,
     write_array,
     write_attribute,
-    write_words,
+    write_strings,
 )
 from symspec.files.layer_archives import check_layers, read_layer, write_layer
 from symspec.inverse_hessian.choice import CURVATURES, INVERSES
@@ -41,7 +42,7 @@ LAPLACE = "symspec laplace"
 def write_network(
     path: str | os.PathLike[str],
     net: Network,
-    theta: Any,
+    theta: ArrayLike,
     *,
     reg: Regression | None = None,
     overwrite: bool = False,
@@ -80,19 +81,45 @@ def write_network(
             _write_regression(file, reg)
 
 
-def is_archive(path: str | os.PathLike[str]) -> bool:
-    """Whether an HDF5 file says that symspec wrote it; one that cannot be opened is taken for such, to be told of."""
+def find_archive_kind(path: str | os.PathLike[str]) -> str | None:
+    """Kind of an archive that symspec wrote.
+
+    Parameters
+    ----------
+    path : str or path
+
+    Returns
+    -------
+    str or None
+        "network"; "regression", a network with noise and prior; "laplace"; None for any other file.
+
+    Raises
+    ------
+    OSError, RuntimeError
+        An HDF5 file is damaged.
+    """
     import h5py
 
+    if not h5py.is_hdf5(path):
+        return None
+    with h5py.File(path, "r") as file:
+        written = file.attrs.get("format")
+        has_regression = "regression" in file
+    if isinstance(written, bytes):
+        written = written.decode(errors="replace")
+    if written == LAPLACE:
+        return "laplace"
+    if written == NETWORK:
+        return "regression" if has_regression else "network"
+    return None
+
+
+def is_archive(path: str | os.PathLike[str]) -> bool:
+    """Whether symspec wrote an HDF5 file; True for a damaged one, which its reader then refuses."""
     try:
-        with h5py.File(path, "r") as file:
-            kind = file.attrs.get("format")
+        return find_archive_kind(path) is not None
     except (OSError, RuntimeError):
         return True
-    return (kind.decode(errors="replace") if isinstance(kind, bytes) else kind) in (
-        NETWORK,
-        LAPLACE,
-    )
 
 
 def read_network(path: str | os.PathLike[str]) -> tuple[Network, np.ndarray]:
@@ -149,10 +176,10 @@ def write_laplace(
     Parameters
     ----------
     path : str or path
-        The file, HDF5 whatever its name. As large as the factors: 8 bytes x n_params^2 for
-        "primal", or 8 bytes x n_rows^2 for "dual", n_rows being the observed labels of all training
-        stars; "krylov" keeps the tangents of all training stars, 8 bytes x (inputs + labels x
-        outputs of all layers) for each.
+        The file, HDF5 whatever its name. It is as large as the factors: 8 bytes x n_params^2 for
+        "primal", and 8 bytes x n_rows^2 for "dual", where n_rows counts the observed labels of all
+        training stars. "krylov" keeps the tangents of all training stars, 8 bytes x (inputs +
+        labels x outputs of all layers) for each.
     laplace : LaplacePosterior
     overwrite : bool, default False
         Whether a file already there is replaced.
@@ -171,12 +198,15 @@ def write_laplace(
         _write_regression(file, laplace.reg)
         group = file.create_group("laplace")
         write_attribute(group, "negative_log_posterior", float(laplace.negative_log_posterior))
-        for word in ("curvature", "structure", "reason", "backend", "dtype"):
-            write_attribute(group, word, getattr(laplace, word))
+        write_attribute(group, "curvature", laplace.curvature)
+        write_attribute(group, "structure", laplace.structure)
+        write_attribute(group, "reason", laplace.reason)
+        write_attribute(group, "backend", laplace.backend)
+        write_attribute(group, "dtype", laplace.dtype)
         write_array(group, "flux_mean", laplace.flux_mean)
         write_array(group, "label_range", laplace.label_range)
         if laplace.hmc_verdict:
-            write_words(group, "hmc_verdict", laplace.hmc_verdict)
+            write_strings(group, "hmc_verdict", laplace.hmc_verdict)
         _write_certificate(group.create_group("certificate"), laplace.certificate)
         if laplace.training_space is not None:
             _write_training_space(group.create_group("training_space"), laplace.training_space)
@@ -185,7 +215,7 @@ def write_laplace(
 
 
 def read_laplace(path: str | os.PathLike[str]) -> LaplacePosterior:
-    """Read a Laplace posterior, whose predictions and draws are those of the one written, bit by bit.
+    """Read a Laplace posterior; it predicts and draws as the one written, bit by bit.
 
     Parameters
     ----------
@@ -204,31 +234,29 @@ def read_laplace(path: str | os.PathLike[str]) -> LaplacePosterior:
     with open_archive(path, (LAPLACE,)) as archive:
         net, theta = _read_network(archive)
         reg = _read_regression(archive, net)
-        choices = {
-            "curvature": CURVATURES,
-            "structure": tuple(INVERSES),
-            "backend": BACKENDS,
-            "dtype": DTYPES,
-        }
-        words = {
-            k: check_choice(archive.attribute("laplace", k, str), k, known)
-            for k, known in choices.items()
-        }
+        curvature = archive.attribute("laplace", "curvature", str)
+        structure = archive.attribute("laplace", "structure", str)
+        backend = archive.attribute("laplace", "backend", str)
+        dtype = archive.attribute("laplace", "dtype", str)
+        check_choice(structure, "structure", tuple(INVERSES))
         is_checked = "hmc_verdict" in archive.find("laplace")
         return LaplacePosterior(
             reg=reg,
             theta=theta,
-            inverse_hessian=INVERSES[words["structure"]].from_arrays(
+            inverse_hessian=INVERSES[structure].from_arrays(
                 archive, "laplace/inverse_hessian", reg
             ),
             certificate=_read_certificate(archive, net.n_labels),
             negative_log_posterior=archive.attribute("laplace", "negative_log_posterior", float),
+            curvature=check_choice(curvature, "curvature", CURVATURES),
+            structure=structure,
             reason=archive.attribute("laplace", "reason", str),
             flux_mean=archive.array("laplace/flux_mean", (net.n_pixels,), finite=True),
             label_range=archive.array("laplace/label_range", (2, net.n_labels)),
-            hmc_verdict=tuple(archive.words("laplace/hmc_verdict")) if is_checked else (),
+            backend=check_choice(backend, "backend", BACKENDS),
+            dtype=check_choice(dtype, "dtype", DTYPES),
+            hmc_verdict=tuple(archive.strings("laplace/hmc_verdict")) if is_checked else (),
             training_space=_read_training_space(archive, net.n_pixels),
-            **words,
         )
 
 
@@ -238,8 +266,8 @@ def read_laplace(path: str | os.PathLike[str]) -> LaplacePosterior:
 def _write_network(file: Any, net: Network, theta: np.ndarray) -> None:
     write_attribute(file, "n_pixels", net.n_pixels)
     write_attribute(file, "n_layers", len(net.layers))
-    write_words(file, "label_names", net.label_names)
-    write_words(file, "label_units", net.label_units)
+    write_strings(file, "label_names", net.label_names)
+    write_strings(file, "label_units", net.label_units)
     if net.wavelength is not None:
         write_array(file, "wavelength", net.wavelength)
         write_attribute(file["wavelength"], "unit", net.wavelength_unit)
@@ -276,19 +304,27 @@ def _write_training_space(group: Any, space: TrainingSpace) -> None:
 
 def _read_network(archive: Archive) -> tuple[Network, np.ndarray]:
     n_pixels = archive.attribute("/", "n_pixels", int)
-    names = archive.words("label_names")
-    units = archive.words("label_units")
+    names = archive.strings("label_names")
+    units = archive.strings("label_units")
     layers: list[Layer] = []
     for i in range(archive.attribute("/", "n_layers", int)):
         layers.append(read_layer(archive, f"layers/{i}", layers))
-    grid = {}
+    wavelength = None
+    wavelength_unit = "Angstrom"  # as of any network without wavelengths
     if "wavelength" in archive.tree:
-        grid["wavelength"] = archive.array("wavelength", (n_pixels,))
-        grid["wavelength_unit"] = archive.attribute("wavelength", "unit", str)
-    net = Network(layers, n_pixels, label_names=names, label_units=units, **grid)
-    blocks = {
-        b.name: archive.array(f"params/{b.name}", b.shape, finite=True) for b in net.layout.blocks
-    }
+        wavelength = archive.array("wavelength", (n_pixels,))
+        wavelength_unit = archive.attribute("wavelength", "unit", str)
+    net = Network(
+        layers,
+        n_pixels,
+        label_names=names,
+        label_units=units,
+        wavelength=wavelength,
+        wavelength_unit=wavelength_unit,
+    )
+    blocks = {}
+    for block in net.layout.blocks:
+        blocks[block.name] = archive.array(f"params/{block.name}", block.shape, finite=True)
     return net, net.pack(blocks)
 
 
@@ -314,34 +350,38 @@ def _read_regression(archive: Archive, net: Network) -> Regression:
 
 def _read_certificate(archive: Archive, n_labels: int) -> Certificate:
     place = "laplace/certificate"
-    kinds = {"is_minimum": bool, "message": str}
-    names = [field.name for field in fields(Certificate) if field.name != "newton_shift"]
-    if "largest_eigenvalue" not in archive.find(place).attrs:  # as files of symspec 0.1 are
-        names.remove("largest_eigenvalue")
-    values = {"largest_eigenvalue": np.nan} | {
-        name: archive.attribute(place, name, kinds.get(name, float)) for name in names
-    }
-    return Certificate(newton_shift=archive.array(f"{place}/newton_shift", (n_labels,)), **values)
+
+    def read(name: str) -> float:
+        return archive.attribute(place, name, float)
+
+    largest = np.nan  # in files of symspec 0.1
+    if "largest_eigenvalue" in archive.find(place).attrs:
+        largest = read("largest_eigenvalue")
+    return Certificate(
+        gradient_norm=read("gradient_norm"),
+        newton_decrement=read("newton_decrement"),
+        smallest_eigenvalue=read("smallest_eigenvalue"),
+        eigenvalue_error=read("eigenvalue_error"),
+        largest_eigenvalue=largest,
+        newton_shift=archive.array(f"{place}/newton_shift", (n_labels,)),
+        is_minimum=archive.attribute(place, "is_minimum", bool),
+        message=archive.attribute(place, "message", str),
+    )
 
 
 def _read_training_space(archive: Archive, n_pixels: int) -> TrainingSpace | None:
-    if "training_space" not in archive.find(
-        "laplace"
-    ):  # few training stars, or a file of symspec 0.1
-        return None
-    place = "laplace/training_space"
-    k = len(archive.array(f"{place}/variances", (None,)))
-    shapes = {
-        "mean": (n_pixels,),
-        "scale": (n_pixels,),
-        "components": (k, n_pixels),
-        "variances": (k,),
-    }
-    shapes |= {"residual_variance": (n_pixels,), "quantiles": (2,)}
-    infinite = {"scale"}  # where a pixel never varies
+    if "training_space" not in archive.find("laplace"):
+        return None  # few training stars, or a file of symspec 0.1
+
+    def read(name: str, shape: tuple[int | None, ...], *, finite: bool = True) -> np.ndarray:
+        return archive.array(f"laplace/training_space/{name}", shape, finite=finite)
+
+    variances = read("variances", (None,))
     return TrainingSpace(
-        **{
-            n: archive.array(f"{place}/{n}", shape, finite=n not in infinite)
-            for n, shape in shapes.items()
-        }
+        mean=read("mean", (n_pixels,)),
+        scale=read("scale", (n_pixels,), finite=False),  # infinite where a pixel never varies
+        components=read("components", (len(variances), n_pixels)),
+        variances=variances,
+        residual_variance=read("residual_variance", (n_pixels,)),
+        quantiles=read("quantiles", (2,)),
     )

@@ -1,12 +1,13 @@
-"""What a catalogue holds: its columns under either convention of names, and its header."""
+"""Columns of a catalogue, under either convention of names, and its header."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from symspec.errors import DataError, OptionError, ShapeError
 from symspec.files.provenance import find_versions
@@ -41,24 +42,24 @@ _PARTS = {
     "NOISE": "noise (label scatter)",
 }
 _FITS_OWN = re.compile(
-    r"SIMPLE|XTENSION|BITPIX|NAXIS\d*|[PG]COUNT|TFIELDS|THEAP|EXTNAME|EXTVER|EXTLEVEL|EXTEND|BLOCKED|CHECKSUM|DATASUM|"
-    r"COMMENT|COMMENTS|HISTORY|CONTINUE|HIERARCH|END|T[A-Z]{3,4}\d+"
+    r"SIMPLE|XTENSION|BITPIX|NAXIS\d*|[PG]COUNT|TFIELDS|THEAP|EXTNAME|EXTVER|EXTLEVEL|EXTEND|"
+    r"BLOCKED|CHECKSUM|DATASUM|COMMENT|COMMENTS|HISTORY|CONTINUE|HIERARCH|END|T[A-Z]{3,4}\d+"
 )
 
 
 class Column(NamedTuple):
-    """One column: values (star,) or (star, label, label), their unit as the network has it, and what they are."""
+    """Values (star,) or (star, label, label) of a column, with their unit and a description."""
 
     values: np.ndarray
     unit: str
-    words: str
+    description: str
 
 
 def build_columns(
     prediction: Prediction,
-    ids: Any,
+    ids: ArrayLike | None,
     *,
-    true_labels: Any = None,
+    true_labels: ArrayLike | None = None,
     calibration: ErrorCalibration | None = None,
     dialect: str = "upper",
 ) -> dict[str, Column]:
@@ -70,21 +71,24 @@ def build_columns(
         As `write_catalogue`.
     """
     truth = _check_truth(true_labels, prediction.labels.shape)
-    listed = [("ID", Column(_check_ids(ids, len(prediction.labels)), "", "the star"))]
-    listed += _list_labels(prediction, truth, calibration, _NAMES[dialect])
-    listed += _list_covariances(prediction, _NAMES[dialect])
-    listed += _list_quality(prediction)
+    names = _NAMES[dialect]
     fold = str.upper if dialect == "upper" else str.lower
-    return _refuse_duplicates([(fold(name), column) for name, column in listed])
+    columns = [
+        ("ID", Column(_check_ids(ids, len(prediction.labels)), "", "the star")),
+        *_list_labels(prediction, truth, calibration, names),
+        *_list_covariances(prediction, names),
+        *_list_quality(prediction),
+    ]
+    return _refuse_duplicates([(fold(name), column) for name, column in columns])
 
 
-def name_labels(label_names: tuple[str, ...]) -> list[str]:
-    """Upper case, with an underscore for whatever is no letter or digit: [Fe/H] becomes FE_H.
+def name_labels(label_names: Sequence[str]) -> list[str]:
+    """Names of columns: upper case, other signs as underscores, so that [Fe/H] becomes FE_H.
 
     Raises
     ------
     DataError
-        A name has no letters, or others than those of ASCII.
+        A name has no letters, or letters that are not ASCII.
     """
     for label in label_names:
         if not label.isascii() or not re.search("[A-Za-z]", label):
@@ -102,28 +106,27 @@ def _list_labels(
     names: Mapping[str, str],
 ) -> Iterator[tuple[str, Column]]:
     """Each label with its errors, flags and known values."""
+    errors = {}
     with np.errstate(invalid="ignore"):  # a variance that rounding made negative has the error NaN
-        errors = {
-            part: standard_deviations(cov) for part, cov in _find_covariances(prediction).items()
-        }
-    for i, (name, label) in enumerate(
-        zip(name_labels(prediction.label_names), prediction.label_names, strict=True)
-    ):
+        for part, covariance in _find_covariances(prediction).items():
+            errors[part] = standard_deviations(covariance)
+    columns = name_labels(prediction.label_names)
+    for i, label in enumerate(prediction.label_names):
+        name = columns[i]
         unit = prediction.label_units[i]
         yield name, Column(prediction.labels[:, i], unit, f"predicted {label}")
         for part, error in errors.items():
-            words = f"{_PARTS[part]} standard deviation of {name}"
-            yield (
-                names["part" if part else "total"].format(name, part),
-                Column(error[:, i], unit, words),
-            )
+            pattern = names["part" if part else "total"]
+            description = f"{_PARTS[part]} standard deviation of {name}"
+            yield pattern.format(name, part), Column(error[:, i], unit, description)
         if calibration is not None:
-            words = f"calibrated standard deviation of {name}, see CALFROM"
-            error = calibration.factor[i] * errors[""][:, i]
-            yield names["part"].format(name, "CAL"), Column(error, unit, words)
+            calibrated = calibration.factor[i] * errors[""][:, i]
+            description = f"calibrated standard deviation of {name}, see CALFROM"
+            yield names["part"].format(name, "CAL"), Column(calibrated, unit, description)
         if prediction.label_flags is not None:
-            words = f"bits of FLAGS that concern {name} alone"
-            yield names["flags"].format(name), Column(prediction.label_flags[:, i], "", words)
+            description = f"bits of FLAGS that concern {name} alone"
+            column = Column(prediction.label_flags[:, i], "", description)
+            yield names["flags"].format(name), column
         if truth is not None:
             yield names["truth"].format(name), Column(truth[:, i], unit, f"known {label}")
 
@@ -133,37 +136,30 @@ def _list_covariances(
 ) -> Iterator[tuple[str, Column]]:
     order = ", ".join(name_labels(prediction.label_names))
     for part, covariance in _find_covariances(prediction).items():
-        words = f"{_PARTS[part]} covariance of {order}, in products of their units"
-        yield (
-            names["part_cov" if part else "total_cov"].format("", part),
-            Column(covariance, "", words),
-        )
+        pattern = names["part_cov" if part else "total_cov"]
+        description = f"{_PARTS[part]} covariance of {order}, in products of their units"
+        yield pattern.format("", part), Column(covariance, "", description)
 
 
 def _list_quality(prediction: Prediction) -> Iterator[tuple[str, Column]]:
-    """What is known for or against a star."""
-    words = "bits, see FLAG1, FLAG2, ... in the header; 0: nothing known against it"
-    yield "FLAGS", Column(prediction.flags, "", words)
-    yield (
-        "N_BAD_PIXELS",
-        Column(prediction.n_bad_pixels, "", "pixels without information, replaced by a mean"),
-    )
+    """Flags, and the numbers behind them."""
+    description = "bits, see FLAG1, FLAG2, ... in the header; 0: nothing known against it"
+    yield "FLAGS", Column(prediction.flags, "", description)
+    description = "pixels without information, replaced by a mean"
+    yield "N_BAD_PIXELS", Column(prediction.n_bad_pixels, "", description)
     if prediction.snr is not None and prediction.has_flux_errors:
         yield "SNR", Column(prediction.snr, "", "median signal-to-noise ratio of a good pixel")
     if prediction.flux_distance is not None:
-        words = "from the training spectra, 99 % of which are nearer than 1"
-        yield "FLUX_DISTANCE", Column(prediction.flux_distance, "", words)
+        description = "from the training spectra, 99 % of which are nearer than 1"
+        yield "FLUX_DISTANCE", Column(prediction.flux_distance, "", description)
 
 
 def _find_covariances(prediction: Prediction) -> dict[str, np.ndarray]:
-    covariances = {
-        "": prediction.total_cov,
-        "MODEL": prediction.model_cov,
-        "FLUX": prediction.flux_cov,
-    }
+    """Covariances by the part of the error; that of the flux only if its errors are known."""
+    covariances = {"": prediction.total_cov, "MODEL": prediction.model_cov}
+    if prediction.has_flux_errors:
+        covariances["FLUX"] = prediction.flux_cov
     covariances["NOISE"] = prediction.noise_cov
-    if not prediction.has_flux_errors:
-        del covariances["FLUX"]
     return covariances
 
 
@@ -177,8 +173,10 @@ def _refuse_duplicates(listed: list[tuple[str, Column]]) -> dict[str, Column]:
     return dict(listed)
 
 
-def _check_ids(ids: Any, n_stars: int) -> np.ndarray:
-    ids = np.arange(n_stars) if ids is None else np.asarray(ids)
+def _check_ids(ids: ArrayLike | None, n_stars: int) -> np.ndarray:
+    if ids is None:
+        return np.arange(n_stars)
+    ids = np.asarray(ids)
     if ids.shape != (n_stars,):
         raise ShapeError(
             f"ids should have shape ({n_stars},), one a star of the prediction, got {ids.shape}:"
@@ -195,7 +193,7 @@ def _check_ids(ids: Any, n_stars: int) -> np.ndarray:
     return ids
 
 
-def _check_truth(true_labels: Any, shape: tuple[int, ...]) -> np.ndarray | None:
+def _check_truth(true_labels: ArrayLike | None, shape: tuple[int, ...]) -> np.ndarray | None:
     if true_labels is None:
         return None
     truth = as_float_array(true_labels, "true_labels")
@@ -213,7 +211,7 @@ def _check_truth(true_labels: Any, shape: tuple[int, ...]) -> np.ndarray | None:
 def build_header(
     prediction: Prediction, meta: Mapping[str, Any], calibration: ErrorCalibration | None = None
 ) -> dict[str, Any]:
-    """Words and numbers by key: versions, labels, flags and their limits, calibration, and what `meta` adds.
+    """Strings and numbers by key: versions, labels, flags, calibration, and the entries of `meta`.
 
     Raises
     ------
@@ -222,31 +220,34 @@ def build_header(
     """
     header: dict[str, Any] = {name.upper(): number for name, number in find_versions().items()}
     header["N_LABELS"] = len(prediction.label_names)
-    for i, (name, unit) in enumerate(
-        zip(prediction.label_names, prediction.label_units, strict=True), 1
-    ):
-        header |= {f"LABEL{i}": name, f"UNIT{i}": unit}
+    labels = zip(prediction.label_names, prediction.label_units, strict=True)
+    for i, (name, unit) in enumerate(labels, 1):
+        header[f"LABEL{i}"] = name
+        header[f"UNIT{i}"] = unit
     header["ERRTYPE"] = "columns of errors are standard deviations"
     header["FLUXERR"] = bool(prediction.has_flux_errors)
     header |= _describe_flags(prediction)
     if calibration is not None:
         header["CALFROM"] = calibration.source
-        header |= {f"CAL{i}": float(factor) for i, factor in enumerate(calibration.factor, 1)}
+        for i, factor in enumerate(calibration.factor, 1):
+            header[f"CAL{i}"] = float(factor)
     for key, value in meta.items():
         header[key] = _check_entry(key, value, header)
     return header
 
 
 def _describe_flags(prediction: Prediction) -> dict[str, Any]:
-    """Meanings by bit, the limits, and which flags could not be looked at."""
-    described: dict[str, Any] = {
-        f"FLAG{flag.value}": f"{flag.name}: {flag.meaning}" for flag in Flag
-    }
+    """Meanings of the bits, the limits, and flags that could not be evaluated."""
+    described: dict[str, Any] = {}
+    for flag in Flag:
+        described[f"FLAG{flag.value}"] = f"{flag.name}: {flag.meaning}"
     limits = prediction.flag_options
     if limits is None:
         return described
-    described |= {"EDGE": limits.edge, "MAXBAD": limits.max_bad_fraction}
-    described |= {"MINSNR": limits.min_snr, "MAXDIST": limits.max_distance}
+    described["EDGE"] = limits.edge
+    described["MAXBAD"] = limits.max_bad_fraction
+    described["MINSNR"] = limits.min_snr
+    described["MAXDIST"] = limits.max_distance
     missing = []
     if not prediction.has_flux_errors:
         missing.append(f"{Flag.LOW_SNR.value} (no errors of the flux)")
@@ -255,7 +256,9 @@ def _describe_flags(prediction: Prediction) -> dict[str, Any]:
             f"{Flag.OUTSIDE_TRAINING_SPECTRA.value} (model without a description of its training"
             " spectra)"
         )
-    return described | ({"NOTEVAL": f"not evaluated: {', '.join(missing)}"} if missing else {})
+    if missing:
+        described["NOTEVAL"] = f"not evaluated: {', '.join(missing)}"
+    return described
 
 
 def _check_entry(key: Any, value: Any, header: dict[str, Any]) -> Any:

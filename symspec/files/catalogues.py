@@ -1,4 +1,4 @@
-"""Predictions as a catalogue, one row a star, in FITS, ECSV, HDF5 or NetCDF; the same input gives the same bytes."""
+"""Catalogues of predictions in FITS, ECSV, HDF5 or NetCDF: equal input gives equal bytes."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from symspec.errors import DataError, OptionError, ShapeError
-from symspec.errors import FileKeptError as FileKeptError
 from symspec.files.catalogue_columns import (
     DIALECTS,
     Column,
@@ -46,44 +46,48 @@ _TABLE = "catalogue"  # name of the FITS extension and of the HDF5 dataset
 def write_catalogue(
     path: str | os.PathLike[str],
     prediction: Prediction,
-    ids: Any = None,
+    ids: ArrayLike | None = None,
     *,
     overwrite: bool = False,
-    true_labels: Any = None,
+    true_labels: ArrayLike | None = None,
     calibration: ErrorCalibration | None = None,
     dialect: str = "upper",
     meta: Mapping[str, Any] | None = None,
 ) -> None:
     """Write predicted labels with their error budget as a table, one row a star.
 
-    =================================  ==========================  ==============================================
-    upper                              lower                       what it is
-    =================================  ==========================
-    ============================================== ID                                 id
-    the star TEFF                               teff                        the label; so for each
-    of them: TEFF_ERR                           e_teff                      total standard deviation
-    TEFF_MODEL_ERR, TEFF_FLUX_ERR,     e_teff_model, e_teff_flux,  its parts TEFF_NOISE_ERR
-    e_teff_noise TEFF_CAL_ERR                       e_teff_cal                  TEFF_ERR times the
-    factor of `calibration` TEFF_FLAGS                         f_teff                      bits of
-    FLAGS that concern this label alone TEFF_TRUE                          teff_true
-    known label COV, MODEL_COV, FLUX_COV,          cov, cov_model, cov_flux,   covariances (label,
-    label), labels in their NOISE_COV                          cov_noise                   order, in
-    products of their units FLAGS                              flags                       bits of
-    `Flag` N_BAD_PIXELS, SNR, FLUX_DISTANCE   the same in lower case      see `Prediction`
-    =================================  ==========================
-    ==============================================
+    ==============  ==============  ====================================================
+    upper           lower           content
+    ==============  ==============  ====================================================
+    ID              id              the star
+    TEFF            teff            a label, followed by columns of the same kind:
+    TEFF_ERR        e_teff          its total standard deviation
+    TEFF_MODEL_ERR  e_teff_model    the part of it from the weights
+    TEFF_FLUX_ERR   e_teff_flux     the part from the errors of the flux
+    TEFF_NOISE_ERR  e_teff_noise    the part from the scatter of the training labels
+    TEFF_CAL_ERR    e_teff_cal      TEFF_ERR times the factor of `calibration`
+    TEFF_FLAGS      f_teff          the bits of FLAGS that concern this label alone
+    TEFF_TRUE       teff_true       its known value
+    COV             cov             total covariance (label, label) in products of units
+    MODEL_COV       cov_model       its parts, as above
+    FLUX_COV        cov_flux
+    NOISE_COV       cov_noise
+    FLAGS           flags           bits of `Flag`
+    N_BAD_PIXELS    n_bad_pixels    see `Prediction`
+    SNR             snr             see `Prediction`
+    FLUX_DISTANCE   flux_distance   see `Prediction`
+    ==============  ==============  ====================================================
 
-    Columns of what is not there (flux errors, known labels, ...) are left out. The header says
-    versions, the order and units of the labels (LABEL1, UNIT1, ...), what the flags mean (FLAG1,
-    FLAG2, ...: by value of the bit), the limits behind them, which of them could not be looked at
-    (NOTEVAL), and where a calibration comes from (CALFROM, CAL1, ...). Nothing depends on the time
-    or the place of writing.
+    Columns without content (no flux errors, no known labels, ...) are left out. The header gives
+    versions, the order and units of the labels (LABEL1, UNIT1, ...), the meanings of the flags
+    (FLAG1, FLAG2, FLAG4, ..., by the value of the bit), their limits, the flags that could not be
+    evaluated (NOTEVAL), and the source of a calibration (CALFROM, CAL1, ...). Nothing depends on
+    the time or the place of writing.
 
-    FITS: a unit that the standard has is in TUNITn, in the standard's words. One that it has not,
-    such as dex, is in the column's comment, TCOMMn, and in the header's UNITn; astropy is told of
-    it in comments of its own, so that `astropy.table.Table.read` gives the column its unit, without
-    a warning. A unit that astropy does not know either, such as log(cgs), is in TCOMMn and UNITn
-    only.
+    FITS: a unit of the FITS standard is in TUNITn, as the standard spells it. Another unit, such as
+    dex, is in the column's comment, TCOMMn, and in the header's UNITn; comments of astropy's own
+    give it to `astropy.table.Table.read`, without a warning. A unit that astropy does not know,
+    such as log(cgs), is in TCOMMn and UNITn only.
 
     NetCDF: the file of `catalogue_dataset`, for `xarray.open_dataset`.
 
@@ -93,13 +97,13 @@ def write_catalogue(
         Its ending says the format: .fits, .fit, .fits.gz; .ecsv; .h5, .hdf5; .nc.
     prediction : Prediction
     ids : array_like of str or int, shape (star,), optional
-        Default: the rows' numbers, from 0.
+        By default the numbers of the rows, from 0.
     overwrite : bool, default False
         Whether a file already there is replaced.
     true_labels : array_like, shape (star, label), optional
         Known labels in the labels' units, NaN where unknown.
     calibration : ErrorCalibration, optional
-        Errors times its factors stand beside the errors themselves.
+        Errors times its factors are written beside the errors themselves.
     dialect : {"upper", "lower"}
         Convention of the columns' names.
     meta : mapping of str to str or number, optional
@@ -108,12 +112,12 @@ def write_catalogue(
     Raises
     ------
     OptionError
-        The ending, the dialect or an entry of `meta` is none that can be written.
+        The ending, the dialect or an entry of `meta` cannot be written.
     ShapeError
         `ids`, `true_labels` or `calibration` do not match the prediction.
     DataError
-        `ids` are neither words nor whole numbers, or labels' names give the same column twice,
-        or there is no star.
+        `ids` are neither strings nor whole numbers, two labels give the same column, or there is no
+        star.
     FileKeptError
         There is a file already, and `overwrite` is False.
     """
@@ -121,8 +125,8 @@ def write_catalogue(
     file_format = _find_suffix(path)
     columns, header = _prepare(prediction, ids, true_labels, calibration, dialect, meta)
     if file_format == "fits":
-        ids = next(iter(columns.values())).values
-        _check_ascii([*map(str, header.values()), *map(str, ids.tolist())])
+        stars = next(iter(columns.values())).values
+        _check_ascii([*map(str, header.values()), *map(str, stars.tolist())])
     with replace_when_complete(path, overwrite=overwrite) as temporary:
         _WRITE[file_format](temporary, columns, header)
 
@@ -135,7 +139,7 @@ def check_catalogue(
     *,
     dialect: str = "upper",
 ) -> None:
-    """Refuse what `write_catalogue` would refuse in the end, before any work: ending, dialect, and words.
+    """Refuse, before any work, an ending, dialect or strings that `write_catalogue` would refuse.
 
     Raises
     ------
@@ -143,26 +147,26 @@ def check_catalogue(
         As `write_catalogue`.
     """
     check_choice(dialect, "dialect", DIALECTS)
-    name_labels(tuple(label_names))
+    name_labels(label_names)
     if _find_suffix(Path(path)) == "fits":
         _check_ascii([*label_names, *label_units, *ids])
 
 
 def catalogue_dataset(
     prediction: Prediction,
-    ids: Any = None,
+    ids: ArrayLike | None = None,
     *,
-    true_labels: Any = None,
+    true_labels: ArrayLike | None = None,
     calibration: ErrorCalibration | None = None,
     dialect: str = "upper",
     meta: Mapping[str, Any] | None = None,
 ) -> Dataset:
     """Arrange a catalogue as an `xarray.Dataset`.
 
-    Its variables are the columns of `write_catalogue`, with the dimensions star, and label and
-    other_label of the covariances; coordinates are the stars' ids and the labels' columns. Units
-    and descriptions are attributes (units, long_name) of the variables, and the header those of the
-    dataset.
+    Its variables are the columns of `write_catalogue`, with the dimension star, and for covariances
+    label and other_label. Coordinates are the ids of the stars and the columns of the labels. Units
+    and descriptions are attributes (units, long_name) of the variables; the header gives those of
+    the dataset.
 
     Parameters
     ----------
@@ -190,8 +194,8 @@ def _find_suffix(path: Path) -> str:
 
 def _prepare(
     prediction: Prediction,
-    ids: Any,
-    true_labels: Any,
+    ids: ArrayLike | None,
+    true_labels: ArrayLike | None,
     calibration: ErrorCalibration | None,
     dialect: str,
     meta: Mapping[str, Any] | None,
@@ -208,20 +212,19 @@ def _prepare(
             f"calibration should have {n_labels} factors, one a label, got"
             f" {len(calibration.factor)}."
         )
-    words = {"true_labels": true_labels, "calibration": calibration, "dialect": dialect}
-    return build_columns(prediction, ids, **words), build_header(
-        prediction, meta or {}, calibration
+    columns = build_columns(
+        prediction, ids, true_labels=true_labels, calibration=calibration, dialect=dialect
     )
+    return columns, build_header(prediction, meta or {}, calibration)
 
 
 def _check_ascii(texts: Iterable[str]) -> None:
-    if bad := next(
-        (text for text in texts if not (text.isascii() and (text.isprintable() or not text))), None
-    ):
-        raise DataError(
-            f"FITS holds printable ASCII only, got {bad!r}: write .ecsv or .hdf5, or change the"
-            " text."
-        )
+    for text in texts:
+        if not (text.isascii() and text.isprintable()):
+            raise DataError(
+                f"FITS holds printable ASCII only, got {text!r}: write .ecsv or .hdf5, or change"
+                " the text."
+            )
 
 
 # --- formats
@@ -233,10 +236,10 @@ def _build_table(columns: Columns, header: dict[str, Any]) -> Any:
     from astropy.units import Unit
 
     table = Table(meta=header)
-    for name, (values, unit, words) in columns.items():
-        # surveys write units that astropy does not know, such as log(cgs): they stay as they are
+    for name, (values, unit, description) in columns.items():
+        # surveys write units that astropy does not know, such as log(cgs): they are kept
         known = Unit(unit, parse_strict="silent") if unit else None
-        table[name] = TableColumn(values, unit=known, description=words)
+        table[name] = TableColumn(values, unit=known, description=description)
     return table
 
 
@@ -253,19 +256,22 @@ def _build_dataset(columns: Columns, header: dict[str, Any]) -> Any:
 
     (id_name, ids), *others = columns.items()
     variables = {}
-    masks = np.array([flag.value for flag in Flag], np.int32)
-    bits = {"flag_masks": masks, "flag_meanings": " ".join(flag.name for flag in Flag)}
-    for name, (values, unit, words) in others:
+    for name, (values, unit, description) in others:
+        attributes: dict[str, Any] = {"long_name": description}
+        if unit:
+            attributes["units"] = unit
+        elif description.startswith("bits"):
+            attributes["flag_masks"] = np.array([flag.value for flag in Flag], np.int32)
+            attributes["flag_meanings"] = " ".join(Flag.__members__)
         dims = ("star", "label", "other_label")[: values.ndim]
-        more = {"units": unit} if unit else bits if words.startswith("bits") else {}
-        variables[name] = (dims, values, {"long_name": words} | more)
-    names = name_labels(tuple(header[f"LABEL{i}"] for i in range(1, header["N_LABELS"] + 1)))
-    star = ("star", ids.values, {"long_name": f"{ids.words} ({id_name})"})
-    coords = {"star": star, "label": names, "other_label": names}
-    attributes = {
+        variables[name] = (dims, values, attributes)
+    names = name_labels([header[f"LABEL{i}"] for i in range(1, header["N_LABELS"] + 1)])
+    star = ("star", ids.values, {"long_name": f"{ids.description} ({id_name})"})
+    coordinates = {"star": star, "label": names, "other_label": names}
+    numbers = {
         key: int(value) if isinstance(value, bool) else value for key, value in header.items()
     }
-    return xr.Dataset(variables, coords, attributes)
+    return xr.Dataset(variables, coordinates, numbers)
 
 
 def _write_netcdf(path: Path, columns: Columns, header: dict[str, Any]) -> None:
@@ -278,16 +284,14 @@ def _write_fits(path: Path, columns: Columns, header: dict[str, Any]) -> None:
     with fits.open(_build_fits(columns)) as file:
         hdu = file[1]
         hdu.name = _TABLE
-        for i, (_, unit, words) in enumerate(columns.values(), 1):
+        for i, (_, unit, description) in enumerate(columns.values(), 1):
             standard = _find_fits_unit(unit)
             if standard:
                 hdu.columns[i - 1].unit = standard
+            elif unit:
+                description = f"{description} [{unit}]"
             # astropy keeps descriptions in comments of its own; TCOMMn is where other readers look
-            hdu.header.set(
-                f"TCOMM{i}",
-                words if standard or not unit else f"{words} [{unit}]",
-                after=f"TFORM{i}",
-            )
+            hdu.header.set(f"TCOMM{i}", description, after=f"TFORM{i}")
         for key, value in header.items():
             _add_card(hdu.header, key, value)
         for part in file:
@@ -297,7 +301,7 @@ def _write_fits(path: Path, columns: Columns, header: dict[str, Any]) -> None:
 
 
 def _build_fits(columns: Columns) -> io.BytesIO:
-    """File of the bare columns, in whose comments astropy finds descriptions, and units that FITS has not."""
+    """File of the bare columns, with descriptions and units in astropy's own comments."""
     from astropy.table import Column as TableColumn
     from astropy.table import QTable
     from astropy.units import Quantity
@@ -305,10 +309,10 @@ def _build_fits(columns: Columns) -> io.BytesIO:
 
     table = QTable()
     buffer = io.BytesIO()
-    for name, (values, unit, words) in columns.items():
+    for name, (values, unit, description) in columns.items():
         known = None if _find_fits_unit(unit) else _find_unit(unit)
         table[name] = TableColumn(values) if known is None else Quantity(values, known, subok=True)
-        table[name].info.description = words
+        table[name].info.description = description
     with warnings.catch_warnings():
         warnings.filterwarnings(
             "ignore", ".*could not be saved in native FITS format", AstropyUserWarning
@@ -319,7 +323,7 @@ def _build_fits(columns: Columns) -> io.BytesIO:
 
 
 def _find_unit(unit: str) -> Any:
-    """The unit as astropy has it, or None where it has none."""
+    """The unit of astropy, or None if astropy does not know it."""
     from astropy.units import Unit
 
     try:
@@ -329,22 +333,25 @@ def _find_unit(unit: str) -> Any:
 
 
 def _find_fits_unit(unit: str) -> str | None:
-    """The unit as the FITS standard writes it, or None where it has no word for it."""
+    """The unit as the FITS standard spells it, or None if it is not part of the standard."""
+    known = _find_unit(unit)
+    if known is None:
+        return None
     try:
-        return _find_unit(unit).to_string("fits")
-    except (AttributeError, ValueError):
+        return known.to_string("fits")
+    except ValueError:
         return None
 
 
 def _compress(raw: io.BufferedWriter, path: Path) -> Any:
-    """The stream itself, or gzip without the name and time that it would note down."""
-    return (
-        gzip.GzipFile("", "wb", fileobj=raw, mtime=0) if path.name.lower().endswith(".gz") else raw
-    )
+    """The stream itself, or gzip without the usual name and time in its header."""
+    if path.name.lower().endswith(".gz"):
+        return gzip.GzipFile("", "wb", fileobj=raw, mtime=0)
+    return raw
 
 
 def _add_card(header: Any, key: str, value: Any) -> None:
-    """A card, or a comment for what no card holds: no finite number, or long text under a long name."""
+    """Add a card, or a comment for what no card holds: numbers not finite, and long texts."""
     finite = isinstance(value, str) or np.isfinite(value)
     text = str(value).replace("'", "''")
     if finite and len(key) <= 8:

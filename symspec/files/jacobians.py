@@ -1,29 +1,37 @@
-"""Derivatives of every label with respect to every pixel into an HDF5 file, for any number of stars."""
+"""Derivatives of labels with respect to flux, for any number of stars, into an HDF5 file."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from symspec.derivatives.compiled import compile_jacobian
 from symspec.derivatives.functions import DTYPES
 from symspec.errors import DataError
-from symspec.files.partial_runs import PartialRun, encode_words, open_run
-from symspec.files.provenance import find_versions, hash_network, join_hashes
-from symspec.files.surveys import Show, find_piece_size
+from symspec.files.partial_runs import (
+    PartialRun,
+    Show,
+    encode_strings,
+    find_piece_size,
+    open_run,
+    show_pieces,
+)
+from symspec.files.provenance import find_versions, join_hashes
+from symspec.laplace.identity import hash_network
 from symspec.networks.layers import Standardize
 from symspec.networks.network import Network
 from symspec.safety.checkpoint import find_fingerprint
 from symspec.safety.checks import check_choice
+from symspec.safety.progress import Progress
 from symspec.safety.whole_files import replace_when_complete
-from symspec.spectra.grids import check_grid, fit_to_network
+from symspec.spectra.grids import Pixels, check_grid, fit_to_network
 from symspec.spectra.pixels import fill_bad_pixels
 from symspec.spectra.readers.sources import SpectraSource, hash_spectra, open_source
 from symspec.spectra.resampling import Resampled
@@ -34,13 +42,13 @@ COMPRESSIONS: dict[str, dict[str, Any]] = {  # not lzf, whose bytes are others e
     "gzip": {"compression": "gzip", "compression_opts": 1, "shuffle": True},
     "none": {},
 }
-Grid = tuple[np.ndarray | None, str]  # wavelengths and their unit
 _COPIED = ("jacobian", "bad_pixel")  # too large to be held for all stars
+_SUMMED = ("jacobian_sum", "flux_sum", "flux_count")
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class JacobianSummary:
-    """What a file of derivatives holds on average.
+    """Averages over the stars of a file of derivatives.
 
     Attributes
     ----------
@@ -73,16 +81,18 @@ def write_jacobian(
     resample: str | None = None,
     overwrite: bool = False,
     restart: bool = False,
-    show: Show = lambda n_stars, n_done: nullcontext(int),
+    progress: bool | Progress = True,
+    show: Show | None = None,
     **options: Any,
 ) -> JacobianSummary:
-    r"""Write :math:`J_x = \partial f / \partial x` of every star, in the memory of some hundred stars.
+    r"""Write :math:`J_x = \partial f / \partial x` of every star, piece by piece.
 
-    The file holds `jacobian` (star, label, pixel), in units of the label per unit of the flux, in
-    chunks of a few stars, `label_names`, `label_units`, and of the spectra what they have:
-    `wavelength`, `ids`, and `bad_pixel` (star, pixel), where ivar is 0: such a pixel is replaced by
-    its training mean before derivatives are taken. The file appears under its name once it is
-    complete; `symspec.files.partial_runs` says what lies beside it meanwhile.
+    It takes the memory of some hundred stars. The file holds `jacobian` (star, label, pixel), in
+    units of the label per unit of the flux, in chunks of a few stars; `label_names` and
+    `label_units`; and from the spectra, if they have them, `wavelength`, `ids`, and `bad_pixel`
+    (star, pixel), where ivar is 0. Bad pixels are replaced by their training mean before
+    derivatives are taken. The file appears under its name once it is complete;
+    `symspec.files.partial_runs` describes the folder beside it until then.
 
     Parameters
     ----------
@@ -99,15 +109,17 @@ def write_jacobian(
     backend : str
         As for `compile_jacobian`.
     compression : {"gzip", "none"}
-        Without loss. Derivatives of dense layers hold little that repeats itself: "gzip" saves a
-        tenth of the room and takes several times as long as the derivatives themselves.
+        Without loss. Derivatives of dense layers hardly repeat themselves: "gzip" saves a tenth of
+        the space and takes several times as long as the derivatives.
     resample : {"flux_conserving", "linear"}, optional
         Take the spectra to the network's wavelengths, on which the derivatives then are, see
         `symspec.resample`.
     overwrite : bool, default False
         Replace an existing file.
     restart : bool, default False
-        Begin anew where the pieces of an earlier run lie.
+        Discard the pieces of an earlier run.
+    progress : bool or Progress, default True
+        As for `predict_survey`.
     show : callable, optional
         As for `predict_survey`.
     **options
@@ -124,37 +136,37 @@ def write_jacobian(
     ShapeError
         The spectra have another number of pixels than the network takes.
     DataError
-        Pixels are bad and no mean spectrum is known, or there are pieces of another run.
+        Pixels are bad and no mean spectrum is known, or the pieces are those of another run.
     """
     check_choice(dtype, "dtype", DTYPES)
-    packing = COMPRESSIONS[check_choice(compression, "compression", tuple(COMPRESSIONS))]
+    check_choice(compression, "compression", tuple(COMPRESSIONS))
     flux_mean = _find_flux_mean(net, flux_mean)
-    keep = {"overwrite": overwrite}
     jacobian = compile_jacobian(net, "flux", backend=backend, dtype=dtype)
     with open_source(spectra, **options) as source:
         if resample is None:
             check_grid(net, source, source.name)
-        size = find_piece_size(8 * net.n_labels * net.n_pixels)
         plan = _plan(net, theta, flux_mean, source) | {
             "dtype": dtype,
             "backend": backend,
             "compression": compression,
+            "resample": resample,
         }
-        plan |= {"resample": resample}
+        size = find_piece_size(8 * net.n_labels * net.n_pixels)
+        read = partial(_read, source, net, resample)
         find = partial(_differentiate, partial(jacobian, theta), flux_mean)
-        with open_run(path, plan, source.n_stars, size, restart=restart, **keep) as run:
-            layouts = _find_layouts(run, net, packing)
-            with show(source.n_stars, run.n_done) as advance:
-                run.compute(
-                    partial(_read, source, net, resample), find, advance=advance, layouts=layouts
-                )
-            totals = _sum_pieces(run)
-            of = source if resample is None else net
-            grid = of.wavelength, of.wavelength_unit
-            run.finish(lambda whole: _assemble(whole, run, net, grid, plan), **keep)
-    mean = totals["jacobian_sum"] / source.n_stars
-    flux = totals["flux_sum"] / np.maximum(totals["flux_count"], 1)
-    return JacobianSummary(source.n_stars, mean, flux, *grid)
+        with open_run(
+            path, plan, source.n_stars, size, overwrite=overwrite, restart=restart
+        ) as run:
+            layouts = _find_layouts(run, net, COMPRESSIONS[compression])
+            with show_pieces(progress, show, run) as follow:
+                run.compute(read, find, stage="differentiating", progress=follow, layouts=layouts)
+            pixels = source if resample is None else net
+            summary = _summarize(run, pixels)
+            assemble = partial(
+                _assemble, run=run, net=net, pixels=pixels, network_hash=plan["network"]
+            )
+            run.finish(assemble, overwrite=overwrite)
+    return summary
 
 
 def _read(source: SpectraSource, net: Network, kind: str | None, rows: slice) -> Spectra:
@@ -169,14 +181,13 @@ def _find_flux_mean(net: Network, flux_mean: Any) -> np.ndarray | None:
 
 
 def _plan(
-    net: Network, theta: Any, flux_mean: np.ndarray | None, source: SpectraSource
+    net: Network, theta: ArrayLike, flux_mean: np.ndarray | None, source: SpectraSource
 ) -> dict[str, Any]:
-    network = hash_network(net, theta)
-    mean = None if flux_mean is None else find_fingerprint(flux_mean)
+    """Everything that the pieces depend on, except for options."""
     return {
         "run": "jacobian",
-        "network": network,
-        "flux_mean": mean,
+        "network": hash_network(net, theta),
+        "flux_mean": None if flux_mean is None else find_fingerprint(flux_mean),
         **source.identity,
         **find_versions(),
     }
@@ -192,32 +203,38 @@ def _differentiate(
             "pixels with ivar = 0 need the mean training spectrum in their place, got none: give"
             " flux_mean, or a network that starts with Standardize."
         )
-    J = jacobian(
-        stars.flux if flux_mean is None else fill_bad_pixels(stars.flux, stars.ivar, flux_mean)
-    )
-    arrays = {"jacobian": J, "jacobian_sum": J.sum(axis=0, dtype=np.float64)[None]}
-    arrays |= {
+    filled = stars.flux
+    if flux_mean is not None:
+        filled = fill_bad_pixels(stars.flux, stars.ivar, flux_mean)
+    J = jacobian(filled)
+    arrays = {
+        "jacobian": J,
+        "jacobian_sum": J.sum(axis=0, dtype=np.float64)[None],
         "flux_sum": np.where(bad, 0.0, stars.flux).sum(axis=0)[None],
         "flux_count": (~bad).sum(axis=0)[None],
     }
-    arrays |= {"bad_pixel": bad} if stars.ivar is not None else {}
-    arrays |= {"ids": stars.ids} if stars.ids is not None else {}
-    return arrays | {"data_hash": np.array([hash_spectra(stars)])}
+    if stars.ivar is not None:
+        arrays["bad_pixel"] = bad
+    if stars.ids is not None:
+        arrays["ids"] = stars.ids
+    arrays["data_hash"] = np.array([hash_spectra(stars)])
+    return arrays
 
 
 def _find_layouts(
     run: PartialRun, net: Network, packing: Mapping[str, Any]
 ) -> dict[str, dict[str, Any]]:
-    """How HDF5 stores what is large: in pieces and in the whole alike, so that chunks move without being unpacked."""
-    n = find_piece_size(
-        8 * net.n_labels * net.n_pixels, CHUNK_BYTES // (8 * net.n_labels * net.n_pixels) or 1
-    )
+    """Layouts in HDF5 of large arrays: the same in every piece, so that chunks move unpacked."""
+    bytes_a_star = 8 * net.n_labels * net.n_pixels
+    n = find_piece_size(bytes_a_star, max(1, CHUNK_BYTES // bytes_a_star))
     n = min(n, run.n_stars)
-    room = {
-        "maxshape": (None, net.n_labels, net.n_pixels)
-    }  # the last piece may be smaller than a chunk
+    # maxshape, as the last piece may be smaller than a chunk
     return {
-        "jacobian": {"chunks": (n, net.n_labels, net.n_pixels), **room, **packing},
+        "jacobian": {
+            "chunks": (n, net.n_labels, net.n_pixels),
+            "maxshape": (None, net.n_labels, net.n_pixels),
+            **packing,
+        },
         "bad_pixel": {
             "chunks": (n, net.n_pixels),
             "maxshape": (None, net.n_pixels),
@@ -226,16 +243,21 @@ def _find_layouts(
     }
 
 
-def _sum_pieces(run: PartialRun) -> dict[str, np.ndarray]:
-    totals = {"jacobian_sum": 0.0, "flux_sum": 0.0, "flux_count": 0}
+def _summarize(run: PartialRun, pixels: Pixels) -> JacobianSummary:
+    totals: dict[str, np.ndarray] = {}
     for _, file in run.open_pieces():
-        totals = {name: total + file[name][0] for name, total in totals.items()}
-    return totals
+        for name in _SUMMED:
+            totals[name] = totals.get(name, 0) + file[name][0]
+    return JacobianSummary(
+        n_stars=run.n_stars,
+        mean=totals["jacobian_sum"] / run.n_stars,
+        flux=totals["flux_sum"] / np.maximum(totals["flux_count"], 1),
+        wavelength=pixels.wavelength,
+        wavelength_unit=pixels.wavelength_unit,
+    )
 
 
-def _assemble(
-    path: Path, run: PartialRun, net: Network, grid: Grid, plan: Mapping[str, Any]
-) -> None:
+def _assemble(path: Path, run: PartialRun, net: Network, pixels: Pixels, network_hash: str) -> None:
     """The whole file from its pieces, whose chunks are copied as they are."""
     import h5py
 
@@ -243,15 +265,20 @@ def _assemble(
         hashes = []
         ids = []
         for rows, piece in run.open_pieces():
-            for name in (name for name in _COPIED if name in piece):
+            for name in _COPIED:
+                if name not in piece:
+                    continue
                 if rows.start == 0:
                     _create_like(file, name, piece[name], run.n_stars)
                 _copy_chunks(piece[name], file[name], rows.start)
             hashes.append(piece["data_hash"].asstr()[0])
-            ids += [piece["ids"].asstr()[()]] if "ids" in piece else []
-        _describe(file, net, grid, np.concatenate(ids) if ids else None)
-        file.attrs.update({"network_hash": plan["network"], "data_hash": join_hashes(hashes)})
-        file.attrs.update({f"{name}_version": version for name, version in find_versions().items()})
+            if "ids" in piece:
+                ids.append(piece["ids"].asstr()[()])
+        _describe(file, net, pixels, np.concatenate(ids) if ids else None)
+        file.attrs["network_hash"] = network_hash
+        file.attrs["data_hash"] = join_hashes(hashes)
+        for name, version in find_versions().items():
+            file.attrs[f"{name}_version"] = version
 
 
 def _create_like(file: Any, name: str, dataset: Any, n_stars: int) -> None:
@@ -273,13 +300,16 @@ def _copy_chunks(source: Any, target: Any, start: int) -> None:
         target.id.write_direct_chunk((start + first, *rest), packed, mask)
 
 
-def _describe(file: Any, net: Network, grid: Grid, ids: np.ndarray | None) -> None:
+def _describe(file: Any, net: Network, pixels: Pixels, ids: np.ndarray | None) -> None:
     file.attrs["content"] = "d(label)/d(flux), in units of the label per unit of the flux"
-    words = {"label_names": net.label_names, "label_units": net.label_units, "ids": ids}
-    for name, values in words.items():
-        if values is not None:
-            file[name] = encode_words(np.asarray(values, dtype=str))
-    wavelength, unit = grid
-    if wavelength is not None:
-        file["wavelength"] = wavelength
-        file["wavelength"].attrs["unit"] = unit
+    _write_strings(file, "label_names", net.label_names)
+    _write_strings(file, "label_units", net.label_units)
+    if ids is not None:
+        _write_strings(file, "ids", ids)
+    if pixels.wavelength is not None:
+        file["wavelength"] = pixels.wavelength
+        file["wavelength"].attrs["unit"] = pixels.wavelength_unit
+
+
+def _write_strings(file: Any, name: str, strings: ArrayLike) -> None:
+    file[name] = encode_strings(np.asarray(strings, dtype=str))

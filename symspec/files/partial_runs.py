@@ -1,17 +1,14 @@
-"""Long runs over many stars, piece by piece, which go on where they were interrupted or killed.
+"""Long runs over many stars, piece by piece, which continue where they were interrupted or killed.
 
-Beside the output NAME lies the folder NAME.partial while a run goes on, and after it was
-interrupted:
+During a run, and after an interruption, there is a folder NAME.partial beside the output NAME:
 
 - ``plan.json``: what the run depends on; another run does not touch the folder.
-- ``stars_000000000-000001023.h5``, ...: one finished piece each, which appears whole and is never
-  changed again, so that anyone may read it meanwhile. The arrays of its stars have the same names
-  as in the other pieces.
+- ``stars_000000000-000001023.h5``, ...: one finished piece each. It appears whole and never
+  changes, so that anyone may read it meanwhile. All pieces have the same names of arrays.
 
-A piece has a number of stars that depends on the data alone. As each is computed by itself, from
-the same stars, a run that was killed a hundred times ends with the same bytes as one that was not.
-The same call finds the folder, computes what is missing, puts the output together, and removes the
-folder.
+The number of stars in a piece depends on the data alone, and each piece is computed by itself. A
+run that was killed a hundred times therefore ends with the same bytes as one that was not. The same
+call finds the folder, computes what is missing, assembles the output, and removes the folder.
 """
 
 from __future__ import annotations
@@ -20,7 +17,7 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,11 +26,21 @@ import numpy as np
 
 from symspec.errors import DataError, FileKeptError
 from symspec.safety.memory import chunks
+from symspec.safety.progress import Progress, be_silent, show_progress
 from symspec.safety.whole_files import check_target, replace_when_complete
 
 Arrays = Mapping[str, np.ndarray]
+Show = Callable[[int, int], AbstractContextManager[Callable[[int], object]]]
+PIECE_BYTES = 2**26  # of data in a piece
+MOST_STARS = 4096  # in a piece
 PLAN = "plan.json"
 LOCK = "lock"
+
+
+def find_piece_size(bytes_a_star: int, most: int = MOST_STARS) -> int:
+    """Stars in a piece: a power of two, which depends on the size of their data alone."""
+    n = min(most, max(1, PIECE_BYTES // bytes_a_star))
+    return 2 ** (n.bit_length() - 1)
 
 
 @contextmanager
@@ -46,31 +53,31 @@ def open_run(
     overwrite: bool = False,
     restart: bool = False,
 ) -> Iterator[PartialRun]:
-    """Begin a run, or go on with one.
+    """Begin a run, or continue one.
 
     Parameters
     ----------
     output : str or path
-        What the run is to write; a symbolic link is followed.
+        The file to write; a symbolic link is followed.
     plan : mapping of str to str or number
-        All that the pieces depend on, by names that a user understands.
+        Everything that the pieces depend on, by names that a user understands.
     n_stars, stars_a_piece : int
     overwrite : bool, default False
         Whether an output already there is to be replaced.
     restart : bool, default False
-        Throw the pieces of an earlier run away.
+        Discard the pieces of an earlier run.
 
     Yields
     ------
     PartialRun
-        Where no piece was finished in the end, the folder is removed.
+        The folder is removed if no piece was finished in the end.
 
     Raises
     ------
     DataError
-        The folder holds pieces of another run, or is none of this module's.
+        The folder holds pieces of another run, or files that are no run's.
     FileKeptError
-        Another process is at work on the same output, or there is an output, and `overwrite` is
+        Another process is at work on the same output, or there is an output and `overwrite` is
         False.
     """
     target = check_target(output, overwrite=overwrite)
@@ -90,7 +97,7 @@ def open_run(
 
 @dataclass(frozen=True)
 class PartialRun:
-    """The pieces of a run, those that are finished and those that are not.
+    """The pieces of a run, finished or not.
 
     Attributes
     ----------
@@ -118,26 +125,31 @@ class PartialRun:
         read: Callable[[slice], Any],
         find: Callable[[Any], Arrays],
         *,
-        advance: Callable[[int], object] = int,
+        stage: str = "computing",
+        progress: Progress = be_silent,
         layouts: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
-        """Compute and keep the pieces that are not there.
+        """Compute and keep the missing pieces.
 
         Parameters
         ----------
         read : callable
-            Gives what is needed for some stars, a slice of them; called in a thread of its own, a
-            piece ahead.
+            Reads the data of a slice of stars; called one piece ahead, in a thread of its own.
         find : callable
-            Makes named arrays of it.
-        advance : callable, optional
-            Called with the number of stars after each piece.
+            Computes named arrays from them.
+        stage : str
+            What is computed, for `progress`.
+        progress : Progress, optional
+            Called before the first piece and after each, with the number of stars.
         layouts : mapping, optional
             By name of array, options of h5py's `create_dataset`.
         """
         import h5py
 
+        layouts = layouts or {}
         missing = [rows for rows in self.pieces if not self._path(rows).exists()]
+        n_done = self.n_done
+        progress(stage, n_done, self.n_stars)
         for rows, data in _read_ahead(read, missing):
             arrays = find(data)
             with (
@@ -145,10 +157,10 @@ class PartialRun:
                 h5py.File(temporary, "x") as file,
             ):
                 for name, array in arrays.items():
-                    file.create_dataset(
-                        name, data=encode_words(array), **(layouts or {}).get(name, {})
-                    )
-            advance(rows.stop - rows.start)
+                    layout = layouts.get(name, {})
+                    file.create_dataset(name, data=encode_strings(array), **layout)
+            n_done += rows.stop - rows.start
+            progress(stage, n_done, self.n_stars)
 
     def open_pieces(self) -> Iterator[tuple[slice, Any]]:
         """Stars and open `h5py.File` of every piece, one after the other.
@@ -171,10 +183,10 @@ class PartialRun:
                 ) from error
 
     def load(self) -> dict[str, np.ndarray]:
-        """Arrays of all pieces, joined along their first axis; for arrays that fit in memory."""
-        parts = [
-            {name: _decode_words(file[name][()]) for name in file} for _, file in self.open_pieces()
-        ]
+        """Arrays of all pieces, joined along their first axis; they should fit in memory."""
+        parts = []
+        for _, file in self.open_pieces():
+            parts.append({name: _decode_strings(file[name][()]) for name in file})
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
     def finish(self, write: Callable[[Path], object], *, overwrite: bool = False) -> None:
@@ -183,13 +195,13 @@ class PartialRun:
         Parameters
         ----------
         write : callable
-            Writes the file to a path that it is given, which ends as the output's does.
+            Writes the file to a given path, which ends as the output's does.
         overwrite : bool, default False
 
         Raises
         ------
         FileKeptError
-            There is a file by now, and `overwrite` is False; the pieces are kept.
+            There is a file by now and `overwrite` is False; the pieces are kept.
         """
         assembled = self.folder / self.output.name
         assembled.unlink(missing_ok=True)
@@ -199,7 +211,7 @@ class PartialRun:
         self.remove()
 
     def clear(self) -> None:
-        """Delete all that a run writes, finished or not."""
+        """Delete everything that a run writes, finished or not."""
         temporary = f".{'?' * 12}.*"  # of a process that was killed while it wrote
         for pattern in ("stars_*.h5", temporary, PLAN):
             for path in self.folder.glob(pattern):
@@ -207,7 +219,7 @@ class PartialRun:
         (self.folder / self.output.name).unlink(missing_ok=True)
 
     def remove(self) -> None:
-        """Remove the folder, but for files that are no run's."""
+        """Remove the folder, except for files that are no run's."""
         self.clear()
         (self.folder / LOCK).unlink(missing_ok=True)
         with suppress(OSError):
@@ -217,8 +229,29 @@ class PartialRun:
         return self.folder / f"stars_{rows.start:09d}-{rows.stop - 1:09d}.h5"
 
 
+@contextmanager
+def show_pieces(
+    progress: bool | Progress, show: Show | None, run: PartialRun
+) -> Iterator[Progress]:
+    """Follow the pieces of a run by `progress`, or by the older `show` if it is given."""
+    if show is None:
+        with show_progress(progress) as follow:
+            yield follow
+        return
+    before = run.n_done
+    with show(run.n_stars, before) as advance:
+
+        def follow_pieces(stage: str, done: int, total: int | None, /, **news: float | str) -> None:
+            nonlocal before
+            if done > before:
+                advance(done - before)
+            before = done
+
+        yield follow_pieces
+
+
 def _read_ahead(read: Callable[[slice], Any], pieces: list[slice]) -> Iterator[tuple[slice, Any]]:
-    """Each piece with what is read of it, while the next is being read."""
+    """Each piece with its data, while the data of the next are being read."""
     with ThreadPoolExecutor(1) as reader:
         ahead = [reader.submit(read, rows) for rows in pieces[:1]]
         for i, rows in enumerate(pieces):
@@ -227,8 +260,8 @@ def _read_ahead(read: Callable[[slice], Any], pieces: list[slice]) -> Iterator[t
             yield rows, data
 
 
-def encode_words(array: np.ndarray) -> np.ndarray:
-    """Words as UTF-8 of fixed length, which HDF5 stores where it stores numbers; other arrays as they are."""
+def encode_strings(array: np.ndarray) -> np.ndarray:
+    """Strings as UTF-8 of fixed length, which HDF5 stores like numbers; other arrays unchanged."""
     import h5py
 
     if array.dtype.kind != "U":
@@ -237,14 +270,14 @@ def encode_words(array: np.ndarray) -> np.ndarray:
     return encoded.astype(h5py.string_dtype("utf-8", max(1, encoded.dtype.itemsize)))
 
 
-def _decode_words(array: np.ndarray) -> np.ndarray:
+def _decode_strings(array: np.ndarray) -> np.ndarray:
     return np.char.decode(array, "utf-8") if array.dtype.kind == "S" else array
 
 
 @contextmanager
 def _hold(folder: Path) -> Iterator[None]:
-    """Keep others away; a process that is killed lets go."""
-    import fcntl  # which Windows has not
+    """Lock the folder; the lock of a killed process is released."""
+    import fcntl  # not on Windows
 
     with (folder / LOCK).open("a") as stream:
         try:
@@ -258,7 +291,7 @@ def _hold(folder: Path) -> Iterator[None]:
 
 
 def _check_plan(folder: Path, plan: dict[str, str | float]) -> None:
-    """Write the plan into a new folder, or hold it against that of an old one."""
+    """Write the plan into a new folder, or compare it with the plan of an old one."""
     path = folder / PLAN
     if not path.exists():
         if foreign := sorted(

@@ -1,10 +1,9 @@
-"""Error bars of any number of stars into one catalogue, in the memory of a few, going on where a run was killed."""
+"""Error bars of any number of stars into one catalogue: in little memory, resumed if killed."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
@@ -12,27 +11,25 @@ from typing import Any
 import numpy as np
 
 from symspec.files.catalogues import check_catalogue, write_catalogue
-from symspec.files.partial_runs import PartialRun, open_run
-from symspec.files.provenance import find_versions, hash_laplace, hash_network, join_hashes
+from symspec.files.partial_runs import MOST_STARS, Show, find_piece_size, open_run, show_pieces
+from symspec.files.provenance import find_versions, join_hashes
 from symspec.laplace.calibration import ErrorCalibration
 from symspec.laplace.flags import FlagOptions
+from symspec.laplace.identity import hash_network, hash_posterior
 from symspec.laplace.posterior import LaplacePosterior
-from symspec.laplace.prediction import OPTIONAL_PER_STAR, PER_STAR, Prediction
+from symspec.laplace.prediction import Prediction
+from symspec.networks.network import Network
+from symspec.safety.progress import Progress
 from symspec.spectra.grids import check_grid, fit_to_network
-from symspec.spectra.readers.sources import hash_spectra, open_source
+from symspec.spectra.readers.sources import SpectraSource, hash_spectra, open_source
 from symspec.spectra.resampling import Resampled
 from symspec.spectra.selections import match_labels
 from symspec.spectra.spectra import Spectra
 
-PIECE_BYTES = 2**26  # of flux in a piece
-MOST_STARS = 4096  # in a piece
 
-Show = Callable[[int, int], AbstractContextManager[Callable[[int], object]]]
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Survey:
-    """What a catalogue was written of.
+    """The content of a catalogue.
 
     Attributes
     ----------
@@ -58,13 +55,15 @@ def predict_survey(
     resample: str | None = None,
     overwrite: bool = False,
     restart: bool = False,
-    show: Show = lambda n_stars, n_done: nullcontext(int),
+    progress: bool | Progress = True,
+    show: Show | None = None,
     **options: Any,
 ) -> Survey:
-    """Predict the stars of a file into a catalogue; `symspec.files.partial_runs` says what lies beside it meanwhile.
+    """Predict the stars of a file into a catalogue, piece by piece.
 
-    Memory is that of some thousand spectra, and of the catalogue itself: half a kilobyte a star for
-    three labels. Labels that the spectra have under the network's names go along as known ones.
+    It takes the memory of some thousand spectra, and of the catalogue itself: half a kilobyte a
+    star for three labels. Labels of the spectra under the network's names are written as known
+    ones. `symspec.files.partial_runs` describes the folder beside an unfinished catalogue.
 
     Parameters
     ----------
@@ -74,7 +73,7 @@ def predict_survey(
     spectra : path, Spectra, or what else `symspec.read_spectra` takes
         A file of any length, or spectra in memory.
     flag_options : FlagOptions, optional
-        Limits beyond which stars are flagged, in place of the usual ones.
+        Limits beyond which stars are flagged.
     calibration : ErrorCalibration, optional
     dialect : {"upper", "lower"}
         As for `write_catalogue`.
@@ -83,10 +82,14 @@ def predict_survey(
     overwrite : bool, default False
         Replace an existing catalogue.
     restart : bool, default False
-        Begin anew where the pieces of an earlier run lie.
+        Discard the pieces of an earlier run.
+    progress : bool or Progress, default True
+        True: a bar on stderr if it takes more than three seconds. A callable is called with
+        (stage, done, total), in stars, after each piece.
     show : callable, optional
-        Called with the number of stars, and of those that are done already; gives a context manager
-        of a function that is called with the number of stars after each piece.
+        An older form of `progress`, in its place: called with the number of stars, and of those
+        done already, it gives a context manager of a function that is called with the number of
+        stars after each piece.
     **options
         Of `symspec.open_spectra`: how the spectra are read.
 
@@ -95,8 +98,8 @@ def predict_survey(
     ShapeError
         The spectra have another number of pixels than the network takes.
     DataError
-        They have other wavelengths; or there are pieces of another run: with another model, other
-        spectra, options or versions.
+        They have other wavelengths; or the pieces are those of another run: with another model,
+        other spectra, options or versions.
     FileKeptError
         There is a file at `path` and `overwrite` is False, or another process is at work on it.
     SymspecError
@@ -104,76 +107,120 @@ def predict_survey(
     """
     net = laplace.reg.net
     limits = flag_options or FlagOptions()
-    keep = {"overwrite": overwrite}
     check_catalogue(path, net.label_names, net.label_units, dialect=dialect)
     with open_source(spectra, **options) as source:
         if resample is None:
             check_grid(net, source, source.name)
-        plan = {
-            "run": "errors",
-            "model": hash_laplace(laplace),
-            **source.identity,
-            **asdict(limits),
-            **find_versions(),
-        }
-        plan |= {"resample": resample}
-        most_stars = laplace.inverse_hessian.stars_a_piece or MOST_STARS
-        size = find_piece_size(8 * net.n_pixels, most_stars)
-
-        def read(rows: slice) -> tuple[Spectra, Spectra | Resampled, str]:
-            stars = source.read(rows)
-            check_catalogue(path, net.label_names, ids=() if stars.ids is None else stars.ids)
-            return stars, fit_to_network(net, stars, resample), hash_spectra(stars)
-
-        with open_run(path, plan, source.n_stars, size, restart=restart, **keep) as run:
-            with show(source.n_stars, run.n_done) as advance:
-                run.compute(read, partial(_predict_piece, laplace, limits), advance=advance)
-            survey, meta = _join_pieces(run, laplace, limits, plan)
-            words = {
-                "true_labels": survey.true_labels,
-                "calibration": calibration,
-                "dialect": dialect,
-                "meta": meta,
-            }
-            run.finish(
-                lambda whole: write_catalogue(whole, survey.prediction, survey.ids, **words), **keep
+        plan = _plan(laplace, source, limits, resample)
+        most = laplace.inverse_hessian.stars_a_piece or MOST_STARS
+        size = find_piece_size(8 * net.n_pixels, most)
+        read = partial(_read_piece, path, source, net, resample)
+        find = partial(_predict_piece, laplace, limits)
+        with open_run(
+            path, plan, source.n_stars, size, overwrite=overwrite, restart=restart
+        ) as run:
+            with show_pieces(progress, show, run) as follow:
+                run.compute(read, find, stage="predicting", progress=follow)
+            arrays = run.load()
+            survey = _build_survey(arrays, net, limits)
+            write = partial(
+                write_catalogue,
+                prediction=survey.prediction,
+                ids=survey.ids,
+                true_labels=survey.true_labels,
+                calibration=calibration,
+                dialect=dialect,
+                meta=_describe_origin(laplace, plan, run.stars_a_piece, arrays["data_hash"]),
             )
+            run.finish(write, overwrite=overwrite)
     return survey
 
 
-def find_piece_size(bytes_a_star: int, most: int = MOST_STARS) -> int:
-    """Stars in a piece: a power of two, which depends on the size of their data alone."""
-    return 2 ** (min(most, max(1, PIECE_BYTES // bytes_a_star)).bit_length() - 1)
+@dataclass(frozen=True, kw_only=True)
+class _Piece:
+    """Stars as they were read, the same on the network's grid, and their digest."""
+
+    stars: Spectra
+    fitted: Spectra | Resampled
+    digest: str
+
+
+def _plan(
+    laplace: LaplacePosterior, source: SpectraSource, limits: FlagOptions, resample: str | None
+) -> dict[str, Any]:
+    """Everything that the pieces depend on."""
+    return {
+        "run": "errors",
+        "model": hash_posterior(laplace),
+        **source.identity,
+        **asdict(limits),
+        **find_versions(),
+        "resample": resample,
+    }
+
+
+def _read_piece(
+    path: str | os.PathLike[str],
+    source: SpectraSource,
+    net: Network,
+    resample: str | None,
+    rows: slice,
+) -> _Piece:
+    """Some stars; ids that the catalogue at `path` could not hold are refused."""
+    stars = source.read(rows)
+    check_catalogue(path, net.label_names, ids=() if stars.ids is None else stars.ids)
+    fitted = fit_to_network(net, stars, resample)
+    return _Piece(stars=stars, fitted=fitted, digest=hash_spectra(stars))
 
 
 def _predict_piece(
-    laplace: LaplacePosterior, limits: FlagOptions, data: tuple[Spectra, Spectra | Resampled, str]
+    laplace: LaplacePosterior, limits: FlagOptions, piece: _Piece
 ) -> dict[str, np.ndarray]:
-    """Arrays of one piece: those of a prediction, and of the spectra what a catalogue takes from them."""
-    stars, fitted, digest = data
-    prediction = laplace.predict(fitted, flag_options=limits, progress=False)
-    truth = match_labels(stars, laplace.reg.net.label_names)
-    arrays = {name: getattr(prediction, name) for name in (*PER_STAR, *OPTIONAL_PER_STAR)}
-    arrays |= {"ids": stars.ids, "true_labels": truth, "data_hash": np.array([digest])}
+    """Arrays of a prediction, and what a catalogue takes from the spectra."""
+    prediction = laplace.predict(piece.fitted, flag_options=limits, progress=False)
+    truth = match_labels(piece.stars, laplace.reg.net.label_names)
+    arrays = prediction.to_arrays()
+    if piece.stars.ids is not None:
+        arrays["ids"] = piece.stars.ids
+    if truth is not None:
+        arrays["true_labels"] = truth
+    arrays["data_hash"] = np.array([piece.digest])
     arrays["has_flux_errors"] = np.array([prediction.has_flux_errors])
-    return {name: array for name, array in arrays.items() if array is not None}
+    return arrays
 
 
-def _join_pieces(
-    run: PartialRun, laplace: LaplacePosterior, limits: FlagOptions, plan: Mapping[str, Any]
-) -> tuple[Survey, dict[str, Any]]:
-    """The whole survey, and for the header where it comes from."""
-    arrays = run.load()
+def _build_survey(arrays: Mapping[str, np.ndarray], net: Network, limits: FlagOptions) -> Survey:
+    """The whole survey from the joined arrays of its pieces."""
+    prediction = Prediction.from_arrays(
+        arrays,
+        has_flux_errors=bool(arrays["has_flux_errors"].all()),
+        label_names=net.label_names,
+        label_units=net.label_units,
+        flag_options=limits,
+    )
+    return Survey(
+        prediction=prediction, ids=arrays.get("ids"), true_labels=arrays.get("true_labels")
+    )
+
+
+def _describe_origin(
+    laplace: LaplacePosterior,
+    plan: Mapping[str, Any],
+    stars_a_piece: int,
+    data_hashes: Iterable[str],
+) -> dict[str, str | int]:
+    """Entries of a catalogue's header: which model, which spectra, and how they were taken."""
     net = laplace.reg.net
-    hashes = arrays.pop("data_hash")
-    ids = arrays.pop("ids", None)
-    truth = arrays.pop("true_labels", None)
-    known = bool(arrays.pop("has_flux_errors").all())
-    words = {"label_names": net.label_names, "label_units": net.label_units, "flag_options": limits}
-    survey = Survey(Prediction(has_flux_errors=known, **arrays, **words), ids, truth)
-    meta = {"STRUCT": laplace.structure, "CURVAT": laplace.curvature, "N_PIXELS": net.n_pixels}
+    entries: dict[str, str | int] = {
+        "STRUCT": laplace.structure,
+        "CURVAT": laplace.curvature,
+        "N_PIXELS": net.n_pixels,
+    }
     if plan["resample"] is not None:
-        meta["RESAMPLE"] = plan["resample"]
-    meta |= {"NETHASH": hash_network(net, laplace.theta), "MODHASH": plan["model"]}
-    meta |= {"DATAHASH": join_hashes(hashes), "PIECE": run.stars_a_piece}
-    return survey, meta | {"UNCERT": plan.get("uncertainty") or "as the spectra say"}
+        entries["RESAMPLE"] = plan["resample"]
+    entries["NETHASH"] = hash_network(net, laplace.theta)
+    entries["MODHASH"] = plan["model"]
+    entries["DATAHASH"] = join_hashes(data_hashes)
+    entries["PIECE"] = stars_a_piece
+    entries["UNCERT"] = plan.get("uncertainty") or "as the spectra say"
+    return entries

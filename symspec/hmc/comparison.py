@@ -12,7 +12,6 @@ from scipy.stats import norm
 
 from symspec.derivatives import compiled
 from symspec.errors import DataError, OptionError, ShapeError
-from symspec.hmc.sampling import fingerprint_laplace
 from symspec.hmc.subsets import (
     ALL,
     Subset,
@@ -21,6 +20,7 @@ from symspec.hmc.subsets import (
     find_head,
     restricted_covariance,
 )
+from symspec.laplace.identity import hash_weights
 from symspec.laplace.posterior import LaplacePosterior
 from symspec.laplace.prediction import standard_deviations
 from symspec.safety.checkpoint import find_fingerprint
@@ -226,10 +226,17 @@ def compare_hmc(
     statistics = _summarize(f)
     sample_stats = draws["sample_stats"]
     divergences = int(sample_stats["diverging"].sum()) if "diverging" in sample_stats else 0
-    is_same = draws.attrs.get("laplace") == fingerprint_laplace(laplace)
+    is_same = draws.attrs.get("laplace") == hash_weights(laplace)
     shape = (len(X), laplace.reg.net.n_labels)
     return HmcComparison(
-        **statistics,
+        hmc_mean=statistics["hmc_mean"],
+        hmc_sd=statistics["hmc_sd"],
+        mean_error=statistics["mean_error"],
+        sd_error=statistics["sd_error"],
+        quantiles=statistics["quantiles"],
+        rhat=statistics["rhat"],
+        ess_bulk=statistics["ess_bulk"],
+        ess_tail=statistics["ess_tail"],
         laplace_mean=compiled.compile_predict(laplace.reg.net)(laplace.theta, X),
         laplace_sd=standard_deviations(restricted_covariance(laplace, X, subset)),
         divergences=divergences,

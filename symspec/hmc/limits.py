@@ -9,11 +9,11 @@ import time
 import numpy as np
 
 from symspec.derivatives import compiled
-from symspec.errors import MissingDependencyError, OptionError, TooLargeError
+from symspec.errors import MissingDependencyError, TooLargeError
 from symspec.hmc.subsets import ALL, LAST_LAYER, Subset, find_head
 from symspec.laplace.posterior import LaplacePosterior
 from symspec.networks.regression import Regression
-from symspec.safety.checks import check_choice
+from symspec.safety.checks import check_choice, check_count
 from symspec.safety.memory import parse_memory
 
 SAMPLERS = ("auto", "nutpie", "pymc", "numpyro", "blackjax")
@@ -44,18 +44,11 @@ def check_sampler(sampler: str) -> str:
 
 def check_counts(n_draws: int, n_chains: int, n_tune: int, theta_every: int) -> None:
     """Refuse too few draws or chains with an OptionError."""
-    for name, value, smallest in (
-        ("n_draws", n_draws, MIN_DRAWS),
-        ("n_tune", n_tune, MIN_DRAWS),
-        ("theta_every", theta_every, 0),
-    ):
-        if value < smallest:
-            raise OptionError(f"{name} should be at least {smallest}, got {value}.")
-    if n_chains < MIN_CHAINS:
-        raise OptionError(
-            f"n_chains should be at least {MIN_CHAINS}, better 4, got {n_chains}: convergence is"
-            " seen by comparing chains."
-        )
+    check_count(n_draws, "n_draws", least=MIN_DRAWS)
+    check_count(n_tune, "n_tune", least=MIN_DRAWS)
+    check_count(theta_every, "theta_every", least=0)
+    advice = "give 4, as convergence is seen by comparing chains"
+    check_count(n_chains, "n_chains", least=MIN_CHAINS, advice=advice)
 
 
 def check_memory(n_draws: int, n_theta: int, n_f: int, memory: str) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import sys
 import time
 import warnings
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,11 +20,13 @@ from symspec.hmc.importance import weigh_laplace_draws
 from symspec.hmc.limits import check_counts, check_hours, check_memory, check_sampler
 from symspec.hmc.model import pymc_model
 from symspec.hmc.subsets import LAST_LAYER, Subset, check_subset, describe_subset, find_free
+from symspec.laplace.identity import hash_weights
 from symspec.laplace.posterior import LaplacePosterior
 from symspec.networks.regression import Regression
 from symspec.networks.windows import register_jax
 from symspec.safety.checkpoint import find_fingerprint
 from symspec.safety.checks import check_flux
+from symspec.safety.progress import Progress, be_silent
 from symspec.spectra.selections import as_stars, pick_evenly
 from symspec.spectra.spectra import Spectra
 from symspec.version import __version__
@@ -52,7 +56,7 @@ def run_hmc(
     theta_every: int = 1,
     max_hours: float = 24.0,
     memory: str = "8GB",
-    progress: bool = True,
+    progress: bool | Progress = True,
 ) -> DataTree:
     r"""Sample the posterior of a network by the No-U-Turn sampler, to check a Laplace posterior.
 
@@ -89,8 +93,10 @@ def run_hmc(
         A problem that would take longer is refused.
     memory : str, default "8GB"
         Memory that the draws may take.
-    progress : bool, default True
-        Show the sampler's progress.
+    progress : bool or Progress, default True
+        True: the sampler's own bar. A callable is called with (stage, done, total) after each draw
+        of any chain, adaptation included; before and after all of them if the sampler is not
+        "pymc".
 
     Returns
     -------
@@ -155,19 +161,9 @@ def _describe(laplace: LaplacePosterior, subset: Subset, X_check: np.ndarray) ->
         "subset": str(subset),
         "varied": describe_subset(subset),
         "whitened_by": f"{laplace.curvature} {laplace.structure}",
-        "laplace": fingerprint_laplace(laplace),
+        "laplace": hash_weights(laplace),
         "check_stars": find_fingerprint(X_check),
     }
-
-
-def fingerprint_laplace(laplace: LaplacePosterior) -> str:
-    """Digest of a Laplace posterior of the weights."""
-    return find_fingerprint(
-        laplace.theta,
-        laplace.reg.noise_covariance,
-        laplace.reg.prior_precision,
-        (laplace.curvature, laplace.structure),
-    )
 
 
 def _sample(
@@ -180,7 +176,7 @@ def _sample(
     n_draws: int,
     n_tune: int,
     n_chains: int,
-    progress: bool,
+    progress: bool | Progress,
 ) -> DataTree:
     """Draws of the variables `names`; chains run side by side, with one BLAS thread each."""
     import pymc as pm
@@ -196,8 +192,14 @@ def _sample(
     else:
         register_jax()
         nuts["jitter"] = False
+    total = n_chains * (n_tune + n_draws)
+    shows_bar = bool(progress) and not callable(progress)
+    follow = progress if callable(progress) else be_silent
+    follow("sampling", 0, total)
+    if sampler == "pymc" and callable(progress):
+        own["callback"] = _count_draws(progress, total)
     with model, threadpool_limits(1):
-        return pm.sample(
+        draws = pm.sample(
             draws=n_draws,
             tune=n_tune,
             chains=n_chains,
@@ -206,11 +208,24 @@ def _sample(
             random_seed=seed,
             nuts_sampler=sampler,
             nuts=nuts,
-            progressbar=progress,
-            quiet=not progress,
+            progressbar=shows_bar,
+            quiet=not shows_bar,
             compute_convergence_checks=False,
             **own,
         )
+    if sampler != "pymc":
+        follow("sampling", total, total)
+    return draws
+
+
+def _count_draws(progress: Progress, total: int) -> Callable[..., None]:
+    """Callback of `pymc.sample`, which is called after each draw of any chain."""
+    counter = itertools.count(1)
+
+    def count(trace: Any, draw: Any) -> None:
+        progress("sampling", next(counter), total)
+
+    return count
 
 
 def _cut(draws: DataTree, n_draws: int) -> DataTree:

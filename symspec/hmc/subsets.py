@@ -13,6 +13,7 @@ from symspec.laplace.posterior import LaplacePosterior
 from symspec.networks.params import ParamLayout
 from symspec.networks.regression import Regression
 from symspec.safety.checks import check_flux
+from symspec.safety.options import is_count
 
 Subset = str | int
 ALL = "all"
@@ -28,8 +29,7 @@ def check_subset(subset: Any, n_params: int) -> Subset:
     """
     if isinstance(subset, str) and subset in (ALL, LAST_LAYER):
         return subset
-    is_count = isinstance(subset, int | np.integer) and not isinstance(subset, bool)
-    if is_count and 1 <= subset <= n_params:
+    if is_count(subset, 1, n_params):
         return int(subset)
     raise OptionError(
         f'subset should be "all", "last_layer", or a number of directions from 1 to {n_params:,},'

@@ -18,7 +18,7 @@ from symspec.inverse_hessian.layerwise import DiagonalInverse
 from symspec.inverse_hessian.low_rank import LowRankInverse
 from symspec.inverse_hessian.primal import PrimalInverse
 from symspec.networks.network import Network
-from symspec.safety.checks import check_choice
+from symspec.safety.checks import check_choice, check_count
 from symspec.safety.memory import parse_memory
 
 # all structures by name: a new one is a file beside this one and a line here
@@ -111,7 +111,10 @@ def check_structure(structure: str, curvature: str, options: Mapping[str, Any]) 
             raise OptionError(
                 f'structure="{structure}" should be given options among {takes}, got {name!r}.'
             )
-        is_number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
-        if not is_number or not value > 0 or (known[name] is int and value != int(value)):
-            expected = "a positive integer" if known[name] is int else "a positive number"
-            raise OptionError(f"{name} should be {expected}, got {value!r}.")
+        if known[name] is int:
+            is_whole = isinstance(value, float) and value.is_integer()  # 1e3 is a count, too
+            check_count(int(value) if is_whole else value, name)
+            continue
+        is_real = isinstance(value, int | float | np.number) and not isinstance(value, bool)
+        if not is_real or not value > 0:
+            raise OptionError(f"{name} should be a positive number, got {value!r}.")

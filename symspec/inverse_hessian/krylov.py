@@ -227,7 +227,7 @@ class KrylovInverse(InverseHessian):
                 return
             if not space.expand(brackets.residuals[:, wide].reshape(self._n_rows, -1)):
                 return
-            self.checkpoint.report("krylov", int((~wide).sum()), len(wide))
+            self.checkpoint.progress("krylov", int((~wide).sum()), len(wide))
             brackets.update(space, wide)
 
     def cheap(self) -> DualInverse:

@@ -21,6 +21,7 @@ from symspec.laplace.prediction import standard_deviations
 from symspec.networks.regression import Regression
 from symspec.safety.checks import check_choice, check_flux, check_theta
 from symspec.safety.memory import parse_memory
+from symspec.safety.progress import Progress, show_progress
 from symspec.spectra.selections import as_stars
 from symspec.spectra.spectra import Spectra
 
@@ -142,6 +143,7 @@ def audit_structures(
     backend: str = "auto",
     dtype: str = "float64",
     memory: str = "8GB",
+    progress: bool | Progress = True,
     callback: Callable[[str], object] | None = None,
 ) -> StructureAudit:
     r"""Hold the error bars of every structure against the exact ones, on a sample of stars.
@@ -167,6 +169,9 @@ def audit_structures(
         default, for krylov only if these fit in memory.
     backend, dtype, memory : str
         As for `fit_laplace`.
+    progress : bool or Progress, default True
+        True: a bar on stderr if it takes more than three seconds. A callable is called with
+        (stage, done, total, structure=name) before each structure is built.
     callback : callable, optional
         Called with the name of each structure before it is built.
 
@@ -192,9 +197,6 @@ def audit_structures(
         )
     sample = np.atleast_2d(check_flux(X_sample, reg.net.n_pixels, name="X_sample", dtype=None))
     names, given = _check_names(structures, options)
-    tell = callback or (lambda name: None)
-    tell("distances")
-    distance, quantile = find_distances(X, sample)
     run = _Run(
         reg=reg,
         theta=theta,
@@ -206,9 +208,14 @@ def audit_structures(
         memory=memory,
         options=given,
     )
-    tell("exact")
-    exact = run.measure_exact()
-    measured, skipped = run.measure_each(names, tell)
+    with show_progress(progress) as show:
+        steps = _Steps(len(names) + 2, show, callback)
+        steps.begin("distances")
+        distance, quantile = find_distances(X, sample)
+        steps.begin("exact")
+        exact = run.measure_exact()
+        measured, skipped = run.measure_each(names, steps.begin)
+        steps.end()
     sd = np.array([m.interval[..., 1] for m in measured.values()]).reshape(
         -1, *exact.interval.shape[:2]
     )
@@ -226,6 +233,25 @@ def audit_structures(
         label_names=reg.net.label_names,
         skipped=skipped,
     )
+
+
+@dataclass
+class _Steps:
+    """The steps of an audit, for those who follow it."""
+
+    total: int
+    progress: Progress
+    callback: Callable[[str], object] | None
+    done: int = 0
+
+    def begin(self, name: str) -> None:
+        self.progress("auditing", self.done, self.total, structure=name)
+        if self.callback is not None:
+            self.callback(name)
+        self.done += 1
+
+    def end(self) -> None:
+        self.progress("auditing", self.total, self.total)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -264,13 +290,13 @@ class _Run:
         return self._apply(builder)
 
     def measure_each(
-        self, structures: Sequence[str], tell: Callable[[str], object]
+        self, structures: Sequence[str], begin: Callable[[str], object]
     ) -> tuple[dict[str, _Measured], dict[str, str]]:
         """By each structure, and the reasons why some were left out."""
         measured = {}
         skipped = {}
         for name in structures:
-            tell(name)
+            begin(name)
             try:
                 measured[name] = self.measure(name)
             except (OptionError, TooLargeError) as error:

@@ -1,32 +1,31 @@
-"""Do the error bars tell the truth? Scatter and coverage of predictions whose labels are known."""
+"""Tests of error bars: scatter and coverage of predictions whose labels are known."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.stats import norm
 
 from symspec.errors import DataError, OptionError, ShapeError
 from symspec.laplace.prediction import Prediction
 from symspec.safety.checks import as_float_array
 
-MIN_KNOWN = 10  # true labels without which no factor is worth its name
-MAD_TO_SIGMA = (
-    1.4826  # 1 / norm.ppf(0.75): the median absolute deviation of a unit normal is 0.6745
-)
+MIN_KNOWN = 10  # true labels that a factor takes
+# 1 / norm.ppf(0.75): the median absolute deviation of a unit normal is 0.6745
+MAD_TO_SIGMA = 1.4826
 
 
 def coverage(
-    prediction: Prediction, true_labels: Any, levels: Sequence[float] = (0.68, 0.95)
+    prediction: Prediction, true_labels: ArrayLike, levels: Sequence[float] = (0.68, 0.95)
 ) -> np.ndarray:
     r"""Fraction of true labels inside the central normal interval of the total error.
 
     .. math::
-        c_{lc} = \frac{1}{N_c} \sum_n \big[\, |y_{nc} - f_{nc}| \le q_l\, \sigma_{nc} \,\big], \qquad
-        q_l = \Phi^{-1}\big(\tfrac{1 + l}{2}\big),
+        c_{lc} = \frac{1}{N_c} \sum_n \big[\, |y_{nc} - f_{nc}| \le q_l\, \sigma_{nc} \,\big],
+        \qquad q_l = \Phi^{-1}\big(\tfrac{1 + l}{2}\big),
 
     with :math:`\sigma_{nc}` the square root of the total covariance's diagonal. Honest errors give
     :math:`c_{lc} \approx l`, to within :math:`\sqrt{l (1 - l) / N_c}`.
@@ -61,15 +60,15 @@ def coverage(
     return np.where(n_known > 0, (inside & known).sum(axis=1) / np.maximum(n_known, 1), np.nan)
 
 
-def studentized_residuals(prediction: Prediction, training_labels: Any) -> np.ndarray:
-    r"""Residuals of training labels in units of the error that each would have had if it had been left out.
+def studentized_residuals(prediction: Prediction, training_labels: ArrayLike) -> np.ndarray:
+    r"""Residuals of training labels in units of their leave-one-out errors.
 
     .. math:: z_{nc} = \frac{y_{nc} - f_{nc}}{\sqrt{S_{cc} - V_{n,cc}}}
 
     With S the noise and V the model covariance: in the linearised model this is the residual from a
     fit without the label, over its predictive standard deviation (Cook & Weisberg 1982, Residuals
-    and Influence in Regression). A flexible network bends towards a wrong label; the plain residual
-    hides it, this one does not.
+    and Influence in Regression). A flexible network bends towards a wrong label, which the plain
+    residual hides and this one shows.
 
     Parameters
     ----------
@@ -90,14 +89,15 @@ def studentized_residuals(prediction: Prediction, training_labels: Any) -> np.nd
     """
     labels = check_true_labels(prediction, training_labels)
     variance = np.diagonal(prediction.noise_cov - prediction.model_cov, axis1=1, axis2=2)
-    with np.errstate(
-        invalid="ignore", divide="ignore"
-    ):  # a star that was not trained on may have V > S: NaN
+    # a star that was not trained on may have V > S: NaN
+    with np.errstate(invalid="ignore", divide="ignore"):
         return (labels - prediction.labels) / np.sqrt(variance)
 
 
-def sigma_mad(residuals: Any) -> np.ndarray:
-    r"""Robust scatter of each label, :math:`1.4826\, \mathrm{med}_n |r_{nc} - \mathrm{med}_m\, r_{mc}|`.
+def sigma_mad(residuals: ArrayLike) -> np.ndarray:
+    r"""Robust scatter of each label, from the median absolute deviation.
+
+    .. math:: 1.4826\, \mathrm{med}_n |r_{nc} - \mathrm{med}_m\, r_{mc}|
 
     For normal residuals it is their standard deviation; outliers hardly move it.
 
@@ -109,12 +109,12 @@ def sigma_mad(residuals: Any) -> np.ndarray:
     Returns
     -------
     numpy.ndarray, shape (label,)
-        In the units of the residuals; NaN for a label without any.
+        In the units of the residuals; NaN for a label without residuals.
 
     Raises
     ------
     ShapeError
-        `residuals` is no matrix.
+        `residuals` is not a matrix.
     """
     residuals = as_float_array(residuals, "residuals")
     if residuals.ndim != 2:
@@ -125,9 +125,9 @@ def sigma_mad(residuals: Any) -> np.ndarray:
     return np.array([_mad_of_known(column[~np.isnan(column)]) for column in residuals.T])
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class ErrorCalibration:
-    """By what factor the errors of each label are wrong, and how that is known.
+    """Factors that calibrate the errors of each label, and their source.
 
     Attributes
     ----------
@@ -139,13 +139,13 @@ class ErrorCalibration:
     Raises
     ------
     ShapeError, DataError
-        The factors are not one positive number a label.
+        The factors are not positive numbers, one a label.
     """
 
     factor: np.ndarray
     source: str
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         factor = np.array(as_float_array(self.factor, "factor"))
         if factor.ndim != 1:
             raise ShapeError(
@@ -160,9 +160,9 @@ class ErrorCalibration:
 
 
 def calibrate_errors(
-    prediction: Prediction, true_labels: Any, *, source: str = ""
+    prediction: Prediction, true_labels: ArrayLike, *, source: str = ""
 ) -> ErrorCalibration:
-    r"""Find by what factor the total errors of each label are too small (above 1) or too large.
+    r"""Find the factor by which the total errors of each label are too small (above 1) or large.
 
     .. math:: c_c = 1.4826\, \mathrm{med}_n |z_{nc} - \mathrm{med}_m z_{mc}|, \qquad
         z_{nc} = (y_{nc} - f_{nc}) / \sigma_{nc},
@@ -177,7 +177,7 @@ def calibrate_errors(
     true_labels : array_like, shape (star, label)
         In the units of the labels; NaN is left out.
     source : str, optional
-        What these stars are; the number of them is added.
+        A description of these stars; their number is added.
 
     Raises
     ------
@@ -197,12 +197,13 @@ def calibrate_errors(
         )
     counts = f"robust scatter of {', '.join(map(str, n_known))} residuals over their errors"
     return ErrorCalibration(
-        sigma_mad(np.where(np.isfinite(z), z, np.nan)), f"{source}: {counts}" if source else counts
+        factor=sigma_mad(np.where(np.isfinite(z), z, np.nan)),
+        source=f"{source}: {counts}" if source else counts,
     )
 
 
-def check_true_labels(prediction: Prediction, true_labels: Any) -> np.ndarray:
-    """Check that true labels (star, label) belong to a prediction.
+def check_true_labels(prediction: Prediction, true_labels: ArrayLike) -> np.ndarray:
+    """Check that true labels (star, label) match a prediction.
 
     Raises
     ------

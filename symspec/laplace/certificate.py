@@ -1,4 +1,4 @@
-"""Certificate of the optimum: whether weights are at a minimum of the negative log posterior, and how far off."""
+"""Certificate of the optimum: the distance of weights from a minimum of the log posterior."""
 
 from __future__ import annotations
 
@@ -15,30 +15,30 @@ DENSE_LIMIT = 400
 PRODUCT_BUDGET = 1e11  # parameters x stars x products: some 10 s on two cores
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Certificate:
-    r"""What is known about the optimum.
+    r"""Tests of whether weights are at a minimum of the negative log posterior U.
 
     Attributes
     ----------
     gradient_norm : float
         Largest absolute entry of the gradient g of U, in nats per unit of the weight.
     newton_decrement : float
-        :math:`g^T A^{-1} g / 2`, in nats: what a Newton step would gain. An approximation or an
-        upper bound where A^-1 is one, and with structure="krylov" an upper bound from its subset.
+        :math:`g^T A^{-1} g / 2`, in nats: the gain of a Newton step. An approximation or an upper
+        bound where A^-1 is one; with structure="krylov" an upper bound from its subset.
     smallest_eigenvalue : float
-        Of the exact Hessian of U. From Rayleigh quotients, so that the true one is not larger.
+        Of the exact Hessian of U, from Rayleigh quotients: the true one is not larger.
     eigenvalue_error : float
         Norm of its eigenvector's residual: an eigenvalue lies within this distance.
     largest_eigenvalue : float
-        Of the exact Hessian, from a Rayleigh quotient, so that the true one is not smaller.
+        Of the exact Hessian, from a Rayleigh quotient: the true one is not smaller.
     newton_shift : numpy.ndarray, shape (label,)
-        Root mean square over the training stars of what a Newton step would change in the
-        predictions, in the units of the labels.
+        Root mean square, over the training stars, of the change of the predictions by a Newton
+        step, in the units of the labels.
     is_minimum : bool
         Whether the decrement is at most 0.01 nats and no negative eigenvalue was found.
     message : str
-        The verdict in words.
+        The verdict with its numbers.
     """
 
     gradient_norm: float
@@ -58,7 +58,7 @@ def certify(
     newton_shift: np.ndarray,
     n_stars: int,
 ) -> Certificate:
-    """Certificate from the gradient (param,), the inverse curvature and exact Hessian-vector products."""
+    """Certificate from the gradient (param,), inverse curvature and exact Hessian products."""
     decrement = 0.5 * float(gradient @ (inverse @ gradient))
     norm = float(np.abs(gradient).max())
     smallest, error, largest = find_extreme_eigenvalues(hessian_product, inverse, n_stars)
@@ -73,13 +73,22 @@ def certify(
         if is_minimum
         else f"not at a minimum: {numbers}; a Newton step would change the labels by {shift} (rms)."
     )
-    return Certificate(norm, decrement, smallest, error, largest, newton_shift, is_minimum, verdict)
+    return Certificate(
+        gradient_norm=norm,
+        newton_decrement=decrement,
+        smallest_eigenvalue=smallest,
+        eigenvalue_error=error,
+        largest_eigenvalue=largest,
+        newton_shift=newton_shift,
+        is_minimum=is_minimum,
+        message=verdict,
+    )
 
 
 def find_extreme_eigenvalues(
     product: Callable[[np.ndarray], np.ndarray], inverse: LinearOperator, n_stars: int
 ) -> tuple[float, float, float]:
-    """Smallest eigenvalue of the Hessian, the norm of its eigenvector's residual, and the largest eigenvalue.
+    """Smallest eigenvalue of the Hessian, norm of its residual, and largest eigenvalue.
 
     Dense for few parameters. Otherwise within a budget of products: the smallest by locally optimal
     conjugate gradients (Knyazev 2001, doi:10.1137/S1064827500366124) preconditioned by the inverse
@@ -102,9 +111,8 @@ def _find_smallest(
     operator = LinearOperator((n, n), matvec=lambda v: product(v.ravel()), dtype=np.float64)
     start = inverse @ np.random.default_rng(0).normal(size=n)
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore", UserWarning
-        )  # "not converged": the residual below says how well
+        # of no convergence; the residual below says how good the eigenvector is
+        warnings.simplefilter("ignore", UserWarning)
         _, vectors = lobpcg(
             operator, start[:, None], M=inverse, largest=False, maxiter=n_products, tol=1e-6
         )
@@ -115,12 +123,12 @@ def _find_smallest(
 
 
 def _find_largest(product: Callable[[np.ndarray], np.ndarray], n: int, n_products: int) -> float:
-    """Largest Ritz value of the three-term recurrence, whose loss of orthogonality does not touch it."""
+    """Largest Ritz value of Lanczos's recurrence, which loss of orthogonality does not affect."""
     q = np.random.default_rng(1).normal(size=n)
     before = np.zeros(n)
     q /= np.linalg.norm(q)
-    diagonal = []
-    off = []
+    diagonal: list[float] = []
+    off: list[float] = []
     for _ in range(n_products):
         w = product(q) - (off[-1] if off else 0.0) * before
         diagonal.append(float(w @ q))

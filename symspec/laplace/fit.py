@@ -1,4 +1,4 @@
-"""Laplace's approximation at trained weights: the inverse Hessian, and the certificate that they are at a minimum."""
+"""Laplace's approximation at trained weights: inverse Hessian and certificate of the minimum."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ from symspec.laplace.training_space import describe_training
 from symspec.networks.regression import Regression
 from symspec.safety.checkpoint import Checkpoint, find_fingerprint
 from symspec.safety.checks import check_theta
-from symspec.safety.progress import show_if_long
+from symspec.safety.progress import Progress, show_progress
+from symspec.spectra.selections import as_stars
 
 SHIFT_STARS = 4096  # training stars over which the effect of a Newton step is averaged
 
@@ -30,7 +31,7 @@ def fit_laplace(
     reg: Regression,
     theta: Any,
     X: Any,
-    Y: Any,
+    Y: Any = None,
     *,
     curvature: str = "ggn",
     structure: str = "auto",
@@ -40,7 +41,7 @@ def fit_laplace(
     memory: str = "8GB",
     options: Mapping[str, Any] | None = None,
     resume: str | os.PathLike[str] | None = None,
-    progress: bool = True,
+    progress: bool | Progress = True,
 ) -> LaplacePosterior:
     """Invert the Hessian at trained weights and certify that they are at a minimum.
 
@@ -50,14 +51,14 @@ def fit_laplace(
     theta : array_like, shape (param,)
         Trained weights.
     X, Y : array_like, shapes (star, pixel), (star, label)
-        The training set; NaN labels are missing.
+        The training set; NaN labels are missing. `Spectra` may stand for both.
     curvature : {"ggn", "hessian"}
         The generalised Gauss-Newton matrix, always positive definite, or the exact Hessian.
     structure : str, default "auto"
         Exact: "primal" and "dual", Cholesky factorisations in the space of the parameters or of the
         data; "krylov", conjugate gradients on products alone, which give each error bar as an
         interval. "auto" takes the cheapest of these that fits in `memory`. Approximations, to be
-        held against the exact ones by `audit_structures`: "kronecker", "ekfac" (Kronecker with
+        compared with the exact ones by `audit_structures`: "kronecker", "ekfac" (Kronecker with
         corrected eigenvalues), "diagonal", "last_layer", and "low_rank", whose variances are upper
         bounds.
     require_minimum : bool, optional
@@ -66,17 +67,18 @@ def fit_laplace(
     backend, dtype : str
         Passes through the network; factorisations are always in float64.
     memory : str, default "8GB"
-        What the factorisation may take.
+        Memory that the factorisation may take.
     options : mapping, optional
-        Of the structure. "dual": subset (use so many training stars, for upper bounds). "krylov":
-        subset (stars of the preconditioner), tolerance (0.01: relative width of the intervals),
-        max_iterations (200), max_seconds (for each 256 stars). "low_rank": rank (100).
+        Of the structure. "dual": subset (number of training stars used, for upper bounds).
+        "krylov": subset (stars of the preconditioner), tolerance (0.01: relative width of the
+        intervals), max_iterations (200), max_seconds (for each 256 stars). "low_rank": rank (100).
     resume : path, optional
-        A folder in which finished blocks are kept: the same call goes on from there after an
-        interruption; primal and dual, one factorisation each, begin anew. Delete it when the result
-        is safe.
-    progress : bool, default True
-        Show a progress bar on stderr if it takes more than three seconds.
+        A folder that keeps finished blocks: the same call continues from there after an
+        interruption. Primal and dual, one factorisation each, start again. Delete it when the
+        result is safe.
+    progress : bool or Progress, default True
+        True: a bar on stderr if it takes more than three seconds. A callable is called with
+        (stage, done, total) after each block.
 
     Raises
     ------
@@ -90,31 +92,61 @@ def fit_laplace(
         Arguments that are not what is expected.
     """
     theta = np.array(check_theta(theta, reg.net.n_params))
-    X, Y = check_stars(reg.net, X, Y)
-    passes = {"backend": backend, "dtype": dtype}
-    words = {
-        "structure": structure,
-        "curvature": curvature,
-        "memory": memory,
-        "options": dict(options or {}),
-    }
-    inputs = (theta, X, Y, reg.noise_covariance, reg.prior_precision, words, passes)
-    with show_if_long(progress) as tell:
-        checkpoint = Checkpoint(resume, "" if resume is None else find_fingerprint(*inputs), tell)
-        builder = InverseBuilder(reg, X, Y, **words, **passes, checkpoint=checkpoint)
+    X, Y = check_stars(reg.net, *as_stars(reg.net, X, Y))
+    options = dict(options or {})
+    fingerprint = ""
+    if resume is not None:
+        prior = reg.prior_precision
+        how = {"structure": structure, "curvature": curvature, "memory": memory, "options": options}
+        passes = {"backend": backend, "dtype": dtype}
+        fingerprint = find_fingerprint(theta, X, Y, reg.noise_covariance, prior, how, passes)
+    with show_progress(progress) as show:
+        builder = InverseBuilder(
+            reg,
+            X,
+            Y,
+            structure=structure,
+            curvature=curvature,
+            backend=backend,
+            dtype=dtype,
+            memory=memory,
+            options=options,
+            checkpoint=Checkpoint(resume, fingerprint, show),
+        )
         inverse = builder.build(theta)
     U, certificate = _certify(builder, inverse, theta)
     _report_minimum(certificate, require_minimum)
-    found = inverse, certificate, U, curvature, builder.structure, builder.reason
-    return LaplacePosterior(reg, theta, *found, **_describe_training_set(X, Y), **passes)
+    return _build_posterior(builder, theta, inverse, U, certificate)
 
 
-def _describe_training_set(X: np.ndarray, Y: np.ndarray) -> dict[str, Any]:
-    mean = X.mean(axis=0, dtype=np.float64)
-    ends = np.array(
-        [np.fmin.reduce(Y), np.fmax.reduce(Y)]
-    )  # NaN, unwarned, where one star lacks a label
-    return {"flux_mean": mean, "label_range": ends, "training_space": describe_training(X, mean)}
+def _build_posterior(
+    builder: InverseBuilder,
+    theta: np.ndarray,
+    inverse: InverseHessian,
+    U: float,
+    certificate: Certificate,
+) -> LaplacePosterior:
+    flux_mean = builder.X.mean(axis=0, dtype=np.float64)
+    return LaplacePosterior(
+        reg=builder.reg,
+        theta=theta,
+        inverse_hessian=inverse,
+        certificate=certificate,
+        negative_log_posterior=U,
+        curvature=builder.curvature,
+        structure=builder.structure,
+        reason=builder.reason,
+        flux_mean=flux_mean,
+        label_range=_find_label_range(builder.Y),
+        backend=builder.backend,
+        dtype=builder.dtype,
+        training_space=describe_training(builder.X, flux_mean),
+    )
+
+
+def _find_label_range(Y: np.ndarray) -> np.ndarray:
+    """Smallest and largest training label (2, label); NaN for a label that no star has."""
+    return np.array([np.fmin.reduce(Y), np.fmax.reduce(Y)])
 
 
 def _certify(
@@ -123,7 +155,8 @@ def _certify(
     """U, and the certificate over the parameters that vary."""
     free = inverse.free
     cheap = inverse.cheap()
-    passes = {"backend": builder.backend, "dtype": builder.dtype}
+    backend = builder.backend
+    dtype = builder.dtype
     reg = builder.reg
     at = theta
     X = builder.X
@@ -135,16 +168,17 @@ def _certify(
         reg = head.reg
         inside = slice(None)
         at = theta[free]
-        X = head.find_features(X, **passes)
+        X = head.find_features(X, backend=backend, dtype=dtype)
 
     def embed(v: np.ndarray, size: int = theta.size, where: slice = free) -> np.ndarray:
         out = np.zeros(size)
         out[where] = v.ravel()
         return out
 
-    U, gradient = compiled.compile_objective(reg, **passes)(at, X, builder.Y)
+    objective = compiled.compile_objective(reg, backend=backend, dtype=dtype)
+    U, gradient = objective(at, X, builder.Y)
     gradient = np.asarray(gradient[inside], np.float64)
-    product = compiled.compile_hessian_vector_product(reg, **passes)
+    product = compiled.compile_hessian_vector_product(reg, backend=backend, dtype=dtype)
     n = free.stop - free.start
     restricted = LinearOperator((n, n), matvec=lambda v: (cheap @ embed(v))[free], dtype=np.float64)
     shift = _rms_newton_shift(builder, theta, cheap @ embed(gradient))

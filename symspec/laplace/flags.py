@@ -1,4 +1,4 @@
-"""What is known against a star's predicted labels: bits, the limits beyond which they are set, and their meanings."""
+"""Flags of predicted labels: their bits, meanings and limits."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from symspec.errors import OptionError
 
 
 class Flag(IntFlag):
-    """Bits of `Prediction.flags`; 0 means that nothing is known against the star."""
+    """Bits of `Prediction.flags`; 0: nothing is known against the star."""
 
     FAILED = 1
     OUTSIDE_TRAINING_RANGE = 2
@@ -78,7 +78,7 @@ class FlagOptions:
     Raises
     ------
     OptionError
-        One of them is no number of its range.
+        One of them is not a number in its range.
     """
 
     edge: float = 0.05
@@ -86,16 +86,13 @@ class FlagOptions:
     min_snr: float = 20.0
     max_distance: float = 1.5
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         most = {"edge": 0.5, "max_bad_fraction": 1.0}
         for field in fields(self):
             value = getattr(self, field.name)
             end = most.get(field.name, np.inf)
-            if (
-                isinstance(value, bool)
-                or not isinstance(value, int | float | np.number)
-                or not 0 <= value <= end
-            ):
+            is_number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
+            if not (is_number and 0 <= value <= end):
                 limits = f"between 0 and {end:g}" if np.isfinite(end) else "of at least 0"
                 raise OptionError(
                     f"{field.name} should be a number {limits}, got {value!r}: the default is"
@@ -112,7 +109,7 @@ def find_label_flags(
     is_contradicted: np.ndarray | bool = False,
     options: FlagOptions = FlagOptions(),
 ) -> np.ndarray:
-    """Flags (star, label) that concern one label: those of `LABEL_FLAGS`.
+    """Flags (star, label) of single labels, those of `LABEL_FLAGS`.
 
     Parameters
     ----------
@@ -149,18 +146,17 @@ def find_flags(
     distance: np.ndarray | None = None,
     options: FlagOptions = FlagOptions(),
 ) -> np.ndarray:
-    """Flags (star,): those of any label, and those of the spectrum and the network.
+    """Flags (star,) of any label, of the spectrum and of the network.
 
     Parameters
     ----------
     label_flags : numpy.ndarray of int, shape (star, label)
         See `find_label_flags`.
     bad_fraction : numpy.ndarray, shape (star,)
-        Of the pixels, those with ivar = 0.
+        Fraction of the pixels with ivar = 0.
     is_minimum : bool
     snr, distance : numpy.ndarray, shape (star,), optional
-        Signal-to-noise ratio, and distance from the training spectra; what is NaN or not given is
-        not flagged.
+        Signal-to-noise ratio, and distance from the training spectra; NaN is not flagged.
     options : FlagOptions
     """
     flags = np.bitwise_or.reduce(label_flags, axis=1)

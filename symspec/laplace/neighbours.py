@@ -1,4 +1,4 @@
-"""How far stars lie from a training set, in units that the training set itself gives."""
+"""Distances of stars from a training set, in units of its own scatter."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import numpy as np
 from symspec.errors import DataError
 
 BLOCK_BYTES = 2**26
-REFERENCE_STARS = 1000  # stars measured at once; so many training stars stand for all
+REFERENCE_STARS = 1000  # measured at once; also the training stars that give the ranks
 
 
 def find_distances(X: np.ndarray, X_sample: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    r"""Distance of each star to its nearest training star, and its rank among those of the training stars.
+    r"""Distance of each star to its nearest training star, and the rank of that distance.
 
     .. math:: d(x) = \min_n \Big[\frac1D \sum_i \Big(\frac{x_i - x_{ni}}{s_i}\Big)^2\Big]^{1/2},
 
@@ -23,8 +23,8 @@ def find_distances(X: np.ndarray, X_sample: np.ndarray) -> tuple[np.ndarray, np.
     Parameters
     ----------
     X : numpy.ndarray, shape (star, pixel)
-        Training flux. Where there are more than `REFERENCE_STARS`, so many of them, at random but
-        always the same, are measured against all others to find the ranks.
+        Training flux. The ranks come from the distances of at most `REFERENCE_STARS` of them, a
+        fixed random choice, to all others.
     X_sample : numpy.ndarray, shape (star, pixel)
 
     Returns
@@ -33,7 +33,7 @@ def find_distances(X: np.ndarray, X_sample: np.ndarray) -> tuple[np.ndarray, np.
         0 for a training star.
     quantile : numpy.ndarray, shape (star,)
         Fraction of the training stars that are nearer to their own nearest neighbour. At 1 a star
-        lies farther out than any training star lies from the others.
+        is farther out than any training star is from the others.
 
     Raises
     ------
@@ -57,7 +57,7 @@ def _standardization(X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     mean = X.mean(axis=0, dtype=np.float64)
     variance = sum(np.sum((X[rows] - mean) ** 2, axis=0) for rows in _blocks(X)) / len(X)
     scale = np.sqrt(variance)
-    scale[scale <= 1e-7 * np.abs(mean)] = np.inf  # float32 leaves as much of a constant
+    scale[scale <= 1e-7 * np.abs(mean)] = np.inf  # rounding of a constant in float32
     if not np.isfinite(scale).any():
         raise DataError(
             f"X should hold training stars that differ, got {len(X)} without a pixel that varies."
@@ -73,7 +73,7 @@ def _nearest(
     *,
     themselves: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Distances (star,) to the nearest row of X, other than the rows `themselves` (star,) that the stars are."""
+    """Distances (star,) to the nearest row of X; `themselves` (star,) are rows not to count."""
     stars = (stars - mean) / scale
     squares = np.sum(stars**2, axis=1)
     best = np.full(len(stars), np.inf)
@@ -88,13 +88,13 @@ def _nearest(
         smallest = d[np.arange(len(d)), nearest]
         closer = smallest < best
         best[closer], where[closer] = smallest[closer], nearest[closer] + rows.start
-    # the difference of squares has lost what is small; the neighbour is known now
+    # the difference of squares loses small distances: compute that to the neighbour again
     difference = stars - (X[where] - mean) / scale
     return np.sqrt(np.sum(difference**2, axis=1) / np.isfinite(scale).sum())
 
 
 def _blocks(X: np.ndarray) -> Iterator[slice]:
-    """Rows whose spectra, and whose distances to `REFERENCE_STARS` stars, take some `BLOCK_BYTES`."""
+    """Rows whose spectra and distances to `REFERENCE_STARS` stars take some `BLOCK_BYTES`."""
     step = max(1, BLOCK_BYTES // (8 * max(X.shape[1], REFERENCE_STARS)))
     for start in range(0, len(X), step):
         yield slice(start, min(start + step, len(X)))

@@ -1,9 +1,9 @@
-"""Laplace's approximation around trained weights: error bars of weights and predictions."""
+"""Error bars of weights and predictions from the normal distribution around trained weights."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from symspec.derivatives import compiled
+from symspec.derivatives.functions import PerStarFunction
 from symspec.derivatives.tangents import Tangents, walk_tangents
 from symspec.errors import DataError, OptionError
 from symspec.inverse_hessian.interface import InverseHessian, log_evidence
@@ -22,13 +23,13 @@ from symspec.networks.regression import Regression
 from symspec.safety.checkpoint import Checkpoint, find_fingerprint
 from symspec.safety.checks import check_flux, check_ivar, check_rng
 from symspec.safety.memory import STARS_AT_ONCE
-from symspec.safety.progress import show_if_long
+from symspec.safety.progress import Progress, show_progress
 from symspec.spectra.pixels import fill_bad_pixels, find_snr
 from symspec.spectra.resampling import Resampled, propagate_through
 from symspec.spectra.spectra import Spectra
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class LaplacePosterior:
     r"""Normal(theta, A^-1) around trained weights, and what follows for predictions.
 
@@ -42,18 +43,17 @@ class LaplacePosterior:
     negative_log_posterior : float
         U(theta) in nats.
     curvature, structure, reason : str
-        What A is, how it is inverted, and in one line why so.
+        The kind of A, how it is inverted, and one line on the reason.
     flux_mean : numpy.ndarray, shape (pixel,)
-        Mean training spectrum, which stands in for pixels without information.
+        Mean training spectrum, which replaces pixels without information.
     label_range : numpy.ndarray, shape (2, label)
         Smallest and largest training label.
     backend, dtype : str
     hmc_verdict : tuple of str
-        What `compare_hmc` found for each label, see `HmcComparison.mark`; empty where nobody has
-        looked.
+        Verdict of `compare_hmc` for each label, see `HmcComparison.mark`; empty before it.
     training_space : TrainingSpace or None
-        What tells spectra unlike the training spectra; None for few of these, or in a file that
-        lacks it.
+        Description of the training spectra, to flag spectra unlike them; None if there were too
+        few, or in a file without it.
     """
 
     reg: Regression
@@ -73,29 +73,29 @@ class LaplacePosterior:
 
     @property
     def is_contradicted(self) -> bool:
-        """Whether Hamiltonian Monte Carlo found error bars of a label too small, too large, or off centre."""
-        return any(self._contradicted)
+        """Whether Hamiltonian Monte Carlo contradicts the error bars of a label."""
+        return bool(self._contradicted.any())
 
     @property
-    def _contradicted(self) -> list[bool]:
-        return [
-            word.startswith("Laplace") for word in self.hmc_verdict or [""] * self.reg.net.n_labels
-        ]
+    def _contradicted(self) -> np.ndarray:
+        """Whether it does, for each label (label,)."""
+        verdicts = self.hmc_verdict or ("",) * self.reg.net.n_labels
+        return np.array([verdict.startswith("Laplace") for verdict in verdicts])
 
     @property
     def _options(self) -> dict[str, str]:
         return {"backend": self.backend, "dtype": self.dtype}
 
     @cached_property
-    def _factors(self):
+    def _factors(self) -> PerStarFunction:
         return compiled.compile_tangent_factors(self.reg.net, **self._options)
 
     @cached_property
-    def _predict(self):
+    def _predict(self) -> PerStarFunction:
         return compiled.compile_predict(self.reg.net, **self._options)
 
     @cached_property
-    def _flux_jacobian(self):
+    def _flux_jacobian(self) -> PerStarFunction:
         return compiled.compile_jacobian(self.reg.net, "flux", **self._options)
 
     def tangents(
@@ -141,11 +141,11 @@ class LaplacePosterior:
         )[0]
 
     def label_covariance_bounds(self, X: Any) -> tuple[np.ndarray, np.ndarray]:
-        """Covariances (star, label, label) or (label, label) between which `label_covariance` is proved to lie.
+        """Proved lower and upper bounds of `label_covariance`, each of its shape.
 
-        Both are the covariance itself for exact structures; the lower one is zero where it is an
-        upper bound, and both are NaN for approximations. "Between" is in Loewner
-        order, so that it holds for every linear combination of labels.
+        Both are the covariance itself for exact structures. The lower one is zero where the
+        structure gives an upper bound only, and both are NaN for approximations. The bounds hold in
+        Loewner order, that is for the variance of every linear combination of labels.
         """
         lower, upper = self._walk_tangents(X, self.inverse_hessian.label_covariance_bounds)
         return lower, upper
@@ -168,27 +168,27 @@ class LaplacePosterior:
         ivar: Any = None,
         flag_options: FlagOptions | None = None,
         resume: str | os.PathLike[str] | None = None,
-        progress: bool = True,
+        progress: bool | Progress = True,
     ) -> Prediction:
         """Labels with their error budget.
 
         Parameters
         ----------
         X : array_like, shape (star, pixel) or (pixel,), Spectra or Resampled
-            Flux; a value may be NaN only where `ivar` is 0. Of resampled spectra the errors, which
-            the resampling has made depend on each other from pixel to pixel, are taken with their
-            whole covariance.
+            Flux; a value may be NaN only where `ivar` is 0. Resampling correlates the errors of
+            neighbouring pixels: for `Resampled`, their whole covariance is propagated.
         ivar : array_like, optional, shape of `X`
             Inverse variance of the flux; Spectra and Resampled bring their own. 0 means no
-            information: the pixel is replaced by its training mean, has no part in the flux
-            covariance, and is counted in `n_bad_pixels` and the flags.
+            information: the pixel is replaced by its training mean, left out of the flux
+            covariance, and counted in `n_bad_pixels` and the flags.
         flag_options : FlagOptions, optional
-            Limits beyond which stars are flagged, in place of the usual ones.
+            Limits beyond which stars are flagged.
         resume : path, optional
-            A folder in which finished stars are kept: the same call goes on from there after an
+            A folder that keeps finished stars: the same call continues from there after an
             interruption. Delete it when the result is safe.
-        progress : bool, default True
-            Show a progress bar on stderr if it takes more than three seconds.
+        progress : bool or Progress, default True
+            True: a bar on stderr if it takes more than three seconds. A callable is called with
+            (stage, done, total) after each batch of stars.
 
         Returns
         -------
@@ -204,7 +204,6 @@ class LaplacePosterior:
         X, ivar = self._check_stars(X if resampled is None else resampled.spectra, ivar)
         n = len(X)
         C = self.reg.net.n_labels
-        n_bad = np.zeros(n, int) if ivar is None else np.count_nonzero(ivar == 0, axis=1)
 
         def add(state: dict[str, np.ndarray], rows: slice) -> None:
             known = None if ivar is None else ivar[rows]
@@ -214,29 +213,66 @@ class LaplacePosterior:
             if known is not None:
                 state["flux"][rows] = self._flux_error(filled, known, resampled, rows)
 
-        shapes = {"labels": (n, C), "model": (n, C, C), "flux": (n, C, C), "interval": (n, C, 2)}
+        zeros = {
+            "labels": np.zeros((n, C)),
+            "model": np.zeros((n, C, C)),
+            "flux": np.zeros((n, C, C)),
+            "interval": np.zeros((n, C, 2)),
+        }
         fingerprint = "" if resume is None else find_fingerprint(self.theta, X, ivar, self.reason)
-        with show_if_long(progress) as tell:
-            checkpoint = Checkpoint(resume, fingerprint, tell)
-            zeros = {k: np.zeros(s) for k, s in shapes.items()}
+        with show_progress(progress) as show:
+            checkpoint = Checkpoint(resume, fingerprint, show)
             state = checkpoint.accumulate("prediction", Batches(n), zeros, add)
-        labels, model, flux_cov, interval = (state[k] for k in shapes)
-        noise = np.broadcast_to(self.reg.noise_covariance, (n, C, C)).copy()
-        total = model + flux_cov + noise
-        limits = flag_options or FlagOptions()
+        return self._sum_up(X, ivar, state, flag_options or FlagOptions())
+
+    def _sum_up(
+        self,
+        X: np.ndarray,
+        ivar: np.ndarray | None,
+        computed: Mapping[str, np.ndarray],
+        options: FlagOptions,
+    ) -> Prediction:
+        """Total errors and flags of stars whose labels and covariances are computed."""
+        net = self.reg.net
+        noise_cov = np.broadcast_to(self.reg.noise_covariance, computed["model"].shape).copy()
+        total_cov = computed["model"] + computed["flux"] + noise_cov
+        n_bad = np.zeros(len(X), int) if ivar is None else np.count_nonzero(ivar == 0, axis=1)
         snr = find_snr(X, ivar)
         space = self.training_space
         distance = None if space is None else space.find_distances(X, ivar)
         label_flags = find_label_flags(
-            labels, total, self.label_range, interval, self._contradicted, limits
+            computed["labels"],
+            total_cov,
+            self.label_range,
+            model_interval=computed["interval"],
+            is_contradicted=self._contradicted,
+            options=options,
         )
-        bad_fraction = n_bad / self.reg.net.n_pixels
         flags = find_flags(
-            label_flags, bad_fraction, self.certificate.is_minimum, snr, distance, limits
+            label_flags,
+            n_bad / net.n_pixels,
+            self.certificate.is_minimum,
+            snr=snr,
+            distance=distance,
+            options=options,
         )
-        parts = labels, model, flux_cov, noise, total, flags, n_bad, ivar is not None
-        names = self.reg.net.label_names, self.reg.net.label_units
-        return Prediction(*parts, *names, interval, label_flags, snr, distance, limits)
+        return Prediction(
+            labels=computed["labels"],
+            model_cov=computed["model"],
+            flux_cov=computed["flux"],
+            noise_cov=noise_cov,
+            total_cov=total_cov,
+            flags=flags,
+            n_bad_pixels=n_bad,
+            has_flux_errors=ivar is not None,
+            label_names=net.label_names,
+            label_units=net.label_units,
+            model_interval=computed["interval"],
+            label_flags=label_flags,
+            snr=snr,
+            flux_distance=distance,
+            flag_options=options,
+        )
 
     def _check_stars(self, X: Any, ivar: Any) -> tuple[np.ndarray, np.ndarray | None]:
         if isinstance(X, Spectra):
@@ -257,13 +293,13 @@ class LaplacePosterior:
         self, X: np.ndarray, ivar: np.ndarray, resampled: Resampled | None, rows: slice
     ) -> np.ndarray:
         """Covariance (star, label, label) from the errors of the flux."""
-        if resampled is None:
+        if resampled is None or resampled.source_ivar is None:
             return compute_flux_covariance(partial(self._flux_jacobian, self.theta), X, ivar)
         J = self._flux_jacobian(self.theta, X)
         return propagate_through(J, resampled.matrix, resampled.source_ivar[rows])
 
     def _model_error(self, X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Covariance (star, label, label), and the interval (star, label, 2) of its standard deviations."""
+        """Covariance (star, label, label), and interval (star, label, 2) of the deviations."""
         if self.inverse_hessian.accuracy == "approximate":
             V = self.label_covariance(X)
             return V, np.full((*V.shape[:2], 2), np.nan)
@@ -275,11 +311,13 @@ class LaplacePosterior:
         return self.theta + self.inverse_hessian.draw(n_draws, check_rng(rng))
 
     def log_marginal_likelihood(self) -> float:
-        r"""Laplace's estimate of log p(Y): :math:`-U - \tfrac12 \log\det A + \tfrac{P}{2} \log 2\pi`, in nats.
+        r"""Laplace's estimate of log p(Y), in nats.
+
+        .. math:: \log p(Y) \approx -U - \tfrac12 \log\det A + \tfrac{P}{2} \log 2\pi
 
         MacKay (1992), doi:10.1162/neco.1992.4.3.448. Exact for a network without hidden layers. For
-        structure="last_layer" U and P are those of the last layer's parameters, the others being
-        given; for "krylov" it is an estimate whose standard error is
+        structure="last_layer" U and P are those of the last layer's parameters, given the others.
+        For "krylov" it is an estimate with the standard error
         `inverse_hessian.logdet_standard_error() / 2`.
 
         Raises
@@ -298,7 +336,7 @@ class LaplacePosterior:
 
 @dataclass(frozen=True)
 class Batches:
-    """Stars to be walked a few at a time."""
+    """Stars in batches of `STARS_AT_ONCE`, as `Checkpoint.accumulate` walks them."""
 
     n_stars: int
 

@@ -1,20 +1,17 @@
-"""The error budget of a star: model, flux and noise covariances of its labels, apart and in total."""
+"""The error budget of labels: model, flux and noise covariances, and their total."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 
 from symspec.laplace.flags import FlagOptions
 
-PER_STAR = ("labels", "model_cov", "flux_cov", "noise_cov", "total_cov", "flags", "n_bad_pixels")
-OPTIONAL_PER_STAR = ("model_interval", "label_flags", "snr", "flux_distance")
 
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Prediction:
     r"""Labels of stars with their error budget, all in the units of the labels.
 
@@ -27,27 +24,26 @@ class Prediction:
         :math:`J_x \Sigma_x J_x^T`: from the errors of the flux; zero where `has_flux_errors` is
         False.
     noise_cov : numpy.ndarray, shape (star, label, label)
-        S: the scatter of labels around the network, as the training labels have it.
+        S: the scatter of the training labels around the network.
     total_cov : numpy.ndarray, shape (star, label, label)
         The sum of the three.
     flags : numpy.ndarray of int, shape (star,)
         Bits of `Flag`.
     n_bad_pixels : numpy.ndarray of int, shape (star,)
-        Pixels with ivar = 0, replaced by their training mean.
+        Number of pixels with ivar = 0, replaced by their training mean.
     has_flux_errors : bool
         Whether `ivar` was given.
     label_names, label_units : tuple of str
     model_interval : numpy.ndarray, shape (star, label, 2), optional
-        What the model's standard deviation is proved to lie between: twice the same number where
-        `model_cov` is exact, 0 and the number where it is an upper bound, NaN where it is an
-        approximation.
+        Proved bounds of the model's standard deviation: equal where `model_cov` is exact, 0 and the
+        deviation where it is an upper bound, NaN where it is an approximation.
     label_flags : numpy.ndarray of int, shape (star, label), optional
-        Those bits of `flags` that concern one label, at that label.
+        The bits of `flags` that concern single labels.
     snr : numpy.ndarray, shape (star,), optional
-        Signal-to-noise ratio, see `find_snr`; NaN where it is not known.
+        Signal-to-noise ratio, see `find_snr`; NaN where it is unknown.
     flux_distance : numpy.ndarray, shape (star,), optional
-        How unlike the training spectra the spectrum is, see `TrainingSpace`; None where these are
-        not described.
+        Distance of the spectrum from the training spectra, see `TrainingSpace`; None where they
+        are not described.
     flag_options : FlagOptions, optional
         The limits behind the flags.
     """
@@ -73,17 +69,70 @@ class Prediction:
         """Standard deviations (star, label): the square root of the total covariance's diagonal."""
         return standard_deviations(self.total_cov)
 
+    def to_arrays(self) -> dict[str, np.ndarray]:
+        """Arrays with a star axis, by the names of their attributes; those that are None left out.
 
-def join_predictions(parts: Sequence[Prediction], order: Any = slice(None)) -> Prediction:
-    """One prediction of the stars of several, all of the same labels; `order` picks and orders the joined stars."""
-    names = (
-        *PER_STAR,
-        *(name for name in OPTIONAL_PER_STAR if getattr(parts[0], name) is not None),
+        Together with the attributes that hold for all stars, `from_arrays` takes them back.
+        """
+        arrays = {
+            "labels": self.labels,
+            "model_cov": self.model_cov,
+            "flux_cov": self.flux_cov,
+            "noise_cov": self.noise_cov,
+            "total_cov": self.total_cov,
+            "flags": self.flags,
+            "n_bad_pixels": self.n_bad_pixels,
+            "model_interval": self.model_interval,
+            "label_flags": self.label_flags,
+            "snr": self.snr,
+            "flux_distance": self.flux_distance,
+        }
+        return {name: array for name, array in arrays.items() if array is not None}
+
+    @classmethod
+    def from_arrays(
+        cls,
+        arrays: Mapping[str, np.ndarray],
+        *,
+        has_flux_errors: bool,
+        label_names: tuple[str, ...],
+        label_units: tuple[str, ...],
+        flag_options: FlagOptions | None = None,
+    ) -> Self:
+        """Prediction of the arrays of `to_arrays`; more names among them do no harm."""
+        return cls(
+            labels=arrays["labels"],
+            model_cov=arrays["model_cov"],
+            flux_cov=arrays["flux_cov"],
+            noise_cov=arrays["noise_cov"],
+            total_cov=arrays["total_cov"],
+            flags=arrays["flags"],
+            n_bad_pixels=arrays["n_bad_pixels"],
+            has_flux_errors=has_flux_errors,
+            label_names=label_names,
+            label_units=label_units,
+            model_interval=arrays.get("model_interval"),
+            label_flags=arrays.get("label_flags"),
+            snr=arrays.get("snr"),
+            flux_distance=arrays.get("flux_distance"),
+            flag_options=flag_options,
+        )
+
+
+def join_predictions(
+    parts: Sequence[Prediction], order: slice | np.ndarray = slice(None)
+) -> Prediction:
+    """Join predictions of the same labels along the star axis; `order` indexes the joined stars."""
+    arrays = [part.to_arrays() for part in parts]
+    joined = {name: np.concatenate([part[name] for part in arrays])[order] for name in arrays[0]}
+    first = parts[0]
+    return Prediction.from_arrays(
+        joined,
+        has_flux_errors=first.has_flux_errors,
+        label_names=first.label_names,
+        label_units=first.label_units,
+        flag_options=first.flag_options,
     )
-    joined = {
-        name: np.concatenate([getattr(part, name) for part in parts])[order] for name in names
-    }
-    return replace(parts[0], **joined)
 
 
 def standard_deviations(covariance: np.ndarray) -> np.ndarray:
@@ -96,8 +145,8 @@ def compute_flux_covariance(
 ) -> np.ndarray:
     r""":math:`J_x \mathrm{diag}(1/\mathrm{ivar}) J_x^T` (star, label, label).
 
-    A pixel with ivar = 0 holds its training mean, which no error of the flux can move: its column
-    is left out.
+    The column of a pixel with ivar = 0 is left out: it holds its training mean, which errors of the
+    flux do not change.
     """
     variance = np.divide(1.0, ivar, out=np.zeros(ivar.shape), where=ivar > 0)
     J = jacobian(flux)

@@ -65,23 +65,24 @@ def sandwich_covariance(
     """
     net = laplace.reg.net
     cross_covariance = laplace.inverse_hessian.cross_covariance()
-    if (X is None) == (X_new is None):
+    stars = X if X_new is None else X_new
+    if stars is None or (X is not None and X_new is not None):
         raise OptionError(
             "X should be the stars to predict, under this name or as X_new:"
             " sandwich_covariance(laplace, X_train, Y_train, X), or (laplace, spectra, X_new=X)."
         )
-    X = check_flux(X_new if X is None else X, net.n_pixels, dtype=None)
+    flux = check_flux(stars, net.n_pixels, dtype=None)
     X_train, Y_train = check_stars(net, *as_stars(net, X_train, Y_train))
     weighted = _weigh_residuals(laplace, X_train, Y_train)
     bytes_a_star = 8 * net.n_labels * laplace.inverse_hessian.n_rows
     size = int(np.clip(BLOCK_BYTES // bytes_a_star, 1, MAX_BLOCK_STARS))
-    V = np.zeros((len(np.atleast_2d(X)), net.n_labels, net.n_labels))
-    for rows, tangents in laplace.tangents(X, stars_at_once=size):
+    V = np.zeros((len(np.atleast_2d(flux)), net.n_labels, net.n_labels))
+    for rows, tangents in laplace.tangents(flux, stars_at_once=size):
         for train, others in laplace.tangents(X_train, stars_at_once=size):
             C = cross_covariance(tangents, others)
             shifts = np.einsum("ncmd,md->ncm", C, weighted[train])
             V[rows] += np.matmul(shifts, shifts.transpose(0, 2, 1))
-    return V if X.ndim == 2 else V[0]
+    return V if flux.ndim == 2 else V[0]
 
 
 def _weigh_residuals(laplace: LaplacePosterior, X: np.ndarray, Y: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""How unlike its training spectra a star's spectrum is, from a few numbers that describe these."""
+"""Distances of spectra from the training spectra, by leading components and their residuals."""
 
 from __future__ import annotations
 
@@ -11,18 +11,14 @@ from symspec.safety.memory import STARS_AT_ONCE, chunks
 MIN_STARS = 20  # of the training set: half for the components, half to see how far others lie
 MAX_STARS = 2000
 MAX_COMPONENTS = 32
-ABOVE_NOISE = (
-    2.0  # times the residual variance: what other spectra vary by along a component that is kept
-)
-QUANTILE = (
-    0.99  # of the training spectra that a distance of 1 leaves inside, for each of its two parts
-)
-FLOOR = 1e-6  # of the training variance: what is smaller is rounding
+ABOVE_NOISE = 2.0  # times the noise: the least variance of other spectra along a kept component
+QUANTILE = 0.99  # of the training spectra within a distance of 1, for each of its two parts
+FLOOR = 1e-6  # of the training variance; less is rounding
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class TrainingSpace:
-    r"""Training spectra as leading components and what is left of them.
+    r"""Training spectra as leading components and residuals.
 
     With standardised flux :math:`z_i = (x_i - m_i) / s_i`, components V (orthonormal rows) of
     variances :math:`\lambda_j`, and residual variances :math:`\sigma_i^2` with mean :math:`\rho`, a
@@ -38,15 +34,15 @@ class TrainingSpace:
         d_r^2 = \frac{1}{|g|} \sum_{i \in g} \frac{r_i^2}{\sigma_i^2 + \nu_i}, \qquad
         \nu_i = \frac{1}{\mathrm{ivar}_i s_i^2}:
 
-    the noise that a star is known to have (0 without `ivar`) makes it no stranger. Scores are those
-    of probabilistic principal components (Tipping & Bishop 1999, doi:10.1111/1467-9868.00196). Each
+    the known noise of a star (0 without `ivar`) does not count as distance. Scores are those of
+    probabilistic principal components (Tipping & Bishop 1999, doi:10.1111/1467-9868.00196). Each
     distance is divided by its 99 % quantile over training spectra that had no part in V, and the
     larger of the two counts.
 
     Attributes
     ----------
     mean, scale : numpy.ndarray, shape (pixel,)
-        m and s, in units of the flux; s is infinite where a pixel never varies, which leaves it
+        m and s, in units of the flux; s is infinite for a pixel that never varies, which leaves it
         out.
     components : numpy.ndarray, shape (component, pixel)
     variances : numpy.ndarray, shape (component,)
@@ -65,18 +61,17 @@ class TrainingSpace:
     def find_distances(self, X: np.ndarray, ivar: np.ndarray | None = None) -> np.ndarray:
         """Distances (star,) of spectra (star, pixel) from the training spectra.
 
-        Of these, 1 to 2 % lie beyond 1. NaN for a star without a good pixel. Below 1 says nothing
-        of gaps between the training spectra.
+        Of the training spectra, 1 to 2 % are beyond 1. NaN for a star without a good pixel. A
+        distance below 1 does not exclude a gap between the training spectra.
         """
-        blocks = (
-            (X[rows], None if ivar is None else ivar[rows])
-            for rows in chunks(len(X), STARS_AT_ONCE)
-        )
-        with np.errstate(
-            over="ignore", invalid="ignore"
-        ):  # of flux near the largest number that there is
-            parts = np.concatenate([self._find_parts(*block) for block in blocks], axis=1)
-        return np.max(parts / self.quantiles[:, None], axis=0)
+        parts = []
+        # flux near the largest number that there is overflows
+        with np.errstate(over="ignore", invalid="ignore"):
+            for rows in chunks(len(X), STARS_AT_ONCE):
+                known = None if ivar is None else ivar[rows]
+                parts.append(self._find_parts(X[rows], known))
+        distances = np.concatenate(parts, axis=1)
+        return np.max(distances / self.quantiles[:, None], axis=0)
 
     def _find_parts(self, X: np.ndarray, ivar: np.ndarray | None) -> np.ndarray:
         """d_t and d_r (2, star)."""
@@ -105,28 +100,25 @@ class TrainingSpace:
         projected = z @ V.T
         scores = projected / diagonal
         for star in np.flatnonzero((good != seen).any(axis=1)):
-            bad = V[
-                :, seen & ~good[star]
-            ]  # V_g V_g^T is the unit matrix less what these take from it
+            bad = V[:, seen & ~good[star]]  # V_g V_g^T is the unit matrix less that of the others
             scores[star] = np.linalg.solve(np.diag(diagonal) - bad @ bad.T, projected[star])
         return scores
 
 
 def describe_training(X: np.ndarray, mean: np.ndarray) -> TrainingSpace | None:
-    """Describe training spectra (star, pixel) of this mean (pixel,); None for fewer than `MIN_STARS` or all the same.
+    """Describe training spectra (star, pixel) of this mean (pixel,).
 
-    Of more than `MAX_STARS`, so many at random but always the same are looked at: components,
-    variances and scales come from the one half of them; the other half says which components are
-    more than noise, and the quantiles. The cost does not grow with the training set.
+    At most `MAX_STARS` are used, a fixed random choice: one half gives components, variances and
+    scales, the other half selects the components above the noise and gives the quantiles. The cost
+    does not grow with the training set. None for fewer than `MIN_STARS`, or equal, spectra.
     """
     if len(X) < MIN_STARS:
         return None
     some = np.random.default_rng(0).permutation(len(X))[:MAX_STARS]
-    first, second = (
-        np.subtract(X[np.sort(half)], mean, dtype=np.float64) for half in (some[::2], some[1::2])
-    )
+    first = np.subtract(X[np.sort(some[::2])], mean, dtype=np.float64)
+    second = np.subtract(X[np.sort(some[1::2])], mean, dtype=np.float64)
     scale = np.sqrt(np.mean(first**2, axis=0))
-    scale[scale <= 1e-7 * np.abs(mean)] = np.inf  # float32 leaves as much of a constant
+    scale[scale <= 1e-7 * np.abs(mean)] = np.inf  # rounding of a constant in float32
     if not np.isfinite(scale).any():
         return None
     Z = first / scale
@@ -136,13 +128,20 @@ def describe_training(X: np.ndarray, mean: np.ndarray) -> TrainingSpace | None:
     V = V[kept]
     variances = variances[kept]
     residual_variance = np.maximum(_residual_variance(Z, V), FLOOR)
-    space = TrainingSpace(mean, scale, V, variances, residual_variance, np.ones(2))
+    space = TrainingSpace(
+        mean=mean,
+        scale=scale,
+        components=V,
+        variances=variances,
+        residual_variance=residual_variance,
+        quantiles=np.ones(2),
+    )
     parts = space._find_parts(second + mean, None)
     return replace(space, quantiles=np.maximum(np.quantile(parts, QUANTILE, axis=1), FLOOR))
 
 
 def _find_components(Z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Leading right singular vectors (component, pixel) of Z (star, pixel), and their variances (component,)."""
+    """Leading right singular vectors (component, pixel) of Z (star, pixel), and variances."""
     n = len(Z)
     variances, U = np.linalg.eigh(Z @ Z.T / n)
     variances = variances[::-1]
@@ -152,9 +151,10 @@ def _find_components(Z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _find_shared(V: np.ndarray, Z: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Which components (component,) other spectra vary along, by more than their noise: the rest would only dilute.
+    """Mask (component,) of the components along which other spectra vary by more than their noise.
 
-    At least the first; of noise there is as much along any direction as along those that are left.
+    The rest would only dilute the distance. The first is always kept. Noise is taken to be equal
+    along all directions: its variance is that of the residuals.
     """
     n_varying = np.count_nonzero(Z.any(axis=0))
     noise = V**2 @ _residual_variance(Z, V) * n_varying / max(1, n_varying - len(V))

@@ -21,7 +21,7 @@ from symspec.networks.layers import (
     Unstandardize,
 )
 from symspec.networks.params import ParamLayout, Symbol
-from symspec.safety.checks import as_float_array, check_choice, check_rng
+from symspec.safety.checks import as_float_array, check_choice, check_count, check_rng
 
 # Keras's initialisers: (mode of the fan, gain, distribution)
 INITIALIZERS = {
@@ -84,8 +84,7 @@ class Network:
         wavelength: Any = None,
         wavelength_unit: str = "Angstrom",
     ):
-        if not isinstance(n_pixels, int | np.integer) or n_pixels < 1:
-            raise OptionError(f"n_pixels should be a positive integer, got {n_pixels!r}.")
+        check_count(n_pixels, "n_pixels")
         self.layers = tuple(layers)
         self.n_pixels = int(n_pixels)
         self.layer_names = _name_layers(self.layers)

@@ -6,10 +6,10 @@ from symspec.reports.plots import (
     check_figure_suffix,
     label_axes,
     plot_predicted_against_true,
-    plot_sensitivity,
     plot_structure_audit,
     save_figure,
 )
+from symspec.reports.sensitivity import plot_sensitivity
 from symspec.reports.star_tables import write_audit, write_comparison, write_draws
 from symspec.reports.tables import open_console
 

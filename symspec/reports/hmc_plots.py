@@ -12,7 +12,7 @@ from scipy.stats import norm
 from symspec.errors import OptionError, ShapeError
 from symspec.hmc.comparison import HmcComparison
 from symspec.hmc.subsets import describe_subset
-from symspec.reports.plots import _COLOURS, _GREY, label_axes
+from symspec.reports.plots import COLOURS, GREY, label_axes
 from symspec.spectra.spectra import with_unit
 
 if TYPE_CHECKING:
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from xarray import Dataset, DataTree
 
-MAX_INTERVALS = 60  # more could not be told apart
+MAX_INTERVALS = 60  # more would overlap
 MAX_STARS = 20  # each takes a row of panels, or several
-_HMC, _LAPLACE = _COLOURS[:2]
+_HMC, _LAPLACE = COLOURS[:2]
 _OFFSET = 0.16  # of the two bars of a star, of the distance between stars
 _N_TICKS = 8
 _N_BINS = 50
@@ -36,7 +36,7 @@ def plot_hmc_intervals(
 
     Thick bars reach from the quantile of 16 % to that of 84 %, thin bars from 2.5 % to 97.5 %, and
     points are medians, all relative to the star's Laplace mean. From left to right that mean
-    increases; of more than 60 stars 60 are drawn, evenly spaced in this order. Titles tell the
+    increases; of more than 60 stars 60 are drawn, evenly spaced in this order. Titles give the
     verdict, which is on all stars.
 
     Parameters
@@ -55,14 +55,14 @@ def plot_hmc_intervals(
         `axes` do not fit the labels.
     """
     n_stars, n_labels = comparison.laplace_mean.shape
-    axes = label_axes(axes, n_labels, (11.0, 0.5 + 2.7 * n_labels), stacked=True)
+    panels = label_axes(axes, n_labels, (11.0, 0.5 + 2.7 * n_labels), stacked=True)
     places = np.unique(np.linspace(0, n_stars - 1, min(n_stars, MAX_INTERVALS)).round().astype(int))
     some = "" if len(places) == n_stars else f" ({len(places)} of {n_stars:,}, evenly spaced)"
-    for c, panel in enumerate(axes):
+    for c, panel in enumerate(panels):
         mean = comparison.laplace_mean[:, c]
         stars = np.argsort(mean, kind="stable")[places]
         x = np.arange(len(stars))
-        panel.axhline(0, color=_GREY, linewidth=0.6, zorder=1)
+        panel.axhline(0, color=GREY, linewidth=0.6, zorder=1)
         _draw_intervals(
             panel, x - _OFFSET, comparison.laplace_quantiles[:, stars, c] - mean[stars], _LAPLACE
         )
@@ -79,17 +79,17 @@ def plot_hmc_intervals(
         panel.set_xlabel(f"stars in the order of Laplace's mean of {with_unit(name, unit)}{some}")
         panel.set_ylabel(f"{name} - Laplace's mean" + (f"\n[{unit}]" if unit else ""))
         panel.set_title(f"{name}: {comparison.verdict[c]}", loc="left", fontsize=10)
-    axes[0].figure.align_ylabels(list(axes))
-    _add_legend(axes[0], comparison)
-    return axes
+    panels[0].figure.align_ylabels(list(panels))
+    _add_legend(panels[0], comparison)
+    return panels
 
 
 def plot_hmc_densities(
     comparison: HmcComparison, draws: DataTree, stars: Any, *, axes: Any = None
 ) -> np.ndarray:
-    """Draw what Hamiltonian Monte Carlo says of some stars, as histograms, beneath Laplace's normal densities.
+    """Draw histograms of Hamiltonian Monte Carlo's draws with Laplace's normal densities.
 
-    Rows are stars, columns are labels. Titles tell `HmcComparison.sd_ratio` and
+    Rows are stars, columns are labels. Titles give `HmcComparison.sd_ratio` and
     `HmcComparison.shift`.
 
     Parameters
@@ -146,10 +146,10 @@ def plot_hmc_traces(
 ) -> Figure:
     """Draw traces and ranks of the network's outputs for some stars, to see whether the chains agree.
 
-    Rows are stars and labels. On the left are the draws, with triangles at those that diverged. On
-    the right are the cumulative distributions of each chain's ranks among all draws, less the
-    uniform one that they should follow: lines near zero are chains that agree. p is that of ArviZ's
-    test for this, and black points are what speaks against it.
+    Rows are stars and labels. On the left are the draws, with triangles at divergences. On the
+    right are the cumulative distributions of each chain's ranks among all draws, less the uniform
+    one that they should follow: chains that agree stay near zero. p is the p-value of ArviZ's test
+    for this, and black points contradict it.
 
     Parameters
     ----------
@@ -197,7 +197,7 @@ def plot_hmc_traces(
     figure = panels[0, 0].figure
     figure.align_ylabels(list(panels.flat))
     chains = [str(chain) for chain in f["chain"].values]
-    handles = [_line(_COLOURS[i % len(_COLOURS)], name, 1.5) for i, name in enumerate(chains)]
+    handles = [_line(COLOURS[i % len(COLOURS)], name, 1.5) for i, name in enumerate(chains)]
     panels[0, 1].legend(
         handles=handles, title="chain", loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False
     )
@@ -211,14 +211,16 @@ def _line(colour: str, name: str, width: float) -> Any:
 
 
 def _add_legend(panel: Axes, comparison: HmcComparison) -> None:
-    """Name the two beside a panel, and above them which weights vary where these are not all."""
+    """Legend beside a panel, with the weights that vary where these are not all."""
     handles = [_line(_LAPLACE, f"Laplace\n({comparison.structure})", 3.0), _line(_HMC, "HMC", 3.0)]
     legend = panel.legend(
         handles=handles, loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False, fontsize=9
     )
     if comparison.varied != describe_subset("all"):
-        words = textwrap.fill(f"What varies: {comparison.varied}.", _LEGEND_WIDTH)
-        legend.set_title(words, prop={"size": 9})
+        from matplotlib.font_manager import FontProperties
+
+        title = textwrap.fill(f"What varies: {comparison.varied}.", _LEGEND_WIDTH)
+        legend.set_title(title, prop=FontProperties(size=9))
         legend.set_alignment("left")
 
 
@@ -243,7 +245,7 @@ def _draw_density(panel: Axes, values: np.ndarray, normal: Any) -> None:
 
 
 def _select_stars(draws: DataTree, stars: Any, comparison: HmcComparison | None) -> Dataset:
-    """Outputs f of some stars, whose coordinate check_star is then the place among all."""
+    """Outputs f of some stars; their coordinate check_star is the index among all."""
     if "f" not in draws["posterior"]:
         raise OptionError(
             "draws should hold f, the network's outputs, got none: give run_hmc(..., X_check=X)."
@@ -256,10 +258,9 @@ def _select_stars(draws: DataTree, stars: Any, comparison: HmcComparison | None)
             f" labels, got {(n_stars, f.sizes['label'])}: compare_hmc(laplace, draws, X_check) with"
             " the X_check of run_hmc."
         )
+    places = stars if isinstance(stars, slice) else np.asarray(stars)
     try:
-        chosen = np.atleast_1d(
-            np.arange(n_stars)[stars if isinstance(stars, slice) else np.asarray(stars)]
-        )
+        chosen = np.atleast_1d(np.arange(n_stars)[places])
     except IndexError as error:
         raise OptionError(
             f"stars should be among the {n_stars}, 0 to {n_stars - 1}, NumPy says: {error}."
@@ -288,21 +289,28 @@ def _draw_traces_and_ranks(f: Dataset, draws: DataTree) -> np.ndarray:
             rows=["check_star", "label"],
             cols=["column"],
             aes={"color": ["chain"], "overlay": ["chain"]},
-            color=list(_COLOURS),
+            color=list(COLOURS),
             backend="matplotlib",
             figure_kwargs={"figsize": (11.0, 0.6 + 1.5 * n_rows), "layout": "constrained"},
         )
-    words = {"var_names": ["f"], "plot_collection": collection}
     tree = xr.DataTree.from_dict(groups)
-    thin = {"width": 0.4, "alpha": 0.7}
-    below = {"marker": "^", "size": 14}  # its default "|" warns
     collection.coords = {"column": "trace"}
     arviz_plots.plot_trace(
-        tree, visuals={"title": False, "trace": thin, "divergence": below}, **words
+        tree,
+        var_names=["f"],
+        plot_collection=collection,
+        visuals={
+            "title": False,
+            "trace": {"width": 0.4, "alpha": 0.7},
+            "divergence": {"marker": "^", "size": 14},  # the default "|" warns
+        },
     )
     collection.coords = {"column": "rank"}
     arviz_plots.plot_rank(
-        tree, visuals={"title": False, "remove_axis": False, "ecdf_lines": {"width": 1.0}}, **words
+        tree,
+        var_names=["f"],
+        plot_collection=collection,
+        visuals={"title": False, "remove_axis": False, "ecdf_lines": {"width": 1.0}},
     )
     collection.coords = None
     panels = collection.viz["plot"]

@@ -1,4 +1,4 @@
-"""What the comparison with Hamiltonian Monte Carlo says on screen."""
+"""The comparison with Hamiltonian Monte Carlo on screen."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ _COLOURS = {AGREE: "green", NOT_CONVERGED: "yellow"}
 
 
 def comparison_table(comparison: HmcComparison, *, title: str = "") -> Table:
-    """One row a label and error bar: medians and ranges over the stars, with Monte Carlo errors, and the verdict.
+    """One row a label and error bar: medians and ranges over the stars, and the verdict.
+
+    Numbers come with their Monte Carlo errors.
 
     Parameters
     ----------
@@ -51,14 +53,13 @@ def comparison_table(comparison: HmcComparison, *, title: str = "") -> Table:
         colour = _COLOURS.get(comparison.verdict[c], "red")
         bars = {comparison.structure: comparison.laplace_sd} | comparison.others
         for i, (bar, sd) in enumerate(bars.items()):
+            hmc_sd = comparison.hmc_sd[:, c]
             cells = [
                 escape(bar),
-                format_number(np.median(sd[:, c])),
-                format_number(np.median(comparison.hmc_sd[:, c])),
+                format_number(float(np.median(sd[:, c]))),
+                format_number(float(np.median(hmc_sd))),
+                _ratio(hmc_sd / sd[:, c], comparison.sd_error[:, c] / sd[:, c]),
             ]
-            cells.append(
-                _ratio(comparison.hmc_sd[:, c] / sd[:, c], comparison.sd_error[:, c] / sd[:, c])
-            )
             if i == 0:
                 shift = comparison.shift[:, c]
                 error = comparison.shift_error[:, c]
@@ -75,7 +76,7 @@ def comparison_table(comparison: HmcComparison, *, title: str = "") -> Table:
 
 
 def print_comparison(console: Console, comparison: HmcComparison) -> None:
-    """The table, what is known of the draws, and the rules of the verdict."""
+    """Print the table, the numbers of draws and divergences, and the rules of the verdict."""
     console.print(comparison_table(comparison))
     share = comparison.divergences / comparison.n_draws
     console.print(

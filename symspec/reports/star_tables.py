@@ -11,14 +11,15 @@ import numpy as np
 
 from symspec.errors import OptionError, ShapeError
 from symspec.hmc.comparison import PROBABILITIES, THRESHOLDS, HmcComparison
+from symspec.laplace.audit import StructureAudit
 from symspec.safety.whole_files import replace_when_complete
 from symspec.version import __version__
 
 if TYPE_CHECKING:
     from xarray import DataTree
-from symspec.laplace.audit import StructureAudit
 
 STAR_TABLE_SUFFIXES = (".ecsv", ".csv")
+DRAWS_SUFFIXES = (".nc", ".netcdf")
 
 
 def write_star_table(
@@ -29,12 +30,12 @@ def write_star_table(
     *,
     overwrite: bool = False,
 ) -> None:
-    """Write columns (star,) behind ID; ECSV keeps `meta` in its header.
+    """Write columns (star,) after ID; ECSV keeps `meta` in its header.
 
     Raises
     ------
     OptionError
-        The ending of `path` is neither .ecsv nor .csv.
+        The suffix of `path` is neither .ecsv nor .csv.
     ShapeError
         `ids` are not one a star; None numbers the rows, from 0.
     FileKeptError
@@ -57,9 +58,6 @@ def write_star_table(
         table.write(
             temporary, format="ascii.ecsv" if path.suffix.lower() == ".ecsv" else "ascii.csv"
         )
-
-
-DRAWS_SUFFIXES = (".nc", ".netcdf")
 
 
 def write_draws(path: str | os.PathLike[str], draws: DataTree, *, overwrite: bool = False) -> None:
@@ -91,17 +89,17 @@ def write_comparison(
     Parameters
     ----------
     path : str or path
-        Its ending says the format: .ecsv or .csv.
+        Its suffix gives the format: .ecsv or .csv.
     comparison : HmcComparison
     ids : array_like, shape (star,), optional
-        Default: the rows' numbers, from 0.
+        By default the rows' numbers, from 0.
     overwrite : bool, default False
-        Whether a file already there is replaced.
+        Whether an existing file is replaced.
 
     Raises
     ------
     OptionError
-        The ending is none that can be written.
+        The suffix is neither .ecsv nor .csv.
     ShapeError
         `ids` do not match the stars.
     FileKeptError
@@ -125,9 +123,14 @@ def write_comparison(
     columns = {
         f"{n}_{k}": values[:, c] for c, n in enumerate(names) for k, values in quantities.items()
     }
-    meta = {"SYMSPEC": __version__, "VARIED": comparison.varied, "LAPLACE": comparison.structure}
-    meta |= {f"VERDICT_{n}": v for n, v in zip(names, comparison.verdict, strict=True)}
-    meta |= {"THRESHOLDS": THRESHOLDS, "PARETO_K": float(comparison.pareto_k)}
+    meta = {
+        "SYMSPEC": __version__,
+        "VARIED": comparison.varied,
+        "LAPLACE": comparison.structure,
+        **{f"VERDICT_{n}": v for n, v in zip(names, comparison.verdict, strict=True)},
+        "THRESHOLDS": THRESHOLDS,
+        "PARETO_K": float(comparison.pareto_k),
+    }
     write_star_table(path, columns, ids, meta, overwrite=overwrite)
 
 
@@ -137,24 +140,24 @@ def write_audit(
     """Write an audit star by star.
 
     The columns are ID, DISTANCE and QUANTILE, then for a label TEFF and a structure kronecker
-    TEFF_EXACT, the exact standard deviation in the label's units, TEFF_EXACT_LOW, what it is proved
-    not to lie below, and TEFF_KRONECKER, the ratio to the exact one. ECSV keeps in its header how
-    the structures were computed, and which were left out.
+    TEFF_EXACT, the exact standard deviation in the label's units, TEFF_EXACT_LOW, its proven lower
+    bound, and TEFF_KRONECKER, the ratio to the exact one. ECSV keeps in its header how the
+    structures were computed, and which were left out.
 
     Parameters
     ----------
     path : str or path
-        Its ending says the format: .ecsv or .csv.
+        Its suffix gives the format: .ecsv or .csv.
     audit : StructureAudit
     ids : array_like, shape (star,), optional
-        Default: the rows' numbers, from 0.
+        By default the rows' numbers, from 0.
     overwrite : bool, default False
-        Whether a file already there is replaced.
+        Whether an existing file is replaced.
 
     Raises
     ------
     OptionError
-        The ending is none that can be written.
+        The suffix is neither .ecsv nor .csv.
     ShapeError
         `ids` do not match the stars of the audit.
     FileKeptError

@@ -1,11 +1,11 @@
-"""Finished blocks of a long computation in a folder, so that an interrupted one goes on where it was."""
+"""Finished blocks of a long computation, kept in a folder, so that it can be resumed."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 from zipfile import BadZipFile
@@ -13,23 +13,25 @@ from zipfile import BadZipFile
 import numpy as np
 
 from symspec.errors import DataError
+from symspec.safety.progress import Progress, be_silent
 
 State = dict[str, np.ndarray]
 SECONDS_BETWEEN = 30.0
 
 
 class Blocks(Protocol):
-    """What is walked block by block, such as a `TangentStream`."""
+    """Stars that are walked block by block, such as a `TangentStream`."""
 
-    n_stars: int
+    @property
+    def n_stars(self) -> int: ...
 
     def blocks(self, start: int = 0) -> Iterable[tuple[slice, Any]]:
-        """Blocks from the one that begins at `start` on."""
+        """Rows and data of each block, from the one that begins at `start`."""
         ...
 
 
 class Checkpoint:
-    """Where a computation keeps what it has finished, and tells how far it is.
+    """A folder for the finished blocks of a computation, and its progress.
 
     Files appear whole, by renaming, at most every `SECONDS_BETWEEN` seconds and at the end of each
     stage. They hold plain arrays, and the fingerprint of the inputs that they came from.
@@ -37,26 +39,26 @@ class Checkpoint:
     Parameters
     ----------
     folder : path, optional
-        Made if it is not there; without one nothing is kept.
+        Created if it does not exist; without one nothing is kept.
     fingerprint : str
         Of everything that the result depends on, see `find_fingerprint`.
-    tell : callable, optional
-        Called with (stage, done, total) after each block.
+    progress : Progress, optional
+        Called after each block.
     """
 
     def __init__(
         self,
         folder: str | os.PathLike[str] | None = None,
         fingerprint: str = "",
-        tell: Callable[[str, int, int], object] | None = None,
+        progress: Progress = be_silent,
     ):
         self.folder = None if folder is None else Path(folder)
         self.fingerprint = fingerprint
-        self.tell = tell
+        self.progress = progress
         self._saved_at = time.monotonic()
 
     def load(self, stage: str) -> State | None:
-        """Arrays that `save` last wrote for this stage, or None.
+        """Read the arrays that `save` last wrote for this stage, or None.
 
         Raises
         ------
@@ -82,7 +84,7 @@ class Checkpoint:
         return state
 
     def save(self, stage: str, state: State, *, now: bool = True) -> None:
-        """Keep the arrays of a stage; without `now` only if the last time is long enough ago."""
+        """Keep the arrays of a stage; without `now` at most every `SECONDS_BETWEEN` seconds."""
         path = self._path(stage)
         if path is None or not (now or time.monotonic() - self._saved_at >= SECONDS_BETWEEN):
             return
@@ -90,7 +92,8 @@ class Checkpoint:
         unfinished = path.with_suffix(f".{os.getpid()}.unfinished")
         try:
             with unfinished.open("wb") as file:
-                np.savez(file, fingerprint=np.array(self.fingerprint), **state)
+                arrays: dict[str, Any] = {**state, "fingerprint": np.array(self.fingerprint)}
+                np.savez(file, **arrays)
             os.replace(unfinished, path)
         finally:
             unfinished.unlink(missing_ok=True)
@@ -99,7 +102,7 @@ class Checkpoint:
     def accumulate(
         self, stage: str, walk: Blocks, state: State, add: Callable[[State, Any], None]
     ) -> State:
-        """Add every block of `walk` to `state`, in place, going on from what was kept."""
+        """Add every block of `walk` to `state`, in place, from the last block kept on."""
         start = 0
         kept = self.load(stage)
         if kept is not None:
@@ -107,24 +110,19 @@ class Checkpoint:
             state = kept
         for rows, block in walk.blocks(start):
             add(state, block)
-            self.report(stage, rows.stop, walk.n_stars)
+            self.progress(stage, rows.stop, walk.n_stars)
             self.save(stage, state | {"done": np.array(rows.stop)}, now=rows.stop == walk.n_stars)
         return state
-
-    def report(self, stage: str, done: int, total: int) -> None:
-        """Tell how far a stage is."""
-        if self.tell is not None:
-            self.tell(stage, done, total)
 
     def _path(self, stage: str) -> Path | None:
         return None if self.folder is None else self.folder / f"{stage.replace(' ', '-')}.npz"
 
 
 def find_fingerprint(*parts: Any) -> str:
-    """Digest of arrays, words and numbers, and of mappings of them: the same for the same inputs alone."""
+    """Digest of arrays, strings, numbers and dicts of them: equal for equal inputs alone."""
     digest = hashlib.blake2b(digest_size=16)
     for part in parts:
-        if isinstance(part, dict):
+        if isinstance(part, Mapping):
             part = find_fingerprint(*(item for pair in sorted(part.items()) for item in pair))
         if isinstance(part, np.ndarray):
             digest.update(f"{part.dtype.str}{part.shape}".encode())

@@ -1,4 +1,4 @@
-"""What fits in memory: sizes in words, chunks of stars, and refusals before any work is done."""
+"""Memory: sizes such as "8GB", chunks of stars, and refusals before any work is done."""
 
 from __future__ import annotations
 
@@ -11,11 +11,17 @@ STARS_AT_ONCE = 256  # worked on together where no size of memory is given
 
 
 def chunks(n: int, size: int) -> Iterator[slice]:
-    """Slices of `size`, the last one of what is left, that cover `n`."""
+    """Slices of `size` that cover `n`; the last may be shorter."""
     return (slice(i, min(i + size, n)) for i in range(0, n, size))
 
 
 def check_fits(n_bytes: int, what: str) -> None:
+    """Refuse an array that is larger than this machine's memory.
+
+    Raises
+    ------
+    TooLargeError
+    """
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if n_bytes > memory:
         raise TooLargeError(
@@ -25,7 +31,13 @@ def check_fits(n_bytes: int, what: str) -> None:
 
 
 def parse_memory(memory: str) -> float:
-    """Bytes of a text such as "8GB" or "500MB"."""
+    """Bytes of a text such as "8GB" or "500MB".
+
+    Raises
+    ------
+    OptionError
+        When it is no such text.
+    """
     units = {"kb": 2**10, "mb": 2**20, "gb": 2**30, "tb": 2**40}
     text = str(memory).strip().lower()
     try:

@@ -1,4 +1,4 @@
-"""Files that appear under their name once they are complete, or not at all."""
+"""Output files: complete under their name, or not there at all."""
 
 from __future__ import annotations
 
@@ -15,27 +15,26 @@ from symspec.errors import FileKeptError
 def replace_when_complete(
     path: str | os.PathLike[str], *, overwrite: bool = False
 ) -> Iterator[Path]:
-    """Give a temporary name beside `path`, and rename the file written there once it is complete.
+    """Yield a temporary name beside `path`; rename the file written there when it is complete.
 
-    Whatever goes wrong in between, the temporary file is removed, and a file at `path` stays as it
-    was.
+    Whatever goes wrong, the temporary file is removed, and an existing file at `path` is kept.
 
     Parameters
     ----------
     path : str or path
-        Where the file belongs; a symbolic link is followed.
+        Name of the file; a symbolic link is followed.
     overwrite : bool, default False
-        Whether a file already there is replaced.
+        Whether an existing file is replaced.
 
     Yields
     ------
     pathlib.Path
-        Where to write; nothing is there yet. It ends as `path` does.
+        The temporary name, with the suffix of `path`; no file has it yet.
 
     Raises
     ------
     FileKeptError
-        There is a file already, and `overwrite` is False; or something that is no regular file.
+        There is a file already, and `overwrite` is False; or a folder or device.
     FileNotFoundError
         The folder does not exist.
     """
@@ -53,7 +52,7 @@ def replace_when_complete(
 
 
 def check_target(path: str | os.PathLike[str], *, overwrite: bool) -> Path:
-    """Where a file belongs, with links followed, if it may be written there.
+    """Refuse a file that may not be written; return its path with links followed.
 
     Raises
     ------
@@ -72,6 +71,7 @@ def check_target(path: str | os.PathLike[str], *, overwrite: bool) -> Path:
     if target.exists() and not overwrite:
         raise FileKeptError(
             f"{path} should not exist yet, got a file of {target.stat().st_size} bytes, which is"
-            " kept: choose another name, or give overwrite=True to replace it."
+            " kept: choose another name, or replace it (--overwrite on the command line,"
+            " overwrite=True in Python)."
         )
     return target

@@ -15,7 +15,7 @@ from symspec.errors import (
     OptionError,
     ShapeError,
 )
-from symspec.safety.checks import as_float_array, check_choice, check_rng
+from symspec.safety.checks import as_float_array, check_choice, check_count, check_rng
 from symspec.spectra.line_list import LINE_WAVELENGTH, equivalent_widths
 from symspec.spectra.spectra import Spectra
 
@@ -168,8 +168,8 @@ def generated_stars(
     [dex])
     """
     rng = check_rng(rng)
-    n_stars = _check_count(n_stars, "n_stars", 1)
-    n_pixels = _check_count(n_pixels, "n_pixels", 2)
+    check_count(n_stars, "n_stars", advice="give e.g. n_stars=100")
+    check_count(n_pixels, "n_pixels", least=2, advice="give e.g. n_pixels=100")
     if not (np.ndim(snr) == 0 and 0 < snr < np.inf):
         raise OptionError(
             f"snr should be one positive number, got {snr!r}: for no noise call generated_flux."
@@ -341,14 +341,6 @@ def _check_range(
             f" {name}={example}."
         )
     return low, high
-
-
-def _check_count(value: Any, name: str, smallest: int) -> int:
-    if isinstance(value, int | np.integer) and not isinstance(value, bool) and value >= smallest:
-        return int(value)
-    raise OptionError(
-        f"{name} should be an integer of at least {smallest}, got {value!r}: give e.g. {name}=100."
-    )
 
 
 def _find_miles() -> Path:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from symspec.errors import DataError, ShapeError
-from symspec.safety.advice import describe_bad
+from symspec.safety.arrays import describe_bad
 from symspec.safety.checks import as_float_array, check_finite, check_ivar, check_not_infinite
 
 

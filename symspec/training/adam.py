@@ -14,9 +14,8 @@ import math
 
 import numpy as np
 
-# Entries updated at a time: five such arrays of float32 stay within a core's second-level cache, so
-# that the
-# dozen elementary passes over them cost one pass over main memory.
+# Entries updated at a time: five such arrays of float32 stay within a core's second-level cache,
+# so that the dozen elementary passes over them cost one pass over main memory.
 BLOCK = 2**16
 
 
@@ -31,13 +30,13 @@ class Adam:
     n_params : int
         Length of theta.
     dtype : str
-        Of theta, "float32" or "float64".
+        Type of theta, "float32" or "float64".
     learning_rate : float
-        Alpha; may be set anew between steps.
+        Alpha; may be changed between steps.
     beta_1, beta_2 : float
-        Decay of the two averages.
+        Decay rates of the two averages.
     epsilon : float
-        Added to the square root of the second.
+        Added to the square root of the second average.
     decay : float
         Decay of the learning rate, as Keras 2's `decay`.
 
@@ -78,7 +77,7 @@ class Adam:
         return self.learning_rate / (1 + self.decay * self.iterations)
 
     def step(self, theta: np.ndarray, gradient: np.ndarray, scale: float = 1.0) -> None:
-        """Move `theta` (param,) in place, for the gradient `scale * gradient`, which is left as it is."""
+        """Move `theta` (param,) in place along the gradient `scale * gradient`."""
         rate = self.decayed_rate
         self.iterations += 1
         t = self.iterations

@@ -1,7 +1,8 @@
-r"""Noise and prior as one vector h of logarithms and correlations, zero at the start, and derivatives by it.
+r"""Noise and prior as one vector h of logarithms and correlations, zero at the start.
 
 .. math::
-    \sigma_c = \sigma_c^0 e^{h_c} \quad\text{or}\quad S = R R^T,\ R = L^0 \, \mathrm{diag}(e^{h_c})\, (1 + B), \qquad
+    \sigma_c = \sigma_c^0 e^{h_c} \quad\text{or}\quad
+    S = R R^T,\ R = L^0 \, \mathrm{diag}(e^{h_c})\, (1 + B), \qquad
     \delta_b = \delta_b^0 e^{h_b}
 
 with :math:`L^0` the Cholesky factor of the covariance at the start and B strictly lower triangular.
@@ -17,33 +18,25 @@ import numpy as np
 
 from symspec.errors import EdgeOfRangeWarning, OptionError
 from symspec.networks.regression import Regression
-from symspec.safety.checks import check_choice
+from symspec.safety.options import check_choice
 
 MAX_FACTOR = 1e4
 NOISES = ("per_label", "full", "fixed")
 PRIORS = ("scale", "per_layer", "per_block", "fixed")
-MIN_COUNT = 0.1  # parameters: the scale of a prior on fewer is not told from the evidence
+MIN_COUNT = 0.1  # parameters: fewer do not determine the scale of their prior
 
-_MEANINGS = {
-    (
-        "noise",
-        False,
-    ): (
+_MEANINGS = {  # by kind, and whether h is positive
+    ("noise", False): (
         "the network interpolates these labels: give it fewer weights, or fix the noise or the"
         " prior"
     ),
-    (
-        "noise",
-        True,
-    ): "the network explains none of these labels, or the start was far too small: start closer",
-    (
-        "prior",
-        False,
-    ): "the data want these weights unbounded, or the start was far too large: start closer",
-    (
-        "prior",
-        True,
-    ): (
+    ("noise", True): (
+        "the network explains none of these labels, or the start was far too small: start closer"
+    ),
+    ("prior", False): (
+        "the data want these weights unbounded, or the start was far too large: start closer"
+    ),
+    ("prior", True): (
         "the data do not need these weights: leave them out, or keep them, near zero, at almost no"
         " harm"
     ),
@@ -51,12 +44,12 @@ _MEANINGS = {
 
 
 class Hyperparameters:
-    """What of a regression's noise and prior varies, and how.
+    """The parameters of noise and prior that vary, as one vector h.
 
     Parameters
     ----------
     start : Regression
-        Where h = 0.
+        The regression at h = 0.
     noise : {"per_label", "full", "fixed"}
         One sigma_noise a label, a full covariance, or neither.
     prior : {"scale", "per_layer", "per_block", "fixed"}
@@ -66,7 +59,7 @@ class Hyperparameters:
     Attributes
     ----------
     names : list of str
-        Of the entries of h, in words.
+        Names of the entries of h.
 
     Raises
     ------
@@ -90,9 +83,7 @@ class Hyperparameters:
             )
         self.start = start
         self._root = np.linalg.cholesky(start.noise_covariance)
-        labels = {"per_label": start.net.label_names, "full": start.net.label_names, "fixed": ()}[
-            noise
-        ]
+        labels = () if noise == "fixed" else start.net.label_names
         pairs = np.tril_indices(start.net.n_labels if noise == "full" else 0, -1)
         self._n_labels = len(labels)
         self._pairs = pairs
@@ -136,7 +127,8 @@ class Hyperparameters:
     ) -> np.ndarray:
         r"""dF/dh (entry,) from the symmetric dF/dS (label, label) and dF/d log delta_b by block.
 
-        .. math:: dF = \mathrm{tr}\Big(\frac{dF}{dS}\, dS\Big) = 2\, \mathrm{tr}\Big(R^T \frac{dF}{dS}\, dR\Big)
+        .. math:: dF = \mathrm{tr}\Big(\frac{dF}{dS}\, dS\Big)
+            = 2\, \mathrm{tr}\Big(R^T \frac{dF}{dS}\, dR\Big)
         """
         by_group = [sum(by_block[name] for name in names) for names in self._groups.values()]
         if self.noise == "fixed":
@@ -150,12 +142,12 @@ class Hyperparameters:
         return np.r_[(by_M * M).sum(axis=1), by_pair, by_group]
 
     def curvature(self, n_observed: np.ndarray, n_effective: Mapping[str, float]) -> np.ndarray:
-        """About -d^2 F / dh^2 of each entry at a maximum (entry,), from the labels and parameters that tell of it.
+        """Approximately -d^2 F / dh^2 of each entry at a maximum (entry,).
 
         Parameters
         ----------
         n_observed : numpy.ndarray, shape (label,)
-            Stars that have each label.
+            Number of stars that have each label.
         n_effective : mapping of str to float
             Effective number of parameters of each block.
         """
@@ -166,7 +158,7 @@ class Hyperparameters:
         ]
 
     def warn_at_edges(self, h: np.ndarray, n_effective: Mapping[str, float]) -> None:
-        """Tell of entries that ended at the edge of their range, and of priors that leave their weights no part.
+        """Warn of entries at the edge of their range, and of priors that switch weights off.
 
         Parameters
         ----------
@@ -217,7 +209,7 @@ class Hyperparameters:
 
 
 def _group(blocks: list[str], prior: str) -> dict[str, list[str]]:
-    """Names of the blocks that share a factor, by what the message calls them."""
+    """Names of the blocks that share a factor, by the name of the factor in messages."""
     if prior == "scale":
         return {"all blocks": blocks}
     if prior == "per_block":

@@ -1,4 +1,4 @@
-r"""Laplace's log marginal likelihood F of a regression's noise and prior, with its complete gradient.
+r"""Laplace's log marginal likelihood F of noise and prior, with its complete gradient.
 
 With A the Gauss-Newton matrix at the minimum theta* of U, H the exact Hessian there, r_n the
 residuals, W_n the inverse noise covariance on the observed labels of star n and zero elsewhere,
@@ -7,8 +7,10 @@ residuals, W_n the inverse noise covariance on the observed labels of star n and
 
 .. math::
     F &= -U - \tfrac12 \log\det A + \tfrac{P}{2} \log 2\pi \\
-    \frac{dF}{dS} &= \sum_n \tfrac12 W_n (r_n r_n^T + V_n) W_n - \tfrac12 W_n + \mathrm{sym}\, W_n (J_n q) r_n^T W_n \\
-    \frac{dF}{d\log\delta_b} &= \tfrac12 (\gamma_b - \delta_b |\theta_b|^2) + \delta_b\, q_b \cdot \theta_b,
+    \frac{dF}{dS} &= \sum_n \tfrac12 W_n (r_n r_n^T + V_n) W_n - \tfrac12 W_n
+    + \mathrm{sym}\, W_n (J_n q) r_n^T W_n \\
+    \frac{dF}{d\log\delta_b} &= \tfrac12 (\gamma_b - \delta_b |\theta_b|^2)
+    + \delta_b\, q_b \cdot \theta_b,
     \qquad \gamma_b = P_b - \delta_b \mathrm{tr} (A^{-1})_{bb}
 
 The terms with q say how A changes as theta* moves with the noise and the prior.
@@ -33,7 +35,7 @@ POLISH_TOLERANCE = 1e-6  # nats; its root matters to the gradient
 DIFFERENCE = 1e-3  # in h: its square times third derivatives of F is far below any tolerance
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Evidence:
     """Log marginal likelihood at one setting of the hyperparameters.
 
@@ -42,18 +44,18 @@ class Evidence:
     log_marginal_likelihood : float
         In nats.
     standard_error : float
-        Of it; 0 where it is no estimate.
+        Of the log marginal likelihood; 0 where it is no estimate.
     gradient : numpy.ndarray, shape (entry,)
         With respect to the hyperparameters that vary. Complete for the structures primal and dual;
         at fixed weights for the others.
     names : list of str
-        What the gradient's entries are.
+        Names of the gradient's entries.
     theta : numpy.ndarray, shape (param,)
         The minimum of U there.
     n_effective : numpy.ndarray, shape (label,)
         Number of parameters that each label's data determine.
     n_effective_by_block : dict of str to float
-        Number of its parameters that the data determine, rather than the prior.
+        Number of each block's parameters that the data determine, rather than the prior.
     """
 
     log_marginal_likelihood: float
@@ -66,7 +68,7 @@ class Evidence:
 
 
 class MarginalLikelihood:
-    """F of one regression, training set and structure, at any hyperparameters; all is compiled once.
+    """F of one regression, training set and structure at any hyperparameters, compiled once.
 
     Parameters
     ----------
@@ -78,7 +80,7 @@ class MarginalLikelihood:
     Attributes
     ----------
     h : numpy.ndarray, shape (entry,)
-        Where it stands.
+        The hyperparameters.
     """
 
     def __init__(self, builder: InverseBuilder, hyperparameters: Hyperparameters):
@@ -129,13 +131,13 @@ class MarginalLikelihood:
     def minimize(
         self, theta: np.ndarray, *, tolerance: float
     ) -> tuple[PolishResult, InverseHessian]:
-        """Minimum of U that `theta` leads to, and the inverse Hessian there."""
+        """Minimum of U near `theta`, and the inverse Hessian there."""
         return minimize_by_newton(
             self.objective, self.hessian_product, self.builder, theta, tolerance=tolerance
         )
 
     def evaluate(self, theta: np.ndarray) -> Evidence:
-        """F and its complete gradient at the minimum that `theta` leads to; structures primal and dual."""
+        """F and its complete gradient at the minimum near `theta`, by primal or dual."""
         result, inverse = self.minimize(theta, tolerance=POLISH_TOLERANCE)
         theta = result.theta
         precision = self.reg.prior_precision_vector()
@@ -154,15 +156,13 @@ class MarginalLikelihood:
         by_block = {name: 0.5 * count + pull[name] for name, count in counts.items()}
         gradient = self.hyperparameters.gradient(self.h, by_covariance, by_block)
         F = log_evidence(self.reg, theta, result.negative_log_posterior, inverse)
-        F += (
-            q @ self.objective(theta)[1]
-        )  # log det A at the minimum itself, to which there is some way left
-        return self._report(F, inverse, gradient, theta, WV, counts)
+        F += q @ self.objective(theta)[1]  # log det A at the minimum itself, a small step away
+        return self._evidence(F, inverse, gradient, theta, WV, counts)
 
     def evaluate_at_fixed_weights(
         self, theta: np.ndarray, F: float | None = None
     ) -> tuple[float, np.ndarray]:
-        """F, unless given, and its gradient by central differences, as if the minimum stayed here; any structure."""
+        """F and its gradient by central differences at fixed weights, by any structure."""
         F = self._log_evidence_at(self.h, theta) if F is None else F
         steps = DIFFERENCE * np.eye(len(self.h))
         rises = [
@@ -171,16 +171,17 @@ class MarginalLikelihood:
         ]
         return F, np.array(rises) / (2 * DIFFERENCE)
 
-    def report(self, result: PolishResult, inverse: InverseHessian) -> Evidence:
-        """What is known at a minimum through the interface of all structures; the gradient is at fixed weights."""
+    def evaluate_minimum(self, result: PolishResult, inverse: InverseHessian) -> Evidence:
+        """F at a minimum and its gradient at fixed weights, by any structure."""
         theta = result.theta
         F = log_evidence(self.reg, theta, result.negative_log_posterior, inverse)
         F, gradient = self.evaluate_at_fixed_weights(theta, F)
         WV = np.matmul(self.weights, inverse.label_covariance(self.builder.tangents(theta)))
-        return self._report(F, inverse, gradient, theta, WV, inverse.count_effective(self.reg))
+        counts = inverse.count_effective(self.reg)
+        return self._evidence(F, inverse, gradient, theta, WV, counts)
 
     def curvature(self, evidence: Evidence) -> np.ndarray:
-        """About -d^2 F / dh^2 (entry,) at a maximum near `evidence`."""
+        """Approximately -d^2 F / dh^2 (entry,) at a maximum near `evidence`."""
         return self.hyperparameters.curvature(
             self.observed.sum(axis=0), evidence.n_effective_by_block
         )
@@ -189,7 +190,7 @@ class MarginalLikelihood:
         there = self.at(h)
         return log_evidence(there.reg, theta, there.objective(theta)[0], there.builder.build(theta))
 
-    def _report(
+    def _evidence(
         self,
         F: float,
         inverse: InverseHessian,
@@ -198,9 +199,15 @@ class MarginalLikelihood:
         WV: np.ndarray,
         counts: dict[str, float],
     ) -> Evidence:
-        error = 0.5 * inverse.logdet_standard_error()
-        names = self.hyperparameters.names
-        return Evidence(F, error, gradient, names, theta, np.einsum("ncc->c", WV), counts)
+        return Evidence(
+            log_marginal_likelihood=F,
+            standard_error=0.5 * inverse.logdet_standard_error(),
+            gradient=gradient,
+            names=self.hyperparameters.names,
+            theta=theta,
+            n_effective=np.einsum("ncc->c", WV),
+            n_effective_by_block=counts,
+        )
 
     def _sum_by_block(self, values: np.ndarray) -> dict[str, float]:
         return {

@@ -1,13 +1,13 @@
-"""SciPy's minimisers on the flat weights, with the exact gradient and the exact Hessian of U."""
+"""SciPy's minimisers on the flat weights, with the exact gradient and Hessian of U."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import scipy.optimize
+from numpy.typing import ArrayLike
 from scipy.optimize import OptimizeResult
 
 from symspec.derivatives.backends import choose_backend
@@ -16,7 +16,12 @@ from symspec.derivatives.functions import check_square_fits, check_stars
 from symspec.derivatives.matrices import compile_hessian
 from symspec.errors import DivergedError, OptionError, TooLargeError
 from symspec.networks.regression import Regression
-from symspec.safety.checks import check_choice, check_theta
+from symspec.safety.options import check_choice, check_count
+from symspec.safety.progress import Progress, show_progress
+from symspec.safety.theta import check_theta
+from symspec.spectra.resampling import Resampled
+from symspec.spectra.selections import as_stars
+from symspec.spectra.spectra import Spectra
 
 GRADIENT_METHODS = ("L-BFGS-B", "BFGS", "CG", "TNC", "SLSQP")
 PRODUCT_METHODS = ("Newton-CG", "trust-ncg", "trust-krylov", "trust-constr")
@@ -24,22 +29,22 @@ HESSIAN_METHODS = ("dogleg", "trust-exact")
 MATRIX_METHODS = ("BFGS", "SLSQP", *HESSIAN_METHODS)
 METHODS = GRADIENT_METHODS + PRODUCT_METHODS + HESSIAN_METHODS
 GRADIENT_FREE = ("nelder-mead", "powell", "cobyla", "cobyqa")
-INTERRUPTED = (
-    99  # status of the result after Ctrl-C, as SciPy gives it where a callback stops the work
-)
+# status of the result after Ctrl-C, that of SciPy where a callback stops the work
+INTERRUPTED = 99
+_ADVICE = "start from weights that `train` gave, or from smaller ones, or try another method"
 
 
 def minimize(
     reg: Regression,
-    theta: Any,
-    X: Any,
-    Y: Any,
+    theta: ArrayLike,
+    X: ArrayLike | Spectra | Resampled,
+    Y: ArrayLike | None = None,
     *,
     method: str = "L-BFGS-B",
     tol: float | None = None,
     max_iterations: int | None = None,
     options: Mapping[str, Any] | None = None,
-    progress: bool = True,
+    progress: bool | Progress = True,
     backend: str = "auto",
 ) -> OptimizeResult:
     """Minimise the negative log posterior U over all stars at once, in float64.
@@ -51,9 +56,9 @@ def minimize(
     ----------
     reg : Regression
     theta : array_like, shape (param,)
-        Where to start.
-    X : array_like, shape (star, pixel)
-        Flux.
+        Start.
+    X : array_like, shape (star, pixel), or Spectra
+        Flux; `Spectra` bring their labels, and Y is left out.
     Y : array_like, shape (star, label)
         Labels in their own units; NaN = missing.
     method : str, default "L-BFGS-B"
@@ -64,14 +69,15 @@ def minimize(
     tol : float, optional
         SciPy's `tol`, each method in its own way: for most the norm of the gradient of U, for
         "L-BFGS-B", "TNC" and "SLSQP" (also) the change of U in a step, relative for the first. U is
-        a SUM over stars and known to some 1e-16 of itself: a method asked for more than that ends
+        a SUM over stars, known to about 1e-16 of itself: a method asked for more than that ends
         with `success` False.
     max_iterations : int, optional
         The option "maxiter"; for "TNC" "maxfun", evaluations of U.
     options : mapping, optional
         Further options of the method, see `scipy.optimize.show_options`.
-    progress : bool, default True
-        Show iteration, U and the norm of its gradient on stderr.
+    progress : bool or Progress, default True
+        True: a bar on stderr if it takes more than three seconds. A callable is called with
+        (stage, iteration, None, U=..., gradient_norm=...) after each iteration.
     backend : {"auto", "numpy", "c", "numba", "jax"}
         See `choose_backend`.
 
@@ -105,19 +111,27 @@ def minimize(
     """
     _check_method(method)
     options = _join_options(method, options, max_iterations)
-    theta = np.array(check_theta(theta, reg.net.n_params))
-    X, Y = check_stars(reg.net, X, Y)
+    start = np.array(check_theta(theta, reg.net.n_params))
+    flux, labels = check_stars(reg.net, *as_stars(reg.net, X, Y))
     choose_backend(backend)
     if method in MATRIX_METHODS:
         _check_matrix_fits(reg, method)
-    derivatives = _compile_curvature(reg, X, Y, method, backend)
-    with _show_progress(progress, method) as show, np.errstate(over="ignore", invalid="ignore"):
-        search = _Search(compile_objective(reg, backend=backend), X, Y, show)
+    objective = compile_objective(reg, backend=backend)
+    hess, hessp = _compile_curvature(reg, flux, labels, method, backend)
+    with show_progress(progress) as show, np.errstate(over="ignore", invalid="ignore"):
+        search = _Search(objective, flux, labels, f"minimizing by {method}", show)
         try:
             result = scipy.optimize.minimize(
-                search.evaluate, theta, method=method, jac=True, tol=tol, options=options,
-                callback=search.count_iteration, **derivatives,
-            )  # fmt: skip
+                search.evaluate,
+                start,
+                method=method,
+                jac=True,
+                tol=tol,
+                options=options,
+                callback=search.count_iteration,
+                hess=hess,
+                hessp=hessp,
+            )
         except KeyboardInterrupt:
             if search.x is None:
                 raise
@@ -125,29 +139,31 @@ def minimize(
     if not np.isfinite(result.fun):
         raise DivergedError(f"minimize should end at a finite U, got {result.fun}: {_ADVICE}.")
     if method == "trust-constr":
-        result.jac = (
-            result.grad
-        )  # SciPy keeps the constraints' Jacobians, of which there are none, under `jac`
+        result.jac = result.grad  # there SciPy has the constraints' Jacobians, of which are none
     return result
 
 
-_ADVICE = "start from weights that `train` gave, or from smaller ones, or try another method"
-
-
 class _Search:
-    """U and its gradient for SciPy, remembering the best point seen."""
+    """U and its gradient for SciPy, and the best point so far."""
 
     def __init__(
-        self, objective: Callable[..., Any], X: np.ndarray, Y: np.ndarray, show: Callable[..., None]
+        self,
+        objective: Callable[..., Any],
+        X: np.ndarray,
+        Y: np.ndarray,
+        stage: str,
+        show: Progress,
     ):
         self.objective = objective
         self.X = X
         self.Y = Y
+        self.stage = stage
         self.show = show
         self.x: np.ndarray | None = None
         self.U = np.inf
         self.gradient = np.empty(0)
-        self.iterations = self.evaluations = 0
+        self.iterations = 0
+        self.evaluations = 0
 
     def evaluate(self, theta: np.ndarray) -> tuple[float, np.ndarray]:
         if not np.isfinite(theta).all():
@@ -165,7 +181,8 @@ class _Search:
 
     def count_iteration(self, *_: Any) -> None:
         self.iterations += 1
-        self.show(self.iterations, self.U, self.gradient)
+        norm = float(np.linalg.norm(self.gradient))
+        self.show(self.stage, self.iterations, None, U=float(self.U), gradient_norm=norm)
 
     def interrupted(self) -> OptimizeResult:
         return OptimizeResult(
@@ -182,14 +199,15 @@ class _Search:
 
 def _compile_curvature(
     reg: Regression, X: np.ndarray, Y: np.ndarray, method: str, backend: str
-) -> dict[str, Callable[..., np.ndarray]]:
+) -> tuple[Callable[..., np.ndarray] | None, Callable[..., np.ndarray] | None]:
+    """The Hessian and its product with a vector, of which a method takes at most one."""
     if method in PRODUCT_METHODS:
         product = compile_hessian_vector_product(reg, backend=backend)
-        return {"hessp": lambda theta, v: product(theta, X, Y, v)}
+        return None, lambda theta, v: product(theta, X, Y, v)
     if method in HESSIAN_METHODS:
         hessian = compile_hessian(reg, backend=backend)
-        return {"hess": lambda theta: hessian(theta, X, Y)}
-    return {}
+        return lambda theta: hessian(theta, X, Y), None
+    return None, None
 
 
 def _check_method(method: Any) -> None:
@@ -208,12 +226,7 @@ def _join_options(method: str, options: Any, max_iterations: Any) -> dict[str, A
     joined = dict(options or {})
     if max_iterations is None:
         return joined
-    if (
-        isinstance(max_iterations, bool)
-        or not isinstance(max_iterations, int | np.integer)
-        or max_iterations < 1
-    ):
-        raise OptionError(f"max_iterations should be a positive integer, got {max_iterations!r}.")
+    check_count(max_iterations, "max_iterations")
     name = "maxfun" if method == "TNC" else "maxiter"
     if name in joined:
         raise OptionError(
@@ -230,24 +243,3 @@ def _check_matrix_fits(reg: Regression, method: str) -> None:
             f"method={method!r} keeps a matrix (param, param) of {reg.net.n_params:,} parameters:"
             f' {error} Choose "L-BFGS-B" or "trust-krylov", which keep vectors.'
         ) from error
-
-
-@contextmanager
-def _show_progress(
-    enabled: bool, method: str
-) -> Iterator[Callable[[int, float, np.ndarray], None]]:
-    if not enabled:
-        yield lambda iteration, U, gradient: None
-        return
-    from rich.console import Console
-    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-
-    text = TextColumn("{task.description}  {task.fields[news]}")
-    with Progress(SpinnerColumn(), text, TimeElapsedColumn(), console=Console(stderr=True)) as bar:
-        task = bar.add_task(method, total=None, news="first iteration")
-
-        def show(iteration: int, U: float, gradient: np.ndarray) -> None:
-            norm = float(np.linalg.norm(gradient))
-            bar.update(task, news=f"iteration {iteration}  U {U:.6g}  |gradient| {norm:.3g}")
-
-        yield show

@@ -1,13 +1,16 @@
-"""Trust-region Newton to a true minimum: exact Hessian products, preconditioned by the Gauss-Newton inverse."""
+"""Trust-region Newton steps to a true minimum, with exact Hessian products.
+
+The inverse of the Gauss-Newton matrix is the preconditioner.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from symspec.derivatives import compiled
 from symspec.derivatives.functions import check_stars
@@ -15,15 +18,19 @@ from symspec.derivatives.span import reduce_to_span
 from symspec.inverse_hessian.builder import InverseBuilder
 from symspec.inverse_hessian.interface import InverseHessian
 from symspec.networks.regression import Regression
-from symspec.safety.checks import check_theta
+from symspec.safety.progress import Progress, show_progress
+from symspec.safety.theta import check_theta
+from symspec.spectra.resampling import Resampled
+from symspec.spectra.selections import as_stars
+from symspec.spectra.spectra import Spectra
 
 Vector = np.ndarray
-MAX_AGE = 4  # steps for which a preconditioner serves before it is built anew
+MAX_AGE = 4  # steps after which the preconditioner is built again
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PolishResult:
-    """What `polish` reached.
+    """Result of `polish`.
 
     Attributes
     ----------
@@ -31,7 +38,7 @@ class PolishResult:
     negative_log_posterior : float
         U in nats at `theta`.
     newton_decrement : float
-        What a Gauss-Newton step from `theta` would still gain, in nats.
+        Nats that a Gauss-Newton step from `theta` would still gain.
     iterations : int
     converged : bool
         Whether the decrement fell below the tolerance.
@@ -46,18 +53,19 @@ class PolishResult:
 
 def polish(
     reg: Regression,
-    theta: Any,
-    X: Any,
-    Y: Any,
+    theta: ArrayLike,
+    X: ArrayLike | Spectra | Resampled,
+    Y: ArrayLike | None = None,
     *,
     tolerance: float = 1e-6,
     max_iterations: int = 200,
     structure: str = "auto",
     backend: str = "auto",
     memory: str = "8GB",
-    callback: Callable[[int, float, float], None] | None = None,
+    progress: bool | Progress = True,
+    callback: Callable[[int, float, float], object] | None = None,
 ) -> PolishResult:
-    r"""Go to the minimum of the negative log posterior U that `theta` is near.
+    r"""Go to the nearest minimum of the negative log posterior U.
 
     Each step minimises the exact quadratic model :math:`g^T s + s^T H s / 2` within a ball
     :math:`s^T G s \le r^2` by conjugate gradients preconditioned by :math:`G^{-1}` (Steihaug 1983,
@@ -69,31 +77,43 @@ def polish(
     reg : Regression
     theta : array_like, shape (param,)
     X, Y : array_like, shapes (star, pixel), (star, label)
+        `Spectra` with labels may stand for both.
     tolerance : float
         Stop when the Gauss-Newton decrement :math:`g^T G^{-1} g / 2` is below, in nats.
     max_iterations : int
     structure, backend, memory : str
         As for `fit_laplace`.
+    progress : bool or Progress, default True
+        True: a bar on stderr if it takes more than three seconds. A callable is called with
+        ("Newton steps", iteration, None, U=..., decrement=...) before each step.
     callback : callable, optional
-        Called with (iteration, U, decrement).
+        Called with (iteration, U, decrement) before each step.
     """
-    theta = np.array(check_theta(theta, reg.net.n_params))
-    X, Y = check_stars(reg.net, X, Y)
-    span = reduce_to_span(reg, X)
+    start = np.array(check_theta(theta, reg.net.n_params))
+    flux, labels = check_stars(reg.net, *as_stars(reg.net, X, Y))
+    span = reduce_to_span(reg, flux)
     objective = compiled.compile_objective(span.reg, backend=backend)
     product = compiled.compile_hessian_vector_product(span.reg, backend=backend)
     builder = InverseBuilder(
-        span.reg, span.X, Y, structure=structure, backend=backend, memory=memory
+        span.reg, span.X, labels, structure=structure, backend=backend, memory=memory
     )
-    result, _ = minimize_by_newton(
-        lambda theta: objective(theta, span.X, Y),
-        lambda theta, v: product(theta, span.X, Y, v),
-        builder,
-        span.project(theta),
-        tolerance=tolerance,
-        max_iterations=max_iterations,
-        callback=callback,
-    )
+    with show_progress(progress) as show:
+
+        def follow(iteration: int, U: float, decrement: float) -> None:
+            show("Newton steps", iteration, None, U=U, decrement=decrement)
+            if callback is not None:
+                callback(iteration, U, decrement)
+
+        show("Newton steps", 0, None)
+        result, _ = minimize_by_newton(
+            lambda theta: objective(theta, span.X, labels),
+            lambda theta, v: product(theta, span.X, labels, v),
+            builder,
+            span.project(start),
+            tolerance=tolerance,
+            max_iterations=max_iterations,
+            callback=follow,
+        )
     U = result.negative_log_posterior + span.left_out
     return replace(result, theta=span.lift(result.theta), negative_log_posterior=U)
 
@@ -106,9 +126,9 @@ def minimize_by_newton(
     *,
     tolerance: float,
     max_iterations: int = 200,
-    callback: Callable[[int, float, float], None] | None = None,
+    callback: Callable[[int, float, float], object] | None = None,
 ) -> tuple[PolishResult, InverseHessian]:
-    """`polish` with its functions given, and the inverse Hessian at the weights that it reached.
+    """Minimise U, given as functions; return the result and the inverse Hessian there.
 
     Parameters
     ----------
@@ -147,8 +167,15 @@ def minimize_by_newton(
             theta = theta + step
             U = U_new
             g = g_new
-            age = age + 1
-    return PolishResult(theta, U, decrement, iteration, decrement <= tolerance), inverse
+            age += 1
+    result = PolishResult(
+        theta=theta,
+        negative_log_posterior=U,
+        newton_decrement=decrement,
+        iterations=iteration,
+        converged=decrement <= tolerance,
+    )
+    return result, inverse
 
 
 def _next_radius(radius: float, norm: float, ratio: float) -> float:
@@ -163,7 +190,7 @@ def _steihaug(
     g: Vector,
     radius: float,
 ) -> tuple[Vector, float, float]:
-    """Step, the model's decrease, and the step's length in the preconditioner's norm."""
+    """Return the step, the model's decrease, and the step's length in the norm of G."""
     s = np.zeros_like(g)
     Hs = np.zeros_like(g)
     r = g.copy()

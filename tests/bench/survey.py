@@ -20,7 +20,7 @@ import h5py
 import numpy as np
 
 import symspec as ss
-from symspec.files.surveys import find_piece_size
+from symspec.files.partial_runs import find_piece_size
 
 N_PIXELS, HIDDEN, N_TRAIN, N_KILLS, MOST_GIB = 7214, [64, 32], 400, 5, 2.0
 PIECE = 2000  # stars that are generated at once

@@ -1,4 +1,4 @@
-"""What an archive gives back is what was written, bit by bit; a damaged or foreign file is only refused."""
+"""Archives come back as they were written, bit by bit; damaged and foreign files are refused."""
 
 import os
 import pickle
@@ -496,7 +496,7 @@ DAMAGES = {
     ),
     "words of any length": (
         lambda f: replace(f, "label_names", ["a", "b", "c"]),
-        "words of fixed length",
+        "strings of fixed length",
     ),
     "axes": (
         lambda f: f["params/dense_0/kernel"].attrs.create("axes", [0, 0]),

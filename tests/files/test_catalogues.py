@@ -4,59 +4,40 @@ import os
 import time
 from dataclasses import replace
 
-import h5py
 import numpy as np
 import pytest
-import xarray as xr
-from astropy.io import fits
-from astropy.table import QTable, Table
+from catalogue_cases import (
+    ALL,
+    COLUMNS,
+    NAMES,
+    PARTS,
+    SUFFIXES,
+    UNITS,
+    N,
+    build_flagged,
+    build_prediction,
+    read_columns,
+    read_table,
+    values,
+)
 
 import symspec
 from symspec.errors import DataError, FileKeptError, OptionError, ShapeError, SymspecError
 from symspec.files import catalogues
-from symspec.files.catalogues import catalogue_dataset, write_catalogue
+from symspec.files.catalogues import write_catalogue
 from symspec.laplace.calibration import ErrorCalibration
-from symspec.laplace.flags import Flag, FlagOptions
+from symspec.laplace.flags import Flag
 from symspec.laplace.prediction import Prediction
-from symspec.safety.whole_files import replace_when_complete
-
-N, NAMES, UNITS = 4, ("Teff", "log g", "[Fe/H]"), ("K", "dex", "log(Sun)")
-COLUMNS = ["TEFF", "LOG_G", "FE_H"]
-SUFFIXES = [".fits", ".fit", ".fits.gz", ".ecsv", ".h5", ".hdf5"]
-PARTS = {"": "total_cov", "MODEL_": "model_cov", "FLUX_": "flux_cov", "NOISE_": "noise_cov"}
-
-
-def build_prediction(*, flux_errors=True, names=NAMES, units=UNITS):
-    rng, C = np.random.default_rng(5), len(names)
-
-    def covariances():
-        A = rng.normal(size=(N, C, C + 1)) * np.array([80.0, 0.2, 0.05])[:C, None]
-        return np.einsum("nik,njk->nij", A, A)
-
-    model, flux, noise = covariances(), covariances() * flux_errors, covariances()
-    model[2, 0, 0] = np.nan  # a star that failed
-    labels = rng.normal(size=(N, C)) + np.array([4800.0, 2.5, -0.3])[:C]
-    labels[2] = np.nan
-    flags, n_bad = np.array([0, 2, 1, 12], np.int32), np.array([0, 0, 0, 17])
-    return Prediction(
-        labels, model, flux, noise, model + flux + noise, flags, n_bad, flux_errors, names, units
-    )
-
-
-def read_table(path):
-    if path.name.endswith((".h5", ".hdf5")):
-        return Table.read(path, character_as_bytes=False)
-    return Table.read(path)
-
-
-def values(column):
-    """NaN where astropy masks NaN."""
-    return np.ma.filled(column, np.nan) if np.ma.isMaskedArray(column) else np.asarray(column)
 
 
 @pytest.fixture(params=SUFFIXES)
 def path(request, tmp_path):
     return tmp_path / f"stars{request.param}"
+
+
+@pytest.fixture
+def flagged():
+    return build_flagged()
 
 
 # --- what is in the table
@@ -174,95 +155,7 @@ def test_a_prediction_of_no_stars_is_refused(path):
         write_catalogue(path, Prediction(**none))
 
 
-# --- FITS, as other readers see it
-
-
-@pytest.mark.parametrize("suffix", [".fits", ".fits.gz"])
-def test_fits_passes_verification_with_its_checksums(tmp_path, suffix):
-    path = tmp_path / f"x{suffix}"
-    write_catalogue(
-        path,
-        build_prediction(),
-        meta={"note": "a long text, " * 20, "a-long-name": "y" * 90, "z": np.nan},
-    )
-    with fits.open(path, checksum=True) as file:
-        file.verify("exception")
-        header = file["CATALOGUE"].header
-        assert (header["TTYPE2"], header["TUNIT2"], header["TCOMM2"]) == (
-            "TEFF",
-            "K",
-            "predicted Teff",
-        )
-        assert (header["TTYPE7"], header["TCOMM7"]) == ("LOG_G", "predicted log g [dex]")
-        assert header["TCOMM12"] == "predicted [Fe/H] [log(Sun)]"
-        assert [key for key in header if key.startswith("TUNIT")] == [
-            f"TUNIT{i}" for i in range(2, 7)
-        ]
-        assert header["NOTE"].strip() == ("a long text, " * 20).strip()
-        comments = "".join(header["COMMENT"])
-        assert "a-long-name = " + "y" * 90 in comments
-        assert "z = nan" in comments
-        assert file["CATALOGUE"].data["COV"].shape == (N, 3, 3)
-
-
-@pytest.mark.parametrize("where", ["ids", "meta", "unit"])
-def test_fits_refuses_what_is_not_ascii_and_other_formats_take_it(tmp_path, where):
-    units = ("Å", *UNITS[1:]) if where == "unit" else UNITS
-    given = (
-        {"ids": ["é", "b", "c", "d"]}
-        if where == "ids"
-        else {"meta": {"author": "é"}}
-        if where == "meta"
-        else {}
-    )
-    with pytest.raises(DataError, match=r"FITS holds printable ASCII only, got .*\.ecsv"):
-        write_catalogue(tmp_path / "x.fits", build_prediction(units=units), **given)
-    for name in ("x.ecsv", "x.h5"):
-        write_catalogue(tmp_path / name, build_prediction(units=units), **given)
-        table = read_table(tmp_path / name)
-        assert {
-            "ids": table["ID"][0],
-            "meta": table.meta.get("author"),
-            "unit": table.meta["UNIT1"],
-        }[where] in "éÅ"
-
-
-def test_hdf5_is_plain_to_h5py(tmp_path):
-    prediction = build_prediction()
-    write_catalogue(tmp_path / "x.h5", prediction, ["a", "b", "c", "d"])
-    with h5py.File(tmp_path / "x.h5") as file:
-        np.testing.assert_array_equal(file["catalogue"]["NOISE_COV"], prediction.noise_cov)
-        assert file["catalogue"]["ID"].tolist() == [b"a", b"b", b"c", b"d"]
-
-
 # --- every format alike
-
-
-ALL = [*SUFFIXES, ".nc"]
-
-
-def read_columns(path):
-    """Columns by name as plain arrays."""
-    if path.suffix != ".nc":
-        table = read_table(path)
-        return {name: values(table[name]) for name in table.colnames}
-    with xr.open_dataset(path, engine="h5netcdf") as dataset:
-        return {"ID": dataset["star"].values} | {
-            name: v.values for name, v in dataset.data_vars.items()
-        }
-
-
-@pytest.fixture
-def flagged():
-    """A prediction with all that one may carry."""
-    label_flags = np.array([[0, 64, 0], [2, 0, 0], [1, 1, 1], [0, 0, 0]], np.int32)
-    known = {
-        "snr": np.array([100.0, 12.5, np.nan, 40.0]),
-        "flux_distance": np.array([0.3, 1.9, np.inf, np.nan]),
-    }
-    return replace(
-        build_prediction(), label_flags=label_flags, flag_options=FlagOptions(min_snr=15), **known
-    )
 
 
 @pytest.mark.parametrize("suffix", ALL)
@@ -286,7 +179,7 @@ def test_the_same_input_gives_the_same_bytes_at_another_time_under_another_name(
 ):
     words = {
         "true_labels": flagged.labels,
-        "calibration": ErrorCalibration([1.1, 1.0, 0.9], "stars of clusters"),
+        "calibration": ErrorCalibration(factor=[1.1, 1.0, 0.9], source="stars of clusters"),
     }
     ids = ["a", "bb", "ccc", "d"]
     words["meta"] = {"RUN": 3, "SHARE": 0.25}
@@ -299,7 +192,7 @@ def test_the_same_input_gives_the_same_bytes_at_another_time_under_another_name(
 @pytest.mark.parametrize("suffix", ALL)
 def test_calibrated_errors_stand_beside_the_raw_ones(tmp_path, suffix):
     prediction = build_prediction()
-    calibration = ErrorCalibration([1.5, 2.0, 0.5], "300 stars of clusters")
+    calibration = ErrorCalibration(factor=[1.5, 2.0, 0.5], source="300 stars of clusters")
     write_catalogue(tmp_path / f"x{suffix}", prediction, calibration=calibration)
     columns = read_columns(tmp_path / f"x{suffix}")
     for i, (name, factor) in enumerate(zip(COLUMNS, (1.5, 2.0, 0.5), strict=True)):
@@ -321,7 +214,7 @@ def test_without_a_calibration_nothing_is_said_of_one(path):
 def test_columns_in_lower_case_hold_the_same(tmp_path, flagged, suffix):
     words = {
         "true_labels": flagged.labels + 1,
-        "calibration": ErrorCalibration([1.5, 2.0, 0.5], "x"),
+        "calibration": ErrorCalibration(factor=[1.5, 2.0, 0.5], source="x"),
     }
     write_catalogue(tmp_path / f"upper{suffix}", flagged, **words)
     write_catalogue(tmp_path / f"lower{suffix}", flagged, **words, dialect="lower")
@@ -401,81 +294,6 @@ def test_versions_are_told(path):
     assert (meta["NUMPY"], meta["PYTENSOR"]) == (np.__version__, version("pytensor"))
 
 
-# --- FITS and NetCDF, as their own readers see them
-
-
-@pytest.mark.parametrize("unit", ["dex", "dex(cm / s2)", "km / s", "%", "log(cgs)", "", "K dex"])
-def test_any_unit_is_read_from_fits_without_a_warning(tmp_path, unit):
-    """Warnings are errors here; what FITS lacks, astropy finds in comments, and others in TCOMM and UNIT1."""
-    prediction = build_prediction(names=("x",), units=(unit,))
-    write_catalogue(tmp_path / "x.fits", prediction)
-    for table in (Table.read(tmp_path / "x.fits"), QTable.read(tmp_path / "x.fits")):
-        found = table["X"].unit
-        assert (str(found) if found is not None else "") in {
-            unit,
-            "0.01" if unit == "%" else unit,
-            "",
-        }
-        assert (found is None) == (unit in ("log(cgs)", ""))
-        assert table.meta["UNIT1"] == unit
-    with fits.open(tmp_path / "x.fits", checksum=True) as file:
-        file.verify("exception")
-        header = file[1].header
-        in_standard = unit in ("km / s", "%")
-        assert ("TUNIT2" in header) == in_standard
-        assert header["TCOMM2"] == "predicted x" + (
-            f" [{unit}]" if unit and not in_standard else ""
-        )
-        assert not [key for key in header if "DATE" in key]
-
-
-def test_netcdf_has_coordinates_units_and_the_header(tmp_path, flagged):
-    ids = ["a", "bb", "ccc", "d"]
-    write_catalogue(tmp_path / "x.nc", flagged, ids, meta={"RUN": 3})
-    with xr.open_dataset(tmp_path / "x.nc", engine="h5netcdf") as dataset:
-        assert dict(dataset.sizes) == {"star": 4, "label": 3, "other_label": 3}
-        assert dataset["star"].values.tolist() == ids
-        assert dataset["label"].values.tolist() == dataset["other_label"].values.tolist() == COLUMNS
-        assert [dataset[name].attrs["units"] for name in COLUMNS] == list(UNITS)
-        assert dataset["LOG_G_ERR"].attrs == {
-            "long_name": "total standard deviation of LOG_G",
-            "units": "dex",
-        }
-        assert "units" not in dataset["COV"].attrs
-        one = dataset["MODEL_COV"].sel(star="d", label="TEFF", other_label="FE_H")
-        assert one.item() == flagged.model_cov[3, 0, 2]
-        assert (dataset.attrs["LABEL2"], dataset.attrs["FLUXERR"], dataset.attrs["RUN"]) == (
-            "log g",
-            1,
-            3,
-        )
-        assert dataset["FLAGS"].attrs["flag_masks"].tolist() == [flag.value for flag in Flag]
-        assert dataset["TEFF_FLAGS"].attrs["flag_meanings"].split() == [flag.name for flag in Flag]
-
-
-def test_labels_without_names_of_their_own_make_a_dataset():
-    """Called label_0, label_1, label_2 by default, none of which may be a dimension's name."""
-    dataset = catalogue_dataset(
-        build_prediction(names=("label_0", "label_1", "label_2")), dialect="lower"
-    )
-    assert {"label_0", "label_1", "label_2"} <= set(dataset.data_vars)
-    assert dataset["cov"].dims == ("star", "label", "other_label")
-
-
-def test_the_dataset_in_memory_is_that_of_the_file(tmp_path, flagged):
-    words = {"true_labels": flagged.labels, "dialect": "lower", "meta": {"run": 3}}
-    dataset = catalogue_dataset(flagged, **words)
-    write_catalogue(tmp_path / "x.nc", flagged, **words)
-    with xr.open_dataset(tmp_path / "x.nc", engine="h5netcdf") as written:
-        xr.testing.assert_equal(dataset, written)
-    assert dataset["star"].values.tolist() == [0, 1, 2, 3]
-    np.testing.assert_array_equal(dataset["e_teff"], flagged.errors[:, 0])
-    with_bits = [
-        name for name, variable in dataset.data_vars.items() if "flag_masks" in variable.attrs
-    ]
-    assert with_bits == ["f_teff", "f_log_g", "f_fe_h", "flags"]
-
-
 # --- what is refused
 
 
@@ -501,7 +319,7 @@ def test_the_dataset_in_memory_is_that_of_the_file(tmp_path, flagged):
             "dialect should be one of 'upper', 'lower'.*did you mean 'upper'",
         ),
         (
-            {"calibration": ErrorCalibration([1.0], "x")},
+            {"calibration": ErrorCalibration(factor=[1.0], source="x")},
             ShapeError,
             "calibration should have 3 factors",
         ),
@@ -565,66 +383,3 @@ def test_an_error_while_writing_leaves_the_old_file_alone(path, monkeypatch):
         write_catalogue(path, build_prediction(), overwrite=True)
     assert path.read_bytes() == b"an input"
     assert os.listdir(path.parent) == [path.name]
-
-
-def interrupted(path):
-    with replace_when_complete(path) as temporary:
-        temporary.write_bytes(b"half")
-        raise KeyboardInterrupt
-
-
-def test_an_interrupt_leaves_nothing_behind(tmp_path):
-    with pytest.raises(KeyboardInterrupt):
-        interrupted(tmp_path / "x")
-    assert not os.listdir(tmp_path)
-
-
-def test_a_failed_renaming_leaves_the_old_file_alone(tmp_path, monkeypatch):
-    (tmp_path / "x").write_bytes(b"old")
-
-    def fail(source, target):
-        raise PermissionError("not yours")
-
-    monkeypatch.setattr(os, "replace", fail)
-    with (
-        pytest.raises(PermissionError),
-        replace_when_complete(tmp_path / "x", overwrite=True) as temporary,
-    ):
-        temporary.write_bytes(b"new")
-    assert (tmp_path / "x").read_bytes() == b"old"
-    assert os.listdir(tmp_path) == ["x"]
-
-
-def overtaken(path):
-    with replace_when_complete(path) as temporary:
-        temporary.write_bytes(b"ours")
-        path.write_bytes(b"theirs")
-
-
-def test_a_file_that_appears_while_writing_is_kept(tmp_path):
-    with pytest.raises(FileKeptError):
-        overtaken(tmp_path / "x")
-    assert (tmp_path / "x").read_bytes() == b"theirs"
-    assert os.listdir(tmp_path) == ["x"]
-
-
-def test_a_symbolic_link_stays_one(tmp_path):
-    (tmp_path / "real").write_bytes(b"old")
-    (tmp_path / "link").symlink_to("real")
-    with replace_when_complete(tmp_path / "link", overwrite=True) as temporary:
-        temporary.write_bytes(b"new")
-    assert (tmp_path / "link").is_symlink()
-    assert (tmp_path / "real").read_bytes() == b"new"
-
-
-def test_folders_are_refused_and_missing_ones_are_named(tmp_path):
-    with (
-        pytest.raises(FileKeptError, match="add a file name"),
-        replace_when_complete(tmp_path, overwrite=True),
-    ):
-        pass
-    with (
-        pytest.raises(FileNotFoundError, match="create it first"),
-        replace_when_complete(tmp_path / "no" / "x"),
-    ):
-        pass

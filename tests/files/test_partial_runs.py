@@ -1,4 +1,4 @@
-"""Runs that are interrupted, or killed, end with the same bytes as others, and their pieces are anyone's to read."""
+"""Runs that are interrupted or killed end with the same bytes, and their pieces can be read."""
 
 import json
 import os
@@ -20,10 +20,10 @@ from typer.testing import CliRunner
 import symspec as ss
 from symspec.cli import app
 from symspec.errors import DataError, FileKeptError, OptionError, ShapeError
-from symspec.files import jacobians, surveys
+from symspec.files import jacobians, partial_runs, surveys
 from symspec.files.jacobians import write_jacobian
-from symspec.files.partial_runs import open_run
-from symspec.files.surveys import KRYLOV_STARS, MOST_STARS, find_piece_size, predict_survey
+from symspec.files.partial_runs import MOST_STARS, find_piece_size, open_run
+from symspec.files.surveys import KRYLOV_STARS, predict_survey
 from symspec.laplace.flags import FlagOptions
 from symspec.spectra.datasets import generated_stars
 
@@ -54,8 +54,8 @@ def test_pieces_cover_all_stars_in_their_order(tmp_path):
     with open_run(tmp_path / "out", PLAN, 10, 4) as run:
         assert run.pieces == [slice(0, 4), slice(4, 8), slice(8, 10)]
         counts = []
-        run.compute(same, squares, advance=counts.append)
-        assert counts == [4, 4, 2]
+        run.compute(same, squares, progress=lambda stage, done, total: counts.append(done))
+        assert counts == [0, 4, 8, 10]
         loaded = run.load()
         np.testing.assert_array_equal(loaded["x"], np.arange(10) ** 2)
         assert loaded["word"].tolist() == [f"ü{i}" for i in range(10)]
@@ -81,9 +81,11 @@ def test_finished_pieces_are_not_computed_again(tmp_path):
         assert run.n_done == 8
         counts = []
         run.compute(
-            same, lambda rows: asked.append(rows.start) or squares(rows), advance=counts.append
+            same,
+            lambda rows: asked.append(rows.start) or squares(rows),
+            progress=lambda stage, done, total: counts.append(done),
         )
-        assert counts == [2]
+        assert counts == [8, 10]
         run.finish(lambda path: write_squares(run, path))
     assert asked == [0, 4, 8, 8]
     assert (tmp_path / "out").read_text().endswith("64 81")
@@ -277,7 +279,7 @@ def work(tmp_path_factory):
 @pytest.fixture
 def small_pieces(monkeypatch):
     """Pieces of eight stars of a catalogue, and of two of derivatives."""
-    monkeypatch.setattr(surveys, "PIECE_BYTES", 8 * 8 * N_PIXELS)
+    monkeypatch.setattr(partial_runs, "PIECE_BYTES", 8 * 8 * N_PIXELS)
 
 
 def test_a_catalogue_made_in_pieces_holds_the_predictions_of_all(work, tmp_path, small_pieces):
@@ -392,7 +394,7 @@ def test_derivatives_made_in_pieces_are_those_of_all(
 ):
     folder, laplace, stars = work
     monkeypatch.setattr(
-        surveys, "PIECE_BYTES", 9 * 8 * 3 * N_PIXELS
+        partial_runs, "PIECE_BYTES", 9 * 8 * 3 * N_PIXELS
     )  # eight stars, the last piece of five
     monkeypatch.setattr(jacobians, "CHUNK_BYTES", 2 * 8 * 3 * N_PIXELS)
     net, theta = laplace.reg.net, laplace.theta
@@ -473,7 +475,7 @@ def test_ctrl_c_keeps_the_pieces_and_says_how_to_go_on(
     said = run(*words, tmp_path / name, code=130)
     assert (
         f"Interrupted: finished pieces are kept in {tmp_path / name}.partial; the same command"
-        " goes on" in said
+        " resumes from there" in said
     )
     assert len(list((tmp_path / f"{name}.partial").glob("stars_*.h5"))) == 2
     monkeypatch.setattr(module, "hash_spectra", hash_spectra)
@@ -541,8 +543,8 @@ def test_plans_know_models_spectra_and_options_apart(work, tmp_path, small_piece
 
 
 PROGRAM = """
-import sys, symspec.files.surveys as surveys
-surveys.PIECE_BYTES = int(sys.argv.pop(1))
+import sys, symspec.files.partial_runs as partial_runs
+partial_runs.PIECE_BYTES = int(sys.argv.pop(1))
 from symspec.cli import main
 main()
 """

@@ -323,9 +323,9 @@ def test_a_subset_is_compared_with_laplace_on_the_same_subset(bent, subset):
 @pytest.mark.parametrize(
     ("words", "error", "said"),
     [
-        ({"n_chains": 1}, ss.OptionError, "n_chains should be at least 2, better 4, got 1"),
-        ({"n_draws": 0}, ss.OptionError, "n_draws should be at least 20, got 0"),
-        ({"n_tune": 0}, ss.OptionError, "n_tune should be at least 20, got 0"),
+        ({"n_chains": 1}, ss.OptionError, "n_chains should be an integer of at least 2, got 1: give 4"),
+        ({"n_draws": 0}, ss.OptionError, "n_draws should be an integer of at least 20, got 0"),
+        ({"n_tune": 0}, ss.OptionError, "n_tune should be an integer of at least 20, got 0"),
         ({"sampler": "emcee"}, ss.OptionError, "sampler should be one of 'auto', 'nutpie'"),
         ({"subset": "first_layer"}, ss.OptionError, 'subset should be "all", "last_layer"'),
         (

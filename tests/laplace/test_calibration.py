@@ -1,4 +1,4 @@
-"""Scatter and coverage against loops over stars, and against normal numbers whose answer is known."""
+"""Scatter and coverage against loops over stars, and normal numbers whose answer is known."""
 
 import statistics
 
@@ -14,20 +14,20 @@ N_STARS, N_LABELS = 40, 3
 
 
 def build_prediction(labels, errors):
-    """A prediction with these errors, split unevenly among its parts, and covariances off the diagonal."""
+    """A prediction with these errors, split unevenly among its parts, and with correlations."""
     n, C = labels.shape
     total = errors[:, :, None] * errors[:, None, :] * (0.3 + 0.7 * np.eye(C))
     return Prediction(
-        labels,
-        0.2 * total,
-        0.3 * total,
-        0.5 * total,
-        total,
-        np.zeros(n, np.int32),
-        np.zeros(n, int),
-        True,
-        tuple(f"label_{c}" for c in range(C)),
-        ("",) * C,
+        labels=labels,
+        model_cov=0.2 * total,
+        flux_cov=0.3 * total,
+        noise_cov=0.5 * total,
+        total_cov=total,
+        flags=np.zeros(n, np.int32),
+        n_bad_pixels=np.zeros(n, int),
+        has_flux_errors=True,
+        label_names=tuple(f"label_{c}" for c in range(C)),
+        label_units=("",) * C,
     )
 
 
@@ -114,7 +114,7 @@ def test_sigma_mad_of_nothing_is_nan_and_a_vector_is_refused():
 
 
 def test_studentized_residuals_are_those_of_a_fit_without_the_label():
-    """In a linear network, leaving a label out is a closed form and a second fit: both must agree."""
+    """In a linear network the closed form of leaving a label out agrees with a second fit."""
     rng = np.random.default_rng(0)
     X = rng.normal(size=(15, 4))
     Y = X @ rng.normal(size=(4, 2)) + 0.2 * rng.normal(size=(15, 2))
@@ -162,6 +162,6 @@ def test_calibrations_of_too_few_stars_or_of_no_numbers_are_refused(stars):
     ):
         ss.calibrate_errors(prediction, truth)
     with pytest.raises(DataError, match="factor should be positive numbers"):
-        ss.ErrorCalibration([1.0, 0.0], "x")
+        ss.ErrorCalibration(factor=[1.0, 0.0], source="x")
     with pytest.raises(ShapeError, match=r"factor should have shape \(label,\), got \(\)"):
-        ss.ErrorCalibration(1.0, "x")
+        ss.ErrorCalibration(factor=1.0, source="x")

@@ -85,7 +85,7 @@ def test_with_the_exact_hessian_the_decrement_is_its_own(problem):
 
 
 def assert_bounds_the_smallest(value, error, eigenvalues):
-    """A Rayleigh quotient is never below the smallest eigenvalue, and one lies within the residual of it."""
+    """A Rayleigh quotient is never below the smallest eigenvalue; one is within its residual."""
     rounding = 1e-12 * np.abs(eigenvalues).max()
     assert value >= eigenvalues[0] - rounding
     assert np.abs(eigenvalues - value).min() <= error + rounding
@@ -155,7 +155,7 @@ def test_the_dense_eigenvalue_of_a_known_spectrum_is_exact(eigenvalues):
 
 
 def test_a_network_of_many_weights_gets_few_products_and_an_honest_error(monkeypatch):
-    """An unfinished search still bounds the eigenvalue from above and says how far off it may be."""
+    """An unfinished search still bounds the eigenvalue from above, and gives its own error."""
     monkeypatch.setattr(module, "DENSE_LIMIT", 0)
     monkeypatch.setattr(module, "PRODUCT_BUDGET", 1.0)
     eigenvalues, calls = np.geomspace(1e-3, 1e3, 40), []
@@ -179,7 +179,7 @@ def test_a_network_of_many_weights_gets_few_products_and_an_honest_error(monkeyp
 
 
 def certify_at(g, eigenvalues, shift=(1.0,)):
-    """Certificate where the Hessian has these eigenvalues and the curvature A is diag(1, 2, 3, ...)."""
+    """Certificate of a Hessian with these eigenvalues; the curvature A is diag(1, 2, 3, ...)."""
     A = np.diag(np.arange(1.0, len(g) + 1))
     H = build_matrix(np.asarray(eigenvalues, float))
     return certify(
@@ -226,7 +226,7 @@ def test_a_decrement_that_is_not_a_number_is_no_minimum():
 
 
 def test_a_saddle_without_any_gradient_is_not_taken_for_a_minimum():
-    """Labels of mean zero and weights all zero: no weight alone changes U to first order, two together do."""
+    """Labels of mean zero, weights all zero: pairs of weights change U, single weights do not."""
     rng = np.random.default_rng(2)
     X = rng.normal(size=(30, 3))
     Y = X @ rng.normal(size=(3, 2))

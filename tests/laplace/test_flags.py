@@ -1,4 +1,4 @@
-"""Each flag says its one thing, at the limit that was asked for, and what cannot be looked at is not flagged."""
+"""Each flag is set at its limit, for its reason alone, and only where that can be known."""
 
 import operator
 from functools import reduce
@@ -113,7 +113,7 @@ STARS = {
 
 @pytest.mark.parametrize(("changed", "expected"), STARS.values(), ids=STARS)
 def test_each_star_is_flagged_for_its_spectrum(changed, expected):
-    """The star stands between two good ones, which have nothing said of them but what holds for all."""
+    """The star is between two good ones, which get the flags of the network alone."""
     asked, many = STAR | changed, ("bad_fraction", "snr", "distance")
     arrays = {name: np.array([STAR[name], asked[name], STAR[name]]) for name in many}
     options = {name: asked[name] for name in ("is_minimum", "options")}

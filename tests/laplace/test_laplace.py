@@ -75,7 +75,7 @@ def trained():
 
 @pytest.fixture(scope="module")
 def flat():
-    """Weights of a tanh network at a saddle: all zero, labels of mean zero that the flux explains."""
+    """Weights of a tanh network at a saddle: all zero, with labels that the flux explains."""
     rng = np.random.default_rng(2)
     X = rng.normal(size=(30, 3))
     Y = X @ rng.normal(size=(3, 2))

@@ -1,4 +1,4 @@
-r"""The structures of the inverse Hessian against laplace-torch 0.3, whose numbers are in reference/laplace_torch.json.
+r"""Structures of the inverse Hessian against laplace-torch 0.3 (reference/laplace_torch.json).
 
 The numbers were made by reference/laplace_torch.py from three small networks in float64; neither
 package imports the other. What follows are laplace-torch's conventions; each is also computed below
@@ -111,7 +111,7 @@ def assert_same(laplace, problem, theirs):
 
 
 def layer_factors(problem, X):
-    """Inputs a (star, in) and d f / d z (star, label, out) of each layer, from the chain rule, and f (star, label)."""
+    """Of each layer inputs a (star, in) and df/dz (star, label, out), and f (star, label)."""
     n_layers = sum(name.endswith("kernel") for name in problem.params)
     inputs, slopes, a = [], [], X
     for i in range(n_layers):
@@ -128,7 +128,7 @@ def layer_factors(problem, X):
 
 
 def blocks(problem, X, *, joined):
-    """(inputs, cotangents, prior precision, log det of the change of variables) of every block of weights.
+    """Inputs, cotangents, prior precision, log det of the change of variables of every block.
 
     A bias is a weight whose input is 1: in a block of its own as laplace-torch has it, or `joined`
     to its kernel with the input s, which stands for the bias over s.
@@ -148,7 +148,7 @@ def blocks(problem, X, *, joined):
 
 
 def solve_kronecker(problem, *, joined, divisor=None):
-    """Label covariances (star, label, label) and log det A of Kronecker blocks Q (x) R / N + delta, all dense."""
+    """Label covariances and log det A of Kronecker blocks Q (x) R / N + delta, all dense."""
     n_labels = problem.Y.shape[1]
     divisor = len(problem.X) if divisor is None else divisor
     V, log_det = np.zeros((len(problem.X_test), n_labels, n_labels)), 0.0
@@ -165,7 +165,7 @@ def solve_kronecker(problem, *, joined, divisor=None):
 
 
 def evidence(problem, log_det, names=None):
-    """Log marginal likelihood: Gaussian likelihood and prior at theta, times the volume of Normal(0, A^-1)."""
+    """Log of Gaussian likelihood and prior at theta, times the volume of Normal(0, A^-1)."""
     residuals = problem.Y - layer_factors(problem, problem.X)[2]
     total = -0.5 * np.sum(residuals**2 / problem.sigma**2 + 2 * np.log(problem.sigma) + LOG_2PI)
     for name in problem.params if names is None else names:

@@ -1,4 +1,4 @@
-"""A network without hidden layers is Bayesian linear regression, whose posterior is known in closed form.
+"""A network without hidden layers is Bayesian linear regression, whose posterior is known.
 
 The reference stacks the design matrix of every star by Kronecker products and solves with
 `numpy.linalg`. Its evidence is the density of the labels themselves, log N(y | m, Phi Lambda^-1
@@ -102,7 +102,7 @@ def build(name):
     prior, precision = draw_prior(case, rng)
 
     def design(x):
-        """d labels / d theta (label, param) of one star; theta: kernel (in, out) in C order, then bias."""
+        """d labels / d theta (label, param) of a star; theta: kernel (in, out) in C order, bias."""
         return np.diag(y_scale) @ np.hstack([np.kron((x - x_mean) / x_scale, np.eye(C)), np.eye(C)])
 
     seen = ~np.isnan(Y).ravel()
@@ -220,7 +220,7 @@ def test_hessian_and_ggn_are_one_matrix_when_the_network_is_linear(name):
 
 
 def test_evidence_notices_a_prior_and_a_noise_of_the_wrong_size():
-    """The closed form is right at these hyperparameters only, so that nothing above passes by chance."""
+    """The closed form holds at these hyperparameters only: nothing above passes by chance."""
     c = build("sigma-per-label")
     for factor_noise, factor_prior in [(1.1, 1.0), (1.0, 1.1)]:
         prior = {name: p * factor_prior for name, p in c.reg.prior_precision.items()}

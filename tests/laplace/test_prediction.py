@@ -1,5 +1,6 @@
 """The error budget of a star against loops, noisy spectra, and the slips that others have made."""
 
+from dataclasses import fields, replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,7 +9,11 @@ from numpy.testing import assert_allclose
 
 import symspec as ss
 from symspec.laplace.flags import Flag
-from symspec.laplace.prediction import compute_flux_covariance, standard_deviations
+from symspec.laplace.prediction import (
+    compute_flux_covariance,
+    join_predictions,
+    standard_deviations,
+)
 from symspec.spectra.pixels import fill_bad_pixels, find_snr
 
 N_STARS, N_PIXELS, N_LABELS = 6, 5, 3
@@ -222,3 +227,61 @@ def test_the_signal_to_noise_ratio_is_the_median_over_good_pixels():
         find_snr(flux, ivar), [3.0, np.nan, 2.5]
     )  # of 2, 20 and 3; of nothing; of 2 and 3
     np.testing.assert_array_equal(find_snr(flux, None), [np.nan] * 3)
+
+
+# --- predictions as arrays
+
+
+def cut(prediction, rows):
+    """Some stars of a prediction, attribute by attribute."""
+    arrays = {
+        name: value[rows]
+        for name, value in vars(prediction).items()
+        if isinstance(value, np.ndarray)
+    }
+    return replace(prediction, **arrays)
+
+
+def assert_same(prediction, expected):
+    for field in fields(ss.Prediction):
+        np.testing.assert_array_equal(
+            getattr(prediction, field.name), getattr(expected, field.name), err_msg=field.name
+        )
+
+
+@pytest.mark.parametrize("left_out", [(), ("model_interval", "label_flags", "snr")], ids=str)
+def test_a_prediction_comes_back_from_its_arrays(tanh, left_out):
+    written = tanh.fit.predict(tanh.X_new, ivar=tanh.ivar)
+    written = replace(written, **dict.fromkeys(left_out))
+    arrays = written.to_arrays()
+    assert {len(array) for array in arrays.values()} == {N_STARS}
+    read = ss.Prediction.from_arrays(
+        arrays | {"ids": np.arange(N_STARS)},  # as other arrays may stand beside them
+        has_flux_errors=True,
+        label_names=written.label_names,
+        label_units=written.label_units,
+        flag_options=written.flag_options,
+    )
+    assert_same(read, written)
+
+
+def test_every_attribute_of_a_star_is_among_the_arrays(tanh):
+    prediction = tanh.fit.predict(tanh.X_new, ivar=tanh.ivar)
+    of_stars = [name for name, value in vars(prediction).items() if isinstance(value, np.ndarray)]
+    assert sorted(prediction.to_arrays()) == sorted(of_stars)
+    assert prediction.to_arrays()["snr"] is prediction.snr
+
+
+def test_joined_predictions_are_those_of_all_stars(tanh):
+    whole = tanh.fit.predict(tanh.X_new, ivar=tanh.ivar)
+    parts = [cut(whole, slice(0, 2)), cut(whole, slice(2, N_STARS))]
+    assert_same(join_predictions(parts), whole)
+    order = np.array([3, 0, 5])
+    assert_same(join_predictions(parts, order), cut(whole, order))
+
+
+def test_results_are_built_by_keyword(tanh):
+    prediction = tanh.fit.predict(tanh.X_new)
+    for result in (prediction, tanh.fit, tanh.fit.certificate, tanh.fit.training_space):
+        with pytest.raises(TypeError, match="positional argument"):
+            type(result)(*vars(result).values())

@@ -36,8 +36,18 @@ def posterior(problem, structure="auto", subset=None):
     )
     inverse = builder.build(problem.theta)
     mean, ends = problem.X.mean(axis=0), np.array([problem.Y.min(axis=0), problem.Y.max(axis=0)])
-    words = "ggn", builder.structure, builder.reason
-    return ss.LaplacePosterior(problem.reg, problem.theta, inverse, None, 0.0, *words, mean, ends)
+    return ss.LaplacePosterior(
+        reg=problem.reg,
+        theta=problem.theta,
+        inverse_hessian=inverse,
+        certificate=None,
+        negative_log_posterior=0.0,
+        curvature="ggn",
+        structure=builder.structure,
+        reason=builder.reason,
+        flux_mean=mean,
+        label_range=ends,
+    )
 
 
 def dense_sandwich(problem, A):

@@ -1,4 +1,4 @@
-"""The distance from the training spectra against its formula by loops, dense algebra, and spectra of known kinds."""
+"""Distances from training spectra against loops, dense algebra, and spectra of known kinds."""
 
 import h5py
 import numpy as np
@@ -79,7 +79,7 @@ def test_components_are_the_leading_singular_vectors_of_the_first_half(X, space)
 
 
 def test_distances_are_their_formula_pixel_by_pixel(space, others):
-    """Scores as the mean of t given z, z = V^T t + noise of variance rho: by the covariance of z, not by V V^T."""
+    """Scores as the mean of t given z = V^T t + noise of variance rho, by the covariance of z."""
     flux, ivar = others
     V, variances, rho = space.components, space.variances, space.residual_variance[:-1].mean()
     for star in range(len(flux)):
@@ -133,7 +133,7 @@ def test_what_stands_in_a_bad_pixel_does_not_matter(space, others, value):
 
 @pytest.mark.parametrize("fraction", [0.05, 0.3, 0.6])
 def test_bad_pixels_alone_make_no_spectrum_a_stranger(space, fraction):
-    """Filled with the mean and projected, 30 % of bad pixels would look like a residual of 30 % of all variation."""
+    """Filled with the mean, 30 % of bad pixels would look like 30 % of all variation."""
     rng = np.random.default_rng(5)
     flux, ivar = draw_spectra(1000, rng), np.full((1000, N_PIXELS), 0.05**-2)
     ivar[rng.random(ivar.shape) < fraction] = 0
@@ -187,7 +187,7 @@ def test_few_spectra_or_such_as_never_vary_are_not_described():
 
 
 def test_directions_that_are_mere_noise_are_left_out():
-    """Of 200 spectra of 4,000 pixels: they vary 20 times as much along their own noise as other spectra do."""
+    """200 spectra of 4,000 pixels vary 20 times as much along their own noise as others do."""
     rng = np.random.default_rng(13)
     shapes = np.repeat(rng.normal(size=(N_KINDS, 40)), 100, axis=1)
 

@@ -12,10 +12,10 @@ from symspec.laplace.calibration import coverage, sigma_mad
 from symspec.laplace.prediction import Prediction
 from symspec.reports.plots import (
     plot_predicted_against_true,
-    plot_sensitivity,
     plot_structure_audit,
     save_figure,
 )
+from symspec.reports.sensitivity import plot_sensitivity
 from symspec.spectra.line_list import strong_lines
 
 matplotlib.use("Agg")
@@ -46,7 +46,19 @@ def stars():
     labels = truth + errors * rng.normal(size=truth.shape)
     nothing = np.zeros(n, int)
     truth[:4, 1] = np.nan
-    return Prediction(labels, *[total] * 4, nothing, nothing, True, NAMES, UNITS), truth
+    prediction = Prediction(
+        labels=labels,
+        model_cov=total,
+        flux_cov=total,
+        noise_cov=total,
+        total_cov=total,
+        flags=nothing,
+        n_bad_pixels=nothing,
+        has_flux_errors=True,
+        label_names=NAMES,
+        label_units=UNITS,
+    )
+    return prediction, truth
 
 
 def names_of_lines(axes):
@@ -192,7 +204,11 @@ def audit():
     }
     ratio = np.exp(rng.normal(size=shape))
     return StructureAudit(
-        ("kronecker", "diagonal"), ("approximate",) * 2, ratio=ratio, **words, **arrays
+        structures=("kronecker", "diagonal"),
+        accuracy=("approximate",) * 2,
+        ratio=ratio,
+        **words,
+        **arrays,
     )
 
 

@@ -497,8 +497,8 @@ def test_the_same_seed_gives_the_same_stars_and_another_gives_others():
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"n_stars": 0}, r"n_stars should be an integer of at least 1, got 0: give"),
-        ({"n_stars": 2.0}, r"n_stars should be an integer of at least 1, got 2\.0: give"),
+        ({"n_stars": 0}, r"n_stars should be a positive integer, got 0: give"),
+        ({"n_stars": 2.0}, r"n_stars should be a positive integer, got 2\.0: give"),
         ({"n_pixels": 1}, r"n_pixels should be an integer of at least 2, got 1: give"),
         (
             {"rng": 0},

@@ -1,140 +1,42 @@
-"""Training takes Keras's steps towards U; minimisers arrive at the closed form of a linear network."""
+"""Training takes Keras's steps towards U."""
 
 import numpy as np
 import pytest
-from scipy.optimize import OptimizeResult
+from linear_networks import (
+    SIGMA,
+    build_linear,
+    build_small,
+    interrupt_after,
+    make_stars,
+    rng,
+    scalar_adam,
+    share_of_U,
+    solve_ridge,
+)
 from scipy.stats import norm
 
 from symspec.derivatives.compiled import compile_objective
 from symspec.derivatives.functions import SumFunction
-from symspec.errors import DataError, DivergedError, OptionError, ShapeError, TooLargeError
+from symspec.errors import DataError, DivergedError, OptionError, ShapeError
 from symspec.networks.layers import Dense, Dropout
-from symspec.networks.network import Network, mlp
+from symspec.networks.network import Network
 from symspec.networks.regression import Regression
-from symspec.training import adam as adam_module
-from symspec.training.adam import Adam
 from symspec.training.epochs import train
-from symspec.training.minimization import HESSIAN_METHODS, METHODS, PRODUCT_METHODS, minimize
-
-SIGMA = np.array([0.5, 2.0])
-KERNEL_PRECISION, BIAS_PRECISION = 3.0, 0.7
-
-
-def rng(seed=0):
-    return np.random.default_rng(seed)
-
-
-def make_stars(n, n_pixels=4, n_labels=2, seed=1):
-    source = rng(seed)
-    X = source.normal(size=(n, n_pixels))
-    Y = X @ source.normal(size=(n_pixels, n_labels)) + 1.5 + 0.3 * source.normal(size=(n, n_labels))
-    return X, Y
-
-
-def solve_ridge(X, Y):
-    """Normal equations of the linear network, label by label, on the stars that have the label."""
-    A = np.column_stack([X, np.ones(len(X))])
-    prior = np.diag([KERNEL_PRECISION] * X.shape[1] + [BIAS_PRECISION])
-    W = []
-    for y, sigma in zip(Y.T, SIGMA, strict=True):
-        seen = ~np.isnan(y)
-        H = A[seen].T @ A[seen] / sigma**2 + prior
-        W.append(np.linalg.solve(H, A[seen].T @ y[seen] / sigma**2))
-    W = np.array(W).T
-    return np.concatenate([W[:-1].ravel(), W[-1]])
-
-
-def share_of_U(theta, X, Y, weight):
-    """U's share of some stars and its gradient for the linear network, written out."""
-    W, b = theta[:8].reshape(4, 2), theta[8:]
-    r = X @ W + b - Y
-    precision = np.array([KERNEL_PRECISION] * 8 + [BIAS_PRECISION] * 2)
-    U = (
-        -norm.logpdf(Y, X @ W + b, SIGMA).sum()
-        - weight * norm.logpdf(theta, 0, precision**-0.5).sum()
-    )
-    g = np.concatenate([(X.T @ (r / SIGMA**2)).ravel(), (r / SIGMA**2).sum(axis=0)])
-    return U, g + weight * precision * theta
-
-
-def scalar_adam(theta, gradients, *, rate, beta_1, beta_2, epsilon, decay, start=0, m=None, v=None):
-    """Keras's update, one entry and one step at a time."""
-    theta = [float(x) for x in theta]
-    m, v = m or [0.0] * len(theta), v or [0.0] * len(theta)
-    for t, g in enumerate(gradients, start=start + 1):
-        lr = rate / (1 + decay * (t - 1)) * np.sqrt(1 - beta_2**t) / (1 - beta_1**t)
-        for i in range(len(theta)):
-            m[i] = beta_1 * m[i] + (1 - beta_1) * g[i]
-            v[i] = beta_2 * v[i] + (1 - beta_2) * g[i] ** 2
-            theta[i] -= lr * m[i] / (np.sqrt(v[i]) + epsilon)
-    return np.array(theta), m, v
 
 
 @pytest.fixture(scope="module")
 def linear():
-    prior = {"dense_0/kernel": KERNEL_PRECISION, "dense_0/bias": BIAS_PRECISION}
-    return Regression(mlp([4, 2]), sigma_noise=SIGMA, prior_precision=prior)
+    return build_linear()
 
 
 @pytest.fixture(scope="module")
 def small():
-    return Regression(mlp([4, 5, 2], activation="tanh"), sigma_noise=0.5, prior_precision=1.0)
+    return build_small()
 
 
 @pytest.fixture(scope="module")
 def stars():
     return make_stars(40)
-
-
-@pytest.fixture
-def interrupt_after(monkeypatch):
-    """Raise KeyboardInterrupt in the k-th call of a sum over stars."""
-    original, calls = SumFunction.of_batch, []
-
-    def set_limit(k):
-        def of_batch(self, *args):
-            calls.append(1)
-            if len(calls) > k:
-                raise KeyboardInterrupt
-            return original(self, *args)
-
-        monkeypatch.setattr(SumFunction, "of_batch", of_batch)
-
-    return set_limit
-
-
-# --- Adam
-
-
-@pytest.mark.parametrize("decay", [0.0, 0.3])
-def test_adam_steps_are_the_formula_entry_by_entry(monkeypatch, decay):
-    monkeypatch.setattr(adam_module, "BLOCK", 4)  # 11 entries: two full blocks and a part
-    settings = {"beta_1": 0.8, "beta_2": 0.95, "epsilon": 1e-3, "decay": decay}
-    start, gradients = rng().normal(size=11), rng(1).normal(size=(6, 11))
-    adam, theta = Adam(11, "float64", learning_rate=0.1, **settings), start.copy()
-    for n, gradient in enumerate(gradients, start=1):
-        kept = gradient.copy()
-        adam.step(theta, gradient, scale=0.25)
-        expected, _, _ = scalar_adam(start, 0.25 * gradients[:n], rate=0.1, **settings)
-        # rounding of a dozen float64 operations a step
-        np.testing.assert_allclose(theta, expected, rtol=1e-13, atol=1e-14)
-        np.testing.assert_array_equal(gradient, kept)
-
-
-def test_first_adam_step_is_the_learning_rate_whatever_the_gradient():
-    theta = np.zeros(3)
-    Adam(3, "float64", learning_rate=0.01, epsilon=1e-12).step(theta, np.array([1e-3, -5.0, 1e4]))
-    np.testing.assert_allclose(theta, [-0.01, 0.01, -0.01], rtol=1e-7)  # epsilon / (0.03 * 1e-3)
-
-
-def test_adam_keeps_float32():
-    theta = np.zeros(3, np.float32)
-    adam = Adam(3, "float32", learning_rate=0.01)
-    adam.step(theta, np.ones(3, np.float32), 1 / 3)
-    assert {theta.dtype, adam._m.dtype, adam._v.dtype} == {np.dtype(np.float32)}
-
-
-# --- train
 
 
 @pytest.mark.parametrize(
@@ -362,7 +264,7 @@ def test_dropout_on_the_input_is_a_ridge():
     assert fit.theta[0] == pytest.approx(1.5, abs=0.1)
 
 
-def test_ctrl_c_returns_the_best_weights_so_far(linear, stars, interrupt_after):
+def test_ctrl_c_returns_the_best_weights_so_far(linear, stars, monkeypatch):
     settings = {"batch_size": 10, "learning_rate": 0.01, "progress": False, "dtype": "float64"}
     expected = train(linear, *stars, epochs=3, rng=rng(), **settings)
     interrupt_after(3 * 4 + 2)  # four batches an epoch: in the middle of the fourth epoch
@@ -372,8 +274,8 @@ def test_ctrl_c_returns_the_best_weights_so_far(linear, stars, interrupt_after):
     assert fit.history == expected.history
 
 
-def test_ctrl_c_in_the_first_epoch_returns_the_start(linear, stars, interrupt_after):
-    interrupt_after(2)
+def test_ctrl_c_in_the_first_epoch_returns_the_start(linear, stars, monkeypatch):
+    interrupt_after(monkeypatch, 2)
     fit = train(linear, *stars, theta=np.arange(10.0), batch_size=10, rng=rng(), progress=False)
     assert (fit.stopped, fit.epochs_run, fit.best_epoch) == ("interrupted", 0, 0)
     np.testing.assert_array_equal(fit.theta, np.arange(10.0))
@@ -401,25 +303,6 @@ def test_divergence_shows_in_the_validation_loss_too(linear, stars):
             rng=rng(),
             progress=False,
         )
-
-
-def test_nothing_is_printed_without_progress(linear, stars, capfd):
-    train(linear, *stars, epochs=1, rng=rng(), progress=False)
-    minimize(linear, np.zeros(10), *stars, progress=False)
-    assert capfd.readouterr() == ("", "")
-
-
-def test_progress_goes_to_stderr_with_losses_and_rate(linear, stars, capfd):
-    train(linear, *stars, validation=0.2, epochs=2, rng=rng())
-    out, err = capfd.readouterr()
-    assert out == ""
-    for word in ("epoch 2/2", "loss", "validation", "lr 0.001", "stars/s"):
-        assert word in err
-    minimize(linear, np.zeros(10), *stars)
-    out, err = capfd.readouterr()
-    assert out == ""
-    assert "L-BFGS-B" in err
-    assert "|gradient|" in err
 
 
 BAD_OPTIONS = {
@@ -515,154 +398,3 @@ def test_a_validation_sample_without_labels_says_so(linear):
     Y[:9] = np.nan
     with pytest.raises(DataError, match="the 1 validation stars have no label at all"):
         train(linear, X10, Y, validation=0.1, epochs=1, rng=rng(0), progress=False)
-
-
-# --- minimize
-
-
-# tol is the norm of the gradient, but the change of U (first three) or of the weights in a step for
-# these
-TOL = {"L-BFGS-B": 1e-14, "TNC": 1e-11, "SLSQP": 1e-12, "Newton-CG": 1e-8}
-
-
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("missing", [False, True], ids=["complete", "missing"])
-def test_every_method_arrives_at_the_closed_form(linear, stars, method, missing):
-    X, Y = stars[0], stars[1].copy()
-    if missing:
-        Y[::3, 0] = np.nan
-    result = minimize(
-        linear, np.zeros(10), X, Y, method=method, tol=TOL.get(method, 1e-6), progress=False
-    )
-    # |gradient| of 1e-6 over the smallest eigenvalue of the Hessian, 8; where changes of U are
-    # compared, the
-    # square root of the smallest that it shows (1e-14 of 100, some steps early) over the same
-    np.testing.assert_allclose(result.x, solve_ridge(X, Y), atol=1e-5 if method in TOL else 1e-6)
-    U, gradient = compile_objective(linear)(result.x, X, Y)
-    assert result.fun == pytest.approx(U, rel=1e-12)
-    np.testing.assert_allclose(result.jac, gradient, rtol=1e-6, atol=1e-8)
-    assert result.nit >= 1
-    assert result.success, result.message
-    assert result.message
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_scipy_is_handed_the_exact_derivatives(linear, stars, method, monkeypatch):
-    X, Y = stars
-    handed = {}
-
-    def scipy_minimize(fun, theta, **arguments):
-        handed.update(arguments, fun=fun)
-        return OptimizeResult(x=theta, fun=0.0, jac=theta, grad=theta)
-
-    monkeypatch.setattr("scipy.optimize.minimize", scipy_minimize)
-    minimize(linear, np.zeros(10), X, Y, method=method, progress=False)
-    theta = rng(7).normal(size=10)
-    U, gradient = share_of_U(theta, X, Y, 1.0)
-    assert handed["jac"] is True
-    assert handed["fun"](theta)[0] == pytest.approx(U, rel=1e-12)
-    np.testing.assert_allclose(handed["fun"](theta)[1], gradient, rtol=1e-10, atol=1e-10)
-    # the gradient is affine in theta: its differences are the Hessian, but for rounding
-    H = np.array([share_of_U(theta + e, X, Y, 1.0)[1] - gradient for e in np.eye(10)])
-    if method in PRODUCT_METHODS:
-        products = [handed["hessp"](theta, e) for e in np.eye(10)]
-        np.testing.assert_allclose(products, H, rtol=1e-10, atol=1e-10)
-    if method in HESSIAN_METHODS:
-        np.testing.assert_allclose(handed["hess"](theta), H, rtol=1e-10, atol=1e-10)
-    assert ("hessp" in handed, "hess" in handed) == (
-        method in PRODUCT_METHODS,
-        method in HESSIAN_METHODS,
-    )
-
-
-def test_a_hidden_layer_is_minimised_by_gradient_and_by_products_alike(small, stars):
-    start = small.net.init_params(rng(2))
-    values = {
-        method: minimize(small, start, *stars, method=method, progress=False, tol=1e-7)
-        for method in ("BFGS", "trust-krylov")
-    }
-    for result in values.values():
-        assert np.abs(result.jac).max() < 1e-5
-        assert result.fun < compile_objective(small)(start, *stars)[0]
-
-
-def test_max_iterations_is_obeyed(small, stars):
-    start = small.net.init_params(rng())
-    for method in ("L-BFGS-B", "trust-krylov"):
-        result = minimize(small, start, *stars, method=method, max_iterations=2, progress=False)
-        assert (result.nit, result.success) == (2, False)
-    result = minimize(small, start, *stars, method="TNC", max_iterations=3, progress=False)
-    assert result.nfev <= 4
-    assert not result.success
-
-
-def test_ctrl_c_returns_the_best_point_so_far(small, stars, interrupt_after):
-    start = small.net.init_params(rng())
-    U_start, _ = compile_objective(small)(start, *stars)
-    interrupt_after(6)
-    result = minimize(small, start, *stars, progress=False)
-    assert (result.success, result.nfev) == (False, 6)
-    assert "interrupted" in result.message
-    assert result.fun < U_start
-
-
-def test_ctrl_c_before_the_first_value_is_ctrl_c(linear, stars, interrupt_after):
-    interrupt_after(0)
-    with pytest.raises(KeyboardInterrupt):
-        minimize(linear, np.zeros(10), *stars, progress=False)
-
-
-def test_the_interrupted_result_is_that_of_its_point(small, stars, interrupt_after):
-    start = small.net.init_params(rng())
-    objective = compile_objective(small)
-    interrupt_after(4)
-    result = minimize(small, start, *stars, method="CG", progress=False)
-    interrupt_after(1000)
-    U, gradient = objective(result.x, *stars)
-    assert result.fun == U
-    np.testing.assert_array_equal(result.jac, gradient)
-
-
-BAD_MINIMIZE = {
-    "gradient_free": (
-        {"method": "Nelder-Mead"},
-        OptionError,
-        "'Nelder-Mead' uses none .*choose one of L-BFGS-B",
-    ),
-    "unknown": ({"method": "l-bfgs-b"}, OptionError, "did you mean 'L-BFGS-B'"),
-    "not_a_word": ({"method": None}, OptionError, "method should be one of"),
-    "options": ({"options": "maxiter"}, OptionError, "options should be a dict"),
-    "twice": ({"options": {"maxiter": 3}, "max_iterations": 3}, OptionError, "say the same thing"),
-    "iterations": (
-        {"max_iterations": 0},
-        OptionError,
-        "max_iterations should be a positive integer, got 0",
-    ),
-    "backend": ({"backend": "torch"}, OptionError, "backend should be one of"),
-    "theta": (
-        {"theta": [np.zeros((4, 2)), np.zeros(2)]},
-        ShapeError,
-        "theta should be one flat array .*net.pack",
-    ),
-    "flux": ({"X": np.ones((10, 3))}, ShapeError, "flux should have shape"),
-    "infinite": (
-        {"theta": np.full(10, 1e200)},
-        DivergedError,
-        "minimize should .* finite .*: start from weights",
-    ),
-}
-
-
-@pytest.mark.parametrize(("changes", "error", "words"), BAD_MINIMIZE.values(), ids=BAD_MINIMIZE)
-def test_minimize_refuses_in_words(linear, changes, error, words):
-    arguments = {"theta": np.zeros(10), "X": X10, "Y": Y10, "progress": False} | changes
-    with pytest.raises(error, match=words):
-        minimize(linear, **arguments)
-
-
-def test_a_matrix_too_large_is_refused_before_any_work():
-    reg = Regression(mlp([3000, 1000, 2]), sigma_noise=1.0, prior_precision=1.0)
-    with pytest.raises(TooLargeError, match=r"method='BFGS' keeps a matrix .*Choose \"L-BFGS-B\""):
-        minimize(
-            reg, np.zeros(reg.net.n_params), np.ones((2, 3000)), np.ones((2, 2)), method="BFGS"
-        )

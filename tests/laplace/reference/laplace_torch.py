@@ -1,4 +1,4 @@
-"""Makes laplace_torch.json: the numbers of laplace-torch that tests/test_laplace_torch.py holds symspec against.
+"""Makes laplace_torch.json: numbers of laplace-torch, for tests/laplace/test_laplace_torch.py.
 
 Run by hand, in an environment apart from the project's (Python 3.11, no symspec), from the root of
 the repository:
@@ -44,7 +44,7 @@ STRUCTURES = {
 
 @dataclass(frozen=True)
 class Problem:
-    """A network, its data and its hyperparameters; `prior_precision` has one number, or one a block."""
+    """A network, its data and hyperparameters; `prior_precision` is a number, or one a block."""
 
     name: str
     sizes: tuple[int, ...]
@@ -111,7 +111,7 @@ def draw_params(problem: Problem, rng: np.random.Generator) -> dict[str, np.ndar
 def train(
     problem: Problem, params: dict[str, np.ndarray], X: np.ndarray, Y: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """Parameters at the minimum of the negative log posterior, where the exact Hessian is positive definite."""
+    """Parameters at the minimum of the negative log posterior, with a positive definite Hessian."""
     model = make_model(problem, params)
     x, y = torch.from_numpy(X), torch.from_numpy(Y)
     weights = list(model.parameters())

@@ -1,0 +1,176 @@
+"""The contents of a file on screen: a model with error bars, a network, or spectra."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from symspec.files.importers.descriptions import FileDescription
+from symspec.laplace.posterior import LaplacePosterior
+from symspec.networks.network import Network
+from symspec.networks.regression import Regression
+from symspec.reports.tables import certificate_line, new_table, summary_table
+from symspec.spectra.spectra import Spectra
+
+_MATRICES = {"ggn": "generalised Gauss-Newton matrix", "hessian": "exact Hessian"}
+
+
+def network_table(net: Network, reg: Regression | None = None) -> Table:
+    """One row a layer: its kind, width, parameters, and the prior's standard deviation."""
+    columns = ["layer", "what", "out", "parameters"] + (["prior sigma"] if reg is not None else [])
+    table = new_table(f"{net.n_pixels:,} pixels -> {net.n_labels} labels", columns, left=2)
+    for i, (name, layer) in enumerate(zip(net.layer_names, net.layers, strict=True)):
+        shapes = layer.param_shapes(net.shapes[i])
+        what = ", ".join(f"{key} {' x '.join(map(str, shape))}" for key, shape in shapes.items())
+        what = what or getattr(layer, "function", "") or ("fixed" if hasattr(layer, "mean") else "")
+        cells = [
+            name,
+            what,
+            " x ".join(f"{n:,}" for n in net.shapes[i + 1]),
+            f"{sum(map(math.prod, shapes.values())):,}",
+        ]
+        if reg is not None:
+            sigmas = [_prior_sigma(reg.prior_precision[f"{name}/{key}"]) for key in shapes]
+            cells.append(", ".join(sigmas))
+        table.add_row(*map(escape, cells))
+    table.add_section()
+    table.add_row("all", "", "", f"{net.n_params:,}")
+    return table
+
+
+def label_table(net: Network, laplace: LaplacePosterior | None = None) -> Table:
+    """One row a label: its unit, the noise, and the range of the training stars."""
+    columns = ["label", "unit"] + ([] if laplace is None else ["sigma_noise", "trained from", "to"])
+    table = new_table("Labels", columns, left=2)
+    for c, name in enumerate(net.label_names):
+        cells = [escape(name), escape(net.label_units[c] or "-")]
+        if laplace is not None:
+            numbers = [laplace.reg.sigma_noise[c], *laplace.label_range[:, c]]
+            cells += [f"{value:.5g}" for value in numbers]
+        table.add_row(*cells)
+    return table
+
+
+def spectra_lines(spectra: Spectra) -> list[str]:
+    """Contents of a file of spectra, one line a quantity."""
+    lines = [f"{spectra.n_stars:,} stars, {spectra.n_pixels:,} pixels each"]
+    if spectra.wavelength is None:
+        lines.append("wavelength: not in the file")
+    else:
+        ends = (
+            f"{spectra.wavelength.min():.6g} to {spectra.wavelength.max():.6g}"
+            f" {spectra.wavelength_unit}"
+        )
+        lines.append(f"wavelength: {ends}")
+    if spectra.ivar is None:
+        lines.append("uncertainties of the flux: not in the file")
+    else:
+        bad = spectra.ivar == 0
+        n_stars = np.count_nonzero(bad.any(axis=1))
+        n_pixels = np.count_nonzero(bad.all(axis=0))
+        lines.append(
+            f"bad pixels (no flux or no uncertainty): {bad.mean():.2%}, in {n_stars:,} stars; "
+            f"{n_pixels:,} pixels are bad in every star"
+        )
+    lines.append(f"ids: {'not in the file' if spectra.ids is None else f'{spectra.ids[0]}, ...'}")
+    return (
+        lines
+        if spectra.labels is not None
+        else [*lines, "labels: none found (others are read with --label NAME)"]
+    )
+
+
+def spectra_label_table(spectra: Spectra) -> Table:
+    """One row a label: the number of stars that have it, and its range."""
+    table = new_table("Labels", ["label", "unit", "present", "missing", "from", "to"], left=2)
+    columns = () if spectra.labels is None else spectra.labels.T
+    for name, unit, column in zip(spectra.label_names, spectra.label_units, columns, strict=True):
+        known = column[~np.isnan(column)]
+        ends = [f"{known.min():.5g}", f"{known.max():.5g}"] if known.size else ["-", "-"]
+        table.add_row(
+            escape(name),
+            escape(unit or "-"),
+            f"{known.size:,}",
+            f"{column.size - known.size:,}",
+            *ends,
+        )
+    return table
+
+
+def foreign_table(description: FileDescription) -> Table:
+    """One row a layer of another program's network, or one an array if layers are unknown."""
+    has_layers = any(row.verdict for row in description.rows)
+    if has_layers:
+        columns = ["layer", "kind", "arrays", "read", "out", "numbers"]
+        table = new_table("Layers", columns, left=4)
+    else:
+        table = new_table("Arrays", ["array", "shape", "numbers"], left=2)
+    for row in description.rows:
+        arrays = ", ".join(" x ".join(map(str, shape)) or "1" for shape in row.shapes)
+        out = "?" if row.out is None else " x ".join(f"{n:,}" for n in row.out)
+        cells = [row.name, row.kind, arrays, row.verdict, out] if has_layers else [row.name, arrays]
+        table.add_row(*map(escape, cells), f"{row.n_numbers:,}")
+    table.add_section()
+    n_numbers = sum(row.n_numbers for row in description.rows)
+    table.add_row("all", *[""] * (len(table.columns) - 2), f"{n_numbers:,}")
+    return table
+
+
+def print_laplace(console: Console, laplace: LaplacePosterior, path: str) -> None:
+    """Print the contents of a model's file."""
+    console.print(f"[bold]{escape(path)}[/]: a network with error bars", soft_wrap=True)
+    console.print(network_table(laplace.reg.net, laplace.reg))
+    console.print(label_table(laplace.reg.net, laplace))
+    matrix = _MATRICES[laplace.curvature]
+    console.print(f"Curvature: {matrix}, inverted by {escape(laplace.reason)}", soft_wrap=True)
+    console.print(f"Log evidence: {laplace.log_marginal_likelihood():,.1f} nats")
+    console.print(certificate_line(laplace.certificate), soft_wrap=True)
+    for name, verdict in zip(laplace.reg.net.label_names, laplace.hmc_verdict, strict=False):
+        console.print(f"Hamiltonian Monte Carlo, {escape(name)}: {verdict}")
+
+
+def print_trained(console: Console, laplace: LaplacePosterior, held_out: Spectra | None) -> None:
+    """Print a model just trained, tested on stars that it has not seen."""
+    console.print(network_table(laplace.reg.net, laplace.reg))
+    console.print(label_table(laplace.reg.net, laplace))
+    if held_out is not None and held_out.labels is not None:
+        prediction = laplace.predict(held_out.flux, ivar=held_out.ivar)
+        title = f"{len(held_out):,} stars that were not trained on"
+        console.print(summary_table(prediction, held_out.labels, title=title))
+    console.print(certificate_line(laplace.certificate), soft_wrap=True)
+
+
+def print_network(console: Console, net: Network, reg: Regression | None, path: str) -> None:
+    """Print the contents of a network's file."""
+    console.print(f"[bold]{escape(path)}[/]: a network without error bars", soft_wrap=True)
+    console.print(network_table(net, reg))
+    console.print(label_table(net))
+    if reg is not None:
+        noise = ", ".join(f"{sigma:.4g}" for sigma in reg.sigma_noise)
+        console.print(f"Noise of the labels: {noise}")
+
+
+def print_foreign_network(console: Console, description: FileDescription, path: str) -> None:
+    """Print the contents of another program's file of a network."""
+    console.print(f"[bold]{escape(path)}[/]: {escape(description.format)}", soft_wrap=True)
+    console.print(foreign_table(description))
+    console.print(f"In Python: {escape(description.advice)}", soft_wrap=True)
+
+
+def print_spectra(console: Console, spectra: Spectra, path: str) -> None:
+    """Print the contents of a file of spectra."""
+    console.print(f"[bold]{escape(path)}[/]: spectra", soft_wrap=True)
+    for line in spectra_lines(spectra):
+        console.print(f"  {escape(line)}", soft_wrap=True)
+    if spectra.labels is not None:
+        console.print(spectra_label_table(spectra))
+
+
+def _prior_sigma(precision: Any) -> str:
+    sigma = 1 / np.sqrt(precision)
+    return f"{sigma:.3g}" if np.ndim(sigma) == 0 else f"{sigma.min():.3g} to {sigma.max():.3g}"

@@ -1,0 +1,99 @@
+"""The parameters of a network, checked: one flat array, or a word on how to make it one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from symspec.errors import ShapeError
+from symspec.safety.arrays import as_float_array, check_finite
+
+
+def check_theta(theta: Any, n_params: int, *, dtype: DTypeLike = np.float64) -> np.ndarray:
+    """Check a network's parameters, one flat array.
+
+    Parameters
+    ----------
+    theta : array_like, shape (param,)
+        Every weight of the network, in the order of `Network.pack`.
+    n_params : int
+        The number expected.
+    dtype : numpy dtype, default float64
+        The floating-point type wanted.
+
+    Returns
+    -------
+    numpy.ndarray, shape (param,)
+        Parameters in `dtype`; the caller's own array when it is of that type already.
+
+    Raises
+    ------
+    ShapeError
+        When it is a list or dict of blocks, or has another shape.
+    DataError
+        When a value is not finite.
+    """
+    expected = f"theta should be one flat array of shape ({n_params},)"
+    if isinstance(theta, Mapping):
+        raise ShapeError(
+            f"{expected}, got {_describe_mapping(theta)}: pack them with net.pack(params)."
+        )
+    if (blocks := _describe_blocks(theta)) is not None:
+        advice = 'net.pack({"dense_0/kernel": W0, "dense_0/bias": b0, ...})'
+        raise ShapeError(f"{expected}, got {blocks}: pack them with {advice}.")
+    theta = as_float_array(theta, "theta", dtype=dtype)
+    if theta.shape != (n_params,):
+        raise ShapeError(f"{expected}, got {theta.shape}: {_advise_theta(theta.shape, n_params)}.")
+    check_finite(
+        theta,
+        "theta",
+        ("entry",),
+        "its training diverged or its file is damaged, so train it again",
+    )
+    return theta
+
+
+def _describe_blocks(theta: Any) -> str | None:
+    """Say what list of arrays came where one flat array was meant; None when it is no such list."""
+    is_array = isinstance(theta, np.ndarray) and theta.dtype == object and theta.ndim == 1
+    if not (isinstance(theta, list | tuple) or is_array):
+        return None
+    shapes = [_block_shape(block) for block in theta]
+    if not any(shapes):
+        return None
+    listed = ", ".join(str(shape) for shape in shapes[:6]) + (", ..." if len(shapes) > 6 else "")
+    kind = "an object array" if is_array else f"a {type(theta).__name__}"
+    return f"{kind} of {len(shapes)} arrays with shapes [{listed}]"
+
+
+def _block_shape(block: Any) -> tuple[int, ...]:
+    if isinstance(shape := getattr(block, "shape", None), tuple):
+        return tuple(shape)
+    lengths: list[int] = []
+    while isinstance(block, list | tuple):
+        lengths.append(len(block))
+        block = block[0] if block else None
+    return tuple(lengths)
+
+
+def _describe_mapping(params: Mapping[Any, Any]) -> str:
+    """Name the first blocks: ``a dict of 4 blocks (dense_0/kernel, dense_0/bias, ...)``."""
+    names = ", ".join(str(key) for key in list(params)[:2]) + (", ..." if len(params) > 2 else "")
+    return f"a dict of {len(params)} blocks" + (f" ({names})" if names else "")
+
+
+def _advise_theta(shape: tuple[int, ...], n_params: int) -> str:
+    """Say what to do with an array of `shape` where (`n_params`,) is expected."""
+    if int(np.prod(shape)) == n_params:
+        return "give theta.ravel()"
+    if len(shape) == 2 and shape[1] == n_params:
+        return "these are several draws: give one, theta[i]"
+    if len(shape) != 1:
+        return "pack the network's weights with net.pack(params)"
+    return (
+        f"the network has {n_params} parameters and theta {shape[0]}, so it belongs to another"
+        " network"
+    )

@@ -1,0 +1,66 @@
+"""Losses of mini-batch training: a batch's share of U with dropout, and the validation loss."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from symspec.derivatives import graphs
+from symspec.derivatives.compiled import compile_training_objective
+from symspec.derivatives.functions import SumFunction
+from symspec.networks.network import dropout_layers
+from symspec.networks.params import Symbol
+from symspec.networks.regression import Regression
+from symspec.safety.memory import chunks
+from symspec.training.held_out import Stars
+
+
+class TrainingLoss:
+    """A batch's share of U and its gradient, with dropout."""
+
+    name = "loss"
+
+    def __init__(self, reg: Regression, stars: Stars, backend: str, dtype: str):
+        self.stars = stars
+        self.dtype = dtype
+        self.dropouts = tuple(dropout_layers(reg.net).values())
+        self.objective = compile_training_objective(reg, backend=backend, dtype=dtype)
+
+    def share(
+        self, theta: np.ndarray, places: np.ndarray, rng: np.random.Generator
+    ) -> tuple[float, np.ndarray]:
+        """Share of U and its gradient (param,) of the stars at these places."""
+        U = 0.0
+        gradient = np.empty(0)
+        for rows in chunks(places.size, self.objective.chunk):
+            X, Y = self.stars.take(places[rows])
+            masks = [
+                layer.draw_mask((len(X), *shape), rng, self.dtype) for layer, shape in self.dropouts
+            ]
+            value, part = self.objective.of_batch(theta, X, Y, len(X) / len(self.stars), *masks)
+            U += float(value)
+            gradient = gradient + part if rows.start else part
+        return U, gradient
+
+
+class ValidationLoss:
+    """Negative log likelihood per star: U without the prior, and without dropout."""
+
+    name = "validation_loss"
+
+    def __init__(self, reg: Regression, stars: Stars, backend: str, dtype: str):
+        def build(
+            params: dict[str, Symbol], flux: Symbol, labels: Symbol, prior_weight: Symbol
+        ) -> list[Any]:
+            return [graphs.build_negative_log_posterior(reg, params, flux, labels, prior_weight)]
+
+        self.stars = stars
+        self.function = SumFunction(reg, build, 2, backend, dtype)
+
+    def per_star(self, theta: np.ndarray) -> float:
+        """Loss in nats per star."""
+        total = 0.0
+        for rows in chunks(len(self.stars), self.function.chunk):
+            total += float(self.function.of_batch(theta, *self.stars.take(rows), 0.0)[0])
+        return total / len(self.stars)
