@@ -22,7 +22,7 @@ from symspec.cli.options import (
 )
 from symspec.errors import TooLargeError
 from symspec.files.archives import write_laplace
-from symspec.inverse_hessian.choice import check_structure, choose_structure
+from symspec.inverse_hessian.choice import INVERSES, check_structure, choose_structure
 from symspec.networks.regression import Regression
 from symspec.reports.contents import print_trained
 from symspec.reports.tables import open_console, print_written
@@ -127,7 +127,8 @@ def _check_tunable(reg: Regression, spectra: Spectra, structure: str, memory: st
     if structure != "auto":
         return
     n_rows = int(np.count_nonzero(~np.isnan(np.asarray(spectra.labels))))
-    if choose_structure(reg.net, n_rows, memory=memory).structure == "krylov":
+    chosen = choose_structure(reg.net, n_rows, memory=memory).structure
+    if not INVERSES[chosen].has_evidence_gradient:
         raise TooLargeError(
             f"tuning takes an exact inverse Hessian, which should fit in {memory}, but"
             f" {reg.net.n_params:,} weights and {n_rows:,} labels do not: give more --memory,"

@@ -20,6 +20,7 @@ import numpy as np
 
 from symspec.networks.network import Network
 from symspec.networks.params import ParamLayout
+from symspec.safety.memory import STARS_AT_ONCE, chunks
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,8 +114,8 @@ class Tangents:
         C = self.n_labels
         K = np.zeros((C, n, C, m))
         for layer, variances in self.layout.by_layer(variance).items():
-            a, g = self._layer(layer)
-            b, h = (a, g) if other is self else other._layer(layer)
+            a, g = self.layer_factors(layer)
+            b, h = (a, g) if other is self else other.layer_factors(layer)
             for ab, gv in _separate(a, b, g, *variances):
                 for c, d in _label_pairs(C, symmetric=other is self):
                     gh = gv[c] @ h[d].T
@@ -125,7 +126,7 @@ class Tangents:
                 K[d, :, c] = K[c, :, d].T
         return K.reshape(C * n, C * m)
 
-    def _layer(self, layer: str) -> tuple[np.ndarray, np.ndarray]:
+    def layer_factors(self, layer: str) -> tuple[np.ndarray, np.ndarray]:
         """Inputs (star, in) and cotangents (label, star, out) of one layer in float64."""
         g = self.cotangents[layer].transpose(1, 0, 2)
         return self.inputs[layer].astype(np.float64), np.ascontiguousarray(g, dtype=np.float64)
@@ -158,6 +159,18 @@ def compute_tangents(
     return Tangents(
         net.layout, {layer: factored.get(layer, none) for layer in cotangents}, cotangents
     )
+
+
+def walk_tangents(
+    net: Network,
+    factors: Callable[..., list[np.ndarray]],
+    theta: np.ndarray,
+    X: np.ndarray,
+    stars_at_once: int = STARS_AT_ONCE,
+) -> Iterator[tuple[slice, Tangents]]:
+    """Rows and tangents of the stars X (star, pixel), some stars at a time."""
+    for rows in chunks(len(X), stars_at_once):
+        yield rows, compute_tangents(net, factors, theta, X[rows])
 
 
 def _separate(

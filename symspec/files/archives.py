@@ -25,9 +25,8 @@ from symspec.files.archive_format import (
     write_attribute,
     write_strings,
 )
-from symspec.files.inverse_archives import INVERSES
 from symspec.files.layer_archives import check_layers, read_layer, write_layer
-from symspec.inverse_hessian.choice import CURVATURES
+from symspec.inverse_hessian.choice import CURVATURES, INVERSES
 from symspec.laplace.certificate import Certificate
 from symspec.laplace.posterior import LaplacePosterior
 from symspec.laplace.training_space import TrainingSpace
@@ -245,7 +244,9 @@ def read_laplace(path: str | os.PathLike[str]) -> LaplacePosterior:
         return LaplacePosterior(
             reg=reg,
             theta=theta,
-            inverse_hessian=INVERSES[structure](archive, reg),
+            inverse_hessian=INVERSES[structure].from_arrays(
+                archive, "laplace/inverse_hessian", reg
+            ),
             certificate=_read_certificate(archive, net.n_labels),
             negative_log_posterior=archive.attribute("laplace", "negative_log_posterior", float),
             curvature=check_choice(curvature, "curvature", CURVATURES),
