@@ -140,7 +140,7 @@ def hmc(
     some = sample[pick_evenly(len(sample), n_check)]
     flux = fill_bad_pixels(some.flux, some.ivar, laplace.flux_mean)
     sampled = run_hmc(
-        laplace.reg, fill_flux(training), training.labels, laplace=laplace, X_check=flux,
+        laplace.reg, training, laplace=laplace, X_check=flux,
         subset=int(subset) if subset.isdigit() else subset, n_draws=draws, n_tune=tune,
         n_chains=chains, seed=seed, sampler=sampler, target_accept=target_accept,
         theta_every=theta_every, max_hours=max_hours,
