@@ -92,7 +92,7 @@ ThetaEvery = Annotated[
     int,
     typer.Option(min=0, help="Thinning of the weights kept: 10 keeps every tenth draw; 0 none."),
 ]
-Seed = Annotated[int, typer.Option(min=0, help="Of the chains.")]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of the chains.")]
 TrainSeed = Annotated[
     int, typer.Option(min=0, help="The --seed of 'symspec train', which set stars aside.")
 ]

@@ -47,7 +47,7 @@ def read_labelled_spectra(
     label_names : sequence of str, optional
         Labels to read, in this order; by default all that are known.
     options : dict
-        Of `symspec.read_spectra`.
+        Options of `symspec.read_spectra`.
 
     Raises
     ------

@@ -66,7 +66,7 @@ def train(
     activation: Annotated[str, typer.Option(help="tanh, relu, softplus, gelu, ...")] = "tanh",
     epochs: Annotated[int, typer.Option(min=1, help="Passes of Adam through the stars.")] = 200,
     batch_size: Annotated[int, typer.Option(min=1, help="Stars in a step.")] = 64,
-    learning_rate: Annotated[float, typer.Option(min=0, help="Of Adam.")] = 1e-3,
+    learning_rate: Annotated[float, typer.Option(min=0, help="Learning rate of Adam.")] = 1e-3,
     validation: Validation = 0.1,
     tune: Tune = True,
     sigma_noise: SigmaNoise = None,
@@ -74,9 +74,9 @@ def train(
     label: Labels = None,
     uncertainty: Uncertainty = None,
     read: Reading = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of first weights, shares and batches.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of first weights, split and batches.")] = 0,
     structure: Annotated[
-        str, typer.Option(help="Of the inverse Hessian: auto is exact; kronecker, ...")
+        str, typer.Option(help="Structure of the inverse Hessian: auto is exact; kronecker, ...")
     ] = "auto",
     memory: Memory = "8GB",
     overwrite: Overwrite = False,

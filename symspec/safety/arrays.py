@@ -74,9 +74,9 @@ def check_finite(array: np.ndarray, name: str, axes: tuple[str, ...], advice: st
     name : str
         The caller's name for it, used in the error.
     axes : tuple of str
-        What each axis counts, used in the error.
+        Names of what the axes count, used in the error.
     advice : str
-        What to do about it, without a full stop.
+        Advice for the error, without a full stop.
 
     Raises
     ------
@@ -103,7 +103,7 @@ def describe_bad(bad: np.ndarray, values: np.ndarray, axes: tuple[str, ...]) -> 
     values : numpy.ndarray, shape of `bad`
         The values themselves.
     axes : tuple of str
-        What each axis counts; of these the last `bad.ndim` are used: one spectrum has no star axis.
+        Names of what the axes count; the last `bad.ndim` are used: one spectrum has no star axis.
 
     Returns
     -------

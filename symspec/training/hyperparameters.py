@@ -127,7 +127,8 @@ class Hyperparameters:
     ) -> np.ndarray:
         r"""dF/dh (entry,) from the symmetric dF/dS (label, label) and dF/d log delta_b by block.
 
-        .. math:: dF = \mathrm{tr}\Big(\frac{dF}{dS}\, dS\Big)
+        .. math::
+            dF = \mathrm{tr}\Big(\frac{dF}{dS}\, dS\Big)
             = 2\, \mathrm{tr}\Big(R^T \frac{dF}{dS}\, dR\Big)
         """
         by_group = [sum(by_block[name] for name in names) for names in self._groups.values()]

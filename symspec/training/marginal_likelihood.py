@@ -44,7 +44,7 @@ class Evidence:
     log_marginal_likelihood : float
         In nats.
     standard_error : float
-        Of the log marginal likelihood; 0 where it is no estimate.
+        Standard error of the log marginal likelihood; 0 where that is exact.
     gradient : numpy.ndarray, shape (entry,)
         With respect to the hyperparameters that vary. Complete for the structures primal and dual;
         at fixed weights for the others.
@@ -73,9 +73,9 @@ class MarginalLikelihood:
     Parameters
     ----------
     builder : InverseBuilder
-        Of the regression where h = 0, its training set and structure.
+        The regression at h = 0, its training set and structure.
     hyperparameters : Hyperparameters
-        Of the same regression.
+        Those of the same regression.
 
     Attributes
     ----------
