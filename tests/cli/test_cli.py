@@ -485,8 +485,8 @@ def test_outputs_are_checked_before_any_work(work, monkeypatch):
 
     for name in (
         "cli.steps.read_spectra",
-        "files.jacobians.open_source",
-        "files.surveys.open_source",
+        "files.jacobians.open_spectra",
+        "files.surveys.open_spectra",
     ):
         monkeypatch.setattr(f"symspec.{name}", refuse)
     run("train", "stars.h5", "model.h5", code=1)
