@@ -15,7 +15,8 @@ from symspec.laplace.fit import fit_laplace
 from symspec.laplace.posterior import LaplacePosterior
 from symspec.networks.layers import Standardize, Unstandardize
 from symspec.networks.network import Network, mlp
-from symspec.networks.regression import Regression, scaled_prior
+from symspec.networks.prior import scaled_prior
+from symspec.networks.regression import Regression
 from symspec.spectra.pixels import fill_bad_pixels, fill_flux
 from symspec.spectra.selections import match_labels, pick_evenly, split_stars
 from symspec.spectra.spectra import Spectra

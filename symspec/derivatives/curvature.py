@@ -95,35 +95,33 @@ def build_curvature_factors(
     outputs = [*inputs[1:], f]
     h1s = [_differentiate(a, z) for a, z in zip(outputs, zs, strict=True)]
     if gauss_newton:
-        return CurvatureFactors(
-            inputs, _build_curvatures(reg, Ws, h1s, [0.0] * len(Ws), labels), {}, {}
-        )
-    epsilons = []
-    bends = []
-    dU = -reg.weigh(_build_residual(f, labels), labels)
+        weights = reg.noise.weights(f, labels)
+        curvatures = _build_curvatures(Ws, h1s, [None] * len(Ws), weights)
+        return CurvatureFactors(inputs, curvatures, {}, {})
+    epsilons: list[Symbol] = []
+    bends: list[Symbol | None] = []
+    dU = reg.noise.gradient(f, labels)
     for W, z, h1 in reversed(list(zip(Ws, zs, h1s, strict=True))):
         epsilons.insert(0, h1 * dU)
         bends.insert(0, _differentiate(h1, z) * dU)
         dU = pt.dot(epsilons[0], W.T)
-    curvatures = _build_curvatures(reg, Ws, h1s, bends, labels)
+    curvatures = _build_curvatures(Ws, h1s, bends, reg.noise.hessian(f, labels))
     errors = {m: epsilons[m] for m in range(1, len(Ws))}
     return CurvatureFactors(inputs, curvatures, errors, _build_slopes(Ws, h1s))
 
 
 def _build_curvatures(
-    reg: Regression, Ws: list[Symbol], h1s: list[Symbol], bends: list, labels: Symbol
+    Ws: list[Symbol], h1s: list[Symbol], bends: list[Symbol | None], by_labels: Symbol
 ) -> dict[Pair, Symbol]:
-    """M (star, out_k, out_m) for k <= m, the last layer first."""
-    one = pt.eye(reg.net.n_labels, dtype=h1s[-1].dtype)[None]
-    T = reg.whiten(one * pt.ones_like(h1s[-1])[:, :, None], labels)
-    after = pt.matmul(T.transpose((0, 2, 1)), T)  # d^2 U / da_m^2
+    """M (star, out_k, out_m) for k <= m, the last layer first, from d^2 U / df^2 (star, label, label)."""
+    after = by_labels  # d^2 U / da_m^2
     M = {}
     for m in reversed(range(len(Ws))):
         M[m, m] = h1s[m][:, :, None] * after * h1s[m][:, None, :]
-        if bends[m] != 0.0:
-            M[m, m] = M[m, m] + bends[m][:, :, None] * pt.eye(
-                h1s[m].type.shape[1], dtype=h1s[m].dtype
-            )
+        bend = bends[m]
+        if bend is not None:
+            unit = pt.eye(h1s[m].type.shape[1], dtype=h1s[m].dtype)
+            M[m, m] = M[m, m] + bend[:, :, None] * unit
         if m > 0:
             after = pt.matmul(pt.matmul(Ws[m], M[m, m]), Ws[m].T)
         for k in reversed(range(m)):
@@ -143,11 +141,6 @@ def _build_slopes(Ws: list[Symbol], h1s: list[Symbol]) -> dict[Pair, Symbol]:
             )
             D[k, m] = h1s[k][:, :, None] * product
     return D
-
-
-def _build_residual(f: Symbol, labels: Symbol) -> Symbol:
-    labels = labels.astype(f.dtype)
-    return pt.switch(pt.isnan(labels), pt.zeros_like(f), labels - f)
 
 
 def _differentiate(a: Symbol, z: Symbol) -> Symbol:

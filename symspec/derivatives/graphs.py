@@ -138,7 +138,7 @@ def build_ggn_vector_product(
     wrt = list(params.values())
     f = reg.net.build(params, flux)
     Jv = pushforward(f, wrt, [v[name] for name in params])
-    products = pullback(f, wrt, reg.weigh(Jv, labels))
+    products = pullback(f, wrt, reg.noise.weigh(Jv, f, labels))
     return {
         name: product + prior_weight * _as_dtype(reg.prior_precision[name], product) * v[name]
         for name, product in zip(params, products, strict=True)
@@ -149,7 +149,8 @@ def build_ggn_of_likelihood(
     reg: Regression, params: Params, flux: Symbol, labels: Symbol
 ) -> Symbol:
     r""":math:`\sum_n J_n^T S_n^{-1} J_n` (param, param), as one product of the whitened Jacobian with itself."""
-    J = reg.whiten(build_theta_jacobian(reg.net, params, flux), labels)
+    f = reg.net.build(params, flux)
+    J = reg.noise.whiten(build_theta_jacobian(reg.net, params, flux), f, labels)
     J = J.reshape((J.shape[0] * reg.net.n_labels, reg.net.n_params))
     return pt.dot(J.T, J)
 

@@ -16,7 +16,8 @@ import numpy as np
 
 from symspec.derivatives import compiled
 from symspec.networks.network import Network
-from symspec.networks.regression import LOG_2PI, Regression
+from symspec.networks.noise import LOG_2PI
+from symspec.networks.regression import Regression
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,16 +94,7 @@ def find_span(reg: Regression, X: np.ndarray) -> Span | None:
         before = Network(net.layers[:first], net.n_pixels)
         Z = compiled.compile_predict(before)(np.empty(0), Z)
     Q, R = np.linalg.qr(Z.T)
-    words = {"label_names": net.label_names, "label_units": net.label_units}
-    small = with_network(reg, Network(net.layers[first:], len(X), **words))
-    return Span(small, R.T, reg, Q, name)
-
-
-def with_network(reg: Regression, net: Network) -> Regression:
-    """The same noise and prior around another network with the same blocks."""
-    noise = (
-        {"noise_covariance": reg.noise_covariance}
-        if reg.has_full_noise
-        else {"sigma_noise": reg.sigma_noise}
+    rest = Network(
+        net.layers[first:], len(X), label_names=net.label_names, label_units=net.label_units
     )
-    return Regression(net, prior_precision=reg.prior_precision, **noise)
+    return Span(reg.with_network(rest), R.T, reg, Q, name)

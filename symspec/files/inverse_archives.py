@@ -35,9 +35,8 @@ def _read_dual(archive: Archive, reg: Regression, place: str = PLACE) -> DualInv
     is_subset = "is_subset" in archive.find(place) and bool(
         archive.array(f"{place}/is_subset", (), kind=bool)
     )
-    return DualInverse(
-        tangents, variance, observed, reg.noise_covariance, cholesky, is_subset=is_subset
-    )
+    noise = reg.noise.of_stars(np.where(observed, 0.0, np.nan))
+    return DualInverse(tangents, variance, noise, cholesky, is_subset=is_subset)
 
 
 def _read_krylov(archive: Archive, reg: Regression) -> KrylovInverse:

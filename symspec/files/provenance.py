@@ -41,7 +41,7 @@ def hash_laplace(laplace: LaplacePosterior) -> str:
         laplace.hmc_verdict,
     )
     noise = (
-        laplace.reg.noise_covariance,
+        laplace.reg.noise.identity(),
         laplace.reg.prior_precision,
         laplace.certificate.is_minimum,
     )

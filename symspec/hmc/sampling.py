@@ -175,7 +175,7 @@ def fingerprint_laplace(laplace: LaplacePosterior) -> str:
     """Digest of what a Laplace posterior says of its weights."""
     words = laplace.curvature, laplace.structure
     return find_fingerprint(
-        laplace.theta, laplace.reg.noise_covariance, laplace.reg.prior_precision, words
+        laplace.theta, laplace.reg.noise.identity(), laplace.reg.prior_precision, words
     )
 
 

@@ -64,7 +64,7 @@ def find_last_layer_inverse(laplace: LaplacePosterior) -> PrimalInverse:
         rows = inverse.cholesky[free]
         return PrimalInverse.factorize(rows @ rows.T)
     if isinstance(inverse, DualInverse) and inverse.accuracy == "exact":
-        whitened = inverse.tangents.whiten(laplace.reg.whiteners(inverse.observed))
+        whitened = inverse.tangents.whiten(inverse.noise.whiteners)
         J = whitened.of_layer(layer).dense().reshape(inverse.observed.size, -1)
         return PrimalInverse.factorize(
             J.T @ J + np.diag(laplace.reg.prior_precision_vector()[free])

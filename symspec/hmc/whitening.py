@@ -177,7 +177,7 @@ def _dual_directions(
             f'{MAX_BYTES / 2**30:.0f} GiB: fit structure="low_rank" with options={{"rank": 200}},'
             ' or "kronecker".'
         )
-    tangents = inverse.tangents.whiten(laplace.reg.whiteners(inverse.observed))
+    tangents = inverse.tangents.whiten(inverse.noise.whiteners)
     values, vectors = eigh(tangents.gram(tangents, inverse.variance))
     values = values[::-1]
     vectors = vectors[:, ::-1]

@@ -103,7 +103,7 @@ class InverseBuilder:
         stars = np.flatnonzero(self.observed.any(axis=1)) if stars is None else stars
         return TangentStream(
             lambda some: self.tangents(theta, self.X[some]),
-            self.reg.whiteners(self.observed),
+            self.reg.noise.of_stars(self.Y).whiteners,
             self.reg.net.n_params,
             self.memory / 3,
             stars,
@@ -183,12 +183,8 @@ class InverseBuilder:
 
     def _invert(self, theta: np.ndarray, stars: np.ndarray | None = None) -> DualInverse:
         """Dual inverse from some of the training stars, by default all."""
-        X, observed = (
-            (self.X, self.observed) if stars is None else (self.X[stars], self.observed[stars])
-        )
+        X, Y = (self.X, self.Y) if stars is None else (self.X[stars], self.Y[stars])
         variance = {name: 1 / np.asarray(p) for name, p in self.reg.prior_precision.items()}
-        is_subset = observed.sum() < self.observed.sum()
-        covariance = self.reg.noise_covariance
-        return DualInverse(
-            self.tangents(theta, X), variance, observed, covariance, is_subset=bool(is_subset)
-        )
+        noise = self.reg.noise.of_stars(Y)
+        is_subset = noise.observed.sum() < self.observed.sum()
+        return DualInverse(self.tangents(theta, X), variance, noise, is_subset=bool(is_subset))

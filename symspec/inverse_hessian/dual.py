@@ -11,6 +11,7 @@ from scipy.linalg.lapack import dpotrf, dpotri
 from symspec.derivatives.tangents import Tangents
 from symspec.errors import DataError
 from symspec.inverse_hessian.interface import InverseHessian
+from symspec.networks.noise import StarNoise
 
 
 class DualInverse(InverseHessian):
@@ -27,9 +28,8 @@ class DualInverse(InverseHessian):
         Of the training stars.
     variance : dict of str to float or numpy.ndarray
         Prior variance of each block, the diagonal of Lambda^-1.
-    observed : numpy.ndarray of bool, shape (star, label)
-        Which labels the training stars have.
-    noise_covariance : numpy.ndarray, shape (label, label)
+    noise : StarNoise
+        Of the training stars; its covariances make the diagonal blocks of S.
     cholesky : numpy.ndarray, optional
         L, if it is known already.
     is_subset : bool, default False
@@ -43,8 +43,7 @@ class DualInverse(InverseHessian):
         self,
         tangents: Tangents,
         variance: dict[str, Any],
-        observed: np.ndarray,
-        noise_covariance: np.ndarray,
+        noise: StarNoise,
         cholesky: np.ndarray | None = None,
         *,
         is_subset: bool = False,
@@ -53,15 +52,12 @@ class DualInverse(InverseHessian):
         self.accuracy = "upper bound" if is_subset else "exact"
         self.tangents = tangents
         self.variance = variance
-        self.observed = np.asarray(observed, bool)
-        self.noise_covariance = noise_covariance
+        self.noise = noise
+        self.observed = noise.observed
         self._variance_vector = tangents.layout.expand(variance)
         self.rows = np.flatnonzero(self.observed.T)  # label-major, as `Tangents.gram` orders them
-        self._log_det_noise = _log_det_noise(self.observed, noise_covariance)
         if cholesky is None:
-            cholesky = factorize_kernel(
-                tangents.gram(tangents, variance), self.observed, noise_covariance
-            )
+            cholesky = factorize_kernel(tangents.gram(tangents, variance), noise)
         self.cholesky = cholesky
 
     def _matmat(self, V: np.ndarray) -> np.ndarray:
@@ -89,16 +85,15 @@ class DualInverse(InverseHessian):
     def logdet(self) -> float:
         log_det_prior = -float(np.log(self._variance_vector).sum())
         return (
-            -log_det_prior - 2.0 * float(np.log(np.diag(self.cholesky)).sum()) + self._log_det_noise
+            -log_det_prior - 2.0 * float(np.log(np.diag(self.cholesky)).sum()) + self.noise.log_det
         )
 
     def draw(self, n_draws: int, rng: np.random.Generator) -> np.ndarray:
         r"""Draws by Matheron's rule: a prior draw, conditioned on data that it would have produced."""
         out = np.empty((n_draws, self.shape[0]))
-        noise_root = np.linalg.cholesky(self.noise_covariance)
         for k in range(n_draws):
             theta = np.sqrt(self._variance_vector) * rng.normal(size=self.shape[0])
-            noise = (rng.normal(size=self.observed.shape) @ noise_root.T).T.ravel()[self.rows]
+            noise = self.noise.draw(rng).T.ravel()[self.rows]
             gain = self._tangent_transposed(self._solve_M(self._tangent(theta) + noise))
             out[k] = theta - self._variance_vector * gain
         return out
@@ -160,9 +155,7 @@ class DualInverse(InverseHessian):
         return self._solve(self._solve(b), transposed=True)
 
 
-def factorize_kernel(
-    K: np.ndarray, observed: np.ndarray, noise_covariance: np.ndarray
-) -> np.ndarray:
+def factorize_kernel(K: np.ndarray, noise: StarNoise) -> np.ndarray:
     """Lower Cholesky factor of K + S over the observed (label, star) rows; K is overwritten.
 
     Raises
@@ -170,14 +163,14 @@ def factorize_kernel(
     DataError
         The kernel is not finite.
     """
-    N, C = observed.shape
+    N, C = noise.observed.shape
     M = K.reshape(C, N, C, N)
     stars = np.arange(N)
     for c in range(C):
         for d in range(C):
-            M[c, stars, d, stars] += noise_covariance[c, d]
-    if not observed.all():
-        rows = np.flatnonzero(observed.T)
+            M[c, stars, d, stars] += noise.covariance[..., c, d]
+    if not noise.observed.all():
+        rows = np.flatnonzero(noise.observed.T)
         K = K[np.ix_(rows, rows)]
     # the transpose is Fortran-ordered, so that LAPACK works in place; K is symmetric
     factor, info = dpotrf(K.T, lower=1, clean=1, overwrite_a=1)
@@ -188,13 +181,3 @@ def factorize_kernel(
             " not hold; standardise them."
         )
     return factor
-
-
-def _log_det_noise(observed: np.ndarray, noise_covariance: np.ndarray) -> float:
-    patterns, counts = np.unique(observed, axis=0, return_counts=True)
-    return float(
-        sum(
-            n * np.linalg.slogdet(noise_covariance[np.ix_(o, o)])[1]
-            for o, n in zip(patterns, counts, strict=True)
-        )
-    )

@@ -8,7 +8,8 @@ import numpy as np
 from scipy.sparse.linalg import LinearOperator
 
 from symspec.derivatives.tangents import Tangents
-from symspec.networks.regression import LOG_2PI, Regression
+from symspec.networks.noise import LOG_2PI
+from symspec.networks.regression import Regression
 
 
 class InverseHessian(LinearOperator, ABC):

@@ -99,7 +99,7 @@ def fit_laplace(
         "memory": memory,
         "options": dict(options or {}),
     }
-    inputs = (theta, X, Y, reg.noise_covariance, reg.prior_precision, words, passes)
+    inputs = (theta, X, Y, reg.noise.identity(), reg.prior_precision, words, passes)
     with show_if_long(progress) as tell:
         checkpoint = Checkpoint(resume, "" if resume is None else find_fingerprint(*inputs), tell)
         builder = InverseBuilder(reg, X, Y, **words, **passes, checkpoint=checkpoint)

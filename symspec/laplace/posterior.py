@@ -201,7 +201,7 @@ class LaplacePosterior:
             zeros = {k: np.zeros(s) for k, s in shapes.items()}
             state = checkpoint.accumulate("prediction", Batches(n), zeros, add)
         labels, model, flux_cov, interval = (state[k] for k in shapes)
-        noise = np.broadcast_to(self.reg.noise_covariance, (n, C, C)).copy()
+        noise = self.reg.noise.predict(labels)
         total = model + flux_cov + noise
         limits = flag_options or FlagOptions()
         snr = find_snr(X, ivar)

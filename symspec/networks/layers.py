@@ -16,10 +16,8 @@ import pytensor.tensor as pt
 
 from symspec.errors import DataError, OptionError, ShapeError
 from symspec.networks.activations import ACTIVATIONS, check_activation
-from symspec.networks.params import Symbol
+from symspec.networks.params import Shape, Symbol
 from symspec.safety.checks import as_float_array, check_count
-
-Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,6 +14,7 @@ import pytensor.tensor as pt
 from symspec.errors import DataError, ShapeError
 
 Symbol = pt.TensorVariable
+Shape = tuple[int, ...]  # of one star's numbers, without the stars
 
 
 @dataclass(frozen=True)
