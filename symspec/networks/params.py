@@ -14,7 +14,8 @@ import pytensor.tensor as pt
 from symspec.errors import DataError, ShapeError
 
 Symbol = pt.TensorVariable
-Shape = tuple[int, ...]  # of one star's numbers, without the stars
+Shape = tuple[int, ...]  # of one star's numbers
+Params = Mapping[str, Symbol]  # by name of block
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class Block:
     """One named parameter array: where it lies in `theta` and how it is shaped."""
 
     name: str
-    shape: tuple[int, ...]
+    shape: Shape
     offset: int
 
     @property
@@ -86,7 +87,7 @@ class ParamLayout:
         1.
     """
 
-    def __init__(self, shapes: Mapping[str, tuple[int, ...]], *, factored: Collection[str] = ()):
+    def __init__(self, shapes: Mapping[str, Shape], *, factored: Collection[str] = ()):
         blocks = []
         offset = 0
         for name, shape in shapes.items():
@@ -98,7 +99,8 @@ class ParamLayout:
         for name, parts in groupby(blocks, lambda block: block.name.partition("/")[0]):
             own = tuple(parts)
             if name in factored:
-                self.layers[name] = LayerParams(own, *own[0].shape, has_bias=len(own) > 1)
+                n_in, n_out = own[0].shape
+                self.layers[name] = LayerParams(own, n_in, n_out, has_bias=len(own) > 1)
             else:
                 self.layers[name] = LayerParams(
                     own, 0, sum(block.size for block in own), has_bias=True
@@ -112,7 +114,7 @@ class ParamLayout:
         """Blocks of `theta` (param,), as views; `theta` may be an array or a symbolic vector."""
         return {b.name: theta[b.slice].reshape(b.shape) for b in self.blocks}
 
-    def join(self, blocks: Mapping[str, Any]) -> pt.TensorVariable:
+    def join(self, blocks: Params) -> Symbol:
         """Symbolic flat vector (param,) of symbolic blocks."""
         return pt.concatenate([blocks[b.name].reshape((b.size,)) for b in self.blocks])
 

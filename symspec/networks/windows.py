@@ -120,11 +120,10 @@ class Unslide(_Sliding):
         for j in range(self.n_parts):
             inside, taken = self.part(j, n_channels)
             target = blocks[..., j : j + self.n, taken]
-            (
-                np.copyto(target, g[..., inside])
-                if j == 0
-                else np.add(target, g[..., inside], out=target)
-            )
+            if j == 0:  # nothing has been added yet
+                target[...] = g[..., inside]
+            else:
+                target += g[..., inside]
         out = blocks.reshape(*batch, n_blocks * self.stride, n_channels)
         outputs[0][0] = out[..., self.before : self.before + self.length, :]
 
@@ -226,7 +225,7 @@ def register_numba() -> None:
     """Teach PyTensor's Numba linker the Ops: loops, compiled."""
     from pytensor.link.numba.dispatch.basic import numba_njit, register_funcify_default_op_cache_key
 
-    loops = {
+    loops: dict[type[Op], Callable[..., Any]] = {
         Slide: _loop_slide,
         Unslide: _loop_unslide,
         Largest: _loop_largest,
@@ -243,8 +242,12 @@ def register_jax() -> None:
     """Teach PyTensor's JAX linker the Ops: slices of blocks, as NumPy has them."""
     from pytensor.link.jax.dispatch import jax_funcify
 
-    traces = {Slide: _trace_slide, Unslide: _trace_unslide}
-    traces |= {Largest: _trace_largest, FirstLargest: _trace_first_largest}
+    traces: dict[type[Op], Callable[..., Any]] = {
+        Slide: _trace_slide,
+        Unslide: _trace_unslide,
+        Largest: _trace_largest,
+        FirstLargest: _trace_first_largest,
+    }
     for op, build in traces.items():
         jax_funcify.register(op)(lambda op, build=build, **_: build(op))
 
@@ -252,7 +255,7 @@ def register_jax() -> None:
 def _loop_slide(op: Slide) -> Callable[..., Any]:
     length, before, n, size, stride = (getattr(op, name) for name in op.__props__)
 
-    def slide(x):
+    def slide(x: np.ndarray) -> np.ndarray:
         n_channels = x.shape[-1]
         rows = np.ascontiguousarray(x).reshape((-1, length, n_channels))
         out = np.zeros((rows.shape[0], n, size * n_channels), x.dtype)
@@ -271,7 +274,7 @@ def _loop_slide(op: Slide) -> Callable[..., Any]:
 def _loop_unslide(op: Unslide) -> Callable[..., Any]:
     length, before, n, size, stride = (getattr(op, name) for name in op.__props__)
 
-    def unslide(g):
+    def unslide(g: np.ndarray) -> np.ndarray:
         n_channels = g.shape[-1] // size
         rows = np.ascontiguousarray(g).reshape((-1, n, size * n_channels))
         out = np.zeros((rows.shape[0], length, n_channels), g.dtype)
@@ -288,7 +291,7 @@ def _loop_unslide(op: Unslide) -> Callable[..., Any]:
 
 
 def _loop_largest(op: Largest) -> Callable[..., Any]:
-    def largest(x):
+    def largest(x: np.ndarray) -> np.ndarray:
         n = x.shape[-2]
         n_channels = x.shape[-1]
         rows = np.ascontiguousarray(x).reshape((-1, n, n_channels))
@@ -306,7 +309,7 @@ def _loop_largest(op: Largest) -> Callable[..., Any]:
 
 
 def _loop_first_largest(op: FirstLargest) -> Callable[..., Any]:
-    def first_largest(x):
+    def first_largest(x: np.ndarray) -> np.ndarray:
         n = x.shape[-2]
         n_channels = x.shape[-1]
         rows = np.ascontiguousarray(x).reshape((-1, n, n_channels))
@@ -326,7 +329,7 @@ def _loop_first_largest(op: FirstLargest) -> Callable[..., Any]:
 def _trace_slide(op: Slide) -> Callable[..., Any]:
     import jax.numpy as jnp
 
-    def slide(x):
+    def slide(x: Any) -> Any:
         n_channels = x.shape[-1]
         n_positions = op.n_blocks * op.stride
         after = max(n_positions - op.before - op.length, 0)
@@ -343,7 +346,7 @@ def _trace_slide(op: Slide) -> Callable[..., Any]:
 def _trace_unslide(op: Unslide) -> Callable[..., Any]:
     import jax.numpy as jnp
 
-    def unslide(g):
+    def unslide(g: Any) -> Any:
         n_channels = g.shape[-1] // op.size
         n_positions = op.n_blocks * op.stride
         blocks = jnp.zeros((*g.shape[:-2], op.n_blocks, op.stride * n_channels), g.dtype)
@@ -365,7 +368,7 @@ def _trace_largest(op: Largest) -> Callable[..., Any]:
 def _trace_first_largest(op: FirstLargest) -> Callable[..., Any]:
     import jax.numpy as jnp
 
-    def first_largest(x):
+    def first_largest(x: Any) -> Any:
         places = jnp.arange(x.shape[-2])[:, None]
         return (places == jnp.argmax(x, axis=-2, keepdims=True)).astype(x.dtype)
 

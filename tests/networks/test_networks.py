@@ -12,7 +12,7 @@ from symspec.networks.convolutions import Conv1D, LocallyConnected1D
 from symspec.networks.layers import Activation, Dense, Dropout, Standardize
 from symspec.networks.network import Network, dropout_layers, mlp
 from symspec.networks.params import ParamLayout
-from symspec.networks.regression import scaled_prior
+from symspec.networks.prior import scaled_prior
 from symspec.networks.shaping import Flatten, Reshape
 
 

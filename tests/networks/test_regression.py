@@ -12,7 +12,8 @@ from symspec.derivatives.backends import find_mode
 from symspec.derivatives.compiled import compile_objective
 from symspec.errors import DataError, OptionError, ShapeError, SymspecError
 from symspec.networks.network import mlp
-from symspec.networks.regression import Regression, prior_precision_from_weight_decay
+from symspec.networks.prior import prior_precision_from_weight_decay
+from symspec.networks.regression import Regression
 
 with warnings.catch_warnings():
     warnings.simplefilter(
@@ -109,9 +110,10 @@ def test_symbolic_objective_of_one_spectrum_is_that_of_a_matrix_of_one_row(
 def test_whitening_and_weighing_are_the_inverse_of_the_observed_noise(problem, compile_plainly):
     """T^T T and the weights are the inverse of each star's sub-block, and zero where a label is missing."""
     C, Y = problem.net.n_labels, pt.matrix("Y")
-    u = pt.tensor3("u")
-    T = problem.reg.whiten(u, Y)
-    weights = [problem.reg.weigh(u[:, :, c], Y) for c in range(C)]
+    u, f = pt.tensor3("u"), pt.matrix("f")
+    noise = problem.reg.noise
+    T = noise.whiten(u, f, Y)
+    weights = [noise.weigh(u[:, :, c], f, Y) for c in range(C)]
     unit = np.tile(np.eye(C), (len(problem.Y), 1, 1))
     whitener, *columns = compile_plainly([u, Y], [T, *weights])(unit, problem.Y)
     for n, y in enumerate(problem.Y):
