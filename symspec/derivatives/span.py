@@ -45,13 +45,11 @@ class Span:
 
     @property
     def left_out(self) -> float:
-        """What U of the full problem has more: the prior's constants of the weights outside the span."""
+        """U of the full problem minus that of the small one: the prior outside the span."""
         n = self.full.net.n_params - self.reg.net.n_params
-        return (
-            0.5 * n * (LOG_2PI - float(np.log(self.full.prior_precision[self.kernel])))
-            if n
-            else 0.0
-        )
+        if n == 0:
+            return 0.0
+        return 0.5 * n * (LOG_2PI - float(np.log(self.full.prior_precision[self.kernel])))
 
     def project(self, theta: np.ndarray) -> np.ndarray:
         """Small parameters of large ones."""
@@ -79,7 +77,7 @@ def keep_whole(reg: Regression, X: np.ndarray) -> Span:
 
 
 def find_span(reg: Regression, X: np.ndarray) -> Span | None:
-    """Reduction of a regression on the flux X (star, pixel), or None where there is nothing to gain."""
+    """Reduction of a regression on the flux X (star, pixel), or None if nothing is gained."""
     net = reg.net
     layer = next(iter(net.layout.layers))
     first = net.layer_names.index(layer)

@@ -68,7 +68,9 @@ class _OverPositions(Layer):
 
 @dataclass(frozen=True, eq=False)
 class Conv1D(_OverPositions):
-    r"""Convolution as networks have it (a correlation): :math:`z_{tf} = \sum_{kc} x_{ts+kd,c} K_{kcf} + b_f`.
+    r"""Convolution as networks have it, a correlation.
+
+    .. math:: z_{tf} = \sum_{kc} x_{ts+kd,c} K_{kcf} + b_f
 
     Parameters
     ----------
@@ -121,7 +123,7 @@ class Conv1D(_OverPositions):
         return n * n_out + math.ceil(n / per_window) * self._window_size(per_window) * n_in
 
     def _outputs_per_window(self, n_in: int, n: int) -> int:
-        """Many for few channels; a kernel of one entry has nothing to share, a very long one would make T large."""
+        """Many for few channels, one for a kernel of one entry, few for one that makes T large."""
         most = min(
             BAND_WIDTH // max(n_in, self.filters),
             4 * self._extent - 3,
@@ -160,7 +162,9 @@ class Conv1D(_OverPositions):
 
 @dataclass(frozen=True, eq=False)
 class LocallyConnected1D(_OverPositions):
-    r"""Convolution whose windows have a kernel each: :math:`z_{tf} = \sum_{kc} x_{ts+k,c} K_{t,kc,f} + b_{tf}`.
+    r"""Convolution whose windows have a kernel each.
+
+    .. math:: z_{tf} = \sum_{kc} x_{ts+k,c} K_{t,kc,f} + b_{tf}
 
     With a `kernel_size` of one position it is a dense layer of its own for each position.
 
@@ -255,7 +259,7 @@ class _Pool(_OverPositions):
 
 @dataclass(frozen=True, eq=False)
 class MaxPool1D(_Pool):
-    """Largest of the positions in each window; of equal ones the first, as Keras and PyTorch have it.
+    """Largest position of each window; of equal ones the first, as Keras and PyTorch have it.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Layers: what turns one symbolic array and its named parameter blocks into the next array.
+"""Layers: each turns a symbolic array and its named parameter blocks into the next array.
 
 A layer is a frozen description. It says the shapes of its output and of its parameters for an input
 of a given shape, (feature,) or (position, channel), and builds the graph for one spectrum or for
@@ -49,7 +49,7 @@ class Layer:
         return type(self).__name__.lower()
 
     def _set(self, name: str, value: Any) -> None:
-        """Replace a field of this frozen description by what it stands for, while it is being made."""
+        """Set a field of this frozen description, while it is being made."""
         object.__setattr__(self, name, value)
 
     def out_shape(self, *shapes: Shape) -> Shape:
@@ -61,12 +61,12 @@ class Layer:
         return {}
 
     def find_fans(self, kernel: Shape) -> tuple[int, int]:
-        """How many numbers each output of a kernel of this shape is made of, and how many outputs each goes into."""
+        """Inputs of each output, and outputs of each input, of a kernel of this shape."""
         n_positions = math.prod(kernel[:-2])
         return n_positions * kernel[-2], n_positions * kernel[-1]
 
     def n_floats(self, shape: Shape, out: Shape) -> int:
-        """Numbers that an output of shape `out` takes, with what is made on the way to it from an input of `shape`."""
+        """Numbers in an output of shape `out`, and in intermediates from an input of `shape`."""
         return math.prod(out)
 
     def build(self, x: Symbol, params: Params, shape: Shape, *others: Symbol) -> Symbol:
@@ -87,7 +87,7 @@ class Layer:
 
 @dataclass(frozen=True, eq=False)
 class Dense(Layer):
-    r"""Fully connected layer :math:`z = x W + b` over the last axis, kernel (in, out) as Keras stores it.
+    r"""Fully connected layer :math:`z = x W + b` over the last axis, kernel (in, out) as in Keras.
 
     Parameters
     ----------
@@ -148,7 +148,7 @@ class Activation(Layer):
 
 @dataclass(frozen=True, eq=False)
 class Dropout(Layer):
-    """Random zeroing of features while training (inverted: kept ones are scaled up); the identity otherwise.
+    """Random zeroing of features in training, where kept ones are scaled up; else the identity.
 
     Parameters
     ----------
@@ -205,7 +205,9 @@ class _Affine(Layer):
 
     @classmethod
     def of(cls, array: ArrayLike) -> Self:
-        """Layer with the mean and standard deviation of each column of `array` (star, feature), NaN left out.
+        """Layer with mean and standard deviation of each column of `array` (star, feature).
+
+        NaN is left out.
 
         Raises
         ------
@@ -267,7 +269,7 @@ def reshape_tail(x: Symbol, n_axes: int, tail: tuple[Any, ...]) -> Symbol:
 
 
 def first_lengths(x: Symbol, n_axes: int) -> list[Any]:
-    """Lengths of the first axes: numbers where they are known, since symbolic ones are slow to vectorize."""
+    """Lengths of the first axes: numbers where known, as symbolic ones are slow to vectorize."""
     return [
         x.shape[i] if length is None else length for i, length in enumerate(x.type.shape[:n_axes])
     ]

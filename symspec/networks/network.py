@@ -143,7 +143,7 @@ class Network:
         return f"Network({self.describe()}, {self.n_params:,} parameters, labels {shown})"
 
     def describe(self) -> str:
-        """Sizes of the input and of the outputs of layers with parameters, such as 100-16x8-32-3."""
+        """Sizes of input and of outputs of layers with parameters, such as 100-16x8-32-3."""
         outputs = zip(self.layer_names, self.shapes[1:], strict=True)
         made = [shape for name, shape in outputs if name in self.layout.layers]
         return "-".join("x".join(map(str, shape)) for shape in [self.shapes[0], *made])
@@ -164,13 +164,13 @@ class Network:
         return self.build(self.layout.unpack(as_theta(theta, self.n_params)), flux)
 
     def build(self, params: Params, flux: Any) -> Symbol:
-        """Graph of the labels from named blocks, with a block "mask" of each Dropout in training."""
+        """Graph of the labels from named blocks; in training each Dropout has a block "mask"."""
         return self.build_with_taps(params, flux)[0]
 
     def build_with_taps(
         self, params: Params, flux: Any
     ) -> tuple[Symbol, dict[str, tuple[Symbol, Symbol]]]:
-        """Labels, and for each layer of `dense_shapes` its (input, output): where derivatives factorise."""
+        """Labels, and (input, output) of the layers of `dense_shapes`, where Jacobians factor."""
         outputs = [_as_flux(flux, self.n_pixels)]
         taps: dict[str, tuple[Symbol, Symbol]] = {}
         for i, (name, layer) in enumerate(zip(self.layer_names, self.layers, strict=True)):
@@ -297,7 +297,7 @@ def _find_sources(layers: Sequence[Layer]) -> list[tuple[int, ...]]:
         if unknown := [other for other in layer.others if id(other) not in places]:
             raise OptionError(
                 f"{layer.kind} should refer to layers that stand before it in the same network, got"
-                f" {unknown[0]!r}: give the very layer that is in the list."
+                f" {unknown[0]!r}: give the layer itself that is in the list."
             )
         sources.append(tuple(places[id(other)] for other in layer.others))
         places[id(layer)] = i

@@ -29,7 +29,7 @@ LOG_2PI = float(np.log(2 * np.pi))
 
 @dataclass(frozen=True, eq=False)
 class StarNoise:
-    """Normal noise of some stars, as numbers: the noise itself, or what stands for it in the Gauss-Newton matrix.
+    """Normal noise of some stars, as numbers; other noise has one in its place, to second order.
 
     Attributes
     ----------
@@ -44,7 +44,10 @@ class StarNoise:
 
     @cached_property
     def whiteners(self) -> np.ndarray:
-        r"""T_n (star, label, label), lower triangular, with :math:`T_n^T T_n = S_n^{-1}`; zero where a label is missing."""
+        r"""T_n (star, label, label), lower triangular, with :math:`T_n^T T_n = S_n^{-1}`.
+
+        Zero in rows and columns of missing labels.
+        """
         if self.covariance.ndim == 3:
             pairs = zip(self.covariance, self.observed, strict=True)
             return np.array([_find_whitener(S, seen) for S, seen in pairs])
@@ -74,7 +77,7 @@ class StarNoise:
 
 
 class Noise(ABC):
-    """What every noise offers. In graphs f and labels are (star, label), or (label,) for one star.
+    """Contract of every noise. In graphs f and labels are (star, label), or (label,) for one star.
 
     Attributes
     ----------
@@ -112,7 +115,7 @@ class Noise(ABC):
 
     @abstractmethod
     def whiten(self, u: Symbol, f: Symbol, labels: Symbol) -> Symbol:
-        """T_n u_n of each star; `u` has shape (star, label), (star, label, anything), or (label,)."""
+        """T_n u_n of each star; `u` is (star, label), (star, label, anything), or (label,)."""
 
     @abstractmethod
     def weigh(self, u: Symbol, f: Symbol, labels: Symbol) -> Symbol:
@@ -143,7 +146,7 @@ class Noise(ABC):
 
     @abstractmethod
     def predict(self, f: np.ndarray) -> np.ndarray:
-        """Covariance (star, label, label) of the noise of stars of which the network says f (star, label)."""
+        """Covariance (star, label, label) of the noise around predictions f (star, label)."""
 
     @abstractmethod
     def draw(self, f: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -162,16 +165,16 @@ class Noise(ABC):
     @classmethod
     @abstractmethod
     def stored_shapes(cls, names: Collection[str], n_labels: int) -> dict[str, Shape]:
-        """Names and shapes of the arrays to read from an archive that holds arrays of these names."""
+        """Names and shapes of the arrays to read, of an archive that has arrays of these names."""
 
     @classmethod
     @abstractmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Self:
-        """Noise that `to_arrays` gave these arrays of."""
+        """Noise of the arrays that `to_arrays` gave."""
 
 
 class GaussianNoise(Noise):
-    r"""Normal noise of the labels: :math:`y_n \sim \mathrm{Normal}(f_n, S)`, the same S for all stars.
+    r"""Normal noise, the same for all stars: :math:`y_n \sim \mathrm{Normal}(f_n, S)`.
 
     Parameters
     ----------
@@ -386,7 +389,7 @@ def _check_sigma(value: ArrayLike | None, names: tuple[str, str]) -> np.ndarray:
     if sigma.ndim > 1:
         raise _wrong_sigma(names, "(label,)", sigma.shape)
     if not (np.isfinite(sigma) & (sigma > 0)).all():
-        raise DataError(f"{names[0]} is a standard deviation and should be positive, got {value}.")
+        raise DataError(f"{names[0]} is a standard deviation and should be positive, got {sigma}.")
     return sigma
 
 

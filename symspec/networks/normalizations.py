@@ -1,4 +1,4 @@
-"""Layers that shift and scale: by fixed or learned numbers, by those of the layer itself, by a spectrum's continuum."""
+"""Layers that shift and scale: by fixed or learned numbers, moments, or a continuum."""
 
 from __future__ import annotations
 
@@ -32,7 +32,9 @@ class _Norm(Layer):
 
 @dataclass(frozen=True, eq=False)
 class BatchNorm(_Norm):
-    r"""Batch normalisation as it acts after training: :math:`\gamma (x - m) / \sqrt{v + \epsilon} + \beta` by channel.
+    r"""Batch normalisation as it acts after training, by channel.
+
+    .. math:: y = \gamma (x - m) / \sqrt{v + \epsilon} + \beta
 
     The moments m and v, the moving averages of training, are fixed; gamma and beta are parameters.
 
@@ -96,7 +98,9 @@ class BatchNorm(_Norm):
 
 @dataclass(frozen=True, eq=False)
 class LayerNorm(_Norm):
-    r"""Zero mean and unit variance over the last axes: :math:`\gamma (x - m) / \sqrt{v + \epsilon} + \beta`.
+    r"""Zero mean and unit variance over the last axes.
+
+    .. math:: y = \gamma (x - m) / \sqrt{v + \epsilon} + \beta
 
     Parameters
     ----------
@@ -157,9 +161,11 @@ class MedianNormalize(Layer):
 
 @dataclass(frozen=True, eq=False)
 class ContinuumNormalize(Layer):
-    r"""Flux over a continuum fitted to it by linear least squares, within the network so that derivatives know of it.
+    r"""Flux over a continuum fitted to it by linear least squares.
 
     .. math:: y = x / (x P B)
+
+    It is done within the network, so that derivatives know of it.
 
     Parameters
     ----------

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 import pytensor.tensor as pt
+from pytensor.tensor import TensorVariable as Symbol
 
 from symspec.errors import DataError, ShapeError
 
-Symbol = pt.TensorVariable
 Shape = tuple[int, ...]  # of one star's numbers
 Params = Mapping[str, Symbol]  # by name of block
 
@@ -39,7 +39,7 @@ class Block:
 
 @dataclass(frozen=True)
 class LayerParams:
-    """The parameters of one layer, which stand one after the other in `theta`, as a matrix (in + bias, out).
+    """Parameters of one layer, neighbours in `theta`, as a matrix (in + bias, out).
 
     Attributes
     ----------
@@ -150,9 +150,9 @@ class ParamLayout:
         )
 
     def by_layer(self, values: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-        """Of one number or array a block: those of each layer's kernel, and of its bias; numbers where they are.
+        """Values of each layer's kernel and of its bias, from one number or array a block.
 
-        For a layer that is not factored the second has all, and the first is 0.
+        A layer that is not factored has all in the second, and 0 in the first.
         """
         out = {}
         for name, layer in self.layers.items():

@@ -106,7 +106,7 @@ class NormalPrior:
 
 
 def scaled_prior(net: Network, precision: float) -> dict[str, float]:
-    r"""Prior precisions by block that suit layers of any width: `precision` times the fan-in for kernels.
+    r"""Prior precisions by block for layers of any width: `precision` times the fan-in of kernels.
 
     With kernels drawn from :math:`W \sim \mathrm{Normal}(0, 1 / (\delta\, n_\mathrm{in}))` and
     biases from Normal(0, 1/delta) the activations keep their size from layer to layer (Neal 1996,

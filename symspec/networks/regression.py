@@ -1,13 +1,13 @@
-r"""Regression: a network with noise and prior, and its negative log posterior as one symbolic scalar.
+r"""Regression: a network with noise and prior, and its negative log posterior as a graph.
 
 .. math::
     U(\theta) = -\sum_n \log p(y_n \mid f(\theta, x_n))
-                + \sum_i \left[\tfrac12 \delta_i \theta_i^2 - \tfrac12 \log\delta_i + \tfrac12 \log 2\pi\right]
+                + \tfrac12 \sum_i \left[\delta_i \theta_i^2 - \log\delta_i + \log 2\pi\right]
 
 With normal noise of covariance S_n of the C_n labels that star n has (NaN = missing),
 
 .. math::
-    -\log p(y_n \mid f) = \tfrac12 |T_n (y_n - f)|^2 + \tfrac12 \log\det S_n + \tfrac{C_n}{2} \log 2\pi,
+    -\log p(y_n \mid f) = \tfrac12 \left[|T_n (y_n - f)|^2 + \log\det S_n + C_n \log 2\pi\right],
     \qquad T_n^T T_n = S_n^{-1},
 
 and delta_i is the prior precision of parameter i. Sums, never means, and all constants: U is minus
@@ -156,7 +156,7 @@ class Regression:
         return self.prior.build_negative_log(params)
 
     def add_prior(self, gradient: np.ndarray, theta: np.ndarray, weight: float) -> float:
-        """Add `weight` times the prior's gradient to `gradient` (param,); return as much of its U."""
+        """Add `weight` times the prior's gradient to `gradient` (param,); return that part of U."""
         return self.prior.add_gradient(gradient, theta, weight)
 
     def negative_log_prior_of_held(self, theta: np.ndarray, free: slice) -> float:

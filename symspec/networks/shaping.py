@@ -1,4 +1,4 @@
-"""Layers that move numbers without changing them, and those that join the outputs of several layers."""
+"""Layers that move numbers without changing them, and layers that join several outputs."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ class Slice(Layer):
 
 @dataclass(frozen=True, eq=False)
 class Identity(Layer):
-    """What comes in: a place to which other layers can refer."""
+    """The input itself: a place to which other layers can refer."""
 
     elementwise = True
 

@@ -1,8 +1,8 @@
-"""Sliding windows over positions, their adjoint, and the place of each window's largest number: PyTensor Ops.
+"""PyTensor Ops: sliding windows over positions, their adjoint, and the largest number of each.
 
 As slices, joins and paddings these would be dozens of nodes each, which take seconds to compile
 once they are differentiated twice. Axes for stars, labels or directions may stand before (position,
-channel). PyTensor's Numba linker learns of them when the first one is made, its JAX linker by
+channel). PyTensor's Numba linker knows them once the first one is made, its JAX linker after
 `register_jax`.
 """
 
@@ -100,7 +100,7 @@ class Slide(_Sliding):
 
 
 class Unslide(_Sliding):
-    """Adjoint of `Slide`: windows (window, size * channel) added up where they lie in an array (position, channel)."""
+    """Adjoint of `Slide`: windows (window, size * channel) add up to (position, channel)."""
 
     def make_node(self, g: Any) -> Apply:
         g = pt.as_tensor_variable(g)
@@ -135,7 +135,10 @@ class Unslide(_Sliding):
 
 
 class Largest(Op):
-    """Largest numbers along the last axis but one; of equal ones the first has the derivative; NaN stays NaN."""
+    """Largest numbers along the last axis but one; the first of equal ones has the derivative.
+
+    NaN stays NaN.
+    """
 
     __props__ = ()
 
@@ -159,7 +162,10 @@ class Largest(Op):
 
 
 class FirstLargest(Op):
-    """1 at the first of the largest numbers along the last axis but one, 0 elsewhere; where there is NaN, somewhere."""
+    """1 at the first of the largest numbers along the last axis but one, 0 elsewhere.
+
+    With NaN among them, the 1 is at any place.
+    """
 
     __props__ = ()
 
@@ -200,7 +206,7 @@ def _keep_axes_before(op: Op, node: Apply, x: Symbol) -> Apply:
 
 
 def _find_largest(x: np.ndarray) -> np.ndarray:
-    """Maximum along the last axis but one, half against half: NumPy's own reduction takes several times as long."""
+    """Maximum along the last axis but one, half against half: faster than NumPy's own reduction."""
     while (n := x.shape[-2]) > 1:
         half = n // 2
         largest = np.maximum(x[..., :half, :], x[..., half : 2 * half, :])
@@ -211,7 +217,7 @@ def _find_largest(x: np.ndarray) -> np.ndarray:
 
 
 def _fit(x: np.ndarray, before: int, length: int) -> np.ndarray:
-    """`x` (..., position, channel) with zeros before, cut or filled with zeros to so many positions."""
+    """`x` (..., position, channel) with zeros before, cut or filled with zeros to `length`."""
     if before == 0 and x.shape[-2] >= length:
         return x[..., :length, :]
     out = np.zeros((*x.shape[:-2], length, x.shape[-1]), x.dtype)
@@ -222,7 +228,7 @@ def _fit(x: np.ndarray, before: int, length: int) -> np.ndarray:
 
 @cache
 def register_numba() -> None:
-    """Teach PyTensor's Numba linker the Ops: loops, compiled."""
+    """Register the Ops with PyTensor's Numba linker: loops, compiled."""
     from pytensor.link.numba.dispatch.basic import numba_njit, register_funcify_default_op_cache_key
 
     loops: dict[type[Op], Callable[..., Any]] = {
@@ -239,7 +245,7 @@ def register_numba() -> None:
 
 @cache
 def register_jax() -> None:
-    """Teach PyTensor's JAX linker the Ops: slices of blocks, as NumPy has them."""
+    """Register the Ops with PyTensor's JAX linker: slices of blocks, as NumPy has them."""
     from pytensor.link.jax.dispatch import jax_funcify
 
     traces: dict[type[Op], Callable[..., Any]] = {
