@@ -18,7 +18,8 @@ from symspec.laplace.fit import fit_laplace
 from symspec.laplace.posterior import LaplacePosterior
 from symspec.networks.layers import Standardize, Unstandardize
 from symspec.networks.network import Network, mlp
-from symspec.networks.regression import Regression, scaled_prior
+from symspec.networks.prior import scaled_prior
+from symspec.networks.regression import Regression
 from symspec.safety.progress import Progress, show_progress
 from symspec.spectra.pixels import fill_flux
 from symspec.spectra.readers.read import read_spectra

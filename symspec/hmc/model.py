@@ -27,7 +27,9 @@ from symspec.hmc.subsets import (
 from symspec.hmc.whitening import Whitening, find_last_layer_whitening, find_whitening
 from symspec.inverse_hessian.last_layer import LastLayer
 from symspec.laplace.posterior import LaplacePosterior
-from symspec.networks.regression import LOG_2PI, Regression, Symbol
+from symspec.networks.noise import LOG_2PI, GaussianNoise, Noise
+from symspec.networks.params import Symbol
+from symspec.networks.regression import Regression
 from symspec.safety.stars import check_flux
 from symspec.spectra.selections import as_stars
 from symspec.spectra.spectra import Spectra
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     import pymc as pm
 
 MAX_NAMES = 1_000_000  # parameters that get a name each
+LABELS = ("star", "label")
 
 
 def pymc_model(
@@ -227,34 +230,65 @@ def _add_labels(part: Regression, f: Symbol, Y: np.ndarray, sigma: Symbol | None
     """The observed labels "y"; missing ones leave the density and are predicted like the others."""
     import pymc as pm
 
-    observed = np.isfinite(Y)
-    dims = ("star", "label")
-    labels = pm.Data("labels", np.where(observed, Y, 0.0), dims=dims)
-    full = part.has_full_noise and sigma is None
-    sigma = part.sigma_noise if sigma is None else sigma
-    words = {"observed": labels, "shape": f.shape, "dims": dims}
-    if full:
-        chol = np.linalg.cholesky(part.noise_covariance)
-    if observed.all():
-        return (
-            pm.MvNormal("y", f, chol=chol, **words) if full else pm.Normal("y", f, sigma, **words)
-        )
-    mask = pm.Data("observed", observed.astype(np.float64), dims=dims)
+    is_observed = np.isfinite(Y)
+    labels = pm.Data("labels", np.where(is_observed, Y, 0.0), dims=LABELS)
+    mask = None
+    if not is_observed.all():
+        mask = pm.Data("observed", is_observed.astype(np.float64), dims=LABELS)
+    noise = part.noise
+    if sigma is None and isinstance(noise, GaussianNoise) and not noise.is_full:
+        sigma = noise.sigma
+    if sigma is None:
+        return _add_label_vectors(noise, f, labels, mask)
+    if mask is None:
+        return pm.Normal("y", f, sigma, observed=labels, shape=f.shape, dims=LABELS)
 
-    def by_label(value: Symbol, f: Symbol, sigma: Symbol) -> Symbol:
+    def logp(value: Symbol, f: Symbol, sigma: Symbol) -> Symbol:
         return mask * pm.logp(pm.Normal.dist(f, sigma), value)
 
-    def by_star(value: Symbol, f: Symbol) -> Symbol:
-        return part.log_likelihood(f, pt.switch(pt.neq(mask, 0.0), value, np.nan))
+    return pm.CustomDist(
+        "y",
+        f,
+        sigma,
+        logp=logp,
+        dist=lambda f, sigma, size: pm.Normal.dist(f, sigma, size=size),
+        observed=labels,
+        shape=f.shape,
+        dims=LABELS,
+    )
 
-    if full:
-        words |= {
-            "dist": lambda f, size: pm.MvNormal.dist(f, chol=chol, size=size),
-            "signature": "(c)->(c)",
-        }
-        return pm.CustomDist("y", f, logp=by_star, **words)
-    words |= {"dist": lambda f, sigma, size: pm.Normal.dist(f, sigma, size=size)}
-    return pm.CustomDist("y", f, sigma, logp=by_label, **words)
+
+def _add_label_vectors(noise: Noise, f: Symbol, labels: Symbol, mask: Symbol | None) -> Symbol:
+    """Labels "y" whose density is one of all labels of a star, by PyMC's own distribution if it has it."""
+    import pymc as pm
+
+    def logp(value: Symbol, f: Symbol) -> Symbol:
+        known = value if mask is None else pt.switch(pt.neq(mask, 0.0), value, np.nan)
+        return noise.log_likelihood(f, known)
+
+    def random(f: np.ndarray, rng: np.random.Generator, size: tuple[int, ...]) -> np.ndarray:
+        return noise.draw(np.broadcast_to(f, (*size, f.shape[-1])), rng)
+
+    dist = None
+    if isinstance(noise, GaussianNoise):
+        chol = np.linalg.cholesky(noise.covariance)
+        if mask is None:
+            return pm.MvNormal("y", f, chol=chol, observed=labels, shape=f.shape, dims=LABELS)
+
+        def dist(f: Symbol, size: Symbol) -> Symbol:
+            return pm.MvNormal.dist(f, chol=chol, size=size)
+
+    return pm.CustomDist(
+        "y",
+        f,
+        logp=logp,
+        dist=dist,
+        random=None if dist else random,
+        signature="(c)->(c)",
+        observed=labels,
+        shape=f.shape,
+        dims=LABELS,
+    )
 
 
 def _put_numbers(
@@ -267,16 +301,12 @@ def _put_numbers(
         prior = {name: 1.0 if name in symbols else value for name, value in prior_precision.items()}
     else:
         prior = reg.prior_precision if prior_precision is None or symbols else prior_precision
-    noise = (
-        {"noise_covariance": reg.noise_covariance}
-        if reg.has_full_noise
-        else {"sigma_noise": reg.sigma_noise}
-    )
     if sigma_noise is not None and not isinstance(sigma_noise, Variable):
-        noise = {"sigma_noise": sigma_noise}
+        numbers = Regression(reg.net, sigma_noise=sigma_noise, prior_precision=prior)
+        return numbers, symbols
     if sigma_noise is None and prior is reg.prior_precision:
         return reg, symbols
-    return Regression(reg.net, prior_precision=prior, **noise), symbols
+    return Regression(reg.net, noise=reg.noise, prior_precision=prior), symbols
 
 
 def _find_prior_sds(

@@ -16,7 +16,7 @@ import pytensor.tensor as pt
 
 from symspec.inverse_hessian.interface import Factor
 from symspec.laplace.posterior import LaplacePosterior
-from symspec.networks.regression import Symbol
+from symspec.networks.params import Symbol
 
 
 @dataclass(frozen=True, eq=False)

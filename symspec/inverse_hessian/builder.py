@@ -126,7 +126,7 @@ class InverseBuilder:
         """Whitened tangents of the labelled training stars, or of some of them, block by block."""
         return TangentStream(
             lambda some: self.tangents(theta, self.X[some]),
-            self.reg.whiteners(self.observed),
+            self.reg.noise.of_stars(self.Y).whiteners,
             self.reg.net.n_params,
             self.memory / 3,
             self.labelled if stars is None else stars,

@@ -25,6 +25,7 @@ from symspec.inverse_hessian.interface import (
 from symspec.inverse_hessian.low_rank import NEGLIGIBLE, LowRankInverse
 from symspec.inverse_hessian.primal import PrimalInverse
 from symspec.networks.network import Network
+from symspec.networks.noise import StarNoise
 from symspec.networks.regression import Regression
 
 MAX_BYTES = 4 * 2**30  # of all directions
@@ -46,9 +47,8 @@ class DualInverse(InverseHessian):
         Of the training stars.
     variance : dict of str to float or numpy.ndarray
         Prior variance of each block, the diagonal of Lambda^-1.
-    observed : numpy.ndarray of bool, shape (star, label)
-        Which labels the training stars have.
-    noise_covariance : numpy.ndarray, shape (label, label)
+    noise : StarNoise
+        Of the training stars; its covariances make the diagonal blocks of S.
     cholesky : numpy.ndarray, optional
         L, if it is known already.
     is_subset : bool, default False
@@ -65,8 +65,7 @@ class DualInverse(InverseHessian):
         self,
         tangents: Tangents,
         variance: dict[str, Any],
-        observed: np.ndarray,
-        noise_covariance: np.ndarray,
+        noise: StarNoise,
         cholesky: np.ndarray | None = None,
         *,
         is_subset: bool = False,
@@ -76,15 +75,12 @@ class DualInverse(InverseHessian):
         self.is_complete = not is_subset
         self.tangents = tangents
         self.variance = variance
-        self.observed = np.asarray(observed, bool)
-        self.noise_covariance = noise_covariance
+        self.noise = noise
+        self.observed = noise.observed
         self._variance_vector = tangents.layout.expand(variance)
         self.rows = np.flatnonzero(self.observed.T)  # label-major, as `Tangents.gram` orders them
-        self._log_det_noise = _log_det_noise(self.observed, noise_covariance)
         if cholesky is None:
-            cholesky = factorize_kernel(
-                tangents.gram(tangents, variance), self.observed, noise_covariance
-            )
+            cholesky = factorize_kernel(tangents.gram(tangents, variance), noise)
         self.cholesky = cholesky
 
     @classmethod
@@ -104,13 +100,12 @@ class DualInverse(InverseHessian):
         cls, problem: Problem, theta: np.ndarray, stars: np.ndarray | slice
     ) -> DualInverse:
         """From some of the training stars."""
-        observed = problem.observed[stars]
+        noise = problem.reg.noise.of_stars(problem.Y[stars])
         return cls(
             problem.tangents(theta, problem.X[stars]),
             _invert_prior(problem.reg),
-            observed,
-            problem.reg.noise_covariance,
-            is_subset=bool(observed.sum() < problem.observed.sum()),
+            noise,
+            is_subset=bool(noise.observed.sum() < problem.observed.sum()),
         )
 
     @classmethod
@@ -121,14 +116,8 @@ class DualInverse(InverseHessian):
         is_subset = False
         if "is_subset" in reader.find(place):
             is_subset = bool(reader.array(f"{place}/is_subset", (), kind=bool))
-        return cls(
-            tangents,
-            _invert_prior(reg),
-            observed,
-            reg.noise_covariance,
-            cholesky,
-            is_subset=is_subset,
-        )
+        noise = reg.noise.of_stars(np.where(observed, 0.0, np.nan))
+        return cls(tangents, _invert_prior(reg), noise, cholesky, is_subset=is_subset)
 
     def _matmat(self, V: np.ndarray) -> np.ndarray:
         V = V * self._variance_vector[:, None]
@@ -155,15 +144,14 @@ class DualInverse(InverseHessian):
     def logdet(self) -> float:
         log_det_prior = -float(np.log(self._variance_vector).sum())
         log_det_kernel = 2.0 * float(np.log(np.diag(self.cholesky)).sum())
-        return -log_det_prior - log_det_kernel + self._log_det_noise
+        return -log_det_prior - log_det_kernel + self.noise.log_det
 
     def draw(self, n_draws: int, rng: np.random.Generator) -> np.ndarray:
         """Draws by Matheron's rule: prior draws, each conditioned on data simulated from it."""
         out = np.empty((n_draws, self.shape[0]))
-        noise_root = np.linalg.cholesky(self.noise_covariance)
         for k in range(n_draws):
             theta = np.sqrt(self._variance_vector) * rng.normal(size=self.shape[0])
-            noise = (rng.normal(size=self.observed.shape) @ noise_root.T).T.ravel()[self.rows]
+            noise = self.noise.draw(rng).T.ravel()[self.rows]
             gain = self._tangent_transposed(self._solve_M(self._tangent(theta) + noise))
             out[k] = theta - self._variance_vector * gain
         return out
@@ -202,7 +190,7 @@ class DualInverse(InverseHessian):
                 ' options={"rank": 200}, or "kronecker".'
             )
         precision = reg.prior_precision_vector()
-        tangents = self.tangents.whiten(reg.whiteners(self.observed))
+        tangents = self.tangents.whiten(self.noise.whiteners)
         values, vectors = eigh(tangents.gram(tangents, self.variance))
         values = values[::-1]
         vectors = vectors[:, ::-1]
@@ -218,7 +206,7 @@ class DualInverse(InverseHessian):
         if not self.is_complete:
             return super().of_last_layer(reg)
         layer, free = find_last_layer(reg.net.layout)
-        whitened = self.tangents.whiten(reg.whiteners(self.observed))
+        whitened = self.tangents.whiten(self.noise.whiteners)
         J = whitened.of_layer(layer).dense().reshape(self.observed.size, -1)
         return PrimalInverse.factorize(J.T @ J + np.diag(reg.prior_precision_vector()[free]))
 
@@ -306,9 +294,7 @@ def _invert_prior(reg: Regression) -> dict[str, Any]:
     return {name: 1 / np.asarray(p) for name, p in reg.prior_precision.items()}
 
 
-def factorize_kernel(
-    K: np.ndarray, observed: np.ndarray, noise_covariance: np.ndarray
-) -> np.ndarray:
+def factorize_kernel(K: np.ndarray, noise: StarNoise) -> np.ndarray:
     """Lower Cholesky factor of K + S over the observed (label, star) rows; K is overwritten.
 
     Raises
@@ -316,14 +302,14 @@ def factorize_kernel(
     DataError
         The kernel is not finite.
     """
-    N, C = observed.shape
+    N, C = noise.observed.shape
     M = K.reshape(C, N, C, N)
     stars = np.arange(N)
     for c in range(C):
         for d in range(C):
-            M[c, stars, d, stars] += noise_covariance[c, d]
-    if not observed.all():
-        rows = np.flatnonzero(observed.T)
+            M[c, stars, d, stars] += noise.covariance[..., c, d]
+    if not noise.observed.all():
+        rows = np.flatnonzero(noise.observed.T)
         K = K[np.ix_(rows, rows)]
     # the transpose is Fortran-ordered, so that LAPACK works in place; K is symmetric
     factor, info = dpotrf(K.T, lower=1, clean=1, overwrite_a=1)
@@ -334,13 +320,3 @@ def factorize_kernel(
             " not hold; standardise them."
         )
     return factor
-
-
-def _log_det_noise(observed: np.ndarray, noise_covariance: np.ndarray) -> float:
-    patterns, counts = np.unique(observed, axis=0, return_counts=True)
-    return float(
-        sum(
-            n * np.linalg.slogdet(noise_covariance[np.ix_(o, o)])[1]
-            for o, n in zip(patterns, counts, strict=True)
-        )
-    )

@@ -20,8 +20,9 @@ from symspec.derivatives.tangent_stream import TangentStream
 from symspec.derivatives.tangents import Tangents
 from symspec.errors import OptionError
 from symspec.networks.network import Network
+from symspec.networks.noise import LOG_2PI
 from symspec.networks.params import ParamLayout
-from symspec.networks.regression import LOG_2PI, Regression
+from symspec.networks.regression import Regression
 from symspec.safety.checkpoint import Checkpoint
 
 if TYPE_CHECKING:

@@ -157,10 +157,8 @@ def split_last_layer(reg: Regression, theta: np.ndarray) -> LastLayer:
         b.name: reg.prior_precision[f"{name}/{b.name.partition('/')[2]}"]
         for b in head.layout.blocks
     }
-    noise: dict[str, Any] = {"sigma_noise": reg.sigma_noise}
-    if reg.has_full_noise:
-        noise = {"noise_covariance": reg.noise_covariance}
-    return LastLayer(Regression(head, prior_precision=prior, **noise), free, net, theta)
+    part = Regression(head, noise=reg.noise, prior_precision=prior)
+    return LastLayer(part, free, net, theta)
 
 
 def _last_with_parameters(net: Network) -> int:

@@ -99,7 +99,7 @@ def fit_laplace(
         prior = reg.prior_precision
         how = {"structure": structure, "curvature": curvature, "memory": memory, "options": options}
         passes = {"backend": backend, "dtype": dtype}
-        fingerprint = find_fingerprint(theta, X, Y, reg.noise_covariance, prior, how, passes)
+        fingerprint = find_fingerprint(theta, X, Y, reg.noise.identity(), prior, how, passes)
     with show_progress(progress) as show:
         builder = InverseBuilder(
             reg,

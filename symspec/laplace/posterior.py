@@ -235,7 +235,7 @@ class LaplacePosterior:
     ) -> Prediction:
         """Total errors and flags of stars whose labels and covariances are computed."""
         net = self.reg.net
-        noise_cov = np.broadcast_to(self.reg.noise_covariance, computed["model"].shape).copy()
+        noise_cov = self.reg.noise.predict(computed["labels"])
         total_cov = computed["model"] + computed["flux"] + noise_cov
         n_bad = np.zeros(len(X), int) if ivar is None else np.count_nonzero(ivar == 0, axis=1)
         snr = find_snr(X, ivar)

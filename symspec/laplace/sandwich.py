@@ -89,5 +89,5 @@ def _weigh_residuals(laplace: LaplacePosterior, X: np.ndarray, Y: np.ndarray) ->
     """S_n^-1 r_n (star, label) over the observed labels, zero elsewhere."""
     observed = ~np.isnan(Y)
     residuals = np.where(observed, Y - laplace.predict_labels(X), 0.0)
-    T = laplace.reg.whiteners(observed)
+    T = laplace.reg.noise.of_stars(Y).whiteners
     return np.einsum("nec,ned,nd->nc", T, T, residuals)

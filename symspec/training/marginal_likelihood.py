@@ -27,7 +27,8 @@ from scipy.sparse.linalg import LinearOperator, cg
 from symspec.derivatives import compiled, weighted_sums
 from symspec.inverse_hessian.builder import InverseBuilder
 from symspec.inverse_hessian.interface import InverseHessian, log_evidence
-from symspec.networks.regression import LOG_2PI, Regression
+from symspec.networks.noise import LOG_2PI
+from symspec.networks.regression import Regression
 from symspec.training.hyperparameters import Hyperparameters
 from symspec.training.newton import PolishResult, minimize_by_newton
 
@@ -102,11 +103,10 @@ class MarginalLikelihood:
     def _stand_at(self, h: np.ndarray, reg: Regression) -> None:
         self.h = h
         self.reg = reg
-        T = reg.whiteners(self.observed)
-        self.weights = np.matmul(T.transpose(0, 2, 1), T)
-        self._log_det_noise = -2 * float(
-            np.log(np.diagonal(T, axis1=1, axis2=2)[self.observed]).sum()
-        )
+        noise = reg.noise.of_stars(self.builder.Y)
+        self.weights = noise.weights
+        diagonals = np.diagonal(noise.whiteners, axis1=1, axis2=2)
+        self._log_det_noise = -2 * float(np.log(diagonals[self.observed]).sum())
 
     def at(self, h: np.ndarray) -> MarginalLikelihood:
         """The same at other hyperparameters h (entry,)."""
