@@ -11,14 +11,14 @@ from symspec.errors import DataError
 
 
 def as_float_array(
-    value: ArrayLike, name: str, *, dtype: DTypeLike | None = np.float64
+    value: ArrayLike | None, name: str, *, dtype: DTypeLike | None = np.float64
 ) -> np.ndarray:
     """Turn numbers into a float array; refuse whatever NumPy would have to guess about.
 
     Parameters
     ----------
     value : array_like
-        Integers or floats, of any shape.
+        Integers or floats, of any shape; None is refused in words, as every other object.
     name : str
         The caller's name for it, used in the error.
     dtype : numpy dtype or None, default float64
