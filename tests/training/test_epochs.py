@@ -267,7 +267,7 @@ def test_dropout_on_the_input_is_a_ridge():
 def test_ctrl_c_returns_the_best_weights_so_far(linear, stars, monkeypatch):
     settings = {"batch_size": 10, "learning_rate": 0.01, "progress": False, "dtype": "float64"}
     expected = train(linear, *stars, epochs=3, rng=rng(), **settings)
-    interrupt_after(3 * 4 + 2)  # four batches an epoch: in the middle of the fourth epoch
+    interrupt_after(monkeypatch, 3 * 4 + 2)  # four batches an epoch: in the middle of the fourth epoch
     fit = train(linear, *stars, epochs=9, rng=rng(), **settings)
     assert (fit.stopped, fit.epochs_run, fit.best_epoch) == ("interrupted", 3, 3)
     np.testing.assert_array_equal(fit.theta, expected.theta)
