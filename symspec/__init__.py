@@ -114,6 +114,7 @@ from symspec.networks import (
     Dropout,
     Flatten,
     From,
+    GaussianNoise,
     GlobalAveragePool1D,
     Identity,
     Layer,
@@ -173,6 +174,7 @@ __all__ = [
     "fold_batch_norm",
     # the model
     "Regression",
+    "GaussianNoise",
     "scaled_prior",
     "prior_precision_from_weight_decay",
     # compiled functions

@@ -1,6 +1,6 @@
-"""The exception tree: every error of symspec's own is a `SymspecError` and the fitting builtin.
+"""The exception tree: every error of symspec is a `SymspecError` and the fitting builtin.
 
-A message says what was expected, what came, and what to do. Numbers a program may want are
+A message says what was expected, what came, and what to do. Numbers that a program may want are
 attributes.
 """
 
@@ -21,23 +21,23 @@ class ShapeError(SymspecError, ValueError):
 
 
 class DataError(SymspecError, ValueError):
-    """An array has the right shape and unusable values (NaN flux, negative ivar, ragged rows, ...)."""
+    """An array has unusable values (NaN flux, negative ivar, ragged rows, ...)."""
 
 
 class OptionError(SymspecError, ValueError):
-    """A word or number given as an option is not one of those that are understood."""
+    """An option is not one of the words, or out of the range, allowed."""
 
 
 class FileFormatError(SymspecError, ValueError):
-    """A file is truncated, foreign, or lacks something that it should hold."""
+    """A file is truncated, foreign, or incomplete."""
 
 
 class MissingDependencyError(SymspecError, ImportError):
-    """An optional package is needed for what was asked; the message names the extra that brings it."""
+    """An optional package is not installed; the message names the extra that brings it."""
 
 
 class TooLargeError(SymspecError, MemoryError):
-    """The problem asked for does not fit in the memory given."""
+    """The problem does not fit in the memory given."""
 
 
 class NotPositiveDefiniteError(SymspecError, ArithmeticError):
@@ -73,11 +73,11 @@ class NotAtMinimumWarning(UserWarning):
 
 
 class EdgeOfRangeWarning(UserWarning):
-    """A hyperparameter went as far as it may: the evidence has no maximum within reach of the start."""
+    """A hyperparameter ended at the edge of its range: the evidence has no maximum inside."""
 
 
 class DivergedError(SymspecError, ArithmeticError):
-    """The loss or the weights are no finite numbers any more: the steps were too long.
+    """The loss or the weights became infinite or NaN: the steps were too long.
 
     Attributes
     ----------
@@ -91,4 +91,4 @@ class DivergedError(SymspecError, ArithmeticError):
 
 
 class FileKeptError(SymspecError, FileExistsError):
-    """A file lies where another should be written, and nobody said to overwrite it."""
+    """There is a file where another should be written, and it may not be overwritten."""

@@ -43,7 +43,7 @@ ONLY = {
     "matplotlib": "reports",
     "typer": "cli",
     "onnx": "files.importers.onnx",
-    "rich": "safety training reports cli",
+    "rich": "safety reports cli",
     "astropy": "spectra spectra.readers spectra.readers.fits files reports",
     "h5py": "safety files files.importers.keras",
 }

@@ -19,18 +19,14 @@ from symspec.cli.options import (
     parse_reading,
 )
 from symspec.cli.steps import read_labelled_spectra
-from symspec.errors import DataError
 from symspec.files.archives import read_regression
 from symspec.laplace.audit import AUDITED, audit_structures
-from symspec.networks.network import Network
 from symspec.reports.plots import plot_structure_audit, save_figure
 from symspec.reports.star_tables import STAR_TABLE_SUFFIXES, write_audit
 from symspec.reports.tables import open_console, print_audit, print_written
 from symspec.spectra.grids import check_grid
 from symspec.spectra.pixels import fill_bad_pixels, fill_flux
 from symspec.spectra.readers.read import read_spectra
-from symspec.spectra.selections import match_labels
-from symspec.spectra.spectra import Spectra
 
 EXAMPLES = (
     "Examples: [bold]symspec audit model.h5 stars.h5 --sample new.h5 --plot audit.png[/]\n\n"
@@ -84,7 +80,6 @@ def audit(
     reading = parse_reading(uncertainty, read)
     stars = read_labelled_spectra(spectra, reg.net.label_names, reading)
     check_grid(reg.net, stars, str(spectra))
-    labels = _find_labels(reg.net, stars)
     flux = fill_flux(stars)
     if sample is None:
         chosen = np.sort(np.random.default_rng(0).permutation(len(stars))[:n_sample])
@@ -97,9 +92,8 @@ def audit(
     result = audit_structures(
         reg,
         theta,
-        flux,
-        labels,
-        compared,
+        stars,
+        X_sample=compared,
         structures=structure or AUDITED,
         memory=memory,
     )
@@ -111,21 +105,3 @@ def audit(
     if plot is not None:
         figure = plot_structure_audit(result)[0].figure
         print_written(console, "figure", save_figure(figure, plot))
-
-
-def _find_labels(net: Network, stars: Spectra) -> np.ndarray:
-    """Labels (star, label) that the network was trained on.
-
-    Raises
-    ------
-    DataError
-        The spectra lack some.
-    """
-    labels = match_labels(stars, net.label_names)
-    if labels is None or np.isnan(labels).all(axis=0).any():
-        raise DataError(
-            f"the spectra should have the labels {', '.join(net.label_names)} that the network"
-            f" was trained on, got {', '.join(stars.label_names) or 'none'}: give the file that"
-            " it was trained on."
-        )
-    return labels

@@ -63,7 +63,7 @@ DemoFolder = Annotated[Path, typer.Option(help="Folder for the catalogue and the
 def demo(
     output: DemoFolder = Path("symspec-demo"),
     folds: Annotated[int, typer.Option(min=2, help="Folds of the cross-validation.")] = 5,
-    seed: Annotated[int, typer.Option(min=0, help="Of the folds and the first weights.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the folds and the first weights.")] = 0,
 ) -> None:
     """Train on real stars, and predict each, with error bars, by a network that never saw it."""
     result = run_demo(output, folds=folds, seed=seed, progress=True)

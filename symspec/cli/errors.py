@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numpy as np
 import typer
 from rich.markup import escape
 
@@ -123,7 +124,7 @@ def _calibrate(
 ) -> ErrorCalibration:
     stars = read_labelled_spectra(path, laplace.reg.net.label_names, reading)
     prediction = laplace.predict(fit_to_network(laplace.reg.net, stars, resample))
-    return calibrate_errors(prediction, stars.labels, source=path.name)
+    return calibrate_errors(prediction, np.asarray(stars.labels), source=path.name)
 
 
 def _print_survey(survey: Survey, name: str, calibration: ErrorCalibration | None) -> None:

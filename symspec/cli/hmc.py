@@ -77,38 +77,48 @@ CheckedModel = Annotated[
 ]
 
 
+NCheck = Annotated[int, typer.Option(min=1, help="Stars to compare on, at most.")]
+NDraws = Annotated[int, typer.Option(help="Draws kept of each chain.")]
+NTune = Annotated[int, typer.Option(help="Draws for adaptation, of each chain.")]
+NChains = Annotated[int, typer.Option(help="Chains, side by side.")]
+Sampler = Annotated[
+    str, typer.Option(help="nutpie, pymc, numpyro, blackjax; auto: nutpie if there.")
+]
+TargetAccept = Annotated[
+    float | None,
+    typer.Option(min=0.5, max=0.999, help="Nearer 1: fewer divergences. By default 0.95."),
+]
+ThetaEvery = Annotated[
+    int,
+    typer.Option(min=0, help="Thinning of the weights kept: 10 keeps every tenth draw; 0 none."),
+]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of the chains.")]
+TrainSeed = Annotated[
+    int, typer.Option(min=0, help="The --seed of 'symspec train', which set stars aside.")
+]
+MaxHours = Annotated[float, typer.Option(help="Refuse what would take longer.")]
+
+
 def hmc(
     model: ModelFile,
     spectra: SpectraFile,
     output: Draws,
     check: Check = None,
-    n_check: Annotated[int, typer.Option(min=1, help="Stars to compare on, at most.")] = 200,
+    n_check: NCheck = 200,
     subset: SubsetName = "all",
-    draws: Annotated[int, typer.Option(help="Draws kept of each chain.")] = 1000,
-    tune: Annotated[int, typer.Option(help="Draws for adaptation, of each chain.")] = 1000,
-    chains: Annotated[int, typer.Option(help="Chains, side by side.")] = 4,
-    sampler: Annotated[
-        str, typer.Option(help="nutpie, pymc, numpyro, blackjax; auto: nutpie if there.")
-    ] = "auto",
-    target_accept: Annotated[
-        float | None,
-        typer.Option(min=0.5, max=0.999, help="Nearer 1: fewer divergences. By default 0.95."),
-    ] = None,
-    theta_every: Annotated[
-        int,
-        typer.Option(
-            min=0, help="Thinning of the weights kept: 10 keeps every tenth draw; 0 none."
-        ),
-    ] = 1,
-    seed: Annotated[int, typer.Option(min=0, help="Of the chains.")] = 0,
+    draws: NDraws = 1000,
+    tune: NTune = 1000,
+    chains: NChains = 4,
+    sampler: Sampler = "auto",
+    target_accept: TargetAccept = None,
+    theta_every: ThetaEvery = 1,
+    seed: Seed = 0,
     validation: Validation = 0.1,
-    train_seed: Annotated[
-        int, typer.Option(min=0, help="The --seed of 'symspec train', which set stars aside.")
-    ] = 0,
+    train_seed: TrainSeed = 0,
     table: Table = None,
     plots: Plots = None,
     checked_model: CheckedModel = None,
-    max_hours: Annotated[float, typer.Option(help="Refuse what would take longer.")] = 24.0,
+    max_hours: MaxHours = 24.0,
     uncertainty: Uncertainty = None,
     read: Reading = None,
     overwrite: Overwrite = False,
@@ -127,25 +137,15 @@ def hmc(
     if check is not None:
         sample = read_spectra(check, **reading)
         check_grid(laplace.reg.net, sample, str(check))
-    sample = sample[pick_evenly(len(sample), n_check)]
-    flux = fill_bad_pixels(sample.flux, sample.ivar, laplace.flux_mean)
-    chains_of_draws = run_hmc(
-        laplace.reg,
-        fill_flux(training),
-        training.labels,
-        laplace=laplace,
-        X_check=flux,
-        subset=int(subset) if subset.isdigit() else subset,
-        n_draws=draws,
-        n_tune=tune,
-        n_chains=chains,
-        seed=seed,
-        sampler=sampler,
-        target_accept=target_accept,
-        theta_every=theta_every,
-        max_hours=max_hours,
-    )
-    outputs.write(laplace, chains_of_draws, flux, sample.ids)
+    some = sample[pick_evenly(len(sample), n_check)]
+    flux = fill_bad_pixels(some.flux, some.ivar, laplace.flux_mean)
+    sampled = run_hmc(
+        laplace.reg, training, laplace=laplace, X_check=flux,
+        subset=int(subset) if subset.isdigit() else subset, n_draws=draws, n_tune=tune,
+        n_chains=chains, seed=seed, sampler=sampler, target_accept=target_accept,
+        theta_every=theta_every, max_hours=max_hours,
+    )  # fmt: skip
+    outputs.write(laplace, sampled, flux, some.ids)
 
 
 def _find_training_stars(

@@ -46,7 +46,7 @@ def jacobian(
     output: JacobianOutput,
     plot: Plot = None,
     dtype: Annotated[
-        Literal["float64", "float32"], typer.Option(help="Of the numbers.")
+        Literal["float64", "float32"], typer.Option(help="Precision of the numbers.")
     ] = "float64",
     compression: Annotated[
         Literal["gzip", "none"],

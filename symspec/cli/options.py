@@ -71,7 +71,7 @@ def check_output(
     overwrite : bool
         Whether an existing file may be replaced.
     suffixes : tuple of str or None
-        Those of the formats that can be written; None: those of figures.
+        Suffixes of the formats that can be written; None: those of figures.
     *inputs : Path
         Files that should not be overwritten, and folders of spectra.
     """

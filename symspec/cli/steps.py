@@ -18,7 +18,8 @@ from symspec.laplace.fit import fit_laplace
 from symspec.laplace.posterior import LaplacePosterior
 from symspec.networks.layers import Standardize, Unstandardize
 from symspec.networks.network import Network, mlp
-from symspec.networks.regression import Regression, scaled_prior
+from symspec.networks.prior import scaled_prior
+from symspec.networks.regression import Regression
 from symspec.safety.progress import Progress, show_progress
 from symspec.spectra.pixels import fill_flux
 from symspec.spectra.readers.read import read_spectra
@@ -47,7 +48,7 @@ def read_labelled_spectra(
     label_names : sequence of str, optional
         Labels to read, in this order; by default all that are known.
     options : dict
-        Of `symspec.read_spectra`.
+        Options of `symspec.read_spectra`.
 
     Raises
     ------

@@ -22,7 +22,7 @@ from symspec.cli.options import (
 )
 from symspec.errors import TooLargeError
 from symspec.files.archives import write_laplace
-from symspec.inverse_hessian.choice import check_structure, choose_structure
+from symspec.inverse_hessian.choice import INVERSES, check_structure, choose_structure
 from symspec.networks.regression import Regression
 from symspec.reports.contents import print_trained
 from symspec.reports.tables import open_console, print_written
@@ -66,7 +66,7 @@ def train(
     activation: Annotated[str, typer.Option(help="tanh, relu, softplus, gelu, ...")] = "tanh",
     epochs: Annotated[int, typer.Option(min=1, help="Passes of Adam through the stars.")] = 200,
     batch_size: Annotated[int, typer.Option(min=1, help="Stars in a step.")] = 64,
-    learning_rate: Annotated[float, typer.Option(min=0, help="Of Adam.")] = 1e-3,
+    learning_rate: Annotated[float, typer.Option(min=0, help="Learning rate of Adam.")] = 1e-3,
     validation: Validation = 0.1,
     tune: Tune = True,
     sigma_noise: SigmaNoise = None,
@@ -74,9 +74,9 @@ def train(
     label: Labels = None,
     uncertainty: Uncertainty = None,
     read: Reading = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of first weights, shares and batches.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of first weights, split and batches.")] = 0,
     structure: Annotated[
-        str, typer.Option(help="Of the inverse Hessian: auto is exact; kronecker, ...")
+        str, typer.Option(help="Structure of the inverse Hessian: auto is exact; kronecker, ...")
     ] = "auto",
     memory: Memory = "8GB",
     overwrite: Overwrite = False,
@@ -127,7 +127,8 @@ def _check_tunable(reg: Regression, spectra: Spectra, structure: str, memory: st
     if structure != "auto":
         return
     n_rows = int(np.count_nonzero(~np.isnan(np.asarray(spectra.labels))))
-    if choose_structure(reg.net, n_rows, memory=memory).structure == "krylov":
+    chosen = choose_structure(reg.net, n_rows, memory=memory).structure
+    if not INVERSES[chosen].has_evidence_gradient:
         raise TooLargeError(
             f"tuning takes an exact inverse Hessian, which should fit in {memory}, but"
             f" {reg.net.n_params:,} weights and {n_rows:,} labels do not: give more --memory,"

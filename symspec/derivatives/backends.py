@@ -1,4 +1,4 @@
-"""Graphs to callables: the only module that calls `pytensor.function`, and where the backend is chosen."""
+"""Graphs to callables: the choice of the backend, and the only call of `pytensor.function`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pytensor.tensor.elemwise import Elemwise
 
 from symspec.errors import MissingDependencyError, OptionError
 from symspec.networks.windows import register_jax
-from symspec.safety.checks import check_choice
+from symspec.safety.options import check_choice
 
 BACKENDS = ("auto", "numpy", "c", "numba", "jax")
 BEFORE_INPLACE = 49  # place of a rewrite among PyTensor's
@@ -90,7 +90,7 @@ def find_mode(backend: str, dtype: str) -> Any:
 
 @node_rewriter([pt.mul])
 def rectify(fgraph: Any, node: Any) -> list[Any] | None:
-    """Take max(x, 0) for x times its mask x > 0: one pass over memory in place of three, where nothing is fused."""
+    """Replace x times its mask x > 0 by max(x, 0): unfused, one pass over memory, not three."""
     if len(node.inputs) != 2:
         return None
     for x, mask in (node.inputs, node.inputs[::-1]):
@@ -106,7 +106,7 @@ def rectify(fgraph: Any, node: Any) -> list[Any] | None:
 
 @node_rewriter([pt.softplus])
 def write_out_softplus(fgraph: Any, node: Any) -> list[Any]:
-    """Take functions that NumPy has for softplus, which is a Python call for each number where nothing is compiled."""
+    """Replace softplus, uncompiled a Python call for each number, by functions of NumPy's."""
     (x,) = node.inputs
     return [_take_positive(x) + pt.log1p(pt.exp(-pt.abs(x)))]
 
@@ -117,7 +117,9 @@ def _take_positive(x: Any) -> Any:
 
 def _check_jax_precision(dtype: str) -> None:
     import jax
-    import pytensor.link.jax.dispatch  # noqa: F401  (sets jax_enable_x64 from floatX, once for the process)
+
+    # sets jax_enable_x64 from floatX, once for the process
+    import pytensor.link.jax.dispatch  # noqa: F401
 
     if dtype == "float64" and not jax.config.jax_enable_x64:
         raise OptionError(

@@ -19,12 +19,13 @@ from symspec.derivatives.functions import (
     ObjectiveFunction,
     PerStarFunction,
     SumFunction,
-    _symbols,
     check_square_fits,
+    declare_symbols,
 )
 from symspec.networks.network import Network, dropout_layers
+from symspec.networks.params import Params, Shape, Symbol
 from symspec.networks.regression import Regression
-from symspec.safety.checks import check_choice
+from symspec.safety.options import check_choice
 
 BAND_COPIES = 16  # of a convolution's entries in the matrix that it is computed by
 
@@ -79,17 +80,17 @@ def compile_jacobian(
 def compile_tangent_factors(
     net: Network, *, backend: str = "auto", dtype: str = "float64"
 ) -> PerStarFunction:
-    """Compile the factors of df/dtheta: `fn(theta, X)` -> a list, inputs (star, in) and then cotangents.
+    """Compile the factors of df/dtheta: `fn(theta, X)` -> a list, inputs and then cotangents.
 
-    Inputs are those of the layers of `net.dense_shapes`, cotangents (star, label, out) those of
-    `net.layout.layers`.
+    Inputs (star, in) are those of the layers of `net.dense_shapes`, cotangents (star, label, out)
+    those of `net.layout.layers`.
     """
 
-    def build(params, flux):
+    def build(params: Params, flux: Symbol) -> list[Symbol]:
         factors = graphs.build_tangent_factors(net, params, flux)
         return [*factors.inputs.values(), *factors.cotangents.values()]
 
-    shapes = [(n,) for n, _ in net.dense_shapes.values()]
+    shapes: list[Shape] = [(n,) for n, _ in net.dense_shapes.values()]
     shapes += [(net.n_labels, layer.n_out) for layer in net.layout.layers.values()]
     explicit = sum(layer.n_out for layer in net.layout.layers.values() if not layer.n_in)
     floats = 3 * net.n_labels * (net.floats_per_star + (BAND_COPIES * explicit))
@@ -99,14 +100,14 @@ def compile_tangent_factors(
 def compile_objective(
     reg: Regression, *, backend: str = "auto", dtype: str = "float64"
 ) -> ObjectiveFunction:
-    """Compile the negative log posterior: `fn(theta, X, Y)` -> (value, gradient (param,)), summed over stars."""
+    """Compile U, the negative log posterior: `fn(theta, X, Y)` -> (value, gradient (param,))."""
     return ObjectiveFunction(reg, {}, backend, dtype)
 
 
 def compile_training_objective(
     reg: Regression, *, backend: str = "auto", dtype: str = "float32"
 ) -> ObjectiveFunction:
-    """Like `compile_objective`, with a random mask (star, feature) for each Dropout layer as further arguments."""
+    """Like `compile_objective`, with masks (star, feature) of the Dropout layers as arguments."""
     masks = {
         f"{name}/mask": pt.tensor(name, dtype=dtype, shape=(None, *shape))
         for name, (_, shape) in dropout_layers(reg.net).items()
@@ -120,7 +121,7 @@ def compile_hessian_vector_product(
     """Compile exact products with the Hessian of U: `fn(theta, X, Y, v)` -> (param,)."""
     v = pt.vector("v", dtype=dtype, shape=(reg.net.n_params,))
 
-    def build(params, flux, labels, prior_weight):
+    def build(params: Params, flux: Symbol, labels: Symbol, prior_weight: Symbol) -> list[Symbol]:
         U = graphs.build_negative_log_posterior(reg, params, flux, labels, prior_weight)
         layout = reg.net.layout
         return [layout.join(graphs.build_hessian_vector_product(U, params, layout.unpack(v)))]
@@ -131,12 +132,12 @@ def compile_hessian_vector_product(
 def compile_ggn_vector_product(
     reg: Regression, *, backend: str = "auto", dtype: str = "float64"
 ) -> SumFunction:
-    """Compile products with the generalised Gauss-Newton matrix: `fn(theta, X, Y, v)` -> (param,)."""
+    """Compile products with the Gauss-Newton matrix: `fn(theta, X, Y, v)` -> (param,)."""
     v = pt.vector("v", dtype=dtype, shape=(reg.net.n_params,))
     unpack = reg.net.layout.unpack
     join = reg.net.layout.join
 
-    def build(params, flux, labels, prior_weight):
+    def build(params: Params, flux: Symbol, labels: Symbol, prior_weight: Symbol) -> list[Symbol]:
         product = graphs.build_ggn_vector_product(
             reg, params, flux, labels, unpack(v), prior_weight
         )
@@ -148,9 +149,9 @@ def compile_ggn_vector_product(
 def compile_generic_ggn(
     reg: Regression, *, backend: str = "auto", dtype: str = "float64"
 ) -> SumFunction:
-    """Compile the Gauss-Newton matrix of any network: `matrices.compile_ggn` from the Jacobian itself."""
+    """Compile `matrices.compile_ggn` for any network, from the Jacobian itself."""
 
-    def build(params, flux, labels, prior_weight):
+    def build(params: Params, flux: Symbol, labels: Symbol, prior_weight: Symbol) -> list[Symbol]:
         prior = reg.prior_precision_vector().astype(dtype)
         diagonal = np.arange(reg.net.n_params)
         G = graphs.build_ggn_of_likelihood(reg, params, flux, labels)
@@ -164,7 +165,7 @@ def compile_generic_ggn(
 def compile_generic_hessian(
     reg: Regression, *, backend: str = "auto", dtype: str = "float64"
 ) -> Callable[..., np.ndarray]:
-    """Compile the exact Hessian of any network: `matrices.compile_hessian` by a Hessian-vector product a parameter."""
+    """Compile `matrices.compile_hessian` for any network, by a product with each unit vector."""
     n = reg.net.n_params
     check_square_fits(reg.net, dtype)
     product = compile_hessian_vector_product(reg, backend=backend, dtype=dtype)
@@ -184,8 +185,8 @@ def compile_generic_hessian(
 def compile_kernel_trace_gradient(
     net: Network, *, backend: str = "auto"
 ) -> Callable[..., np.ndarray]:
-    """Compile `graphs.build_kernel_trace_gradient`: `fn(theta, X, variance by block, weights)` -> (param,)."""
-    theta, params, flux, _ = _symbols(net, "float64")
+    """Compile its graph of `graphs`: `fn(theta, X, variance by block, weights)` -> (param,)."""
+    theta, params, flux, _ = declare_symbols(net, "float64")
     variance = {block.name: pt.scalar(block.name) for block in net.layout.blocks}
     weights = pt.tensor4("weights")
     gradient = graphs.build_kernel_trace_gradient(net, params, flux, variance, weights)

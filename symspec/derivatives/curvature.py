@@ -1,4 +1,4 @@
-r"""Hessian and Gauss-Newton matrix layer by layer: graphs of the few arrays a star that they factorise into.
+r"""Hessian and Gauss-Newton matrix layer by layer: graphs of their factors, arrays of each star.
 
 For dense layers :math:`z_k = a_{k-1} W_k + b_k` with elementwise :math:`a_k = h_k(z_k)` between
 them, the likelihood's part of U has the Hessian (Bishop 1992, doi:10.1162/neco.1992.4.4.494), for
@@ -11,32 +11,37 @@ layers :math:`k \le m`,
 with, for star n, :math:`\epsilon_m = dU/dz_m`, :math:`D_{km} = da_{m-1}/dz_k` and :math:`M_{km} =
 d^2 U / dz_k dz_m = (dz_m/dz_k)\, M_{mm}`. The preactivations' Hessian runs backwards,
 
-.. math:: M_{kk} = \mathrm{diag}(s_k) + \mathrm{diag}(h'_k)\, W_{k+1} M_{k+1,k+1} W_{k+1}^T\, \mathrm{diag}(h'_k),
-          \qquad s_k = h''_k\, dU/da_k
+.. math::
+    M_{kk} = \mathrm{diag}(s_k)
+             + \mathrm{diag}(h'_k)\, W_{k+1} M_{k+1,k+1} W_{k+1}^T\, \mathrm{diag}(h'_k),
+    \qquad s_k = h''_k\, dU/da_k
 
-from :math:`S_n^{-1}` at the labels. A bias is a weight of an input that is 1 and does not move: no
-D there. The Gauss-Newton matrix is the same without s and without D.
+from the noise's second derivatives at the labels, :math:`S_n^{-1}` if it is normal.
+A bias is a weight of an input that is 1 and does not move: no
+D there. The Gauss-Newton matrix is the same without s and without D, from the noise's weights.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import pytensor.tensor as pt
 from pytensor.gradient import grad
 
 from symspec.networks.network import Network
-from symspec.networks.params import Symbol
+from symspec.networks.params import Params, Symbol
 from symspec.networks.regression import Regression
 
-Params = Mapping[str, Symbol]
 Pair = tuple[int, int]
 
 
 @dataclass(frozen=True)
 class CurvatureFactors:
-    """Arrays of each star, symbols or numbers, from which the Hessian is summed; layers counted from 0.
+    """Arrays of each star, symbols or numbers, that the Hessian is summed from.
+
+    Layers count from 0.
 
     Attributes
     ----------
@@ -46,8 +51,8 @@ class CurvatureFactors:
         M for k <= m.
     errors : dict of m to (star, out_m)
         epsilon of all layers but the first; empty for the Gauss-Newton matrix.
-    slopes : dict of (k, m) to (star, out_k, in_m), or (star, out_k) where m = k + 1 makes it diagonal
-        D for k < m; empty for the Gauss-Newton matrix.
+    slopes : dict of (k, m) to (star, out_k, in_m) or (star, out_k)
+        D for k < m, diagonal where m = k + 1; empty for the Gauss-Newton matrix.
     """
 
     inputs: list[Symbol]
@@ -64,21 +69,19 @@ class CurvatureFactors:
             *self.slopes.values(),
         ]
 
-    def replaced_by(self, arrays: Iterable) -> CurvatureFactors:
+    def replaced_by(self, arrays: Iterable[Any]) -> CurvatureFactors:
         """The same with others in their places, in the order of `arrays()`."""
         arrays = iter(arrays)
-        inputs = [next(arrays) for _ in self.inputs]
         return CurvatureFactors(
-            inputs,
-            *(
-                {key: next(arrays) for key in part}
-                for part in (self.curvatures, self.errors, self.slopes)
-            ),
+            [next(arrays) for _ in self.inputs],
+            {key: next(arrays) for key in self.curvatures},
+            {key: next(arrays) for key in self.errors},
+            {key: next(arrays) for key in self.slopes},
         )
 
 
 def has_elementwise_layers(net: Network) -> bool:
-    """Whether everything but dense layers on vectors acts on each feature by itself, as the closed form needs."""
+    """Whether all but dense layers on vectors is elementwise, as the closed form needs."""
     others = zip(net.layer_names, net.layers, strict=True)
     return all(layer.elementwise or name in net.dense_shapes for name, layer in others)
 
@@ -86,44 +89,41 @@ def has_elementwise_layers(net: Network) -> bool:
 def build_curvature_factors(
     reg: Regression, params: Params, flux: Symbol, labels: Symbol, *, gauss_newton: bool = False
 ) -> CurvatureFactors:
-    """Factors of the likelihood's Hessian, or of its Gauss-Newton matrix, for flux (star, pixel)."""
+    """Factors of the likelihood's Hessian or Gauss-Newton matrix for flux (star, pixel)."""
     f, taps = reg.net.build_with_taps(params, flux)
-    Ws, inputs, zs = (
-        [params[f"{name}/kernel"] for name in taps],
-        *map(list, zip(*taps.values(), strict=True)),
-    )
+    Ws = [params[f"{name}/kernel"] for name in taps]
+    inputs = [a for a, _ in taps.values()]
+    zs = [z for _, z in taps.values()]
     outputs = [*inputs[1:], f]
     h1s = [_differentiate(a, z) for a, z in zip(outputs, zs, strict=True)]
     if gauss_newton:
-        return CurvatureFactors(
-            inputs, _build_curvatures(reg, Ws, h1s, [0.0] * len(Ws), labels), {}, {}
-        )
-    epsilons = []
-    bends = []
-    dU = -reg.weigh(_build_residual(f, labels), labels)
+        weights = reg.noise.weights(f, labels)
+        curvatures = _build_curvatures(Ws, h1s, [None] * len(Ws), weights)
+        return CurvatureFactors(inputs, curvatures, {}, {})
+    epsilons: list[Symbol] = []
+    second: list[Symbol | None] = []
+    dU = reg.noise.gradient(f, labels)
     for W, z, h1 in reversed(list(zip(Ws, zs, h1s, strict=True))):
         epsilons.insert(0, h1 * dU)
-        bends.insert(0, _differentiate(h1, z) * dU)
+        second.insert(0, _differentiate(h1, z) * dU)
         dU = pt.dot(epsilons[0], W.T)
-    curvatures = _build_curvatures(reg, Ws, h1s, bends, labels)
+    curvatures = _build_curvatures(Ws, h1s, second, reg.noise.hessian(f, labels))
     errors = {m: epsilons[m] for m in range(1, len(Ws))}
     return CurvatureFactors(inputs, curvatures, errors, _build_slopes(Ws, h1s))
 
 
 def _build_curvatures(
-    reg: Regression, Ws: list[Symbol], h1s: list[Symbol], bends: list, labels: Symbol
+    Ws: list[Symbol], h1s: list[Symbol], second: list[Symbol | None], by_labels: Symbol
 ) -> dict[Pair, Symbol]:
-    """M (star, out_k, out_m) for k <= m, the last layer first."""
-    one = pt.eye(reg.net.n_labels, dtype=h1s[-1].dtype)[None]
-    T = reg.whiten(one * pt.ones_like(h1s[-1])[:, :, None], labels)
-    after = pt.matmul(T.transpose((0, 2, 1)), T)  # d^2 U / da_m^2
+    """M (star, out_k, out_m) for k <= m, from d^2 U / df^2 (star, label, label)."""
+    after = by_labels  # d^2 U / da_m^2
     M = {}
     for m in reversed(range(len(Ws))):
         M[m, m] = h1s[m][:, :, None] * after * h1s[m][:, None, :]
-        if bends[m] != 0.0:
-            M[m, m] = M[m, m] + bends[m][:, :, None] * pt.eye(
-                h1s[m].type.shape[1], dtype=h1s[m].dtype
-            )
+        s = second[m]
+        if s is not None:
+            unit = pt.eye(h1s[m].type.shape[1], dtype=h1s[m].dtype)
+            M[m, m] = M[m, m] + s[:, :, None] * unit
         if m > 0:
             after = pt.matmul(pt.matmul(Ws[m], M[m, m]), Ws[m].T)
         for k in reversed(range(m)):
@@ -145,13 +145,7 @@ def _build_slopes(Ws: list[Symbol], h1s: list[Symbol]) -> dict[Pair, Symbol]:
     return D
 
 
-def _build_residual(f: Symbol, labels: Symbol) -> Symbol:
-    labels = labels.astype(f.dtype)
-    return pt.switch(pt.isnan(labels), pt.zeros_like(f), labels - f)
-
-
 def _differentiate(a: Symbol, z: Symbol) -> Symbol:
     """da/dz entry by entry, a being elementwise in z."""
-    return grad(pt.sum(a), z, disconnected_inputs="ignore").astype(
-        a.dtype
-    )  # a `switch` hands back float64
+    # a `switch` hands back float64
+    return grad(pt.sum(a), z, disconnected_inputs="ignore").astype(a.dtype)

@@ -1,4 +1,4 @@
-"""TODO."""
+"""Compiled graphs over chunks of stars: one result a star, or sums over stars."""
 
 from __future__ import annotations
 
@@ -13,33 +13,27 @@ from symspec.derivatives import graphs
 from symspec.derivatives.backends import choose_backend, compile_graph
 from symspec.errors import ShapeError
 from symspec.networks.network import Network
+from symspec.networks.params import Params, Shape, Symbol
 from symspec.networks.regression import Regression
-from symspec.safety.checks import (
-    as_float_array,
-    check_choice,
-    check_flux,
-    check_labels,
-    check_theta,
-)
+from symspec.safety.arrays import as_float_array
 from symspec.safety.memory import check_fits, chunks
+from symspec.safety.options import check_choice
+from symspec.safety.stars import check_flux, check_labels
+from symspec.safety.theta import check_theta
 
 DTYPES = ("float64", "float32")
-
-
-CHUNK_BYTES = 256 * 2**20
-
-
-MAX_CHUNK = 4096
+CHUNK_BYTES = 256 * 2**20  # of intermediates
+MAX_CHUNK = 4096  # stars
 
 
 class PerStarFunction:
-    """A compiled graph with one result a star: `fn(theta, X)`, chunked, into preallocated output."""
+    """Compiled graph with one result a star, written chunk by chunk: `fn(theta, X)`."""
 
     def __init__(
         self,
         net: Network,
         build: Callable[..., Any],
-        tails: Sequence[tuple[int, ...]],
+        tails: Sequence[Shape],
         floats_per_star: int,
         backend: str,
         dtype: str,
@@ -49,7 +43,7 @@ class PerStarFunction:
         self.backend = choose_backend(backend)
         self.dtype = dtype
         self.chunk = _chunk_size(floats_per_star, dtype)
-        theta, params, flux, _ = _symbols(net, dtype)
+        theta, params, flux, _ = declare_symbols(net, dtype)
         outputs = build(params, flux)
         self._many = isinstance(outputs, list)
         self._function = compile_graph(
@@ -68,28 +62,27 @@ class PerStarFunction:
         """
         theta = check_theta(theta, self.net.n_params, dtype=self.dtype)
         X = check_flux(X, self.net.n_pixels, dtype=None)
-        results = self._walk(theta, X if X.ndim == 2 else X[None])
-        results = results if X.ndim == 2 else [r[0] for r in results]
+        results = self._walk(theta, np.atleast_2d(X))
+        if X.ndim == 1:
+            results = [r[0] for r in results]
         return results if self._many else results[0]
 
     def _walk(self, theta: np.ndarray, X: np.ndarray) -> list[np.ndarray]:
         n = len(X)
-        check_fits(
-            n * sum(math.prod(t) for t in self.tails) * np.dtype(self.dtype).itemsize, f"{n} stars"
-        )
+        n_numbers = n * sum(math.prod(tail) for tail in self.tails)
+        check_fits(n_numbers * np.dtype(self.dtype).itemsize, f"{n} stars")
         if n <= self.chunk:
             return [_as_writable(r) for r in self._function(theta, np.asarray(X, self.dtype))]
         out = [np.empty((n, *tail), self.dtype) for tail in self.tails]
         for rows in chunks(n, self.chunk):
-            for o, r in zip(
-                out, self._function(theta, np.asarray(X[rows], self.dtype)), strict=True
-            ):
+            results = self._function(theta, np.asarray(X[rows], self.dtype))
+            for o, r in zip(out, results, strict=True):
                 o[rows] = r
         return out
 
 
 class SumFunction:
-    """A compiled graph that is summed over stars: `fn(theta, X, Y, *extra)`, chunk by chunk, the prior once."""
+    """Compiled graph summed over stars: `fn(theta, X, Y, *extra)`, by chunks, the prior once."""
 
     prior_in_graph = True
 
@@ -106,24 +99,18 @@ class SumFunction:
         self.backend = choose_backend(backend)
         self.dtype = dtype
         self.chunk = _chunk_size(int(copies * reg.net.floats_per_star), dtype)
-        theta, params, flux, labels = _symbols(reg.net, dtype)
+        theta, params, flux, labels = declare_symbols(reg.net, dtype)
         prior_weight = pt.scalar("prior_weight", dtype=dtype)
         self._extra = list(extra)
-        inputs = [
-            theta,
-            flux,
-            labels,
-            *([prior_weight] if self.prior_in_graph else []),
-            *self._extra,
-        ]
-        same_stars = pt.specify_shape(
-            labels, (flux.shape[0], reg.net.n_labels)
-        )  # JAX needs to know
+        weight = [prior_weight] if self.prior_in_graph else []
+        inputs = [theta, flux, labels, *weight, *self._extra]
+        # JAX needs to know that there are as many stars
+        same_stars = pt.specify_shape(labels, (flux.shape[0], reg.net.n_labels))
         outputs = build(params, flux, same_stars, prior_weight)
         self._function = compile_graph(inputs, outputs, self.backend, dtype)
 
     def __call__(self, theta: Any, X: Any, Y: Any, *extra: Any) -> Any:
-        """Sum over the stars of X (star, pixel), Y (star, label); one spectrum (pixel,), (label,) is one star.
+        """Sum over the stars of X (star, pixel), Y (star, label); or one star, (pixel,), (label,).
 
         Raises
         ------
@@ -138,8 +125,8 @@ class SumFunction:
                 f"the function takes theta, X, Y and then {names}, got {len(extra)} further"
                 " arguments."
             )
-        extra = [self._check_extra(value, v) for value, v in zip(extra, self._extra, strict=True)]
-        return self._sum(theta, X, Y, extra)
+        pairs = zip(extra, self._extra, strict=True)
+        return self._sum(theta, X, Y, [self._check_extra(value, v) for value, v in pairs])
 
     def _sum(self, theta: np.ndarray, X: np.ndarray, Y: np.ndarray, extra: list[np.ndarray]) -> Any:
         total: list[Any] = []
@@ -175,13 +162,13 @@ class SumFunction:
 
 
 class ObjectiveFunction(SumFunction):
-    """U and its gradient. The prior is added in place: in the graph it would take six passes over theta, not two."""
+    """U and its gradient; the prior is added in place: two passes over theta, not a graph's six."""
 
     prior_in_graph = False
 
     def __init__(self, reg: Regression, masks: dict[str, Any], backend: str, dtype: str):
-        def build(params, flux, labels, _):
-            U = reg.negative_log_likelihood(params | masks, flux, labels)
+        def build(params: Params, flux: Symbol, labels: Symbol, _: Symbol) -> list[Symbol]:
+            U = reg.negative_log_likelihood({**params, **masks}, flux, labels)
             return [U, reg.net.layout.join(graphs.build_gradient(U, params))]
 
         super().__init__(reg, build, 4, backend, dtype, extra=list(masks.values()))
@@ -199,14 +186,17 @@ class ObjectiveFunction(SumFunction):
 
 
 def check_stars(net: Network, X: Any, Y: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Flux (star, pixel) and labels (star, label) that belong together, checked; a vector is one star."""
+    """Flux (star, pixel) and labels (star, label), checked together; a vector is one star."""
     X = check_flux(X, net.n_pixels, dtype=None)
     Y = as_float_array(Y, "labels")
-    X, Y = (X[None], Y[None] if Y.ndim == 1 else Y) if X.ndim == 1 else (X, Y)
+    if X.ndim == 1:
+        X = X[None]
+        Y = Y[None] if Y.ndim == 1 else Y
     return X, check_labels(Y, len(X), net.n_labels)
 
 
-def _symbols(net: Network, dtype: str):
+def declare_symbols(net: Network, dtype: str) -> tuple[Symbol, Params, Symbol, Symbol]:
+    """Theta (param,), its blocks, flux (star, pixel) and labels (star, label): inputs of graphs."""
     check_choice(dtype, "dtype", DTYPES)
     theta = pt.vector("theta", dtype=dtype, shape=(net.n_params,))
     flux = pt.matrix("flux", dtype=dtype, shape=(None, net.n_pixels))

@@ -7,8 +7,8 @@ graph, mapped over stars by `vectorize_graph` (which leaves plain matrix product
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pytensor.tensor as pt
@@ -18,15 +18,13 @@ from pytensor.graph.traversal import applys_between
 from pytensor.tensor.shape import Shape
 
 from symspec.networks.network import Network
-from symspec.networks.params import Symbol
+from symspec.networks.params import Params, Symbol
 from symspec.networks.regression import Regression
-
-Params = Mapping[str, Symbol]
 
 
 @dataclass(frozen=True)
 class TangentFactors:
-    r"""What the Jacobian df/dtheta of every star factorises into.
+    r"""Factors of the Jacobian df/dtheta of every star.
 
     For a dense layer with input a_n and output z_n the block of the kernel is the outer product
     :math:`J_{n,c,(i,o)} = a_{n,i} g_{n,c,o}` with g = df_c / dz, and the block of the bias is g.
@@ -47,7 +45,7 @@ class TangentFactors:
 
 
 def build_flux_jacobian(net: Network, params: Params, flux: Symbol) -> Symbol:
-    """df/dx of each star, (star, label, pixel) for flux (star, pixel): by rows or columns, whichever are fewer."""
+    """df/dx (star, label, pixel) for flux (star, pixel), by rows or columns, the fewer of them."""
     one = pt.vector("spectrum", dtype=flux.dtype, shape=(net.n_pixels,))
     f = net.build(params, one)
     if net.n_labels <= net.n_pixels:
@@ -108,7 +106,7 @@ def build_negative_log_posterior(
     labels: Symbol,
     prior_weight: Symbol | float = 1.0,
 ) -> Symbol:
-    """U of some of the stars, with `prior_weight` of the prior: parts whose weights add up to 1 add up to U."""
+    """U of some stars with a share of the prior: parts whose shares add up to 1 add up to U."""
     likelihood = reg.negative_log_likelihood(params, flux, labels)
     return likelihood + prior_weight * reg.negative_log_prior(params)
 
@@ -134,11 +132,11 @@ def build_ggn_vector_product(
     v: Params,
     prior_weight: Symbol | float = 1.0,
 ) -> dict[str, Symbol]:
-    r""":math:`G v = \sum_n J_n^T S_n^{-1} J_n v + \delta v` by block, G never formed."""
+    r""":math:`G v = \sum_n J_n^T W_n J_n v + \delta v` by block, with the noise's weights W_n."""
     wrt = list(params.values())
     f = reg.net.build(params, flux)
     Jv = pushforward(f, wrt, [v[name] for name in params])
-    products = pullback(f, wrt, reg.weigh(Jv, labels))
+    products = pullback(f, wrt, reg.noise.weigh(Jv, f, labels))
     return {
         name: product + prior_weight * _as_dtype(reg.prior_precision[name], product) * v[name]
         for name, product in zip(params, products, strict=True)
@@ -148,8 +146,9 @@ def build_ggn_vector_product(
 def build_ggn_of_likelihood(
     reg: Regression, params: Params, flux: Symbol, labels: Symbol
 ) -> Symbol:
-    r""":math:`\sum_n J_n^T S_n^{-1} J_n` (param, param), as one product of the whitened Jacobian with itself."""
-    J = reg.whiten(build_theta_jacobian(reg.net, params, flux), labels)
+    r""":math:`\sum_n J_n^T W_n J_n` (param, param): the whitened Jacobian times itself."""
+    f = reg.net.build(params, flux)
+    J = reg.noise.whiten(build_theta_jacobian(reg.net, params, flux), f, labels)
     J = J.reshape((J.shape[0] * reg.net.n_labels, reg.net.n_params))
     return pt.dot(J.T, J)
 
@@ -157,10 +156,10 @@ def build_ggn_of_likelihood(
 def build_trace_gradient(
     net: Network, params: Params, flux: Symbol, weights: Symbol, inverse: Symbol
 ) -> dict[str, Symbol]:
-    r"""Gradient of :math:`\tfrac12 \sum_n \mathrm{tr}(W_n J_n A^{-1} J_n^T)`, A^-1 (param, param) held fixed.
+    r"""Gradient of :math:`\tfrac12 \sum_n \mathrm{tr}(W_n J_n A^{-1} J_n^T)` by block.
 
-    With the inverse noise covariances W (star, label, label), at the A^-1 of the same parameters,
-    it is the gradient of :math:`\tfrac12 \log\det A`.
+    A^-1 (param, param) is held fixed. With weights W (star, label, label) of the noise, at the
+    A^-1 of the same parameters, it is the gradient of :math:`\tfrac12 \log\det A`.
     """
     J = build_theta_jacobian(net, params, flux)
     rows = J.reshape((J.shape[0] * net.n_labels, net.n_params))
@@ -169,15 +168,15 @@ def build_trace_gradient(
 
 
 def build_kernel_trace_gradient(
-    net: Network, params: Params, flux: Symbol, variance: Mapping[str, float], weights: Symbol
+    net: Network, params: Params, flux: Symbol, variance: Params, weights: Symbol
 ) -> dict[str, Symbol]:
-    r"""Gradient by block of :math:`\tfrac12 \mathrm{tr}(W J V J^T)`, the tangent kernel against fixed weights W.
+    r"""Gradient by block of :math:`\tfrac12 \mathrm{tr}(W J V J^T)`, the weights W held fixed.
 
     `weights` has shape (label, star, label, star), symmetric; `variance` one number a block. With
     :math:`W = (K + S)^{-1}` it is the gradient of :math:`\tfrac12 \log\det A`, too.
     """
     factors = build_tangent_factors(net, params, flux)
-    total = 0.0
+    total: Any = 0.0
     for layer, g in factors.cotangents.items():
         g = g.transpose((1, 0, 2))
         if layer in factors.inputs:
@@ -195,7 +194,7 @@ def build_kernel_trace_gradient(
 
 
 def _over_stars(outputs: list[Symbol], one: Symbol, flux: Symbol) -> list[Symbol]:
-    """Graphs of one spectrum (pixel,) over all of flux (star, pixel); what no spectrum changes is repeated."""
+    """Graphs of one spectrum (pixel,) over flux (star, pixel); constant ones are repeated."""
     # to vectorize symbolic shapes would take longer than all the rest
     known = {
         node.outputs[0]: pt.constant(np.array(node.inputs[0].type.shape))
@@ -209,5 +208,5 @@ def _over_stars(outputs: list[Symbol], one: Symbol, flux: Symbol) -> list[Symbol
     ]
 
 
-def _as_dtype(value, like: Symbol):
+def _as_dtype(value: Any, like: Symbol) -> Symbol:
     return pt.as_tensor_variable(value).astype(like.dtype)

@@ -1,4 +1,4 @@
-r"""Hessian and Gauss-Newton matrix as numbers: their factors (see `curvature`) contracted by matrix products.
+r"""Hessian and Gauss-Newton matrix as numbers: factors of `curvature` in matrix products.
 
 A layer's kernel (in, out) and bias (out,) lie one after the other in theta: together they are a
 matrix (in + 1, out) that acts on the inputs and a one. The block of layers k <= m is then an array
@@ -25,12 +25,12 @@ from symspec.derivatives.curvature import (
 )
 from symspec.derivatives.functions import SumFunction, check_square_fits
 from symspec.networks.network import Network
+from symspec.networks.params import Params, Symbol
 from symspec.networks.regression import Regression
 from symspec.safety.memory import chunks
 
-BLOCK_BYTES = (
-    16 * 2**20
-)  # of one matrix product's result or operand: small beside the whole, large beside a call
+# of one matrix product's result or operand: small beside the whole, large beside a call
+BLOCK_BYTES = 16 * 2**20
 MIRROR_ROWS = 256
 
 
@@ -61,8 +61,9 @@ def compile_hessian(
 
 
 def compile_ggn(reg: Regression, *, backend: str = "auto", dtype: str = "float64") -> SumFunction:
-    r"""Compile the generalised Gauss-Newton matrix :math:`\sum_n J_n^T S_n^{-1} J_n + \mathrm{diag}(\delta)`.
+    r"""Compile the Gauss-Newton matrix :math:`\sum_n J_n^T W_n J_n + \mathrm{diag}(\delta)`.
 
+    W_n are the noise's weights, :math:`S_n^{-1}` if it is normal.
     `fn(theta, X, Y)` -> (param, param); parameters and errors as for `compile_hessian`.
     """
     if has_elementwise_layers(reg.net):
@@ -71,16 +72,16 @@ def compile_ggn(reg: Regression, *, backend: str = "auto", dtype: str = "float64
 
 
 class CurvatureMatrix(SumFunction):
-    """`fn(theta, X, Y)` -> (param, param): the factors by a compiled graph, added up chunk by chunk into the result."""
+    """`fn(theta, X, Y)` -> (param, param): factors by a compiled graph, added up chunk by chunk."""
 
     prior_in_graph = False
 
     def __init__(self, reg: Regression, gauss_newton: bool, backend: str, dtype: str):
-        def build(params, flux, labels, _):
-            self._symbols = build_curvature_factors(
+        def build(params: Params, flux: Symbol, labels: Symbol, _: Symbol) -> list[Symbol]:
+            self._factors = build_curvature_factors(
                 reg, params, flux, labels, gauss_newton=gauss_newton
             )
-            return self._symbols.arrays()
+            return self._factors.arrays()
 
         check_square_fits(reg.net, dtype)
         widths = [n_out for _, n_out in reg.net.dense_shapes.values()]
@@ -93,14 +94,16 @@ class CurvatureMatrix(SumFunction):
         H = np.zeros((n, n), self.dtype)
         for rows in chunks(len(X), self.chunk):
             arrays = self.of_batch(theta, X[rows], Y[rows], 0.0)
-            add_upper_triangle(self.reg.net, self._symbols.replaced_by(arrays), H)
+            add_upper_triangle(self.reg.net, self._factors.replaced_by(arrays), H)
         fill_lower_triangle(self.reg.net, H)
         H[np.diag_indices(n)] += self.reg.prior_precision_vector().astype(self.dtype)
         return H
 
 
 def add_upper_triangle(net: Network, factors: CurvatureFactors, H: np.ndarray) -> None:
-    """Add some stars' part of the Hessian to H (param, param), in place: k <= m, and o <= q as well where k = m.
+    """Add some stars' part of the Hessian to H (param, param), in place.
+
+    Only blocks k <= m are filled, and of those k = m only entries o <= q.
 
     Parameters
     ----------
@@ -177,7 +180,7 @@ def sum_products(
 
 
 def fill_lower_triangle(net: Network, H: np.ndarray) -> None:
-    """Complete what `add_upper_triangle` has left out, in place: the result is symmetric to the last bit."""
+    """Fill in place what `add_upper_triangle` leaves out: H is symmetric to the last bit."""
     blocks = _split_layers(net, H)
     for k in range(len(net.layout.layers)):
         own = blocks[k, k]
@@ -189,7 +192,7 @@ def fill_lower_triangle(net: Network, H: np.ndarray) -> None:
 
 
 def _split_layers(net: Network, H: np.ndarray) -> dict[tuple[int, int], np.ndarray]:
-    """Views (i, o, p, q) of the blocks k <= m of a matrix (param, param), i and p running over inputs and the one."""
+    """Views (i, o, p, q) of the blocks k <= m of H (param, param); i, p are inputs and the one."""
     layers = list(net.layout.layers.values())
     shapes = [(layer.n_rows, layer.n_out) for layer in layers]
     parts = [layer.slice for layer in layers]

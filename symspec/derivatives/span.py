@@ -16,7 +16,8 @@ import numpy as np
 
 from symspec.derivatives import compiled
 from symspec.networks.network import Network
-from symspec.networks.regression import LOG_2PI, Regression
+from symspec.networks.noise import LOG_2PI
+from symspec.networks.regression import Regression
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,13 +45,11 @@ class Span:
 
     @property
     def left_out(self) -> float:
-        """What U of the full problem has more: the prior's constants of the weights outside the span."""
+        """U of the full problem minus that of the small one: the prior outside the span."""
         n = self.full.net.n_params - self.reg.net.n_params
-        return (
-            0.5 * n * (LOG_2PI - float(np.log(self.full.prior_precision[self.kernel])))
-            if n
-            else 0.0
-        )
+        if n == 0:
+            return 0.0
+        return 0.5 * n * (LOG_2PI - float(np.log(self.full.prior_precision[self.kernel])))
 
     def project(self, theta: np.ndarray) -> np.ndarray:
         """Small parameters of large ones."""
@@ -78,7 +77,7 @@ def keep_whole(reg: Regression, X: np.ndarray) -> Span:
 
 
 def find_span(reg: Regression, X: np.ndarray) -> Span | None:
-    """Reduction of a regression on the flux X (star, pixel), or None where there is nothing to gain."""
+    """Reduction of a regression on the flux X (star, pixel), or None if nothing is gained."""
     net = reg.net
     layer = next(iter(net.layout.layers))
     first = net.layer_names.index(layer)
@@ -93,16 +92,7 @@ def find_span(reg: Regression, X: np.ndarray) -> Span | None:
         before = Network(net.layers[:first], net.n_pixels)
         Z = compiled.compile_predict(before)(np.empty(0), Z)
     Q, R = np.linalg.qr(Z.T)
-    words = {"label_names": net.label_names, "label_units": net.label_units}
-    small = with_network(reg, Network(net.layers[first:], len(X), **words))
-    return Span(small, R.T, reg, Q, name)
-
-
-def with_network(reg: Regression, net: Network) -> Regression:
-    """The same noise and prior around another network with the same blocks."""
-    noise = (
-        {"noise_covariance": reg.noise_covariance}
-        if reg.has_full_noise
-        else {"sigma_noise": reg.sigma_noise}
+    rest = Network(
+        net.layers[first:], len(X), label_names=net.label_names, label_units=net.label_units
     )
-    return Regression(net, prior_precision=reg.prior_precision, **noise)
+    return Span(reg.with_network(rest), R.T, reg, Q, name)

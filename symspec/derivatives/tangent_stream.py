@@ -1,4 +1,4 @@
-"""Whitened tangents of the training stars block by block, in constant memory or kept where they fit."""
+"""Whitened tangents of the training stars by blocks, in constant memory or kept if they fit."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ BLOCK_STARS = 2048
 
 
 class TangentStream:
-    r"""J of the training stars in units of the noise, :math:`\hat J_n = T_n J_n` with :math:`T_n^T T_n = S_n^{-1}`.
+    r"""J of the training stars in units of the noise, :math:`\hat J_n = T_n J_n`.
 
+    T_n are the whiteners of the noise: :math:`T_n^T T_n = S_n^{-1}` if it is normal.
     A missing label's row is zero, so that :math:`A = \Lambda + \sum_n \hat J_n^T \hat J_n` whatever
     is missing.
 
@@ -26,7 +27,7 @@ class TangentStream:
     n_params : int
     keep_bytes : float
         All blocks together stay in memory if they take no more; otherwise each walk computes them
-        anew.
+        again.
     stars : numpy.ndarray of int, optional
         Which of the training stars, all by default.
     """
@@ -58,7 +59,7 @@ class TangentStream:
         return cls(lambda stars: whitened[stars], unit, whitened.layout.n_params, 0)
 
     def blocks(self, start: int = 0) -> Iterator[tuple[slice, Tangents]]:
-        """Blocks of stars, as slices of this stream's own rows, from the one that begins at `start` on."""
+        """Blocks of stars, as slices of this stream's rows, from the one that begins at `start`."""
         for first in range(start, self.n_stars, BLOCK_STARS):
             rows = slice(first, min(first + BLOCK_STARS, self.n_stars))
             tangents = self._kept.get(first)

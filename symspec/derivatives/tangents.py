@@ -3,7 +3,9 @@ r"""The Jacobian df/dtheta of many stars as numbers, in factors and never whole.
 For a dense layer the row of star n and label c is the outer product of the layer's input a_n and
 the back-propagated cotangent g_nc, so that products with J, and the Gram matrix
 
-.. math:: J V J'^T \big|_{(c,n),(d,m)} = \sum_l (v_l^W\, a_n \cdot a'_m + v_l^b)\; g_{nc} \cdot g'_{md},
+.. math::
+    J V J'^T \big|_{(c,n),(d,m)}
+        = \sum_l (v_l^W\, a_n \cdot a'_m + v_l^b)\; g_{nc} \cdot g'_{md},
 
 the network's tangent kernel, cost matrix products of the layers' widths: independent of the number
 of parameters. Layers that do not factorise, such as convolutions, have no inputs here, and
@@ -20,6 +22,7 @@ import numpy as np
 
 from symspec.networks.network import Network
 from symspec.networks.params import ParamLayout
+from symspec.safety.memory import STARS_AT_ONCE, chunks
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,19 +60,25 @@ class Tangents:
         )
 
     def matvec(self, v: np.ndarray) -> np.ndarray:
-        """J v: (star, label) for v (param,), or (star, label, k) for v (param, k); products in the tangents' dtype."""
+        """J v: (star, label) for v (param,), or (star, label, k) for v (param, k).
+
+        Products are in the tangents' dtype.
+        """
         k = 1 if v.ndim == 1 else v.shape[1]
         out = np.zeros((self.n_stars, self.n_labels, k))
         for name, layer in self.layout.layers.items():
             g = self.cotangents[name]
             part = v[layer.slice].reshape(layer.n_rows, -1).astype(g.dtype)
-            dz = self.inputs[name] @ part[: layer.n_in] if layer.n_in else 0.0
-            dz = dz + part[-1] if layer.has_bias else dz
+            if not layer.n_in:  # a bias alone
+                dz = part[-1]
+            else:
+                dz = self.inputs[name] @ part[: layer.n_in]
+                dz = dz + part[-1] if layer.has_bias else dz
             out += np.matmul(g, dz.reshape(-1, layer.n_out, k))
         return out[:, :, 0] if v.ndim == 1 else out
 
     def rmatvec(self, u: np.ndarray) -> np.ndarray:
-        """J^T u: (param,) for u (star, label), or (param, k) for u (star, label, k); products as in `matvec`."""
+        """J^T u: (param,) for u (star, label), or (param, k) for u (star, label, k)."""
         columns = u.reshape(*u.shape[:2], -1)
         out = np.empty((self.layout.n_params, columns.shape[2]))
         for name, layer in self.layout.layers.items():
@@ -81,7 +90,7 @@ class Tangents:
         return out[:, 0] if u.ndim == 2 else out
 
     def whiten(self, T: np.ndarray) -> Tangents:
-        """T_n J_n for T (star, label, label): rows in units of the noise, zero where a label is missing."""
+        """T_n J_n for T (star, label, label): in units of the noise, zero for missing labels."""
         g = {k: np.matmul(T.astype(g.dtype), g) for k, g in self.cotangents.items()}
         return Tangents(self.layout, self.inputs, g)
 
@@ -113,8 +122,8 @@ class Tangents:
         C = self.n_labels
         K = np.zeros((C, n, C, m))
         for layer, variances in self.layout.by_layer(variance).items():
-            a, g = self._layer(layer)
-            b, h = (a, g) if other is self else other._layer(layer)
+            a, g = self.layer_factors(layer)
+            b, h = (a, g) if other is self else other.layer_factors(layer)
             for ab, gv in _separate(a, b, g, *variances):
                 for c, d in _label_pairs(C, symmetric=other is self):
                     gh = gv[c] @ h[d].T
@@ -125,7 +134,7 @@ class Tangents:
                 K[d, :, c] = K[c, :, d].T
         return K.reshape(C * n, C * m)
 
-    def _layer(self, layer: str) -> tuple[np.ndarray, np.ndarray]:
+    def layer_factors(self, layer: str) -> tuple[np.ndarray, np.ndarray]:
         """Inputs (star, in) and cotangents (label, star, out) of one layer in float64."""
         g = self.cotangents[layer].transpose(1, 0, 2)
         return self.inputs[layer].astype(np.float64), np.ascontiguousarray(g, dtype=np.float64)
@@ -160,10 +169,22 @@ def compute_tangents(
     )
 
 
+def walk_tangents(
+    net: Network,
+    factors: Callable[..., list[np.ndarray]],
+    theta: np.ndarray,
+    X: np.ndarray,
+    stars_at_once: int = STARS_AT_ONCE,
+) -> Iterator[tuple[slice, Tangents]]:
+    """Rows and tangents of the stars X (star, pixel), some stars at a time."""
+    for rows in chunks(len(X), stars_at_once):
+        yield rows, compute_tangents(net, factors, theta, X[rows])
+
+
 def _separate(
     a: np.ndarray, b: np.ndarray, g: np.ndarray, v: Any, w: Any
 ) -> Iterator[tuple[Any, np.ndarray]]:
-    """Pairs (inputs' Gram, cotangents): their layer's kernel is the sum of one Gram times the other, entrywise."""
+    """Pairs (inputs' Gram, cotangents): the kernel is the sum of products of their Grams."""
     if a.shape[1] == 0:
         yield 1.0, g * w
         return

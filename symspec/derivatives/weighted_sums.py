@@ -1,4 +1,4 @@
-r"""Sums over stars with the noise as an argument, compiled once for whatever noise and prior are tried.
+r"""Sums over stars with weights as an argument, compiled once for every noise and prior.
 
 .. math:: L(\theta) = \tfrac12 \sum_n r_n^T W_n r_n, \qquad r_n = y_n - f(\theta, x_n)
 
@@ -19,13 +19,13 @@ from symspec.derivatives import graphs
 from symspec.derivatives.backends import choose_backend, compile_graph
 from symspec.derivatives.functions import CHUNK_BYTES, MAX_CHUNK
 from symspec.networks.network import Network
-from symspec.networks.params import Symbol
+from symspec.networks.params import Params, Symbol
 
 
 def compile_weighted_squares(net: Network, *, backend: str = "auto") -> WeightedSum:
     """Compile L and its gradient: `fn(theta, X, Y, W)` -> (value, gradient (param,))."""
 
-    def build(params, flux, labels, weights):
+    def build(params: Params, flux: Symbol, labels: Symbol, weights: Symbol) -> list[Symbol]:
         L = build_weighted_squares(net, params, flux, labels, weights)
         return [L, net.layout.join(graphs.build_gradient(L, params))]
 
@@ -36,11 +36,10 @@ def compile_weighted_hessian_vector_product(net: Network, *, backend: str = "aut
     """Compile exact products with the Hessian of L: `fn(theta, X, Y, W, v)` -> (param,)."""
     v = pt.vector("v", shape=(net.n_params,))
 
-    def build(params, flux, labels, weights):
+    def build(params: Params, flux: Symbol, labels: Symbol, weights: Symbol) -> list[Symbol]:
         L = build_weighted_squares(net, params, flux, labels, weights)
-        return [
-            net.layout.join(graphs.build_hessian_vector_product(L, params, net.layout.unpack(v)))
-        ]
+        product = graphs.build_hessian_vector_product(L, params, net.layout.unpack(v))
+        return [net.layout.join(product)]
 
     return WeightedSum(net, build, 10, backend, [v])
 
@@ -49,7 +48,7 @@ def compile_trace_gradient(net: Network, *, backend: str = "auto") -> WeightedSu
     """Compile `graphs.build_trace_gradient`: `fn(theta, X, Y, W, inverse)` -> (param,)."""
     inverse = pt.matrix("inverse", shape=(net.n_params, net.n_params))
 
-    def build(params, flux, _, weights):
+    def build(params: Params, flux: Symbol, _: Symbol, weights: Symbol) -> list[Symbol]:
         return [net.layout.join(graphs.build_trace_gradient(net, params, flux, weights, inverse))]
 
     copies = 6 * net.n_labels * net.n_params / net.floats_per_star
@@ -57,15 +56,15 @@ def compile_trace_gradient(net: Network, *, backend: str = "auto") -> WeightedSu
 
 
 def build_weighted_squares(
-    net: Network, params: graphs.Params, flux: Symbol, labels: Symbol, weights: Symbol
+    net: Network, params: Params, flux: Symbol, labels: Symbol, weights: Symbol
 ) -> Symbol:
-    """L, a scalar, for flux (star, pixel), labels (star, label) and weights W (star, label, label)."""
+    """L, a scalar, for flux (star, pixel), labels (star, label), weights (star, label, label)."""
     r = labels - net.build(params, flux)
     return 0.5 * pt.sum(r[:, :, None] * weights * r[:, None, :])
 
 
 class WeightedSum:
-    """A compiled graph that is summed over stars, chunk by chunk: `fn(theta, X, Y, W, *extra)`, in float64, unchecked.
+    """Compiled graph summed over stars by chunks: `fn(theta, X, Y, W, *extra)`, float64, unchecked.
 
     Parameters
     ----------

@@ -17,7 +17,7 @@ import numpy as np
 
 from symspec.errors import FileFormatError, SymspecError
 from symspec.safety.array_files import open_hdf5
-from symspec.safety.checks import check_finite
+from symspec.safety.arrays import check_finite
 from symspec.safety.file_formats import describe_start, is_hdf5, read_start
 from symspec.safety.whole_files import replace_when_complete
 from symspec.version import __version__

@@ -25,16 +25,17 @@ from symspec.files.archive_format import (
     write_attribute,
     write_strings,
 )
-from symspec.files.inverse_archives import INVERSES
 from symspec.files.layer_archives import check_layers, read_layer, write_layer
-from symspec.inverse_hessian.choice import CURVATURES
+from symspec.inverse_hessian.choice import CURVATURES, INVERSES
 from symspec.laplace.certificate import Certificate
 from symspec.laplace.posterior import LaplacePosterior
 from symspec.laplace.training_space import TrainingSpace
 from symspec.networks.layers import Layer
 from symspec.networks.network import Network
+from symspec.networks.noise import NOISES, GaussianNoise, Noise
 from symspec.networks.regression import Regression
-from symspec.safety.checks import check_choice, check_theta
+from symspec.safety.options import check_choice
+from symspec.safety.theta import check_theta
 
 NETWORK = "symspec network"
 LAPLACE = "symspec laplace"
@@ -244,7 +245,9 @@ def read_laplace(path: str | os.PathLike[str]) -> LaplacePosterior:
         return LaplacePosterior(
             reg=reg,
             theta=theta,
-            inverse_hessian=INVERSES[structure](archive, reg),
+            inverse_hessian=INVERSES[structure].from_arrays(
+                archive, "laplace/inverse_hessian", reg
+            ),
             certificate=_read_certificate(archive, net.n_labels),
             negative_log_posterior=archive.attribute("laplace", "negative_log_posterior", float),
             curvature=check_choice(curvature, "curvature", CURVATURES),
@@ -278,8 +281,10 @@ def _write_network(file: Any, net: Network, theta: np.ndarray) -> None:
 
 def _write_regression(file: Any, reg: Regression) -> None:
     group = file.create_group("regression")
-    noise = "noise_covariance" if reg.has_full_noise else "sigma_noise"
-    write_array(group, noise, getattr(reg, noise))
+    if reg.noise.kind != GaussianNoise.kind:  # which a file that names none has
+        write_attribute(group, "noise", reg.noise.kind)
+    for name, array in reg.noise.to_arrays().items():
+        write_array(group, name, array)
     for name, precision in reg.prior_precision.items():
         write_array(group, f"prior_precision/{name}", precision)
 
@@ -333,18 +338,25 @@ def _read_regression(archive: Archive, net: Network) -> Regression:
         raise archive.refusal(
             "regression", "in the file", "a network alone, without noise and prior", advice
         )
-    C = net.n_labels
-    noise = (
-        {"noise_covariance": (C, C)}
-        if "noise_covariance" in archive.find("regression")
-        else {"sigma_noise": (C,)}
-    )
-    values = {name: archive.array(f"regression/{name}", shape) for name, shape in noise.items()}
+    noise = _read_noise(archive, net.n_labels)
     prior = {}
     for block in net.layout.blocks:
         name = f"regression/prior_precision/{block.name}"
         prior[block.name] = archive.array(name, block.shape if archive.find(name).shape else ())
-    return Regression(net, prior_precision=prior, **values)
+    return Regression(net, noise=noise, prior_precision=prior)
+
+
+def _read_noise(archive: Archive, n_labels: int) -> Noise:
+    group = archive.find("regression")
+    kind = GaussianNoise.kind  # of files that name none
+    if "noise" in group.attrs:
+        kind = archive.attribute("regression", "noise", str)
+    if kind not in NOISES:
+        known = f"one of {', '.join(NOISES)}"
+        raise archive.refusal("regression@noise", known, kind, "a newer symspec wrote it, update")
+    shapes = NOISES[kind].stored_shapes(group, n_labels)
+    arrays = {name: archive.array(f"regression/{name}", shape) for name, shape in shapes.items()}
+    return NOISES[kind].from_arrays(arrays)
 
 
 def _read_certificate(archive: Archive, n_labels: int) -> Certificate:

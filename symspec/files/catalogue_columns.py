@@ -14,7 +14,7 @@ from symspec.files.provenance import find_versions
 from symspec.laplace.calibration import ErrorCalibration
 from symspec.laplace.flags import Flag
 from symspec.laplace.prediction import Prediction, standard_deviations
-from symspec.safety.checks import as_float_array
+from symspec.safety.arrays import as_float_array
 
 DIALECTS = ("upper", "lower")
 _NAMES = {  # {0} is the label, {1} the part of the error

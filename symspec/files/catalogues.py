@@ -24,7 +24,7 @@ from symspec.files.catalogue_columns import (
 from symspec.laplace.calibration import ErrorCalibration
 from symspec.laplace.flags import Flag
 from symspec.laplace.prediction import Prediction
-from symspec.safety.checks import check_choice
+from symspec.safety.options import check_choice
 from symspec.safety.whole_files import replace_when_complete
 
 if TYPE_CHECKING:

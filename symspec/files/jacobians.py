@@ -28,7 +28,7 @@ from symspec.laplace.identity import hash_network
 from symspec.networks.layers import Standardize
 from symspec.networks.network import Network
 from symspec.safety.checkpoint import find_fingerprint
-from symspec.safety.checks import check_choice
+from symspec.safety.options import check_choice
 from symspec.safety.progress import Progress
 from symspec.safety.whole_files import replace_when_complete
 from symspec.spectra.grids import Pixels, check_grid, fit_to_network

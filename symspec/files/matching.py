@@ -16,7 +16,7 @@ from symspec.errors import FileFormatError, OptionError, TooLargeError
 from symspec.networks.layers import Layer, Shape
 from symspec.networks.network import Network
 from symspec.networks.normalizations import BatchNorm
-from symspec.safety.checks import check_finite
+from symspec.safety.arrays import check_finite
 from symspec.safety.damaged_files import as_format_error
 
 LARGEST_RATIO = 50  # of unpacked to packed bytes: weights of 32 bits hardly shrink

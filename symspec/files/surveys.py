@@ -26,8 +26,6 @@ from symspec.spectra.resampling import Resampled
 from symspec.spectra.selections import match_labels
 from symspec.spectra.spectra import Spectra, hash_spectra
 
-KRYLOV_STARS = 16  # in a piece, each of which may take minutes
-
 
 @dataclass(frozen=True, kw_only=True)
 class Survey:
@@ -114,7 +112,7 @@ def predict_survey(
         if resample is None:
             check_grid(net, source, source.name)
         plan = _plan(laplace, source, limits, resample)
-        most = KRYLOV_STARS if laplace.structure == "krylov" else MOST_STARS
+        most = laplace.inverse_hessian.stars_a_piece or MOST_STARS
         size = find_piece_size(8 * net.n_pixels, most)
         read = partial(_read_piece, path, source, net, resample)
         find = partial(_predict_piece, laplace, limits)

@@ -1,4 +1,4 @@
-"""Laplace's error bars held against Hamiltonian Monte Carlo, per star and label, in function space."""
+"""Laplace's error bars compared with Hamiltonian Monte Carlo's, star by star and label by label."""
 
 from __future__ import annotations
 
@@ -12,13 +12,20 @@ from scipy.stats import norm
 
 from symspec.derivatives import compiled
 from symspec.errors import DataError, OptionError, ShapeError
-from symspec.hmc.subsets import Subset, describe_subset, restricted_covariance
-from symspec.inverse_hessian.last_layer import split_last_layer
+from symspec.hmc.subsets import (
+    ALL,
+    Subset,
+    check_subset,
+    describe_subset,
+    find_head,
+    restricted_covariance,
+)
 from symspec.laplace.identity import hash_weights
 from symspec.laplace.posterior import LaplacePosterior
 from symspec.laplace.prediction import standard_deviations
+from symspec.safety.arrays import as_float_array
 from symspec.safety.checkpoint import find_fingerprint
-from symspec.safety.checks import as_float_array, check_flux
+from symspec.safety.stars import check_flux
 
 if TYPE_CHECKING:
     from xarray import DataTree
@@ -33,13 +40,12 @@ SHIFT_TOLERANCE = 0.30  # of the median star's |shift|, in standard deviations
 N_ERRORS = 3.0
 PROBABILITIES = (0.025, 0.16, 0.5, 0.84, 0.975)
 
-AGREE, TOO_SMALL, TOO_LARGE, OFF_CENTRE, NOT_CONVERGED = VERDICTS = (
-    "agree",
-    "Laplace too small",
-    "Laplace too large",
-    "Laplace off centre",
-    "HMC not converged",
-)
+AGREE = "agree"
+TOO_SMALL = "Laplace too small"
+TOO_LARGE = "Laplace too large"
+OFF_CENTRE = "Laplace off centre"
+NOT_CONVERGED = "HMC not converged"
+VERDICTS = (AGREE, TOO_SMALL, TOO_LARGE, OFF_CENTRE, NOT_CONVERGED)
 THRESHOLDS = (
     f"HMC converged: R-hat at most {MAX_RHAT}, bulk and tail ESS at least {MIN_ESS} for every star,"
     f" at most {MAX_DIVERGENT:.0%} divergent draws. Agree: median sd ratio within"
@@ -51,7 +57,9 @@ THRESHOLDS = (
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class HmcComparison:
-    r"""Network outputs f(theta, x) under Hamiltonian Monte Carlo and under Laplace, all in units of the labels.
+    r"""Network outputs f(theta, x) under Hamiltonian Monte Carlo and under Laplace.
+
+    All are in units of the labels.
 
     Attributes
     ----------
@@ -74,8 +82,10 @@ class HmcComparison:
     others : dict of str to numpy.ndarray, shape (star, label)
         Standard deviations of other error bars.
     label_names, label_units : tuple of str
-    structure, varied : str
-        Of the Laplace posterior; which weights vary.
+    structure : str
+        Of the Laplace posterior, with its curvature.
+    varied : str
+        The weights that vary.
     """
 
     hmc_mean: np.ndarray
@@ -129,7 +139,7 @@ class HmcComparison:
 
     @cached_property
     def verdict(self) -> tuple[str, ...]:
-        """One of `VERDICTS` a label, by `THRESHOLDS`."""
+        """One of `VERDICTS` for each label, by `THRESHOLDS`."""
         return tuple(self._judge(c) for c in range(len(self.label_names)))
 
     def _judge(self, c: int) -> str:
@@ -150,29 +160,30 @@ class HmcComparison:
             return TOO_SMALL
         if median < 1 - RATIO_TOLERANCE - margin or large > STAR_SHARE:
             return TOO_LARGE
-        off = np.median(np.abs(self.shift[:, c])) > SHIFT_TOLERANCE + N_ERRORS * np.median(
-            self.shift_error[:, c]
-        )
-        return OFF_CENTRE if off else AGREE
+        shift = np.median(np.abs(self.shift[:, c]))
+        most = SHIFT_TOLERANCE + N_ERRORS * np.median(self.shift_error[:, c])
+        return OFF_CENTRE if shift > most else AGREE
 
     def mark(self, laplace: LaplacePosterior) -> LaplacePosterior:
-        """The Laplace posterior that was compared, with the verdict, by which its predictions are flagged."""
+        """The Laplace posterior with the verdict, by which its predictions are flagged."""
         return replace(laplace, hmc_verdict=self.verdict)
 
     def select(self, stars: Any) -> HmcComparison:
         """The same comparison on some of the stars: an index, slice or mask along the star axis."""
-        axis0 = (
-            "hmc_mean",
-            "hmc_sd",
-            "laplace_mean",
-            "laplace_sd",
-            "sd_error",
-            "mean_error",
-            "rhat",
+        return replace(
+            self,
+            hmc_mean=self.hmc_mean[stars],
+            hmc_sd=self.hmc_sd[stars],
+            laplace_mean=self.laplace_mean[stars],
+            laplace_sd=self.laplace_sd[stars],
+            sd_error=self.sd_error[stars],
+            mean_error=self.mean_error[stars],
+            quantiles=self.quantiles[:, stars],
+            rhat=self.rhat[stars],
+            ess_bulk=self.ess_bulk[stars],
+            ess_tail=self.ess_tail[stars],
+            others={name: sd[stars] for name, sd in self.others.items()},
         )
-        chosen = {name: getattr(self, name)[stars] for name in (*axis0, "ess_bulk", "ess_tail")}
-        others = {name: sd[stars] for name, sd in self.others.items()}
-        return replace(self, **chosen, quantiles=self.quantiles[:, stars], others=others)
 
 
 def compare_hmc(
@@ -187,15 +198,15 @@ def compare_hmc(
     Parameters
     ----------
     laplace : LaplacePosterior
-        That under test; it need not be the one which the chains started from.
+        The one under test, perhaps another than the chains started from.
     draws : xarray.DataTree
         Of `run_hmc`, or of `pymc.sample` on a `pymc_model` ("theta" in its posterior).
     X : array_like, shape (star, pixel)
-        Spectra on which to compare; where they are not those that the draws hold f of, f is
-        computed from theta.
-    others : dict of str to LaplacePosterior or array_like (star, label) or (star, label, label), optional
-        Further error bars to show beside it: standard deviations or covariances of f, such as
-        `sandwich_covariance`'s.
+        Spectra on which to compare; f is computed from theta for spectra of which the draws do
+        not hold it.
+    others : dict of str to LaplacePosterior or array_like, optional
+        Further error bars to show beside it: standard deviations (star, label) or covariances
+        (star, label, label) of f, such as `sandwich_covariance`'s.
 
     Returns
     -------
@@ -210,8 +221,8 @@ def compare_hmc(
         Draws that are not finite, or too few.
     """
     X = np.atleast_2d(check_flux(X, laplace.reg.net.n_pixels))
-    subset: Subset = draws.attrs.get("subset", "all")
-    subset = int(subset) if subset.isdigit() else subset
+    word = draws.attrs.get("subset", ALL)
+    subset = check_subset(int(word) if word.isdigit() else word, laplace.reg.net.n_params)
     f = _find_f(laplace, draws, X, subset)
     statistics = _summarize(f)
     sample_stats = draws["sample_stats"]
@@ -257,8 +268,8 @@ def _find_f(
     theta = posterior["theta"].transpose("chain", "draw", "param").values
     net = laplace.reg.net
     inputs = X
-    if subset == "last_layer":
-        head = split_last_layer(laplace.reg, laplace.theta)
+    head = find_head(laplace.reg, laplace.theta, subset)
+    if head is not None:
         net = head.reg.net
         inputs = head.find_features(X)
     if theta.shape[-1] != net.n_params:

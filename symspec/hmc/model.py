@@ -1,4 +1,4 @@
-"""A PyMC model on a network's own graph: the posterior that Laplace's approximation stands in for."""
+"""A PyMC model on a network's own graph: the posterior that Laplace's approximates."""
 
 from __future__ import annotations
 
@@ -8,29 +8,43 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytensor
 import pytensor.tensor as pt
+from numpy.typing import ArrayLike
 from pytensor.graph.basic import Variable
 from pytensor.graph.traversal import ancestors
 from pytensor.tensor.random.op import RandomVariable
 
 from symspec.derivatives.functions import check_stars
 from symspec.errors import OptionError
-from symspec.hmc.subsets import Subset, check_subset, find_basis, find_last_layer_inverse
-from symspec.hmc.whitening import Whitening, find_whitening, whiten_by_factor
-from symspec.inverse_hessian.last_layer import LastLayer, split_last_layer
+from symspec.hmc.subsets import (
+    ALL,
+    LAST_LAYER,
+    Subset,
+    check_subset,
+    find_basis,
+    find_free,
+    find_head,
+)
+from symspec.hmc.whitening import Whitening, find_last_layer_whitening, find_whitening
+from symspec.inverse_hessian.last_layer import LastLayer
 from symspec.laplace.posterior import LaplacePosterior
-from symspec.networks.regression import LOG_2PI, Regression, Symbol
-from symspec.safety.checks import check_flux
+from symspec.networks.noise import LOG_2PI, GaussianNoise, Noise
+from symspec.networks.params import Symbol
+from symspec.networks.regression import Regression
+from symspec.safety.stars import check_flux
+from symspec.spectra.selections import as_stars
+from symspec.spectra.spectra import Spectra
 
 if TYPE_CHECKING:
     import pymc as pm
 
 MAX_NAMES = 1_000_000  # parameters that get a name each
+LABELS = ("star", "label")
 
 
 def pymc_model(
     reg: Regression,
-    X: Any,
-    Y: Any,
+    X: ArrayLike | Spectra,
+    Y: ArrayLike | None = None,
     *,
     laplace: LaplacePosterior | None = None,
     subset: Subset = "all",
@@ -39,7 +53,7 @@ def pymc_model(
     prior_precision: Any = None,
     blocks: bool = False,
 ) -> pm.Model:
-    r"""Build a PyMC model of a regression: the same graph, noise and prior, to sample or to build on.
+    r"""Build a PyMC model of a regression, of the same graph, noise and prior.
 
     Inside a ``with pm.Model()`` block the variables are added to that model. Its data are called
     "flux" and "labels", to be swapped by `pm.set_data`; labels that are NaN are missing. Without
@@ -50,15 +64,15 @@ def pymc_model(
     ----------
     reg : Regression
     X, Y : array_like, shapes (star, pixel), (star, label)
-        The training set; NaN labels are missing.
+        The training set, or `Spectra` alone; NaN labels are missing.
     laplace : LaplacePosterior, optional
         Sample theta = theta* + L z with :math:`L L^T = A^{-1}`: "theta_whitened" is z, "theta"
         follows from it, and each chain starts from a draw of the Laplace posterior. Needed for
         subsets.
     subset : {"all", "last_layer"} or int, default "all"
-        What varies, the rest being held at `laplace.theta`: all weights; the last dense layer,
-        whose inputs are computed once and are the data "features"; or so many leading directions of
-        the curvature, as "z".
+        The parameters that vary, the others being held at `laplace.theta`: all weights; the last
+        dense layer, whose inputs are computed once and are the data "features"; or a number of
+        leading directions of the curvature, as "z".
     X_check : array_like, shape (check_star, pixel), optional
         Spectra whose network outputs are stored as "f" (check_star, label) with every draw.
     sigma_noise : number, array_like (label,), or PyMC variable, optional
@@ -85,12 +99,12 @@ def pymc_model(
     """
     import pymc as pm
 
-    X, Y = check_stars(reg.net, X, Y)
+    X, Y = check_stars(reg.net, *as_stars(reg.net, X, Y))
     subset = check_subset(subset, reg.net.n_params)
     reg, precisions = _put_numbers(reg, sigma_noise, prior_precision)
     _check_together(reg, laplace, subset, blocks, precisions)
-    head = split_last_layer(reg, laplace.theta) if subset == "last_layer" else None
-    free = slice(0, reg.net.n_params) if head is None else head.free
+    head = None if laplace is None else find_head(reg, laplace.theta, subset)
+    free = find_free(reg.net.layout, subset)
     part = reg if head is None else head.reg
     with pm.Model.get_context(error_if_none=False) or pm.Model() as model:
         model.add_coords({"label": list(reg.net.label_names)})
@@ -107,9 +121,8 @@ def pymc_model(
         if X_check is not None:
             inputs_check = _find_check_inputs(reg, head, X_check)
             model.add_coords({"check_star": np.arange(len(inputs_check))})
-            f_check = _build(
-                part, theta, pytensor.shared(inputs_check, "inputs_check")
-            )  # not copied into each result
+            # shared, so that no copy goes into each result
+            f_check = _build(part, theta, pytensor.shared(inputs_check, "inputs_check"))
             pm.Deterministic("f", f_check, dims=("check_star", "label"))
     return model
 
@@ -142,12 +155,10 @@ def _add_theta(
 
     if laplace is None:
         return pm.Normal("theta", 0.0, sd, dims="param")
-    if subset == "all":
+    if subset == ALL:
         return _add_whitened(find_whitening(laplace), sd)
-    if subset == "last_layer":
-        return _add_whitened(
-            whiten_by_factor(laplace.theta[free], find_last_layer_inverse(laplace)), sd
-        )
+    if subset == LAST_LAYER:
+        return _add_whitened(find_last_layer_whitening(laplace, free), sd)
     basis, mean, prior_sd = find_basis(laplace, int(subset))
     pm.modelcontext(None).add_coords({"direction": np.arange(len(mean))})
     start = pm.Normal.dist(0.0, 1.0, shape=len(mean))
@@ -157,7 +168,10 @@ def _add_theta(
 
 
 def _add_whitened(whitening: Whitening, sd: Symbol | np.ndarray) -> Symbol:
-    """Z with the prior of theta* + L z, whose density takes the log-Jacobian; started from Laplace's unit normal."""
+    """Z with the prior of theta* + L z, started from Laplace's unit normal.
+
+    Its density takes the log-Jacobian.
+    """
     import pymc as pm
 
     n = whitening.center.size
@@ -166,14 +180,19 @@ def _add_whitened(whitening: Whitening, sd: Symbol | np.ndarray) -> Symbol:
         squares = pt.sum((whitening.build_theta(z) / sd) ** 2)
         return whitening.log_det - 0.5 * (squares + n * LOG_2PI) - pt.sum(pt.log(sd))
 
-    def random(
-        sd: np.ndarray, rng: np.random.Generator | None = None, size: Any = None
-    ) -> np.ndarray:
+    def random(sd: np.ndarray, rng: np.random.Generator, size: Any = None) -> np.ndarray:
         return whitening.find_z(rng.normal(0.0, sd, size=(*(size or ()), n)))
 
     start = pm.Normal.dist(0.0, 1.0, shape=n)
-    words = {"logp": logp, "random": random, "signature": "(p)->(p)"}
-    z = pm.CustomDist("theta_whitened", sd, **words, dims="param", initval=start)
+    z = pm.CustomDist(
+        "theta_whitened",
+        sd,
+        logp=logp,
+        random=random,
+        signature="(p)->(p)",
+        dims="param",
+        initval=start,
+    )
     return pm.Deterministic("theta", whitening.build_theta(z), dims="param")
 
 
@@ -208,59 +227,86 @@ def _name_params(reg: Regression, free: slice) -> np.ndarray:
 
 
 def _add_labels(part: Regression, f: Symbol, Y: np.ndarray, sigma: Symbol | None) -> Symbol:
-    """The observed labels "y"; those that are missing leave the density, and are predicted like the others."""
+    """The observed labels "y"; missing ones leave the density and are predicted like the others."""
     import pymc as pm
 
-    observed = np.isfinite(Y)
-    dims = ("star", "label")
-    labels = pm.Data("labels", np.where(observed, Y, 0.0), dims=dims)
-    full = part.has_full_noise and sigma is None
-    sigma = part.sigma_noise if sigma is None else sigma
-    words = {"observed": labels, "shape": f.shape, "dims": dims}
-    if full:
-        chol = np.linalg.cholesky(part.noise_covariance)
-    if observed.all():
-        return (
-            pm.MvNormal("y", f, chol=chol, **words) if full else pm.Normal("y", f, sigma, **words)
-        )
-    mask = pm.Data("observed", observed.astype(np.float64), dims=dims)
+    is_observed = np.isfinite(Y)
+    labels = pm.Data("labels", np.where(is_observed, Y, 0.0), dims=LABELS)
+    mask = None
+    if not is_observed.all():
+        mask = pm.Data("observed", is_observed.astype(np.float64), dims=LABELS)
+    noise = part.noise
+    if sigma is None and isinstance(noise, GaussianNoise) and not noise.is_full:
+        sigma = noise.sigma
+    if sigma is None:
+        return _add_label_vectors(noise, f, labels, mask)
+    if mask is None:
+        return pm.Normal("y", f, sigma, observed=labels, shape=f.shape, dims=LABELS)
 
-    def by_label(value: Symbol, f: Symbol, sigma: Symbol) -> Symbol:
+    def logp(value: Symbol, f: Symbol, sigma: Symbol) -> Symbol:
         return mask * pm.logp(pm.Normal.dist(f, sigma), value)
 
-    def by_star(value: Symbol, f: Symbol) -> Symbol:
-        return part.log_likelihood(f, pt.switch(pt.neq(mask, 0.0), value, np.nan))
+    return pm.CustomDist(
+        "y",
+        f,
+        sigma,
+        logp=logp,
+        dist=lambda f, sigma, size: pm.Normal.dist(f, sigma, size=size),
+        observed=labels,
+        shape=f.shape,
+        dims=LABELS,
+    )
 
-    if full:
-        words |= {
-            "dist": lambda f, size: pm.MvNormal.dist(f, chol=chol, size=size),
-            "signature": "(c)->(c)",
-        }
-        return pm.CustomDist("y", f, logp=by_star, **words)
-    words |= {"dist": lambda f, sigma, size: pm.Normal.dist(f, sigma, size=size)}
-    return pm.CustomDist("y", f, sigma, logp=by_label, **words)
+
+def _add_label_vectors(noise: Noise, f: Symbol, labels: Symbol, mask: Symbol | None) -> Symbol:
+    """Labels "y" whose density is one of all labels of a star, by PyMC's own distribution if it has it."""
+    import pymc as pm
+
+    def logp(value: Symbol, f: Symbol) -> Symbol:
+        known = value if mask is None else pt.switch(pt.neq(mask, 0.0), value, np.nan)
+        return noise.log_likelihood(f, known)
+
+    def random(f: np.ndarray, rng: np.random.Generator, size: tuple[int, ...]) -> np.ndarray:
+        return noise.draw(np.broadcast_to(f, (*size, f.shape[-1])), rng)
+
+    dist = None
+    if isinstance(noise, GaussianNoise):
+        chol = np.linalg.cholesky(noise.covariance)
+        if mask is None:
+            return pm.MvNormal("y", f, chol=chol, observed=labels, shape=f.shape, dims=LABELS)
+
+        def dist(f: Symbol, size: Symbol) -> Symbol:
+            return pm.MvNormal.dist(f, chol=chol, size=size)
+
+    return pm.CustomDist(
+        "y",
+        f,
+        logp=logp,
+        dist=dist,
+        random=None if dist else random,
+        signature="(c)->(c)",
+        observed=labels,
+        shape=f.shape,
+        dims=LABELS,
+    )
 
 
 def _put_numbers(
     reg: Regression, sigma_noise: Any, prior_precision: Any
 ) -> tuple[Regression, dict[str, Symbol]]:
-    """The regression with the numbers among noise and prior, and the symbols among the prior by block."""
+    """The regression with noise and prior that are numbers; priors that are symbols, by block."""
     by_block = prior_precision if isinstance(prior_precision, Mapping) else {"": prior_precision}
     symbols = {name: value for name, value in by_block.items() if isinstance(value, Variable)}
     if isinstance(prior_precision, Mapping):
         prior = {name: 1.0 if name in symbols else value for name, value in prior_precision.items()}
     else:
         prior = reg.prior_precision if prior_precision is None or symbols else prior_precision
-    noise = (
-        {"noise_covariance": reg.noise_covariance}
-        if reg.has_full_noise
-        else {"sigma_noise": reg.sigma_noise}
-    )
     if sigma_noise is not None and not isinstance(sigma_noise, Variable):
-        noise = {"sigma_noise": sigma_noise}
+        numbers = Regression(reg.net, sigma_noise=sigma_noise, prior_precision=prior)
+        return numbers, symbols
     if sigma_noise is None and prior is reg.prior_precision:
         return reg, symbols
-    return Regression(reg.net, prior_precision=prior, **noise), symbols
+    return Regression(reg.net, noise=reg.noise, prior_precision=prior), symbols
 
 
 def _find_prior_sds(
@@ -293,8 +339,8 @@ def _expand(
     return xp.concatenate([sds[name] * np.ones(size) for name, size in sizes.items()])
 
 
-def _register(value: Symbol, name: str) -> Symbol:
-    """A symbolic value for the model being built; a distribution that is not in it yet is put into it.
+def _register(value: Variable, name: str) -> Symbol:
+    """A symbolic value for the model being built, which takes in a distribution that it lacks.
 
     Raises
     ------
@@ -338,7 +384,7 @@ def _check_together(
     precisions: Mapping[str, Symbol],
 ) -> None:
     """Options that exclude each other, before any work."""
-    if laplace is None and subset != "all":
+    if laplace is None and subset != ALL:
         raise OptionError(
             f"subset={subset!r} holds the other weights at those of a Laplace posterior: give"
             " laplace=fit_laplace(...)."

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from copy import copy
 from typing import Any
 
@@ -10,26 +10,20 @@ import numpy as np
 
 from symspec.derivatives import compiled, matrices
 from symspec.derivatives.tangent_stream import TangentStream
-from symspec.derivatives.tangents import Tangents, compute_tangents
-from symspec.errors import OptionError
-from symspec.inverse_hessian.choice import check_structure, choose_structure
-from symspec.inverse_hessian.dual import DualInverse
+from symspec.derivatives.tangents import Tangents, compute_tangents, walk_tangents
+from symspec.inverse_hessian.choice import INVERSES, check_structure, choose_structure
 from symspec.inverse_hessian.interface import InverseHessian
-from symspec.inverse_hessian.kronecker import build_kronecker
-from symspec.inverse_hessian.krylov import KrylovInverse, KrylovLimits
-from symspec.inverse_hessian.last_layer import build_last_layer
-from symspec.inverse_hessian.layerwise import build_diagonal
-from symspec.inverse_hessian.low_rank import build_low_rank
-from symspec.inverse_hessian.primal import PrimalInverse, build_primal
 from symspec.networks.regression import Regression
 from symspec.safety.checkpoint import Checkpoint
 from symspec.safety.memory import parse_memory
 
-DEFAULT_RANK = 100
+SUBSET_SEED = 0  # subsets of the training stars are the same at each call
 
 
 class InverseBuilder:
-    """Builds the inverse Hessian of one regression and data set at any theta and prior, compiling once.
+    """The inverse Hessian of one regression and training set at any theta and prior.
+
+    It compiles once, and is the `Problem` that structures are built from.
 
     Parameters
     ----------
@@ -37,13 +31,20 @@ class InverseBuilder:
     X, Y : numpy.ndarray
         Training flux (star, pixel) and labels (star, label).
     structure : str
-        A word of `STRUCTURES`.
+        One of `STRUCTURES`.
     curvature : {"ggn", "hessian"}
     backend, dtype, memory : str
     options : mapping, optional
         Of the structure, see `fit_laplace`.
     checkpoint : Checkpoint, optional
         Where finished blocks are kept.
+
+    Attributes
+    ----------
+    inverse : type
+        The structure's class.
+    structure, reason : str
+        Its name, and in one line why it was taken.
     """
 
     def __init__(
@@ -75,11 +76,12 @@ class InverseBuilder:
         else:
             self.reason = f"{structure}: as asked."
         self.structure = structure
+        self.inverse = INVERSES[structure]
         self.curvature = curvature
         self.backend = backend
         self.dtype = dtype
         self.checkpoint = Checkpoint() if checkpoint is None else checkpoint
-        self.factors = compiled.compile_tangent_factors(reg.net, backend=backend, dtype=dtype)
+        self._factors = compiled.compile_tangent_factors(reg.net, backend=backend, dtype=dtype)
         self._hessian = self._compile_hessian()
 
     def with_regression(self, reg: Regression) -> InverseBuilder:
@@ -94,21 +96,6 @@ class InverseBuilder:
             return None
         return matrices.compile_hessian(self.reg, backend=self.backend, dtype=self.dtype)
 
-    def tangents(self, theta: np.ndarray, X: Any = None) -> Tangents:
-        """Tangents at `theta` of some stars, the training stars by default."""
-        return compute_tangents(self.reg.net, self.factors, theta, self.X if X is None else X)
-
-    def stream(self, theta: np.ndarray, stars: np.ndarray | None = None) -> TangentStream:
-        """Whitened tangents of the training stars with labels, or of some of them, block by block."""
-        stars = np.flatnonzero(self.observed.any(axis=1)) if stars is None else stars
-        return TangentStream(
-            lambda some: self.tangents(theta, self.X[some]),
-            self.reg.whiteners(self.observed),
-            self.reg.net.n_params,
-            self.memory / 3,
-            stars,
-        )
-
     def build(self, theta: np.ndarray) -> InverseHessian:
         """Inverse Hessian at `theta`.
 
@@ -117,78 +104,44 @@ class InverseBuilder:
         NotPositiveDefiniteError
             The exact Hessian has a negative eigenvalue.
         """
-        return getattr(self, f"_build_{self.structure}")(theta)
+        return self.inverse.build(self, theta)
 
-    def _build_primal(self, theta: np.ndarray) -> InverseHessian:
-        if self._hessian is None:
-            return build_primal(self.stream(theta), self.reg.net, self.reg.prior_precision_vector())
-        return PrimalInverse.factorize(self._hessian(theta, self.X, self.Y).astype(np.float64))
-
-    def _build_dual(self, theta: np.ndarray) -> InverseHessian:
-        return self._invert(
-            theta, self._choose_subset(self.options["subset"]) if "subset" in self.options else None
-        )
-
-    def _build_krylov(self, theta: np.ndarray) -> InverseHessian:
-        labelled = np.flatnonzero(self.observed.any(axis=1))
-        n_fitting = int(np.sqrt(self.memory / 8 / (3 * 8)) / self.reg.net.n_labels)
-        subset = self._choose_subset(
-            self.options.get("subset", max(1, min(n_fitting, len(labelled) // 4)))
-        )
-        rest = np.setdiff1d(labelled, subset)
-        if not rest.size:
-            raise OptionError(
-                f"subset should leave some of the {len(labelled)} training stars with labels to be"
-                " added by products, "
-                f'got {len(subset)}: give fewer, or use structure="dual".'
-            )
-        limits = {name: value for name, value in self.options.items() if name != "subset"}
-        return KrylovInverse(
-            self._invert(theta, subset),
-            self.stream(theta, rest),
-            KrylovLimits(**limits, max_bytes=self.memory / 4),
-            self.checkpoint,
-        )
-
-    def _build_kronecker(self, theta: np.ndarray) -> InverseHessian:
-        return build_kronecker(self.stream(theta), *self._prior, self.checkpoint)
-
-    def _build_ekfac(self, theta: np.ndarray) -> InverseHessian:
-        return build_kronecker(self.stream(theta), *self._prior, self.checkpoint, corrected=True)
-
-    def _build_diagonal(self, theta: np.ndarray) -> InverseHessian:
-        return build_diagonal(self.stream(theta), *self._prior, self.checkpoint)
-
-    def _build_last_layer(self, theta: np.ndarray) -> InverseHessian:
-        precision = self.reg.prior_precision_vector()
-        return build_last_layer(self.stream(theta), self.reg.net.layout, precision, self.checkpoint)
-
-    def _build_low_rank(self, theta: np.ndarray) -> InverseHessian:
-        rank = self.options.get(
-            "rank", min(DEFAULT_RANK, max(1, int(self.memory / (16 * self.reg.net.n_params))))
-        )
-        return build_low_rank(
-            self.stream(theta), self.reg.prior_precision_vector(), rank, self.checkpoint
-        )
+    # --- what structures are built from
 
     @property
-    def _prior(self) -> tuple[Any, dict[str, Any]]:
-        return self.reg.net.layout, self.reg.prior_precision
+    def labelled(self) -> np.ndarray:
+        """Indices of the training stars with labels."""
+        return np.flatnonzero(self.observed.any(axis=1))
 
-    def _choose_subset(self, n_stars: int) -> np.ndarray:
-        """Indices of `n_stars` training stars with labels, at random; smaller subsets are part of larger ones."""
-        stars = np.flatnonzero(self.observed.any(axis=1))
-        order = np.random.default_rng(0).permutation(stars)
-        return np.sort(order[:n_stars])
+    def tangents(self, theta: np.ndarray, X: np.ndarray | None = None) -> Tangents:
+        """Tangents at `theta` of some stars, the training stars by default."""
+        X = self.X if X is None else X
+        return compute_tangents(self.reg.net, self._factors, theta, X)
 
-    def _invert(self, theta: np.ndarray, stars: np.ndarray | None = None) -> DualInverse:
-        """Dual inverse from some of the training stars, by default all."""
-        X, observed = (
-            (self.X, self.observed) if stars is None else (self.X[stars], self.observed[stars])
+    def walk(self, theta: np.ndarray, X: np.ndarray) -> Iterator[tuple[slice, Tangents]]:
+        """Rows and tangents at `theta` of the stars X (star, pixel), some stars at a time."""
+        return walk_tangents(self.reg.net, self._factors, theta, X)
+
+    def stream(self, theta: np.ndarray, stars: np.ndarray | None = None) -> TangentStream:
+        """Whitened tangents of the labelled training stars, or of some of them, block by block."""
+        return TangentStream(
+            lambda some: self.tangents(theta, self.X[some]),
+            self.reg.noise.of_stars(self.Y).whiteners,
+            self.reg.net.n_params,
+            self.memory / 3,
+            self.labelled if stars is None else stars,
         )
-        variance = {name: 1 / np.asarray(p) for name, p in self.reg.prior_precision.items()}
-        is_subset = observed.sum() < self.observed.sum()
-        covariance = self.reg.noise_covariance
-        return DualInverse(
-            self.tangents(theta, X), variance, observed, covariance, is_subset=bool(is_subset)
-        )
+
+    def hessian(self, theta: np.ndarray) -> np.ndarray:
+        """Exact Hessian of the negative log posterior (param, param)."""
+        if self._hessian is None:
+            raise ValueError('the exact Hessian is compiled for curvature="hessian" only.')
+        return self._hessian(theta, self.X, self.Y).astype(np.float64)
+
+    def pick_stars(self, n: int) -> np.ndarray:
+        """Indices of `n` labelled training stars at random, the same at each call.
+
+        Smaller subsets are part of larger ones.
+        """
+        order = np.random.default_rng(SUBSET_SEED).permutation(self.labelled)
+        return np.sort(order[:n])

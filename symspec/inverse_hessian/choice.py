@@ -1,4 +1,4 @@
-"""Which structure of the inverse Hessian: the words, what each takes, and the choice of the exact one that fits."""
+"""The registry of structures of the inverse Hessian, and the choice of the exact one that fits."""
 
 from __future__ import annotations
 
@@ -9,21 +9,36 @@ from typing import Any
 import numpy as np
 
 from symspec.errors import OptionError, TooLargeError
+from symspec.inverse_hessian.dual import DualInverse
+from symspec.inverse_hessian.interface import InverseHessian
+from symspec.inverse_hessian.kronecker import EkfacInverse, KroneckerInverse
+from symspec.inverse_hessian.krylov import KrylovInverse
+from symspec.inverse_hessian.last_layer import LastLayerInverse
+from symspec.inverse_hessian.layerwise import DiagonalInverse
+from symspec.inverse_hessian.low_rank import LowRankInverse
+from symspec.inverse_hessian.primal import PrimalInverse
 from symspec.networks.network import Network
-from symspec.safety.checks import check_choice, check_count
 from symspec.safety.memory import parse_memory
+from symspec.safety.options import check_choice, check_count
 
-EXACT = ("primal", "dual", "krylov")
-APPROXIMATE = ("kronecker", "ekfac", "diagonal", "last_layer", "low_rank")
+# all structures by name: a new one is a file beside this one and a line here
+INVERSES: dict[str, type[InverseHessian]] = {
+    inverse.structure: inverse
+    for inverse in (
+        PrimalInverse,
+        DualInverse,
+        KrylovInverse,
+        KroneckerInverse,
+        EkfacInverse,
+        DiagonalInverse,
+        LastLayerInverse,
+        LowRankInverse,
+    )
+}
+EXACT = tuple(n for n, inverse in INVERSES.items() if inverse.accuracy in ("exact", "interval"))
+APPROXIMATE = tuple(name for name in INVERSES if name not in EXACT)
 STRUCTURES = ("auto", *EXACT, *APPROXIMATE)
 CURVATURES = ("ggn", "hessian")
-
-# options of each structure, with their types
-OPTIONS: dict[str, dict[str, type]] = {
-    "dual": {"subset": int},
-    "krylov": {"subset": int, "tolerance": float, "max_iterations": int, "max_seconds": float},
-    "low_rank": {"rank": int},
-}
 
 
 @dataclass(frozen=True)
@@ -45,9 +60,9 @@ def choose_structure(
     n_rows : int
         Observed (star, label) pairs of the training set.
     curvature : {"ggn", "hessian"}
-        All but the primal need the Gauss-Newton matrix.
+        Only the primal structure takes the exact Hessian.
     memory : str, default "8GB"
-        What the factorisation may take.
+        Memory that the factorisation may take.
 
     Raises
     ------
@@ -55,30 +70,26 @@ def choose_structure(
         curvature="hessian", and the matrix does not fit.
     """
     limit = parse_memory(memory)
-    P = net.n_params
-    widths = sum(layer.n_in + layer.n_out for layer in net.layout.layers.values())
-    costs = {
-        "primal": (n_rows * P**2 + P**3 / 3, 3 * 8 * P**2),
-        "dual": (n_rows**2 * widths + n_rows**3 / 3, 3 * 8 * n_rows**2),
-    }
-    if curvature == "hessian":
-        del costs["dual"]
-    fitting = {name: flops for name, (flops, n_bytes) in costs.items() if n_bytes <= limit}
-    sizes = ", ".join(f"{name} {n_bytes / 2**30:.3g} GiB" for name, (_, n_bytes) in costs.items())
-    told = f"{P:,} parameters, {n_rows:,} observed labels; {sizes} of {memory}"
-    if fitting:
-        name = min(fitting, key=lambda key: fitting[key])
-        return Choice(name, f"{name}: {told}.")
-    if curvature == "hessian":
+    able = [name for name in EXACT if curvature in INVERSES[name].curvatures]
+    costs = {name: INVERSES[name].cost(net, n_rows) for name in able}
+    sizes = ", ".join(
+        f"{name} {cost.n_bytes / 2**30:.3g} GiB" for name, cost in costs.items() if cost.rows
+    )
+    fitting = [name for name, cost in costs.items() if cost.n_bytes <= limit]
+    if not fitting:
         raise TooLargeError(
-            f"the exact Hessian of {P:,} parameters takes {sizes}, and memory={memory!r} was given:"
-            ' give more, or use curvature="ggn".'
+            f"the exact Hessian of {net.n_params:,} parameters takes {sizes}, and"
+            f' memory={memory!r} was given: give more, or use curvature="ggn".'
         )
-    return Choice("krylov", f"krylov: {told}; products alone, each error bar between two bounds.")
+    name = min(fitting, key=lambda name: costs[name].flops)
+    reason = f"{name}: {net.n_params:,} parameters, {n_rows:,} observed labels; {sizes} of {memory}"
+    if INVERSES[name].accuracy == "interval":
+        reason += "; products alone, each error bar between two bounds"
+    return Choice(name, f"{reason}.")
 
 
 def check_structure(structure: str, curvature: str, options: Mapping[str, Any]) -> None:
-    """Refuse words and options that do not go together.
+    """Refuse a structure, curvature and options that do not go together.
 
     Raises
     ------
@@ -86,12 +97,14 @@ def check_structure(structure: str, curvature: str, options: Mapping[str, Any]) 
     """
     check_choice(structure, "structure", STRUCTURES)
     check_choice(curvature, "curvature", CURVATURES)
-    if curvature == "hessian" and structure not in ("auto", "primal"):
+    able = [name for name, inverse in INVERSES.items() if curvature in inverse.curvatures]
+    if structure not in ("auto", *able):
+        names = " or ".join(f'structure="{name}"' for name in able)
         raise OptionError(
             f'structure="{structure}" inverts the Gauss-Newton matrix: use curvature="ggn", or'
-            ' structure="primal".'
+            f" {names}."
         )
-    known = OPTIONS.get(structure, {})
+    known = {} if structure == "auto" else INVERSES[structure].options
     for name, value in options.items():
         if name not in known:
             takes = ", ".join(known) or "none"

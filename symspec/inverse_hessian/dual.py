@@ -2,19 +2,39 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 import numpy as np
-from scipy.linalg import solve_triangular
+from scipy.linalg import eigh, solve_triangular
 from scipy.linalg.lapack import dpotrf, dpotri
 
+from symspec.derivatives import compiled
 from symspec.derivatives.tangents import Tangents
-from symspec.errors import DataError
-from symspec.inverse_hessian.interface import InverseHessian
+from symspec.errors import DataError, TooLargeError
+from symspec.inverse_hessian.interface import (
+    ArrayReader,
+    Cost,
+    CrossCovariance,
+    Factor,
+    InverseHessian,
+    Problem,
+    find_last_layer,
+    read_cholesky,
+)
+from symspec.inverse_hessian.low_rank import NEGLIGIBLE, LowRankInverse
+from symspec.inverse_hessian.primal import PrimalInverse
+from symspec.networks.network import Network
+from symspec.networks.noise import StarNoise
+from symspec.networks.regression import Regression
+
+MAX_BYTES = 4 * 2**30  # of all directions
 
 
 class DualInverse(InverseHessian):
-    r"""A^-1 of the Gauss-Newton matrix by the Woodbury identity, with the tangent kernel K = J Lambda^-1 J^T.
+    r"""A^-1 by the Woodbury identity, with the tangent kernel K = J Lambda^-1 J^T of the stars.
+
+    A is the Gauss-Newton matrix:
 
     .. math::
         A^{-1} = \Lambda^{-1} - \Lambda^{-1} J^T M^{-1} J \Lambda^{-1}, \qquad M = K + S = L L^T,
@@ -27,42 +47,77 @@ class DualInverse(InverseHessian):
         Of the training stars.
     variance : dict of str to float or numpy.ndarray
         Prior variance of each block, the diagonal of Lambda^-1.
-    observed : numpy.ndarray of bool, shape (star, label)
-        Which labels the training stars have.
-    noise_covariance : numpy.ndarray, shape (label, label)
+    noise : StarNoise
+        Of the training stars; its covariances make the diagonal blocks of S.
     cholesky : numpy.ndarray, optional
         L, if it is known already.
     is_subset : bool, default False
-        Whether there are further training stars: as data can only shrink A^-1, variances are then
+        Whether there are other training stars. As data can only shrink A^-1, variances are then
         upper bounds.
     """
 
     structure = "dual"
+    options: ClassVar = {"subset": int}
+    partial_options = ("subset",)
+    has_evidence_gradient = True
 
     def __init__(
         self,
         tangents: Tangents,
         variance: dict[str, Any],
-        observed: np.ndarray,
-        noise_covariance: np.ndarray,
+        noise: StarNoise,
         cholesky: np.ndarray | None = None,
         *,
         is_subset: bool = False,
     ):
         super().__init__(tangents.layout.n_params)
         self.accuracy = "upper bound" if is_subset else "exact"
+        self.is_complete = not is_subset
         self.tangents = tangents
         self.variance = variance
-        self.observed = np.asarray(observed, bool)
-        self.noise_covariance = noise_covariance
+        self.noise = noise
+        self.observed = noise.observed
         self._variance_vector = tangents.layout.expand(variance)
         self.rows = np.flatnonzero(self.observed.T)  # label-major, as `Tangents.gram` orders them
-        self._log_det_noise = _log_det_noise(self.observed, noise_covariance)
         if cholesky is None:
-            cholesky = factorize_kernel(
-                tangents.gram(tangents, variance), self.observed, noise_covariance
-            )
+            cholesky = factorize_kernel(tangents.gram(tangents, variance), noise)
         self.cholesky = cholesky
+
+    @classmethod
+    def cost(cls, net: Network, n_rows: int) -> Cost:
+        widths = sum(layer.n_in + layer.n_out for layer in net.layout.layers.values())
+        return Cost(n_rows**2 * widths + n_rows**3 / 3, n_rows)
+
+    @classmethod
+    def build(cls, problem: Problem, theta: np.ndarray) -> DualInverse:
+        """From all training stars, or as many as the option "subset" says."""
+        if "subset" in problem.options:
+            return cls.of_stars(problem, theta, problem.pick_stars(problem.options["subset"]))
+        return cls.of_stars(problem, theta, slice(None))
+
+    @classmethod
+    def of_stars(
+        cls, problem: Problem, theta: np.ndarray, stars: np.ndarray | slice
+    ) -> DualInverse:
+        """From some of the training stars."""
+        noise = problem.reg.noise.of_stars(problem.Y[stars])
+        return cls(
+            problem.tangents(theta, problem.X[stars]),
+            _invert_prior(problem.reg),
+            noise,
+            is_subset=bool(noise.observed.sum() < problem.observed.sum()),
+        )
+
+    @classmethod
+    def from_arrays(cls, reader: ArrayReader, place: str, reg: Regression) -> DualInverse:
+        observed = reader.array(f"{place}/observed", (None, reg.net.n_labels), kind=bool)
+        tangents = read_tangents(reader, place, reg.net, len(observed))
+        cholesky = read_cholesky(reader, place, int(observed.sum()))
+        is_subset = False
+        if "is_subset" in reader.find(place):
+            is_subset = bool(reader.array(f"{place}/is_subset", (), kind=bool))
+        noise = reg.noise.of_stars(np.where(observed, 0.0, np.nan))
+        return cls(tangents, _invert_prior(reg), noise, cholesky, is_subset=is_subset)
 
     def _matmat(self, V: np.ndarray) -> np.ndarray:
         V = V * self._variance_vector[:, None]
@@ -78,7 +133,7 @@ class DualInverse(InverseHessian):
         inverse = self.kernel_inverse()
         out = np.empty(self.shape[0])
         for name, layer in self.tangents.layout.layers.items():
-            a, g = self.tangents._layer(name)
+            a, g = self.tangents.layer_factors(name)
             part = out[layer.slice].reshape(layer.n_rows, -1)
             for o in range(g.shape[2]):
                 B = np.einsum("cn,cndm,dm->nm", g[:, :, o], inverse, g[:, :, o], optimize=True)
@@ -88,17 +143,15 @@ class DualInverse(InverseHessian):
 
     def logdet(self) -> float:
         log_det_prior = -float(np.log(self._variance_vector).sum())
-        return (
-            -log_det_prior - 2.0 * float(np.log(np.diag(self.cholesky)).sum()) + self._log_det_noise
-        )
+        log_det_kernel = 2.0 * float(np.log(np.diag(self.cholesky)).sum())
+        return -log_det_prior - log_det_kernel + self.noise.log_det
 
     def draw(self, n_draws: int, rng: np.random.Generator) -> np.ndarray:
-        r"""Draws by Matheron's rule: a prior draw, conditioned on data that it would have produced."""
+        """Draws by Matheron's rule: prior draws, each conditioned on data simulated from it."""
         out = np.empty((n_draws, self.shape[0]))
-        noise_root = np.linalg.cholesky(self.noise_covariance)
         for k in range(n_draws):
             theta = np.sqrt(self._variance_vector) * rng.normal(size=self.shape[0])
-            noise = (rng.normal(size=self.observed.shape) @ noise_root.T).T.ravel()[self.rows]
+            noise = self.noise.draw(rng).T.ravel()[self.rows]
             gain = self._tangent_transposed(self._solve_M(self._tangent(theta) + noise))
             out[k] = theta - self._variance_vector * gain
         return out
@@ -109,23 +162,92 @@ class DualInverse(InverseHessian):
         Z = self._solve(self.tangents.gram(tangents, self.variance)[self.rows]).reshape(-1, C, n)
         return tangents.own_gram(self.variance) - np.einsum("icn,idn->ncd", Z, Z, optimize=True)
 
-    def label_cross_covariance(self, tangents: Tangents, other: Tangents) -> np.ndarray:
-        """J A^-1 J'^T (star, label, other star, label): between the labels of different stars."""
-        Z, W = (
-            self._solve(self.tangents.gram(t, self.variance)[self.rows]) for t in (tangents, other)
-        )
-        C = tangents.gram(other, self.variance) - Z.T @ W
-        return C.reshape(-1, tangents.n_stars, other.n_labels, other.n_stars).transpose(1, 0, 3, 2)
+    @property
+    def n_rows(self) -> int:
+        return len(self.rows)
+
+    def cross_covariance(self) -> CrossCovariance:
+        if not self.is_complete:
+            return super().cross_covariance()
+
+        def covariance(tangents: Tangents, other: Tangents) -> np.ndarray:
+            Z, W = (
+                self._solve(self.tangents.gram(t, self.variance)[self.rows])
+                for t in (tangents, other)
+            )
+            C = tangents.gram(other, self.variance) - Z.T @ W
+            C = C.reshape(-1, tangents.n_stars, other.n_labels, other.n_stars)
+            return C.transpose(1, 0, 3, 2)
+
+        return covariance
+
+    def directions(self, reg: Regression, n: int | None = None) -> LowRankInverse:
+        N, C = self.observed.shape
+        if 8 * self.n_rows * self.shape[0] > MAX_BYTES:
+            raise TooLargeError(
+                f"the {self.n_rows:,} directions of {self.shape[0]:,} weights take more than"
+                f' {MAX_BYTES / 2**30:.0f} GiB: fit structure="low_rank" with'
+                ' options={"rank": 200}, or "kronecker".'
+            )
+        precision = reg.prior_precision_vector()
+        tangents = self.tangents.whiten(self.noise.whiteners)
+        values, vectors = eigh(tangents.gram(tangents, self.variance))
+        values = values[::-1]
+        vectors = vectors[:, ::-1]
+        keep = values > 1e-12 * max(values[0], NEGLIGIBLE)
+        columns = vectors[:, keep].reshape(C, N, -1).transpose(1, 0, 2)
+        vectors = tangents.rmatvec(columns) / np.sqrt(precision)[:, None]
+        return LowRankInverse.leading(precision, values[keep], vectors / np.sqrt(values[keep]), n)
+
+    def whitening(self, reg: Regression) -> Factor:
+        return self.directions(reg).factor()
+
+    def of_last_layer(self, reg: Regression) -> PrimalInverse:
+        if not self.is_complete:
+            return super().of_last_layer(reg)
+        layer, free = find_last_layer(reg.net.layout)
+        whitened = self.tangents.whiten(self.noise.whiteners)
+        J = whitened.of_layer(layer).dense().reshape(self.observed.size, -1)
+        return PrimalInverse.factorize(J.T @ J + np.diag(reg.prior_precision_vector()[free]))
+
+    @classmethod
+    def compile_log_det_gradient(cls, net: Network, *, backend: str) -> Callable[..., np.ndarray]:
+        return compiled.compile_kernel_trace_gradient(net, backend=backend)
+
+    def differentiate_log_det(
+        self,
+        derivative: Callable[..., np.ndarray],
+        reg: Regression,
+        theta: np.ndarray,
+        X: np.ndarray,
+        Y: np.ndarray,
+        weights: np.ndarray,
+    ) -> tuple[np.ndarray, dict[str, float]]:
+        kernel_inverse = self.kernel_inverse()
+        gradient = derivative(theta, X, self.variance, kernel_inverse)
+        return gradient, self._count_in_kernel(kernel_inverse)
+
+    def _count_in_kernel(self, kernel_inverse: np.ndarray) -> dict[str, float]:
+        r"""Effective parameters of each block, :math:`\gamma_b = \mathrm{tr}(M^{-1} K_b)`.
+
+        K_b is the tangent kernel of the block alone: nothing of size (param, param).
+        """
+        counts = {}
+        for layer in self.tangents.cotangents:
+            part = self.tangents.of_layer(layer)
+            names = [block.name for block in part.layout.blocks]
+            for name in names:
+                alone = dict.fromkeys(names, 0.0) | {name: self.variance[name]}
+                counts[name] = float(np.vdot(kernel_inverse, part.gram(part, alone)))
+        return counts
 
     def arrays(self) -> dict[str, np.ndarray]:
         factors = {f"inputs/{k}": a for k, a in self.tangents.inputs.items()}
         factors |= {f"cotangents/{k}": g for k, g in self.tangents.cotangents.items()}
-        is_subset = np.array(self.accuracy != "exact")
-        return factors | {
-            "observed": self.observed,
-            "cholesky": self.cholesky,
-            "is_subset": is_subset,
-        }
+        factors["observed"] = self.observed
+        factors["cholesky"] = self.cholesky
+        factors["is_subset"] = np.array(not self.is_complete)
+        return factors
 
     def kernel_inverse(self) -> np.ndarray:
         """M^-1 (label, star, label, star), zero in the rows and columns of missing labels."""
@@ -137,19 +259,15 @@ class DualInverse(InverseHessian):
 
     def _tangent(self, V: np.ndarray) -> np.ndarray:
         """J V over the observed rows (row, ...) for V (param, ...)."""
-        return (
-            self.tangents.matvec(V)
-            .swapaxes(0, 1)
-            .reshape(self.observed.size, *V.shape[1:])[self.rows]
-        )
+        by_label = self.tangents.matvec(V).swapaxes(0, 1)
+        return by_label.reshape(self.observed.size, *V.shape[1:])[self.rows]
 
     def _tangent_transposed(self, u: np.ndarray) -> np.ndarray:
         """J^T u (param, ...) for u (row, ...) over the observed rows."""
         full = np.zeros((self.observed.size, *u.shape[1:]))
         full[self.rows] = u
-        return self.tangents.rmatvec(
-            full.reshape(*self.observed.T.shape, *u.shape[1:]).swapaxes(0, 1)
-        )
+        by_label = full.reshape(*self.observed.T.shape, *u.shape[1:])
+        return self.tangents.rmatvec(by_label.swapaxes(0, 1))
 
     def _solve(self, b: np.ndarray, *, transposed: bool = False) -> np.ndarray:
         return solve_triangular(
@@ -160,9 +278,23 @@ class DualInverse(InverseHessian):
         return self._solve(self._solve(b), transposed=True)
 
 
-def factorize_kernel(
-    K: np.ndarray, observed: np.ndarray, noise_covariance: np.ndarray
-) -> np.ndarray:
+def read_tangents(reader: ArrayReader, place: str, net: Network, n_stars: int) -> Tangents:
+    """Tangents of `n_stars` stars under `place`."""
+    inputs = {}
+    cotangents = {}
+    for name, layer in net.layout.layers.items():
+        shape = (n_stars, net.n_labels, layer.n_out)
+        inputs[name] = reader.array(f"{place}/inputs/{name}", (n_stars, layer.n_in), finite=True)
+        cotangents[name] = reader.array(f"{place}/cotangents/{name}", shape, finite=True)
+    return Tangents(net.layout, inputs, cotangents)
+
+
+def _invert_prior(reg: Regression) -> dict[str, Any]:
+    """Prior variance of each block."""
+    return {name: 1 / np.asarray(p) for name, p in reg.prior_precision.items()}
+
+
+def factorize_kernel(K: np.ndarray, noise: StarNoise) -> np.ndarray:
     """Lower Cholesky factor of K + S over the observed (label, star) rows; K is overwritten.
 
     Raises
@@ -170,14 +302,14 @@ def factorize_kernel(
     DataError
         The kernel is not finite.
     """
-    N, C = observed.shape
+    N, C = noise.observed.shape
     M = K.reshape(C, N, C, N)
     stars = np.arange(N)
     for c in range(C):
         for d in range(C):
-            M[c, stars, d, stars] += noise_covariance[c, d]
-    if not observed.all():
-        rows = np.flatnonzero(observed.T)
+            M[c, stars, d, stars] += noise.covariance[..., c, d]
+    if not noise.observed.all():
+        rows = np.flatnonzero(noise.observed.T)
         K = K[np.ix_(rows, rows)]
     # the transpose is Fortran-ordered, so that LAPACK works in place; K is symmetric
     factor, info = dpotrf(K.T, lower=1, clean=1, overwrite_a=1)
@@ -188,13 +320,3 @@ def factorize_kernel(
             " not hold; standardise them."
         )
     return factor
-
-
-def _log_det_noise(observed: np.ndarray, noise_covariance: np.ndarray) -> float:
-    patterns, counts = np.unique(observed, axis=0, return_counts=True)
-    return float(
-        sum(
-            n * np.linalg.slogdet(noise_covariance[np.ix_(o, o)])[1]
-            for o, n in zip(patterns, counts, strict=True)
-        )
-    )

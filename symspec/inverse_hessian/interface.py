@@ -1,36 +1,200 @@
-"""What every structure of the inverse Hessian offers; one file beside this one for each structure."""
+"""The interface of every structure of the inverse Hessian; each structure has one file beside this.
+
+A structure is a subclass of `InverseHessian`. Its class says what it is called, how accurate it is,
+which options it takes and what it costs; class methods build it and read it from arrays. What only
+some structures can do is a method that says no in words by default.
+"""
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
 import numpy as np
 from scipy.sparse.linalg import LinearOperator
 
+from symspec.derivatives.tangent_stream import TangentStream
 from symspec.derivatives.tangents import Tangents
-from symspec.networks.regression import LOG_2PI, Regression
+from symspec.errors import OptionError
+from symspec.networks.network import Network
+from symspec.networks.noise import LOG_2PI
+from symspec.networks.params import ParamLayout
+from symspec.networks.regression import Regression
+from symspec.safety.checkpoint import Checkpoint
+
+if TYPE_CHECKING:
+    from symspec.inverse_hessian.last_layer import LastLayer
+    from symspec.inverse_hessian.low_rank import LowRankInverse
+    from symspec.inverse_hessian.primal import PrimalInverse
+
+Arrays = Mapping[str, Any]
+CrossCovariance = Callable[[Tangents, Tangents], np.ndarray]
+
+
+class Problem(Protocol):
+    """A regression and its training stars, from which a structure is built: see `InverseBuilder`.
+
+    Attributes
+    ----------
+    reg : Regression
+    X, Y : numpy.ndarray, shapes (star, pixel), (star, label)
+    observed : numpy.ndarray of bool, shape (star, label)
+    labelled : numpy.ndarray of int
+        Stars with a label.
+    curvature : {"ggn", "hessian"}
+    options : dict
+        Of the structure.
+    memory : float
+        Bytes that the factorisation may take.
+    checkpoint : Checkpoint
+    """
+
+    reg: Regression
+    X: np.ndarray
+    Y: np.ndarray
+    observed: np.ndarray
+    curvature: str
+    options: dict[str, Any]
+    memory: float
+    checkpoint: Checkpoint
+
+    @property
+    def labelled(self) -> np.ndarray: ...
+
+    def tangents(self, theta: np.ndarray, X: np.ndarray | None = None) -> Tangents:
+        """Tangents of the stars X, the training stars by default."""
+        ...
+
+    def stream(self, theta: np.ndarray, stars: np.ndarray | None = None) -> TangentStream:
+        """Whitened tangents of the labelled training stars, or of some of them."""
+        ...
+
+    def hessian(self, theta: np.ndarray) -> np.ndarray:
+        """Exact Hessian of the negative log posterior (param, param)."""
+        ...
+
+    def pick_stars(self, n: int) -> np.ndarray:
+        """Indices of n labelled training stars, the same at each call."""
+        ...
+
+
+class ArrayReader(Protocol):
+    """Reads what `InverseHessian.arrays` gave from a file that may be damaged or hostile."""
+
+    def array(
+        self, name: str, shape: tuple[int | None, ...], *, kind: type = float, finite: bool = False
+    ) -> np.ndarray:
+        """One array of this shape, in which None stands for any length."""
+        ...
+
+    def find(self, name: str) -> Collection[str]:
+        """Names in a group."""
+        ...
+
+    def refusal(self, name: str, expected: str, got: str) -> Exception:
+        """Error about one array, to be raised."""
+        ...
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Cost of a factorisation: its operations, and the rows of the matrix factorised."""
+
+    flops: float
+    rows: int
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of the matrix, its factor and work space."""
+        return 3 * 8 * self.rows**2
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Factor:
+    r"""A square root L of the inverse Hessian, :math:`L L^T = A^{-1}`, for numbers and for graphs.
+
+    Attributes
+    ----------
+    log_det : float
+        Log \|det L\|.
+    arrays : dict of str to numpy.ndarray
+        The arrays that L is made of.
+    colour, uncolour : callable
+        L z and L^-1 x of one vector (param,), called with (vector, arrays, module): the module is
+        `numpy`, or `pytensor.tensor` with the arrays as symbols.
+    """
+
+    log_det: float
+    arrays: dict[str, np.ndarray]
+    colour: Callable[[Any, Arrays, Any], Any]
+    uncolour: Callable[[Any, Arrays, Any], Any]
 
 
 class InverseHessian(LinearOperator, ABC):
-    r"""The inverse :math:`A^{-1}` of a positive definite curvature matrix, as a SciPy LinearOperator (param, param).
+    r"""The inverse :math:`A^{-1}` of a positive definite curvature matrix (param, param).
 
-    `@` multiplies it with a vector (param,) or a matrix (param, k).
+    It is a SciPy LinearOperator: `@` multiplies it with a vector (param,) or a matrix (param, k).
 
     Attributes
     ----------
     structure : str
+        Its name, unique.
     accuracy : {"exact", "interval", "upper bound", "approximate"}
-        What the label covariances are: those of A^-1, bracketed, never too small, or neither.
+        Label covariances are those of A^-1, bracketed, never too small, or neither.
+    options : dict of str to type
+        The options that `build` takes.
+    partial_options : tuple of str
+        Those of the options that leave training stars out.
+    curvatures : tuple of str
+        The matrices that it inverts: "ggn", "hessian".
+    has_evidence_gradient : bool
+        Whether `compile_log_det_gradient` and `differentiate_log_det` are there.
+    stars_a_piece : int or None
+        Stars after which results are worth keeping, where a star takes minutes.
+    is_complete : bool
+        Whether all training stars went into it.
     free : slice
-        The parameters that vary; the rest are held fixed, with zero variance.
+        The parameters that vary; the others are held fixed, with zero variance.
     """
 
     structure: str
-    accuracy = "exact"
+    accuracy: str = "exact"
+    options: ClassVar[Mapping[str, type]] = {}
+    partial_options: ClassVar[tuple[str, ...]] = ()
+    curvatures: ClassVar[tuple[str, ...]] = ("ggn",)
+    has_evidence_gradient: ClassVar[bool] = False
+    stars_a_piece: ClassVar[int | None] = None
+    is_complete: bool = True
 
     def __init__(self, n_params: int, free: slice | None = None):
         super().__init__(np.dtype(np.float64), (n_params, n_params))
         self.free = slice(0, n_params) if free is None else free
+
+    # --- how it is made
+
+    @classmethod
+    def cost(cls, net: Network, n_rows: int) -> Cost:
+        """Cost for `n_rows` observed (star, label) pairs; by default it fits but takes for ever."""
+        return Cost(math.inf, 0)
+
+    @classmethod
+    @abstractmethod
+    def build(cls, problem: Problem, theta: np.ndarray) -> Self:
+        """Inverse of the curvature of a problem at `theta`."""
+
+    @abstractmethod
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Plain arrays that make up the operator, for saving."""
+
+    @classmethod
+    @abstractmethod
+    def from_arrays(cls, reader: ArrayReader, place: str, reg: Regression) -> Self:
+        """The operator of which the arrays stand under `place`."""
+
+    # --- what every structure can do
 
     @abstractmethod
     def diagonal(self) -> np.ndarray:
@@ -38,10 +202,10 @@ class InverseHessian(LinearOperator, ABC):
 
     @abstractmethod
     def logdet(self) -> float:
-        """Log det A^-1, of the parameters that vary."""
+        """Log det A^-1 over the parameters that vary."""
 
     def logdet_standard_error(self) -> float:
-        """Standard error of `logdet` where it is an estimate, 0 where it is not."""
+        """Standard error of `logdet` where it is an estimate, otherwise 0."""
         return 0.0
 
     @abstractmethod
@@ -53,30 +217,149 @@ class InverseHessian(LinearOperator, ABC):
         """J A^-1 J^T of each star (star, label, label)."""
 
     def label_covariance_bounds(self, tangents: Tangents) -> tuple[np.ndarray, np.ndarray]:
-        """Covariances (star, label, label) that J A^-1 J^T lies between, in the order of positive matrices.
-
-        NaN where nothing is known: the approximations.
-        """
+        """Bounds (star, label, label) of J A^-1 J^T in Loewner order; NaN where none is known."""
         V = self.label_covariance(tangents)
-        lower = {"exact": V, "upper bound": np.zeros_like(V)}.get(
-            self.accuracy, np.full_like(V, np.nan)
-        )
-        return lower, np.full_like(V, np.nan) if self.accuracy == "approximate" else V
+        unknown = np.full_like(V, np.nan)
+        if self.accuracy == "approximate":
+            return unknown, unknown
+        lower = {"exact": V, "upper bound": np.zeros_like(V)}.get(self.accuracy, unknown)
+        return lower, V
 
     def cheap(self) -> LinearOperator:
         """An operator like this one whose products cost little, for preconditioning."""
         return self
 
-    @abstractmethod
-    def arrays(self) -> dict[str, np.ndarray]:
-        """Plain arrays that make up the operator, for saving."""
-
     def to_dense(self) -> np.ndarray:
         """A^-1 as an array (param, param), for few parameters."""
         return self @ np.eye(self.shape[0])
 
+    def count_effective(
+        self, reg: Regression, diagonal: np.ndarray | None = None
+    ) -> dict[str, float]:
+        r"""Effective parameters of each block: those that the data determine.
+
+        They are :math:`P_b - \delta_b \mathrm{tr}(A^{-1})_{bb}`, without those that are held
+        fixed. `diagonal` (param,) is that of A^-1, if it is known already.
+        """
+        diagonal = self.diagonal() if diagonal is None else diagonal
+        share = np.zeros_like(diagonal)
+        share[self.free] = 1 - (reg.prior_precision_vector() * diagonal)[self.free]
+        return {name: float(part.sum()) for name, part in reg.net.layout.unpack(share).items()}
+
     def _adjoint(self) -> InverseHessian:
         return self
+
+    # --- what some structures can do
+
+    @property
+    def n_rows(self) -> int:
+        """Length of the vectors that `cross_covariance` works on, one a star and label."""
+        return self.shape[0]
+
+    def cross_covariance(self) -> CrossCovariance:
+        """Function of the tangents of two sets of stars, J A^-1 J'^T (star, label, star, label).
+
+        Raises
+        ------
+        OptionError
+            The structure has none, or training stars are left out.
+        """
+        raise OptionError(
+            'the sandwich covariance should be given a Laplace posterior of structure="primal" or'
+            f' "dual" from all training stars, got "{self.structure}" ({self.accuracy}): use'
+            ' fit_laplace(..., structure="dual").'
+        )
+
+    def whitening(self, reg: Regression) -> Factor:
+        """Square root of A^-1 over all parameters, which a sampler whitens by.
+
+        Where the data curve few directions, it is the prior's but for these: two thin products in
+        place of two square ones.
+
+        Raises
+        ------
+        OptionError
+            The structure has no such factor.
+        TooLargeError
+            It does not fit in memory.
+        """
+        raise OptionError(
+            "whitening should be given a Laplace posterior over all weights, got"
+            f' structure="{self.structure}": fit one with structure="low_rank" or "kronecker", or'
+            ' sample subset="last_layer".'
+        )
+
+    def directions(self, reg: Regression, n: int | None = None) -> LowRankInverse:
+        r"""Leading eigenpairs of :math:`\Lambda^{-1/2} (A - \Lambda) \Lambda^{-1/2}`.
+
+        They are the curvature's in units of the prior. `n` is their number; by default all beyond
+        0.01 in size, which are often few.
+
+        Raises
+        ------
+        OptionError
+            The structure does not know them, or fewer than `n`.
+        TooLargeError
+            They do not fit in memory.
+        """
+        raise OptionError(
+            'leading directions should come from structure="primal", "dual" or "low_rank", got'
+            f' "{self.structure}": fit_laplace(..., structure="low_rank", options={{"rank": k}})'
+            " finds the first k."
+        )
+
+    def of_last_layer(self, reg: Regression) -> PrimalInverse:
+        """A^-1 of the last layer's parameters, given all others.
+
+        Raises
+        ------
+        OptionError
+            The structure does not hold the last layer's curvature.
+        """
+        raise OptionError(
+            'the last layer\'s inverse Hessian should come from structure="last_layer", "primal" or'
+            f' "dual", got "{self.structure}": fit_laplace(..., structure="last_layer").'
+        )
+
+    def head(self, reg: Regression, theta: np.ndarray) -> LastLayer | None:
+        """The regression of the parameters that vary on features that do not; None if all vary."""
+        return None
+
+    @classmethod
+    def compile_log_det_gradient(cls, net: Network, *, backend: str) -> Callable[..., np.ndarray]:
+        """Compile what `differentiate_log_det` needs."""
+        raise NotImplementedError(f"{cls.structure} has no gradient of the evidence.")
+
+    def differentiate_log_det(
+        self,
+        derivative: Callable[..., np.ndarray],
+        reg: Regression,
+        theta: np.ndarray,
+        X: np.ndarray,
+        Y: np.ndarray,
+        weights: np.ndarray,
+    ) -> tuple[np.ndarray, dict[str, float]]:
+        r"""Gradient of :math:`\tfrac12 \log\det A` (param,), and the effective parameters by block.
+
+        `derivative` is of `compile_log_det_gradient`; X, Y and weights (star, label, label) are the
+        training set and its inverse noise covariances.
+        """
+        raise NotImplementedError(f"{self.structure} has no gradient of the evidence.")
+
+
+def find_last_layer(layout: ParamLayout) -> tuple[str, slice]:
+    """Name of the last layer with parameters, and its place in theta."""
+    name, layer = next(reversed(layout.layers.items()))
+    return name, layer.slice
+
+
+def read_cholesky(reader: ArrayReader, place: str, n: int) -> np.ndarray:
+    """The Cholesky factor (n, n) under `place`."""
+    name = f"{place}/cholesky"
+    cholesky = reader.array(name, (n, n), finite=True)
+    if not (np.diag(cholesky) > 0).all():
+        raise reader.refusal(name, "a Cholesky factor", "one whose diagonal is not positive")
+    return cholesky
 
 
 def log_evidence(reg: Regression, theta: np.ndarray, U: float, inverse: InverseHessian) -> float:

@@ -1,7 +1,7 @@
-r"""Kronecker factors: layers independent, each the product of a matrix of inputs and one of cotangents.
+r"""Kronecker factors: each layer the product of a matrix of inputs and one of cotangents.
 
-With :math:`\tilde a = [a, s]` (see `layerwise`) and whitened cotangents :math:`\hat g`, a layer's
-block of A is
+Layers are independent. With :math:`\tilde a = [a, s]` (see `layerwise`) and whitened cotangents
+:math:`\hat g`, a layer's block of A is
 
 .. math::
     \tfrac1N\, Q \otimes R + \delta, \qquad Q = \sum_n \tilde a_n \tilde a_n^T, \qquad
@@ -24,8 +24,7 @@ eigenvalues the diagonal of the exact block in their basis: George et al. 2018, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from typing import ClassVar, Self
 
 import numpy as np
 from scipy.linalg import eigh
@@ -33,12 +32,12 @@ from scipy.linalg import eigh
 from symspec.derivatives.tangent_stream import TangentStream
 from symspec.derivatives.tangents import Tangents
 from symspec.errors import OptionError
+from symspec.inverse_hessian.interface import Arrays, Problem
 from symspec.inverse_hessian.layerwise import (
     LayerBlock,
     LayerwiseInverse,
     find_scales,
     join_bias,
-    project,
     scale_rows,
 )
 from symspec.networks.params import LayerParams, ParamLayout
@@ -48,66 +47,72 @@ State = dict[str, np.ndarray]
 EXACT_BLOCK = 2048  # parameters of a layer without inputs
 
 
-def build_kronecker(
-    stream: TangentStream,
-    layout: ParamLayout,
-    prior_precision: dict[str, float],
-    checkpoint: Checkpoint,
-    *,
-    corrected: bool = False,
-) -> LayerwiseInverse:
-    """Kronecker-factored inverse, or with `corrected` the eigenvalue-corrected one.
+class KroneckerInverse(LayerwiseInverse):
+    """The inverse of independent layers, each a Kronecker product.
 
     An approximation, exact for a single star and for a network without hidden layers and with one
     label.
-
-    Raises
-    ------
-    OptionError
-        The prior has one precision a parameter: a Kronecker product takes one a block.
     """
-    if any(np.ndim(p) for p in prior_precision.values()):
-        raise OptionError(
-            "Kronecker structures take one prior precision a block, got one a parameter: use"
-            ' structure="diagonal", or an exact one.'
-        )
-    prior = {
-        name: values[0] or values[1][0] for name, values in layout.by_layer(prior_precision).items()
-    }
-    scales = find_kronecker_scales(layout, prior_precision)
-    factors = _accumulate_factors(stream, layout, scales, checkpoint)
-    n_stars = max(stream.n_stars, 1)
-    blocks = {}
-    for name, layer in layout.layers.items():
-        alpha, U_a = _eigen(factors.pop(f"{name}/inputs"))
-        beta, U_g = _eigen(factors.pop(f"{name}/cotangents"))
-        n = n_stars if layer.n_in else max(alpha.sum(), np.finfo(float).tiny)
-        blocks[name] = LayerBlock(np.outer(alpha, beta / n), scales[name], U_a, U_g)
-    if corrected:
-        _correct(stream, layout, blocks, checkpoint)
-    for name, block in blocks.items():
-        block.precision[...] += prior[name]
-    return LayerwiseInverse(layout, blocks, "ekfac" if corrected else "kronecker")
+
+    structure = "kronecker"
+    has_bases = True
+    corrected: ClassVar[bool] = False
+
+    @staticmethod
+    def find_scales(layout: ParamLayout, prior_precision: Arrays) -> dict[str, np.ndarray]:
+        """Scales that make the prior isotropic."""
+        scales = find_scales(layout, prior_precision, isotropic=True)
+        for name, layer in layout.layers.items():
+            if not layer.n_in:
+                scales[name] = scales[name].reshape(KroneckerInverse.find_shape(layer))
+        return scales
+
+    @staticmethod
+    def find_shape(layer: LayerParams) -> tuple[int, int]:
+        columns = {block.shape[-1] for block in layer.blocks}
+        if layer.n_in or layer.n_out <= EXACT_BLOCK or len(columns) > 1:
+            return layer.n_rows, layer.n_out
+        (n,) = columns
+        return layer.n_out // n, n
+
+    @classmethod
+    def build(cls, problem: Problem, theta: np.ndarray) -> Self:
+        """From the factors Q and R, and the diagonals of the exact blocks if `corrected`.
+
+        Raises
+        ------
+        OptionError
+            The prior has one precision a parameter: a Kronecker product takes one a block.
+        """
+        layout = problem.reg.net.layout
+        prior_precision = problem.reg.prior_precision
+        if any(np.ndim(p) for p in prior_precision.values()):
+            raise OptionError(
+                "Kronecker structures take one prior precision a block, got one a parameter: use"
+                ' structure="diagonal", or an exact one.'
+            )
+        scales = cls.find_scales(layout, prior_precision)
+        stream = problem.stream(theta)
+        factors = _accumulate_factors(stream, layout, scales, problem.checkpoint)
+        n_stars = max(stream.n_stars, 1)
+        blocks = {}
+        for name, layer in layout.layers.items():
+            alpha, U_a = _eigen(factors.pop(f"{name}/inputs"))
+            beta, U_g = _eigen(factors.pop(f"{name}/cotangents"))
+            n = n_stars if layer.n_in else max(alpha.sum(), np.finfo(float).tiny)
+            blocks[name] = LayerBlock(np.outer(alpha, beta / n), scales[name], (U_a, U_g))
+        if cls.corrected:
+            _correct(stream, layout, blocks, problem.checkpoint)
+        for name, (kernel, bias) in layout.by_layer(prior_precision).items():
+            blocks[name].precision[...] += kernel or bias[0]
+        return cls(layout, blocks)
 
 
-def find_kronecker_scales(
-    layout: ParamLayout, prior_precision: Mapping[str, Any]
-) -> dict[str, np.ndarray]:
-    """Scales that make the prior isotropic, in the shapes of `find_shape` where a layer has no inputs."""
-    scales = find_scales(layout, prior_precision, isotropic=True)
-    return {
-        name: scale if layout.layers[name].n_in else scale.reshape(find_shape(layout.layers[name]))
-        for name, scale in scales.items()
-    }
+class EkfacInverse(KroneckerInverse):
+    """The Kronecker-factored inverse with corrected eigenvalues."""
 
-
-def find_shape(layer: LayerParams) -> tuple[int, int]:
-    """Matrix (in, out) as which a layer's parameters are taken."""
-    columns = {block.shape[-1] for block in layer.blocks}
-    if layer.n_in or layer.n_out <= EXACT_BLOCK or len(columns) > 1:
-        return layer.n_rows, layer.n_out
-    (n,) = columns
-    return layer.n_out // n, n
+    structure = "ekfac"
+    corrected = True
 
 
 def _accumulate_factors(
@@ -116,13 +121,11 @@ def _accumulate_factors(
     scales: dict[str, np.ndarray],
     checkpoint: Checkpoint,
 ) -> State:
-    state = {}
+    zeros: State = {}
     for name, layer in layout.layers.items():
-        n_in, n_out = find_shape(layer)
-        state |= {
-            f"{name}/inputs": np.zeros((n_in, n_in)),
-            f"{name}/cotangents": np.zeros((n_out, n_out)),
-        }
+        n_in, n_out = KroneckerInverse.find_shape(layer)
+        zeros[f"{name}/inputs"] = np.zeros((n_in, n_in))
+        zeros[f"{name}/cotangents"] = np.zeros((n_out, n_out))
 
     def add(state: State, tangents: Tangents) -> None:
         for name, layer in layout.layers.items():
@@ -130,13 +133,14 @@ def _accumulate_factors(
             if layer.n_in:
                 a = join_bias(tangents.inputs[name], scales[name])
             else:
-                g = scale_rows(g, layer, scales[name]).reshape(-1, *find_shape(layer))
+                shape = KroneckerInverse.find_shape(layer)
+                g = scale_rows(g, layer, scales[name]).reshape(-1, *shape)
                 a = g.transpose(0, 2, 1).reshape(-1, g.shape[1])
             g = g.reshape(-1, g.shape[-1])
             state[f"{name}/inputs"] += a.T @ a
             state[f"{name}/cotangents"] += g.T @ g
 
-    return checkpoint.accumulate("kronecker factors", stream, state, add)
+    return checkpoint.accumulate("kronecker factors", stream, zeros, add)
 
 
 def _correct(
@@ -154,10 +158,10 @@ def _correct(
             layer = layout.layers[name]
             if not layer.n_in:
                 J = scale_rows(g, layer, block.scale).reshape(-1, *total.shape)
-                total += (project(J, block) ** 2).sum(axis=0)
+                total += (block.rotate(J) ** 2).sum(axis=0)
                 continue
-            a = join_bias(tangents.inputs[name], block.scale) @ block.input_basis.astype(g.dtype)
-            total += (a**2).T @ ((g @ block.output_basis.astype(g.dtype)) ** 2).sum(axis=1)
+            a, g = block.rotate_factors(join_bias(tangents.inputs[name], block.scale), g)
+            total += (a**2).T @ (g**2).sum(axis=1)
 
     zeros = {name: np.zeros_like(block.precision) for name, block in blocks.items()}
     state = checkpoint.accumulate("kronecker correction", stream, zeros, add)
@@ -166,6 +170,6 @@ def _correct(
 
 
 def _eigen(M: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Eigenvalues, those below zero by rounding set to it, and eigenvectors of a positive matrix."""
+    """Eigenvalues, at least 0 whatever rounding does, and eigenvectors of a positive matrix."""
     values, vectors = eigh(M, driver="evd", overwrite_a=True, check_finite=False)
     return np.maximum(values, 0), vectors

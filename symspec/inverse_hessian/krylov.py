@@ -1,10 +1,11 @@
-r"""Conjugate gradients on streamed products: any number of parameters and stars, each variance between two bounds.
+r"""Conjugate gradients on streamed products: each variance between two bounds, at any size.
 
 Some of the training stars, the subset s, are inverted exactly (`DualInverse`), and the rest are
 added by their products alone. In units of the noise, with :math:`\Sigma_s = A_s^{-1}`,
 
 .. math::
-    A^{-1} = \Sigma_s - \Sigma_s \hat J^T M^{-1} \hat J \Sigma_s, \qquad M = 1 + \hat J \Sigma_s \hat J^T,
+    A^{-1} = \Sigma_s - \Sigma_s \hat J^T M^{-1} \hat J \Sigma_s,
+    \qquad M = 1 + \hat J \Sigma_s \hat J^T,
 
 whose vectors have one entry a (star, label), not one a parameter. This is conjugate gradients on A
 preconditioned by the subset; M's smallest eigenvalue is at least 1, so that bounds need no estimate
@@ -30,14 +31,17 @@ import time
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 
 from symspec.derivatives.tangent_stream import TangentStream
 from symspec.derivatives.tangents import Tangents
-from symspec.inverse_hessian.dual import DualInverse
-from symspec.inverse_hessian.interface import InverseHessian
+from symspec.errors import OptionError
+from symspec.inverse_hessian.dual import DualInverse, read_tangents
+from symspec.inverse_hessian.interface import ArrayReader, InverseHessian, Problem
 from symspec.inverse_hessian.krylov_space import Brackets, KrylovSpace, estimate_log_det
+from symspec.networks.regression import Regression
 from symspec.safety.checkpoint import Checkpoint, find_fingerprint
 
 COLUMN_BYTES = 2**28  # vectors of parameters held at once
@@ -85,6 +89,13 @@ class KrylovInverse(InverseHessian):
 
     structure = "krylov"
     accuracy = "interval"
+    options: ClassVar = {
+        "subset": int,
+        "tolerance": float,
+        "max_iterations": int,
+        "max_seconds": float,
+    }
+    stars_a_piece = 16
 
     def __init__(
         self,
@@ -101,6 +112,37 @@ class KrylovInverse(InverseHessian):
         self._n_rows = rest.n_stars * rest.n_labels
         self._log_det: tuple[float, float] | None = None
 
+    @classmethod
+    def build(cls, problem: Problem, theta: np.ndarray) -> KrylovInverse:
+        """With the stars of the option "subset" as preconditioner, by default as many as fit."""
+        limits = dict(problem.options)
+        subset = problem.pick_stars(limits.pop("subset", _default_subset(problem)))
+        rest = np.setdiff1d(problem.labelled, subset)
+        if not rest.size:
+            raise OptionError(
+                f"subset should leave some of the {len(problem.labelled)} training stars with"
+                f" labels to be added by products, got {len(subset)}: give fewer, or use"
+                ' structure="dual".'
+            )
+        return cls(
+            DualInverse.of_stars(problem, theta, subset),
+            problem.stream(theta, rest),
+            KrylovLimits(**limits, max_bytes=problem.memory / 4),
+            problem.checkpoint,
+        )
+
+    @classmethod
+    def from_arrays(cls, reader: ArrayReader, place: str, reg: Regression) -> KrylovInverse:
+        layer = next(iter(reg.net.layout.layers))
+        n_rest = len(reader.array(f"{place}/rest/cotangents/{layer}", (None, None, None)))
+        rest = TangentStream.of(read_tangents(reader, f"{place}/rest", reg.net, n_rest))
+        limits: dict[str, Any] = {
+            name: float(reader.array(f"{place}/limits/{name}", ()))
+            for name in list(reader.find(f"{place}/limits"))
+        }
+        subset = DualInverse.from_arrays(reader, f"{place}/subset", reg)
+        return cls(subset, rest, KrylovLimits(**limits))
+
     # --- what the interface asks for
 
     def _matmat(self, V: np.ndarray) -> np.ndarray:
@@ -112,7 +154,7 @@ class KrylovInverse(InverseHessian):
         return self._matmat(v.reshape(-1, 1))[:, 0]
 
     def diagonal(self, *, n_probes: int | None = None) -> np.ndarray:
-        r"""Diagonal of A^-1 (param,), by default exact up to 2,048 parameters and by 64 probes beyond.
+        r"""Diagonal of A^-1 (param,), by default exact up to 2,048 parameters, else by 64 probes.
 
         With probes it is an estimate: the subset's exact diagonal, less that of
         :math:`\Sigma_s - A^{-1}` by probes of random signs (Bekas, Kokiopoulou & Saad 2007,
@@ -132,11 +174,11 @@ class KrylovInverse(InverseHessian):
         return self.subset.logdet() - self._log_det_rest()[0]
 
     def logdet_standard_error(self) -> float:
-        """Standard error of `logdet` from its random probes; 0 where M was small enough to be formed."""
+        """Standard error of `logdet` from its random probes; 0 where M is small and is formed."""
         return self._log_det_rest()[1]
 
     def draw(self, n_draws: int, rng: np.random.Generator) -> np.ndarray:
-        """Draws from the subset's posterior, each moved by what the rest of the data say of it (exact)."""
+        """Draws from the subset's posterior, each conditioned on the other stars (exact)."""
         theta = self.subset.draw(n_draws, rng)
         noise = rng.normal(size=(n_draws, self._n_rows))
         for columns in self._columns(n_draws):
@@ -155,9 +197,9 @@ class KrylovInverse(InverseHessian):
         begin = time.monotonic()
         bounds = []
         for i, group in enumerate(groups):
-            left = (
-                None if budget is None else (budget - time.monotonic() + begin) / (len(groups) - i)
-            )
+            left = None
+            if budget is not None:
+                left = (budget - time.monotonic() + begin) / (len(groups) - i)
             *_, last = self.iterate_bounds(group, max_seconds=left)
             bounds.append(last)
         lower, upper = (np.concatenate(ends) for ends in zip(*bounds, strict=True))
@@ -166,13 +208,15 @@ class KrylovInverse(InverseHessian):
     def iterate_bounds(
         self, tangents: Tangents, *, max_seconds: float | None = None
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Bounds (star, label, label) before the first and after each iteration; the stars share one Krylov space."""
+        """Bounds (star, label, label) at the start and after each iteration.
+
+        The stars share one Krylov space.
+        """
         begin = time.monotonic()
         k = self._right_hand_sides(tangents)
         brackets = Brackets(self.subset.label_covariance(tangents), k)
-        stage = (
-            f"krylov {find_fingerprint(*tangents.inputs.values(), *tangents.cotangents.values())}"
-        )
+        fingerprint = find_fingerprint(*tangents.inputs.values(), *tangents.cotangents.values())
+        stage = f"krylov {fingerprint}"
         space = KrylovSpace(self._product, self._n_rows, self.checkpoint, stage)
         while True:
             yield brackets.lower.copy(), brackets.upper.copy()
@@ -187,23 +231,20 @@ class KrylovInverse(InverseHessian):
             brackets.update(space, wide)
 
     def cheap(self) -> DualInverse:
-        """The subset's inverse: never smaller, in the order of positive matrices."""
+        """The subset's inverse, never smaller in Loewner order."""
         return self.subset
 
     def arrays(self) -> dict[str, np.ndarray]:
         blocks = [tangents for _, tangents in self.rest.blocks()]
-        rest = {
-            f"{kind}/{layer}": np.concatenate([getattr(t, kind)[layer] for t in blocks])
-            for kind in ("inputs", "cotangents")
-            for layer in self.subset.tangents.inputs
-        }
-        parts = {"subset": self.subset.arrays(), "rest": rest}
-        limits = {
-            f"limits/{k}": np.array(float(v)) for k, v in vars(self.limits).items() if v is not None
-        }
-        return limits | {
-            f"{part}/{name}": a for part, arrays in parts.items() for name, a in arrays.items()
-        }
+        limits = {name: value for name, value in vars(self.limits).items() if value is not None}
+        arrays = {f"limits/{name}": np.array(float(value)) for name, value in limits.items()}
+        arrays |= {f"subset/{name}": array for name, array in self.subset.arrays().items()}
+        for layer in self.subset.tangents.inputs:
+            arrays[f"rest/inputs/{layer}"] = np.concatenate([t.inputs[layer] for t in blocks])
+        for layer in self.subset.tangents.inputs:
+            cotangents = [t.cotangents[layer] for t in blocks]
+            arrays[f"rest/cotangents/{layer}"] = np.concatenate(cotangents)
+        return arrays
 
     # --- products and solutions
 
@@ -245,9 +286,8 @@ class KrylovInverse(InverseHessian):
         residual = K
         x = np.zeros_like(K)
         while (wide := np.linalg.norm(residual, axis=0) > goal).any():
-            if self._must_stop(space, int(wide.sum()), 0.0, None) or not space.expand(
-                residual[:, wide]
-            ):
+            must_stop = self._must_stop(space, int(wide.sum()), 0.0, None)
+            if must_stop or not space.expand(residual[:, wide]):
                 error = np.max(np.linalg.norm(residual, axis=0) / np.linalg.norm(K, axis=0))
                 warnings.warn(
                     f"conjugate gradients stopped at a relative residual of {error:.1e} after"
@@ -270,19 +310,22 @@ class KrylovInverse(InverseHessian):
         return late or full or space.n_blocks >= self.limits.max_iterations
 
     def _columns(self, n: int, *, each: int = 1) -> list[slice]:
-        """Parts of n, of as many vectors of parameters as are held at once."""
+        """Slices of n vectors of parameters, each of as many as are held at once."""
         step = max(1, COLUMN_BYTES // (8 * self.shape[0] * each))
         return [slice(i, min(i + step, n)) for i in range(0, n, step)]
 
     def _columns_that_share(self) -> int:
         """Right-hand sides whose joint space fits for some 40 iterations."""
-        return int(
-            np.clip(
-                self.limits.max_bytes // (16 * 40 * self._n_rows), self.rest.n_labels, MAX_COLUMNS
-            )
-        )
+        fitting = self.limits.max_bytes // (16 * 40 * self._n_rows)
+        return int(np.clip(fitting, self.rest.n_labels, MAX_COLUMNS))
 
     def _log_det_rest(self) -> tuple[float, float]:
         if self._log_det is None:
             self._log_det = estimate_log_det(self._product, self._n_rows, DENSE_ROWS)
         return self._log_det
+
+
+def _default_subset(problem: Problem) -> int:
+    """Stars of which the kernel takes an eighth of the memory, at most a quarter of them."""
+    fitting = int(np.sqrt(problem.memory / 8 / (3 * 8)) / problem.reg.net.n_labels)
+    return max(1, min(fitting, len(problem.labelled) // 4))

@@ -1,4 +1,7 @@
-"""Krylov spaces of M = 1 + K for a positive K known by its products: solutions, brackets, and log determinants."""
+"""Krylov spaces of M = 1 + K for a positive K known by its products.
+
+They give solutions, brackets and log determinants.
+"""
 
 from __future__ import annotations
 
@@ -33,17 +36,19 @@ class KrylovSpace:
 
     @property
     def n_blocks(self) -> int:
-        """How many times the space has grown."""
+        """Number of times that the space has grown."""
         return len(self._ends)
 
     def expand(self, residuals: np.ndarray) -> bool:
         """Add the directions of `residuals` (row, k); False if they bring nothing new."""
-        new, products = self._find_kept()
-        if new is None:
+        kept = self._find_kept()
+        if kept is None:
             new = self._orthogonalize(residuals)
             if new.shape[1] == 0:
                 return False
             products = self._product(new)
+        else:
+            new, products = kept
         self.basis = np.hstack([self.basis, new])
         self.products = np.hstack([self.products, products])
         across = self.basis.T @ products
@@ -77,16 +82,17 @@ class KrylovSpace:
         sizes = np.abs(np.diag(triangle))
         return Q[:, : np.count_nonzero(sizes > DEPENDENT)]
 
-    def _find_kept(self) -> tuple[np.ndarray | None, np.ndarray | None]:
+    def _find_kept(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """The next block and its products, if the checkpoint has them."""
         ends = self._kept.get("ends", np.empty(0, int))
         if self.n_blocks >= len(ends):
-            return None, None
+            return None
         columns = slice(self.basis.shape[1], int(ends[self.n_blocks]))
         return self._kept["basis"][:, columns], self._kept["products"][:, columns]
 
 
 class Brackets:
-    r"""Lower and upper bounds of :math:`V = V_s - k^T M^{-1} k` for many stars, from the iterates so far.
+    r"""Bounds of :math:`V = V_s - k^T M^{-1} k` for many stars, from the iterates so far.
 
     Parameters
     ----------
@@ -105,12 +111,12 @@ class Brackets:
         self._raise_lower(np.arange(len(start)))
 
     def find_wide(self, tolerance: float) -> np.ndarray:
-        """Which stars have a standard deviation whose interval is wider than `tolerance` of it."""
+        """Mask (star,) of those with an interval of relative width beyond `tolerance`."""
         low, high = (np.diagonal(V, axis1=1, axis2=2) for V in (self.lower, self.upper))
         return (np.sqrt(np.maximum(low, 0)) < (1 - tolerance) * np.sqrt(high)).any(axis=1)
 
     def update(self, space: KrylovSpace, wide: np.ndarray) -> None:
-        """Take in the solution within a space that has grown by the residuals of the stars `wide`."""
+        """Take the solution within a space that has grown by the residuals of the stars `wide`."""
         rows, _, C = self.k.shape
         k = self.k[:, wide].reshape(rows, -1)
         coefficients = space.solve(k)
@@ -136,14 +142,14 @@ def _lower_bound(history: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
     C = len(history[0][0])
     F = np.empty((t, C, t, C))
     for i, (V, R) in enumerate(history):
-        F[i, :, i:], F[i:, :, i] = V[:, None, :], V
+        F[i, :, i:] = V[:, None, :]
+        F[i:, :, i] = V
         F[i, :, i] = V + R
     h = np.concatenate([V for V, _ in history])
     try:
         factor = cho_factor(F.reshape(t * C, t * C), lower=True)
-    except (
-        np.linalg.LinAlgError
-    ):  # rounding, once the residuals are small: the last iterate alone is as good
+    except np.linalg.LinAlgError:
+        # rounding, once the residuals are small: the last iterate alone is as good
         V, R = history[-1]
         factor = cho_factor(V + R, lower=True)
         h = V
@@ -151,7 +157,7 @@ def _lower_bound(history: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
 
 
 def estimate_log_det(product: Product, n_rows: int, dense_rows: int) -> tuple[float, float]:
-    """Log det (1 + K) and its standard error, by stochastic Lanczos quadrature; exact for few rows.
+    """Log det (1 + K) and its standard error by stochastic Lanczos quadrature; exact for few rows.
 
     Ubaru, Chen & Saad 2017, doi:10.1137/16M1104974, with full reorthogonalisation and the same
     probes every time.
@@ -165,7 +171,10 @@ def estimate_log_det(product: Product, n_rows: int, dense_rows: int) -> tuple[fl
 
 
 def _integrate_logarithm(product: Product, Q: np.ndarray) -> np.ndarray:
-    """q^T log(1 + K) q of each unit column q, by Lanczos until the mean moves by a tenth of its standard error."""
+    """q^T log(1 + K) q of each unit column q, by Lanczos.
+
+    It ends where the mean moves by less than a tenth of its standard error.
+    """
     basis = [Q]
     diagonals = []
     off = np.empty((0, Q.shape[1]))
@@ -178,14 +187,10 @@ def _integrate_logarithm(product: Product, Q: np.ndarray) -> np.ndarray:
                 W = W - q * np.sum(q * W, axis=0)
         values = np.array([_gauss(d, o) for d, o in zip(np.array(diagonals).T, off.T, strict=True)])
         norms = np.linalg.norm(W, axis=0)
-        settled = abs(values.mean() - before.mean()) <= 0.1 * values.std(ddof=1) / np.sqrt(
-            len(values)
-        )
-        if (
-            settled
-            or len(basis) >= min(MAX_STEPS, len(Q))
-            or norms.max() < 1e-12 * np.max(diagonals)
-        ):
+        error = values.std(ddof=1) / np.sqrt(len(values))
+        is_settled = abs(values.mean() - before.mean()) <= 0.1 * error
+        is_full = len(basis) >= min(MAX_STEPS, len(Q))
+        if is_settled or is_full or norms.max() < 1e-12 * np.max(diagonals):
             return values
         before = values
         off = np.vstack([off, norms])

@@ -1,4 +1,4 @@
-"""The last dense layer alone: all layers before it are held fixed, as features without error."""
+"""The last dense layer alone; all layers before it are held fixed, as features without error."""
 
 from __future__ import annotations
 
@@ -8,17 +8,21 @@ from typing import Any
 import numpy as np
 
 from symspec.derivatives import compiled
-from symspec.derivatives.tangent_stream import TangentStream
 from symspec.derivatives.tangents import Tangents
 from symspec.errors import OptionError
-from symspec.inverse_hessian.interface import InverseHessian
+from symspec.inverse_hessian.interface import (
+    ArrayReader,
+    InverseHessian,
+    Problem,
+    find_last_layer,
+    read_cholesky,
+)
 from symspec.inverse_hessian.primal import PrimalInverse
 from symspec.networks.network import Network
 from symspec.networks.params import ParamLayout
 from symspec.networks.regression import Regression
 from symspec.networks.shaping import Flatten, Reshape
-from symspec.safety.checkpoint import Checkpoint
-from symspec.safety.checks import check_flux
+from symspec.safety.stars import check_flux
 
 
 class LastLayerInverse(InverseHessian):
@@ -41,6 +45,28 @@ class LastLayerInverse(InverseHessian):
         super().__init__(layout.n_params, find_last_layer(layout)[1])
         self.layer = find_last_layer(layout)[0]
         self.primal = primal
+
+    @classmethod
+    def build(cls, problem: Problem, theta: np.ndarray) -> LastLayerInverse:
+        """From the sum of J^T J over the last layer's parameters and its prior, factorised."""
+        layout = problem.reg.net.layout
+        layer, free = find_last_layer(layout)
+        n = free.stop - free.start
+
+        def add(state: dict[str, np.ndarray], tangents: Tangents) -> None:
+            J = tangents.of_layer(layer).dense().reshape(-1, n)
+            state["A"] += J.T @ J
+
+        zeros = {"A": np.zeros((n, n))}
+        A = problem.checkpoint.accumulate("last layer", problem.stream(theta), zeros, add)["A"]
+        A[np.diag_indices(n)] += problem.reg.prior_precision_vector()[free]
+        return cls(layout, PrimalInverse.factorize(A))
+
+    @classmethod
+    def from_arrays(cls, reader: ArrayReader, place: str, reg: Regression) -> LastLayerInverse:
+        free = find_last_layer(reg.net.layout)[1]
+        cholesky = read_cholesky(reader, place, free.stop - free.start)
+        return cls(reg.net.layout, PrimalInverse(cholesky))
 
     def _matvec(self, v: np.ndarray) -> np.ndarray:
         out = np.zeros(self.shape[0])
@@ -66,27 +92,11 @@ class LastLayerInverse(InverseHessian):
     def arrays(self) -> dict[str, np.ndarray]:
         return self.primal.arrays()
 
+    def of_last_layer(self, reg: Regression) -> PrimalInverse:
+        return self.primal
 
-def find_last_layer(layout: ParamLayout) -> tuple[str, slice]:
-    """Name of the last layer with parameters, and its place in theta."""
-    name, layer = next(reversed(layout.layers.items()))
-    return name, layer.slice
-
-
-def build_last_layer(
-    stream: TangentStream, layout: ParamLayout, prior_precision: np.ndarray, checkpoint: Checkpoint
-) -> LastLayerInverse:
-    """Sum of J^T J over the last layer's parameters, with its prior precision (param,), factorised."""
-    layer, free = find_last_layer(layout)
-    n = free.stop - free.start
-
-    def add(state: dict[str, np.ndarray], tangents: Tangents) -> None:
-        J = tangents.of_layer(layer).dense().reshape(-1, n)
-        state["A"] += J.T @ J
-
-    A = checkpoint.accumulate("last layer", stream, {"A": np.zeros((n, n))}, add)["A"]
-    A[np.diag_indices(n)] += prior_precision[free]
-    return LastLayerInverse(layout, PrimalInverse.factorize(A))
+    def head(self, reg: Regression, theta: np.ndarray) -> LastLayer:
+        return split_last_layer(reg, theta)
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,10 +157,8 @@ def split_last_layer(reg: Regression, theta: np.ndarray) -> LastLayer:
         b.name: reg.prior_precision[f"{name}/{b.name.partition('/')[2]}"]
         for b in head.layout.blocks
     }
-    noise: dict[str, Any] = {"sigma_noise": reg.sigma_noise}
-    if reg.has_full_noise:
-        noise = {"noise_covariance": reg.noise_covariance}
-    return LastLayer(Regression(head, prior_precision=prior, **noise), free, net, theta)
+    part = Regression(head, noise=reg.noise, prior_precision=prior)
+    return LastLayer(part, free, net, theta)
 
 
 def _last_with_parameters(net: Network) -> int:

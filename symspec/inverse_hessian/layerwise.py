@@ -1,28 +1,30 @@
-r"""Layers independent of one another and each diagonal in a product basis: what diagonal and Kronecker forms share.
+r"""Independent layers, each diagonal in a product basis: the diagonal and the Kronecker forms.
 
 A layer's kernel and bias are one matrix, :math:`z = \tilde a \tilde W` with :math:`\tilde a = [a,
 s]` and :math:`\tilde W = [W; b / s]`. With :math:`s = \sqrt{\delta_W / \delta_b}` its prior has the
 one precision :math:`\delta_W`. A layer that does not factorise, such as a convolution, has no a:
-its parameters, each in units of its prior as a bias is, are one row, or several rows if they are
-very many. The layer's block of A is :math:`(U_a \otimes U_g)\, \mathrm{diag}(E)\, (U_a \otimes
+its parameters, each in units of its prior as a bias is, are one row, or several if there are many.
+The layer's block of A is :math:`(U_a \otimes U_g)\, \mathrm{diag}(E)\, (U_a \otimes
 U_g)^T`, E of shape (in, out), so that
 
-.. math:: J A^{-1} J^T \big|_{cd} = \sum_l \sum_{ij} (U_a^T \tilde a)_i^2\, (U_g^T g_c)_j (U_g^T g_d)_j / E_{ij}.
+.. math::
+    J A^{-1} J^T \big|_{cd}
+    = \sum_l \sum_{ij} (U_a^T \tilde a)_i^2\, (U_g^T g_c)_j (U_g^T g_d)_j / E_{ij}.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from symspec.derivatives.tangent_stream import TangentStream
 from symspec.derivatives.tangents import Tangents
-from symspec.inverse_hessian.interface import InverseHessian
+from symspec.inverse_hessian.interface import ArrayReader, Arrays, Factor, InverseHessian, Problem
 from symspec.networks.params import LayerParams, ParamLayout
-from symspec.safety.checkpoint import Checkpoint
+from symspec.networks.regression import Regression
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,29 +37,55 @@ class LayerBlock:
         E; with a bias its last row is the bias.
     scale : numpy.ndarray, shape (in, 1) or (in, out)
         What the parameters are in units of: 1 for a kernel, s for a bias.
-    input_basis, output_basis : numpy.ndarray or None
+    basis : tuple of numpy.ndarray, or None
         Orthogonal U_a (in, in) and U_g (out, out); None for the identity.
     """
 
     precision: np.ndarray
     scale: np.ndarray
-    input_basis: np.ndarray | None = None
-    output_basis: np.ndarray | None = None
+    basis: tuple[np.ndarray, np.ndarray] | None = None
+
+    def rotate(self, V: np.ndarray) -> np.ndarray:
+        """U_a^T V U_g of matrices (..., in, out), in their dtype."""
+        if self.basis is None:
+            return V
+        U_a, U_g = (U.astype(V.dtype, copy=False) for U in self.basis)
+        return U_a.T @ V @ U_g
+
+    def rotate_back(self, V: np.ndarray) -> np.ndarray:
+        """U_a V U_g^T of a matrix (in, out)."""
+        if self.basis is None:
+            return V
+        U_a, U_g = self.basis
+        return U_a @ V @ U_g.T
+
+    def rotate_factors(self, a: np.ndarray, g: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """U_a^T a of inputs (star, in), and U_g^T g of cotangents (star, label, out)."""
+        if self.basis is None:
+            return a, g
+        U_a, U_g = (U.astype(g.dtype, copy=False) for U in self.basis)
+        return a @ U_a, g @ U_g
+
+    def variances(self) -> np.ndarray:
+        """Diagonal (in, out) of the block's inverse, in units of `scale`."""
+        if self.basis is None:
+            return 1 / self.precision
+        U_a, U_g = self.basis
+        return U_a**2 @ (1 / self.precision) @ (U_g**2).T
 
 
 def join_bias(a: np.ndarray, scale: np.ndarray) -> np.ndarray:
     """Inputs (star, in) with the bias's constant s behind them, if `scale` has a row for it."""
     if len(scale) == a.shape[1]:
         return a
-    return np.concatenate(
-        [a, np.full((len(a), 1), scale[-1, 0] if a.shape[1] else 1, a.dtype)], axis=1
-    )
+    s = scale[-1, 0] if a.shape[1] else 1
+    return np.concatenate([a, np.full((len(a), 1), s, a.dtype)], axis=1)
 
 
 def find_scales(
     layout: ParamLayout, prior_precision: Mapping[str, Any], *, isotropic: bool
 ) -> dict[str, np.ndarray]:
-    """Scale of each layer's parameters, (in, 1) or (in, out): 1 where the prior need not be isotropic."""
+    """Scale of each layer's parameters, (in, 1) or (in, out); 1 unless `isotropic`."""
     scales = {}
     for name, (kernel, bias) in layout.by_layer(prior_precision).items():
         layer = layout.layers[name]
@@ -71,7 +99,7 @@ def find_scales(
 
 
 def scale_rows(g: np.ndarray, layer: LayerParams, scale: np.ndarray) -> np.ndarray:
-    """Cotangents (star, label, out) in units of `scale`, for a layer that has no inputs which would take it."""
+    """Cotangents (star, label, out), in units of `scale` for a layer without inputs."""
     return g if layer.n_in else g * scale.reshape(-1).astype(g.dtype)
 
 
@@ -83,31 +111,55 @@ class LayerwiseInverse(InverseHessian):
     layout : ParamLayout
     blocks : dict of str to LayerBlock
         By name of layer.
-    structure : str
     """
 
     accuracy = "approximate"
+    has_bases: ClassVar[bool]
 
-    def __init__(self, layout: ParamLayout, blocks: dict[str, LayerBlock], structure: str):
+    def __init__(self, layout: ParamLayout, blocks: dict[str, LayerBlock]):
         super().__init__(layout.n_params)
         self.layout = layout
         self.blocks = blocks
-        self.structure = structure
+
+    @staticmethod
+    @abstractmethod
+    def find_scales(layout: ParamLayout, prior_precision: Arrays) -> dict[str, np.ndarray]:
+        """Scale of each layer's parameters, see `LayerBlock`."""
+
+    @staticmethod
+    @abstractmethod
+    def find_shape(layer: LayerParams) -> tuple[int, int]:
+        """Matrix (in, out) as which a layer's parameters are taken."""
+
+    @classmethod
+    def from_arrays(cls, reader: ArrayReader, place: str, reg: Regression) -> Self:
+        layout = reg.net.layout
+        blocks = {}
+        for layer, scale in cls.find_scales(layout, reg.prior_precision).items():
+            n_in, n_out = cls.find_shape(layout.layers[layer])
+            name = f"{place}/{layer}/precision"
+            precision = reader.array(name, (n_in, n_out), finite=True)
+            if not (precision > 0).all():
+                expected = "eigenvalues of a positive matrix"
+                raise reader.refusal(name, expected, "one that is not positive")
+            basis = None
+            if cls.has_bases:
+                basis = (
+                    reader.array(f"{place}/{layer}/input_basis", (n_in, n_in), finite=True),
+                    reader.array(f"{place}/{layer}/output_basis", (n_out, n_out), finite=True),
+                )
+            blocks[layer] = LayerBlock(precision, scale, basis)
+        return cls(layout, blocks)
 
     def _matvec(self, v: np.ndarray) -> np.ndarray:
         def solve(V: np.ndarray, block: LayerBlock) -> np.ndarray:
-            if block.input_basis is None:
-                return V / block.precision
-            V = (block.input_basis.T @ V @ block.output_basis) / block.precision
-            return block.input_basis @ V @ block.output_basis.T
+            return block.rotate_back(block.rotate(V) / block.precision)
 
         return self._apply(solve, v.ravel())
 
     def diagonal(self) -> np.ndarray:
         def scale(V: np.ndarray, block: LayerBlock) -> np.ndarray:
-            if block.input_basis is None:
-                return V / block.precision
-            return V * (block.input_basis**2 @ (1 / block.precision) @ (block.output_basis**2).T)
+            return V * block.variances()
 
         return self._apply(scale, np.ones(self.shape[0]))
 
@@ -120,78 +172,124 @@ class LayerwiseInverse(InverseHessian):
 
     def draw(self, n_draws: int, rng: np.random.Generator) -> np.ndarray:
         def colour(V: np.ndarray, block: LayerBlock) -> np.ndarray:
-            W = rng.normal(size=V.shape) / np.sqrt(block.precision)
-            return W if block.input_basis is None else block.input_basis @ W @ block.output_basis.T
+            return block.rotate_back(rng.normal(size=V.shape) / np.sqrt(block.precision))
 
         return np.array([self._apply(colour, np.empty(self.shape[0])) for _ in range(n_draws)])
 
     def label_covariance(self, tangents: Tangents) -> np.ndarray:
         V = np.zeros((tangents.n_stars, tangents.n_labels, tangents.n_labels))
         for name, block in self.blocks.items():
-            a = tangents.inputs[name].astype(np.float64)
+            layer = self.layout.layers[name]
             g = tangents.cotangents[name].astype(np.float64)
-            g = scale_rows(g, self.layout.layers[name], block.scale)
-            if not self.layout.layers[name].n_in and len(block.precision) > 1:
-                J = project(g.reshape(*g.shape[:2], *block.precision.shape), block).reshape(g.shape)
+            g = scale_rows(g, layer, block.scale)
+            if not layer.n_in and len(block.precision) > 1:
+                rows = g.reshape(*g.shape[:2], *block.precision.shape)
+                J = block.rotate(rows).reshape(g.shape)
                 V += np.matmul(J / block.precision.ravel(), J.transpose(0, 2, 1))
                 continue
-            a = join_bias(a, block.scale)
-            if block.input_basis is not None:
-                a = a @ block.input_basis
-                g = g @ block.output_basis
+            a = join_bias(tangents.inputs[name].astype(np.float64), block.scale)
+            a, g = block.rotate_factors(a, g)
             weights = a**2 @ (1 / block.precision)
             V += np.matmul(g * weights[:, None, :], g.transpose(0, 2, 1))
         return V
 
+    def whitening(self, reg: Regression) -> Factor:
+        """L of each layer is D (U_a x U_g) E^-1/2, with D its scale."""
+        arrays = {}
+        for layer, block in self.blocks.items():
+            arrays[f"{layer}_sd"] = 1 / np.sqrt(block.precision)
+            if block.basis is not None:
+                arrays[f"{layer}_inputs"], arrays[f"{layer}_outputs"] = block.basis
+
+        def colour(z: Any, a: Arrays, xp: Any) -> Any:
+            parts = []
+            for name, block, V in self._split(z):
+                part = _rotate_back(name, V * a[f"{name}_sd"], a) * block.scale
+                parts.append(part.reshape((block.precision.size,)))
+            return xp.concatenate(parts)
+
+        def uncolour(x: Any, a: Arrays, xp: Any) -> Any:
+            parts = []
+            for name, block, V in self._split(x):
+                part = _rotate(name, V / block.scale, a) / a[f"{name}_sd"]
+                parts.append(part.reshape((block.precision.size,)))
+            return xp.concatenate(parts)
+
+        return Factor(log_det=0.5 * self.logdet(), arrays=arrays, colour=colour, uncolour=uncolour)
+
     def arrays(self) -> dict[str, np.ndarray]:
-        fields = ("precision", "input_basis", "output_basis")
-        every = {
-            f"{layer}/{name}": getattr(block, name)
-            for layer, block in self.blocks.items()
-            for name in fields
-        }
-        return {name: array for name, array in every.items() if array is not None}
+        arrays = {}
+        for layer, block in self.blocks.items():
+            arrays[f"{layer}/precision"] = block.precision
+            if block.basis is not None:
+                arrays[f"{layer}/input_basis"], arrays[f"{layer}/output_basis"] = block.basis
+        return arrays
+
+    def _split(self, v: Any) -> Iterator[tuple[str, LayerBlock, Any]]:
+        """Each layer's name, block, and part (in, out) of a vector (param,) or a symbol."""
+        for name, block in self.blocks.items():
+            yield name, block, v[self.layout.layers[name].slice].reshape(block.precision.shape)
 
     def _apply(
         self, function: Callable[[np.ndarray, LayerBlock], np.ndarray], v: np.ndarray
     ) -> np.ndarray:
-        """Function of each layer's part V (in, out) of D v, times D, which multiplies by `scale`."""
+        """D f(D v) layer by layer, where D multiplies by `scale` and f takes a matrix (in, out)."""
         out = np.empty(self.shape[0])
-        for name, block in self.blocks.items():
-            part = self.layout.layers[name].slice
-            V = block.scale * v[part].reshape(block.precision.shape)
-            out[part] = (block.scale * function(V, block)).ravel()
+        for name, block, V in self._split(v):
+            part = block.scale * function(block.scale * V, block)
+            out[self.layout.layers[name].slice] = part.ravel()
         return out
 
 
-def project(J: np.ndarray, block: LayerBlock) -> np.ndarray:
-    """U_a^T J U_g of matrices (..., in, out)."""
-    return block.input_basis.T.astype(J.dtype) @ J @ block.output_basis.astype(J.dtype)
+def _rotate(layer: str, V: Any, arrays: Arrays) -> Any:
+    """U_a^T V U_g of one layer, numbers or symbols."""
+    if f"{layer}_inputs" not in arrays:
+        return V
+    return arrays[f"{layer}_inputs"].T @ V @ arrays[f"{layer}_outputs"]
 
 
-def build_diagonal(
-    stream: TangentStream,
-    layout: ParamLayout,
-    prior_precision: dict[str, Any],
-    checkpoint: Checkpoint,
-) -> LayerwiseInverse:
-    r""":math:`A \approx \mathrm{diag}(A)`: its entries are :math:`\delta + \sum_n a_{ni}^2 \sum_c \hat g_{ncj}^2`.
+def _rotate_back(layer: str, V: Any, arrays: Arrays) -> Any:
+    """U_a V U_g^T of one layer, numbers or symbols."""
+    if f"{layer}_inputs" not in arrays:
+        return V
+    return arrays[f"{layer}_inputs"] @ V @ arrays[f"{layer}_outputs"].T
 
-    An approximation, whose standard deviations of labels may be off by several times in either
-    direction: see `audit_structures`.
+
+class DiagonalInverse(LayerwiseInverse):
+    r"""The inverse of the diagonal of A.
+
+    An approximation: its standard deviations of labels may be off by several times in either
+    direction, see `audit_structures`.
     """
-    scales = find_scales(layout, prior_precision, isotropic=False)
 
-    def add(state: dict[str, np.ndarray], tangents: Any) -> None:
-        for layer, total in state.items():
-            a = join_bias(tangents.inputs[layer], scales[layer]).astype(np.float64)
-            total += (a**2).T @ (tangents.cotangents[layer].astype(np.float64) ** 2).sum(axis=1)
+    structure = "diagonal"
+    has_bases = False
 
-    zeros = {name: np.zeros((layer.n_rows, layer.n_out)) for name, layer in layout.layers.items()}
-    state = checkpoint.accumulate("diagonal", stream, zeros, add)
-    for name, (kernel, bias) in layout.by_layer(prior_precision).items():
-        n_in = layout.layers[name].n_in
-        state[name][:n_in] += kernel
-        state[name][n_in:] += bias
-    blocks = {layer: LayerBlock(total, scales[layer]) for layer, total in state.items()}
-    return LayerwiseInverse(layout, blocks, "diagonal")
+    @staticmethod
+    def find_scales(layout: ParamLayout, prior_precision: Arrays) -> dict[str, np.ndarray]:
+        return find_scales(layout, prior_precision, isotropic=False)
+
+    @staticmethod
+    def find_shape(layer: LayerParams) -> tuple[int, int]:
+        return layer.n_rows, layer.n_out
+
+    @classmethod
+    def build(cls, problem: Problem, theta: np.ndarray) -> DiagonalInverse:
+        r"""From the entries :math:`\delta + \sum_n a_{ni}^2 \sum_c \hat g_{ncj}^2`."""
+        layout = problem.reg.net.layout
+        scales = cls.find_scales(layout, problem.reg.prior_precision)
+
+        def add(state: dict[str, np.ndarray], tangents: Tangents) -> None:
+            for layer, total in state.items():
+                a = join_bias(tangents.inputs[layer], scales[layer]).astype(np.float64)
+                g = tangents.cotangents[layer].astype(np.float64)
+                total += (a**2).T @ (g**2).sum(axis=1)
+
+        zeros = {name: np.zeros(cls.find_shape(layer)) for name, layer in layout.layers.items()}
+        state = problem.checkpoint.accumulate("diagonal", problem.stream(theta), zeros, add)
+        for name, (kernel, bias) in layout.by_layer(problem.reg.prior_precision).items():
+            n_in = layout.layers[name].n_in
+            state[name][:n_in] += kernel
+            state[name][n_in:] += bias
+        blocks = {layer: LayerBlock(total, scales[layer]) for layer, total in state.items()}
+        return cls(layout, blocks)

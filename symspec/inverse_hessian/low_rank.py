@@ -9,15 +9,22 @@ J_n^T \hat J_n) \Lambda^{-1/2}`. What is left out is positive, so that A^-1 is n
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any, ClassVar
+
 import numpy as np
 from scipy.sparse.linalg import LinearOperator, eigsh
 
 from symspec.derivatives.tangent_stream import TangentStream
 from symspec.derivatives.tangents import Tangents
-from symspec.inverse_hessian.interface import InverseHessian
+from symspec.errors import OptionError
+from symspec.inverse_hessian.interface import ArrayReader, Arrays, Factor, InverseHessian, Problem
+from symspec.networks.regression import Regression
 from symspec.safety.checkpoint import Checkpoint
 
+DEFAULT_RANK = 100
 DENSE_ROWS = 1024
+NEGLIGIBLE = 1e-2  # curvature in units of the prior's, up to which a direction is left to the prior
 
 
 class LowRankInverse(InverseHessian):
@@ -34,6 +41,7 @@ class LowRankInverse(InverseHessian):
 
     structure = "low_rank"
     accuracy = "upper bound"
+    options: ClassVar = {"rank": int}
 
     def __init__(self, precision: np.ndarray, eigenvalues: np.ndarray, eigenvectors: np.ndarray):
         super().__init__(len(precision))
@@ -42,6 +50,36 @@ class LowRankInverse(InverseHessian):
         self.eigenvectors = eigenvectors
         self._sd = 1 / np.sqrt(precision)
         self._shrinkage = eigenvalues / (1 + eigenvalues)
+
+    @classmethod
+    def build(cls, problem: Problem, theta: np.ndarray) -> LowRankInverse:
+        """Leading eigenpairs by Lanczos, at most the option "rank", by default 100."""
+        fitting = max(1, int(problem.memory / (16 * problem.reg.net.n_params)))
+        rank = problem.options.get("rank", min(DEFAULT_RANK, fitting))
+        precision = problem.reg.prior_precision_vector()
+        return cls(
+            precision, *_find_eigenpairs(problem.stream(theta), precision, rank, problem.checkpoint)
+        )
+
+    @classmethod
+    def leading(
+        cls, precision: np.ndarray, values: np.ndarray, vectors: np.ndarray, n: int | None
+    ) -> LowRankInverse:
+        """The first n of falling eigenvalues (k,) and vectors (param, k), see `directions`."""
+        keep = np.flatnonzero(np.abs(values) > NEGLIGIBLE) if n is None else np.arange(n)
+        if len(keep) and keep[-1] >= len(values):
+            raise OptionError(
+                f"the curvature should have {n} leading directions, got {len(values)}: ask for"
+                " fewer."
+            )
+        return cls(precision, values[keep], np.ascontiguousarray(vectors[:, keep]))
+
+    @classmethod
+    def from_arrays(cls, reader: ArrayReader, place: str, reg: Regression) -> LowRankInverse:
+        values = reader.array(f"{place}/eigenvalues", (None,), finite=True)
+        shape = (reg.net.n_params, len(values))
+        vectors = reader.array(f"{place}/eigenvectors", shape, finite=True)
+        return cls(reg.prior_precision_vector(), values, vectors)
 
     def _matmat(self, V: np.ndarray) -> np.ndarray:
         V = self._sd[:, None] * V
@@ -73,11 +111,35 @@ class LowRankInverse(InverseHessian):
     def arrays(self) -> dict[str, np.ndarray]:
         return {"eigenvalues": self.eigenvalues, "eigenvectors": self.eigenvectors}
 
+    def directions(self, reg: Regression, n: int | None = None) -> LowRankInverse:
+        return self.leading(self.precision, self.eigenvalues, self.eigenvectors, n)
 
-def build_low_rank(
+    def whitening(self, reg: Regression) -> Factor:
+        return self.directions(reg).factor()
+
+    def factor(self) -> Factor:
+        r"""L = Lambda^-1/2 (1 + U diag(s) U^T), with s = (1 + lambda)^-1/2 - 1."""
+        arrays = {
+            "sd": self._sd,
+            "directions": self.eigenvectors,
+            "shrinkage": 1 / np.sqrt(1 + self.eigenvalues) - 1,
+            "growth": np.sqrt(1 + self.eigenvalues) - 1,
+        }
+
+        def colour(z: Any, a: Arrays, _: Any) -> Any:
+            return a["sd"] * (z + a["directions"] @ (a["shrinkage"] * (z @ a["directions"])))
+
+        def uncolour(x: Any, a: Arrays, _: Any) -> Any:
+            u = x / a["sd"]
+            return u + a["directions"] @ (a["growth"] * (u @ a["directions"]))
+
+        return Factor(log_det=0.5 * self.logdet(), arrays=arrays, colour=colour, uncolour=uncolour)
+
+
+def _find_eigenpairs(
     stream: TangentStream, precision: np.ndarray, rank: int, checkpoint: Checkpoint
-) -> LowRankInverse:
-    """Leading `rank` eigenpairs by implicitly restarted Lanczos (ARPACK), in the smaller of the two spaces."""
+) -> tuple[np.ndarray, np.ndarray]:
+    """At most `rank` leading eigenpairs, by ARPACK in the smaller of the two spaces."""
     sd = 1 / np.sqrt(precision)
     n_rows = stream.n_stars * stream.n_labels
     n_params = len(precision)
@@ -99,11 +161,13 @@ def build_low_rank(
     if n_rows < n_params:
         columns = vectors.reshape(stream.n_stars, stream.n_labels, -1)
         vectors = sd[:, None] * stream.rmatvec(columns) / np.sqrt(values)
-    return LowRankInverse(precision, values, vectors)
+    return values, vectors
 
 
-def _leading_eigenpairs(product, n: int, rank: int) -> tuple[np.ndarray, np.ndarray]:
-    """Largest eigenvalues, falling, those that are zero to rounding left out, with their vectors (n, k)."""
+def _leading_eigenpairs(
+    product: Callable[[np.ndarray], np.ndarray], n: int, rank: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Largest eigenvalues, falling, without those that are zero to rounding, and vectors (n, k)."""
     if n <= max(DENSE_ROWS, 2 * rank):
         dense = np.stack([product(e) for e in np.eye(n)])
         values, vectors = np.linalg.eigh((dense + dense.T) / 2)

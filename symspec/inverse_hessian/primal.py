@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cached_property
 
 import numpy as np
 from scipy.linalg import eigh, solve_triangular
 from scipy.linalg.lapack import dpotrf, dtrtri
 
+from symspec.derivatives import weighted_sums
 from symspec.derivatives.curvature import CurvatureFactors
 from symspec.derivatives.functions import check_square_fits
 from symspec.derivatives.matrices import add_upper_triangle, fill_lower_triangle
 from symspec.derivatives.tangent_stream import TangentStream
 from symspec.derivatives.tangents import Tangents
 from symspec.errors import DataError, NotPositiveDefiniteError
-from symspec.inverse_hessian.interface import InverseHessian
+from symspec.inverse_hessian.interface import (
+    ArrayReader,
+    Cost,
+    CrossCovariance,
+    Factor,
+    InverseHessian,
+    Problem,
+    find_last_layer,
+    read_cholesky,
+)
+from symspec.inverse_hessian.low_rank import LowRankInverse
 from symspec.networks.network import Network
+from symspec.networks.regression import Regression
 from symspec.safety.memory import chunks
 
 CACHE_BYTES = 16 * 2**20  # of what lies between the two products of a block
@@ -26,7 +38,9 @@ BLOCK_BYTES = 64 * 2**20
 class PrimalInverse(InverseHessian):
     r"""A^-1 from the lower Cholesky factor L of A (param, param).
 
-    .. math:: J A^{-1} J^T = (L^{-1} J^T)^T (L^{-1} J^T), \qquad \log\det A^{-1} = -2 \sum_i \log L_{ii}
+    .. math::
+        J A^{-1} J^T = (L^{-1} J^T)^T (L^{-1} J^T),
+        \qquad \log\det A^{-1} = -2 \sum_i \log L_{ii}
 
     With L^-1 at hand its rows meet the factors of J one after the other, and a star costs P^2
     multiplications and additions for all its C labels together; solving with L costs C P^2. So L^-1
@@ -40,10 +54,32 @@ class PrimalInverse(InverseHessian):
     """
 
     structure = "primal"
+    curvatures = ("ggn", "hessian")
+    has_evidence_gradient = True
 
     def __init__(self, cholesky: np.ndarray):
         super().__init__(len(cholesky))
         self.cholesky = cholesky
+
+    @classmethod
+    def cost(cls, net: Network, n_rows: int) -> Cost:
+        P = net.n_params
+        return Cost(n_rows * P**2 + P**3 / 3, P)
+
+    @classmethod
+    def build(cls, problem: Problem, theta: np.ndarray) -> PrimalInverse:
+        """From the exact Hessian, or from whitened tangents, for which nothing is compiled."""
+        if problem.curvature == "hessian":
+            return cls.factorize(problem.hessian(theta))
+        net = problem.reg.net
+        check_square_fits(net, "float64")
+        A = _sum_outer_products(problem.stream(theta), net)
+        A[np.diag_indices(len(A))] += problem.reg.prior_precision_vector()
+        return cls.factorize(A)
+
+    @classmethod
+    def from_arrays(cls, reader: ArrayReader, place: str, reg: Regression) -> PrimalInverse:
+        return cls(read_cholesky(reader, place, reg.net.n_params))
 
     @classmethod
     def factorize(cls, A: np.ndarray) -> PrimalInverse:
@@ -83,9 +119,8 @@ class PrimalInverse(InverseHessian):
     @cached_property
     def root(self) -> np.ndarray:
         """L^-1, lower triangular (param, param), in C order."""
-        upper = np.array(
-            self.cholesky.T, order="F"
-        )  # its inverse is that of L transposed, so in C order
+        upper = np.array(self.cholesky.T, order="F")
+        # its inverse is that of L transposed, so in C order
         return dtrtri(upper, lower=0, overwrite_c=1)[0].T
 
     def logdet(self) -> float:
@@ -113,7 +148,7 @@ class PrimalInverse(InverseHessian):
             yield stars, self._solve(J.reshape(-1, P).T).reshape(P, -1, C).transpose(1, 0, 2)
 
     def _multiply_root(self, tangents: Tangents) -> Iterator[tuple[slice, np.ndarray]]:
-        """Z = L^-1 J^T of some rows of L^-1 (star, row, label) at a time: inputs first, then cotangents."""
+        """Z = L^-1 J^T (star, row, label), some rows of L^-1 at a time: inputs, then cotangents."""
         n = tangents.n_stars
         C = tangents.n_labels
         P = self.shape[0]
@@ -125,24 +160,64 @@ class PrimalInverse(InverseHessian):
             Z = np.zeros((n, len(rows), C))
             for offset, a, g in layers:
                 n_out = g.shape[1]
-                n_in = min(
-                    a.shape[1], -((offset - begin - len(rows)) // n_out)
-                )  # further right L^-1 is zero
+                # further right L^-1 is zero
+                n_in = min(a.shape[1], -((offset - begin - len(rows)) // n_out))
                 if n_in <= 0:
                     continue
                 kernels = rows[:, offset : offset + n_in * n_out].reshape(len(rows), n_in, n_out)
-                side_by_side = kernels.transpose(1, 0, 2).reshape(
-                    n_in, -1
-                )  # one product, not one a row
+                # one product, not one a row
+                side_by_side = kernels.transpose(1, 0, 2).reshape(n_in, -1)
                 Z += np.matmul((a[:, :n_in] @ side_by_side).reshape(n, len(rows), n_out), g)
             yield slice(n), Z
 
-    def label_cross_covariance(self, tangents: Tangents, other: Tangents) -> np.ndarray:
-        """J A^-1 J'^T (star, label, other star, label): between the labels of different stars."""
-        Z, W = (
-            self._solve(t.dense().reshape(t.n_stars * t.n_labels, -1).T) for t in (tangents, other)
+    def cross_covariance(self) -> CrossCovariance:
+        def covariance(tangents: Tangents, other: Tangents) -> np.ndarray:
+            Z, W = (self._solve(_flatten(t).T) for t in (tangents, other))
+            shape = (tangents.n_stars, tangents.n_labels, other.n_stars, other.n_labels)
+            return (Z.T @ W).reshape(shape)
+
+        return covariance
+
+    def directions(self, reg: Regression, n: int | None = None) -> LowRankInverse:
+        precision = reg.prior_precision_vector()
+        root = self.cholesky / np.sqrt(precision)[:, None]
+        values, vectors = eigh(root @ root.T)
+        return LowRankInverse.leading(precision, values[::-1] - 1, vectors[:, ::-1], n)
+
+    def whitening(self, reg: Regression) -> Factor:
+        leading = self.directions(reg)
+        is_cheaper = 2 * leading.eigenvectors.shape[1] < self.shape[0]
+        return leading.factor() if is_cheaper else self.factor()
+
+    def factor(self) -> Factor:
+        """The dense factor L = R^T with R = K^-1 and A = K K^T."""
+        return Factor(
+            log_det=0.5 * self.logdet(),
+            arrays={"root": self.root, "cholesky": self.cholesky},
+            colour=lambda z, arrays, _: z @ arrays["root"],
+            uncolour=lambda x, arrays, _: x @ arrays["cholesky"],
         )
-        return (Z.T @ W).reshape(tangents.n_stars, tangents.n_labels, other.n_stars, other.n_labels)
+
+    def of_last_layer(self, reg: Regression) -> PrimalInverse:
+        rows = self.cholesky[find_last_layer(reg.net.layout)[1]]
+        return PrimalInverse.factorize(rows @ rows.T)
+
+    @classmethod
+    def compile_log_det_gradient(cls, net: Network, *, backend: str) -> Callable[..., np.ndarray]:
+        return weighted_sums.compile_trace_gradient(net, backend=backend)
+
+    def differentiate_log_det(
+        self,
+        derivative: Callable[..., np.ndarray],
+        reg: Regression,
+        theta: np.ndarray,
+        X: np.ndarray,
+        Y: np.ndarray,
+        weights: np.ndarray,
+    ) -> tuple[np.ndarray, dict[str, float]]:
+        dense = self.to_dense()
+        gradient = derivative(theta, X, Y, weights, dense)
+        return gradient, self.count_effective(reg, np.diag(dense))
 
     def arrays(self) -> dict[str, np.ndarray]:
         return {"cholesky": self.cholesky}
@@ -153,17 +228,11 @@ class PrimalInverse(InverseHessian):
         )
 
 
-def build_primal(stream: TangentStream, net: Network, prior_precision: np.ndarray) -> PrimalInverse:
-    """Inverse of the Gauss-Newton matrix from whitened tangents and the prior's precision (param,).
-
-    The layers' parts are contracted by `matrices.add_upper_triangle`; nothing is compiled for
-    another noise or prior.
-    """
-    check_square_fits(net, "float64")
+def _sum_outer_products(stream: TangentStream, net: Network) -> np.ndarray:
+    """Sum of J^T J (param, param) of whitened tangents, contracted layer by layer."""
     A = np.zeros((net.n_params, net.n_params))
-    step = max(
-        1, BLOCK_BYTES // (8 * sum(layer.n_out for layer in net.layout.layers.values()) ** 2)
-    )
+    n_out = sum(layer.n_out for layer in net.layout.layers.values())
+    step = max(1, BLOCK_BYTES // (8 * n_out**2))
     for _, tangents in stream.blocks():
         for some in chunks(tangents.n_stars, step):
             part = tangents[some]
@@ -173,12 +242,16 @@ def build_primal(stream: TangentStream, net: Network, prior_precision: np.ndarra
             curvatures = {(k, m): np.matmul(g[k].transpose(0, 2, 1), g[m]) for k, m in pairs}
             add_upper_triangle(net, CurvatureFactors(inputs, curvatures, {}, {}), A)
     fill_lower_triangle(net, A)
-    A[np.diag_indices(len(A))] += prior_precision
-    return PrimalInverse.factorize(A)
+    return A
+
+
+def _flatten(tangents: Tangents) -> np.ndarray:
+    """J (star * label, param), star-major."""
+    return tangents.dense().reshape(tangents.n_stars * tangents.n_labels, -1)
 
 
 def _join_biases(tangents: Tangents) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-    """Each layer's first parameter, inputs (star, in) and cotangents (star, out, label); a bias is a weight of 1."""
+    """Offset, inputs (star, in) and cotangents (star, out, label) of each layer, bias included."""
     for name, layer in tangents.layout.layers.items():
         a = tangents.inputs[name].astype(np.float64)
         if layer.has_bias:

@@ -8,24 +8,36 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from symspec.derivatives.functions import check_stars
+from symspec.derivatives.tangents import Tangents
 from symspec.errors import OptionError, TooLargeError
 from symspec.inverse_hessian.builder import InverseBuilder
-from symspec.inverse_hessian.choice import APPROXIMATE, EXACT
-from symspec.inverse_hessian.interface import InverseHessian
+from symspec.inverse_hessian.choice import INVERSES
+from symspec.inverse_hessian.interface import Cost, InverseHessian
 from symspec.laplace.neighbours import find_distances
 from symspec.laplace.prediction import standard_deviations
 from symspec.networks.regression import Regression
-from symspec.safety.checks import check_choice, check_flux, check_theta
 from symspec.safety.memory import parse_memory
+from symspec.safety.options import check_choice
 from symspec.safety.progress import Progress, show_progress
+from symspec.safety.stars import check_flux
+from symspec.safety.theta import check_theta
+from symspec.spectra.selections import as_stars
+from symspec.spectra.spectra import Spectra
 
-DUAL_SUBSET = "dual_subset"
-AUDITED = ("krylov", *APPROXIMATE, DUAL_SUBSET)
+# structures built from some of the training stars: their names here, and the option that says so
+PARTIAL = {
+    f"{name}_{option}": (name, option)
+    for name, inverse in INVERSES.items()
+    for option in inverse.partial_options
+}
+KNOWN = (*INVERSES, *PARTIAL)
+AUDITED = (*(name for name in INVERSES if INVERSES[name].accuracy != "exact"), *PARTIAL)
+SUBSET = "subset"  # option of structures of intervals: the stars that are factorised
 INSIDE = 0.95  # largest quantile of a star that counts as inside the training set
-EXACT_TOLERANCE = 1e-3  # of the intervals, where neither primal nor dual fits in memory
-STARS_AT_ONCE = 256
+EXACT_TOLERANCE = 1e-3  # of the intervals, where no factorisation fits in memory
 GROUPS = ("inside", "outside")
 
 
@@ -57,16 +69,16 @@ class StructureAudit:
     Attributes
     ----------
     structures : tuple of str
-        Those audited. "dual_subset" is the dual of a subset of the training stars, half of them by
-        default.
+        Structures audited. "dual_subset" is the dual of a subset of the training stars, half of
+        them by default.
     accuracy : tuple of str
         Of each: "exact", "interval" (the upper end is taken), "upper bound" or "approximate".
     exact, reason : str
-        The structure that the others are held against, and in one line why it.
+        The structure that the others are held against, and in one line why.
     exact_sd : numpy.ndarray, shape (star, label)
         Model standard deviation by `exact`, in the labels' units.
     exact_interval : numpy.ndarray, shape (star, label, 2)
-        What it is proved to lie between: twice itself unless `exact` is "krylov".
+        Its proved bounds: twice itself unless `exact` is "krylov".
     ratio : numpy.ndarray, shape (structure, star, label)
         Standard deviation by each structure over `exact_sd`.
     distance : numpy.ndarray, shape (star,)
@@ -74,10 +86,10 @@ class StructureAudit:
     quantile : numpy.ndarray, shape (star,)
         Fraction of the training stars that have a nearer neighbour of their own.
     seconds : tuple of float
-        What each structure took, to build and to apply to the sample.
+        Time that each structure took, to build and to apply to the sample.
     label_names : tuple of str
     skipped : dict of str to str
-        Structures that could not be had, with the reason.
+        Structures that were left out, with the reason.
     """
 
     structures: tuple[str, ...]
@@ -95,36 +107,38 @@ class StructureAudit:
 
     @property
     def outside(self) -> np.ndarray:
-        """Stars (star,) outside the training set: `quantile` > 0.95, as one in twenty training stars would be."""
+        """Stars (star,) outside the training set: those of `quantile` > 0.95."""
         return self.quantile > INSIDE
 
     def summarize(self) -> list[RatioSummary]:
-        """Smallest, median and largest ratio by structure, label and group; groups without stars are left out."""
+        """Smallest, median and largest ratio by structure, label and group that has stars."""
         rows = []
         for structure, ratio in zip(self.structures, self.ratio, strict=True):
             for c, label in enumerate(self.label_names):
                 for group, members in zip(GROUPS, (~self.outside, self.outside), strict=True):
                     if members.any():
-                        values = ratio[members, c]
-                        summary = RatioSummary(
-                            structure=structure,
-                            label=label,
-                            group=group,
-                            n_stars=len(values),
-                            minimum=float(np.min(values)),
-                            median=float(np.median(values)),
-                            maximum=float(np.max(values)),
-                        )
-                        rows.append(summary)
+                        rows.append(_summarize(structure, label, group, ratio[members, c]))
         return rows
+
+
+def _summarize(structure: str, label: str, group: str, values: np.ndarray) -> RatioSummary:
+    return RatioSummary(
+        structure=structure,
+        label=label,
+        group=group,
+        n_stars=len(values),
+        minimum=float(np.min(values)),
+        median=float(np.median(values)),
+        maximum=float(np.max(values)),
+    )
 
 
 def audit_structures(
     reg: Regression,
-    theta: Any,
-    X: Any,
-    Y: Any,
-    X_sample: Any,
+    theta: ArrayLike,
+    X: ArrayLike | Spectra,
+    Y: ArrayLike | None = None,
+    X_sample: ArrayLike | None = None,
     *,
     structures: Sequence[str] = AUDITED,
     options: Mapping[str, Mapping[str, Any]] | None = None,
@@ -145,16 +159,16 @@ def audit_structures(
     reg : Regression
     theta : array_like, shape (param,)
     X, Y : array_like, shapes (star, pixel), (star, label)
-        The training set; NaN labels are missing.
+        The training set, or `Spectra` alone; NaN labels are missing.
     X_sample : array_like, shape (star, pixel) or (pixel,)
         Stars to compare on, best some like the training stars and some unlike them.
     structures : sequence of str
-        Words of `fit_laplace`, and "dual_subset". By default all approximations, krylov, and
+        Structures of `fit_laplace`, and "dual_subset". By default all approximations, krylov, and
         "dual_subset".
     options : mapping of str to mapping, optional
         Options of each structure, see `fit_laplace`, as in {"krylov": {"subset": 1000}, "low_rank":
-        {"rank": 300}}. Those of "dual_subset" are those of "dual". Subsets are half the training
-        stars by default, for krylov only where so many fit in memory.
+        {"rank": 300}}. "dual_subset" takes those of "dual". Subsets are half the training stars by
+        default, for krylov only if these fit in memory.
     backend, dtype, memory : str
         As for `fit_laplace`.
     progress : bool or Progress, default True
@@ -167,30 +181,42 @@ def audit_structures(
     -------
     StructureAudit
         The exact structure is the cheaper of primal and dual that fits in `memory`, or krylov with
-        a tolerance of 0.001 (unless `options` say otherwise), whose interval `exact_interval` then
-        tells.
+        a tolerance of 0.001 (unless `options` say otherwise), whose interval is `exact_interval`.
 
     Raises
     ------
     OptionError
-        A structure that is not known, or options of one that is not audited.
+        A structure that is not known, options of one that is not audited, or no X_sample.
     ShapeError, DataError
         Arguments that are not what is expected.
     """
     theta = np.array(check_theta(theta, reg.net.n_params))
-    X, Y = check_stars(reg.net, X, Y)
+    X, Y = check_stars(reg.net, *as_stars(reg.net, X, Y))
+    if X_sample is None:
+        raise OptionError(
+            "X_sample should hold the stars to compare on, got None: give flux (star, pixel), as in"
+            " audit_structures(reg, theta, stars, X_sample=X)."
+        )
     sample = np.atleast_2d(check_flux(X_sample, reg.net.n_pixels, name="X_sample", dtype=None))
-    structures, options = _check_words(structures, options)
+    names, given = _check_names(structures, options)
     run = _Run(
-        reg, theta, X, Y, sample, {"backend": backend, "dtype": dtype, "memory": memory}, options
+        reg=reg,
+        theta=theta,
+        X=X,
+        Y=Y,
+        sample=sample,
+        backend=backend,
+        dtype=dtype,
+        memory=memory,
+        options=given,
     )
     with show_progress(progress) as show:
-        steps = _Steps(len(structures) + 2, show, callback)
+        steps = _Steps(len(names) + 2, show, callback)
         steps.begin("distances")
         distance, quantile = find_distances(X, sample)
         steps.begin("exact")
         exact = run.measure_exact()
-        measured, skipped = run.measure_each(structures, steps.begin)
+        measured, skipped = run.measure_each(names, steps.begin)
         steps.end()
     sd = np.array([m.interval[..., 1] for m in measured.values()]).reshape(
         -1, *exact.interval.shape[:2]
@@ -230,9 +256,9 @@ class _Steps:
         self.progress("auditing", self.total, self.total)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _Measured:
-    """What one structure says of the sample: standard deviations (star, label, 2), lower end and value."""
+    """Standard deviations (star, label, 2) by one structure: the lower end and the value."""
 
     structure: str
     accuracy: str
@@ -241,38 +267,38 @@ class _Measured:
     seconds: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _Run:
-    """One regression, training set and sample, to be measured by one structure after another."""
+    """One regression, training set and sample, measured by one structure after another."""
 
     reg: Regression
     theta: np.ndarray
     X: np.ndarray
     Y: np.ndarray
     sample: np.ndarray
-    words: dict[str, str]
+    backend: str
+    dtype: str
+    memory: str
     options: dict[str, dict[str, Any]]
 
     def measure_exact(self) -> _Measured:
         """By the exact structure that costs least."""
-        chosen = InverseBuilder(self.reg, self.X, self.Y, **self.words)
-        if chosen.structure != "krylov":
+        chosen = self._builder("auto", {})
+        if chosen.inverse.accuracy == "exact":
             return self._apply(chosen)
-        limits = {"tolerance": EXACT_TOLERANCE} | self.options.get("krylov", {})
-        builder = InverseBuilder(
-            self.reg, self.X, self.Y, structure="krylov", options=limits, **self.words
-        )
+        options = {"tolerance": EXACT_TOLERANCE} | self.options.get(chosen.structure, {})
+        builder = self._builder(chosen.structure, options)
         builder.reason = chosen.reason
         return self._apply(builder)
 
     def measure_each(
-        self, structures: Sequence[str], tell: Callable[[str], object]
+        self, structures: Sequence[str], begin: Callable[[str], object]
     ) -> tuple[dict[str, _Measured], dict[str, str]]:
-        """By each structure, and why some could not be had."""
+        """By each structure, and the reasons why some were left out."""
         measured = {}
         skipped = {}
         for name in structures:
-            tell(name)
+            begin(name)
             try:
                 measured[name] = self.measure(name)
             except (OptionError, TooLargeError) as error:
@@ -290,59 +316,75 @@ class _Run:
         options = dict(self.options.get(name, {}))
         observed = ~np.isnan(self.Y)
         n_stars = int(observed.any(axis=1).sum())
-        structure = "dual" if name == DUAL_SUBSET else name
         half = max(1, n_stars // 2)
-        if name == DUAL_SUBSET or (name == "krylov" and self._fits(half * self.reg.net.n_labels)):
-            options.setdefault("subset", half)
-        share = min(1.0, options.get("subset", n_stars) / n_stars) if structure == "dual" else 1.0
-        sizes = {"primal": self.reg.net.n_params, "dual": int(observed.sum() * share)}
-        self._check_size(name, sizes.get(structure, 0))
-        return self._apply(
-            InverseBuilder(
-                self.reg, self.X, self.Y, structure=structure, options=options, **self.words
+        structure, partial_option = PARTIAL.get(name, (name, ""))
+        inverse = INVERSES[structure]
+        if partial_option:
+            options.setdefault(partial_option, half)
+        elif SUBSET in inverse.options and inverse.accuracy == "interval":
+            options = self._find_subset(half) | options
+        used = min([n_stars, *(options[o] for o in inverse.partial_options if o in options)])
+        cost = inverse.cost(self.reg.net, int(observed.sum() * (used / n_stars)))
+        if not self._fits(cost):
+            raise TooLargeError(
+                f"{name} takes {cost.n_bytes / 2**30:.3g} GiB for matrices of {cost.rows:,} rows,"
+                f" and memory={self.memory!r} was given: give more, or leave it out."
             )
+        return self._apply(self._builder(structure, options))
+
+    def _find_subset(self, n_stars: int) -> dict[str, int]:
+        """The option of so many stars, if their kernel fits in memory."""
+        fits = self._fits(Cost(0, n_stars * self.reg.net.n_labels))
+        return {SUBSET: n_stars} if fits else {}
+
+    def _builder(self, structure: str, options: Mapping[str, Any]) -> InverseBuilder:
+        return InverseBuilder(
+            self.reg,
+            self.X,
+            self.Y,
+            structure=structure,
+            backend=self.backend,
+            dtype=self.dtype,
+            memory=self.memory,
+            options=options,
         )
 
-    def _fits(self, n_rows: int) -> bool:
-        return 3 * 8 * n_rows**2 <= parse_memory(self.words["memory"])
-
-    def _check_size(self, name: str, n: int) -> None:
-        if not self._fits(n):
-            size = f"{3 * 8 * n**2 / 2**30:.3g} GiB for matrices of {n:,} rows"
-            raise TooLargeError(
-                f"{name} takes {size}, and memory={self.words['memory']!r} was given: give more, or"
-                " leave it out."
-            )
+    def _fits(self, cost: Cost) -> bool:
+        return cost.n_bytes <= parse_memory(self.memory)
 
     def _apply(self, builder: InverseBuilder) -> _Measured:
         begin = time.perf_counter()
         inverse = builder.build(self.theta)
-        starts = range(0, len(self.sample), STARS_AT_ONCE)
-        parts = [self._intervals(builder, inverse, slice(i, i + STARS_AT_ONCE)) for i in starts]
+        walk = builder.walk(self.theta, self.sample)
+        parts = [_find_interval(inverse, tangents) for _, tangents in walk]
         seconds = time.perf_counter() - begin
         return _Measured(
-            builder.structure, inverse.accuracy, builder.reason, np.concatenate(parts), seconds
+            structure=builder.structure,
+            accuracy=inverse.accuracy,
+            reason=builder.reason,
+            interval=np.concatenate(parts),
+            seconds=seconds,
         )
 
-    def _intervals(
-        self, builder: InverseBuilder, inverse: InverseHessian, rows: slice
-    ) -> np.ndarray:
-        tangents = builder.tangents(self.theta, self.sample[rows])
-        if inverse.accuracy == "interval":
-            ends = inverse.label_covariance_bounds(tangents)
-        else:
-            ends = (inverse.label_covariance(tangents),) * 2
-        return np.stack([standard_deviations(V) for V in ends], axis=-1)
+
+def _find_interval(inverse: InverseHessian, tangents: Tangents) -> np.ndarray:
+    """Standard deviations (star, label, 2): bounds if proved, or else the value twice."""
+    if inverse.accuracy == "interval":
+        ends = inverse.label_covariance_bounds(tangents)
+    else:
+        ends = (inverse.label_covariance(tangents),) * 2
+    return np.stack([standard_deviations(V) for V in ends], axis=-1)
 
 
-def _check_words(
+def _check_names(
     structures: Sequence[str], options: Mapping[str, Mapping[str, Any]] | None
 ) -> tuple[tuple[str, ...], dict[str, dict[str, Any]]]:
-    known = (*EXACT, *APPROXIMATE, DUAL_SUBSET)
     structures = (structures,) if isinstance(structures, str) else structures
-    names = tuple(dict.fromkeys(check_choice(name, "structures", known) for name in structures))
+    names = tuple(dict.fromkeys(check_choice(name, "structures", KNOWN) for name in structures))
     given = {name: dict(values) for name, values in (options or {}).items()}
-    if unknown := [name for name in given if name not in {*names, "krylov"}]:
+    # a structure of intervals may stand in for the exact one
+    stand_ins = {name for name in INVERSES if INVERSES[name].accuracy == "interval"}
+    if unknown := [name for name in given if name not in {*names, *stand_ins}]:
         raise OptionError(
             f"options should be given by structure, of those audited ({', '.join(names)}), got some"
             f" for {', '.join(map(repr, unknown))}: write options={{'low_rank': {{'rank': 300}}}}."

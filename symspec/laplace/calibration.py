@@ -11,7 +11,7 @@ from scipy.stats import norm
 
 from symspec.errors import DataError, OptionError, ShapeError
 from symspec.laplace.prediction import Prediction
-from symspec.safety.checks import as_float_array
+from symspec.safety.arrays import as_float_array
 
 MIN_KNOWN = 10  # true labels that a factor takes
 # 1 / norm.ppf(0.75): the median absolute deviation of a unit normal is 0.6745

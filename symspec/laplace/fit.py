@@ -15,14 +15,13 @@ from symspec.derivatives.functions import check_stars
 from symspec.errors import NotAtMinimumError, NotAtMinimumWarning
 from symspec.inverse_hessian.builder import InverseBuilder
 from symspec.inverse_hessian.interface import InverseHessian
-from symspec.inverse_hessian.last_layer import split_last_layer
 from symspec.laplace.certificate import Certificate, certify
-from symspec.laplace.posterior import Batches, LaplacePosterior
+from symspec.laplace.posterior import LaplacePosterior
 from symspec.laplace.training_space import describe_training
 from symspec.networks.regression import Regression
 from symspec.safety.checkpoint import Checkpoint, find_fingerprint
-from symspec.safety.checks import check_theta
 from symspec.safety.progress import Progress, show_progress
+from symspec.safety.theta import check_theta
 from symspec.spectra.selections import as_stars
 
 SHIFT_STARS = 4096  # training stars over which the effect of a Newton step is averaged
@@ -100,7 +99,7 @@ def fit_laplace(
         prior = reg.prior_precision
         how = {"structure": structure, "curvature": curvature, "memory": memory, "options": options}
         passes = {"backend": backend, "dtype": dtype}
-        fingerprint = find_fingerprint(theta, X, Y, reg.noise_covariance, prior, how, passes)
+        fingerprint = find_fingerprint(theta, X, Y, reg.noise.identity(), prior, how, passes)
     with show_progress(progress) as show:
         builder = InverseBuilder(
             reg,
@@ -163,8 +162,8 @@ def _certify(
     X = builder.X
     inside = free
     rest = 0.0
-    if inverse.structure == "last_layer":  # the others are passed through once
-        head = split_last_layer(reg, theta)
+    head = inverse.head(reg, theta)
+    if head is not None:  # the parameters held fixed are passed through once
         rest = reg.negative_log_prior_of_held(theta, free)
         reg = head.reg
         inside = slice(None)
@@ -192,9 +191,7 @@ def _certify(
 
 def _rms_newton_shift(builder: InverseBuilder, theta: np.ndarray, step: np.ndarray) -> np.ndarray:
     X = builder.X[:: max(1, len(builder.X) // SHIFT_STARS)]
-    squares = [
-        builder.tangents(theta, X[rows]).matvec(step) ** 2 for rows, _ in Batches(len(X)).blocks()
-    ]
+    squares = [tangents.matvec(step) ** 2 for _, tangents in builder.walk(theta, X)]
     return np.sqrt(np.concatenate(squares).mean(axis=0))
 
 

@@ -41,7 +41,7 @@ def hash_weights(laplace: LaplacePosterior) -> str:
     """
     return find_fingerprint(
         laplace.theta,
-        laplace.reg.noise_covariance,
+        laplace.reg.noise.identity(),
         laplace.reg.prior_precision,
         (laplace.curvature, laplace.structure),
     )
@@ -56,7 +56,7 @@ def hash_posterior(laplace: LaplacePosterior) -> str:
     space = laplace.training_space
     return find_fingerprint(
         hash_network(laplace.reg.net, laplace.theta),
-        laplace.reg.noise_covariance,
+        laplace.reg.noise.identity(),
         laplace.reg.prior_precision,
         laplace.certificate.is_minimum,
         laplace.inverse_hessian.arrays(),

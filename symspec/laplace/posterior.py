@@ -12,7 +12,7 @@ import numpy as np
 
 from symspec.derivatives import compiled
 from symspec.derivatives.functions import PerStarFunction
-from symspec.derivatives.tangents import Tangents, compute_tangents
+from symspec.derivatives.tangents import Tangents, walk_tangents
 from symspec.errors import DataError, OptionError
 from symspec.inverse_hessian.interface import InverseHessian, log_evidence
 from symspec.laplace.certificate import Certificate
@@ -21,13 +21,13 @@ from symspec.laplace.prediction import Prediction, compute_flux_covariance, stan
 from symspec.laplace.training_space import TrainingSpace
 from symspec.networks.regression import Regression
 from symspec.safety.checkpoint import Checkpoint, find_fingerprint
-from symspec.safety.checks import check_flux, check_ivar, check_rng
+from symspec.safety.memory import STARS_AT_ONCE
+from symspec.safety.options import check_rng
 from symspec.safety.progress import Progress, show_progress
+from symspec.safety.stars import check_flux, check_ivar
 from symspec.spectra.pixels import fill_bad_pixels, find_snr
 from symspec.spectra.resampling import Resampled, propagate_through
 from symspec.spectra.spectra import Spectra
-
-STARS_AT_ONCE = 256
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -99,6 +99,31 @@ class LaplacePosterior:
     def _flux_jacobian(self) -> PerStarFunction:
         return compiled.compile_jacobian(self.reg.net, "flux", **self._options)
 
+    def tangents(
+        self, X: Any, *, stars_at_once: int | None = None
+    ) -> Iterator[tuple[slice, Tangents]]:
+        """Derivatives of the labels by the weights at theta, some stars at a time.
+
+        Parameters
+        ----------
+        X : array_like, shape (star, pixel) or (pixel,)
+        stars_at_once : int, default 256
+
+        Yields
+        ------
+        rows : slice
+            The stars.
+        tangents : Tangents
+            Their df/dtheta in factors, multiplied by `matvec` and `rmatvec`.
+        """
+        stars = np.atleast_2d(check_flux(X, self.reg.net.n_pixels, dtype=None))
+        size = stars_at_once or STARS_AT_ONCE
+        return walk_tangents(self.reg.net, self._factors, self.theta, stars, size)
+
+    def predict_labels(self, X: Any) -> np.ndarray:
+        """Labels (star, label) or (label,) at theta, without error bars."""
+        return self._predict(self.theta, X)
+
     def label_covariance(self, X: Any) -> np.ndarray:
         r"""Covariance of the labels that comes from the weights, :math:`V = J A^{-1} J^T`.
 
@@ -130,11 +155,7 @@ class LaplacePosterior:
         self, X: Any, function: Callable[[Tangents], Sequence[np.ndarray]]
     ) -> list[np.ndarray]:
         X = check_flux(X, self.reg.net.n_pixels, dtype=None)
-        stars = X if X.ndim == 2 else X[None]
-        parts = [
-            function(compute_tangents(self.reg.net, self._factors, self.theta, stars[rows]))
-            for rows, _ in Batches(len(stars)).blocks()
-        ]
+        parts = [function(tangents) for _, tangents in self.tangents(X)]
         C = self.reg.net.n_labels
         joined = [np.concatenate(part) for part in zip(*parts, strict=True)] or [
             np.empty((0, C, C))
@@ -214,7 +235,7 @@ class LaplacePosterior:
     ) -> Prediction:
         """Total errors and flags of stars whose labels and covariances are computed."""
         net = self.reg.net
-        noise_cov = np.broadcast_to(self.reg.noise_covariance, computed["model"].shape).copy()
+        noise_cov = self.reg.noise.predict(computed["labels"])
         total_cov = computed["model"] + computed["flux"] + noise_cov
         n_bad = np.zeros(len(X), int) if ivar is None else np.count_nonzero(ivar == 0, axis=1)
         snr = find_snr(X, ivar)
@@ -306,7 +327,7 @@ class LaplacePosterior:
             The inverse Hessian comes from a subset of the training stars.
         """
         inverse = self.inverse_hessian
-        if inverse.structure == "dual" and inverse.accuracy != "exact":
+        if not inverse.is_complete:
             raise OptionError(
                 "the log marginal likelihood needs all training stars, got the inverse Hessian of a"
                 ' subset: use structure="krylov".'

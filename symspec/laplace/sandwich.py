@@ -2,30 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
-
 import numpy as np
+from numpy.typing import ArrayLike
 
 from symspec.derivatives.functions import check_stars
-from symspec.derivatives.tangents import compute_tangents
 from symspec.errors import OptionError
-from symspec.inverse_hessian.dual import DualInverse
-from symspec.inverse_hessian.primal import PrimalInverse
 from symspec.laplace.posterior import LaplacePosterior
-from symspec.safety.checks import check_flux
+from symspec.safety.stars import check_flux
+from symspec.spectra.selections import as_stars
+from symspec.spectra.spectra import Spectra
 
 BLOCK_BYTES = 2**27  # of the products with a block's tangents
 MAX_BLOCK_STARS = 512
 
 
 def sandwich_covariance(
-    laplace: LaplacePosterior, X_train: Any, Y_train: Any, X: Any
+    laplace: LaplacePosterior,
+    X_train: ArrayLike | Spectra,
+    Y_train: ArrayLike | None = None,
+    X: ArrayLike | None = None,
+    *,
+    X_new: ArrayLike | None = None,
 ) -> np.ndarray:
-    r"""Covariance of predicted labels by the sandwich formula, from the residuals rather than the noise assumed.
+    r"""Covariance of predicted labels from the residuals, whatever noise was assumed.
 
     .. math::
-        V = J A^{-1} B A^{-1} J^T, \qquad B = \sum_n s_n s_n^T, \qquad s_n = J_n^T S_n^{-1} (y_n - f(\theta, x_n)),
+        V = J A^{-1} B A^{-1} J^T, \qquad B = \sum_n s_n s_n^T,
+        \qquad s_n = J_n^T S_n^{-1} (y_n - f(\theta, x_n)),
 
     for independent stars whatever their noise (White 1982, doi:10.2307/1912526; Huber 1967, Proc.
     Fifth Berkeley Symp. 1, 221): scatter that differs from star to star, or that `sigma_noise`
@@ -44,8 +47,9 @@ def sandwich_covariance(
     laplace : LaplacePosterior
         With structure="primal" or "dual", at a minimum.
     X_train, Y_train : array_like, shapes (star, pixel), (star, label)
-        The training set that it was fitted to; NaN labels are missing.
+        The training set that it was fitted to, or `Spectra` alone; NaN labels are missing.
     X : array_like, shape (star, pixel) or (pixel,)
+        The stars to predict; `X_new` is another name for it, to go with `Spectra`.
 
     Returns
     -------
@@ -55,46 +59,35 @@ def sandwich_covariance(
     Raises
     ------
     OptionError
-        Another structure, or a subset of the training stars.
+        Another structure, a subset of the training stars, or not one of X and X_new.
     ShapeError, DataError
         Arrays are not what the network takes.
     """
-    inverse = laplace.inverse_hessian
     net = laplace.reg.net
-    if not isinstance(inverse, PrimalInverse | DualInverse) or inverse.accuracy != "exact":
+    cross_covariance = laplace.inverse_hessian.cross_covariance()
+    stars = X if X_new is None else X_new
+    if stars is None or (X is not None and X_new is not None):
         raise OptionError(
-            'the sandwich covariance should be given a Laplace posterior of structure="primal" or'
-            f' "dual" from all training stars, got "{laplace.structure}" ({inverse.accuracy}): use'
-            ' fit_laplace(..., structure="dual").'
+            "X should be the stars to predict, under this name or as X_new:"
+            " sandwich_covariance(laplace, X_train, Y_train, X), or (laplace, spectra, X_new=X)."
         )
-    X = check_flux(X, net.n_pixels, dtype=None)
-    stars = np.atleast_2d(X)
-    X_train, Y_train = check_stars(net, X_train, Y_train)
-    factors = laplace._factors
-    weighted = _weighted_residuals(laplace, X_train, Y_train)
-    size = int(
-        np.clip(BLOCK_BYTES // (8 * net.n_labels * len(inverse.cholesky)), 1, MAX_BLOCK_STARS)
-    )
-    V = np.zeros((len(stars), net.n_labels, net.n_labels))
-    for rows in _blocks(len(stars), size):
-        tangents = compute_tangents(net, factors, laplace.theta, stars[rows])
-        for train in _blocks(len(X_train), size):
-            others = compute_tangents(net, factors, laplace.theta, X_train[train])
-            shifts = np.einsum(
-                "ncmd,md->ncm", inverse.label_cross_covariance(tangents, others), weighted[train]
-            )
+    flux = check_flux(stars, net.n_pixels, dtype=None)
+    X_train, Y_train = check_stars(net, *as_stars(net, X_train, Y_train))
+    weighted = _weigh_residuals(laplace, X_train, Y_train)
+    bytes_a_star = 8 * net.n_labels * laplace.inverse_hessian.n_rows
+    size = int(np.clip(BLOCK_BYTES // bytes_a_star, 1, MAX_BLOCK_STARS))
+    V = np.zeros((len(np.atleast_2d(flux)), net.n_labels, net.n_labels))
+    for rows, tangents in laplace.tangents(flux, stars_at_once=size):
+        for train, others in laplace.tangents(X_train, stars_at_once=size):
+            C = cross_covariance(tangents, others)
+            shifts = np.einsum("ncmd,md->ncm", C, weighted[train])
             V[rows] += np.matmul(shifts, shifts.transpose(0, 2, 1))
-    return V if X.ndim == 2 else V[0]
+    return V if flux.ndim == 2 else V[0]
 
 
-def _weighted_residuals(laplace: LaplacePosterior, X: np.ndarray, Y: np.ndarray) -> np.ndarray:
+def _weigh_residuals(laplace: LaplacePosterior, X: np.ndarray, Y: np.ndarray) -> np.ndarray:
     """S_n^-1 r_n (star, label) over the observed labels, zero elsewhere."""
     observed = ~np.isnan(Y)
-    residuals = np.where(observed, Y - laplace._predict(laplace.theta, X), 0.0)
-    T = laplace.reg.whiteners(observed)
+    residuals = np.where(observed, Y - laplace.predict_labels(X), 0.0)
+    T = laplace.reg.noise.of_stars(Y).whiteners
     return np.einsum("nec,ned,nd->nc", T, T, residuals)
-
-
-def _blocks(n_stars: int, size: int) -> Iterator[slice]:
-    for start in range(0, n_stars, size):
-        yield slice(start, min(start + size, n_stars))

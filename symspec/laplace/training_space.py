@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from symspec.safety.memory import chunks
+from symspec.safety.memory import STARS_AT_ONCE, chunks
 
 MIN_STARS = 20  # of the training set: half for the components, half to see how far others lie
 MAX_STARS = 2000
@@ -14,7 +14,6 @@ MAX_COMPONENTS = 32
 ABOVE_NOISE = 2.0  # times the noise: the least variance of other spectra along a kept component
 QUANTILE = 0.99  # of the training spectra within a distance of 1, for each of its two parts
 FLOOR = 1e-6  # of the training variance; less is rounding
-STARS_AT_ONCE = 256
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -50,13 +50,15 @@ from symspec.networks.convolutions import (
 from symspec.networks.folding import fold_batch_norm
 from symspec.networks.layers import Activation, Dense, Dropout, Layer, Standardize, Unstandardize
 from symspec.networks.network import Network, mlp, standardized
+from symspec.networks.noise import GaussianNoise
 from symspec.networks.normalizations import (
     BatchNorm,
     ContinuumNormalize,
     LayerNorm,
     MedianNormalize,
 )
-from symspec.networks.regression import Regression, prior_precision_from_weight_decay, scaled_prior
+from symspec.networks.prior import prior_precision_from_weight_decay, scaled_prior
+from symspec.networks.regression import Regression
 from symspec.networks.shaping import (
     Add,
     Concatenate,
@@ -81,6 +83,7 @@ __all__ = [
     "Dropout",
     "Flatten",
     "From",
+    "GaussianNoise",
     "GlobalAveragePool1D",
     "Identity",
     "Layer",

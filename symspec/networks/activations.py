@@ -15,7 +15,7 @@ import pytensor.tensor as pt
 
 from symspec.errors import OptionError
 from symspec.networks.params import Symbol
-from symspec.safety.checks import check_choice
+from symspec.safety.options import check_choice
 
 # Klambauer et al. (2017), "Self-Normalizing Neural Networks", arXiv:1706.02515
 SELU_ALPHA = 1.6732632423543772
@@ -32,12 +32,12 @@ def linear(x: Symbol) -> Symbol:
 
 
 def relu(x: Symbol) -> Symbol:
-    """max(x, 0), as a product with the 0-1 mask: NumPy multiplies several times faster than it selects."""
+    """max(x, 0), as a product with the 0-1 mask, which NumPy computes faster than a selection."""
     return x * pt.cast(x > 0, x.dtype)
 
 
 def leaky_relu(x: Symbol, negative_slope: float = 0.3) -> Symbol:
-    """X where positive, negative_slope * x elsewhere (Keras 2's default slope is 0.3, PyTorch's 0.01)."""
+    """X where positive, negative_slope * x elsewhere (default 0.3 in Keras 2, 0.01 in PyTorch)."""
     return pt.switch(x > 0, x, _like(x, negative_slope) * x)
 
 

@@ -21,9 +21,10 @@ import numpy as np
 import pytensor.tensor as pt
 
 from symspec.errors import OptionError, ShapeError
-from symspec.networks.layers import Layer, Shape, Symbol, multiply_last, reshape_tail
+from symspec.networks.layers import Layer, multiply_last, reshape_tail
+from symspec.networks.params import Params, Shape, Symbol
 from symspec.networks.windows import Largest, Slide
-from symspec.safety.checks import check_choice, check_count
+from symspec.safety.options import check_choice, check_count
 
 Padding = str | int | tuple[int, int]
 DataFormat = Literal["channels_last", "channels_first"]
@@ -33,9 +34,18 @@ BAND_WIDTH = 128
 MAX_PLACES = 10**6
 
 
-@dataclass(frozen=True, eq=False)
 class _OverPositions(Layer):
-    """What slides over positions; channels may come first, as in PyTorch."""
+    """A layer that slides over positions; channels may come first, as in PyTorch."""
+
+    data_format: DataFormat  # no field: each layer puts its own last
+
+    def _out_shape(self, shape: Shape) -> Shape:
+        """Shape (position, channel) of the output for an input (position, channel)."""
+        raise NotImplementedError
+
+    def _build(self, x: Symbol, params: Params, shape: Shape) -> Symbol:
+        """Graph of the output (position, channel) for an input (position, channel)."""
+        raise NotImplementedError
 
     def _swap(self, shape: Shape) -> Shape:
         """Shape (position, channel) of what comes in, or back."""
@@ -50,7 +60,7 @@ class _OverPositions(Layer):
     def out_shape(self, *shapes: Shape) -> Shape:
         return self._swap(self._out_shape(self._swap(shapes[-1])))
 
-    def build(self, x: Symbol, params: dict[str, Symbol], shape: Shape) -> Symbol:
+    def build(self, x: Symbol, params: Params, shape: Shape, *others: Symbol) -> Symbol:
         if self.data_format == "channels_last":
             return self._build(x, params, shape)
         return self._build(x.swapaxes(-1, -2), params, shape[::-1]).swapaxes(-1, -2)
@@ -58,7 +68,9 @@ class _OverPositions(Layer):
 
 @dataclass(frozen=True, eq=False)
 class Conv1D(_OverPositions):
-    r"""Convolution as networks have it (a correlation): :math:`z_{tf} = \sum_{kc} x_{ts+kd,c} K_{kcf} + b_f`.
+    r"""Convolution as networks have it, a correlation.
+
+    .. math:: z_{tf} = \sum_{kc} x_{ts+kd,c} K_{kcf} + b_f
 
     Parameters
     ----------
@@ -84,7 +96,7 @@ class Conv1D(_OverPositions):
     use_bias: bool = True
     data_format: DataFormat = "channels_last"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("filters", "kernel_size", "strides", "dilation"):
             check_count(getattr(self, name), name)
         _check_padding(self.padding, ("valid", "same", "causal"))
@@ -99,8 +111,11 @@ class Conv1D(_OverPositions):
         return place_windows(shape[0], self._extent, self.strides, self.padding)[1], self.filters
 
     def param_shapes(self, shape: Shape) -> dict[str, Shape]:
-        kernel = {"kernel": (self.kernel_size, self._swap(shape)[1], self.filters)}
-        return kernel | {"bias": (self.filters,)} if self.use_bias else kernel
+        n_in = self._swap(shape)[1]
+        shapes: dict[str, Shape] = {"kernel": (self.kernel_size, n_in, self.filters)}
+        if self.use_bias:
+            shapes["bias"] = (self.filters,)
+        return shapes
 
     def n_floats(self, shape: Shape, out: Shape) -> int:
         n_in, (n, n_out) = self._swap(shape)[1], self._swap(out)
@@ -108,7 +123,7 @@ class Conv1D(_OverPositions):
         return n * n_out + math.ceil(n / per_window) * self._window_size(per_window) * n_in
 
     def _outputs_per_window(self, n_in: int, n: int) -> int:
-        """Many for few channels; a kernel of one entry has nothing to share, a very long one would make T large."""
+        """Many for few channels, one for a kernel of one entry, few for one that makes T large."""
         most = min(
             BAND_WIDTH // max(n_in, self.filters),
             4 * self._extent - 3,
@@ -119,7 +134,7 @@ class Conv1D(_OverPositions):
     def _window_size(self, per_window: int) -> int:
         return (per_window - 1) * self.strides + self._extent
 
-    def _build(self, x: Symbol, params: dict[str, Symbol], shape: Shape) -> Symbol:
+    def _build(self, x: Symbol, params: Params, shape: Shape) -> Symbol:
         before, n = place_windows(shape[0], self._extent, self.strides, self.padding)
         per_window = self._outputs_per_window(shape[1], n)
         n_windows = math.ceil(n / per_window)
@@ -147,7 +162,9 @@ class Conv1D(_OverPositions):
 
 @dataclass(frozen=True, eq=False)
 class LocallyConnected1D(_OverPositions):
-    r"""Convolution whose windows have a kernel each: :math:`z_{tf} = \sum_{kc} x_{ts+k,c} K_{t,kc,f} + b_{tf}`.
+    r"""Convolution whose windows have a kernel each.
+
+    .. math:: z_{tf} = \sum_{kc} x_{ts+k,c} K_{t,kc,f} + b_{tf}
 
     With a `kernel_size` of one position it is a dense layer of its own for each position.
 
@@ -169,7 +186,7 @@ class LocallyConnected1D(_OverPositions):
     use_bias: bool = True
     data_format: DataFormat = "channels_last"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("filters", "kernel_size", "strides"):
             check_count(getattr(self, name), name)
         check_choice(self.data_format, "data_format", DATA_FORMATS)
@@ -180,8 +197,10 @@ class LocallyConnected1D(_OverPositions):
     def param_shapes(self, shape: Shape) -> dict[str, Shape]:
         shape = self._swap(shape)
         n = self._out_shape(shape)[0]
-        kernel = {"kernel": (n, self.kernel_size * shape[1], self.filters)}
-        return kernel | {"bias": (n, self.filters)} if self.use_bias else kernel
+        shapes: dict[str, Shape] = {"kernel": (n, self.kernel_size * shape[1], self.filters)}
+        if self.use_bias:
+            shapes["bias"] = (n, self.filters)
+        return shapes
 
     def find_fans(self, kernel: Shape) -> tuple[int, int]:
         return kernel[-2], kernel[-1]
@@ -189,7 +208,7 @@ class LocallyConnected1D(_OverPositions):
     def n_floats(self, shape: Shape, out: Shape) -> int:
         return math.prod(out) * (1 + self.kernel_size * self._swap(shape)[1])
 
-    def _build(self, x: Symbol, params: dict[str, Symbol], shape: Shape) -> Symbol:
+    def _build(self, x: Symbol, params: Params, shape: Shape) -> Symbol:
         n = self._out_shape(shape)[0]
         windows = (
             x if self.kernel_size == 1 else Slide(shape[0], 0, n, self.kernel_size, self.strides)(x)
@@ -200,7 +219,47 @@ class LocallyConnected1D(_OverPositions):
 
 @dataclass(frozen=True, eq=False)
 class _Pool(_OverPositions):
-    """Windows of `pool_size` positions, channel by channel.
+    """Windows of `pool_size` positions, channel by channel."""
+
+    pool_size: int = 2
+    strides: int | None = None
+    padding: Padding = "valid"
+    data_format: DataFormat = "channels_last"
+
+    def __post_init__(self) -> None:
+        check_count(self.pool_size, "pool_size")
+        if self.strides is None:
+            self._set("strides", self.pool_size)
+        check_count(self._stride, "strides")
+        _check_padding(self.padding, ("valid", "same"))
+        if not isinstance(self.padding, str) and max(_as_pair(self.padding)) >= self.pool_size:
+            raise OptionError(
+                f"padding should be less than pool_size {self.pool_size}, got {self.padding}."
+            )
+        check_choice(self.data_format, "data_format", DATA_FORMATS)
+
+    @property
+    def _stride(self) -> int:
+        return self.pool_size if self.strides is None else self.strides
+
+    def _out_shape(self, shape: Shape) -> Shape:
+        return place_windows(shape[0], self.pool_size, self._stride, self.padding)[1], shape[1]
+
+    def n_floats(self, shape: Shape, out: Shape) -> int:
+        return math.prod(out) * (self.pool_size + 1)
+
+    def _take(self, x: Symbol, shape: Shape) -> tuple[Symbol, np.ndarray]:
+        """Windows (window, pool_size, channel), and which of their positions are no padding."""
+        before, n = place_windows(shape[0], self.pool_size, self._stride, self.padding)
+        windows = Slide(shape[0], before, n, self.pool_size, self._stride)(x)
+        place = np.arange(n)[:, None] * self._stride + np.arange(self.pool_size) - before
+        is_inside = (place >= 0) & (place < shape[0])
+        return reshape_tail(windows, 1, (self.pool_size, shape[1])), is_inside
+
+
+@dataclass(frozen=True, eq=False)
+class MaxPool1D(_Pool):
+    """Largest position of each window; of equal ones the first, as Keras and PyTorch have it.
 
     Parameters
     ----------
@@ -212,46 +271,7 @@ class _Pool(_OverPositions):
     data_format : {"channels_last", "channels_first"}
     """
 
-    pool_size: int = 2
-    strides: int | None = None
-    padding: Padding = "valid"
-    data_format: DataFormat = "channels_last"
-
-    def __post_init__(self):
-        check_count(self.pool_size, "pool_size")
-        if self.strides is None:
-            object.__setattr__(self, "strides", self.pool_size)
-        check_count(self.strides, "strides")
-        _check_padding(self.padding, ("valid", "same"))
-        if not isinstance(self.padding, str) and max(_as_pair(self.padding)) >= self.pool_size:
-            raise OptionError(
-                f"padding should be less than pool_size {self.pool_size}, got {self.padding}."
-            )
-        check_choice(self.data_format, "data_format", DATA_FORMATS)
-
-    def _out_shape(self, shape: Shape) -> Shape:
-        return place_windows(shape[0], self.pool_size, self.strides, self.padding)[1], shape[1]
-
-    def n_floats(self, shape: Shape, out: Shape) -> int:
-        return math.prod(out) * (self.pool_size + 1)
-
-    def _take(self, x: Symbol, shape: Shape) -> tuple[Symbol, np.ndarray]:
-        """Windows (window, pool_size, channel), and which of their positions (window, pool_size) are no padding."""
-        before, n = place_windows(shape[0], self.pool_size, self.strides, self.padding)
-        windows = Slide(shape[0], before, n, self.pool_size, self.strides)(x)
-        place = np.arange(n)[:, None] * self.strides + np.arange(self.pool_size) - before
-        return reshape_tail(windows, 1, (self.pool_size, shape[1])), (place >= 0) & (
-            place < shape[0]
-        )
-
-
-@dataclass(frozen=True, eq=False)
-class MaxPool1D(_Pool):
-    """Largest of the positions in each window; of equal ones the first, as Keras and PyTorch differentiate it."""
-
-    __doc__ = f"{__doc__}\n{_Pool.__doc__.partition('\n')[2]}"
-
-    def _build(self, x: Symbol, params: dict[str, Symbol], shape: Shape) -> Symbol:
+    def _build(self, x: Symbol, params: Params, shape: Shape) -> Symbol:
         windows, is_inside = self._take(x, shape)
         if not is_inside.all():  # zeros of the padding are no candidates
             windows = windows + np.where(is_inside, 0, -np.inf)[:, :, None].astype(x.dtype)
@@ -264,14 +284,15 @@ class AveragePool1D(_Pool):
 
     Parameters
     ----------
+    pool_size, strides, padding, data_format
+        As for `MaxPool1D`.
     count_padding : bool, default False
         Whether zeros of the padding count as positions, as they do in PyTorch and do not in Keras.
     """
 
-    __doc__ = f"{__doc__}{_Pool.__doc__.partition('----------\n')[2]}"
     count_padding: bool = False
 
-    def _build(self, x: Symbol, params: dict[str, Symbol], shape: Shape) -> Symbol:
+    def _build(self, x: Symbol, params: Params, shape: Shape) -> Symbol:
         windows, is_inside = self._take(x, shape)
         count = (
             np.full(len(is_inside), self.pool_size) if self.count_padding else is_inside.sum(axis=1)
@@ -290,13 +311,13 @@ class GlobalAveragePool1D(_OverPositions):
 
     data_format: DataFormat = "channels_last"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_choice(self.data_format, "data_format", DATA_FORMATS)
 
     def out_shape(self, *shapes: Shape) -> Shape:
         return (self._swap(shapes[-1])[1],)
 
-    def build(self, x: Symbol, params: dict[str, Symbol], shape: Shape) -> Symbol:
+    def build(self, x: Symbol, params: Params, shape: Shape, *others: Symbol) -> Symbol:
         weight = np.asarray(1 / self._swap(shape)[0], x.dtype)
         return pt.sum(x, axis=-2 if self.data_format == "channels_last" else -1) * weight
 
@@ -314,14 +335,14 @@ class ZeroPadding1D(_OverPositions):
     padding: int | tuple[int, int] = 1
     data_format: DataFormat = "channels_last"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         _check_padding(self.padding, ())
         check_choice(self.data_format, "data_format", DATA_FORMATS)
 
     def _out_shape(self, shape: Shape) -> Shape:
         return shape[0] + sum(_as_pair(self.padding)), shape[1]
 
-    def _build(self, x: Symbol, params: dict[str, Symbol], shape: Shape) -> Symbol:
+    def _build(self, x: Symbol, params: Params, shape: Shape) -> Symbol:
         before, after = _as_pair(self.padding)
         return Slide(shape[0], before, before + shape[0] + after, 1, 1)(x)
 
@@ -337,7 +358,7 @@ def place_windows(length: int, size: int, stride: int, padding: Padding) -> tupl
     if padding == "same":
         n = math.ceil(length / stride)
         return max((n - 1) * stride + size - length, 0) // 2, n
-    before, after = {"valid": (0, 0), "causal": (size - 1, 0)}.get(padding) or _as_pair(padding)
+    before, after = (size - 1, 0) if padding == "causal" else _as_pair(padding)
     n = (before + length + after - size) // stride + 1
     if n < 1:
         raise ShapeError(
@@ -347,8 +368,14 @@ def place_windows(length: int, size: int, stride: int, padding: Padding) -> tupl
     return before, n
 
 
-def _as_pair(padding: int | tuple[int, int]) -> tuple[int, int]:
-    return (padding, padding) if isinstance(padding, int | np.integer) else tuple(padding)
+def _as_pair(padding: Padding) -> tuple[int, int]:
+    """Positions before and after."""
+    if isinstance(padding, str):
+        return 0, 0  # "valid"
+    if isinstance(padding, int | np.integer):
+        return padding, padding
+    before, after = padding
+    return before, after
 
 
 def _check_padding(padding: Padding, words: tuple[str, ...]) -> None:
@@ -358,10 +385,9 @@ def _check_padding(padding: Padding, words: tuple[str, ...]) -> None:
                 f"padding should be one of {words} or whole numbers, got {padding!r}."
             )
         return
-    pair = _as_pair(padding)
-    if len(pair) != 2:
+    if not isinstance(padding, int | np.integer) and len(padding) != 2:
         raise OptionError(
             f"padding should be one number or two, before and after, got {padding!r}."
         )
-    for n in pair:
+    for n in _as_pair(padding):
         check_count(n, "padding", least=0)

@@ -11,11 +11,12 @@ from symspec.networks.convolutions import Conv1D
 from symspec.networks.layers import Dense, Layer
 from symspec.networks.network import Network, as_theta
 from symspec.networks.normalizations import BatchNorm
+from symspec.networks.params import Shape
 from symspec.networks.shaping import Identity
 
 
 def fold_batch_norm(net: Network, theta: Any) -> tuple[Network, np.ndarray]:
-    r"""Fold each batch normalisation that follows a dense layer or a convolution into that layer's weights.
+    r"""Fold batch normalisations that follow dense layers or convolutions into their weights.
 
     With :math:`s = \gamma / \sqrt{v + \epsilon}` a kernel becomes :math:`K s` and a bias :math:`(b
     - m) s + \beta`. Predictions stay as they are. Error bars do not: a prior acts on the folded
@@ -38,30 +39,31 @@ def fold_batch_norm(net: Network, theta: Any) -> tuple[Network, np.ndarray]:
     layers = list(net.layers)
     blocks = dict(params)
     for i in range(1, len(layers)):
-        if i - 1 in used or not _can_fold(net, i):
+        before = net.layers[i - 1]
+        norm = net.layers[i]
+        if not isinstance(before, Dense | Conv1D) or not isinstance(norm, BatchNorm):
             continue
-        name, norm = (net.layer_names[j] for j in (i - 1, i))
-        scale, shift = _find_affine(net.layers[i], params, norm)
-        layers[i - 1], layers[i] = replace(layers[i - 1], use_bias=True), Identity()
+        if i - 1 in used or not _share_channels(before, norm, net.shapes[i]):
+            continue
+        name = net.layer_names[i - 1]
+        scale, shift = _find_affine(norm, params, net.layer_names[i])
+        layers[i - 1] = replace(before, use_bias=True)
+        layers[i] = Identity()
         blocks[f"{name}/kernel"] = params[f"{name}/kernel"] * scale
         blocks[f"{name}/bias"] = params.get(f"{name}/bias", 0.0) * scale + shift
     return _rebuild(net, layers, blocks)
 
 
-def _can_fold(net: Network, i: int) -> bool:
-    """Whether layer i normalises the very channels that the layer before it makes."""
-    norm = net.layers[i]
-    before = net.layers[i - 1]
-    if not isinstance(norm, BatchNorm) or norm.others or not isinstance(before, Dense | Conv1D):
-        return False
-    first = isinstance(before, Conv1D) and before.data_format == "channels_first"
-    return len(net.shapes[i]) == 1 or (norm.axis == 0) == first
+def _share_channels(before: Dense | Conv1D, norm: BatchNorm, shape: Shape) -> bool:
+    """Whether a layer with an output of this shape makes the channels that `norm` normalises."""
+    is_first = isinstance(before, Conv1D) and before.data_format == "channels_first"
+    return len(shape) == 1 or (norm.axis == 0) == is_first
 
 
 def _find_affine(
     norm: BatchNorm, params: dict[str, np.ndarray], name: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    """What a normalisation multiplies by and then adds."""
+    """Factor and shift of a normalisation."""
     scale = params.get(f"{name}/gamma", 1.0) / np.sqrt(norm.variance + norm.epsilon)
     return scale, params.get(f"{name}/beta", 0.0) - norm.mean * scale
 
@@ -69,7 +71,7 @@ def _find_affine(
 def _rebuild(
     net: Network, layers: list[Layer], blocks: dict[str, np.ndarray]
 ) -> tuple[Network, np.ndarray]:
-    """Network of other layers in the places of the old ones, with references and names of blocks brought after."""
+    """Network of other layers in the places of the old ones; references and blocks follow."""
     made: list[Layer] = []
     for layer, sources in zip(layers, net.sources, strict=True):
         made.append(type(layer)(*(made[source] for source in sources)) if sources else layer)

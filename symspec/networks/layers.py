@@ -1,4 +1,4 @@
-"""Layers: what turns one symbolic array and its named parameter blocks into the next array.
+"""Layers: each turns a symbolic array and its named parameter blocks into the next array.
 
 A layer is a frozen description. It says the shapes of its output and of its parameters for an input
 of a given shape, (feature,) or (position, channel), and builds the graph for one spectrum or for
@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import pytensor.tensor as pt
+from numpy.typing import ArrayLike
 
 from symspec.errors import DataError, OptionError, ShapeError
 from symspec.networks.activations import ACTIVATIONS, check_activation
-from symspec.networks.params import Symbol
-from symspec.safety.checks import as_float_array, check_count
-
-Shape = tuple[int, ...]
+from symspec.networks.params import Params, Shape, Symbol
+from symspec.safety.arrays import as_float_array
+from symspec.safety.options import check_count
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,12 +38,20 @@ class Layer:
     """
 
     elementwise: ClassVar[bool] = False
-    others: ClassVar[tuple[Layer, ...]] = ()
+
+    @property
+    def others(self) -> tuple[Layer, ...]:
+        """Layers that it refers to."""
+        return ()
 
     @property
     def kind(self) -> str:
         """Name of the layer's kind, the stem of its blocks' names."""
         return type(self).__name__.lower()
+
+    def _set(self, name: str, value: Any) -> None:
+        """Set a field of this frozen description, while it is being made."""
+        object.__setattr__(self, name, value)
 
     def out_shape(self, *shapes: Shape) -> Shape:
         """Shape of what comes out when arrays of these shapes go in, those of `others` first."""
@@ -54,22 +62,33 @@ class Layer:
         return {}
 
     def find_fans(self, kernel: Shape) -> tuple[int, int]:
-        """How many numbers each output of a kernel of this shape is made of, and how many outputs each goes into."""
+        """Inputs of each output, and outputs of each input, of a kernel of this shape."""
         n_positions = math.prod(kernel[:-2])
         return n_positions * kernel[-2], n_positions * kernel[-1]
 
     def n_floats(self, shape: Shape, out: Shape) -> int:
-        """Numbers that an output of shape `out` takes, with what is made on the way to it from an input of `shape`."""
+        """Numbers in an output of shape `out`, and in intermediates from an input of `shape`."""
         return math.prod(out)
 
-    def build(self, x: Symbol, params: dict[str, Symbol], shape: Shape) -> Symbol:
-        """Graph of the layer's output for the input `x` of this shape, or with axes for stars before it."""
+    def build(self, x: Symbol, params: Params, shape: Shape, *others: Symbol) -> Symbol:
+        """Graph of the layer's output.
+
+        Parameters
+        ----------
+        x : symbol
+            Its input, of this shape or with axes for stars before it.
+        params : mapping of str to symbol
+            The layer's own blocks, without its name before theirs.
+        shape : tuple of int
+        *others : symbol
+            Outputs of the layers of `others`.
+        """
         raise NotImplementedError
 
 
 @dataclass(frozen=True, eq=False)
 class Dense(Layer):
-    r"""Fully connected layer :math:`z = x W + b` over the last axis, kernel (in, out) as Keras stores it.
+    r"""Fully connected layer :math:`z = x W + b` over the last axis, kernel (in, out) as in Keras.
 
     Parameters
     ----------
@@ -82,17 +101,19 @@ class Dense(Layer):
     units: int
     use_bias: bool = True
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_count(self.units, "units")
 
     def out_shape(self, *shapes: Shape) -> Shape:
         return (*shapes[-1][:-1], self.units)
 
     def param_shapes(self, shape: Shape) -> dict[str, Shape]:
-        kernel = {"kernel": (shape[-1], self.units)}
-        return kernel | {"bias": (self.units,)} if self.use_bias else kernel
+        shapes: dict[str, Shape] = {"kernel": (shape[-1], self.units)}
+        if self.use_bias:
+            shapes["bias"] = (self.units,)
+        return shapes
 
-    def build(self, x: Symbol, params: dict[str, Symbol], shape: Shape) -> Symbol:
+    def build(self, x: Symbol, params: Params, shape: Shape, *others: Symbol) -> Symbol:
         z = multiply_last(x, params["kernel"])
         return z + params["bias"] if self.use_bias else z
 
@@ -118,16 +139,16 @@ class Activation(Layer):
     function: str
     options: dict[str, Any] = field(default_factory=dict)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_activation(self.function, self.options)
 
-    def build(self, x: Symbol, params: dict[str, Symbol], shape: Shape) -> Symbol:
+    def build(self, x: Symbol, params: Params, shape: Shape, *others: Symbol) -> Symbol:
         return ACTIVATIONS[self.function](x, **self.options)
 
 
 @dataclass(frozen=True, eq=False)
 class Dropout(Layer):
-    """Random zeroing of features while training (inverted: kept ones are scaled up); the identity otherwise.
+    """Random zeroing of features in training, where kept ones are scaled up; else the identity.
 
     Parameters
     ----------
@@ -138,15 +159,15 @@ class Dropout(Layer):
     elementwise: ClassVar[bool] = True
     rate: float
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not 0 <= self.rate < 1:
             raise OptionError(f"rate should be at least 0 and below 1, got {self.rate}.")
 
-    def build(self, x: Symbol, params: dict[str, Symbol], shape: Shape) -> Symbol:
+    def build(self, x: Symbol, params: Params, shape: Shape, *others: Symbol) -> Symbol:
         """Return the input; a training graph passes its random mask as params["mask"]."""
         return x * params["mask"] if "mask" in params else x
 
-    def draw_mask(self, shape: tuple[int, ...], rng: np.random.Generator, dtype: str) -> np.ndarray:
+    def draw_mask(self, shape: Shape, rng: np.random.Generator, dtype: str) -> np.ndarray:
         """Zeros, and 1 / (1 - rate) where a feature is kept."""
         return ((rng.random(shape) >= self.rate) / (1 - self.rate)).astype(dtype)
 
@@ -157,7 +178,7 @@ class _Affine(Layer):
     mean: np.ndarray
     scale: np.ndarray
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         mean = np.array(as_float_array(self.mean, "mean"))
         scale = np.array(as_float_array(self.scale, "scale"))
         if mean.ndim != 1 or mean.shape != scale.shape:
@@ -172,8 +193,8 @@ class _Affine(Layer):
                 " varies carries nothing; drop it or give it scale 1."
             )
         mean.flags.writeable = scale.flags.writeable = False
-        object.__setattr__(self, "mean", mean)
-        object.__setattr__(self, "scale", scale)
+        self._set("mean", mean)
+        self._set("scale", scale)
 
     def out_shape(self, *shapes: Shape) -> Shape:
         if shapes[-1][-1] != self.mean.size:
@@ -183,22 +204,24 @@ class _Affine(Layer):
         return shapes[-1]
 
     @classmethod
-    def of(cls, array: Any):
-        """Layer with the mean and standard deviation of each column of `array` (star, feature), NaN left out.
+    def of(cls, array: ArrayLike) -> Self:
+        """Layer with mean and standard deviation of each column of `array` (star, feature).
+
+        NaN is left out.
 
         Raises
         ------
         DataError
             A column never varies, or has fewer than two numbers.
         """
-        array = as_float_array(array, "array")
-        if array.ndim != 2 or (np.isfinite(array).sum(axis=0) < 2).any():
+        values = as_float_array(array, "array")
+        if values.ndim != 2 or (np.isfinite(values).sum(axis=0) < 2).any():
             raise DataError(
                 f"{cls.__name__}.of needs (star, feature) with at least two numbers in each column,"
-                f" got shape {array.shape}: a mean and a spread cannot come from one star."
+                f" got shape {values.shape}: a mean and a spread cannot come from one star."
             )
-        mean = np.nanmean(array, axis=0)
-        scale = np.nanstd(array, axis=0)
+        mean = np.nanmean(values, axis=0)
+        scale = np.nanstd(values, axis=0)
         flat = np.flatnonzero(scale <= 1e-12 * np.maximum(np.abs(mean), 1e-300))
         if flat.size:
             raise DataError(
@@ -218,7 +241,7 @@ class Standardize(_Affine):
         In the units of the flux; scale positive.
     """
 
-    def build(self, x: Symbol, params: dict[str, Symbol], shape: Shape) -> Symbol:
+    def build(self, x: Symbol, params: Params, shape: Shape, *others: Symbol) -> Symbol:
         return (x - self.mean.astype(x.dtype)) / self.scale.astype(x.dtype)
 
 
@@ -231,7 +254,7 @@ class Unstandardize(_Affine):
         In the units of the labels; scale positive.
     """
 
-    def build(self, x: Symbol, params: dict[str, Symbol], shape: Shape) -> Symbol:
+    def build(self, x: Symbol, params: Params, shape: Shape, *others: Symbol) -> Symbol:
         return x * self.scale.astype(x.dtype) + self.mean.astype(x.dtype)
 
 
@@ -246,7 +269,7 @@ def reshape_tail(x: Symbol, n_axes: int, tail: tuple[Any, ...]) -> Symbol:
 
 
 def first_lengths(x: Symbol, n_axes: int) -> list[Any]:
-    """Lengths of the first axes: numbers where they are known, since symbolic ones are slow to vectorize."""
+    """Lengths of the first axes: numbers where known, as symbolic ones are slow to vectorize."""
     return [
         x.shape[i] if length is None else length for i, length in enumerate(x.type.shape[:n_axes])
     ]

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytensor.tensor as pt
+from numpy.typing import ArrayLike
 
 from symspec.errors import DataError, OptionError, ShapeError
 from symspec.networks.layers import (
@@ -16,12 +17,12 @@ from symspec.networks.layers import (
     Dense,
     Dropout,
     Layer,
-    Shape,
     Standardize,
     Unstandardize,
 )
-from symspec.networks.params import ParamLayout, Symbol
-from symspec.safety.checks import as_float_array, check_choice, check_count, check_rng
+from symspec.networks.params import ParamLayout, Params, Shape, Symbol
+from symspec.safety.arrays import as_float_array
+from symspec.safety.options import check_choice, check_count, check_rng
 
 # Keras's initialisers: (mode of the fan, gain, distribution)
 INITIALIZERS = {
@@ -81,7 +82,7 @@ class Network:
         *,
         label_names: Sequence[str] | None = None,
         label_units: Sequence[str] | None = None,
-        wavelength: Any = None,
+        wavelength: ArrayLike | None = None,
         wavelength_unit: str = "Angstrom",
     ):
         check_count(n_pixels, "n_pixels")
@@ -90,8 +91,8 @@ class Network:
         self.layer_names = _name_layers(self.layers)
         self.sources = _find_sources(self.layers)
         self.shapes: list[Shape] = [(self.n_pixels,)]
-        blocks = {}
-        self.dense_shapes = {}
+        blocks: dict[str, Shape] = {}
+        self.dense_shapes: dict[str, tuple[int, int]] = {}
         for name, layer, sources in zip(self.layer_names, self.layers, self.sources, strict=True):
             shape = self.shapes[-1]
             blocks |= {f"{name}/{key}": block for key, block in layer.param_shapes(shape).items()}
@@ -115,9 +116,14 @@ class Network:
 
     def with_layers(self, layers: Sequence[Layer]) -> Network:
         """Network of other layers, with the same pixels and labels."""
-        words = {"label_names": self.label_names, "label_units": self.label_units}
-        grid = {"wavelength": self.wavelength, "wavelength_unit": self.wavelength_unit}
-        return Network(layers, self.n_pixels, **words, **grid)
+        return Network(
+            layers,
+            self.n_pixels,
+            label_names=self.label_names,
+            label_units=self.label_units,
+            wavelength=self.wavelength,
+            wavelength_unit=self.wavelength_unit,
+        )
 
     @property
     def widths(self) -> list[int]:
@@ -137,13 +143,18 @@ class Network:
         return f"Network({self.describe()}, {self.n_params:,} parameters, labels {shown})"
 
     def describe(self) -> str:
-        """Sizes of what comes in and of what its layers with parameters make, such as 100-16x8-32-3."""
+        """Sizes of input and of outputs of layers with parameters, such as 100-16x8-32-3."""
         outputs = zip(self.layer_names, self.shapes[1:], strict=True)
         made = [shape for name, shape in outputs if name in self.layout.layers]
         return "-".join("x".join(map(str, shape)) for shape in [self.shapes[0], *made])
 
     def __call__(self, theta: Any, flux: Any) -> Symbol:
-        """Graph of the labels (label,) or (star, label) for `theta` (param,) and flux (pixel,) or (star, pixel).
+        """Graph of the labels (label,) or (star, label).
+
+        Parameters
+        ----------
+        theta : symbolic vector (param,)
+        flux : symbolic (pixel,) or (star, pixel)
 
         Raises
         ------
@@ -152,16 +163,16 @@ class Network:
         """
         return self.build(self.layout.unpack(as_theta(theta, self.n_params)), flux)
 
-    def build(self, params: Mapping[str, Symbol], flux: Any) -> Symbol:
-        """Graph of the labels from named symbolic blocks (a Dropout's block "mask" is there only in training)."""
+    def build(self, params: Params, flux: Any) -> Symbol:
+        """Graph of the labels from named blocks; in training each Dropout has a block "mask"."""
         return self.build_with_taps(params, flux)[0]
 
     def build_with_taps(
-        self, params: Mapping[str, Symbol], flux: Any
+        self, params: Params, flux: Any
     ) -> tuple[Symbol, dict[str, tuple[Symbol, Symbol]]]:
-        """Labels, and for each layer of `dense_shapes` its (input, output): where derivatives factorise."""
+        """Labels, and (input, output) of the layers of `dense_shapes`, where Jacobians factor."""
         outputs = [_as_flux(flux, self.n_pixels)]
-        taps = {}
+        taps: dict[str, tuple[Symbol, Symbol]] = {}
         for i, (name, layer) in enumerate(zip(self.layer_names, self.layers, strict=True)):
             own = {
                 k.removeprefix(name + "/"): v for k, v in params.items() if k.startswith(name + "/")
@@ -169,11 +180,11 @@ class Network:
             others = [outputs[source + 1] for source in self.sources[i]]
             outputs.append(layer.build(outputs[-1], own, self.shapes[i], *others))
             if name in self.dense_shapes:
-                taps[name] = tuple(outputs[-2:])
+                taps[name] = (outputs[-2], outputs[-1])
         return outputs[-1], taps
 
     def init_params(self, rng: np.random.Generator, init: str = "he_normal") -> np.ndarray:
-        r"""Draw `theta` (param,): kernels by one of Keras's initialisers, biases zero, gammas of normalisations one.
+        r"""Draw `theta` (param,): kernels by one of Keras's initialisers, biases 0, gammas 1.
 
         A kernel's variance is gain / fan, with fan in, or (in + out) / 2 for glorot, times the
         kernel's positions if it is a convolution's; normals are cut at two standard deviations and
@@ -208,7 +219,7 @@ class Network:
         }
 
     def pack(self, params: Mapping[str, np.ndarray]) -> np.ndarray:
-        """Flat `theta` (param,) of named arrays, e.g. {"dense_0/kernel": (in, out), "dense_0/bias": (out,)}."""
+        """Flat `theta` (param,) of named arrays, such as "dense_0/kernel" (in, out)."""
         return self.layout.pack(params)
 
     def unpack(self, theta: Any) -> dict[str, Any]:
@@ -249,7 +260,7 @@ def mlp(
     return Network(layers, sizes[0], label_names=label_names, label_units=label_units)
 
 
-def standardized(net: Network, flux: Any, labels: Any) -> Network:
+def standardized(net: Network, flux: ArrayLike, labels: ArrayLike) -> Network:
     """Put the network between fixed layers that take flux and give labels in their own units.
 
     Parameters
@@ -286,7 +297,7 @@ def _find_sources(layers: Sequence[Layer]) -> list[tuple[int, ...]]:
         if unknown := [other for other in layer.others if id(other) not in places]:
             raise OptionError(
                 f"{layer.kind} should refer to layers that stand before it in the same network, got"
-                f" {unknown[0]!r}: give the very layer that is in the list."
+                f" {unknown[0]!r}: give the layer itself that is in the list."
             )
         sources.append(tuple(places[id(other)] for other in layer.others))
         places[id(layer)] = i
@@ -299,7 +310,7 @@ def _name_layers(layers: Sequence[Layer]) -> list[str]:
             "layers should hold at least one layer, got none: a linear model is [Dense(n_labels)]."
         )
     names = []
-    counts = {}
+    counts: dict[str, int] = {}
     for layer in layers:
         if not isinstance(layer, Layer):
             raise OptionError(f"layers should hold layers such as Dense(32), got {layer!r}.")
@@ -316,21 +327,21 @@ def _check_words(words: Sequence[str] | None, n: int, name: str, default: str) -
     return tuple(str(w) for w in words)
 
 
-def _check_wavelength(wavelength: Any, n_pixels: int) -> np.ndarray | None:
+def _check_wavelength(wavelength: ArrayLike | None, n_pixels: int) -> np.ndarray | None:
     if wavelength is None:
         return None
-    wavelength = np.array(as_float_array(wavelength, "wavelength"))
-    if wavelength.shape != (n_pixels,):
+    grid = np.array(as_float_array(wavelength, "wavelength"))
+    if grid.shape != (n_pixels,):
         raise ShapeError(
-            f"wavelength should have shape ({n_pixels},), one a pixel, got {wavelength.shape}."
+            f"wavelength should have shape ({n_pixels},), one a pixel, got {grid.shape}."
         )
-    if not (np.isfinite(wavelength).all() and (np.diff(wavelength) > 0).all()):
+    if not (np.isfinite(grid).all() and (np.diff(grid) > 0).all()):
         raise DataError(
             "wavelength should be finite and rise from pixel to pixel: sort the pixels by"
             " wavelength."
         )
-    wavelength.flags.writeable = False
-    return wavelength
+    grid.flags.writeable = False
+    return grid
 
 
 def as_theta(theta: Any, n_params: int, *, symbolic: bool = True) -> Any:

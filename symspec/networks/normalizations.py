@@ -1,4 +1,4 @@
-"""Layers that shift and scale: by fixed or learned numbers, by those of the layer itself, by a spectrum's continuum."""
+"""Layers that shift and scale: by fixed or learned numbers, moments, or a continuum."""
 
 from __future__ import annotations
 
@@ -10,13 +10,17 @@ import numpy as np
 import pytensor.tensor as pt
 
 from symspec.errors import DataError, OptionError, ShapeError
-from symspec.networks.layers import Layer, Shape, Symbol
-from symspec.safety.checks import as_float_array, check_count, check_finite
+from symspec.networks.layers import Layer
+from symspec.networks.params import Params, Shape, Symbol
+from symspec.safety.arrays import as_float_array, check_finite
+from symspec.safety.options import check_count
 
 
-@dataclass(frozen=True, eq=False)
 class _Norm(Layer):
-    """What is normalised, times gamma, plus beta."""
+    """Normalised numbers, times gamma, plus beta."""
+
+    scale: bool  # no fields: each normalisation has them at places of its own
+    center: bool
 
     def _norm_shape(self, shape: Shape) -> Shape:
         """Shape of gamma and of beta."""
@@ -29,7 +33,9 @@ class _Norm(Layer):
 
 @dataclass(frozen=True, eq=False)
 class BatchNorm(_Norm):
-    r"""Batch normalisation as it acts after training: :math:`\gamma (x - m) / \sqrt{v + \epsilon} + \beta` by channel.
+    r"""Batch normalisation as it acts after training, by channel.
+
+    .. math:: y = \gamma (x - m) / \sqrt{v + \epsilon} + \beta
 
     The moments m and v, the moving averages of training, are fixed; gamma and beta are parameters.
 
@@ -51,12 +57,12 @@ class BatchNorm(_Norm):
     center: bool = True
     axis: int = -1
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("mean", "variance"):
             array = np.array(as_float_array(getattr(self, name), name))
             check_finite(array, name, ("channel",) * array.ndim, "take it from the trained network")
             array.flags.writeable = False
-            object.__setattr__(self, name, array)
+            self._set(name, array)
         if self.mean.ndim != 1 or self.mean.shape != self.variance.shape:
             raise ShapeError(
                 f"mean and variance should be vectors of one length, got {self.mean.shape},"
@@ -82,7 +88,7 @@ class BatchNorm(_Norm):
     def _norm_shape(self, shape: Shape) -> Shape:
         return (self.mean.size,)
 
-    def build(self, x: Symbol, params: dict[str, Symbol], shape: Shape) -> Symbol:
+    def build(self, x: Symbol, params: Params, shape: Shape, *others: Symbol) -> Symbol:
         tail = (slice(None), *[None] * (len(shape) - 1)) if self.axis == 0 else ...
         scale = (1 / np.sqrt(self.variance + self.epsilon)).astype(x.dtype)
         scale = scale * params["gamma"] if self.scale else pt.constant(scale)
@@ -93,7 +99,9 @@ class BatchNorm(_Norm):
 
 @dataclass(frozen=True, eq=False)
 class LayerNorm(_Norm):
-    r"""Zero mean and unit variance over the last axes: :math:`\gamma (x - m) / \sqrt{v + \epsilon} + \beta`.
+    r"""Zero mean and unit variance over the last axes.
+
+    .. math:: y = \gamma (x - m) / \sqrt{v + \epsilon} + \beta
 
     Parameters
     ----------
@@ -110,7 +118,7 @@ class LayerNorm(_Norm):
     center: bool = True
     n_axes: int = 1
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_count(self.n_axes, "n_axes")
         if not self.epsilon >= 0:
             raise OptionError(f"epsilon should not be negative, got {self.epsilon}.")
@@ -123,7 +131,7 @@ class LayerNorm(_Norm):
     def n_floats(self, shape: Shape, out: Shape) -> int:
         return 3 * math.prod(out)
 
-    def build(self, x: Symbol, params: dict[str, Symbol], shape: Shape) -> Symbol:
+    def build(self, x: Symbol, params: Params, shape: Shape, *others: Symbol) -> Symbol:
         axes = tuple(range(-self.n_axes, 0))
         weight = np.asarray(1 / math.prod(self._norm_shape(shape)), x.dtype)
         x = x - pt.sum(x, axis=axes, keepdims=True) * weight
@@ -141,7 +149,7 @@ class MedianNormalize(Layer):
     pixel, or of the mean of the two pixels, that is the median.
     """
 
-    def build(self, x: Symbol, params: dict[str, Symbol], shape: Shape) -> Symbol:
+    def build(self, x: Symbol, params: Params, shape: Shape, *others: Symbol) -> Symbol:
         if len(shape) != 1:
             raise ShapeError(f"{self.kind} takes a spectrum (pixel,), got {shape}: put it first.")
         order = pt.argsort(x, axis=-1, stable=True)
@@ -154,9 +162,11 @@ class MedianNormalize(Layer):
 
 @dataclass(frozen=True, eq=False)
 class ContinuumNormalize(Layer):
-    r"""Flux over a continuum fitted to it by linear least squares, within the network so that derivatives know of it.
+    r"""Flux over a continuum fitted to it by linear least squares.
 
     .. math:: y = x / (x P B)
+
+    It is done within the network, so that derivatives know of it.
 
     Parameters
     ----------
@@ -169,12 +179,12 @@ class ContinuumNormalize(Layer):
     project: np.ndarray
     basis: np.ndarray
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("project", "basis"):
             array = np.array(as_float_array(getattr(self, name), name))
             check_finite(array, name, ("entry",) * array.ndim, "check what it was fitted to")
             array.flags.writeable = False
-            object.__setattr__(self, name, array)
+            self._set(name, array)
         if self.project.ndim != 2 or self.project.shape != self.basis.shape[::-1]:
             raise ShapeError(
                 "project should be (pixel, coefficient) and basis (coefficient, pixel), got"
@@ -233,5 +243,5 @@ class ContinuumNormalize(Layer):
             )
         return shapes[-1]
 
-    def build(self, x: Symbol, params: dict[str, Symbol], shape: Shape) -> Symbol:
+    def build(self, x: Symbol, params: Params, shape: Shape, *others: Symbol) -> Symbol:
         return x / pt.dot(pt.dot(x, self.project.astype(x.dtype)), self.basis.astype(x.dtype))

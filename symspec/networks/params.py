@@ -10,10 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytensor.tensor as pt
+from pytensor.tensor import TensorVariable as Symbol
 
 from symspec.errors import DataError, ShapeError
 
-Symbol = pt.TensorVariable
+Shape = tuple[int, ...]  # of one star's numbers
+Params = Mapping[str, Symbol]  # by name of block
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,7 @@ class Block:
     """One named parameter array: where it lies in `theta` and how it is shaped."""
 
     name: str
-    shape: tuple[int, ...]
+    shape: Shape
     offset: int
 
     @property
@@ -37,7 +39,7 @@ class Block:
 
 @dataclass(frozen=True)
 class LayerParams:
-    """The parameters of one layer, which stand one after the other in `theta`, as a matrix (in + bias, out).
+    """Parameters of one layer, neighbours in `theta`, as a matrix (in + bias, out).
 
     Attributes
     ----------
@@ -85,7 +87,7 @@ class ParamLayout:
         1.
     """
 
-    def __init__(self, shapes: Mapping[str, tuple[int, ...]], *, factored: Collection[str] = ()):
+    def __init__(self, shapes: Mapping[str, Shape], *, factored: Collection[str] = ()):
         blocks = []
         offset = 0
         for name, shape in shapes.items():
@@ -97,7 +99,8 @@ class ParamLayout:
         for name, parts in groupby(blocks, lambda block: block.name.partition("/")[0]):
             own = tuple(parts)
             if name in factored:
-                self.layers[name] = LayerParams(own, *own[0].shape, has_bias=len(own) > 1)
+                n_in, n_out = own[0].shape
+                self.layers[name] = LayerParams(own, n_in, n_out, has_bias=len(own) > 1)
             else:
                 self.layers[name] = LayerParams(
                     own, 0, sum(block.size for block in own), has_bias=True
@@ -111,7 +114,7 @@ class ParamLayout:
         """Blocks of `theta` (param,), as views; `theta` may be an array or a symbolic vector."""
         return {b.name: theta[b.slice].reshape(b.shape) for b in self.blocks}
 
-    def join(self, blocks: Mapping[str, Any]) -> pt.TensorVariable:
+    def join(self, blocks: Params) -> Symbol:
         """Symbolic flat vector (param,) of symbolic blocks."""
         return pt.concatenate([blocks[b.name].reshape((b.size,)) for b in self.blocks])
 
@@ -147,9 +150,9 @@ class ParamLayout:
         )
 
     def by_layer(self, values: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-        """Of one number or array a block: those of each layer's kernel, and of its bias; numbers where they are.
+        """Values of each layer's kernel and of its bias, from one number or array a block.
 
-        For a layer that is not factored the second has all, and the first is 0.
+        A layer that is not factored has all in the second, and 0 in the first.
         """
         out = {}
         for name, layer in self.layers.items():

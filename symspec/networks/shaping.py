@@ -1,15 +1,16 @@
-"""Layers that move numbers without changing them, and those that join the outputs of several layers."""
+"""Layers that move numbers without changing them, and layers that join several outputs."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import pytensor.tensor as pt
 
 from symspec.errors import OptionError, ShapeError
-from symspec.networks.layers import Layer, Shape, Symbol, reshape_tail
-from symspec.safety.checks import check_count
+from symspec.networks.layers import Layer, reshape_tail
+from symspec.networks.params import Params, Shape, Symbol
+from symspec.safety.options import check_count
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,7 +22,7 @@ class Flatten(Layer):
     def out_shape(self, *shapes: Shape) -> Shape:
         return (math.prod(shapes[-1]),)
 
-    def build(self, x: Symbol, params: dict[str, Symbol], shape: Shape) -> Symbol:
+    def build(self, x: Symbol, params: Params, shape: Shape, *others: Symbol) -> Symbol:
         return reshape_tail(x, len(shape), self.out_shape(shape)) if len(shape) > 1 else x
 
 
@@ -38,8 +39,8 @@ class Reshape(Layer):
     elementwise = True
     shape: Shape
 
-    def __post_init__(self):
-        object.__setattr__(self, "shape", tuple(self.shape))
+    def __post_init__(self) -> None:
+        self._set("shape", tuple(self.shape))
         for n in self.shape:
             check_count(n, "shape")
 
@@ -50,7 +51,7 @@ class Reshape(Layer):
             )
         return self.shape
 
-    def build(self, x: Symbol, params: dict[str, Symbol], shape: Shape) -> Symbol:
+    def build(self, x: Symbol, params: Params, shape: Shape, *others: Symbol) -> Symbol:
         return reshape_tail(x, len(shape), self.shape)
 
 
@@ -63,7 +64,7 @@ class Permute(Layer):
             raise ShapeError(f"permute takes two axes, (position, channel), got {shapes[-1]}.")
         return shapes[-1][::-1]
 
-    def build(self, x: Symbol, params: dict[str, Symbol], shape: Shape) -> Symbol:
+    def build(self, x: Symbol, params: Params, shape: Shape, *others: Symbol) -> Symbol:
         return x.swapaxes(-1, -2)
 
 
@@ -80,7 +81,7 @@ class Slice(Layer):
     start: int
     stop: int
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_count(self.start, "start", least=0)
         check_count(self.stop, "stop", least=self.start + 1)
 
@@ -89,29 +90,29 @@ class Slice(Layer):
             raise ShapeError(f"slice until {self.stop} stands where there are {shapes[-1][0]}.")
         return (self.stop - self.start, *shapes[-1][1:])
 
-    def build(self, x: Symbol, params: dict[str, Symbol], shape: Shape) -> Symbol:
+    def build(self, x: Symbol, params: Params, shape: Shape, *others: Symbol) -> Symbol:
         return x[(..., slice(self.start, self.stop), *[slice(None)] * (len(shape) - 1))]
 
 
 @dataclass(frozen=True, eq=False)
 class Identity(Layer):
-    """What comes in: a place to which other layers can refer."""
+    """The input itself: a place to which other layers can refer."""
 
     elementwise = True
 
-    def build(self, x: Symbol, params: dict[str, Symbol], shape: Shape) -> Symbol:
+    def build(self, x: Symbol, params: Params, shape: Shape, *others: Symbol) -> Symbol:
         return x
 
 
 @dataclass(frozen=True, eq=False)
 class _Joining(Layer):
-    others: tuple[Layer, ...] = field(default=())
+    others: tuple[Layer, ...] = ()
 
     def __init__(self, *others: Layer):
         for layer in others:
             if not isinstance(layer, Layer):
                 raise OptionError(f"{self.kind} takes layers that stand before it, got {layer!r}.")
-        object.__setattr__(self, "others", others)
+        self._set("others", others)
 
 
 @dataclass(frozen=True, eq=False, init=False)
@@ -139,7 +140,7 @@ class From(_Joining):
     def out_shape(self, *shapes: Shape) -> Shape:
         return shapes[0]
 
-    def build(self, x: Symbol, params: dict[str, Symbol], shape: Shape, *others: Symbol) -> Symbol:
+    def build(self, x: Symbol, params: Params, shape: Shape, *others: Symbol) -> Symbol:
         return others[0]
 
 
@@ -165,7 +166,7 @@ class Add(_Joining):
             raise ShapeError(f"add takes arrays of one shape, got {', '.join(map(str, shapes))}.")
         return shapes[-1]
 
-    def build(self, x: Symbol, params: dict[str, Symbol], shape: Shape, *others: Symbol) -> Symbol:
+    def build(self, x: Symbol, params: Params, shape: Shape, *others: Symbol) -> Symbol:
         return sum(others[1:], others[0]) + x if others else x
 
 
@@ -187,5 +188,5 @@ class Concatenate(_Joining):
             )
         return (*shapes[-1][:-1], sum(shape[-1] for shape in shapes))
 
-    def build(self, x: Symbol, params: dict[str, Symbol], shape: Shape, *others: Symbol) -> Symbol:
+    def build(self, x: Symbol, params: Params, shape: Shape, *others: Symbol) -> Symbol:
         return pt.concatenate([*others, x], axis=-1)

@@ -1,8 +1,8 @@
-"""Sliding windows over positions, their adjoint, and the place of each window's largest number: PyTensor Ops.
+"""PyTensor Ops: sliding windows over positions, their adjoint, and the largest number of each.
 
 As slices, joins and paddings these would be dozens of nodes each, which take seconds to compile
 once they are differentiated twice. Axes for stars, labels or directions may stand before (position,
-channel). PyTensor's Numba linker learns of them when the first one is made, its JAX linker by
+channel). PyTensor's Numba linker knows them once the first one is made, its JAX linker after
 `register_jax`.
 """
 
@@ -100,7 +100,7 @@ class Slide(_Sliding):
 
 
 class Unslide(_Sliding):
-    """Adjoint of `Slide`: windows (window, size * channel) added up where they lie in an array (position, channel)."""
+    """Adjoint of `Slide`: windows (window, size * channel) add up to (position, channel)."""
 
     def make_node(self, g: Any) -> Apply:
         g = pt.as_tensor_variable(g)
@@ -120,11 +120,10 @@ class Unslide(_Sliding):
         for j in range(self.n_parts):
             inside, taken = self.part(j, n_channels)
             target = blocks[..., j : j + self.n, taken]
-            (
-                np.copyto(target, g[..., inside])
-                if j == 0
-                else np.add(target, g[..., inside], out=target)
-            )
+            if j == 0:  # nothing has been added yet
+                target[...] = g[..., inside]
+            else:
+                target += g[..., inside]
         out = blocks.reshape(*batch, n_blocks * self.stride, n_channels)
         outputs[0][0] = out[..., self.before : self.before + self.length, :]
 
@@ -136,7 +135,10 @@ class Unslide(_Sliding):
 
 
 class Largest(Op):
-    """Largest numbers along the last axis but one; of equal ones the first has the derivative; NaN stays NaN."""
+    """Largest numbers along the last axis but one; the first of equal ones has the derivative.
+
+    NaN stays NaN.
+    """
 
     __props__ = ()
 
@@ -160,7 +162,10 @@ class Largest(Op):
 
 
 class FirstLargest(Op):
-    """1 at the first of the largest numbers along the last axis but one, 0 elsewhere; where there is NaN, somewhere."""
+    """1 at the first of the largest numbers along the last axis but one, 0 elsewhere.
+
+    With NaN among them, the 1 is at any place.
+    """
 
     __props__ = ()
 
@@ -201,7 +206,7 @@ def _keep_axes_before(op: Op, node: Apply, x: Symbol) -> Apply:
 
 
 def _find_largest(x: np.ndarray) -> np.ndarray:
-    """Maximum along the last axis but one, half against half: NumPy's own reduction takes several times as long."""
+    """Maximum along the last axis but one, half against half: faster than NumPy's own reduction."""
     while (n := x.shape[-2]) > 1:
         half = n // 2
         largest = np.maximum(x[..., :half, :], x[..., half : 2 * half, :])
@@ -212,7 +217,7 @@ def _find_largest(x: np.ndarray) -> np.ndarray:
 
 
 def _fit(x: np.ndarray, before: int, length: int) -> np.ndarray:
-    """`x` (..., position, channel) with zeros before, cut or filled with zeros to so many positions."""
+    """`x` (..., position, channel) with zeros before, cut or filled with zeros to `length`."""
     if before == 0 and x.shape[-2] >= length:
         return x[..., :length, :]
     out = np.zeros((*x.shape[:-2], length, x.shape[-1]), x.dtype)
@@ -223,10 +228,10 @@ def _fit(x: np.ndarray, before: int, length: int) -> np.ndarray:
 
 @cache
 def register_numba() -> None:
-    """Teach PyTensor's Numba linker the Ops: loops, compiled."""
+    """Register the Ops with PyTensor's Numba linker: loops, compiled."""
     from pytensor.link.numba.dispatch.basic import numba_njit, register_funcify_default_op_cache_key
 
-    loops = {
+    loops: dict[type[Op], Callable[..., Any]] = {
         Slide: _loop_slide,
         Unslide: _loop_unslide,
         Largest: _loop_largest,
@@ -240,11 +245,15 @@ def register_numba() -> None:
 
 @cache
 def register_jax() -> None:
-    """Teach PyTensor's JAX linker the Ops: slices of blocks, as NumPy has them."""
+    """Register the Ops with PyTensor's JAX linker: slices of blocks, as NumPy has them."""
     from pytensor.link.jax.dispatch import jax_funcify
 
-    traces = {Slide: _trace_slide, Unslide: _trace_unslide}
-    traces |= {Largest: _trace_largest, FirstLargest: _trace_first_largest}
+    traces: dict[type[Op], Callable[..., Any]] = {
+        Slide: _trace_slide,
+        Unslide: _trace_unslide,
+        Largest: _trace_largest,
+        FirstLargest: _trace_first_largest,
+    }
     for op, build in traces.items():
         jax_funcify.register(op)(lambda op, build=build, **_: build(op))
 
@@ -252,7 +261,7 @@ def register_jax() -> None:
 def _loop_slide(op: Slide) -> Callable[..., Any]:
     length, before, n, size, stride = (getattr(op, name) for name in op.__props__)
 
-    def slide(x):
+    def slide(x: np.ndarray) -> np.ndarray:
         n_channels = x.shape[-1]
         rows = np.ascontiguousarray(x).reshape((-1, length, n_channels))
         out = np.zeros((rows.shape[0], n, size * n_channels), x.dtype)
@@ -271,7 +280,7 @@ def _loop_slide(op: Slide) -> Callable[..., Any]:
 def _loop_unslide(op: Unslide) -> Callable[..., Any]:
     length, before, n, size, stride = (getattr(op, name) for name in op.__props__)
 
-    def unslide(g):
+    def unslide(g: np.ndarray) -> np.ndarray:
         n_channels = g.shape[-1] // size
         rows = np.ascontiguousarray(g).reshape((-1, n, size * n_channels))
         out = np.zeros((rows.shape[0], length, n_channels), g.dtype)
@@ -288,7 +297,7 @@ def _loop_unslide(op: Unslide) -> Callable[..., Any]:
 
 
 def _loop_largest(op: Largest) -> Callable[..., Any]:
-    def largest(x):
+    def largest(x: np.ndarray) -> np.ndarray:
         n = x.shape[-2]
         n_channels = x.shape[-1]
         rows = np.ascontiguousarray(x).reshape((-1, n, n_channels))
@@ -306,7 +315,7 @@ def _loop_largest(op: Largest) -> Callable[..., Any]:
 
 
 def _loop_first_largest(op: FirstLargest) -> Callable[..., Any]:
-    def first_largest(x):
+    def first_largest(x: np.ndarray) -> np.ndarray:
         n = x.shape[-2]
         n_channels = x.shape[-1]
         rows = np.ascontiguousarray(x).reshape((-1, n, n_channels))
@@ -326,7 +335,7 @@ def _loop_first_largest(op: FirstLargest) -> Callable[..., Any]:
 def _trace_slide(op: Slide) -> Callable[..., Any]:
     import jax.numpy as jnp
 
-    def slide(x):
+    def slide(x: Any) -> Any:
         n_channels = x.shape[-1]
         n_positions = op.n_blocks * op.stride
         after = max(n_positions - op.before - op.length, 0)
@@ -343,7 +352,7 @@ def _trace_slide(op: Slide) -> Callable[..., Any]:
 def _trace_unslide(op: Unslide) -> Callable[..., Any]:
     import jax.numpy as jnp
 
-    def unslide(g):
+    def unslide(g: Any) -> Any:
         n_channels = g.shape[-1] // op.size
         n_positions = op.n_blocks * op.stride
         blocks = jnp.zeros((*g.shape[:-2], op.n_blocks, op.stride * n_channels), g.dtype)
@@ -365,7 +374,7 @@ def _trace_largest(op: Largest) -> Callable[..., Any]:
 def _trace_first_largest(op: FirstLargest) -> Callable[..., Any]:
     import jax.numpy as jnp
 
-    def first_largest(x):
+    def first_largest(x: Any) -> Any:
         places = jnp.arange(x.shape[-2])[:, None]
         return (places == jnp.argmax(x, axis=-2, keepdims=True)).astype(x.dtype)
 

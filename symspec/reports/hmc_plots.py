@@ -96,7 +96,7 @@ def plot_hmc_densities(
     ----------
     comparison : HmcComparison
     draws : xarray.DataTree
-        Of `run_hmc`, with f of the comparison's stars.
+        Draws of `run_hmc`, with f of the comparison's stars.
     stars : int, sequence of int, slice or mask
         At most 20 of the comparison's stars, counted from 0.
     axes : array_like of matplotlib Axes, shape (star, label), optional
@@ -144,7 +144,7 @@ def plot_hmc_densities(
 def plot_hmc_traces(
     draws: DataTree, stars: Any, *, comparison: HmcComparison | None = None
 ) -> Figure:
-    """Draw traces and ranks of the network's outputs for some stars, to see whether the chains agree.
+    """Draw traces and ranks of the network's outputs for some stars, to compare the chains.
 
     Rows are stars and labels. On the left are the draws, with triangles at divergences. On the
     right are the cumulative distributions of each chain's ranks among all draws, less the uniform
@@ -154,11 +154,11 @@ def plot_hmc_traces(
     Parameters
     ----------
     draws : xarray.DataTree
-        Of `run_hmc`.
+        Draws of `run_hmc`.
     stars : int, sequence of int, slice or mask
         At most 20 of the stars that the draws hold f of, counted from 0.
     comparison : HmcComparison, optional
-        Of the same stars: adds units, R-hat and effective sample sizes.
+        Comparison on the same stars: adds units, R-hat and effective sample sizes.
 
     Returns
     -------

@@ -36,7 +36,7 @@ def plot_sensitivity(
     Parameters
     ----------
     jacobian : array_like, shape (label, pixel)
-        Of one star, or the mean over stars, in units of the label per unit of the flux.
+        Jacobian of one star, or the mean over stars, in units of the label per unit of flux.
     wavelength : array_like, shape (pixel,), or None
         None counts pixels instead, without lines.
     label_names, label_units : sequence of str

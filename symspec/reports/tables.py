@@ -207,8 +207,8 @@ def print_audit(console: Console, audit: StructureAudit) -> None:
     console.print(audit_table(audit))
     console.print(f"Exact: {escape(audit.reason)}", soft_wrap=True)
     ends = audit.exact_interval
-    if audit.exact == "krylov":
-        width = float(np.max(1 - ends[..., 0] / ends[..., 1]))
+    width = float(np.max(1 - ends[..., 0] / ends[..., 1]))
+    if width > 0:
         console.print(
             f"Its intervals are at most {width:.2%} of the standard deviation wide; the upper end"
             " is taken."

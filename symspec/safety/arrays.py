@@ -11,14 +11,14 @@ from symspec.errors import DataError
 
 
 def as_float_array(
-    value: ArrayLike, name: str, *, dtype: DTypeLike | None = np.float64
+    value: ArrayLike | None, name: str, *, dtype: DTypeLike | None = np.float64
 ) -> np.ndarray:
     """Turn numbers into a float array; refuse whatever NumPy would have to guess about.
 
     Parameters
     ----------
     value : array_like
-        Integers or floats, of any shape.
+        Integers or floats, of any shape; None is refused in words, as every other object.
     name : str
         The caller's name for it, used in the error.
     dtype : numpy dtype or None, default float64
@@ -74,9 +74,9 @@ def check_finite(array: np.ndarray, name: str, axes: tuple[str, ...], advice: st
     name : str
         The caller's name for it, used in the error.
     axes : tuple of str
-        What each axis counts, used in the error.
+        Names of what the axes count, used in the error.
     advice : str
-        What to do about it, without a full stop.
+        Advice for the error, without a full stop.
 
     Raises
     ------
@@ -103,7 +103,7 @@ def describe_bad(bad: np.ndarray, values: np.ndarray, axes: tuple[str, ...]) -> 
     values : numpy.ndarray, shape of `bad`
         The values themselves.
     axes : tuple of str
-        What each axis counts; of these the last `bad.ndim` are used: one spectrum has no star axis.
+        Names of what the axes count; the last `bad.ndim` are used: one spectrum has no star axis.
 
     Returns
     -------

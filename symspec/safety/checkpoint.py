@@ -41,7 +41,7 @@ class Checkpoint:
     folder : path, optional
         Created if it does not exist; without one nothing is kept.
     fingerprint : str
-        Of everything that the result depends on, see `find_fingerprint`.
+        Digest of everything that the result depends on, see `find_fingerprint`.
     progress : Progress, optional
         Called after each block.
     """

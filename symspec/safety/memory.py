@@ -7,6 +7,8 @@ from collections.abc import Iterator
 
 from symspec.errors import OptionError, TooLargeError
 
+STARS_AT_ONCE = 256  # worked on together where no size of memory is given
+
 
 def chunks(n: int, size: int) -> Iterator[slice]:
     """Slices of `size` that cover `n`; the last may be shorter."""

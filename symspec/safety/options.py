@@ -66,7 +66,7 @@ def check_count(
     or_none : bool, default False
         Whether None is allowed, too.
     advice : str, optional
-        What to do about it, without a full stop.
+        Advice for the error, without a full stop.
 
     Raises
     ------

@@ -20,13 +20,13 @@ class Progress(Protocol):
     Parameters
     ----------
     stage : str
-        What is being done, such as "training"; one stage follows another.
+        The work being done, such as "training"; one stage follows another.
     done : int
         Epochs, steps, stars, draws, ... that are finished.
     total : int or None
-        How many there are; None where nobody knows before the end.
+        Their number in all; None if it is not known before the end.
     **news : float or str
-        What else is known by now, such as `loss` of `train` or `decrement` of `polish`.
+        Further numbers, such as `loss` from `train` or `decrement` from `polish`.
     """
 
     def __call__(self, stage: str, done: int, total: int | None, /, **news: float | str) -> object:

@@ -16,7 +16,8 @@ from symspec.errors import (
     OptionError,
     ShapeError,
 )
-from symspec.safety.checks import as_float_array, check_choice, check_count, check_rng
+from symspec.safety.arrays import as_float_array
+from symspec.safety.options import check_choice, check_count, check_rng
 from symspec.spectra.line_list import LINE_WAVELENGTH, equivalent_widths
 from symspec.spectra.spectra import Spectra
 

@@ -13,7 +13,8 @@ from numpy.typing import ArrayLike
 from scipy import sparse
 
 from symspec.errors import DataError, ShapeError
-from symspec.safety.checks import as_float_array, check_choice
+from symspec.safety.arrays import as_float_array
+from symspec.safety.options import check_choice
 from symspec.spectra.spectra import Spectra
 from symspec.spectra.wavelengths import convert_wavelength, find_pixel_order, is_same_unit
 

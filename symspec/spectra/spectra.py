@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from symspec.errors import DataError, OptionError, ShapeError
-from symspec.safety.arrays import describe_bad
-from symspec.safety.checks import as_float_array, check_finite, check_ivar, check_not_infinite
+from symspec.safety.arrays import as_float_array, check_finite, describe_bad
+from symspec.safety.stars import check_ivar, check_not_infinite
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from symspec.errors import DataError, ShapeError
-from symspec.safety.checks import as_float_array, check_finite
+from symspec.safety.arrays import as_float_array, check_finite
 
 if TYPE_CHECKING:
     from astropy.units import UnitBase

@@ -127,7 +127,7 @@ def train(
     backend : {"auto", "numpy", "c", "numba", "jax"}
         See `choose_backend`.
     dtype : {"float32", "float64"}
-        Of the passes and of Adam's averages.
+        Precision of the passes and of Adam's averages.
 
     Returns
     -------

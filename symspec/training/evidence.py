@@ -26,6 +26,7 @@ from symspec.derivatives.functions import check_stars
 from symspec.derivatives.span import Span, keep_whole, reduce_to_span
 from symspec.errors import OptionError
 from symspec.inverse_hessian.builder import InverseBuilder
+from symspec.inverse_hessian.choice import APPROXIMATE, INVERSES
 from symspec.networks.regression import Regression
 from symspec.safety.progress import Progress, show_progress
 from symspec.safety.theta import check_theta
@@ -36,9 +37,6 @@ from symspec.training.hyperparameters import Hyperparameters
 from symspec.training.marginal_likelihood import POLISH_TOLERANCE, Evidence, MarginalLikelihood
 
 FINAL_TOLERANCE = 1e-8  # nats of Newton decrement
-WITH_GRADIENT = ("primal", "dual")
-# the approximations depend on the coordinates
-SAME_IN_THE_SPAN = ("auto", "primal", "dual", "krylov")
 STEPS_AT_FIXED_WEIGHTS = 30
 
 Follow = Callable[[np.ndarray, Evidence], None]  # called with h (entry,) and what holds there
@@ -115,7 +113,8 @@ def tune(
         The regression has one prior precision a parameter, or a full noise covariance with
         noise="per_label"; the dual structure is given a subset of the stars.
     """
-    if structure == "dual" and options:
+    partial_options = INVERSES[structure].partial_options if structure in INVERSES else ()
+    if options and any(name in partial_options for name in options):
         raise OptionError(
             f"the evidence needs all training stars, got options={dict(options)}: use"
             ' structure="krylov".'
@@ -123,7 +122,8 @@ def tune(
     weights = np.array(check_theta(theta, reg.net.n_params))
     flux, labels = check_stars(reg.net, *as_stars(reg.net, X, Y))
     hyperparameters = Hyperparameters(reg, noise, prior)
-    span = reduce_to_span(reg, flux) if structure in SAME_IN_THE_SPAN else keep_whole(reg, flux)
+    # the approximations depend on the coordinates
+    span = keep_whole(reg, flux) if structure in APPROXIMATE else reduce_to_span(reg, flux)
     builder = InverseBuilder(
         span.reg,
         span.X,
@@ -134,7 +134,7 @@ def tune(
         options=options,
     )
     start = MarginalLikelihood(builder, Hyperparameters(span.reg, noise, prior))
-    maximize = _maximize if builder.structure in WITH_GRADIENT else _alternate
+    maximize = _maximize if builder.inverse.has_evidence_gradient else _alternate
     with show_progress(progress) as show:
         follow = _follow(show, callback, hyperparameters, span)
         h, evidence = maximize(start, span.project(weights), tolerance, max_evaluations, follow)

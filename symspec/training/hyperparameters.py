@@ -12,11 +12,11 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
 from symspec.errors import EdgeOfRangeWarning, OptionError
+from symspec.networks.noise import GaussianNoise, Noise
 from symspec.networks.regression import Regression
 from symspec.safety.options import check_choice
 
@@ -70,7 +70,12 @@ class Hyperparameters:
     def __init__(self, start: Regression, noise: str = "per_label", prior: str = "scale"):
         self.noise = check_choice(noise, "noise", NOISES)
         self.prior = check_choice(prior, "prior", PRIORS)
-        if noise == "per_label" and start.has_full_noise:
+        if not isinstance(start.noise, GaussianNoise):
+            raise OptionError(
+                f"tune knows the evidence of normal noise alone, got {start.noise!r}: build the"
+                " Regression with sigma_noise, noise_covariance or GaussianNoise."
+            )
+        if noise == "per_label" and start.noise.is_full:
             raise OptionError(
                 'noise="per_label" tunes one sigma_noise a label, and the regression has a full'
                 ' noise_covariance: use noise="full" or "fixed", or build the Regression with'
@@ -82,7 +87,8 @@ class Hyperparameters:
                 " give prior_precision as a number or as one number a block."
             )
         self.start = start
-        self._root = np.linalg.cholesky(start.noise_covariance)
+        self._sigma = start.noise.sigma
+        self._root = np.linalg.cholesky(start.noise.covariance)
         labels = () if noise == "fixed" else start.net.label_names
         pairs = np.tril_indices(start.net.n_labels if noise == "full" else 0, -1)
         self._n_labels = len(labels)
@@ -120,21 +126,22 @@ class Hyperparameters:
             name: float(p * np.exp(factors.get(name, 0.0)))
             for name, p in self.start.prior_precision.items()
         }
-        return Regression(self.start.net, prior_precision=prior, **self._noise(h))
+        return Regression(self.start.net, noise=self._noise(h), prior_precision=prior)
 
     def gradient(
         self, h: np.ndarray, by_covariance: np.ndarray, by_block: Mapping[str, float]
     ) -> np.ndarray:
         r"""dF/dh (entry,) from the symmetric dF/dS (label, label) and dF/d log delta_b by block.
 
-        .. math:: dF = \mathrm{tr}\Big(\frac{dF}{dS}\, dS\Big)
+        .. math::
+            dF = \mathrm{tr}\Big(\frac{dF}{dS}\, dS\Big)
             = 2\, \mathrm{tr}\Big(R^T \frac{dF}{dS}\, dR\Big)
         """
         by_group = [sum(by_block[name] for name in names) for names in self._groups.values()]
         if self.noise == "fixed":
             return np.array(by_group)
         if self.noise == "per_label":
-            variance = self.start.sigma_noise**2 * np.exp(2 * h[: self._n_labels])
+            variance = self._sigma**2 * np.exp(2 * h[: self._n_labels])
             return np.r_[2 * variance * np.diag(by_covariance), by_group]
         M = self._relative_root(h)
         by_M = 2 * self._root.T @ by_covariance @ self._root @ M
@@ -187,15 +194,13 @@ class Hyperparameters:
     def _count(self, n_effective: Mapping[str, float]) -> list[float]:
         return [sum(n_effective[name] for name in names) for names in self._groups.values()]
 
-    def _noise(self, h: np.ndarray) -> dict[str, Any]:
+    def _noise(self, h: np.ndarray) -> Noise:
         if self.noise == "per_label":
-            return {"sigma_noise": self.start.sigma_noise * np.exp(h[: self._n_labels])}
+            return GaussianNoise(self._sigma * np.exp(h[: self._n_labels]))
         if self.noise == "full":
             R = self._root @ self._relative_root(h)
-            return {"noise_covariance": R @ R.T}
-        if self.start.has_full_noise:
-            return {"noise_covariance": self.start.noise_covariance}
-        return {"sigma_noise": self.start.sigma_noise}
+            return GaussianNoise(covariance=R @ R.T)
+        return self.start.noise
 
     def _relative_root(self, h: np.ndarray) -> np.ndarray:
         """diag(exp h) (1 + B), lower triangular (label, label)."""

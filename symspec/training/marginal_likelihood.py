@@ -26,9 +26,9 @@ from scipy.sparse.linalg import LinearOperator, cg
 
 from symspec.derivatives import compiled, weighted_sums
 from symspec.inverse_hessian.builder import InverseBuilder
-from symspec.inverse_hessian.dual import DualInverse
 from symspec.inverse_hessian.interface import InverseHessian, log_evidence
-from symspec.networks.regression import LOG_2PI, Regression
+from symspec.networks.noise import LOG_2PI
+from symspec.networks.regression import Regression
 from symspec.training.hyperparameters import Hyperparameters
 from symspec.training.newton import PolishResult, minimize_by_newton
 
@@ -45,7 +45,7 @@ class Evidence:
     log_marginal_likelihood : float
         In nats.
     standard_error : float
-        Of the log marginal likelihood; 0 where it is no estimate.
+        Standard error of the log marginal likelihood; 0 where that is exact.
     gradient : numpy.ndarray, shape (entry,)
         With respect to the hyperparameters that vary. Complete for the structures primal and dual;
         at fixed weights for the others.
@@ -74,9 +74,9 @@ class MarginalLikelihood:
     Parameters
     ----------
     builder : InverseBuilder
-        Of the regression where h = 0, its training set and structure.
+        The regression at h = 0, its training set and structure.
     hyperparameters : Hyperparameters
-        Of the same regression.
+        Those of the same regression.
 
     Attributes
     ----------
@@ -95,22 +95,18 @@ class MarginalLikelihood:
         self.predict = compiled.compile_predict(net, backend=backend)
         self._squares = weighted_sums.compile_weighted_squares(net, backend=backend)
         self._product = weighted_sums.compile_weighted_hessian_vector_product(net, backend=backend)
-        if builder.structure == "dual":
-            self._kernel_trace_gradient = compiled.compile_kernel_trace_gradient(
-                net, backend=backend
-            )
-        if builder.structure == "primal":
-            self._trace_gradient = weighted_sums.compile_trace_gradient(net, backend=backend)
+        if builder.inverse.has_evidence_gradient:
+            compile_gradient = builder.inverse.compile_log_det_gradient
+            self._log_det_gradient = compile_gradient(net, backend=backend)
         self._stand_at(np.zeros(len(hyperparameters)), builder.reg)
 
     def _stand_at(self, h: np.ndarray, reg: Regression) -> None:
         self.h = h
         self.reg = reg
-        T = reg.whiteners(self.observed)
-        self.weights = np.matmul(T.transpose(0, 2, 1), T)
-        self._log_det_noise = -2 * float(
-            np.log(np.diagonal(T, axis1=1, axis2=2)[self.observed]).sum()
-        )
+        noise = reg.noise.of_stars(self.builder.Y)
+        self.weights = noise.weights
+        diagonals = np.diagonal(noise.whiteners, axis1=1, axis2=2)
+        self._log_det_noise = -2 * float(np.log(diagonals[self.observed]).sum())
 
     def at(self, h: np.ndarray) -> MarginalLikelihood:
         """The same at other hyperparameters h (entry,)."""
@@ -145,7 +141,9 @@ class MarginalLikelihood:
         result, inverse = self.minimize(theta, tolerance=POLISH_TOLERANCE)
         theta = result.theta
         precision = self.reg.prior_precision_vector()
-        by_theta, counts = self._differentiate_log_det(theta, inverse)
+        by_theta, counts = inverse.differentiate_log_det(
+            self._log_det_gradient, self.reg, theta, self.X, self.Y, self.weights
+        )
         q = self._solve_hessian(theta, inverse, by_theta)
         tangents = self.builder.tangents(theta)
         WV = np.matmul(self.weights, inverse.label_covariance(tangents))
@@ -179,7 +177,7 @@ class MarginalLikelihood:
         F = log_evidence(self.reg, theta, result.negative_log_posterior, inverse)
         F, gradient = self.evaluate_at_fixed_weights(theta, F)
         WV = np.matmul(self.weights, inverse.label_covariance(self.builder.tangents(theta)))
-        counts = self._count(inverse.diagonal(), inverse.free)
+        counts = inverse.count_effective(self.reg)
         return self._evidence(F, inverse, gradient, theta, WV, counts)
 
     def curvature(self, evidence: Evidence) -> np.ndarray:
@@ -211,24 +209,6 @@ class MarginalLikelihood:
             n_effective_by_block=counts,
         )
 
-    def _differentiate_log_det(
-        self, theta: np.ndarray, inverse: InverseHessian
-    ) -> tuple[np.ndarray, dict[str, float]]:
-        """Gradient of 1/2 log det A (param,), and each block's effective number of parameters."""
-        if isinstance(inverse, DualInverse):
-            kernel_inverse = inverse.kernel_inverse()
-            gradient = self._kernel_trace_gradient(theta, self.X, inverse.variance, kernel_inverse)
-            return gradient, count_in_kernel(inverse, kernel_inverse)
-        dense = inverse.to_dense()
-        gradient = self._trace_gradient(theta, self.X, self.Y, self.weights, dense)
-        return gradient, self._count(np.diag(dense), inverse.free)
-
-    def _count(self, diagonal: np.ndarray, free: slice) -> dict[str, float]:
-        """P_b - delta_b tr(A^-1)_bb of each block, over the parameters that vary."""
-        share = np.zeros_like(diagonal)
-        share[free] = 1 - (self.reg.prior_precision_vector() * diagonal)[free]
-        return self._sum_by_block(share)
-
     def _sum_by_block(self, values: np.ndarray) -> dict[str, float]:
         return {
             name: float(part.sum()) for name, part in self.reg.net.layout.unpack(values).items()
@@ -244,26 +224,3 @@ class MarginalLikelihood:
             inverse.shape, matvec=lambda v: self.hessian_product(theta, v.ravel()), dtype=np.float64
         )
         return cg(H, b, rtol=1e-4, maxiter=200, M=inverse)[0]
-
-
-def count_in_kernel(inverse: DualInverse, kernel_inverse: np.ndarray) -> dict[str, float]:
-    r"""Effective number of parameters of each block, :math:`\gamma_b = \mathrm{tr}(M^{-1} K_b)`.
-
-    K_b is the tangent kernel of the block alone, M that of all blocks plus the noise. No matrix
-    (param, param) is formed.
-
-    Parameters
-    ----------
-    inverse : DualInverse
-    kernel_inverse : numpy.ndarray, shape (label, star, label, star)
-        Its M^-1.
-    """
-    tangents = inverse.tangents
-    counts = {}
-    for layer in tangents.cotangents:
-        part = tangents.of_layer(layer)
-        names = [block.name for block in part.layout.blocks]
-        for name in names:
-            K = part.gram(part, dict.fromkeys(names, 0.0) | {name: inverse.variance[name]})
-            counts[name] = float(np.vdot(kernel_inverse, K))
-    return counts

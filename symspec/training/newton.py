@@ -137,7 +137,7 @@ def minimize_by_newton(
     product : callable
         H v at (theta, v).
     builder : InverseBuilder
-        Of the preconditioner.
+        Builds the preconditioner.
     theta : numpy.ndarray, shape (param,)
     tolerance, max_iterations, callback
         As for `polish`.

@@ -1,6 +1,9 @@
-"""The command line as a user meets it: from spectra to a catalogue, and one clear line when it fails."""
+"""The command line as a user meets it: from spectra to a catalogue, and clear failures."""
 
 import re
+import subprocess
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import h5py
@@ -10,6 +13,7 @@ import xarray as xr
 from astropy.table import Table
 from typer.testing import CliRunner
 
+import symspec
 from symspec.cli import app
 from symspec.derivatives.compiled import compile_jacobian
 from symspec.files.archives import read_laplace, read_network, read_regression, write_network
@@ -23,7 +27,7 @@ COMMANDS = ("demo", "train", "errors", "audit", "hmc", "jacobian", "info")
 
 
 def run(*words, code=0):
-    """Run a command without colours; its standard output and error as one text each, on one line."""
+    """Run a command without colours; give its standard output and error, on one line each."""
     plain = {"COLUMNS": "200", "NO_COLOR": "1"}
     result = CliRunner().invoke(app.app, [str(word) for word in words], env=plain)
     if result.exception is not None and not isinstance(result.exception, SystemExit):
@@ -363,7 +367,6 @@ def test_info_tells_models_networks_and_spectra_apart(work, tmp_path):
 
 
 def test_demo_prints_what_the_demo_found(work, monkeypatch, stars, tmp_path):
-    import symspec.cli.demo
 
     laplace = read_laplace(work.model)
     prediction = laplace.predict(stars.flux)
@@ -534,3 +537,11 @@ def test_version_is_that_of_the_package():
     from symspec import __version__
 
     assert run("--version").stdout == f"symspec {__version__}"
+
+
+def test_the_command_line_is_a_module_that_runs():
+    command = [sys.executable, "-m", "symspec.cli", "--version"]
+    folder = Path(symspec.__file__).parents[1]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"symspec {symspec.__version__}\n"

@@ -1,4 +1,4 @@
-"""Compiled functions say the same on every backend, in single precision, in chunks and for one spectrum."""
+"""Compiled functions agree on every backend, in single precision, in chunks, for one spectrum."""
 
 import importlib.util
 import os
@@ -64,7 +64,7 @@ def arrays(result):
 
 
 def assert_same(actual, expected, rtol, atol_of_largest=None):
-    """Entry by entry to `rtol`; entries that cancel, to `atol_of_largest` (default `rtol` / 1000)."""
+    """Entry by entry to `rtol`; those that cancel, to `atol_of_largest` (default `rtol` / 1000)."""
     part = 1e-3 * rtol if atol_of_largest is None else atol_of_largest
     actual, expected = arrays(actual), arrays(expected)
     for a, e in zip(actual, expected, strict=True):

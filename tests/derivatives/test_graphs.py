@@ -1,4 +1,4 @@
-"""Every derivative agrees, entry by entry, with NumPy's, with differences and with pytensor.gradient's."""
+"""Every derivative agrees, entry by entry, with NumPy, differences and pytensor.gradient."""
 
 from types import SimpleNamespace
 
@@ -131,7 +131,7 @@ def test_hessian_is_the_central_difference_of_the_gradient(problem, computed):
     indirect=True,
 )
 def test_ggn_is_the_hessian_of_the_linearised_models_objective(problem, computed):
-    """The objective of f(theta) + J (t - theta) is quadratic: second differences of any step are exact."""
+    """The objective of f(theta) + J (t - theta) is quadratic: its second differences are exact."""
     theta, J = problem.theta, central_differences(problem.predict, problem.theta)
     f, n = problem.predict(theta), problem.theta.size
 

@@ -1,4 +1,4 @@
-"""Hessian and Gauss-Newton matrix in closed form, against the graph's own derivatives and NumPy's of the table."""
+"""Hessian and Gauss-Newton matrix in closed form, against the graph's and NumPy's derivatives."""
 
 from functools import cache
 from types import SimpleNamespace
@@ -34,7 +34,7 @@ matrix = pytest.mark.parametrize("name", COMPILE)
 
 @cache
 def find_function(case, name, route="closed"):
-    """One compilation for all tests of a row of the table: it takes a second, and most of their time."""
+    """One compilation for all tests of a row of the table: it takes most of their time."""
     return ROUTES[route][name](build_problem(case).reg)
 
 
@@ -77,7 +77,7 @@ def test_the_matrix_is_symmetric_to_the_last_bit(case, name):
 
 @pytest.fixture(scope="module")
 def crowded():
-    """Fixed layers and two activations in a row, dense layers without one between, an activation after the last."""
+    """Fixed layers, two activations in a row, none between dense layers, one after the last."""
     rng = np.random.default_rng(3)
     stack = [
         Activation("softplus"),

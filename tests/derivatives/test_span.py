@@ -1,4 +1,4 @@
-"""The reduction to the span of the training spectra changes nothing: minima, decrements, evidence."""
+"""Reduction to the span of the training spectra changes no minimum, decrement or evidence."""
 
 import numpy as np
 import pytest

@@ -359,7 +359,7 @@ def test_a_model_without_data_is_refused(linear):
 
 
 def test_a_missing_sampler_names_what_brings_it(linear, monkeypatch):
-    monkeypatch.setattr("symspec.hmc.sampling.importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("symspec.hmc.limits.importlib.util.find_spec", lambda name: None)
     with pytest.raises(ss.MissingDependencyError, match=r"pip install 'symspec\[hmc\]'"):
         ss.run_hmc(
             linear.reg,

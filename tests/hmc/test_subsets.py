@@ -9,7 +9,6 @@ from symspec.hmc.subsets import (
     check_subset,
     describe_subset,
     find_basis,
-    find_last_layer_inverse,
     restricted_covariance,
 )
 from symspec.inverse_hessian.last_layer import split_last_layer
@@ -60,7 +59,7 @@ def test_the_last_layers_inverse_is_that_of_its_block(problem, structure):
     reg, theta, *_ = problem
     free = split_last_layer(reg, theta).free
     A = np.linalg.inv(fit(problem, "primal").inverse_hessian.to_dense())
-    found = find_last_layer_inverse(fit(problem, structure)).to_dense()
+    found = fit(problem, structure).inverse_hessian.of_last_layer(reg).to_dense()
     assert_allclose(found, np.linalg.inv(A[free, free]), rtol=1e-8, atol=1e-12)
 
 

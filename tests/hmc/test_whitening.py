@@ -1,4 +1,4 @@
-"""Whitening: L L^T is the inverse Hessian, its log-determinant right, and graphs say what numbers say."""
+"""Whitening: L L^T is the inverse Hessian, with its log-determinant; graphs agree with numbers."""
 
 import numpy as np
 import pytensor
@@ -8,7 +8,8 @@ from numpy.testing import assert_allclose
 
 import symspec as ss
 from symspec.errors import TooLargeError
-from symspec.hmc.whitening import NEGLIGIBLE, find_directions, find_whitening
+from symspec.hmc.whitening import find_whitening
+from symspec.inverse_hessian.low_rank import NEGLIGIBLE
 
 EXACT = ("primal", "kronecker", "ekfac", "diagonal")
 
@@ -55,11 +56,12 @@ def test_few_directions_that_the_data_curve_take_thin_products(problem, curvatur
     reg, theta, X, Y = problem
     reg = ss.Regression(reg.net, sigma_noise=[2.0, 3.0], prior_precision=reg.prior_precision)
     theta = ss.polish(reg, theta, X[:3], Y[:3]).theta
-    words = {"structure": "primal", "curvature": curvature, "progress": False}
-    laplace = ss.fit_laplace(reg, theta, X[:3], Y[:3], **words)
+    laplace = ss.fit_laplace(
+        reg, theta, X[:3], Y[:3], structure="primal", curvature=curvature, progress=False
+    )
     whitening = find_whitening(laplace)
     if curvature == "ggn":  # of five labels; the exact Hessian curves more
-        assert whitening.arrays["directions"].shape[1] <= 5
+        assert whitening.factor.arrays["directions"].shape[1] <= 5
     L, A_inverse = dense_factor(whitening), laplace.inverse_hessian.to_dense()
     sd = np.sqrt(np.diag(A_inverse))
     assert_allclose(
@@ -87,7 +89,7 @@ def test_leading_directions_are_those_of_the_curvature_in_units_of_the_prior(pro
     A = np.linalg.inv(fit(problem, "primal").inverse_hessian.to_dense())
     scaled = (A - np.diag(precision)) / np.sqrt(np.outer(precision, precision))
     values, vectors = np.linalg.eigh(scaled)
-    leading = find_directions(laplace, n)
+    leading = laplace.inverse_hessian.directions(reg, n)
     assert_allclose(leading.eigenvalues, values[::-1][:n], rtol=1e-8)
     overlap = np.abs(np.sum(leading.eigenvectors * vectors[:, ::-1][:, :n], axis=0))
     assert_allclose(overlap, 1, rtol=0, atol=1e-8)
@@ -100,16 +102,17 @@ def test_a_structure_without_a_factor_is_refused_with_the_way_out(problem, struc
 
 
 def test_directions_are_refused_where_there_are_none(problem):
+    reg = problem[0]
     with pytest.raises(ss.OptionError, match="leading directions should come from"):
-        find_directions(fit(problem, "kronecker"), 3)
+        fit(problem, "kronecker").inverse_hessian.directions(reg, 3)
     with pytest.raises(
         ss.OptionError, match="should have 9 leading directions, got 4: ask for fewer"
     ):
-        find_directions(fit(problem, "low_rank", rank=4), 9)
+        fit(problem, "low_rank", rank=4).inverse_hessian.directions(reg, 9)
 
 
 def test_directions_that_do_not_fit_are_refused(problem, monkeypatch):
-    monkeypatch.setattr("symspec.hmc.whitening.MAX_BYTES", 100)
+    monkeypatch.setattr("symspec.inverse_hessian.dual.MAX_BYTES", 100)
     with pytest.raises(
         TooLargeError, match=r"58 directions of 23 weights take more than .*low_rank"
     ):

@@ -22,6 +22,7 @@ from symspec.inverse_hessian.builder import InverseBuilder
 from symspec.inverse_hessian.choice import choose_structure
 from symspec.inverse_hessian.dual import DualInverse, factorize_kernel
 from symspec.inverse_hessian.primal import PrimalInverse
+from symspec.networks.noise import StarNoise
 from symspec.safety.memory import parse_memory
 
 TANH, TANH_FULL = (
@@ -212,7 +213,7 @@ def test_a_kernel_that_is_not_finite_is_refused():
         ss.DataError,
         match="tangent kernel is not finite or not positive definite: theta has diverged",
     ):
-        factorize_kernel(K, np.ones((2, 2), bool), np.eye(2))
+        factorize_kernel(K, StarNoise(np.ones((2, 2), bool), np.eye(2)))
 
 
 # --- draws ---
@@ -450,13 +451,8 @@ def test_words_that_mean_nothing_are_refused(options, words):
 
 def test_arrays_are_enough_to_build_the_dual_again(small):
     arrays, dual = small.dual.arrays(), small.dual
-    again = DualInverse(
-        dual.tangents,
-        dual.variance,
-        arrays["observed"],
-        dual.noise_covariance,
-        cholesky=arrays["cholesky"],
-    )
+    noise = StarNoise(arrays["observed"], dual.noise.covariance)
+    again = DualInverse(dual.tangents, dual.variance, noise, cholesky=arrays["cholesky"])
     np.testing.assert_array_equal(again.to_dense(), dual.to_dense())
     np.testing.assert_array_equal(
         PrimalInverse(**small.primal.arrays()).to_dense(), small.primal.to_dense()

@@ -1,4 +1,4 @@
-"""One flat theta, layer by layer, kernel in C order, then bias; initialisers are Keras's; slips are named."""
+"""Theta is flat, layer by layer, kernel in C order, then bias; initialisers are Keras's."""
 
 import numpy as np
 import pytensor
@@ -12,7 +12,7 @@ from symspec.networks.convolutions import Conv1D, LocallyConnected1D
 from symspec.networks.layers import Activation, Dense, Dropout, Standardize
 from symspec.networks.network import Network, dropout_layers, mlp
 from symspec.networks.params import ParamLayout
-from symspec.networks.regression import scaled_prior
+from symspec.networks.prior import scaled_prior
 from symspec.networks.shaping import Flatten, Reshape
 
 
@@ -155,7 +155,7 @@ def test_kernels_have_the_variance_and_the_bound_of_keras(init, variance):
     "layer", [Dense(50), Conv1D(5, 3), LocallyConnected1D(5, 3)], ids=lambda layer: layer.kind
 )
 def test_what_comes_out_of_a_layer_is_as_large_as_what_goes_in(layer):
-    """Initial kernels and draws from the scaled prior alike: the sum over a fan-in of 1/fan-in is 1."""
+    """Initial kernels and draws from the scaled prior: the sum over a fan-in of 1/fan-in is 1."""
     rng = np.random.default_rng(0)
     net = Network([Reshape((400, 2)), layer, Flatten()] if layer.kind != "dense" else [layer], 800)
     (kernel,) = (block for block in net.layout.blocks if block.name.endswith("/kernel"))

@@ -12,7 +12,8 @@ from symspec.derivatives.backends import find_mode
 from symspec.derivatives.compiled import compile_objective
 from symspec.errors import DataError, OptionError, ShapeError, SymspecError
 from symspec.networks.network import mlp
-from symspec.networks.regression import Regression, prior_precision_from_weight_decay
+from symspec.networks.prior import prior_precision_from_weight_decay
+from symspec.networks.regression import Regression
 
 with warnings.catch_warnings():
     warnings.simplefilter(
@@ -40,7 +41,7 @@ def given(net, **options):
 
 
 def pymc_logp(problem):
-    """Minus U, from a model that knows the network's graph and takes everything else from `pymc`."""
+    """Minus U, from a model that has the network's graph and takes all else from `pymc`."""
     with pm.Model() as model:
         theta = pm.Normal(
             "theta", 0, 1 / np.sqrt(problem.prior_precision), shape=problem.theta.size
@@ -107,11 +108,12 @@ def test_symbolic_objective_of_one_spectrum_is_that_of_a_matrix_of_one_row(
     indirect=True,
 )
 def test_whitening_and_weighing_are_the_inverse_of_the_observed_noise(problem, compile_plainly):
-    """T^T T and the weights are the inverse of each star's sub-block, and zero where a label is missing."""
+    """T^T T and the weights are the inverse of each star's sub-block, zero for missing labels."""
     C, Y = problem.net.n_labels, pt.matrix("Y")
-    u = pt.tensor3("u")
-    T = problem.reg.whiten(u, Y)
-    weights = [problem.reg.weigh(u[:, :, c], Y) for c in range(C)]
+    u, f = pt.tensor3("u"), pt.matrix("f")
+    noise = problem.reg.noise
+    T = noise.whiten(u, f, Y)
+    weights = [noise.weigh(u[:, :, c], f, Y) for c in range(C)]
     unit = np.tile(np.eye(C), (len(problem.Y), 1, 1))
     whitener, *columns = compile_plainly([u, Y], [T, *weights])(unit, problem.Y)
     for n, y in enumerate(problem.Y):
@@ -122,7 +124,7 @@ def test_whitening_and_weighing_are_the_inverse_of_the_observed_noise(problem, c
 
 
 def test_correlated_noise_of_dozens_of_labels_compiles_and_skips_missing_ones():
-    """Against a density for each star. Written out number by number the graph took a quarter of an hour to compile."""
+    """Against a density for each star; a graph number by number took a quarter hour to compile."""
     rng, C = np.random.default_rng(2), 30
     root, Y = rng.normal(size=(C, C)), rng.normal(size=(20, C))
     Y[rng.random(Y.shape) < 0.3] = np.nan
@@ -193,7 +195,7 @@ def test_labels_given_as_integers_are_the_same_as_floats(net, compile_plainly, n
 def test_weight_decay_of_a_mean_squared_error_is_the_prior_precision(
     net, data, compile_plainly, weight_decay, sigma
 ):
-    """The loss as it is written for PyTorch, differentiated by itself, is 2 sigma^2 / (stars labels) of U."""
+    """PyTorch's form of the loss, differentiated by itself, is 2 sigma^2 / (stars labels) of U."""
     X, Y = data
     theta_sym = pt.vector("theta", shape=(net.n_params,))
     loss = pt.mean((net(theta_sym, X) - Y) ** 2) + weight_decay / 2 * pt.sum(theta_sym**2)

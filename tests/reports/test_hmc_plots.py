@@ -1,4 +1,4 @@
-"""Figures of Hamiltonian Monte Carlo show each star's own numbers, relative to what they say they are."""
+"""Figures of Hamiltonian Monte Carlo show each star's own numbers, in the units that they name."""
 
 from dataclasses import replace
 

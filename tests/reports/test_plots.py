@@ -185,7 +185,7 @@ def test_shapes_that_do_not_fit_are_refused_with_advice(jacobian, stars):
 
 @pytest.fixture
 def audit():
-    """Two training stars, three among them, and three farther out than all, of which the last is the nearest."""
+    """Two training stars, three among them, three farther out, the last of these nearest."""
     rng, shape = np.random.default_rng(2), (2, 8, 2)
     distance = np.array([0, 0, 0.1, 0.2, 0.3, 7, 8, 6.0])
     quantile = np.array([0, 0, 0.2, 0.5, 0.96, 1, 1, 1])

@@ -43,7 +43,7 @@ def stars():
     "batch_size", [8, 3, 100], ids=["full", "uneven_batches", "larger_than_the_sample"]
 )
 def test_training_takes_the_steps_written_out_by_hand(linear, batch_size):
-    """Equal stars, so that shuffling changes nothing; batches of 3, 3, 2 weigh the prior 3/8, 3/8, 2/8."""
+    """Equal stars: shuffling changes nothing; batches of 3, 3, 2 weigh the prior 3/8, 3/8, 2/8."""
     X, Y = (np.tile(a, (8, 1)) for a in ([0.3, -1.0, 2.0, 0.5], [1.0, -2.0]))
     start, settings = (
         rng().normal(size=10),
@@ -267,7 +267,9 @@ def test_dropout_on_the_input_is_a_ridge():
 def test_ctrl_c_returns_the_best_weights_so_far(linear, stars, monkeypatch):
     settings = {"batch_size": 10, "learning_rate": 0.01, "progress": False, "dtype": "float64"}
     expected = train(linear, *stars, epochs=3, rng=rng(), **settings)
-    interrupt_after(3 * 4 + 2)  # four batches an epoch: in the middle of the fourth epoch
+    interrupt_after(
+        monkeypatch, 3 * 4 + 2
+    )  # four batches an epoch: in the middle of the fourth epoch
     fit = train(linear, *stars, epochs=9, rng=rng(), **settings)
     assert (fit.stopped, fit.epochs_run, fit.best_epoch) == ("interrupted", 3, 3)
     np.testing.assert_array_equal(fit.theta, expected.theta)

@@ -1,4 +1,4 @@
-"""Noise and prior from the evidence: gradients against differences, maxima against grids, formulas and the truth."""
+"""Noise and prior from the evidence: against differences, grids, formulas and the truth."""
 
 from functools import cache
 
@@ -76,7 +76,7 @@ def log_density(prediction, labels):
     ],
 )
 def test_the_gradient_of_the_evidence_is_complete(structure, shape, noise, prior, monkeypatch):
-    """Central differences of minimise-then-evaluate see theta* and A move with the hyperparameters."""
+    """Central differences of minimise-then-evaluate see theta* and A move."""
     monkeypatch.setattr(marginal_likelihood, "POLISH_TOLERANCE", 1e-13)
     reg, theta, X, Y = build_problem(*shape, noise=noise)
     functions = build_functions(reg, X, Y, structure, noise, prior)
@@ -150,7 +150,7 @@ def test_no_point_of_a_grid_has_more_evidence_than_the_maximum_found():
 
 
 def test_the_prior_of_a_linear_network_is_that_of_the_closed_form():
-    """Without hidden layers the evidence is log N(y | 0, X X^T / delta + sigma^2), with no minimum to find."""
+    """Without hidden layers the evidence is log N(y | 0, X X^T / delta + sigma^2)."""
     rng = np.random.default_rng(3)
     X = rng.normal(size=(40, 5))
     Y = X @ rng.normal(size=(5, 1)) + 0.3 * rng.normal(size=(40, 1))
@@ -207,7 +207,7 @@ def test_labels_held_out_are_not_less_likely_after_tuning(kind):
 
 
 def draw_stars(n_stars, covariance, seed):
-    """A network with eight hidden units, its labels with noise, and a start that has neither of them right."""
+    """A network with eight hidden units, its labels with noise, and a start far from both."""
     rng = np.random.default_rng(seed)
     C = len(covariance)
     X = rng.normal(size=(n_stars, 4))

@@ -1,4 +1,4 @@
-"""Polishing ends at minima that NumPy confirms, never climbs, and leaves saddles that have a slope."""
+"""Polishing ends at minima that NumPy confirms, never climbs, and leaves saddles."""
 
 from types import SimpleNamespace
 
@@ -88,7 +88,7 @@ def test_every_kind_of_network_ends_at_a_minimum(problem_of_kind, polished):
 
 
 def test_the_minimum_is_one_in_every_direction(problem_of_kind, polished):
-    """By values of U alone, no derivative: steps of a hundredth of a standard deviation all lead up."""
+    """By values of U alone: steps of a hundredth of a standard deviation all lead up."""
     p, theta = problem_of_kind, polished.result.theta
     objective, rng = ss.compile_objective(p.reg), np.random.default_rng(0)
     U = objective(theta, p.X, p.Y)[0]
@@ -176,7 +176,7 @@ def test_more_pixels_than_stars_end_at_a_minimum_of_the_whole_problem(prior):
 
 
 def saddle():
-    """A tanh network at theta = 0, labels of mean zero: no gradient, and U falls along pairs of weights."""
+    """A tanh network at theta = 0, labels of mean zero: no gradient, U falls along pairs."""
     rng = np.random.default_rng(2)
     X = rng.normal(size=(30, 3))
     Y = X @ rng.normal(size=(3, 2))
@@ -186,7 +186,7 @@ def saddle():
 
 
 def test_at_a_saddle_without_slope_it_stays_and_the_certificate_says_so():
-    """Polish looks at the decrement only: at such a point, of measure zero, the certificate tells."""
+    """Polish looks at the decrement only; at such a point the certificate says so."""
     p = saddle()
     result = ss.polish(p.reg, p.theta, p.X, p.Y)
     assert result.iterations == 0

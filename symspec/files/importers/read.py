@@ -21,7 +21,7 @@ from symspec.files.importers.safetensors import import_safetensors
 from symspec.files.importers.torch import import_torch, refuse_positions_first
 from symspec.networks.layers import Standardize, Unstandardize
 from symspec.networks.network import Network
-from symspec.safety.checks import as_float_array
+from symspec.safety.arrays import as_float_array
 
 Imported = tuple[Network, np.ndarray]
 _IMPORTERS = {

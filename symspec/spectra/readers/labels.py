@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from symspec.errors import DataError, FileFormatError, ShapeError
-from symspec.safety.checks import as_float_array
+from symspec.safety.arrays import as_float_array
 from symspec.safety.named_arrays import NamedArrays
 from symspec.spectra.names import STARNET_UNITS, find_array
 from symspec.spectra.pixels import as_nan

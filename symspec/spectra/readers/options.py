@@ -8,7 +8,7 @@ from numbers import Real
 from typing import Any, Self
 
 from symspec.errors import OptionError
-from symspec.safety.checks import check_choice
+from symspec.safety.options import check_choice
 from symspec.spectra.pixels import UNCERTAINTY_KINDS, check_mask_bits
 from symspec.spectra.readers.fits.apstar import APSTAR_ROWS
 from symspec.spectra.wavelengths import parse_unit

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from symspec.errors import DataError, FileFormatError, ShapeError, SymspecError
-from symspec.safety.checks import as_float_array
+from symspec.safety.arrays import as_float_array
 from symspec.safety.named_arrays import NamedArrays
 from symspec.spectra.names import (
     IDS,

@@ -1,0 +1,262 @@
+"""Noise as numbers and as graphs, and a further noise, which needs nothing but its own class."""
+
+import numpy as np
+import pytensor.tensor as pt
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+from scipy.special import gammaln
+
+import symspec as ss
+from symspec.networks.noise import LOG_2PI, GaussianNoise, Noise, StarNoise
+
+S = np.array([[0.5, 0.1, 0.2], [0.1, 0.4, -0.1], [0.2, -0.1, 0.9]])
+OBSERVED = np.array([[True, True, True], [True, False, True], [False] * 3, [True, True, True]])
+DOF = 4.0
+
+
+class StudentT(Noise):
+    """Student's t of each label, with the weights of the expected Fisher information."""
+
+    kind = "student_t"
+
+    def __init__(self, scale):
+        self.scale = np.asarray(scale, float)
+
+    def for_labels(self, n_labels):
+        return StudentT(np.broadcast_to(self.scale, n_labels))
+
+    @property
+    def covariance(self):
+        return np.diag(self.scale**2 * DOF / (DOF - 2))
+
+    def log_likelihood(self, f, labels):
+        observed = ~pt.isnan(labels)
+        z = pt.switch(observed, labels - f, 0.0) / self.scale
+        constant = gammaln((DOF + 1) / 2) - gammaln(DOF / 2) - 0.5 * np.log(DOF * np.pi)
+        density = constant - np.log(self.scale) - (DOF + 1) / 2 * pt.log1p(z**2 / DOF)
+        return pt.sum(pt.switch(observed, density, 0.0), axis=-1)
+
+    def whiten(self, u, f, labels):
+        weights = pt.switch(pt.isnan(labels), 0.0, np.sqrt((DOF + 1) / (DOF + 3)) / self.scale)
+        return u * pt.shape_padright(weights, u.ndim - weights.ndim)
+
+    def weigh(self, u, f, labels):
+        return self.whiten(self.whiten(u, f, labels), f, labels)
+
+    def of_stars(self, labels):
+        return StarNoise(~np.isnan(labels), np.diag(self.scale**2 * (DOF + 3) / (DOF + 1)))
+
+    def predict(self, f):
+        return np.broadcast_to(self.covariance, (*f.shape, f.shape[-1])).copy()
+
+    def draw(self, f, rng):
+        return f + self.scale * rng.standard_t(DOF, size=np.shape(f))
+
+    def identity(self):
+        return self.kind, self.scale
+
+    def to_arrays(self):
+        return {"scale": self.scale}
+
+    @classmethod
+    def stored_shapes(cls, names, n_labels):
+        return {"scale": (n_labels,)}
+
+    @classmethod
+    def from_arrays(cls, arrays):
+        return cls(arrays["scale"])
+
+
+@pytest.fixture(scope="module")
+def problem():
+    """A regression with Student-t noise, weights, stars, one of which lacks a label."""
+    rng = np.random.default_rng(3)
+    net = ss.mlp([4, 3, 2], activation="tanh")
+    reg = ss.Regression(net, noise=StudentT([0.3, 0.5]), prior_precision=2.0)
+    X, Y = rng.normal(size=(6, 4)), rng.normal(size=(6, 2))
+    Y[1, 0] = np.nan
+    return reg, 0.7 * rng.normal(size=net.n_params), X, Y
+
+
+# --- numbers
+
+
+@pytest.mark.parametrize("is_shared", [True, False], ids=["shared", "of each star"])
+def test_star_noise_is_that_of_the_observed_sub_blocks(is_shared):
+    each = np.array([S, 2 * S, S, np.diag([1.0, 2.0, 3.0])])
+    noise = StarNoise(OBSERVED, S if is_shared else each)
+    log_det = 0.0
+    for n, seen in enumerate(OBSERVED):
+        block = (S if is_shared else each[n])[np.ix_(seen, seen)]
+        expected = np.zeros((3, 3))
+        expected[np.ix_(seen, seen)] = np.linalg.inv(block)
+        log_det += np.log(np.linalg.det(block))
+        # float64 rounding of a Cholesky factor of condition about 3
+        assert_allclose(noise.weights[n], expected, rtol=1e-12, atol=1e-14)
+        assert_array_equal(noise.whiteners[n], np.tril(noise.whiteners[n]))
+    assert_allclose(noise.log_det, log_det, rtol=1e-12)
+
+
+@pytest.mark.parametrize("is_shared", [True, False], ids=["shared", "of each star"])
+def test_draws_of_star_noise_have_its_covariance(is_shared):
+    n = 20_000
+    covariance = S if is_shared else np.broadcast_to(S, (n, 3, 3))
+    draws = StarNoise(np.ones((n, 3), bool), covariance).draw(np.random.default_rng(0))
+    # five standard errors of a covariance of variances below 1
+    assert_allclose(draws.T @ draws / n, S, atol=5 * np.sqrt(2 / n))
+
+
+def test_draws_around_predictions_have_the_covariance_of_the_noise():
+    f = np.tile([1.0, -2.0, 30.0], (20_000, 1))
+    draws = GaussianNoise(covariance=S).draw(f, np.random.default_rng(0)) - f
+    assert_allclose(draws.T @ draws / len(f), S, atol=5 * np.sqrt(2 / len(f)))
+
+
+# --- the noise of a regression
+
+
+def test_a_noise_is_the_same_as_its_keyword():
+    net = ss.mlp([4, 3])
+    for noise, keywords in [
+        (ss.GaussianNoise(0.3), {"sigma_noise": 0.3}),
+        (ss.GaussianNoise(sigma=[0.1, 0.2, 0.3]), {"sigma_noise": [0.1, 0.2, 0.3]}),
+        (ss.GaussianNoise(covariance=S), {"noise_covariance": S}),
+    ]:
+        given = ss.Regression(net, noise=noise, prior_precision=1.0)
+        meant = ss.Regression(net, **keywords, prior_precision=1.0)
+        assert_array_equal(given.noise_covariance, meant.noise_covariance)
+        assert_array_equal(given.sigma_noise, meant.sigma_noise)
+        assert given.has_full_noise == meant.has_full_noise
+        assert list(given.noise.to_arrays()) == list(meant.noise.to_arrays()) == [*keywords]
+
+
+def test_another_network_or_noise_leaves_the_rest_as_it_is():
+    reg = ss.Regression(ss.mlp([4, 2, 3]), noise_covariance=S, prior_precision={"dense_0": 1.0,
+                        "dense_1": 2.0})  # fmt: skip
+    wide = reg.with_network(ss.mlp([9, 2, 3]))
+    assert (wide.net.n_pixels, wide.noise, wide.prior_precision) == (
+        9,
+        reg.noise,
+        reg.prior_precision,
+    )
+    other = reg.with_noise(ss.GaussianNoise(0.5))
+    assert_array_equal(other.sigma_noise, [0.5, 0.5, 0.5])
+    assert (other.net, other.prior_precision) == (reg.net, reg.prior_precision)
+
+
+@pytest.mark.parametrize("name", ["sigma_noise", "noise_covariance", "prior_precision"])
+def test_a_regression_cannot_be_changed_in_place(name):
+    reg = ss.Regression(ss.mlp([4, 3]), sigma_noise=0.3, prior_precision=1.0)
+    with pytest.raises(AttributeError):
+        setattr(reg, name, 1.0)
+
+
+# --- a noise that the package does not have
+
+
+def student_t(problem, theta):
+    """U (complex theta allowed) and its Fisher information, by NumPy."""
+    reg, _, X, Y = problem
+    blocks = reg.net.layout.unpack(theta)
+    h = np.tanh(X @ blocks["dense_0/kernel"] + blocks["dense_0/bias"])
+    f = h @ blocks["dense_1/kernel"] + blocks["dense_1/bias"]
+    scale = reg.noise.scale
+    constant = gammaln((DOF + 1) / 2) - gammaln(DOF / 2) - 0.5 * np.log(DOF * np.pi)
+    density = constant - np.log(scale) - (DOF + 1) / 2 * np.log(1 + ((Y - f) / scale) ** 2 / DOF)
+    prior = np.sum(2.0 * theta**2 - np.log(2.0) + LOG_2PI) / 2
+    return prior - np.sum(density[~np.isnan(Y)])
+
+
+def test_value_and_gradient_of_another_noise_are_those_of_numpy(problem):
+    reg, theta, X, Y = problem
+    value, gradient = ss.compile_objective(reg)(theta, X, Y)
+    steps = 1e-20j * np.eye(theta.size)  # complex steps are exact to rounding
+    expected = [student_t(problem, theta + step).imag / 1e-20 for step in steps]
+    assert_allclose(value, student_t(problem, theta), rtol=1e-12)
+    assert_allclose(gradient, expected, rtol=1e-10, atol=1e-12)
+
+
+def test_the_closed_hessian_of_another_noise_is_that_of_differences(problem):
+    """Its second derivatives, unlike those of normal noise, are not its weights."""
+    reg, theta, X, Y = problem
+    objective = ss.compile_objective(reg)
+    step = 1e-6
+    expected = [
+        (objective(theta + e, X, Y)[1] - objective(theta - e, X, Y)[1]) / (2 * step)
+        for e in step * np.eye(theta.size)
+    ]
+    H = ss.compile_hessian(reg)(theta, X, Y)
+    assert_allclose(H, expected, atol=1e-7 * np.abs(H).max())  # rounding over the step
+    assert np.abs(H - ss.compile_ggn(reg)(theta, X, Y)).max() > 0.1 * np.abs(H).max()
+
+
+def test_the_gauss_newton_matrix_takes_the_weights_of_another_noise(problem):
+    reg, theta, X, Y = problem
+    J = ss.compile_jacobian(reg.net, "theta")(theta, X)
+    weights = ~np.isnan(Y) * (DOF + 1) / (DOF + 3) / reg.noise.scale**2
+    expected = np.einsum("nci,nc,ncj->ij", J, weights, J) + 2.0 * np.eye(theta.size)
+    v = np.linspace(-1, 1, theta.size)
+    scale = np.abs(expected).max()
+    assert_allclose(ss.compile_ggn(reg)(theta, X, Y), expected, atol=1e-12 * scale)
+    product = ss.compile_ggn_vector_product(reg)(theta, X, Y, v)
+    assert_allclose(product, expected @ v, atol=1e-11 * scale)
+    for structure in ("primal", "dual"):
+        laplace = ss.fit_laplace(
+            reg, theta, X, Y, structure=structure, require_minimum=False, progress=False
+        )
+        A = np.linalg.inv(laplace.inverse_hessian.to_dense())
+        assert_allclose(A, expected, atol=1e-9 * scale)
+        noise_cov = laplace.predict(X).noise_cov
+        assert_allclose(noise_cov, np.broadcast_to(reg.noise_covariance, (6, 2, 2)))
+
+
+def test_tuning_refuses_a_noise_whose_evidence_it_does_not_know(problem):
+    reg, theta, X, Y = problem
+    with pytest.raises(ss.OptionError, match="tune knows the evidence of normal noise alone"):
+        ss.tune(reg, theta, X, Y)
+
+
+# --- errors
+
+REFUSED = {
+    "nothing": ({}, ss.OptionError, "give either sigma .* or covariance"),
+    "both": ({"sigma": 1, "covariance": S}, ss.OptionError, "give either sigma .* or covariance"),
+    "sigma zero": ({"sigma": 0.0}, ss.DataError, "sigma is a standard deviation .*got 0.0"),
+    "matrix": ({"sigma": S}, ss.ShapeError, "a full covariance goes into covariance"),
+    "rows": (
+        {"covariance": S[:2]},
+        ss.ShapeError,
+        r"covariance should have shape \(label, label\)",
+    ),
+    "indefinite": ({"covariance": -S}, ss.DataError, "covariance should be positive definite"),
+}
+
+
+@pytest.mark.parametrize(("options", "error", "words"), REFUSED.values(), ids=REFUSED)
+def test_numbers_that_are_no_noise_are_refused_by_the_names_of_the_arguments(options, error, words):
+    with pytest.raises(error, match=words):
+        ss.GaussianNoise(**options)
+
+
+@pytest.mark.parametrize(
+    ("noise", "words"),
+    [
+        (
+            ss.GaussianNoise([1.0, 2.0]),
+            r"sigma should be a number or have shape \(3,\).*got \(2,\)",
+        ),
+        (ss.GaussianNoise(covariance=np.eye(2)), r"covariance should have shape \(3, 3\)"),
+    ],
+    ids=["sigma", "covariance"],
+)
+def test_a_noise_of_other_labels_is_refused(noise, words):
+    with pytest.raises(ss.ShapeError, match=words):
+        ss.Regression(ss.mlp([4, 3]), noise=noise, prior_precision=1.0)
+
+
+def test_one_noise_is_given_and_it_is_one():
+    net = ss.mlp([4, 3])
+    with pytest.raises(ss.OptionError, match="give one of the three"):
+        ss.Regression(net, noise=ss.GaussianNoise(0.1), sigma_noise=0.1, prior_precision=1.0)
+    with pytest.raises(ss.OptionError, match=r"noise should be one such as .*got 0.1"):
+        ss.Regression(net, noise=0.1, prior_precision=1.0)
