@@ -259,7 +259,7 @@ def _add_labels(part: Regression, f: Symbol, Y: np.ndarray, sigma: Symbol | None
 
 
 def _add_label_vectors(noise: Noise, f: Symbol, labels: Symbol, mask: Symbol | None) -> Symbol:
-    """Labels "y" whose density is one of all labels of a star, by PyMC's own distribution if it has it."""
+    """Labels "y" with one density of all labels of a star, PyMC's own if it has it."""
     import pymc as pm
 
     def logp(value: Symbol, f: Symbol) -> Symbol:

@@ -323,7 +323,11 @@ def test_a_subset_is_compared_with_laplace_on_the_same_subset(bent, subset):
 @pytest.mark.parametrize(
     ("words", "error", "said"),
     [
-        ({"n_chains": 1}, ss.OptionError, "n_chains should be an integer of at least 2, got 1: give 4"),
+        (
+            {"n_chains": 1},
+            ss.OptionError,
+            "n_chains should be an integer of at least 2, got 1: give 4",
+        ),
         ({"n_draws": 0}, ss.OptionError, "n_draws should be an integer of at least 20, got 0"),
         ({"n_tune": 0}, ss.OptionError, "n_tune should be an integer of at least 20, got 0"),
         ({"sampler": "emcee"}, ss.OptionError, "sampler should be one of 'auto', 'nutpie'"),
@@ -388,6 +392,14 @@ def test_theta_can_be_thinned_or_left_out(linear):
     assert list(none["posterior"].data_vars) == ["f"]
     with pytest.raises(ss.OptionError, match="draws should hold f for the spectra X, or theta"):
         ss.compare_hmc(linear.laplace, none, linear.X_check[:3])
+
+
+def test_spectra_stand_for_flux_and_labels(linear):
+    stars = ss.Spectra(flux=linear.X, labels=linear.Y, label_names=("a", "b"))
+    options = {"laplace": linear.laplace, "X_check": linear.X_check[:2], "seed": 3} | QUICK
+    draws = ss.run_hmc(linear.reg, stars, **options)
+    plain = ss.run_hmc(linear.reg, linear.X, linear.Y, **options)
+    np.testing.assert_array_equal(draws["posterior"]["f"], plain["posterior"]["f"])
 
 
 def test_draws_that_are_not_finite_are_refused(linear):
