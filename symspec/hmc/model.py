@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -259,7 +260,7 @@ def _add_labels(part: Regression, f: Symbol, Y: np.ndarray, sigma: Symbol | None
 
 
 def _add_label_vectors(noise: Noise, f: Symbol, labels: Symbol, mask: Symbol | None) -> Symbol:
-    """Labels "y" whose density is one of all labels of a star, by PyMC's own distribution if it has it."""
+    """Labels "y" with one density of all labels of a star, PyMC's own if it has it."""
     import pymc as pm
 
     def logp(value: Symbol, f: Symbol) -> Symbol:
@@ -269,26 +270,22 @@ def _add_label_vectors(noise: Noise, f: Symbol, labels: Symbol, mask: Symbol | N
     def random(f: np.ndarray, rng: np.random.Generator, size: tuple[int, ...]) -> np.ndarray:
         return noise.draw(np.broadcast_to(f, (*size, f.shape[-1])), rng)
 
-    dist = None
-    if isinstance(noise, GaussianNoise):
-        chol = np.linalg.cholesky(noise.covariance)
-        if mask is None:
-            return pm.MvNormal("y", f, chol=chol, observed=labels, shape=f.shape, dims=LABELS)
-
-        def dist(f: Symbol, size: Symbol) -> Symbol:
-            return pm.MvNormal.dist(f, chol=chol, size=size)
-
-    return pm.CustomDist(
+    distribution = partial(
+        pm.CustomDist,
         "y",
         f,
         logp=logp,
-        dist=dist,
-        random=None if dist else random,
         signature="(c)->(c)",
         observed=labels,
         shape=f.shape,
         dims=LABELS,
     )
+    if not isinstance(noise, GaussianNoise):
+        return distribution(random=random)
+    chol = np.linalg.cholesky(noise.covariance)
+    if mask is None:
+        return pm.MvNormal("y", f, chol=chol, observed=labels, shape=f.shape, dims=LABELS)
+    return distribution(dist=lambda f, size: pm.MvNormal.dist(f, chol=chol, size=size))
 
 
 def _put_numbers(

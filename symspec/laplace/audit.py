@@ -18,6 +18,7 @@ from symspec.inverse_hessian.choice import INVERSES
 from symspec.inverse_hessian.interface import Cost, InverseHessian
 from symspec.laplace.neighbours import find_distances
 from symspec.laplace.prediction import standard_deviations
+from symspec.networks.network import Network
 from symspec.networks.regression import Regression
 from symspec.safety.memory import parse_memory
 from symspec.safety.options import check_choice
@@ -192,24 +193,10 @@ def audit_structures(
     """
     theta = np.array(check_theta(theta, reg.net.n_params))
     X, Y = check_stars(reg.net, *as_stars(reg.net, X, Y))
-    if X_sample is None:
-        raise OptionError(
-            "X_sample should hold the stars to compare on, got None: give flux (star, pixel), as in"
-            " audit_structures(reg, theta, stars, X_sample=X)."
-        )
-    sample = np.atleast_2d(check_flux(X_sample, reg.net.n_pixels, name="X_sample", dtype=None))
+    sample = _check_sample(X_sample, reg.net)
     names, given = _check_names(structures, options)
-    run = _Run(
-        reg=reg,
-        theta=theta,
-        X=X,
-        Y=Y,
-        sample=sample,
-        backend=backend,
-        dtype=dtype,
-        memory=memory,
-        options=given,
-    )
+    compute = _Compute(backend=backend, dtype=dtype, memory=memory)
+    run = _Run(reg=reg, theta=theta, X=X, Y=Y, sample=sample, compute=compute, options=given)
     with show_progress(progress) as show:
         steps = _Steps(len(names) + 2, show, callback)
         steps.begin("distances")
@@ -218,23 +205,31 @@ def audit_structures(
         exact = run.measure_exact()
         measured, skipped = run.measure_each(names, steps.begin)
         steps.end()
-    sd = np.array([m.interval[..., 1] for m in measured.values()]).reshape(
-        -1, *exact.interval.shape[:2]
-    )
+    exact_sd = exact.interval[..., 1]
+    sd = [m.interval[..., 1] for m in measured.values()]
     return StructureAudit(
         structures=tuple(measured),
         accuracy=tuple(m.accuracy for m in measured.values()),
         exact=exact.structure,
         reason=exact.reason,
-        exact_sd=exact.interval[..., 1],
+        exact_sd=exact_sd,
         exact_interval=exact.interval,
-        ratio=sd / exact.interval[..., 1],
+        ratio=np.reshape(sd, (-1, *exact_sd.shape)) / exact_sd,
         distance=distance,
         quantile=quantile,
         seconds=tuple(m.seconds for m in measured.values()),
         label_names=reg.net.label_names,
         skipped=skipped,
     )
+
+
+def _check_sample(X_sample: ArrayLike | None, net: Network) -> np.ndarray:
+    if X_sample is None:
+        raise OptionError(
+            "X_sample should hold the stars to compare on, got None: give flux (star, pixel), as in"
+            " audit_structures(reg, theta, stars, X_sample=X)."
+        )
+    return np.atleast_2d(check_flux(X_sample, net.n_pixels, name="X_sample", dtype=None))
 
 
 @dataclass
@@ -268,6 +263,15 @@ class _Measured:
 
 
 @dataclass(frozen=True, kw_only=True)
+class _Compute:
+    """Backend and dtype of the passes through the network, and memory of the factorisations."""
+
+    backend: str
+    dtype: str
+    memory: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class _Run:
     """One regression, training set and sample, measured by one structure after another."""
 
@@ -276,9 +280,7 @@ class _Run:
     X: np.ndarray
     Y: np.ndarray
     sample: np.ndarray
-    backend: str
-    dtype: str
-    memory: str
+    compute: _Compute
     options: dict[str, dict[str, Any]]
 
     def measure_exact(self) -> _Measured:
@@ -328,7 +330,7 @@ class _Run:
         if not self._fits(cost):
             raise TooLargeError(
                 f"{name} takes {cost.n_bytes / 2**30:.3g} GiB for matrices of {cost.rows:,} rows,"
-                f" and memory={self.memory!r} was given: give more, or leave it out."
+                f" and memory={self.compute.memory!r} was given: give more, or leave it out."
             )
         return self._apply(self._builder(structure, options))
 
@@ -343,14 +345,14 @@ class _Run:
             self.X,
             self.Y,
             structure=structure,
-            backend=self.backend,
-            dtype=self.dtype,
-            memory=self.memory,
+            backend=self.compute.backend,
+            dtype=self.compute.dtype,
+            memory=self.compute.memory,
             options=options,
         )
 
     def _fits(self, cost: Cost) -> bool:
-        return cost.n_bytes <= parse_memory(self.memory)
+        return cost.n_bytes <= parse_memory(self.compute.memory)
 
     def _apply(self, builder: InverseBuilder) -> _Measured:
         begin = time.perf_counter()

@@ -395,6 +395,14 @@ def test_theta_can_be_thinned_or_left_out(linear):
         ss.compare_hmc(linear.laplace, none, linear.X_check[:3])
 
 
+def test_spectra_stand_for_flux_and_labels(linear):
+    stars = ss.Spectra(flux=linear.X, labels=linear.Y, label_names=("a", "b"))
+    options = {"laplace": linear.laplace, "X_check": linear.X_check[:2], "seed": 3} | QUICK
+    draws = ss.run_hmc(linear.reg, stars, **options)
+    plain = ss.run_hmc(linear.reg, linear.X, linear.Y, **options)
+    np.testing.assert_array_equal(draws["posterior"]["f"], plain["posterior"]["f"])
+
+
 def test_draws_that_are_not_finite_are_refused(linear):
     f = linear.draws["posterior"]["f"].copy()
     f[0, 0, 0, 0] = np.nan

@@ -254,3 +254,12 @@ def test_a_model_without_data_or_of_a_wrong_noise_is_refused(reg, data):
         ss.OptionError, match=r"prior_precision should name the blocks .*\['dense_9'\] are unknown"
     ):
         ss.pymc_model(reg, X, Y, prior_precision={"dense_0": 1.0, "dense_1": 1.0, "dense_9": 2.0})
+
+
+def test_spectra_stand_for_flux_and_labels(reg, theta, data):
+    X, Y = data[:2]
+    stars = ss.Spectra(flux=X, labels=Y, label_names=reg.net.label_names)
+    expected = ss.pymc_model(reg, X, Y).compile_logp()({"theta": theta})
+    assert ss.pymc_model(reg, stars).compile_logp()({"theta": theta}) == expected
+    with pytest.raises(ss.OptionError, match="Y should be left out with Spectra"):
+        ss.pymc_model(reg, stars, Y)

@@ -351,3 +351,21 @@ def test_words_that_mean_nothing_are_refused(problem, words, message):
 def test_a_sample_of_another_length_is_refused_by_its_name(problem):
     with pytest.raises(ss.ShapeError, match=r"X_sample should have shape \(star, 5\)"):
         ss.audit_structures(problem.reg, problem.theta, problem.X, problem.Y, problem.X[:, 1:])
+
+
+# --- spectra in place of arrays
+
+
+@pytest.mark.parametrize("problem", [TANH], indirect=True)
+def test_spectra_stand_for_flux_and_labels(problem):
+    """The labels come under the network's names, in whatever order the spectra have them."""
+    names = problem.net.label_names[::-1]
+    stars = ss.Spectra(flux=problem.X, labels=problem.Y[:, ::-1], label_names=names)
+    arguments = problem.reg, problem.theta
+    words = {"structures": ["diagonal"], "progress": False}
+    audit = ss.audit_structures(*arguments, stars, X_sample=problem.X[:3], **words)
+    plain = ss.audit_structures(*arguments, problem.X, problem.Y, problem.X[:3], **words)
+    np.testing.assert_array_equal(audit.ratio, plain.ratio)
+    np.testing.assert_array_equal(audit.exact_sd, plain.exact_sd)
+    with pytest.raises(ss.OptionError, match="X_sample should hold the stars to compare on, got N"):
+        ss.audit_structures(*arguments, stars)

@@ -158,6 +158,19 @@ def test_stars_a_few_at_a_time_are_predicted_as_all_at_once(trained, monkeypatch
     assert_entries(trained.fit.label_covariance(trained.X_new), covariance, 1e-12)
 
 
+def test_tangents_are_the_jacobian_of_all_stars_some_at_a_time(trained):
+    theta, X = trained.fit.theta, trained.X_new
+    J = ss.compile_jacobian(trained.fit.reg.net, "theta")(theta, X)
+    walk = list(trained.fit.tangents(X, stars_at_once=3))
+    assert [rows.stop - rows.start for rows, _ in walk[:2]] == [3, 3]
+    assert walk[-1][0].stop == len(X)
+    for rows, tangents in walk:
+        assert_entries(tangents.dense(), J[rows], 1e-12)  # one product each, in float64
+    ((rows, one),) = trained.fit.tangents(X[5])
+    assert rows == slice(0, 1)
+    assert_entries(one.dense(), J[5:6], 1e-12)
+
+
 def test_one_spectrum_is_a_star_of_its_own(trained):
     whole = trained.fit.predict(trained.X_new, ivar=trained.ivar)
     one = trained.fit.predict(trained.X_new[5], ivar=trained.ivar[5])

@@ -188,3 +188,16 @@ def test_arrays_that_do_not_fit_are_refused(problem):
         ss.sandwich_covariance(laplace, problem.X, problem.Y[1:], problem.X)
     with pytest.raises(ss.ShapeError, match=r"flux should have shape \(star, 5\)"):
         ss.sandwich_covariance(laplace, problem.X, problem.Y, problem.X[:, 1:])
+
+
+@pytest.mark.parametrize("problem", NETWORKS[:1], indirect=True)
+def test_spectra_stand_for_flux_and_labels(problem):
+    laplace = posterior(problem)
+    names = problem.net.label_names
+    stars = ss.Spectra(flux=problem.X, labels=problem.Y, label_names=names)
+    expected = ss.sandwich_covariance(laplace, problem.X, problem.Y, problem.X[:2])
+    V = ss.sandwich_covariance(laplace, stars, X_new=problem.X[:2])
+    np.testing.assert_array_equal(V, expected)
+    for new in ({}, {"X": problem.X, "X_new": problem.X}):
+        with pytest.raises(ss.OptionError, match="X should be the stars to predict"):
+            ss.sandwich_covariance(laplace, stars, **new)
