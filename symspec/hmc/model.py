@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from pytensor.tensor.random.op import RandomVariable
 
 from symspec.derivatives.functions import check_stars
 from symspec.errors import OptionError
+from symspec.hmc.labels import add_labels
 from symspec.hmc.subsets import (
     ALL,
     LAST_LAYER,
@@ -28,7 +28,7 @@ from symspec.hmc.subsets import (
 from symspec.hmc.whitening import Whitening, find_last_layer_whitening, find_whitening
 from symspec.inverse_hessian.last_layer import LastLayer
 from symspec.laplace.posterior import LaplacePosterior
-from symspec.networks.noise import LOG_2PI, GaussianNoise, Noise
+from symspec.networks.noise import LOG_2PI
 from symspec.networks.params import Symbol
 from symspec.networks.regression import Regression
 from symspec.safety.stars import check_flux
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
     import pymc as pm
 
 MAX_NAMES = 1_000_000  # parameters that get a name each
-LABELS = ("star", "label")
 
 
 def pymc_model(
@@ -118,7 +117,7 @@ def pymc_model(
             model.add_coords({"param": _name_params(reg, free)})
             theta = _add_theta(laplace, subset, free, _expand(reg, free, sds))
         f = _build(part, theta, inputs)
-        _add_labels(part, f, Y, sigma)
+        add_labels(part.noise, f, Y, sigma)
         if X_check is not None:
             inputs_check = _find_check_inputs(reg, head, X_check)
             model.add_coords({"check_star": np.arange(len(inputs_check))})
@@ -225,67 +224,6 @@ def _name_params(reg: Regression, free: slice) -> np.ndarray:
 
 
 # --- noise and prior
-
-
-def _add_labels(part: Regression, f: Symbol, Y: np.ndarray, sigma: Symbol | None) -> Symbol:
-    """The observed labels "y"; missing ones leave the density and are predicted like the others."""
-    import pymc as pm
-
-    is_observed = np.isfinite(Y)
-    labels = pm.Data("labels", np.where(is_observed, Y, 0.0), dims=LABELS)
-    mask = None
-    if not is_observed.all():
-        mask = pm.Data("observed", is_observed.astype(np.float64), dims=LABELS)
-    noise = part.noise
-    if sigma is None and isinstance(noise, GaussianNoise) and not noise.is_full:
-        sigma = noise.sigma
-    if sigma is None:
-        return _add_label_vectors(noise, f, labels, mask)
-    if mask is None:
-        return pm.Normal("y", f, sigma, observed=labels, shape=f.shape, dims=LABELS)
-
-    def logp(value: Symbol, f: Symbol, sigma: Symbol) -> Symbol:
-        return mask * pm.logp(pm.Normal.dist(f, sigma), value)
-
-    return pm.CustomDist(
-        "y",
-        f,
-        sigma,
-        logp=logp,
-        dist=lambda f, sigma, size: pm.Normal.dist(f, sigma, size=size),
-        observed=labels,
-        shape=f.shape,
-        dims=LABELS,
-    )
-
-
-def _add_label_vectors(noise: Noise, f: Symbol, labels: Symbol, mask: Symbol | None) -> Symbol:
-    """Labels "y" with one density of all labels of a star, PyMC's own if it has it."""
-    import pymc as pm
-
-    def logp(value: Symbol, f: Symbol) -> Symbol:
-        known = value if mask is None else pt.switch(pt.neq(mask, 0.0), value, np.nan)
-        return noise.log_likelihood(f, known)
-
-    def random(f: np.ndarray, rng: np.random.Generator, size: tuple[int, ...]) -> np.ndarray:
-        return noise.draw(np.broadcast_to(f, (*size, f.shape[-1])), rng)
-
-    distribution = partial(
-        pm.CustomDist,
-        "y",
-        f,
-        logp=logp,
-        signature="(c)->(c)",
-        observed=labels,
-        shape=f.shape,
-        dims=LABELS,
-    )
-    if not isinstance(noise, GaussianNoise):
-        return distribution(random=random)
-    chol = np.linalg.cholesky(noise.covariance)
-    if mask is None:
-        return pm.MvNormal("y", f, chol=chol, observed=labels, shape=f.shape, dims=LABELS)
-    return distribution(dist=lambda f, size: pm.MvNormal.dist(f, chol=chol, size=size))
 
 
 def _put_numbers(

@@ -1,4 +1,4 @@
-"""HMC against what is known in closed form, and against Laplace posteriors with errors planted in them."""
+"""HMC against closed forms, and against Laplace posteriors with errors planted in them."""
 
 import importlib.util
 import io
@@ -418,7 +418,8 @@ def test_an_interrupted_run_keeps_the_finished_draws(tmp_path):
         import os, signal, threading, time, warnings
         import numpy as np
         import symspec as ss
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where a shell started this in the background
+        # a shell that starts this in the background has it ignore interrupts
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         rng = np.random.default_rng(0)
         X = rng.normal(size=(200, 3))
         Y = X[:, :1] + rng.normal(size=(200, 1))
@@ -432,8 +433,10 @@ def test_an_interrupted_run_keeps_the_finished_draws(tmp_path):
         nutpie.sample = interrupted
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            draws = ss.run_hmc(reg, X, Y, laplace=laplace, seed=0, n_draws=1_000_000, n_tune=100, n_chains=2,
-                               n_importance=1, X_check=X[:1], theta_every=0, memory="100GB", progress=False)
+            draws = ss.run_hmc(
+                reg, X, Y, laplace=laplace, seed=0, n_draws=1_000_000, n_tune=100, n_chains=2,
+                n_importance=1, X_check=X[:1], theta_every=0, memory="100GB", progress=False,
+            )
         f = draws["posterior"]["f"]
         print(f.sizes["draw"] > 10, bool(np.isfinite(f).all()), f.sizes["draw"] < 1_000_000)
         print([str(w.message) for w in caught if "interrupted" in str(w.message)])

@@ -1,4 +1,4 @@
-"""The PyMC model says what the regression says, in every parametrisation, and behaves as PyMC's users expect."""
+"""The PyMC model has the regression's density in every parametrisation, and PyMC's own habits."""
 
 import numpy as np
 import pymc as pm

@@ -1,4 +1,4 @@
-"""Two exact inverses of the curvature agree with each other and with `numpy.linalg.inv`, however one asks.
+"""Two exact inverses of the curvature agree with each other and with `numpy.linalg.inv`.
 
 The references are the forward-mode derivatives of conftest.py and dense algebra. Draws are held
 against the Wishart standard errors of their covariance, and the same statistic is shown to notice
@@ -363,7 +363,7 @@ def test_the_cheaper_structure_is_chosen(sizes, n_rows, expected):
 
 
 def test_memory_overrules_speed():
-    """1 MB holds the matrix of 36 weights, not of 400 labels; or of 40 labels, not of 15,061 weights."""
+    """1 MB holds 36 weights squared but not 400 labels; 40 labels but not 15,061 weights."""
     narrow, wide = ss.mlp([3, 4, 4]), ss.mlp([500, 30, 1])
     assert choose_structure(narrow, 400, memory="1MB").structure == "primal"
     assert choose_structure(wide, 40, memory="1MB").structure == "dual"

@@ -86,7 +86,7 @@ def layer_inputs(problem):
 
 
 def layer_factors(problem, J):
-    """Inputs with the bias's constant (star, in) and whitened cotangents (star, label, out), these out of J."""
+    """Inputs with the bias's constant (star, in), and cotangents (star, label, out) out of J."""
     d = problem.prior_precision
     for a, (kernel, bias, shape) in zip(
         layer_inputs(problem), layer_slices(problem.net), strict=True
@@ -98,7 +98,7 @@ def layer_factors(problem, J):
 
 
 def kronecker_matrix(problem, *, corrected):
-    """A of the definition: Q (x) R / N + delta for each layer, its bias in coordinates b / s, put back to b."""
+    """Blocks Q (x) R / N + delta of each layer, its bias in coordinates b / s, put back to b."""
     J, blocks = whitened_jacobian(problem), []
     for (a, g, scale), (kernel, _, (_, n_out)) in zip(
         layer_factors(problem, J), layer_slices(problem.net), strict=True
@@ -128,7 +128,7 @@ def low_rank_matrix(problem, rank):
 
 
 def definition(problem, structure):
-    """The inverse (param, param) that a structure stands for, and its log determinant over what varies."""
+    """A structure's inverse (param, param), and its log determinant over what varies."""
     G = problem.ggn(problem.theta)
     if structure == "last_layer":
         kernel, _, _ = layer_slices(problem.net)[-1]
@@ -212,7 +212,7 @@ def test_bounds_hold_and_say_what_is_known(case):
 
 
 def test_draws_have_the_covariance_of_the_inverse(case):
-    """For n normal draws of mean zero the variance of mean(x_i x_j) is (C_ij^2 + C_ii C_jj) / n (Wishart)."""
+    """For n normal draws the variance of mean(x_i x_j) is (C_ij^2 + C_ii C_jj) / n (Wishart)."""
     draws = case.inverse.draw(N_DRAWS, np.random.default_rng(5))
     C, free = case.expected, case.inverse.free
     fixed = np.setdiff1d(np.arange(len(C)), np.arange(len(C))[free])
@@ -360,7 +360,7 @@ def test_the_bounds_bracket_the_covariance_at_every_iteration_and_close(middling
 
 
 def test_one_star_alone_is_bracketed_by_lanczos_itself(middling):
-    """With one star the Krylov space is that of its own right-hand side: dozens of steps, each a proof."""
+    """One star has the Krylov space of its own right-hand side: dozens of steps, each a proof."""
     inverse, n = krylov(middling, subset=3, tolerance=1e-8), 0
     for lower, upper in inverse.iterate_bounds(middling.tangents[:1]):
         assert (
@@ -557,7 +557,7 @@ def test_predictions_say_how_far_their_model_errors_can_be_trusted(middling, str
 
 
 def test_the_evidence_of_the_last_layer_is_that_of_a_linear_model_on_fixed_features(middling):
-    """With the features given, Y is normal with covariance Phi Phi^T / delta + S: no Laplace needed."""
+    """Given the features, Y is normal with covariance Phi Phi^T / delta + S: no Laplace needed."""
     reg, theta = middling.reg, middling.theta
     theta = theta.copy()
     last = slice(theta.size - 22, None)

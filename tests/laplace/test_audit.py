@@ -1,4 +1,4 @@
-"""The structure audit against dense algebra, and on the problem that tells structures apart: a gap between the data."""
+"""The structure audit against dense algebra, and on a gap in the data, where structures differ."""
 
 import dataclasses
 import re

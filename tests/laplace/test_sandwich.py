@@ -1,4 +1,4 @@
-"""The sandwich covariance against dense algebra, and against refits to noise that the regression does not know of."""
+"""The sandwich covariance against dense algebra, and against refits to other noise than assumed."""
 
 import dataclasses
 import re
@@ -29,7 +29,7 @@ over_structures = pytest.mark.parametrize("structure", ["primal", "dual"])
 
 @cache
 def posterior(problem, structure="auto", subset=None):
-    """What `fit_laplace` gives but for the certificate, which is most of its work and has no part here."""
+    """The result of `fit_laplace` without the certificate, most of the work and of no use here."""
     options = {} if subset is None else {"subset": subset}
     builder = InverseBuilder(
         problem.reg, problem.X, problem.Y, structure=structure, options=options
@@ -51,7 +51,7 @@ def posterior(problem, structure="auto", subset=None):
 
 
 def dense_sandwich(problem, A):
-    """J A^-1 (sum of s s^T) A^-1 J^T, with every score written out over the labels that the star has."""
+    """J A^-1 (sum of s s^T) A^-1 J^T, each score written out over the labels that the star has."""
     B = np.zeros_like(A)
     for x, y in zip(problem.X, problem.Y, strict=True):
         f, J, _ = problem.propagate(problem.theta, x)
@@ -111,7 +111,7 @@ N_STARS, N_REFITS, N_SANDWICHES = 400, 4000, 12
 
 @pytest.fixture(scope="module")
 def refits():
-    """Predictions of a linear network refitted to fresh labels, whose noise grows along the first pixel."""
+    """Predictions of a linear network refitted to new labels; noise grows along the first pixel."""
     rng = np.random.default_rng(4)
     net = ss.mlp([2, 2])
     sigma, precision = np.array([0.5, 2.0]), 1e-3
