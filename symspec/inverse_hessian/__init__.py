@@ -62,7 +62,6 @@ from symspec.inverse_hessian.last_layer import LastLayerInverse
 from symspec.inverse_hessian.layerwise import DiagonalInverse, LayerwiseInverse
 from symspec.inverse_hessian.low_rank import LowRankInverse
 from symspec.inverse_hessian.primal import PrimalInverse
-from symspec.safety.memory import parse_memory
 
 __all__ = [
     "CURVATURES",
@@ -80,5 +79,4 @@ __all__ = [
     "LowRankInverse",
     "PrimalInverse",
     "choose_structure",
-    "parse_memory",
 ]

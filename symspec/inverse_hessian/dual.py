@@ -25,8 +25,8 @@ from symspec.inverse_hessian.interface import (
 from symspec.inverse_hessian.low_rank import NEGLIGIBLE, LowRankInverse
 from symspec.inverse_hessian.primal import PrimalInverse
 from symspec.networks.network import Network
-from symspec.networks.noise import StarNoise
 from symspec.networks.regression import Regression
+from symspec.networks.star_noise import StarNoise
 
 MAX_BYTES = 4 * 2**30  # of all directions
 

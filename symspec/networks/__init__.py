@@ -47,7 +47,6 @@ from symspec.networks.convolutions import (
     MaxPool1D,
     ZeroPadding1D,
 )
-from symspec.networks.folding import fold_batch_norm
 from symspec.networks.layers import Activation, Dense, Dropout, Layer, Standardize, Unstandardize
 from symspec.networks.network import Network, mlp, standardized
 from symspec.networks.noise import GaussianNoise
@@ -56,6 +55,7 @@ from symspec.networks.normalizations import (
     ContinuumNormalize,
     LayerNorm,
     MedianNormalize,
+    fold_batch_norm,
 )
 from symspec.networks.prior import prior_precision_from_weight_decay, scaled_prior
 from symspec.networks.regression import Regression

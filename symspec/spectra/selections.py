@@ -108,8 +108,8 @@ def split_stars(spectra: Spectra, fraction: float, seed: int) -> tuple[Spectra, 
     DataError
         Fewer than two stars are left to train on.
     """
-    has_labels = [] if spectra.labels is None else ~np.isnan(spectra.labels).all(axis=1)
-    labelled = np.flatnonzero(has_labels)
+    labels = np.full((len(spectra), 1), np.nan) if spectra.labels is None else spectra.labels
+    labelled = np.flatnonzero(~np.isnan(labels).all(axis=1))
     n_out = max(1, round(fraction * labelled.size)) if fraction > 0 else 0
     if labelled.size - n_out < 2:
         raise DataError(

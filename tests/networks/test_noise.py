@@ -7,7 +7,8 @@ from numpy.testing import assert_allclose, assert_array_equal
 from scipy.special import gammaln
 
 import symspec as ss
-from symspec.networks.noise import LOG_2PI, GaussianNoise, Noise, StarNoise
+from symspec.networks.noise import LOG_2PI, GaussianNoise, Noise
+from symspec.networks.star_noise import StarNoise
 
 S = np.array([[0.5, 0.1, 0.2], [0.1, 0.4, -0.1], [0.2, -0.1, 0.9]])
 OBSERVED = np.array([[True, True, True], [True, False, True], [False] * 3, [True, True, True]])
