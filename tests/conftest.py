@@ -1,4 +1,4 @@
-"""A table of small regression problems, each beside a NumPy derivation of all that symspec computes of it.
+"""Small regression problems, each beside a NumPy derivation of all that symspec computes of it.
 
 The reference shares nothing with the package: derivatives are accumulated forward, star by star,
 with the flat order of the parameters written out; noise is `numpy.linalg` on each star's observed
@@ -237,7 +237,7 @@ class Problem:
         return total
 
     def hessian(self, theta):
-        """Complex steps of the gradient: no difference is taken, so the step may be as small as one likes."""
+        """Complex steps of the gradient: no difference is taken, so the step may be tiny."""
         h = 1e-20
         return np.array([self.gradient(theta + 1j * h * e).imag / h for e in np.eye(theta.size)])
 
