@@ -2,10 +2,12 @@
 
 import importlib.util
 import io
+import os
 import subprocess
 import sys
 import textwrap
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -442,7 +444,12 @@ def test_an_interrupted_run_keeps_the_finished_draws(tmp_path):
         print([str(w.message) for w in caught if "interrupted" in str(w.message)])
         """)
     done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=False, cwd=tmp_path
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(Path(ss.__file__).parents[1])},
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("True True True"), done.stdout
