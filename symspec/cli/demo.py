@@ -226,5 +226,5 @@ def _write_plots(
         flux=held_out.mean(axis=0),
     )
     save_figure(axes[0].figure, files["sensitivity"])
-    axes = plot_predicted_against_true(prediction, spectra.labels)
+    axes = plot_predicted_against_true(prediction, np.asarray(spectra.labels))
     save_figure(axes[0].figure, files["predicted against true"])

@@ -8,10 +8,10 @@ up chunk by chunk, too.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import pytensor.tensor as pt
+from numpy.typing import ArrayLike
 
 from symspec.derivatives import graphs
 from symspec.derivatives.backends import choose_backend, compile_graph
@@ -170,7 +170,7 @@ def compile_generic_hessian(
     check_square_fits(reg.net, dtype)
     product = compile_hessian_vector_product(reg, backend=backend, dtype=dtype)
 
-    def hessian(theta: Any, X: Any, Y: Any) -> np.ndarray:
+    def hessian(theta: ArrayLike, X: ArrayLike, Y: ArrayLike) -> np.ndarray:
         H = np.empty((n, n), dtype)
         unit = np.zeros(n, dtype)
         for i in range(n):

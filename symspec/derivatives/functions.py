@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytensor.tensor as pt
+from numpy.typing import ArrayLike
 
 from symspec.derivatives import graphs
 from symspec.derivatives.backends import choose_backend, compile_graph
@@ -50,7 +51,7 @@ class PerStarFunction:
             [theta, flux], outputs if self._many else [outputs], self.backend, dtype
         )
 
-    def __call__(self, theta: Any, X: Any) -> Any:
+    def __call__(self, theta: ArrayLike, X: ArrayLike) -> Any:
         """Results for X (star, pixel) or (pixel,).
 
         Raises
@@ -109,7 +110,7 @@ class SumFunction:
         outputs = build(params, flux, same_stars, prior_weight)
         self._function = compile_graph(inputs, outputs, self.backend, dtype)
 
-    def __call__(self, theta: Any, X: Any, Y: Any, *extra: Any) -> Any:
+    def __call__(self, theta: ArrayLike, X: ArrayLike, Y: ArrayLike, *extra: ArrayLike) -> Any:
         """Sum over the stars of X (star, pixel), Y (star, label); or one star, (pixel,), (label,).
 
         Raises
@@ -185,7 +186,7 @@ class ObjectiveFunction(SumFunction):
         return [value + self.reg.add_prior(gradient, theta, prior_weight), gradient]
 
 
-def check_stars(net: Network, X: Any, Y: Any) -> tuple[np.ndarray, np.ndarray]:
+def check_stars(net: Network, X: ArrayLike, Y: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     """Flux (star, pixel) and labels (star, label), checked together; a vector is one star."""
     X = check_flux(X, net.n_pixels, dtype=None)
     Y = as_float_array(Y, "labels")

@@ -156,7 +156,7 @@ class Tangents:
 
 
 def compute_tangents(
-    net: Network, factors: Callable[..., list[np.ndarray]], theta: Any, X: Any
+    net: Network, factors: Callable[..., list[np.ndarray]], theta: np.ndarray, X: np.ndarray
 ) -> Tangents:
     """Tangents of the stars X (star, pixel) by a function of `compile_tangent_factors`."""
     arrays = factors(theta, X)

@@ -71,7 +71,7 @@ class JacobianSummary:
 def write_jacobian(
     path: str | os.PathLike[str],
     net: Network,
-    theta: Any,
+    theta: ArrayLike,
     spectra: Any,
     *,
     flux_mean: Any = None,

@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.stats import norm
 
 from symspec.derivatives import compiled
@@ -187,7 +188,11 @@ class HmcComparison:
 
 
 def compare_hmc(
-    laplace: LaplacePosterior, draws: DataTree, X: Any, *, others: Mapping[str, Any] | None = None
+    laplace: LaplacePosterior,
+    draws: DataTree,
+    X: ArrayLike,
+    *,
+    others: Mapping[str, Any] | None = None,
 ) -> HmcComparison:
     """Compare the error bars of a Laplace posterior with those of Hamiltonian Monte Carlo.
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from symspec.derivatives import compiled
 from symspec.derivatives.tangents import Tangents
@@ -120,7 +120,9 @@ class LastLayer:
     net: Network
     theta: np.ndarray
 
-    def find_features(self, X: Any, *, backend: str = "auto", dtype: str = "float64") -> np.ndarray:
+    def find_features(
+        self, X: ArrayLike, *, backend: str = "auto", dtype: str = "float64"
+    ) -> np.ndarray:
         """Features (star, feature) of flux (star, pixel), some stars at a time."""
         X = check_flux(X, self.net.n_pixels, dtype=None)
         before = self.net.layers[: _last_with_parameters(self.net)]

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.sparse.linalg import LinearOperator
 
 from symspec.derivatives import compiled
@@ -22,16 +23,18 @@ from symspec.networks.regression import Regression
 from symspec.safety.checkpoint import Checkpoint, find_fingerprint
 from symspec.safety.progress import Progress, show_progress
 from symspec.safety.theta import check_theta
+from symspec.spectra.resampling import Resampled
 from symspec.spectra.selections import as_stars
+from symspec.spectra.spectra import Spectra
 
 SHIFT_STARS = 4096  # training stars over which the effect of a Newton step is averaged
 
 
 def fit_laplace(
     reg: Regression,
-    theta: Any,
-    X: Any,
-    Y: Any = None,
+    theta: ArrayLike,
+    X: ArrayLike | Spectra | Resampled,
+    Y: ArrayLike | None = None,
     *,
     curvature: str = "ggn",
     structure: str = "auto",

@@ -6,9 +6,9 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from symspec.derivatives import compiled
 from symspec.derivatives.functions import PerStarFunction
@@ -100,7 +100,7 @@ class LaplacePosterior:
         return compiled.compile_jacobian(self.reg.net, "flux", **self._options)
 
     def tangents(
-        self, X: Any, *, stars_at_once: int | None = None
+        self, X: ArrayLike, *, stars_at_once: int | None = None
     ) -> Iterator[tuple[slice, Tangents]]:
         """Derivatives of the labels by the weights at theta, some stars at a time.
 
@@ -120,11 +120,11 @@ class LaplacePosterior:
         size = stars_at_once or STARS_AT_ONCE
         return walk_tangents(self.reg.net, self._factors, self.theta, stars, size)
 
-    def predict_labels(self, X: Any) -> np.ndarray:
+    def predict_labels(self, X: ArrayLike) -> np.ndarray:
         """Labels (star, label) or (label,) at theta, without error bars."""
         return self._predict(self.theta, X)
 
-    def label_covariance(self, X: Any) -> np.ndarray:
+    def label_covariance(self, X: ArrayLike) -> np.ndarray:
         r"""Covariance of the labels that comes from the weights, :math:`V = J A^{-1} J^T`.
 
         Parameters
@@ -141,7 +141,7 @@ class LaplacePosterior:
             X, lambda tangents: [self.inverse_hessian.label_covariance(tangents)]
         )[0]
 
-    def label_covariance_bounds(self, X: Any) -> tuple[np.ndarray, np.ndarray]:
+    def label_covariance_bounds(self, X: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
         """Proved lower and upper bounds of `label_covariance`, each of its shape.
 
         Both are the covariance itself for exact structures. The lower one is zero where the
@@ -152,7 +152,7 @@ class LaplacePosterior:
         return lower, upper
 
     def _walk_tangents(
-        self, X: Any, function: Callable[[Tangents], Sequence[np.ndarray]]
+        self, X: ArrayLike, function: Callable[[Tangents], Sequence[np.ndarray]]
     ) -> list[np.ndarray]:
         X = check_flux(X, self.reg.net.n_pixels, dtype=None)
         parts = [function(tangents) for _, tangents in self.tangents(X)]
@@ -164,9 +164,9 @@ class LaplacePosterior:
 
     def predict(
         self,
-        X: Any,
+        X: ArrayLike | Spectra | Resampled,
         *,
-        ivar: Any = None,
+        ivar: ArrayLike | None = None,
         flag_options: FlagOptions | None = None,
         resume: str | os.PathLike[str] | None = None,
         progress: bool | Progress = True,
@@ -202,13 +202,13 @@ class LaplacePosterior:
             X or ivar is not what is expected, or `resume` holds the progress of something else.
         """
         resampled = X if isinstance(X, Resampled) else None
-        X, ivar = self._check_stars(X if resampled is None else resampled.spectra, ivar)
-        n = len(X)
+        flux, ivar = self._check_stars(X, ivar)
+        n = len(flux)
         C = self.reg.net.n_labels
 
         def add(state: dict[str, np.ndarray], rows: slice) -> None:
             known = None if ivar is None else ivar[rows]
-            filled = fill_bad_pixels(X[rows], known, self.flux_mean)
+            filled = fill_bad_pixels(flux[rows], known, self.flux_mean)
             state["labels"][rows] = self._predict(self.theta, filled)
             state["model"][rows], state["interval"][rows] = self._model_error(filled)
             if known is not None:
@@ -220,11 +220,13 @@ class LaplacePosterior:
             "flux": np.zeros((n, C, C)),
             "interval": np.zeros((n, C, 2)),
         }
-        fingerprint = "" if resume is None else find_fingerprint(self.theta, X, ivar, self.reason)
+        fingerprint = ""
+        if resume is not None:
+            fingerprint = find_fingerprint(self.theta, flux, ivar, self.reason)
         with show_progress(progress) as show:
             checkpoint = Checkpoint(resume, fingerprint, show)
             state = checkpoint.accumulate("prediction", Batches(n), zeros, add)
-        return self._sum_up(X, ivar, state, flag_options or FlagOptions())
+        return self._sum_up(flux, ivar, state, flag_options or FlagOptions())
 
     def _sum_up(
         self,
@@ -275,20 +277,26 @@ class LaplacePosterior:
             flag_options=options,
         )
 
-    def _check_stars(self, X: Any, ivar: Any) -> tuple[np.ndarray, np.ndarray | None]:
+    def _check_stars(
+        self, X: ArrayLike | Spectra | Resampled, ivar: ArrayLike | None
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        if isinstance(X, Resampled):
+            X = X.spectra
         if isinstance(X, Spectra):
             ivar = X.ivar
             X = X.flux
-        X = check_flux(X, self.reg.net.n_pixels, allow_nan=ivar is not None)
-        ivar = None if ivar is None else np.atleast_2d(check_ivar(ivar, X.shape))
-        X = np.atleast_2d(X)
-        if ivar is not None and (bad := ~np.isfinite(X) & (ivar > 0)).any():
+        flux = check_flux(X, self.reg.net.n_pixels, allow_nan=ivar is not None)
+        if ivar is None:
+            return np.atleast_2d(flux), None
+        ivar = np.atleast_2d(check_ivar(ivar, flux.shape))
+        flux = np.atleast_2d(flux)
+        if (bad := ~np.isfinite(flux) & (ivar > 0)).any():
             star, pixel = np.argwhere(bad)[0]
             raise DataError(
                 f"flux should be finite wherever ivar is positive, got {np.count_nonzero(bad)}"
                 f" values that are not (first: star {star}, pixel {pixel}): set ivar to 0 there."
             )
-        return X, ivar
+        return flux, ivar
 
     def _flux_error(
         self, X: np.ndarray, ivar: np.ndarray, resampled: Resampled | None, rows: slice

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytensor.tensor as pt
+from numpy.typing import ArrayLike
 
 from symspec.errors import DataError, OptionError, ShapeError
 from symspec.networks.convolutions import Conv1D
@@ -253,7 +254,7 @@ class ContinuumNormalize(Layer):
         return x / pt.dot(pt.dot(x, self.project.astype(x.dtype)), self.basis.astype(x.dtype))
 
 
-def fold_batch_norm(net: Network, theta: Any) -> tuple[Network, np.ndarray]:
+def fold_batch_norm(net: Network, theta: ArrayLike) -> tuple[Network, np.ndarray]:
     r"""Fold batch normalisations that follow dense layers or convolutions into their weights.
 
     With :math:`s = \gamma / \sqrt{v + \epsilon}` a kernel becomes :math:`K s` and a bias :math:`(b

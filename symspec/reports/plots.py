@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from symspec.errors import OptionError, ShapeError
 from symspec.laplace.audit import INSIDE, StructureAudit
@@ -29,7 +30,7 @@ _STRIP = 0.3  # width of the strips beside the quantiles, in units of these
 
 
 def plot_predicted_against_true(
-    prediction: Prediction, true_labels: Any, *, axes: Sequence[Axes] | None = None
+    prediction: Prediction, true_labels: ArrayLike, *, axes: Sequence[Axes] | None = None
 ) -> np.ndarray:
     """Draw predicted against true labels, one panel a label, with the error bars put to the test.
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from symspec.errors import DataError, OptionError
 from symspec.spectra.grids import Pixels, check_grid
@@ -21,7 +22,9 @@ class Regressor(Pixels, Protocol):
     def label_names(self) -> tuple[str, ...]: ...
 
 
-def as_stars(net: Regressor, X: Any, Y: Any = None) -> tuple[np.ndarray, np.ndarray]:
+def as_stars(
+    net: Regressor, X: ArrayLike | Spectra | Resampled, Y: ArrayLike | None = None
+) -> tuple[ArrayLike, ArrayLike]:
     """Flux and labels to train on, out of `Spectra` alone or out of two arrays.
 
     Parameters

@@ -82,9 +82,9 @@ def hold_out_stars(
     if isinstance(validation, Resampled):
         validation = validation.spectra
     if isinstance(validation, Spectra):
-        _, labels = as_stars(net, validation)
+        _, truth = as_stars(net, validation)
         filled = fill_bad_pixels(validation.flux, validation.ivar, flux.mean(axis=0))
-        return everything, _check_validation(net, filled, labels)
+        return everything, _check_validation(net, filled, truth)
     if isinstance(validation, tuple | list) and len(validation) == 2:
         return everything, _check_validation(net, *validation)
     got = repr(validation) if np.isscalar(validation) else type(validation).__name__
