@@ -227,7 +227,7 @@ def _find_layouts(
     """Layouts in HDF5 of large arrays: the same in every piece, so that chunks move unpacked."""
     bytes_a_star = 8 * net.n_labels * net.n_pixels
     n = find_piece_size(bytes_a_star, max(1, CHUNK_BYTES // bytes_a_star))
-    n = min(n, run.n_stars)
+    n = min(n, run.n_stars, run.stars_a_piece)  # a power of two, which divides that of a piece
     # maxshape, as the last piece may be smaller than a chunk
     return {
         "jacobian": {

@@ -38,8 +38,9 @@ from symspec.networks.shaping import (
 VECTOR = "vector"  # array (n,)
 MATRIX = "matrix"  # array (m, n)
 OPTIONS = "options"  # numbers by name
-SIZES = "sizes"  # a word or whole numbers: "same", "2", "3,4"
-_POOL = {"pool_size": int, "strides": int, "padding": SIZES, "data_format": str}
+SIZES = "sizes"  # whole numbers: "2", "3,4"
+PADDING = "padding"  # a word, one whole number, or two: "same", "1", "3,4"
+_POOL = {"pool_size": int, "strides": int, "padding": PADDING, "data_format": str}
 _NORM = {"epsilon": float, "scale": bool, "center": bool}
 _AFFINE = {"mean": VECTOR, "scale": VECTOR}
 _CONVOLUTION = {
@@ -59,12 +60,12 @@ LAYERS: dict[str, tuple[Callable[..., Layer], dict[str, Any]]] = {
         (Dropout, {"rate": float}),
         (Standardize, _AFFINE),
         (Unstandardize, _AFFINE),
-        (Conv1D, {**_CONVOLUTION, "padding": SIZES, "dilation": int}),
+        (Conv1D, {**_CONVOLUTION, "padding": PADDING, "dilation": int}),
         (LocallyConnected1D, _CONVOLUTION),
         (MaxPool1D, _POOL),
         (AveragePool1D, {**_POOL, "count_padding": bool}),
         (GlobalAveragePool1D, {"data_format": str}),
-        (ZeroPadding1D, {"padding": SIZES, "data_format": str}),
+        (ZeroPadding1D, {"padding": PADDING, "data_format": str}),
         (BatchNorm, {"mean": VECTOR, "variance": VECTOR, **_NORM, "axis": int}),
         (LayerNorm, {**_NORM, "n_axes": int}),
         (MedianNormalize, {}),
@@ -111,7 +112,7 @@ def write_layer(group: Any, layer: Layer, sources: Sequence[int]) -> None:
             group.create_group(name).attrs.update(
                 {key: float(number) for key, number in value.items()}
             )
-        elif kind == SIZES:
+        elif kind in (SIZES, PADDING):
             write_attribute(
                 group, name, value if isinstance(value, str) else _join(np.atleast_1d(value))
             )
@@ -155,6 +156,9 @@ def _read_field(archive: Archive, place: str, name: str, kind: Any) -> Any:
         return {key: archive.attribute(inside, key, float) for key in archive.find(inside).attrs}
     if kind == SIZES:
         return _read_sizes(archive, place, name)
+    if kind == PADDING:
+        sizes = _read_sizes(archive, place, name)
+        return sizes if isinstance(sizes, str) or len(sizes) > 1 else sizes[0]
     return archive.attribute(place, name, kind)
 
 

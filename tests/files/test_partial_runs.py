@@ -388,6 +388,16 @@ def test_what_a_catalogue_cannot_hold_is_refused_before_it_is_computed(
     predict_survey(tmp_path / "c.ecsv", laplace, replace(stars, ids=ids))
 
 
+def test_derivatives_of_few_pixels_fill_several_pieces(tmp_path):
+    net = ss.mlp([4, 2])
+    theta = np.arange(net.n_params) / 8
+    stars = ss.Spectra(flux=np.random.default_rng(0).normal(size=(5000, 4)))
+    write_jacobian(tmp_path / "j.h5", net, theta, stars)
+    with h5py.File(tmp_path / "j.h5") as file:
+        kernel = net.unpack(theta)["dense_0/kernel"]
+        np.testing.assert_array_equal(file["jacobian"][()], np.tile(kernel.T, (5000, 1, 1)))
+
+
 @pytest.mark.parametrize(("compression", "dtype"), [("gzip", "float64"), ("none", "float32")])
 def test_derivatives_made_in_pieces_are_those_of_all(
     work, tmp_path, small_pieces, monkeypatch, compression, dtype
