@@ -23,7 +23,8 @@ from symspec.errors import DataError, FileKeptError, OptionError, ShapeError
 from symspec.files import jacobians, partial_runs, surveys
 from symspec.files.jacobians import write_jacobian
 from symspec.files.partial_runs import MOST_STARS, find_piece_size, open_run
-from symspec.files.surveys import KRYLOV_STARS, predict_survey
+from symspec.files.surveys import predict_survey
+from symspec.inverse_hessian.krylov import KrylovInverse
 from symspec.laplace.flags import FlagOptions
 from symspec.spectra.datasets import generated_stars
 
@@ -244,7 +245,7 @@ def test_the_size_of_a_piece_depends_on_the_spectra_alone():
     assert find_piece_size(8 * 3 * 7214) == 256
     assert find_piece_size(10**9) == 1
     assert find_piece_size(8) == MOST_STARS
-    assert find_piece_size(8, KRYLOV_STARS) == KRYLOV_STARS
+    assert find_piece_size(8, KrylovInverse.stars_a_piece) == KrylovInverse.stars_a_piece == 16
 
 
 # --- catalogues and derivatives
