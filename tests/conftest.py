@@ -24,16 +24,19 @@ from symspec.networks.layers import Activation, Dense, Dropout, Standardize, Uns
 from symspec.networks.network import Network
 from symspec.networks.regression import Regression
 
-if (
-    "PYTEST_XDIST_WORKER" in os.environ
-):  # a worker for each core: more threads would be in each other's way
+# the C backend's code is compiled without optimization, in two thirds of the time
+pytensor.config.gcc__cxxflags = "-O0"
+# graphs keep no trace of the lines that made them, which takes a sixth of the time to build them
+pytensor.config.traceback__limit = 0
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # a worker for each core: more threads would be in each other's way
     os.environ["OPENBLAS_NUM_THREADS"] = "1"  # of processes that tests start
     threadpool_limits(1)
 
 N_STARS, N_PIXELS = 7, 5
-SHARED_DATA = (
-    Path(__file__).parents[2] / "shared/data"
-)  # real data beside the checkout, where there are any
+# real data beside the checkout, where there are any
+SHARED_DATA = Path(__file__).parents[2] / "shared/data"
 
 
 def assert_entries(actual, expected, rtol):

@@ -61,9 +61,10 @@ def compile_graph(
     """Callable of NumPy arrays; neither their number nor their types are checked any more."""
     # a derivative may depend on less than the network did: that of a linear one on no flux, of
     # fixed layers on no theta
-    fn = pytensor.function(
-        inputs, outputs, mode=find_mode(backend, dtype), on_unused_input="ignore"
-    )
+    with pytensor.config.change_flags(traceback__limit=0):  # a sixth of the time goes into them
+        fn = pytensor.function(
+            inputs, outputs, mode=find_mode(backend, dtype), on_unused_input="ignore"
+        )
     fn.trust_input = True
     return fn
 

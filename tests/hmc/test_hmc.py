@@ -174,12 +174,25 @@ def test_other_samplers_find_the_same(linear, sampler):
     assert draws.attrs["sampler"] == sampler
 
 
-def test_seeds_make_runs_repeatable(linear):
-    words = {"laplace": linear.laplace, "X_check": linear.X_check} | QUICK
-    runs = [ss.run_hmc(linear.reg, linear.X, linear.Y, seed=5, **words) for _ in range(2)]
-    first, again = (run["posterior"]["f"].values for run in runs)
-    assert_allclose(first, again, rtol=0)
-    assert (first[0] != first[1]).any()  # each chain has its own start and its own numbers
+@pytest.fixture(scope="module")
+def quick(linear):
+    """Few draws: a run takes as long as its compilation, some ten seconds."""
+    options = {"laplace": linear.laplace, "X_check": linear.X_check, "seed": 5} | QUICK
+    return ss.run_hmc(linear.reg, linear.X, linear.Y, **options)
+
+
+@pytest.fixture(scope="module")
+def again(linear):
+    """The same run of the same stars as `Spectra`, with every fifth theta."""
+    stars = ss.Spectra(flux=linear.X, labels=linear.Y, label_names=("a", "b"))
+    options = {"laplace": linear.laplace, "X_check": linear.X_check, "seed": 5} | QUICK
+    return ss.run_hmc(linear.reg, stars, theta_every=5, **options)
+
+
+def test_seeds_make_runs_repeatable(quick, again):
+    f = quick["posterior"]["f"].values
+    assert_allclose(f, again["posterior"]["f"].values, rtol=0)
+    assert (f[0] != f[1]).any()  # each chain has its own start and its own numbers
 
 
 # --- planted errors
@@ -386,23 +399,23 @@ def test_an_unconverged_laplace_is_warned_of(linear):
         ss.run_hmc(linear.reg, linear.X, linear.Y, laplace=laplace, seed=0, **QUICK)
 
 
-def test_theta_can_be_thinned_or_left_out(linear):
+def test_theta_can_be_thinned(quick, again):
+    assert "theta" not in again["posterior"]
+    theta = again["posterior_thinned"]["theta"]
+    assert theta.shape == (2, 4, 8)
+    assert_allclose(theta, quick["posterior"]["theta"][:, ::5], rtol=0)
+
+
+def test_theta_can_be_left_out(linear):
     words = {"laplace": linear.laplace, "X_check": linear.X_check, "seed": 0} | QUICK
-    thinned = ss.run_hmc(linear.reg, linear.X, linear.Y, theta_every=5, **words)
-    assert "theta" not in thinned["posterior"]
-    assert thinned["posterior_thinned"]["theta"].shape == (2, 4, 8)
     none = ss.run_hmc(linear.reg, linear.X, linear.Y, theta_every=0, **words)
     assert list(none["posterior"].data_vars) == ["f"]
     with pytest.raises(ss.OptionError, match="draws should hold f for the spectra X, or theta"):
         ss.compare_hmc(linear.laplace, none, linear.X_check[:3])
 
 
-def test_spectra_stand_for_flux_and_labels(linear):
-    stars = ss.Spectra(flux=linear.X, labels=linear.Y, label_names=("a", "b"))
-    options = {"laplace": linear.laplace, "X_check": linear.X_check[:2], "seed": 3} | QUICK
-    draws = ss.run_hmc(linear.reg, stars, **options)
-    plain = ss.run_hmc(linear.reg, linear.X, linear.Y, **options)
-    np.testing.assert_array_equal(draws["posterior"]["f"], plain["posterior"]["f"])
+def test_spectra_stand_for_flux_and_labels(quick, again):
+    np.testing.assert_array_equal(again["posterior"]["f"], quick["posterior"]["f"])
 
 
 def test_draws_that_are_not_finite_are_refused(linear):
