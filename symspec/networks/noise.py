@@ -48,11 +48,8 @@ class StarNoise:
 
         Zero in rows and columns of missing labels.
         """
-        if self.covariance.ndim == 3:
-            pairs = zip(self.covariance, self.observed, strict=True)
-            return np.array([_find_whitener(S, seen) for S, seen in pairs])
-        patterns, which = np.unique(self.observed, axis=0, return_inverse=True)
-        return np.array([_find_whitener(self.covariance, seen) for seen in patterns])[which.ravel()]
+        pairs, which = self._distinct
+        return np.array([_find_whitener(S, seen) for S, seen in pairs])[which]
 
     @cached_property
     def weights(self) -> np.ndarray:
@@ -62,12 +59,19 @@ class StarNoise:
     @cached_property
     def log_det(self) -> float:
         """Sum over stars of log det S_n of the observed labels."""
+        pairs, which = self._distinct
+        log_dets = [np.linalg.slogdet(S[np.ix_(seen, seen)])[1] for S, seen in pairs]
+        counts = np.bincount(which)
+        return float(sum(n * value for n, value in zip(counts, log_dets, strict=True)))
+
+    @property
+    def _distinct(self) -> tuple[list[tuple[np.ndarray, np.ndarray]], np.ndarray]:
+        """Different pairs of covariance and observed labels, and which of them each star has."""
         if self.covariance.ndim == 3:
-            pairs = zip(self.covariance, self.observed, strict=True)
-            return float(sum(_find_log_det(S, seen) for S, seen in pairs))
-        patterns, counts = np.unique(self.observed, axis=0, return_counts=True)
-        pairs = zip(counts, patterns, strict=True)
-        return float(sum(n * _find_log_det(self.covariance, seen) for n, seen in pairs))
+            pairs = list(zip(self.covariance, self.observed, strict=True))
+            return pairs, np.arange(len(pairs))
+        patterns, which = np.unique(self.observed, axis=0, return_inverse=True)
+        return [(self.covariance, seen) for seen in patterns], which.ravel()
 
     def draw(self, rng: np.random.Generator) -> np.ndarray:
         """One draw of the noise of every label (star, label), missing ones too."""
@@ -107,8 +111,6 @@ class Noise(ABC):
         """Standard deviation (label,) of the noise."""
         return np.sqrt(np.diag(self.covariance))
 
-    # --- graphs
-
     @abstractmethod
     def log_likelihood(self, f: Symbol, labels: Symbol) -> Symbol:
         """Log density of each star's observed labels (star,), or a scalar for one star."""
@@ -138,8 +140,6 @@ class Noise(ABC):
         columns = [pushforward(gradient, f, pt.ones_like(f) * unit) for unit in units]
         return pt.stack(columns, axis=2)
 
-    # --- numbers
-
     @abstractmethod
     def of_stars(self, labels: np.ndarray) -> StarNoise:
         """Noise of the stars that have these labels (star, label); S_n is the inverse of W_n."""
@@ -151,8 +151,6 @@ class Noise(ABC):
     @abstractmethod
     def draw(self, f: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Labels (..., label) drawn around f (..., label)."""
-
-    # --- identity and archives
 
     @abstractmethod
     def identity(self) -> Any:
@@ -186,7 +184,7 @@ class GaussianNoise(Noise):
     Attributes
     ----------
     sigma : numpy.ndarray, shape (label,)
-        A number alone becomes one a label when the noise meets its network.
+        A number becomes one a label in a regression.
     covariance : numpy.ndarray, shape (label, label)
     is_full : bool
         Whether it was given as a covariance.
@@ -239,9 +237,8 @@ class GaussianNoise(Noise):
             self._is_number = checked.ndim == 0
 
     def __repr__(self) -> str:
-        if self.is_full:
-            return f"GaussianNoise(covariance={np.array2string(self.covariance, precision=4)})"
-        return f"GaussianNoise(sigma={np.array2string(self.sigma, precision=4)})"
+        name = "covariance" if self.is_full else "sigma"
+        return f"GaussianNoise({name}={np.array2string(getattr(self, name), precision=4)})"
 
     @property
     def covariance(self) -> np.ndarray:
@@ -253,13 +250,10 @@ class GaussianNoise(Noise):
             return GaussianNoise(np.full(n_labels, self.sigma[0]))
         if n == n_labels:
             return self
-        if self.is_full:
-            raise ShapeError(
-                f"{self._names[1]} should have shape ({n_labels}, {n_labels}), got ({n}, {n})."
-            )
-        raise _wrong_sigma(self._names, f"({n_labels},)", (n,))
-
-    # --- graphs
+        if not self.is_full:
+            raise _wrong_sigma(self._names, f"({n_labels},)", (n,))
+        expected = n_labels, n_labels
+        raise ShapeError(f"{self._names[1]} should have shape {expected}, got ({n}, {n}).")
 
     def log_likelihood(self, f: Symbol, labels: Symbol) -> Symbol:
         observed = ~pt.isnan(labels)
@@ -303,8 +297,7 @@ class GaussianNoise(Noise):
     def _eliminate(self, labels: Symbol) -> tuple[Symbol, Symbol]:
         """T_n (star, label, label) and log det S_n (star,), by elimination without missing labels.
 
-        It is a Cholesky factorisation written out label by label and vectorised over stars, so that
-        every backend runs it, and a missing label costs nothing but a mask.
+        A Cholesky factorisation written out label by label, which every backend runs over stars.
         """
         labels = pt.atleast_2d(labels)
         C = len(self.covariance)
@@ -326,8 +319,6 @@ class GaussianNoise(Noise):
             R = R - factor * R[:, None, k]
         return pt.stack(rows, axis=1), pt.sum(observed * pt.log(pt.stack(pivots, axis=1)), axis=1)
 
-    # --- numbers
-
     def of_stars(self, labels: np.ndarray) -> StarNoise:
         return StarNoise(~np.isnan(labels), self.covariance)
 
@@ -336,8 +327,6 @@ class GaussianNoise(Noise):
 
     def draw(self, f: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         return f + rng.normal(size=np.shape(f)) @ np.linalg.cholesky(self.covariance).T
-
-    # --- identity and archives
 
     def identity(self) -> np.ndarray:
         return self.covariance
@@ -367,10 +356,6 @@ def _find_whitener(S: np.ndarray, observed: np.ndarray) -> np.ndarray:
     seen = np.ix_(observed, observed)
     T[seen] = np.linalg.inv(np.linalg.cholesky(S[seen]))
     return T
-
-
-def _find_log_det(S: np.ndarray, observed: np.ndarray) -> float:
-    return np.linalg.slogdet(S[np.ix_(observed, observed)])[1]
 
 
 def _find_residual(f: Symbol, labels: Symbol) -> Symbol:
