@@ -8,6 +8,7 @@ relu and clip, as Keras and PyTorch have it.
 from __future__ import annotations
 
 from collections.abc import Callable
+from inspect import signature
 from typing import Any
 
 import numpy as np
@@ -99,7 +100,7 @@ def check_activation(name: str, options: dict[str, Any]) -> None:
         With the words that are understood.
     """
     function = ACTIVATIONS[check_choice(name, "activation", tuple(ACTIVATIONS))]
-    known = function.__code__.co_varnames[1 : function.__code__.co_argcount]
+    _, *known = signature(function).parameters  # after x
     for key in options:
         if key not in known:
             raise OptionError(

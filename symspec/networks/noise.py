@@ -57,8 +57,6 @@ class Noise(ABC):
         """Standard deviation (label,) of the noise."""
         return np.sqrt(np.diag(self.covariance))
 
-    # --- graphs
-
     @abstractmethod
     def log_likelihood(self, f: Symbol, labels: Symbol) -> Symbol:
         """Log density of each star's observed labels (star,), or a scalar for one star."""
@@ -88,8 +86,6 @@ class Noise(ABC):
         columns = [pushforward(gradient, f, pt.ones_like(f) * unit) for unit in units]
         return pt.stack(columns, axis=2)
 
-    # --- numbers
-
     @abstractmethod
     def of_stars(self, labels: np.ndarray) -> StarNoise:
         """Noise of the stars that have these labels (star, label); S_n is the inverse of W_n."""
@@ -101,8 +97,6 @@ class Noise(ABC):
     @abstractmethod
     def draw(self, f: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Labels (..., label) drawn around f (..., label)."""
-
-    # --- identity and archives
 
     @abstractmethod
     def identity(self) -> Any:
@@ -136,7 +130,7 @@ class GaussianNoise(Noise):
     Attributes
     ----------
     sigma : numpy.ndarray, shape (label,)
-        A number alone becomes one a label when the noise meets its network.
+        A number becomes one a label in a regression.
     covariance : numpy.ndarray, shape (label, label)
     is_full : bool
         Whether it was given as a covariance.
@@ -189,9 +183,8 @@ class GaussianNoise(Noise):
             self._is_number = checked.ndim == 0
 
     def __repr__(self) -> str:
-        if self.is_full:
-            return f"GaussianNoise(covariance={np.array2string(self.covariance, precision=4)})"
-        return f"GaussianNoise(sigma={np.array2string(self.sigma, precision=4)})"
+        name = "covariance" if self.is_full else "sigma"
+        return f"GaussianNoise({name}={np.array2string(getattr(self, name), precision=4)})"
 
     @property
     def covariance(self) -> np.ndarray:
@@ -203,13 +196,10 @@ class GaussianNoise(Noise):
             return GaussianNoise(np.full(n_labels, self.sigma[0]))
         if n == n_labels:
             return self
-        if self.is_full:
-            raise ShapeError(
-                f"{self._names[1]} should have shape ({n_labels}, {n_labels}), got ({n}, {n})."
-            )
-        raise _wrong_sigma(self._names, f"({n_labels},)", (n,))
-
-    # --- graphs
+        if not self.is_full:
+            raise _wrong_sigma(self._names, f"({n_labels},)", (n,))
+        expected = n_labels, n_labels
+        raise ShapeError(f"{self._names[1]} should have shape {expected}, got ({n}, {n}).")
 
     def log_likelihood(self, f: Symbol, labels: Symbol) -> Symbol:
         observed = ~pt.isnan(labels)
@@ -253,8 +243,7 @@ class GaussianNoise(Noise):
     def _eliminate(self, labels: Symbol) -> tuple[Symbol, Symbol]:
         """T_n (star, label, label) and log det S_n (star,), by elimination without missing labels.
 
-        It is a Cholesky factorisation written out label by label and vectorised over stars, so that
-        every backend runs it, and a missing label costs nothing but a mask.
+        A Cholesky factorisation written out label by label, which every backend runs over stars.
         """
         labels = pt.atleast_2d(labels)
         C = len(self.covariance)
@@ -276,8 +265,6 @@ class GaussianNoise(Noise):
             R = R - factor * R[:, None, k]
         return pt.stack(rows, axis=1), pt.sum(observed * pt.log(pt.stack(pivots, axis=1)), axis=1)
 
-    # --- numbers
-
     def of_stars(self, labels: np.ndarray) -> StarNoise:
         return StarNoise(~np.isnan(labels), self.covariance)
 
@@ -286,8 +273,6 @@ class GaussianNoise(Noise):
 
     def draw(self, f: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         return f + rng.normal(size=np.shape(f)) @ np.linalg.cholesky(self.covariance).T
-
-    # --- identity and archives
 
     def identity(self) -> np.ndarray:
         return self.covariance

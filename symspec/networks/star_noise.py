@@ -29,11 +29,8 @@ class StarNoise:
 
         Zero in rows and columns of missing labels.
         """
-        if self.covariance.ndim == 3:
-            pairs = zip(self.covariance, self.observed, strict=True)
-            return np.array([_find_whitener(S, seen) for S, seen in pairs])
-        patterns, which = np.unique(self.observed, axis=0, return_inverse=True)
-        return np.array([_find_whitener(self.covariance, seen) for seen in patterns])[which.ravel()]
+        pairs, which = self._distinct
+        return np.array([_find_whitener(S, seen) for S, seen in pairs])[which]
 
     @cached_property
     def weights(self) -> np.ndarray:
@@ -43,12 +40,19 @@ class StarNoise:
     @cached_property
     def log_det(self) -> float:
         """Sum over stars of log det S_n of the observed labels."""
+        pairs, which = self._distinct
+        log_dets = [np.linalg.slogdet(S[np.ix_(seen, seen)])[1] for S, seen in pairs]
+        counts = np.bincount(which)
+        return float(sum(n * value for n, value in zip(counts, log_dets, strict=True)))
+
+    @property
+    def _distinct(self) -> tuple[list[tuple[np.ndarray, np.ndarray]], np.ndarray]:
+        """Different pairs of covariance and observed labels, and which of them each star has."""
         if self.covariance.ndim == 3:
-            pairs = zip(self.covariance, self.observed, strict=True)
-            return float(sum(_find_log_det(S, seen) for S, seen in pairs))
-        patterns, counts = np.unique(self.observed, axis=0, return_counts=True)
-        pairs = zip(counts, patterns, strict=True)
-        return float(sum(n * _find_log_det(self.covariance, seen) for n, seen in pairs))
+            pairs = list(zip(self.covariance, self.observed, strict=True))
+            return pairs, np.arange(len(pairs))
+        patterns, which = np.unique(self.observed, axis=0, return_inverse=True)
+        return [(self.covariance, seen) for seen in patterns], which.ravel()
 
     def draw(self, rng: np.random.Generator) -> np.ndarray:
         """One draw of the noise of every label (star, label), missing ones too."""
@@ -63,7 +67,3 @@ def _find_whitener(S: np.ndarray, observed: np.ndarray) -> np.ndarray:
     seen = np.ix_(observed, observed)
     T[seen] = np.linalg.inv(np.linalg.cholesky(S[seen]))
     return T
-
-
-def _find_log_det(S: np.ndarray, observed: np.ndarray) -> float:
-    return np.linalg.slogdet(S[np.ix_(observed, observed)])[1]

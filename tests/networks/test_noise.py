@@ -7,7 +7,8 @@ from numpy.testing import assert_allclose, assert_array_equal
 from scipy.special import gammaln
 
 import symspec as ss
-from symspec.networks.noise import LOG_2PI, GaussianNoise, Noise
+from symspec.derivatives.backends import find_mode
+from symspec.networks.noise import LOG_2PI, NOISES, GaussianNoise, Noise
 from symspec.networks.star_noise import StarNoise
 
 S = np.array([[0.5, 0.1, 0.2], [0.1, 0.4, -0.1], [0.2, -0.1, 0.9]])
@@ -209,6 +210,33 @@ def test_the_gauss_newton_matrix_takes_the_weights_of_another_noise(problem):
         assert_allclose(A, expected, atol=1e-9 * scale)
         noise_cov = laplace.predict(X).noise_cov
         assert_allclose(noise_cov, np.broadcast_to(reg.noise_covariance, (6, 2, 2)))
+
+
+def test_archives_give_another_noise_back(problem, tmp_path, monkeypatch):
+    reg, theta, *_ = problem
+    path = tmp_path / "network.h5"
+    ss.write_network(path, reg.net, theta, reg=reg)
+    with pytest.raises(ss.FileFormatError, match="should be one of gaussian, got student_t"):
+        ss.read_regression(path)
+    monkeypatch.setitem(NOISES, "student_t", StudentT)
+    again, _ = ss.read_regression(path)
+    assert isinstance(again.noise, StudentT)
+    assert_array_equal(again.noise.scale, reg.noise.scale)
+
+
+@pytest.mark.parametrize("n_stars", [1, 6], ids=["all observed", "one missing"])
+def test_the_pymc_model_of_another_noise_is_minus_u_and_predicts_labels(
+    problem, n_stars, compile_plainly
+):
+    reg, theta, X, Y = problem
+    X, Y = X[:n_stars], Y[:n_stars]
+    model = ss.pymc_model(reg, X, Y)
+    mode = find_mode("numpy", "float64")
+    logp = model.compile_logp(mode=mode)({"theta": theta})
+    assert_allclose(logp, -ss.compile_objective(reg)(theta, X, Y)[0], rtol=1e-12)
+    draws = compile_plainly([], [model["y"]])()[0]
+    assert draws.shape == Y.shape
+    assert np.isfinite(draws).all()
 
 
 def test_tuning_refuses_a_noise_whose_evidence_it_does_not_know(problem):
