@@ -183,8 +183,9 @@ class GaussianNoise(Noise):
             self._is_number = checked.ndim == 0
 
     def __repr__(self) -> str:
-        name = "covariance" if self.is_full else "sigma"
-        return f"GaussianNoise({name}={np.array2string(getattr(self, name), precision=4)})"
+        if self.is_full:
+            return f"GaussianNoise(covariance={np.array2string(self.covariance, precision=4)})"
+        return f"GaussianNoise(sigma={np.array2string(self.sigma, precision=4)})"
 
     @property
     def covariance(self) -> np.ndarray:
@@ -243,7 +244,8 @@ class GaussianNoise(Noise):
     def _eliminate(self, labels: Symbol) -> tuple[Symbol, Symbol]:
         """T_n (star, label, label) and log det S_n (star,), by elimination without missing labels.
 
-        A Cholesky factorisation written out label by label, which every backend runs over stars.
+        It is a Cholesky factorisation written out label by label and vectorised over stars, so that
+        every backend runs it, and a missing label costs nothing but a mask.
         """
         labels = pt.atleast_2d(labels)
         C = len(self.covariance)

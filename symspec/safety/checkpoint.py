@@ -119,11 +119,13 @@ class Checkpoint:
 
 
 def find_fingerprint(*parts: Any) -> str:
-    """Digest of arrays, strings, numbers and dicts of them: equal for equal inputs alone."""
+    """Digest of arrays, strings, numbers and dicts or tuples of them: equal for equal inputs alone."""
     digest = hashlib.blake2b(digest_size=16)
     for part in parts:
         if isinstance(part, Mapping):
             part = find_fingerprint(*(item for pair in sorted(part.items()) for item in pair))
+        elif isinstance(part, tuple | list) and any(isinstance(x, np.ndarray) for x in part):
+            part = find_fingerprint(*part)  # its repr would leave out digits and entries
         if isinstance(part, np.ndarray):
             digest.update(f"{part.dtype.str}{part.shape}".encode())
             digest.update(np.ascontiguousarray(part).data)

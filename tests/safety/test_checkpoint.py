@@ -153,7 +153,7 @@ def test_fingerprints_tell_inputs_apart():
     a = np.arange(6.0)
     inputs = [
         (a,), (a.astype(np.float32),), (a.reshape(2, 3),), (a, "x"), (a, {"x": 1}), (a, {"x": 2}),
-        (a + 1e-300,), (a, None), (np.nextafter(a, 9),),
+        (a + 1e-300,), (a, None), (np.nextafter(a, 9),), ((a, "x"),), ([np.nextafter(a, 9), "x"],),
     ]  # fmt: skip
     fingerprints = [find_fingerprint(*parts) for parts in inputs]
     assert len(set(fingerprints)) == len(inputs)
