@@ -119,7 +119,7 @@ class Checkpoint:
 
 
 def find_fingerprint(*parts: Any) -> str:
-    """Digest of arrays, strings, numbers and dicts or tuples of them: equal for equal inputs alone."""
+    """Digest of arrays, strings, numbers and dicts or tuples of them: equal for equal inputs."""
     digest = hashlib.blake2b(digest_size=16)
     for part in parts:
         if isinstance(part, Mapping):
