@@ -30,6 +30,8 @@ width. ``"numba"`` and ``"c"`` compile for seconds to a minute and pay for small
 very often; ``"jax"`` (`pip install "symspec[jax]"`) is the way to a GPU. ``dtype="float32"`` halves
 memory and time. The warning "PyTensor could not link to a BLAS" concerns ``backend="c"`` only;
 `PYTENSOR_FLAGS=blas__ldflags=-lopenblas` mends it.
+
+Any number of threads may call one function: their calls take turns.
 """
 
 from symspec.derivatives.compiled import (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from symspec.networks.windows import register_jax
 from symspec.safety.options import check_choice
 
 BACKENDS = ("auto", "numpy", "c", "numba", "jax")
+_COMPILING = Lock()  # PyTensor's rewrites share what they know
 BEFORE_INPLACE = 49  # place of a rewrite among PyTensor's
 # half of the time to compile goes into them: they look for diagonal, symmetric and selecting
 # matrices, which networks
@@ -55,18 +56,37 @@ def choose_backend(backend: str) -> str:
     return "numpy" if backend == "auto" else backend
 
 
-def compile_graph(
-    inputs: list[Any], outputs: list[Any], backend: str, dtype: str
-) -> Callable[..., list[Any]]:
+class CompiledGraph:
+    """A compiled graph that any number of threads may call: one at a time.
+
+    PyTensor's functions hold the inputs and results of a call in themselves, so that two calls at
+    once mix them up.
+
+    Attributes
+    ----------
+    function : pytensor.compile.Function
+    """
+
+    def __init__(self, function: Any):
+        self.function = function
+        self._lock = Lock()
+
+    def __call__(self, *inputs: Any) -> list[Any]:
+        with self._lock:
+            return self.function(*inputs)
+
+
+def compile_graph(inputs: list[Any], outputs: list[Any], backend: str, dtype: str) -> CompiledGraph:
     """Callable of NumPy arrays; neither their number nor their types are checked any more."""
     # a derivative may depend on less than the network did: that of a linear one on no flux, of
     # fixed layers on no theta
-    with pytensor.config.change_flags(traceback__limit=0):  # a sixth of the time goes into them
+    # traces of lines take a sixth of the time to compile
+    with _COMPILING, pytensor.config.change_flags(traceback__limit=0):
         fn = pytensor.function(
             inputs, outputs, mode=find_mode(backend, dtype), on_unused_input="ignore"
         )
     fn.trust_input = True
-    return fn
+    return CompiledGraph(fn)
 
 
 def find_mode(backend: str, dtype: str) -> Any:

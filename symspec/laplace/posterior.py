@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property, partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -82,6 +83,13 @@ class LaplacePosterior:
         """Whether it does, for each label (label,)."""
         verdicts = self.hmc_verdict or ("",) * self.reg.net.n_labels
         return np.array([verdict.startswith("Laplace") for verdict in verdicts])
+
+    def __getstate__(self) -> dict[str, Any]:
+        """All but the compiled functions, which another process compiles for itself."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
 
     @property
     def _options(self) -> dict[str, str]:

@@ -175,7 +175,7 @@ def test_single_precision_agrees_with_double_and_stays_single(
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_a_single_precision_function_computes_nothing_in_double(single_functions, name):
     """One double constant would turn every matrix product after it into one of double width."""
-    graph = single_functions[name]._function.maker.fgraph
+    graph = single_functions[name]._function.function.maker.fgraph
     assert not [
         n
         for n in graph.apply_nodes

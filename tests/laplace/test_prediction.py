@@ -1,5 +1,7 @@
 """The error budget of a star against loops, noisy spectra, and the slips that others have made."""
 
+import pickle
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields, replace
 from types import SimpleNamespace
 
@@ -285,3 +287,38 @@ def test_results_are_built_by_keyword(tanh):
     for result in (prediction, tanh.fit, tanh.fit.certificate, tanh.fit.training_space):
         with pytest.raises(TypeError, match="positional argument"):
             type(result)(*vars(result).values())
+
+
+# --- threads and processes
+
+
+@pytest.fixture(scope="module")
+def small():
+    rng = np.random.default_rng(0)
+    X, Y = rng.normal(size=(50, 20)), rng.normal(size=(50, 2))
+    net = ss.mlp([20, 4, 2], activation="tanh")
+    reg = ss.Regression(net, sigma_noise=0.5, prior_precision=1.0)
+    theta = net.init_params(rng)
+    options = {"structure": "dual", "require_minimum": False, "progress": False}
+    return ss.fit_laplace(reg, theta, X, Y, **options)
+
+
+def test_threads_get_the_bits_that_one_thread_gets(small):
+    rng = np.random.default_rng(1)
+    spectra = [rng.normal(size=(1 + i % 5, 20)) for i in range(200)]
+
+    def predict(X):
+        prediction = small.predict(X, ivar=np.full(X.shape, 50.0), progress=False)
+        return np.concatenate([prediction.labels.ravel(), prediction.total_cov.ravel()])
+
+    expected = [predict(X) for X in spectra]
+    with ThreadPoolExecutor(4) as pool:
+        for found, right in zip(pool.map(predict, spectra), expected, strict=True):
+            np.testing.assert_array_equal(found, right)
+
+
+def test_a_posterior_that_has_predicted_can_be_sent_to_another_process(small):
+    X = np.random.default_rng(2).normal(size=(3, 20))
+    right = small.predict(X, progress=False)
+    again = pickle.loads(pickle.dumps(small)).predict(X, progress=False)
+    np.testing.assert_array_equal(again.total_cov, right.total_cov)
