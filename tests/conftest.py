@@ -6,6 +6,7 @@ labels; second derivatives are complex steps, exact to rounding. What the packag
 mode on blocks.
 """
 
+import gc
 import os
 import zlib
 from dataclasses import dataclass
@@ -28,6 +29,10 @@ from symspec.networks.regression import Regression
 pytensor.config.gcc__cxxflags = "-O0"
 # graphs keep no trace of the lines that made them, which takes a sixth of the time to build them
 pytensor.config.traceback__limit = 0
+
+# graphs are many small objects in circles: collecting them as often as Python does takes time
+gc.freeze()
+gc.set_threshold(100_000, 50, 100)
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     # a worker for each core: more threads would be in each other's way
