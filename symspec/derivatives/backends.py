@@ -24,9 +24,8 @@ BACKENDS = ("auto", "numpy", "c", "numba", "jax")
 _COMPILING = Lock()  # PyTensor's rewrites share what they know
 BEFORE_INPLACE = 49  # place of a rewrite among PyTensor's
 # half of the time to compile goes into them: they look for diagonal, symmetric and selecting
-# matrices, which networks
-# hardly have (and take JAX to single precision on the way), and for reshapes that change nothing,
-# which cost nothing
+# matrices, which networks hardly have (and take JAX to single precision on the way), and for
+# reshapes that change nothing, which cost nothing
 VAIN_REWRITES = (
     "dot_diag_to_elemwise",
     "useless_symmetric_transpose",
@@ -78,10 +77,10 @@ class CompiledGraph:
 
 def compile_graph(inputs: list[Any], outputs: list[Any], backend: str, dtype: str) -> CompiledGraph:
     """Callable of NumPy arrays; neither their number nor their types are checked any more."""
-    # a derivative may depend on less than the network did: that of a linear one on no flux, of
-    # fixed layers on no theta
-    # traces of lines take a sixth of the time to compile
+    # without the traces of the lines that made each node, which take a sixth of the time to compile
     with _COMPILING, pytensor.config.change_flags(traceback__limit=0):
+        # a derivative may depend on less than the network did: that of a linear one on no flux, of
+        # fixed layers on no theta
         fn = pytensor.function(
             inputs, outputs, mode=find_mode(backend, dtype), on_unused_input="ignore"
         )
