@@ -25,8 +25,10 @@ from symspec.networks.layers import Activation, Dense, Dropout, Standardize, Uns
 from symspec.networks.network import Network
 from symspec.networks.regression import Regression
 
-# the C backend's code is compiled without optimization, in two thirds of the time
+# the C backend's code is compiled without optimization, in two thirds of the time; Numba's with
+# little, also in processes that tests start (0 is not all of its functions' level)
 pytensor.config.gcc__cxxflags = "-O0"
+os.environ["NUMBA_OPT"] = "1"
 # graphs keep no trace of the lines that made them, which takes a sixth of the time to build them
 pytensor.config.traceback__limit = 0
 
