@@ -19,6 +19,7 @@ from scipy.sparse.linalg import LinearOperator
 from symspec.derivatives.tangent_stream import TangentStream
 from symspec.derivatives.tangents import Tangents
 from symspec.errors import OptionError
+from symspec.inverse_hessian.digits import Enclosure
 from symspec.networks.network import Network
 from symspec.networks.noise import LOG_2PI
 from symspec.networks.params import ParamLayout
@@ -216,14 +217,16 @@ class InverseHessian(LinearOperator, ABC):
     def label_covariance(self, tangents: Tangents) -> np.ndarray:
         """J A^-1 J^T of each star (star, label, label)."""
 
-    def label_covariance_bounds(self, tangents: Tangents) -> tuple[np.ndarray, np.ndarray]:
-        """Bounds (star, label, label) of J A^-1 J^T in Loewner order; NaN where none is known."""
+    def enclose(self, tangents: Tangents) -> Enclosure:
+        """`label_covariance` of each star, with bounds of the exact one; NaN where unknown."""
         V = self.label_covariance(tangents)
         unknown = np.full_like(V, np.nan)
-        if self.accuracy == "approximate":
-            return unknown, unknown
-        lower = {"exact": V, "upper bound": np.zeros_like(V)}.get(self.accuracy, unknown)
-        return lower, V
+        return Enclosure(value=V, lower=unknown, upper=unknown)
+
+    def label_covariance_bounds(self, tangents: Tangents) -> tuple[np.ndarray, np.ndarray]:
+        """Bounds (star, label, label) of J A^-1 J^T in Loewner order; NaN where none is known."""
+        enclosure = self.enclose(tangents)
+        return enclosure.lower, enclosure.upper
 
     def cheap(self) -> LinearOperator:
         """An operator like this one whose products cost little, for preconditioning."""
