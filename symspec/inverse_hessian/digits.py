@@ -25,7 +25,8 @@ from scipy.linalg import qr, svd
 from symspec.derivatives.tangents import Tangents
 
 UNIT = np.finfo(np.float64).eps / 2
-TRUSTED = 1e-8  # relative error of a variance up to which nothing better is sought
+TRUSTED = 1e-6  # relative error of a variance up to which nothing better is sought
+PROMISED = 1e-5  # relative width of the interval of a deviation that is called exact
 HOPELESS = 0.3  # from which on its first order says nothing
 DENSE_ENTRIES = 2**23  # of a matrix of tangents that is decomposed as a whole
 BLOCK_ENTRIES = 2**22  # of the vectors that are solved together
@@ -51,7 +52,8 @@ class Enclosure:
         C = V.shape[-1]
         hopeless = ~(relative < HOPELESS).all(axis=1)[:, None, None]
         variances = np.diagonal(V, axis1=1, axis2=2)
-        extra = C * np.where(hopeless[:, 0], 0.0, relative * variances)[:, :, None] * np.eye(C)
+        known = np.where(hopeless[:, 0], 0.0, relative)
+        extra = C * (known * variances)[:, :, None] * np.eye(C)
         return cls(
             value=V,
             lower=np.where(hopeless, 0.0, V - extra),

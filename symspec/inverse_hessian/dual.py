@@ -14,6 +14,7 @@ from symspec.derivatives import compiled
 from symspec.derivatives.tangents import Tangents
 from symspec.errors import DataError, TooLargeError
 from symspec.inverse_hessian.digits import (
+    PROMISED,
     TRUSTED,
     Enclosure,
     SumsOfSquares,
@@ -70,6 +71,7 @@ class DualInverse(InverseHessian):
     options: ClassVar = {"subset": int}
     partial_options = ("subset",)
     has_evidence_gradient = True
+    widest = PROMISED
 
     def __init__(
         self,

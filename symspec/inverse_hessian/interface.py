@@ -157,6 +157,9 @@ class InverseHessian(LinearOperator, ABC):
         Stars after which results are worth keeping, where a star takes minutes.
     is_complete : bool
         Whether all training stars went into it.
+    widest : float
+        Relative width of the interval of a standard deviation up to which the structure does what
+        it promises; predictions are flagged beyond it.
     free : slice
         The parameters that vary; the others are held fixed, with zero variance.
     """
@@ -169,6 +172,7 @@ class InverseHessian(LinearOperator, ABC):
     has_evidence_gradient: ClassVar[bool] = False
     stars_a_piece: ClassVar[int | None] = None
     is_complete: bool = True
+    widest: float = 0.05
 
     def __init__(self, n_params: int, free: slice | None = None):
         super().__init__(np.dtype(np.float64), (n_params, n_params))

@@ -41,6 +41,7 @@ from symspec.derivatives.tangents import Tangents
 from symspec.errors import DataError, OptionError
 from symspec.inverse_hessian.digits import (
     HOPELESS,
+    PROMISED,
     TRUSTED,
     Enclosure,
     SumsOfSquares,
@@ -119,6 +120,8 @@ class KrylovInverse(InverseHessian):
         self.rest = rest
         self.limits = KrylovLimits() if limits is None else limits
         self.checkpoint = Checkpoint() if checkpoint is None else checkpoint
+        # some times what was asked for
+        self.widest = float(np.clip(5 * self.limits.tolerance, PROMISED, self.widest))
         self._n_rows = rest.n_stars * rest.n_labels
         self._log_det: tuple[float, float] | None = None
 

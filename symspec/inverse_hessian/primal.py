@@ -19,6 +19,7 @@ from symspec.derivatives.tangent_stream import TangentStream
 from symspec.derivatives.tangents import Tangents
 from symspec.errors import DataError, NotPositiveDefiniteError
 from symspec.inverse_hessian.digits import (
+    PROMISED,
     TRUSTED,
     Enclosure,
     factorize_stacked,
@@ -68,6 +69,7 @@ class PrimalInverse(InverseHessian):
     structure = "primal"
     curvatures = ("ggn", "hessian")
     has_evidence_gradient = True
+    widest = PROMISED
 
     def __init__(self, cholesky: np.ndarray, *, is_of_products: bool = True):
         super().__init__(len(cholesky))

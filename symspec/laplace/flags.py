@@ -8,6 +8,7 @@ from enum import IntFlag
 import numpy as np
 
 from symspec.errors import OptionError
+from symspec.inverse_hessian.interface import InverseHessian
 
 
 class Flag(IntFlag):
@@ -56,8 +57,6 @@ LABEL_FLAGS = (
     Flag.ERROR_UNRELIABLE,
     Flag.NEAR_EDGE,
 )
-WIDE = 0.05  # relative width of the interval of a model error above which it is flagged
-DIGITS = 1e-5  # the same where a structure is exact but for rounding
 
 
 @dataclass(frozen=True)
@@ -109,7 +108,7 @@ def find_label_flags(
     label_range: np.ndarray,
     model_interval: np.ndarray | None = None,
     is_contradicted: np.ndarray | bool = False,
-    widest: float = WIDE,
+    widest: float = InverseHessian.widest,
     options: FlagOptions = FlagOptions(),
 ) -> np.ndarray:
     """Flags (star, label) of single labels, those of `LABEL_FLAGS`.
@@ -127,7 +126,7 @@ def find_label_flags(
         Relative width of `model_interval` beyond which it is flagged.
     options : FlagOptions
     """
-    failed = ~(np.isfinite(labels) & np.isfinite(np.diagonal(total_cov, axis1=1, axis2=2)))
+    failed = ~(np.isfinite(labels) & np.isfinite(total_cov).all(axis=2))
     low, high = label_range
     margin = options.edge * (high - low)
     with np.errstate(invalid="ignore"):
@@ -138,7 +137,7 @@ def find_label_flags(
     if model_interval is not None:
         least, most = np.moveaxis(model_interval, -1, 0)
         known = least >= (1 - widest) * most  # False for NaN
-        flags |= np.where(known | failed, 0, Flag.MODEL_ERROR_INEXACT)
+        flags |= np.where(known | failed.any(axis=1, keepdims=True), 0, Flag.MODEL_ERROR_INEXACT)
     flags |= np.where(is_contradicted, Flag.ERROR_UNRELIABLE, 0)
     return flags.astype(np.int32)
 

@@ -17,7 +17,7 @@ from symspec.derivatives.tangents import Tangents, walk_tangents
 from symspec.errors import DataError, OptionError
 from symspec.inverse_hessian.interface import InverseHessian, log_evidence
 from symspec.laplace.certificate import Certificate
-from symspec.laplace.flags import DIGITS, WIDE, FlagOptions, find_flags, find_label_flags
+from symspec.laplace.flags import FlagOptions, find_flags, find_label_flags
 from symspec.laplace.prediction import Prediction, compute_flux_covariance, standard_deviations
 from symspec.laplace.training_space import TrainingSpace
 from symspec.networks.regression import Regression
@@ -257,7 +257,7 @@ class LaplacePosterior:
             self.label_range,
             model_interval=computed["interval"],
             is_contradicted=self._contradicted,
-            widest=DIGITS if self.inverse_hessian.accuracy == "exact" else WIDE,
+            widest=self.inverse_hessian.widest,
             options=options,
         )
         flags = find_flags(
@@ -319,8 +319,8 @@ class LaplacePosterior:
     def _model_error(self, X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Covariance (star, label, label), and interval (star, label, 2) of the deviations."""
         V, lower, upper = self._walk_tangents(X, self._enclose)
-        lost = ~(np.diagonal(V, axis1=1, axis2=2) >= 0)  # no digit is left
-        V[lost[:, :, None] | lost[:, None, :]] = np.nan
+        variances = np.einsum("ncc->nc", V)
+        variances[~(variances >= 0)] = np.nan  # no digit is left
         ends = (standard_deviations(np.maximum(lower, 0)), standard_deviations(upper))
         return V, np.stack(ends, axis=-1)
 
