@@ -100,6 +100,13 @@ def round_difference(
     return rounding(n_terms) * np.where((variances > 0) | (most == 0), lost, np.inf)
 
 
+def describe_condition(condition: float, form: str) -> str:
+    """One sentence on flux, noise and prior that are far apart, and the form that came of it."""
+    if not form:
+        return ""
+    return f"Flux, noise and prior are {condition:.0e} apart: {form}."
+
+
 def fits_densely(n_rows: int, n_params: int) -> bool:
     """Whether tangents of so many rows may be decomposed as one matrix."""
     return n_rows * max(n_rows, n_params) <= DENSE_ENTRIES

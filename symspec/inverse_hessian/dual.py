@@ -18,6 +18,7 @@ from symspec.inverse_hessian.digits import (
     TRUSTED,
     Enclosure,
     SumsOfSquares,
+    describe_condition,
     factorize_stacked,
     fits_densely,
     round_difference,
@@ -208,6 +209,14 @@ class DualInverse(InverseHessian):
         kernel = np.diagonal(self.tangents.own_gram(self.variance), axis1=1, axis2=2)
         precision = np.diagonal(self.noise.weights, axis1=1, axis2=2)
         return 1 + float(np.max(np.sum(kernel * precision, axis=1), initial=0.0))
+
+    @property
+    def remark(self) -> str:
+        form = ""
+        if not rounding(self._n_terms) * self.condition < TRUSTED:
+            fits = fits_densely(self.n_rows, self.shape[0])
+            form = "sums of squares" if fits else "error bars may lose digits, and are flagged then"
+        return describe_condition(self.condition, form)
 
     @cached_property
     def _sums_of_squares(self) -> SumsOfSquares | None:

@@ -199,6 +199,11 @@ class InverseHessian(LinearOperator, ABC):
     def from_arrays(cls, reader: ArrayReader, place: str, reg: Regression) -> Self:
         """The operator of which the arrays stand under `place`."""
 
+    @property
+    def remark(self) -> str:
+        """What scales that are far apart made of it, in one line; empty if they are not."""
+        return ""
+
     # --- what every structure can do
 
     @abstractmethod

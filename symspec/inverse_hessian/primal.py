@@ -22,6 +22,7 @@ from symspec.inverse_hessian.digits import (
     PROMISED,
     TRUSTED,
     Enclosure,
+    describe_condition,
     factorize_stacked,
     fits_densely,
     rounding,
@@ -165,6 +166,14 @@ class PrimalInverse(InverseHessian):
         scaled = self.cholesky / np.sqrt(self._curvatures)[:, None]
         reciprocal, _ = dpocon(scaled, 1.0, uplo="L")
         return float(1 / max(reciprocal, np.finfo(float).tiny))
+
+    @property
+    def remark(self) -> str:
+        if self._find_rounding(self.condition) < PROMISED:
+            form = "" if self.is_of_products else "factorised without sums of products"
+        else:
+            form = "float64 does not hold all error bars, which are flagged"
+        return describe_condition(self.condition, form)
 
     @property
     def _curvatures(self) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Error bars keep their digits where prior, noise and flux are far apart, or say what is lost."""
 
+import re
 import sys
 from pathlib import Path
 
@@ -77,6 +78,21 @@ def test_what_float64_does_not_hold_is_flagged_with_an_interval_that_holds():
         exact = find_exact_sd(X, X[:2], 1e-8, 1e-12)
         assert (low <= exact).all()
         assert (exact <= high).all()
+
+
+@pytest.mark.parametrize(
+    ("structure", "scale", "prior", "words"),
+    [
+        ("auto", 1.0, 1.0, ""),
+        ("dual", 1.0, 1e-9, " Flux, noise and prior are .* apart: sums of squares."),
+        ("primal", 1.0, 1e-9, " Flux, .* factorised without sums of products."),
+        ("primal", 1e12, 1e-9, " Flux, .* float64 does not hold all error bars, .* flagged."),
+    ],
+)
+def test_the_reason_tells_scales_that_are_far_apart(structure, scale, prior, words):
+    X = scale * np.random.default_rng(8).normal(size=(6, 9))
+    fit = fit_linear(X, 0.1, prior, structure)
+    assert re.fullmatch(rf"{fit.structure}: (as asked|.* of 8GB)\.{words}", fit.reason)
 
 
 # --- the forms
