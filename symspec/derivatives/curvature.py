@@ -25,14 +25,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import pytensor.tensor as pt
 from pytensor.gradient import grad
 
 from symspec.networks.network import Network
 from symspec.networks.params import Params, Symbol
-from symspec.networks.regression import Regression
 
 Pair = tuple[int, int]
 
@@ -86,28 +85,48 @@ def has_elementwise_layers(net: Network) -> bool:
     return all(layer.elementwise or name in net.dense_shapes for name, layer in others)
 
 
+class Likelihood(Protocol):
+    """Derivatives of minus the log density of the labels, as `Noise` gives them.
+
+    By the network's output f (star, label): `gradient` (star, label), `hessian` and its positive
+    stand-in `weights` (star, label, label).
+    """
+
+    def gradient(self, f: Symbol, labels: Symbol) -> Symbol: ...
+
+    def hessian(self, f: Symbol, labels: Symbol) -> Symbol: ...
+
+    def weights(self, f: Symbol, labels: Symbol) -> Symbol: ...
+
+
 def build_curvature_factors(
-    reg: Regression, params: Params, flux: Symbol, labels: Symbol, *, gauss_newton: bool = False
+    net: Network,
+    likelihood: Likelihood,
+    params: Params,
+    flux: Symbol,
+    labels: Symbol,
+    *,
+    gauss_newton: bool = False,
 ) -> CurvatureFactors:
     """Factors of the likelihood's Hessian or Gauss-Newton matrix for flux (star, pixel)."""
-    f, taps = reg.net.build_with_taps(params, flux)
+    f, taps = net.build_with_taps(params, flux)
     Ws = [params[f"{name}/kernel"] for name in taps]
     inputs = [a for a, _ in taps.values()]
     zs = [z for _, z in taps.values()]
     outputs = [*inputs[1:], f]
     h1s = [_differentiate(a, z) for a, z in zip(outputs, zs, strict=True)]
     if gauss_newton:
-        weights = reg.noise.weights(f, labels)
+        weights = likelihood.weights(f, labels)
         curvatures = _build_curvatures(Ws, h1s, [None] * len(Ws), weights)
         return CurvatureFactors(inputs, curvatures, {}, {})
     epsilons: list[Symbol] = []
     second: list[Symbol | None] = []
-    dU = reg.noise.gradient(f, labels)
+    dU = likelihood.gradient(f, labels)
     for W, z, h1 in reversed(list(zip(Ws, zs, h1s, strict=True))):
         epsilons.insert(0, h1 * dU)
         second.insert(0, _differentiate(h1, z) * dU)
         dU = pt.dot(epsilons[0], W.T)
-    curvatures = _build_curvatures(Ws, h1s, second, reg.noise.hessian(f, labels))
+    curvatures = _build_curvatures(Ws, h1s, second, likelihood.hessian(f, labels))
     errors = {m: epsilons[m] for m in range(1, len(Ws))}
     return CurvatureFactors(inputs, curvatures, errors, _build_slopes(Ws, h1s))
 

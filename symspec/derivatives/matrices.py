@@ -24,6 +24,7 @@ from symspec.derivatives.curvature import (
     has_elementwise_layers,
 )
 from symspec.derivatives.functions import SumFunction, check_square_fits
+from symspec.derivatives.weighted_sums import GivenWeights, WeightedSum
 from symspec.networks.network import Network
 from symspec.networks.params import Params, Symbol
 from symspec.networks.regression import Regression
@@ -79,13 +80,12 @@ class CurvatureMatrix(SumFunction):
     def __init__(self, reg: Regression, gauss_newton: bool, backend: str, dtype: str):
         def build(params: Params, flux: Symbol, labels: Symbol, _: Symbol) -> list[Symbol]:
             self._factors = build_curvature_factors(
-                reg, params, flux, labels, gauss_newton=gauss_newton
+                reg.net, reg.noise, params, flux, labels, gauss_newton=gauss_newton
             )
             return self._factors.arrays()
 
         check_square_fits(reg.net, dtype)
-        widths = [n_out for _, n_out in reg.net.dense_shapes.values()]
-        super().__init__(reg, build, 4 + 3 * sum(widths) ** 2 / sum(reg.net.widths), backend, dtype)
+        super().__init__(reg, build, _count_copies(reg.net), backend, dtype)
 
     def _sum(
         self, theta: np.ndarray, X: np.ndarray, Y: np.ndarray, extra: list[np.ndarray]
@@ -98,6 +98,39 @@ class CurvatureMatrix(SumFunction):
         fill_lower_triangle(self.reg.net, H)
         H[np.diag_indices(n)] += self.reg.prior_precision_vector().astype(self.dtype)
         return H
+
+
+class WeightedHessian(WeightedSum):
+    """Hessian of the weighted squares L: `fn(theta, X, Y, W)` -> (param, param), no prior.
+
+    For networks of which all layers but the dense ones are elementwise; compiled once for every
+    noise and prior, see `weighted_sums`.
+    """
+
+    def __init__(self, net: Network, *, backend: str = "auto"):
+        def build(params: Params, flux: Symbol, labels: Symbol, weights: Symbol) -> list[Symbol]:
+            likelihood = GivenWeights(weights)
+            self._factors = build_curvature_factors(net, likelihood, params, flux, labels)
+            return self._factors.arrays()
+
+        check_square_fits(net, "float64")
+        self._net = net
+        super().__init__(net, build, _count_copies(net), backend)
+
+    def __call__(
+        self, theta: np.ndarray, X: np.ndarray, Y: np.ndarray, W: np.ndarray, *extra: np.ndarray
+    ) -> np.ndarray:
+        H = np.zeros((self._net.n_params, self._net.n_params))
+        for arrays in self.batches(theta, X, Y, W):
+            add_upper_triangle(self._net, self._factors.replaced_by(arrays), H)
+        fill_lower_triangle(self._net, H)
+        return H
+
+
+def _count_copies(net: Network) -> float:
+    """Arrays of all the network's widths that the factors of one star take."""
+    widths = [n_out for _, n_out in net.dense_shapes.values()]
+    return 4 + 3 * sum(widths) ** 2 / sum(net.widths)
 
 
 def add_upper_triangle(net: Network, factors: CurvatureFactors, H: np.ndarray) -> None:

@@ -9,7 +9,8 @@ on theta.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -63,6 +64,22 @@ def build_weighted_squares(
     return 0.5 * pt.sum(r[:, :, None] * weights * r[:, None, :])
 
 
+@dataclass(frozen=True)
+class GivenWeights:
+    """The likelihood of L, of which W_n (star, label, label) are the second derivatives."""
+
+    given: Symbol
+
+    def gradient(self, f: Symbol, labels: Symbol) -> Symbol:
+        return pt.matmul(self.given, (f - labels)[:, :, None])[:, :, 0]
+
+    def hessian(self, f: Symbol, labels: Symbol) -> Symbol:
+        return self.given
+
+    def weights(self, f: Symbol, labels: Symbol) -> Symbol:
+        return self.given
+
+
 class WeightedSum:
     """Compiled graph summed over stars by chunks: `fn(theta, X, Y, W, *extra)`, float64, unchecked.
 
@@ -101,12 +118,18 @@ class WeightedSum:
     ) -> Any:
         """Sum over the stars of X (star, pixel), Y (star, label) and W (star, label, label)."""
         total: list[Any] = []
-        for start in range(0, len(X), self.chunk):
-            rows = slice(start, start + self.chunk)
-            part = self._function(theta, np.asarray(X[rows], np.float64), Y[rows], W[rows], *extra)
+        for part in self.batches(theta, X, Y, W, *extra):
             total = (
                 [np.add(t, p) for t, p in zip(total, part, strict=True)]
                 if total
                 else [np.array(p) for p in part]
             )
         return total[0] if len(total) == 1 else tuple(total)
+
+    def batches(
+        self, theta: np.ndarray, X: np.ndarray, Y: np.ndarray, W: np.ndarray, *extra: np.ndarray
+    ) -> Iterator[list[np.ndarray]]:
+        """Outputs for some stars at a time."""
+        for start in range(0, len(X), self.chunk):
+            rows = slice(start, start + self.chunk)
+            yield self._function(theta, np.asarray(X[rows], np.float64), Y[rows], W[rows], *extra)

@@ -34,7 +34,7 @@ from symspec.spectra.resampling import Resampled
 from symspec.spectra.selections import as_stars
 from symspec.spectra.spectra import Spectra
 from symspec.training.hyperparameters import Hyperparameters
-from symspec.training.marginal_likelihood import POLISH_TOLERANCE, Evidence, MarginalLikelihood
+from symspec.training.marginal_likelihood import Evidence, MarginalLikelihood
 
 FINAL_TOLERANCE = 1e-8  # nats of Newton decrement
 STEPS_AT_FIXED_WEIGHTS = 30
@@ -195,7 +195,7 @@ def _alternate(
     limits = start.hyperparameters.limits
     for _ in range(max_rounds):
         here = start.at(h)
-        evidence = here.evaluate_minimum(*here.minimize(theta, tolerance=POLISH_TOLERANCE))
+        evidence = here.evaluate_minimum(*here.minimize(theta, tolerance=here.polish_tolerance))
         follow(h, evidence)
         theta = evidence.theta
         before = h

@@ -25,14 +25,17 @@ import numpy as np
 from scipy.sparse.linalg import LinearOperator, cg
 
 from symspec.derivatives import compiled, weighted_sums
+from symspec.derivatives.matrices import WeightedHessian
 from symspec.inverse_hessian.builder import InverseBuilder
 from symspec.inverse_hessian.interface import InverseHessian, log_evidence
 from symspec.networks.noise import LOG_2PI
 from symspec.networks.regression import Regression
+from symspec.training.dense_newton import is_small
 from symspec.training.hyperparameters import Hyperparameters
 from symspec.training.newton import PolishResult, minimize_by_newton
 
 POLISH_TOLERANCE = 1e-6  # nats; its root matters to the gradient
+DENSE_TOLERANCE = 1e-10  # of small networks, which arrive in one or two steps more
 DIFFERENCE = 1e-3  # in h: its square times third derivatives of F is far below any tolerance
 
 
@@ -95,6 +98,7 @@ class MarginalLikelihood:
         self.predict = compiled.compile_predict(net, backend=backend)
         self._squares = weighted_sums.compile_weighted_squares(net, backend=backend)
         self._product = weighted_sums.compile_weighted_hessian_vector_product(net, backend=backend)
+        self._hessian = WeightedHessian(net, backend=backend) if is_small(net) else None
         if builder.inverse.has_evidence_gradient:
             compile_gradient = builder.inverse.compile_log_det_gradient
             self._log_det_gradient = compile_gradient(net, backend=backend)
@@ -128,17 +132,35 @@ class MarginalLikelihood:
             + self.reg.prior_precision_vector() * v
         )
 
+    @property
+    def polish_tolerance(self) -> float:
+        """Nats of decrement at which an evaluation counts as being at a minimum."""
+        return POLISH_TOLERANCE if self._hessian is None else DENSE_TOLERANCE
+
+    def hessian(self, theta: np.ndarray) -> np.ndarray:
+        """The exact Hessian (param, param) of U, for small networks."""
+        if self._hessian is None:
+            raise ValueError("the Hessian is a matrix for small networks only.")
+        H = self._hessian(theta, self.X, self.Y, self.weights)
+        H[np.diag_indices(len(H))] += self.reg.prior_precision_vector()
+        return H
+
     def minimize(
         self, theta: np.ndarray, *, tolerance: float
     ) -> tuple[PolishResult, InverseHessian]:
         """Minimum of U near `theta`, and the inverse Hessian there."""
         return minimize_by_newton(
-            self.objective, self.hessian_product, self.builder, theta, tolerance=tolerance
+            self.objective,
+            self.hessian_product,
+            self.builder,
+            theta,
+            hessian=None if self._hessian is None else self.hessian,
+            tolerance=tolerance,
         )
 
     def evaluate(self, theta: np.ndarray) -> Evidence:
         """F and its complete gradient at the minimum near `theta`, by primal or dual."""
-        result, inverse = self.minimize(theta, tolerance=POLISH_TOLERANCE)
+        result, inverse = self.minimize(theta, tolerance=self.polish_tolerance)
         theta = result.theta
         precision = self.reg.prior_precision_vector()
         by_theta, counts = inverse.differentiate_log_det(

@@ -1,6 +1,7 @@
-"""Trust-region Newton steps to a true minimum, with exact Hessian products.
+"""Trust-region Newton steps to a true minimum, by the exact Hessian.
 
-The inverse of the Gauss-Newton matrix is the preconditioner.
+Small networks have it as a matrix (`symspec.training.dense_newton`). The others have its products,
+and the inverse of the Gauss-Newton matrix as preconditioner.
 """
 
 from __future__ import annotations
@@ -8,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from symspec.derivatives import compiled
+from symspec.derivatives import compiled, matrices
 from symspec.derivatives.functions import check_stars
 from symspec.derivatives.span import reduce_to_span
 from symspec.inverse_hessian.builder import InverseBuilder
@@ -23,9 +25,13 @@ from symspec.safety.theta import check_theta
 from symspec.spectra.resampling import Resampled
 from symspec.spectra.selections import as_stars
 from symspec.spectra.spectra import Spectra
+from symspec.training.dense_newton import DenseModel, is_small
 
 Vector = np.ndarray
 MAX_AGE = 4  # steps after which the preconditioner is built again
+ARRIVED = "the decrement is below the tolerance"
+STUCK = "no step lowers U, as at a kink"
+TOO_LONG = "the iterations allowed are over"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +47,9 @@ class PolishResult:
         Nats that a Gauss-Newton step from `theta` would still gain.
     iterations : int
     converged : bool
-        Whether the decrement fell below the tolerance.
+        Whether the decrement fell below the tolerance, and no direction of descent was left.
+    reason : str
+        Why it stopped.
     """
 
     theta: np.ndarray
@@ -49,6 +57,7 @@ class PolishResult:
     newton_decrement: float
     iterations: int
     converged: bool
+    reason: str
 
 
 def polish(
@@ -94,6 +103,11 @@ def polish(
     span = reduce_to_span(reg, flux)
     objective = compiled.compile_objective(span.reg, backend=backend)
     product = compiled.compile_hessian_vector_product(span.reg, backend=backend)
+    hessian = None
+    if is_small(span.reg.net):
+        hessian = partial(
+            _call_at, matrices.compile_hessian(span.reg, backend=backend), span.X, labels
+        )
     builder = InverseBuilder(
         span.reg, span.X, labels, structure=structure, backend=backend, memory=memory
     )
@@ -110,6 +124,7 @@ def polish(
             lambda theta, v: product(theta, span.X, labels, v),
             builder,
             span.project(start),
+            hessian=hessian,
             tolerance=tolerance,
             max_iterations=max_iterations,
             callback=follow,
@@ -124,6 +139,7 @@ def minimize_by_newton(
     builder: InverseBuilder,
     theta: Vector,
     *,
+    hessian: Callable[[Vector], np.ndarray] | None = None,
     tolerance: float,
     max_iterations: int = 200,
     callback: Callable[[int, float, float], object] | None = None,
@@ -139,43 +155,146 @@ def minimize_by_newton(
     builder : InverseBuilder
         Builds the preconditioner.
     theta : numpy.ndarray, shape (param,)
+    hessian : callable, optional
+        H (param, param) at theta, for small networks.
     tolerance, max_iterations, callback
         As for `polish`.
     """
     U, g = objective(theta)
-    inverse = builder.build(theta)
-    age = 0
-    radius = np.sqrt(g @ (inverse.cheap() @ g))
+    if hessian is None:
+        model: Model = ProductModel(product, builder, theta, g)
+    else:
+        model = DenseModel(hessian, builder, theta, g)
+    radius = np.sqrt(2 * model.decrement)
+    if np.isinf(model.gain):  # at a saddle there may be no gradient to measure by
+        radius = max(radius, 1.0)
     for iteration in range(max_iterations + 1):
-        decrement = 0.5 * float(g @ (inverse.cheap() @ g))
-        stuck = radius <= 1e-10 * np.sqrt(2 * decrement)
-        if age >= MAX_AGE or (
-            age > 0 and (decrement <= tolerance or stuck or iteration == max_iterations)
-        ):
-            inverse = builder.build(theta)
-            age = 0
-            decrement = 0.5 * float(g @ (inverse.cheap() @ g))
+        is_last = iteration == max_iterations
+        reason = _find_reason(model, tolerance, radius, is_last=is_last)
+        if reason and not model.is_fresh:
+            model = model.refresh()
+            reason = _find_reason(model, tolerance, radius, is_last=is_last)
         if callback is not None:
-            callback(iteration, U, decrement)
-        if decrement <= tolerance or stuck or iteration == max_iterations:
+            callback(iteration, U, model.decrement)
+        if reason:
             break
-        step, predicted, norm = _steihaug(partial(product, theta), inverse.cheap().dot, g, radius)
+        step, predicted, norm = model.step(radius)
         U_new, g_new = objective(theta + step)
         ratio = (U - U_new) / predicted if np.isfinite(U_new) else -1.0
         radius = _next_radius(radius, norm, ratio)
         if ratio > 1e-4 or (U_new <= U and predicted <= 1e-12 * abs(U)):
             theta = theta + step
             U = U_new
-            g = g_new
-            age += 1
+            model = model.move(theta, g_new)
     result = PolishResult(
         theta=theta,
         negative_log_posterior=U,
-        newton_decrement=decrement,
+        newton_decrement=model.decrement,
         iterations=iteration,
-        converged=decrement <= tolerance,
+        converged=reason == ARRIVED,
+        reason=reason,
     )
-    return result, inverse
+    return result, model.inverse if hessian is None else builder.build(theta)
+
+
+def _call_at(
+    function: Callable[..., np.ndarray], X: np.ndarray, Y: np.ndarray, theta: Vector
+) -> np.ndarray:
+    """A function of theta and stars at these stars."""
+    return function(theta, X, Y)
+
+
+def _find_reason(model: Model, tolerance: float, radius: float, *, is_last: bool) -> str:
+    """Why to stop; empty: go on."""
+    if max(model.decrement, model.gain) <= tolerance:
+        return ARRIVED
+    if radius <= 1e-10 * (1.0 if np.isinf(model.gain) else np.sqrt(2 * model.decrement)):
+        return STUCK
+    return TOO_LONG if is_last else ""
+
+
+class Model(Protocol):
+    """The quadratic model of U around one theta."""
+
+    @property
+    def decrement(self) -> float:
+        """Gauss-Newton decrement in nats."""
+        ...
+
+    @property
+    def gain(self) -> float:
+        """Nats that the model's minimum gains, as far as is known; infinite if it has none."""
+        ...
+
+    @property
+    def inverse(self) -> InverseHessian:
+        """Inverse of G, perhaps of some steps before."""
+        ...
+
+    @property
+    def is_fresh(self) -> bool:
+        """Whether `inverse` is that at theta."""
+        ...
+
+    def refresh(self) -> Model:
+        """The same with the inverse at theta."""
+        ...
+
+    def move(self, theta: Vector, gradient: Vector) -> Model:
+        """The model around another theta."""
+        ...
+
+    def step(self, radius: float) -> tuple[Vector, float, float]:
+        """Step within a ball, the model's decrease, and the step's length in the norm of G."""
+        ...
+
+
+class ProductModel:
+    """Products with H, preconditioned by the inverse of G, which is built every few steps.
+
+    Parameters
+    ----------
+    product : callable
+        H v at (theta, v).
+    builder : InverseBuilder
+    theta, gradient : numpy.ndarray, shape (param,)
+    inverse : InverseHessian, optional
+        Of G, `age` steps before.
+    """
+
+    def __init__(
+        self,
+        product: Callable[[Vector, Vector], Vector],
+        builder: InverseBuilder,
+        theta: Vector,
+        gradient: Vector,
+        inverse: InverseHessian | None = None,
+        age: int = 0,
+    ):
+        self._product = product
+        self._builder = builder
+        self._theta = theta
+        self._gradient = gradient
+        self._age = 0 if inverse is None else age
+        self.inverse = builder.build(theta) if inverse is None else inverse
+        self.decrement = 0.5 * float(gradient @ (self.inverse.cheap() @ gradient))
+        self.gain = self.decrement
+
+    @property
+    def is_fresh(self) -> bool:
+        return self._age == 0
+
+    def refresh(self) -> ProductModel:
+        return ProductModel(self._product, self._builder, self._theta, self._gradient)
+
+    def move(self, theta: Vector, gradient: Vector) -> ProductModel:
+        age = self._age + 1
+        kept = self.inverse if age < MAX_AGE else None
+        return ProductModel(self._product, self._builder, theta, gradient, kept, age)
+
+    def step(self, radius: float) -> tuple[Vector, float, float]:
+        precondition = self.inverse.cheap().dot
+        return _steihaug(partial(self._product, self._theta), precondition, self._gradient, radius)
 
 
 def _next_radius(radius: float, norm: float, ratio: float) -> float:

@@ -7,6 +7,7 @@ import pytest
 from numpy.testing import assert_allclose
 
 import symspec as ss
+from symspec.training.dense_newton import minimize_in_ball
 
 
 def build_problem(activation, sizes=(4, 3, 2), n_stars=30, seed=0, **options):
@@ -185,8 +186,20 @@ def saddle():
     return SimpleNamespace(reg=reg, X=X, Y=Y - Y.mean(axis=0), theta=np.zeros(net.n_params))
 
 
-def test_at_a_saddle_without_slope_it_stays_and_the_certificate_says_so():
-    """Polish looks at the decrement only; at such a point the certificate says so."""
+def test_a_small_network_leaves_a_saddle_without_slope():
+    p = saddle()
+    U, gradient = ss.compile_objective(p.reg)(p.theta, p.X, p.Y)
+    assert np.abs(gradient).max() < 1e-9
+    result = ss.polish(p.reg, p.theta, p.X, p.Y)
+    assert result.converged
+    assert result.negative_log_posterior < U - 100
+    H = ss.compile_hessian(p.reg)(result.theta, p.X, p.Y)
+    assert np.linalg.eigvalsh(H)[0] > 0
+
+
+def test_a_larger_one_stays_there_and_the_certificate_says_so(monkeypatch):
+    """By products it looks at the decrement only."""
+    monkeypatch.setattr("symspec.training.newton.is_small", lambda net: False)
     p = saddle()
     result = ss.polish(p.reg, p.theta, p.X, p.Y)
     assert result.iterations == 0
@@ -195,6 +208,51 @@ def test_at_a_saddle_without_slope_it_stays_and_the_certificate_says_so():
         certificate = ss.fit_laplace(p.reg, result.theta, p.X, p.Y).certificate
     assert not certificate.is_minimum
     assert certificate.smallest_eigenvalue < -1
+
+
+@pytest.mark.parametrize("hidden", [[8], [5, 4]], ids=str)
+@pytest.mark.parametrize("activation", ["tanh", "softplus", "gelu"])
+def test_from_a_random_start_it_ends_at_a_minimum_of_the_dense_hessian(activation, hidden):
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(120, 8))
+    Y = np.c_[np.sin(X[:, 0]) + X[:, 1] * X[:, 2], np.abs(X[:, 3]) - X[:, 4]]
+    net = ss.mlp([8, *hidden, 2], activation=activation)
+    reg = ss.Regression(net, sigma_noise=0.1, prior_precision=1.0)
+    start = net.init_params(np.random.default_rng(1))
+    result = ss.polish(reg, start, X, Y, max_iterations=1000)
+    assert result.converged, result.reason
+    H = ss.compile_hessian(reg)(result.theta, X, Y)
+    gradient = ss.compile_objective(reg)(result.theta, X, Y)[1]
+    assert np.linalg.eigvalsh(H)[0] > 0
+    assert gradient @ np.linalg.solve(H, gradient) / 2 < 1e-6
+
+
+@pytest.mark.parametrize("radius", [1e-3, 0.7, 3.0, 1e3])
+@pytest.mark.parametrize("lowest", [-2.0, 0.5])
+def test_a_step_is_the_minimum_of_the_model_within_the_ball(lowest, radius):
+    rng = np.random.default_rng(4)
+    values = np.sort(np.r_[lowest, rng.uniform(0.6, 3, size=6)])
+    slopes = rng.normal(size=7)
+    u = minimize_in_ball(values, slopes, radius)
+    best = slopes @ u + values @ u**2 / 2
+    assert np.linalg.norm(u) <= radius * (1 + 1e-9)
+    others = rng.normal(size=(20_000, 7))
+    others *= (
+        radius
+        * rng.uniform(0, 1, size=(20_000, 1)) ** (1 / 7)
+        / np.linalg.norm(others, axis=1, keepdims=True)
+    )
+    assert (others @ slopes + others**2 @ values / 2 >= best - 1e-9 * abs(best)).all()
+    # its condition: (H + shift) u = -g with a shift of at least 0 that makes H + shift positive
+    shifts = -slopes / u - values
+    assert_allclose(shifts, shifts[0], rtol=1e-6, atol=1e-9)
+    assert shifts[0] > max(-values[0], 0) - 1e-9
+
+
+def test_without_a_slope_along_it_the_lowest_direction_is_followed_to_the_edge():
+    u = minimize_in_ball(np.array([-1.0, 2.0]), np.array([0.0, 0.3]), 0.5)
+    assert_allclose(u[1], -0.1, rtol=1e-9)
+    assert_allclose(np.linalg.norm(u), 0.5, rtol=1e-9)
 
 
 def test_beside_a_saddle_it_follows_negative_curvature_to_a_minimum():
@@ -214,7 +272,7 @@ def test_beside_a_saddle_it_follows_negative_curvature_to_a_minimum():
 
 def test_at_a_kink_of_a_relu_network_it_says_that_it_did_not_arrive():
     """U of a small ReLU network is often least on a kink, where no gradient vanishes."""
-    p, steps = build_problem("relu", seed=2), []
+    p, steps = build_problem("relu", seed=11), []
     result = ss.polish(p.reg, p.theta, p.X, p.Y, callback=lambda *step: steps.append(step[1]))
     assert not result.converged
     assert result.newton_decrement > 0.01
