@@ -92,8 +92,13 @@ def open_run(
         `overwrite` is False.
     """
     may_exist = overwrite or (not restart and is_finished(output))
-    target = check_target(output, overwrite=may_exist)
-    folder = _name_folder(target)
+    folder = _name_folder(output)
+    try:
+        target = check_target(output, overwrite=may_exist)
+    except FileKeptError:
+        with suppress(OSError):
+            folder.rmdir()  # of a run that was killed when only this was left to do
+        raise
     if folder.exists() and not folder.is_dir():
         raise FileKeptError(f"{folder} should be a folder, got a file: move it away.")
     folder.mkdir(exist_ok=True)
@@ -102,6 +107,7 @@ def open_run(
     with _hold(folder):
         if restart:
             run.clear()
+            (folder / FINISHED).unlink(missing_ok=True)
         check_plan(folder, full_plan)
         run.drop_damaged()
         try:
@@ -116,10 +122,11 @@ def is_finished(output: str | os.PathLike[str]) -> bool:
 
     The same call finds out whether there is its own output, keeps it, and removes the folder.
     """
-    return (_name_folder(Path(os.path.realpath(output))) / FINISHED).exists()
+    return (_name_folder(output) / FINISHED).exists()
 
 
-def _name_folder(target: Path) -> Path:
+def _name_folder(output: str | os.PathLike[str]) -> Path:
+    target = Path(os.path.realpath(output))
     return target.with_name(f"{target.name}.partial")
 
 
@@ -267,13 +274,14 @@ class PartialRun:
         for pattern in (piece, temporary):
             for path in self.folder.glob(pattern):
                 path.unlink()
-        for path in (self._assembled, self.folder / PLAN, self.folder / FINISHED):
+        for path in (self._assembled, self.folder / PLAN):
             path.unlink(missing_ok=True)
 
     def remove(self) -> None:
         """Remove the folder, except for files that are no run's."""
         self.clear()
         (self.folder / LOCK).unlink(missing_ok=True)
+        (self.folder / FINISHED).unlink(missing_ok=True)
         with suppress(OSError):
             self.folder.rmdir()
 

@@ -166,7 +166,7 @@ def test_the_file_of_another_stage_or_layout_is_not_taken(tmp_path):
 
 def test_resume_is_a_folder(tmp_path):
     (tmp_path / "file").write_text("text")
-    with pytest.raises(ss.OptionError, match="resume should be a folder, got .*file"):
+    with pytest.raises(ss.OptionError, match=r"resume should be a folder, got .*file"):
         Checkpoint(tmp_path / "file", "a")
     (tmp_path / "sums.npz").mkdir()
     with pytest.raises(ss.DataError, match=r"sums\.npz should be a file, got a folder"):
@@ -219,8 +219,9 @@ INPUTS = [
     (A.tolist(),), (A[:3], A[3:]), (A[:4], A[4:]), ((A[:3], A[3:]),), (A.tobytes(),), (A, None),
     (A, "x"), (A, {"x": 1}), (A, {"x": 2}), (A, {"x": 1.0}), (A, {"y": 1}), (np.nextafter(A, 9),),
     ((A, "x"),), ([np.nextafter(A, 9), "x"],), ({"x": A},), ({"x": {"x": A}},), ({"x": [A]},),
-    ({"x": {"y": 1}, "y": 2},), ({"x": {"y": 2}, "y": 1},), ({"x": 1, "y": 2},), ({"x": 2, "y": 1},),
-    (("x", 1, "y", 2),), ({("x", 1): ("y", 2)},), ({1: "x"},), ({"1": "x"},), ({None: "x"},),
+    ({"x": {"y": 1}, "y": 2},), ({"x": {"y": 2}, "y": 1},), ({"x": 1, "y": 2},),
+    ({"x": 2, "y": 1},), (("x", 1, "y", 2),), ({("x", 1): ("y", 2)},), ({1: "x"},), ({"1": "x"},),
+    ({None: "x"},),
     (LONG,), (LONG + (np.arange(2000) == 1000),), (((LONG,),),),
     (((LONG + (np.arange(2000) == 1000),),),),  # whose repr is the same
     (np.array([A, None, "x"], object),), (np.array([A, None, "y"], object),),

@@ -7,8 +7,6 @@ from dataclasses import dataclass, field
 from numbers import Real
 from typing import Any, Self
 
-import numpy as np
-
 from symspec.errors import OptionError
 from symspec.safety.options import check_choice
 from symspec.spectra.pixels import UNCERTAINTY_KINDS, check_mask_bits
@@ -67,15 +65,4 @@ class ReadOptions:
 
     def identity(self) -> dict[str, str | None]:
         """Strings that differ if the options given do."""
-        return {name: _write_out(value) for name, value in self.given.items()}
-
-
-def _write_out(value: object) -> str | None:
-    """All of an option's value: str would leave out entries of a long array."""
-    if value is None:
-        return None
-    return str(
-        list(value)
-        if isinstance(value, Sequence | np.ndarray) and not isinstance(value, str)
-        else value
-    )
+        return {name: None if value is None else str(value) for name, value in self.given.items()}
