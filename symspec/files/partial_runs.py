@@ -10,6 +10,9 @@ A piece ends in a seal, see `symspec.safety.checkpoint`: its stars, a digest of 
 its bytes. It is verified before it is used; what is damaged, exchanged, or of another run, is
 computed again, with a warning.
 
+The input is known by a digest of its bytes, not by its size and time: that takes a second for each
+gigabyte of a file, at the start of every call.
+
 The number of stars in a piece depends on the data alone, and each piece is computed by itself. A
 run that was killed a hundred times therefore ends with the same bytes as one that was not. The same
 call finds the folder, computes what is missing, assembles the output, and removes the folder, also

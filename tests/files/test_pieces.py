@@ -3,14 +3,18 @@
 import json
 import os
 import shutil
+from importlib import import_module
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+import symspec as ss
+from symspec.cli.app import app
 from symspec.errors import DataError, FileKeptError
-from symspec.files.partial_runs import is_finished, open_run
+from symspec.files.partial_runs import PartialRun, is_finished, open_run
 
 PLAN = {"model": "abc", "limit": 0.5}
 STARS = (10, 4)  # in all, and in a piece
@@ -187,6 +191,18 @@ def test_an_output_may_have_the_name_of_anything_in_the_folder(tmp_path, name):
     assert os.listdir(tmp_path) == [name]
 
 
+def test_damaged_pieces_of_catalogues_and_predictions_never_give_other_numbers(monkeypatch):
+    """A share of the fuzzer among the benchmarks."""
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "bench")
+    fuzzer = import_module("fuzz_pieces")
+    monkeypatch.setattr(fuzzer, "SECONDS", 0)  # no limit
+    calls = [call for call in fuzzer.CALLS if call.name in ("errors", "predict, unfinished")]
+    outcomes = fuzzer.fuzz(24, seed=1, calls=calls)
+    assert len(outcomes) == 24
+    assert [one for one in outcomes if one[-1] not in ("right", "refused")] == []
+    assert "right" in {outcome for *_, outcome in outcomes}
+
+
 # --- killed when the output was at its place
 
 
@@ -236,6 +252,34 @@ def test_a_folder_that_only_had_to_be_removed_is_removed(tmp_path):
     with pytest.raises(FileKeptError, match="which is kept"):
         finish(tmp_path / "out")
     assert os.listdir(tmp_path) == ["out"]
+
+
+@pytest.mark.parametrize(("command", "name"), [("errors", "c.fits"), ("jacobian", "j.h5")])
+def test_a_command_killed_after_its_output_was_moved_ends_well(
+    tmp_path, monkeypatch, command, name
+):
+    rng = np.random.default_rng(0)
+    net = ss.mlp([3, 2])
+    reg = ss.Regression(net, sigma_noise=0.1, prior_precision=1.0)
+    X, Y = rng.normal(size=(9, 3)), rng.normal(size=(9, 2))
+    laplace = ss.fit_laplace(reg, np.ones(net.n_params), X, Y, require_minimum=False)
+    ss.write_laplace(tmp_path / "model.h5", laplace)
+    np.savez(tmp_path / "stars.npz", flux=X)
+    words = [command, *(str(tmp_path / one) for one in ("model.h5", "stars.npz", name))]
+
+    def die(self):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PartialRun, "remove", die)
+        assert CliRunner().invoke(app, words).exit_code == 130
+    content = (tmp_path / name).read_bytes()
+    assert (tmp_path / f"{name}.partial").exists()
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / name).read_bytes() == content
+    assert sorted(os.listdir(tmp_path)) == sorted(["model.h5", "stars.npz", name])
+    assert CliRunner().invoke(app, words).exit_code == 1  # it exists
 
 
 def test_another_output_that_stands_there_by_then_is_kept(tmp_path, monkeypatch):
