@@ -41,6 +41,12 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ["OPENBLAS_NUM_THREADS"] = "1"  # of processes that tests start
     threadpool_limits(1)
 
+
+def pytest_collection_modifyitems(items):
+    """The examples first: no other file takes as long, and no core should wait for its end."""
+    items.sort(key=lambda item: not item.path.match("test_examples.py"))
+
+
 N_STARS, N_PIXELS = 7, 5
 # real data beside the checkout, where there are any
 SHARED_DATA = Path(__file__).parents[2] / "shared/data"

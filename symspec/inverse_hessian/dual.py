@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
@@ -12,6 +13,17 @@ from scipy.linalg.lapack import dpotrf, dpotri
 from symspec.derivatives import compiled
 from symspec.derivatives.tangents import Tangents
 from symspec.errors import DataError, TooLargeError
+from symspec.inverse_hessian.digits import (
+    PROMISED,
+    TRUSTED,
+    Enclosure,
+    SumsOfSquares,
+    describe_condition,
+    factorize_stacked,
+    fits_densely,
+    round_difference,
+    rounding,
+)
 from symspec.inverse_hessian.interface import (
     ArrayReader,
     Cost,
@@ -60,6 +72,7 @@ class DualInverse(InverseHessian):
     options: ClassVar = {"subset": int}
     partial_options = ("subset",)
     has_evidence_gradient = True
+    widest = PROMISED
 
     def __init__(
         self,
@@ -79,9 +92,7 @@ class DualInverse(InverseHessian):
         self.observed = noise.observed
         self._variance_vector = tangents.layout.expand(variance)
         self.rows = np.flatnonzero(self.observed.T)  # label-major, as `Tangents.gram` orders them
-        if cholesky is None:
-            cholesky = factorize_kernel(tangents.gram(tangents, variance), noise)
-        self.cholesky = cholesky
+        self.cholesky = self._factorize() if cholesky is None else cholesky
 
     @classmethod
     def cost(cls, net: Network, n_rows: int) -> Cost:
@@ -118,6 +129,19 @@ class DualInverse(InverseHessian):
             is_subset = bool(reader.array(f"{place}/is_subset", (), kind=bool))
         noise = reg.noise.of_stars(np.where(observed, 0.0, np.nan))
         return cls(tangents, _invert_prior(reg), noise, cholesky, is_subset=is_subset)
+
+    def _factorize(self) -> np.ndarray:
+        """Lower Cholesky factor of M; from J itself if K would lose its digits, and J fits."""
+        is_poor = not rounding(self._n_terms) * self.condition < TRUSTED
+        if not (is_poor and fits_densely(self.n_rows, self.shape[0])):
+            return factorize_kernel(self.tangents.gram(self.tangents, self.variance), self.noise)
+        J = self.tangents.dense().swapaxes(0, 1).reshape(-1, self.shape[0])[self.rows]
+        S = _add_noise(np.zeros((self.observed.size,) * 2), self.noise)[
+            np.ix_(self.rows, self.rows)
+        ]
+        factor = factorize_stacked((J * np.sqrt(self._variance_vector)).T, np.linalg.cholesky(S).T)
+        _check_factor(factor)
+        return factor
 
     def _matmat(self, V: np.ndarray) -> np.ndarray:
         V = V * self._variance_vector[:, None]
@@ -157,10 +181,49 @@ class DualInverse(InverseHessian):
         return out
 
     def label_covariance(self, tangents: Tangents) -> np.ndarray:
+        return self.enclose(tangents).value
+
+    def enclose(self, tangents: Tangents) -> Enclosure:
         n = tangents.n_stars
         C = tangents.n_labels
         Z = self._solve(self.tangents.gram(tangents, self.variance)[self.rows]).reshape(-1, C, n)
-        return tangents.own_gram(self.variance) - np.einsum("icn,idn->ncd", Z, Z, optimize=True)
+        prior = tangents.own_gram(self.variance)
+        V = prior - np.einsum("icn,idn->ncd", Z, Z, optimize=True)
+        relative = round_difference(V, prior, self.condition, self._n_terms)
+        enclosure = Enclosure.of_relative(V, relative, most=prior)
+        poor = ~(relative < TRUSTED).all(axis=1)
+        if poor.any() and self._sums_of_squares is not None:
+            enclosure.replace(poor, self._sums_of_squares.enclose(tangents[poor]))
+        if not self.is_complete:
+            enclosure.lower[:] = 0
+        return enclosure
+
+    @property
+    def _n_terms(self) -> int:
+        widths = [layer.n_in + layer.n_out for layer in self.tangents.layout.layers.values()]
+        return self.n_rows + sum(widths)
+
+    @cached_property
+    def condition(self) -> float:
+        """Largest ratio of what the prior and the noise let a label vary to the noise alone."""
+        kernel = np.diagonal(self.tangents.own_gram(self.variance), axis1=1, axis2=2)
+        precision = np.diagonal(self.noise.weights, axis1=1, axis2=2)
+        return 1 + float(np.max(np.sum(kernel * precision, axis=1), initial=0.0))
+
+    @property
+    def remark(self) -> str:
+        form = ""
+        if not rounding(self._n_terms) * self.condition < TRUSTED:
+            fits = fits_densely(self.n_rows, self.shape[0])
+            form = "sums of squares" if fits else "error bars may lose digits, and are flagged then"
+        return describe_condition(self.condition, form)
+
+    @cached_property
+    def _sums_of_squares(self) -> SumsOfSquares | None:
+        """The form that keeps more digits, where it fits."""
+        if not fits_densely(self.n_rows, self.shape[0]):
+            return None
+        return SumsOfSquares([self.tangents.whiten(self.noise.whiteners)], self._variance_vector)
 
     @property
     def n_rows(self) -> int:
@@ -302,21 +365,31 @@ def factorize_kernel(K: np.ndarray, noise: StarNoise) -> np.ndarray:
     DataError
         The kernel is not finite.
     """
+    M = _add_noise(K, noise)
+    if not noise.observed.all():
+        rows = np.flatnonzero(noise.observed.T)
+        M = M[np.ix_(rows, rows)]
+    # the transpose is Fortran-ordered, so that LAPACK works in place; M is symmetric
+    factor, info = dpotrf(M.T, lower=1, clean=1, overwrite_a=1)
+    _check_factor(factor, info)
+    return factor
+
+
+def _add_noise(K: np.ndarray, noise: StarNoise) -> np.ndarray:
+    """K + S over all rows, label-major, in place."""
     N, C = noise.observed.shape
     M = K.reshape(C, N, C, N)
     stars = np.arange(N)
     for c in range(C):
         for d in range(C):
             M[c, stars, d, stars] += noise.covariance[..., c, d]
-    if not noise.observed.all():
-        rows = np.flatnonzero(noise.observed.T)
-        K = K[np.ix_(rows, rows)]
-    # the transpose is Fortran-ordered, so that LAPACK works in place; K is symmetric
-    factor, info = dpotrf(K.T, lower=1, clean=1, overwrite_a=1)
+    return K
+
+
+def _check_factor(factor: np.ndarray, info: int = 0) -> None:
     if info != 0 or not np.isfinite(np.diag(factor)).all():  # OpenBLAS lets NaN pass
         raise DataError(
             "the network's tangent kernel is not finite or not positive definite: theta has"
             " diverged, or flux and labels differ by so many orders of magnitude that float64 does"
             " not hold; standardise them."
         )
-    return factor

@@ -19,6 +19,7 @@ from scipy.sparse.linalg import LinearOperator
 from symspec.derivatives.tangent_stream import TangentStream
 from symspec.derivatives.tangents import Tangents
 from symspec.errors import OptionError
+from symspec.inverse_hessian.digits import Enclosure
 from symspec.networks.network import Network
 from symspec.networks.noise import LOG_2PI
 from symspec.networks.params import ParamLayout
@@ -156,6 +157,9 @@ class InverseHessian(LinearOperator, ABC):
         Stars after which results are worth keeping, where a star takes minutes.
     is_complete : bool
         Whether all training stars went into it.
+    widest : float
+        Relative width of the interval of a standard deviation up to which the structure does what
+        it promises; predictions are flagged beyond it.
     free : slice
         The parameters that vary; the others are held fixed, with zero variance.
     """
@@ -168,6 +172,7 @@ class InverseHessian(LinearOperator, ABC):
     has_evidence_gradient: ClassVar[bool] = False
     stars_a_piece: ClassVar[int | None] = None
     is_complete: bool = True
+    widest: float = 0.05
 
     def __init__(self, n_params: int, free: slice | None = None):
         super().__init__(np.dtype(np.float64), (n_params, n_params))
@@ -194,6 +199,11 @@ class InverseHessian(LinearOperator, ABC):
     def from_arrays(cls, reader: ArrayReader, place: str, reg: Regression) -> Self:
         """The operator of which the arrays stand under `place`."""
 
+    @property
+    def remark(self) -> str:
+        """What scales that are far apart made of it, in one line; empty if they are not."""
+        return ""
+
     # --- what every structure can do
 
     @abstractmethod
@@ -216,14 +226,16 @@ class InverseHessian(LinearOperator, ABC):
     def label_covariance(self, tangents: Tangents) -> np.ndarray:
         """J A^-1 J^T of each star (star, label, label)."""
 
-    def label_covariance_bounds(self, tangents: Tangents) -> tuple[np.ndarray, np.ndarray]:
-        """Bounds (star, label, label) of J A^-1 J^T in Loewner order; NaN where none is known."""
+    def enclose(self, tangents: Tangents) -> Enclosure:
+        """`label_covariance` of each star, with bounds of the exact one; NaN where unknown."""
         V = self.label_covariance(tangents)
         unknown = np.full_like(V, np.nan)
-        if self.accuracy == "approximate":
-            return unknown, unknown
-        lower = {"exact": V, "upper bound": np.zeros_like(V)}.get(self.accuracy, unknown)
-        return lower, V
+        return Enclosure(value=V, lower=unknown, upper=unknown)
+
+    def label_covariance_bounds(self, tangents: Tangents) -> tuple[np.ndarray, np.ndarray]:
+        """Bounds (star, label, label) of J A^-1 J^T in Loewner order; NaN where none is known."""
+        enclosure = self.enclose(tangents)
+        return enclosure.lower, enclosure.upper
 
     def cheap(self) -> LinearOperator:
         """An operator like this one whose products cost little, for preconditioning."""

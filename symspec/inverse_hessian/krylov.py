@@ -31,13 +31,24 @@ import time
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
 
 from symspec.derivatives.tangent_stream import TangentStream
 from symspec.derivatives.tangents import Tangents
-from symspec.errors import OptionError
+from symspec.errors import DataError, OptionError
+from symspec.inverse_hessian.digits import (
+    HOPELESS,
+    PROMISED,
+    TRUSTED,
+    Enclosure,
+    SumsOfSquares,
+    fits_densely,
+    round_difference,
+    rounding,
+)
 from symspec.inverse_hessian.dual import DualInverse, read_tangents
 from symspec.inverse_hessian.interface import ArrayReader, InverseHessian, Problem
 from symspec.inverse_hessian.krylov_space import Brackets, KrylovSpace, estimate_log_det
@@ -109,6 +120,8 @@ class KrylovInverse(InverseHessian):
         self.rest = rest
         self.limits = KrylovLimits() if limits is None else limits
         self.checkpoint = Checkpoint() if checkpoint is None else checkpoint
+        # some times what was asked for
+        self.widest = float(np.clip(5 * self.limits.tolerance, PROMISED, self.widest))
         self._n_rows = rest.n_stars * rest.n_labels
         self._log_det: tuple[float, float] | None = None
 
@@ -188,9 +201,44 @@ class KrylovInverse(InverseHessian):
 
     def label_covariance(self, tangents: Tangents) -> np.ndarray:
         """Upper ends of `label_covariance_bounds`."""
-        return self.label_covariance_bounds(tangents)[1]
+        return self.enclose(tangents).value
 
-    def label_covariance_bounds(self, tangents: Tangents) -> tuple[np.ndarray, np.ndarray]:
+    def enclose(self, tangents: Tangents) -> Enclosure:
+        n_terms = self.shape[0] + self._n_rows
+        if self._sums_of_squares is not None and not rounding(n_terms) * self.condition < TRUSTED:
+            return self._sums_of_squares.enclose(tangents)
+        lower, upper = self._bracket(tangents)
+        prior = tangents.own_gram(self.subset.variance)
+        relative = round_difference(upper, prior, self.condition, n_terms)
+        enclosure = Enclosure.of_relative(upper, relative, most=prior)
+        sure = (relative < HOPELESS).all(axis=1)
+        enclosure.lower[sure] -= upper[sure] - lower[sure]
+        poor = ~(relative < TRUSTED).all(axis=1)
+        if poor.any() and self._sums_of_squares is not None:
+            enclosure.replace(poor, self._sums_of_squares.enclose(tangents[poor]))
+        return enclosure
+
+    @cached_property
+    def condition(self) -> float:
+        """Largest ratio of what the prior and the noise let a label vary to the noise alone."""
+        rest = [
+            np.trace(tangents.own_gram(self.subset.variance), axis1=1, axis2=2).max()
+            for _, tangents in self.rest.blocks()
+        ]
+        return max(self.subset.condition, 1 + float(np.max(rest)))
+
+    @cached_property
+    def _sums_of_squares(self) -> SumsOfSquares | None:
+        """The form that keeps more digits, where it fits."""
+        subset = self.subset
+        if not fits_densely(subset.n_rows + self._n_rows, self.shape[0]):
+            return None
+        blocks = [tangents for _, tangents in self.rest.blocks()]
+        blocks.append(subset.tangents.whiten(subset.noise.whiteners))
+        return SumsOfSquares(blocks, subset.tangents.layout.expand(subset.variance))
+
+    def _bracket(self, tangents: Tangents) -> tuple[np.ndarray, np.ndarray]:
+        """Bounds (star, label, label) but for rounding, by conjugate gradients."""
         step = self._columns_that_share() // self.rest.n_labels
         groups = [tangents[i : i + step] for i in range(0, tangents.n_stars, step)]
         budget = self.limits.max_seconds
@@ -228,7 +276,10 @@ class KrylovInverse(InverseHessian):
             if not space.expand(brackets.residuals[:, wide].reshape(self._n_rows, -1)):
                 return
             self.checkpoint.progress("krylov", int((~wide).sum()), len(wide))
-            brackets.update(space, wide)
+            try:
+                brackets.update(space, wide)
+            except DataError:
+                return
 
     def cheap(self) -> DualInverse:
         """The subset's inverse, never smaller in Loewner order."""

@@ -10,6 +10,7 @@ from collections.abc import Callable
 import numpy as np
 from scipy.linalg import cho_factor, cho_solve, eigh_tridiagonal, qr
 
+from symspec.errors import DataError
 from symspec.safety.checkpoint import Checkpoint
 
 Product = Callable[[np.ndarray], np.ndarray]
@@ -63,9 +64,22 @@ class KrylovSpace:
         return True
 
     def solve(self, k: np.ndarray) -> np.ndarray:
-        """Coefficients (p, k) in the basis of the Galerkin solution of M x = k (row, k)."""
+        """Coefficients (p, k) in the basis of the Galerkin solution of M x = k (row, k).
+
+        Raises
+        ------
+        DataError
+            M, of which no eigenvalue is below 1, is not positive definite in float64.
+        """
         M = np.eye(len(self._projected)) + self._projected
-        return cho_solve(cho_factor(M, lower=True), self.basis.T @ k)
+        try:
+            return cho_solve(cho_factor(M, lower=True), self.basis.T @ k)
+        except (np.linalg.LinAlgError, ValueError) as error:  # ValueError: it is not finite
+            raise DataError(
+                "the products of conjugate gradients have lost all digits: flux, noise and prior"
+                " differ by so many orders of magnitude that float64 does not hold; standardise"
+                " the flux, or raise prior_precision."
+            ) from error
 
     def multiply(self, coefficients: np.ndarray) -> np.ndarray:
         """M U c (row, k) for coefficients c (p, k)."""
@@ -151,8 +165,11 @@ def _lower_bound(history: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
     except np.linalg.LinAlgError:
         # rounding, once the residuals are small: the last iterate alone is as good
         V, R = history[-1]
-        factor = cho_factor(V + R, lower=True)
         h = V
+        try:
+            factor = cho_factor(V + R, lower=True)
+        except np.linalg.LinAlgError:
+            return np.zeros_like(V)
     return h.T @ cho_solve(factor, h)
 
 

@@ -18,6 +18,7 @@ from scipy.sparse.linalg import LinearOperator, eigsh
 from symspec.derivatives.tangent_stream import TangentStream
 from symspec.derivatives.tangents import Tangents
 from symspec.errors import OptionError
+from symspec.inverse_hessian.digits import TRUSTED, Enclosure, rounding
 from symspec.inverse_hessian.interface import ArrayReader, Arrays, Factor, InverseHessian, Problem
 from symspec.networks.regression import Regression
 from symspec.safety.checkpoint import Checkpoint
@@ -102,11 +103,26 @@ class LowRankInverse(InverseHessian):
         return draws * self._sd
 
     def label_covariance(self, tangents: Tangents) -> np.ndarray:
+        return self.enclose(tangents).value
+
+    def enclose(self, tangents: Tangents) -> Enclosure:
         variance = {
             b.name: 1 / self.precision[b.slice].reshape(b.shape) for b in tangents.layout.blocks
         }
-        Z = tangents.matvec(self._sd[:, None] * self.eigenvectors) * np.sqrt(self._shrinkage)
-        return tangents.own_gram(variance) - np.matmul(Z, Z.transpose(0, 2, 1))
+        c = tangents.matvec(self._sd[:, None] * self.eigenvectors)
+        prior = tangents.own_gram(variance)
+        V = prior - np.matmul(c * self._shrinkage, c.transpose(0, 2, 1))
+        variances, most = (np.diagonal(A, axis1=1, axis2=2) for A in (V, prior))
+        for n in np.flatnonzero((rounding(self.shape[0]) * most > TRUSTED * variances).any(axis=1)):
+            V[n] = self._sum_squares(tangents[n : n + 1].dense()[0], c[n])
+        return Enclosure(value=V, lower=np.zeros_like(V), upper=V)
+
+    def _sum_squares(self, J: np.ndarray, c: np.ndarray) -> np.ndarray:
+        """V (label, label) of one star with tangents J (label, param), nothing subtracted."""
+        j = (J * self._sd).T
+        beyond = j - self.eigenvectors @ c.T
+        beyond -= self.eigenvectors @ (self.eigenvectors.T @ beyond)  # rounding of the size of j
+        return beyond.T @ beyond + (c / (1 + self.eigenvalues)) @ c.T
 
     def arrays(self) -> dict[str, np.ndarray]:
         return {"eigenvalues": self.eigenvalues, "eigenvectors": self.eigenvectors}

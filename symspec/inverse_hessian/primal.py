@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from scipy.linalg import eigh, solve_triangular
-from scipy.linalg.lapack import dpotrf, dtrtri
+from scipy.linalg.lapack import dpocon, dpotrf, dtrtri
 
 from symspec.derivatives import weighted_sums
 from symspec.derivatives.curvature import CurvatureFactors
@@ -16,6 +18,15 @@ from symspec.derivatives.matrices import add_upper_triangle, fill_lower_triangle
 from symspec.derivatives.tangent_stream import TangentStream
 from symspec.derivatives.tangents import Tangents
 from symspec.errors import DataError, NotPositiveDefiniteError
+from symspec.inverse_hessian.digits import (
+    PROMISED,
+    TRUSTED,
+    Enclosure,
+    describe_condition,
+    factorize_stacked,
+    fits_densely,
+    rounding,
+)
 from symspec.inverse_hessian.interface import (
     ArrayReader,
     Cost,
@@ -51,15 +62,20 @@ class PrimalInverse(InverseHessian):
     ----------
     cholesky : numpy.ndarray, shape (param, param)
         Lower factor; the upper triangle is zero.
+    is_of_products : bool, default True
+        Whether A was summed and factorised, or L comes from the tangents themselves, which keeps
+        twice as many digits.
     """
 
     structure = "primal"
     curvatures = ("ggn", "hessian")
     has_evidence_gradient = True
+    widest = PROMISED
 
-    def __init__(self, cholesky: np.ndarray):
+    def __init__(self, cholesky: np.ndarray, *, is_of_products: bool = True):
         super().__init__(len(cholesky))
         self.cholesky = cholesky
+        self.is_of_products = is_of_products
 
     @classmethod
     def cost(cls, net: Network, n_rows: int) -> Cost:
@@ -73,13 +89,28 @@ class PrimalInverse(InverseHessian):
             return cls.factorize(problem.hessian(theta))
         net = problem.reg.net
         check_square_fits(net, "float64")
-        A = _sum_outer_products(problem.stream(theta), net)
-        A[np.diag_indices(len(A))] += problem.reg.prior_precision_vector()
-        return cls.factorize(A)
+        stream = problem.stream(theta)
+        precision = problem.reg.prior_precision_vector()
+        A = _sum_outer_products(stream, net)
+        A[np.diag_indices(len(A))] += precision
+        n_rows = stream.n_stars * stream.n_labels
+        if not fits_densely(n_rows, len(A)) or not np.isfinite(A).all():
+            return cls.factorize(A)
+        with suppress(NotPositiveDefiniteError):
+            inverse = cls.factorize(A)
+            if rounding(len(A)) * inverse.condition < TRUSTED:
+                return inverse
+        J = [_flatten(tangents) for _, tangents in stream.blocks()]
+        factor = factorize_stacked(np.diag(np.sqrt(precision)), *J)
+        return cls(factor, is_of_products=False)
 
     @classmethod
     def from_arrays(cls, reader: ArrayReader, place: str, reg: Regression) -> PrimalInverse:
-        return cls(read_cholesky(reader, place, reg.net.n_params))
+        is_of_products = True
+        if "is_of_products" in reader.find(place):
+            is_of_products = bool(reader.array(f"{place}/is_of_products", (), kind=bool))
+        cholesky = read_cholesky(reader, place, reg.net.n_params)
+        return cls(cholesky, is_of_products=is_of_products)
 
     @classmethod
     def factorize(cls, A: np.ndarray) -> PrimalInverse:
@@ -129,11 +160,58 @@ class PrimalInverse(InverseHessian):
     def draw(self, n_draws: int, rng: np.random.Generator) -> np.ndarray:
         return self._solve(rng.normal(size=(self.shape[0], n_draws)), transposed=True).T
 
+    @cached_property
+    def condition(self) -> float:
+        """Estimate of the norm of A^-1 in units of A's diagonal, by LAPACK."""
+        scaled = self.cholesky / np.sqrt(self._curvatures)[:, None]
+        reciprocal, _ = dpocon(scaled, 1.0, uplo="L")
+        return float(1 / max(reciprocal, np.finfo(float).tiny))
+
+    @property
+    def remark(self) -> str:
+        if self._find_rounding(self.condition) < PROMISED:
+            form = "" if self.is_of_products else "factorised without sums of products"
+        else:
+            form = "float64 does not hold all error bars, which are flagged"
+        return describe_condition(self.condition, form)
+
+    @property
+    def _curvatures(self) -> np.ndarray:
+        """Diagonal of A (param,)."""
+        return np.einsum("ij,ij->i", self.cholesky, self.cholesky)
+
+    def enclose(self, tangents: Tangents) -> Enclosure:
+        if self._find_rounding(self.condition) < TRUSTED:
+            V = self.label_covariance(tangents)
+            return Enclosure.of_relative(
+                V, np.full(V.shape[:2], self._find_rounding(self.condition))
+            )
+        V = np.empty((tangents.n_stars, *[tangents.n_labels] * 2))
+        conditions = np.empty(V.shape[:2])
+        curvatures = self._curvatures
+        for stars, Z in self._solve_root(tangents):
+            V[stars] = np.matmul(Z.transpose(0, 2, 1), Z)
+            solution = self._solve(
+                Z.transpose(1, 0, 2).reshape(len(curvatures), -1), transposed=True
+            )
+            conditions[stars] = (curvatures @ solution**2).reshape(conditions[stars].shape)
+        variances = np.diagonal(V, axis1=1, axis2=2)
+        conditions = np.divide(
+            conditions, variances, out=np.ones_like(conditions), where=variances > 0
+        )
+        return Enclosure.of_relative(V, self._find_rounding(conditions))
+
+    def _find_rounding(self, condition: Any) -> Any:
+        """Relative error of a variance v, for the sum of A_ii (A^-1 j)_i^2 / v."""
+        epsilon = rounding(self.shape[0])
+        return epsilon * condition if self.is_of_products else 2 * epsilon * np.sqrt(condition)
+
     def label_covariance(self, tangents: Tangents) -> np.ndarray:
         n = tangents.n_stars
         C = tangents.n_labels
         V = np.zeros((n, C, C))
-        for stars, Z in self._multiply_root(tangents) if C > 1 else self._solve_root(tangents):
+        by_root = C > 1 and self.is_of_products
+        for stars, Z in self._multiply_root(tangents) if by_root else self._solve_root(tangents):
             V[stars] += np.matmul(Z.transpose(0, 2, 1), Z)
         return V
 
@@ -220,7 +298,7 @@ class PrimalInverse(InverseHessian):
         return gradient, self.count_effective(reg, np.diag(dense))
 
     def arrays(self) -> dict[str, np.ndarray]:
-        return {"cholesky": self.cholesky}
+        return {"cholesky": self.cholesky, "is_of_products": np.array(self.is_of_products)}
 
     def _solve(self, V: np.ndarray, *, transposed: bool = False) -> np.ndarray:
         return solve_triangular(

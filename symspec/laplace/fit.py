@@ -141,7 +141,7 @@ def _build_posterior(
         negative_log_posterior=U,
         curvature=builder.curvature,
         structure=builder.structure,
-        reason=builder.reason,
+        reason=" ".join(filter(None, (builder.reason, inverse.remark))),
         flux_mean=flux_mean,
         label_range=_find_label_range(builder.Y),
         backend=builder.backend,

@@ -8,6 +8,7 @@ from enum import IntFlag
 import numpy as np
 
 from symspec.errors import OptionError
+from symspec.inverse_hessian.interface import InverseHessian
 
 
 class Flag(IntFlag):
@@ -36,7 +37,8 @@ _MEANINGS = {
     Flag.BAD_PIXELS: "pixels without information (ivar = 0) were replaced by the training mean",
     Flag.NOT_AT_MINIMUM: "the weights are not certified to be at a minimum: error bars unreliable",
     Flag.MODEL_ERROR_INEXACT: (
-        "the model's part of the error is an approximation, an upper bound or a wide interval"
+        "the model's part of the error is an approximation, an upper bound or a wide interval,"
+        " or has lost digits to rounding"
     ),
     Flag.ERROR_UNRELIABLE: (
         "Hamiltonian Monte Carlo contradicts this network's model error: error bars unreliable"
@@ -55,7 +57,6 @@ LABEL_FLAGS = (
     Flag.ERROR_UNRELIABLE,
     Flag.NEAR_EDGE,
 )
-WIDE = 0.05  # relative width of the interval of a model error above which it is flagged
 
 
 @dataclass(frozen=True)
@@ -107,6 +108,7 @@ def find_label_flags(
     label_range: np.ndarray,
     model_interval: np.ndarray | None = None,
     is_contradicted: np.ndarray | bool = False,
+    widest: float = InverseHessian.widest,
     options: FlagOptions = FlagOptions(),
 ) -> np.ndarray:
     """Flags (star, label) of single labels, those of `LABEL_FLAGS`.
@@ -120,6 +122,8 @@ def find_label_flags(
         See `Prediction`.
     is_contradicted : bool or numpy.ndarray of bool, shape (label,)
         Whether Hamiltonian Monte Carlo contradicts the label's model error.
+    widest : float
+        Relative width of `model_interval` beyond which it is flagged.
     options : FlagOptions
     """
     failed = ~(np.isfinite(labels) & np.isfinite(total_cov).all(axis=2))
@@ -132,7 +136,7 @@ def find_label_flags(
     flags |= np.where(near, Flag.NEAR_EDGE, 0)
     if model_interval is not None:
         least, most = np.moveaxis(model_interval, -1, 0)
-        known = least >= (1 - WIDE) * most  # False for NaN
+        known = least >= (1 - widest) * most  # False for NaN
         flags |= np.where(known | failed.any(axis=1, keepdims=True), 0, Flag.MODEL_ERROR_INEXACT)
     flags |= np.where(is_contradicted, Flag.ERROR_UNRELIABLE, 0)
     return flags.astype(np.int32)

@@ -154,11 +154,11 @@ class LaplacePosterior:
     def label_covariance_bounds(self, X: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
         """Proved lower and upper bounds of `label_covariance`, each of its shape.
 
-        Both are the covariance itself for exact structures. The lower one is zero where the
+        For exact structures they are apart by what rounding may do. The lower one is zero where the
         structure gives an upper bound only, and both are NaN for approximations. The bounds hold in
         Loewner order, that is for the variance of every linear combination of labels.
         """
-        lower, upper = self._walk_tangents(X, self.inverse_hessian.label_covariance_bounds)
+        _, lower, upper = self._walk_tangents(X, self._enclose)
         return lower, upper
 
     def _walk_tangents(
@@ -169,7 +169,7 @@ class LaplacePosterior:
         C = self.reg.net.n_labels
         joined = [np.concatenate(part) for part in zip(*parts, strict=True)] or [
             np.empty((0, C, C))
-        ] * 2
+        ] * 3
         return joined if X.ndim == 2 else [part[0] for part in joined]
 
     def predict(
@@ -262,6 +262,7 @@ class LaplacePosterior:
             self.label_range,
             model_interval=computed["interval"],
             is_contradicted=self._contradicted,
+            widest=self.inverse_hessian.widest,
             options=options,
         )
         flags = find_flags(
@@ -322,11 +323,15 @@ class LaplacePosterior:
 
     def _model_error(self, X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Covariance (star, label, label), and interval (star, label, 2) of the deviations."""
-        if self.inverse_hessian.accuracy == "approximate":
-            V = self.label_covariance(X)
-            return V, np.full((*V.shape[:2], 2), np.nan)
-        lower, upper = self.label_covariance_bounds(X)
-        return upper, np.stack([standard_deviations(lower), standard_deviations(upper)], axis=-1)
+        V, lower, upper = self._walk_tangents(X, self._enclose)
+        variances = np.einsum("ncc->nc", V)
+        variances[~(variances >= 0)] = np.nan  # no digit is left
+        ends = (standard_deviations(np.maximum(lower, 0)), standard_deviations(upper))
+        return V, np.stack(ends, axis=-1)
+
+    def _enclose(self, tangents: Tangents) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        enclosure = self.inverse_hessian.enclose(tangents)
+        return enclosure.value, enclosure.lower, enclosure.upper
 
     def sample(self, n_draws: int, *, rng: np.random.Generator) -> np.ndarray:
         """Draws of theta (draw, param) from Normal(theta, A^-1)."""

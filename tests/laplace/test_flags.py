@@ -8,7 +8,7 @@ import pytest
 
 import symspec as ss
 from symspec.errors import OptionError
-from symspec.laplace.flags import LABEL_FLAGS, WIDE, Flag, FlagOptions, find_flags, find_label_flags
+from symspec.laplace.flags import LABEL_FLAGS, Flag, FlagOptions, find_flags, find_label_flags
 
 NAN, RANGE = np.nan, np.array([[4000.0, 1.0], [6000.0, 5.0]])
 OUTSIDE, NEAR, FAILED = Flag.OUTSIDE_TRAINING_RANGE, Flag.NEAR_EDGE, Flag.FAILED
@@ -62,8 +62,8 @@ def test_a_range_that_is_not_known_flags_nothing():
 
 def test_a_wide_interval_of_the_model_error_is_flagged_at_its_label_but_not_in_a_star_that_failed():
     stars = np.array([[5000.0, 3.0], [5000.0, 3.0], [NAN, 3.0]])
-    good, wide = [1.0, 1.0], [1 - 1.01 * WIDE, 1.0]
-    interval = np.array([[good, wide], [[NAN, NAN], [1 - 0.99 * WIDE, 1.0]], [wide, wide]])
+    good, wide = [1.0, 1.0], [1 - 1.01 * 0.05, 1.0]
+    interval = np.array([[good, wide], [[NAN, NAN], [1 - 0.99 * 0.05, 1.0]], [wide, wide]])
     flags = find_label_flags(stars, np.tile(np.eye(2), (3, 1, 1)), RANGE, interval)
     assert flags.tolist() == [
         [0, Flag.MODEL_ERROR_INEXACT],
