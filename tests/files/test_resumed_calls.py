@@ -18,7 +18,7 @@ from symspec.errors import DataError, OptionError
 from symspec.files.jacobians import write_jacobian
 from symspec.files.partial_runs import PartialRun
 from symspec.files.surveys import predict_survey
-from symspec.safety.checkpoint import Checkpoint
+from symspec.safety.checkpoint import Checkpoint, find_fingerprint
 from symspec.spectra.readers.options import ReadOptions
 
 N_STARS, N_PIXELS = 40, 6
@@ -315,12 +315,30 @@ def test_a_prediction_with_another_prior_gets_its_own_error_bars(tmp_path):
     assert not np.allclose(narrow.predict(X_NEW).errors, wide.predict(X_NEW).errors, rtol=0.01)
 
 
-def test_a_posterior_that_was_written_and_read_goes_on(laplace, tmp_path):
+@pytest.mark.parametrize("structure", ["primal", "dual", *BLOCKS])
+def test_a_posterior_that_was_written_and_read_goes_on(structure, tmp_path, monkeypatch):
+    laplace = fit(structure=structure, options=BLOCKS.get(structure, {}))
     ss.write_laplace(tmp_path / "model.h5", laplace)
     first = laplace.predict(X_NEW, resume=tmp_path / "kept", progress=False)
     again = ss.read_laplace(tmp_path / "model.h5")
+    monkeypatch.setattr(Checkpoint, "save", lambda *_, **__: pytest.fail("computed again"))
     prediction = again.predict(X_NEW, resume=tmp_path / "kept", progress=False)
     assert_same_prediction(prediction, first)
+
+
+def test_krylov_is_known_by_all_that_it_is_made_of():
+    words = {"structure": "krylov", "options": BLOCKS["krylov"]}
+    inverse = fit(**words).inverse_hessian
+    others = [
+        fit(**words, **change).inverse_hessian for change in ({"X": X_NEW}, {"theta": THETA / 2})
+    ]
+    for name in ("tolerance", "max_iterations", "max_seconds", "max_bytes"):
+        other = fit(**words).inverse_hessian
+        other.limits = replace(other.limits, **{name: 7})
+        others.append(other)
+    others.append(fit(**words | {"options": BLOCKS["krylov"] | {"subset": 5}}).inverse_hessian)
+    assert find_fingerprint(fit(**words).inverse_hessian) == find_fingerprint(inverse)
+    assert len({find_fingerprint(one) for one in (inverse, *others)}) == len(others) + 1
 
 
 # --- catalogues and derivatives
