@@ -23,6 +23,7 @@ from symspec.cli.options import (
 from symspec.cli.steps import offer_to_resume, read_labelled_spectra
 from symspec.files.archives import read_laplace
 from symspec.files.catalogues import SUFFIXES
+from symspec.files.partial_runs import is_finished
 from symspec.files.surveys import Survey, predict_survey
 from symspec.laplace.calibration import ErrorCalibration, calibrate_errors
 from symspec.laplace.flags import FlagOptions
@@ -93,7 +94,8 @@ def errors(
     there.
     """
     inputs = [path for path in (model, spectra, calibrate_on) if path is not None]
-    check_output(catalogue, overwrite, tuple(SUFFIXES), *inputs)
+    may_exist = overwrite or is_finished(catalogue)
+    check_output(catalogue, may_exist, tuple(SUFFIXES), *inputs)
     limits = FlagOptions(
         edge=edge, max_bad_fraction=max_bad_fraction, min_snr=min_snr, max_distance=max_distance
     )

@@ -22,6 +22,7 @@ from symspec.cli.options import (
 from symspec.cli.steps import offer_to_resume
 from symspec.files.importers.read import read_network
 from symspec.files.jacobians import write_jacobian
+from symspec.files.partial_runs import is_finished
 from symspec.reports.plots import save_figure
 from symspec.reports.sensitivity import plot_sensitivity
 from symspec.reports.tables import open_console, print_written
@@ -64,7 +65,8 @@ def jacobian(
     OUTPUT.partial, for anyone to read: after an interruption the same command resumes from there.
     They take as much disk space as the output.
     """
-    check_output(output, overwrite, MODEL_SUFFIXES, model, spectra)
+    may_exist = overwrite or is_finished(output)
+    check_output(output, may_exist, MODEL_SUFFIXES, model, spectra)
     if plot is not None:
         check_output(plot, overwrite, None, output, model, spectra)
     net, theta = read_network(model)

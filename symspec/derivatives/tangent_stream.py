@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from symspec.derivatives.tangents import Tangents
+from symspec.safety.checkpoint import find_fingerprint
 
 BLOCK_STARS = 2048
 
@@ -69,6 +70,10 @@ class TangentStream:
                 if self._fits(tangents):
                     self._kept[first] = tangents
             yield rows, tangents
+
+    def identity(self) -> list[str]:
+        """A digest of each block, for fingerprints."""
+        return [find_fingerprint(t.inputs, t.cotangents) for _, t in self.blocks()]
 
     def matvec(self, v: np.ndarray) -> np.ndarray:
         """J v (star, label) or (star, label, k) for v (param,) or (param, k)."""

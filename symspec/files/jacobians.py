@@ -24,7 +24,7 @@ from symspec.files.partial_runs import (
     show_pieces,
 )
 from symspec.files.provenance import find_versions, join_hashes
-from symspec.laplace.identity import hash_network
+from symspec.laplace.identity import describe_network, hash_network
 from symspec.networks.layers import Standardize
 from symspec.networks.network import Network
 from symspec.safety.checkpoint import find_fingerprint
@@ -162,8 +162,9 @@ def write_jacobian(
                 run.compute(read, find, stage="differentiating", progress=follow, layouts=layouts)
             pixels = source if resample is None else net
             summary = _summarize(run, pixels)
+            network_hash = hash_network(net, theta)
             assemble = partial(
-                _assemble, run=run, net=net, pixels=pixels, network_hash=plan["network"]
+                _assemble, run=run, net=net, pixels=pixels, network_hash=network_hash
             )
             run.finish(assemble, overwrite=overwrite)
     return summary
@@ -186,7 +187,7 @@ def _plan(
     """Everything that the pieces depend on, except for options."""
     return {
         "run": "jacobian",
-        "network": hash_network(net, theta),
+        "network": find_fingerprint(describe_network(net), np.asarray(theta)),
         "flux_mean": None if flux_mean is None else find_fingerprint(flux_mean),
         **source.identity(),
         **find_versions(),

@@ -6,15 +6,24 @@ During a run, and after an interruption, there is a folder NAME.partial beside t
 - ``stars_000000000-000001023.h5``, ...: one finished piece each. It appears whole and never
   changes, so that anyone may read it meanwhile. All pieces have the same names of arrays.
 
+A piece ends in a seal, see `symspec.safety.checkpoint`: its stars, a digest of the plan, and one of
+its bytes. It is verified before it is used; what is damaged, exchanged, or of another run, is
+computed again, with a warning.
+
+The input is known by a digest of its bytes, not by its size and time: that takes a second for each
+gigabyte of a file, at the start of every call.
+
 The number of stars in a piece depends on the data alone, and each piece is computed by itself. A
 run that was killed a hundred times therefore ends with the same bytes as one that was not. The same
-call finds the folder, computes what is missing, assembles the output, and removes the folder.
+call finds the folder, computes what is missing, assembles the output, and removes the folder, also
+if it was killed when the output was at its place already.
 """
 
 from __future__ import annotations
 
-import json
+import filecmp
 import os
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -25,6 +34,8 @@ from typing import Any
 import numpy as np
 
 from symspec.errors import DataError, FileKeptError
+from symspec.files.run_plans import FINISHED, LOCK, PLAN, check_plan
+from symspec.safety.checkpoint import find_fingerprint, has_seal, seal_file
 from symspec.safety.memory import chunks
 from symspec.safety.progress import Progress, be_silent, show_progress
 from symspec.safety.whole_files import check_target, replace_when_complete
@@ -33,8 +44,6 @@ Arrays = Mapping[str, np.ndarray]
 Show = Callable[[int, int], AbstractContextManager[Callable[[int], object]]]
 PIECE_BYTES = 2**26  # of data in a piece
 MOST_STARS = 4096  # in a piece
-PLAN = "plan.json"
-LOCK = "lock"
 
 
 def find_piece_size(bytes_a_star: int, most: int = MOST_STARS) -> int:
@@ -72,27 +81,56 @@ def open_run(
     PartialRun
         The folder is removed if no piece was finished in the end.
 
+    Warns
+    -----
+    RuntimeWarning
+        A piece or the plan is damaged: it is made again.
+
     Raises
     ------
     DataError
         The folder holds pieces of another run, or files that are no run's.
     FileKeptError
-        Another process is at work on the same output, or there is an output and `overwrite` is
-        False.
+        Another process is at work on the same output, or there is an output, not of this run, and
+        `overwrite` is False.
     """
-    target = check_target(output, overwrite=overwrite)
-    folder = target.with_name(f"{target.name}.partial")
+    may_exist = overwrite or (not restart and is_finished(output))
+    folder = _name_folder(output)
+    try:
+        target = check_target(output, overwrite=may_exist)
+    except FileKeptError:
+        with suppress(OSError):
+            folder.rmdir()  # of a run that was killed when only this was left to do
+        raise
+    if folder.exists() and not folder.is_dir():
+        raise FileKeptError(f"{folder} should be a folder, got a file: move it away.")
     folder.mkdir(exist_ok=True)
-    run = PartialRun(target, folder, n_stars, stars_a_piece)
+    full_plan = {**plan, "n_stars": n_stars, "stars_a_piece": stars_a_piece}
+    run = PartialRun(target, folder, n_stars, stars_a_piece, find_fingerprint(full_plan))
     with _hold(folder):
         if restart:
             run.clear()
-        _check_plan(folder, {**plan, "n_stars": n_stars, "stars_a_piece": stars_a_piece})
+            (folder / FINISHED).unlink(missing_ok=True)
+        check_plan(folder, full_plan)
+        run.drop_damaged()
         try:
             yield run
         finally:
             if folder.exists() and not run.n_done:
                 run.remove()
+
+
+def is_finished(output: str | os.PathLike[str]) -> bool:
+    """Whether a run was killed when its output was complete, and its folder not yet removed.
+
+    The same call finds out whether there is its own output, keeps it, and removes the folder.
+    """
+    return (_name_folder(output) / FINISHED).exists()
+
+
+def _name_folder(output: str | os.PathLike[str]) -> Path:
+    target = Path(os.path.realpath(output))
+    return target.with_name(f"{target.name}.partial")
 
 
 @dataclass(frozen=True)
@@ -103,12 +141,15 @@ class PartialRun:
     ----------
     output, folder : pathlib.Path
     n_stars, stars_a_piece : int
+    digest : str
+        Of the plan.
     """
 
     output: Path
     folder: Path
     n_stars: int
     stars_a_piece: int
+    digest: str
 
     @property
     def pieces(self) -> list[slice]:
@@ -119,6 +160,22 @@ class PartialRun:
     def n_done(self) -> int:
         """Stars of the pieces that are finished."""
         return sum(rows.stop - rows.start for rows in self.pieces if self._path(rows).exists())
+
+    def drop_damaged(self) -> None:
+        """Delete pieces that are not as this run left them, with a warning of each."""
+        for rows in self.pieces:
+            path = self._path(rows)
+            if not os.path.lexists(path) or self._is_right(rows):
+                continue
+            if path.is_dir():
+                raise DataError(f"{path} should be a file, got a folder: move it away.")
+            warnings.warn(
+                f"{path} should hold stars {rows.start} to {rows.stop - 1} of this run, got a"
+                " damaged piece or another one: they are computed again.",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+            path.unlink()
 
     def compute(
         self,
@@ -152,13 +209,12 @@ class PartialRun:
         progress(stage, n_done, self.n_stars)
         for rows, data in _read_ahead(read, missing):
             arrays = find(data)
-            with (
-                replace_when_complete(self._path(rows)) as temporary,
-                h5py.File(temporary, "x") as file,
-            ):
-                for name, array in arrays.items():
-                    layout = layouts.get(name, {})
-                    file.create_dataset(name, data=encode_strings(array), **layout)
+            with replace_when_complete(self._path(rows)) as temporary:
+                with h5py.File(temporary, "x") as file:
+                    for name, array in arrays.items():
+                        layout = layouts.get(name, {})
+                        file.create_dataset(name, data=encode_strings(array), **layout)
+                seal_file(temporary, self._name_content(rows))
             n_done += rows.stop - rows.start
             progress(stage, n_done, self.n_stars)
 
@@ -173,14 +229,13 @@ class PartialRun:
         import h5py
 
         for rows in self.pieces:
-            try:
-                with h5py.File(self._path(rows), "r") as file:
-                    yield rows, file
-            except OSError as error:
+            if not self._is_right(rows):
                 raise DataError(
-                    f"{self._path(rows)} should hold a finished piece, got a damaged file: delete"
-                    " it, and run again."
-                ) from error
+                    f"{self._path(rows)} should hold a finished piece, got a damaged file: run"
+                    " again, and it is computed anew."
+                )
+            with h5py.File(self._path(rows), "r") as file:
+                yield rows, file
 
     def load(self) -> dict[str, np.ndarray]:
         """Arrays of all pieces, joined along their first axis; they should fit in memory."""
@@ -203,27 +258,51 @@ class PartialRun:
         FileKeptError
             There is a file by now and `overwrite` is False; the pieces are kept.
         """
-        assembled = self.folder / self.output.name
+        assembled = self._assembled
         assembled.unlink(missing_ok=True)
-        write(assembled)
-        check_target(self.output, overwrite=overwrite)
-        os.replace(assembled, self.output)
+        try:
+            write(assembled)
+            if not self._is_there(assembled):
+                check_target(self.output, overwrite=overwrite)
+                (self.folder / FINISHED).touch()
+                os.replace(assembled, self.output)
+        finally:
+            assembled.unlink(missing_ok=True)
         self.remove()
 
     def clear(self) -> None:
         """Delete everything that a run writes, finished or not."""
         temporary = f".{'?' * 12}.*"  # of a process that was killed while it wrote
-        for pattern in ("stars_*.h5", temporary, PLAN):
+        piece = f"stars_{'?' * 9}-{'?' * 9}.h5"
+        for pattern in (piece, temporary):
             for path in self.folder.glob(pattern):
                 path.unlink()
-        (self.folder / self.output.name).unlink(missing_ok=True)
+        for path in (self._assembled, self.folder / PLAN):
+            path.unlink(missing_ok=True)
 
     def remove(self) -> None:
         """Remove the folder, except for files that are no run's."""
         self.clear()
         (self.folder / LOCK).unlink(missing_ok=True)
+        (self.folder / FINISHED).unlink(missing_ok=True)
         with suppress(OSError):
             self.folder.rmdir()
+
+    @property
+    def _assembled(self) -> Path:
+        """Where the output is written: no name of a piece, whatever the output's."""
+        return self.folder / f".output.{self.output.name[-40:]}"
+
+    def _is_there(self, assembled: Path) -> bool:
+        """Whether this run moved its output to its place before, and was killed then."""
+        was_moved = is_finished(self.output) and self.output.is_file()
+        return was_moved and filecmp.cmp(assembled, self.output, shallow=False)
+
+    def _name_content(self, rows: slice) -> str:
+        return f"stars {rows.start} to {rows.stop - 1} of the run {self.digest}"
+
+    def _is_right(self, rows: slice) -> bool:
+        return has_seal(self._path(rows), self._name_content(rows))
 
     def _path(self, rows: slice) -> Path:
         return self.folder / f"stars_{rows.start:09d}-{rows.stop - 1:09d}.h5"
@@ -288,33 +367,3 @@ def _hold(folder: Path) -> Iterator[None]:
                 " choose another output."
             ) from error
         yield
-
-
-def _check_plan(folder: Path, plan: dict[str, str | float]) -> None:
-    """Write the plan into a new folder, or compare it with the plan of an old one."""
-    path = folder / PLAN
-    if not path.exists():
-        if foreign := sorted(
-            p.name for p in folder.iterdir() if p.name != LOCK and not p.name.startswith(".")
-        ):
-            raise DataError(
-                f"{folder} should be a run's own, got a folder that holds {foreign[0]}: move it"
-                " away."
-            )
-        with replace_when_complete(path) as temporary:
-            temporary.write_text(json.dumps(plan, indent=1) + "\n")
-    try:
-        kept = json.loads(path.read_text())
-    except ValueError as error:
-        raise DataError(
-            f"{path} should hold a run's plan, but is damaged: delete {folder}."
-        ) from error
-    if differing := [name for name in {**kept, **plan} if kept.get(name) != plan.get(name)]:
-        listed = "; ".join(
-            f"{name} was {kept.get(name)!r} and is {plan.get(name)!r}" for name in differing
-        )
-        raise DataError(
-            f"{folder} should hold the pieces of this run, got those of another one ({listed}):"
-            " delete the folder, or restart (--restart on the command line, restart=True in"
-            " Python)."
-        )

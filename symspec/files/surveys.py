@@ -15,10 +15,11 @@ from symspec.files.partial_runs import MOST_STARS, Show, find_piece_size, open_r
 from symspec.files.provenance import find_versions, join_hashes
 from symspec.laplace.calibration import ErrorCalibration
 from symspec.laplace.flags import FlagOptions
-from symspec.laplace.identity import hash_network, hash_posterior
+from symspec.laplace.identity import describe_posterior, hash_network, hash_posterior
 from symspec.laplace.posterior import LaplacePosterior
 from symspec.laplace.prediction import Prediction
 from symspec.networks.network import Network
+from symspec.safety.checkpoint import find_fingerprint
 from symspec.safety.progress import Progress
 from symspec.spectra.grids import check_grid, fit_to_network
 from symspec.spectra.readers.read import SpectraSource, open_spectra
@@ -151,7 +152,7 @@ def _plan(
     """Everything that the pieces depend on."""
     return {
         "run": "errors",
-        "model": hash_posterior(laplace),
+        "model": find_fingerprint(describe_posterior(laplace)),
         **source.identity(),
         **asdict(limits),
         **find_versions(),
@@ -219,7 +220,7 @@ def _describe_origin(
     if plan["resample"] is not None:
         entries["RESAMPLE"] = plan["resample"]
     entries["NETHASH"] = hash_network(net, laplace.theta)
-    entries["MODHASH"] = plan["model"]
+    entries["MODHASH"] = hash_posterior(laplace)
     entries["DATAHASH"] = join_hashes(data_hashes)
     entries["PIECE"] = stars_a_piece
     entries["UNCERT"] = plan.get("uncertainty") or "as the spectra say"

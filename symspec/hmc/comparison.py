@@ -21,11 +21,10 @@ from symspec.hmc.subsets import (
     find_head,
     restricted_covariance,
 )
-from symspec.laplace.identity import hash_weights
+from symspec.laplace.identity import hash_flux, hash_weights
 from symspec.laplace.posterior import LaplacePosterior
 from symspec.laplace.prediction import standard_deviations
 from symspec.safety.arrays import as_float_array
-from symspec.safety.checkpoint import find_fingerprint
 from symspec.safety.stars import check_flux
 
 if TYPE_CHECKING:
@@ -263,7 +262,7 @@ def _find_f(
 ) -> np.ndarray:
     """Outputs (chain, draw, star, label): those stored, else of theta."""
     posterior = draws["posterior"]
-    if "f" in posterior and draws.attrs.get("check_stars", "") == find_fingerprint(X):
+    if "f" in posterior and draws.attrs.get("check_stars", "") == hash_flux(X):
         return posterior["f"].transpose("chain", "draw", "check_star", "label").values
     if "theta" not in posterior:
         raise OptionError(

@@ -20,11 +20,10 @@ from symspec.hmc.importance import weigh_laplace_draws
 from symspec.hmc.limits import check_counts, check_hours, check_memory, check_sampler
 from symspec.hmc.model import pymc_model
 from symspec.hmc.subsets import LAST_LAYER, Subset, check_subset, describe_subset, find_free
-from symspec.laplace.identity import hash_weights
+from symspec.laplace.identity import hash_flux, hash_weights
 from symspec.laplace.posterior import LaplacePosterior
 from symspec.networks.regression import Regression
 from symspec.networks.windows import register_jax
-from symspec.safety.checkpoint import find_fingerprint
 from symspec.safety.progress import Progress, be_silent
 from symspec.safety.stars import check_flux
 from symspec.spectra.selections import as_stars, pick_evenly
@@ -162,7 +161,7 @@ def _describe(laplace: LaplacePosterior, subset: Subset, X_check: np.ndarray) ->
         "varied": describe_subset(subset),
         "whitened_by": f"{laplace.curvature} {laplace.structure}",
         "laplace": hash_weights(laplace),
-        "check_stars": find_fingerprint(X_check),
+        "check_stars": hash_flux(X_check),
     }
 
 

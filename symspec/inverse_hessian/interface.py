@@ -194,6 +194,10 @@ class InverseHessian(LinearOperator, ABC):
     def arrays(self) -> dict[str, np.ndarray]:
         """Plain arrays that make up the operator, for saving."""
 
+    def identity(self) -> Any:
+        """What tells the operator from others, for fingerprints; no larger than it is in memory."""
+        return self.arrays()
+
     @classmethod
     @abstractmethod
     def from_arrays(cls, reader: ArrayReader, place: str, reg: Regression) -> Self:

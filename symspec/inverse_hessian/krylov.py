@@ -297,6 +297,10 @@ class KrylovInverse(InverseHessian):
             arrays[f"rest/cotangents/{layer}"] = np.concatenate(cotangents)
         return arrays
 
+    def identity(self) -> dict[str, Any]:
+        limits = {name: value and float(value) for name, value in vars(self.limits).items()}
+        return {"limits": limits, "subset": self.subset, "rest": self.rest}
+
     # --- products and solutions
 
     def _down(self, V: np.ndarray) -> np.ndarray:

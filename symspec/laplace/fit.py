@@ -17,6 +17,7 @@ from symspec.errors import NotAtMinimumError, NotAtMinimumWarning
 from symspec.inverse_hessian.builder import InverseBuilder
 from symspec.inverse_hessian.interface import InverseHessian
 from symspec.laplace.certificate import Certificate, certify
+from symspec.laplace.identity import describe_regression
 from symspec.laplace.posterior import LaplacePosterior
 from symspec.laplace.training_space import describe_training
 from symspec.networks.regression import Regression
@@ -26,6 +27,7 @@ from symspec.safety.theta import check_theta
 from symspec.spectra.resampling import Resampled
 from symspec.spectra.selections import as_stars
 from symspec.spectra.spectra import Spectra
+from symspec.version import __version__
 
 SHIFT_STARS = 4096  # training stars over which the effect of a Newton step is averaged
 
@@ -77,8 +79,9 @@ def fit_laplace(
         intervals), max_iterations (200), max_seconds (for each 256 stars). "low_rank": rank (100).
     resume : path, optional
         A folder that keeps finished blocks: the same call continues from there after an
-        interruption. Primal and dual, one factorisation each, start again. Delete it when the
-        result is safe.
+        interruption. Primal and dual, one factorisation each, start again. Another call, in any
+        argument but `require_minimum` and `progress`, is refused; damaged files are computed again,
+        with a warning. Delete the folder when the result is safe.
     progress : bool or Progress, default True
         True: a bar on stderr if it takes more than three seconds. A callable is called with
         (stage, done, total) after each block.
@@ -92,17 +95,17 @@ def fit_laplace(
     TooLargeError
         The exact Hessian does not fit in `memory`.
     ShapeError, DataError, OptionError
-        Arguments that are not what is expected.
+        Arguments that are not what is expected, or `resume` holds the progress of another fit.
     """
     theta = np.array(check_theta(theta, reg.net.n_params))
     X, Y = check_stars(reg.net, *as_stars(reg.net, X, Y))
     options = dict(options or {})
     fingerprint = ""
     if resume is not None:
-        prior = reg.prior_precision
         how = {"structure": structure, "curvature": curvature, "memory": memory, "options": options}
         passes = {"backend": backend, "dtype": dtype}
-        fingerprint = find_fingerprint(theta, X, Y, reg.noise.identity(), prior, how, passes)
+        regression = describe_regression(reg)
+        fingerprint = find_fingerprint("fit", __version__, regression, theta, X, Y, how, passes)
     with show_progress(progress) as show:
         builder = InverseBuilder(
             reg,

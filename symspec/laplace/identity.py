@@ -1,27 +1,69 @@
-"""Digests that say whether two networks, or two Laplace posteriors, are the same.
+"""What says whether two networks, or two Laplace posteriors, are the same.
 
-They are stored in draws, catalogues and the folders of partial runs, so that what is digested, and
-in which order, stays as it is.
+`describe_posterior` and `describe_regression` give all that results depend on: runs that can be
+resumed take the fingerprint of it. The digests of the `hash_` functions are stored in draws,
+catalogues and files of derivatives, so that what is digested, and in which order, stays as it is.
 """
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Mapping
 from dataclasses import fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from symspec.laplace.posterior import LaplacePosterior
 from symspec.networks.layers import Layer
 from symspec.networks.network import Network
-from symspec.safety.checkpoint import find_fingerprint
+from symspec.networks.regression import Regression
+
+if TYPE_CHECKING:
+    from symspec.laplace.posterior import LaplacePosterior
+
+_NOT_PREDICTED = ("reason", "negative_log_posterior")  # fields without a part in predictions
+
+
+def describe_network(net: Network) -> dict[str, Any]:
+    """All that a network is but for its weights, for `find_fingerprint`."""
+    layers = [
+        (f"{type(one).__module__}.{type(one).__qualname__}", _find_settings(one))
+        for one in net.layers
+    ]
+    return {
+        "layers": layers,
+        "sources": net.sources,
+        "n_pixels": net.n_pixels,
+        "label_names": net.label_names,
+        "label_units": net.label_units,
+        "wavelength": net.wavelength,
+        "wavelength_unit": net.wavelength_unit,
+    }
+
+
+def describe_regression(reg: Regression) -> dict[str, Any]:
+    """All that a regression is, for `find_fingerprint`."""
+    return {
+        "network": describe_network(reg.net),
+        "noise": reg.noise,
+        "prior": reg.prior_precision,
+    }
+
+
+def describe_posterior(laplace: LaplacePosterior) -> dict[str, Any]:
+    """All that predictions depend on, for `find_fingerprint`: every field, and new ones as well."""
+    names = [field.name for field in fields(laplace) if field.name not in _NOT_PREDICTED]
+    return {name: getattr(laplace, name) for name in names} | {
+        "reg": describe_regression(laplace.reg),
+        "certificate": laplace.certificate.is_minimum,
+    }
 
 
 def hash_network(net: Network, theta: ArrayLike) -> str:
     """Digest of layers, labels, wavelengths and weights, whatever file they come from."""
     layers = [{"kind": layer.kind} | _find_settings(layer) for layer in net.layers]
-    return find_fingerprint(
+    return _find_stored_digest(
         *layers,
         net.sources,
         net.n_pixels,
@@ -39,7 +81,7 @@ def hash_weights(laplace: LaplacePosterior) -> str:
     Draws of Hamiltonian Monte Carlo hold it, to be known as draws of this posterior. What is learnt
     of a posterior later, such as its `hmc_verdict`, leaves it as it is.
     """
-    return find_fingerprint(
+    return _find_stored_digest(
         laplace.theta,
         laplace.reg.noise.identity(),
         laplace.reg.prior_precision,
@@ -50,11 +92,10 @@ def hash_weights(laplace: LaplacePosterior) -> str:
 def hash_posterior(laplace: LaplacePosterior) -> str:
     """Digest of all that predictions depend on: what `hash_weights` covers, and everything else.
 
-    Catalogues and partial runs hold it: a run goes on with the same network, inverse Hessian,
-    training set, passes through the network and verdict only.
+    Catalogues hold it.
     """
     space = laplace.training_space
-    return find_fingerprint(
+    return _find_stored_digest(
         hash_network(laplace.reg.net, laplace.theta),
         laplace.reg.noise.identity(),
         laplace.reg.prior_precision,
@@ -69,6 +110,32 @@ def hash_posterior(laplace: LaplacePosterior) -> str:
         laplace.dtype,
         laplace.hmc_verdict,
     )
+
+
+def hash_flux(X: np.ndarray) -> str:
+    """Digest of spectra (star, pixel), by which draws know those that they hold predictions of."""
+    return _find_stored_digest(X)
+
+
+def _find_stored_digest(*parts: Any) -> str:
+    """Digest as the first version made it, whose digests are stored.
+
+    It is enough for what is digested above; `find_fingerprint` tells any values apart.
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        if isinstance(part, Mapping):
+            items = (item for pair in sorted(part.items()) for item in pair)
+            part = _find_stored_digest(*items)
+        elif isinstance(part, tuple | list) and any(isinstance(x, np.ndarray) for x in part):
+            part = _find_stored_digest(*part)
+        if isinstance(part, np.ndarray):
+            digest.update(f"{part.dtype.str}{part.shape}".encode())
+            digest.update(np.ascontiguousarray(part).data)
+        else:
+            digest.update(repr(part).encode())
+        digest.update(b"|")
+    return digest.hexdigest()
 
 
 def _find_settings(layer: Layer) -> dict[str, Any]:

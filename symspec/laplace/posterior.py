@@ -18,6 +18,7 @@ from symspec.errors import DataError, OptionError
 from symspec.inverse_hessian.interface import InverseHessian, log_evidence
 from symspec.laplace.certificate import Certificate
 from symspec.laplace.flags import FlagOptions, find_flags, find_label_flags
+from symspec.laplace.identity import describe_posterior
 from symspec.laplace.prediction import Prediction, compute_flux_covariance, standard_deviations
 from symspec.laplace.training_space import TrainingSpace
 from symspec.networks.regression import Regression
@@ -29,6 +30,7 @@ from symspec.safety.stars import check_flux, check_ivar
 from symspec.spectra.pixels import fill_bad_pixels, find_snr
 from symspec.spectra.resampling import Resampled, propagate_through
 from symspec.spectra.spectra import Spectra
+from symspec.version import __version__
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -194,7 +196,9 @@ class LaplacePosterior:
             Limits beyond which stars are flagged.
         resume : path, optional
             A folder that keeps finished stars: the same call continues from there after an
-            interruption. Delete it when the result is safe.
+            interruption. Another posterior or other spectra are refused; `flag_options` may change,
+            as flags are found at the end. Damaged files are computed again, with a warning. Delete
+            the folder when the result is safe.
         progress : bool or Progress, default True
             True: a bar on stderr if it takes more than three seconds. A callable is called with
             (stage, done, total) after each batch of stars.
@@ -230,7 +234,8 @@ class LaplacePosterior:
         }
         fingerprint = ""
         if resume is not None:
-            fingerprint = find_fingerprint(self.theta, flux, ivar, self.reason)
+            what = ("prediction", __version__, describe_posterior(self))
+            fingerprint = find_fingerprint(*what, flux, ivar, resampled)
         with show_progress(progress) as show:
             checkpoint = Checkpoint(resume, fingerprint, show)
             state = checkpoint.accumulate("prediction", Batches(n), zeros, add)

@@ -7,6 +7,7 @@ diag(1/ivar) R^T, which has entries off the diagonal, for neighbouring new pixel
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -43,6 +44,12 @@ class Resampled:
     spectra: Spectra
     matrix: sparse.csr_array
     source_ivar: np.ndarray | None
+
+    def identity(self) -> dict[str, Any]:
+        """All that the spectra and the map are, for fingerprints."""
+        R = self.matrix
+        matrix = (R.shape, R.data, R.indices, R.indptr)
+        return {"spectra": self.spectra, "matrix": matrix, "source_ivar": self.source_ivar}
 
     def covariance_factor(self, star: int) -> sparse.csr_array:
         r"""Factor of the covariance of one star's new flux.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import ClassVar
 
 import numpy as np
@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike
 
 from symspec.errors import DataError, OptionError, ShapeError
 from symspec.safety.arrays import as_float_array, check_finite, describe_bad
+from symspec.safety.checkpoint import find_fingerprint
 from symspec.safety.stars import check_ivar, check_not_infinite
 
 
@@ -114,8 +115,9 @@ class Spectra:
         return self[check_rows(rows, self.n_stars)]
 
     def identity(self) -> dict[str, str | None]:
-        """Digest of the numbers, labels and names, by the same key as that of an open file."""
-        return {"spectra": hash_spectra(self)}
+        """Digest of all fields, by the same key as that of an open file."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {"spectra": find_fingerprint(values)}
 
     def __getitem__(self, stars: int | slice | ArrayLike) -> Spectra:
         stars = _as_star_index(stars, self.n_stars)

@@ -1,4 +1,4 @@
-"""Files of an earlier version are read, and its interrupted runs go on, with its numbers."""
+"""Files of an earlier version are read with its numbers; its interrupted runs begin anew."""
 
 # files_of_version_0_1/ was written by symspec 0.1.0 (commit f528665; NumPy 2.5, PyTensor 3.3) from
 # some tens of generated stars, by a script that is not kept. Runs were interrupted after one piece
@@ -7,6 +7,7 @@
 import json
 import os
 import shutil
+import warnings
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -180,53 +181,51 @@ def test_a_catalogue_is_written_as_it_was(name, tmp_path):
     assert_tables_agree(written, kept)
 
 
-# --- long runs
+# --- long runs: pieces of that version have no seal and are of another plan
 
 
 def take_up(folder, output, tmp_path):
-    """The run as it was left, and how many of its stars are done: they cannot be read any more.
-
-    What git does not keep is put back: the input's time of modification, by which a run knows it.
-    The versions become those of today, as pieces of other versions are refused by design.
-    """
+    """The run as it was left, under the versions of today."""
     run = tmp_path / folder
     shutil.copytree(FILES / folder, run, ignore=shutil.ignore_patterns(output))
-    partial, stars = run / f"{output}.partial", run / "stars.h5"
-    plan = json.loads((partial / "plan.json").read_text())
-    size, _, modified = plan["spectra"].partition(" bytes, modified ")
+    path = run / f"{output}.partial" / "plan.json"
     today = (ss.__version__, version("numpy"), version("pytensor"))
-    plan |= dict(zip(VERSIONS, today, strict=True))
-    (partial / "plan.json").write_text(json.dumps(plan))
-    n_done = sum(int(p.stem[-9:]) - int(p.stem[6:15]) + 1 for p in partial.glob("stars_*.h5"))
-    assert 0 < n_done < plan["n_stars"]
-    with h5py.File(stars, "r+") as file:
-        file["ivar"][:n_done] = -1
-    assert stars.stat().st_size == int(size)
-    os.utime(stars, ns=(0, int(np.datetime64(modified, "ns").astype(int))))
-    return run, n_done
+    path.write_text(
+        json.dumps(json.loads(path.read_text()) | dict(zip(VERSIONS, today, strict=True)))
+    )
+    return run
 
 
-def test_an_interrupted_survey_goes_on_after_its_finished_pieces(tmp_path):
-    run, n_done = take_up("survey", "catalogue.fits.gz", tmp_path)
+def read_folder(folder):
+    return {path: path.read_bytes() for path in folder.iterdir() if path.name != "lock"}
+
+
+def test_an_interrupted_survey_is_refused_and_gives_the_same_catalogue_anew(tmp_path):
+    run = take_up("survey", "catalogue.fits.gz", tmp_path)
     laplace = ss.read_laplace(FILES / "posteriors/krylov.h5")
     words = {"flag_options": ss.FlagOptions(min_snr=30.0), "dialect": "lower"}
-    with pytest.raises(ss.DataError, match="ivar"):  # which finished pieces do not ask for
-        ss.predict_survey(run / "anew.fits.gz", laplace, run / "stars.h5", **words)
     path = run / "catalogue.fits.gz"
-    survey = ss.predict_survey(path, laplace, run / "stars.h5", **words)
+    kept = read_folder(run / "catalogue.fits.gz.partial")
+    with pytest.raises(ss.DataError, match=r"spectra was '.* bytes, modified .*' and is 'SHA-256"):
+        ss.predict_survey(path, laplace, run / "stars.h5", **words)
+    assert read_folder(run / "catalogue.fits.gz.partial") == kept
+    survey = ss.predict_survey(path, laplace, run / "stars.h5", restart=True, **words)
     assert sorted(os.listdir(run)) == ["catalogue.fits.gz", "stars.h5"]
     found, expected = Table.read(path), Table.read(FILES / "survey/catalogue.fits.gz")
-    assert_tables_agree(found, expected, n_done)
+    assert_tables_agree(found, expected)
     np.testing.assert_array_equal(survey.ids, expected["id"])
     np.testing.assert_array_equal(survey.prediction.labels[:, 0], found["logg"])
 
 
-def test_interrupted_derivatives_go_on_after_their_finished_pieces(tmp_path):
-    run, n_done = take_up("jacobian", "jacobian.h5", tmp_path)
+def test_interrupted_derivatives_are_refused_and_the_same_anew(tmp_path):
+    run = take_up("jacobian", "jacobian.h5", tmp_path)
     net, theta = ss.read_network(run / "network.h5")
-    with pytest.raises(ss.DataError, match="ivar"):
-        ss.write_jacobian(run / "anew.h5", net, theta, run / "stars.h5")
-    summary = ss.write_jacobian(run / "jacobian.h5", net, theta, run / "stars.h5")
+    words = (run / "jacobian.h5", net, theta, run / "stars.h5")
+    kept = read_folder(run / "jacobian.h5.partial")
+    with pytest.raises(ss.DataError, match=r"spectra was '.* bytes, modified .*' and is 'SHA-256"):
+        ss.write_jacobian(*words)
+    assert read_folder(run / "jacobian.h5.partial") == kept
+    summary = ss.write_jacobian(*words, restart=True)
     assert sorted(os.listdir(run)) == ["jacobian.h5", "network.h5", "stars.h5"]
     assert_close(summary.mean, EXPECTED["jacobian"]["mean"])
     assert_close(summary.flux, EXPECTED["jacobian"]["flux"])
@@ -234,7 +233,6 @@ def test_interrupted_derivatives_go_on_after_their_finished_pieces(tmp_path):
         assert sorted(a) == sorted(b)
         for name in b:
             assert (a[name].dtype, a[name].shape) == (b[name].dtype, b[name].shape)
-            np.testing.assert_array_equal(a[name][:n_done], b[name][:n_done], err_msg=name)
             assert_close(a[name][()], b[name][()], place=name)
             assert_same(dict(a[name].attrs), dict(b[name].attrs), name)
         assert a.attrs.keys() == b.attrs.keys()
@@ -242,10 +240,10 @@ def test_interrupted_derivatives_go_on_after_their_finished_pieces(tmp_path):
             assert a.attrs[name] == b.attrs[name]
 
 
-# --- fits and predictions: primal and dual ones begin anew by design
+# --- fits and predictions: what that version kept says too little of where it comes from
 
 
-def fit(structure, folder=None):
+def fit(structure, folder):
     reg, theta = ss.read_regression(FILES / "resume/network.h5")
     stars = ss.read_spectra(FILES / "resume/stars.h5")
     options = EXPECTED[f"resume/{structure}"]["options"]
@@ -254,49 +252,32 @@ def fit(structure, folder=None):
     return ss.fit_laplace(reg, theta, stars.flux, stars.labels, **words)
 
 
-def copy_with(folder, to, change=dict):
-    """The folder, its arrays changed under the fingerprint that they had."""
-    shutil.copytree(folder, to)
-    for path in to.iterdir():
-        with np.load(path) as file:
-            arrays = dict(file)
-        np.savez(path, **arrays | change(arrays))
-    return to
-
-
-def shrink(arrays):
-    return {name: 0.9 * array for name, array in arrays.items() if array.dtype.kind == "f"}
-
-
 @pytest.mark.parametrize("name", entries("resume"))
-def test_a_fit_goes_on_from_the_blocks_that_were_kept(name, tmp_path):
-    structure, kept, expected = name.removeprefix("resume/"), FILES / name / "fit", EXPECTED[name]
-    laplace = fit(structure, copy_with(kept, tmp_path / "kept"))
+def test_blocks_that_were_kept_are_told_and_computed_again(name, tmp_path):
+    structure, expected = name.removeprefix("resume/"), EXPECTED[name]
+    folder = shutil.copytree(FILES / name / "fit", tmp_path / "fit")
+    new = ss.read_spectra(FILES / "resume/new.h5")
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        laplace = fit(structure, folder)
+        prediction = laplace.predict(new, progress=False)
+    if structure != "krylov":  # whose files have other names today
+        assert "should hold finished blocks" in str(told[0].message)
     assert_close(laplace.inverse_hessian.logdet(), expected["logdet"])
     assert_close(laplace.inverse_hessian.diagonal(), expected["diagonal"])
-    new = ss.read_spectra(FILES / "resume/new.h5")
-    prediction = laplace.predict(new, progress=False)
     for word in ("labels", "model_cov", "total_cov", "model_interval"):
         assert_close(getattr(prediction, word), expected[word], place=word)
-    # they are used, not computed again: other blocks give other errors
-    other = fit(structure, copy_with(kept, tmp_path / "other", shrink))
-    assert not np.allclose(other.label_covariance(new.flux), prediction.model_cov, rtol=1e-6)
 
 
-def test_a_prediction_goes_on_after_the_stars_that_were_kept(tmp_path):
-    kept, name = FILES / "prediction", "posteriors/low_rank.h5"
-    with np.load(next(kept.iterdir())) as file:
-        n_done = int(file["done"])
+def test_stars_that_were_kept_are_told_and_predicted_again(tmp_path):
+    name = "posteriors/low_rank.h5"
+    folder = shutil.copytree(FILES / "prediction", tmp_path / "prediction")
     laplace, new = ss.read_laplace(FILES / name), ss.read_spectra(FILES / "new.h5")
-    assert 0 < n_done < new.n_stars
-    for shift in (0, 1):  # labels of the stars that are kept are taken as they are
-        folder, expected = tmp_path / str(shift), EXPECTED[name]["prediction"]
-        copy_with(kept, folder, lambda arrays, shift=shift: {"labels": arrays["labels"] + shift})
+    with pytest.warns(RuntimeWarning, match="should hold finished blocks .* computed again"):
         prediction = laplace.predict(new, resume=folder, progress=False)
-        moved = np.where(np.arange(new.n_stars) < n_done, shift, 0)[:, None]
-        assert_close(prediction.labels, np.array(expected["labels"]) + moved)
-        for word in ("model_cov", "flux_cov", "total_cov", "model_interval"):
-            assert_close(getattr(prediction, word), expected[word], place=word)
+    expected = EXPECTED[name]["prediction"]
+    for word in ("labels", "model_cov", "flux_cov", "total_cov", "model_interval"):
+        assert_close(getattr(prediction, word), expected[word], place=word)
 
 
 # --- draws of Hamiltonian Monte Carlo

@@ -86,7 +86,7 @@ def test_the_weights_are_known_by_their_normal_distribution_alone(laplace):
 
 
 def test_stored_digests_stay_as_they_are():
-    """Draws and partial runs hold them; computed by the first version that stored any."""
+    """Draws and catalogues hold them; computed by the first version that stored any."""
     net = ss.Network(ss.mlp([2, 1]).layers, 2)
     reg = ss.Regression(net, sigma_noise=0.5, prior_precision=2.0)
     X = np.array([[0.0, 1.0], [1.0, 0.0], [1.0, 1.0]])

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from symspec.errors import DataError, ShapeError
-from symspec.safety.checkpoint import find_fingerprint
+from symspec.safety.checkpoint import find_fingerprint, hash_file
 from symspec.spectra.readers.formats import SUFFIXES
 from symspec.spectra.readers.options import ReadOptions
 from symspec.spectra.readers.spectra_file import SpectraFile
@@ -62,12 +62,9 @@ class SpectraFolder:
             self.has_uncertainty = first.has_uncertainty
 
     def identity(self) -> dict[str, str | None]:
-        """Strings that differ if names, sizes or times of the files, or the options given do."""
-        stats = [(path, path.stat()) for path in self.paths]
-        digest = find_fingerprint(
-            *((path.name, found.st_size, found.st_mtime_ns) for path, found in stats)
-        )
-        return {"spectra": f"{len(stats)} files, digest {digest}"} | self._options.identity()
+        """Strings that differ if names or bytes of the files, or the options given do."""
+        digest = find_fingerprint({path.name: hash_file(path) for path in self.paths})
+        return {"spectra": f"{self.n_stars} files, digest {digest}"} | self._options.identity()
 
     def read(self, rows: slice = slice(None)) -> Spectra:
         """Read some stars, in the memory that they take.

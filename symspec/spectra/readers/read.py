@@ -33,7 +33,7 @@ class SpectraSource(Pixels, Protocol):
         """Read some stars."""
 
     def identity(self) -> dict[str, str | None]:
-        """Strings that differ if the spectra do: a digest, or size, time and options of a file."""
+        """Strings that differ if the spectra do: digests, and options of reading a file."""
 
 
 def read_spectra(

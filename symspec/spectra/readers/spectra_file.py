@@ -10,6 +10,7 @@ import numpy as np
 
 from symspec.errors import DataError, FileFormatError, ShapeError, SymspecError
 from symspec.safety.arrays import as_float_array
+from symspec.safety.checkpoint import hash_file
 from symspec.safety.named_arrays import NamedArrays
 from symspec.spectra.names import (
     IDS,
@@ -24,7 +25,7 @@ from symspec.spectra.names import (
 from symspec.spectra.pixels import as_nan, check_bad_error, find_bad_bits, find_ivar
 from symspec.spectra.readers.labels import find_labels, load_labels, read_strings
 from symspec.spectra.readers.options import ReadOptions
-from symspec.spectra.spectra import Spectra, check_rows, hash_spectra
+from symspec.spectra.spectra import Spectra, check_rows
 from symspec.spectra.wavelengths import (
     DEFAULT_UNIT,
     find_pixel_order,
@@ -88,14 +89,12 @@ class SpectraFile:
     def identity(self) -> dict[str, str | None]:
         """Strings that differ if the spectra do.
 
-        Those of a file are its size, its time of modification, and the options given; that of a
-        table is a digest of its spectra.
+        Those of a file are a digest of its bytes, and the options given; that of a table is a
+        digest of its spectra.
         """
         if self._path is None:
-            return {"spectra": hash_spectra(self.read())}
-        stat = self._path.stat()
-        stamp = f"{stat.st_size} bytes, modified {np.datetime64(stat.st_mtime_ns, 'ns')}"
-        return {"spectra": stamp} | self._options.identity()
+            return self.read().identity()
+        return {"spectra": f"SHA-256 {hash_file(self._path)}"} | self._options.identity()
 
     def read(self, rows: slice = slice(None)) -> Spectra:
         """Read some stars, in the memory that they take.

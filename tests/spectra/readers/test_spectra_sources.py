@@ -1,7 +1,8 @@
 """Files, folders, tables and Spectra are read by one protocol, and known by what is in them."""
 
+import hashlib
 import os
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,6 @@ from starnet_files import FLUX, IDS, SIGMA, WAVELENGTH, write_npz
 import symspec as ss
 from symspec.errors import OptionError
 from symspec.spectra.readers.read import open_spectra
-from symspec.spectra.spectra import hash_spectra
 
 STARS = ss.Spectra(flux=FLUX, ivar=SIGMA**-2, wavelength=WAVELENGTH, ids=IDS)
 TIME = 1_700_000_000_123_456_789  # nanoseconds since 1970
@@ -67,16 +67,31 @@ def test_the_name_of_a_source_is_for_messages(tmp_path, kind):
         assert opened.name == names.get(kind, str(source))
 
 
-def test_a_file_is_known_by_size_time_and_the_options_given(tmp_path):
-    """Byte for byte, as folders of finished pieces hold these strings."""
+def test_a_file_is_known_by_its_bytes_and_the_options_given(tmp_path):
     path = write_file(tmp_path)
-    stamp = f"{path.stat().st_size} bytes, modified 2023-11-14T22:13:20.123456789"
+    stamp = f"SHA-256 {hashlib.sha256(path.read_bytes()).hexdigest()}"
     with open_spectra(path) as file:
         assert file.identity() == {"spectra": stamp}
     with open_spectra(str(path), uncertainty=None, bad_error=9, mask_bits=()) as file:
         expected = {"spectra": stamp, "uncertainty": None, "bad_error": "9", "mask_bits": "()"}
         assert file.identity() == expected
         assert list(file.identity()) == list(expected)
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_spectra_changed_with_size_and_time_kept_are_others(tmp_path, kind):
+    source = SOURCES[kind](tmp_path)
+    path = source if source.is_file() else sorted(source.iterdir())[2]
+    with open_spectra(source) as opened:
+        before = opened.identity()
+        stat = path.stat()
+        content = path.read_bytes()
+        path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+        os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+        assert path.stat().st_size == stat.st_size
+        assert opened.identity() != before
+        path.write_bytes(content)
+        assert opened.identity() == before
 
 
 def test_a_folder_is_known_by_its_files_and_the_options_given(tmp_path):
@@ -90,10 +105,24 @@ def test_a_folder_is_known_by_its_files_and_the_options_given(tmp_path):
 def test_what_is_in_memory_is_known_by_its_numbers(tmp_path):
     table = make_table(tmp_path)
     with open_spectra(table, bad_error=900.0) as opened:
-        assert opened.identity() == {"spectra": hash_spectra(STARS)}
+        assert opened.identity() == STARS.identity()
     with open_spectra(STARS) as opened:
-        assert opened.identity() == {"spectra": hash_spectra(STARS)}
-    assert replace(STARS, flux=FLUX + 1e-9).identity() != STARS.identity()
+        assert opened.identity() == STARS.identity()
+    changed = [
+        {"flux": FLUX + 1e-9},
+        {"ivar": None},
+        {"ivar": STARS.ivar * 2},
+        {"wavelength": WAVELENGTH + 1},
+        {"wavelength_unit": "nm"},
+        {"labels": np.ones((len(FLUX), 1))},
+        {"labels": np.ones((len(FLUX), 1)), "label_names": ["TEFF"]},
+        {"labels": np.ones((len(FLUX), 1)), "label_units": ["K"]},
+        {"ids": IDS[::-1]},
+        {"ids": None},
+    ]
+    assert {name for change in changed for name in change} == {f.name for f in fields(STARS)}
+    digests = [replace(STARS, **change).identity()["spectra"] for change in changed]
+    assert len({*digests, STARS.identity()["spectra"]}) == len(changed) + 1
 
 
 def test_spectra_take_no_options():
