@@ -27,7 +27,7 @@ import numpy as np
 from symspec.errors import DataError, FileKeptError
 from symspec.safety.memory import chunks
 from symspec.safety.progress import Progress, be_silent, show_progress
-from symspec.safety.whole_files import check_target, replace_when_complete
+from symspec.safety.whole_files import check_target, replace_when_complete, stream_for_hdf5
 
 Arrays = Mapping[str, np.ndarray]
 Show = Callable[[int, int], AbstractContextManager[Callable[[int], object]]]
@@ -154,7 +154,8 @@ class PartialRun:
             arrays = find(data)
             with (
                 replace_when_complete(self._path(rows)) as temporary,
-                h5py.File(temporary, "x") as file,
+                stream_for_hdf5(temporary) as stream,
+                h5py.File(stream, "w") as file,
             ):
                 for name, array in arrays.items():
                     layout = layouts.get(name, {})

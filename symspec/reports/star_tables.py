@@ -12,7 +12,7 @@ import numpy as np
 from symspec.errors import OptionError, ShapeError
 from symspec.hmc.comparison import PROBABILITIES, THRESHOLDS, HmcComparison
 from symspec.laplace.audit import StructureAudit
-from symspec.safety.whole_files import replace_when_complete
+from symspec.safety.whole_files import replace_when_complete, stream_for_hdf5
 from symspec.version import __version__
 
 if TYPE_CHECKING:
@@ -68,8 +68,11 @@ def write_draws(path: str | os.PathLike[str], draws: DataTree, *, overwrite: boo
     FileKeptError
         There is a file already, and `overwrite` is False.
     """
-    with replace_when_complete(path, overwrite=overwrite) as temporary:
-        draws.to_netcdf(temporary, engine="h5netcdf")
+    with (
+        replace_when_complete(path, overwrite=overwrite) as temporary,
+        stream_for_hdf5(temporary) as stream,
+    ):
+        draws.to_netcdf(stream, engine="h5netcdf")
 
 
 def write_comparison(

@@ -493,7 +493,7 @@ DAMAGES = {
     "many layers": (add_layer, "should be in the file, got nothing"),
     "word of any length": (
         lambda f: f["layers/0"].attrs.create("kind", "dense"),
-        "'layers/0@kind' should be one str, got object",
+        "'layers/0@kind' should be numbers or a string of fixed length, got object",
     ),
     "words of any length": (
         lambda f: replace(f, "label_names", ["a", "b", "c"]),
