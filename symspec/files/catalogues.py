@@ -244,7 +244,9 @@ def _build_table(columns: Columns, header: dict[str, Any]) -> Any:
 
 
 def _write_ecsv(path: Path, columns: Columns, header: dict[str, Any]) -> None:
-    _build_table(columns, header).write(path, format="ascii.ecsv")
+    text = io.StringIO()
+    _build_table(columns, header).write(text, format="ascii.ecsv")
+    path.write_text(text.getvalue(), encoding="utf-8")
 
 
 def _write_hdf5(path: Path, columns: Columns, header: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -54,10 +55,10 @@ def write_star_table(
     if ids.shape != (n_stars,):
         raise ShapeError(f"ids should have shape ({n_stars},), one a star, got {ids.shape}.")
     table = Table({"ID": ids, **columns}, meta=dict(meta))
+    text = io.StringIO()
+    table.write(text, format="ascii.ecsv" if path.suffix.lower() == ".ecsv" else "ascii.csv")
     with replace_when_complete(path, overwrite=overwrite) as temporary:
-        table.write(
-            temporary, format="ascii.ecsv" if path.suffix.lower() == ".ecsv" else "ascii.csv"
-        )
+        temporary.write_text(text.getvalue(), encoding="utf-8")
 
 
 def write_draws(path: str | os.PathLike[str], draws: DataTree, *, overwrite: bool = False) -> None:

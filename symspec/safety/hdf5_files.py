@@ -45,7 +45,6 @@ _HEAP = b"GCOL\x01\0\0\0"
 _REFERENCE = np.dtype([("length", "<u4"), ("heap", "<u8"), ("index", "<u4")])  # to a string
 _DEFLATE = 1  # HDF5's numbers of its filters
 _SHUFFLE = 2
-_FLETCHER32 = 3
 
 
 @dataclass(frozen=True)
@@ -323,7 +322,7 @@ def _unpack_references(dataset: Any) -> np.ndarray | None:
     """What chunks store of strings of variable length; None where a filter is not known."""
     creation = dataset.id.get_create_plist()
     filters = [creation.get_filter(i)[0] for i in range(creation.get_nfilters())]
-    if not set(filters) <= {_DEFLATE, _SHUFFLE, _FLETCHER32}:
+    if not set(filters) <= {_DEFLATE, _SHUFFLE}:
         return None
     n_bytes = math.prod(dataset.chunks) * _REFERENCE.itemsize
     chunks = []
@@ -340,6 +339,5 @@ def _unpack_references(dataset: Any) -> np.ndarray | None:
 def _undo_filter(code: int, packed: bytes, n_bytes: int) -> bytes:
     if code == _DEFLATE:
         return zlib.decompressobj().decompress(packed, n_bytes)
-    if code == _SHUFFLE:  # the first bytes of all elements, then the second, ...
-        return np.frombuffer(packed, np.uint8).reshape(_REFERENCE.itemsize, -1).T.tobytes()
-    return packed[:-4]  # a checksum
+    # shuffled: the first bytes of all elements, then the second, ...
+    return np.frombuffer(packed, np.uint8).reshape(_REFERENCE.itemsize, -1).T.tobytes()
