@@ -39,7 +39,7 @@ _ending = _Ending()
 def heeding_signals() -> Iterator[None]:
     """Turn signals into `KeyboardInterrupt`; end the process if that has not ended it in time.
 
-    A second signal ends it at once. After the block, where nothing is left to do, so does a first.
+    A second signal ends it at once. After the block, where nothing is left to do, they are ignored.
     """
     # a command in the background is started with some of them ignored
     numbers = [number for number in _NUMBERS if signal.getsignal(number) != signal.SIG_IGN]
@@ -60,7 +60,9 @@ def heeding_signals() -> Iterator[None]:
                 raise SystemExit(find_exit_code()) from end
     finally:
         for number in numbers:
-            signal.signal(number, lambda number, frame: os._exit(128 + number))
+            signal.signal(number, signal.SIG_IGN)
+        signal.set_wakeup_fd(-1)
+        sender.close()
 
 
 @contextmanager
@@ -100,6 +102,8 @@ def _watch(receiver: socket.socket) -> None:
     Python tells it of a signal even while the main thread is at work in a library.
     """
     number = _receive(receiver, None)
+    if not number:
+        return
     again = _receive(receiver, SECONDS_TO_END)
     if not again and find_signal() is not None and _ending.seconds > SECONDS_TO_END:
         _receive(receiver, _ending.seconds - SECONDS_TO_END)
@@ -112,15 +116,17 @@ def _watch(receiver: socket.socket) -> None:
 
 
 def _receive(receiver: socket.socket, seconds: float | None) -> int:
-    """Number of the next signal that ends a command, or 0 if none comes in time."""
+    """Number of the next signal that ends a command; 0 if none comes in time, or before the end."""
     receiver.settimeout(seconds)
-    number = 0
-    while number not in _NUMBERS:
+    while True:
         try:
-            number = receiver.recv(1)[0]
+            received = receiver.recv(1)
         except TimeoutError:
             return 0
-    return number
+        if not received:
+            return 0
+        if received[0] in _NUMBERS:
+            return received[0]
 
 
 def _forget() -> None:

@@ -2,10 +2,10 @@
 
     .venv/bin/python tests/bench/fuzz_archives.py [N_EACH [SEED [KIND ...]]]
 
-N_EACH mutants (default 120) of archives of every structure and of other files that symspec writes or
-reads: bits flipped, ends cut off, ranges set to zero, blocks exchanged. Each is read by a worker
-with 1 GB of memory beyond what it has at first; more than 5 s is a hang. Archives have checksums, so
-that other numbers are a fault, too ("silent"); spectra in HDF5 have none.
+N_EACH mutants (default 120) of archives of every structure and of other files that symspec writes
+or reads: bits flipped, ends cut off, ranges set to zero, blocks exchanged. Each is read by a worker
+with 1 GB of memory beyond what it has at first; more than 5 s is a hang. Archives have checksums,
+so that other numbers are a fault, too ("silent"); spectra in HDF5 have none.
 """
 
 import hashlib
@@ -14,7 +14,6 @@ import resource
 import sys
 import tempfile
 import time
-import tracemalloc
 import warnings
 from pathlib import Path
 

@@ -114,29 +114,38 @@ def try_once(kind, number, folder, out, seconds, rng, reference):
         process.communicate()
         return "hangs", 30.0
     took = time.monotonic() - begin
-    failures = []
-    if took > ALLOWED:
-        failures.append(f"took {took:.1f} s")
-    code = process.returncode
-    is_killed = kind in SCRIPTS and code == -number and number == signal.SIGTERM
-    if code not in (0, CODES[number]) and not is_killed:
-        failures.append(f"code {code}")
-    lines = [line for line in said.splitlines() if "nterrupted:" in line]
-    if "Traceback" in said or (kind in COMMANDS and code and len(lines) != 1):
-        failures.append(f"said {said[-800:]!r}")
-    if left := [p.name for p in out.rglob(".*")]:
-        failures.append(f"left {left}")
-    path = find_output(out)
-    if path is not None and code and kind != "hmc":
-        failures.append("half an output")
-    if path is not None and kind == "hmc":
-        failures += check_draws(path)
-    if kind in RESUMING and code:
+    failures = [f"took {took:.1f} s"] if took > ALLOWED else []
+    failures += check_end(kind, number, process.returncode, said)
+    failures += check_files(kind, out, reference)
+    if kind in RESUMING and find_output(out) is None:
         again = start(kind, folder, out)
         _, said = again.communicate()
         if again.returncode or find_output(out).read_bytes() != reference:
             failures.append(f"resumed to other bytes: {said[-300:]}")
     return "; ".join(failures), took
+
+
+def check_end(kind, number, code, said):
+    failures = []
+    is_killed = kind in SCRIPTS and code == -number and number == signal.SIGTERM
+    if code not in (0, CODES[number]) and not is_killed:
+        failures.append(f"code {code}")
+    lines = [line for line in said.splitlines() if line.startswith("Interrupted:")]
+    if "Traceback" in said or (kind in COMMANDS and code and len(lines) != 1):
+        failures.append(f"said {said[-800:]!r}")
+    return failures
+
+
+def check_files(kind, out, reference):
+    failures = []
+    if left := [p.name for p in out.rglob(".*")]:
+        failures.append(f"left {left}")
+    path = find_output(out)
+    if path is not None and kind == "hmc":
+        failures += check_draws(path)
+    elif path is not None and path.read_bytes() != reference:
+        failures.append("half an output")
+    return failures
 
 
 def check_draws(path):
@@ -197,7 +206,5 @@ def main(n_int, n_term, seed, kinds):
 
 if __name__ == "__main__":
     numbers = [int(word) for word in sys.argv[1:4]]
-    n_int, n_term, seed = (
-        [*numbers, 100, 50, 0][:3] if not numbers else (*numbers, *(50, 0)[len(numbers) - 1 :])
-    )
-    main(n_int, n_term, seed, sys.argv[4:] or [*COMMANDS, *SCRIPTS])
+    defaults = [100, 50, 0]
+    main(*numbers, *defaults[len(numbers) :], sys.argv[4:] or [*COMMANDS, *SCRIPTS])
