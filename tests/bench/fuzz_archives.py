@@ -11,6 +11,7 @@ so that other numbers are a fault, too ("silent"); spectra in HDF5 have none.
 import hashlib
 import multiprocessing
 import resource
+import shutil
 import sys
 import tempfile
 import time
@@ -33,7 +34,15 @@ STRUCTURES = (
     "low_rank",
     "krylov",
 )
-UNCHECKED = ("spectra", "spectra of names", "catalogue", "jacobian")  # without checksums
+OLD = "version 0.1"
+UNCHECKED = (
+    OLD,
+    "spectra",
+    "spectra of names",
+    "catalogue",
+    "jacobian",
+)  # without checksums of all
+OLD_FILE = Path(__file__).parents[1] / "files/files_of_version_0_1/posteriors/primal.h5"
 
 
 def make(folder):
@@ -54,6 +63,7 @@ def make(folder):
             reg, theta, stars, structure=structure, require_minimum=False, progress=False
         )
         ss.write_laplace(folder / structure, lap)
+    shutil.copy(OLD_FILE, folder / OLD)
     ss.write_network(folder / "network", net, theta, reg=reg)
     prediction = ss.fit_laplace(reg, theta, stars, require_minimum=False).predict(stars.flux)
     ss.write_catalogue(folder / "c.nc", prediction, stars.ids)
@@ -78,7 +88,7 @@ def read(kind, path):
     from symspec.safety.hdf5_files import open_hdf5
 
     arrays = []
-    if kind in STRUCTURES:
+    if kind in (*STRUCTURES, OLD):
         lap = ss.read_laplace(path)
         arrays = [lap.theta, *lap.inverse_hessian.arrays().values(), lap.flux_mean]
         arrays += [lap.label_range, *lap.reg.prior_precision.values()]
@@ -136,7 +146,10 @@ def work(pipe):
         held = int(file.read().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (held + MEMORY, held + MEMORY))
     while True:
-        kind, path = pipe.recv()
+        try:
+            kind, path = pipe.recv()
+        except EOFError:
+            return
         try:
             answer = "read", read(kind, path)
         except ss.SymspecError as error:
