@@ -86,8 +86,10 @@ def going_on(find_advice: Callable[[], str], *, seconds: float = SECONDS_TO_END)
 
 def say_interrupted() -> None:
     """Write the one line on stderr."""
+    advice = _ending.find_advice()
     _ending.is_said = True
-    sys.stderr.write(f"Interrupted: {_ending.find_advice()}\n")
+    _ending.find_advice = _say_to_start_again
+    sys.stderr.write(f"Interrupted: {advice}\n")
     sys.stderr.flush()
 
 
