@@ -101,7 +101,8 @@ def find_exit_code() -> int:
 def _watch(receiver: socket.socket) -> None:
     """Wait for a signal, then for the end of the process, which this thread does not live to see.
 
-    Python tells it of a signal even while the main thread is at work in a library.
+    Python tells it of a signal even while the main thread is at work in a library. After one, it
+    does not wait for what Python does once `heeding_signals` is over.
     """
     number = _receive(receiver, None)
     if not number:
