@@ -60,6 +60,7 @@ from symspec.derivatives import (
 )
 from symspec.errors import (
     DataError,
+    DiskFullError,
     DivergedError,
     EdgeOfRangeWarning,
     FileFormatError,
@@ -240,6 +241,7 @@ __all__ = [
     "FileKeptError",
     "MissingDependencyError",
     "TooLargeError",
+    "DiskFullError",
     "DivergedError",
     "NotAtMinimumError",
     "NotPositiveDefiniteError",

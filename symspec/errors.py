@@ -92,3 +92,7 @@ class DivergedError(SymspecError, ArithmeticError):
 
 class FileKeptError(SymspecError, FileExistsError):
     """There is a file where another should be written, and it may not be overwritten."""
+
+
+class DiskFullError(SymspecError, OSError):
+    """A disk has no space for a file, of which nothing is left there."""

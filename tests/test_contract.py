@@ -39,8 +39,8 @@ CONTRACT = {
     "files": "read_network write_network import_network import_payne read_regression read_laplace"
     " write_laplace write_catalogue catalogue_dataset predict_survey write_jacobian",
     "errors and warnings": "SymspecError ShapeError DataError OptionError FileFormatError"
-    " FileKeptError MissingDependencyError TooLargeError DivergedError NotAtMinimumError"
-    " NotPositiveDefiniteError NotAtMinimumWarning EdgeOfRangeWarning",
+    " FileKeptError MissingDependencyError TooLargeError DiskFullError DivergedError"
+    " NotAtMinimumError NotPositiveDefiniteError NotAtMinimumWarning EdgeOfRangeWarning",
 }
 # positional names in their order, then "*", then those that go by keyword
 SIGNATURES = {

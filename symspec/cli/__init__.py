@@ -16,8 +16,12 @@ Catalogues are FITS, ECSV, HDF5 or NetCDF by their suffix. Outputs appear when t
 and replace nothing without `--overwrite`; long runs go on where they were interrupted
 (`help(symspec.files)`).
 
-An error that you can mend is one line on stderr and exit code 1; Ctrl-C is exit code 130.
-`symspec.cli:main` is the entry point, and `python -m symspec.cli` the same without installation.
+An error that you can mend is one line on stderr and exit code 1. Ctrl-C and SIGTERM end a command
+within two seconds, with one line that says how to go on, and exit codes 130 and 143; a second one
+ends it at once. Where the disk is full, the result of `train` and `hmc` is kept elsewhere.
+
+`symspec_command:main` is the entry point, and `python -m symspec_command` the same without
+installation; so is `python -m symspec.cli`, but that a Ctrl-C while it is imported is Python's.
 """
 
 from symspec.cli.app import main

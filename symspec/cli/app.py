@@ -9,13 +9,14 @@ from rich.markup import escape
 from typer.core import TyperGroup
 
 from symspec.cli import audit, demo, errors, hmc, info, jacobian, train
+from symspec.cli.signals import find_exit_code, heeding_signals, say_interrupted
 from symspec.cli.steps import say
 from symspec.errors import SymspecError
 from symspec.version import __version__
 
 
 class _Commands(TyperGroup):
-    """Turns errors that a user can mend into one line and exit code 1, and Ctrl-C into 130."""
+    """Turns errors that a user can mend into one line and exit code 1, Ctrl-C and SIGTERM, too."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -24,8 +25,8 @@ class _Commands(TyperGroup):
             say(f"[bold red]Error:[/] {escape(_describe(error))}")
             raise typer.Exit(1) from error
         except KeyboardInterrupt as error:
-            say("Interrupted: the output was not written.")
-            raise typer.Exit(130) from error
+            say_interrupted()
+            raise typer.Exit(find_exit_code()) from error
 
 
 app = typer.Typer(
@@ -46,8 +47,9 @@ app.command(epilog=info.EXAMPLES)(info.info)
 
 
 def main() -> None:
-    """Entry point of the command `symspec`."""
-    app(prog_name="symspec")
+    """Run the command line, as the command `symspec` does."""
+    with heeding_signals():
+        app(prog_name="symspec")
 
 
 def _print_version(wanted: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,7 +21,8 @@ from symspec.cli.options import (
     check_output,
     parse_reading,
 )
-from symspec.cli.steps import read_labelled_spectra
+from symspec.cli.signals import going_on
+from symspec.cli.steps import read_labelled_spectra, write_or_keep
 from symspec.errors import DataError
 from symspec.files.archives import read_laplace, write_laplace
 from symspec.hmc.comparison import HmcComparison, compare_hmc
@@ -36,6 +38,7 @@ from symspec.reports.star_tables import (
     write_draws,
 )
 from symspec.reports.tables import open_console, print_written
+from symspec.safety.progress import raise_if_interrupted
 from symspec.spectra.grids import check_grid
 from symspec.spectra.pixels import fill_bad_pixels, fill_flux
 from symspec.spectra.readers.read import read_spectra
@@ -50,6 +53,8 @@ EXAMPLES = (
     "Examples: [bold]symspec hmc model.h5 stars.h5 draws.nc --plots figures[/]\n\n"
     "[bold]symspec hmc model.h5 stars.h5 draws.nc --subset last_layer --checked-model checked.h5[/]"
 )
+
+SECONDS_TO_KEEP_DRAWS = 60.0  # after an interrupt
 
 Draws = Annotated[
     Path, typer.Argument(metavar="OUTPUT", help="Draws to write, .nc.", show_default=False)
@@ -139,13 +144,14 @@ def hmc(
         check_grid(laplace.reg.net, sample, str(check))
     some = sample[pick_evenly(len(sample), n_check)]
     flux = fill_bad_pixels(some.flux, some.ivar, laplace.flux_mean)
-    sampled = run_hmc(
-        laplace.reg, training, laplace=laplace, X_check=flux,
-        subset=int(subset) if subset.isdigit() else subset, n_draws=draws, n_tune=tune,
-        n_chains=chains, seed=seed, sampler=sampler, target_accept=target_accept,
-        theta_every=theta_every, max_hours=max_hours,
-    )  # fmt: skip
-    outputs.write(laplace, sampled, flux, some.ids)
+    with going_on(outputs.describe, seconds=SECONDS_TO_KEEP_DRAWS):
+        sampled = run_hmc(
+            laplace.reg, training, laplace=laplace, X_check=flux,
+            subset=int(subset) if subset.isdigit() else subset, n_draws=draws, n_tune=tune,
+            n_chains=chains, seed=seed, sampler=sampler, target_accept=target_accept,
+            theta_every=theta_every, max_hours=max_hours,
+        )  # fmt: skip
+        outputs.write(laplace, sampled, flux, some.ids)
 
 
 def _find_training_stars(
@@ -194,10 +200,17 @@ class _Outputs:
                 f"{self.plots} should be a folder for figures, got a file: give another name."
             )
 
+    def describe(self) -> str:
+        """What an interrupt left, and how to go on."""
+        if self.draws.exists():
+            return f"the draws until then are in {self.draws}; other outputs were not written."
+        return "the draws were not written; the same command starts again."
+
     def write(
         self, laplace: LaplacePosterior, draws: DataTree, flux: np.ndarray, ids: np.ndarray | None
     ) -> None:
-        write_draws(self.draws, draws, overwrite=self.overwrite)
+        write_or_keep(partial(write_draws, draws=draws, overwrite=self.overwrite), self.draws)
+        raise_if_interrupted()  # while the chains ran, which keep what they have
         comparison = compare_hmc(laplace, draws, flux)
         console = open_console()
         print_comparison(console, comparison)

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import tempfile
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import typer
 from numpy.typing import ArrayLike
 from rich.console import Console
-from rich.markup import escape
 
-from symspec.errors import DataError
+from symspec.cli.signals import going_on
+from symspec.errors import DataError, DiskFullError
 from symspec.laplace.fit import fit_laplace
 from symspec.laplace.posterior import LaplacePosterior
 from symspec.networks.layers import Standardize, Unstandardize
@@ -183,17 +183,52 @@ def finish(
         )
 
 
-@contextmanager
-def offer_to_resume(output: Path) -> Iterator[None]:
+def offer_to_resume(output: Path) -> AbstractContextManager[None]:
     """Say on Ctrl-C where the finished pieces of an output are."""
+    folder = output.with_name(f"{output.name}.partial")
+
+    def find_advice() -> str:
+        if folder.is_dir():
+            return f"finished pieces are kept in {folder}; the same command resumes from there."
+        return "no piece was finished; the same command starts again."
+
+    return going_on(find_advice)
+
+
+def write_or_keep(write: Callable[[Path], object], path: Path) -> None:
+    """Write the result of long work; where its disk is full, keep it elsewhere.
+
+    Parameters
+    ----------
+    write : callable
+        Writes the result to a given path.
+    path : Path
+
+    Raises
+    ------
+    DiskFullError
+        The disk of `path` is full; a note says where the result is kept.
+    """
     try:
-        yield
-    except KeyboardInterrupt as error:
-        folder = output.with_name(f"{output.name}.partial")
-        if not folder.is_dir():
-            raise
-        say(
-            f"Interrupted: finished pieces are kept in {escape(str(folder))}; the same command"
-            " resumes from there."
-        )
-        raise typer.Exit(130) from error
+        write(path)
+    except DiskFullError as error:
+        kept = _keep(write, path.name)
+        if kept is None:
+            error.add_note("Nor is there space in the folder of temporary files or in your own.")
+        else:
+            error.add_note(f"It is kept as {kept}: move it once there is space.")
+        raise
+
+
+def _keep(write: Callable[[Path], object], name: str) -> Path | None:
+    """Write a file where there is space; None if there is none anywhere."""
+    for folder in (tempfile.gettempdir(), Path.home()):
+        with suppress(OSError):
+            own = Path(tempfile.mkdtemp(prefix="symspec-", dir=folder))
+            try:
+                write(own / name)
+            except OSError:
+                own.rmdir()
+                raise
+            return own / name
+    return None

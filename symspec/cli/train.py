@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -110,7 +111,7 @@ def train(
         learning_rate=learning_rate,
     )
     laplace = steps.finish(start, theta, rest, tune=tune, structure=structure, memory=memory)
-    write_laplace(output, laplace, overwrite=overwrite)
+    steps.write_or_keep(partial(write_laplace, laplace=laplace, overwrite=overwrite), output)
     console = open_console()
     print_trained(console, laplace, held_out)
     print_written(console, "model", output)

@@ -1,13 +1,15 @@
 """symspec's own HDF5 files: named arrays, numbers and strings, with a format name and version.
 
-Nothing is pickled or executed and no link is followed. Arrays carry checksums and come back in
-their memory layout: a dataset with an attribute ``axes`` holds ``array.transpose(axes)``.
+Nothing is pickled or executed and no link is followed. Arrays come back in their memory layout: a
+dataset with an attribute ``axes`` holds ``array.transpose(axes)``. Each dataset has a ``digest`` of
+its content, and the file one of all names, types, shapes and attributes, those digests among them.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,14 +18,19 @@ from typing import Any
 import numpy as np
 
 from symspec.errors import FileFormatError, SymspecError
-from symspec.safety.array_files import open_hdf5
 from symspec.safety.arrays import check_finite
 from symspec.safety.file_formats import describe_start, is_hdf5, read_start
-from symspec.safety.whole_files import replace_when_complete
+from symspec.safety.hdf5_files import AGAIN, Hdf5File, open_hdf5_file
+from symspec.safety.memory import chunks
+from symspec.safety.progress import raise_if_interrupted
+from symspec.safety.whole_files import replace_when_complete, stream_for_hdf5
 from symspec.version import __version__
 
-FORMAT_VERSION = 1
-_AGAIN = "the file is damaged or incomplete, so write or copy it again"
+FORMAT_VERSION = 2
+_WITHOUT_DIGEST = 1  # the version of symspec 0.1
+_DIGEST = "digest"
+_HASHED_AT_A_TIME = 2**24  # bytes
+_LARGEST_ATTRIBUTE = 2**16  # bytes
 _KINDS: dict[type, str] = {str: "S", int: "iu", bool: "b", float: "f"}  # of NumPy dtypes
 _DTYPES: dict[type, tuple[str, ...]] = {float: ("float32", "float64"), bool: ("bool",)}
 
@@ -44,12 +51,14 @@ def create_archive(
     # with the format of HDF5 1.10 the file's own structures carry checksums, too
     with (
         replace_when_complete(path, overwrite=overwrite) as temporary,
-        h5py.File(temporary, "x", libver=("v110", "v110")) as file,
+        stream_for_hdf5(temporary) as stream,
+        h5py.File(stream, "w", libver=("v110", "v110")) as file,
     ):
         write_attribute(file, "format", file_format)
         write_attribute(file, "format_version", FORMAT_VERSION)
         write_attribute(file, "symspec_version", __version__)
         yield file
+        write_attribute(file, _DIGEST, _find_digest(Hdf5File(Path(path), file)))
 
 
 def write_attribute(group: Any, key: str, value: str | float) -> None:
@@ -73,25 +82,60 @@ def write_strings(group: Any, name: str, strings: Sequence[str]) -> None:
 
     encoded = [string.encode() for string in strings]
     dtype = h5py.string_dtype("utf-8", max(1, *map(len, encoded)))
-    group.create_dataset(name, data=np.array(encoded, dtype=dtype), fletcher32=True)
+    _write_dataset(group, name, np.array(encoded, dtype=dtype))
 
 
 def write_array(group: Any, name: str, array: Any) -> None:
-    """Write a dataset with checksums, without a copy in any memory layout."""
-    import h5py
-
+    """Write a dataset, without a copy in any memory layout."""
     array = np.asarray(array)
     axes = sorted(range(array.ndim), key=lambda axis: -abs(array.strides[axis]))
-    stored = array.transpose(axes)
-    if stored.ndim == 0 or stored.size == 0:
-        # no chunks, but room in the header, which has a checksum of its own
-        layout = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
-        layout.set_layout(h5py.h5d.COMPACT)
-        dataset = group.create_dataset(name, data=stored, dcpl=layout)
-    else:
-        dataset = group.create_dataset(name, data=stored, fletcher32=True)
+    dataset = _write_dataset(group, name, array.transpose(axes))
     if axes != sorted(axes):
         dataset.attrs["axes"] = axes
+
+
+def _write_dataset(group: Any, name: str, array: np.ndarray) -> Any:
+    raise_if_interrupted()
+    # HDF5 finds damage in chunks by itself, but numbers and empty arrays have none
+    dataset = group.create_dataset(name, data=array, fletcher32=array.size > 0 < array.ndim)
+    write_attribute(dataset, _DIGEST, _digest_array(array))
+    return dataset
+
+
+def _digest_array(array: np.ndarray) -> str:
+    """Digest of type, shape and values, without a copy of more than a part of them."""
+    digest = hashlib.blake2b(f"{array.dtype.str}{array.shape}".encode(), digest_size=16)
+    rows = np.atleast_1d(array)
+    n_rows = max(1, _HASHED_AT_A_TIME * len(rows) // max(1, array.nbytes))
+    for some in chunks(len(rows), n_rows):
+        digest.update(rows[some].tobytes())
+    return digest.hexdigest()
+
+
+def _find_digest(file: Hdf5File) -> str:
+    """Digest of all names, types, shapes and attributes of a file, but for that of the root."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name, node in sorted(file.walk()):
+        layout = f"{node.dtype.str}{node.shape}" if hasattr(node, "shape") else "group"
+        digest.update(f"{name}|{layout}\n".encode())
+        for key in sorted(node.attrs):
+            if (name, key) != ("/", _DIGEST):
+                value = _read_attribute(file, name, key)
+                digest.update(f"@{key}|{value.dtype.str}{value.shape}".encode() + value.tobytes())
+    return digest.hexdigest()
+
+
+def _read_attribute(file: Hdf5File, name: str, key: str) -> np.ndarray:
+    """Numbers or strings of fixed length; a heap of others might keep HDF5 busy for ever."""
+    where = f"{name}@{key}"
+    attributes = file.find(name).attrs
+    if key not in attributes:
+        raise file.refusal(where, "an attribute", "nothing")
+    declared = attributes.get_id(key)
+    if declared.dtype.kind not in "Siubf" or declared.get_storage_size() > _LARGEST_ATTRIBUTE:
+        got = f"{declared.dtype} of shape {declared.shape}"
+        raise file.refusal(where, "numbers or a string of fixed length", got)
+    return np.asarray(attributes[key])
 
 
 @contextmanager
@@ -105,8 +149,6 @@ def open_archive(path: str | os.PathLike[str], formats: tuple[str, ...]) -> Iter
     FileFormatError
         The file is foreign, damaged, or of another version.
     """
-    import h5py
-
     path = Path(path)
     wanted = " or ".join(repr(f) for f in formats)
     start = read_start(path, f"an HDF5 file of {wanted}")
@@ -116,8 +158,8 @@ def open_archive(path: str | os.PathLike[str], formats: tuple[str, ...]) -> Iter
             " that symspec wrote."
         )
     try:
-        with open_hdf5(path) as arrays, h5py.File(path, "r") as tree:
-            archive = Archive(path, tree, arrays.load)
+        with open_hdf5_file(path) as file:
+            archive = Archive(file)
             _check_format(archive, formats, wanted)
             yield archive
     except FileFormatError:
@@ -131,6 +173,15 @@ def open_archive(path: str | os.PathLike[str], formats: tuple[str, ...]) -> Iter
         ) from error
 
 
+def find_format(file: Hdf5File) -> str | None:
+    """The name of an archive's format; None for other files, even with an attribute of its name."""
+    attributes = file.tree.attrs
+    if "format" not in attributes or attributes.get_id("format").dtype.kind != "S":
+        return None
+    written = np.asarray(attributes["format"])
+    return written.item().decode(errors="replace") if written.shape == () else None
+
+
 def _check_format(archive: Archive, formats: tuple[str, ...], wanted: str) -> None:
     if "format" not in archive.tree.attrs:
         raise FileFormatError(
@@ -141,12 +192,17 @@ def _check_format(archive: Archive, formats: tuple[str, ...], wanted: str) -> No
         raise FileFormatError(
             f"{archive.path} should be a file of {wanted}, got one of {found!r}: give another file."
         )
-    if (version := archive.attribute("/", "format_version", int)) != FORMAT_VERSION:
+    version = archive.version
+    if version not in (_WITHOUT_DIGEST, FORMAT_VERSION):
         raise FileFormatError(
             f"{archive.path} should be of format version {FORMAT_VERSION}, got {version}: it was"
             f" written by symspec {archive.attribute('/', 'symspec_version', str)}; install that"
             " version or a newer one."
         )
+    if version != _WITHOUT_DIGEST:
+        digest = archive.attribute("/", _DIGEST, str)
+        if digest != (found := _find_digest(archive.file)):
+            raise archive.refusal(f"/@{_DIGEST}", f"the digest of the file, {found}", digest)
 
 
 @dataclass(frozen=True)
@@ -155,39 +211,42 @@ class Archive:
 
     Attributes
     ----------
-    path : pathlib.Path
-    tree : h5py.File
-    load : callable
-        Reads a dataset safely, see `open_hdf5`; `find` refuses links on the way to it.
+    file : Hdf5File
     """
 
-    path: Path
-    tree: Any
-    load: Callable[[str], np.ndarray]
+    file: Hdf5File
 
-    def refusal(self, name: str, expected: str, got: str, advice: str = _AGAIN) -> FileFormatError:
+    @property
+    def path(self) -> Path:
+        """The file's path, for errors."""
+        return self.file.path
+
+    @property
+    def tree(self) -> Any:
+        """The open `h5py.File`."""
+        return self.file.tree
+
+    @property
+    def version(self) -> int:
+        """The version of the format."""
+        return int(self.attribute("/", "format_version", int))
+
+    def refusal(self, name: str, expected: str, got: str, advice: str = AGAIN) -> FileFormatError:
         """Error about one part of the file, to be raised."""
-        return FileFormatError(f"{self.path}: {name!r} should be {expected}, got {got}: {advice}.")
+        return self.file.refusal(name, expected, got, advice)
 
     def find(self, name: str) -> Any:
         """Group or dataset; no part of its name may be a link."""
-        import h5py
+        return self.file.find(name)
 
-        node = self.tree
-        for part in name.strip("/").split("/") if name.strip("/") else ():
-            link = node.get(part, getlink=True) if isinstance(node, h5py.Group) else None
-            if link is None:
-                raise self.refusal(name, "in the file", "nothing")
-            if not isinstance(link, h5py.HardLink):
-                target = getattr(link, "filename", None) or getattr(link, "path", "elsewhere")
-                raise self.refusal(
-                    name,
-                    "in this file",
-                    f"a link to {target}",
-                    "links are not followed, copy it in",
-                )
-            node = node[part]
-        return node
+    def load(self, name: str) -> np.ndarray:
+        """One dataset, whose digest is verified."""
+        array = self.file.load(name)
+        if self.version != _WITHOUT_DIGEST:
+            digest = self.attribute(name, _DIGEST, str)
+            if digest != (found := _digest_array(array)):
+                raise self.refusal(name, f"values of the digest {digest}", f"those of {found}")
+        return array
 
     def attribute(self, name: str, key: str, kind: type) -> Any:
         """One number or string of a group, of type str, int, bool or float."""
@@ -197,19 +256,11 @@ class Archive:
     def _attribute(
         self, name: str, key: str, shape: tuple[int, ...], kinds: str, expected: str
     ) -> Any:
-        attributes = self.find(name).attrs
-        where = f"{name}@{key}"
-        if key not in attributes:
-            raise self.refusal(where, "an attribute", "nothing")
-        # its type is checked before it is read: a damaged file could keep the reader busy for ever
-        declared = attributes.get_id(key)
-        if (
-            declared.shape != shape
-            or declared.dtype.kind not in kinds
-            or declared.dtype.itemsize > 2**16
-        ):
-            raise self.refusal(where, expected, f"{declared.dtype} of shape {declared.shape}")
-        return attributes[key]
+        value = _read_attribute(self.file, name, key)
+        if value.shape != shape or value.dtype.kind not in kinds:
+            got = f"{value.dtype} of shape {value.shape}"
+            raise self.refusal(f"{name}@{key}", expected, got)
+        return value if shape else value[()]
 
     def array(
         self, name: str, shape: tuple[int | None, ...], *, kind: type = float, finite: bool = False
@@ -239,7 +290,7 @@ class Archive:
             raise self.refusal(name, f"an array of {' or '.join(_DTYPES[kind])}", f"{array.dtype}")
         array = array.transpose(np.argsort(axes))
         if finite:
-            check_finite(array, name, ("entry",) * array.ndim, _AGAIN)
+            check_finite(array, name, ("entry",) * array.ndim, AGAIN)
         return array
 
     def _axes(self, name: str, ndim: int) -> list[int]:

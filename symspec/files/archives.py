@@ -16,10 +16,11 @@ from numpy.typing import ArrayLike
 
 from symspec.derivatives.backends import BACKENDS
 from symspec.derivatives.functions import DTYPES
-from symspec.errors import OptionError
+from symspec.errors import FileFormatError, OptionError
 from symspec.files.archive_format import (
     Archive,
     create_archive,
+    find_format,
     open_archive,
     write_array,
     write_attribute,
@@ -34,6 +35,8 @@ from symspec.networks.layers import Layer
 from symspec.networks.network import Network
 from symspec.networks.noise import NOISES, GaussianNoise, Noise
 from symspec.networks.regression import Regression
+from symspec.safety.file_formats import as_format_error
+from symspec.safety.hdf5_files import open_hdf5_file
 from symspec.safety.options import check_choice
 from symspec.safety.theta import check_theta
 
@@ -97,18 +100,16 @@ def find_archive_kind(path: str | os.PathLike[str]) -> str | None:
 
     Raises
     ------
-    OSError, RuntimeError
+    FileFormatError
         An HDF5 file is damaged.
     """
     import h5py
 
     if not h5py.is_hdf5(path):
         return None
-    with h5py.File(path, "r") as file:
-        written = file.attrs.get("format")
-        has_regression = "regression" in file
-    if isinstance(written, bytes):
-        written = written.decode(errors="replace")
+    with open_hdf5_file(path) as file, as_format_error(path, "an HDF5 file"):
+        written = find_format(file)
+        has_regression = "regression" in file.tree
     if written == LAPLACE:
         return "laplace"
     if written == NETWORK:
@@ -120,7 +121,7 @@ def is_archive(path: str | os.PathLike[str]) -> bool:
     """Whether symspec wrote an HDF5 file; True for a damaged one, which its reader then refuses."""
     try:
         return find_archive_kind(path) is not None
-    except (OSError, RuntimeError):
+    except FileFormatError:
         return True
 
 

@@ -25,7 +25,7 @@ from symspec.laplace.calibration import ErrorCalibration
 from symspec.laplace.flags import Flag
 from symspec.laplace.prediction import Prediction
 from symspec.safety.options import check_choice
-from symspec.safety.whole_files import replace_when_complete
+from symspec.safety.whole_files import replace_when_complete, stream_for_hdf5
 
 if TYPE_CHECKING:
     from xarray import Dataset
@@ -244,11 +244,17 @@ def _build_table(columns: Columns, header: dict[str, Any]) -> Any:
 
 
 def _write_ecsv(path: Path, columns: Columns, header: dict[str, Any]) -> None:
-    _build_table(columns, header).write(path, format="ascii.ecsv")
+    text = io.StringIO()
+    _build_table(columns, header).write(text, format="ascii.ecsv")
+    path.write_text(text.getvalue(), encoding="utf-8")
 
 
 def _write_hdf5(path: Path, columns: Columns, header: dict[str, Any]) -> None:
-    _build_table(columns, header).write(path, format="hdf5", path=_TABLE, serialize_meta=True)
+    import h5py
+
+    table = _build_table(columns, header)
+    with stream_for_hdf5(path) as stream, h5py.File(stream, "w") as file:
+        table.write(file, format="hdf5", path=_TABLE, serialize_meta=True)
 
 
 def _build_dataset(columns: Columns, header: dict[str, Any]) -> Any:
@@ -275,7 +281,9 @@ def _build_dataset(columns: Columns, header: dict[str, Any]) -> Any:
 
 
 def _write_netcdf(path: Path, columns: Columns, header: dict[str, Any]) -> None:
-    _build_dataset(columns, header).to_netcdf(path, engine="h5netcdf")
+    dataset = _build_dataset(columns, header)
+    with stream_for_hdf5(path) as stream:
+        dataset.to_netcdf(stream, engine="h5netcdf")
 
 
 def _write_fits(path: Path, columns: Columns, header: dict[str, Any]) -> None:
@@ -296,8 +304,10 @@ def _write_fits(path: Path, columns: Columns, header: dict[str, Any]) -> None:
             _add_card(hdu.header, key, value)
         for part in file:
             part.add_checksum(when="")  # without the time that astropy would put there
+        content = io.BytesIO()  # astropy says of a full disk what no program understands
+        file.writeto(content)
         with path.open("wb") as raw, _compress(raw, path) as stream:
-            file.writeto(stream)
+            stream.write(content.getbuffer())
 
 
 def _build_fits(columns: Columns) -> io.BytesIO:

@@ -30,7 +30,7 @@ from symspec.networks.network import Network
 from symspec.safety.checkpoint import find_fingerprint
 from symspec.safety.options import check_choice
 from symspec.safety.progress import Progress
-from symspec.safety.whole_files import replace_when_complete
+from symspec.safety.whole_files import replace_when_complete, stream_for_hdf5
 from symspec.spectra.grids import Pixels, check_grid, fit_to_network
 from symspec.spectra.pixels import fill_bad_pixels
 from symspec.spectra.readers.read import SpectraSource, open_spectra
@@ -262,7 +262,11 @@ def _assemble(path: Path, run: PartialRun, net: Network, pixels: Pixels, network
     """The whole file from its pieces, whose chunks are copied as they are."""
     import h5py
 
-    with replace_when_complete(path) as temporary, h5py.File(temporary, "x") as file:
+    with (
+        replace_when_complete(path) as temporary,
+        stream_for_hdf5(temporary) as stream,
+        h5py.File(stream, "w") as file,
+    ):
         hashes = []
         ids = []
         for rows, piece in run.open_pieces():

@@ -17,7 +17,7 @@ from symspec.networks.layers import Layer, Shape
 from symspec.networks.network import Network
 from symspec.networks.normalizations import BatchNorm
 from symspec.safety.arrays import check_finite
-from symspec.safety.damaged_files import as_format_error
+from symspec.safety.file_formats import as_format_error
 
 LARGEST_RATIO = 50  # of unpacked to packed bytes: weights of 32 bits hardly shrink
 LARGEST = 2**27  # numbers that one star may take on its way through a network: 1 GiB

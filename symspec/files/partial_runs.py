@@ -38,7 +38,7 @@ from symspec.files.run_plans import FINISHED, LOCK, PLAN, check_plan
 from symspec.safety.checkpoint import find_fingerprint, has_seal, seal_file
 from symspec.safety.memory import chunks
 from symspec.safety.progress import Progress, be_silent, show_progress
-from symspec.safety.whole_files import check_target, replace_when_complete
+from symspec.safety.whole_files import check_target, replace_when_complete, stream_for_hdf5
 
 Arrays = Mapping[str, np.ndarray]
 Show = Callable[[int, int], AbstractContextManager[Callable[[int], object]]]
@@ -210,7 +210,7 @@ class PartialRun:
         for rows, data in _read_ahead(read, missing):
             arrays = find(data)
             with replace_when_complete(self._path(rows)) as temporary:
-                with h5py.File(temporary, "x") as file:
+                with stream_for_hdf5(temporary) as stream, h5py.File(stream, "w") as file:
                     for name, array in arrays.items():
                         layout = layouts.get(name, {})
                         file.create_dataset(name, data=encode_strings(array), **layout)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 from symspec.errors import OptionError, ShapeError
 from symspec.hmc.comparison import PROBABILITIES, THRESHOLDS, HmcComparison
 from symspec.laplace.audit import StructureAudit
-from symspec.safety.whole_files import replace_when_complete
+from symspec.safety.whole_files import replace_when_complete, stream_for_hdf5
 from symspec.version import __version__
 
 if TYPE_CHECKING:
@@ -54,10 +55,10 @@ def write_star_table(
     if ids.shape != (n_stars,):
         raise ShapeError(f"ids should have shape ({n_stars},), one a star, got {ids.shape}.")
     table = Table({"ID": ids, **columns}, meta=dict(meta))
+    text = io.StringIO()
+    table.write(text, format="ascii.ecsv" if path.suffix.lower() == ".ecsv" else "ascii.csv")
     with replace_when_complete(path, overwrite=overwrite) as temporary:
-        table.write(
-            temporary, format="ascii.ecsv" if path.suffix.lower() == ".ecsv" else "ascii.csv"
-        )
+        temporary.write_text(text.getvalue(), encoding="utf-8")
 
 
 def write_draws(path: str | os.PathLike[str], draws: DataTree, *, overwrite: bool = False) -> None:
@@ -68,8 +69,11 @@ def write_draws(path: str | os.PathLike[str], draws: DataTree, *, overwrite: boo
     FileKeptError
         There is a file already, and `overwrite` is False.
     """
-    with replace_when_complete(path, overwrite=overwrite) as temporary:
-        draws.to_netcdf(temporary, engine="h5netcdf")
+    with (
+        replace_when_complete(path, overwrite=overwrite) as temporary,
+        stream_for_hdf5(temporary) as stream,
+    ):
+        draws.to_netcdf(stream, engine="h5netcdf")
 
 
 def write_comparison(

@@ -1,7 +1,6 @@
-"""Named arrays in HDF5 and npz files that may come from strangers, read by rows.
+"""Named arrays in npz files that may come from strangers, read by rows.
 
-Nothing is unpickled, no link to another file is followed, and sizes are checked before anything is
-allocated.
+Nothing is unpickled, and sizes are checked before anything is allocated, here and in HDF5 files.
 """
 
 from __future__ import annotations
@@ -20,76 +19,13 @@ from typing import Any, Literal
 import numpy as np
 
 from symspec.errors import FileFormatError, OptionError
-from symspec.safety.damaged_files import as_format_error
+from symspec.safety.file_formats import as_format_error
 from symspec.safety.named_arrays import ALL, NamedArrays
 
 _LARGEST_ARRAY = 64 * 2**30
-_LARGEST_RATIO = 20  # spectra are packed 2 to 10 to 1, bombs 1000 to 1
-_SMALL_ARRAY = 64 * 2**20  # bytes that any file may unpack to
+LARGEST_RATIO = 20  # spectra are packed 2 to 10 to 1, bombs 1000 to 1
+SMALL_ARRAY = 64 * 2**20  # bytes that any file may unpack to
 _CHECKED_AT_A_TIME = 2**20  # bytes, while a checksum is computed
-
-
-@contextmanager
-def open_hdf5(path: str | os.PathLike[str]) -> Iterator[NamedArrays]:
-    """Open an HDF5 file; rows of an array cost the memory of those rows.
-
-    Raises
-    ------
-    FileFormatError
-        The file is truncated or damaged, now or where an array is asked for.
-    """
-    import h5py
-
-    path = Path(path)
-    with as_format_error(path, "an HDF5 file"):
-        file = h5py.File(path, "r")
-    with file:
-        with as_format_error(path, "an HDF5 file"):
-            names = tuple(str(name) for name in file)
-
-        def find_shape(name: str) -> tuple[int, ...]:
-            with as_format_error(path, "an HDF5 file"):
-                return _find_dataset(file, name, path).shape
-
-        def load(name: str, rows: slice = ALL) -> np.ndarray:
-            with as_format_error(path, "an HDF5 file"):
-                dataset = _find_dataset(file, name, path)
-                _refuse_large(
-                    path, name, _shape_of_rows(dataset.shape, rows), dataset.dtype.itemsize
-                )
-                return np.asarray(dataset[rows] if dataset.shape else dataset[()])
-
-        yield NamedArrays(names, find_shape, load)
-
-
-def _find_dataset(file: Any, name: str, path: Path) -> Any:
-    """Find a dataset of plain values in this file, no more of them than it can hold."""
-    import h5py
-
-    check_open(path, file)
-    if not isinstance(link := file.get(name, getlink=True), h5py.HardLink):
-        target = getattr(link, "filename", None) or getattr(link, "path", "elsewhere")
-        raise FileFormatError(
-            f"{path}: {name!r} should be a dataset of this file, got a link to {target}, which is "
-            "not followed: copy the dataset itself into the file."
-        )
-    dataset = file[name]
-    if not isinstance(dataset, h5py.Dataset) or dataset.shape is None:
-        raise FileFormatError(
-            f"{path}: {name!r} should be a dataset, got {dataset!r}: store an array there."
-        )
-    if dataset.is_virtual or dataset.external:
-        raise FileFormatError(
-            f"{path}: {name!r} should lie in this file, got a dataset whose values lie in other "
-            "files, which are not opened: copy the values into the file."
-        )
-    if dataset.dtype.hasobject and h5py.check_string_dtype(dataset.dtype) is None:
-        raise FileFormatError(
-            f"{path}: {name!r} should be a plain array, got {dataset.dtype} of rows of varying"
-            " length or references: store an array of floats."
-        )
-    _refuse_absurd(path, name, dataset.shape, dataset.dtype.itemsize)
-    return dataset
 
 
 @contextmanager
@@ -130,8 +66,8 @@ def open_npz(path: str | os.PathLike[str]) -> Iterator[NamedArrays]:
         def load(name: str, rows: slice = ALL) -> np.ndarray:
             check_open(path, archive.fp)
             member = find_member(name)
-            shape = _shape_of_rows(member.shape, rows)
-            _refuse_large(path, name, shape, member.dtype.itemsize)
+            shape = shape_of_rows(member.shape, rows)
+            refuse_large(path, name, shape, member.dtype.itemsize)
             with as_format_error(path, "an npz file"):
                 if shape == member.shape and (member.is_stored or not shape):
                     return _read_member(archive, name)
@@ -170,7 +106,7 @@ def _find_member(archive: zipfile.ZipFile, name: str, path: Path) -> _Member:
             f"{path}: {name!r} should be a plain array, got an object array, which is a pickle and"
             " never opened: store an array of floats or of strings."
         )
-    _refuse_absurd(path, name, shape, dtype.itemsize)
+    refuse_absurd(path, name, shape, dtype.itemsize)
     info = archive.getinfo(name + ".npy")
     if math.prod(shape) * dtype.itemsize > info.file_size:
         raise FileFormatError(
@@ -219,15 +155,29 @@ def check_open(path: Path, opened: Any) -> None:
         )
 
 
-def _shape_of_rows(shape: tuple[int, ...], rows: slice) -> tuple[int, ...]:
+def shape_of_rows(shape: tuple[int, ...], rows: slice) -> tuple[int, ...]:
+    """Shape of some rows of an array of this shape."""
     return (len(range(*rows.indices(shape[0]))), *shape[1:]) if shape else ()
 
 
-def _refuse_absurd(path: Path, name: str, shape: tuple[int, ...], itemsize: int) -> None:
-    """Refuse a declared shape that the file cannot hold, before anything is allocated."""
+def refuse_absurd(
+    path: Path, name: str, shape: tuple[int, ...], itemsize: int, *, held: int | None = None
+) -> None:
+    """Refuse a declared shape that the file cannot hold, before anything is allocated.
+
+    Parameters
+    ----------
+    path : Path
+    name : str
+        Of the array.
+    shape : tuple of int
+    itemsize : int
+    held : int, optional
+        Bytes of the file, by default of that at `path`.
+    """
     size = math.prod(shape) * itemsize
-    held = path.stat().st_size
-    if size > (limit := _SMALL_ARRAY + _LARGEST_RATIO * held):
+    held = path.stat().st_size if held is None else held
+    if size > (limit := SMALL_ARRAY + LARGEST_RATIO * held):
         raise FileFormatError(
             f"{path}: {name!r} should fit {limit / 2**20:.0f} MiB, got a declared shape {shape} of"
             f" {size / 2**20:.0f} MiB in a file of {held} bytes: it is damaged, so copy or write it"
@@ -235,8 +185,8 @@ def _refuse_absurd(path: Path, name: str, shape: tuple[int, ...], itemsize: int)
         )
 
 
-def _refuse_large(path: Path, name: str, shape: tuple[int, ...], itemsize: int) -> None:
-    """Refuse rows that no memory holds."""
+def refuse_large(path: Path, name: str, shape: tuple[int, ...], itemsize: int) -> None:
+    """Refuse rows of this shape that no memory holds."""
     if (size := math.prod(shape) * itemsize) > _LARGEST_ARRAY:
         raise FileFormatError(
             f"{path}: rows of {name!r} read at a time should fit {_LARGEST_ARRAY / 2**30:.0f} GiB,"

@@ -1,11 +1,16 @@
-"""Formats of files are recognised by their first bytes, never by their names."""
+"""Formats of files are recognised by their first bytes, never by their names.
+
+Whatever a library raises on a damaged file becomes one error, with the file's path.
+"""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from symspec.errors import FileFormatError
+from symspec.errors import FileFormatError, SymspecError
 
 HDF5_START = b"\x89HDF\r\n\x1a\n"
 HDF5_OFFSETS = (0, 512, 1024, 2048)  # HDF5 allows a foreign block before its signature
@@ -64,3 +69,32 @@ def describe_start(start: bytes) -> str:
     """Describe a file of an unexpected format by its first bytes, for an error."""
     known = (kind for signature, kind in _FOREIGN.items() if start.startswith(signature))
     return next(known, f"a file that starts with {start[:8]!r}")
+
+
+@contextmanager
+def as_format_error(
+    path: str | os.PathLike[str],
+    what: str,
+    *,
+    passing: tuple[type[Exception], ...] = (SymspecError,),
+) -> Iterator[None]:
+    """Turn whatever is raised while a file is read into a `FileFormatError`.
+
+    Parameters
+    ----------
+    path : str or path
+    what : str
+        What the file should be, with its article.
+    passing : tuple of type, default all errors of symspec's own
+        Errors that pass as they are.
+    """
+    try:
+        yield
+    except passing:
+        raise
+    except Exception as error:  # a damaged file may make a library raise anything at all
+        got = str(error) if isinstance(error, SymspecError) else f"{type(error).__name__}: {error}"
+        raise FileFormatError(
+            f"{path} should be {what} in good order, got a truncated or damaged one ({got}): copy"
+            " or write it again."
+        ) from error

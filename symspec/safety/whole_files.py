@@ -1,14 +1,22 @@
-"""Output files: complete under their name, or not there at all."""
+"""Output files: complete under their name, or not there at all, also where the disk is full."""
 
 from __future__ import annotations
 
+import errno
+import io
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from symspec.errors import FileKeptError
+from symspec.errors import DiskFullError, FileKeptError
+from symspec.safety.progress import deferring_interrupts
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_unfinished: set[Path] = set()
 
 
 @contextmanager
@@ -29,7 +37,8 @@ def replace_when_complete(
     Yields
     ------
     pathlib.Path
-        The temporary name, with the suffix of `path`; no file has it yet.
+        The temporary name, with the suffix of `path`; no file has it yet. HDF5 should write to it
+        through `stream_for_hdf5`.
 
     Raises
     ------
@@ -37,18 +46,34 @@ def replace_when_complete(
         There is a file already, and `overwrite` is False; or a folder or device.
     FileNotFoundError
         The folder does not exist.
+    DiskFullError
+        The disk has no space for the file.
     """
     target = check_target(path, overwrite=overwrite)
     temporary = target.with_name(f".{secrets.token_hex(6)}.{target.name[-40:]}")
+    _unfinished.add(temporary)
     try:
         yield temporary
         with temporary.open("rb+") as stream:
             os.fsync(stream.fileno())
         check_target(path, overwrite=overwrite)  # writing may have taken an hour
         os.replace(temporary, target)
+    except OSError as error:
+        written = _remove(temporary)
+        if error.errno not in _FULL:
+            raise
+        raise _refuse_full(path, target.parent, written) from error
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        _remove(temporary)
         raise
+    finally:
+        _unfinished.discard(temporary)
+
+
+def remove_unfinished() -> None:
+    """Remove the temporary files of this process, which is about to end at once."""
+    for path in tuple(_unfinished):
+        _remove(path)
 
 
 def check_target(path: str | os.PathLike[str], *, overwrite: bool) -> Path:
@@ -75,3 +100,108 @@ def check_target(path: str | os.PathLike[str], *, overwrite: bool) -> Path:
             " overwrite=True in Python)."
         )
     return target
+
+
+@contextmanager
+def stream_for_hdf5(path: Path) -> Iterator[io.RawIOBase]:
+    """Create a file for HDF5 to write through: `h5py.File(stream, "w")`, or h5netcdf.
+
+    HDF5's library ends the process by a segmentation fault when it cannot write what it holds. The
+    stream therefore keeps an error for the end of the block, where it is raised, and lets HDF5
+    believe that everything was written. Ctrl-C waits for the end, too.
+
+    Raises
+    ------
+    OSError
+        The disk is full, or fails.
+    """
+    with deferring_interrupts(), path.open("xb+", buffering=0) as file:
+        stream = _LastingStream(file)
+        try:
+            yield stream
+        except Exception as error:
+            if stream.error is not None:  # of which this one comes
+                raise stream.error from error
+            raise
+        if stream.error is not None:
+            raise stream.error
+
+
+class _LastingStream(io.RawIOBase):
+    """A file of which reads and writes never fail; `error` is the first that did."""
+
+    def __init__(self, file: io.FileIO):
+        self.error: OSError | None = None
+        self._file = file
+        self._place = 0
+        self._size = 0  # that HDF5 believes in
+
+    def readable(self) -> bool:
+        return True
+
+    def writable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._place, os.SEEK_END: self._size}[whence]
+        self._place = start + offset
+        return self._place
+
+    def tell(self) -> int:
+        return self._place
+
+    def truncate(self, size: int | None = None) -> int:
+        self._size = self._place if size is None else size
+        self._try(lambda: self._file.truncate(self._size))
+        return self._size
+
+    def readinto(self, buffer: Any) -> int:
+        view = memoryview(buffer).cast("B")
+        view[:] = bytes(len(view))
+        self._try(lambda: self._file.seek(self._place))
+        self._try(lambda: self._file.readinto(view))
+        self._place += len(view)
+        return len(view)
+
+    def write(self, data: Any) -> int:
+        view = memoryview(data).cast("B")
+        self._try(lambda: self._file.seek(self._place))
+        self._try(lambda: self._write_all(view))
+        self._place += len(view)
+        self._size = max(self._size, self._place)
+        return len(view)
+
+    def _write_all(self, view: memoryview) -> None:
+        written = 0
+        while written < len(view):  # a disk that is nearly full takes a part
+            written += self._file.write(view[written:])
+
+    def _try(self, act: Any) -> None:
+        if self.error is not None:
+            return
+        try:
+            act()
+        except OSError as error:
+            self.error = error
+
+
+def _remove(temporary: Path) -> int:
+    """Remove a file, if there is one; return its size."""
+    try:
+        size = temporary.stat().st_size
+        temporary.unlink(missing_ok=True)
+    except OSError:
+        return 0
+    return size
+
+
+def _refuse_full(path: str | os.PathLike[str], folder: Path, written: int) -> DiskFullError:
+    free = shutil.disk_usage(folder).free
+    return DiskFullError(
+        f"{path} should fit on its disk, got none of the space that it takes after"
+        f" {written:,} bytes: {free:,} bytes are free in {folder} now that what was written is"
+        " removed, so free more, or name a file elsewhere."
+    )

@@ -4,7 +4,7 @@ import h5py
 import pytest
 from conftest import build_problem
 
-from symspec import fit_laplace
+from symspec import FileFormatError, fit_laplace
 from symspec.files.archives import find_archive_kind, is_archive, write_laplace, write_network
 
 
@@ -52,6 +52,6 @@ def test_a_file_that_is_not_hdf5_is_no_archive(path):
 def test_a_damaged_archive_is_left_to_its_reader(path):
     write_kind(path, "network")
     path.write_bytes(path.read_bytes()[:600])
-    with pytest.raises(OSError, match="truncated"):
+    with pytest.raises(FileFormatError, match="truncated"):
         find_archive_kind(path)
     assert is_archive(path)

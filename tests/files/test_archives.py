@@ -132,10 +132,11 @@ def test_blocks_are_plain_datasets_to_other_readers(path):
     theta = np.arange(net.n_params, dtype=float)
     write_network(path, net, theta)
     with h5py.File(path) as file:
-        assert (file.attrs["format"], file.attrs["format_version"]) == (b"symspec network", 1)
+        assert (file.attrs["format"], file.attrs["format_version"]) == (b"symspec network", 2)
         np.testing.assert_array_equal(file["params/dense_0/kernel"], theta[:12].reshape(4, 3))
         np.testing.assert_array_equal(file["params/dense_1/bias"], theta[-2:])
         assert file["label_names"].asstr()[:].tolist() == ["TEFF", "LOGG"]
+        assert len(file["params/dense_0/kernel"].attrs["digest"]) == 32
         assert dict(file["layers/1"].attrs) == {"kind": b"activation", "function": b"relu"}
 
 
@@ -443,8 +444,8 @@ def shorten_labels(file):
 
 DAMAGES = {
     "newer version": (
-        lambda f: f.attrs.create("format_version", 2),
-        "should be of format version 1, got 2",
+        lambda f: f.attrs.create("format_version", 3),
+        "should be of format version 2, got 3",
     ),
     "unknown layer": (
         lambda f: f["layers/0"].attrs.create("kind", np.bytes_("conv2d")),
@@ -492,7 +493,7 @@ DAMAGES = {
     "many layers": (add_layer, "should be in the file, got nothing"),
     "word of any length": (
         lambda f: f["layers/0"].attrs.create("kind", "dense"),
-        "'layers/0@kind' should be one str, got object",
+        "'layers/0@kind' should be numbers or a string of fixed length, got object",
     ),
     "words of any length": (
         lambda f: replace(f, "label_names", ["a", "b", "c"]),
@@ -504,9 +505,16 @@ DAMAGES = {
     ),
     "folder elsewhere": (link_folder, r"a link to /etc/other\.h5"),
     "dataset elsewhere": (link_dataset, "a link to /params/dense_1/kernel"),
-    "values elsewhere": (store_elsewhere, "values lie in other"),
+    "values elsewhere": (store_elsewhere, "values in other files"),
     "pickle": (plant_pickle, r"'params/dense_0/bias' should be an array of shape \(4,\)"),
 }
+
+
+def damage_file(path, change):
+    """As of the version without digests, which would give the damage away before its place."""
+    with h5py.File(path, "r+") as file:
+        file.attrs["format_version"] = 1
+        change(file)
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
@@ -514,10 +522,46 @@ def test_a_damaged_network_is_refused_with_the_place(path, damage):
     p = build_problem(FULL)
     write_network(path, p.net, p.theta)
     change, words = DAMAGES[damage]
+    damage_file(path, change)
+    with pytest.raises(FileFormatError, match=words):
+        read_network(path)
+
+
+def rename(file):
+    """Two layers of one shape would take each other's weights."""
+    file.move("params/dense_0", "params/dense")
+
+
+def change_inside(file):
+    file["params/dense_0/kernel"][0, 0] += 1e-9
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda f: f["layers/0"].attrs.create("units", 5), "should be the digest of the file"),
+        (lambda f: f.create_group("more"), "should be the digest of the file"),
+        (lambda f: f["params/dense_0/kernel"].attrs.pop("digest"), "the digest of the file"),
+        (rename, "should be the digest of the file"),
+        (change_inside, "'params/dense_0/kernel' should be values of the digest"),
+        (
+            lambda f: replace(f, "regression/prior_precision/dense_0/bias", 100.0),
+            "should be the digest of the file",
+        ),
+        (
+            lambda f: f["regression/prior_precision/dense_0/bias"].write_direct(np.full(4, 100.0)),
+            "'regression/prior_precision/dense_0/bias' should be values of the digest",
+        ),
+        (lambda f: f.attrs.pop("digest"), "'/@digest' should be an attribute"),
+    ],
+)
+def test_nothing_can_be_changed_unseen(path, change, words):
+    p = build_problem(FULL)
+    write_network(path, p.net, p.theta, reg=p.reg)
     with h5py.File(path, "r+") as file:
         change(file)
     with pytest.raises(FileFormatError, match=words):
-        read_network(path)
+        read_regression(path)
 
 
 POSTERIOR_DAMAGES = {
@@ -561,8 +605,7 @@ POSTERIOR_DAMAGES = {
 @pytest.mark.parametrize("damage", POSTERIOR_DAMAGES)
 def test_a_damaged_posterior_is_refused_with_the_place(archive, damage):
     change, words = POSTERIOR_DAMAGES[damage]
-    with h5py.File(archive, "r+") as file:
-        change(file)
+    damage_file(archive, change)
     with pytest.raises(FileFormatError, match=words):
         read_laplace(archive)
 

@@ -32,6 +32,7 @@ from symspec.files.matching import (
 )
 from symspec.networks.layers import Standardize, Unstandardize
 from symspec.networks.network import Network
+from symspec.safety.hdf5_files import MOST_OBJECTS
 
 _CONTAINERS = ("layers", "_layer_checkpoint_dependencies")  # the second in Keras 2.12
 _NO_LAYERS = ("vars", "optimizer", "metrics", "seed_generator")
@@ -228,6 +229,8 @@ def _walk(file: WeightFile, group: str, seen: set[Any]) -> Iterator[tuple[str, l
     if file.identity(group) in seen:
         return
     seen.add(file.identity(group))
+    if len(seen) > MOST_OBJECTS:
+        raise file.file.refusal("/", f"a group of {MOST_OBJECTS:,} groups at most", "more")
     yield group, _list_vars(file, group)
     for name in file.children(group):
         if name not in _NO_LAYERS and file.is_group(_join(group, name)):

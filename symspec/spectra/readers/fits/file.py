@@ -15,7 +15,7 @@ import numpy as np
 
 from symspec.errors import DataError, FileFormatError
 from symspec.safety.array_files import check_open
-from symspec.safety.damaged_files import as_format_error
+from symspec.safety.file_formats import as_format_error
 from symspec.safety.named_arrays import ALL, LazyArray
 
 Hdu = Any  # of astropy, which has no types

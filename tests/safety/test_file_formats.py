@@ -3,7 +3,7 @@
 import pytest
 
 from symspec.errors import FileFormatError, OptionError, ShapeError
-from symspec.safety.damaged_files import as_format_error
+from symspec.safety.file_formats import as_format_error
 
 
 def test_an_error_of_a_library_becomes_one_about_the_file():

@@ -1,0 +1,172 @@
+"""Ctrl-C and SIGTERM end a command in good order, also where Python drops the interrupt."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import weakref
+from pathlib import Path
+
+import pytest
+
+from symspec.safety.progress import deferring_interrupts, raise_if_interrupted, show_progress
+
+ROOT = Path(__file__).parents[2]
+LIMIT = 60  # seconds, only so that a hang ends
+
+
+class Gone:
+    """An object whose end is told to a callback, as those of h5py."""
+
+
+def interrupt_callback():
+    """A Ctrl-C that falls into a callback of a weak reference, where Python drops it."""
+    gone = Gone()
+
+    def be_told(reference):
+        os.kill(os.getpid(), signal.SIGINT)
+        sum(range(10))  # the handler runs here
+
+    reference = weakref.ref(gone, be_told)
+    del gone
+    return reference
+
+
+def wait():
+    end = time.monotonic() + LIMIT
+    while time.monotonic() < end:
+        time.sleep(0.01)
+
+
+def test_python_drops_an_interrupt_in_a_callback(monkeypatch):
+    """Which is why all this is there."""
+    dropped = []
+    monkeypatch.setattr(sys, "unraisablehook", dropped.append)
+    interrupt_callback()
+    assert [one.exc_type for one in dropped] == [KeyboardInterrupt]
+
+
+def test_an_interrupt_that_was_dropped_is_sent_again():
+    with pytest.raises(KeyboardInterrupt), show_progress(False):  # noqa: PT012
+        interrupt_callback()
+        wait()
+
+
+def test_the_next_progress_heeds_an_interrupt_that_a_library_swallowed():
+    with show_progress(False) as show:
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+            wait()
+        except KeyboardInterrupt:
+            pass
+        with pytest.raises(KeyboardInterrupt):
+            show("working", 1, 2)
+
+
+def test_handlers_are_restored_and_those_of_others_left_alone():
+    default = signal.getsignal(signal.SIGINT)
+    hook = sys.unraisablehook
+    with show_progress(False):
+        ours = signal.getsignal(signal.SIGINT)
+        with show_progress(False):
+            assert signal.getsignal(signal.SIGINT) == ours
+    assert ours != default
+    assert signal.getsignal(signal.SIGINT) is default
+    assert sys.unraisablehook is hook
+    theirs = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with show_progress(False):
+            assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, theirs)
+
+
+def test_an_interrupt_waits_for_what_does_not_survive_it():
+    done = []
+    with pytest.raises(KeyboardInterrupt), deferring_interrupts():  # noqa: PT012
+        os.kill(os.getpid(), signal.SIGINT)
+        sum(range(10))
+        done.append("all")
+    assert done == ["all"]
+    raise_if_interrupted()  # it was heeded
+
+
+def test_an_interrupt_that_waits_is_heeded_between_parts():
+    done = []
+    with pytest.raises(KeyboardInterrupt), deferring_interrupts():  # noqa: PT012
+        os.kill(os.getpid(), signal.SIGINT)
+        done.append("first")
+        raise_if_interrupted()
+        done.append("second")
+    assert done == ["first"]
+
+
+PROGRAM = """
+import os, signal, sys, time
+import symspec.cli.app as app
+from symspec.cli import main
+from symspec.safety.whole_files import replace_when_complete
+
+def work(context):
+    with replace_when_complete({path!r}) as temporary:
+        temporary.write_bytes(b"half")
+        for number in {numbers}:
+            os.kill(os.getpid(), number)
+            {after}
+        time.sleep({limit})
+
+app.app.info.cls.invoke.__globals__["TyperGroup"].invoke = lambda self, context: work(context)
+sys.argv = ["symspec", "info", "x"]
+main()
+"""
+SWALLOW = """try:
+                time.sleep(0.2)
+            except KeyboardInterrupt:
+                pass"""
+
+
+def run_program(tmp_path, numbers, after="pass"):
+    program = PROGRAM.format(
+        path=str(tmp_path / "out"), numbers=[int(n) for n in numbers], after=after, limit=LIMIT
+    )
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True,
+        timeout=2 * LIMIT, check=False,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("after", ["pass", SWALLOW], ids=["heeded", "swallowed"])
+def test_a_signal_ends_a_command_with_one_line_and_nothing_half_written(
+    tmp_path, number, code, after
+):
+    """Where a library swallows the interrupt, the watch ends the process."""
+    end = run_program(tmp_path, [number], after)
+    assert end.returncode == code
+    line = "Interrupted: the output was not written; the same command starts again.\n"
+    assert end.stderr == line
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_second_signal_ends_a_command_at_once(tmp_path):
+    end = run_program(tmp_path, [signal.SIGINT, signal.SIGINT], SWALLOW)
+    assert end.returncode == 130
+    assert end.stderr.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_command_heeds_signals_before_the_package_is_imported(tmp_path):
+    """The package's import is replaced by a signal."""
+    (tmp_path / "symspec").mkdir()
+    (tmp_path / "symspec/__init__.py").write_text(
+        "import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(60)\n"
+    )
+    (tmp_path / "symspec_command.py").write_bytes((ROOT / "symspec_command.py").read_bytes())
+    end = subprocess.run(
+        [sys.executable, "-m", "symspec_command"], cwd=tmp_path, capture_output=True, text=True,
+        timeout=LIMIT, check=False,
+    )  # fmt: skip
+    assert end.returncode == 130
+    assert end.stderr == "Interrupted: nothing was done yet; the same command starts again.\n"
