@@ -70,7 +70,7 @@ def build_columns(
     ShapeError, DataError
         As `write_catalogue`.
     """
-    truth = _check_truth(true_labels, prediction.labels.shape)
+    truth = _check_truth(true_labels, prediction)
     names = _NAMES[dialect]
     fold = str.upper if dialect == "upper" else str.lower
     columns = [
@@ -193,10 +193,11 @@ def _check_ids(ids: ArrayLike | None, n_stars: int) -> np.ndarray:
     return ids
 
 
-def _check_truth(true_labels: ArrayLike | None, shape: tuple[int, ...]) -> np.ndarray | None:
+def _check_truth(true_labels: ArrayLike | None, prediction: Prediction) -> np.ndarray | None:
     if true_labels is None:
         return None
-    truth = as_float_array(true_labels, "true_labels")
+    shape = prediction.labels.shape
+    truth = as_float_array(true_labels, "true_labels", unit=prediction.label_units)
     if truth.shape != shape:
         raise ShapeError(
             f"true_labels should have shape {shape}, that of the predicted labels, got"

@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from symspec.errors import DataError, ShapeError
-from symspec.safety.arrays import as_float_array, check_finite
+from symspec.safety.arrays import as_float_array
+from symspec.safety.stars import check_wavelength
 
 if TYPE_CHECKING:
     from astropy.units import UnitBase
@@ -139,14 +140,14 @@ def find_pixel_order(wavelength: ArrayLike, name: str = "wavelength") -> slice:
     ShapeError
         There is not one axis.
     DataError
-        A wavelength is not finite, occurs twice, or breaks the order.
+        A wavelength is negative, not finite, occurs twice, or breaks the order.
     """
     wavelength = as_float_array(wavelength, name)
     if wavelength.ndim != 1:
         raise ShapeError(
             f"{name} should have shape (pixel,), got {wavelength.shape}: give one for each pixel."
         )
-    check_finite(wavelength, name, ("pixel",), "drop these pixels from flux, ivar and wavelength")
+    check_wavelength(wavelength, name)
     steps = np.diff(wavelength)
     if (steps > 0).all():
         return slice(None)
