@@ -328,9 +328,7 @@ def _check_words(words: Sequence[str] | None, n: int, name: str, default: str) -
     return as_texts([str(word) for word in words], name)
 
 
-def _check_wavelength(
-    wavelength: ArrayLike | None, n_pixels: int, unit: str
-) -> np.ndarray | None:
+def _check_wavelength(wavelength: ArrayLike | None, n_pixels: int, unit: str) -> np.ndarray | None:
     if wavelength is None:
         return None
     grid = np.array(as_float_array(wavelength, "wavelength", unit=unit))

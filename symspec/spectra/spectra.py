@@ -118,6 +118,10 @@ class Spectra:
         """Take some stars, as `read` of an open file does."""
         return self[check_rows(rows, self.n_stars)]
 
+    def read_ids(self) -> np.ndarray | None:
+        """Names of all stars (star,), as those of an open file; None without."""
+        return self.ids
+
     def identity(self) -> dict[str, str | None]:
         """Digest of the numbers, labels and names, by the same key as that of an open file."""
         return {"spectra": hash_spectra(self)}

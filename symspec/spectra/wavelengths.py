@@ -1,4 +1,4 @@
-"""Wavelength grids: their units, by astropy, and the order of their pixels."""
+"""Units of wavelengths, uncertainties and labels, by astropy, and the order of pixels."""
 
 from __future__ import annotations
 
@@ -110,6 +110,45 @@ def find_unit_factor(unit: str | None, flux_unit: str | None, kind: str, name: s
             f"{name} as {kind} should have the flux's unit, {of_flux}, to the power"
             f' {_POWERS[kind]}, got {stated}: say what it is, uncertainty="std" | "var" | "ivar",'
             " or correct its unit."
+        ) from None
+
+
+def find_label_factor(unit: str, wanted: str, name: str) -> float:
+    """Find the factor that takes a label from one unit to another.
+
+    Parameters
+    ----------
+    unit, wanted : str
+        "" where none is stated. A bare dex or mag stands for that of any quantity.
+    name : str
+        Name of the label, used in the error.
+
+    Returns
+    -------
+    float
+        1 if one of the units is not stated, or unknown to astropy.
+
+    Raises
+    ------
+    DataError
+        The one does not convert to the other.
+    """
+    if not unit or not wanted or unit == wanted:
+        return 1.0
+    from astropy import units
+
+    both = [units.Unit(one, parse_strict="silent") for one in (unit, wanted)]
+    if any(isinstance(one, units.UnrecognizedUnit) for one in both):
+        return 1.0
+    scales = [getattr(one, "function_unit", None) for one in both]
+    if scales.count(None) == 1:
+        both = [one if scale is None else scale for one, scale in zip(both, scales, strict=True)]
+    try:
+        return float(both[0].to(both[1]))
+    except units.UnitsError:
+        raise DataError(
+            f"the label {name} should be in {wanted}, or a unit that converts to it, got {unit}:"
+            " convert it, or correct its unit."
         ) from None
 
 
