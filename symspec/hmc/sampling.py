@@ -11,12 +11,14 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pytensor
 from numpy.typing import ArrayLike
 from threadpoolctl import threadpool_limits
 
 from symspec.derivatives.functions import check_stars
 from symspec.errors import NotAtMinimumWarning
 from symspec.hmc.importance import weigh_laplace_draws
+from symspec.hmc.labels import LABEL_DIM
 from symspec.hmc.limits import check_counts, check_hours, check_memory, check_sampler
 from symspec.hmc.model import pymc_model
 from symspec.hmc.subsets import LAST_LAYER, Subset, check_subset, describe_subset, find_free
@@ -101,7 +103,7 @@ def run_hmc(
     Returns
     -------
     xarray.DataTree
-        ArviZ's: "posterior" with f (chain, draw, check_star, label) in units of the labels, and
+        ArviZ's: "posterior" with f (chain, draw, check_star, label_name) in units of the labels, and
         theta (chain, draw, param); "sample_stats"; "importance" with the log weights of Laplace
         draws (laplace_draw,). Attributes hold the subset and the settings. After Ctrl-C it holds
         the draws finished until then.
@@ -120,6 +122,9 @@ def run_hmc(
 
     Notes
     -----
+    One seed gives the same draws again on the same machine with the same versions of the packages:
+    what is sampled is compiled anew each time, without Numba's cache, which costs some ten seconds.
+
     Hoffman & Gelman (2014), Journal of Machine Learning Research 15, 1593.
     """
     X, Y = check_stars(reg.net, *as_stars(reg.net, X, Y))
@@ -198,7 +203,9 @@ def _sample(
     follow("sampling", 0, total)
     if sampler == "pymc" and callable(progress):
         own["callback"] = _count_draws(progress, total)
-    with model, threadpool_limits(1):
+    # Numba's code is other, by the last digits, if parts of it come out of the cache of an earlier
+    # compilation, and chains amplify these: one seed gives the same draws only without the cache
+    with model, threadpool_limits(1), pytensor.config.change_flags(numba__cache=False):
         draws = pm.sample(
             draws=n_draws,
             tune=n_tune,
@@ -259,7 +266,7 @@ def _keep(draws: DataTree, importance: Dataset, theta_every: int) -> DataTree:
     import xarray as xr
 
     names = [name for name in ("f", "theta") if name in draws["posterior"]]
-    posterior = draws["posterior"].to_dataset()[names]
+    posterior = draws["posterior"].to_dataset()[names].rename(label=LABEL_DIM)
     stats = draws["sample_stats"].to_dataset()
     # some samplers put strings and None among them
     stats = stats[[name for name, values in stats.data_vars.items() if values.dtype != object]]

@@ -13,7 +13,21 @@ from symspec.files.catalogue_formats import CATALOGUES as FORMATS
 from symspec.files.catalogues import catalogue_dataset, check_catalogue, write_catalogue
 from symspec.reports.star_tables import check_star_table
 
-HARD = ["#1", "# a", "007", "1e5", "nan", '"a"', "a'b", "a,b", "a  b", "\\n", "--", "é", "\U0001f31f"]
+HARD = [
+    "#1",
+    "# a",
+    "007",
+    "1e5",
+    "nan",
+    '"a"',
+    "a'b",
+    "a,b",
+    "a  b",
+    "\\n",
+    "--",
+    "é",
+    "\U0001f31f",
+]
 
 
 def test_no_name_is_lost(tmp_path):
@@ -106,7 +120,7 @@ def test_names_are_texts_that_any_file_holds():
     flux = np.ones((2, 3))
     assert ss.Spectra(flux=flux, ids=[b"caf\xe9", b"caf\xc3\xa9"]).ids.tolist() == ["café", "café"]
     assert ss.Spectra(flux=flux, ids=[2**62 + 1, 5]).ids.tolist() == [str(2**62 + 1), "5"]
-    with pytest.raises(DataError, match="ids should be texts .* NUL"):
+    with pytest.raises(DataError, match=r"ids should be texts .* NUL"):
         ss.Spectra(flux=flux, ids=["a\0", "b"])
     with pytest.raises(DataError, match=r"1 masked values: write '' there, ids.filled\(''\)"):
         ss.Spectra(flux=flux, ids=np.ma.masked_array(["a", "b"], [True, False]))

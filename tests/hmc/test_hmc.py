@@ -113,8 +113,8 @@ def test_draws_have_the_names_and_dims_promised(linear):
     posterior = linear.draws["posterior"]
     assert posterior["theta"].dims == ("chain", "draw", "param")
     assert posterior["theta"].shape == (4, 1000, 8)
-    assert posterior["f"].dims == ("chain", "draw", "check_star", "label")
-    assert list(posterior["label"].values) == ["a", "b"]
+    assert posterior["f"].dims == ("chain", "draw", "check_star", "label_name")
+    assert list(posterior["label_name"].values) == ["a", "b"]
     assert posterior["param"].values[0] == "dense_0/kernel[0,0]"
     assert linear.draws.attrs["varied"] == "all weights"
     assert "constant_data" not in linear.draws
