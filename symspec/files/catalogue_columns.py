@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -211,7 +211,7 @@ def _check_ids(ids: ArrayLike | None, n_stars: int) -> np.ndarray:
             f"ids should be words or whole numbers, got {array.dtype}: give np.array(ids,"
             " dtype=str)."
         )
-    texts = as_texts(cast(Sequence[Any], ids), "ids")
+    texts = as_texts(ids, "ids")
     return np.array(texts, dtype=str) if is_words else array
 
 

@@ -30,7 +30,7 @@ from symspec.safety.checkpoint import find_fingerprint
 from symspec.safety.stars import check_flux
 
 if TYPE_CHECKING:
-    from xarray import DataTree, Dataset
+    from xarray import Dataset, DataTree
 
 MAX_RHAT = 1.01
 MIN_ESS = 400

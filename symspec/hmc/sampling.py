@@ -103,8 +103,8 @@ def run_hmc(
     Returns
     -------
     xarray.DataTree
-        ArviZ's: "posterior" with f (chain, draw, check_star, label_name) in units of the labels, and
-        theta (chain, draw, param); "sample_stats"; "importance" with the log weights of Laplace
+        ArviZ's: "posterior" with f (chain, draw, check_star, label_name) in units of the labels,
+        and theta (chain, draw, param); "sample_stats"; "importance" with the log weights of Laplace
         draws (laplace_draw,). Attributes hold the subset and the settings. After Ctrl-C it holds
         the draws finished until then.
 

@@ -75,7 +75,7 @@ def as_float_array(
     return array
 
 
-def as_texts(value: ArrayLike | Sequence[Any], name: str) -> tuple[str, ...]:
+def as_texts(value: Any, name: str) -> tuple[str, ...]:
     """Turn names into strings, none of which is cut or changed; refuse what no file holds.
 
     Parameters
