@@ -92,12 +92,7 @@ def audit(
     if output is not None:
         check_star_table(output, others.ids, reg.net.label_names)
     result = audit_structures(
-        reg,
-        theta,
-        stars,
-        X_sample=compared,
-        structures=structure or AUDITED,
-        memory=memory,
+        reg, theta, stars, X_sample=compared, structures=structure or AUDITED, memory=memory
     )
     console = open_console()
     print_audit(console, result)

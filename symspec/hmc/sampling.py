@@ -8,6 +8,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -203,9 +204,7 @@ def _sample(
     follow("sampling", 0, total)
     if sampler == "pymc" and callable(progress):
         own["callback"] = _count_draws(progress, total)
-    # Numba's code is other, by the last digits, if parts of it come out of the cache of an earlier
-    # compilation, and chains amplify these: one seed gives the same draws only without the cache
-    with model, threadpool_limits(1), pytensor.config.change_flags(numba__cache=False):
+    with model, threadpool_limits(1), _compiling_anew():
         draws = pm.sample(
             draws=n_draws,
             tune=n_tune,
@@ -223,6 +222,16 @@ def _sample(
     if sampler != "pymc":
         follow("sampling", total, total)
     return draws
+
+
+def _compiling_anew() -> AbstractContextManager[None]:
+    """Compile without Numba's cache.
+
+    With parts out of the cache of an earlier compilation, its code is other by the last digits.
+    Chains amplify these, so that one seed would give other draws.
+    """
+    anew: AbstractContextManager[None] = pytensor.config.change_flags(numba__cache=False)
+    return anew
 
 
 def _count_draws(progress: Progress, total: int) -> Callable[..., None]:
