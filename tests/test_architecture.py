@@ -45,7 +45,7 @@ ONLY = {
     "typer": "cli",
     "onnx": "files.importers.onnx",
     "rich": "safety reports cli",
-    "astropy": "spectra spectra.readers spectra.readers.fits files reports",
+    "astropy": "safety spectra spectra.readers spectra.readers.fits files reports",
     "h5py": "safety files files.importers.keras",
 }
 LATE = (

@@ -22,7 +22,7 @@ from symspec.cli.steps import read_labelled_spectra
 from symspec.files.archives import read_regression
 from symspec.laplace.audit import AUDITED, audit_structures
 from symspec.reports.plots import plot_structure_audit, save_figure
-from symspec.reports.star_tables import STAR_TABLE_SUFFIXES, write_audit
+from symspec.reports.star_tables import STAR_TABLE_SUFFIXES, check_star_table, write_audit
 from symspec.reports.tables import open_console, print_audit, print_written
 from symspec.spectra.grids import check_grid
 from symspec.spectra.pixels import fill_bad_pixels, fill_flux
@@ -89,13 +89,10 @@ def audit(
         others = read_spectra(sample, **reading)
         check_grid(reg.net, others, str(sample))
         compared = fill_bad_pixels(others.flux, others.ivar, flux.mean(axis=0))
+    if output is not None:
+        check_star_table(output, others.ids, reg.net.label_names)
     result = audit_structures(
-        reg,
-        theta,
-        stars,
-        X_sample=compared,
-        structures=structure or AUDITED,
-        memory=memory,
+        reg, theta, stars, X_sample=compared, structures=structure or AUDITED, memory=memory
     )
     console = open_console()
     print_audit(console, result)

@@ -34,6 +34,7 @@ from symspec.reports.plots import save_figure
 from symspec.reports.star_tables import (
     DRAWS_SUFFIXES,
     STAR_TABLE_SUFFIXES,
+    check_star_table,
     write_comparison,
     write_draws,
 )
@@ -143,6 +144,8 @@ def hmc(
         sample = read_spectra(check, **reading)
         check_grid(laplace.reg.net, sample, str(check))
     some = sample[pick_evenly(len(sample), n_check)]
+    if table is not None:
+        check_star_table(table, some.ids, laplace.reg.net.label_names)
     flux = fill_bad_pixels(some.flux, some.ivar, laplace.flux_mean)
     with going_on(outputs.describe, seconds=SECONDS_TO_KEEP_DRAWS):
         sampled = run_hmc(

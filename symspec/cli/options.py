@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -81,11 +82,13 @@ def check_output(
         check_figure_suffix(path)
     elif not path.name.lower().endswith(suffixes):
         raise OptionError(f"{path} should end in one of {', '.join(suffixes)}: rename the output.")
-    if any(path.resolve() == other.resolve() for other in inputs):
+    target = os.path.realpath(path)  # Path.resolve raises an error on links in a circle
+    if any(target == os.path.realpath(other) for other in inputs):
         raise OptionError(
             f"{path} is named twice, and would be overwritten: give the output another name."
         )
-    if any(other.is_dir() and path.resolve().parent == other.resolve() for other in inputs):
+    folders = [os.path.realpath(other) for other in inputs if other.is_dir()]
+    if os.path.dirname(target) in folders:
         raise OptionError(
             f"{path} would count as one of the spectra, whose folder it is in: give it another"
             " folder."

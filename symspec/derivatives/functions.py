@@ -189,7 +189,7 @@ class ObjectiveFunction(SumFunction):
 def check_stars(net: Network, X: ArrayLike, Y: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     """Flux (star, pixel) and labels (star, label), checked together; a vector is one star."""
     X = check_flux(X, net.n_pixels, dtype=None)
-    Y = as_float_array(Y, "labels")
+    Y = as_float_array(Y, "labels", unit=net.label_units)
     if X.ndim == 1:
         X = X[None]
         Y = Y[None] if Y.ndim == 1 else Y

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -14,7 +15,7 @@ from symspec.files.provenance import find_versions
 from symspec.laplace.calibration import ErrorCalibration
 from symspec.laplace.flags import Flag
 from symspec.laplace.prediction import Prediction, standard_deviations
-from symspec.safety.arrays import as_float_array
+from symspec.safety.arrays import as_float_array, as_texts
 
 DIALECTS = ("upper", "lower")
 _NAMES = {  # {0} is the label, {1} the part of the error
@@ -41,6 +42,7 @@ _PARTS = {
     "FLUX": "flux-error",
     "NOISE": "noise (label scatter)",
 }
+_QUALITY = ("FLAGS", "N_BAD_PIXELS", "SNR", "FLUX_DISTANCE")
 _FITS_OWN = re.compile(
     r"SIMPLE|XTENSION|BITPIX|NAXIS\d*|[PG]COUNT|TFIELDS|THEAP|EXTNAME|EXTVER|EXTLEVEL|EXTEND|"
     r"BLOCKED|CHECKSUM|DATASUM|COMMENT|COMMENTS|HISTORY|CONTINUE|HIERARCH|END|T[A-Z]{3,4}\d+"
@@ -70,7 +72,7 @@ def build_columns(
     ShapeError, DataError
         As `write_catalogue`.
     """
-    truth = _check_truth(true_labels, prediction.labels.shape)
+    truth = _check_truth(true_labels, prediction)
     names = _NAMES[dialect]
     fold = str.upper if dialect == "upper" else str.lower
     columns = [
@@ -79,7 +81,30 @@ def build_columns(
         *_list_covariances(prediction, names),
         *_list_quality(prediction),
     ]
-    return _refuse_duplicates([(fold(name), column) for name, column in columns])
+    named = [(fold(name), column) for name, column in columns]
+    _refuse_duplicates([name for name, _ in named])
+    return dict(named)
+
+
+def list_columns(label_names: Sequence[str], dialect: str) -> list[str]:
+    """Names of all columns that a catalogue of these labels may have.
+
+    Raises
+    ------
+    DataError
+        As `name_labels`, or two columns have the same name.
+    """
+    names = _NAMES[dialect]
+    fold = str.upper if dialect == "upper" else str.lower
+    parts = [part for part in _PARTS if part]
+    listed = ["ID", *_QUALITY, names["total_cov"]]
+    listed += [names["part_cov"].format("", part) for part in parts]
+    for label in name_labels(label_names):
+        listed += [label, *(names[kind].format(label) for kind in ("total", "flags", "truth"))]
+        listed += [names["part"].format(label, part) for part in (*parts, "CAL")]
+    listed = [fold(name) for name in listed]
+    _refuse_duplicates(listed)
+    return listed
 
 
 def name_labels(label_names: Sequence[str]) -> list[str]:
@@ -163,40 +188,38 @@ def _find_covariances(prediction: Prediction) -> dict[str, np.ndarray]:
     return covariances
 
 
-def _refuse_duplicates(listed: list[tuple[str, Column]]) -> dict[str, Column]:
-    names = [name for name, _ in listed]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
+def _refuse_duplicates(names: list[str]) -> None:
+    if twice := sorted(name for name, count in Counter(names).items() if count > 1):
         raise DataError(
             f"columns should have different names, got {', '.join(twice)} twice: rename the labels"
             " of the network (case does not count, nor signs such as brackets)."
         )
-    return dict(listed)
 
 
 def _check_ids(ids: ArrayLike | None, n_stars: int) -> np.ndarray:
     if ids is None:
         return np.arange(n_stars)
-    ids = np.asarray(ids)
-    if ids.shape != (n_stars,):
+    array = np.asarray(ids)
+    if array.shape != (n_stars,):
         raise ShapeError(
-            f"ids should have shape ({n_stars},), one a star of the prediction, got {ids.shape}:"
+            f"ids should have shape ({n_stars},), one a star of the prediction, got {array.shape}:"
             " give the ids of the same stars in the same order."
         )
-    if ids.dtype.kind == "O" and all(isinstance(i, str | bytes) for i in ids):
-        ids = np.array([i.decode() if isinstance(i, bytes) else i for i in ids], dtype=str)
-    if ids.dtype.kind == "S":
-        ids = np.char.decode(ids, "utf-8")
-    if ids.dtype.kind not in "Uiu":
+    is_words = array.dtype.kind in "SU" or all(isinstance(i, str | bytes) for i in array)
+    if not is_words and array.dtype.kind not in "iu":
         raise DataError(
-            f"ids should be words or whole numbers, got {ids.dtype}: give np.array(ids, dtype=str)."
+            f"ids should be words or whole numbers, got {array.dtype}: give np.array(ids,"
+            " dtype=str)."
         )
-    return ids
+    texts = as_texts(ids, "ids")
+    return np.array(texts, dtype=str) if is_words else array
 
 
-def _check_truth(true_labels: ArrayLike | None, shape: tuple[int, ...]) -> np.ndarray | None:
+def _check_truth(true_labels: ArrayLike | None, prediction: Prediction) -> np.ndarray | None:
     if true_labels is None:
         return None
-    truth = as_float_array(true_labels, "true_labels")
+    shape = prediction.labels.shape
+    truth = as_float_array(true_labels, "true_labels", unit=prediction.label_units)
     if truth.shape != shape:
         raise ShapeError(
             f"true_labels should have shape {shape}, that of the predicted labels, got"

@@ -13,13 +13,25 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from symspec.errors import DataError, OptionError, ShapeError
+from symspec.errors import DataError, ShapeError
 from symspec.files.catalogue_columns import (
     DIALECTS,
     Column,
     build_columns,
     build_header,
+    list_columns,
     name_labels,
+)
+from symspec.files.catalogue_formats import (
+    CATALOGUES,
+    ECSV,
+    FITS,
+    HDF5,
+    NETCDF,
+    TableFormat,
+    find_table_format,
+    list_suffixes,
+    write_text_table,
 )
 from symspec.laplace.calibration import ErrorCalibration
 from symspec.laplace.flags import Flag
@@ -30,15 +42,7 @@ from symspec.safety.whole_files import replace_when_complete, stream_for_hdf5
 if TYPE_CHECKING:
     from xarray import Dataset
 
-SUFFIXES = {
-    ".fits": "fits",
-    ".fit": "fits",
-    ".fits.gz": "fits",
-    ".ecsv": "ecsv",
-    ".h5": "hdf5",
-    ".hdf5": "hdf5",
-    ".nc": "netcdf",
-}
+SUFFIXES = list_suffixes(CATALOGUES)
 Columns = Mapping[str, Column]
 _TABLE = "catalogue"  # name of the FITS extension and of the HDF5 dataset
 
@@ -116,19 +120,16 @@ def write_catalogue(
     ShapeError
         `ids`, `true_labels` or `calibration` do not match the prediction.
     DataError
-        `ids` are neither strings nor whole numbers, two labels give the same column, or there is no
-        star.
+        `ids` are neither strings nor whole numbers, two labels give the same column, there is no
+        star, or a text is one that the format cannot hold, see `symspec.files.catalogue_formats`.
     FileKeptError
         There is a file already, and `overwrite` is False.
     """
     path = Path(path)
-    file_format = _find_suffix(path)
-    columns, header = _prepare(prediction, ids, true_labels, calibration, dialect, meta)
-    if file_format == "fits":
-        stars = next(iter(columns.values())).values
-        _check_ascii([*map(str, header.values()), *map(str, stars.tolist())])
+    form = find_table_format(path, CATALOGUES)
+    columns, header = _prepare(prediction, ids, true_labels, calibration, dialect, meta, form)
     with replace_when_complete(path, overwrite=overwrite) as temporary:
-        _WRITE[file_format](temporary, columns, header)
+        _WRITE[form.name](temporary, columns, header)
 
 
 def check_catalogue(
@@ -141,15 +142,16 @@ def check_catalogue(
 ) -> None:
     """Refuse, before any work, an ending, dialect or strings that `write_catalogue` would refuse.
 
+    It takes the catalogue to have all columns that one may have.
+
     Raises
     ------
     OptionError, DataError
         As `write_catalogue`.
     """
     check_choice(dialect, "dialect", DIALECTS)
-    name_labels(label_names)
-    if _find_suffix(Path(path)) == "fits":
-        _check_ascii([*label_names, *label_units, *ids])
+    form = find_table_format(Path(path), CATALOGUES)
+    form.check(list_columns(label_names, dialect), [*label_names, *label_units], ids)
 
 
 def catalogue_dataset(
@@ -178,18 +180,8 @@ def catalogue_dataset(
     OptionError, ShapeError, DataError
         As `write_catalogue`.
     """
-    columns, header = _prepare(prediction, ids, true_labels, calibration, dialect, meta)
+    columns, header = _prepare(prediction, ids, true_labels, calibration, dialect, meta, NETCDF)
     return _build_dataset(columns, header)
-
-
-def _find_suffix(path: Path) -> str:
-    suffix = next((s for s in SUFFIXES if path.name.lower().endswith(s)), None)
-    if suffix is None:
-        raise OptionError(
-            f"path should end in one of {', '.join(SUFFIXES)}, which says the format, got"
-            f" {path.name!r}: add one."
-        )
-    return SUFFIXES[suffix]
 
 
 def _prepare(
@@ -199,8 +191,9 @@ def _prepare(
     calibration: ErrorCalibration | None,
     dialect: str,
     meta: Mapping[str, Any] | None,
+    form: TableFormat,
 ) -> tuple[Columns, dict[str, Any]]:
-    """Columns and header, checked."""
+    """Columns and header, which the format can hold."""
     check_choice(dialect, "dialect", DIALECTS)
     if len(prediction.labels) == 0:
         raise DataError(
@@ -215,16 +208,11 @@ def _prepare(
     columns = build_columns(
         prediction, ids, true_labels=true_labels, calibration=calibration, dialect=dialect
     )
-    return columns, build_header(prediction, meta or {}, calibration)
-
-
-def _check_ascii(texts: Iterable[str]) -> None:
-    for text in texts:
-        if not (text.isascii() and text.isprintable()):
-            raise DataError(
-                f"FITS holds printable ASCII only, got {text!r}: write .ecsv or .hdf5, or change"
-                " the text."
-            )
+    header = build_header(prediction, meta or {}, calibration)
+    texts = [value for value in header.values() if isinstance(value, str)]
+    stars = next(iter(columns.values())).values
+    form.check(list(columns), texts, stars.tolist() if stars.dtype.kind == "U" else ())
+    return columns, header
 
 
 # --- formats
@@ -244,9 +232,7 @@ def _build_table(columns: Columns, header: dict[str, Any]) -> Any:
 
 
 def _write_ecsv(path: Path, columns: Columns, header: dict[str, Any]) -> None:
-    text = io.StringIO()
-    _build_table(columns, header).write(text, format="ascii.ecsv")
-    path.write_text(text.getvalue(), encoding="utf-8")
+    write_text_table(path, _build_table(columns, header), ECSV)
 
 
 def _write_hdf5(path: Path, columns: Columns, header: dict[str, Any]) -> None:
@@ -373,8 +359,8 @@ def _add_card(header: Any, key: str, value: Any) -> None:
 
 
 _WRITE: dict[str, Callable[[Path, Columns, dict[str, Any]], None]] = {
-    "fits": _write_fits,
-    "ecsv": _write_ecsv,
-    "hdf5": _write_hdf5,
-    "netcdf": _write_netcdf,
+    FITS.name: _write_fits,
+    ECSV.name: _write_ecsv,
+    HDF5.name: _write_hdf5,
+    NETCDF.name: _write_netcdf,
 }

@@ -112,10 +112,13 @@ def predict_survey(
     with open_spectra(spectra, **options) as source:
         if resample is None:
             check_grid(net, source, source.name)
+        ids = source.read_ids()
+        if ids is not None:
+            check_catalogue(path, net.label_names, net.label_units, ids, dialect=dialect)
         plan = _plan(laplace, source, limits, resample)
         most = laplace.inverse_hessian.stars_a_piece or MOST_STARS
         size = find_piece_size(8 * net.n_pixels, most)
-        read = partial(_read_piece, path, source, net, resample)
+        read = partial(_read_piece, source, net, resample)
         find = partial(_predict_piece, laplace, limits)
         with open_run(
             path, plan, source.n_stars, size, overwrite=overwrite, restart=restart
@@ -161,15 +164,13 @@ def _plan(
 
 
 def _read_piece(
-    path: str | os.PathLike[str],
     source: SpectraSource,
     net: Network,
     resample: str | None,
     rows: slice,
 ) -> _Piece:
-    """Some stars; ids that the catalogue at `path` could not hold are refused."""
+    """Some stars, as they are and on the network's grid."""
     stars = source.read(rows)
-    check_catalogue(path, net.label_names, ids=() if stars.ids is None else stars.ids)
     fitted = fit_to_network(net, stars, resample)
     return _Piece(stars=stars, fitted=fitted, digest=hash_spectra(stars))
 
@@ -179,7 +180,7 @@ def _predict_piece(
 ) -> dict[str, np.ndarray]:
     """Arrays of a prediction, and what a catalogue takes from the spectra."""
     prediction = laplace.predict(piece.fitted, flag_options=limits, progress=False)
-    truth = match_labels(piece.stars, laplace.reg.net.label_names)
+    truth = match_labels(piece.stars, laplace.reg.net)
     arrays = prediction.to_arrays()
     if piece.stars.ids is not None:
         arrays["ids"] = piece.stars.ids

@@ -7,7 +7,7 @@ by star and label by label; weights are never compared.
 ::
 
     draws = ss.run_hmc(reg, X, Y, laplace=laplace, X_check=X_new, seed=1) # an ArviZ DataTree:
-    posterior/f (chain, draw, star, label), posterior/theta (chain, draw, param) check =
+    posterior/f (chain, draw, star, label_name), posterior/theta (chain, draw, param) check =
     ss.compare_hmc(laplace, draws, X_new)  # sd_ratio, shift, quantiles, rhat, ess, pareto_k
     print(check.verdict)  # a word for each label laplace = check.mark(laplace)  # predictions are
     flagged (32) if HMC contradicts

@@ -13,6 +13,7 @@ from scipy.stats import norm
 
 from symspec.derivatives import compiled
 from symspec.errors import DataError, OptionError, ShapeError
+from symspec.hmc.labels import LABEL_DIM
 from symspec.hmc.subsets import (
     ALL,
     Subset,
@@ -28,7 +29,7 @@ from symspec.safety.arrays import as_float_array
 from symspec.safety.stars import check_flux
 
 if TYPE_CHECKING:
-    from xarray import DataTree
+    from xarray import Dataset, DataTree
 
 MAX_RHAT = 1.01
 MIN_ESS = 400
@@ -257,11 +258,17 @@ def compare_hmc(
     )
 
 
+def find_outputs(draws: DataTree) -> Dataset:
+    """The posterior with f (chain, draw, check_star, label), of `run_hmc` or of `pymc.sample`."""
+    posterior = draws["posterior"].to_dataset()
+    return posterior.rename({LABEL_DIM: "label"}) if LABEL_DIM in posterior.dims else posterior
+
+
 def _find_f(
     laplace: LaplacePosterior, draws: DataTree, X: np.ndarray, subset: Subset
 ) -> np.ndarray:
     """Outputs (chain, draw, star, label): those stored, else of theta."""
-    posterior = draws["posterior"]
+    posterior = find_outputs(draws)
     if "f" in posterior and draws.attrs.get("check_stars", "") == hash_flux(X):
         return posterior["f"].transpose("chain", "draw", "check_star", "label").values
     if "theta" not in posterior:

@@ -11,6 +11,7 @@ from symspec.networks.noise import GaussianNoise, Noise
 from symspec.networks.params import Symbol
 
 LABELS = ("star", "label")
+LABEL_DIM = "label_name"  # in draws: ArviZ has an axis "label" of its own in its summaries
 
 
 def add_labels(noise: Noise, f: Symbol, Y: np.ndarray, sigma: Symbol | None) -> Symbol:

@@ -161,8 +161,14 @@ def _add_theta(
         return _add_whitened(find_last_layer_whitening(laplace, free), sd)
     basis, mean, prior_sd = find_basis(laplace, int(subset))
     pm.modelcontext(None).add_coords({"direction": np.arange(len(mean))})
-    start = pm.Normal.dist(0.0, 1.0, shape=len(mean))
-    z = pm.Normal("z", mean, prior_sd, dims="direction", initval=start)
+    z = pm.CustomDist(
+        "z",
+        mean,
+        prior_sd,
+        dist=lambda mean, sd, size: pm.Normal.dist(mean, sd, size=size),
+        support_point=_draw_start,
+        dims=("direction",),
+    )
     center, basis = (pytensor.shared(array, borrow=True) for array in (laplace.theta, basis))
     return pm.Deterministic("theta", center + basis @ z, dims="param")
 
@@ -183,17 +189,27 @@ def _add_whitened(whitening: Whitening, sd: Symbol | np.ndarray) -> Symbol:
     def random(sd: np.ndarray, rng: np.random.Generator, size: Any = None) -> np.ndarray:
         return whitening.find_z(rng.normal(0.0, sd, size=(*(size or ()), n)))
 
-    start = pm.Normal.dist(0.0, 1.0, shape=n)
     z = pm.CustomDist(
         "theta_whitened",
         sd,
         logp=logp,
         random=random,
         signature="(p)->(p)",
+        support_point=_draw_start,
         dims="param",
-        initval=start,
     )
     return pm.Deterministic("theta", whitening.build_theta(z), dims="param")
+
+
+def _draw_start(z: Symbol, size: Any, *params: Symbol) -> Symbol:
+    """A draw of Laplace's unit normal, where a chain starts.
+
+    As a support point it needs no initial value, with which PyMC copies no model, and so computes
+    no log-likelihood of draws.
+    """
+    import pymc as pm
+
+    return pm.Normal.dist(0.0, 1.0, shape=z.shape)
 
 
 def _add_blocks(reg: Regression, sds: Mapping[str, Symbol | np.ndarray]) -> Symbol:
@@ -289,7 +305,7 @@ def _register(value: Variable, name: str) -> Symbol:
         return model.register_rv(
             value,
             value.name or name,
-            dims="label" if name == "sigma_noise" and value.ndim else None,
+            dims=("label",) if name == "sigma_noise" and value.ndim else None,
         )
     if any(
         _is_random(v) and v not in model.basic_RVs

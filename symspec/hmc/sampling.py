@@ -8,15 +8,18 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pytensor
 from numpy.typing import ArrayLike
 from threadpoolctl import threadpool_limits
 
 from symspec.derivatives.functions import check_stars
 from symspec.errors import NotAtMinimumWarning
 from symspec.hmc.importance import weigh_laplace_draws
+from symspec.hmc.labels import LABEL_DIM
 from symspec.hmc.limits import check_counts, check_hours, check_memory, check_sampler
 from symspec.hmc.model import pymc_model
 from symspec.hmc.subsets import LAST_LAYER, Subset, check_subset, describe_subset, find_free
@@ -100,8 +103,8 @@ def run_hmc(
     Returns
     -------
     xarray.DataTree
-        ArviZ's: "posterior" with f (chain, draw, check_star, label) in units of the labels, and
-        theta (chain, draw, param); "sample_stats"; "importance" with the log weights of Laplace
+        ArviZ's: "posterior" with f (chain, draw, check_star, label_name) in units of the labels,
+        and theta (chain, draw, param); "sample_stats"; "importance" with the log weights of Laplace
         draws (laplace_draw,). Attributes hold the subset and the settings. After Ctrl-C it holds
         the draws finished until then.
 
@@ -119,6 +122,9 @@ def run_hmc(
 
     Notes
     -----
+    One seed gives the same draws again on the same machine with the same versions of the packages:
+    what is sampled is compiled anew each time, without Numba's cache, which costs some ten seconds.
+
     Hoffman & Gelman (2014), Journal of Machine Learning Research 15, 1593.
     """
     X, Y = check_stars(reg.net, *as_stars(reg.net, X, Y))
@@ -197,7 +203,7 @@ def _sample(
     follow("sampling", 0, total)
     if sampler == "pymc" and callable(progress):
         own["callback"] = _count_draws(progress, total)
-    with model, threadpool_limits(1):
+    with model, threadpool_limits(1), _compiling_anew():
         draws = pm.sample(
             draws=n_draws,
             tune=n_tune,
@@ -215,6 +221,16 @@ def _sample(
     if sampler != "pymc":
         follow("sampling", total, total)
     return draws
+
+
+def _compiling_anew() -> AbstractContextManager[None]:
+    """Compile without Numba's cache.
+
+    With parts out of the cache of an earlier compilation, its code is other by the last digits.
+    Chains amplify these, so that one seed would give other draws.
+    """
+    anew: AbstractContextManager[None] = pytensor.config.change_flags(numba__cache=False)
+    return anew
 
 
 def _count_draws(progress: Progress, total: int) -> Callable[..., None]:
@@ -258,7 +274,7 @@ def _keep(draws: DataTree, importance: Dataset, theta_every: int) -> DataTree:
     import xarray as xr
 
     names = [name for name in ("f", "theta") if name in draws["posterior"]]
-    posterior = draws["posterior"].to_dataset()[names]
+    posterior = draws["posterior"].to_dataset()[names].rename(label=LABEL_DIM)
     stats = draws["sample_stats"].to_dataset()
     # some samplers put strings and None among them
     stats = stats[[name for name, values in stats.data_vars.items() if values.dtype != object]]

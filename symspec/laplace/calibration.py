@@ -210,7 +210,7 @@ def check_true_labels(prediction: Prediction, true_labels: ArrayLike) -> np.ndar
     ShapeError
         The shape is another one.
     """
-    truth = as_float_array(true_labels, "true_labels")
+    truth = as_float_array(true_labels, "true_labels", unit=prediction.label_units)
     if truth.shape != prediction.labels.shape:
         raise ShapeError(
             f"true_labels should have the shape of prediction.labels, {prediction.labels.shape},"

@@ -21,8 +21,9 @@ from symspec.networks.layers import (
     Unstandardize,
 )
 from symspec.networks.params import ParamLayout, Params, Shape, Symbol
-from symspec.safety.arrays import as_float_array
+from symspec.safety.arrays import as_float_array, as_texts
 from symspec.safety.options import check_choice, check_count, check_rng
+from symspec.safety.stars import check_wavelength
 
 # Keras's initialisers: (mode of the fan, gain, distribution)
 INITIALIZERS = {
@@ -111,7 +112,7 @@ class Network:
         self.n_labels = self.shapes[-1][0]
         self.label_names = _check_words(label_names, self.n_labels, "label_names", "label_{}")
         self.label_units = _check_words(label_units, self.n_labels, "label_units", "")
-        self.wavelength = _check_wavelength(wavelength, self.n_pixels)
+        self.wavelength = _check_wavelength(wavelength, self.n_pixels, wavelength_unit)
         self.wavelength_unit = wavelength_unit
 
     def with_layers(self, layers: Sequence[Layer]) -> Network:
@@ -324,21 +325,21 @@ def _check_words(words: Sequence[str] | None, n: int, name: str, default: str) -
         return tuple(default.format(i) for i in range(n))
     if isinstance(words, str) or len(words) != n:
         raise OptionError(f"{name} should be {n} words, one a label, got {words!r}.")
-    return tuple(str(w) for w in words)
+    return as_texts([str(word) for word in words], name)
 
 
-def _check_wavelength(wavelength: ArrayLike | None, n_pixels: int) -> np.ndarray | None:
+def _check_wavelength(wavelength: ArrayLike | None, n_pixels: int, unit: str) -> np.ndarray | None:
     if wavelength is None:
         return None
-    grid = np.array(as_float_array(wavelength, "wavelength"))
+    grid = np.array(as_float_array(wavelength, "wavelength", unit=unit))
     if grid.shape != (n_pixels,):
         raise ShapeError(
             f"wavelength should have shape ({n_pixels},), one a pixel, got {grid.shape}."
         )
-    if not (np.isfinite(grid).all() and (np.diff(grid) > 0).all()):
+    check_wavelength(grid)
+    if not (np.diff(grid) > 0).all():
         raise DataError(
-            "wavelength should be finite and rise from pixel to pixel: sort the pixels by"
-            " wavelength."
+            "wavelength should rise from pixel to pixel: sort the pixels by wavelength."
         )
     grid.flags.writeable = False
     return grid

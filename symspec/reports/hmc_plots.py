@@ -10,7 +10,7 @@ import numpy as np
 from scipy.stats import norm
 
 from symspec.errors import OptionError, ShapeError
-from symspec.hmc.comparison import HmcComparison
+from symspec.hmc.comparison import HmcComparison, find_outputs
 from symspec.hmc.subsets import describe_subset
 from symspec.reports.plots import COLOURS, GREY, label_axes
 from symspec.spectra.spectra import with_unit
@@ -250,7 +250,7 @@ def _select_stars(draws: DataTree, stars: Any, comparison: HmcComparison | None)
         raise OptionError(
             "draws should hold f, the network's outputs, got none: give run_hmc(..., X_check=X)."
         )
-    f = draws["posterior"].to_dataset()[["f"]]
+    f = find_outputs(draws)[["f"]]
     n_stars = f.sizes["check_star"]
     if comparison is not None and comparison.laplace_mean.shape != (n_stars, f.sizes["label"]):
         raise ShapeError(

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
-import io
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from symspec.errors import OptionError, ShapeError
+from symspec.errors import ShapeError
+from symspec.files.catalogue_formats import (
+    STAR_TABLES,
+    find_table_format,
+    list_suffixes,
+    write_text_table,
+)
 from symspec.hmc.comparison import PROBABILITIES, THRESHOLDS, HmcComparison
 from symspec.laplace.audit import StructureAudit
+from symspec.safety.arrays import as_texts
 from symspec.safety.whole_files import replace_when_complete, stream_for_hdf5
 from symspec.version import __version__
 
 if TYPE_CHECKING:
     from xarray import DataTree
 
-STAR_TABLE_SUFFIXES = (".ecsv", ".csv")
+STAR_TABLE_SUFFIXES = list_suffixes(STAR_TABLES)
 DRAWS_SUFFIXES = (".nc", ".netcdf")
 
 
@@ -39,6 +45,8 @@ def write_star_table(
         The suffix of `path` is neither .ecsv nor .csv.
     ShapeError
         `ids` are not one a star; None numbers the rows, from 0.
+    DataError
+        As `check_star_table`.
     FileKeptError
         There is a file already, and `overwrite` is False.
     """
@@ -46,19 +54,37 @@ def write_star_table(
 
     path = Path(path)
     n_stars = len(next(iter(columns.values())))
-    if path.suffix.lower() not in STAR_TABLE_SUFFIXES:
-        raise OptionError(
-            f"path should end in one of {', '.join(STAR_TABLE_SUFFIXES)}, got {path.name!r}:"
-            " rename it."
-        )
-    ids = np.arange(n_stars) if ids is None else np.asarray(ids)
-    if ids.shape != (n_stars,):
-        raise ShapeError(f"ids should have shape ({n_stars},), one a star, got {ids.shape}.")
-    table = Table({"ID": ids, **columns}, meta=dict(meta))
-    text = io.StringIO()
-    table.write(text, format="ascii.ecsv" if path.suffix.lower() == ".ecsv" else "ascii.csv")
+    form = find_table_format(path, STAR_TABLES)
+    ids = np.arange(n_stars) if ids is None else ids
+    if np.shape(ids) != (n_stars,):
+        raise ShapeError(f"ids should have shape ({n_stars},), one a star, got {np.shape(ids)}.")
+    form.check(list(columns), [], as_texts(ids, "ids"))
+    table = Table({"ID": np.asarray(ids), **columns}, meta=dict(meta))
     with replace_when_complete(path, overwrite=overwrite) as temporary:
-        temporary.write_text(text.getvalue(), encoding="utf-8")
+        write_text_table(temporary, table, form)
+
+
+def check_star_table(
+    path: str | os.PathLike[str], ids: Any = None, label_names: Sequence[str] = ()
+) -> None:
+    """Refuse, before any work, what `write_comparison` and `write_audit` could not write.
+
+    Parameters
+    ----------
+    path : str or path
+        Its suffix gives the format: .ecsv or .csv.
+    ids : array_like, shape (star,), optional
+    label_names : sequence of str
+
+    Raises
+    ------
+    OptionError
+        The suffix is neither .ecsv nor .csv.
+    DataError
+        The format cannot hold one of the names, see `symspec.files.catalogue_formats`.
+    """
+    form = find_table_format(Path(path), STAR_TABLES)
+    form.check(["ID", *label_names], [], () if ids is None else as_texts(ids, "ids"))
 
 
 def write_draws(path: str | os.PathLike[str], draws: DataTree, *, overwrite: bool = False) -> None:

@@ -179,6 +179,29 @@ def check_ivar(ivar: ArrayLike, flux_shape: tuple[int, ...]) -> np.ndarray:
     return ivar
 
 
+def check_wavelength(wavelength: np.ndarray, name: str = "wavelength") -> None:
+    """Refuse wavelengths (pixel,) that are negative, NaN or infinite.
+
+    Parameters
+    ----------
+    wavelength : numpy.ndarray, shape (pixel,)
+        Floats, in any unit.
+    name : str, default "wavelength"
+        The caller's name for it, used in the error.
+
+    Raises
+    ------
+    DataError
+        With the count of such values and the place of the first.
+    """
+    check_finite(wavelength, name, ("pixel",), "drop these pixels from flux, ivar and wavelength")
+    if (bad := wavelength < 0).any():
+        raise DataError(
+            f"{name} should not be negative, got {describe_bad(bad, wavelength, ('pixel',))}: give"
+            " wavelengths, not velocities or offsets."
+        )
+
+
 def _refuse_ivar(bad: np.ndarray, ivar: np.ndarray, rule: str, advice: str) -> None:
     if bad.any():
         raise DataError(

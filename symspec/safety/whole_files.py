@@ -89,6 +89,10 @@ def check_target(path: str | os.PathLike[str], *, overwrite: bool) -> Path:
         raise FileNotFoundError(
             f"{path} should lie in a folder, got none at {target.parent}: create it first."
         )
+    if target.is_symlink():
+        raise FileKeptError(
+            f"{path} should be the name of a file, got a link that leads back to itself: remove it."
+        )
     if target.exists() and not target.is_file():
         raise FileKeptError(
             f"{path} should be the name of a file, got a folder or device: add a file name to it."

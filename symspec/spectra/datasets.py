@@ -281,7 +281,7 @@ def generated_flux_jacobian(labels: ArrayLike, wavelength: ArrayLike) -> np.ndar
 
 def _line_profiles(wavelength: ArrayLike) -> np.ndarray:
     """Profile of each line [1 / Angstrom], shape (line, pixel), of unit area."""
-    wavelength = as_float_array(wavelength, "wavelength")
+    wavelength = as_float_array(wavelength, "wavelength", unit="Angstrom")
     if wavelength.ndim != 1:
         raise ShapeError(
             f"wavelength should have shape (pixel,), got {wavelength.shape}: all stars share one"
@@ -298,7 +298,7 @@ def _line_profiles(wavelength: ArrayLike) -> np.ndarray:
 
 
 def _check_stellar_labels(labels: ArrayLike) -> np.ndarray:
-    labels = as_float_array(labels, "labels")
+    labels = as_float_array(labels, "labels", unit=LABEL_UNITS)
     if labels.ndim != 2 or labels.shape[1] != 3:
         advice = (
             "for one star give labels[None, :]" if labels.shape == (3,) else "give one row a star"

@@ -67,6 +67,11 @@ def is_pixel_name(name: str) -> bool:
     return name.lower() in _OF_PIXELS
 
 
+def is_id_name(name: str) -> bool:
+    """Whether an array of this name holds the names of the stars, in any case."""
+    return name.lower() in IDS
+
+
 def is_flux_name(name: str) -> bool:
     """Whether an array of this name holds the flux, in any case."""
     return name.lower() in FLUX

@@ -139,7 +139,7 @@ def resample(
     """
     check_choice(kind, "kind", KINDS)
     unit = _find_unit(wavelength, wavelength_unit, spectra.wavelength_unit)
-    given = as_float_array(getattr(wavelength, "value", wavelength), "wavelength")
+    given = as_float_array(wavelength, "wavelength", unit=unit)
     old, new = _match_grids(spectra, given, unit)
     R = build_resampling_matrix(old, new, kind)
     flux, ivar = _apply(R, spectra)

@@ -13,6 +13,7 @@ from symspec.spectra.grids import Pixels, check_grid
 from symspec.spectra.pixels import fill_flux
 from symspec.spectra.resampling import Resampled
 from symspec.spectra.spectra import Spectra
+from symspec.spectra.wavelengths import find_label_factor
 
 
 class Regressor(Pixels, Protocol):
@@ -20,6 +21,8 @@ class Regressor(Pixels, Protocol):
 
     @property
     def label_names(self) -> tuple[str, ...]: ...
+    @property
+    def label_units(self) -> tuple[str, ...]: ...
 
 
 def as_stars(
@@ -41,8 +44,9 @@ def as_stars(
         Of spectra with bad pixels filled, see `symspec.spectra.pixels.fill_flux`. An array X is
         returned as it is, unchecked.
     labels : numpy.ndarray, shape (star, label)
-        Of spectra those with the network's names, in its order; a network whose labels were never
-        named takes all of them as they stand. An array Y is returned as it is, unchecked.
+        Of spectra those with the network's names, in its order and units; a network whose labels
+        were never named takes all of them as they stand. An array Y is returned as it is,
+        unchecked.
 
     Raises
     ------
@@ -51,7 +55,7 @@ def as_stars(
     ShapeError, DataError
         The spectra are on another grid than the network's, see `symspec.spectra.grids.check_grid`.
     DataError
-        The spectra lack labels of the network's names.
+        The spectra lack labels of the network's names, or in units that convert to its own.
     """
     if isinstance(X, Resampled):
         X = X.spectra
@@ -68,25 +72,40 @@ def as_stars(
             " Spectra(..., labels=..., label_names=...) alone, or the arrays X.flux and Y."
         )
     check_grid(net, X, "the spectra")
-    labels = _pick_labels(X, tuple(net.label_names))
+    labels = _pick_labels(X, tuple(net.label_names), tuple(net.label_units))
     return fill_flux(X), labels
 
 
-def _pick_labels(spectra: Spectra, wanted: tuple[str, ...]) -> np.ndarray:
+def _pick_labels(spectra: Spectra, wanted: tuple[str, ...], units: tuple[str, ...]) -> np.ndarray:
     """Labels (star, label) of these names; all labels if the names are those of unnamed labels."""
     names = spectra.label_names
+    labels = spectra.labels
     is_unnamed = wanted == tuple(f"label_{i}" for i in range(len(wanted)))
     has_right_number = len(names) == len(wanted)
-    if spectra.labels is not None and (not is_unnamed or has_right_number):
-        if names == wanted or (is_unnamed and set(names) != set(wanted)):
-            return spectra.labels
+    if labels is not None and (not is_unnamed or has_right_number):
+        if is_unnamed and set(names) != set(wanted):
+            return _convert_labels(labels, spectra, range(len(names)), units)
         if set(wanted) <= set(names):
-            return np.take(spectra.labels, [names.index(name) for name in wanted], axis=1)
+            columns = [names.index(name) for name in wanted]
+            return _convert_labels(labels, spectra, columns, units)
     raise DataError(
         f"the spectra should have the {len(wanted)} labels of the network, {', '.join(wanted)},"
         f" got {', '.join(names) or 'none'}: name them alike, Spectra(..., label_names=...) and"
         " Network(..., label_names=...)."
     )
+
+
+def _convert_labels(
+    labels: np.ndarray, spectra: Spectra, columns: Sequence[int], units: Sequence[str]
+) -> np.ndarray:
+    """Columns of `labels`, those of the spectra, in these units; not copied if nothing changes."""
+    factors = [
+        find_label_factor(spectra.label_units[i], unit, spectra.label_names[i])
+        for i, unit in zip(columns, units, strict=True)
+    ]
+    if list(columns) != list(range(labels.shape[1])):
+        labels = np.take(labels, columns, axis=1)
+    return labels if set(factors) <= {1.0} else labels * factors
 
 
 def split_stars(spectra: Spectra, fraction: float, seed: int) -> tuple[Spectra, Spectra | None]:
@@ -125,15 +144,24 @@ def split_stars(spectra: Spectra, fraction: float, seed: int) -> tuple[Spectra, 
     return spectra[np.sort(order[n_out:])], spectra[np.sort(order[:n_out])]
 
 
-def match_labels(spectra: Spectra, label_names: Sequence[str]) -> np.ndarray | None:
-    """Labels (star, label) under these names, NaN where the spectra lack one; None without any."""
-    if spectra.labels is None:
+def match_labels(spectra: Spectra, net: Regressor) -> np.ndarray | None:
+    """Labels (star, label) under the names of a network, in its units.
+
+    NaN where the spectra lack one; None without any.
+
+    Raises
+    ------
+    DataError
+        A unit does not convert to that of the network.
+    """
+    found = [i for i, name in enumerate(net.label_names) if name in spectra.label_names]
+    if spectra.labels is None or not found:
         return None
-    columns = dict(zip(spectra.label_names, spectra.labels.T, strict=True))
-    if not any(name in columns for name in label_names):
-        return None
-    missing = np.full(len(spectra), np.nan)
-    return np.stack([columns.get(name, missing) for name in label_names], axis=1)
+    columns = [spectra.label_names.index(net.label_names[i]) for i in found]
+    units = [net.label_units[i] for i in found]
+    labels = np.full((len(spectra), len(net.label_names)), np.nan)
+    labels[:, found] = _convert_labels(spectra.labels, spectra, columns, units)
+    return labels
 
 
 def pick_evenly(n: int, most: int) -> np.ndarray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from typing import ClassVar
 
@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from symspec.errors import DataError, OptionError, ShapeError
-from symspec.safety.arrays import as_float_array, check_finite, describe_bad
+from symspec.safety.arrays import as_float_array, as_texts, check_finite, describe_bad
 from symspec.safety.checkpoint import find_fingerprint
-from symspec.safety.stars import check_ivar, check_not_infinite
+from symspec.safety.stars import check_ivar, check_not_infinite, check_wavelength
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
@@ -31,15 +31,15 @@ class Spectra:
     ivar : numpy.ndarray, shape (star, pixel), or None
         Inverse variance of the flux, 1/sigma**2; 0 means no information. None: unknown.
     wavelength : numpy.ndarray, shape (pixel,), or None
-        Wavelength of each pixel, in `wavelength_unit`.
+        Wavelength of each pixel, in `wavelength_unit`, to which a quantity is converted.
     labels : numpy.ndarray, shape (star, label), or None
-        Labels in `label_units`; NaN where missing.
+        Labels in `label_units`, to which quantities are converted; NaN where missing.
     label_names : tuple of str
         One name a label; by default ``label_0``, ``label_1``, ...
     label_units : tuple of str
         One unit a label; by default ``""``.
     ids : numpy.ndarray of str, shape (star,), or None
-        Names of the stars; bytes are decoded, numbers written out.
+        Names of the stars; bytes are decoded (UTF-8, else Latin-1), numbers written out.
     wavelength_unit : str
         Unit of `wavelength`, default ``"Angstrom"``.
 
@@ -49,7 +49,8 @@ class Spectra:
         Arrays do not fit together.
     DataError
         Flux is not finite where `ivar` is not 0, `ivar` is negative or not finite, a label is
-        infinite, a name occurs twice, or anything is no array of numbers.
+        infinite, a wavelength negative, a name occurs twice, or anything is no array of numbers,
+        is masked, or has a unit that is not known to be right.
     """
 
     name: ClassVar[str] = "the spectra"  # in messages, where those of a file have its path
@@ -69,14 +70,18 @@ class Spectra:
         if self.ivar is not None:
             self._set("ivar", check_ivar(self.ivar, flux.shape))
         _refuse_unmarked(self.flux, self.ivar)
+        units = _as_strings(self.label_units, "label_units")
         if self.wavelength is not None:
-            self._set("wavelength", _as_wavelength(self.wavelength, flux.shape[1]))
+            grid = _as_wavelength(self.wavelength, flux.shape[1], self.wavelength_unit)
+            self._set("wavelength", grid)
         if self.labels is not None:
-            self._set("labels", _as_labels(self.labels, flux.shape[0]))
+            labels = _as_labels(self.labels, flux.shape[0], units)
+            self._set("labels", labels)
         if self.ids is not None:
             self._set("ids", _as_ids(self.ids, flux.shape[0]))
-        names = _as_strings(self.label_names, "label_names", self.n_labels)
-        units = _as_strings(self.label_units, "label_units", self.n_labels)
+        names = _as_strings(self.label_names, "label_names")
+        _check_length(names, "label_names", self.n_labels)
+        _check_length(units, "label_units", self.n_labels)
         if len(set(names)) < len(names):
             raise DataError(
                 f"label_names should all differ, got {names}: rename those that occur twice."
@@ -113,6 +118,10 @@ class Spectra:
     def read(self, rows: slice = slice(None)) -> Spectra:
         """Take some stars, as `read` of an open file does."""
         return self[check_rows(rows, self.n_stars)]
+
+    def read_ids(self) -> np.ndarray | None:
+        """Names of all stars (star,), as those of an open file; None without."""
+        return self.ids
 
     def identity(self) -> dict[str, str | None]:
         """Digest of all fields, by the same key as that of an open file."""
@@ -165,8 +174,10 @@ def check_rows(rows: slice, n_stars: int) -> slice:
     return slice(*rows.indices(n_stars))
 
 
-def _as_matrix(value: ArrayLike, name: str, axis: str) -> np.ndarray:
-    array = as_float_array(value, name)
+def _as_matrix(
+    value: ArrayLike, name: str, axis: str, units: Sequence[str] | None = None
+) -> np.ndarray:
+    array = as_float_array(value, name, unit=units)
     if array.ndim == 2 and array.shape[1] > 0:
         return array
     advice = "give one row a star"
@@ -193,8 +204,8 @@ def _refuse_unmarked(flux: np.ndarray, ivar: np.ndarray | None) -> None:
         )
 
 
-def _as_wavelength(value: ArrayLike, n_pixels: int) -> np.ndarray:
-    wavelength = as_float_array(value, "wavelength")
+def _as_wavelength(value: ArrayLike, n_pixels: int, unit: str) -> np.ndarray:
+    wavelength = as_float_array(value, "wavelength", unit=unit)
     if wavelength.shape != (n_pixels,):
         advice = "give one wavelength for each pixel of flux"
         if wavelength.ndim == 2:
@@ -202,14 +213,12 @@ def _as_wavelength(value: ArrayLike, n_pixels: int) -> np.ndarray:
         raise ShapeError(
             f"wavelength should have shape ({n_pixels},), got {wavelength.shape}: {advice}."
         )
-    check_finite(
-        wavelength, "wavelength", ("pixel",), "drop these pixels from flux, ivar and wavelength"
-    )
+    check_wavelength(wavelength)
     return wavelength
 
 
-def _as_labels(value: ArrayLike, n_stars: int) -> np.ndarray:
-    labels = _as_matrix(value, "labels", "label")
+def _as_labels(value: ArrayLike, n_stars: int, units: Sequence[str]) -> np.ndarray:
+    labels = _as_matrix(value, "labels", "label", units or None)
     if labels.shape[0] != n_stars:
         advice = (
             "transpose it: labels.T"
@@ -224,22 +233,15 @@ def _as_labels(value: ArrayLike, n_stars: int) -> np.ndarray:
 
 
 def _as_ids(value: ArrayLike, n_stars: int) -> np.ndarray:
-    raw = np.asarray(value)
-    if raw.shape != (n_stars,):
+    shape = np.shape(value)
+    if shape != (n_stars,):
         raise ShapeError(
-            f"ids should have shape ({n_stars},), one a star, got {raw.shape}: select the same"
-            " stars."
+            f"ids should have shape ({n_stars},), one a star, got {shape}: select the same stars."
         )
-    if raw.dtype.kind in "SO":
-        names = [
-            item.decode("utf-8", "replace") if isinstance(item, bytes) else str(item)
-            for item in raw
-        ]
-        return np.array(names, dtype=str)
-    return raw.astype(str)
+    return np.array(as_texts(value, "ids"), dtype=str)
 
 
-def _as_strings(strings: Iterable[str], name: str, n_labels: int) -> tuple[str, ...]:
+def _as_strings(strings: Iterable[str], name: str) -> tuple[str, ...]:
     if isinstance(strings, str):
         raise DataError(
             f"{name} should be a sequence of strings, got {strings!r}: write ({strings!r},)."
@@ -249,6 +251,10 @@ def _as_strings(strings: Iterable[str], name: str, n_labels: int) -> tuple[str, 
         raise DataError(
             f"{name} should be a sequence of strings, got {strings!r}: convert each with str()."
         )
+    return as_texts(strings, name)
+
+
+def _check_length(strings: tuple[str, ...], name: str, n_labels: int) -> None:
     if strings and len(strings) != n_labels:
         advice = (
             "give one for each column of labels"
@@ -256,7 +262,6 @@ def _as_strings(strings: Iterable[str], name: str, n_labels: int) -> tuple[str, 
             else "give labels as well, or leave it out"
         )
         raise ShapeError(f"{name} should have length {n_labels}, got {len(strings)}: {advice}.")
-    return tuple(str(one) for one in strings)
 
 
 def _as_star_index(stars: int | slice | ArrayLike, n_stars: int) -> slice | np.ndarray:

@@ -1,4 +1,4 @@
-"""Wavelength grids: their units, by astropy, and the order of their pixels."""
+"""Units of wavelengths, uncertainties and labels, by astropy, and the order of pixels."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from symspec.errors import DataError, ShapeError
-from symspec.safety.arrays import as_float_array, check_finite
+from symspec.safety.arrays import as_float_array
+from symspec.safety.stars import check_wavelength
 
 if TYPE_CHECKING:
     from astropy.units import UnitBase
@@ -112,6 +113,45 @@ def find_unit_factor(unit: str | None, flux_unit: str | None, kind: str, name: s
         ) from None
 
 
+def find_label_factor(unit: str, wanted: str, name: str) -> float:
+    """Find the factor that takes a label from one unit to another.
+
+    Parameters
+    ----------
+    unit, wanted : str
+        "" where none is stated. A bare dex or mag stands for that of any quantity.
+    name : str
+        Name of the label, used in the error.
+
+    Returns
+    -------
+    float
+        1 if one of the units is not stated, or unknown to astropy.
+
+    Raises
+    ------
+    DataError
+        The one does not convert to the other.
+    """
+    if not unit or not wanted or unit == wanted:
+        return 1.0
+    from astropy import units
+
+    both = [units.Unit(one, parse_strict="silent") for one in (unit, wanted)]
+    if any(isinstance(one, units.UnrecognizedUnit) for one in both):
+        return 1.0
+    scales = [getattr(one, "function_unit", None) for one in both]
+    if scales.count(None) == 1:
+        both = [one if scale is None else scale for one, scale in zip(both, scales, strict=True)]
+    try:
+        return float(both[0].to(both[1]))
+    except units.UnitsError:
+        raise DataError(
+            f"the label {name} should be in {wanted}, or a unit that converts to it, got {unit}:"
+            " convert it, or correct its unit."
+        ) from None
+
+
 def convert_wavelength(wavelength: np.ndarray, unit: str, wanted: str) -> np.ndarray:
     """Convert wavelengths, vacuum or air alike; the same array is returned for the same unit."""
     if is_same_unit(unit, wanted):
@@ -139,14 +179,14 @@ def find_pixel_order(wavelength: ArrayLike, name: str = "wavelength") -> slice:
     ShapeError
         There is not one axis.
     DataError
-        A wavelength is not finite, occurs twice, or breaks the order.
+        A wavelength is negative, not finite, occurs twice, or breaks the order.
     """
     wavelength = as_float_array(wavelength, name)
     if wavelength.ndim != 1:
         raise ShapeError(
             f"{name} should have shape (pixel,), got {wavelength.shape}: give one for each pixel."
         )
-    check_finite(wavelength, name, ("pixel",), "drop these pixels from flux, ivar and wavelength")
+    check_wavelength(wavelength, name)
     steps = np.diff(wavelength)
     if (steps > 0).all():
         return slice(None)

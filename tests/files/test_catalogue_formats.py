@@ -109,7 +109,7 @@ def test_fits_passes_verification_with_its_checksums(tmp_path, suffix):
     write_catalogue(
         path,
         build_prediction(),
-        meta={"note": "a long text, " * 20, "a-long-name": "y" * 90, "z": np.nan},
+        meta={"note": ("a long text, " * 20).strip(), "a-long-name": "y" * 90, "z": np.nan},
     )
     with fits.open(path, checksum=True) as file:
         file.verify("exception")
@@ -124,7 +124,7 @@ def test_fits_passes_verification_with_its_checksums(tmp_path, suffix):
         assert [key for key in header if key.startswith("TUNIT")] == [
             f"TUNIT{i}" for i in range(2, 7)
         ]
-        assert header["NOTE"].strip() == ("a long text, " * 20).strip()
+        assert header["NOTE"] == ("a long text, " * 20).strip()
         comments = "".join(header["COMMENT"])
         assert "a-long-name = " + "y" * 90 in comments
         assert "z = nan" in comments

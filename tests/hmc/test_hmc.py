@@ -10,7 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import arviz_stats
 import numpy as np
+import pymc as pm
+import pytensor
 import pytest
 import xarray as xr
 from numpy.testing import assert_allclose
@@ -113,11 +116,41 @@ def test_draws_have_the_names_and_dims_promised(linear):
     posterior = linear.draws["posterior"]
     assert posterior["theta"].dims == ("chain", "draw", "param")
     assert posterior["theta"].shape == (4, 1000, 8)
-    assert posterior["f"].dims == ("chain", "draw", "check_star", "label")
-    assert list(posterior["label"].values) == ["a", "b"]
+    assert posterior["f"].dims == ("chain", "draw", "check_star", "label_name")
+    assert list(posterior["label_name"].values) == ["a", "b"]
     assert posterior["param"].values[0] == "dense_0/kernel[0,0]"
     assert linear.draws.attrs["varied"] == "all weights"
     assert "constant_data" not in linear.draws
+
+
+def test_arviz_summarises_the_draws(linear):
+    """Its summaries have an axis "label" of their own."""
+    table = arviz_stats.summary(linear.draws, var_names=["f"], round_to="none")
+    means = linear.draws["posterior"]["f"].mean(("chain", "draw"))
+    assert_allclose(table.loc["f[2, b]", "mean"], means.sel(check_star=2, label_name="b"))
+
+
+def test_draws_with_labels_along_an_axis_label_are_compared_too(linear):
+    """PyMC's own draws of a model have them, and those of earlier versions."""
+    older = linear.draws.copy()
+    older["posterior"] = xr.DataTree(older["posterior"].to_dataset().rename(label_name="label"))
+    one, other = (ss.compare_hmc(linear.laplace, d, linear.X_check) for d in (older, linear.draws))
+    assert_allclose(one.hmc_mean, other.hmc_mean, rtol=0)
+
+
+def test_what_is_sampled_is_compiled_without_a_cache(linear, monkeypatch):
+    """With parts out of the cache Numba's code, and so the draws of a seed, would be others."""
+    seen = []
+
+    def sample(**options):
+        seen.append(pytensor.config.numba__cache)
+        raise InterruptedError
+
+    monkeypatch.setattr(pm, "sample", sample)
+    with pytest.raises(InterruptedError):
+        ss.run_hmc(linear.reg, linear.X, linear.Y, laplace=linear.laplace, seed=0, **QUICK)
+    assert seen == [False]
+    assert pytensor.config.numba__cache
 
 
 def test_f_is_the_networks_output_for_theta(linear):

@@ -3,6 +3,7 @@
 import numpy as np
 import pymc as pm
 import pytest
+import xarray as xr
 from numpy.testing import assert_allclose
 
 import symspec as ss
@@ -148,6 +149,37 @@ def test_a_distribution_can_stand_where_a_number_can(reg, theta, data):
         logp(model, **values), -U(given, theta, X, Y) + priors.eval(mode="FAST_COMPILE"), rtol=1e-12
     )
     assert model.named_vars_to_dims["sigma_noise"] == ("label",)
+
+
+@pytest.mark.parametrize("subset", ["all", "last_layer", 3])
+def test_log_likelihoods_of_draws_are_computed(reg, theta, data, subset):
+    X, Y, _ = data
+    laplace = fit(reg, theta, data)
+    model = ss.pymc_model(reg, X, Y, laplace=laplace, subset=subset)
+    (free,) = model.free_RVs
+    start = model.initial_point(1)[free.name]
+    draws = xr.DataTree.from_dict(
+        {"posterior": xr.Dataset({free.name: (("chain", "draw", "param"), start[None, None])})}
+    )
+    found = pm.compute_log_likelihood(
+        draws,
+        model=model,
+        progressbar=False,
+        extend_inferencedata=False,
+        compile_kwargs={"mode": "FAST_COMPILE"},
+    )
+    likelihood = logp(model, **{free.name: start}) - float(
+        model.compile_fn(model.varlogp, mode="FAST_COMPILE")({free.name: start})
+    )
+    assert found["y"].shape == (1, 1, *Y.shape)
+    assert_allclose(found["y"].sum(), likelihood, rtol=1e-12)
+
+
+@pytest.mark.parametrize("scale", [pm.HalfNormal.dist(1.0), pm.HalfNormal.dist(1.0, shape=2)])
+def test_a_distribution_of_the_noise_has_dims_that_samplers_take(reg, data, scale):
+    model = ss.pymc_model(reg, *data[:2], sigma_noise=scale)
+    dims = model.named_vars_to_dims.get("sigma_noise", ())
+    assert dims == ("label",) * scale.ndim
 
 
 def test_whitening_goes_with_a_prior_on_the_prior(reg, theta, data):

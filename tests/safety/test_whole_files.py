@@ -4,8 +4,9 @@ import os
 
 import pytest
 
+from symspec.cli.options import check_output
 from symspec.errors import FileKeptError
-from symspec.safety.whole_files import replace_when_complete
+from symspec.safety.whole_files import check_target, replace_when_complete
 
 
 def interrupted(path):
@@ -56,6 +57,15 @@ def test_a_symbolic_link_stays_one(tmp_path):
         temporary.write_bytes(b"new")
     assert (tmp_path / "link").is_symlink()
     assert (tmp_path / "real").read_bytes() == b"new"
+
+
+def test_a_link_that_leads_back_to_itself_is_refused(tmp_path):
+    (tmp_path / "one").symlink_to("other")
+    (tmp_path / "other").symlink_to("one")
+    with pytest.raises(FileKeptError, match="link that leads back to itself: remove it"):
+        check_target(tmp_path / "one", overwrite=True)
+    with pytest.raises(FileKeptError, match="link that leads back to itself: remove it"):
+        check_output(tmp_path / "one", True, ("one",), tmp_path / "other")
 
 
 def test_folders_are_refused_and_missing_ones_are_named(tmp_path):

@@ -160,11 +160,11 @@ def test_too_few_stars_with_labels_are_refused(labels):
 
 def test_labels_are_matched_by_name_and_missing_ones_are_nan():
     spectra = make_spectra()
-    matched = match_labels(spectra, ["LOGG", "VMIC", "TEFF"])
+    matched = match_labels(spectra, build_network(("LOGG", "VMIC", "TEFF")))
     assert_array_equal(matched[:, [0, 2]], spectra.labels[:, [1, 0]])
     assert np.isnan(matched[:, 1]).all()
-    assert match_labels(spectra, ["VMIC"]) is None
-    assert match_labels(make_spectra(labels=None, label_names=()), NAMES) is None
+    assert match_labels(spectra, build_network(("VMIC", "VSINI", "RV"))) is None
+    assert match_labels(make_spectra(labels=None, label_names=()), build_network()) is None
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import math
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -79,6 +80,11 @@ def _parse_header(path: Path, cells: list[str], wanted: Sequence[str] | None) ->
         raise FileFormatError(
             f"{path}: every column should have a header, got none in column {cells.index('')}:"
             " name it, e.g. id, or leave it out (pandas: to_csv(path, index=False))."
+        )
+    if slips := [cell for cell in cells if re.fullmatch(r"[-+]?\d[\d_.]*", cell) and "_" in cell]:
+        raise FileFormatError(
+            f"{path}: headers of pixels should be plain numbers, got {slips[0]!r}: leave out the"
+            " underscores."
         )
     pixels = [i for i, cell in enumerate(cells) if _is_number(cell)]
     if not pixels:
@@ -159,7 +165,7 @@ def _parse_cells(header: _Header, line: int, row: list[str], columns: list[int])
     numbers = np.empty(len(columns))
     for k, i in enumerate(columns):
         try:
-            numbers[k] = float(row[i]) if row[i].strip() else math.nan
+            numbers[k] = _parse_number(row[i]) if row[i].strip() else math.nan
         except ValueError:
             raise FileFormatError(
                 f"{header.path}, line {line}, column {header.cells[i]}: should be a number, got"
@@ -169,9 +175,16 @@ def _parse_cells(header: _Header, line: int, row: list[str], columns: list[int])
     return numbers
 
 
+def _parse_number(cell: str) -> float:
+    """The number in a cell; Python's own way to write it, 4_000, may be a slip of the pen."""
+    if "_" in cell or not cell.isascii():
+        raise ValueError(cell)
+    return float(cell)
+
+
 def _is_number(cell: str) -> bool:
     try:
-        return math.isfinite(float(cell))
+        return math.isfinite(_parse_number(cell))
     except ValueError:
         return False
 

@@ -80,6 +80,22 @@ class SpectraFolder:
         stars = [self._read_star(path) for path in paths]
         return _join(stars) if stars else self._read_star(self.paths[0])[:0]
 
+    def read_ids(self) -> np.ndarray:
+        """Names of all stars (star,), for which each file is opened, without reading its flux.
+
+        Raises
+        ------
+        SymspecError
+            As `read`.
+        """
+        return np.concatenate([self._read_id(path) for path in self.paths])
+
+    def _read_id(self, path: Path) -> np.ndarray:
+        with self._open_file(path, self._options) as file:
+            self._check(file, path)
+            ids = file.read_ids()
+        return np.array([_strip_suffix(path.name)]) if ids is None else ids
+
     def _read_star(self, path: Path) -> Spectra:
         with self._open_file(path, self._options) as file:
             self._check(file, path)

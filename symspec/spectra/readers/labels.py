@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from symspec.errors import DataError, FileFormatError, ShapeError
-from symspec.safety.arrays import as_float_array
+from symspec.safety.arrays import as_float_array, as_texts
 from symspec.safety.named_arrays import NamedArrays
 from symspec.spectra.names import STARNET_UNITS, find_array
 from symspec.spectra.pixels import as_nan
@@ -112,10 +112,7 @@ def read_strings(arrays: NamedArrays, name: str) -> tuple[str, ...] | None:
     found = find_array(arrays, (name,))
     if found is None:
         return None
-    stored = np.atleast_1d(arrays.load(found)).ravel()
-    return tuple(
-        one.decode("utf-8", "replace") if isinstance(one, bytes) else str(one) for one in stored
-    )
+    return as_texts(np.atleast_1d(arrays.load(found)).ravel(), found)
 
 
 def _find_columns(

@@ -12,7 +12,7 @@ import numpy as np
 
 from symspec.errors import DataError, ShapeError
 from symspec.safety.named_arrays import NamedArrays, hold_array, name_arrays
-from symspec.spectra.names import keep_pixel_columns
+from symspec.spectra.names import is_id_name, keep_pixel_columns
 from symspec.spectra.pixels import UNCERTAINTY_KINDS
 
 _UNKNOWN_KIND = "uncertainty"  # an ambiguous name, so that the caller has to say
@@ -62,7 +62,7 @@ def _is_spectrum(source: Any) -> bool:
 
 
 def _arrange_table(table: Any) -> NamedArrays:
-    stored = {name: hold_array(_fill(table[name])) for name in table.colnames}
+    stored = {name: hold_array(_fill(table[name], name)) for name in table.colnames}
     units = {
         name: str(unit)
         for name in table.colnames
@@ -71,14 +71,14 @@ def _arrange_table(table: Any) -> NamedArrays:
     return name_arrays(keep_pixel_columns(stored), units=units)
 
 
-def _fill(column: Any) -> np.ndarray:
-    """Fill masked values of a column with NaN, or with empty strings."""
+def _fill(column: Any, name: str) -> np.ndarray:
+    """Fill masked values of a column with NaN, or with empty strings, as those of names are."""
     mask = getattr(column, "mask", None)
     values = np.asarray(getattr(column, "value", getattr(column, "data", column)))
     plain = np.asarray(getattr(values, "unmasked", values))
     if mask is None or not np.any(mask):
         return plain
-    if plain.dtype.kind in "biuf":
+    if plain.dtype.kind in "biuf" and not is_id_name(name):
         return np.where(mask, np.nan, plain.astype(np.float64))
     return np.where(mask, "", plain.astype(str))
 
@@ -122,7 +122,7 @@ def _hold(spectrum: Any) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     if (uncertainty := getattr(spectrum, "uncertainty", None)) is not None:
         kind = getattr(uncertainty, "uncertainty_type", None)
         name = kind if kind in UNCERTAINTY_KINDS else _UNKNOWN_KIND
-        arrays[name] = np.asarray(uncertainty.array)
+        arrays[name] = _fill(uncertainty.array, name)
         units[name] = _name_unit(getattr(uncertainty, "unit", None))
     mask = getattr(spectrum, "mask", None)
     arrays["mask"] = np.zeros(flux.shape, dtype=bool) if mask is None else np.asarray(mask)
@@ -137,7 +137,8 @@ def _find_wavelength(axis: Any) -> tuple[np.ndarray, str]:
     try:
         axis = units.Quantity(axis)
         unit = axis.unit if axis.unit.is_equivalent(units.AA) else units.AA
-        return axis.to_value(unit, equivalencies=units.spectral()), unit.to_string()
+        wavelength = axis.to_value(unit, equivalencies=units.spectral())
+        return _fill(wavelength, "wavelength"), unit.to_string()
     except (TypeError, ValueError) as error:  # units that do not convert are both
         raise DataError(
             "spectral_axis should be wavelengths, or frequencies or energies that give them, got"
@@ -146,7 +147,7 @@ def _find_wavelength(axis: Any) -> tuple[np.ndarray, str]:
 
 
 def _split(flux: Any) -> tuple[np.ndarray, str]:
-    return np.asarray(getattr(flux, "value", flux)), _name_unit(getattr(flux, "unit", None))
+    return _fill(flux, "flux"), _name_unit(getattr(flux, "unit", None))
 
 
 def _name_unit(unit: Any) -> str:

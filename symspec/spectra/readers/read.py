@@ -8,6 +8,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
+
 from symspec.errors import OptionError
 from symspec.spectra.grids import Pixels
 from symspec.spectra.readers.folder import SpectraFolder
@@ -31,6 +33,9 @@ class SpectraSource(Pixels, Protocol):
 
     def read(self, rows: slice = slice(None)) -> Spectra:
         """Read some stars."""
+
+    def read_ids(self) -> np.ndarray | None:
+        """Names of all stars."""
 
     def identity(self) -> dict[str, str | None]:
         """Strings that differ if the spectra do: digests, and options of reading a file."""

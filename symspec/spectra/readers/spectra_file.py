@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from symspec.errors import DataError, FileFormatError, ShapeError, SymspecError
-from symspec.safety.arrays import as_float_array
+from symspec.safety.arrays import as_float_array, as_texts
 from symspec.safety.checkpoint import hash_file
 from symspec.safety.named_arrays import NamedArrays
 from symspec.spectra.names import (
@@ -135,6 +135,20 @@ class SpectraFile:
                 ids=self._read_ids(rows, len(flux)),
                 wavelength_unit=self.wavelength_unit,
             )
+
+    def read_ids(self) -> np.ndarray | None:
+        """Names of all stars (star,), without reading their flux; None without.
+
+        Raises
+        ------
+        FileFormatError
+            The file is damaged there.
+        DataError
+            A name is no text that a file can hold.
+        """
+        with noting(self.name):
+            ids = self._read_ids(slice(None), self.n_stars)
+            return None if ids is None else np.array(as_texts(ids, "ids"), dtype=str)
 
     def _load_pixels(self, name: str, rows: slice) -> np.ndarray:
         """Rows of an array (star, pixel), with pixels in the order of rising wavelength."""

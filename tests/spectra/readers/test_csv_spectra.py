@@ -84,3 +84,18 @@ def test_csv_has_no_uncertainty_and_no_label_it_does_not_hold(tmp_path):
 def test_an_empty_csv_pixel_is_an_error_that_names_it(tmp_path):
     with pytest.raises(DataError, match="first: star 0, pixel 1 is nan"):
         read_spectra(write_csv(tmp_path / "x.csv", "TEFF,5000,5001\n1,2,\n"))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("TEFF,5000,5001\n4_000,2,3\n", "column TEFF: should be a number, got '4_000'"),
+        ("TEFF,5000,5001\n4000,2_0,3\n", "column 5000: should be a number, got '2_0'"),
+        ("TEFF,5_000,5_001\n1,2,3\n", "headers of pixels should be plain numbers, got '5_000'"),
+        ("TEFF,5000,5001\n\u0664\u0660,2,3\n", "column TEFF: should be a number"),
+        ("TEFF,-5000,-4999\n1,2,3\n", "wavelength should not be negative, got 2 values"),
+    ],
+)
+def test_what_only_python_takes_for_a_number_is_refused(tmp_path, text, words):
+    with pytest.raises((DataError, FileFormatError), match=words):
+        read_spectra(write_csv(tmp_path / "x", text))

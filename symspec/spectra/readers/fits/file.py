@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from symspec.errors import DataError, FileFormatError
 from symspec.safety.array_files import check_open
 from symspec.safety.file_formats import as_format_error
 from symspec.safety.named_arrays import ALL, LazyArray
+from symspec.spectra.names import is_id_name
 
 Hdu = Any  # of astropy, which has no types
 Header = Any
@@ -127,8 +129,12 @@ def list_hdus(file: FitsFile) -> str:
 
 def is_table(hdu: Hdu) -> bool:
     """Whether an HDU is a table of columns."""
-    is_image = hdu.header.get("ZIMAGE", False)  # tiled and compressed
-    return hdu.header.get("XTENSION", "").strip() == "BINTABLE" and not is_image
+    return hdu.header.get("XTENSION", "").strip() == "BINTABLE" and not is_tiled(hdu)
+
+
+def is_tiled(hdu: Hdu) -> bool:
+    """Whether an HDU is an image that is stored in compressed tiles, which are not read."""
+    return bool(hdu.header.get("ZIMAGE", False))
 
 
 def is_bitmask(hdu: Hdu) -> bool:
@@ -178,6 +184,7 @@ def store_columns(file: FitsFile, hdu: Hdu) -> dict[str, LazyArray]:
                     scale=1 if column.bscale in ("", None) else column.bscale,
                     zero=column.bzero or 0,
                     blank=column.null,
+                    is_name=is_id_name(column.name),
                 )
         return stored
 
@@ -187,18 +194,36 @@ def find_column_units(hdu: Hdu) -> dict[str, str]:
     return {column.name: str(column.unit) for column in hdu.columns if column.unit}
 
 
+def find_image_unit(hdu: Hdu) -> str:
+    """Unit of an image, "" where it is not stated."""
+    return str(hdu.header.get("BUNIT") or "").strip()
+
+
 def _find_data(file: FitsFile, hdu: Hdu, n_bytes: int) -> np.ndarray:
     start = hdu.fileinfo()["datLoc"]
     return file.content[start : start + n_bytes]
 
 
 def _store(
-    file: FitsFile, raw: np.ndarray, *, scale: float, zero: float, blank: int | None
+    file: FitsFile,
+    raw: np.ndarray,
+    *,
+    scale: float,
+    zero: float,
+    blank: int | None,
+    is_name: bool = False,
 ) -> LazyArray:
+    if not (_is_finite(scale) and _is_finite(zero) and scale):
+        raise FileFormatError(
+            f"{file.path} should scale its numbers by a factor other than 0, and by finite ones,"
+            f" got the factor {scale!r} and the offset {zero!r} in a header: correct its cards"
+            " BSCALE and BZERO, or TSCALn and TZEROn."
+        )
+
     def load(rows: slice) -> np.ndarray:
         check_open(file.path, not file.stream.closed)
         with reading_fits(file.path):
-            return _unscale(np.array(raw[rows]), scale, zero, blank)
+            return _unscale(np.array(raw[rows]), scale, zero, blank, is_name)
 
     return LazyArray(raw.shape, load)
 
@@ -211,8 +236,18 @@ def _store_logical(file: FitsFile, raw: np.ndarray) -> LazyArray:
     return LazyArray(raw.shape, load)
 
 
-def _unscale(raw: np.ndarray, scale: float, zero: float, blank: int | None) -> np.ndarray:
-    """Numbers that stored ones stand for, NaN where these are `blank`; strings without padding."""
+def _is_finite(number: Any) -> bool:
+    return isinstance(number, int | float) and math.isfinite(number)
+
+
+def _unscale(
+    raw: np.ndarray, scale: float, zero: float, blank: int | None, is_name: bool
+) -> np.ndarray:
+    """Numbers that stored ones stand for, NaN where these are `blank`; strings without padding.
+
+    Names of stars that are numbers become strings if one is blank: NaN has a type that would cost
+    them digits.
+    """
     if raw.dtype.kind == "S":
         return np.strings.rstrip(raw)
     is_integer = raw.dtype.kind in "iu"
@@ -227,7 +262,13 @@ def _unscale(raw: np.ndarray, scale: float, zero: float, blank: int | None) -> n
     if not (isinstance(blank, int) and is_integer):
         return values
     is_blank = raw == blank
-    return np.where(is_blank, np.nan, values) if is_blank.any() else values
+    if not is_blank.any():
+        return values
+    return (
+        np.where(is_blank, "", values.astype(str))
+        if is_name
+        else np.where(is_blank, np.nan, values)
+    )
 
 
 def _unpack(path: Path) -> bytes:

@@ -14,6 +14,7 @@ from symspec.spectra.readers.fits.file import (
     Hdu,
     Header,
     find_image_shape,
+    find_image_unit,
     store_image,
 )
 
@@ -41,8 +42,8 @@ def find_grid(
     for hdu in file.hdus:
         if is_grid_name(hdu.name) and find_image_shape(hdu):
             name = hdu.name.lower()
-            stated = hdu.header.get("BUNIT")
-            return {name: store_image(file, hdu)}, {name: str(stated)} if stated else {}
+            stated = find_image_unit(hdu)
+            return {name: store_image(file, hdu)}, {name: stated} if stated else {}
     headers = [main.header]
     if not find_image_shape(file.hdus[0]):
         headers.append(file.hdus[0].header)

@@ -11,6 +11,7 @@ from symspec.spectra.readers.fits.file import (
     Hdu,
     find_column_units,
     find_image_shape,
+    find_image_unit,
     is_table,
     store_columns,
     store_image,
@@ -41,7 +42,9 @@ def arrange_images(file: FitsFile, main: Hdu, options: FitsOptions) -> NamedArra
         is_other = hdu is not main and find_image_shape(hdu) and not is_flux_name(hdu.name)
         if is_other and is_pixel_name(hdu.name):
             arrays[hdu.name.lower()] = store_image(file, hdu)
+            units |= _state_unit(hdu.name.lower(), hdu)
     arrays["flux"] = store_image(file, main)
+    units |= _state_unit("flux", main)
     tables = (hdu for hdu in file.hdus if is_table(hdu) and hdu.header["NAXIS2"] == n_stars)
     if (table := next(tables, None)) is not None:
         columns = store_columns(file, table)
@@ -49,3 +52,8 @@ def arrange_images(file: FitsFile, main: Hdu, options: FitsOptions) -> NamedArra
         arrays = of_stars | arrays
         units = find_column_units(table) | units
     return name_arrays(arrays if n_stars > 1 else find_ids(file) | arrays, units=units)
+
+
+def _state_unit(name: str, hdu: Hdu) -> dict[str, str]:
+    unit = find_image_unit(hdu)
+    return {name: unit} if unit else {}

@@ -22,6 +22,7 @@ from symspec.spectra.readers.fits.file import (
     find_hdu,
     find_image_shape,
     is_table,
+    is_tiled,
     list_hdus,
     open_fits_file,
     reading_fits,
@@ -48,6 +49,7 @@ class Layout:
     arrange: Callable[[FitsFile, FitsOptions], NamedArrays]
 
 
+_UNNAMED = ("", "COMPRESSED_IMAGE")  # as astropy and fpack name tiled images by themselves
 LAYOUTS = (
     Layout(name="apVisit", recognises=is_apvisit, arrange=arrange_apvisit),
     Layout(name="apStar", recognises=is_apstar, arrange=arrange_apstar),
@@ -72,6 +74,7 @@ def open_fits(path: Path, options: FitsOptions) -> Iterator[NamedArrays]:
 
 
 def _arrange(file: FitsFile, options: FitsOptions) -> NamedArrays:
+    _refuse_tiled(file)
     if options.hdu is not None:
         return _arrange_hdu(file, options.hdu, options)
     for layout in LAYOUTS:
@@ -80,6 +83,16 @@ def _arrange(file: FitsFile, options: FitsOptions) -> NamedArrays:
     main = _find_main(file)
     arrange = arrange_table if is_table(main) else arrange_images
     return arrange(file, main, options)
+
+
+def _refuse_tiled(file: FitsFile) -> None:
+    """Refuse images in compressed tiles that may belong to the flux: by name, or without one."""
+    for i, hdu in enumerate(file.hdus):
+        if is_tiled(hdu) and (hdu.name in _UNNAMED or is_pixel_name(hdu.name)):
+            raise FileFormatError(
+                f"{file.path} should hold plain images, got compressed tiles in HDU {i} {hdu.name}:"
+                " unpack tiled images with funpack first."
+            )
 
 
 def _arrange_hdu(file: FitsFile, hdu: int | str, options: FitsOptions) -> NamedArrays:
@@ -104,6 +117,6 @@ def _find_main(file: FitsFile) -> Hdu:
         return found[0]
     raise FileFormatError(
         f"{file.path} should hold the flux as an image, or as a column named {', '.join(FLUX)} of a"
-        f" table, got HDUs {list_hdus(file)}: rename the column, unpack tiled images with funpack,"
+        f" table, got HDUs {list_hdus(file)}: rename the column,"
         " or say which HDU it is, hdu=."
     )
