@@ -69,6 +69,7 @@ from symspec.errors import (
     NotAtMinimumWarning,
     NotPositiveDefiniteError,
     OptionError,
+    SeveralMaximaWarning,
     ShapeError,
     SymspecError,
     TooLargeError,
@@ -245,4 +246,5 @@ __all__ = [
     "NotPositiveDefiniteError",
     "NotAtMinimumWarning",
     "EdgeOfRangeWarning",
+    "SeveralMaximaWarning",
 ]

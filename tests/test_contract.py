@@ -40,7 +40,7 @@ CONTRACT = {
     " write_laplace write_catalogue catalogue_dataset predict_survey write_jacobian",
     "errors and warnings": "SymspecError ShapeError DataError OptionError FileFormatError"
     " FileKeptError MissingDependencyError TooLargeError DivergedError NotAtMinimumError"
-    " NotPositiveDefiniteError NotAtMinimumWarning EdgeOfRangeWarning",
+    " NotPositiveDefiniteError NotAtMinimumWarning EdgeOfRangeWarning SeveralMaximaWarning",
 }
 # positional names in their order, then "*", then those that go by keyword
 SIGNATURES = {

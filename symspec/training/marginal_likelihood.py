@@ -32,7 +32,8 @@ from symspec.networks.regression import Regression
 from symspec.training.hyperparameters import Hyperparameters
 from symspec.training.newton import PolishResult, minimize_by_newton
 
-POLISH_TOLERANCE = 1e-6  # nats; its root matters to the gradient
+POLISH_TOLERANCE = 1e-10  # nats; its root matters to the gradient
+MAX_DECREMENT = 1e-6  # nats; weights that are farther from a minimum are at none
 DIFFERENCE = 1e-3  # in h: its square times third derivatives of F is far below any tolerance
 
 
@@ -82,11 +83,14 @@ class MarginalLikelihood:
     ----------
     h : numpy.ndarray, shape (entry,)
         The hyperparameters.
+    decrements : list of float
+        Newton decrement, in nats, where each search for a minimum of U ended, at any h.
     """
 
     def __init__(self, builder: InverseBuilder, hyperparameters: Hyperparameters):
         self.builder = builder
         self.hyperparameters = hyperparameters
+        self.decrements: list[float] = []
         self.X = builder.X
         self.Y = np.nan_to_num(builder.Y)
         self.observed = builder.observed
@@ -132,9 +136,11 @@ class MarginalLikelihood:
         self, theta: np.ndarray, *, tolerance: float
     ) -> tuple[PolishResult, InverseHessian]:
         """Minimum of U near `theta`, and the inverse Hessian there."""
-        return minimize_by_newton(
+        result, inverse = minimize_by_newton(
             self.objective, self.hessian_product, self.builder, theta, tolerance=tolerance
         )
+        self.decrements.append(result.newton_decrement)
+        return result, inverse
 
     def evaluate(self, theta: np.ndarray) -> Evidence:
         """F and its complete gradient at the minimum near `theta`, by primal or dual."""
@@ -156,7 +162,8 @@ class MarginalLikelihood:
         by_block = {name: 0.5 * count + pull[name] for name, count in counts.items()}
         gradient = self.hyperparameters.gradient(self.h, by_covariance, by_block)
         F = log_evidence(self.reg, theta, result.negative_log_posterior, inverse)
-        F += q @ self.objective(theta)[1]  # log det A at the minimum itself, a small step away
+        if result.newton_decrement <= MAX_DECREMENT:
+            F += q @ self.objective(theta)[1]  # log det A at the minimum itself, a small step away
         return self._evidence(F, inverse, gradient, theta, WV, counts)
 
     def evaluate_at_fixed_weights(

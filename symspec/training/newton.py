@@ -146,6 +146,8 @@ def minimize_by_newton(
     inverse = builder.build(theta)
     age = 0
     radius = np.sqrt(g @ (inverse.cheap() @ g))
+    # U sums one term a label and more; what it comes to depends on the labels' units
+    rounding = 1e-12 * max(abs(U), float(np.count_nonzero(builder.observed)))
     for iteration in range(max_iterations + 1):
         decrement = 0.5 * float(g @ (inverse.cheap() @ g))
         stuck = radius <= 1e-10 * np.sqrt(2 * decrement)
@@ -163,7 +165,7 @@ def minimize_by_newton(
         U_new, g_new = objective(theta + step)
         ratio = (U - U_new) / predicted if np.isfinite(U_new) else -1.0
         radius = _next_radius(radius, norm, ratio)
-        if ratio > 1e-4 or (U_new <= U and predicted <= 1e-12 * abs(U)):
+        if ratio > 1e-4 or (predicted <= rounding and U_new <= U + rounding):
             theta = theta + step
             U = U_new
             g = g_new
