@@ -4,8 +4,8 @@
 
 Each random problem is solved as it stands, with flux times 1e-17, 1e12 and powers of two, and with
 labels times 1e-8 and 1e8. Networks differ in depth, activation and normalisation; labels are
-missing, pixels are masked, and one never varies. A result fails if it is off by more than 1e-6 of its size.
-`tune` may say instead that the evidence has several maxima.
+missing, pixels are masked, and one never varies. A result fails if it is off by more than 1e-6 of
+its size. `tune` may say instead that the evidence has several maxima.
 """
 
 import sys
