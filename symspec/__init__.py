@@ -70,6 +70,7 @@ from symspec.errors import (
     NotAtMinimumWarning,
     NotPositiveDefiniteError,
     OptionError,
+    SeveralMaximaWarning,
     ShapeError,
     SymspecError,
     TooLargeError,
@@ -247,4 +248,5 @@ __all__ = [
     "NotPositiveDefiniteError",
     "NotAtMinimumWarning",
     "EdgeOfRangeWarning",
+    "SeveralMaximaWarning",
 ]

@@ -76,6 +76,10 @@ class EdgeOfRangeWarning(UserWarning):
     """A hyperparameter ended at the edge of its range: the evidence has no maximum inside."""
 
 
+class SeveralMaximaWarning(UserWarning):
+    """The evidence has several maxima; which one is found depends on rounding, so on units."""
+
+
 class DivergedError(SymspecError, ArithmeticError):
     """The loss or the weights became infinite or NaN: the steps were too long.
 

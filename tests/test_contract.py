@@ -40,7 +40,8 @@ CONTRACT = {
     " write_laplace write_catalogue catalogue_dataset predict_survey write_jacobian",
     "errors and warnings": "SymspecError ShapeError DataError OptionError FileFormatError"
     " FileKeptError MissingDependencyError TooLargeError DiskFullError DivergedError"
-    " NotAtMinimumError NotPositiveDefiniteError NotAtMinimumWarning EdgeOfRangeWarning",
+    " NotAtMinimumError NotPositiveDefiniteError NotAtMinimumWarning EdgeOfRangeWarning"
+    " SeveralMaximaWarning",
 }
 # positional names in their order, then "*", then those that go by keyword
 SIGNATURES = {

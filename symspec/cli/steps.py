@@ -78,7 +78,7 @@ def build_start(
     Parameters
     ----------
     spectra : Spectra
-        Training stars with labels. A pixel that never varies is left as it is, not scaled.
+        Training stars with labels. A pixel that never varies is divided by its own size.
     hidden : sequence of int
         Widths of the hidden layers.
     activation : str
@@ -89,12 +89,9 @@ def build_start(
     """
     X = fill_flux(spectra)
     Y = np.asarray(spectra.labels)
-    mean = X.mean(axis=0)
-    scale = X.std(axis=0)
-    scale[scale <= 1e-12 * np.abs(mean)] = 1.0
     dense = mlp([spectra.n_pixels, *hidden, Y.shape[1]], activation=activation)
     net = Network(
-        [Standardize(mean, scale), *dense.layers, Unstandardize.of(Y)],
+        [Standardize.of(X, constant="keep"), *dense.layers, Unstandardize.of(Y)],
         spectra.n_pixels,
         label_names=spectra.label_names,
         label_units=spectra.label_units,

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytensor.tensor as pt
-from pytensor.gradient import grad, jacobian, pullback, pushforward
+from pytensor.gradient import grad, jacobian, pullback
 from pytensor.graph.replace import graph_replace, vectorize_graph
 from pytensor.graph.traversal import applys_between
 from pytensor.tensor.shape import Shape
@@ -52,9 +52,8 @@ def build_flux_jacobian(net: Network, params: Params, flux: Symbol) -> Symbol:
         J = jacobian(f, one, vectorize=True, disconnected_inputs="ignore")
     else:
         tangent = one.type("tangent")
-        columns = vectorize_graph(
-            pushforward(f, one, tangent), {tangent: pt.eye(net.n_pixels, dtype=flux.dtype)}
-        )
+        (column,) = _push_forward([f], [one], [tangent])
+        columns = vectorize_graph(column, {tangent: pt.eye(net.n_pixels, dtype=flux.dtype)})
         J = columns.T
     return _over_stars([J], one, flux)[0]
 
@@ -120,7 +119,7 @@ def build_gradient(U: Symbol, params: Params) -> dict[str, Symbol]:
 def build_hessian_vector_product(U: Symbol, params: Params, v: Params) -> dict[str, Symbol]:
     """H v by block, forward over reverse."""
     wrt = list(params.values())
-    products = pushforward(grad(U, wrt), wrt, [v[name] for name in params])
+    products = _push_forward(grad(U, wrt), wrt, [v[name] for name in params])
     return dict(zip(params, products, strict=True))
 
 
@@ -135,7 +134,7 @@ def build_ggn_vector_product(
     r""":math:`G v = \sum_n J_n^T W_n J_n v + \delta v` by block, with the noise's weights W_n."""
     wrt = list(params.values())
     f = reg.net.build(params, flux)
-    Jv = pushforward(f, wrt, [v[name] for name in params])
+    (Jv,) = _push_forward([f], wrt, [v[name] for name in params])
     products = pullback(f, wrt, reg.noise.weigh(Jv, f, labels))
     return {
         name: product + prior_weight * _as_dtype(reg.prior_precision[name], product) * v[name]
@@ -191,6 +190,21 @@ def build_kernel_trace_gradient(
             for d in range(net.n_labels):
                 total = total + pt.sum(weights[c, :, d] * aa * pt.dot(g[c], h[d].T))
     return build_gradient(_as_dtype(0.5, total) * total, params)
+
+
+def _push_forward(
+    outputs: list[Symbol], inputs: list[Symbol], tangents: list[Symbol]
+) -> list[Symbol]:
+    """Derivatives of outputs along tangents of the inputs, by two pullbacks.
+
+    PyTensor's `pushforward` but for the copies: it takes an output on the way to another output for
+    the end of the way, and so leaves out what the second adds to the first. In a batch
+    normalisation the gradient of beta is on the way to that of gamma.
+    """
+    cotangents = [output.zeros_like() for output in outputs]
+    pulled = pullback([output.copy() for output in outputs], inputs, cotangents)
+    ends = [part.copy() for part in pulled]
+    return pullback(ends, cotangents, tangents, disconnected_inputs="ignore")
 
 
 def _over_stars(outputs: list[Symbol], one: Symbol, flux: Symbol) -> list[Symbol]:

@@ -34,8 +34,8 @@ Optimisers and derivatives see one flat vector. `net.pack` makes it from named b
 >>> {name: block.shape for name, block in net.unpack(np.zeros(net.n_params)).items()}
 {'dense_0/kernel': (500, 3), 'dense_0/bias': (3,)}
 
-A pixel of zero variance cannot be standardised: drop it, or build `Standardize(mean, scale)` with
-scale 1 there.
+A pixel of zero variance cannot be standardised: drop it, or build `Standardize.of(flux,
+constant="keep")`, which divides it by its own size.
 """
 
 from symspec.networks.activations import ACTIVATIONS

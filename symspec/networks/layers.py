@@ -19,7 +19,9 @@ from symspec.errors import DataError, OptionError, ShapeError
 from symspec.networks.activations import ACTIVATIONS, check_activation
 from symspec.networks.params import Params, Shape, Symbol
 from symspec.safety.arrays import as_float_array
-from symspec.safety.options import check_count
+from symspec.safety.options import check_choice, check_count
+
+ROUNDING = 1e-12  # of the mean of a column that never varies
 
 
 @dataclass(frozen=True, eq=False)
@@ -204,32 +206,48 @@ class _Affine(Layer):
         return shapes[-1]
 
     @classmethod
-    def of(cls, array: ArrayLike) -> Self:
+    def of(cls, array: ArrayLike, *, constant: str = "refuse") -> Self:
         """Layer with mean and standard deviation of each column of `array` (star, feature).
 
         NaN is left out.
+
+        Parameters
+        ----------
+        array : array_like, shape (star, feature)
+        constant : {"refuse", "keep"}
+            What becomes of columns that never vary: an error, or their own size for a scale (that
+            of the largest scale for zeros), which follows the units as every other scale does.
 
         Raises
         ------
         DataError
             A column never varies, or has fewer than two numbers.
         """
+        check_choice(constant, "constant", ("refuse", "keep"))
         values = as_float_array(array, "array")
         if values.ndim != 2 or (np.isfinite(values).sum(axis=0) < 2).any():
             raise DataError(
                 f"{cls.__name__}.of needs (star, feature) with at least two numbers in each column,"
                 f" got shape {values.shape}: a mean and a spread cannot come from one star."
             )
-        mean = np.nanmean(values, axis=0)
-        scale = np.nanstd(values, axis=0)
-        flat = np.flatnonzero(scale <= 1e-12 * np.maximum(np.abs(mean), 1e-300))
-        if flat.size:
+        mean, scale = _find_moments(values)
+        flat = np.flatnonzero(scale <= ROUNDING * np.abs(mean))
+        if flat.size and constant == "refuse":
             raise DataError(
                 f"each column should vary from star to star, got {flat.size} of zero variance, the"
                 f" first at position {flat[0]} (all {mean[flat[0]]:g}): drop these columns, or"
-                f" build {cls.__name__}(mean, scale) with scale 1 there."
+                f' build {cls.__name__}.of(array, constant="keep").'
             )
+        scale[flat] = np.abs(mean[flat])
+        scale[scale == 0] = scale.max() or 1.0
         return cls(mean, scale)
+
+
+def _find_moments(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation (feature,) of what is no NaN, to the last digits."""
+    mean = np.nanmean(values, axis=0)
+    mean = mean + np.nanmean(values - mean, axis=0)  # a long sum has lost some
+    return mean, np.sqrt(np.nanmean((values - mean) ** 2, axis=0))
 
 
 class Standardize(_Affine):

@@ -98,9 +98,9 @@ class Network:
             shape = self.shapes[-1]
             blocks |= {f"{name}/{key}": block for key, block in layer.param_shapes(shape).items()}
             if isinstance(layer, Dense) and len(shape) == 1:
-                self.dense_shapes[name] = (shape[0], layer.units)
+                self.dense_shapes[name] = (shape[0], int(layer.units))
             self.shapes.append(
-                tuple(layer.out_shape(*(self.shapes[i + 1] for i in sources), shape))
+                tuple(map(int, layer.out_shape(*(self.shapes[i + 1] for i in sources), shape)))
             )
         if len(self.shapes[-1]) != 1:
             raise ShapeError(

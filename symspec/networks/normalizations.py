@@ -1,6 +1,7 @@
 """Layers that shift and scale: by fixed or learned numbers, moments, or a continuum.
 
-`fold_batch_norm` takes those of a batch into the weights before them.
+`fold_batch_norm` takes those of a batch into the weights before them, `split_fixed` those before
+all weights out of the network.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from numpy.typing import ArrayLike
 
 from symspec.errors import DataError, OptionError, ShapeError
 from symspec.networks.convolutions import Conv1D
-from symspec.networks.layers import Dense, Layer
+from symspec.networks.layers import Dense, Dropout, Layer
 from symspec.networks.network import Network, as_theta
 from symspec.networks.params import Params, Shape, Symbol
 from symspec.networks.shaping import Identity
@@ -320,3 +321,29 @@ def _rebuild(
     return new, new.pack(
         {f"{name}/{key}": blocks[f"{old_names[name]}/{key}"] for name, _, key in parts}
     )
+
+
+def split_fixed(net: Network) -> tuple[Network | None, Network]:
+    """The fixed layers before the first weights, None if there are none, and the rest.
+
+    What makes numbers of order one of flux in any units is among the first. The rest takes what
+    they make of a spectrum, and has the blocks of the whole.
+    """
+    n = 0
+    while n < len(net.layers) - 1 and _is_fixed(net, n):
+        n += 1
+    goes_around = any(source < n for sources in net.sources[n:] for source in sources)
+    if n == 0 or goes_around:
+        return None, net
+    rest = Network(
+        net.layers[n:], net.widths[n], label_names=net.label_names, label_units=net.label_units
+    )
+    if [block.name for block in rest.layout.blocks] != [b.name for b in net.layout.blocks]:
+        return None, net
+    return Network(net.layers[:n], net.n_pixels), rest
+
+
+def _is_fixed(net: Network, i: int) -> bool:
+    """Whether a layer has no weights, draws nothing, and makes a vector."""
+    has_weights = net.layer_names[i] in net.layout.layers
+    return not (has_weights or isinstance(net.layers[i], Dropout) or len(net.shapes[i + 1]) > 1)

@@ -91,7 +91,7 @@ class ParamLayout:
         blocks = []
         offset = 0
         for name, shape in shapes.items():
-            blocks.append(Block(name, tuple(shape), offset))
+            blocks.append(Block(name, tuple(map(int, shape)), offset))
             offset += blocks[-1].size
         self.blocks = tuple(blocks)
         self.n_params = offset

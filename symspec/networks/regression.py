@@ -25,7 +25,7 @@ from numpy.typing import ArrayLike
 
 from symspec.errors import OptionError, ShapeError
 from symspec.networks.network import Network, as_theta
-from symspec.networks.noise import GaussianNoise, Noise
+from symspec.networks.noise import LOG_2PI, GaussianNoise, Noise
 from symspec.networks.params import Symbol
 from symspec.networks.prior import NormalPrior, Precision
 
@@ -154,6 +154,12 @@ class Regression:
     def negative_log_prior(self, params: Mapping[str, Symbol]) -> Symbol:
         """The prior's part of U, from named blocks."""
         return self.prior.build_negative_log(params)
+
+    def constant(self, labels: np.ndarray) -> float:
+        """The part of U that no weights change: U where f is the labels (star, label), theta 0."""
+        noise = self.noise.of_stars(labels)
+        n_terms = np.count_nonzero(noise.observed) + self.net.n_params
+        return 0.5 * (noise.log_det - self.log_det_prior_precision() + n_terms * LOG_2PI)
 
     def add_prior(self, gradient: np.ndarray, theta: np.ndarray, weight: float) -> float:
         """Add `weight` times the prior's gradient to `gradient` (param,); return that part of U."""

@@ -23,7 +23,7 @@ from symspec.spectra.resampling import Resampled
 from symspec.spectra.spectra import Spectra
 from symspec.training.adam import Adam
 from symspec.training.held_out import hold_out_stars
-from symspec.training.losses import TrainingLoss, ValidationLoss
+from symspec.training.losses import TrainingLoss, ValidationLoss, compile_losses
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -127,7 +127,8 @@ def train(
     backend : {"auto", "numpy", "c", "numba", "jax"}
         See `choose_backend`.
     dtype : {"float32", "float64"}
-        Precision of the passes and of Adam's averages.
+        Precision of the passes through the weights and of Adam's averages; fixed layers before the
+        first weights, such as `Standardize`, run in float64.
 
     Returns
     -------
@@ -158,8 +159,7 @@ def train(
     start = (
         reg.net.init_params(rng, init) if theta is None else check_theta(theta, reg.net.n_params)
     )
-    loss = TrainingLoss(reg, stars, backend, dtype)
-    watched = loss if held_out is None else ValidationLoss(reg, held_out, backend, dtype)
+    loss, watched = compile_losses(reg, stars, held_out, backend, dtype)
     adam = Adam(
         start.size,
         dtype,

@@ -13,6 +13,7 @@ fixed-point rules do.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from itertools import count
@@ -24,7 +25,7 @@ from scipy.optimize import minimize as scipy_minimize
 
 from symspec.derivatives.functions import check_stars
 from symspec.derivatives.span import Span, keep_whole, reduce_to_span
-from symspec.errors import OptionError
+from symspec.errors import OptionError, SeveralMaximaWarning
 from symspec.inverse_hessian.builder import InverseBuilder
 from symspec.inverse_hessian.choice import APPROXIMATE, INVERSES
 from symspec.networks.regression import Regression
@@ -34,9 +35,14 @@ from symspec.spectra.resampling import Resampled
 from symspec.spectra.selections import as_stars
 from symspec.spectra.spectra import Spectra
 from symspec.training.hyperparameters import Hyperparameters
-from symspec.training.marginal_likelihood import Evidence, MarginalLikelihood
+from symspec.training.marginal_likelihood import (
+    MAX_DECREMENT,
+    POLISH_TOLERANCE,
+    Evidence,
+    MarginalLikelihood,
+)
 
-FINAL_TOLERANCE = 1e-8  # nats of Newton decrement
+FINAL_TOLERANCE = 1e-13  # nats of Newton decrement: weights within 1e-6 of their deviations
 STEPS_AT_FIXED_WEIGHTS = 30
 
 Follow = Callable[[np.ndarray, Evidence], None]  # called with h (entry,) and what holds there
@@ -106,6 +112,9 @@ def tune(
     -----
     EdgeOfRangeWarning
         A hyperparameter reached the edge of its range, a factor of 10,000 from its start.
+    SeveralMaximaWarning
+        The weights did not reach a minimum of U everywhere, as at the kinks of ReLU: the evidence
+        has several maxima, and rounding decides which one is found.
 
     Raises
     ------
@@ -140,7 +149,23 @@ def tune(
         h, evidence = maximize(start, span.project(weights), tolerance, max_evaluations, follow)
     hyperparameters.warn_at_edges(h, evidence.n_effective_by_block)
     result, _ = start.at(h).minimize(evidence.theta, tolerance=FINAL_TOLERANCE)
+    _warn_of_several_maxima(start.decrements)
     return hyperparameters.regression(h), span.lift(result.theta)
+
+
+def _warn_of_several_maxima(decrements: list[float]) -> None:
+    """Warn if searches for a minimum of U ended at none, by the decrements where they ended."""
+    missed = sum(not decrement <= MAX_DECREMENT for decrement in decrements)
+    if missed == 0:
+        return
+    warnings.warn(
+        f"the weights reached no minimum at {missed} of {len(decrements)} settings of noise and"
+        f" prior (Newton decrement up to {max(decrements):.3g} nats): the evidence has several"
+        " maxima, and rounding decides which one is found. Smooth activations (softplus, gelu,"
+        " tanh) in place of relu, or a stronger prior, leave one.",
+        SeveralMaximaWarning,
+        stacklevel=3,
+    )
 
 
 def _follow(
@@ -195,7 +220,7 @@ def _alternate(
     limits = start.hyperparameters.limits
     for _ in range(max_rounds):
         here = start.at(h)
-        evidence = here.evaluate_minimum(*here.minimize(theta, tolerance=here.polish_tolerance))
+        evidence = here.evaluate_minimum(*here.minimize(theta, tolerance=POLISH_TOLERANCE))
         follow(h, evidence)
         theta = evidence.theta
         before = h

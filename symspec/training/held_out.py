@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,19 +29,23 @@ class Stars:
     labels : numpy.ndarray, shape (star, label)
     rows : numpy.ndarray of int
         The rows of both that belong to it.
+    fixed : callable, optional
+        Makes of flux (star, pixel) what the weights see.
     """
 
     flux: np.ndarray
     labels: np.ndarray
     rows: np.ndarray
+    fixed: Callable[[np.ndarray], np.ndarray] | None = None
 
     def __len__(self) -> int:
         return self.rows.size
 
     def take(self, places: np.ndarray | slice) -> tuple[np.ndarray, np.ndarray]:
-        """Flux and labels of the stars at these places among `rows`."""
+        """Flux, through the fixed layers, and labels of the stars at these places among `rows`."""
         rows = self.rows[places]
-        return self.flux[rows], self.labels[rows]
+        flux = self.flux[rows]
+        return flux if self.fixed is None else self.fixed(flux), self.labels[rows]
 
 
 def hold_out_stars(

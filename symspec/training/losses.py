@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from symspec.derivatives import graphs
-from symspec.derivatives.compiled import compile_training_objective
+from symspec.derivatives.compiled import compile_predict, compile_training_objective
 from symspec.derivatives.functions import SumFunction
 from symspec.networks.network import dropout_layers
+from symspec.networks.normalizations import split_fixed
 from symspec.networks.params import Symbol
 from symspec.networks.regression import Regression
 from symspec.safety.memory import chunks
@@ -64,3 +67,21 @@ class ValidationLoss:
         for rows in chunks(len(self.stars), self.function.chunk):
             total += float(self.function.of_batch(theta, *self.stars.take(rows), 0.0)[0])
         return total / len(self.stars)
+
+
+def compile_losses(
+    reg: Regression, stars: Stars, held_out: Stars | None, backend: str, dtype: str
+) -> tuple[TrainingLoss, TrainingLoss | ValidationLoss]:
+    """The loss to train by, and the one to watch.
+
+    Fixed layers before the first weights run in float64 whatever `dtype` is: how flux is rounded
+    before its mean is subtracted depends on its units.
+    """
+    fixed, rest = split_fixed(reg.net)
+    if fixed is not None:
+        reg = reg.with_network(rest)
+        function = partial(compile_predict(fixed), np.empty(0))
+        stars = replace(stars, fixed=function)
+        held_out = None if held_out is None else replace(held_out, fixed=function)
+    loss = TrainingLoss(reg, stars, backend, dtype)
+    return loss, loss if held_out is None else ValidationLoss(reg, held_out, backend, dtype)

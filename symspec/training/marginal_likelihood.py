@@ -34,8 +34,8 @@ from symspec.training.dense_newton import is_small
 from symspec.training.hyperparameters import Hyperparameters
 from symspec.training.newton import PolishResult, minimize_by_newton
 
-POLISH_TOLERANCE = 1e-6  # nats; its root matters to the gradient
-DENSE_TOLERANCE = 1e-10  # of small networks, which arrive in one or two steps more
+POLISH_TOLERANCE = 1e-10  # nats; its root matters to the gradient
+MAX_DECREMENT = 1e-6  # nats; weights that are farther from a minimum are at none
 DIFFERENCE = 1e-3  # in h: its square times third derivatives of F is far below any tolerance
 
 
@@ -85,11 +85,14 @@ class MarginalLikelihood:
     ----------
     h : numpy.ndarray, shape (entry,)
         The hyperparameters.
+    decrements : list of float
+        Newton decrement, in nats, where each search for a minimum of U ended, at any h.
     """
 
     def __init__(self, builder: InverseBuilder, hyperparameters: Hyperparameters):
         self.builder = builder
         self.hyperparameters = hyperparameters
+        self.decrements: list[float] = []
         self.X = builder.X
         self.Y = np.nan_to_num(builder.Y)
         self.observed = builder.observed
@@ -132,11 +135,6 @@ class MarginalLikelihood:
             + self.reg.prior_precision_vector() * v
         )
 
-    @property
-    def polish_tolerance(self) -> float:
-        """Nats of decrement at which an evaluation counts as being at a minimum."""
-        return POLISH_TOLERANCE if self._hessian is None else DENSE_TOLERANCE
-
     def hessian(self, theta: np.ndarray) -> np.ndarray:
         """The exact Hessian (param, param) of U, for small networks."""
         if self._hessian is None:
@@ -149,7 +147,7 @@ class MarginalLikelihood:
         self, theta: np.ndarray, *, tolerance: float
     ) -> tuple[PolishResult, InverseHessian]:
         """Minimum of U near `theta`, and the inverse Hessian there."""
-        return minimize_by_newton(
+        result, inverse = minimize_by_newton(
             self.objective,
             self.hessian_product,
             self.builder,
@@ -157,10 +155,12 @@ class MarginalLikelihood:
             hessian=None if self._hessian is None else self.hessian,
             tolerance=tolerance,
         )
+        self.decrements.append(result.newton_decrement)
+        return result, inverse
 
     def evaluate(self, theta: np.ndarray) -> Evidence:
         """F and its complete gradient at the minimum near `theta`, by primal or dual."""
-        result, inverse = self.minimize(theta, tolerance=self.polish_tolerance)
+        result, inverse = self.minimize(theta, tolerance=POLISH_TOLERANCE)
         theta = result.theta
         precision = self.reg.prior_precision_vector()
         by_theta, counts = inverse.differentiate_log_det(
@@ -178,7 +178,8 @@ class MarginalLikelihood:
         by_block = {name: 0.5 * count + pull[name] for name, count in counts.items()}
         gradient = self.hyperparameters.gradient(self.h, by_covariance, by_block)
         F = log_evidence(self.reg, theta, result.negative_log_posterior, inverse)
-        F += q @ self.objective(theta)[1]  # log det A at the minimum itself, a small step away
+        if result.newton_decrement <= MAX_DECREMENT:
+            F += q @ self.objective(theta)[1]  # log det A at the minimum itself, a small step away
         return self._evidence(F, inverse, gradient, theta, WV, counts)
 
     def evaluate_at_fixed_weights(

@@ -68,9 +68,9 @@ def minimize(
         (param, param).
     tol : float, optional
         SciPy's `tol`, each method in its own way: for most the norm of the gradient of U, for
-        "L-BFGS-B", "TNC" and "SLSQP" (also) the change of U in a step, relative for the first. U is
-        a SUM over stars, known to about 1e-16 of itself: a method asked for more than that ends
-        with `success` False.
+        "L-BFGS-B", "TNC" and "SLSQP" (also) the change of U in a step, for the first relative to
+        what the weights add to U, whatever the units of the labels. U is a SUM over stars, known to
+        about 1e-16 of itself: a method asked for more than that ends with `success` False.
     max_iterations : int, optional
         The option "maxiter"; for "TNC" "maxfun", evaluations of U.
     options : mapping, optional
@@ -119,7 +119,8 @@ def minimize(
     objective = compile_objective(reg, backend=backend)
     hess, hessp = _compile_curvature(reg, flux, labels, method, backend)
     with show_progress(progress) as show, np.errstate(over="ignore", invalid="ignore"):
-        search = _Search(objective, flux, labels, f"minimizing by {method}", show)
+        stage = f"minimizing by {method}"
+        search = _Search(objective, flux, labels, reg.constant(labels), stage, show)
         try:
             result = scipy.optimize.minimize(
                 search.evaluate,
@@ -136,6 +137,7 @@ def minimize(
             if search.x is None:
                 raise
             return search.interrupted()
+    result.fun += search.constant
     if not np.isfinite(result.fun):
         raise DivergedError(f"minimize should end at a finite U, got {result.fun}: {_ADVICE}.")
     if method == "trust-constr":
@@ -144,19 +146,21 @@ def minimize(
 
 
 class _Search:
-    """U and its gradient for SciPy, and the best point so far."""
+    """U without its constant, and its gradient, for SciPy; and the best point so far."""
 
     def __init__(
         self,
         objective: Callable[..., Any],
         X: np.ndarray,
         Y: np.ndarray,
+        constant: float,
         stage: str,
         show: Progress,
     ):
         self.objective = objective
         self.X = X
         self.Y = Y
+        self.constant = constant
         self.stage = stage
         self.show = show
         self.x: np.ndarray | None = None
@@ -177,7 +181,7 @@ class _Search:
             self.x = np.array(theta)
             self.U = U
             self.gradient = gradient
-        return U, gradient
+        return U - self.constant, gradient
 
     def count_iteration(self, *_: Any) -> None:
         self.iterations += 1

@@ -168,6 +168,8 @@ def minimize_by_newton(
     radius = np.sqrt(2 * model.decrement)
     if np.isinf(model.gain):  # at a saddle there may be no gradient to measure by
         radius = max(radius, 1.0)
+    # U sums one term a label and more; what it comes to depends on the labels' units
+    rounding = 1e-12 * max(abs(U), float(np.count_nonzero(builder.observed)))
     for iteration in range(max_iterations + 1):
         is_last = iteration == max_iterations
         reason = _find_reason(model, tolerance, radius, is_last=is_last)
@@ -182,7 +184,7 @@ def minimize_by_newton(
         U_new, g_new = objective(theta + step)
         ratio = (U - U_new) / predicted if np.isfinite(U_new) else -1.0
         radius = _next_radius(radius, norm, ratio)
-        if ratio > 1e-4 or (U_new <= U and predicted <= 1e-12 * abs(U)):
+        if ratio > 1e-4 or (predicted <= rounding and U_new <= U + rounding):
             theta = theta + step
             U = U_new
             model = model.move(theta, g_new)

@@ -18,6 +18,14 @@ from symspec.derivatives.compiled import (
     compile_tangent_factors,
 )
 from symspec.derivatives.matrices import compile_ggn, compile_hessian
+from symspec.derivatives.weighted_sums import (
+    compile_weighted_hessian_vector_product,
+    compile_weighted_squares,
+)
+from symspec.networks.layers import Activation, Dense
+from symspec.networks.network import Network
+from symspec.networks.normalizations import BatchNorm
+from symspec.networks.regression import Regression
 
 # float64 rounding, 1e-16, through a handful of products and a solve of condition below 1e3
 EXACT = 1e-9
@@ -227,3 +235,32 @@ def test_theta_jacobian_is_the_outer_product_of_its_tangent_factors(problem, com
         )
         blocks += [kernel, g] if problem.case.use_bias else [kernel]
     assert_entries(np.concatenate(blocks, axis=2), problem.theta_jacobian(problem.theta), EXACT)
+
+
+def build_batch_normalized():
+    """A network whose gradient by beta is a step on the way to that by gamma, and a point."""
+    rng = np.random.default_rng(0)
+    norm = BatchNorm(np.array([0.1, -0.2, 0.3]), np.array([1.5, 0.7, 1.0]))
+    net = Network([Dense(3), norm, Activation("tanh"), Dense(2)], 4)
+    X, Y = rng.normal(size=(6, 4)), rng.normal(size=(6, 2))
+    return net, *rng.normal(size=(2, net.n_params)), X, Y
+
+
+def test_products_with_the_ggn_know_all_ways_through_a_batch_normalisation():
+    net, theta, v, X, Y = build_batch_normalized()
+    reg = Regression(net, sigma_noise=[0.3, 0.5], prior_precision=1.3)
+    J = compile_jacobian(net, "theta")(theta, X) / reg.sigma_noise[:, None]
+    expected = np.einsum("nci,ncj,j->i", J, J, v) + 1.3 * v
+    product = compile_ggn_vector_product(reg)(theta, X, Y, v)
+    assert_allclose(product, expected, rtol=1e-11)
+
+
+def test_products_with_the_hessian_know_all_ways_through_a_batch_normalisation():
+    net, theta, v, X, Y = build_batch_normalized()
+    W = np.broadcast_to([[9.0, 2.0], [2.0, 4.0]], (6, 2, 2))
+    squares = compile_weighted_squares(net)
+    h = 1e-5
+    ends = [squares(theta + step, X, Y, W)[1] for step in (h * v, -h * v)]
+    product = compile_weighted_hessian_vector_product(net)(theta, X, Y, W, v)
+    # h^2 times fourth derivatives, and rounding over h
+    assert_allclose(product, (ends[0] - ends[1]) / (2 * h), rtol=1e-6, atol=1e-6)

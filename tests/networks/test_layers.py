@@ -266,6 +266,23 @@ def test_a_standardized_network_takes_flux_and_gives_labels_in_their_own_units(c
     assert [b.name for b in net.layout.blocks] == [b.name for b in inner.layout.blocks]
 
 
+def test_pixels_that_never_vary_may_keep_their_own_size_for_a_scale():
+    x = np.column_stack([[1.0, 3.0, 5.0], np.full(3, 0.1), np.zeros(3)])
+    # standard deviation of 1, 3, 5; a size; the largest of the other scales
+    scale = np.array([np.sqrt(8 / 3), 0.1, np.sqrt(8 / 3)])
+    for unit in (1.0, 1e-17, 1e12):
+        layer = Standardize.of(unit * x, constant="keep")
+        assert_allclose(layer.mean, unit * np.array([3, 0.1, 0]), rtol=1e-15)
+        assert_allclose(layer.scale, unit * scale, rtol=1e-15)
+
+
+def test_constants_are_seen_through_the_rounding_of_a_long_sum():
+    flux = np.full((100_000, 2), 0.1)
+    assert np.all(np.std(flux, axis=0) > 1e-13)  # the mean of a long sum is not the constant
+    with pytest.raises(DataError, match="2 of zero variance"):
+        Standardize.of(flux)
+
+
 def test_fixed_layers_keep_copies_that_cannot_be_written():
     mean = np.zeros(2)
     layer = Standardize(mean, np.ones(2))
