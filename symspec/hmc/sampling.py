@@ -252,9 +252,10 @@ def _cut(draws: DataTree, n_draws: int) -> DataTree:
         No chain had begun to draw.
     """
     f = draws["posterior"]["f"]
-    if f.sizes["draw"] == n_draws:
-        return draws
+    # chains that were interrupted are filled up with NaN, to the length of the longest
     lengths = f.notnull().all(("check_star", "label")).sum("draw").values
+    if len(lengths) and (lengths == n_draws).all():
+        return draws
     n_chains = [np.count_nonzero(lengths >= length) for length in lengths]
     n_kept = int(lengths[np.argmax(lengths * n_chains)]) if len(lengths) else 0
     if n_kept == 0:

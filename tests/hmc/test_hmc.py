@@ -506,7 +506,8 @@ def test_an_interrupted_run_keeps_the_finished_draws(tmp_path):
     ("lengths", "n_chains", "n_draws"),
     [((30, 30, 28, 5), 3, 28), ((30, 29, 0, 0), 2, 29), ((20, 12, 12, 12), 4, 12)],
 )
-def test_interrupted_chains_are_cut_to_one_length(lengths, n_chains, n_draws):
+@pytest.mark.parametrize("asked", [100, 30], ids=["none complete", "some complete"])
+def test_interrupted_chains_are_cut_to_one_length(lengths, n_chains, n_draws, asked):
     f = np.ones((4, 30, 2, 1))
     for chain, length in enumerate(lengths):
         f[chain, length:] = np.nan
@@ -514,9 +515,10 @@ def test_interrupted_chains_are_cut_to_one_length(lengths, n_chains, n_draws):
     stats = xr.Dataset({"diverging": (("chain", "draw"), np.zeros((4, 30), bool))})
     draws = xr.DataTree.from_dict({"posterior": posterior, "sample_stats": stats})
     with pytest.warns(
-        UserWarning, match=f"interrupted: {n_draws} of 100 draws of {n_chains} of 4 chains are kept"
+        UserWarning,
+        match=f"interrupted: {n_draws} of {asked} draws of {n_chains} of 4 chains are kept",
     ):
-        cut = _cut(draws, 100)
+        cut = _cut(draws, asked)
     assert cut["posterior"]["f"].shape == (n_chains, n_draws, 2, 1)
     assert cut["posterior"]["f"].notnull().all()
     assert cut["sample_stats"]["diverging"].shape == (n_chains, n_draws)
