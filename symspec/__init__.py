@@ -49,6 +49,9 @@ budget), `.hmc` (the check by Hamiltonian Monte Carlo), `.files` (archives, cata
 `.files.importers` (networks of other programs), `.reports` (figures and tables), `.cli`.
 """
 
+from symspec import interrupts as interrupts  # first: the others take seconds
+
+# isort: split
 from symspec.derivatives import (
     compile_ggn,
     compile_ggn_vector_product,

@@ -20,8 +20,7 @@ An error that you can mend is one line on stderr and exit code 1. Ctrl-C and SIG
 within two seconds, with one line that says how to go on, and exit codes 130 and 143; a second one
 ends it at once. Where the disk is full, the result of `train` and `hmc` is kept elsewhere.
 
-`symspec_command:main` is the entry point, and `python -m symspec_command` the same without
-installation; so is `python -m symspec.cli`, but that a Ctrl-C while it is imported is Python's.
+`python -m symspec.cli` is the same without installation.
 """
 
 from symspec.cli.app import main

@@ -84,7 +84,7 @@ def start(kind, folder, out):
     out.mkdir(exist_ok=True)
     if kind in COMMANDS:
         words = [word.replace("OUT", out.name) for word in COMMANDS[kind]]
-        command = [sys.executable, "-m", "symspec_command", *words]
+        command = [sys.executable, "-m", "symspec.cli", *words]
     else:
         call = SCRIPTS[kind].replace("OUT", out.name)
         command = [sys.executable, "-W", "ignore", "-c", SCRIPT.format(call=call)]

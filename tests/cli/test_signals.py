@@ -1,5 +1,6 @@
 """Ctrl-C and SIGTERM end a command in good order, also where Python drops the interrupt."""
 
+import ast
 import os
 import signal
 import subprocess
@@ -157,16 +158,41 @@ def test_a_second_signal_ends_a_command_at_once(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_command_heeds_signals_before_the_package_is_imported(tmp_path):
-    """The package's import is replaced by a signal."""
+STARTS = {
+    "command": ([], "symspec"),
+    "module": (["-m", "symspec.cli"], None),
+    "script of a user": ([], "analysis"),
+}
+
+
+@pytest.mark.parametrize("start", STARTS)
+def test_the_command_heeds_signals_while_the_package_is_imported(tmp_path, start):
+    """The first thing that the package imports after it is replaced by a signal."""
+    words, script = STARTS[start]
     (tmp_path / "symspec").mkdir()
     (tmp_path / "symspec/__init__.py").write_text(
+        "import symspec.interrupts\n"
         "import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(60)\n"
     )
-    (tmp_path / "symspec_command.py").write_bytes((ROOT / "symspec_command.py").read_bytes())
+    source = (ROOT / "symspec/interrupts.py").read_bytes()
+    (tmp_path / "symspec/interrupts.py").write_bytes(source)
+    if script is not None:
+        (tmp_path / "bin").mkdir()
+        (tmp_path / "bin" / script).write_text("import symspec\n")
+        words = [str(tmp_path / "bin" / script)]
     end = subprocess.run(
-        [sys.executable, "-m", "symspec_command"], cwd=tmp_path, capture_output=True, text=True,
-        timeout=LIMIT, check=False,
+        [sys.executable, *words], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        capture_output=True, text=True, timeout=LIMIT, check=False,
     )  # fmt: skip
+    if script == "analysis":
+        assert end.stderr.endswith("KeyboardInterrupt\n")  # Python's own way
+        return
     assert end.returncode == 130
     assert end.stderr == "Interrupted: nothing was done yet; the same command starts again.\n"
+
+
+def test_the_package_imports_its_interrupts_first():
+    tree = ast.parse((ROOT / "symspec/__init__.py").read_text())
+    first = next(node for node in tree.body if isinstance(node, ast.ImportFrom | ast.Import))
+    assert first.module == "symspec"
+    assert [alias.name for alias in first.names] == ["interrupts"]
