@@ -9,6 +9,7 @@ mode on blocks.
 import gc
 import os
 import zlib
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
@@ -334,6 +335,14 @@ def build_problem(name):
 def problem(request):
     """One problem of the table; a test picks its own rows with `indirect=True`."""
     return build_problem(request.param)
+
+
+@pytest.fixture(scope="module")
+def numba_cache():
+    """Chains by code out of Numba's cache, which `run_hmc` does without for its last digits."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("symspec.hmc.sampling._compiling_anew", nullcontext)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -34,6 +34,8 @@ from symspec.hmc.subsets import restricted_covariance
 from symspec.reports.hmc_tables import print_comparison
 from symspec.reports.star_tables import write_comparison, write_draws
 
+pytestmark = pytest.mark.usefixtures("numba_cache")  # in half of the time
+
 QUICK = {"n_draws": 20, "n_tune": 20, "n_chains": 2, "n_importance": 1, "progress": False}
 
 
