@@ -34,7 +34,7 @@ from symspec.training.dense_newton import is_small
 from symspec.training.hyperparameters import Hyperparameters
 from symspec.training.newton import PolishResult, minimize_by_newton
 
-POLISH_TOLERANCE = 1e-10  # nats; its root matters to the gradient
+POLISH_TOLERANCE = 1e-12  # nats; its root matters to the gradient
 MAX_DECREMENT = 1e-6  # nats; weights that are farther from a minimum are at none
 DIFFERENCE = 1e-3  # in h: its square times third derivatives of F is far below any tolerance
 
