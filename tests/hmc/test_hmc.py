@@ -29,7 +29,7 @@ from symspec.hmc.comparison import (
     TOO_SMALL,
     HmcComparison,
 )
-from symspec.hmc.sampling import _cut
+from symspec.hmc.sampling import _compiling_anew, _cut
 from symspec.hmc.subsets import restricted_covariance
 from symspec.reports.hmc_tables import print_comparison
 from symspec.reports.star_tables import write_comparison, write_draws
@@ -148,6 +148,7 @@ def test_what_is_sampled_is_compiled_without_a_cache(linear, monkeypatch):
         seen.append(pytensor.config.numba__cache)
         raise InterruptedError
 
+    monkeypatch.setattr("symspec.hmc.sampling._compiling_anew", _compiling_anew)
     monkeypatch.setattr(pm, "sample", sample)
     with pytest.raises(InterruptedError):
         ss.run_hmc(linear.reg, linear.X, linear.Y, laplace=linear.laplace, seed=0, **QUICK)
