@@ -22,7 +22,7 @@ from symspec.hmc.subsets import (
     find_head,
     restricted_covariance,
 )
-from symspec.laplace.identity import hash_flux, hash_weights
+from symspec.laplace.identity import hash_flux, hash_network, hash_weights
 from symspec.laplace.posterior import LaplacePosterior
 from symspec.laplace.prediction import standard_deviations
 from symspec.safety.arrays import as_float_array
@@ -232,7 +232,9 @@ def compare_hmc(
     statistics = _summarize(f)
     sample_stats = draws["sample_stats"]
     divergences = int(sample_stats["diverging"].sum()) if "diverging" in sample_stats else 0
+    network = hash_network(laplace.reg.net, laplace.theta)
     is_same = draws.attrs.get("laplace") == hash_weights(laplace)
+    is_same &= draws.attrs.get("network", network) == network  # older draws do not tell
     shape = (len(X), laplace.reg.net.n_labels)
     return HmcComparison(
         hmc_mean=statistics["hmc_mean"],

@@ -23,7 +23,7 @@ from symspec.hmc.labels import LABEL_DIM
 from symspec.hmc.limits import check_counts, check_hours, check_memory, check_sampler
 from symspec.hmc.model import pymc_model
 from symspec.hmc.subsets import LAST_LAYER, Subset, check_subset, describe_subset, find_free
-from symspec.laplace.identity import hash_flux, hash_weights
+from symspec.laplace.identity import hash_flux, hash_network, hash_weights
 from symspec.laplace.posterior import LaplacePosterior
 from symspec.networks.regression import Regression
 from symspec.networks.windows import register_jax
@@ -167,6 +167,7 @@ def _describe(laplace: LaplacePosterior, subset: Subset, X_check: np.ndarray) ->
         "varied": describe_subset(subset),
         "whitened_by": f"{laplace.curvature} {laplace.structure}",
         "laplace": hash_weights(laplace),
+        "network": hash_network(laplace.reg.net, laplace.theta),
         "check_stars": hash_flux(X_check),
     }
 

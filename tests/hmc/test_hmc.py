@@ -240,6 +240,13 @@ def test_the_honest_posterior_passes(bent):
     assert np.isfinite(comparison.pareto_k)
 
 
+def test_draws_of_another_network_with_the_same_weights_are_not_taken_for_its_own(bent):
+    net = ss.mlp([3, 2, 1], activation="softplus", label_names=["y"], label_units=["K"])
+    reg = ss.Regression(net, sigma_noise=0.1, prior_precision=5.0)
+    other = replace(bent.laplace, reg=reg)
+    assert np.isnan(ss.compare_hmc(other, bent.draws, bent.X_check).pareto_k)
+
+
 def planted(bent, error):
     reg, theta, X, Y = bent.reg, bent.theta, bent.X, bent.Y
     if error == "half the noise":
