@@ -79,9 +79,15 @@ def going_on(find_advice: Callable[[], str], *, seconds: float = SECONDS_TO_END)
     before = _ending.find_advice
     _ending.find_advice = find_advice
     _ending.seconds = seconds
-    yield  # an interrupt leaves both as they are, for the line is said outside
-    _ending.find_advice = before
-    _ending.seconds = SECONDS_TO_END
+    try:
+        yield
+    except KeyboardInterrupt:  # both stay as they are, for the line is said outside
+        before = find_advice
+        raise
+    finally:
+        _ending.find_advice = before
+        if before is not find_advice:
+            _ending.seconds = SECONDS_TO_END
 
 
 def say_interrupted() -> None:

@@ -105,10 +105,17 @@ class _Interrupts:
             again.daemon = True
             again.start()
 
+    def forget(self) -> None:
+        """Be ready for the next signal."""
+        self.asked = None
+        self.is_waiting = False
+
     def send_again(self) -> None:
+        if self.asked is None:  # the work has ended since
+            return
         if self.n_deferring:
             self.is_waiting = True
-        elif self.asked is not None:
+        else:
             main = ctypes.c_ulong(threading.main_thread().ident or 0)
             error = ctypes.py_object(KeyboardInterrupt)
             ctypes.pythonapi.PyThreadState_SetAsyncExc(main, error)
@@ -150,7 +157,7 @@ def heeding_interrupts(numbers: Sequence[int] | None = None) -> Iterator[None]:
         for number, handler in handlers.items():
             signal.signal(number, handler)
         sys.unraisablehook = hook
-        _interrupts.asked = None
+        _interrupts.forget()
 
 
 @contextmanager

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 import weakref
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -91,6 +92,16 @@ def test_an_interrupt_waits_for_what_does_not_survive_it():
         done.append("all")
     assert done == ["all"]
     raise_if_interrupted()  # it was heeded
+    with deferring_interrupts():  # and is forgotten
+        done.append("more")
+    assert done == ["all", "more"]
+
+
+def test_an_interrupt_that_was_dropped_as_the_work_ended_comes_to_nothing_later():
+    with suppress(KeyboardInterrupt), show_progress(False):
+        interrupt_callback()
+    with deferring_interrupts():
+        time.sleep(0.5)
 
 
 def test_an_interrupt_that_waits_is_heeded_between_parts():
