@@ -13,6 +13,7 @@ from symspec.derivatives.tangent_stream import TangentStream
 from symspec.derivatives.tangents import Tangents, compute_tangents, walk_tangents
 from symspec.inverse_hessian.choice import INVERSES, check_structure, choose_structure
 from symspec.inverse_hessian.interface import InverseHessian
+from symspec.inverse_hessian.primal import PrimalInverse
 from symspec.networks.regression import Regression
 from symspec.safety.checkpoint import Checkpoint
 from symspec.safety.memory import parse_memory
@@ -105,6 +106,10 @@ class InverseBuilder:
             The exact Hessian has a negative eigenvalue.
         """
         return self.inverse.build(self, theta)
+
+    def cholesky(self, theta: np.ndarray) -> np.ndarray:
+        """Lower Cholesky factor of the Gauss-Newton matrix (param, param), for few parameters."""
+        return PrimalInverse.build(self, theta).cholesky
 
     # --- what structures are built from
 

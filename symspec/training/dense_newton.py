@@ -17,7 +17,7 @@ from scipy.optimize import brentq
 
 from symspec.derivatives.curvature import has_elementwise_layers
 from symspec.inverse_hessian.builder import InverseBuilder
-from symspec.inverse_hessian.primal import PrimalInverse
+from symspec.inverse_hessian.interface import InverseHessian
 from symspec.networks.network import Network
 
 Vector = np.ndarray
@@ -47,8 +47,6 @@ class DenseModel:
         Eigenvalues, rising.
     decrement : float
         Gauss-Newton decrement in nats.
-    inverse : PrimalInverse
-        Of G at theta.
     """
 
     is_fresh = True
@@ -62,8 +60,8 @@ class DenseModel:
     ):
         self._hessian = hessian
         self._builder = builder
-        self.inverse = PrimalInverse.build(builder, theta)
-        self._L = self.inverse.cholesky
+        self._theta = theta
+        self._L = builder.cholesky(theta)
         half = solve_triangular(self._L, hessian(theta), lower=True)
         self.values, self._vectors = eigh(solve_triangular(self._L, half.T, lower=True))
         c = solve_triangular(self._L, gradient, lower=True)
@@ -79,6 +77,10 @@ class DenseModel:
         if self.values[0] < -DESCENDING:
             return np.inf
         return 0.5 * float(np.sum(self._slopes**2 / np.maximum(self.values, DESCENDING)))
+
+    @property
+    def inverse(self) -> InverseHessian:
+        return self._builder.build(self._theta)
 
     def refresh(self) -> DenseModel:
         return self
@@ -103,6 +105,7 @@ def minimize_in_ball(values: Vector, slopes: Vector, radius: float) -> Vector:
     def solve(shift: float) -> Vector:
         return -slopes / (values + shift)
 
+    radius *= 1 + 1e-9  # rounding: the first radius is the length of a whole step where H is G
     if values[0] > 0 and np.linalg.norm(solve(0.0)) <= radius:
         return solve(0.0)
     # the length falls as the shift rises, from its pole on

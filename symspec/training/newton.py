@@ -196,7 +196,7 @@ def minimize_by_newton(
         converged=reason == ARRIVED,
         reason=reason,
     )
-    return result, model.inverse if hessian is None else builder.build(theta)
+    return result, model.inverse
 
 
 def _call_at(

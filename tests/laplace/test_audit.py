@@ -311,7 +311,7 @@ def test_an_audit_is_written_star_by_star(small, tmp_path, suffix):
     with pytest.raises(ss.ShapeError, match=r"ids should have shape \(4,\)"):
         write_audit(path, small, ["a"], overwrite=True)
     with pytest.raises(
-        ss.OptionError, match=re.escape("should end in one of .ecsv, .csv, got 'audit.txt'")
+        ss.OptionError, match=re.escape("should end in one of .ecsv, .csv, which says the format, got 'audit.txt'")
     ):
         write_audit(tmp_path / "audit.txt", small)
 
