@@ -310,9 +310,8 @@ def test_an_audit_is_written_star_by_star(small, tmp_path, suffix):
     write_audit(path, small, overwrite=True)
     with pytest.raises(ss.ShapeError, match=r"ids should have shape \(4,\)"):
         write_audit(path, small, ["a"], overwrite=True)
-    with pytest.raises(
-        ss.OptionError, match=re.escape("should end in one of .ecsv, .csv, which says the format, got 'audit.txt'")
-    ):
+    words = "should end in one of .ecsv, .csv, which says the format, got 'audit.txt'"
+    with pytest.raises(ss.OptionError, match=re.escape(words)):
         write_audit(tmp_path / "audit.txt", small)
 
 
