@@ -37,7 +37,7 @@ Fifty generated stars get labels and error bars from a network trained on 150 ot
 True
 >>> prediction = laplace.predict(new)
 >>> print(f"TEFF = {prediction.labels[0, 0]:.0f} +- {prediction.errors[0, 0]:.0f} K")
-TEFF = 6342 +- 493 K
+TEFF = 6341 +- 492 K
 >>> ss.write_catalogue("catalogue.fits", prediction, new.ids)
 
 Where to read on
