@@ -264,7 +264,7 @@ def test_beside_a_saddle_it_follows_negative_curvature_to_a_minimum():
     result = ss.polish(p.reg, beside, p.X, p.Y, callback=lambda *step: steps.append(step[1]))
     assert result.converged
     assert steps[0] - result.negative_log_posterior > 100
-    assert (np.diff(steps) <= 0).all()
+    assert (np.diff(steps) <= 1e-12 * np.abs(steps[0])).all()  # rounding
     assert ss.fit_laplace(
         p.reg, result.theta, p.X, p.Y, require_minimum=True
     ).certificate.is_minimum
@@ -276,7 +276,7 @@ def test_at_a_kink_of_a_relu_network_it_says_that_it_did_not_arrive():
     result = ss.polish(p.reg, p.theta, p.X, p.Y, callback=lambda *step: steps.append(step[1]))
     assert not result.converged
     assert result.newton_decrement > 0.01
-    assert (np.diff(steps) <= 0).all()
+    assert (np.diff(steps) <= 1e-12 * np.abs(steps[0])).all()  # rounding
     assert result.negative_log_posterior < steps[0] - 10
     with pytest.warns(ss.NotAtMinimumWarning, match="Newton decrement"):
         assert not ss.fit_laplace(p.reg, result.theta, p.X, p.Y).certificate.is_minimum
