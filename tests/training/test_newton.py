@@ -235,7 +235,7 @@ def test_a_step_is_the_minimum_of_the_model_within_the_ball(lowest, radius):
     slopes = rng.normal(size=7)
     u = minimize_in_ball(values, slopes, radius)
     best = slopes @ u + values @ u**2 / 2
-    assert np.linalg.norm(u) <= radius * (1 + 1e-9)
+    assert np.linalg.norm(u) <= radius * (1 + 2e-9)
     others = rng.normal(size=(20_000, 7))
     others *= (
         radius
@@ -252,7 +252,7 @@ def test_a_step_is_the_minimum_of_the_model_within_the_ball(lowest, radius):
 def test_without_a_slope_along_it_the_lowest_direction_is_followed_to_the_edge():
     u = minimize_in_ball(np.array([-1.0, 2.0]), np.array([0.0, 0.3]), 0.5)
     assert_allclose(u[1], -0.1, rtol=1e-9)
-    assert_allclose(np.linalg.norm(u), 0.5, rtol=1e-9)
+    assert_allclose(np.linalg.norm(u), 0.5, rtol=2e-9)
 
 
 def test_beside_a_saddle_it_follows_negative_curvature_to_a_minimum():
