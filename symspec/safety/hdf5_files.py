@@ -177,6 +177,45 @@ class Hdf5File:
             shape: tuple[int, ...] = self.dataset(name).shape
             return shape
 
+    def find_unit(self, name: str) -> str:
+        """Unit of a dataset, by its attribute "units" or "unit"; empty without."""
+        import h5py
+
+        node = self.find(name)
+        for key in ("units", "unit"):
+            if key not in node.attrs:
+                continue
+            kind = h5py.check_string_dtype(node.attrs.get_id(key).dtype)
+            if kind is None:  # no words
+                continue
+            if kind.length is None:  # it lies in a heap
+                self.check_heaps()
+            with as_format_error(self.path, _WHAT):
+                stated = node.attrs[key]
+            return stated.decode() if isinstance(stated, bytes) else str(stated)
+        return ""
+
+    def load_unpacked(self, name: str, rows: slice = ALL) -> np.ndarray:
+        """`load`, with NaN for the values that "_FillValue" or "missing_value" mark as missing.
+
+        Raises
+        ------
+        FileFormatError
+            As `load`; or the values are packed by "scale_factor" or "add_offset".
+        """
+        values = self.load(name, rows)
+        attributes = self.find(name).attrs
+        for key in ("scale_factor", "add_offset"):
+            if key in attributes:
+                advice = "write it unpacked, as xarray's open_dataset reads it"
+                raise self.refusal(name, "plain values", f"packed ones, with {key}", advice)
+        for key in ("_FillValue", "missing_value"):
+            if key in attributes and values.dtype.kind in "iuf":
+                marks = np.asarray(attributes[key])
+                missing = np.isin(values, marks[~np.isnan(marks)])
+                values = np.where(missing, np.nan, values) if missing.any() else values
+        return values
+
     def check_heaps(self) -> None:
         """Refuse a file with a damaged heap of strings anywhere; to be called before any is read.
 
@@ -310,7 +349,16 @@ def open_hdf5(path: str | os.PathLike[str]) -> Iterator[NamedArrays]:
     with open_hdf5_file(path) as file:
         with as_format_error(path, _WHAT):
             names = tuple(str(name) for name in file.tree)
-        yield NamedArrays(names, file.find_shape, file.load)
+            units = {name: file.find_unit(name) for name in names if _is_plain(file, name)}
+        stated = {name: unit for name, unit in units.items() if unit}
+        yield NamedArrays(names, file.find_shape, file.load_unpacked, stated)
+
+
+def _is_plain(file: Hdf5File, name: str) -> bool:
+    """Whether a name leads to something in this file; other links are refused when asked for."""
+    import h5py
+
+    return isinstance(file.tree.get(name, getlink=True), h5py.HardLink)
 
 
 def _read_length(content: bytes | mmap.mmap, place: int) -> int:

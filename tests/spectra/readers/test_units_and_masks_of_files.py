@@ -2,6 +2,7 @@
 
 from types import SimpleNamespace
 
+import h5py
 import numpy as np
 import pytest
 from astropy import units as u
@@ -9,6 +10,7 @@ from astropy.io import fits
 from astropy.table import MaskedColumn, Table
 from astropy.utils.masked import Masked
 from fits_writing import FLUX, IVAR, LABELS, SIGMA, WAVELENGTH, image, write
+from numpy.testing import assert_allclose
 
 import symspec as ss
 from symspec.errors import DataError, FileFormatError
@@ -120,3 +122,52 @@ def test_units_that_say_the_same_or_nothing_are_left(unit, wanted):
 def test_labels_in_a_unit_of_another_kind_are_refused():
     with pytest.raises(DataError, match=r"the label TEFF should be in K, .* got mag: convert it"):
         as_stars(build_net(), read_labelled("mag"))
+
+
+# --- attributes of HDF5 and NetCDF
+
+
+def write_with_attributes(path, **attributes):
+    """A file of three stars; attributes by the name of the array."""
+    with h5py.File(path, "w") as file:
+        file["flux"] = np.arange(1.0, 13.0).reshape(3, 4)
+        file["ivar"] = np.ones((3, 4))
+        file["wavelength"] = np.linspace(500, 600, 4)
+        file["teff"] = np.array([5, 6, -999], dtype="i4")
+        for name, values in attributes.items():
+            file[name].attrs.update(values)
+    return path
+
+
+@pytest.mark.parametrize("word", ["units", "unit"])
+@pytest.mark.parametrize("kind", [str, np.bytes_])
+def test_units_of_hdf5_arrays_are_heeded(tmp_path, word, kind):
+    path = write_with_attributes(
+        tmp_path / "stars.h5",
+        flux={word: kind("Jy")},
+        ivar={word: kind("mJy-2")},
+        wavelength={word: kind("nm")},
+        teff={word: kind("kK")},
+    )
+    spectra = ss.read_spectra(path, label_names=["teff"])
+    assert spectra.wavelength_unit == "nm"
+    assert spectra.label_units == ("kK",)
+    assert_allclose(spectra.ivar, 1e6, rtol=1e-12)  # 1 / mJy^2 in 1 / Jy^2
+
+
+def test_what_hdf5_marks_as_missing_is_nan(tmp_path):
+    path = write_with_attributes(
+        tmp_path / "stars.h5",
+        flux={"_FillValue": 7.0},
+        teff={"missing_value": np.int32(-999)},
+    )
+    spectra = ss.read_spectra(path, label_names=["teff"])
+    assert np.isnan(spectra.labels[2, 0])
+    assert np.argwhere(spectra.ivar == 0).tolist() == [[1, 2]]
+
+
+@pytest.mark.parametrize("word", ["scale_factor", "add_offset"])
+def test_packed_values_of_netcdf_are_refused(tmp_path, word):
+    path = write_with_attributes(tmp_path / "stars.h5", flux={word: 2.0})
+    with pytest.raises(ss.FileFormatError, match=f"got packed ones, with {word}"):
+        ss.read_spectra(path)
