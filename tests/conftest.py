@@ -8,6 +8,7 @@ mode on blocks.
 
 import gc
 import os
+import signal
 import zlib
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -32,6 +33,9 @@ pytensor.config.gcc__cxxflags = "-O0"
 os.environ["NUMBA_OPT"] = "1"
 # graphs keep no trace of the lines that made them, which takes a sixth of the time to build them
 pytensor.config.traceback__limit = 0
+
+# a run in the background may ignore Ctrl-C, which tests send to themselves and to processes
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # graphs are many small objects in circles: collecting them as often as Python does takes time
 gc.freeze()
