@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from copy import copy
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from scipy.sparse.linalg import LinearOperator, cg
@@ -30,9 +31,14 @@ from symspec.inverse_hessian.builder import InverseBuilder
 from symspec.inverse_hessian.interface import InverseHessian, log_evidence
 from symspec.networks.noise import LOG_2PI
 from symspec.networks.regression import Regression
-from symspec.training.dense_newton import is_small
+from symspec.training.dense_newton import DenseModel, is_small
 from symspec.training.hyperparameters import Hyperparameters
-from symspec.training.newton import PolishResult, minimize_by_newton
+from symspec.training.newton import (
+    FindModel,
+    PolishResult,
+    ProductModel,
+    minimize_by_newton,
+)
 
 POLISH_TOLERANCE = 1e-12  # nats; its root matters to the gradient
 MAX_DECREMENT = 1e-6  # nats; weights that are farther from a minimum are at none
@@ -135,11 +141,9 @@ class MarginalLikelihood:
             + self.reg.prior_precision_vector() * v
         )
 
-    def hessian(self, theta: np.ndarray) -> np.ndarray:
-        """The exact Hessian (param, param) of U, for small networks."""
-        if self._hessian is None:
-            raise ValueError("the Hessian is a matrix for small networks only.")
-        H = self._hessian(theta, self.X, self.Y, self.weights)
+    def _add_prior_to(self, hessian: WeightedHessian, theta: np.ndarray) -> np.ndarray:
+        """The exact Hessian (param, param) of U, from that of its squares."""
+        H = hessian(theta, self.X, self.Y, self.weights)
         H[np.diag_indices(len(H))] += self.reg.prior_precision_vector()
         return H
 
@@ -147,13 +151,11 @@ class MarginalLikelihood:
         self, theta: np.ndarray, *, tolerance: float
     ) -> tuple[PolishResult, InverseHessian]:
         """Minimum of U near `theta`, and the inverse Hessian there."""
+        find_model: FindModel = partial(ProductModel, self.hessian_product)
+        if self._hessian is not None:
+            find_model = partial(DenseModel, partial(self._add_prior_to, self._hessian))
         result, inverse = minimize_by_newton(
-            self.objective,
-            self.hessian_product,
-            self.builder,
-            theta,
-            hessian=None if self._hessian is None else self.hessian,
-            tolerance=tolerance,
+            self.objective, find_model, self.builder, theta, tolerance=tolerance
         )
         self.decrements.append(result.newton_decrement)
         return result, inverse

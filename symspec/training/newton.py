@@ -102,12 +102,6 @@ def polish(
     flux, labels = check_stars(reg.net, *as_stars(reg.net, X, Y))
     span = reduce_to_span(reg, flux)
     objective = compiled.compile_objective(span.reg, backend=backend)
-    product = compiled.compile_hessian_vector_product(span.reg, backend=backend)
-    hessian = None
-    if is_small(span.reg.net):
-        hessian = partial(
-            _call_at, matrices.compile_hessian(span.reg, backend=backend), span.X, labels
-        )
     builder = InverseBuilder(
         span.reg, span.X, labels, structure=structure, backend=backend, memory=memory
     )
@@ -121,10 +115,9 @@ def polish(
         show("Newton steps", 0, None)
         result, _ = minimize_by_newton(
             lambda theta: objective(theta, span.X, labels),
-            lambda theta, v: product(theta, span.X, labels, v),
+            _compile_model(span.reg, span.X, labels, backend),
             builder,
             span.project(start),
-            hessian=hessian,
             tolerance=tolerance,
             max_iterations=max_iterations,
             callback=follow,
@@ -135,11 +128,10 @@ def polish(
 
 def minimize_by_newton(
     objective: Callable[[Vector], tuple[float, Vector]],
-    product: Callable[[Vector, Vector], Vector],
+    find_model: FindModel,
     builder: InverseBuilder,
     theta: Vector,
     *,
-    hessian: Callable[[Vector], np.ndarray] | None = None,
     tolerance: float,
     max_iterations: int = 200,
     callback: Callable[[int, float, float], object] | None = None,
@@ -150,21 +142,16 @@ def minimize_by_newton(
     ----------
     objective : callable
         U and its gradient (param,) at theta.
-    product : callable
-        H v at (theta, v).
+    find_model : callable
+        The `Model` of U around (builder, theta, gradient).
     builder : InverseBuilder
-        Builds the preconditioner.
+        Builds the inverse of G.
     theta : numpy.ndarray, shape (param,)
-    hessian : callable, optional
-        H (param, param) at theta, for small networks.
     tolerance, max_iterations, callback
         As for `polish`.
     """
     U, g = objective(theta)
-    if hessian is None:
-        model: Model = ProductModel(product, builder, theta, g)
-    else:
-        model = DenseModel(hessian, builder, theta, g)
+    model = find_model(builder, theta, g)
     radius = np.sqrt(2 * model.decrement)
     if np.isinf(model.gain):  # at a saddle there may be no gradient to measure by
         radius = max(radius, 1.0)
@@ -199,11 +186,13 @@ def minimize_by_newton(
     return result, model.inverse
 
 
-def _call_at(
-    function: Callable[..., np.ndarray], X: np.ndarray, Y: np.ndarray, theta: Vector
-) -> np.ndarray:
-    """A function of theta and stars at these stars."""
-    return function(theta, X, Y)
+def _compile_model(reg: Regression, X: np.ndarray, Y: np.ndarray, backend: str) -> FindModel:
+    """The model by H as a matrix for small networks, by its products for others."""
+    if is_small(reg.net):
+        hessian = matrices.compile_hessian(reg, backend=backend)
+        return partial(DenseModel, lambda theta: hessian(theta, X, Y))
+    product = compiled.compile_hessian_vector_product(reg, backend=backend)
+    return partial(ProductModel, lambda theta, v: product(theta, X, Y, v))
 
 
 def _find_reason(model: Model, tolerance: float, radius: float, *, is_last: bool) -> str:
@@ -249,6 +238,9 @@ class Model(Protocol):
     def step(self, radius: float) -> tuple[Vector, float, float]:
         """Step within a ball, the model's decrease, and the step's length in the norm of G."""
         ...
+
+
+FindModel = Callable[[InverseBuilder, Vector, Vector], Model]
 
 
 class ProductModel:
