@@ -79,14 +79,15 @@ def going_on(find_advice: Callable[[], str], *, seconds: float = SECONDS_TO_END)
     before = _ending.find_advice
     _ending.find_advice = find_advice
     _ending.seconds = seconds
+    is_interrupted = False
     try:
         yield
-    except KeyboardInterrupt:  # both stay as they are, for the line is said outside
-        before = find_advice
+    except KeyboardInterrupt:
+        is_interrupted = True  # both stay as they are, for the line is said outside
         raise
     finally:
-        _ending.find_advice = before
-        if before is not find_advice:
+        if not is_interrupted:
+            _ending.find_advice = before
             _ending.seconds = SECONDS_TO_END
 
 

@@ -100,6 +100,11 @@ def round_difference(
     return rounding(n_terms) * np.where((variances > 0) | (most == 0), lost, np.inf)
 
 
+def loses_digits(condition: float, n_terms: int) -> bool:
+    """Whether `round_difference` leaves no variance that is trusted, or the condition is NaN."""
+    return not rounding(n_terms) * condition < TRUSTED
+
+
 def describe_condition(condition: float, form: str) -> str:
     """One sentence on flux, noise and prior that are far apart, and the form that came of it."""
     if not form:

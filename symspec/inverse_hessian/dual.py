@@ -21,8 +21,8 @@ from symspec.inverse_hessian.digits import (
     describe_condition,
     factorize_stacked,
     fits_densely,
+    loses_digits,
     round_difference,
-    rounding,
 )
 from symspec.inverse_hessian.interface import (
     ArrayReader,
@@ -132,7 +132,7 @@ class DualInverse(InverseHessian):
 
     def _factorize(self) -> np.ndarray:
         """Lower Cholesky factor of M; from J itself if K would lose its digits, and J fits."""
-        is_poor = not rounding(self._n_terms) * self.condition < TRUSTED
+        is_poor = loses_digits(self.condition, self._n_terms)
         if not (is_poor and fits_densely(self.n_rows, self.shape[0])):
             return factorize_kernel(self.tangents.gram(self.tangents, self.variance), self.noise)
         J = self.tangents.dense().swapaxes(0, 1).reshape(-1, self.shape[0])[self.rows]
@@ -213,7 +213,7 @@ class DualInverse(InverseHessian):
     @property
     def remark(self) -> str:
         form = ""
-        if not rounding(self._n_terms) * self.condition < TRUSTED:
+        if loses_digits(self.condition, self._n_terms):
             fits = fits_densely(self.n_rows, self.shape[0])
             form = "sums of squares" if fits else "error bars may lose digits, and are flagged then"
         return describe_condition(self.condition, form)

@@ -46,8 +46,8 @@ from symspec.inverse_hessian.digits import (
     Enclosure,
     SumsOfSquares,
     fits_densely,
+    loses_digits,
     round_difference,
-    rounding,
 )
 from symspec.inverse_hessian.dual import DualInverse, read_tangents
 from symspec.inverse_hessian.interface import ArrayReader, InverseHessian, Problem
@@ -205,7 +205,7 @@ class KrylovInverse(InverseHessian):
 
     def enclose(self, tangents: Tangents) -> Enclosure:
         n_terms = self.shape[0] + self._n_rows
-        if self._sums_of_squares is not None and not rounding(n_terms) * self.condition < TRUSTED:
+        if self._sums_of_squares is not None and loses_digits(self.condition, n_terms):
             return self._sums_of_squares.enclose(tangents)
         lower, upper = self._bracket(tangents)
         prior = tangents.own_gram(self.subset.variance)

@@ -25,6 +25,7 @@ from symspec.inverse_hessian.digits import (
     describe_condition,
     factorize_stacked,
     fits_densely,
+    loses_digits,
     rounding,
 )
 from symspec.inverse_hessian.interface import (
@@ -98,7 +99,7 @@ class PrimalInverse(InverseHessian):
             return cls.factorize(A)
         with suppress(NotPositiveDefiniteError):
             inverse = cls.factorize(A)
-            if rounding(len(A)) * inverse.condition < TRUSTED:
+            if not loses_digits(inverse.condition, len(A)):
                 return inverse
         J = [_flatten(tangents) for _, tangents in stream.blocks()]
         factor = factorize_stacked(np.diag(np.sqrt(precision)), *J)
@@ -181,11 +182,10 @@ class PrimalInverse(InverseHessian):
         return np.einsum("ij,ij->i", self.cholesky, self.cholesky)
 
     def enclose(self, tangents: Tangents) -> Enclosure:
-        if self._find_rounding(self.condition) < TRUSTED:
+        relative = self._find_rounding(self.condition)
+        if relative < TRUSTED:
             V = self.label_covariance(tangents)
-            return Enclosure.of_relative(
-                V, np.full(V.shape[:2], self._find_rounding(self.condition))
-            )
+            return Enclosure.of_relative(V, np.full(V.shape[:2], relative))
         V = np.empty((tangents.n_stars, *[tangents.n_labels] * 2))
         conditions = np.empty(V.shape[:2])
         curvatures = self._curvatures

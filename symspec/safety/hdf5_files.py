@@ -203,18 +203,19 @@ class Hdf5File:
         FileFormatError
             As `load`; or the values are packed by "scale_factor" or "add_offset".
         """
-        values = self.load(name, rows)
-        attributes = self.find(name).attrs
-        for key in ("scale_factor", "add_offset"):
-            if key in attributes:
-                advice = "write it unpacked, as xarray's open_dataset reads it"
-                raise self.refusal(name, "plain values", f"packed ones, with {key}", advice)
-        for key in ("_FillValue", "missing_value"):
-            if key in attributes and values.dtype.kind in "iuf":
-                marks = np.asarray(attributes[key])
-                missing = np.isin(values, marks[~np.isnan(marks)])
-                values = np.where(missing, np.nan, values) if missing.any() else values
-        return values
+        with as_format_error(self.path, _WHAT):
+            attributes = self.find(name).attrs
+            for key in ("scale_factor", "add_offset"):
+                if key in attributes:
+                    advice = "write it unpacked, as xarray's open_dataset reads it"
+                    raise self.refusal(name, "plain values", f"packed ones, with {key}", advice)
+            values = self.load(name, rows)
+            for key in ("_FillValue", "missing_value"):
+                if key in attributes and values.dtype.kind in "iuf":
+                    marks = np.asarray(attributes[key])
+                    missing = np.isin(values, marks[~np.isnan(marks)])
+                    values = np.where(missing, np.nan, values) if missing.any() else values
+            return values
 
     def check_heaps(self) -> None:
         """Refuse a file with a damaged heap of strings anywhere; to be called before any is read.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -95,14 +95,13 @@ def find_unit_factor(unit: str | None, flux_unit: str | None, kind: str, name: s
     DataError
         The unit is not one of this kind of uncertainty.
     """
-    if not unit or not flux_unit or (unit == flux_unit and kind == "std"):
+    if unit == flux_unit and kind == "std":
+        return 1.0
+    if (known := _recognize(unit, flux_unit)) is None:
         return 1.0
     from astropy import units
 
-    stated = units.Unit(unit, parse_strict="silent")
-    of_flux = units.Unit(flux_unit, parse_strict="silent")
-    if isinstance(stated, units.UnrecognizedUnit) or isinstance(of_flux, units.UnrecognizedUnit):
-        return 1.0
+    stated, of_flux = known
     try:
         return float(stated.to(of_flux ** _POWERS[kind]))
     except units.UnitsError:
@@ -133,13 +132,10 @@ def find_label_factor(unit: str, wanted: str, name: str) -> float:
     DataError
         The one does not convert to the other.
     """
-    if not unit or not wanted or unit == wanted:
+    if unit == wanted or (both := _recognize(unit, wanted)) is None:
         return 1.0
     from astropy import units
 
-    both = [units.Unit(one, parse_strict="silent") for one in (unit, wanted)]
-    if any(isinstance(one, units.UnrecognizedUnit) for one in both):
-        return 1.0
     scales = [getattr(one, "function_unit", None) for one in both]
     if scales.count(None) == 1:
         both = [one if scale is None else scale for one, scale in zip(both, scales, strict=True)]
@@ -150,6 +146,16 @@ def find_label_factor(unit: str, wanted: str, name: str) -> float:
             f"the label {name} should be in {wanted}, or a unit that converts to it, got {unit}:"
             " convert it, or correct its unit."
         ) from None
+
+
+def _recognize(*names: str | None) -> list[Any] | None:
+    """Units of these names; None if one is not stated, or unknown to astropy."""
+    if not all(names):
+        return None
+    from astropy import units
+
+    known = [units.Unit(name, parse_strict="silent") for name in names]
+    return None if any(isinstance(one, units.UnrecognizedUnit) for one in known) else known
 
 
 def convert_wavelength(wavelength: np.ndarray, unit: str, wanted: str) -> np.ndarray:
