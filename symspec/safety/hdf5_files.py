@@ -211,7 +211,8 @@ class Hdf5File:
                     raise self.refusal(name, "plain values", f"packed ones, with {key}", advice)
             values = self.load(name, rows)
             for key in ("_FillValue", "missing_value"):
-                if key in attributes and values.dtype.kind in "iuf":
+                is_number = key in attributes and attributes.get_id(key).dtype.kind in "iuf"
+                if is_number and values.dtype.kind in "iuf":  # words may lie in a damaged heap
                     marks = np.asarray(attributes[key])
                     missing = np.isin(values, marks[~np.isnan(marks)])
                     values = np.where(missing, np.nan, values) if missing.any() else values

@@ -166,6 +166,11 @@ def test_what_hdf5_marks_as_missing_is_nan(tmp_path):
     assert np.argwhere(spectra.ivar == 0).tolist() == [[1, 2]]
 
 
+def test_a_mark_that_is_no_number_marks_nothing(tmp_path):
+    path = write_with_attributes(tmp_path / "stars.h5", flux={"missing_value": "none"})
+    assert (ss.read_spectra(path).ivar == 1).all()
+
+
 @pytest.mark.parametrize("word", ["scale_factor", "add_offset"])
 def test_packed_values_of_netcdf_are_refused(tmp_path, word):
     path = write_with_attributes(tmp_path / "stars.h5", flux={word: 2.0})
