@@ -20,6 +20,7 @@ import numpy as np
 
 from symspec.errors import DataError, OptionError
 from symspec.safety.progress import Progress, be_silent
+from symspec.safety.whole_files import replace_when_complete
 
 State = dict[str, np.ndarray]
 SECONDS_BETWEEN = 30.0
@@ -111,15 +112,11 @@ class Checkpoint:
         if path is None or not (now or time.monotonic() - self._saved_at >= SECONDS_BETWEEN):
             return
         path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_suffix(f".{os.getpid()}.unfinished")
-        try:
-            with unfinished.open("wb") as file:
-                arrays: dict[str, Any] = {**state, "fingerprint": np.array(self.fingerprint)}
+        arrays: dict[str, Any] = {**state, "fingerprint": np.array(self.fingerprint)}
+        with replace_when_complete(path, overwrite=True) as temporary:
+            with temporary.open("wb") as file:
                 np.savez(file, **arrays)
-            seal_file(unfinished, _name_content(stage))
-            os.replace(unfinished, path)
-        finally:
-            unfinished.unlink(missing_ok=True)
+            seal_file(temporary, _name_content(stage))
         self._saved_at = time.monotonic()
 
     def accumulate(
