@@ -49,7 +49,7 @@ budget), `.hmc` (the check by Hamiltonian Monte Carlo), `.files` (archives, cata
 `.files.importers` (networks of other programs), `.reports` (figures and tables), `.cli`.
 """
 
-from symspec import interrupts as interrupts  # first: the others take seconds
+from symspec.safety import interrupts as interrupts  # first: the others take seconds
 
 # isort: split
 from symspec.derivatives import (

@@ -35,7 +35,7 @@ BELOW = {
     "reports": "files.importers hmc",
     "cli": "reports training",
 }
-FOUNDATIONS = {"errors", "interrupts", "version"}  # under the house: every room may import them
+FOUNDATIONS = {"errors", "version"}  # under the house: every room may import them
 # who imports what, and nobody else does
 ONLY = {
     "pytensor": "networks derivatives hmc",

@@ -39,7 +39,7 @@ from symspec.reports.star_tables import (
     write_draws,
 )
 from symspec.reports.tables import open_console, print_written
-from symspec.safety.progress import raise_if_interrupted
+from symspec.safety.interrupts import raise_if_interrupted
 from symspec.spectra.grids import check_grid
 from symspec.spectra.pixels import fill_bad_pixels, fill_flux
 from symspec.spectra.readers.read import read_spectra

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from threading import Thread
 
-from symspec.safety.progress import find_signal, heeding_interrupts
+from symspec.safety.interrupts import find_signal, heeding_interrupts
 from symspec.safety.whole_files import remove_unfinished
 
 SECONDS_TO_END = 1.5  # in good order; then the command ends at once

@@ -21,8 +21,8 @@ from symspec.errors import FileFormatError, SymspecError
 from symspec.safety.arrays import check_finite
 from symspec.safety.file_formats import describe_start, is_hdf5, read_start
 from symspec.safety.hdf5_files import AGAIN, Hdf5File, open_hdf5_file
+from symspec.safety.interrupts import raise_if_interrupted
 from symspec.safety.memory import chunks
-from symspec.safety.progress import raise_if_interrupted
 from symspec.safety.whole_files import replace_when_complete, stream_for_hdf5
 from symspec.version import __version__
 

@@ -26,15 +26,16 @@ from typing import Any
 import numpy as np
 
 from symspec.errors import FileFormatError
-from symspec.safety.array_files import (
+from symspec.safety.file_formats import as_format_error
+from symspec.safety.named_arrays import (
+    ALL,
     SMALL_ARRAY,
+    NamedArrays,
     check_open,
     refuse_absurd,
     refuse_large,
     shape_of_rows,
 )
-from symspec.safety.file_formats import as_format_error
-from symspec.safety.named_arrays import ALL, NamedArrays
 
 AGAIN = "the file is damaged or incomplete, so write or copy it again"
 MOST_NESTED = 64  # groups in one another

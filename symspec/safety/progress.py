@@ -1,27 +1,22 @@
-"""One protocol for the progress of long work, the bar on stderr that follows it, and Ctrl-C.
+"""One protocol for the progress of long work, and the bar on stderr that follows it.
 
-Python drops a `KeyboardInterrupt` that falls into a callback, such as those by which h5py and
-PyTensor are told that an object is gone. Inside `heeding_interrupts`, which `show_progress` is, a
-dropped one is sent again, and each call of the progress looks whether one was asked for.
+Each call of the progress looks whether the work was interrupted.
 """
 
 from __future__ import annotations
 
-import ctypes
-import signal
-import sys
-import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import Lock, Timer
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
+
+from symspec.safety.interrupts import heeding_interrupts, raise_if_interrupted
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
 
 SECONDS_BEFORE = 3.0
-SECONDS_BEFORE_AGAIN = 0.05  # until an interrupt that was dropped is sent again
 
 
 class Progress(Protocol):
@@ -78,121 +73,6 @@ def show_progress(progress: bool | Progress) -> Iterator[Progress]:
         is_open = False
         if bar is not None:
             bar.close()
-
-
-class _Interrupts:
-    """What the process was asked to do by signals."""
-
-    def __init__(self) -> None:
-        self.asked: int | None = None  # number of the signal
-        self.is_waiting = False
-        self.n_deferring = 0
-        self.hook = sys.__unraisablehook__
-
-    def note(self, number: int, frame: Any) -> None:
-        """Handle a signal: end the work now, or where it can be ended."""
-        self.asked = number
-        self.is_waiting = self.n_deferring > 0
-        if not self.is_waiting:
-            raise KeyboardInterrupt
-
-    def find_dropped(self, dropped: Any) -> None:
-        """Hook for exceptions that Python can raise nowhere: an interrupt is sent again."""
-        if not issubclass(dropped.exc_type, KeyboardInterrupt):
-            self.hook(dropped)
-        elif self.asked is not None and _is_main_thread():
-            again = Timer(SECONDS_BEFORE_AGAIN, self.send_again)
-            again.daemon = True
-            again.start()
-
-    def forget(self) -> None:
-        """Be ready for the next signal."""
-        self.asked = None
-        self.is_waiting = False
-
-    def send_again(self) -> None:
-        if self.asked is None:  # the work has ended since
-            return
-        if self.n_deferring:
-            self.is_waiting = True
-        else:
-            main = ctypes.c_ulong(threading.main_thread().ident or 0)
-            error = ctypes.py_object(KeyboardInterrupt)
-            ctypes.pythonapi.PyThreadState_SetAsyncExc(main, error)
-
-
-_interrupts = _Interrupts()
-
-
-def _is_main_thread() -> bool:
-    return threading.current_thread() is threading.main_thread()
-
-
-@contextmanager
-def heeding_interrupts(numbers: Sequence[int] | None = None) -> Iterator[None]:
-    """Let no interrupt be dropped inside the block.
-
-    The handlers of signals and of dropped exceptions are restored after it. Outside the main
-    thread nothing is changed.
-
-    Parameters
-    ----------
-    numbers : sequence of int, optional
-        The signals that interrupt, each by a `KeyboardInterrupt`; by default that of Ctrl-C, unless
-        somebody else handles it.
-    """
-    if numbers is None:
-        is_free = signal.getsignal(signal.SIGINT) is signal.default_int_handler
-        numbers = (signal.SIGINT,) if is_free else ()
-    if not numbers or not _is_main_thread():
-        yield
-        return
-    handlers = {number: signal.signal(number, _interrupts.note) for number in numbers}
-    hook = sys.unraisablehook
-    _interrupts.hook = hook
-    sys.unraisablehook = _interrupts.find_dropped
-    try:
-        yield
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-        sys.unraisablehook = hook
-        _interrupts.forget()
-
-
-@contextmanager
-def deferring_interrupts() -> Iterator[None]:
-    """Let interrupts wait for the end of the block, or for `raise_if_interrupted` in it.
-
-    It is for libraries that do not survive one.
-    """
-    if not _is_main_thread():
-        yield
-        return
-    with heeding_interrupts():
-        _interrupts.n_deferring += 1
-        try:
-            yield
-        finally:
-            _interrupts.n_deferring -= 1
-        if _interrupts.is_waiting and not _interrupts.n_deferring:
-            raise KeyboardInterrupt
-
-
-def raise_if_interrupted() -> None:
-    """End the work if that was asked for, and the interrupt was dropped or had to wait.
-
-    Raises
-    ------
-    KeyboardInterrupt
-    """
-    if _interrupts.asked is not None and _is_main_thread():
-        raise KeyboardInterrupt
-
-
-def find_signal() -> int | None:
-    """Number of the signal that interrupted the work, or None."""
-    return _interrupts.asked
 
 
 class _Bar:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from symspec.errors import DiskFullError, FileKeptError
-from symspec.safety.progress import deferring_interrupts
+from symspec.safety.interrupts import deferring_interrupts
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _unfinished: set[Path] = set()

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from symspec.safety.progress import deferring_interrupts, raise_if_interrupted, show_progress
+from symspec.safety.interrupts import deferring_interrupts, raise_if_interrupted
+from symspec.safety.progress import show_progress
 
 ROOT = Path(__file__).parents[2]
 LIMIT = 60  # seconds, only so that a hang ends
@@ -180,13 +181,13 @@ STARTS = {
 def test_the_command_heeds_signals_while_the_package_is_imported(tmp_path, start):
     """The first thing that the package imports after it is replaced by a signal."""
     words, script = STARTS[start]
-    (tmp_path / "symspec").mkdir()
+    (tmp_path / "symspec/safety").mkdir(parents=True)
     (tmp_path / "symspec/__init__.py").write_text(
-        "import symspec.interrupts\n"
+        "import symspec.safety.interrupts\n"
         "import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(60)\n"
     )
-    source = (ROOT / "symspec/interrupts.py").read_bytes()
-    (tmp_path / "symspec/interrupts.py").write_bytes(source)
+    source = (ROOT / "symspec/safety/interrupts.py").read_bytes()
+    (tmp_path / "symspec/safety/interrupts.py").write_bytes(source)
     if script is not None:
         (tmp_path / "bin").mkdir()
         (tmp_path / "bin" / script).write_text("import symspec\n")
@@ -205,5 +206,5 @@ def test_the_command_heeds_signals_while_the_package_is_imported(tmp_path, start
 def test_the_package_imports_its_interrupts_first():
     tree = ast.parse((ROOT / "symspec/__init__.py").read_text())
     first = next(node for node in tree.body if isinstance(node, ast.ImportFrom | ast.Import))
-    assert first.module == "symspec"
+    assert first.module == "symspec.safety"
     assert [alias.name for alias in first.names] == ["interrupts"]

@@ -22,8 +22,8 @@ from symspec.networks.convolutions import LocallyConnected1D
 from symspec.networks.layers import Activation, Dense, Layer, Standardize
 from symspec.networks.network import Network
 from symspec.networks.shaping import Flatten, Reshape
-from symspec.safety.array_files import open_npz
 from symspec.safety.arrays import check_finite
+from symspec.safety.named_arrays import open_npz
 from symspec.safety.options import check_choice
 
 # the file does not say which; both are in use

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from symspec.errors import FileFormatError, OptionError
-from symspec.safety.array_files import open_npz
 from symspec.safety.file_formats import (
     HDF5_OFFSETS,
     HDF5_START,
@@ -25,7 +24,7 @@ from symspec.safety.file_formats import (
     read_start,
 )
 from symspec.safety.hdf5_files import open_hdf5
-from symspec.safety.named_arrays import NamedArrays
+from symspec.safety.named_arrays import NamedArrays, open_npz
 from symspec.spectra.readers.csv import open_csv
 from symspec.spectra.readers.fits.file import FITS_START, GZIP_START
 from symspec.spectra.readers.fits.layouts import open_fits

@@ -12,8 +12,8 @@ from starnet_files import FLUX, IDS, starnet, write_hdf5, write_npz
 
 from symspec.cli.options import SpectraFile
 from symspec.errors import FileFormatError, OptionError
-from symspec.safety.array_files import open_npz
 from symspec.safety.hdf5_files import open_hdf5
+from symspec.safety.named_arrays import open_npz
 from symspec.spectra.readers.formats import (
     FORMAT_NAMES,
     FORMATS,

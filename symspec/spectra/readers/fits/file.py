@@ -15,9 +15,8 @@ from typing import IO, Any, Protocol
 import numpy as np
 
 from symspec.errors import DataError, FileFormatError
-from symspec.safety.array_files import check_open
 from symspec.safety.file_formats import as_format_error
-from symspec.safety.named_arrays import ALL, LazyArray
+from symspec.safety.named_arrays import ALL, LazyArray, check_open
 from symspec.spectra.names import is_id_name
 
 Hdu = Any  # of astropy, which has no types

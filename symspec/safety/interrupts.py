@@ -1,0 +1,158 @@
+"""Ctrl-C and SIGTERM: none is dropped, none falls where a library does not survive it.
+
+Python drops a `KeyboardInterrupt` that falls into a callback, such as those by which h5py and
+PyTensor are told that an object is gone. Inside `heeding_interrupts`, which `show_progress` is, a
+dropped one is sent again. The package imports this module first, and this one none of it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Timer
+from typing import Any
+
+SECONDS_BEFORE_AGAIN = 0.05  # until an interrupt that was dropped is sent again
+
+
+class _Interrupts:
+    """What the process was asked to do by signals."""
+
+    def __init__(self) -> None:
+        self.asked: int | None = None  # number of the signal
+        self.is_waiting = False
+        self.n_deferring = 0
+        self.hook = sys.__unraisablehook__
+
+    def note(self, number: int, frame: Any) -> None:
+        """Handle a signal: end the work now, or where it can be ended."""
+        self.asked = number
+        self.is_waiting = self.n_deferring > 0
+        if not self.is_waiting:
+            raise KeyboardInterrupt
+
+    def find_dropped(self, dropped: Any) -> None:
+        """Hook for exceptions that Python can raise nowhere: an interrupt is sent again."""
+        if not issubclass(dropped.exc_type, KeyboardInterrupt):
+            self.hook(dropped)
+        elif self.asked is not None and _is_main_thread():
+            again = Timer(SECONDS_BEFORE_AGAIN, self.send_again)
+            again.daemon = True
+            again.start()
+
+    def forget(self) -> None:
+        """Be ready for the next signal."""
+        self.asked = None
+        self.is_waiting = False
+
+    def send_again(self) -> None:
+        if self.asked is None:  # the work has ended since
+            return
+        if self.n_deferring:
+            self.is_waiting = True
+        else:
+            main = ctypes.c_ulong(threading.main_thread().ident or 0)
+            error = ctypes.py_object(KeyboardInterrupt)
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(main, error)
+
+
+_interrupts = _Interrupts()
+
+
+def _is_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
+
+
+@contextmanager
+def heeding_interrupts(numbers: Sequence[int] | None = None) -> Iterator[None]:
+    """Let no interrupt be dropped inside the block.
+
+    The handlers of signals and of dropped exceptions are restored after it. Outside the main
+    thread nothing is changed.
+
+    Parameters
+    ----------
+    numbers : sequence of int, optional
+        The signals that interrupt, each by a `KeyboardInterrupt`; by default that of Ctrl-C, unless
+        somebody else handles it.
+    """
+    if numbers is None:
+        is_free = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        numbers = (signal.SIGINT,) if is_free else ()
+    if not numbers or not _is_main_thread():
+        yield
+        return
+    handlers = {number: signal.signal(number, _interrupts.note) for number in numbers}
+    hook = sys.unraisablehook
+    _interrupts.hook = hook
+    sys.unraisablehook = _interrupts.find_dropped
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        sys.unraisablehook = hook
+        _interrupts.forget()
+
+
+@contextmanager
+def deferring_interrupts() -> Iterator[None]:
+    """Let interrupts wait for the end of the block, or for `raise_if_interrupted` in it.
+
+    It is for libraries that do not survive one.
+    """
+    if not _is_main_thread():
+        yield
+        return
+    with heeding_interrupts():
+        _interrupts.n_deferring += 1
+        try:
+            yield
+        finally:
+            _interrupts.n_deferring -= 1
+        if _interrupts.is_waiting and not _interrupts.n_deferring:
+            raise KeyboardInterrupt
+
+
+def raise_if_interrupted() -> None:
+    """End the work if that was asked for, and the interrupt was dropped or had to wait.
+
+    Raises
+    ------
+    KeyboardInterrupt
+    """
+    if _interrupts.asked is not None and _is_main_thread():
+        raise KeyboardInterrupt
+
+
+def find_signal() -> int | None:
+    """Number of the signal that interrupted the work, or None."""
+    return _interrupts.asked
+
+
+def end_quietly_if_command() -> None:
+    """Be interrupted with one line, if this process was started as the command `symspec`.
+
+    It is called as the package is imported, which takes seconds, until `symspec.cli` heeds signals
+    itself. In any other program it does nothing.
+    """
+    is_script = Path(sys.orig_argv[1]).stem == "symspec" if len(sys.orig_argv) > 1 else False
+    if not is_script and sys.orig_argv[1:3] != ["-m", "symspec.cli"]:
+        return
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) != signal.SIG_IGN:  # as of a command in the background
+            signal.signal(number, _leave)
+
+
+def _leave(number: int, frame: object) -> None:
+    os.write(2, b"Interrupted: nothing was done yet; the same command starts again.\n")
+    os._exit(128 + number)
+
+
+end_quietly_if_command()
