@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
+from functools import cached_property
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -24,6 +25,9 @@ from symspec.networks.star_noise import StarNoise
 from symspec.safety.arrays import as_float_array
 
 LOG_2PI = float(np.log(2 * np.pi))
+# the whiteners of all 2**n sets of observed labels are looked up: one node in place of dozens,
+# which take Numba and C a quarter of a minute to compile
+MAX_LABELS_OF_TABLE = 8
 
 
 class Noise(ABC):
@@ -219,7 +223,7 @@ class GaussianNoise(Noise):
         if not self.is_full:
             weights = _mark_observed(labels, u.dtype) / self.sigma.astype(u.dtype)
             return u * pt.shape_padright(weights, u.ndim - weights.ndim)
-        T = self._eliminate(labels)[0].astype(u.dtype)
+        T = self._find_whiteners(labels)[0].astype(u.dtype)
         is_one_star = labels.ndim == 1
         u = u[None] if is_one_star else u
         z = pt.sum(T * u[:, None, :], axis=-1) if u.ndim == 2 else pt.matmul(T, u)
@@ -228,7 +232,7 @@ class GaussianNoise(Noise):
     def weigh(self, u: Symbol, f: Symbol, labels: Symbol) -> Symbol:
         if not self.is_full:
             return self.whiten(self.whiten(u, f, labels), f, labels)
-        T = self._eliminate(labels)[0].astype(u.dtype)
+        T = self._find_whiteners(labels)[0].astype(u.dtype)
         z = pt.atleast_2d(self.whiten(u, f, labels))
         w = pt.sum(T * z[:, :, None], axis=1)
         return w[0] if labels.ndim == 1 else w
@@ -236,18 +240,35 @@ class GaussianNoise(Noise):
     def _log_det(self, labels: Symbol) -> Symbol:
         """Log det S_n of each star (star,), or a scalar for one star."""
         if self.is_full:
-            log_det = self._eliminate(labels)[1]
+            log_det = self._find_whiteners(labels)[1]
             return log_det[0] if labels.ndim == 1 else log_det
         log_variances = (2 * np.log(self.sigma)).astype(labels.dtype)
         return pt.sum(_mark_observed(labels, labels.dtype) * log_variances, axis=-1)
 
+    def _find_whiteners(self, labels: Symbol) -> tuple[Symbol, Symbol]:
+        """T_n (star, label, label) and log det S_n (star,) of the labels that are observed."""
+        labels = pt.atleast_2d(labels)
+        if len(self.covariance) > MAX_LABELS_OF_TABLE:
+            return self._eliminate(labels)
+        whiteners, log_dets = (table.astype(labels.dtype) for table in self._table)
+        place_values = 2 ** np.arange(len(self.covariance))
+        which = pt.sum((~pt.isnan(labels)) * place_values, axis=1)
+        return pt.constant(whiteners)[which], pt.constant(log_dets)[which]
+
+    @cached_property
+    def _table(self) -> tuple[np.ndarray, np.ndarray]:
+        """Whitener and log determinant of each set of observed labels, a binary number."""
+        C = len(self.covariance)
+        observed = np.arange(2**C)[:, None] >> np.arange(C) & 1 == 1
+        stars = StarNoise(observed, self.covariance)
+        return stars.whiteners, stars.log_dets
+
     def _eliminate(self, labels: Symbol) -> tuple[Symbol, Symbol]:
-        """T_n (star, label, label) and log det S_n (star,), by elimination without missing labels.
+        """T_n and log det S_n (star,), by elimination without missing labels.
 
         It is a Cholesky factorisation written out label by label and vectorised over stars, so that
         every backend runs it, and a missing label costs nothing but a mask.
         """
-        labels = pt.atleast_2d(labels)
         C = len(self.covariance)
         dtype = labels.dtype
         observed = _mark_observed(labels, dtype)

@@ -38,12 +38,15 @@ class StarNoise:
         return np.matmul(self.whiteners.transpose(0, 2, 1), self.whiteners)
 
     @cached_property
+    def log_dets(self) -> np.ndarray:
+        """Log det S_n (star,) of the observed labels."""
+        pairs, which = self._distinct
+        return np.array([np.linalg.slogdet(S[np.ix_(seen, seen)])[1] for S, seen in pairs])[which]
+
+    @property
     def log_det(self) -> float:
         """Sum over stars of log det S_n of the observed labels."""
-        pairs, which = self._distinct
-        log_dets = [np.linalg.slogdet(S[np.ix_(seen, seen)])[1] for S, seen in pairs]
-        counts = np.bincount(which)
-        return float(sum(n * value for n, value in zip(counts, log_dets, strict=True)))
+        return float(np.sum(self.log_dets))
 
     @property
     def _distinct(self) -> tuple[list[tuple[np.ndarray, np.ndarray]], np.ndarray]:

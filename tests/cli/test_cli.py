@@ -288,6 +288,7 @@ def test_audit_compares_on_the_stars_given(work, tmp_path, stars):
     np.testing.assert_allclose(table["QUANTILE"], expected.quantile, rtol=1e-12)
 
 
+@pytest.mark.usefixtures("numba_cache")
 def test_hmc_compares_draws_writes_and_marks(work, tmp_path):
     path, table, figures, marked = (
         tmp_path / name for name in ("draws.nc", "table.ecsv", "figures", "marked.h5")

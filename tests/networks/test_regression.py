@@ -12,6 +12,7 @@ from symspec.derivatives.backends import find_mode
 from symspec.derivatives.compiled import compile_objective
 from symspec.errors import DataError, OptionError, ShapeError, SymspecError
 from symspec.networks.network import mlp
+from symspec.networks.noise import MAX_LABELS_OF_TABLE
 from symspec.networks.prior import prior_precision_from_weight_decay
 from symspec.networks.regression import Regression
 
@@ -123,9 +124,10 @@ def test_whitening_and_weighing_are_the_inverse_of_the_observed_noise(problem, c
         assert_allclose(np.stack([w[n] for w in columns], axis=1), expected, rtol=1e-10, atol=1e-14)
 
 
-def test_correlated_noise_of_dozens_of_labels_compiles_and_skips_missing_ones():
+@pytest.mark.parametrize("C", [MAX_LABELS_OF_TABLE, MAX_LABELS_OF_TABLE + 1, 30])
+def test_correlated_noise_of_many_labels_compiles_and_skips_missing_ones(C):
     """Against a density for each star; a graph number by number took a quarter hour to compile."""
-    rng, C = np.random.default_rng(2), 30
+    rng = np.random.default_rng(2)
     root, Y = rng.normal(size=(C, C)), rng.normal(size=(20, C))
     Y[rng.random(Y.shape) < 0.3] = np.nan
     Y[3] = np.nan

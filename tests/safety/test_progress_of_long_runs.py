@@ -91,6 +91,7 @@ def test_jacobians_count_stars(problem, steps, follow, tmp_path, pieces_of_eight
     assert os.listdir(tmp_path) == ["j.h5"]
 
 
+@pytest.mark.usefixtures("numba_cache")
 def test_chains_count_draws_of_all_chains_with_adaptation(problem, steps, follow):
     p = problem
     counts = {"n_draws": 20, "n_tune": 25, "n_chains": 2, "n_importance": 1}
@@ -100,6 +101,7 @@ def test_chains_count_draws_of_all_chains_with_adaptation(problem, steps, follow
     assert steps == [("sampling", done, 90, {}) for done in range(91)]
 
 
+@pytest.mark.usefixtures("numba_cache")
 def test_a_sampler_without_a_hook_tells_its_beginning_and_its_end(problem, steps, follow):
     pytest.importorskip("nutpie")
     p = problem
