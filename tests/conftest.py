@@ -47,9 +47,14 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     threadpool_limits(1)
 
 
+# the files that take longest, longest first: no core should wait for one of them at the end
+LONGEST = ("examples", "compiled", "hmc", "deep_networks", "graphs", "cli", "resumed_calls")
+LONGEST += ("evidence", "matrices", "archives", "newton", "units", "registry", "demo")
+
+
 def pytest_collection_modifyitems(items):
-    """The examples first: no other file takes as long, and no core should wait for its end."""
-    items.sort(key=lambda item: not item.path.match("test_examples.py"))
+    rank = {f"test_{name}": place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))
 
 
 N_STARS, N_PIXELS = 7, 5

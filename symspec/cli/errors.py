@@ -62,6 +62,19 @@ MaxDistance = Annotated[
         help="Flag spectra farther from the training spectra, 99 % of which are nearer than 1."
     ),
 ]
+MaxNewtonShift = Annotated[
+    float,
+    typer.Option(
+        help="Flag labels that a Newton step of the weights would move by more model deviations."
+    ),
+]
+Center = Annotated[
+    Literal["weights", "linearized"],
+    typer.Option(
+        help="Labels of the network as trained, or linearised there and taken to its own minimum,"
+        " for which the model errors are exact wherever training stopped."
+    ),
+]
 CalibrationFile = Annotated[
     Path | None,
     typer.Option(
@@ -83,6 +96,8 @@ def errors(
     max_bad_fraction: MaxBad = 0.1,
     min_snr: MinSnr = 20.0,
     max_distance: MaxDistance = 1.5,
+    max_newton_shift: MaxNewtonShift = 0.5,
+    center: Center = "weights",
     calibrate_on: CalibrationFile = None,
     restart: Restart = False,
     overwrite: Overwrite = False,
@@ -97,18 +112,23 @@ def errors(
     may_exist = overwrite or is_finished(catalogue)
     check_output(catalogue, may_exist, tuple(SUFFIXES), *inputs)
     limits = FlagOptions(
-        edge=edge, max_bad_fraction=max_bad_fraction, min_snr=min_snr, max_distance=max_distance
+        edge=edge,
+        max_bad_fraction=max_bad_fraction,
+        min_snr=min_snr,
+        max_distance=max_distance,
+        max_newton_shift=max_newton_shift,
     )
     laplace = read_laplace(model)
     reading = parse_reading(uncertainty, read)
     calibration = None
     if calibrate_on is not None:
-        calibration = _calibrate(laplace, calibrate_on, reading, resample)
+        calibration = _calibrate(laplace, center, calibrate_on, reading, resample)
     with offer_to_resume(catalogue):
         survey = predict_survey(
             catalogue,
             laplace,
             spectra,
+            center=center,
             flag_options=limits,
             calibration=calibration,
             dialect=dialect,
@@ -122,10 +142,15 @@ def errors(
 
 
 def _calibrate(
-    laplace: LaplacePosterior, path: Path, reading: dict[str, Any], resample: str | None
+    laplace: LaplacePosterior,
+    center: str,
+    path: Path,
+    reading: dict[str, Any],
+    resample: str | None,
 ) -> ErrorCalibration:
     stars = read_labelled_spectra(path, laplace.reg.net.label_names, reading)
-    prediction = laplace.predict(fit_to_network(laplace.reg.net, stars, resample))
+    fitted = fit_to_network(laplace.reg.net, stars, resample)
+    prediction = laplace.predict(fitted, center=center)
     return calibrate_errors(prediction, np.asarray(stars.labels), source=path.name)
 
 

@@ -169,7 +169,7 @@ def finish(
             )
             theta = polished.theta
         show("inverting the Hessian", 0, None)
-        return fit_laplace(
+        laplace = fit_laplace(
             reg,
             theta,
             spectra,
@@ -178,6 +178,9 @@ def finish(
             require_minimum=False,
             progress=show,
         )
+        show("looking whether it is a minimum", 0, None)
+        laplace.certificate.decide()
+    return laplace
 
 
 def offer_to_resume(output: Path) -> AbstractContextManager[None]:

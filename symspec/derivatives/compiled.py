@@ -77,6 +77,26 @@ def compile_jacobian(
     )
 
 
+def compile_linearized_flux_jacobian(
+    net: Network, step: np.ndarray, *, backend: str = "auto", dtype: str = "float64"
+) -> PerStarFunction:
+    """Compile the flux Jacobian of the network linearised at theta, a step (param,) from there.
+
+    `fn(theta, X)` -> (star, label, pixel); one spectrum drops the star axis.
+    """
+    blocks = net.unpack(step)
+    n_passes = 4 * min(net.n_labels, net.n_pixels)
+    floats = 2 * n_passes * net.floats_per_star + 2 * net.n_labels * net.n_pixels
+    return PerStarFunction(
+        net,
+        lambda params, flux: graphs.build_linearized_flux_jacobian(net, params, flux, blocks),
+        [(net.n_labels, net.n_pixels)],
+        floats,
+        backend,
+        dtype,
+    )
+
+
 def compile_tangent_factors(
     net: Network, *, backend: str = "auto", dtype: str = "float64"
 ) -> PerStarFunction:

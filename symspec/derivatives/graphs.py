@@ -58,6 +58,17 @@ def build_flux_jacobian(net: Network, params: Params, flux: Symbol) -> Symbol:
     return _over_stars([J], one, flux)[0]
 
 
+def build_linearized_flux_jacobian(
+    net: Network, params: Params, flux: Symbol, step: Params
+) -> Symbol:
+    r"""Flux Jacobian (star, label, pixel) of :math:`f + \partial f / \partial\theta \cdot step`."""
+    J = build_flux_jacobian(net, params, flux)
+    names = list(params)
+    tangents = [_as_dtype(step[name], J) for name in names]
+    (change,) = _push_forward([J], [params[name] for name in names], tangents)
+    return J + change
+
+
 def build_tangent_factors(net: Network, params: Params, flux: Symbol) -> TangentFactors:
     """Inputs and cotangents of every layer for flux (star, pixel)."""
     one = pt.vector("spectrum", dtype=flux.dtype, shape=(net.n_pixels,))
@@ -202,7 +213,8 @@ def _push_forward(
     normalisation the gradient of beta is on the way to that of gamma.
     """
     cotangents = [output.zeros_like() for output in outputs]
-    pulled = pullback([output.copy() for output in outputs], inputs, cotangents)
+    copies = [output.copy() for output in outputs]
+    pulled = pullback(copies, inputs, cotangents, disconnected_inputs="ignore")
     ends = [part.copy() for part in pulled]
     return pullback(ends, cotangents, tangents, disconnected_inputs="ignore")
 

@@ -8,7 +8,7 @@ that is read predicts as the one written, bit by bit.
 from __future__ import annotations
 
 import os
-from dataclasses import fields
+from dataclasses import asdict, fields
 from typing import Any
 
 import numpy as np
@@ -28,7 +28,7 @@ from symspec.files.archive_format import (
 )
 from symspec.files.layer_archives import check_layers, read_layer, write_layer
 from symspec.inverse_hessian.choice import CURVATURES, INVERSES
-from symspec.laplace.certificate import Certificate
+from symspec.laplace.certificate import Certificate, LowestCurvature
 from symspec.laplace.posterior import LaplacePosterior
 from symspec.laplace.training_space import TrainingSpace
 from symspec.networks.layers import Layer
@@ -208,6 +208,8 @@ def write_laplace(
         write_attribute(group, "dtype", laplace.dtype)
         write_array(group, "flux_mean", laplace.flux_mean)
         write_array(group, "label_range", laplace.label_range)
+        if laplace.gradient is not None:
+            write_array(group, "gradient", laplace.gradient)
         if laplace.hmc_verdict:
             write_strings(group, "hmc_verdict", laplace.hmc_verdict)
         _write_certificate(group.create_group("certificate"), laplace.certificate)
@@ -241,14 +243,15 @@ def read_laplace(path: str | os.PathLike[str]) -> LaplacePosterior:
         structure = archive.attribute("laplace", "structure", str)
         backend = archive.attribute("laplace", "backend", str)
         dtype = archive.attribute("laplace", "dtype", str)
-        check_choice(structure, "structure", tuple(INVERSES))
-        is_checked = "hmc_verdict" in archive.find("laplace")
+        kind = INVERSES[check_choice(structure, "structure", tuple(INVERSES))]
+        there = archive.find("laplace")
+        gradient = None  # in a file of symspec 0.1
+        if "gradient" in there:
+            gradient = archive.array("laplace/gradient", (net.n_params,), finite=True)
         return LaplacePosterior(
             reg=reg,
             theta=theta,
-            inverse_hessian=INVERSES[structure].from_arrays(
-                archive, "laplace/inverse_hessian", reg
-            ),
+            inverse_hessian=kind.from_arrays(archive, "laplace/inverse_hessian", reg),
             certificate=_read_certificate(archive, net.n_labels),
             negative_log_posterior=archive.attribute("laplace", "negative_log_posterior", float),
             curvature=check_choice(curvature, "curvature", CURVATURES),
@@ -258,8 +261,11 @@ def read_laplace(path: str | os.PathLike[str]) -> LaplacePosterior:
             label_range=archive.array("laplace/label_range", (2, net.n_labels)),
             backend=check_choice(backend, "backend", BACKENDS),
             dtype=check_choice(dtype, "dtype", DTYPES),
-            hmc_verdict=tuple(archive.strings("laplace/hmc_verdict")) if is_checked else (),
+            hmc_verdict=tuple(archive.strings("laplace/hmc_verdict"))
+            if "hmc_verdict" in there
+            else (),
             training_space=_read_training_space(archive, net.n_pixels),
+            gradient=gradient,
         )
 
 
@@ -291,12 +297,12 @@ def _write_regression(file: Any, reg: Regression) -> None:
 
 
 def _write_certificate(group: Any, certificate: Certificate) -> None:
-    for field in fields(Certificate):
-        value = getattr(certificate, field.name)
-        if field.name == "newton_shift":
-            write_array(group, field.name, np.asarray(value, np.float64))
-        else:
-            write_attribute(group, field.name, value)
+    write_attribute(group, "gradient_norm", certificate.gradient_norm)
+    write_attribute(group, "newton_decrement", certificate.newton_decrement)
+    write_array(group, "newton_shift", np.asarray(certificate.newton_shift, np.float64))
+    if certificate.known is not None:
+        for name, value in asdict(certificate.known).items():
+            write_attribute(group, name, value)
 
 
 def _write_training_space(group: Any, space: TrainingSpace) -> None:
@@ -362,22 +368,16 @@ def _read_noise(archive: Archive, n_labels: int) -> Noise:
 
 def _read_certificate(archive: Archive, n_labels: int) -> Certificate:
     place = "laplace/certificate"
-
-    def read(name: str) -> float:
-        return archive.attribute(place, name, float)
-
-    largest = np.nan  # in files of symspec 0.1
-    if "largest_eigenvalue" in archive.find(place).attrs:
-        largest = read("largest_eigenvalue")
+    there = archive.find(place).attrs
+    names = [field.name for field in fields(LowestCurvature)]
+    known = {name: archive.attribute(place, name, float) for name in names if name in there}
+    # symspec 0.1 wrote two of them, and nobody may have asked for any
+    lowest = LowestCurvature(**(dict.fromkeys(names, np.nan) | known)) if known else None
     return Certificate(
-        gradient_norm=read("gradient_norm"),
-        newton_decrement=read("newton_decrement"),
-        smallest_eigenvalue=read("smallest_eigenvalue"),
-        eigenvalue_error=read("eigenvalue_error"),
-        largest_eigenvalue=largest,
+        gradient_norm=archive.attribute(place, "gradient_norm", float),
+        newton_decrement=archive.attribute(place, "newton_decrement", float),
         newton_shift=archive.array(f"{place}/newton_shift", (n_labels,)),
-        is_minimum=archive.attribute(place, "is_minimum", bool),
-        message=archive.attribute(place, "message", str),
+        lowest=lowest,
     )
 
 

@@ -22,6 +22,7 @@ _NAMES = {  # {0} is the label, {1} the part of the error
     "upper": {
         "total": "{0}_ERR",
         "part": "{0}_{1}_ERR",
+        "shift": "{0}_NEWTON_SHIFT",
         "flags": "{0}_FLAGS",
         "truth": "{0}_TRUE",
         "total_cov": "COV",
@@ -30,6 +31,7 @@ _NAMES = {  # {0} is the label, {1} the part of the error
     "lower": {
         "total": "e_{0}",
         "part": "e_{0}_{1}",
+        "shift": "{0}_newton_shift",
         "flags": "f_{0}",
         "truth": "{0}_true",
         "total_cov": "cov",
@@ -42,6 +44,11 @@ _PARTS = {
     "FLUX": "flux-error",
     "NOISE": "noise (label scatter)",
 }
+_CENTERS = {
+    "weights": "labels of the network at its weights",
+    "linearized": "labels of the network linearised at its weights, at its minimum",
+}
+_OF_LABEL = ("total", "shift", "flags", "truth")
 _QUALITY = ("FLAGS", "N_BAD_PIXELS", "SNR", "FLUX_DISTANCE")
 _FITS_OWN = re.compile(
     r"SIMPLE|XTENSION|BITPIX|NAXIS\d*|[PG]COUNT|TFIELDS|THEAP|EXTNAME|EXTVER|EXTLEVEL|EXTEND|"
@@ -100,7 +107,7 @@ def list_columns(label_names: Sequence[str], dialect: str) -> list[str]:
     listed = ["ID", *_QUALITY, names["total_cov"]]
     listed += [names["part_cov"].format("", part) for part in parts]
     for label in name_labels(label_names):
-        listed += [label, *(names[kind].format(label) for kind in ("total", "flags", "truth"))]
+        listed += [label, *(names[kind].format(label) for kind in _OF_LABEL)]
         listed += [names["part"].format(label, part) for part in (*parts, "CAL")]
     listed = [fold(name) for name in listed]
     _refuse_duplicates(listed)
@@ -148,6 +155,10 @@ def _list_labels(
             calibrated = calibration.factor[i] * errors[""][:, i]
             description = f"calibrated standard deviation of {name}, see CALFROM"
             yield names["part"].format(name, "CAL"), Column(calibrated, unit, description)
+        if prediction.newton_shift is not None:
+            description = f"what a Newton step would change in {name}, in units of its model error"
+            column = Column(prediction.newton_shift[:, i], "", description)
+            yield names["shift"].format(name), column
         if prediction.label_flags is not None:
             description = f"bits of FLAGS that concern {name} alone"
             column = Column(prediction.label_flags[:, i], "", description)
@@ -247,6 +258,7 @@ def build_header(
     for i, (name, unit) in enumerate(labels, 1):
         header[f"LABEL{i}"] = name
         header[f"UNIT{i}"] = unit
+    header["CENTER"] = _CENTERS[prediction.center]
     header["ERRTYPE"] = "columns of errors are standard deviations"
     header["FLUXERR"] = bool(prediction.has_flux_errors)
     header |= _describe_flags(prediction)
@@ -271,6 +283,7 @@ def _describe_flags(prediction: Prediction) -> dict[str, Any]:
     described["MAXBAD"] = limits.max_bad_fraction
     described["MINSNR"] = limits.min_snr
     described["MAXDIST"] = limits.max_distance
+    described["MAXSHIFT"] = limits.max_newton_shift
     missing = []
     if not prediction.has_flux_errors:
         missing.append(f"{Flag.LOW_SNR.value} (no errors of the flux)")

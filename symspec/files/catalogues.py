@@ -60,30 +60,32 @@ def write_catalogue(
 ) -> None:
     """Write predicted labels with their error budget as a table, one row a star.
 
-    ==============  ==============  ====================================================
-    upper           lower           content
-    ==============  ==============  ====================================================
-    ID              id              the star
-    TEFF            teff            a label, followed by columns of the same kind:
-    TEFF_ERR        e_teff          its total standard deviation
-    TEFF_MODEL_ERR  e_teff_model    the part of it from the weights
-    TEFF_FLUX_ERR   e_teff_flux     the part from the errors of the flux
-    TEFF_NOISE_ERR  e_teff_noise    the part from the scatter of the training labels
-    TEFF_CAL_ERR    e_teff_cal      TEFF_ERR times the factor of `calibration`
-    TEFF_FLAGS      f_teff          the bits of FLAGS that concern this label alone
-    TEFF_TRUE       teff_true       its known value
-    COV             cov             total covariance (label, label) in products of units
-    MODEL_COV       cov_model       its parts, as above
-    FLUX_COV        cov_flux
-    NOISE_COV       cov_noise
-    FLAGS           flags           bits of `Flag`
-    N_BAD_PIXELS    n_bad_pixels    see `Prediction`
-    SNR             snr             see `Prediction`
-    FLUX_DISTANCE   flux_distance   see `Prediction`
-    ==============  ==============  ====================================================
+    =================  =================  ==============================================
+    upper              lower              content
+    =================  =================  ==============================================
+    ID                 id                 the star
+    TEFF               teff               a label, followed by columns of the same kind:
+    TEFF_ERR           e_teff             its total standard deviation
+    TEFF_MODEL_ERR     e_teff_model       the part of it from the weights
+    TEFF_FLUX_ERR      e_teff_flux        the part from the errors of the flux
+    TEFF_NOISE_ERR     e_teff_noise       the part from the scatter of the training labels
+    TEFF_CAL_ERR       e_teff_cal         TEFF_ERR times the factor of `calibration`
+    TEFF_NEWTON_SHIFT  teff_newton_shift  see `Prediction`
+    TEFF_FLAGS         f_teff             the bits of FLAGS that concern this label alone
+    TEFF_TRUE          teff_true          its known value
+    COV                cov                total covariance (label, label) in products of units
+    MODEL_COV          cov_model          its parts, as above
+    FLUX_COV           cov_flux
+    NOISE_COV          cov_noise
+    FLAGS              flags              bits of `Flag`
+    N_BAD_PIXELS       n_bad_pixels       see `Prediction`
+    SNR                snr                see `Prediction`
+    FLUX_DISTANCE      flux_distance      see `Prediction`
+    =================  =================  ==============================================
 
     Columns without content (no flux errors, no known labels, ...) are left out. The header gives
-    versions, the order and units of the labels (LABEL1, UNIT1, ...), the meanings of the flags
+    versions, the order and units of the labels (LABEL1, UNIT1, ...), what they are (CENTER), the
+    meanings of the flags
     (FLAG1, FLAG2, FLAG4, ..., by the value of the bit), their limits, the flags that could not be
     evaluated (NOTEVAL), and the source of a calibration (CALFROM, CAL1, ...). Nothing depends on
     the time or the place of writing.

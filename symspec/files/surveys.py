@@ -50,6 +50,7 @@ def predict_survey(
     laplace: LaplacePosterior,
     spectra: Any,
     *,
+    center: str = "weights",
     flag_options: FlagOptions | None = None,
     calibration: ErrorCalibration | None = None,
     dialect: str = "upper",
@@ -73,6 +74,8 @@ def predict_survey(
     laplace : LaplacePosterior
     spectra : path, Spectra, or what else `symspec.read_spectra` takes
         A file of any length, or spectra in memory.
+    center : {"weights", "linearized"}
+        As for `LaplacePosterior.predict`.
     flag_options : FlagOptions, optional
         Limits beyond which stars are flagged.
     calibration : ErrorCalibration, optional
@@ -115,18 +118,18 @@ def predict_survey(
         ids = source.read_ids()
         if ids is not None:
             check_catalogue(path, net.label_names, net.label_units, ids, dialect=dialect)
-        plan = _plan(laplace, source, limits, resample)
+        plan = _plan(laplace, source, center, limits, resample)
         most = laplace.inverse_hessian.stars_a_piece or MOST_STARS
         size = find_piece_size(8 * net.n_pixels, most)
         read = partial(_read_piece, source, net, resample)
-        find = partial(_predict_piece, laplace, limits)
+        find = partial(_predict_piece, laplace, center, limits)
         with open_run(
             path, plan, source.n_stars, size, overwrite=overwrite, restart=restart
         ) as run:
             with show_pieces(progress, show, run) as follow:
                 run.compute(read, find, stage="predicting", progress=follow)
             arrays = run.load()
-            survey = _build_survey(arrays, net, limits)
+            survey = _build_survey(arrays, net, center, limits)
             write = partial(
                 write_catalogue,
                 prediction=survey.prediction,
@@ -150,13 +153,18 @@ class _Piece:
 
 
 def _plan(
-    laplace: LaplacePosterior, source: SpectraSource, limits: FlagOptions, resample: str | None
+    laplace: LaplacePosterior,
+    source: SpectraSource,
+    center: str,
+    limits: FlagOptions,
+    resample: str | None,
 ) -> dict[str, Any]:
     """Everything that the pieces depend on."""
     return {
         "run": "errors",
         "model": find_fingerprint(describe_posterior(laplace)),
         **source.identity(),
+        "center": center,
         **asdict(limits),
         **find_versions(),
         "resample": resample,
@@ -176,10 +184,10 @@ def _read_piece(
 
 
 def _predict_piece(
-    laplace: LaplacePosterior, limits: FlagOptions, piece: _Piece
+    laplace: LaplacePosterior, center: str, limits: FlagOptions, piece: _Piece
 ) -> dict[str, np.ndarray]:
     """Arrays of a prediction, and what a catalogue takes from the spectra."""
-    prediction = laplace.predict(piece.fitted, flag_options=limits, progress=False)
+    prediction = laplace.predict(piece.fitted, center=center, flag_options=limits, progress=False)
     truth = match_labels(piece.stars, laplace.reg.net)
     arrays = prediction.to_arrays()
     if piece.stars.ids is not None:
@@ -191,7 +199,9 @@ def _predict_piece(
     return arrays
 
 
-def _build_survey(arrays: Mapping[str, np.ndarray], net: Network, limits: FlagOptions) -> Survey:
+def _build_survey(
+    arrays: Mapping[str, np.ndarray], net: Network, center: str, limits: FlagOptions
+) -> Survey:
     """The whole survey from the joined arrays of its pieces."""
     prediction = Prediction.from_arrays(
         arrays,
@@ -199,6 +209,7 @@ def _build_survey(arrays: Mapping[str, np.ndarray], net: Network, limits: FlagOp
         label_names=net.label_names,
         label_units=net.label_units,
         flag_options=limits,
+        center=center,
     )
     return Survey(
         prediction=prediction, ids=arrays.get("ids"), true_labels=arrays.get("true_labels")

@@ -35,21 +35,26 @@ True
 How to read it
 --------------
 Certificate
-    A^-1 is a covariance only at a minimum of U. `laplace.certificate` carries |gradient|, the
-    Newton decrement in nats and the smallest eigenvalue of the exact Hessian. Weights that were
-    stopped early fail it: symspec warns, flags every star, and `symspec.polish` goes to the
-    minimum. An indefinite exact Hessian (``curvature="hessian"`` at a saddle) raises
-    `NotPositiveDefiniteError` with its eigenvalue: polish, or use the Gauss-Newton matrix.
+    A^-1 is a covariance only at a minimum of U. `laplace.certificate` carries |gradient| and the
+    Newton decrement in nats; `certificate.is_minimum` looks for a direction in which U curves down,
+    in a few products with the exact Hessian, when it is first asked. Weights that were stopped
+    early fail it: symspec warns, and `symspec.polish` goes to the minimum. Where they are to stay,
+    `prediction.newton_shift` says for each label of each star what the rest of the way would
+    change, in units of its model error, flag 8 marks those that it would move by more than half of
+    it, and ``predict(..., center="linearized")`` gives the labels of the linearised network at its
+    own minimum, around which the error bars are exact. An indefinite exact Hessian
+    (``curvature="hessian"`` at a saddle) raises `NotPositiveDefiniteError` with its eigenvalue:
+    polish, or use the Gauss-Newton matrix.
 ``ivar = 0``
     No information: the pixel is replaced by its training mean and counted in `n_bad_pixels` and the
     flags. It never counts as a pixel without error.
 Flags
     `Flag` has their names and meanings: 1 failed, 2 outside the range of the training labels, 4
-    pixels without information, 8 not at a minimum, 16 model error approximate, an upper bound, or
-    an interval wider than 5 %, 32 contradicted by Hamiltonian Monte Carlo, 64 near the edge of the
-    range, 128 many bad pixels, 256 low signal-to-noise, 512 a spectrum unlike the training spectra.
-    Those of one label are in `label_flags`, too (`TEFF_FLAGS` in a catalogue). The limits are
-    `FlagOptions`, and in the catalogue's header.
+    pixels without information, 8 a Newton step would move the label, 16 model error approximate, an
+    upper bound, or an interval wider than 5 %, 32 contradicted by Hamiltonian Monte Carlo, 64 near
+    the edge of the range, 128 many bad pixels, 256 low signal-to-noise, 512 a spectrum unlike the
+    training spectra. Those of one label are in `label_flags`, too (`TEFF_FLAGS` in a catalogue).
+    The limits are `FlagOptions`, and in the catalogue's header.
 Noise and flux errors
     `sigma_noise` as `tune` finds it holds what the training spectra's own flux errors do to the
     labels. For new spectra as noisy as those, `flux_cov` counts that a second time, and the total

@@ -16,7 +16,13 @@ from symspec.derivatives.functions import check_stars
 from symspec.errors import NotAtMinimumError, NotAtMinimumWarning
 from symspec.inverse_hessian.builder import InverseBuilder
 from symspec.inverse_hessian.interface import InverseHessian
-from symspec.laplace.certificate import Certificate, certify
+from symspec.laplace.certificate import (
+    DENSE_LIMIT,
+    Certificate,
+    LowestCurvature,
+    count_products,
+    find_lowest_curvature,
+)
 from symspec.laplace.identity import describe_regression
 from symspec.laplace.posterior import LaplacePosterior
 from symspec.laplace.training_space import describe_training
@@ -67,8 +73,9 @@ def fit_laplace(
         corrected eigenvalues), "diagonal", "last_layer", and "low_rank", whose variances are upper
         bounds.
     require_minimum : bool, optional
-        By default weights that are not at a minimum give a warning with the numbers, and a flag on
-        every star. True raises instead, False keeps only the flags.
+        By default weights that are not at a stationary point give a warning with the numbers, and
+        flags on the stars whose labels a Newton step would move. True raises instead, also at a
+        saddle point, False keeps only the flags.
     backend, dtype : str
         Passes through the network; factorisations are always in float64.
     memory : str, default "8GB"
@@ -120,9 +127,9 @@ def fit_laplace(
             checkpoint=Checkpoint(resume, fingerprint, show),
         )
         inverse = builder.build(theta)
-    U, certificate = _certify(builder, inverse, theta)
+    U, gradient, certificate = _certify(builder, inverse, theta)
     _report_minimum(certificate, require_minimum)
-    return _build_posterior(builder, theta, inverse, U, certificate)
+    return _build_posterior(builder, theta, inverse, U, gradient, certificate)
 
 
 def _build_posterior(
@@ -130,6 +137,7 @@ def _build_posterior(
     theta: np.ndarray,
     inverse: InverseHessian,
     U: float,
+    gradient: np.ndarray,
     certificate: Certificate,
 ) -> LaplacePosterior:
     flux_mean = builder.X.mean(axis=0, dtype=np.float64)
@@ -138,6 +146,7 @@ def _build_posterior(
         theta=theta,
         inverse_hessian=inverse,
         certificate=certificate,
+        gradient=gradient,
         negative_log_posterior=U,
         curvature=builder.curvature,
         structure=builder.structure,
@@ -157,42 +166,72 @@ def _find_label_range(Y: np.ndarray) -> np.ndarray:
 
 def _certify(
     builder: InverseBuilder, inverse: InverseHessian, theta: np.ndarray
-) -> tuple[float, Certificate]:
-    """U, and the certificate over the parameters that vary."""
-    free = inverse.free
-    cheap = inverse.cheap()
-    backend = builder.backend
-    dtype = builder.dtype
-    reg = builder.reg
-    at = theta
-    X = builder.X
-    inside = free
-    rest = 0.0
-    head = inverse.head(reg, theta)
-    if head is not None:  # the parameters held fixed are passed through once
-        rest = reg.negative_log_prior_of_held(theta, free)
-        reg = head.reg
-        inside = slice(None)
-        at = theta[free]
-        X = head.find_features(X, backend=backend, dtype=dtype)
+) -> tuple[float, np.ndarray, Certificate]:
+    """U, its gradient (param,), and the certificate, over the parameters that vary."""
+    stars = _FreeParameters(builder, inverse, theta)
+    U, gradient = stars.differentiate()
+    step = inverse.cheap() @ gradient
+    search = stars.find_lowest_curvature
+    is_small = inverse.free.stop - inverse.free.start <= DENSE_LIMIT
+    certificate = Certificate(
+        gradient_norm=float(np.abs(gradient).max()),
+        newton_decrement=0.5 * float(gradient @ step),
+        newton_shift=_rms_newton_shift(builder, theta, step),
+        lowest=search() if is_small else None,
+        search=None if is_small else search,
+    )
+    return U, gradient, certificate
 
-    def embed(v: np.ndarray, size: int = theta.size, where: slice = free) -> np.ndarray:
-        out = np.zeros(size)
-        out[where] = v.ravel()
-        return out
 
-    objective = compiled.compile_objective(reg, backend=backend, dtype=dtype)
-    U, gradient = objective(at, X, builder.Y)
-    gradient = np.asarray(gradient[inside], np.float64)
-    product = compiled.compile_hessian_vector_product(reg, backend=backend, dtype=dtype)
-    n = free.stop - free.start
-    restricted = LinearOperator((n, n), matvec=lambda v: (cheap @ embed(v))[free], dtype=np.float64)
-    shift = _rms_newton_shift(builder, theta, cheap @ embed(gradient))
+class _FreeParameters:
+    """U as a function of the parameters that vary; those held fixed are passed through once."""
 
-    def hessian_product(v: np.ndarray) -> np.ndarray:
-        return product(at, X, builder.Y, embed(v, at.size, inside))[inside].astype(np.float64)
+    def __init__(self, builder: InverseBuilder, inverse: InverseHessian, theta: np.ndarray):
+        self.inverse = inverse
+        self.reg = builder.reg
+        self.theta = theta
+        self.X = builder.X
+        self.Y = builder.Y
+        self.inside = inverse.free
+        self.passes = {"backend": builder.backend, "dtype": builder.dtype}
+        self.rest = 0.0
+        head = inverse.head(builder.reg, theta)
+        if head is not None:
+            self.rest = builder.reg.negative_log_prior_of_held(theta, inverse.free)
+            self.reg = head.reg
+            self.theta = theta[inverse.free]
+            self.X = head.find_features(builder.X, **self.passes)
+            self.inside = slice(None)
 
-    return U + rest, certify(gradient, restricted, hessian_product, shift, len(X))
+    def differentiate(self) -> tuple[float, np.ndarray]:
+        """U, and its gradient (param,), zero for what is held fixed."""
+        objective = compiled.compile_objective(self.reg, **self.passes)
+        U, gradient = objective(self.theta, self.X, self.Y)
+        free = np.asarray(gradient[self.inside], np.float64)
+        return U + self.rest, _embed(free, self.inverse.shape[0], self.inverse.free)
+
+    def find_lowest_curvature(self) -> LowestCurvature:
+        product = compiled.compile_hessian_vector_product(self.reg, **self.passes)
+        free = self.inverse.free
+        cheap = self.inverse.cheap()
+        n = free.stop - free.start
+
+        def multiply(v: np.ndarray) -> np.ndarray:
+            v = _embed(v, self.theta.size, self.inside)
+            return product(self.theta, self.X, self.Y, v)[self.inside].astype(np.float64)
+
+        restricted = LinearOperator(
+            (n, n),
+            matvec=lambda v: (cheap @ _embed(v, cheap.shape[0], free))[free],
+            dtype=np.float64,
+        )
+        return find_lowest_curvature(multiply, restricted, count_products(n, len(self.X)))
+
+
+def _embed(v: np.ndarray, size: int, where: slice) -> np.ndarray:
+    out = np.zeros(size)
+    out[where] = v.ravel()
+    return out
 
 
 def _rms_newton_shift(builder: InverseBuilder, theta: np.ndarray, step: np.ndarray) -> np.ndarray:
@@ -202,11 +241,20 @@ def _rms_newton_shift(builder: InverseBuilder, theta: np.ndarray, step: np.ndarr
 
 
 def _report_minimum(certificate: Certificate, require_minimum: bool | None) -> None:
-    if certificate.is_minimum or require_minimum is False:
+    """Warn, or raise, unless the weights are at a minimum as far as is known.
+
+    Only `require_minimum` is worth a search for the Hessian's sign.
+    """
+    if require_minimum is False:
+        return
+    is_saddle = certificate.known is not None and certificate.sign != "positive"
+    is_far = not certificate.is_stationary
+    if not (is_far or is_saddle or (require_minimum and not certificate.is_minimum)):
         return
     advice = (
-        "Train on, or run symspec.polish; error bars from here are those of the linearised model"
-        " and flagged on every star (require_minimum=False silences this)."
+        "Train on, or run symspec.polish; error bars from here are those of the linearised model,"
+        " and stars whose labels a Newton step would move much are flagged (require_minimum=False"
+        " silences this)."
     )
     if require_minimum:
         raise NotAtMinimumError(f"the weights are {certificate.message} {advice}", certificate)

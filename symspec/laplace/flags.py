@@ -35,7 +35,9 @@ _MEANINGS = {
     Flag.FAILED: "the prediction or a covariance is not finite",
     Flag.OUTSIDE_TRAINING_RANGE: "a label lies outside the range of the training labels",
     Flag.BAD_PIXELS: "pixels without information (ivar = 0) were replaced by the training mean",
-    Flag.NOT_AT_MINIMUM: "the weights are not certified to be at a minimum: error bars unreliable",
+    Flag.NOT_AT_MINIMUM: (
+        "training stopped short: a Newton step would move the label by much of its model error"
+    ),
     Flag.MODEL_ERROR_INEXACT: (
         "the model's part of the error is an approximation, an upper bound or a wide interval,"
         " or has lost digits to rounding"
@@ -53,6 +55,7 @@ _MEANINGS = {
 LABEL_FLAGS = (
     Flag.FAILED,
     Flag.OUTSIDE_TRAINING_RANGE,
+    Flag.NOT_AT_MINIMUM,
     Flag.MODEL_ERROR_INEXACT,
     Flag.ERROR_UNRELIABLE,
     Flag.NEAR_EDGE,
@@ -75,6 +78,9 @@ class FlagOptions:
     max_distance : float, default 1.5
         OUTSIDE_TRAINING_SPECTRA: the distance in flux space is greater, in units of the distance
         that 99 % of the training spectra keep (see `TrainingSpace`); infinite: never.
+    max_newton_shift : float, default 0.5
+        NOT_AT_MINIMUM: a Newton step would move the label by more, in units of its model standard
+        deviation (see `Prediction.newton_shift`); infinite: never.
 
     Raises
     ------
@@ -86,6 +92,7 @@ class FlagOptions:
     max_bad_fraction: float = 0.1
     min_snr: float = 20.0
     max_distance: float = 1.5
+    max_newton_shift: float = 0.5
 
     def __post_init__(self) -> None:
         most = {"edge": 0.5, "max_bad_fraction": 1.0}
@@ -109,6 +116,7 @@ def find_label_flags(
     model_interval: np.ndarray | None = None,
     is_contradicted: np.ndarray | bool = False,
     widest: float = InverseHessian.widest,
+    newton_shift: np.ndarray | None = None,
     options: FlagOptions = FlagOptions(),
 ) -> np.ndarray:
     """Flags (star, label) of single labels, those of `LABEL_FLAGS`.
@@ -124,6 +132,8 @@ def find_label_flags(
         Whether Hamiltonian Monte Carlo contradicts the label's model error.
     widest : float
         Relative width of `model_interval` beyond which it is flagged.
+    newton_shift : numpy.ndarray, shape (star, label), optional
+        See `Prediction`.
     options : FlagOptions
     """
     failed = ~(np.isfinite(labels) & np.isfinite(total_cov).all(axis=2))
@@ -139,6 +149,9 @@ def find_label_flags(
         known = least >= (1 - widest) * most  # False for NaN
         flags |= np.where(known | failed.any(axis=1, keepdims=True), 0, Flag.MODEL_ERROR_INEXACT)
     flags |= np.where(is_contradicted, Flag.ERROR_UNRELIABLE, 0)
+    if newton_shift is not None:
+        is_far = np.abs(newton_shift) > options.max_newton_shift
+        flags |= np.where(is_far, Flag.NOT_AT_MINIMUM, 0)
     return flags.astype(np.int32)
 
 
@@ -159,6 +172,7 @@ def find_flags(
     bad_fraction : numpy.ndarray, shape (star,)
         Fraction of the pixels with ivar = 0.
     is_minimum : bool
+        False flags all stars.
     snr, distance : numpy.ndarray, shape (star,), optional
         Signal-to-noise ratio, and distance from the training spectra; NaN is not flagged.
     options : FlagOptions

@@ -56,7 +56,7 @@ def describe_posterior(laplace: LaplacePosterior) -> dict[str, Any]:
     names = [field.name for field in fields(laplace) if field.name not in _NOT_PREDICTED]
     return {name: getattr(laplace, name) for name in names} | {
         "reg": describe_regression(laplace.reg),
-        "certificate": laplace.certificate.is_minimum,
+        "certificate": _describe_optimum(laplace),
     }
 
 
@@ -99,7 +99,7 @@ def hash_posterior(laplace: LaplacePosterior) -> str:
         hash_network(laplace.reg.net, laplace.theta),
         laplace.reg.noise.identity(),
         laplace.reg.prior_precision,
-        laplace.certificate.is_minimum,
+        _describe_optimum(laplace),
         laplace.inverse_hessian.arrays(),
         laplace.flux_mean,
         laplace.label_range,
@@ -110,6 +110,11 @@ def hash_posterior(laplace: LaplacePosterior) -> str:
         laplace.dtype,
         laplace.hmc_verdict,
     )
+
+
+def _describe_optimum(laplace: LaplacePosterior) -> Any:
+    """What the flags of stars take from it: the gradient, or the verdict of a file without one."""
+    return laplace.certificate.is_minimum if laplace.gradient is None else laplace.gradient
 
 
 def hash_flux(X: np.ndarray) -> str:

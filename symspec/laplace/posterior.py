@@ -14,21 +14,28 @@ from numpy.typing import ArrayLike
 from symspec.derivatives import compiled
 from symspec.derivatives.functions import PerStarFunction
 from symspec.derivatives.tangents import Tangents, walk_tangents
-from symspec.errors import DataError, OptionError
+from symspec.errors import OptionError
 from symspec.inverse_hessian.interface import InverseHessian, log_evidence
 from symspec.laplace.certificate import Certificate
 from symspec.laplace.flags import FlagOptions, find_flags, find_label_flags
 from symspec.laplace.identity import describe_posterior
-from symspec.laplace.prediction import Prediction, compute_flux_covariance, standard_deviations
+from symspec.laplace.prediction import (
+    CENTERS,
+    Prediction,
+    compute_flux_covariance,
+    find_newton_shift,
+    standard_deviations,
+)
 from symspec.laplace.training_space import TrainingSpace
 from symspec.networks.regression import Regression
 from symspec.safety.checkpoint import Checkpoint, find_fingerprint
-from symspec.safety.memory import STARS_AT_ONCE
-from symspec.safety.options import check_rng
+from symspec.safety.memory import STARS_AT_ONCE, Batches
+from symspec.safety.options import check_choice, check_rng
 from symspec.safety.progress import Progress, show_progress
-from symspec.safety.stars import check_flux, check_ivar
+from symspec.safety.stars import check_flux
 from symspec.spectra.pixels import fill_bad_pixels, find_snr
-from symspec.spectra.resampling import Resampled, propagate_through
+from symspec.spectra.resampling import Resampled
+from symspec.spectra.selections import as_flux
 from symspec.spectra.spectra import Spectra
 from symspec.version import __version__
 
@@ -58,6 +65,8 @@ class LaplacePosterior:
     training_space : TrainingSpace or None
         Description of the training spectra, to flag spectra unlike them; None if there were too
         few, or in a file without it.
+    gradient : numpy.ndarray, shape (param,), or None
+        Gradient of U at theta, zero for parameters that are held fixed; None in a file without it.
     """
 
     reg: Regression
@@ -74,6 +83,7 @@ class LaplacePosterior:
     dtype: str = "float64"
     hmc_verdict: tuple[str, ...] = ()
     training_space: TrainingSpace | None = None
+    gradient: np.ndarray | None = None
 
     @property
     def is_contradicted(self) -> bool:
@@ -108,6 +118,19 @@ class LaplacePosterior:
     @cached_property
     def _flux_jacobian(self) -> PerStarFunction:
         return compiled.compile_jacobian(self.reg.net, "flux", **self._options)
+
+    @cached_property
+    def _linearized_flux_jacobian(self) -> PerStarFunction:
+        return compiled.compile_linearized_flux_jacobian(
+            self.reg.net, self._newton_step, **self._options
+        )
+
+    @cached_property
+    def _newton_step(self) -> np.ndarray:
+        """Step (param,) from theta to the minimum of the quadratic model of U; NaN if unknown."""
+        if self.gradient is None:
+            return np.full(self.theta.size, np.nan)
+        return -(self.inverse_hessian @ self.gradient)
 
     def tangents(
         self, X: ArrayLike, *, stars_at_once: int | None = None
@@ -177,6 +200,7 @@ class LaplacePosterior:
         X: ArrayLike | Spectra | Resampled,
         *,
         ivar: ArrayLike | None = None,
+        center: str = "weights",
         flag_options: FlagOptions | None = None,
         resume: str | os.PathLike[str] | None = None,
         progress: bool | Progress = True,
@@ -192,6 +216,12 @@ class LaplacePosterior:
             Inverse variance of the flux; Spectra and Resampled bring their own. 0 means no
             information: the pixel is replaced by its training mean, left out of the flux
             covariance, and counted in `n_bad_pixels` and the flags.
+        center : {"weights", "linearized"}
+            What the error bars are around: the labels that the network gives at theta, or those of
+            the network linearised there, at its own minimum. The model errors of
+            curvature="ggn" are exactly those of the linearised network, wherever training stopped
+            (Immer, Korzepa & Bauer 2021; Antoran et al. 2022). The centres are apart by
+            `Prediction.newton_shift`.
         flag_options : FlagOptions, optional
             Limits beyond which stars are flagged.
         resume : path, optional
@@ -212,9 +242,13 @@ class LaplacePosterior:
         ------
         ShapeError, DataError
             X or ivar is not what is expected, or `resume` holds the progress of something else.
+        OptionError
+            The posterior has no linearised centre: curvature="hessian", an inverse Hessian of a
+            subset of the training stars, or a file of symspec 0.1.
         """
+        is_linearized = self._check_center(center)
         resampled = X if isinstance(X, Resampled) else None
-        flux, ivar = self._check_stars(X, ivar)
+        flux, ivar = as_flux(self.reg.net, X, ivar)
         n = len(flux)
         C = self.reg.net.n_labels
 
@@ -222,30 +256,38 @@ class LaplacePosterior:
             known = None if ivar is None else ivar[rows]
             filled = fill_bad_pixels(flux[rows], known, self.flux_mean)
             state["labels"][rows] = self._predict(self.theta, filled)
-            state["model"][rows], state["interval"][rows] = self._model_error(filled)
+            found = self._model_error(filled)
+            state["model"][rows], state["interval"][rows], state["step"][rows] = found
+            if is_linearized:
+                state["labels"][rows] += state["step"][rows]
             if known is not None:
-                state["flux"][rows] = self._flux_error(filled, known, resampled, rows)
+                J = self._linearized_flux_jacobian if is_linearized else self._flux_jacobian
+                jacobian = partial(J, self.theta)
+                flux_cov = compute_flux_covariance(jacobian, filled, known, resampled, rows)
+                state["flux"][rows] = flux_cov
 
         zeros = {
             "labels": np.zeros((n, C)),
             "model": np.zeros((n, C, C)),
             "flux": np.zeros((n, C, C)),
             "interval": np.zeros((n, C, 2)),
+            "step": np.zeros((n, C)),
         }
         fingerprint = ""
         if resume is not None:
-            what = ("prediction", __version__, describe_posterior(self))
+            what = ("prediction", __version__, center, describe_posterior(self))
             fingerprint = find_fingerprint(*what, flux, ivar, resampled)
         with show_progress(progress) as show:
             checkpoint = Checkpoint(resume, fingerprint, show)
             state = checkpoint.accumulate("prediction", Batches(n), zeros, add)
-        return self._sum_up(flux, ivar, state, flag_options or FlagOptions())
+        return self._sum_up(flux, ivar, state, center, flag_options or FlagOptions())
 
     def _sum_up(
         self,
         X: np.ndarray,
         ivar: np.ndarray | None,
         computed: Mapping[str, np.ndarray],
+        center: str,
         options: FlagOptions,
     ) -> Prediction:
         """Total errors and flags of stars whose labels and covariances are computed."""
@@ -256,6 +298,9 @@ class LaplacePosterior:
         snr = find_snr(X, ivar)
         space = self.training_space
         distance = None if space is None else space.find_distances(X, ivar)
+        shift = None
+        if self.gradient is not None:
+            shift = find_newton_shift(computed["step"], computed["model"])
         label_flags = find_label_flags(
             computed["labels"],
             total_cov,
@@ -263,16 +308,12 @@ class LaplacePosterior:
             model_interval=computed["interval"],
             is_contradicted=self._contradicted,
             widest=self.inverse_hessian.widest,
+            newton_shift=shift if center == "weights" else None,
             options=options,
         )
-        flags = find_flags(
-            label_flags,
-            n_bad / net.n_pixels,
-            self.certificate.is_minimum,
-            snr=snr,
-            distance=distance,
-            options=options,
-        )
+        is_known = self.gradient is not None or self.certificate.is_minimum
+        bad_fraction = n_bad / net.n_pixels
+        flags = find_flags(label_flags, bad_fraction, is_known, snr, distance, options)
         return Prediction(
             labels=computed["labels"],
             model_cov=computed["model"],
@@ -288,46 +329,33 @@ class LaplacePosterior:
             label_flags=label_flags,
             snr=snr,
             flux_distance=distance,
+            newton_shift=shift,
             flag_options=options,
+            center=center,
         )
 
-    def _check_stars(
-        self, X: ArrayLike | Spectra | Resampled, ivar: ArrayLike | None
-    ) -> tuple[np.ndarray, np.ndarray | None]:
-        if isinstance(X, Resampled):
-            X = X.spectra
-        if isinstance(X, Spectra):
-            ivar = X.ivar
-            X = X.flux
-        flux = check_flux(X, self.reg.net.n_pixels, allow_nan=ivar is not None)
-        if ivar is None:
-            return np.atleast_2d(flux), None
-        ivar = np.atleast_2d(check_ivar(ivar, flux.shape))
-        flux = np.atleast_2d(flux)
-        if (bad := ~np.isfinite(flux) & (ivar > 0)).any():
-            star, pixel = np.argwhere(bad)[0]
-            raise DataError(
-                f"flux should be finite wherever ivar is positive, got {np.count_nonzero(bad)}"
-                f" values that are not (first: star {star}, pixel {pixel}): set ivar to 0 there."
+    def _check_center(self, center: str) -> bool:
+        """Whether it is the linearised one, which there is."""
+        if check_choice(center, "center", CENTERS) == "weights":
+            return False
+        if self.curvature != "ggn" or not self.inverse_hessian.is_complete or self.gradient is None:
+            raise OptionError(
+                'center="linearized" should be asked of a posterior of curvature="ggn" from all'
+                " training stars and with the gradient of U, which this one is not: call"
+                " fit_laplace again."
             )
-        return flux, ivar
+        return True
 
-    def _flux_error(
-        self, X: np.ndarray, ivar: np.ndarray, resampled: Resampled | None, rows: slice
-    ) -> np.ndarray:
-        """Covariance (star, label, label) from the errors of the flux."""
-        if resampled is None or resampled.source_ivar is None:
-            return compute_flux_covariance(partial(self._flux_jacobian, self.theta), X, ivar)
-        J = self._flux_jacobian(self.theta, X)
-        return propagate_through(J, resampled.matrix, resampled.source_ivar[rows])
-
-    def _model_error(self, X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Covariance (star, label, label), and interval (star, label, 2) of the deviations."""
-        V, lower, upper = self._walk_tangents(X, self._enclose)
+    def _model_error(self, X: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Covariance (star, label, label), interval of the deviations, change by a Newton step."""
+        V, lower, upper, step = self._walk_tangents(X, self._enclose_and_step)
         variances = np.einsum("ncc->nc", V)
         variances[~(variances >= 0)] = np.nan  # no digit is left
         ends = (standard_deviations(np.maximum(lower, 0)), standard_deviations(upper))
-        return V, np.stack(ends, axis=-1)
+        return V, np.stack(ends, axis=-1), step
+
+    def _enclose_and_step(self, tangents: Tangents) -> tuple[np.ndarray, ...]:
+        return *self._enclose(tangents), tangents.matvec(self._newton_step)
 
     def _enclose(self, tangents: Tangents) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         enclosure = self.inverse_hessian.enclose(tangents)
@@ -359,15 +387,3 @@ class LaplacePosterior:
                 ' subset: use structure="krylov".'
             )
         return log_evidence(self.reg, self.theta, self.negative_log_posterior, inverse)
-
-
-@dataclass(frozen=True)
-class Batches:
-    """Stars in batches of `STARS_AT_ONCE`, as `Checkpoint.accumulate` walks them."""
-
-    n_stars: int
-
-    def blocks(self, start: int = 0) -> Iterator[tuple[slice, slice]]:
-        for first in range(start, self.n_stars, STARS_AT_ONCE):
-            rows = slice(first, min(first + STARS_AT_ONCE, self.n_stars))
-            yield rows, rows

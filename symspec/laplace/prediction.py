@@ -9,6 +9,9 @@ from typing import Self
 import numpy as np
 
 from symspec.laplace.flags import FlagOptions
+from symspec.spectra.resampling import Resampled, propagate_through
+
+CENTERS = ("weights", "linearized")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,8 +47,14 @@ class Prediction:
     flux_distance : numpy.ndarray, shape (star,), optional
         Distance of the spectrum from the training spectra, see `TrainingSpace`; None where they
         are not described.
+    newton_shift : numpy.ndarray, shape (star, label), optional
+        What a Newton step of the weights would change in each label, in units of its model standard
+        deviation: 0 at a minimum of U; None if the gradient of U is unknown.
     flag_options : FlagOptions, optional
         The limits behind the flags.
+    center : {"weights", "linearized"}
+        Whether `labels` are the network's, or those of the network linearised at its weights, at
+        its own minimum.
     """
 
     labels: np.ndarray
@@ -62,7 +71,9 @@ class Prediction:
     label_flags: np.ndarray | None = None
     snr: np.ndarray | None = None
     flux_distance: np.ndarray | None = None
+    newton_shift: np.ndarray | None = None
     flag_options: FlagOptions | None = None
+    center: str = "weights"
 
     @property
     def errors(self) -> np.ndarray:
@@ -86,6 +97,7 @@ class Prediction:
             "label_flags": self.label_flags,
             "snr": self.snr,
             "flux_distance": self.flux_distance,
+            "newton_shift": self.newton_shift,
         }
         return {name: array for name, array in arrays.items() if array is not None}
 
@@ -98,6 +110,7 @@ class Prediction:
         label_names: tuple[str, ...],
         label_units: tuple[str, ...],
         flag_options: FlagOptions | None = None,
+        center: str = "weights",
     ) -> Self:
         """Prediction of the arrays of `to_arrays`; more names among them do no harm."""
         return cls(
@@ -115,7 +128,9 @@ class Prediction:
             label_flags=arrays.get("label_flags"),
             snr=arrays.get("snr"),
             flux_distance=arrays.get("flux_distance"),
+            newton_shift=arrays.get("newton_shift"),
             flag_options=flag_options,
+            center=center,
         )
 
 
@@ -132,6 +147,7 @@ def join_predictions(
         label_names=first.label_names,
         label_units=first.label_units,
         flag_options=first.flag_options,
+        center=first.center,
     )
 
 
@@ -140,14 +156,27 @@ def standard_deviations(covariance: np.ndarray) -> np.ndarray:
     return np.sqrt(np.diagonal(covariance, axis1=-2, axis2=-1))
 
 
-def compute_flux_covariance(
-    jacobian: Callable[[np.ndarray], np.ndarray], flux: np.ndarray, ivar: np.ndarray
-) -> np.ndarray:
-    r""":math:`J_x \mathrm{diag}(1/\mathrm{ivar}) J_x^T` (star, label, label).
+def find_newton_shift(step: np.ndarray, model_cov: np.ndarray) -> np.ndarray:
+    """Changes of the labels (star, label) in units of their model standard deviations."""
+    with np.errstate(invalid="ignore", divide="ignore"):  # NaN deviations; labels without weights
+        return np.where(step == 0, 0.0, step / standard_deviations(model_cov))
 
-    The column of a pixel with ivar = 0 is left out: it holds its training mean, which errors of the
-    flux do not change.
+
+def compute_flux_covariance(
+    jacobian: Callable[[np.ndarray], np.ndarray],
+    flux: np.ndarray,
+    ivar: np.ndarray,
+    resampled: Resampled | None = None,
+    rows: slice = slice(None),
+) -> np.ndarray:
+    r""":math:`J_x \Sigma_x J_x^T` (star, label, label) of the flux's errors.
+
+    :math:`\Sigma_x` is diag(1 / ivar), without the pixels of ivar = 0: they hold their training
+    mean, which errors of the flux do not change. For stars `rows` of resampled spectra it is that
+    of their sources' errors, with the correlations.
     """
-    variance = np.divide(1.0, ivar, out=np.zeros(ivar.shape), where=ivar > 0)
     J = jacobian(flux)
+    if resampled is not None and resampled.source_ivar is not None:
+        return propagate_through(J, resampled.matrix, resampled.source_ivar[rows])
+    variance = np.divide(1.0, ivar, out=np.zeros(ivar.shape), where=ivar > 0)
     return np.matmul(J * variance[:, None, :], J.transpose(0, 2, 1))

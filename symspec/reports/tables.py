@@ -159,15 +159,15 @@ def fold_table(certificates: Iterable[Certificate], regressions: Iterable[Regres
     """One row a fold of a cross-validation: the certificate, and the noise."""
     table = new_table(
         "Certificate of each fold",
-        ["fold", "verdict", "decrement [nats]", "smallest eigenvalue", "sigma_noise"],
+        ["fold", "verdict", "decrement [nats]", "lowest curvature ratio", "sigma_noise"],
         left=2,
     )
     for i, (certificate, reg) in enumerate(zip(certificates, regressions, strict=True), start=1):
-        verdict = (
-            "[green]at a minimum[/]" if certificate.is_minimum else "[yellow]not at a minimum[/]"
-        )
-        numbers = f"{certificate.newton_decrement:.2g}", f"{certificate.smallest_eigenvalue:.3g}"
-        table.add_row(str(i), verdict, *numbers, ", ".join(f"{s:.3g}" for s in reg.sigma_noise))
+        colour = "green" if certificate.is_minimum else "yellow"
+        verdict = f"[{colour}]{certificate.verdict}[/]"
+        ratio = f"{certificate.smallest_ratio:.2g} +- {certificate.smallest_ratio_error:.1g}"
+        noise = ", ".join(f"{s:.3g}" for s in reg.sigma_noise)
+        table.add_row(str(i), verdict, f"{certificate.newton_decrement:.2g}", ratio, noise)
     return table
 
 

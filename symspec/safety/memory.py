@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from symspec.errors import OptionError, TooLargeError
 
@@ -47,3 +48,15 @@ def parse_memory(memory: str) -> float:
     if not size > 0:
         raise OptionError(f'memory should be a text such as "8GB" or "500MB", got {memory!r}.')
     return size
+
+
+@dataclass(frozen=True)
+class Batches:
+    """Stars in batches of `STARS_AT_ONCE`, as `Checkpoint.accumulate` walks them."""
+
+    n_stars: int
+
+    def blocks(self, start: int = 0) -> Iterator[tuple[slice, slice]]:
+        for first in range(start, self.n_stars, STARS_AT_ONCE):
+            rows = slice(first, min(first + STARS_AT_ONCE, self.n_stars))
+            yield rows, rows

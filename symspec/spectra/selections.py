@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from symspec.errors import DataError, OptionError
+from symspec.safety.stars import check_flux, check_ivar
 from symspec.spectra.grids import Pixels, check_grid
 from symspec.spectra.pixels import fill_flux
 from symspec.spectra.resampling import Resampled
@@ -74,6 +75,51 @@ def as_stars(
     check_grid(net, X, "the spectra")
     labels = _pick_labels(X, tuple(net.label_names), tuple(net.label_units))
     return fill_flux(X), labels
+
+
+def as_flux(
+    net: Regressor, X: ArrayLike | Spectra | Resampled, ivar: ArrayLike | None = None
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Flux (star, pixel) to predict from, and its inverse variance if it is known.
+
+    Parameters
+    ----------
+    net : Network
+    X : Spectra, Resampled, or array_like of shape (star, pixel) or (pixel,)
+    ivar : array_like, shape of `X`, optional
+        Of an array; Spectra and Resampled bring their own.
+
+    Raises
+    ------
+    OptionError
+        `ivar` is given beside `Spectra`.
+    ShapeError, DataError
+        Flux or ivar are not what is expected, or the spectra are on another grid than the
+        network's.
+    """
+    if isinstance(X, Resampled):
+        X = X.spectra
+    if isinstance(X, Spectra):
+        if ivar is not None:
+            raise OptionError(
+                "ivar should be left out with Spectra, which bring their own, got both: give"
+                " Spectra(flux=..., ivar=...)."
+            )
+        check_grid(net, X, "the spectra")
+        ivar = X.ivar
+        X = X.flux
+    flux = check_flux(X, net.n_pixels, allow_nan=ivar is not None)
+    if ivar is None:
+        return np.atleast_2d(flux), None
+    ivar = np.atleast_2d(check_ivar(ivar, flux.shape))
+    flux = np.atleast_2d(flux)
+    if (bad := ~np.isfinite(flux) & (ivar > 0)).any():
+        star, pixel = np.argwhere(bad)[0]
+        raise DataError(
+            f"flux should be finite wherever ivar is positive, got {np.count_nonzero(bad)}"
+            f" values that are not (first: star {star}, pixel {pixel}): set ivar to 0 there."
+        )
+    return flux, ivar
 
 
 def _pick_labels(spectra: Spectra, wanted: tuple[str, ...], units: tuple[str, ...]) -> np.ndarray:

@@ -180,9 +180,7 @@ def solve(problem, theta, tuned):
             evidence = laplace.log_marginal_likelihood()
             numbers["evidence"] = np.array(evidence + n_labels.sum() * np.log(unit))
         certificate = laplace.certificate
-        numbers["certificate"] = np.array(
-            [certificate.smallest_eigenvalue, certificate.largest_eigenvalue]
-        )
+        numbers["certificate"] = np.array([certificate.smallest_ratio])
         numbers["decrement"] = 1 + np.array([certificate.newton_decrement])
         numbers["is minimum"] = np.array([certificate.is_minimum])
         found[structure] = numbers

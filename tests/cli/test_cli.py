@@ -18,7 +18,7 @@ from symspec.cli import app
 from symspec.derivatives.compiled import compile_jacobian
 from symspec.files.archives import read_laplace, read_network, read_regression, write_network
 from symspec.laplace.audit import AUDITED, audit_structures
-from symspec.laplace.certificate import Certificate
+from symspec.laplace.certificate import Certificate, LowestCurvature
 from symspec.networks.regression import Regression
 from symspec.spectra import datasets
 
@@ -374,12 +374,14 @@ def test_demo_prints_what_the_demo_found(work, monkeypatch, stars, tmp_path):
     bad = Certificate(
         gradient_norm=1.0,
         newton_decrement=2.0,
-        smallest_eigenvalue=-3.0,
-        eigenvalue_error=0.0,
-        largest_eigenvalue=9.0,
         newton_shift=np.ones(3),
-        is_minimum=False,
-        message="not at a minimum",
+        lowest=LowestCurvature(
+            smallest_ratio=-3.0,
+            smallest_ratio_error=0.25,
+            smallest_eigenvalue=-9.0,
+            eigenvalue_error=0.0,
+            missed=0.0,
+        ),
     )
     asked = {}
 
@@ -399,7 +401,7 @@ def test_demo_prints_what_the_demo_found(work, monkeypatch, stars, tmp_path):
     said = run("demo", "--output", tmp_path, "--folds", 2, "--seed", 7).stdout
     assert asked == {"output": tmp_path, "folds": 2, "seed": 7, "progress": True}
     assert re.search(r"TEFF \[K\] \S+ 95 ", said)  # the ridge baseline beside the scatter
-    assert "2 not at a minimum 2 -3" in said
+    assert "2 not at a minimum 2 -3 +- 0.2" in said
     assert "The first 10 of 60 stars" in said
     assert f"Wrote catalogue: {tmp_path / 'catalogue.fits'}" in said
     assert "12 s" in said

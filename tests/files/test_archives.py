@@ -592,8 +592,12 @@ POSTERIOR_DAMAGES = {
         "'laplace/certificate' should be in the file",
     ),
     "verdict": (
-        lambda f: f["laplace/certificate"].attrs.create("is_minimum", 1.0),
-        "should be one bool",
+        lambda f: f["laplace/certificate"].attrs.create("newton_decrement", True),
+        "should be one float",
+    ),
+    "gradient": (
+        lambda f: replace(f, "laplace/gradient", np.full(len(f["laplace/gradient"]), np.nan)),
+        "should be finite",
     ),
     "range": (
         lambda f: replace(f, "laplace/label_range", np.zeros((3, 2))),

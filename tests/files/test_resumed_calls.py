@@ -219,6 +219,7 @@ PREDICTIONS = {
         replace(RESAMPLED, matrix=RESAMPLED.matrix * 2),
     ],
     "ivar": [IVAR, IVAR * 2, np.where(X_NEW > 1, 0, IVAR)],
+    "center": ["weights", "linearized"],
     "flag_options": [ss.FlagOptions(edge=0.3), ss.FlagOptions(min_snr=1e3)],  # may change
     # without a part in what is kept
     "resume": [],
@@ -235,11 +236,20 @@ POSTERIORS = {
         ]
         + [fit(structure="dual", reg=reg) for reg in REGRESSIONS[-3:]]
     ),
+    # without a gradient it decides on the flags
     "certificate": lambda laplace: [
         replace(
             laplace,
-            certificate=replace(laplace.certificate, is_minimum=not laplace.certificate.is_minimum),
+            gradient=None,
+            certificate=ss.Certificate(
+                gradient_norm=1.0, newton_decrement=decrement, newton_shift=np.zeros(2)
+            ),
         )
+        for decrement in (0.0, 1.0)
+    ],
+    "gradient": lambda laplace: [
+        replace(laplace, gradient=laplace.gradient * 2),
+        replace(laplace, gradient=None),
     ],
     "negative_log_posterior": lambda laplace: [replace(laplace, negative_log_posterior=0.0)],
     "curvature": lambda laplace: [replace(laplace, curvature="hessian")],
@@ -392,6 +402,7 @@ SURVEYS = {
         RESAMPLED.spectra,
         "changed",
     ],
+    "center": ["linearized"],
     "flag_options": [ss.FlagOptions(edge=0.3)],
     "resample": ["linear", "flux_conserving"],
     "options": [{"uncertainty": "ivar"}, {"bad_error": 10.0}],

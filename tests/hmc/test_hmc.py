@@ -436,9 +436,16 @@ def test_chains_do_not_start_where_the_density_is_not_finite(linear):
         ss.run_hmc(linear.reg, linear.X, linear.Y, laplace=laplace, seed=0, **QUICK)
 
 
-def test_an_unconverged_laplace_is_warned_of(linear):
+def test_an_unconverged_laplace_is_warned_of_before_anything_is_sampled(linear, monkeypatch):
+    def refuse(*args, **words):
+        raise InterruptedError
+
+    monkeypatch.setattr("symspec.hmc.sampling._sample", refuse)
     laplace = fit(linear.reg, linear.laplace.theta + 0.5, linear.X, linear.Y)
-    with pytest.warns(ss.NotAtMinimumWarning, match=r"not at a minimum.*symspec\.polish first"):
+    with (
+        pytest.warns(ss.NotAtMinimumWarning, match=r"not at a minimum.*symspec\.polish first"),
+        pytest.raises(InterruptedError),
+    ):
         ss.run_hmc(linear.reg, linear.X, linear.Y, laplace=laplace, seed=0, **QUICK)
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import symspec as ss
+from symspec.laplace.certificate import LowestCurvature
 from symspec.laplace.identity import hash_network, hash_posterior, hash_weights
 
 
@@ -51,11 +52,12 @@ def laplace():
 def test_a_posterior_is_known_by_all_that_its_predictions_depend_on(laplace, tmp_path):
     ss.write_laplace(tmp_path / "model.h5", laplace)
     assert hash_posterior(ss.read_laplace(tmp_path / "model.h5")) == hash_posterior(laplace)
-    reg, certificate, space = laplace.reg, laplace.certificate, laplace.training_space
+    reg, space = laplace.reg, laplace.training_space
     changed = [
         {"theta": laplace.theta + 1e-9},
         {"reg": ss.Regression(reg.net, sigma_noise=1.1, prior_precision=1.0)},
-        {"certificate": replace(certificate, is_minimum=not certificate.is_minimum)},
+        {"gradient": laplace.gradient + 1e-9},
+        {"gradient": None},
         {"flux_mean": laplace.flux_mean + 1e-9},
         {"label_range": laplace.label_range + 1e-9},
         {"dtype": "float32"},
@@ -98,12 +100,14 @@ def test_stored_digests_stay_as_they_are():
         certificate=ss.Certificate(
             gradient_norm=0.0,
             newton_decrement=0.0,
-            smallest_eigenvalue=1.0,
-            eigenvalue_error=0.0,
-            largest_eigenvalue=1.0,
             newton_shift=zeros[:1],
-            is_minimum=True,
-            message="",
+            lowest=LowestCurvature(
+                smallest_ratio=1.0,
+                smallest_ratio_error=0.0,
+                smallest_eigenvalue=1.0,
+                eigenvalue_error=0.0,
+                missed=0.0,
+            ),
         ),
         negative_log_posterior=0.0,
         curvature="ggn",
