@@ -80,7 +80,7 @@ def test_a_name_that_a_format_cannot_hold_is_refused_before_the_work(tmp_path, s
     [
         (".nc", ["star"], "lower", "no column named star, label, other_label, .* got star"),
         (".nc", ["LABEL"], "lower", "got label: rename the label"),
-        (".fits", ["a" * 60], "upper", "68 characters at most, got 70"),
+        (".fits", ["a" * 60], "upper", "68 characters at most, got 73"),
         (".fits", [f"x{i}" for i in range(130)], "upper", "999 columns at most, got up to"),
         (".h5", ["TEFF", "TEFF_ERR"], "upper", "got TEFF_ERR twice"),
         (".h5", ["TEFF", "teff_true"], "lower", "got teff_true twice"),
