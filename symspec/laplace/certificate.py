@@ -87,8 +87,8 @@ class Certificate:
         :math:`g^T A^{-1} g / 2`, in nats: the gain of a Newton step. An approximation or an upper
         bound where A^-1 is one; with structure="krylov" an upper bound from its subset.
     newton_shift : numpy.ndarray, shape (label,)
-        Root mean square, over the training stars, of the change of the predictions by a Newton
-        step, in the units of the labels.
+        Root mean square, over some 256 training stars, of the change of the predictions by a
+        Newton step, in the units of the labels.
     """
 
     def __init__(

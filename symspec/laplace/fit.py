@@ -35,7 +35,7 @@ from symspec.spectra.selections import as_stars
 from symspec.spectra.spectra import Spectra
 from symspec.version import __version__
 
-SHIFT_STARS = 4096  # training stars over which the effect of a Newton step is averaged
+SHIFT_STARS = 256  # training stars over which the effect of a Newton step is averaged
 
 
 def fit_laplace(

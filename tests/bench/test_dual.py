@@ -1,11 +1,11 @@
-"""Exact error bars of the 17.6-million-weight network, against the dual's arithmetic in plain NumPy.
+"""Exact error bars of the 17.6-million-weight network, against the arithmetic in plain NumPy.
 
     python -m pytest tests/bench/test_dual.py -q -s
 
 Each side runs in processes of its own (this file, as a script), in turn, so that its peak of memory
 is its own. Both do the passes through the network in float32, and Gram matrices, Cholesky and
-triangular solve in float64. symspec's is the user's call, whole: `fit_laplace` with its certificate,
-and the covariances.
+triangular solve in float64. symspec's side is the user's call, whole: `fit_laplace` with its
+certificate, and the covariances.
 """
 
 import json
