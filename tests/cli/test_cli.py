@@ -21,6 +21,7 @@ from symspec.laplace.audit import AUDITED, audit_structures
 from symspec.laplace.certificate import Certificate, LowestCurvature
 from symspec.networks.regression import Regression
 from symspec.spectra import datasets
+from symspec.spectra.readers.read import read_spectra
 
 N_STARS, N_PIXELS = 60, 50
 COMMANDS = ("demo", "train", "errors", "audit", "hmc", "jacobian", "info")
@@ -226,6 +227,18 @@ def test_errors_takes_limits_of_flags_a_dialect_and_stars_to_calibrate_on(work, 
         "min_snr should be a number of at least 0"
         in run("errors", work.model, work.stars, tmp_path / "d.nc", "--min-snr", -1, code=1).stderr
     )
+
+
+def test_errors_are_around_the_centre_that_is_asked_for(work, tmp_path):
+    words = ("--center", "linearized", "--max-newton-shift", 0.25)
+    run("errors", work.model, work.stars, tmp_path / "c.ecsv", *words)
+    stars = read_spectra(work.stars)
+    expected = read_laplace(work.model).predict(stars, center="linearized")
+    table = Table.read(tmp_path / "c.ecsv", format="ascii.ecsv")
+    assert "linearised" in table.meta["CENTER"]
+    assert table.meta["MAXSHIFT"] == 0.25
+    np.testing.assert_allclose(table["TEFF"], expected.labels[:, 0], rtol=1e-9)
+    np.testing.assert_allclose(table["TEFF_NEWTON_SHIFT"], expected.newton_shift[:, 0], rtol=1e-6)
 
 
 def test_errors_says_that_errors_of_the_flux_are_missing(work, tmp_path, stars):
