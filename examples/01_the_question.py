@@ -78,7 +78,8 @@ tried(
     "theano.gradient.jacobian(...) on vectors, called with a matrix",
     "Wrong number of dimensions: expected 1, got 2",
 )
-J = pytensor.function([t, x], jacobian(net(t, x), x))(theta, X[0])
+once = "FAST_COMPILE"  # for a single call; the default takes longer to compile, and less a call
+J = pytensor.function([t, x], jacobian(net(t, x), x), mode=once)(theta, X[0])
 print(f"  now   jacobian(net(theta, x), x)  x a vector: {J.shape}")
 print(
     "check   equal to ss.compile_jacobian(net)(theta, X)[0]:"
@@ -89,16 +90,15 @@ tried(
     "the same with matrix inputs",
     "tensor.jacobian expects a 1 dimensional variable as `expression`",
 )
-J = pytensor.function([t, many], jacobian(net(t, many).flatten(), many))(theta, X[:50])
+J = pytensor.function([t, many], jacobian(net(t, many).flatten(), many), mode=once)(theta, X[:50])
 # a star's labels do not depend on other stars
 J = J.reshape(50, 3, 50, 15)[np.arange(50), :, np.arange(50)]
 print(f"  now   jacobian(net(theta, X).flatten(), X), own stars' blocks: {J.shape}")
 print("        or, without the blocks of zeros, ss.compile_jacobian(net)(theta, X)")
 print(f"check   the two agree: {np.allclose(J, by_star, rtol=1e-10)}")
 
-H = pytensor.function([t, many, labels], hessian(reg.negative_log_posterior(t, many, labels), t))(
-    theta, X, Y
-)
+H = hessian(reg.negative_log_posterior(t, many, labels), t)
+H = pytensor.function([t, many, labels], H, mode=once)(theta, X, Y)
 close = np.allclose(H, ss.compile_hessian(reg)(theta, X, Y), rtol=1e-8, atol=1e-8 * np.abs(H).max())
 print(f"\n  now   hessian(reg.negative_log_posterior(theta, X, Y), theta): {H.shape}")
 print(f"check   equal to ss.compile_hessian(reg)(theta, X, Y): {close}")

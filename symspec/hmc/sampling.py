@@ -123,7 +123,8 @@ def run_hmc(
     Notes
     -----
     One seed gives the same draws again on the same machine with the same versions of the packages:
-    what is sampled is compiled anew each time, without Numba's cache, which costs some ten seconds.
+    what is sampled is compiled anew each time, without Numba's cache, which costs some twenty
+    seconds.
 
     Hoffman & Gelman (2014), Journal of Machine Learning Research 15, 1593.
     """

@@ -182,7 +182,7 @@ class Certificate:
                 f"lowest eigenvalue of the Hessian {self.smallest_eigenvalue:.4g}",
                 f"{self.smallest_ratio:.3g} +- {self.smallest_ratio_error:.1g} in units of A",
             ]
-        elif self._search is not None:
+        elif self.is_stationary and self._search is not None:
             parts.append("certificate.is_minimum tells whether U curves down anywhere")
         message = ", ".join(parts)
         if self.is_stationary:
