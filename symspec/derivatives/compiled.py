@@ -22,6 +22,7 @@ from symspec.derivatives.functions import (
     check_square_fits,
     declare_symbols,
 )
+from symspec.derivatives.remembered import remember
 from symspec.networks.network import Network, dropout_layers
 from symspec.networks.params import Params, Shape, Symbol
 from symspec.networks.regression import Regression
@@ -30,6 +31,7 @@ from symspec.safety.options import check_choice
 BAND_COPIES = 16  # of a convolution's entries in the matrix that it is computed by
 
 
+@remember
 def compile_predict(
     net: Network, *, backend: str = "auto", dtype: str = "float64"
 ) -> PerStarFunction:
@@ -48,6 +50,7 @@ def compile_predict(
     )
 
 
+@remember
 def compile_jacobian(
     net: Network, wrt: str = "flux", *, backend: str = "auto", dtype: str = "float64"
 ) -> PerStarFunction:
@@ -97,6 +100,7 @@ def compile_linearized_flux_jacobian(
     )
 
 
+@remember
 def compile_tangent_factors(
     net: Network, *, backend: str = "auto", dtype: str = "float64"
 ) -> PerStarFunction:
@@ -117,6 +121,7 @@ def compile_tangent_factors(
     return PerStarFunction(net, build, shapes, floats, backend, dtype)
 
 
+@remember
 def compile_objective(
     reg: Regression, *, backend: str = "auto", dtype: str = "float64"
 ) -> ObjectiveFunction:
@@ -124,6 +129,7 @@ def compile_objective(
     return ObjectiveFunction(reg, {}, backend, dtype)
 
 
+@remember
 def compile_training_objective(
     reg: Regression, *, backend: str = "auto", dtype: str = "float32"
 ) -> ObjectiveFunction:
@@ -135,6 +141,7 @@ def compile_training_objective(
     return ObjectiveFunction(reg, masks, backend, dtype)
 
 
+@remember
 def compile_hessian_vector_product(
     reg: Regression, *, backend: str = "auto", dtype: str = "float64"
 ) -> SumFunction:
@@ -149,6 +156,7 @@ def compile_hessian_vector_product(
     return SumFunction(reg, build, 10, backend, dtype, extra=[v])
 
 
+@remember
 def compile_ggn_vector_product(
     reg: Regression, *, backend: str = "auto", dtype: str = "float64"
 ) -> SumFunction:
@@ -166,6 +174,7 @@ def compile_ggn_vector_product(
     return SumFunction(reg, build, 8, backend, dtype, extra=[v])
 
 
+@remember
 def compile_generic_ggn(
     reg: Regression, *, backend: str = "auto", dtype: str = "float64"
 ) -> SumFunction:
@@ -182,6 +191,7 @@ def compile_generic_ggn(
     return SumFunction(reg, build, floats, backend, dtype)
 
 
+@remember
 def compile_generic_hessian(
     reg: Regression, *, backend: str = "auto", dtype: str = "float64"
 ) -> Callable[..., np.ndarray]:
@@ -202,6 +212,7 @@ def compile_generic_hessian(
     return hessian
 
 
+@remember
 def compile_kernel_trace_gradient(
     net: Network, *, backend: str = "auto"
 ) -> Callable[..., np.ndarray]:

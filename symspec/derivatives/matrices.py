@@ -24,6 +24,7 @@ from symspec.derivatives.curvature import (
     has_elementwise_layers,
 )
 from symspec.derivatives.functions import SumFunction, check_square_fits
+from symspec.derivatives.remembered import remember
 from symspec.derivatives.weighted_sums import GivenWeights, WeightedSum
 from symspec.networks.network import Network
 from symspec.networks.params import Params, Symbol
@@ -35,6 +36,7 @@ BLOCK_BYTES = 16 * 2**20
 MIRROR_ROWS = 256
 
 
+@remember
 def compile_hessian(
     reg: Regression, *, backend: str = "auto", dtype: str = "float64"
 ) -> Callable[..., np.ndarray]:
@@ -61,6 +63,7 @@ def compile_hessian(
     return compile_generic_hessian(reg, backend=backend, dtype=dtype)
 
 
+@remember
 def compile_ggn(reg: Regression, *, backend: str = "auto", dtype: str = "float64") -> SumFunction:
     r"""Compile the Gauss-Newton matrix :math:`\sum_n J_n^T W_n J_n + \mathrm{diag}(\delta)`.
 

@@ -19,10 +19,12 @@ import pytensor.tensor as pt
 from symspec.derivatives import graphs
 from symspec.derivatives.backends import choose_backend, compile_graph
 from symspec.derivatives.functions import CHUNK_BYTES, MAX_CHUNK
+from symspec.derivatives.remembered import remember
 from symspec.networks.network import Network
 from symspec.networks.params import Params, Symbol
 
 
+@remember
 def compile_weighted_squares(net: Network, *, backend: str = "auto") -> WeightedSum:
     """Compile L and its gradient: `fn(theta, X, Y, W)` -> (value, gradient (param,))."""
 
@@ -33,6 +35,7 @@ def compile_weighted_squares(net: Network, *, backend: str = "auto") -> Weighted
     return WeightedSum(net, build, 4, backend)
 
 
+@remember
 def compile_weighted_hessian_vector_product(net: Network, *, backend: str = "auto") -> WeightedSum:
     """Compile exact products with the Hessian of L: `fn(theta, X, Y, W, v)` -> (param,)."""
     v = pt.vector("v", shape=(net.n_params,))
@@ -45,6 +48,7 @@ def compile_weighted_hessian_vector_product(net: Network, *, backend: str = "aut
     return WeightedSum(net, build, 10, backend, [v])
 
 
+@remember
 def compile_trace_gradient(net: Network, *, backend: str = "auto") -> WeightedSum:
     """Compile `graphs.build_trace_gradient`: `fn(theta, X, Y, W, inverse)` -> (param,)."""
     inverse = pt.matrix("inverse", shape=(net.n_params, net.n_params))

@@ -20,7 +20,7 @@ from symspec.networks.layers import (
     Standardize,
     Unstandardize,
 )
-from symspec.networks.params import ParamLayout, Params, Shape, Symbol
+from symspec.networks.params import Compilable, ParamLayout, Params, Shape, Symbol
 from symspec.safety.arrays import as_float_array, as_texts
 from symspec.safety.options import check_choice, check_count, check_rng
 from symspec.safety.stars import check_wavelength
@@ -38,7 +38,7 @@ LABELS_SHOWN = 8
 TRUNCATED_NORMAL_STD = 0.87962566103423978  # of a unit normal cut at +-2, as Keras divides it out
 
 
-class Network:
+class Network(Compilable):
     """Regression network: flux (pixel,) -> labels (label,), or (star, pixel) -> (star, label).
 
     Parameters

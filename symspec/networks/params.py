@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import groupby
 from typing import Any
 
@@ -16,6 +17,19 @@ from symspec.errors import DataError, ShapeError
 
 Shape = tuple[int, ...]  # of one star's numbers
 Params = Mapping[str, Symbol]  # by name of block
+
+
+class Compilable:
+    """Something whose compiled functions are kept with it, see `symspec.derivatives.remembered`."""
+
+    @cached_property
+    def compiled(self) -> dict[Any, Any]:
+        """Compiled functions by what they were made of."""
+        return {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """All but these: a copy compiles for itself."""
+        return {name: value for name, value in vars(self).items() if name != "compiled"}
 
 
 @dataclass(frozen=True)

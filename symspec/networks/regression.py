@@ -26,11 +26,11 @@ from numpy.typing import ArrayLike
 from symspec.errors import OptionError, ShapeError
 from symspec.networks.network import Network, as_theta
 from symspec.networks.noise import LOG_2PI, GaussianNoise, Noise
-from symspec.networks.params import Symbol
+from symspec.networks.params import Compilable, Symbol
 from symspec.networks.prior import NormalPrior, Precision
 
 
-class Regression:
+class Regression(Compilable):
     """Likelihood and prior around a network.
 
     Parameters
