@@ -5,13 +5,15 @@ r"""Noise and prior as one vector h of logarithms and correlations, zero at the 
     S = R R^T,\ R = L^0 \, \mathrm{diag}(e^{h_c})\, (1 + B), \qquad
     \delta_b = \delta_b^0 e^{h_b}
 
-with :math:`L^0` the Cholesky factor of the covariance at the start and B strictly lower triangular.
+with :math:`L^0` the Cholesky factor of the covariance at the start and B strictly lower triangular;
+and the climb to the h where the evidence F is largest.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -24,6 +26,13 @@ MAX_FACTOR = 1e4
 NOISES = ("per_label", "full", "fixed")
 PRIORS = ("scale", "per_layer", "per_block", "fixed")
 MIN_COUNT = 0.1  # parameters: fewer do not determine the scale of their prior
+LEAST_SHARE = 1e-4  # of the gain promised that a step must bring
+SHORTER = 0.25  # a step that does not lead higher
+FIRST_RADIUS = 0.5
+LARGEST_RADIUS = 1.0
+MUCH = 10.0  # nats
+BREAK = 3.0  # gains promised that F falls by only where another minimum was found
+SMALL = 0.05  # share of a Newton step's gain: less leads no further up to such a place
 
 _MEANINGS = {  # by kind, and whether h is positive
     ("noise", False): (
@@ -113,6 +122,11 @@ class Hyperparameters:
             np.full(len(self._pairs[0]), np.inf),
             [logarithm] * len(self._groups),
         ]
+
+    @property
+    def is_noise(self) -> np.ndarray:
+        """Entries of h that are the noise's, the first, of bool (entry,)."""
+        return np.arange(len(self.names)) < len(self.names) - len(self._groups)
 
     def regression(self, h: np.ndarray) -> Regression:
         """Regression at h (entry,)."""
@@ -225,3 +239,145 @@ def _group(blocks: list[str], prior: str) -> dict[str, list[str]]:
     return {
         layer: [name for name in blocks if name.rpartition("/")[0] == layer] for layer in layers
     }
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Point:
+    """What is known of F at one h.
+
+    Attributes
+    ----------
+    h : numpy.ndarray, shape (entry,)
+    F : float
+        In nats.
+    gradient, curvature : numpy.ndarray, shape (entry,)
+        Of F, and approximately minus its second derivatives.
+    is_certain : bool
+        Whether F is the evidence: its weights are at a minimum of U.
+    theta : numpy.ndarray, shape (param,)
+        The weights.
+    n_effective : mapping of str to float
+        Effective number of parameters of each block.
+    """
+
+    h: np.ndarray
+    F: float
+    gradient: np.ndarray
+    curvature: np.ndarray
+    is_certain: bool
+    theta: np.ndarray
+    n_effective: Mapping[str, float]
+
+    def gain(self, free: np.ndarray) -> float:
+        """Nats that a Newton step in some of the entries would gain."""
+        return 0.5 * float(np.sum(self.gradient[free] ** 2 / self.curvature[free]))
+
+    def is_above(self, other: Point, least: float = 0.0) -> bool:
+        """Whether F is larger by more than `least`; an evidence is above whatever is none."""
+        if self.is_certain != other.is_certain:
+            return self.is_certain
+        return self.F - other.F > least
+
+
+Evaluate = Callable[[np.ndarray, np.ndarray], Point]  # at h, from weights (param,)
+
+
+def climb(
+    evaluate: Evaluate,
+    start: Point,
+    limits: np.ndarray,
+    tolerance: float,
+    max_evaluations: int,
+    leading: np.ndarray | None = None,
+) -> tuple[Point, bool]:
+    """Climb by quasi-Newton steps within |h| <= limits until a Newton step gains little.
+
+    A step that does not lead higher, or to no minimum of U, is shortened: F may end at a fold,
+    where the minimum that was followed disappears, and beyond it only another that is higher
+    counts.
+
+    Parameters
+    ----------
+    evaluate : callable
+        The `Point` at h (entry,), searched from the weights of another point.
+    start : Point
+    limits : numpy.ndarray, shape (entry,)
+    tolerance : float
+        Of the gain, in nats.
+    max_evaluations : int
+    leading : numpy.ndarray of bool, shape (entry,), optional
+        Entries that move alone as long as they gain much.
+
+    Returns
+    -------
+    point : Point
+        The highest.
+    is_end : bool
+        Whether F rises there but no step leads higher.
+    """
+    here = start
+    B = np.diag(np.maximum(here.curvature, np.abs(here.gradient)))
+    radius = FIRST_RADIUS
+    is_broken = False
+    for _ in range(max_evaluations):
+        free = find_free(here, limits)
+        if here.gain(free) <= tolerance:
+            return here, False
+        alone = leading is not None and here.gain(free & leading) > MUCH
+        step = _find_step(here, B, free & leading if alone else free, limits, radius)
+        promised = float(here.gradient @ step - 0.5 * step @ B @ step)
+        if alone and promised <= tolerance:
+            leading = None
+            radius = FIRST_RADIUS
+            continue
+        if promised <= tolerance:
+            return here, is_broken
+        there = evaluate(here.h + step, here.theta)
+        rise = there.F - here.F
+        size = float(np.abs(step).max())
+        if not there.is_above(here, LEAST_SHARE * promised):
+            radius = SHORTER * size
+            is_broken = is_broken or not there.is_certain or rise < -BREAK * promised
+            continue
+        B = _update(B, step, here.gradient - there.gradient)
+        here = there
+        if not is_broken:
+            radius = min(max(radius, 2 * size), LARGEST_RADIUS)
+            continue
+        radius = size
+        if rise > SMALL * here.gain(free):
+            continue
+        if not alone:
+            return here, here.gain(find_free(here, limits)) > tolerance
+        leading = None
+        radius = FIRST_RADIUS
+        is_broken = False
+    return here, False
+
+
+def find_free(here: Point, limits: np.ndarray) -> np.ndarray:
+    """Entries (entry,) that are not held at their limit by the gradient."""
+    return (np.abs(here.h) < limits - 1e-9) | (here.h * here.gradient < 0)
+
+
+def _find_step(
+    here: Point, B: np.ndarray, free: np.ndarray, limits: np.ndarray, radius: float
+) -> np.ndarray:
+    """Newton step (entry,) of the free entries, none longer than `radius` or beyond its limit."""
+    step = np.zeros_like(here.h)
+    step[free] = np.linalg.solve(B[np.ix_(free, free)], here.gradient[free])
+    step *= min(1.0, radius / np.abs(step).max())
+    return np.clip(here.h + step, -limits, limits) - here.h
+
+
+def _update(B: np.ndarray, step: np.ndarray, fall: np.ndarray) -> np.ndarray:
+    """Damped BFGS update of B, for the `fall` of the gradient over a step: positive definite.
+
+    Nocedal & Wright 2006, Procedure 18.2.
+    """
+    Bs = B @ step
+    curvature = float(step @ Bs)
+    if step @ fall < 0.2 * curvature:
+        share = 0.8 * curvature / (curvature - float(step @ fall))
+        fall = share * fall + (1 - share) * Bs
+    return B + np.outer(fall, fall) / float(step @ fall) - np.outer(Bs, Bs) / curvature
