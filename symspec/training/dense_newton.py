@@ -21,7 +21,7 @@ from symspec.inverse_hessian.interface import InverseHessian
 from symspec.networks.network import Network
 
 Vector = np.ndarray
-DENSE_PARAMS = 520  # an eigendecomposition a step: with 900 it takes five times as long as products
+DENSE_PARAMS = 500  # an eigendecomposition a step: with 900 it takes five times as long as products
 DESCENDING = 1e-8  # relative eigenvalue below which minus it is followed, above rounding's 1e-12
 
 

@@ -28,12 +28,14 @@ from scipy.optimize import minimize as scipy_minimize
 from scipy.sparse.linalg import LinearOperator, cg
 
 from symspec.derivatives import compiled, weighted_sums
+from symspec.derivatives.curvature import has_elementwise_layers
 from symspec.derivatives.matrices import WeightedHessian
 from symspec.inverse_hessian.builder import InverseBuilder
 from symspec.inverse_hessian.interface import InverseHessian, log_evidence
+from symspec.networks.network import Network
 from symspec.networks.noise import LOG_2PI
 from symspec.networks.regression import Regression
-from symspec.training.dense_newton import DenseModel, is_small
+from symspec.training.dense_newton import DenseModel
 from symspec.training.hyperparameters import Hyperparameters
 from symspec.training.newton import (
     FindModel,
@@ -44,6 +46,7 @@ from symspec.training.newton import (
 
 POLISH_TOLERANCE = 1e-12  # nats; its root matters to the gradient
 MAX_DECREMENT = 1e-6  # nats; weights that are farther from a minimum are at none
+DENSE_PARAMS = 1000  # few dense Hessians are needed after the descents, and they tell saddles
 DESCENT_STEPS = 50  # of L-BFGS, after which G is built again
 NEAR = 1e-9  # nats of decrement, from which on Newton is faster
 FAR_DESCENTS = 200
@@ -117,7 +120,7 @@ class MarginalLikelihood:
         self.predict = compiled.compile_predict(net, backend=backend)
         self._squares = weighted_sums.compile_weighted_squares(net, backend=backend)
         self._product = weighted_sums.compile_weighted_hessian_vector_product(net, backend=backend)
-        self._hessian = WeightedHessian(net, backend=backend) if is_small(net) else None
+        self._hessian = WeightedHessian(net, backend=backend) if _is_small(net) else None
         if builder.inverse.has_evidence_gradient:
             compile_gradient = builder.inverse.compile_log_det_gradient
             self._log_det_gradient = compile_gradient(net, backend=backend)
@@ -318,3 +321,8 @@ class MarginalLikelihood:
             inverse.shape, matvec=lambda v: self.hessian_product(theta, v.ravel()), dtype=np.float64
         )
         return cg(H, b, rtol=1e-4, maxiter=200, M=inverse)[0]
+
+
+def _is_small(net: Network) -> bool:
+    """Whether its Hessian is worth having as a matrix: few parameters, and a closed form."""
+    return net.n_params <= DENSE_PARAMS and has_elementwise_layers(net)

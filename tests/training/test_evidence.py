@@ -244,6 +244,8 @@ def test_tuning_finds_the_correlation_of_the_noise():
     np.testing.assert_allclose(rho, -0.05 / np.prod(sigma), atol=0.06)
 
 
+# which it may tell of where it ends
+@pytest.mark.filterwarnings("ignore::symspec.SeveralMaximaWarning")
 def test_tuning_never_ends_below_its_start_and_keeps_the_ratios_of_the_prior():
     reg, theta, X, Y = build_problem(40, 12, seed=1)
     seen = []
