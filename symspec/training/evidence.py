@@ -16,7 +16,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from itertools import count
 from typing import Any
 
 import numpy as np
@@ -349,14 +348,10 @@ def _alternate(
 
 
 def _evaluation(start: MarginalLikelihood | LinearizedEvidence, follow: Follow) -> Evaluate:
-    """F at h and the minimum near given weights, told to `follow`.
+    """F at h and the minimum near given weights, told to `follow`."""
 
-    The first may be far from them, the others are tried from minima that are near.
-    """
-    evaluations = count()
-
-    def evaluate(h: np.ndarray, theta: np.ndarray) -> Point:
-        evidence = start.at(h).evaluate(theta, is_near=next(evaluations) > 0)
+    def evaluate(h: np.ndarray, theta: np.ndarray, is_near: bool = False) -> Point:
+        evidence = start.at(h).evaluate(theta, is_near=is_near)
         follow(h, evidence)
         return Point(
             h=h,
@@ -372,7 +367,7 @@ def _evaluation(start: MarginalLikelihood | LinearizedEvidence, follow: Follow) 
 
 
 def _evaluation_at_fixed_weights(start: MarginalLikelihood, here: Point) -> Evaluate:
-    def evaluate(h: np.ndarray, theta: np.ndarray) -> Point:
+    def evaluate(h: np.ndarray, theta: np.ndarray, is_near: bool = False) -> Point:
         F, gradient = start.at(h).evaluate_at_fixed_weights(theta)
         return replace(here, h=h, F=F, gradient=gradient)
 

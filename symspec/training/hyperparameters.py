@@ -29,7 +29,7 @@ MIN_COUNT = 0.1  # parameters: fewer do not determine the scale of their prior
 LEAST_SHARE = 1e-4  # of the gain promised that a step must bring
 SHORTER = 0.25  # a step that does not lead higher
 FIRST_RADIUS = 0.5
-LARGEST_RADIUS = 1.0
+LARGEST_RADIUS = 0.6
 MUCH = 10.0  # nats
 BREAK = 3.0  # gains promised that F falls by only where another minimum was found
 SMALL = 0.05  # share of a Newton step's gain: less leads no further up to such a place
@@ -279,7 +279,8 @@ class Point:
         return self.F - other.F > least
 
 
-Evaluate = Callable[[np.ndarray, np.ndarray], Point]  # at h, from weights (param,)
+# at h, from weights (param,) which may be so near that a long search leads elsewhere
+Evaluate = Callable[[np.ndarray, np.ndarray, bool], Point]
 
 
 def climb(
@@ -318,40 +319,45 @@ def climb(
     here = start
     B = np.diag(np.maximum(here.curvature, np.abs(here.gradient)))
     radius = FIRST_RADIUS
+    last_rise = np.inf
+    distance = 0.0  # to where the last step was refused
     is_broken = False
+    leaps = False
     for _ in range(max_evaluations):
         free = find_free(here, limits)
-        if here.gain(free) <= tolerance:
+        gain = here.gain(free)
+        if gain <= tolerance:
             return here, False
         alone = leading is not None and here.gain(free & leading) > MUCH
         step = _find_step(here, B, free & leading if alone else free, limits, radius)
         promised = float(here.gradient @ step - 0.5 * step @ B @ step)
-        if alone and promised <= tolerance:
+        if promised <= tolerance or (is_broken and last_rise <= SMALL * gain):
+            if not (alone or is_broken):
+                return here, False
+            leaps = not alone
             leading = None
+            is_broken = False
             radius = FIRST_RADIUS
+            B = np.diag(np.maximum(here.curvature, np.abs(here.gradient)))
             continue
-        if promised <= tolerance:
-            return here, is_broken
-        there = evaluate(here.h + step, here.theta)
-        rise = there.F - here.F
+        there = evaluate(here.h + step, here.theta, is_broken)
         size = float(np.abs(step).max())
-        if not there.is_above(here, LEAST_SHARE * promised):
+        if there.is_above(here, LEAST_SHARE * promised):
+            B = _update(B, step, here.gradient - there.gradient)
+            distance -= size
+            is_broken = is_broken and distance > 0
+            radius = size if is_broken else min(max(radius, 2 * size), LARGEST_RADIUS)
+            last_rise = there.F - here.F
+            here = there
+            leaps = False
+        elif leaps:
+            return here, True
+        else:
+            fall = here.F - there.F
+            is_broken = is_broken or not there.is_certain or fall > BREAK * promised
+            distance = size
             radius = SHORTER * size
-            is_broken = is_broken or not there.is_certain or rise < -BREAK * promised
-            continue
-        B = _update(B, step, here.gradient - there.gradient)
-        here = there
-        if not is_broken:
-            radius = min(max(radius, 2 * size), LARGEST_RADIUS)
-            continue
-        radius = size
-        if rise > SMALL * here.gain(free):
-            continue
-        if not alone:
-            return here, here.gain(find_free(here, limits)) > tolerance
-        leading = None
-        radius = FIRST_RADIUS
-        is_broken = False
+            last_rise = np.inf
     return here, False
 
 
