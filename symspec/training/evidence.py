@@ -14,7 +14,7 @@ fixed-point rules do.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -44,7 +44,6 @@ from symspec.training.hyperparameters import (
 )
 from symspec.training.linearized import LinearizedEvidence, linearize
 from symspec.training.marginal_likelihood import MAX_DECREMENT, Evidence, MarginalLikelihood
-from symspec.training.newton import PolishResult
 
 FINAL_TOLERANCE = 1e-13  # nats of Newton decrement: weights within 1e-6 of their deviations
 STEPS_AT_FIXED_WEIGHTS = 30
@@ -109,8 +108,8 @@ def tune(
         Stop when a Newton step in the hyperparameters would gain less, in nats; 0.01 leaves each of
         them within 0.14 of the standard deviation that the evidence itself leaves it.
     max_evaluations : int
-        Evaluations of the evidence with its gradient, from each start. If they do not suffice, the best so far is
-        returned.
+        Evaluations of the evidence with its gradient, from each start. If they do not suffice, the
+        best so far is returned.
     structure, backend, memory, options
         As for `fit_laplace`. Primal and dual have the complete gradient. The others alternate
         between the maximum at fixed weights, by central differences, and the minimum of U, up to
@@ -149,12 +148,7 @@ def tune(
     ----------
     Immer et al. 2021, arXiv:2008.08400, and Antoran et al. 2022, arXiv:2206.08900, for move=False.
     """
-    check_count(starts, "starts")
-    if starts > 1 and not move:
-        raise OptionError(
-            f"move=False keeps the weights as they are, got starts={starts}: leave starts at 1."
-        )
-    _check_options(structure, options)
+    _check_options(structure, options, move, starts)
     weights = np.array(check_theta(theta, reg.net.n_params))
     flux, labels = check_stars(reg.net, *as_stars(reg.net, X, Y))
     hyperparameters = Hyperparameters(reg, noise, prior)
@@ -169,29 +163,31 @@ def tune(
         memory=memory,
         options=options,
     )
-    inner = Hyperparameters(span.reg, noise, prior)
+    of_span = Hyperparameters(span.reg, noise, prior)
     with show_progress(progress) as show:
         follow = _Follow(show, callback, hyperparameters, span, starts)
-        if not move:
-            linearized = linearize(builder, inner, span.project(weights))
+        if move:
+            start = MarginalLikelihood(builder, of_span)
+            firsts = _find_starts(start, span, weights, starts, rng)
+            best, is_end = _search(start, firsts, tolerance, max_evaluations, follow)
+        else:
+            linearized = linearize(builder, of_span, span.project(weights))
             best, _ = _maximize(linearized, weights, tolerance, max_evaluations, follow)
-            hyperparameters.warn_at_edges(best.h, best.n_effective)
-            return hyperparameters.regression(best.h), weights
-        start = MarginalLikelihood(builder, inner)
-        search = _maximize if builder.inverse.has_evidence_gradient else _alternate
-        summits = []
-        for first in _find_starts(start, span, weights, starts, rng):
-            follow.start += 1
-            summits.append(search(start, first, tolerance, max_evaluations, follow))
-        best, is_end = _pick_highest(summits)
-        follow.tell_spread([point.F for point, _ in summits])
     hyperparameters.warn_at_edges(best.h, best.n_effective)
-    result, _ = start.at(best.h).minimize(best.theta, tolerance=FINAL_TOLERANCE)
-    _warn_of_end(best, is_end, result, inner.limits)
-    return hyperparameters.regression(best.h), span.lift(result.theta)
+    tuned = hyperparameters.regression(best.h)
+    if not move:
+        return tuned, weights
+    return tuned, span.lift(_settle(start, best, is_end))
 
 
-def _check_options(structure: str, options: Mapping[str, Any] | None) -> None:
+def _check_options(
+    structure: str, options: Mapping[str, Any] | None, move: bool, starts: int
+) -> None:
+    check_count(starts, "starts")
+    if starts > 1 and not move:
+        raise OptionError(
+            f"move=False keeps the weights as they are, got starts={starts}: leave starts at 1."
+        )
     partial_options = INVERSES[structure].partial_options if structure in INVERSES else ()
     if options and any(name in partial_options for name in options):
         raise OptionError(
@@ -218,7 +214,20 @@ def _find_starts(
         ).x
 
 
-def _pick_highest(summits: list[Summit]) -> Summit:
+def _search(
+    start: MarginalLikelihood,
+    firsts: Iterable[np.ndarray],
+    tolerance: float,
+    max_evaluations: int,
+    follow: _Follow,
+) -> Summit:
+    """The largest F found from several weights."""
+    search = _maximize if start.builder.inverse.has_evidence_gradient else _alternate
+    summits: list[Summit] = []
+    for first in firsts:
+        follow.start += 1
+        summits.append(search(start, first, tolerance, max_evaluations, follow))
+    follow.tell_spread([point.F for point, _ in summits])
     best = summits[0]
     for summit in summits[1:]:
         if summit[0].is_above(best[0]):
@@ -226,26 +235,29 @@ def _pick_highest(summits: list[Summit]) -> Summit:
     return best
 
 
-def _warn_of_end(best: Point, is_end: bool, result: PolishResult, limits: np.ndarray) -> None:
-    """Warn of weights that are at no minimum, and of a climb that ended below a maximum."""
+def _settle(start: MarginalLikelihood, best: Point, is_end: bool) -> np.ndarray:
+    """Weights at the minimum of U itself; warn of where it is none, and of F that still rises."""
+    result, _ = start.at(best.h).minimize(best.theta, tolerance=FINAL_TOLERANCE, is_near=True)
     advice = "Smooth activations (softplus, gelu, tanh) in place of relu, or a stronger prior, help"
     if not (best.is_certain and result.newton_decrement <= MAX_DECREMENT):
         warnings.warn(
-            "the weights returned are at no minimum of U at the noise and prior returned:"
-            f" Newton's steps ended as {result.reason} (decrement {result.newton_decrement:.3g}"
-            f" nats). {advice}, and so does another start.",
+            "the weights returned are at no minimum of U at the noise and prior returned: Newton"
+            f" stopped as {result.reason} (decrement {result.newton_decrement:.3g} nats). {advice},"
+            " and so does starts=5.",
             NotAtMinimumWarning,
             stacklevel=3,
         )
     if is_end:
+        gain = best.gain(find_free(best, start.hyperparameters.limits))
         warnings.warn(
-            "the evidence still rises at the noise and prior returned (a Newton step promises"
-            f" {best.gain(find_free(best, limits)):.3g} nats), but there the minimum of U ends that was followed:"
-            " those beyond have less evidence, or were not reached. The evidence has several"
-            f" maxima, and rounding decides which one is found. {advice}, and so do other starts.",
+            f"the evidence still rises at the noise and prior returned (a Newton step promises"
+            f" {gain:.3g} nats), but there the minimum of U that was followed ends: those beyond"
+            " have less evidence, or were not reached. The evidence has several maxima, and"
+            f" rounding decides which one is found. {advice}, and so does starts=5.",
             SeveralMaximaWarning,
             stacklevel=3,
         )
+    return result.theta
 
 
 class _Follow:

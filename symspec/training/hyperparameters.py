@@ -12,8 +12,9 @@ and the climb to the h where the evidence F is largest.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
@@ -276,11 +277,15 @@ class Point:
         """Whether F is larger by more than `least`; an evidence is above whatever is none."""
         if self.is_certain != other.is_certain:
             return self.is_certain
-        return self.F - other.F > least
+        return bool(other.F + least < self.F)
 
 
-# at h, from weights (param,) which may be so near that a long search leads elsewhere
-Evaluate = Callable[[np.ndarray, np.ndarray, bool], Point]
+class Evaluate(Protocol):
+    """Searches the minimum of U at h (entry,), from weights theta (param,)."""
+
+    def __call__(self, h: np.ndarray, theta: np.ndarray, is_near: bool = False) -> Point:
+        """F there; where the minimum should be near, no long search is made, as for another."""
+        ...
 
 
 def climb(
@@ -294,8 +299,8 @@ def climb(
     """Climb by quasi-Newton steps within |h| <= limits until a Newton step gains little.
 
     A step that does not lead higher, or to no minimum of U, is shortened: F may end at a fold,
-    where the minimum that was followed disappears, and beyond it only another that is higher
-    counts.
+    where the minimum that was followed disappears. There one step is tried to whatever minimum is
+    beyond, which counts if it is higher.
 
     Parameters
     ----------
@@ -353,8 +358,7 @@ def climb(
         elif leaps:
             return here, True
         else:
-            fall = here.F - there.F
-            is_broken = is_broken or not there.is_certain or fall > BREAK * promised
+            is_broken |= not there.is_certain or BREAK * promised < here.F - there.F
             distance = size
             radius = SHORTER * size
             last_rise = np.inf

@@ -29,7 +29,6 @@ from scipy.sparse.linalg import LinearOperator, cg
 
 from symspec.derivatives import compiled
 from symspec.derivatives.tangent_stream import TangentStream
-from symspec.derivatives.tangents import Tangents
 from symspec.errors import OptionError
 from symspec.inverse_hessian.builder import InverseBuilder
 from symspec.inverse_hessian.dual import DualInverse, factorize_kernel
@@ -58,7 +57,7 @@ def linearize(
     """
     if builder.structure == "last_layer":
         raise OptionError(
-            'the evidence of the linearised network (move=False) is that of all weights, got'
+            "the evidence of the linearised network (move=False) is that of all weights, got"
             ' structure="last_layer": use "primal", "dual" or "kronecker".'
         )
     kinds: dict[str, type[LinearizedEvidence]] = {"dual": _ByKernel, "primal": _ByNormalMatrix}
@@ -256,9 +255,7 @@ class _ByKernel(LinearizedEvidence):
         K = np.zeros((self.observed.size, self.observed.size))
         for name, kernel in self._kernels():
             K += variance[name] * kernel
-        inverse = DualInverse(
-            self._tangents, variance, self.noise, factorize_kernel(K, self.noise)
-        )
+        inverse = DualInverse(self._tangents, variance, self.noise, factorize_kernel(K, self.noise))
         M_inverse = inverse.kernel_inverse()
         alpha = np.einsum("cndm,md->nc", M_inverse, self.targets)
         own = np.einsum("cndn->ncd", M_inverse)

@@ -232,9 +232,7 @@ class MarginalLikelihood:
             return self._differentiate(result, inverse)
         F = log_evidence(self.reg, result.theta, result.negative_log_posterior, inverse)
         F, gradient = self.evaluate_at_fixed_weights(result.theta, F)
-        WV = np.matmul(
-            self.weights, inverse.label_covariance(self.builder.tangents(result.theta))
-        )
+        WV = np.matmul(self.weights, inverse.label_covariance(self.builder.tangents(result.theta)))
         return self._evidence(F, inverse, gradient, result, WV, inverse.count_effective(self.reg))
 
     def _differentiate(self, result: PolishResult, inverse: InverseHessian) -> Evidence:
