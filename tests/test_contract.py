@@ -64,8 +64,8 @@ SIGNATURES = {
     " backend dtype",
     "minimize": "reg theta X Y * method tol max_iterations options progress backend",
     "polish": "reg theta X Y * tolerance max_iterations structure backend memory progress callback",
-    "tune": "reg theta X Y * noise prior tolerance max_evaluations structure backend memory options"
-    " progress callback",
+    "tune": "reg theta X Y * noise prior move starts rng tolerance max_evaluations structure"
+    " backend memory options progress callback",
     "fit_laplace": "reg theta X Y * curvature structure require_minimum backend dtype memory"
     " options resume progress",
     "audit_structures": "reg theta X Y X_sample * structures options backend dtype memory progress"

@@ -15,11 +15,13 @@ callable is called as ``progress(stage, done, total, **news)``, see `symspec.saf
   hyperparameters, and so does the Hessian there. The usual fixed-point updates leave this out, and
   on the MILES stars walk past the maximum into overfitting. Its `callback` receives how many
   parameters of each block the data determine; a value that runs to the edge of its range gives an
-  `EdgeOfRangeWarning` that says what it means.
+  `EdgeOfRangeWarning` that says what it means. Only minima count; ``starts=5`` tries other weights,
+  too, and ``move=False`` leaves the weights where they are, with the evidence of the network
+  linearised there.
 
 If `fit_laplace` warns "not at a minimum": ``theta = ss.polish(reg, theta, X, Y).theta``, or `tune`.
 A network that was stopped early to keep it from overfitting wants a stronger prior instead, which
-is what `tune` finds.
+is what `tune` finds, or ``tune(..., move=False)``.
 
 >>> import numpy as np
 >>> import symspec as ss

@@ -14,9 +14,8 @@ fixed-point rules do.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
-from itertools import count
 from typing import Any
 
 import numpy as np
@@ -25,29 +24,34 @@ from scipy.optimize import minimize as scipy_minimize
 
 from symspec.derivatives.functions import check_stars
 from symspec.derivatives.span import Span, keep_whole, reduce_to_span
-from symspec.errors import OptionError, SeveralMaximaWarning
+from symspec.errors import NotAtMinimumWarning, OptionError, SeveralMaximaWarning
 from symspec.inverse_hessian.builder import InverseBuilder
 from symspec.inverse_hessian.choice import APPROXIMATE, INVERSES
 from symspec.networks.regression import Regression
+from symspec.safety.options import check_count, check_rng
 from symspec.safety.progress import Progress, show_progress
 from symspec.safety.theta import check_theta
 from symspec.spectra.resampling import Resampled
 from symspec.spectra.selections import as_stars
 from symspec.spectra.spectra import Spectra
-from symspec.training.hyperparameters import Hyperparameters
-from symspec.training.marginal_likelihood import (
-    MAX_DECREMENT,
-    POLISH_TOLERANCE,
-    Evidence,
-    MarginalLikelihood,
+from symspec.training.hyperparameters import (
+    SHORTER,
+    Evaluate,
+    Hyperparameters,
+    Point,
+    climb,
+    find_free,
 )
+from symspec.training.linearized import LinearizedEvidence, linearize
+from symspec.training.marginal_likelihood import MAX_DECREMENT, Evidence, MarginalLikelihood
 
 FINAL_TOLERANCE = 1e-13  # nats of Newton decrement: weights within 1e-6 of their deviations
 STEPS_AT_FIXED_WEIGHTS = 30
+START_SEED = 0  # of the weights of further starts, where no `rng` is given
+DOWNHILL_STEPS = 500  # of L-BFGS from weights that were drawn
 
 Follow = Callable[[np.ndarray, Evidence], None]  # called with h (entry,) and what holds there
-# F, its gradient (entry,), and approximately minus its second derivatives (entry,)
-Point = tuple[float, np.ndarray, np.ndarray]
+Summit = tuple[Point, bool]  # of `climb`
 
 
 def tune(
@@ -58,6 +62,9 @@ def tune(
     *,
     noise: str = "per_label",
     prior: str = "scale",
+    move: bool = True,
+    starts: int = 1,
+    rng: np.random.Generator | None = None,
     tolerance: float = 1e-2,
     max_evaluations: int = 40,
     structure: str = "auto",
@@ -69,7 +76,9 @@ def tune(
 ) -> tuple[Regression, np.ndarray]:
     """Set noise and prior to the maximum of the evidence.
 
-    The weights are at a minimum of the new negative log posterior when it returns.
+    The weights are at a minimum of the new negative log posterior when it returns. Only settings
+    of noise and prior count at which a minimum was reached; where there is none on the way, the
+    step is shortened. With move=False the weights stay: for networks that were stopped early.
 
     Parameters
     ----------
@@ -86,12 +95,21 @@ def tune(
     prior : {"scale", "per_layer", "per_block", "fixed"}
         One factor for all prior precisions, for those of each layer, or of each block; or what
         `reg` has.
+    move : bool, default True
+        False: the evidence is that of the network linearised at `theta` (the targets y - f + J
+        theta, a problem with a closed form), and `theta` is returned as it is. Noise and prior go
+        with predictions of the linearised network.
+    starts : int, default 1
+        Weights to start from: `theta`, and others drawn by `reg.net.init_params` and taken downhill
+        by L-BFGS. The largest evidence of all is returned.
+    rng : numpy.random.Generator, optional
+        For the weights of further starts; by default they are the same at each call.
     tolerance : float
         Stop when a Newton step in the hyperparameters would gain less, in nats; 0.01 leaves each of
         them within 0.14 of the standard deviation that the evidence itself leaves it.
     max_evaluations : int
-        Evaluations of the evidence with its gradient. If they do not suffice, the best so far is
-        returned.
+        Evaluations of the evidence with its gradient, from each start. If they do not suffice, the
+        best so far is returned.
     structure, backend, memory, options
         As for `fit_laplace`. Primal and dual have the complete gradient. The others alternate
         between the maximum at fixed weights, by central differences, and the minimum of U, up to
@@ -99,7 +117,8 @@ def tune(
         if A depends little on the weights.
     progress : bool or Progress, default True
         True: a bar on stderr if it takes more than three seconds. A callable is called with
-        (stage, evaluation, None, log_evidence=...) after each evaluation.
+        (stage, evaluation, None, log_evidence=..., decrement=...) after each evaluation, and with
+        several starts (start=...) in the end with the spread of their evidences (spread=...).
     callback : callable, optional
         Called with the regression and its `Evidence` after each evaluation.
 
@@ -112,22 +131,24 @@ def tune(
     -----
     EdgeOfRangeWarning
         A hyperparameter reached the edge of its range, a factor of 10,000 from its start.
+    NotAtMinimumWarning
+        No minimum of U was reached at the noise and prior returned, as at the kinks of ReLU.
     SeveralMaximaWarning
-        The weights did not reach a minimum of U everywhere, as at the kinks of ReLU: the evidence
+        The evidence still rises there, but the minimum of U ends that was followed: the evidence
         has several maxima, and rounding decides which one is found.
 
     Raises
     ------
     OptionError
         The regression has one prior precision a parameter, or a full noise covariance with
-        noise="per_label"; the dual structure is given a subset of the stars.
+        noise="per_label"; the dual structure is given a subset of the stars; several starts with
+        weights that may not move.
+
+    References
+    ----------
+    Immer et al. 2021, arXiv:2008.08400, and Antoran et al. 2022, arXiv:2206.08900, for move=False.
     """
-    partial_options = INVERSES[structure].partial_options if structure in INVERSES else ()
-    if options and any(name in partial_options for name in options):
-        raise OptionError(
-            f"the evidence needs all training stars, got options={dict(options)}: use"
-            ' structure="krylov".'
-        )
+    _check_options(structure, options, move, starts)
     weights = np.array(check_theta(theta, reg.net.n_params))
     flux, labels = check_stars(reg.net, *as_stars(reg.net, X, Y))
     hyperparameters = Hyperparameters(reg, noise, prior)
@@ -142,150 +163,224 @@ def tune(
         memory=memory,
         options=options,
     )
-    start = MarginalLikelihood(builder, Hyperparameters(span.reg, noise, prior))
-    maximize = _maximize if builder.inverse.has_evidence_gradient else _alternate
+    of_span = Hyperparameters(span.reg, noise, prior)
     with show_progress(progress) as show:
-        follow = _follow(show, callback, hyperparameters, span)
-        h, evidence = maximize(start, span.project(weights), tolerance, max_evaluations, follow)
-    hyperparameters.warn_at_edges(h, evidence.n_effective_by_block)
-    result, _ = start.at(h).minimize(evidence.theta, tolerance=FINAL_TOLERANCE)
-    _warn_of_several_maxima(start.decrements)
-    return hyperparameters.regression(h), span.lift(result.theta)
+        follow = _Follow(show, callback, hyperparameters, span, starts)
+        if move:
+            start = MarginalLikelihood(builder, of_span)
+            firsts = _find_starts(start, span, weights, starts, rng)
+            best, is_end = _search(start, firsts, tolerance, max_evaluations, follow)
+        else:
+            linearized = linearize(builder, of_span, span.project(weights))
+            best, _ = _maximize(linearized, weights, tolerance, max_evaluations, follow)
+    hyperparameters.warn_at_edges(best.h, best.n_effective)
+    tuned = hyperparameters.regression(best.h)
+    if not move:
+        return tuned, weights
+    return tuned, span.lift(_settle(start, best, is_end))
 
 
-def _warn_of_several_maxima(decrements: list[float]) -> None:
-    """Warn if searches for a minimum of U ended at none, by the decrements where they ended."""
-    missed = sum(not decrement <= MAX_DECREMENT for decrement in decrements)
-    if missed == 0:
-        return
-    warnings.warn(
-        f"the weights reached no minimum at {missed} of {len(decrements)} settings of noise and"
-        f" prior (Newton decrement up to {max(decrements):.3g} nats): the evidence has several"
-        " maxima, and rounding decides which one is found. Smooth activations (softplus, gelu,"
-        " tanh) in place of relu, or a stronger prior, leave one.",
-        SeveralMaximaWarning,
-        stacklevel=3,
-    )
+def _check_options(
+    structure: str, options: Mapping[str, Any] | None, move: bool, starts: int
+) -> None:
+    check_count(starts, "starts")
+    if starts > 1 and not move:
+        raise OptionError(
+            f"move=False keeps the weights as they are, got starts={starts}: leave starts at 1."
+        )
+    partial_options = INVERSES[structure].partial_options if structure in INVERSES else ()
+    if options and any(name in partial_options for name in options):
+        raise OptionError(
+            f"the evidence needs all training stars, got options={dict(options)}: use"
+            ' structure="krylov".'
+        )
 
 
-def _follow(
-    show: Progress,
-    callback: Callable[[Regression, Evidence], object] | None,
-    hyperparameters: Hyperparameters,
+def _find_starts(
+    start: MarginalLikelihood,
     span: Span,
-) -> Follow:
-    """Tell the progress and the callback of each evaluation."""
+    weights: np.ndarray,
+    n_starts: int,
+    rng: np.random.Generator | None,
+) -> Iterator[np.ndarray]:
+    """The given weights, and others drawn and taken downhill, in the coordinates of the span."""
+    yield span.project(weights)
+    rng = np.random.default_rng(START_SEED) if rng is None else check_rng(rng)
+    for _ in range(n_starts - 1):
+        drawn = span.project(span.full.net.init_params(rng))
+        downhill = {"maxiter": DOWNHILL_STEPS}
+        yield scipy_minimize(
+            start.objective, drawn, jac=True, method="L-BFGS-B", options=downhill
+        ).x
+
+
+def _search(
+    start: MarginalLikelihood,
+    firsts: Iterable[np.ndarray],
+    tolerance: float,
+    max_evaluations: int,
+    follow: _Follow,
+) -> Summit:
+    """The largest F found from several weights."""
+    search = _maximize if start.builder.inverse.has_evidence_gradient else _alternate
+    summits: list[Summit] = []
+    for first in firsts:
+        follow.start += 1
+        summits.append(search(start, first, tolerance, max_evaluations, follow))
+    follow.tell_spread([point.F for point, _ in summits])
+    best = summits[0]
+    for summit in summits[1:]:
+        if summit[0].is_above(best[0]):
+            best = summit
+    return best
+
+
+def _settle(start: MarginalLikelihood, best: Point, is_end: bool) -> np.ndarray:
+    """Weights at the minimum of U itself; warn of where it is none, and of F that still rises."""
+    result, _ = start.at(best.h).minimize(best.theta, tolerance=FINAL_TOLERANCE, is_near=True)
+    advice = "Smooth activations (softplus, gelu, tanh) in place of relu, or a stronger prior, help"
+    if not (best.is_certain and result.newton_decrement <= MAX_DECREMENT):
+        warnings.warn(
+            "the weights returned are at no minimum of U at the noise and prior returned: Newton"
+            f" stopped as {result.reason} (decrement {result.newton_decrement:.3g} nats). {advice},"
+            " and so does starts=5.",
+            NotAtMinimumWarning,
+            stacklevel=3,
+        )
+    if is_end:
+        gain = best.gain(find_free(best, start.hyperparameters.limits))
+        warnings.warn(
+            f"the evidence still rises at the noise and prior returned (a Newton step promises"
+            f" {gain:.3g} nats), but there the minimum of U that was followed ends: those beyond"
+            " have less evidence, or were not reached. The evidence has several maxima, and"
+            f" rounding decides which one is found. {advice}, and so does starts=5.",
+            SeveralMaximaWarning,
+            stacklevel=3,
+        )
+    return result.theta
+
+
+class _Follow:
+    """Tells the progress and the callback of each evaluation.
+
+    Parameters
+    ----------
+    show : Progress
+    callback : callable, optional
+    hyperparameters : Hyperparameters
+        Of the whole regression.
+    span : Span
+    n_starts : int
+    """
+
     stage = "tuning noise and prior"
-    evaluations = count(1)
-    show(stage, 0, None)
 
-    def follow(h: np.ndarray, evidence: Evidence) -> None:
-        show(stage, next(evaluations), None, log_evidence=evidence.log_marginal_likelihood)
-        if callback is not None:
-            lifted = replace(evidence, theta=span.lift(evidence.theta))
-            callback(hyperparameters.regression(h), lifted)
+    def __init__(
+        self,
+        show: Progress,
+        callback: Callable[[Regression, Evidence], object] | None,
+        hyperparameters: Hyperparameters,
+        span: Span,
+        n_starts: int,
+    ):
+        self._show = show
+        self._callback = callback
+        self._hyperparameters = hyperparameters
+        self._span = span
+        self._n_starts = n_starts
+        self._n_evaluations = 0
+        self.start = 0
+        show(self.stage, 0, None)
 
-    return follow
+    def __call__(self, h: np.ndarray, evidence: Evidence) -> None:
+        self._n_evaluations += 1
+        self._tell(evidence.log_marginal_likelihood, decrement=evidence.newton_decrement)
+        if self._callback is not None:
+            lifted = replace(evidence, theta=self._span.lift(evidence.theta))
+            self._callback(self._hyperparameters.regression(h), lifted)
+
+    def tell_spread(self, values: list[float]) -> None:
+        """Tell the largest evidence of several starts, and how far the others are below."""
+        if self._n_starts > 1:
+            self._tell(max(values), spread=max(values) - min(values))
+
+    def _tell(self, log_evidence: float, **news: float) -> None:
+        if self._n_starts > 1:
+            news["start"] = self.start
+        self._show(self.stage, self._n_evaluations, None, log_evidence=log_evidence, **news)
 
 
 def _maximize(
+    start: MarginalLikelihood | LinearizedEvidence,
+    theta: np.ndarray,
+    tolerance: float,
+    max_evaluations: int,
+    follow: Follow,
+) -> tuple[Point, bool]:
+    """Climb to the largest F by its gradient, from the weights `theta`.
+
+    The noise goes first, which the labels determine best: far from it, no prior is right.
+    """
+    evaluate = _evaluation(start, follow)
+    limits = start.hyperparameters.limits
+    here = evaluate(start.h, theta)
+    leading = start.hyperparameters.is_noise
+    return climb(evaluate, here, limits, tolerance, max_evaluations - 1, leading)
+
+
+def _alternate(
     start: MarginalLikelihood,
     theta: np.ndarray,
     tolerance: float,
     max_evaluations: int,
     follow: Follow,
-) -> tuple[np.ndarray, Evidence]:
-    """Hyperparameters of largest F, and the evidence there, by the complete gradient."""
-    best = start.h, start.evaluate(theta)
-    follow(*best)
+) -> tuple[Point, bool]:
+    """Maximise F at fixed weights and minimise U, in turn until neither changes.
 
-    def evaluate(h: np.ndarray) -> Point:
-        nonlocal best
-        evidence = start.at(h).evaluate(best[1].theta)
-        follow(h, evidence)
-        if evidence.log_marginal_likelihood > best[1].log_marginal_likelihood:
-            best = h, evidence
-        return _as_point(start, evidence)
-
-    first = _as_point(start, best[1])
-    _climb(evaluate, start.h, first, start.hyperparameters.limits, tolerance, max_evaluations - 1)
-    return best
-
-
-def _alternate(
-    start: MarginalLikelihood, theta: np.ndarray, tolerance: float, max_rounds: int, follow: Follow
-) -> tuple[np.ndarray, Evidence]:
-    """Maximise F at fixed weights and minimise U, in turn until neither changes."""
-    h = start.h
-    limits = start.hyperparameters.limits
-    for _ in range(max_rounds):
-        here = start.at(h)
-        evidence = here.evaluate_minimum(*here.minimize(theta, tolerance=POLISH_TOLERANCE))
-        follow(h, evidence)
-        theta = evidence.theta
-        before = h
-        first = _as_point(start, evidence)
-
-        def evaluate(
-            h: np.ndarray, theta: np.ndarray = theta, curvature: np.ndarray = first[2]
-        ) -> Point:
-            F, gradient = start.at(h).evaluate_at_fixed_weights(theta)
-            return F, gradient, curvature
-
-        h = _climb(evaluate, h, first, limits, tolerance, STEPS_AT_FIXED_WEIGHTS)
-        if 0.5 * np.sum(first[2] * (h - before) ** 2) <= tolerance:
-            break
-    return h, evidence
-
-
-def _as_point(start: MarginalLikelihood, evidence: Evidence) -> Point:
-    return evidence.log_marginal_likelihood, evidence.gradient, start.curvature(evidence)
-
-
-def _climb(
-    evaluate: Callable[[np.ndarray], Point],
-    h: np.ndarray,
-    first: Point,
-    limits: np.ndarray,
-    tolerance: float,
-    max_evaluations: int,
-) -> np.ndarray:
-    """Climb by L-BFGS from h, where `first` holds, until a Newton step gains little.
-
-    Returns
-    -------
-    numpy.ndarray, shape (entry,)
-        The best h visited.
+    Where F at the minimum falls, the step in h is shortened.
     """
-    points = [(h, first)]
-    size = np.maximum(first[2], np.abs(first[1]))  # no first step beyond a factor e
-    unit = np.sqrt(size.max(initial=0.0) / size)
+    evaluate = _evaluation(start, follow)
+    limits = start.hyperparameters.limits
+    here = evaluate(start.h, theta)
+    share = 1.0
+    for _ in range(max_evaluations - 1):
+        if share == 1.0:
+            at_fixed_weights = _evaluation_at_fixed_weights(start, here)
+            target, _ = climb(at_fixed_weights, here, limits, tolerance, STEPS_AT_FIXED_WEIGHTS)
+        step = share * (target.h - here.h)
+        if 0.5 * np.sum(here.curvature * step**2) <= tolerance:
+            break
+        there = evaluate(here.h + step, here.theta)
+        if there.is_above(here):
+            here = there
+            share = 1.0
+        else:
+            share *= SHORTER
+    return here, False  # the gradient at fixed weights does not tell where F ends
 
-    def negative(u: np.ndarray) -> tuple[float, np.ndarray]:
-        at = h + unit * u
-        if not np.array_equal(at, points[-1][0]):
-            points.append((at, evaluate(at)))
-        F, gradient, _ = points[-1][1]
-        return -F / size.max(), -gradient * unit / size.max()
 
-    def stop_if_near(*ignored: Any) -> None:
-        at, (_, gradient, curvature) = points[-1]
-        free = (np.abs(at) < limits - 1e-9) | (at * gradient < 0)
-        if 0.5 * np.sum(gradient[free] ** 2 / curvature[free]) <= tolerance:
-            raise StopIteration
+def _evaluation(start: MarginalLikelihood | LinearizedEvidence, follow: Follow) -> Evaluate:
+    """F at h and the minimum near given weights, told to `follow`."""
 
-    try:
-        stop_if_near()
-        bounds = list(zip((-limits - h) / unit, (limits - h) / unit, strict=True))
-        scipy_minimize(
-            negative,
-            0 * h,
-            jac=True,
-            method="L-BFGS-B",
-            bounds=bounds,
-            callback=stop_if_near,
-            options={"maxfun": max_evaluations, "gtol": 0.0, "ftol": 1e-12},
+    def evaluate(h: np.ndarray, theta: np.ndarray, is_near: bool = False) -> Point:
+        evidence = start.at(h).evaluate(theta, is_near=is_near)
+        follow(h, evidence)
+        return Point(
+            h=h,
+            F=evidence.log_marginal_likelihood,
+            gradient=evidence.gradient,
+            curvature=start.curvature(evidence),
+            is_certain=evidence.is_minimum,
+            theta=evidence.theta,
+            n_effective=evidence.n_effective_by_block,
         )
-    except StopIteration:
-        pass
-    return max(points, key=lambda point: point[1][0])[0]
+
+    return evaluate
+
+
+def _evaluation_at_fixed_weights(start: MarginalLikelihood, here: Point) -> Evaluate:
+    def evaluate(h: np.ndarray, theta: np.ndarray, is_near: bool = False) -> Point:
+        F, gradient = start.at(h).evaluate_at_fixed_weights(theta)
+        return replace(here, h=h, F=F, gradient=gradient)
+
+    return evaluate

@@ -72,11 +72,16 @@ def test_tuning_tells_each_evaluation_to_progress_and_callback(steps, follow, st
         structure=structure,
         max_evaluations=3,
         progress=follow,
-        callback=lambda _, evidence: found.append(evidence.log_marginal_likelihood),
+        callback=lambda _, evidence: found.append(evidence),
     )
     assert {(stage, total) for stage, _, total, _ in steps} == {("tuning noise and prior", None)}
     assert [done for _, done, _, _ in steps] == list(range(len(found) + 1))
-    assert [news["log_evidence"] for _, _, _, news in steps[1:]] == found
+    assert [news["log_evidence"] for _, _, _, news in steps[1:]] == [
+        evidence.log_marginal_likelihood for evidence in found
+    ]
+    assert [news["decrement"] for _, _, _, news in steps[1:]] == [
+        evidence.newton_decrement for evidence in found
+    ]
     assert len(found) >= 2
 
 

@@ -106,11 +106,3 @@ def test_the_constant_is_what_no_weights_change():
     theta = np.zeros(net.n_params)
     U, _ = ss.compile_objective(reg)(theta, zero, np.where(np.isnan(labels), np.nan, 0.0))
     assert reg.constant(labels) == pytest.approx(U, rel=1e-13)
-
-
-def test_kinks_that_leave_several_maxima_of_the_evidence_are_said():
-    flux, labels = make_stars()
-    reg = build_regression(flux, labels, activation="relu")
-    theta = reg.net.init_params(np.random.default_rng(5))
-    with pytest.warns(ss.SeveralMaximaWarning, match=r"no minimum at \d+ of \d+ .* rounding"):
-        ss.tune(reg, theta, flux, labels, max_evaluations=3, progress=False)

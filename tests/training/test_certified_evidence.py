@@ -1,0 +1,157 @@
+"""The evidence counts at minima alone: the climb, its ends, several starts, and what is said."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy.linalg import eigh
+
+import symspec as ss
+from symspec.training import marginal_likelihood
+from symspec.training.hyperparameters import Point, climb
+
+LIMITS = np.full(2, 9.0)
+TOP = np.array([1.5, -0.8])
+CURVATURE = np.array([[40.0, 6.0], [6.0, 3.0]])
+
+
+def make_point(h, F, gradient, *, is_certain=True):
+    curvature = np.diag(CURVATURE)
+    return Point(h=h, F=F, gradient=gradient, curvature=curvature, is_certain=is_certain,
+                 theta=h, n_effective={})  # fmt: skip
+
+
+def smooth(h, theta, is_near=False):
+    off = h - TOP
+    return make_point(h, -0.5 * off @ CURVATURE @ off, -CURVATURE @ off)
+
+
+def end_at_fold(beyond):
+    """The smooth F up to h_0 = 0.7; what is beyond differs in F, or is no minimum."""
+
+    def evaluate(h, theta, is_near=False):
+        there = smooth(h, theta)
+        return there if h[0] < 0.7 else beyond(there)
+
+    return evaluate
+
+
+def test_the_climb_ends_at_the_maximum():
+    seen = []
+
+    def evaluate(h, theta, is_near=False):
+        seen.append(h)
+        return smooth(h, theta)
+
+    end, is_end = climb(evaluate, smooth(np.zeros(2), None), LIMITS, 1e-6, 40)
+    assert not is_end
+    assert end.F > -1e-4
+    assert len(seen) < 30
+
+
+def test_the_noise_goes_first():
+    seen = []
+
+    def evaluate(h, theta, is_near=False):
+        seen.append(h)
+        return smooth(h, theta)
+
+    end, _ = climb(evaluate, smooth(np.zeros(2), None), LIMITS, 1e-6, 40, np.array([True, False]))
+    assert seen[0][1] == 0 != seen[0][0]
+    assert end.F > -1e-4
+
+
+def test_the_climb_stays_within_the_limits():
+    limits = np.array([0.5, 0.5])
+    end, is_end = climb(smooth, smooth(np.zeros(2), None), limits, 1e-6, 40)
+    # the maximum on the box: h_0 at its edge, h_1 where the slope vanishes or at its edge
+    np.testing.assert_allclose(end.h, [0.5, 0.5], atol=1e-6)
+    assert not is_end
+
+
+@pytest.mark.parametrize(
+    "beyond",
+    [
+        lambda there: replace(there, F=there.F - 100.0),
+        lambda there: replace(there, F=there.F + 100.0, is_certain=False),
+    ],
+    ids=["another minimum of less evidence", "no minimum"],
+)
+def test_beyond_a_fold_nothing_counts_that_is_lower_or_no_minimum(beyond):
+    start = smooth(np.zeros(2), None)
+    end, is_end = climb(end_at_fold(beyond), start, LIMITS, 1e-3, 60)
+    assert is_end
+    assert end.is_certain
+    assert start.F < end.F == smooth(end.h, None).F
+    assert end.h[0] < 0.7
+
+
+def test_another_minimum_of_more_evidence_is_followed():
+    evaluate = end_at_fold(lambda there: replace(there, F=there.F + 5.0))
+    end, is_end = climb(evaluate, smooth(np.zeros(2), None), LIMITS, 1e-6, 60)
+    assert not is_end
+    assert end.F > 5.0 - 1e-4
+
+
+@pytest.fixture(scope="module")
+def problem():
+    """Sixty stars of six inputs with little noise, and a network that could interpolate them."""
+    rng = np.random.default_rng(3)
+    X = rng.normal(size=(60, 6))
+    Y = (np.sin(2 * X[:, :1]) + X[:, 1:2] * X[:, 2:3]) + 0.05 * rng.normal(size=(60, 1))
+    net = ss.standardized(ss.mlp([6, 12, 1], activation="tanh"), X, Y)
+    reg = ss.Regression(
+        net, sigma_noise=0.3 * Y.std(axis=0), prior_precision=ss.scaled_prior(net, 1.0)
+    )
+    return reg, net.init_params(np.random.default_rng(0), "glorot_uniform"), X, Y
+
+
+def find_evidence(reg, theta, X, Y):
+    """Laplace's, and proof from dense matrices that it is taken at a minimum."""
+    G, H = (compile_it(reg)(theta, X, Y) for compile_it in (ss.compile_ggn, ss.compile_hessian))
+    _, g = ss.compile_objective(reg)(theta, X, Y)
+    assert 0.5 * g @ np.linalg.solve(G, g) < 1e-10
+    assert eigh(H, G, eigvals_only=True)[0] > 0
+    return ss.fit_laplace(reg, theta, X, Y, require_minimum=True).log_marginal_likelihood()
+
+
+@pytest.mark.filterwarnings("ignore::symspec.SeveralMaximaWarning")
+def test_a_network_of_many_minima_ends_at_one_and_further_starts_lose_nothing(problem):
+    reg, theta, X, Y = problem
+    steps = []
+    words = {"tolerance": 0.1, "max_evaluations": 15, "progress": False}
+    evidence = find_evidence(*ss.tune(reg, theta, X, Y, **words), X, Y)
+    words["progress"] = lambda *step, **news: steps.append(news)
+    several = ss.tune(reg, theta, X, Y, starts=3, **words)
+    assert find_evidence(*several, X, Y) >= evidence - 1e-6
+    again = ss.tune(reg, theta, X, Y, starts=3, **words | {"progress": False})
+    np.testing.assert_array_equal(again[1], several[1])
+    assert [news["start"] for news in steps[1:]] == sorted(news["start"] for news in steps[1:])
+    best = {}
+    for news in steps[1:-1]:
+        if news["decrement"] < 1e-9:
+            start = news["start"]
+            best[start] = max(best.get(start, -np.inf), news["log_evidence"])
+    assert set(best) == {1, 2, 3}
+    assert steps[-1]["log_evidence"] == pytest.approx(max(best.values()), abs=1e-6)
+    assert steps[-1]["spread"] == pytest.approx(max(best.values()) - min(best.values()), abs=1e-6)
+
+
+def test_weights_at_no_minimum_are_told_with_the_numbers(problem, monkeypatch):
+    search = marginal_likelihood.minimize_by_newton
+
+    def stop_early(*args, **words):
+        result, inverse = search(*args, **words)
+        stuck = {"converged": False, "newton_decrement": 0.25, "reason": "no step lowers U"}
+        return replace(result, **stuck), inverse
+
+    monkeypatch.setattr(marginal_likelihood, "minimize_by_newton", stop_early)
+    reg, theta, X, Y = problem
+    with pytest.warns(ss.NotAtMinimumWarning, match=r"no step lowers U \(decrement 0\.25 nats\)"):
+        ss.tune(reg, theta, X, Y, max_evaluations=2, progress=False)
+
+
+def test_starts_are_counted(problem):
+    reg, theta, X, Y = problem
+    with pytest.raises(ss.OptionError, match="starts should be a positive integer, got 0"):
+        ss.tune(reg, theta, X, Y, starts=0)

@@ -1,0 +1,188 @@
+"""Noise and prior of networks that stay where they are, against the Gaussian closed form."""
+
+from functools import cache
+
+import numpy as np
+import pytest
+from scipy.stats import multivariate_normal
+
+import symspec as ss
+from symspec.derivatives.compiled import compile_jacobian, compile_predict
+from symspec.inverse_hessian.builder import InverseBuilder
+from symspec.training.hyperparameters import Hyperparameters
+from symspec.training.linearized import linearize
+
+KINDS = [("per_label", "scale"), ("per_label", "per_block"), ("full", "per_layer")]
+
+
+@cache
+def build_problem(n_pixels=3, n_stars=25, activation="tanh", noise="per_label", seed=0):
+    """A regression at weights that are no minimum; labels are missing in each way that they can."""
+    rng = np.random.default_rng(seed)
+    X = rng.normal(size=(n_stars, n_pixels))
+    Y = np.c_[np.sin(X[:, 0]), X[:, 1] ** 2] + 0.1 * rng.normal(size=(n_stars, 2))
+    Y[2, 0] = Y[5, -1] = Y[7] = np.nan
+    net = ss.mlp([n_pixels, 4, 2], activation=activation)
+    full = {"noise_covariance": [[0.04, 0.03], [0.03, 0.09]]}
+    words = full if noise == "full" else {"sigma_noise": [0.2, 0.3]}
+    reg = ss.Regression(net, prior_precision=ss.scaled_prior(net, 0.5), **words)
+    return reg, net.init_params(rng), X, Y
+
+
+@cache
+def linear_model(n_pixels, activation):
+    """Rows of J and the targets y - f + J theta of the labels that are there."""
+    reg, theta, X, Y = build_problem(n_pixels, activation=activation)
+    seen = ~np.isnan(Y)
+    J = compile_jacobian(reg.net, "theta")(theta, X)
+    t = Y - compile_predict(reg.net)(theta, X) + J @ theta
+    return J[seen], t[seen], np.argwhere(seen)
+
+
+def log_density(reg, J, t, places):
+    """Log N(t | 0, J Lambda^-1 J^T + S), written out row by row."""
+    star, label = places.T
+    S = np.where(star[:, None] == star, reg.noise_covariance[label[:, None], label], 0.0)
+    M = J @ np.diag(1 / reg.prior_precision_vector()) @ J.T + S
+    return multivariate_normal.logpdf(t, np.zeros(len(t)), M)
+
+
+@pytest.mark.parametrize("activation", ["tanh", "relu"])
+@pytest.mark.parametrize(("noise", "prior"), KINDS)
+@pytest.mark.parametrize(
+    ("structure", "memory"),
+    [("primal", "1GB"), ("dual", "1GB"), ("primal", "8kB"), ("dual", "8kB")],
+    ids=["primal", "dual", "primal, nothing kept", "dual, nothing kept"],
+)
+def test_value_and_gradient_are_those_of_the_closed_form(
+    structure, memory, noise, prior, activation
+):
+    reg, theta, X, Y = build_problem(activation=activation, noise=noise)
+    builder = InverseBuilder(reg, X, Y, structure=structure, memory=memory)
+    hyperparameters = Hyperparameters(reg, noise, prior)
+    evidence = linearize(builder, hyperparameters, theta)
+    h = 0.3 * np.random.default_rng(1).normal(size=len(hyperparameters))
+    found = evidence.at(h).evaluate(theta)
+
+    def F(h):
+        return log_density(hyperparameters.regression(h), *linear_model(3, activation))
+
+    np.testing.assert_allclose(found.log_marginal_likelihood, F(h), rtol=1e-8)
+    step = 1e-4
+    slopes = [(F(h + e) - F(h - e)) / (2 * step) for e in step * np.eye(len(h))]
+    # step^2 times third derivatives, and rounding over the step
+    np.testing.assert_allclose(found.gradient, slopes, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("structure", ["primal", "dual", "krylov"])
+def test_the_weights_and_the_counts_are_those_of_the_linear_model(structure):
+    reg, theta, X, Y = build_problem(noise="full")
+    options = {"subset": 10} if structure == "krylov" else None
+    builder = InverseBuilder(reg, X, Y, structure=structure, options=options)
+    found = linearize(builder, Hyperparameters(reg, "full", "scale"), theta).evaluate(theta)
+    J, t, (star, label) = *linear_model(3, "tanh")[:2], linear_model(3, "tanh")[2].T
+    S = np.where(star[:, None] == star, reg.noise_covariance[label[:, None], label], 0.0)
+    precision = reg.prior_precision_vector()
+    A = J.T @ np.linalg.solve(S, J) + np.diag(precision)
+    np.testing.assert_allclose(
+        found.theta, np.linalg.solve(A, J.T @ np.linalg.solve(S, t)), rtol=1e-8, atol=1e-9
+    )
+    share = 1 - precision * np.diag(np.linalg.inv(A))
+    assert found.newton_decrement < 1e-12
+    if structure == "krylov":  # which estimates them
+        return
+    dense = {name: part.sum() for name, part in reg.net.unpack(share).items()}
+    for name, count in dense.items():
+        np.testing.assert_allclose(found.n_effective_by_block[name], count, rtol=1e-8)
+    by_label = np.diag(np.linalg.solve(S, J @ np.linalg.solve(A, J.T)))
+    expected = [by_label[label == c].sum() for c in range(2)]
+    np.testing.assert_allclose(found.n_effective, expected, rtol=1e-8)
+
+
+@pytest.mark.parametrize("structure", ["primal", "dual"])
+@pytest.mark.parametrize(
+    ("noise", "prior"), [("per_label", "per_layer"), ("full", "scale"), ("fixed", "scale")]
+)
+def test_tuning_ends_at_the_maximum_of_the_closed_form_and_keeps_the_weights(
+    structure, noise, prior
+):
+    reg, theta, X, Y = build_problem(noise=noise)
+    seen = []
+    tuned, same = ss.tune(
+        reg, theta, X, Y, noise=noise, prior=prior, structure=structure, move=False,
+        tolerance=1e-6, callback=lambda *both: seen.append(both), progress=False,
+    )  # fmt: skip
+    np.testing.assert_array_equal(same, theta)
+    hyperparameters = Hyperparameters(tuned, noise, prior)
+    n = len(hyperparameters)
+
+    def F(h):
+        return log_density(hyperparameters.regression(h), *linear_model(3, "tanh"))
+
+    top = F(np.zeros(n))
+    assert top == pytest.approx(max(e.log_marginal_likelihood for _, e in seen), rel=1e-8)
+    assert top > seen[0][1].log_marginal_likelihood + 1
+    for size in (0.01, 0.1, 0.5):
+        for direction in np.vstack([np.eye(n), -np.eye(n)]):
+            assert F(size * direction) <= top + 1e-5  # ten tolerances
+
+
+@pytest.mark.parametrize("structure", ["primal", "dual"])
+def test_the_span_of_the_stars_has_the_same_evidence(structure):
+    """More pixels than stars: noise and prior are those of the whole network."""
+    reg, theta, X, Y = build_problem(n_pixels=30)
+    seen = []
+    ss.tune(
+        reg, theta, X, Y, structure=structure, move=False, progress=False,
+        callback=lambda *both: seen.append(both),
+    )  # fmt: skip
+    assert len(seen) > 1
+    for at, evidence in seen:
+        expected = log_density(at, *linear_model(30, "tanh"))
+        np.testing.assert_allclose(evidence.log_marginal_likelihood, expected, rtol=1e-8)
+        assert evidence.theta.shape == theta.shape
+
+
+@pytest.mark.parametrize("structure", ["kronecker", "ekfac", "diagonal", "low_rank"])
+def test_approximations_differ_from_the_closed_form_by_their_determinant_alone(structure):
+    reg, theta, X, Y = build_problem()
+    builder = InverseBuilder(reg, X, Y, structure=structure)
+    hyperparameters = Hyperparameters(reg, "per_label", "scale")
+    here = linearize(builder, hyperparameters, theta)
+    h = np.array([0.2, -0.1, 0.3])
+    J, t, places = linear_model(3, "tanh")
+
+    def F(h):
+        at = hyperparameters.regression(h)
+        exact = log_density(at, J, t, places)
+        weights = 1 / at.noise_covariance[places[:, 1], places[:, 1]]
+        A = J.T @ (weights[:, None] * J) + np.diag(at.prior_precision_vector())
+        log_det = builder.with_regression(at).build(theta).logdet()
+        return exact + 0.5 * np.linalg.slogdet(A)[1] + 0.5 * log_det
+
+    found = here.at(h).evaluate(theta)
+    np.testing.assert_allclose(found.log_marginal_likelihood, F(h), rtol=1e-8)
+    slopes = [(F(h + e) - F(h - e)) / 2e-3 for e in 1e-3 * np.eye(3)]
+    # both from steps of 1e-3, one at fixed weights: their squares times third derivatives
+    np.testing.assert_allclose(found.gradient, slopes, rtol=1e-4, atol=1e-4)
+    tuned, same = ss.tune(reg, theta, X, Y, structure=structure, move=False, progress=False)
+    np.testing.assert_array_equal(same, theta)
+    assert F(hyperparameters_between(reg, tuned)) > F(np.zeros(3))
+
+
+def hyperparameters_between(reg, tuned):
+    name = next(iter(reg.prior_precision))
+    factor = tuned.prior_precision[name] / reg.prior_precision[name]
+    return np.log([*(tuned.sigma_noise / reg.sigma_noise), factor])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ({"starts": 3}, "leave starts at 1"),
+        ({"structure": "last_layer"}, 'use "primal", "dual" or "kronecker"'),
+    ],
+)
+def test_what_has_no_evidence_of_the_linearised_network_is_refused(words, message):
+    with pytest.raises(ss.OptionError, match=message):
+        ss.tune(*build_problem(), move=False, **words)
