@@ -50,6 +50,7 @@ class DenseModel:
     """
 
     is_fresh = True
+    has_cheap_steps = True
 
     def __init__(
         self,
@@ -93,10 +94,16 @@ class DenseModel:
 
         The length is that in the norm of G.
         """
-        u = minimize_in_ball(self.values, self._slopes, radius)
+        scales = np.sqrt(np.maximum(np.abs(self.values), 1.0))
+        ratios = self.values / scales**2
+        order = np.argsort(ratios, kind="stable")
+        u = np.empty_like(scales)
+        u[order] = minimize_in_ball(ratios[order], (self._slopes / scales)[order], radius)
+        norm = float(np.linalg.norm(u))
+        u /= scales
         decrease = -float(self._slopes @ u + 0.5 * self.values @ u**2)
         step = solve_triangular(self._L, self._vectors @ u, lower=True, trans=1)
-        return step, decrease, float(np.linalg.norm(u))
+        return step, decrease, norm
 
 
 def minimize_in_ball(values: Vector, slopes: Vector, radius: float) -> Vector:

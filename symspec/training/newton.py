@@ -27,7 +27,7 @@ from symspec.spectra.resampling import Resampled
 from symspec.spectra.selections import as_stars
 from symspec.spectra.spectra import Spectra
 from symspec.training.dense_newton import DenseModel, is_small
-from symspec.training.kinks import KinkResult, minimize_at_kinks
+from symspec.training.kinks import KinkResult, Place, minimize_at_kinks
 from symspec.training.product_newton import ProductModel
 
 Vector = np.ndarray
@@ -39,6 +39,7 @@ STUCK = "no step lowers U"
 TOO_LONG = "the iterations allowed are over"
 AT_KINK = "at a kink: gradients of the pieces that meet there combine to one below the tolerance"
 STUCK_AT_KINK = "no step lowers U, at a kink that is not proved a minimum"
+ACCEPTED = 1e-4  # share of what the model promised that a step has to keep
 STUCK_RADIUS = 1e-10  # radius, in lengths of a whole Newton step, at which smooth networks end
 KINKED_RADIUS = 1e-2  # that at which the others leave for BFGS, which takes kinks in its stride
 STEPS_AT_KINKS = 100  # of BFGS, of one gradient each, that stand for an iteration of Newton's
@@ -215,7 +216,7 @@ def _minimize_by_turns(
         found = minimize_at_kinks(
             objective,
             lambda theta: builder.build(theta).cheap(),
-            newton.theta,
+            newton.place.theta,
             tolerance=tolerance,
             max_steps=STEPS_AT_KINKS * budget,
             callback=_count_from(done, callback_at_kinks),
@@ -251,8 +252,8 @@ class _NewtonSteps:
 
     Attributes
     ----------
-    theta, U, model
-        Where it stands.
+    place, model
+        Where it stands, and the model of U around.
     iteration : int
         Steps tried, from `done` on.
     """
@@ -266,15 +267,14 @@ class _NewtonSteps:
         done: int = 0,
     ):
         self._objective = objective
-        self.theta = theta
-        self.U, gradient = objective(theta)
-        self.model = find_model(builder, theta, gradient)
+        self.place = Place(theta, *objective(theta))
+        self.model = find_model(builder, theta, self.place.gradient)
         self.iteration = done
         # a saddle may have no gradient at all
         self._radius = max(1.0, np.sqrt(2 * self.model.decrement))
         # U sums one term a label and more; what it comes to depends on the labels' units
         n_terms = float(np.count_nonzero(builder.observed))
-        self._rounding = 1e-12 * max(abs(self.U), n_terms)
+        self._rounding = 1e-12 * max(abs(self.place.U), n_terms)
 
     def run(
         self,
@@ -290,7 +290,7 @@ class _NewtonSteps:
             if (may_end or self.model.decrement <= tolerance) and not self.model.is_fresh:
                 self.model = self.model.refresh()
             if callback is not None:
-                callback(self.iteration, self.U, self.model.decrement)
+                callback(self.iteration, self.place.U, self.model.decrement)
             if self.model.decrement <= tolerance and self.model.gain <= tolerance:
                 return ARRIVED
             if self._is_stuck(tolerance, least_radius):
@@ -306,20 +306,35 @@ class _NewtonSteps:
         return bool(self._radius <= least_radius * length)
 
     def _try_step(self) -> None:
-        step, predicted, norm = self.model.step(self._radius)
-        U, gradient = self._objective(self.theta + step)
-        ratio = (self.U - U) / predicted if np.isfinite(U) else -1.0
-        self._radius = _next_radius(self._radius, norm, ratio)
-        rounding = self._rounding
-        if ratio > 1e-4 or (predicted <= rounding and self.U + rounding >= U):
-            self.theta = self.theta + step
-            self.U = U
-            self.model = self.model.move(self.theta, gradient)
+        """Move if the step lowers U; where steps are cheap, on while longer ones lower it more."""
+        best = self._try(self._radius)
+        self._radius = _next_radius(self._radius, best)
+        while self.model.has_cheap_steps and best.is_at_edge and self._radius > best.norm:
+            longer = self._try(self._radius)
+            if longer.ratio <= ACCEPTED or longer.place.U >= best.place.U:
+                self._radius = best.norm
+                break
+            best = longer
+            self._radius = _next_radius(self._radius, best)
+        is_lost_in_rounding = best.predicted <= self._rounding
+        if best.ratio > ACCEPTED or (
+            is_lost_in_rounding and best.place.U <= self.place.U + self._rounding
+        ):
+            self.place = best.place
+            self.model = self.model.move(self.place.theta, self.place.gradient)
+
+    def _try(self, radius: float) -> _Trial:
+        step, predicted, norm = self.model.step(radius)
+        theta = self.place.theta + step
+        place = Place(theta, *self._objective(theta))
+        gained = self.place.U - place.U
+        ratio = gained / predicted if np.isfinite(place.U) else -1.0
+        return _Trial(place, predicted, norm, ratio, norm > 0.99 * radius)
 
     def result(self, reason: str) -> PolishResult:
         return PolishResult(
-            theta=self.theta,
-            negative_log_posterior=self.U,
+            theta=self.place.theta,
+            negative_log_posterior=self.place.U,
             newton_decrement=self.model.decrement,
             iterations=self.iteration,
             converged=reason == ARRIVED,
@@ -358,6 +373,11 @@ class Model(Protocol):
         ...
 
     @property
+    def has_cheap_steps(self) -> bool:
+        """Whether a step costs less than a value of U."""
+        ...
+
+    @property
     def is_fresh(self) -> bool:
         """Whether `inverse` is that at theta."""
         ...
@@ -378,7 +398,18 @@ class Model(Protocol):
 FindModel = Callable[[InverseBuilder, Vector, Vector], Model]
 
 
-def _next_radius(radius: float, norm: float, ratio: float) -> float:
-    if ratio < 0.25:
-        return 0.25 * norm
-    return max(radius, 2.5 * norm) if ratio > 0.75 else radius
+@dataclass(frozen=True, eq=False)
+class _Trial:
+    """A step's end, what the model said of it, its length, and the share of it that came true."""
+
+    place: Place
+    predicted: float
+    norm: float
+    ratio: float
+    is_at_edge: bool
+
+
+def _next_radius(radius: float, trial: _Trial) -> float:
+    if trial.ratio < 0.25:
+        return 0.25 * trial.norm
+    return max(radius, 2.5 * trial.norm) if trial.ratio > 0.75 else radius

@@ -40,6 +40,8 @@ class ProductModel:
         Of G, `age` steps before.
     """
 
+    has_cheap_steps = False
+
     def __init__(
         self,
         product: Callable[[Vector, Vector], Vector],
