@@ -33,7 +33,7 @@ from symspec.training.product_newton import ProductModel
 Vector = np.ndarray
 Objective = Callable[[Vector], tuple[float, Vector]]
 Callback = Callable[[int, float, float], object]
-MAX_ITERATIONS = 1000
+MAX_ITERATIONS = 5000
 ARRIVED = "the decrement is below the tolerance"
 STUCK = "no step lowers U"
 TOO_LONG = "the iterations allowed are over"
@@ -42,7 +42,8 @@ STUCK_AT_KINK = "no step lowers U, at a kink that is not proved a minimum"
 ACCEPTED = 1e-4  # share of what the model promised that a step has to keep
 STUCK_RADIUS = 1e-10  # radius, in lengths of a whole Newton step, at which smooth networks end
 KINKED_RADIUS = 1e-2  # that at which the others leave for BFGS, which takes kinks in its stride
-STEPS_AT_KINKS = 100  # of BFGS, of one gradient each, that stand for an iteration of Newton's
+NEWTON_TURN = 100  # of Newton's iterations, among kinks
+STEPS_AT_KINKS = 10  # of BFGS, of one gradient each, that stand for an iteration of Newton's
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +112,7 @@ def polish(
         no direction of descent; at a kink when the least combination of gradients is, those within
         a radius of 1e-3, or of the root of twice the tolerance where that is less.
     max_iterations : int
-        Of Newton's; a hundred steps of BFGS stand for one.
+        Of Newton's; ten steps of BFGS stand for one.
     structure, backend, memory : str
         As for `fit_laplace`.
     progress : bool or Progress, default True
@@ -208,7 +209,7 @@ def _minimize_by_turns(
     budget = max_iterations
     while True:
         newton = _NewtonSteps(objective, find_model, builder, theta, done)
-        reason = newton.run(tolerance, -(-budget // 4), callback, KINKED_RADIUS)
+        reason = newton.run(tolerance, min(-(-budget // 4), NEWTON_TURN), callback, KINKED_RADIUS)
         budget -= newton.iteration - done
         done = newton.iteration
         if reason == ARRIVED or budget == 0:

@@ -18,10 +18,12 @@ from scipy.linalg import eigh
 
 from symspec.inverse_hessian.builder import InverseBuilder
 from symspec.inverse_hessian.interface import InverseHessian
+from symspec.networks.regression import Regression
 
 Vector = np.ndarray
 Product = Callable[[Vector], Vector]
 MAX_AGE = 4  # steps after which the preconditioner is built again
+STIFFENING = 4.0
 MAX_PRODUCTS = 40  # that the search for a direction of descent at a saddle may take
 MIN_PRODUCTS = 10  # before that it may not have met the lowest of many eigenvalues at all
 DESCENDING = 1e-6  # relative eigenvalue below which minus it is followed
@@ -29,6 +31,9 @@ DESCENDING = 1e-6  # relative eigenvalue below which minus it is followed
 
 class ProductModel:
     """Products with H, preconditioned by the inverse of G, which is built every few steps.
+
+    Far from a minimum, where residuals curve U more than G does, a prior times its `stiffness`
+    stands in G: the ball is narrower where the data say little, and as wide as before elsewhere.
 
     Parameters
     ----------
@@ -38,6 +43,12 @@ class ProductModel:
     theta, gradient : numpy.ndarray, shape (param,)
     inverse : InverseHessian, optional
         Of G, `age` steps before.
+    stiffness : float
+
+    Attributes
+    ----------
+    decrement : float
+        Gauss-Newton decrement in nats; less than that where the stiffness is more than 1.
     """
 
     has_cheap_steps = False
@@ -50,19 +61,22 @@ class ProductModel:
         gradient: Vector,
         inverse: InverseHessian | None = None,
         age: int = 0,
+        stiffness: float = 1.0,
     ):
         self._product = product
         self._builder = builder
         self._theta = theta
         self._gradient = gradient
         self._age = 0 if inverse is None else age
-        self.inverse = builder.build(theta) if inverse is None else inverse
+        self._stiffness = stiffness
+        self.inverse = _build_stiff(builder, theta, stiffness) if inverse is None else inverse
         self.decrement = 0.5 * float(gradient @ (self.inverse.cheap() @ gradient))
+        self._radius = np.inf
         self._saddle: Eigenpair | None = None  # known once `gain` was asked for
 
     @property
     def is_fresh(self) -> bool:
-        return self._age == 0
+        return self._age == 0 and self._stiffness == 1.0
 
     @cached_property
     def gain(self) -> float:
@@ -79,9 +93,22 @@ class ProductModel:
     def move(self, theta: Vector, gradient: Vector) -> ProductModel:
         age = self._age + 1
         kept = self.inverse if age < MAX_AGE else None
-        return ProductModel(self._product, self._builder, theta, gradient, kept, age)
+        stiffness = self._stiffness if kept is not None else self._find_stiffness()
+        return ProductModel(self._product, self._builder, theta, gradient, kept, age, stiffness)
+
+    def _find_stiffness(self) -> float:
+        """More of it where only short steps succeed, less where long ones do."""
+        length = np.sqrt(2 * self.decrement)
+        if self._radius < 0.1 * length:
+            return self._stiffness * STIFFENING
+        return (
+            max(1.0, self._stiffness / STIFFENING)
+            if self._radius > 0.5 * length
+            else self._stiffness
+        )
 
     def step(self, radius: float) -> tuple[Vector, float, float]:
+        self._radius = radius
         if self._saddle is not None:
             return self._saddle.step(self._gradient, radius)
         return _steihaug(self._multiply, self.inverse.cheap().dot, self._gradient, radius)
@@ -89,6 +116,17 @@ class ProductModel:
     @property
     def _multiply(self) -> Product:
         return partial(self._product, self._theta)
+
+
+def _build_stiff(builder: InverseBuilder, theta: Vector, stiffness: float) -> InverseHessian:
+    """Inverse of G at theta, under a prior so many times as strong."""
+    if stiffness > 1:
+        reg = builder.reg
+        prior = {name: stiffness * precision for name, precision in reg.prior_precision.items()}
+        builder = builder.with_regression(
+            Regression(reg.net, noise=reg.noise, prior_precision=prior)
+        )
+    return builder.build(theta)
 
 
 @dataclass(frozen=True, eq=False)

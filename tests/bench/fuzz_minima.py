@@ -34,7 +34,8 @@ def draw_problem(kind, rng):
     truth = ss.compile_predict(net)(net.init_params(rng), X)
     sigma = draw_between(0.01, 0.3, rng) * truth.std(axis=0)
     Y = truth + sigma * rng.normal(size=truth.shape)
-    return ss.Regression(net, sigma_noise=sigma, prior_precision=1.0), X, Y, hidden
+    reg = ss.Regression(net, sigma_noise=sigma, prior_precision=ss.scaled_prior(net, 1.0))
+    return reg, X, Y, hidden
 
 
 def draw_between(low, high, rng):
