@@ -127,16 +127,7 @@ def minimize_at_kinks(
 
 
 class Search:
-    """BFGS with weak Wolfe steps.
-
-    Parameters
-    ----------
-    objective : callable
-    place : Place
-        The start.
-    inverse : Inverse
-        Of G there, the first metric.
-    callback : callable, optional
+    """BFGS with weak Wolfe steps, from a place with the inverse of G there as first metric.
 
     Attributes
     ----------
@@ -165,8 +156,7 @@ class Search:
     def run(self, n_steps: int) -> int:
         """Take some steps, fewer where none leads down any more; return their number."""
         for i in range(n_steps):
-            if self._callback is not None:
-                self._callback(self.steps, self.place.U, self.decrement)
+            self._tell()
             direction = -self._metric.dot(self.place.gradient)
             new = find_weak_wolfe(self._objective, self.place, direction)
             if new is None:
@@ -177,8 +167,13 @@ class Search:
             self.steps += 1
         return n_steps
 
+    def _tell(self) -> None:
+        if self._callback is not None:
+            self._callback(self.steps, self.place.U, self.decrement)
+
     def go_on_from(self, place: Place, inverse: Inverse | None) -> None:
         """Stand at another place; forget the metric if there is an inverse in its stead."""
+        self._tell()
         self.place = place
         self.steps += 1
         if inverse is not None:
@@ -293,10 +288,23 @@ class Bundle:
         while self.decrement > tolerance and len(self._weights) < self._limit:
             norm = np.sqrt(2 * self.decrement)
             new, is_lower = self._look_along(objective, -radius / norm * self._step, radius * norm)
-            if new is None or is_lower:
-                return new
+            if is_lower and new is not None:
+                return self._go_on(objective, new)
+            if new is None:
+                return None
             self._add(new.gradient)
         return None
+
+    def _go_on(self, objective: Objective, lower: Place) -> Place:
+        """The lowest place in the same direction, at twice, four times, ... the distance."""
+        step = lower.theta - self._place.theta
+        while True:
+            step = 2 * step
+            theta = self._place.theta + step
+            further = Place(theta, *objective(theta))
+            if not further.U < lower.U:
+                return lower
+            lower = further
 
     def _look_along(
         self, objective: Objective, step: Vector, promise: float

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -28,7 +27,7 @@ from symspec.spectra.selections import as_stars
 from symspec.spectra.spectra import Spectra
 from symspec.training.dense_newton import DenseModel, is_small
 from symspec.training.kinks import KinkResult, Place, minimize_at_kinks
-from symspec.training.product_newton import ProductModel
+from symspec.training.product_newton import FindModel, ProductModel
 
 Vector = np.ndarray
 Objective = Callable[[Vector], tuple[float, Vector]]
@@ -41,7 +40,7 @@ AT_KINK = "at a kink: gradients of the pieces that meet there combine to one bel
 STUCK_AT_KINK = "no step lowers U, at a kink that is not proved a minimum"
 ACCEPTED = 1e-4  # share of what the model promised that a step has to keep
 STUCK_RADIUS = 1e-10  # radius, in lengths of a whole Newton step, at which smooth networks end
-KINKED_RADIUS = 1e-2  # that at which the others leave for BFGS, which takes kinks in its stride
+KINKED_RADIUS = 0.3  # that at which the others leave for BFGS, which takes kinks in its stride
 NEWTON_TURN = 100  # of Newton's iterations, among kinks
 STEPS_AT_KINKS = 10  # of BFGS, of one gradient each, that stand for an iteration of Newton's
 
@@ -212,7 +211,7 @@ def _minimize_by_turns(
         reason = newton.run(tolerance, min(-(-budget // 4), NEWTON_TURN), callback, KINKED_RADIUS)
         budget -= newton.iteration - done
         done = newton.iteration
-        if reason == ARRIVED or budget == 0:
+        if reason == ARRIVED or budget <= 0:
             return newton.result(reason), newton.model.inverse
         found = minimize_at_kinks(
             objective,
@@ -226,13 +225,16 @@ def _minimize_by_turns(
         budget -= -(-found.steps // STEPS_AT_KINKS)
         theta = found.place.theta
         if found.n_pieces > 1 or not found.is_stationary:
+            if callback_at_kinks is not None:
+                callback_at_kinks(done, found.place.U, found.decrement)
             return _describe(found, done, is_over=budget <= 0), builder.build(theta)
 
 
 def _count_from(done: int, callback: Callback | None) -> Callback | None:
+    """Called with further steps, but for the first, before which Newton called already."""
     if callback is None:
         return None
-    return lambda step, U, decrement: callback(done + step, U, decrement)
+    return lambda step, U, decrement: callback(done + step, U, decrement) if step else None
 
 
 def _describe(found: KinkResult, iterations: int, *, is_over: bool) -> PolishResult:
@@ -317,10 +319,9 @@ class _NewtonSteps:
                 break
             best = longer
             self._radius = _next_radius(self._radius, best)
-        is_lost_in_rounding = best.predicted <= self._rounding
-        if best.ratio > ACCEPTED or (
-            is_lost_in_rounding and best.place.U <= self.place.U + self._rounding
-        ):
+        rise = best.place.U - self.place.U
+        is_lost_in_rounding = best.predicted <= self._rounding and rise <= self._rounding
+        if best.ratio > ACCEPTED or is_lost_in_rounding:
             self.place = best.place
             self.model = self.model.move(self.place.theta, self.place.gradient)
 
@@ -350,53 +351,6 @@ def _compile_model(reg: Regression, X: np.ndarray, Y: np.ndarray, backend: str) 
         return partial(DenseModel, lambda theta: hessian(theta, X, Y))
     product = compiled.compile_hessian_vector_product(reg, backend=backend)
     return partial(ProductModel, lambda theta, v: product(theta, X, Y, v))
-
-
-class Model(Protocol):
-    """The quadratic model of U around one theta."""
-
-    @property
-    def decrement(self) -> float:
-        """Gauss-Newton decrement in nats."""
-        ...
-
-    @property
-    def gain(self) -> float:
-        """Nats that the model's minimum gains, as far as is known; infinite at a saddle.
-
-        It is asked for where the decrement is small, as it may be dear.
-        """
-        ...
-
-    @property
-    def inverse(self) -> InverseHessian:
-        """Inverse of G, perhaps of some steps before."""
-        ...
-
-    @property
-    def has_cheap_steps(self) -> bool:
-        """Whether a step costs less than a value of U."""
-        ...
-
-    @property
-    def is_fresh(self) -> bool:
-        """Whether `inverse` is that at theta."""
-        ...
-
-    def refresh(self) -> Model:
-        """The same with the inverse at theta."""
-        ...
-
-    def move(self, theta: Vector, gradient: Vector) -> Model:
-        """The model around another theta."""
-        ...
-
-    def step(self, radius: float) -> tuple[Vector, float, float]:
-        """Step within a ball, the model's decrease, and the step's length in the norm of G."""
-        ...
-
-
-FindModel = Callable[[InverseBuilder, Vector, Vector], Model]
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial
+from typing import Protocol
 
 import numpy as np
 from scipy.linalg import eigh
@@ -27,6 +28,53 @@ STIFFENING = 4.0
 MAX_PRODUCTS = 40  # that the search for a direction of descent at a saddle may take
 MIN_PRODUCTS = 10  # before that it may not have met the lowest of many eigenvalues at all
 DESCENDING = 1e-6  # relative eigenvalue below which minus it is followed
+
+
+class Model(Protocol):
+    """The quadratic model of U around one theta."""
+
+    @property
+    def decrement(self) -> float:
+        """Gauss-Newton decrement in nats."""
+        ...
+
+    @property
+    def gain(self) -> float:
+        """Nats that the model's minimum gains, as far as is known; infinite at a saddle.
+
+        It is asked for where the decrement is small, as it may be dear.
+        """
+        ...
+
+    @property
+    def inverse(self) -> InverseHessian:
+        """Inverse of G, perhaps of some steps before."""
+        ...
+
+    @property
+    def has_cheap_steps(self) -> bool:
+        """Whether a step costs less than a value of U."""
+        ...
+
+    @property
+    def is_fresh(self) -> bool:
+        """Whether `inverse` is that at theta."""
+        ...
+
+    def refresh(self) -> Model:
+        """The same with the inverse at theta."""
+        ...
+
+    def move(self, theta: Vector, gradient: Vector) -> Model:
+        """The model around another theta."""
+        ...
+
+    def step(self, radius: float) -> tuple[Vector, float, float]:
+        """Step within a ball, the model's decrease, and the step's length in the norm of G."""
+        ...
+
+
+FindModel = Callable[[InverseBuilder, Vector, Vector], Model]
 
 
 class ProductModel:

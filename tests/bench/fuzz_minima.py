@@ -94,10 +94,11 @@ def check(kind, rng):
     else:
         lowest = find_lowest_eigenvalue(reg, result.theta, X, Y)
         verdict = f"eigenvalue {lowest:.3g}" if lowest <= 0 else ""
+    where = "kink" if result.at_kink else "smooth"
     print(
         f"{kind:10s} {len(X):4d} stars, {reg.net.n_params:5d} weights {hidden!s:14}"
         f" {result.iterations:6d} steps {seconds:7.1f} s  U {result.negative_log_posterior:9.2f}"
-        f" decrement {result.newton_decrement:.1e} {'kink' if result.at_kink else '    '} {verdict}",
+        f" decrement {result.newton_decrement:.1e} {where} {verdict}",
         flush=True,
     )
     return verdict
