@@ -32,7 +32,6 @@ from symspec.training.product_newton import FindModel, ProductModel
 Vector = np.ndarray
 Objective = Callable[[Vector], tuple[float, Vector]]
 Callback = Callable[[int, float, float], object]
-MAX_ITERATIONS = 5000
 ARRIVED = "the decrement is below the tolerance"
 STUCK = "no step lowers U"
 TOO_LONG = "the iterations allowed are over"
@@ -84,7 +83,7 @@ def polish(
     Y: ArrayLike | None = None,
     *,
     tolerance: float = 1e-6,
-    max_iterations: int = MAX_ITERATIONS,
+    max_iterations: int = 5000,
     structure: str = "auto",
     backend: str = "auto",
     memory: str = "8GB",
@@ -156,7 +155,7 @@ def minimize_by_newton(
     theta: Vector,
     *,
     tolerance: float,
-    max_iterations: int = MAX_ITERATIONS,
+    max_iterations: int = 1000,
     callback: Callback | None = None,
     callback_at_kinks: Callback | None = None,
 ) -> tuple[PolishResult, InverseHessian]:
@@ -275,9 +274,7 @@ class _NewtonSteps:
         self.iteration = done
         # a saddle may have no gradient at all
         self._radius = max(1.0, np.sqrt(2 * self.model.decrement))
-        # U sums one term a label and more; what it comes to depends on the labels' units
-        n_terms = float(np.count_nonzero(builder.observed))
-        self._rounding = 1e-12 * max(abs(self.place.U), n_terms)
+        self._n_terms = float(np.count_nonzero(builder.observed))
 
     def run(
         self,
@@ -319,8 +316,10 @@ class _NewtonSteps:
                 break
             best = longer
             self._radius = _next_radius(self._radius, best)
+        # U sums one term a label and more; what it comes to depends on the labels' units
+        rounding = 1e-12 * max(abs(self.place.U), self._n_terms)
         rise = best.place.U - self.place.U
-        is_lost_in_rounding = best.predicted <= self._rounding and rise <= self._rounding
+        is_lost_in_rounding = best.predicted <= rounding and rise <= rounding
         if best.ratio > ACCEPTED or is_lost_in_rounding:
             self.place = best.place
             self.model = self.model.move(self.place.theta, self.place.gradient)
