@@ -51,6 +51,7 @@ class DenseModel:
 
     is_fresh = True
     has_cheap_steps = True
+    n_balls = 2
 
     def __init__(
         self,
@@ -89,12 +90,15 @@ class DenseModel:
     def move(self, theta: Vector, gradient: Vector) -> DenseModel:
         return DenseModel(self._hessian, self._builder, theta, gradient)
 
-    def step(self, radius: float) -> tuple[Vector, float, float]:
+    def step(self, radius: float, ball: int = 0) -> tuple[Vector, float, float]:
         """Minimum of the model within a ball: the step (param,), the model's decrease, its length.
 
-        The length is that in the norm of G.
+        The first ball is one of absolute curvature, at least that of G: it lets whole steps go
+        where G is stiff while negative curvature holds steps short elsewhere. The other is one of
+        G, for directions whose curvature is large and changes at once.
         """
-        scales = np.sqrt(np.maximum(np.abs(self.values), 1.0))
+        floored = np.maximum(np.abs(self.values), 1.0)
+        scales = np.sqrt(floored) if ball == 0 else np.ones_like(floored)
         ratios = self.values / scales**2
         order = np.argsort(ratios, kind="stable")
         u = np.empty_like(scales)

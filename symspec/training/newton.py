@@ -273,7 +273,8 @@ class _NewtonSteps:
         self.model = find_model(builder, theta, self.place.gradient)
         self.iteration = done
         # a saddle may have no gradient at all
-        self._radius = max(1.0, np.sqrt(2 * self.model.decrement))
+        radius = max(1.0, np.sqrt(2 * self.model.decrement))
+        self._radii = [radius] * self.model.n_balls
         self._n_terms = float(np.count_nonzero(builder.observed))
 
     def run(
@@ -303,19 +304,12 @@ class _NewtonSteps:
     def _is_stuck(self, tolerance: float, least_radius: float) -> bool:
         is_at_saddle = self.model.decrement <= tolerance
         length = 1.0 if is_at_saddle else np.sqrt(2 * self.model.decrement)
-        return bool(self._radius <= least_radius * length)
+        return bool(max(self._radii) <= least_radius * length)
 
     def _try_step(self) -> None:
-        """Move if the step lowers U; where steps are cheap, on while longer ones lower it more."""
-        best = self._try(self._radius)
-        self._radius = _next_radius(self._radius, best)
-        while self.model.has_cheap_steps and best.is_at_edge and self._radius > best.norm:
-            longer = self._try(self._radius)
-            if longer.ratio <= ACCEPTED or longer.place.U >= best.place.U:
-                self._radius = best.norm
-                break
-            best = longer
-            self._radius = _next_radius(self._radius, best)
+        """Move by the best of a step in each of the model's balls, if it lowers U."""
+        trials = [self._try_ball(ball) for ball in range(self.model.n_balls)]
+        best = min(trials, key=lambda trial: trial.place.U if trial.ratio > ACCEPTED else np.inf)
         # U sums one term a label and more; what it comes to depends on the labels' units
         rounding = 1e-12 * max(abs(self.place.U), self._n_terms)
         rise = best.place.U - self.place.U
@@ -324,13 +318,27 @@ class _NewtonSteps:
             self.place = best.place
             self.model = self.model.move(self.place.theta, self.place.gradient)
 
-    def _try(self, radius: float) -> _Trial:
-        step, predicted, norm = self.model.step(radius)
+    def _try_ball(self, ball: int) -> _Trial:
+        """Its step; where steps are cheap, longer ones while they lower U more."""
+        best = self._try(ball)
+        while self.model.has_cheap_steps and best.is_at_edge and self._radii[ball] > best.norm:
+            longer = self._try(ball)
+            if longer.ratio <= ACCEPTED or longer.place.U >= best.place.U:
+                self._radii[ball] = best.norm
+                break
+            best = longer
+        return best
+
+    def _try(self, ball: int) -> _Trial:
+        radius = self._radii[ball]
+        step, predicted, norm = self.model.step(radius, ball)
         theta = self.place.theta + step
         place = Place(theta, *self._objective(theta))
         gained = self.place.U - place.U
         ratio = gained / predicted if np.isfinite(place.U) else -1.0
-        return _Trial(place, predicted, norm, ratio, norm > 0.99 * radius)
+        trial = _Trial(place, predicted, norm, ratio, norm > 0.99 * radius)
+        self._radii[ball] = _next_radius(radius, trial)
+        return trial
 
     def result(self, reason: str) -> PolishResult:
         return PolishResult(

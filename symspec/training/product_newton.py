@@ -69,8 +69,13 @@ class Model(Protocol):
         """The model around another theta."""
         ...
 
-    def step(self, radius: float) -> tuple[Vector, float, float]:
-        """Step within a ball, the model's decrease, and the step's length in the norm of G."""
+    @property
+    def n_balls(self) -> int:
+        """Number of shapes of a ball that steps may be kept in."""
+        ...
+
+    def step(self, radius: float, ball: int = 0) -> tuple[Vector, float, float]:
+        """Step within a ball, the model's decrease, and the step's length in the ball's norm."""
         ...
 
 
@@ -100,6 +105,7 @@ class ProductModel:
     """
 
     has_cheap_steps = False
+    n_balls = 1
 
     def __init__(
         self,
@@ -155,7 +161,7 @@ class ProductModel:
             else self._stiffness
         )
 
-    def step(self, radius: float) -> tuple[Vector, float, float]:
+    def step(self, radius: float, ball: int = 0) -> tuple[Vector, float, float]:
         self._radius = radius
         if self._saddle is not None:
             return self._saddle.step(self._gradient, radius)
