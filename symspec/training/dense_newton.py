@@ -3,8 +3,10 @@ r"""Newton steps of small networks, with the exact Hessian as a matrix.
 In the coordinates :math:`u = L^T s` of the Gauss-Newton matrix :math:`G = L L^T`, the pencil (H, G)
 is :math:`\tilde H = L^{-1} H L^{-T}`, whose eigenvalues are 1 where the residuals do not matter and
 negative where U curves down. Each step is the exact minimum of the quadratic model within a ball
-of these coordinates (More & Sorensen 1983, doi:10.1137/0904038), so that it leaves saddle points
-along their directions of descent.
+(More & Sorensen 1983, doi:10.1137/0904038), so that it leaves saddle points along their directions
+of descent. In the norm of G alone the ball would be small far from a minimum, where residuals curve
+U more than G does; so there is one of absolute curvature, too, as in saddle-free Newton (Dauphin
+et al. 2014, arXiv:1406.2572).
 """
 
 from __future__ import annotations

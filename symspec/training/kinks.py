@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+from scipy.linalg.blas import dsymv, dsyr2
 
 Vector = np.ndarray
 Objective = Callable[[Vector], tuple[float, Vector]]
@@ -34,7 +35,7 @@ HALVINGS = 50  # of a step, before it is given up
 SHARE = 0.1  # of what the least element promises
 PATIENCE = 50  # BFGS steps between two looks at what they gain
 GAIN = 1e3  # tolerances that they have to gain, or a bundle looks on
-DENSE_PARAMS = 1000  # up to which BFGS holds its matrix
+DENSE_PARAMS = 2000  # up to which BFGS holds its matrix
 STORED_BYTES = 5e8  # of vectors held otherwise
 
 
@@ -206,19 +207,18 @@ class DenseMetric:
     """The inverse BFGS matrix."""
 
     def __init__(self, inverse: Inverse, n_params: int):
-        self._W = inverse.dot(np.eye(n_params))
+        self._W = np.asfortranarray(inverse.dot(np.eye(n_params)))  # its upper triangle counts
 
     def dot(self, g: Vector) -> Vector:
-        return self._W @ g
+        return dsymv(1.0, self._W, g)
 
     def update(self, s: Vector, y: Vector) -> None:
         """Learn that the gradient changes by y over the step s."""
         sy = float(s @ y)
         if sy > 0:
-            Wy = self._W @ y
+            Wy = self.dot(y)
             u = (0.5 * (1 + y @ Wy / sy) * s - Wy) / sy
-            self._W += np.outer(s, u)
-            self._W += np.outer(u, s)
+            self._W = dsyr2(1.0, s, u, a=self._W, overwrite_a=True)
 
 
 class LimitedMetric:

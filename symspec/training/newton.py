@@ -92,10 +92,10 @@ def polish(
 ) -> PolishResult:
     r"""Go to the nearest minimum of the negative log posterior U.
 
-    Each step minimises the exact quadratic model :math:`g^T s + s^T H s / 2` within a ball
-    :math:`s^T G s \le r^2`: from eigenpairs where the network is small, else by conjugate
-    gradients preconditioned by :math:`G^{-1}`. As G is nearly H, few products are needed;
-    directions of negative curvature are followed out of saddle points, and convergence is quadratic
+    Each step minimises the exact quadratic model :math:`g^T s + s^T H s / 2` within a ball: from
+    eigenpairs where the network is small, else by conjugate gradients preconditioned by
+    :math:`G^{-1}`. As G is nearly H near a minimum, few products are needed there; directions of
+    negative curvature are followed out of saddle points, and convergence is quadratic
     at the end. Networks with ReLU, clipped or max-pooled units, whose U is least where pieces meet,
     go on by BFGS, and end where gradients around them combine to nothing (`at_kink`).
 
@@ -115,7 +115,8 @@ def polish(
         As for `fit_laplace`.
     progress : bool or Progress, default True
         True: a bar on stderr if it takes more than three seconds. A callable is called with
-        ("Newton steps", iteration, None, U=..., decrement=...) before each step.
+        ("Newton steps", iteration, None, U=..., decrement=...) before each step, or with "BFGS
+        steps across kinks" in that place.
     callback : callable, optional
         Called with (iteration, U, decrement) before each step.
     """
