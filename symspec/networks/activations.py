@@ -91,6 +91,16 @@ ACTIVATIONS: dict[str, Callable[..., Symbol]] = {
 }
 
 
+PIECEWISE = ("relu", "leaky_relu", "selu", "clip")  # and elu, whose pieces join smoothly at alpha 1
+
+
+def is_smooth_activation(name: str, options: dict[str, Any]) -> bool:
+    """Whether the function has a continuous derivative."""
+    if name == "elu":
+        return bool(options.get("alpha", 1.0) == 1.0)
+    return name not in PIECEWISE
+
+
 def check_activation(name: str, options: dict[str, Any]) -> None:
     """Refuse an unknown activation, or an option that it does not have.
 

@@ -271,6 +271,10 @@ class MaxPool1D(_Pool):
     data_format : {"channels_last", "channels_first"}
     """
 
+    @property
+    def is_smooth(self) -> bool:
+        return False
+
     def _build(self, x: Symbol, params: Params, shape: Shape) -> Symbol:
         windows, is_inside = self._take(x, shape)
         if not is_inside.all():  # zeros of the padding are no candidates

@@ -16,7 +16,7 @@ import pytensor.tensor as pt
 from numpy.typing import ArrayLike
 
 from symspec.errors import DataError, OptionError, ShapeError
-from symspec.networks.activations import ACTIVATIONS, check_activation
+from symspec.networks.activations import ACTIVATIONS, check_activation, is_smooth_activation
 from symspec.networks.params import Params, Shape, Symbol
 from symspec.safety.arrays import as_float_array
 from symspec.safety.options import check_choice, check_count
@@ -45,6 +45,11 @@ class Layer:
     def others(self) -> tuple[Layer, ...]:
         """Layers that it refers to."""
         return ()
+
+    @property
+    def is_smooth(self) -> bool:
+        """Whether its output has a continuous derivative, without kinks."""
+        return True
 
     @property
     def kind(self) -> str:
@@ -143,6 +148,10 @@ class Activation(Layer):
 
     def __post_init__(self) -> None:
         check_activation(self.function, self.options)
+
+    @property
+    def is_smooth(self) -> bool:
+        return is_smooth_activation(self.function, self.options)
 
     def build(self, x: Symbol, params: Params, shape: Shape, *others: Symbol) -> Symbol:
         return ACTIVATIONS[self.function](x, **self.options)

@@ -137,6 +137,12 @@ class Network(Compilable):
         layers = zip(self.layers, pairwise(self.shapes), strict=True)
         return self.n_pixels + sum(layer.n_floats(shape, out) for layer, (shape, out) in layers)
 
+    @property
+    def is_smooth(self) -> bool:
+        """Whether its labels have a continuous gradient: no layer after the first weights kinks."""
+        first = next(iter(self.layout.layers), self.layer_names[-1])
+        return all(layer.is_smooth for layer in self.layers[self.layer_names.index(first) :])
+
     def __repr__(self) -> str:
         shown = ", ".join(self.label_names[:LABELS_SHOWN])
         if self.n_labels > LABELS_SHOWN:

@@ -157,6 +157,10 @@ class MedianNormalize(Layer):
     pixel, or of the mean of the two pixels, that is the median.
     """
 
+    @property
+    def is_smooth(self) -> bool:
+        return False
+
     def build(self, x: Symbol, params: Params, shape: Shape, *others: Symbol) -> Symbol:
         if len(shape) != 1:
             raise ShapeError(f"{self.kind} takes a spectrum (pixel,), got {shape}: put it first.")

@@ -3,8 +3,10 @@ r"""Newton steps of small networks, with the exact Hessian as a matrix.
 In the coordinates :math:`u = L^T s` of the Gauss-Newton matrix :math:`G = L L^T`, the pencil (H, G)
 is :math:`\tilde H = L^{-1} H L^{-T}`, whose eigenvalues are 1 where the residuals do not matter and
 negative where U curves down. Each step is the exact minimum of the quadratic model within a ball
-of these coordinates (More & Sorensen 1983, doi:10.1137/0904038), so that it leaves saddle points
-along their directions of descent.
+(More & Sorensen 1983, doi:10.1137/0904038), so that it leaves saddle points along their directions
+of descent. In the norm of G alone the ball would be small far from a minimum, where residuals curve
+U more than G does; so there is one of absolute curvature, too, as in saddle-free Newton (Dauphin
+et al. 2014, arXiv:1406.2572).
 """
 
 from __future__ import annotations
@@ -50,6 +52,8 @@ class DenseModel:
     """
 
     is_fresh = True
+    has_cheap_steps = True
+    n_balls = 2
 
     def __init__(
         self,
@@ -88,15 +92,24 @@ class DenseModel:
     def move(self, theta: Vector, gradient: Vector) -> DenseModel:
         return DenseModel(self._hessian, self._builder, theta, gradient)
 
-    def step(self, radius: float) -> tuple[Vector, float, float]:
+    def step(self, radius: float, ball: int = 0) -> tuple[Vector, float, float]:
         """Minimum of the model within a ball: the step (param,), the model's decrease, its length.
 
-        The length is that in the norm of G.
+        The first ball is one of absolute curvature, at least that of G: it lets whole steps go
+        where G is stiff while negative curvature holds steps short elsewhere. The other is one of
+        G, for directions whose curvature is large and changes at once.
         """
-        u = minimize_in_ball(self.values, self._slopes, radius)
+        floored = np.maximum(np.abs(self.values), 1.0)
+        scales = np.sqrt(floored) if ball == 0 else np.ones_like(floored)
+        ratios = self.values / scales**2
+        order = np.argsort(ratios, kind="stable")
+        u = np.empty_like(scales)
+        u[order] = minimize_in_ball(ratios[order], (self._slopes / scales)[order], radius)
+        norm = float(np.linalg.norm(u))
+        u /= scales
         decrease = -float(self._slopes @ u + 0.5 * self.values @ u**2)
         step = solve_triangular(self._L, self._vectors @ u, lower=True, trans=1)
-        return step, decrease, float(np.linalg.norm(u))
+        return step, decrease, norm
 
 
 def minimize_in_ball(values: Vector, slopes: Vector, radius: float) -> Vector:

@@ -1,7 +1,8 @@
-"""Trust-region Newton steps to a true minimum, by the exact Hessian.
+"""Trust-region Newton steps to a true minimum, by the exact Hessian, and on along kinks.
 
-Small networks have it as a matrix (`symspec.training.dense_newton`). The others have its products,
-and the inverse of the Gauss-Newton matrix as preconditioner.
+Small networks have it as a matrix (`symspec.training.dense_newton`), the others its products
+(`symspec.training.product_newton`). Networks of ReLU, clipped or max-pooled units often are at
+their best on kinks, where Newton steps end: `symspec.training.kinks` goes on from there.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -26,12 +26,22 @@ from symspec.spectra.resampling import Resampled
 from symspec.spectra.selections import as_stars
 from symspec.spectra.spectra import Spectra
 from symspec.training.dense_newton import DenseModel, is_small
+from symspec.training.kinks import KinkResult, Place, minimize_at_kinks
+from symspec.training.product_newton import FindModel, ProductModel
 
 Vector = np.ndarray
-MAX_AGE = 4  # steps after which the preconditioner is built again
+Objective = Callable[[Vector], tuple[float, Vector]]
+Callback = Callable[[int, float, float], object]
 ARRIVED = "the decrement is below the tolerance"
-STUCK = "no step lowers U, as at a kink"
+STUCK = "no step lowers U"
 TOO_LONG = "the iterations allowed are over"
+AT_KINK = "at a kink: gradients of the pieces that meet there combine to one below the tolerance"
+STUCK_AT_KINK = "no step lowers U, at a kink that is not proved a minimum"
+ACCEPTED = 1e-4  # share of what the model promised that a step has to keep
+STUCK_RADIUS = 1e-10  # radius, in lengths of a whole Newton step, at which smooth networks end
+KINKED_RADIUS = 0.3  # that at which the others leave for BFGS, which takes kinks in its stride
+NEWTON_TURN = 100  # of Newton's iterations, among kinks
+STEPS_AT_KINKS = 10  # of BFGS, of one gradient each, that stand for an iteration of Newton's
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,12 +54,17 @@ class PolishResult:
     negative_log_posterior : float
         U in nats at `theta`.
     newton_decrement : float
-        Nats that a Gauss-Newton step from `theta` would still gain.
+        Nats that a Gauss-Newton step from `theta` would still gain. At a kink, where no gradient
+        vanishes, it is the least :math:`g^T G^{-1} g / 2` among convex combinations of the
+        gradients within a ball that moves no label by more than 1e-3 of its model error.
     iterations : int
+        Steps, of Newton's and of BFGS.
     converged : bool
         Whether the decrement fell below the tolerance, and no direction of descent was left.
     reason : str
         Why it stopped.
+    at_kink : bool
+        Whether pieces of U meet at `theta`, and the decrement is that of a combination.
     """
 
     theta: np.ndarray
@@ -58,6 +73,7 @@ class PolishResult:
     iterations: int
     converged: bool
     reason: str
+    at_kink: bool = False
 
 
 def polish(
@@ -67,19 +83,21 @@ def polish(
     Y: ArrayLike | None = None,
     *,
     tolerance: float = 1e-6,
-    max_iterations: int = 200,
+    max_iterations: int = 5000,
     structure: str = "auto",
     backend: str = "auto",
     memory: str = "8GB",
     progress: bool | Progress = True,
-    callback: Callable[[int, float, float], object] | None = None,
+    callback: Callback | None = None,
 ) -> PolishResult:
     r"""Go to the nearest minimum of the negative log posterior U.
 
-    Each step minimises the exact quadratic model :math:`g^T s + s^T H s / 2` within a ball
-    :math:`s^T G s \le r^2` by conjugate gradients preconditioned by :math:`G^{-1}` (Steihaug 1983,
-    doi:10.1137/0720042). As G is nearly H, few products are needed, directions of negative
-    curvature are followed out of saddle points, and convergence is quadratic at the end.
+    Each step minimises the exact quadratic model :math:`g^T s + s^T H s / 2` within a ball: from
+    eigenpairs where the network is small, else by conjugate gradients preconditioned by
+    :math:`G^{-1}`. As G is nearly H near a minimum, few products are needed there; directions of
+    negative curvature are followed out of saddle points, and convergence is quadratic
+    at the end. Networks with ReLU, clipped or max-pooled units, whose U is least where pieces meet,
+    go on by BFGS, and end where gradients around them combine to nothing (`at_kink`).
 
     Parameters
     ----------
@@ -88,13 +106,17 @@ def polish(
     X, Y : array_like, shapes (star, pixel), (star, label)
         `Spectra` with labels may stand for both.
     tolerance : float
-        Stop when the Gauss-Newton decrement :math:`g^T G^{-1} g / 2` is below, in nats.
+        Stop when the Gauss-Newton decrement :math:`g^T G^{-1} g / 2` is below, in nats, and H has
+        no direction of descent; at a kink when the least combination of gradients is, those within
+        a radius of 1e-3, or of the root of twice the tolerance where that is less.
     max_iterations : int
+        Of Newton's; ten steps of BFGS stand for one.
     structure, backend, memory : str
         As for `fit_laplace`.
     progress : bool or Progress, default True
         True: a bar on stderr if it takes more than three seconds. A callable is called with
-        ("Newton steps", iteration, None, U=..., decrement=...) before each step.
+        ("Newton steps", iteration, None, U=..., decrement=...) before each step, or with "BFGS
+        steps across kinks" in that place.
     callback : callable, optional
         Called with (iteration, U, decrement) before each step.
     """
@@ -107,8 +129,8 @@ def polish(
     )
     with show_progress(progress) as show:
 
-        def follow(iteration: int, U: float, decrement: float) -> None:
-            show("Newton steps", iteration, None, U=U, decrement=decrement)
+        def follow(stage: str, iteration: int, U: float, decrement: float) -> None:
+            show(stage, iteration, None, U=U, decrement=decrement)
             if callback is not None:
                 callback(iteration, U, decrement)
 
@@ -120,21 +142,23 @@ def polish(
             span.project(start),
             tolerance=tolerance,
             max_iterations=max_iterations,
-            callback=follow,
+            callback=partial(follow, "Newton steps"),
+            callback_at_kinks=partial(follow, "BFGS steps across kinks"),
         )
     U = result.negative_log_posterior + span.left_out
     return replace(result, theta=span.lift(result.theta), negative_log_posterior=U)
 
 
 def minimize_by_newton(
-    objective: Callable[[Vector], tuple[float, Vector]],
+    objective: Objective,
     find_model: FindModel,
     builder: InverseBuilder,
     theta: Vector,
     *,
     tolerance: float,
-    max_iterations: int = 200,
-    callback: Callable[[int, float, float], object] | None = None,
+    max_iterations: int = 1000,
+    callback: Callback | None = None,
+    callback_at_kinks: Callback | None = None,
 ) -> tuple[PolishResult, InverseHessian]:
     """Minimise U, given as functions; return the result and the inverse Hessian there.
 
@@ -149,41 +173,183 @@ def minimize_by_newton(
     theta : numpy.ndarray, shape (param,)
     tolerance, max_iterations, callback
         As for `polish`.
+    callback_at_kinks : callable, optional
+        Called in place of `callback` where the steps are those of BFGS.
     """
-    U, g = objective(theta)
-    model = find_model(builder, theta, g)
-    radius = np.sqrt(2 * model.decrement)
-    if np.isinf(model.gain):  # at a saddle there may be no gradient to measure by
-        radius = max(radius, 1.0)
-    # U sums one term a label and more; what it comes to depends on the labels' units
-    rounding = 1e-12 * max(abs(U), float(np.count_nonzero(builder.observed)))
-    for iteration in range(max_iterations + 1):
-        is_last = iteration == max_iterations
-        reason = _find_reason(model, tolerance, radius, is_last=is_last)
-        if reason and not model.is_fresh:
-            model = model.refresh()
-            reason = _find_reason(model, tolerance, radius, is_last=is_last)
-        if callback is not None:
-            callback(iteration, U, model.decrement)
-        if reason:
-            break
-        step, predicted, norm = model.step(radius)
-        U_new, g_new = objective(theta + step)
-        ratio = (U - U_new) / predicted if np.isfinite(U_new) else -1.0
-        radius = _next_radius(radius, norm, ratio)
-        if ratio > 1e-4 or (predicted <= rounding and U_new <= U + rounding):
-            theta = theta + step
-            U = U_new
-            model = model.move(theta, g_new)
-    result = PolishResult(
-        theta=theta,
-        negative_log_posterior=U,
-        newton_decrement=model.decrement,
-        iterations=iteration,
-        converged=reason == ARRIVED,
-        reason=reason,
+    if builder.reg.net.is_smooth:
+        steps = _NewtonSteps(objective, find_model, builder, theta)
+        reason = steps.run(tolerance, max_iterations, callback)
+        return steps.result(reason), steps.model.inverse
+    return _minimize_by_turns(
+        objective,
+        find_model,
+        builder,
+        theta,
+        tolerance=tolerance,
+        max_iterations=max_iterations,
+        callback=callback,
+        callback_at_kinks=callback_at_kinks or callback,
     )
-    return result, model.inverse
+
+
+def _minimize_by_turns(
+    objective: Objective,
+    find_model: FindModel,
+    builder: InverseBuilder,
+    theta: Vector,
+    *,
+    tolerance: float,
+    max_iterations: int,
+    callback: Callback | None,
+    callback_at_kinks: Callback | None,
+) -> tuple[PolishResult, InverseHessian]:
+    """Newton's steps while they are long, then BFGS; Newton's again where it found no kink."""
+    done = 0
+    budget = max_iterations
+    while True:
+        newton = _NewtonSteps(objective, find_model, builder, theta, done)
+        reason = newton.run(tolerance, min(-(-budget // 4), NEWTON_TURN), callback, KINKED_RADIUS)
+        budget -= newton.iteration - done
+        done = newton.iteration
+        if reason == ARRIVED or budget <= 0:
+            return newton.result(reason), newton.model.inverse
+        found = minimize_at_kinks(
+            objective,
+            lambda theta: builder.build(theta).cheap(),
+            newton.place.theta,
+            tolerance=tolerance,
+            max_steps=STEPS_AT_KINKS * budget,
+            callback=_count_from(done, callback_at_kinks),
+        )
+        done += found.steps
+        budget -= -(-found.steps // STEPS_AT_KINKS)
+        theta = found.place.theta
+        if found.n_pieces > 1 or not found.is_stationary:
+            if callback_at_kinks is not None:
+                callback_at_kinks(done, found.place.U, found.decrement)
+            return _describe(found, done, is_over=budget <= 0), builder.build(theta)
+
+
+def _count_from(done: int, callback: Callback | None) -> Callback | None:
+    """Called with further steps, but for the first, before which Newton called already."""
+    if callback is None:
+        return None
+    return lambda step, U, decrement: callback(done + step, U, decrement) if step else None
+
+
+def _describe(found: KinkResult, iterations: int, *, is_over: bool) -> PolishResult:
+    stuck = TOO_LONG if is_over else STUCK_AT_KINK
+    return PolishResult(
+        theta=found.place.theta,
+        negative_log_posterior=found.place.U,
+        newton_decrement=found.decrement,
+        iterations=iterations,
+        converged=found.is_stationary,
+        reason=AT_KINK if found.is_stationary else stuck,
+        at_kink=found.n_pieces > 1,
+    )
+
+
+class _NewtonSteps:
+    """Trust-region Newton, from one theta on.
+
+    Attributes
+    ----------
+    place, model
+        Where it stands, and the model of U around.
+    iteration : int
+        Steps tried, from `done` on.
+    """
+
+    def __init__(
+        self,
+        objective: Objective,
+        find_model: FindModel,
+        builder: InverseBuilder,
+        theta: Vector,
+        done: int = 0,
+    ):
+        self._objective = objective
+        self.place = Place(theta, *objective(theta))
+        self.model = find_model(builder, theta, self.place.gradient)
+        self.iteration = done
+        # a saddle may have no gradient at all
+        radius = max(1.0, np.sqrt(2 * self.model.decrement))
+        self._radii = [radius] * self.model.n_balls
+        self._n_terms = float(np.count_nonzero(builder.observed))
+
+    def run(
+        self,
+        tolerance: float,
+        n_iterations: int,
+        callback: Callback | None,
+        least_radius: float = STUCK_RADIUS,
+    ) -> str:
+        """Take steps until there is a reason to stop, which is returned."""
+        last = self.iteration + n_iterations
+        while True:
+            may_end = self._is_stuck(tolerance, least_radius) or self.iteration == last
+            if (may_end or self.model.decrement <= tolerance) and not self.model.is_fresh:
+                self.model = self.model.refresh()
+            if callback is not None:
+                callback(self.iteration, self.place.U, self.model.decrement)
+            if self.model.decrement <= tolerance and self.model.gain <= tolerance:
+                return ARRIVED
+            if self._is_stuck(tolerance, least_radius):
+                return STUCK
+            if self.iteration == last:
+                return TOO_LONG
+            self._try_step()
+            self.iteration += 1
+
+    def _is_stuck(self, tolerance: float, least_radius: float) -> bool:
+        is_at_saddle = self.model.decrement <= tolerance
+        length = 1.0 if is_at_saddle else np.sqrt(2 * self.model.decrement)
+        return bool(max(self._radii) <= least_radius * length)
+
+    def _try_step(self) -> None:
+        """Move by the best of a step in each of the model's balls, if it lowers U."""
+        trials = [self._try_ball(ball) for ball in range(self.model.n_balls)]
+        best = min(trials, key=lambda trial: trial.place.U if trial.ratio > ACCEPTED else np.inf)
+        # U sums one term a label and more; what it comes to depends on the labels' units
+        rounding = 1e-12 * max(abs(self.place.U), self._n_terms)
+        rise = best.place.U - self.place.U
+        is_lost_in_rounding = best.predicted <= rounding and rise <= rounding
+        if best.ratio > ACCEPTED or is_lost_in_rounding:
+            self.place = best.place
+            self.model = self.model.move(self.place.theta, self.place.gradient)
+
+    def _try_ball(self, ball: int) -> _Trial:
+        """Its step; where steps are cheap, longer ones while they lower U more."""
+        best = self._try(ball)
+        while self.model.has_cheap_steps and best.is_at_edge and self._radii[ball] > best.norm:
+            longer = self._try(ball)
+            if longer.ratio <= ACCEPTED or longer.place.U >= best.place.U:
+                self._radii[ball] = best.norm
+                break
+            best = longer
+        return best
+
+    def _try(self, ball: int) -> _Trial:
+        radius = self._radii[ball]
+        step, predicted, norm = self.model.step(radius, ball)
+        theta = self.place.theta + step
+        place = Place(theta, *self._objective(theta))
+        gained = self.place.U - place.U
+        ratio = gained / predicted if np.isfinite(place.U) else -1.0
+        trial = _Trial(place, predicted, norm, ratio, norm > 0.99 * radius)
+        self._radii[ball] = _next_radius(radius, trial)
+        return trial
+
+    def result(self, reason: str) -> PolishResult:
+        return PolishResult(
+            theta=self.place.theta,
+            negative_log_posterior=self.place.U,
+            newton_decrement=self.model.decrement,
+            iterations=self.iteration,
+            converged=reason == ARRIVED,
+            reason=reason,
+        )
 
 
 def _compile_model(reg: Regression, X: np.ndarray, Y: np.ndarray, backend: str) -> FindModel:
@@ -195,145 +361,18 @@ def _compile_model(reg: Regression, X: np.ndarray, Y: np.ndarray, backend: str) 
     return partial(ProductModel, lambda theta, v: product(theta, X, Y, v))
 
 
-def _find_reason(model: Model, tolerance: float, radius: float, *, is_last: bool) -> str:
-    """Why to stop; empty: go on."""
-    if max(model.decrement, model.gain) <= tolerance:
-        return ARRIVED
-    if radius <= 1e-10 * (1.0 if np.isinf(model.gain) else np.sqrt(2 * model.decrement)):
-        return STUCK
-    return TOO_LONG if is_last else ""
+@dataclass(frozen=True, eq=False)
+class _Trial:
+    """A step's end, what the model said of it, its length, and the share of it that came true."""
+
+    place: Place
+    predicted: float
+    norm: float
+    ratio: float
+    is_at_edge: bool
 
 
-class Model(Protocol):
-    """The quadratic model of U around one theta."""
-
-    @property
-    def decrement(self) -> float:
-        """Gauss-Newton decrement in nats."""
-        ...
-
-    @property
-    def gain(self) -> float:
-        """Nats that the model's minimum gains, as far as is known; infinite if it has none."""
-        ...
-
-    @property
-    def inverse(self) -> InverseHessian:
-        """Inverse of G, perhaps of some steps before."""
-        ...
-
-    @property
-    def is_fresh(self) -> bool:
-        """Whether `inverse` is that at theta."""
-        ...
-
-    def refresh(self) -> Model:
-        """The same with the inverse at theta."""
-        ...
-
-    def move(self, theta: Vector, gradient: Vector) -> Model:
-        """The model around another theta."""
-        ...
-
-    def step(self, radius: float) -> tuple[Vector, float, float]:
-        """Step within a ball, the model's decrease, and the step's length in the norm of G."""
-        ...
-
-
-FindModel = Callable[[InverseBuilder, Vector, Vector], Model]
-
-
-class ProductModel:
-    """Products with H, preconditioned by the inverse of G, which is built every few steps.
-
-    Parameters
-    ----------
-    product : callable
-        H v at (theta, v).
-    builder : InverseBuilder
-    theta, gradient : numpy.ndarray, shape (param,)
-    inverse : InverseHessian, optional
-        Of G, `age` steps before.
-    """
-
-    def __init__(
-        self,
-        product: Callable[[Vector, Vector], Vector],
-        builder: InverseBuilder,
-        theta: Vector,
-        gradient: Vector,
-        inverse: InverseHessian | None = None,
-        age: int = 0,
-    ):
-        self._product = product
-        self._builder = builder
-        self._theta = theta
-        self._gradient = gradient
-        self._age = 0 if inverse is None else age
-        self.inverse = builder.build(theta) if inverse is None else inverse
-        self.decrement = 0.5 * float(gradient @ (self.inverse.cheap() @ gradient))
-        self.gain = self.decrement
-
-    @property
-    def is_fresh(self) -> bool:
-        return self._age == 0
-
-    def refresh(self) -> ProductModel:
-        return ProductModel(self._product, self._builder, self._theta, self._gradient)
-
-    def move(self, theta: Vector, gradient: Vector) -> ProductModel:
-        age = self._age + 1
-        kept = self.inverse if age < MAX_AGE else None
-        return ProductModel(self._product, self._builder, theta, gradient, kept, age)
-
-    def step(self, radius: float) -> tuple[Vector, float, float]:
-        precondition = self.inverse.cheap().dot
-        return _steihaug(partial(self._product, self._theta), precondition, self._gradient, radius)
-
-
-def _next_radius(radius: float, norm: float, ratio: float) -> float:
-    if ratio < 0.25:
-        return 0.25 * norm
-    return max(radius, 2.5 * norm) if ratio > 0.75 else radius
-
-
-def _steihaug(
-    H: Callable[[Vector], Vector],
-    precondition: Callable[[Vector], Vector],
-    g: Vector,
-    radius: float,
-) -> tuple[Vector, float, float]:
-    """Return the step, the model's decrease, and the step's length in the norm of G."""
-    s = np.zeros_like(g)
-    Hs = np.zeros_like(g)
-    r = g.copy()
-    y = precondition(r)
-    p = -y
-    ry = float(r @ y)
-    ss = 0.0
-    sp = 0.0
-    pp = ry
-    goal = min(0.25, ry**0.25) ** 2 * ry  # tighter as the minimum nears: superlinear
-    for _ in range(min(g.size, 250)):
-        Hp = H(p)
-        curvature = float(p @ Hp)
-        alpha = ry / curvature if curvature > 0 else 0.0
-        if curvature <= 0 or ss + 2 * alpha * sp + alpha**2 * pp >= radius**2:
-            alpha = (-sp + np.sqrt(sp**2 + pp * (radius**2 - ss))) / pp
-            s = s + alpha * p
-            Hs = Hs + alpha * Hp
-            return s, -float(g @ s + 0.5 * s @ Hs), radius
-        s = s + alpha * p
-        Hs = Hs + alpha * Hp
-        r = r + alpha * Hp
-        ss += 2 * alpha * sp + alpha**2 * pp
-        y = precondition(r)
-        ry_new = float(r @ y)
-        if ry_new <= goal:
-            break
-        beta = ry_new / ry
-        ry = ry_new
-        sp = beta * (sp + alpha * pp)
-        pp = ry + beta**2 * pp
-        p = beta * p - y
-    return s, -float(g @ s + 0.5 * s @ Hs), np.sqrt(ss)
+def _next_radius(radius: float, trial: _Trial) -> float:
+    if trial.ratio < 0.25:
+        return 0.25 * trial.norm
+    return max(radius, 2.5 * trial.norm) if trial.ratio > 0.75 else radius

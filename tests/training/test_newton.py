@@ -8,6 +8,7 @@ from numpy.testing import assert_allclose
 
 import symspec as ss
 from symspec.training.dense_newton import minimize_in_ball
+from symspec.training.product_newton import find_lowest
 
 
 def build_problem(activation, sizes=(4, 3, 2), n_stars=30, seed=0, **options):
@@ -197,17 +198,46 @@ def test_a_small_network_leaves_a_saddle_without_slope():
     assert np.linalg.eigvalsh(H)[0] > 0
 
 
-def test_a_larger_one_stays_there_and_the_certificate_says_so(monkeypatch):
-    """By products it looks at the decrement only."""
+def test_a_larger_one_leaves_it_by_products_alone(monkeypatch):
+    """The gradient shows nothing there; the lowest eigenvalue is sought by products."""
     monkeypatch.setattr("symspec.training.newton.is_small", lambda net: False)
     p = saddle()
+    U, gradient = ss.compile_objective(p.reg)(p.theta, p.X, p.Y)
+    assert np.abs(gradient).max() < 1e-9
     result = ss.polish(p.reg, p.theta, p.X, p.Y)
-    assert result.iterations == 0
+    assert result.converged
+    assert result.negative_log_posterior < U - 100
+    H = ss.compile_hessian(p.reg)(result.theta, p.X, p.Y)
+    assert np.linalg.eigvalsh(H)[0] > 0
+
+
+def test_without_a_step_it_stays_at_the_saddle_and_the_certificate_says_so():
+    p = saddle()
+    result = ss.polish(p.reg, p.theta, p.X, p.Y, max_iterations=0)
+    assert not result.converged
     np.testing.assert_array_equal(result.theta, p.theta)
     with pytest.warns(ss.NotAtMinimumWarning, match=r"smallest eigenvalue of the Hessian -\d"):
         certificate = ss.fit_laplace(p.reg, result.theta, p.X, p.Y).certificate
     assert not certificate.is_minimum
     assert certificate.smallest_eigenvalue < -1
+
+
+@pytest.mark.parametrize("lowest", [-3.0, -1e-3, 0.05, 0.7])
+def test_the_sign_of_the_lowest_eigenvalue_is_found_among_many(lowest):
+    rng = np.random.default_rng(5)
+    n = 300
+    Q = np.linalg.qr(rng.normal(size=(n, n)))[0]
+    G = Q * rng.uniform(0.1, 100, size=n) @ Q.T
+    L = np.linalg.cholesky(G)
+    V = np.linalg.qr(rng.normal(size=(n, n)))[0]
+    H = L @ (V * np.append(lowest, rng.uniform(0.8, 1.5, size=n - 1)) @ V.T) @ L.T
+    products = []
+    found = find_lowest(lambda v: products.append(0) or H @ v, lambda v: np.linalg.solve(G, v), n)
+    assert np.sign(found.value) == np.sign(lowest)
+    assert found.value >= lowest - 1e-9
+    assert_allclose(found.vector @ G @ found.vector, 1.0, rtol=1e-6)
+    assert_allclose(found.vector @ H @ found.vector, found.value, rtol=1e-6, atol=1e-9)
+    assert len(products) <= 40
 
 
 @pytest.mark.parametrize("hidden", [[8], [5, 4]], ids=str)
@@ -270,16 +300,28 @@ def test_beside_a_saddle_it_follows_negative_curvature_to_a_minimum():
     ).certificate.is_minimum
 
 
-def test_at_a_kink_of_a_relu_network_it_says_that_it_did_not_arrive():
+def test_at_a_kink_of_a_relu_network_it_says_so_and_why_it_ended():
     """U of a small ReLU network is often least on a kink, where no gradient vanishes."""
     p, steps = build_problem("relu", seed=11), []
     result = ss.polish(p.reg, p.theta, p.X, p.Y, callback=lambda *step: steps.append(step[1]))
-    assert not result.converged
-    assert result.newton_decrement > 0.01
+    assert result.converged
+    assert result.at_kink
+    assert result.reason.startswith("at a kink")
+    g = ss.compile_objective(p.reg)(result.theta, p.X, p.Y)[1]
+    G = ss.compile_ggn(p.reg)(result.theta, p.X, p.Y)
+    assert result.newton_decrement <= 1e-6
+    assert g @ np.linalg.solve(G, g) / 2 > 0.01
     assert (np.diff(steps) <= 1e-12 * np.abs(steps[0])).all()  # rounding
     assert result.negative_log_posterior < steps[0] - 10
-    with pytest.warns(ss.NotAtMinimumWarning, match="Newton decrement"):
-        assert not ss.fit_laplace(p.reg, result.theta, p.X, p.Y).certificate.is_minimum
+
+
+def test_among_kinks_it_stops_after_the_iterations_allowed_too():
+    p = build_problem("relu", seed=11)
+    result = ss.polish(p.reg, p.theta, p.X, p.Y, max_iterations=3)
+    assert not result.converged
+    assert not result.at_kink
+    assert result.reason == "the iterations allowed are over"
+    assert result.iterations <= 30
 
 
 @pytest.mark.parametrize("limit", [0, 1, 3])
