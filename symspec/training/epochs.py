@@ -22,8 +22,12 @@ from symspec.safety.theta import check_theta
 from symspec.spectra.resampling import Resampled
 from symspec.spectra.spectra import Spectra
 from symspec.training.adam import Adam
-from symspec.training.held_out import hold_out_stars
-from symspec.training.losses import TrainingLoss, ValidationLoss, compile_losses
+from symspec.training.losses import (
+    TrainingLoss,
+    ValidationLoss,
+    compile_losses,
+    hold_out_stars,
+)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

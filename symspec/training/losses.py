@@ -1,22 +1,138 @@
-"""Losses of mini-batch training: a batch's share of U with dropout, and the validation loss."""
+"""What mini-batch training walks and watches: stars, some of them held out, and their losses."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from symspec.derivatives import graphs
 from symspec.derivatives.compiled import compile_predict, compile_training_objective
-from symspec.derivatives.functions import SumFunction
-from symspec.networks.network import dropout_layers
+from symspec.derivatives.functions import SumFunction, check_stars
+from symspec.errors import DataError, OptionError
+from symspec.networks.network import Network, dropout_layers
 from symspec.networks.normalizations import split_fixed
 from symspec.networks.params import Symbol
 from symspec.networks.regression import Regression
 from symspec.safety.memory import chunks
-from symspec.training.held_out import Stars
+from symspec.safety.stars import check_flux, check_labels
+from symspec.spectra.pixels import fill_bad_pixels
+from symspec.spectra.resampling import Resampled
+from symspec.spectra.selections import as_stars
+from symspec.spectra.spectra import Spectra
+
+
+@dataclass(frozen=True, eq=False)
+class Stars:
+    """Some rows of flux and labels, which are not copied.
+
+    Attributes
+    ----------
+    flux : numpy.ndarray, shape (star, pixel)
+    labels : numpy.ndarray, shape (star, label)
+    rows : numpy.ndarray of int
+        The rows of both that belong to it.
+    fixed : callable, optional
+        Makes of flux (star, pixel) what the weights see.
+    """
+
+    flux: np.ndarray
+    labels: np.ndarray
+    rows: np.ndarray
+    fixed: Callable[[np.ndarray], np.ndarray] | None = None
+
+    def __len__(self) -> int:
+        return self.rows.size
+
+    def take(self, places: np.ndarray | slice) -> tuple[np.ndarray, np.ndarray]:
+        """Flux, through the fixed layers, and labels of the stars at these places among `rows`."""
+        rows = self.rows[places]
+        flux = self.flux[rows]
+        return flux if self.fixed is None else self.fixed(flux), self.labels[rows]
+
+
+def hold_out_stars(
+    net: Network,
+    X: ArrayLike | Spectra | Resampled,
+    Y: ArrayLike | None,
+    validation: Any,
+    rng: np.random.Generator,
+) -> tuple[Stars, Stars | None]:
+    """Stars to train on, and stars to watch, if there are any.
+
+    Parameters
+    ----------
+    net : Network
+    X, Y : array_like, shapes (star, pixel), (star, label), or Spectra alone
+    validation : tuple (X, Y), Spectra, float or None
+        As for `train`.
+    rng : numpy.random.Generator
+        Draws the stars held out where `validation` is a fraction.
+
+    Raises
+    ------
+    ShapeError, DataError
+        Arrays are not what the network takes, or there are fewer than two stars to train on.
+    OptionError
+        `validation` is anything else.
+    """
+    flux, labels = check_stars(net, *as_stars(net, X, Y))
+    n = len(flux)
+    if n < 2:
+        raise DataError(
+            f"train needs at least two stars, got {n}: X should have shape (star, {net.n_pixels})."
+        )
+    everything = Stars(flux, labels, np.arange(n))
+    if validation is None:
+        return everything, None
+    if isinstance(validation, float | np.floating) and 0 < validation < 1:
+        return _split(net, everything, float(validation), rng)
+    if isinstance(validation, Resampled):
+        validation = validation.spectra
+    if isinstance(validation, Spectra):
+        _, truth = as_stars(net, validation)
+        filled = fill_bad_pixels(validation.flux, validation.ivar, flux.mean(axis=0))
+        return everything, _check_validation(net, filled, truth)
+    if isinstance(validation, tuple | list) and len(validation) == 2:
+        return everything, _check_validation(net, *validation)
+    got = repr(validation) if np.isscalar(validation) else type(validation).__name__
+    raise OptionError(
+        "validation should be a pair (X, Y), Spectra, or a fraction between 0 and 1 (both"
+        f" excluded), got {got}."
+    )
+
+
+def _split(
+    net: Network, stars: Stars, fraction: float, rng: np.random.Generator
+) -> tuple[Stars, Stars]:
+    """Hold out a random fraction of the stars."""
+    n = len(stars)
+    n_out = max(1, round(fraction * n))
+    if n - n_out < 2:
+        raise DataError(
+            f"train needs at least two stars, got {n - n_out} of {n} after"
+            f" validation={fraction:g} was set aside: give a smaller fraction."
+        )
+    order = rng.permutation(n)
+    out = np.sort(order[:n_out])
+    rows = np.sort(order[n_out:])
+    check_labels(stars.labels[rows], rows.size, net.n_labels, name="labels left to train on")
+    if np.isnan(stars.labels[out]).all():
+        raise DataError(
+            f"the {n_out} validation stars have no label at all: give a larger fraction."
+        )
+    return Stars(stars.flux, stars.labels, rows), Stars(stars.flux, stars.labels, out)
+
+
+def _check_validation(net: Network, X: ArrayLike, Y: ArrayLike) -> Stars:
+    flux = np.atleast_2d(check_flux(X, net.n_pixels, name="validation flux", dtype=None))
+    labels = np.asarray(Y)[None] if np.ndim(Y) == 1 else Y
+    labels = check_labels(labels, len(flux), net.n_labels, name="validation labels")
+    return Stars(flux, labels, np.arange(len(flux)))
 
 
 class TrainingLoss:

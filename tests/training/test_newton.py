@@ -216,7 +216,7 @@ def test_without_a_step_it_stays_at_the_saddle_and_the_certificate_says_so():
     result = ss.polish(p.reg, p.theta, p.X, p.Y, max_iterations=0)
     assert not result.converged
     np.testing.assert_array_equal(result.theta, p.theta)
-    with pytest.warns(ss.NotAtMinimumWarning, match=r"smallest eigenvalue of the Hessian -\d"):
+    with pytest.warns(ss.NotAtMinimumWarning, match=r"lowest eigenvalue of the Hessian -\d"):
         certificate = ss.fit_laplace(p.reg, result.theta, p.X, p.Y).certificate
     assert not certificate.is_minimum
     assert certificate.smallest_eigenvalue < -1
