@@ -241,12 +241,11 @@ def read_laplace(path: str | os.PathLike[str]) -> LaplacePosterior:
         reg = _read_regression(archive, net)
         curvature = archive.attribute("laplace", "curvature", str)
         structure = archive.attribute("laplace", "structure", str)
-        backend = archive.attribute("laplace", "backend", str)
-        dtype = archive.attribute("laplace", "dtype", str)
         kind = INVERSES[check_choice(structure, "structure", tuple(INVERSES))]
+        backend, dtype = (archive.attribute("laplace", n, str) for n in ("backend", "dtype"))
         there = archive.find("laplace")
-        gradient = None  # in a file of symspec 0.1
-        if "gradient" in there:
+        gradient = None
+        if "gradient" in there:  # not in a file of symspec 0.1
             gradient = archive.array("laplace/gradient", (net.n_params,), finite=True)
         return LaplacePosterior(
             reg=reg,
@@ -297,8 +296,8 @@ def _write_regression(file: Any, reg: Regression) -> None:
 
 
 def _write_certificate(group: Any, certificate: Certificate) -> None:
-    write_attribute(group, "gradient_norm", certificate.gradient_norm)
-    write_attribute(group, "newton_decrement", certificate.newton_decrement)
+    for name in ("gradient_norm", "newton_decrement", "n_pieces"):
+        write_attribute(group, name, getattr(certificate, name))
     write_array(group, "newton_shift", np.asarray(certificate.newton_shift, np.float64))
     if certificate.known is not None:
         for name, value in asdict(certificate.known).items():
@@ -371,12 +370,13 @@ def _read_certificate(archive: Archive, n_labels: int) -> Certificate:
     there = archive.find(place).attrs
     names = [field.name for field in fields(LowestCurvature)]
     known = {name: archive.attribute(place, name, float) for name in names if name in there}
-    # symspec 0.1 wrote two of them, and nobody may have asked for any
+    # 0.1 wrote two of them, and nobody may have asked for any
     lowest = LowestCurvature(**(dict.fromkeys(names, np.nan) | known)) if known else None
     return Certificate(
         gradient_norm=archive.attribute(place, "gradient_norm", float),
         newton_decrement=archive.attribute(place, "newton_decrement", float),
         newton_shift=archive.array(f"{place}/newton_shift", (n_labels,)),
+        n_pieces=archive.attribute(place, "n_pieces", int) if "n_pieces" in there else 1,
         lowest=lowest,
     )
 

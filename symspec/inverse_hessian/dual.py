@@ -64,14 +64,14 @@ class DualInverse(InverseHessian):
     cholesky : numpy.ndarray, optional
         L, if it is known already.
     is_subset : bool, default False
-        Whether there are other training stars. As data can only shrink A^-1, variances are then
-        upper bounds.
+        Whether there are other stars; variances are then upper bounds.
     """
 
     structure = "dual"
     options: ClassVar = {"subset": int}
     partial_options = ("subset",)
     has_evidence_gradient = True
+    linear_space = "data"
     widest = PROMISED
 
     def __init__(
@@ -107,17 +107,19 @@ class DualInverse(InverseHessian):
         return cls.of_stars(problem, theta, slice(None))
 
     @classmethod
-    def of_stars(
-        cls, problem: Problem, theta: np.ndarray, stars: np.ndarray | slice
+    def from_kernel(
+        cls, tangents: Tangents, variance: dict[str, Any], noise: StarNoise, K: np.ndarray
     ) -> DualInverse:
-        """From some of the training stars."""
+        """From the kernel K of the tangents over all (label, star) rows, which is overwritten."""
+        return cls(tangents, variance, noise, factorize_kernel(K, noise))
+
+    @classmethod
+    def of_stars(cls, problem: Problem, theta: np.ndarray, stars: Any) -> DualInverse:
+        """From some of the training stars, indices or a slice."""
         noise = problem.reg.noise.of_stars(problem.Y[stars])
-        return cls(
-            problem.tangents(theta, problem.X[stars]),
-            _invert_prior(problem.reg),
-            noise,
-            is_subset=bool(noise.observed.sum() < problem.observed.sum()),
-        )
+        is_subset = bool(noise.observed.sum() < problem.observed.sum())
+        tangents = problem.tangents(theta, problem.X[stars])
+        return cls(tangents, _invert_prior(problem.reg), noise, is_subset=is_subset)
 
     @classmethod
     def from_arrays(cls, reader: ArrayReader, place: str, reg: Regression) -> DualInverse:

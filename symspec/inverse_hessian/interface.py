@@ -153,6 +153,8 @@ class InverseHessian(LinearOperator, ABC):
         The matrices that it inverts: "ggn", "hessian".
     has_evidence_gradient : bool
         Whether `compile_log_det_gradient` and `differentiate_log_det` are there.
+    linear_space : {"products", "data", "parameters", ""}
+        Where the evidence of a linearised network is computed; empty: nowhere, as weights are held.
     stars_a_piece : int or None
         Stars after which results are worth keeping, where a star takes minutes.
     is_complete : bool
@@ -170,6 +172,7 @@ class InverseHessian(LinearOperator, ABC):
     partial_options: ClassVar[tuple[str, ...]] = ()
     curvatures: ClassVar[tuple[str, ...]] = ("ggn",)
     has_evidence_gradient: ClassVar[bool] = False
+    linear_space: ClassVar[str] = "products"
     stars_a_piece: ClassVar[int | None] = None
     is_complete: bool = True
     widest: float = 0.05

@@ -39,6 +39,7 @@ class LastLayerInverse(InverseHessian):
     """
 
     structure = "last_layer"
+    linear_space = ""
     accuracy = "approximate"
 
     def __init__(self, layout: ParamLayout, primal: PrimalInverse):

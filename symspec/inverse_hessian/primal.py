@@ -69,6 +69,7 @@ class PrimalInverse(InverseHessian):
     """
 
     structure = "primal"
+    linear_space = "parameters"
     curvatures = ("ggn", "hessian")
     has_evidence_gradient = True
     widest = PROMISED

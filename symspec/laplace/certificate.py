@@ -76,6 +76,8 @@ class Certificate:
         See below.
     lowest : LowestCurvature, optional
         What is known of the Hessian's sign.
+    n_pieces : int, default 1
+        See below.
     search : callable, optional
         Finds `lowest` when it is asked for; files and other processes do not have it.
 
@@ -89,6 +91,9 @@ class Certificate:
     newton_shift : numpy.ndarray, shape (label,)
         Root mean square, over some 256 training stars, of the change of the predictions by a
         Newton step, in the units of the labels.
+    n_pieces : int
+        Beyond 1 the weights are at a kink of a piecewise smooth U, as ReLU has them: so many of its
+        gradients nearby have a convex combination that vanishes, whose norms the above are.
     """
 
     def __init__(
@@ -97,12 +102,14 @@ class Certificate:
         gradient_norm: float,
         newton_decrement: float,
         newton_shift: np.ndarray,
+        n_pieces: int = 1,
         lowest: LowestCurvature | None = None,
         search: Callable[[], LowestCurvature] | None = None,
     ):
         self.gradient_norm = gradient_norm
         self.newton_decrement = newton_decrement
         self.newton_shift = newton_shift
+        self.n_pieces = n_pieces
         self._lowest = lowest
         self._search = search
 
@@ -162,6 +169,9 @@ class Certificate:
         """What is known so far, in some words."""
         if not self.is_stationary:
             return "not at a minimum"
+        if self.n_pieces > 1 and (self.known is None or self.sign != "positive"):
+            # the Hessian of one of the pieces does not tell what the others do
+            return f"at a kink, where {self.n_pieces} pieces of U meet"
         if self.known is None:
             return "at a stationary point"
         return {

@@ -12,12 +12,14 @@ from numpy.typing import ArrayLike
 from scipy.sparse.linalg import LinearOperator
 
 from symspec.derivatives import compiled
+from symspec.derivatives.bundles import RADIUS, Bundle, Place
 from symspec.derivatives.functions import check_stars
 from symspec.errors import NotAtMinimumError, NotAtMinimumWarning
 from symspec.inverse_hessian.builder import InverseBuilder
 from symspec.inverse_hessian.interface import InverseHessian
 from symspec.laplace.certificate import (
     DENSE_LIMIT,
+    MAX_DECREMENT,
     Certificate,
     LowestCurvature,
     count_products,
@@ -170,6 +172,12 @@ def _certify(
     """U, its gradient (param,), and the certificate, over the parameters that vary."""
     stars = _FreeParameters(builder, inverse, theta)
     U, gradient = stars.differentiate()
+    n_pieces = 1
+    if gradient @ (inverse.cheap() @ gradient) > 2 * MAX_DECREMENT and stars.may_kink:
+        bundle = stars.settle(U, gradient)
+        if bundle.decrement <= MAX_DECREMENT:
+            gradient = bundle.least
+            n_pieces = bundle.n_pieces
     step = inverse.cheap() @ gradient
     search = stars.find_lowest_curvature
     is_small = inverse.free.stop - inverse.free.start <= DENSE_LIMIT
@@ -177,6 +185,7 @@ def _certify(
         gradient_norm=float(np.abs(gradient).max()),
         newton_decrement=0.5 * float(gradient @ step),
         newton_shift=_rms_newton_shift(builder, theta, step),
+        n_pieces=n_pieces,
         lowest=search() if is_small else None,
         search=None if is_small else search,
     )
@@ -209,6 +218,20 @@ class _FreeParameters:
         U, gradient = objective(self.theta, self.X, self.Y)
         free = np.asarray(gradient[self.inside], np.float64)
         return U + self.rest, _embed(free, self.inverse.shape[0], self.inverse.free)
+
+    @property
+    def may_kink(self) -> bool:
+        """Whether U is piecewise smooth, and computed with the digits that tell pieces apart."""
+        return not self.reg.net.is_smooth and self.passes["dtype"] == "float64"
+
+    def settle(self, U: float, gradient: np.ndarray) -> Bundle:
+        """Gradients of pieces of U nearby, until some of them cancel or U is lower somewhere."""
+        objective = compiled.compile_objective(self.reg, **self.passes)
+        n_gradients = count_products(self.theta.size, len(self.X))
+        place = Place(self.theta, U, gradient)
+        bundle = Bundle(place, self.inverse.cheap(), n_gradients)
+        bundle.settle(lambda theta: objective(theta, self.X, self.Y), RADIUS, MAX_DECREMENT)
+        return bundle
 
     def find_lowest_curvature(self) -> LowestCurvature:
         product = compiled.compile_hessian_vector_product(self.reg, **self.passes)
@@ -248,6 +271,7 @@ def _report_minimum(certificate: Certificate, require_minimum: bool | None) -> N
     if require_minimum is False:
         return
     is_saddle = certificate.known is not None and certificate.sign != "positive"
+    is_saddle &= certificate.n_pieces == 1  # at a kink the Hessian of one piece says little
     is_far = not certificate.is_stationary
     if not (is_far or is_saddle or (require_minimum and not certificate.is_minimum)):
         return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property, partial
@@ -122,15 +123,21 @@ class LaplacePosterior:
     @cached_property
     def _linearized_flux_jacobian(self) -> PerStarFunction:
         return compiled.compile_linearized_flux_jacobian(
-            self.reg.net, self._newton_step, **self._options
+            self.reg.net, self._newton_step[0], **self._options
         )
 
     @cached_property
-    def _newton_step(self) -> np.ndarray:
-        """Step (param,) from theta to the minimum of the quadratic model of U; NaN if unknown."""
+    def _newton_step(self) -> tuple[np.ndarray, list[str]]:
+        """Step (param,) to the minimum of the quadratic model of U, NaN if unknown, and warnings.
+
+        Conjugate gradients may end before the last digits, which a shift does not need.
+        """
         if self.gradient is None:
-            return np.full(self.theta.size, np.nan)
-        return -(self.inverse_hessian @ self.gradient)
+            return np.full(self.theta.size, np.nan), []
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always", RuntimeWarning)
+            step = -(self.inverse_hessian @ self.gradient)
+        return step, [str(warning.message) for warning in told]
 
     def tangents(
         self, X: ArrayLike, *, stars_at_once: int | None = None
@@ -344,6 +351,8 @@ class LaplacePosterior:
                 " training stars and with the gradient of U, which this one is not: call"
                 " fit_laplace again."
             )
+        for words in self._newton_step[1]:
+            warnings.warn(words, RuntimeWarning, stacklevel=3)
         return True
 
     def _model_error(self, X: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -355,7 +364,7 @@ class LaplacePosterior:
         return V, np.stack(ends, axis=-1), step
 
     def _enclose_and_step(self, tangents: Tangents) -> tuple[np.ndarray, ...]:
-        return *self._enclose(tangents), tangents.matvec(self._newton_step)
+        return *self._enclose(tangents), tangents.matvec(self._newton_step[0])
 
     def _enclose(self, tangents: Tangents) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         enclosure = self.inverse_hessian.enclose(tangents)

@@ -23,6 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from copy import copy
+from typing import Any
 
 import numpy as np
 from scipy.sparse.linalg import LinearOperator, cg
@@ -31,9 +32,7 @@ from symspec.derivatives import compiled
 from symspec.derivatives.tangent_stream import TangentStream
 from symspec.errors import OptionError
 from symspec.inverse_hessian.builder import InverseBuilder
-from symspec.inverse_hessian.dual import DualInverse, factorize_kernel
 from symspec.inverse_hessian.interface import InverseHessian, log_evidence
-from symspec.inverse_hessian.primal import PrimalInverse
 from symspec.networks.noise import LOG_2PI
 from symspec.networks.regression import Regression
 from symspec.safety.memory import chunks
@@ -55,13 +54,13 @@ def linearize(
     OptionError
         The structure holds weights fixed.
     """
-    if builder.structure == "last_layer":
+    space = builder.inverse.linear_space
+    if not space:
         raise OptionError(
             "the evidence of the linearised network (move=False) is that of all weights, got"
-            ' structure="last_layer": use "primal", "dual" or "kronecker".'
+            f' structure="{builder.structure}", which holds some of them: leave structure out.'
         )
-    kinds: dict[str, type[LinearizedEvidence]] = {"dual": _ByKernel, "primal": _ByNormalMatrix}
-    return kinds.get(builder.structure, LinearizedEvidence)(builder, hyperparameters, theta)
+    return _KINDS[space](builder, hyperparameters, theta)
 
 
 class LinearizedEvidence:
@@ -255,7 +254,8 @@ class _ByKernel(LinearizedEvidence):
         K = np.zeros((self.observed.size, self.observed.size))
         for name, kernel in self._kernels():
             K += variance[name] * kernel
-        inverse = DualInverse(self._tangents, variance, self.noise, factorize_kernel(K, self.noise))
+        structure: Any = self.builder.inverse
+        inverse = structure.from_kernel(self._tangents, variance, self.noise, K)
         M_inverse = inverse.kernel_inverse()
         alpha = np.einsum("cndm,md->nc", M_inverse, self.targets)
         own = np.einsum("cndn->ncd", M_inverse)
@@ -305,7 +305,9 @@ class _ByNormalMatrix(LinearizedEvidence):
             return self.builder.build(self.theta)
         A = np.einsum("c,cpq->pq", 1 / self.reg.sigma_noise**2, self._squares)
         A[np.diag_indices(len(A))] += self.reg.prior_precision_vector()
-        return PrimalInverse.factorize(A)
+        structure: Any = self.builder.inverse
+        inverse: InverseHessian = structure.factorize(A)
+        return inverse
 
     def _sum_covariances(self, inverse: InverseHessian) -> tuple[np.ndarray, np.ndarray]:
         """Diagonal (label,) of the sum of W V, and the sum of W V W (label, label)."""
@@ -314,3 +316,10 @@ class _ByNormalMatrix(LinearizedEvidence):
         precision = 1 / self.reg.sigma_noise**2
         shares = precision * np.einsum("cpq,pq->c", self._squares, inverse.to_dense())
         return shares, np.diag(shares * precision)
+
+
+_KINDS: dict[str, type[LinearizedEvidence]] = {
+    "products": LinearizedEvidence,
+    "data": _ByKernel,
+    "parameters": _ByNormalMatrix,
+}

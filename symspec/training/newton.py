@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from symspec.derivatives import compiled, matrices
+from symspec.derivatives.bundles import Place
 from symspec.derivatives.functions import check_stars
 from symspec.derivatives.span import reduce_to_span
 from symspec.inverse_hessian.builder import InverseBuilder
@@ -26,7 +27,7 @@ from symspec.spectra.resampling import Resampled
 from symspec.spectra.selections import as_stars
 from symspec.spectra.spectra import Spectra
 from symspec.training.dense_newton import DenseModel, is_small
-from symspec.training.kinks import KinkResult, Place, minimize_at_kinks
+from symspec.training.kinks import KinkResult, minimize_at_kinks
 from symspec.training.product_newton import FindModel, ProductModel
 
 Vector = np.ndarray

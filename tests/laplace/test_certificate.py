@@ -124,7 +124,7 @@ def test_the_sign_is_looked_for_when_it_is_asked_for(problem):
     certificate = fit(problem, structure="primal").certificate
     assert certificate.known is None
     copied = pickle.loads(pickle.dumps(certificate))
-    assert "certificate.is_minimum tells" in certificate.message
+    assert "in units of A" not in certificate.message
     assert not np.isnan(certificate.smallest_ratio)
     assert certificate.known is not None
     assert "in units of A" in certificate.message
@@ -293,3 +293,39 @@ def test_a_saddle_without_any_gradient_is_not_taken_for_a_minimum():
     assert found.newton_decrement < 1e-20
     assert_allclose(found.smallest_eigenvalue, 1 - coupling[0], rtol=1e-10)
     assert not found.is_minimum
+
+
+# --- kinks ---
+
+
+def test_a_kink_is_certified_by_the_pieces_that_meet_there(tmp_path):
+    """Where a unit turns on at a star, the gradient of neither side vanishes."""
+    rng = np.random.default_rng(3)
+    X = rng.normal(size=(60, 4))
+    Y = np.maximum(X[:, :1], 0) - np.maximum(X[:, 1:2], 0) + 0.3 * rng.normal(size=(60, 1))
+    net = ss.mlp([4, 6, 1], activation="relu")
+    reg = ss.Regression(net, sigma_noise=0.1, prior_precision=1.0)
+    polished = ss.polish(reg, net.init_params(rng), X, Y, progress=False)
+    assert polished.at_kink
+    laplace = ss.fit_laplace(reg, polished.theta, X, Y)  # without a warning
+    certificate = laplace.certificate
+    assert certificate.n_pieces > 1
+    assert certificate.is_stationary
+    assert "kink" in certificate.message or certificate.is_minimum
+    _, g = ss.compile_objective(reg)(polished.theta, X, Y)
+    assert 0.5 * g @ (laplace.inverse_hessian @ g) > module.MAX_DECREMENT
+    assert not (laplace.predict(X).flags & ss.Flag.NOT_AT_MINIMUM).any()
+    ss.write_laplace(tmp_path / "model.h5", laplace)
+    again = ss.read_laplace(tmp_path / "model.h5").certificate
+    assert again.n_pieces == certificate.n_pieces
+    assert again.message == certificate.message
+
+
+def test_on_a_slope_of_a_piecewise_smooth_network_there_is_no_kink():
+    rng = np.random.default_rng(3)
+    X, Y = rng.normal(size=(60, 4)), rng.normal(size=(60, 1))
+    net = ss.mlp([4, 6, 1], activation="relu")
+    reg = ss.Regression(net, sigma_noise=0.1, prior_precision=1.0)
+    found = ss.fit_laplace(reg, net.init_params(rng), X, Y, require_minimum=False).certificate
+    assert found.n_pieces == 1
+    assert not found.is_stationary

@@ -19,16 +19,16 @@ import numpy as np
 import symspec as ss
 from symspec.derivatives import tangent_stream
 from symspec.laplace import posterior
-from symspec.safety import checkpoint
+from symspec.safety import checkpoint, memory
 
 structure, folder, result, die_after = sys.argv[1:]
 checkpoint.SECONDS_BETWEEN = 0.0
-posterior.STARS_AT_ONCE = tangent_stream.BLOCK_STARS = 16
+posterior.STARS_AT_ONCE = memory.STARS_AT_ONCE = tangent_stream.BLOCK_STARS = 16
 save, saved = checkpoint.Checkpoint.save, []
 
 def save_and_die(self, stage, state, *, now=True):
     save(self, stage, state, now=now)
-    saved.append(stage.split()[0])
+    saved.append(stage.partition(" ")[0])
     if self.folder is not None and f"{saved[-1]} {saved.count(saved[-1])}" == die_after:
         os.kill(os.getpid(), signal.SIGKILL)
 

@@ -180,7 +180,7 @@ def hyperparameters_between(reg, tuned):
     ("words", "message"),
     [
         ({"starts": 3}, "leave starts at 1"),
-        ({"structure": "last_layer"}, 'use "primal", "dual" or "kronecker"'),
+        ({"structure": "last_layer"}, "leave structure out"),
     ],
 )
 def test_what_has_no_evidence_of_the_linearised_network_is_refused(words, message):
