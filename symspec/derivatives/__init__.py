@@ -1,7 +1,7 @@
 """Derivatives of network and posterior: as graphs, as callables, as numbers.
 
-A `compile_` function takes a `Network` or a `Regression` and returns a function of NumPy arrays.
-Compile once, call often:
+A `compile_` function takes a `Network` or a `Regression` and returns a function of NumPy arrays. It
+is kept with the network or regression, which compiles nothing twice:
 
 ======================================  =======================  ==================================
 `compile_predict(net)`                  ``fn(theta, X)``         labels (star, label)
