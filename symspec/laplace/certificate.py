@@ -124,8 +124,9 @@ class Certificate:
 
     def decide(self) -> LowestCurvature:
         """Look for the lowest curvature, unless it is known; NaN where there is no search."""
-        if self._lowest is None and self._search is not None:
-            self._lowest = self._search()
+        search = self._search
+        if self._lowest is None and search is not None:
+            self._lowest = search()
             self._search = None
         return self._lowest or UNKNOWN
 
@@ -188,10 +189,11 @@ class Certificate:
             f"Newton decrement {self.newton_decrement:.3g} nats (at most {MAX_DECREMENT:g})",
         ]
         if self.known is not None:
-            parts += [
-                f"lowest eigenvalue of the Hessian {self.smallest_eigenvalue:.4g}",
-                f"{self.smallest_ratio:.3g} +- {self.smallest_ratio_error:.1g} in units of A",
-            ]
+            parts.append(f"lowest eigenvalue of the Hessian {self.smallest_eigenvalue:.4g}")
+            if not np.isnan(self.smallest_ratio):  # which files of symspec 0.1 do not have
+                parts.append(
+                    f"{self.smallest_ratio:.3g} +- {self.smallest_ratio_error:.1g} in units of A"
+                )
         elif self.is_stationary and self._search is not None:
             parts.append("certificate.is_minimum tells whether U curves down anywhere")
         message = ", ".join(parts)

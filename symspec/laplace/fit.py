@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Mapping
+from contextlib import suppress
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -192,6 +194,10 @@ def _certify(
     return U, gradient, certificate
 
 
+class _OutOfBudgetError(Exception):
+    """The gradients allowed are taken."""
+
+
 class _FreeParameters:
     """U as a function of the parameters that vary; those held fixed are passed through once."""
 
@@ -225,12 +231,22 @@ class _FreeParameters:
         return not self.reg.net.is_smooth and self.passes["dtype"] == "float64"
 
     def settle(self, U: float, gradient: np.ndarray) -> Bundle:
-        """Gradients of pieces of U nearby, until some of them cancel or U is lower somewhere."""
+        """Gradients of pieces of U nearby, until some of them cancel or U is lower somewhere.
+
+        It takes at most three gradients for each product that a search for the sign may take.
+        """
         objective = compiled.compile_objective(self.reg, **self.passes)
-        n_gradients = count_products(self.theta.size, len(self.X))
-        place = Place(self.theta, U, gradient)
-        bundle = Bundle(place, self.inverse.cheap(), n_gradients)
-        bundle.settle(lambda theta: objective(theta, self.X, self.Y), RADIUS, MAX_DECREMENT)
+        n_products = count_products(self.theta.size, len(self.X))
+        calls = count(1)
+
+        def evaluate(theta: np.ndarray) -> tuple[float, np.ndarray]:
+            if next(calls) > 3 * n_products:
+                raise _OutOfBudgetError
+            return objective(theta, self.X, self.Y)
+
+        bundle = Bundle(Place(self.theta, U, gradient), self.inverse.cheap(), n_products)
+        with suppress(_OutOfBudgetError):
+            bundle.settle(evaluate, RADIUS, MAX_DECREMENT)
         return bundle
 
     def find_lowest_curvature(self) -> LowestCurvature:

@@ -52,6 +52,7 @@ NEAR = 1e-9  # nats of decrement, from which on Newton is faster
 FAR_DESCENTS = 40
 NEAR_DESCENTS = 15
 NEWTON_STEPS = 6  # between descents
+MOST_STEPS = 200  # of Newton, for larger networks
 DIFFERENCE = 1e-3  # in h: its square times third derivatives of F is far below any tolerance
 
 
@@ -170,7 +171,12 @@ class MarginalLikelihood:
         if self._hessian is None:
             find_model: FindModel = partial(ProductModel, self.hessian_product)
             return minimize_by_newton(
-                self.objective, find_model, self.builder, theta, tolerance=tolerance
+                self.objective,
+                find_model,
+                self.builder,
+                theta,
+                tolerance=tolerance,
+                max_iterations=MOST_STEPS,
             )
         find_model = partial(DenseModel, partial(self._add_prior_to, self._hessian))
         budget = NEAR_DESCENTS if is_near else FAR_DESCENTS

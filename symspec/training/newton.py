@@ -33,6 +33,7 @@ from symspec.training.product_newton import FindModel, ProductModel
 Vector = np.ndarray
 Objective = Callable[[Vector], tuple[float, Vector]]
 Callback = Callable[[int, float, float], object]
+MANY_PARAMS = 10_000  # beyond these an iteration takes more than a moment
 ARRIVED = "the decrement is below the tolerance"
 STUCK = "no step lowers U"
 TOO_LONG = "the iterations allowed are over"
@@ -84,7 +85,7 @@ def polish(
     Y: ArrayLike | None = None,
     *,
     tolerance: float = 1e-6,
-    max_iterations: int = 5000,
+    max_iterations: int | None = None,
     structure: str = "auto",
     backend: str = "auto",
     memory: str = "8GB",
@@ -110,8 +111,9 @@ def polish(
         Stop when the Gauss-Newton decrement :math:`g^T G^{-1} g / 2` is below, in nats, and H has
         no direction of descent; at a kink when the least combination of gradients is, those within
         a radius of 1e-3, or of the root of twice the tolerance where that is less.
-    max_iterations : int
-        Of Newton's; ten steps of BFGS stand for one.
+    max_iterations : int, optional
+        Of Newton's; ten steps of BFGS stand for one. By default 5,000, or 200 for networks of more
+        than 10,000 parameters.
     structure, backend, memory : str
         As for `fit_laplace`.
     progress : bool or Progress, default True
@@ -123,6 +125,8 @@ def polish(
     """
     start = np.array(check_theta(theta, reg.net.n_params))
     flux, labels = check_stars(reg.net, *as_stars(reg.net, X, Y))
+    if max_iterations is None:
+        max_iterations = 5000 if reg.net.n_params <= MANY_PARAMS else 200
     span = reduce_to_span(reg, flux)
     objective = compiled.compile_objective(span.reg, backend=backend)
     builder = InverseBuilder(
