@@ -217,11 +217,11 @@ def find_lowest_curvature(
 ) -> LowestCurvature:
     """Lowest eigenpair of the pencil of the Hessian and the inverse of `inverse`.
 
-    Dense for up to `DENSE_LIMIT` parameters. Otherwise by at most `n_products` steps of Lanczos in
-    the inner product of A, each with one product with H and one with A^-1. They end when the lowest
-    ratio is known to a tenth of itself and, if it is positive, a negative one has been missed with
-    a probability of at most 1 % over the random start (Kuczynski & Wozniakowski 1992,
-    doi:10.1137/0613066).
+    Dense for up to `DENSE_LIMIT` parameters. Otherwise by at most `n_products` products with H: one
+    for each step of Lanczos in the inner product of A, beside one with A^-1, and one for the
+    eigenvalue. The steps end when the lowest ratio is known to a tenth of itself and, if it is
+    positive, a negative one has been missed with a probability of at most 1 % over the random start
+    (Kuczynski & Wozniakowski 1992, doi:10.1137/0613066).
     """
     n = inverse.shape[0]
     if n <= DENSE_LIMIT:
@@ -257,7 +257,7 @@ def _find_by_lanczos(product: Product, inverse: LinearOperator, n_products: int)
     p = np.random.default_rng(0).normal(size=n)
     v = inverse @ p
     size = np.sqrt(p @ v)
-    for _ in range(n_products):
+    for _ in range(n_products - 1):
         p = p / size
         v = v / size
         basis.append(v)
