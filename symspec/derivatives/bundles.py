@@ -83,28 +83,21 @@ class Bundle:
         """The convex combination of least norm (param,)."""
         return self._combine(self._gradients)
 
-    def settle(self, objective: Objective, radius: float, tolerance: float) -> Place | None:
-        """A lower place in the ball, or None: the decrement is below the tolerance, or stays."""
+    def settle(
+        self, objective: Objective, radius: float, tolerance: float, max_calls: float = np.inf
+    ) -> Place | None:
+        """A lower place in the ball, or None: the decrement is below the tolerance, or stays.
+
+        It stays where the limits are reached of gradients, or of calls of the objective.
+        """
+        self._calls_left = max_calls
         while self.decrement > tolerance and len(self._weights) < self._limit:
             norm = np.sqrt(2 * self.decrement)
             new, is_lower = self._look_along(objective, -radius / norm * self._step, radius * norm)
-            if is_lower and new is not None:
-                return self._go_on(objective, new)
-            if new is None:
-                return None
+            if is_lower or new is None:
+                return new
             self._add(new.gradient)
         return None
-
-    def _go_on(self, objective: Objective, lower: Place) -> Place:
-        """The lowest place in the same direction, at twice, four times, ... the distance."""
-        step = lower.theta - self._place.theta
-        while True:
-            step = 2 * step
-            theta = self._place.theta + step
-            further = Place(theta, *objective(theta))
-            if not further.U < lower.U:
-                return lower
-            lower = further
 
     def _look_along(
         self, objective: Objective, step: Vector, promise: float
@@ -113,7 +106,8 @@ class Bundle:
         low = 0.0
         high = t = 1.0
         rise = np.nan
-        for _ in range(HALVINGS):
+        for _ in range(int(min(HALVINGS, self._calls_left))):
+            self._calls_left -= 1
             theta = self._place.theta + t * step
             new = Place(theta, *objective(theta))
             excess = new.U - self._place.U + SHARE * t * promise

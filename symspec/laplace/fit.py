@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Mapping
-from contextlib import suppress
-from itertools import count
 from typing import Any
 
 import numpy as np
@@ -175,27 +173,23 @@ def _certify(
     stars = _FreeParameters(builder, inverse, theta)
     U, gradient = stars.differentiate()
     n_pieces = 1
-    if gradient @ (inverse.cheap() @ gradient) > 2 * MAX_DECREMENT and stars.may_kink:
+    step = inverse.cheap() @ gradient
+    if stars.may_kink and 0.5 * gradient @ step > MAX_DECREMENT:
         bundle = stars.settle(U, gradient)
         if bundle.decrement <= MAX_DECREMENT:
-            gradient = bundle.least
             n_pieces = bundle.n_pieces
-    step = inverse.cheap() @ gradient
-    search = stars.find_lowest_curvature
-    is_small = inverse.free.stop - inverse.free.start <= DENSE_LIMIT
+            gradient = bundle.least
+            step = inverse.cheap() @ gradient
     certificate = Certificate(
         gradient_norm=float(np.abs(gradient).max()),
         newton_decrement=0.5 * float(gradient @ step),
         newton_shift=_rms_newton_shift(builder, theta, step),
         n_pieces=n_pieces,
-        lowest=search() if is_small else None,
-        search=None if is_small else search,
+        search=stars.find_lowest_curvature,
     )
+    if inverse.free.stop - inverse.free.start <= DENSE_LIMIT:
+        certificate.decide()
     return U, gradient, certificate
-
-
-class _OutOfBudgetError(Exception):
-    """The gradients allowed are taken."""
 
 
 class _FreeParameters:
@@ -237,16 +231,13 @@ class _FreeParameters:
         """
         objective = compiled.compile_objective(self.reg, **self.passes)
         n_products = count_products(self.theta.size, len(self.X))
-        calls = count(1)
-
-        def evaluate(theta: np.ndarray) -> tuple[float, np.ndarray]:
-            if next(calls) > 3 * n_products:
-                raise _OutOfBudgetError
-            return objective(theta, self.X, self.Y)
-
         bundle = Bundle(Place(self.theta, U, gradient), self.inverse.cheap(), n_products)
-        with suppress(_OutOfBudgetError):
-            bundle.settle(evaluate, RADIUS, MAX_DECREMENT)
+        bundle.settle(
+            lambda theta: objective(theta, self.X, self.Y),
+            RADIUS,
+            MAX_DECREMENT,
+            max_calls=3 * n_products,
+        )
         return bundle
 
     def find_lowest_curvature(self) -> LowestCurvature:

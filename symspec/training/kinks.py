@@ -102,7 +102,20 @@ def minimize_at_kinks(
                 steps=search.steps,
                 is_stationary=bundle.decrement <= tolerance,
             )
+        lower = go_on(objective, search.place, lower)
         search.go_on_from(lower, None if taken == PATIENCE else inverse)
+
+
+def go_on(objective: Objective, place: Place, lower: Place) -> Place:
+    """The lowest place from `place` through a lower one, at twice, four times, ... its distance."""
+    step = lower.theta - place.theta
+    while True:
+        step = 2 * step
+        theta = place.theta + step
+        further = Place(theta, *objective(theta))
+        if not further.U < lower.U:
+            return lower
+        lower = further
 
 
 class Search:

@@ -10,7 +10,7 @@ from scipy.optimize import minimize, nnls
 import symspec as ss
 from symspec.derivatives.bundles import Bundle, Place, find_least
 from symspec.inverse_hessian.builder import InverseBuilder
-from symspec.training.kinks import minimize_at_kinks
+from symspec.training.kinks import go_on, minimize_at_kinks
 
 SIGN = {True: 1.0, False: -1.0}
 
@@ -99,13 +99,29 @@ def test_a_proof_holds_within_its_ball_only():
     """Two millimetres beside the fold of |x| the ball of one sees the slope."""
     place = Place(np.array([2e-3]), *absolute(np.array([2e-3])))
     beside = Bundle(place, np.eye(1))
-    assert pytest.approx(0.0, abs=1e-12) == beside.settle(absolute, 1e-3, 1e-8).U
+    lower = beside.settle(absolute, 1e-3, 1e-8)
+    assert pytest.approx(1e-3) == lower.U
+    assert pytest.approx(0.0, abs=1e-12) == go_on(absolute, place, lower).U
     assert beside.decrement == 0.5
     inside = Place(np.array([2e-4]), *absolute(np.array([2e-4])))
     bundle = Bundle(inside, np.eye(1))
     assert bundle.settle(absolute, 1e-3, 1e-8) is None
     assert bundle.decrement == 0.0
     assert bundle.n_pieces == 2
+
+
+def test_a_look_ends_with_the_calls_allowed():
+    calls = []
+
+    def count(theta):
+        calls.append(theta)
+        return absolute(theta)
+
+    place = Place(np.array([2e-4]), *absolute(np.array([2e-4])))
+    bundle = Bundle(place, np.eye(1))
+    assert bundle.settle(count, 1e-3, 1e-8, max_calls=0) is None
+    assert calls == []
+    assert bundle.decrement == 0.5
 
 
 def test_it_stops_after_the_steps_allowed_and_says_that_nothing_is_proved():
