@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike
 
 from symspec.derivatives.backends import BACKENDS
 from symspec.derivatives.functions import DTYPES
+from symspec.derivatives.stationary_points import LowestCurvature
 from symspec.errors import FileFormatError, OptionError
 from symspec.files.archive_format import (
     Archive,
@@ -28,7 +29,7 @@ from symspec.files.archive_format import (
 )
 from symspec.files.layer_archives import check_layers, read_layer, write_layer
 from symspec.inverse_hessian.choice import CURVATURES, INVERSES
-from symspec.laplace.certificate import Certificate, LowestCurvature
+from symspec.laplace.certificate import Certificate
 from symspec.laplace.posterior import LaplacePosterior
 from symspec.laplace.training_space import TrainingSpace
 from symspec.networks.layers import Layer
@@ -368,10 +369,9 @@ def _read_noise(archive: Archive, n_labels: int) -> Noise:
 def _read_certificate(archive: Archive, n_labels: int) -> Certificate:
     place = "laplace/certificate"
     there = archive.find(place).attrs
-    names = [field.name for field in fields(LowestCurvature)]
-    known = {name: archive.attribute(place, name, float) for name in names if name in there}
-    # 0.1 wrote two of them, and nobody may have asked for any
-    lowest = LowestCurvature(**(dict.fromkeys(names, np.nan) | known)) if known else None
+    names = [field.name for field in fields(LowestCurvature)]  # symspec 0.1 wrote two of them
+    known = {n: archive.attribute(place, n, float) if n in there else np.nan for n in names}
+    lowest = LowestCurvature(**known) if "smallest_eigenvalue" in there else None  # not asked for
     return Certificate(
         gradient_norm=archive.attribute(place, "gradient_norm", float),
         newton_decrement=archive.attribute(place, "newton_decrement", float),

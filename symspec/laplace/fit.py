@@ -12,19 +12,20 @@ from numpy.typing import ArrayLike
 from scipy.sparse.linalg import LinearOperator
 
 from symspec.derivatives import compiled
-from symspec.derivatives.bundles import RADIUS, Bundle, Place
 from symspec.derivatives.functions import check_stars
-from symspec.errors import NotAtMinimumError, NotAtMinimumWarning
-from symspec.inverse_hessian.builder import InverseBuilder
-from symspec.inverse_hessian.interface import InverseHessian
-from symspec.laplace.certificate import (
+from symspec.derivatives.stationary_points import (
     DENSE_LIMIT,
-    MAX_DECREMENT,
-    Certificate,
+    RADIUS,
+    Bundle,
     LowestCurvature,
+    Place,
     count_products,
     find_lowest_curvature,
 )
+from symspec.errors import NotAtMinimumError, NotAtMinimumWarning
+from symspec.inverse_hessian.builder import InverseBuilder
+from symspec.inverse_hessian.interface import InverseHessian
+from symspec.laplace.certificate import MAX_DECREMENT, Certificate
 from symspec.laplace.identity import describe_regression
 from symspec.laplace.posterior import LaplacePosterior
 from symspec.laplace.training_space import describe_training

@@ -2,7 +2,7 @@
 
 BFGS finds them, if its line search asks for the weak Wolfe conditions only (Lewis & Overton 2013,
 doi:10.1007/s10107-012-0514-2). What proves one is a bundle of gradients around it, see
-`symspec.derivatives.bundles`.
+`symspec.derivatives.stationary_points`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.linalg.blas import dsymv, dsyr2
 
-from symspec.derivatives.bundles import (
+from symspec.derivatives.stationary_points import (
     HALVINGS,
     RADIUS,
     STORED_BYTES,
@@ -22,9 +22,9 @@ from symspec.derivatives.bundles import (
     Inverse,
     Objective,
     Place,
+    Vector,
 )
 
-Vector = np.ndarray
 ARMIJO = 1e-4  # share of the slope's promise that a step has to keep
 WOLFE = 0.9  # share of the slope that may be left after it
 PATIENCE = 50  # BFGS steps between two looks at what they gain

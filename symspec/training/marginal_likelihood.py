@@ -28,21 +28,14 @@ from scipy.optimize import minimize as scipy_minimize
 from scipy.sparse.linalg import LinearOperator, cg
 
 from symspec.derivatives import compiled, weighted_sums
-from symspec.derivatives.curvature import has_elementwise_layers
 from symspec.derivatives.matrices import WeightedHessian
 from symspec.inverse_hessian.builder import InverseBuilder
 from symspec.inverse_hessian.interface import InverseHessian, log_evidence
-from symspec.networks.network import Network
 from symspec.networks.noise import LOG_2PI
 from symspec.networks.regression import Regression
-from symspec.training.dense_newton import DenseModel
 from symspec.training.hyperparameters import Hyperparameters
-from symspec.training.newton import (
-    FindModel,
-    PolishResult,
-    ProductModel,
-    minimize_by_newton,
-)
+from symspec.training.newton import PolishResult, minimize_by_newton
+from symspec.training.newton_models import DenseModel, FindModel, ProductModel, is_small
 
 POLISH_TOLERANCE = 1e-12  # nats; its root matters to the gradient
 MAX_DECREMENT = 1e-6  # nats; weights that are farther from a minimum are at none
@@ -121,7 +114,9 @@ class MarginalLikelihood:
         self.predict = compiled.compile_predict(net, backend=backend)
         self._squares = weighted_sums.compile_weighted_squares(net, backend=backend)
         self._product = weighted_sums.compile_weighted_hessian_vector_product(net, backend=backend)
-        self._hessian = WeightedHessian(net, backend=backend) if _is_small(net) else None
+        self._hessian = (
+            WeightedHessian(net, backend=backend) if is_small(net, DENSE_PARAMS) else None
+        )
         if builder.inverse.has_evidence_gradient:
             compile_gradient = builder.inverse.compile_log_det_gradient
             self._log_det_gradient = compile_gradient(net, backend=backend)
@@ -325,8 +320,3 @@ class MarginalLikelihood:
             inverse.shape, matvec=lambda v: self.hessian_product(theta, v.ravel()), dtype=np.float64
         )
         return cg(H, b, rtol=1e-4, maxiter=200, M=inverse)[0]
-
-
-def _is_small(net: Network) -> bool:
-    """Whether its Hessian is worth having as a matrix: few parameters, and a closed form."""
-    return net.n_params <= DENSE_PARAMS and has_elementwise_layers(net)

@@ -1,7 +1,7 @@
 """Trust-region Newton steps to a true minimum, by the exact Hessian, and on along kinks.
 
-Small networks have it as a matrix (`symspec.training.dense_newton`), the others its products
-(`symspec.training.product_newton`). Networks of ReLU, clipped or max-pooled units often are at
+Small networks have it as a matrix, the others its products (`symspec.training.newton_models`).
+Networks of ReLU, clipped or max-pooled units often are at
 their best on kinks, where Newton steps end: `symspec.training.kinks` goes on from there.
 """
 
@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from symspec.derivatives import compiled, matrices
-from symspec.derivatives.bundles import Place
 from symspec.derivatives.functions import check_stars
 from symspec.derivatives.span import reduce_to_span
+from symspec.derivatives.stationary_points import Objective, Place, Vector
 from symspec.inverse_hessian.builder import InverseBuilder
 from symspec.inverse_hessian.interface import InverseHessian
 from symspec.networks.regression import Regression
@@ -26,12 +26,9 @@ from symspec.safety.theta import check_theta
 from symspec.spectra.resampling import Resampled
 from symspec.spectra.selections import as_stars
 from symspec.spectra.spectra import Spectra
-from symspec.training.dense_newton import DenseModel, is_small
 from symspec.training.kinks import KinkResult, minimize_at_kinks
-from symspec.training.product_newton import FindModel, ProductModel
+from symspec.training.newton_models import DenseModel, FindModel, ProductModel, is_small
 
-Vector = np.ndarray
-Objective = Callable[[Vector], tuple[float, Vector]]
 Callback = Callable[[int, float, float], object]
 MANY_PARAMS = 10_000  # beyond these an iteration takes more than a moment
 ARRIVED = "the decrement is below the tolerance"

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import symspec as ss
-from symspec.laplace.certificate import LowestCurvature
+from symspec.derivatives.stationary_points import LowestCurvature
 from symspec.laplace.identity import hash_network, hash_posterior, hash_weights
 
 

@@ -8,7 +8,7 @@ from numpy.testing import assert_allclose
 from scipy.optimize import minimize, nnls
 
 import symspec as ss
-from symspec.derivatives.bundles import Bundle, Place, find_least
+from symspec.derivatives.stationary_points import Bundle, Place, find_least
 from symspec.inverse_hessian.builder import InverseBuilder
 from symspec.training.kinks import go_on, minimize_at_kinks
 

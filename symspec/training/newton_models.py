@@ -1,33 +1,48 @@
-r"""Newton steps of larger networks, by products with the exact Hessian.
+r"""The quadratic model of U around one theta, whose minimum within a ball is a Newton step.
 
-The inverse of the Gauss-Newton matrix G preconditions conjugate gradients within a ball
-:math:`s^T G s \le r^2` (Steihaug 1983, doi:10.1137/0720042). Where the gradient vanishes, the
-lowest eigenvalue of the pencil (H, G) tells a minimum from a saddle: its sign is that of H's own
-(Sylvester). It is sought by locally optimal steps (Knyazev 2001, doi:10.1137/S1064827500366124),
-each of one product with H and one with the inverse, as G times each vector is known along with it.
+Small networks have the exact Hessian H as a matrix. In the coordinates :math:`u = L^T s` of the
+Gauss-Newton matrix :math:`G = L L^T`, the pencil (H, G) is
+:math:`\tilde H = L^{-1} H L^{-T}`, whose eigenvalues are 1 where the residuals do not matter and
+negative where U curves down. Each step is the exact minimum within a ball (More & Sorensen 1983,
+doi:10.1137/0904038), so that it leaves saddle points along their directions of descent. In the norm
+of G alone the ball would be small far from a minimum, where residuals curve U more than G does; so
+there is one of absolute curvature, too, as in saddle-free Newton (Dauphin et al. 2014,
+arXiv:1406.2572).
+
+Larger networks have products with H. The inverse of G preconditions conjugate gradients within a
+ball :math:`s^T G s \le r^2` (Steihaug 1983, doi:10.1137/0720042). Where the gradient vanishes, the
+lowest eigenvalue of the pencil tells a minimum from a saddle.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Protocol
 
 import numpy as np
-from scipy.linalg import eigh
+from scipy.linalg import eigh, solve_triangular
+from scipy.optimize import brentq
 
+from symspec.derivatives.curvature import has_elementwise_layers
+from symspec.derivatives.stationary_points import (
+    Eigenpair,
+    Product,
+    Vector,
+    count_products,
+    find_lowest,
+)
 from symspec.inverse_hessian.builder import InverseBuilder
 from symspec.inverse_hessian.interface import InverseHessian
+from symspec.networks.network import Network
 from symspec.networks.regression import Regression
 
-Vector = np.ndarray
-Product = Callable[[Vector], Vector]
+DENSE_PARAMS = 500  # an eigendecomposition a step: with 900 it takes five times as long as products
+FLAT = 1e-8  # relative eigenvalue below which minus it is followed, above rounding's 1e-12
+DESCENDING = 1e-6  # the same of an eigenvalue found by products
 MAX_AGE = 4  # steps after which the preconditioner is built again
 STIFFENING = 4.0
 MAX_PRODUCTS = 40  # that the search for a direction of descent at a saddle may take
-MIN_PRODUCTS = 10  # before that it may not have met the lowest of many eigenvalues at all
-DESCENDING = 1e-6  # relative eigenvalue below which minus it is followed
 
 
 class Model(Protocol):
@@ -80,6 +95,113 @@ class Model(Protocol):
 
 
 FindModel = Callable[[InverseBuilder, Vector, Vector], Model]
+
+
+def is_small(net: Network, most: int = DENSE_PARAMS) -> bool:
+    """Whether its Hessian is worth having as a matrix: few parameters, and a closed form."""
+    return net.n_params <= most and has_elementwise_layers(net)
+
+
+class DenseModel:
+    """The quadratic model of U around one theta, by the eigenpairs of H in units of G.
+
+    Parameters
+    ----------
+    hessian : callable
+        H (param, param) at theta.
+    builder : InverseBuilder
+        Of the regression and its stars.
+    theta, gradient : numpy.ndarray, shape (param,)
+
+    Attributes
+    ----------
+    values : numpy.ndarray, shape (param,)
+        Eigenvalues, rising.
+    decrement : float
+        Gauss-Newton decrement in nats.
+    """
+
+    is_fresh = True
+    has_cheap_steps = True
+    n_balls = 2
+
+    def __init__(
+        self,
+        hessian: Callable[[Vector], np.ndarray],
+        builder: InverseBuilder,
+        theta: Vector,
+        gradient: Vector,
+    ):
+        self._hessian = hessian
+        self._builder = builder
+        self._theta = theta
+        self._L = builder.cholesky(theta)
+        half = solve_triangular(self._L, hessian(theta), lower=True)
+        self.values, self._vectors = eigh(solve_triangular(self._L, half.T, lower=True))
+        c = solve_triangular(self._L, gradient, lower=True)
+        self.decrement = 0.5 * float(c @ c)
+        self._slopes = self._vectors.T @ c
+
+    @property
+    def gain(self) -> float:
+        """Nats that the model's minimum gains; infinite if it has none.
+
+        Where H is flatter than G, it is more than the Gauss-Newton decrement.
+        """
+        if self.values[0] < -FLAT:
+            return np.inf
+        return 0.5 * float(np.sum(self._slopes**2 / np.maximum(self.values, FLAT)))
+
+    @property
+    def inverse(self) -> InverseHessian:
+        return self._builder.build(self._theta)
+
+    def refresh(self) -> DenseModel:
+        return self
+
+    def move(self, theta: Vector, gradient: Vector) -> DenseModel:
+        return DenseModel(self._hessian, self._builder, theta, gradient)
+
+    def step(self, radius: float, ball: int = 0) -> tuple[Vector, float, float]:
+        """Minimum of the model within a ball: the step (param,), the model's decrease, its length.
+
+        The first ball is one of absolute curvature, at least that of G: it lets whole steps go
+        where G is stiff while negative curvature holds steps short elsewhere. The other is one of
+        G, for directions whose curvature is large and changes at once.
+        """
+        floored = np.maximum(np.abs(self.values), 1.0)
+        scales = np.sqrt(floored) if ball == 0 else np.ones_like(floored)
+        ratios = self.values / scales**2
+        order = np.argsort(ratios, kind="stable")
+        u = np.empty_like(scales)
+        u[order] = minimize_in_ball(ratios[order], (self._slopes / scales)[order], radius)
+        norm = float(np.linalg.norm(u))
+        u /= scales
+        decrease = -float(self._slopes @ u + 0.5 * self.values @ u**2)
+        step = solve_triangular(self._L, self._vectors @ u, lower=True, trans=1)
+        return step, decrease, norm
+
+
+def minimize_in_ball(values: Vector, slopes: Vector, radius: float) -> Vector:
+    """Minimum u of slopes u + u values u / 2 within a ball, for rising values."""
+
+    def solve(shift: float) -> Vector:
+        return -slopes / (values + shift)
+
+    radius *= 1 + 1e-9  # rounding: the first radius is the length of a whole step where H is G
+    if values[0] > 0 and np.linalg.norm(solve(0.0)) <= radius:
+        return solve(0.0)
+    # the length falls as the shift rises, from its pole on
+    pole = max(0.0, -values[0])
+    low = pole + 1e-12 * max(1.0, pole, abs(values[-1]))
+    if np.linalg.norm(solve(low)) <= radius:  # the hard case: along the lowest eigenvector
+        u = solve(low)
+        rest = radius**2 - u @ u + u[0] ** 2
+        u[0] = np.copysign(np.sqrt(max(rest, 0.0)), u[0] if u[0] else 1.0)
+        return u
+    high = pole + np.linalg.norm(slopes) / radius
+    shift = brentq(lambda s: 1 / radius - 1 / np.linalg.norm(solve(s)), low, high)
+    return solve(shift)
 
 
 class ProductModel:
@@ -135,7 +257,9 @@ class ProductModel:
     @cached_property
     def gain(self) -> float:
         """The decrement, infinite at a saddle: some ten products, when first asked for."""
-        lowest = find_lowest(self._multiply, self.inverse.cheap().dot, self._gradient.size)
+        n_products = count_products(self._gradient.size, len(self._builder.X))
+        cheap = self.inverse.cheap()
+        lowest = find_lowest(self._multiply, cheap, min(n_products, MAX_PRODUCTS))
         if lowest.value > -DESCENDING:
             return self.decrement
         self._saddle = lowest
@@ -155,16 +279,14 @@ class ProductModel:
         length = np.sqrt(2 * self.decrement)
         if self._radius < 0.1 * length:
             return self._stiffness * STIFFENING
-        return (
-            max(1.0, self._stiffness / STIFFENING)
-            if self._radius > 0.5 * length
-            else self._stiffness
-        )
+        if self._radius > 0.5 * length:
+            return max(1.0, self._stiffness / STIFFENING)
+        return self._stiffness
 
     def step(self, radius: float, ball: int = 0) -> tuple[Vector, float, float]:
         self._radius = radius
         if self._saddle is not None:
-            return self._saddle.step(self._gradient, radius)
+            return _step_along(self._saddle, self._gradient, radius)
         return _steihaug(self._multiply, self.inverse.cheap().dot, self._gradient, radius)
 
     @property
@@ -183,62 +305,11 @@ def _build_stiff(builder: InverseBuilder, theta: Vector, stiffness: float) -> In
     return builder.build(theta)
 
 
-@dataclass(frozen=True, eq=False)
-class Eigenpair:
-    """An eigenvalue of (H, G) and its vector x (param,), of length 1 in the norm of G."""
-
-    value: float
-    vector: Vector
-
-    def step(self, gradient: Vector, radius: float) -> tuple[Vector, float, float]:
-        """Along the vector, downhill: the step, the model's decrease, its length."""
-        slope = float(gradient @ self.vector)
-        s = -np.copysign(radius, slope) * self.vector
-        return s, abs(slope) * radius - 0.5 * self.value * radius**2, radius
-
-
-def find_lowest(H: Product, precondition: Product, n_params: int) -> Eigenpair:
-    """Lowest eigenpair of (H, G), as far as its sign matters, given products with G^-1.
-
-    It ends when the residual is too small for the eigenvalue found to have the other sign, or after
-    `MAX_PRODUCTS`.
-    """
-    # columns x, the residual's direction, the step before; for each X, G X and H X
-    Gx = np.random.default_rng(0).normal(size=n_params)
-    x = precondition(Gx)
-    scale = np.sqrt(x @ Gx)
-    X = (x / scale)[:, None]
-    GX = (Gx / scale)[:, None]
-    HX = H(X[:, 0])[:, None]
-    value = float(X[:, 0] @ HX[:, 0])
-    for k in range(1, MAX_PRODUCTS):
-        r = HX[:, 0] - value * GX[:, 0]
-        w = precondition(r)
-        residual = np.sqrt(max(float(r @ w), 0.0))
-        is_known = residual <= -0.5 * value if value < 0 else residual <= 0.1 * value
-        if residual <= DESCENDING or (is_known and (value < 0 or k >= MIN_PRODUCTS)):
-            break
-        X = np.c_[X, w / residual]
-        GX = np.c_[GX, r / residual]
-        HX = np.c_[HX, H(X[:, -1])]
-        value, C = _find_lowest_within(X.T @ GX, X.T @ HX)
-        X = X @ C
-        GX = GX @ C
-        HX = HX @ C
-    return Eigenpair(value, X[:, 0])
-
-
-def _find_lowest_within(S: np.ndarray, T: np.ndarray) -> tuple[float, np.ndarray]:
-    """Lowest eigenvalue of (T, S); the columns that make its vector, and that without the first."""
-    lengths, Q = eigh(S)
-    is_there = lengths > 1e-10 * lengths[-1]
-    Q = Q[:, is_there] / np.sqrt(lengths[is_there])
-    values, C = eigh(Q.T @ T @ Q)
-    x = Q @ C[:, 0]
-    along = x.copy()
-    along[0] = 0.0
-    along /= np.sqrt(max(along @ S @ along, np.finfo(float).tiny))
-    return float(values[0]), np.column_stack([x, along])
+def _step_along(saddle: Eigenpair, gradient: Vector, radius: float) -> tuple[Vector, float, float]:
+    """Along the eigenvector, downhill: the step, the model's decrease, its length."""
+    slope = float(gradient @ saddle.vector)
+    s = -np.copysign(radius, slope) * saddle.vector
+    return s, abs(slope) * radius - 0.5 * saddle.value * radius**2, radius
 
 
 def _steihaug(
