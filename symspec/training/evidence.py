@@ -34,16 +34,15 @@ from symspec.safety.theta import check_theta
 from symspec.spectra.resampling import Resampled
 from symspec.spectra.selections import as_stars
 from symspec.spectra.spectra import Spectra
-from symspec.training.hyperparameters import (
-    SHORTER,
-    Evaluate,
-    Hyperparameters,
-    Point,
-    climb,
-    find_free,
+from symspec.training.climb import SHORTER, Evaluate, Point, climb, find_free
+from symspec.training.hyperparameters import Hyperparameters
+from symspec.training.linearized import linearize
+from symspec.training.marginal_likelihood import (
+    MAX_DECREMENT,
+    Evidence,
+    EvidenceFunction,
+    MarginalLikelihood,
 )
-from symspec.training.linearized import LinearizedEvidence, linearize
-from symspec.training.marginal_likelihood import MAX_DECREMENT, Evidence, MarginalLikelihood
 
 FINAL_TOLERANCE = 1e-13  # nats of Newton decrement: weights within 1e-6 of their deviations
 STEPS_AT_FIXED_WEIGHTS = 30
@@ -311,7 +310,7 @@ class _Follow:
 
 
 def _maximize(
-    start: MarginalLikelihood | LinearizedEvidence,
+    start: EvidenceFunction,
     theta: np.ndarray,
     tolerance: float,
     max_evaluations: int,
@@ -359,7 +358,7 @@ def _alternate(
     return here, False  # the gradient at fixed weights does not tell where F ends
 
 
-def _evaluation(start: MarginalLikelihood | LinearizedEvidence, follow: Follow) -> Evaluate:
+def _evaluation(start: EvidenceFunction, follow: Follow) -> Evaluate:
     """F at h and the minimum near given weights, told to `follow`."""
 
     def evaluate(h: np.ndarray, theta: np.ndarray, is_near: bool = False) -> Point:
@@ -380,7 +379,9 @@ def _evaluation(start: MarginalLikelihood | LinearizedEvidence, follow: Follow) 
 
 def _evaluation_at_fixed_weights(start: MarginalLikelihood, here: Point) -> Evaluate:
     def evaluate(h: np.ndarray, theta: np.ndarray, is_near: bool = False) -> Point:
-        F, gradient = start.at(h).evaluate_at_fixed_weights(theta)
+        there = start.at(h)
+        F = there.find_log_evidence(theta)
+        gradient = there.differentiate_at_fixed_weights(theta)
         return replace(here, h=h, F=F, gradient=gradient)
 
     return evaluate

@@ -22,7 +22,6 @@ for the primal structure (but for full noise) the sum of :math:`J^T J` of each l
 from __future__ import annotations
 
 from collections.abc import Iterator
-from copy import copy
 from typing import Any
 
 import numpy as np
@@ -34,10 +33,9 @@ from symspec.errors import OptionError
 from symspec.inverse_hessian.builder import InverseBuilder
 from symspec.inverse_hessian.interface import InverseHessian, log_evidence
 from symspec.networks.noise import LOG_2PI
-from symspec.networks.regression import Regression
 from symspec.safety.memory import chunks
 from symspec.training.hyperparameters import Hyperparameters
-from symspec.training.marginal_likelihood import DIFFERENCE, Evidence
+from symspec.training.marginal_likelihood import Evidence, EvidenceFunction
 
 BLOCK_BYTES = 64 * 2**20  # of the dense tangents of some stars
 SOLUTION = 1e-12  # relative residual of the linearised minimum
@@ -63,22 +61,19 @@ def linearize(
     return _KINDS[space](builder, hyperparameters, theta)
 
 
-class LinearizedEvidence:
-    """F of a linearised network at any hyperparameters, by any structure.
+class LinearizedEvidence(EvidenceFunction):
+    """F of a linearised network, by any structure.
 
     Parameters
     ----------
     builder : InverseBuilder
-        The regression at h = 0, its training set and structure.
     hyperparameters : Hyperparameters
-        Those of the same regression.
+        As of `EvidenceFunction`.
     theta : numpy.ndarray, shape (param,)
         Where it is linearised.
 
     Attributes
     ----------
-    h : numpy.ndarray, shape (entry,)
-        The hyperparameters.
     targets : numpy.ndarray, shape (star, label)
         t of the stars that have labels, zero where one is missing.
     """
@@ -86,12 +81,9 @@ class LinearizedEvidence:
     def __init__(
         self, builder: InverseBuilder, hyperparameters: Hyperparameters, theta: np.ndarray
     ):
-        self.hyperparameters = hyperparameters
-        self.builder = builder
-        self.theta = theta
         stars = builder.labelled
-        self.labels = builder.Y[stars]
-        self.observed = builder.observed[stars]
+        super().__init__(builder, hyperparameters, builder.Y[stars])
+        self.theta = theta
         mask = self.observed[:, :, None] * np.eye(self.observed.shape[1])
         self.stream = TangentStream(
             lambda some: builder.tangents(theta, builder.X[stars[some]]),
@@ -103,27 +95,8 @@ class LinearizedEvidence:
             theta, builder.X[stars]
         )
         self.targets = np.where(self.observed, self.labels - f, 0.0) + self.stream.matvec(theta)
-        self._stand_at(np.zeros(len(hyperparameters)), builder.reg)
 
-    def _stand_at(self, h: np.ndarray, reg: Regression) -> None:
-        self.h = h
-        self.reg = reg
-        self.noise = reg.noise.of_stars(self.labels)
-
-    def at(self, h: np.ndarray) -> LinearizedEvidence:
-        """The same at other hyperparameters h (entry,)."""
-        other = copy(self)
-        other._stand_at(h, self.hyperparameters.regression(h))
-        other.builder = self.builder.with_regression(other.reg)
-        return other
-
-    def curvature(self, evidence: Evidence) -> np.ndarray:
-        """Approximately -d^2 F / dh^2 (entry,) at a maximum near `evidence`."""
-        return self.hyperparameters.curvature(
-            self.observed.sum(axis=0), evidence.n_effective_by_block
-        )
-
-    def evaluate(self, _: np.ndarray, *, is_near: bool = True) -> Evidence:
+    def evaluate(self, _: np.ndarray, *, is_near: bool = False) -> Evidence:
         """F and its gradient; there are no weights to start from."""
         inverse = self._build()
         theta, decrement = self._minimize(inverse)
@@ -146,15 +119,10 @@ class LinearizedEvidence:
     def _find_gradient(
         self, theta: np.ndarray, by_weights: np.ndarray, counts: dict[str, float]
     ) -> np.ndarray:
-        """Gradient (entry,) by central differences, at the minimum `theta`."""
-        steps = DIFFERENCE * np.eye(len(self.h))
-        rises = [
-            self.at(self.h + e)._evidence_of(theta) - self.at(self.h - e)._evidence_of(theta)
-            for e in steps
-        ]
-        return np.array(rises) / (2 * DIFFERENCE)
+        """Gradient (entry,) at the minimum `theta`, on which F does not depend to first order."""
+        return self.differentiate_at_fixed_weights(theta)
 
-    def _evidence_of(self, theta: np.ndarray) -> float:
+    def find_log_evidence(self, theta: np.ndarray) -> float:
         U = self._negative_log_posterior(theta)
         return log_evidence(self.reg, theta, U, self._build())
 
@@ -179,15 +147,12 @@ class LinearizedEvidence:
         U = 0.5 * (float(np.vdot(r, self._weigh(r))) + constant)
         return U + self.reg.add_prior(np.zeros_like(theta), theta, 1.0)
 
-    def _weigh(self, u: np.ndarray) -> np.ndarray:
-        return np.einsum("ncd,nd->nc", self.noise.weights, u)
-
     def _sum_covariances(self, inverse: InverseHessian) -> tuple[np.ndarray, np.ndarray]:
         """Diagonal (label,) of the sum of W V, and the sum of W V W (label, label)."""
         shares = np.zeros(self.observed.shape[1])
         total = np.zeros((len(shares), len(shares)))
         for rows, tangents in self.stream.blocks():
-            W = self.noise.weights[rows]
+            W = self.weights[rows]
             WV = np.matmul(W, inverse.label_covariance(tangents))
             shares += np.einsum("ncc->c", WV)
             total += np.sum(WV @ W, axis=0)
@@ -220,8 +185,8 @@ class LinearizedEvidence:
         self, by_covariance: np.ndarray, counts: dict[str, float], theta: np.ndarray
     ) -> np.ndarray:
         """Gradient (entry,) from dF/dS and the effective parameters of the blocks."""
-        blocks = self.reg.net.layout.unpack(self.reg.prior_precision_vector() * theta**2)
-        by_block = {name: 0.5 * (n - float(blocks[name].sum())) for name, n in counts.items()}
+        pull = self._sum_by_block(self.reg.prior_precision_vector() * theta**2)
+        by_block = {name: 0.5 * (count - pull[name]) for name, count in counts.items()}
         return self.hyperparameters.gradient(self.h, by_covariance, by_block)
 
 
@@ -249,7 +214,7 @@ class _ByKernel(LinearizedEvidence):
         """The kernels that are kept, or computed again."""
         yield from self._kept.items() or self._find_kernels()
 
-    def evaluate(self, _: np.ndarray, *, is_near: bool = True) -> Evidence:
+    def evaluate(self, _: np.ndarray, *, is_near: bool = False) -> Evidence:
         variance = {name: 1 / float(p) for name, p in self.reg.prior_precision.items()}
         K = np.zeros((self.observed.size, self.observed.size))
         for name, kernel in self._kernels():
@@ -297,7 +262,7 @@ class _ByNormalMatrix(LinearizedEvidence):
         self, theta: np.ndarray, by_weights: np.ndarray, counts: dict[str, float]
     ) -> np.ndarray:
         Wr = self._weigh(self.targets - self.stream.matvec(theta))
-        by_covariance = 0.5 * (Wr.T @ Wr + by_weights - self.noise.weights.sum(axis=0))
+        by_covariance = 0.5 * (Wr.T @ Wr + by_weights - self.weights.sum(axis=0))
         return self._differentiate(by_covariance, counts, theta)
 
     def _build(self) -> InverseHessian:

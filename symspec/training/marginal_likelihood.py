@@ -18,9 +18,11 @@ The terms with q say how A changes as theta* moves with the noise and the prior.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from copy import copy
 from dataclasses import dataclass
 from functools import partial
+from typing import Self
 
 import numpy as np
 from scipy.linalg import solve, solve_triangular
@@ -87,8 +89,8 @@ class Evidence:
     n_effective_by_block: dict[str, float]
 
 
-class MarginalLikelihood:
-    """F of one regression, training set and structure at any hyperparameters, compiled once.
+class EvidenceFunction(ABC):
+    """F of one regression, training set and structure at any hyperparameters.
 
     Parameters
     ----------
@@ -96,6 +98,8 @@ class MarginalLikelihood:
         The regression at h = 0, its training set and structure.
     hyperparameters : Hyperparameters
         Those of the same regression.
+    labels : numpy.ndarray, shape (star, label)
+        Of the stars that F sums over; NaN labels are missing.
 
     Attributes
     ----------
@@ -103,39 +107,90 @@ class MarginalLikelihood:
         The hyperparameters.
     """
 
-    def __init__(self, builder: InverseBuilder, hyperparameters: Hyperparameters):
+    def __init__(
+        self, builder: InverseBuilder, hyperparameters: Hyperparameters, labels: np.ndarray
+    ):
         self.builder = builder
         self.hyperparameters = hyperparameters
-        self.X = builder.X
-        self.Y = np.nan_to_num(builder.Y)
-        self.observed = builder.observed
-        net = builder.reg.net
-        backend = builder.backend
-        self.predict = compiled.compile_predict(net, backend=backend)
-        self._squares = weighted_sums.compile_weighted_squares(net, backend=backend)
-        self._product = weighted_sums.compile_weighted_hessian_vector_product(net, backend=backend)
-        self._hessian = (
-            WeightedHessian(net, backend=backend) if is_small(net, DENSE_PARAMS) else None
-        )
-        if builder.inverse.has_evidence_gradient:
-            compile_gradient = builder.inverse.compile_log_det_gradient
-            self._log_det_gradient = compile_gradient(net, backend=backend)
+        self.labels = labels
+        self.observed = ~np.isnan(labels)
         self._stand_at(np.zeros(len(hyperparameters)), builder.reg)
 
     def _stand_at(self, h: np.ndarray, reg: Regression) -> None:
         self.h = h
         self.reg = reg
-        noise = reg.noise.of_stars(self.builder.Y)
-        self.weights = noise.weights
-        diagonals = np.diagonal(noise.whiteners, axis1=1, axis2=2)
-        self._log_det_noise = -2 * float(np.log(diagonals[self.observed]).sum())
+        self.noise = reg.noise.of_stars(self.labels)
+        self.weights = self.noise.weights
 
-    def at(self, h: np.ndarray) -> MarginalLikelihood:
+    def at(self, h: np.ndarray) -> Self:
         """The same at other hyperparameters h (entry,)."""
         other = copy(self)
         other._stand_at(h, self.hyperparameters.regression(h))
         other.builder = self.builder.with_regression(other.reg)
         return other
+
+    @abstractmethod
+    def evaluate(self, theta: np.ndarray, *, is_near: bool = False) -> Evidence:
+        """F and its gradient, at the minimum near `theta`."""
+
+    @abstractmethod
+    def find_log_evidence(self, theta: np.ndarray) -> float:
+        """F as if its minimum were at theta (param,)."""
+
+    def differentiate_at_fixed_weights(self, theta: np.ndarray) -> np.ndarray:
+        """Gradient (entry,) of F by central differences, by any structure."""
+        rises = [
+            self.at(self.h + e).find_log_evidence(theta)
+            - self.at(self.h - e).find_log_evidence(theta)
+            for e in DIFFERENCE * np.eye(len(self.h))
+        ]
+        return np.array(rises) / (2 * DIFFERENCE)
+
+    def curvature(self, evidence: Evidence) -> np.ndarray:
+        """Approximately -d^2 F / dh^2 (entry,) at a maximum near `evidence`."""
+        return self.hyperparameters.curvature(
+            self.observed.sum(axis=0), evidence.n_effective_by_block
+        )
+
+    def _weigh(self, u: np.ndarray) -> np.ndarray:
+        return np.einsum("ncd,nd->nc", self.weights, u)
+
+    def _sum_by_block(self, values: np.ndarray) -> dict[str, float]:
+        return {
+            name: float(part.sum()) for name, part in self.reg.net.layout.unpack(values).items()
+        }
+
+
+class MarginalLikelihood(EvidenceFunction):
+    """F where the weights go to the minimum of U.
+
+    Parameters
+    ----------
+    builder : InverseBuilder
+    hyperparameters : Hyperparameters
+        As of `EvidenceFunction`.
+    """
+
+    def __init__(self, builder: InverseBuilder, hyperparameters: Hyperparameters):
+        super().__init__(builder, hyperparameters, builder.Y)
+        self.X = builder.X
+        self.Y = np.nan_to_num(builder.Y)
+        net = builder.reg.net
+        backend = builder.backend
+        self.predict = compiled.compile_predict(net, backend=backend)
+        self._squares = weighted_sums.compile_weighted_squares(net, backend=backend)
+        self._product = weighted_sums.compile_weighted_hessian_vector_product(net, backend=backend)
+        self._hessian = None
+        if is_small(net, DENSE_PARAMS):
+            self._hessian = WeightedHessian(net, backend=backend)
+        if builder.inverse.has_evidence_gradient:
+            compile_gradient = builder.inverse.compile_log_det_gradient
+            self._log_det_gradient = compile_gradient(net, backend=backend)
+
+    def _stand_at(self, h: np.ndarray, reg: Regression) -> None:
+        super()._stand_at(h, reg)
+        diagonals = np.diagonal(self.noise.whiteners, axis1=1, axis2=2)
+        self._log_det_noise = -2 * float(np.log(diagonals[self.observed]).sum())
 
     def objective(self, theta: np.ndarray) -> tuple[float, np.ndarray]:
         """U and its gradient (param,)."""
@@ -232,7 +287,7 @@ class MarginalLikelihood:
         if self.builder.inverse.has_evidence_gradient:
             return self._differentiate(result, inverse)
         F = log_evidence(self.reg, result.theta, result.negative_log_posterior, inverse)
-        F, gradient = self.evaluate_at_fixed_weights(result.theta, F)
+        gradient = self.differentiate_at_fixed_weights(result.theta)
         WV = np.matmul(self.weights, inverse.label_covariance(self.builder.tangents(result.theta)))
         return self._evidence(F, inverse, gradient, result, WV, inverse.count_effective(self.reg))
 
@@ -260,27 +315,8 @@ class MarginalLikelihood:
             F += q @ slope  # log det A at the minimum itself, a small step away
         return self._evidence(F, inverse, gradient, result, WV, counts)
 
-    def evaluate_at_fixed_weights(
-        self, theta: np.ndarray, F: float | None = None
-    ) -> tuple[float, np.ndarray]:
-        """F and its gradient by central differences at fixed weights, by any structure."""
-        F = self._log_evidence_at(self.h, theta) if F is None else F
-        steps = DIFFERENCE * np.eye(len(self.h))
-        rises = [
-            self._log_evidence_at(self.h + e, theta) - self._log_evidence_at(self.h - e, theta)
-            for e in steps
-        ]
-        return F, np.array(rises) / (2 * DIFFERENCE)
-
-    def curvature(self, evidence: Evidence) -> np.ndarray:
-        """Approximately -d^2 F / dh^2 (entry,) at a maximum near `evidence`."""
-        return self.hyperparameters.curvature(
-            self.observed.sum(axis=0), evidence.n_effective_by_block
-        )
-
-    def _log_evidence_at(self, h: np.ndarray, theta: np.ndarray) -> float:
-        there = self.at(h)
-        return log_evidence(there.reg, theta, there.objective(theta)[0], there.builder.build(theta))
+    def find_log_evidence(self, theta: np.ndarray) -> float:
+        return log_evidence(self.reg, theta, self.objective(theta)[0], self.builder.build(theta))
 
     def _evidence(
         self,
@@ -302,14 +338,6 @@ class MarginalLikelihood:
             n_effective=np.einsum("ncc->c", WV),
             n_effective_by_block=counts,
         )
-
-    def _sum_by_block(self, values: np.ndarray) -> dict[str, float]:
-        return {
-            name: float(part.sum()) for name, part in self.reg.net.layout.unpack(values).items()
-        }
-
-    def _weigh(self, u: np.ndarray) -> np.ndarray:
-        return np.einsum("ncd,nd->nc", self.weights, u)
 
     def _solve_hessian(
         self, theta: np.ndarray, inverse: InverseHessian, b: np.ndarray

@@ -8,7 +8,7 @@ from scipy.linalg import eigh
 
 import symspec as ss
 from symspec.training import marginal_likelihood
-from symspec.training.hyperparameters import Point, climb
+from symspec.training.climb import Point, climb
 
 LIMITS = np.full(2, 9.0)
 TOP = np.array([1.5, -0.8])

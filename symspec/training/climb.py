@@ -1,0 +1,168 @@
+"""The climb to the hyperparameters where the evidence F is largest, past folds where it ends."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+LEAST_SHARE = 1e-4  # of the gain promised that a step must bring
+SHORTER = 0.25  # a step that does not lead higher
+FIRST_RADIUS = 0.5
+LARGEST_RADIUS = 0.6
+MUCH = 10.0  # nats
+BREAK = 3.0  # gains promised that F falls by only where another minimum was found
+SMALL = 0.05  # share of a Newton step's gain: less leads no further up to such a place
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Point:
+    """What is known of F at one h.
+
+    Attributes
+    ----------
+    h : numpy.ndarray, shape (entry,)
+    F : float
+        In nats.
+    gradient, curvature : numpy.ndarray, shape (entry,)
+        Of F, and approximately minus its second derivatives.
+    is_certain : bool
+        Whether F is the evidence: its weights are at a minimum of U.
+    theta : numpy.ndarray, shape (param,)
+        The weights.
+    n_effective : mapping of str to float
+        Effective number of parameters of each block.
+    """
+
+    h: np.ndarray
+    F: float
+    gradient: np.ndarray
+    curvature: np.ndarray
+    is_certain: bool
+    theta: np.ndarray
+    n_effective: Mapping[str, float]
+
+    def gain(self, free: np.ndarray) -> float:
+        """Nats that a Newton step in some of the entries would gain."""
+        return 0.5 * float(np.sum(self.gradient[free] ** 2 / self.curvature[free]))
+
+    def is_above(self, other: Point, least: float = 0.0) -> bool:
+        """Whether F is larger by more than `least`; an evidence is above whatever is none."""
+        if self.is_certain != other.is_certain:
+            return self.is_certain
+        return bool(other.F + least < self.F)
+
+
+class Evaluate(Protocol):
+    """Searches the minimum of U at h (entry,), from weights theta (param,)."""
+
+    def __call__(self, h: np.ndarray, theta: np.ndarray, is_near: bool = False) -> Point:
+        """F there; where the minimum should be near, no long search is made, as for another."""
+        ...
+
+
+def climb(
+    evaluate: Evaluate,
+    start: Point,
+    limits: np.ndarray,
+    tolerance: float,
+    max_evaluations: int,
+    leading: np.ndarray | None = None,
+) -> tuple[Point, bool]:
+    """Climb by quasi-Newton steps within |h| <= limits until a Newton step gains little.
+
+    A step that does not lead higher, or to no minimum of U, is shortened: F may end at a fold,
+    where the minimum that was followed disappears. There one step is tried to whatever minimum is
+    beyond, which counts if it is higher.
+
+    Parameters
+    ----------
+    evaluate : callable
+        The `Point` at h (entry,), searched from the weights of another point.
+    start : Point
+    limits : numpy.ndarray, shape (entry,)
+    tolerance : float
+        Of the gain, in nats.
+    max_evaluations : int
+    leading : numpy.ndarray of bool, shape (entry,), optional
+        Entries that move alone as long as they gain much.
+
+    Returns
+    -------
+    point : Point
+        The highest.
+    is_end : bool
+        Whether F rises there but no step leads higher.
+    """
+    here = start
+    B = np.diag(np.maximum(here.curvature, np.abs(here.gradient)))
+    radius = FIRST_RADIUS
+    last_rise = np.inf
+    distance = 0.0  # to where the last step was refused
+    is_broken = False
+    leaps = False
+    for _ in range(max_evaluations):
+        free = find_free(here, limits)
+        gain = here.gain(free)
+        if gain <= tolerance:
+            return here, False
+        alone = leading is not None and here.gain(free & leading) > MUCH
+        step = _find_step(here, B, free & leading if alone else free, limits, radius)
+        promised = float(here.gradient @ step - 0.5 * step @ B @ step)
+        if promised <= tolerance or (is_broken and last_rise <= SMALL * gain):
+            if not (alone or is_broken):
+                return here, False
+            leaps = not alone
+            leading = None
+            is_broken = False
+            radius = FIRST_RADIUS
+            B = np.diag(np.maximum(here.curvature, np.abs(here.gradient)))
+            continue
+        there = evaluate(here.h + step, here.theta, is_broken)
+        size = float(np.abs(step).max())
+        if there.is_above(here, LEAST_SHARE * promised):
+            B = _update(B, step, here.gradient - there.gradient)
+            distance -= size
+            is_broken = is_broken and distance > 0
+            radius = size if is_broken else min(max(radius, 2 * size), LARGEST_RADIUS)
+            last_rise = there.F - here.F
+            here = there
+            leaps = False
+        elif leaps:
+            return here, True
+        else:
+            is_broken |= not there.is_certain or BREAK * promised < here.F - there.F
+            distance = size
+            radius = SHORTER * size
+            last_rise = np.inf
+    return here, False
+
+
+def find_free(here: Point, limits: np.ndarray) -> np.ndarray:
+    """Entries (entry,) that are not held at their limit by the gradient."""
+    return (np.abs(here.h) < limits - 1e-9) | (here.h * here.gradient < 0)
+
+
+def _find_step(
+    here: Point, B: np.ndarray, free: np.ndarray, limits: np.ndarray, radius: float
+) -> np.ndarray:
+    """Newton step (entry,) of the free entries, none longer than `radius` or beyond its limit."""
+    step = np.zeros_like(here.h)
+    step[free] = np.linalg.solve(B[np.ix_(free, free)], here.gradient[free])
+    step *= min(1.0, radius / np.abs(step).max())
+    return np.clip(here.h + step, -limits, limits) - here.h
+
+
+def _update(B: np.ndarray, step: np.ndarray, fall: np.ndarray) -> np.ndarray:
+    """Damped BFGS update of B, for the `fall` of the gradient over a step: positive definite.
+
+    Nocedal & Wright 2006, Procedure 18.2.
+    """
+    Bs = B @ step
+    curvature = float(step @ Bs)
+    if step @ fall < 0.2 * curvature:
+        share = 0.8 * curvature / (curvature - float(step @ fall))
+        fall = share * fall + (1 - share) * Bs
+    return B + np.outer(fall, fall) / float(step @ fall) - np.outer(Bs, Bs) / curvature
