@@ -14,7 +14,6 @@ import numpy as np
 import symspec as ss
 from symspec.cli.steps import build_start
 
-LEVELS = {0.68: 0.9945, 0.95: 1.96}  # in standard deviations
 EPOCHS = (5, 20, 200)
 
 
@@ -36,8 +35,10 @@ def main():
             laplace = ss.fit_laplace(reg, theta, known, progress=False)
         for center in ("weights", "linearized"):
             prediction = laplace.predict(new.flux, center=center, progress=False)
-            z = np.abs(prediction.labels - new.labels) / prediction.errors
-            shares = [", ".join(f"{s:.2f}" for s in (z < k).mean(axis=0)) for k in LEVELS.values()]
+            shares = [
+                ", ".join(f"{share:.2f}" for share in of_labels)
+                for of_labels in ss.coverage(prediction, new.labels)
+            ]
             far = np.median(np.abs(prediction.newton_shift))
             found = (prediction.labels - new.labels).std(axis=0) / spread
             scatters = ", ".join(f"{s:.3f}" for s in found)

@@ -66,11 +66,11 @@ def run_split(folder, k):
     X, Y, X_test, Y_test = read_split(folder, k)
     reg, theta, laplace, seconds = fit(X, Y, seed=k)
     found = laplace.predict(X_test, progress=False)
-    sigma = np.sqrt(found.total_cov[:, 0, 0])
+    sigma = found.errors[:, 0]
     z = (Y_test - found.labels)[:, 0] / sigma
     density = norm.logpdf(z) - np.log(sigma)
     rmse = np.sqrt(np.mean((z * sigma) ** 2))
-    shares = [np.mean(abs(z) < norm.ppf(0.5 + p / 2)) for p in (0.68, 0.95)]
+    shares = ss.coverage(found, Y_test)[:, 0]
     return [rmse, density.mean(), *shares, *measure_end(reg, theta, X, Y), seconds]
 
 
