@@ -16,11 +16,12 @@ from symspec.errors import ShapeError
 from symspec.networks.network import Network
 from symspec.networks.params import Params, Shape, Symbol
 from symspec.networks.regression import Regression
+from symspec.networks.theta import check_theta
 from symspec.safety.arrays import as_float_array
+from symspec.safety.label_errors import Labels, LabelsWithErrors, add_errors
 from symspec.safety.memory import check_fits, chunks
 from symspec.safety.options import check_choice
 from symspec.safety.stars import check_flux, check_labels
-from symspec.safety.theta import check_theta
 
 DTYPES = ("float64", "float32")
 CHUNK_BYTES = 256 * 2**20  # of intermediates
@@ -100,18 +101,37 @@ class SumFunction:
         self.backend = choose_backend(backend)
         self.dtype = dtype
         self.chunk = _chunk_size(int(copies * reg.net.floats_per_star), dtype)
-        theta, params, flux, labels = declare_symbols(reg.net, dtype)
-        prior_weight = pt.scalar("prior_weight", dtype=dtype)
+        self._build = build
         self._extra = list(extra)
-        weight = [prior_weight] if self.prior_in_graph else []
-        inputs = [theta, flux, labels, *weight, *self._extra]
-        # JAX needs to know that there are as many stars
-        same_stars = pt.specify_shape(labels, (flux.shape[0], reg.net.n_labels))
-        outputs = build(params, flux, same_stars, prior_weight)
-        self._function = compile_graph(inputs, outputs, self.backend, dtype)
+        self._functions = {reg.net.n_labels: self._compile(reg.net.n_labels)}
 
-    def __call__(self, theta: ArrayLike, X: ArrayLike, Y: ArrayLike, *extra: ArrayLike) -> Any:
+    def _compile(self, width: int) -> Any:
+        """The function of labels alone, or with as many columns of their errors."""
+        theta, params, flux, targets = declare_symbols(self.reg.net, self.dtype, width)
+        prior_weight = pt.scalar("prior_weight", dtype=self.dtype)
+        weight = [prior_weight] if self.prior_in_graph else []
+        inputs = [theta, flux, targets, *weight, *self._extra]
+        # JAX needs to know that there are as many stars
+        same_stars = pt.specify_shape(targets, (flux.shape[0], width))
+        outputs = self._build(params, flux, same_stars, prior_weight)
+        return compile_graph(inputs, outputs, self.backend, self.dtype)
+
+    def __call__(
+        self,
+        theta: ArrayLike,
+        X: ArrayLike,
+        Y: ArrayLike | LabelsWithErrors,
+        *extra: ArrayLike,
+        label_errors: ArrayLike | None = None,
+    ) -> Any:
         """Sum over the stars of X (star, pixel), Y (star, label); or one star, (pixel,), (label,).
+
+        Parameters
+        ----------
+        theta, X, Y, *extra : array_like
+        label_errors : array_like, shape (star, label) or (star, label, label), optional
+            Standard deviations or covariances of errors that the labels came with, which add to the
+            noise. The first call with them compiles once more.
 
         Raises
         ------
@@ -119,7 +139,7 @@ class SumFunction:
             An argument is not what the regression takes.
         """
         theta = check_theta(theta, self.reg.net.n_params, dtype=self.dtype)
-        X, Y = check_stars(self.reg.net, X, Y)
+        X, Y = check_stars(self.reg.net, X, Y, label_errors)
         if len(extra) != len(self._extra):
             names = ", ".join(v.name for v in self._extra) or "nothing"
             raise ShapeError(
@@ -129,7 +149,7 @@ class SumFunction:
         pairs = zip(extra, self._extra, strict=True)
         return self._sum(theta, X, Y, [self._check_extra(value, v) for value, v in pairs])
 
-    def _sum(self, theta: np.ndarray, X: np.ndarray, Y: np.ndarray, extra: list[np.ndarray]) -> Any:
+    def _sum(self, theta: np.ndarray, X: np.ndarray, Y: Labels, extra: list[np.ndarray]) -> Any:
         total: list[Any] = []
         for rows in chunks(len(X), self.chunk):
             part = self.of_batch(theta, X[rows], Y[rows], float(rows.start == 0), *extra)
@@ -141,15 +161,18 @@ class SumFunction:
         self,
         theta: np.ndarray,
         X: np.ndarray,
-        Y: np.ndarray,
+        Y: Labels,
         prior_weight: float,
         *extra: np.ndarray,
     ) -> list[np.ndarray]:
         """One unchecked call on a few stars, with `prior_weight` times the prior."""
         X = np.asarray(X, self.dtype)
-        Y = np.asarray(Y, self.dtype)
+        targets = np.asarray(Y, self.dtype)
         weight = [np.asarray(prior_weight, self.dtype)] if self.prior_in_graph else []
-        outputs = self._function(theta, X, Y, *weight, *extra)
+        width = targets.shape[1]
+        if width not in self._functions:
+            self._functions[width] = self._compile(width)
+        outputs = self._functions[width](theta, X, targets, *weight, *extra)
         return [_as_writable(o) if np.ndim(o) else np.asarray(o, np.float64) for o in outputs]
 
     def _check_extra(self, value: Any, symbol: Any) -> np.ndarray:
@@ -178,7 +201,7 @@ class ObjectiveFunction(SumFunction):
         self,
         theta: np.ndarray,
         X: np.ndarray,
-        Y: np.ndarray,
+        Y: Labels,
         prior_weight: float,
         *extra: np.ndarray,
     ) -> list[np.ndarray]:
@@ -186,22 +209,37 @@ class ObjectiveFunction(SumFunction):
         return [value + self.reg.add_prior(gradient, theta, prior_weight), gradient]
 
 
-def check_stars(net: Network, X: ArrayLike, Y: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+def check_stars(
+    net: Network,
+    X: ArrayLike,
+    Y: ArrayLike | LabelsWithErrors,
+    label_errors: ArrayLike | None = None,
+) -> tuple[np.ndarray, Labels]:
     """Flux (star, pixel) and labels (star, label), checked together; a vector is one star."""
     X = check_flux(X, net.n_pixels, dtype=None)
-    Y = as_float_array(Y, "labels", unit=net.label_units)
-    if X.ndim == 1:
-        X = X[None]
-        Y = Y[None] if Y.ndim == 1 else Y
-    return X, check_labels(Y, len(X), net.n_labels)
+    is_one_star = X.ndim == 1
+    X = np.atleast_2d(X)
+    if isinstance(Y, LabelsWithErrors):
+        check_labels(Y.labels, len(X), net.n_labels)
+        return X, Y
+    labels = as_float_array(Y, "labels", unit=net.label_units)
+    if is_one_star and labels.ndim == 1:
+        labels = labels[None]
+        label_errors = None if label_errors is None else np.asarray(label_errors)[None]
+    return X, add_errors(check_labels(labels, len(X), net.n_labels), label_errors)
 
 
-def declare_symbols(net: Network, dtype: str) -> tuple[Symbol, Params, Symbol, Symbol]:
-    """Theta (param,), its blocks, flux (star, pixel) and labels (star, label): inputs of graphs."""
+def declare_symbols(
+    net: Network, dtype: str, width: int | None = None
+) -> tuple[Symbol, Params, Symbol, Symbol]:
+    """Theta (param,), its blocks, flux (star, pixel) and labels (star, label): inputs of graphs.
+
+    With more columns, `width`, the errors of the labels stand behind them.
+    """
     check_choice(dtype, "dtype", DTYPES)
     theta = pt.vector("theta", dtype=dtype, shape=(net.n_params,))
     flux = pt.matrix("flux", dtype=dtype, shape=(None, net.n_pixels))
-    labels = pt.matrix("labels", dtype=dtype, shape=(None, net.n_labels))
+    labels = pt.matrix("labels", dtype=dtype, shape=(None, width or net.n_labels))
     return theta, net.layout.unpack(theta), flux, labels
 
 

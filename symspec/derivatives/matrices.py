@@ -29,6 +29,7 @@ from symspec.derivatives.weighted_sums import GivenWeights, WeightedSum
 from symspec.networks.network import Network
 from symspec.networks.params import Params, Symbol
 from symspec.networks.regression import Regression
+from symspec.safety.label_errors import Labels
 from symspec.safety.memory import chunks
 
 # of one matrix product's result or operand: small beside the whole, large beside a call
@@ -91,7 +92,7 @@ class CurvatureMatrix(SumFunction):
         super().__init__(reg, build, _count_copies(reg.net), backend, dtype)
 
     def _sum(
-        self, theta: np.ndarray, X: np.ndarray, Y: np.ndarray, extra: list[np.ndarray]
+        self, theta: np.ndarray, X: np.ndarray, Y: Labels, extra: list[np.ndarray]
     ) -> np.ndarray:
         n = self.reg.net.n_params
         H = np.zeros((n, n), self.dtype)

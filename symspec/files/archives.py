@@ -36,10 +36,10 @@ from symspec.networks.layers import Layer
 from symspec.networks.network import Network
 from symspec.networks.noise import NOISES, GaussianNoise, Noise
 from symspec.networks.regression import Regression
+from symspec.networks.theta import check_theta
 from symspec.safety.file_formats import as_format_error
 from symspec.safety.hdf5_files import open_hdf5_file
 from symspec.safety.options import check_choice
-from symspec.safety.theta import check_theta
 
 NETWORK = "symspec network"
 LAPLACE = "symspec laplace"

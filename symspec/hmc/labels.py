@@ -7,26 +7,62 @@ from functools import partial
 import numpy as np
 import pytensor.tensor as pt
 
+from symspec.errors import OptionError
 from symspec.networks.noise import GaussianNoise, Noise
 from symspec.networks.params import Symbol
+from symspec.safety.label_errors import (
+    Labels,
+    LabelsWithErrors,
+    find_labels_alone,
+    find_observed,
+)
 
 LABELS = ("star", "label")
 LABEL_DIM = "label_name"  # in draws: ArviZ has an axis "label" of its own in its summaries
 
 
-def add_labels(noise: Noise, f: Symbol, Y: np.ndarray, sigma: Symbol | None) -> Symbol:
-    """The observed labels "y"; missing ones leave the density and are predicted like the others."""
+def add_labels(noise: Noise, f: Symbol, Y: Labels, sigma: Symbol | None) -> Symbol:
+    """The observed labels "y"; missing ones leave the density and are predicted like the others.
+
+    Errors that the labels came with are data, too: "label_errors" (star, label), or
+    "label_covariance".
+    """
     import pymc as pm
 
-    is_observed = np.isfinite(Y)
-    labels = pm.Data("labels", np.where(is_observed, Y, 0.0), dims=LABELS)
+    is_observed = find_observed(Y)
+    labels = pm.Data("labels", np.where(is_observed, find_labels_alone(Y), 0.0), dims=LABELS)
     mask = None
     if not is_observed.all():
         mask = pm.Data("observed", is_observed.astype(np.float64), dims=LABELS)
-    if sigma is None and isinstance(noise, GaussianNoise) and not noise.is_full:
-        sigma = noise.sigma
+    errors = _add_errors(Y)
+    has_pairs = errors is not None and errors.ndim == 3
+    if sigma is not None and has_pairs:
+        raise OptionError(
+            "sigma_noise as a variable goes with label errors that are standard deviations"
+            " (star, label), got covariances: give label_errors=."
+        )
+    if isinstance(noise, GaussianNoise) and not (noise.is_full or has_pairs):
+        sigma = noise.sigma if sigma is None else sigma
     if sigma is None:
-        return _add_vectors(noise, f, labels, mask)
+        return _add_vectors(noise, f, labels, mask, errors)
+    return _add_normals(f, labels, mask, sigma if errors is None else pt.sqrt(sigma**2 + errors**2))
+
+
+def _add_errors(Y: Labels) -> Symbol | None:
+    """Standard deviations (star, label) or covariances of the labels' own errors, as data."""
+    import pymc as pm
+
+    if not isinstance(Y, LabelsWithErrors):
+        return None
+    if Y.errors.ndim == 2:
+        return pm.Data("label_errors", np.sqrt(Y.errors), dims=LABELS)
+    return pm.Data("label_covariance", Y.errors, dims=(*LABELS, None))
+
+
+def _add_normals(f: Symbol, labels: Symbol, mask: Symbol | None, sigma: Symbol) -> Symbol:
+    """Labels "y" whose noise is their own."""
+    import pymc as pm
+
     if mask is None:
         return pm.Normal("y", f, sigma, observed=labels, shape=f.shape, dims=LABELS)
 
@@ -45,30 +81,43 @@ def add_labels(noise: Noise, f: Symbol, Y: np.ndarray, sigma: Symbol | None) -> 
     )
 
 
-def _add_vectors(noise: Noise, f: Symbol, labels: Symbol, mask: Symbol | None) -> Symbol:
-    """Labels "y" with one density of all labels of a star, PyMC's own if it has it."""
+def _add_vectors(
+    noise: Noise, f: Symbol, labels: Symbol, mask: Symbol | None, errors: Symbol | None
+) -> Symbol:
+    """Labels "y" with one density of all labels of a star, that of the noise."""
     import pymc as pm
 
-    def logp(value: Symbol, f: Symbol) -> Symbol:
-        known = value if mask is None else pt.switch(pt.neq(mask, 0.0), value, np.nan)
-        return noise.log_likelihood(f, known)
+    n = noise.n_labels
 
-    def random(f: np.ndarray, rng: np.random.Generator, size: tuple[int, ...]) -> np.ndarray:
-        return noise.draw(np.broadcast_to(f, (*size, f.shape[-1])), rng)
+    def logp(value: Symbol, f: Symbol, *columns: Symbol) -> Symbol:
+        known = value if mask is None else pt.switch(pt.neq(mask, 0.0), value, np.nan)
+        known = pt.specify_shape(known, (None, n))
+        return noise.log_likelihood(f, pt.concatenate([known, *columns], axis=-1))
+
+    def random(
+        f: np.ndarray, *columns: np.ndarray, rng: np.random.Generator, size: tuple[int, ...]
+    ) -> np.ndarray:
+        drawn = noise.draw(np.broadcast_to(f, (*size, n)), rng)
+        return drawn + sum(_draw_errors(c, drawn.shape, rng) for c in columns)
 
     distribution = partial(
-        pm.CustomDist,
-        "y",
-        f,
-        logp=logp,
-        signature="(c)->(c)",
-        observed=labels,
-        shape=f.shape,
-        dims=LABELS,
+        pm.CustomDist, "y", f, logp=logp, random=random, observed=labels, shape=f.shape, dims=LABELS
     )
-    if not isinstance(noise, GaussianNoise):
-        return distribution(random=random)
-    chol = np.linalg.cholesky(noise.covariance)
-    if mask is None:
-        return pm.MvNormal("y", f, chol=chol, observed=labels, shape=f.shape, dims=LABELS)
-    return distribution(dist=lambda f, size: pm.MvNormal.dist(f, chol=chol, size=size))
+    if errors is None:
+        return distribution(signature="(c)->(c)")
+    if errors.ndim == 2:
+        return distribution(pt.specify_shape(errors**2, (None, n)), signature="(c),(c)->(c)")
+    columns = errors.reshape((errors.shape[0], n * n))
+    return distribution(pt.specify_shape(columns, (None, n * n)), signature="(c),(k)->(c)")
+
+
+def _draw_errors(
+    columns: np.ndarray, shape: tuple[int, ...], rng: np.random.Generator
+) -> np.ndarray:
+    """Errors (..., label) of these variances (star, label) or covariances (star, label^2)."""
+    z = rng.normal(size=shape)
+    if columns.shape[-1] == shape[-1]:
+        return np.sqrt(columns) * z
+    values, vectors = np.linalg.eigh(columns.reshape(-1, shape[-1], shape[-1]))
+    roots = vectors * np.sqrt(np.maximum(values, 0))[:, None, :]  # zero for missing labels
+    return np.einsum("ncd,...nd->...nc", roots, z)

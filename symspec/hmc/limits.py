@@ -13,6 +13,7 @@ from symspec.errors import MissingDependencyError, TooLargeError
 from symspec.hmc.subsets import ALL, LAST_LAYER, Subset, find_head
 from symspec.laplace.posterior import LaplacePosterior
 from symspec.networks.regression import Regression
+from symspec.safety.label_errors import Labels
 from symspec.safety.memory import parse_memory
 from symspec.safety.options import check_choice, check_count
 
@@ -67,7 +68,7 @@ def check_hours(
     reg: Regression,
     laplace: LaplacePosterior,
     X: np.ndarray,
-    Y: np.ndarray,
+    Y: Labels,
     subset: Subset,
     n: int,
     max_hours: float,

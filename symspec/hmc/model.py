@@ -46,6 +46,7 @@ def pymc_model(
     X: ArrayLike | Spectra,
     Y: ArrayLike | None = None,
     *,
+    label_errors: ArrayLike | None = None,
     laplace: LaplacePosterior | None = None,
     subset: Subset = "all",
     X_check: Any = None,
@@ -65,6 +66,9 @@ def pymc_model(
     reg : Regression
     X, Y : array_like, shapes (star, pixel), (star, label)
         The training set, or `Spectra` alone; NaN labels are missing.
+    label_errors : array_like, shape (star, label) or (star, label, label), optional
+        Standard deviations or covariances of errors that the labels came with, in their units.
+        They add to the noise. `Spectra` bring their own.
     laplace : LaplacePosterior, optional
         Sample theta = theta* + L z with :math:`L L^T = A^{-1}`: "theta_whitened" is z, "theta"
         follows from it, and each chain starts from a draw of the Laplace posterior. Needed for
@@ -99,7 +103,7 @@ def pymc_model(
     """
     import pymc as pm
 
-    X, Y = check_stars(reg.net, *as_stars(reg.net, X, Y))
+    X, Y = check_stars(reg.net, *as_stars(reg.net, X, Y, label_errors))
     subset = check_subset(subset, reg.net.n_params)
     reg, precisions = _put_numbers(reg, sigma_noise, prior_precision)
     _check_together(reg, laplace, subset, blocks, precisions)

@@ -45,6 +45,7 @@ def run_hmc(
     X: ArrayLike | Spectra,
     Y: ArrayLike | None = None,
     *,
+    label_errors: ArrayLike | None = None,
     laplace: LaplacePosterior,
     seed: int,
     X_check: ArrayLike | None = None,
@@ -70,6 +71,9 @@ def run_hmc(
     reg : Regression
     X, Y : array_like, shapes (star, pixel), (star, label)
         The training set, or `Spectra` alone; NaN labels are missing.
+    label_errors : array_like, shape (star, label) or (star, label, label), optional
+        Standard deviations or covariances of errors that the labels came with, in their units.
+        They add to the noise. `Spectra` bring their own.
     laplace : LaplacePosterior
         With structure "primal", "dual", "low_rank", "kronecker", "ekfac" or "diagonal"; for
         subset="last_layer" with "last_layer", "primal" or "dual".
@@ -128,7 +132,7 @@ def run_hmc(
 
     Hoffman & Gelman (2014), Journal of Machine Learning Research 15, 1593.
     """
-    X, Y = check_stars(reg.net, *as_stars(reg.net, X, Y))
+    X, Y = check_stars(reg.net, *as_stars(reg.net, X, Y, label_errors))
     subset = check_subset(subset, reg.net.n_params)
     sampler = check_sampler(sampler)
     check_counts(n_draws, n_chains, n_tune, theta_every)

@@ -16,6 +16,7 @@ from symspec.inverse_hessian.interface import InverseHessian
 from symspec.inverse_hessian.primal import PrimalInverse
 from symspec.networks.regression import Regression
 from symspec.safety.checkpoint import Checkpoint
+from symspec.safety.label_errors import Labels, find_observed
 from symspec.safety.memory import parse_memory
 
 SUBSET_SEED = 0  # subsets of the training stars are the same at each call
@@ -29,8 +30,9 @@ class InverseBuilder:
     Parameters
     ----------
     reg : Regression
-    X, Y : numpy.ndarray
-        Training flux (star, pixel) and labels (star, label).
+    X : numpy.ndarray, shape (star, pixel)
+        Training flux.
+    Y : numpy.ndarray, shape (star, label), or LabelsWithErrors
     structure : str
         One of `STRUCTURES`.
     curvature : {"ggn", "hessian"}
@@ -52,7 +54,7 @@ class InverseBuilder:
         self,
         reg: Regression,
         X: np.ndarray,
-        Y: np.ndarray,
+        Y: Labels,
         *,
         structure: str = "auto",
         curvature: str = "ggn",
@@ -68,7 +70,7 @@ class InverseBuilder:
         self.X = X
         self.Y = Y
         self.memory = parse_memory(memory)
-        self.observed = ~np.isnan(Y)
+        self.observed = find_observed(Y)
         if structure == "auto":
             n_rows = int(self.observed.sum())
             choice = choose_structure(reg.net, n_rows, curvature=curvature, memory=memory)

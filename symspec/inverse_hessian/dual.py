@@ -37,8 +37,8 @@ from symspec.inverse_hessian.interface import (
 from symspec.inverse_hessian.low_rank import NEGLIGIBLE, LowRankInverse
 from symspec.inverse_hessian.primal import PrimalInverse
 from symspec.networks.network import Network
+from symspec.networks.noise.star_noise import StarNoise
 from symspec.networks.regression import Regression
-from symspec.networks.star_noise import StarNoise
 
 MAX_BYTES = 4 * 2**30  # of all directions
 
@@ -130,6 +130,9 @@ class DualInverse(InverseHessian):
         if "is_subset" in reader.find(place):
             is_subset = bool(reader.array(f"{place}/is_subset", (), kind=bool))
         noise = reg.noise.of_stars(np.where(observed, 0.0, np.nan))
+        if "covariances" in reader.find(place):
+            shape = *observed.shape, observed.shape[1]
+            noise = StarNoise(observed, reader.array(f"{place}/covariances", shape, finite=True))
         return cls(tangents, _invert_prior(reg), noise, cholesky, is_subset=is_subset)
 
     def _factorize(self) -> np.ndarray:
@@ -312,6 +315,8 @@ class DualInverse(InverseHessian):
         factors["observed"] = self.observed
         factors["cholesky"] = self.cholesky
         factors["is_subset"] = np.array(not self.is_complete)
+        if self.noise.covariance.ndim == 3:  # labels with errors of their own
+            factors["covariances"] = self.noise.covariance
         return factors
 
     def kernel_inverse(self) -> np.ndarray:

@@ -25,6 +25,7 @@ from symspec.networks.noise import LOG_2PI
 from symspec.networks.params import ParamLayout
 from symspec.networks.regression import Regression
 from symspec.safety.checkpoint import Checkpoint
+from symspec.safety.label_errors import Labels
 
 if TYPE_CHECKING:
     from symspec.inverse_hessian.last_layer import LastLayer
@@ -55,7 +56,7 @@ class Problem(Protocol):
 
     reg: Regression
     X: np.ndarray
-    Y: np.ndarray
+    Y: Labels
     observed: np.ndarray
     curvature: str
     options: dict[str, Any]

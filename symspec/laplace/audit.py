@@ -20,11 +20,12 @@ from symspec.laplace.neighbours import find_distances
 from symspec.laplace.prediction import standard_deviations
 from symspec.networks.network import Network
 from symspec.networks.regression import Regression
+from symspec.networks.theta import check_theta
+from symspec.safety.label_errors import Labels, find_observed
 from symspec.safety.memory import parse_memory
 from symspec.safety.options import check_choice
 from symspec.safety.progress import Progress, show_progress
 from symspec.safety.stars import check_flux
-from symspec.safety.theta import check_theta
 from symspec.spectra.selections import as_stars
 from symspec.spectra.spectra import Spectra
 
@@ -141,6 +142,7 @@ def audit_structures(
     Y: ArrayLike | None = None,
     X_sample: ArrayLike | None = None,
     *,
+    label_errors: ArrayLike | None = None,
     structures: Sequence[str] = AUDITED,
     options: Mapping[str, Mapping[str, Any]] | None = None,
     backend: str = "auto",
@@ -161,6 +163,9 @@ def audit_structures(
     theta : array_like, shape (param,)
     X, Y : array_like, shapes (star, pixel), (star, label)
         The training set, or `Spectra` alone; NaN labels are missing.
+    label_errors : array_like, shape (star, label) or (star, label, label), optional
+        Standard deviations or covariances of errors that the labels came with, in their units.
+        They add to the noise. `Spectra` bring their own.
     X_sample : array_like, shape (star, pixel) or (pixel,)
         Stars to compare on, best some like the training stars and some unlike them.
     structures : sequence of str
@@ -192,7 +197,7 @@ def audit_structures(
         Arguments that are not what is expected.
     """
     theta = np.array(check_theta(theta, reg.net.n_params))
-    X, Y = check_stars(reg.net, *as_stars(reg.net, X, Y))
+    X, Y = check_stars(reg.net, *as_stars(reg.net, X, Y, label_errors))
     sample = _check_sample(X_sample, reg.net)
     names, given = _check_names(structures, options)
     compute = _Compute(backend=backend, dtype=dtype, memory=memory)
@@ -278,7 +283,7 @@ class _Run:
     reg: Regression
     theta: np.ndarray
     X: np.ndarray
-    Y: np.ndarray
+    Y: Labels
     sample: np.ndarray
     compute: _Compute
     options: dict[str, dict[str, Any]]
@@ -316,7 +321,7 @@ class _Run:
             It does not take its options, or does not fit in memory.
         """
         options = dict(self.options.get(name, {}))
-        observed = ~np.isnan(self.Y)
+        observed = find_observed(self.Y)
         n_stars = int(observed.any(axis=1).sum())
         half = max(1, n_stars // 2)
         structure, partial_option = PARTIAL.get(name, (name, ""))

@@ -30,9 +30,10 @@ from symspec.laplace.identity import describe_regression
 from symspec.laplace.posterior import LaplacePosterior
 from symspec.laplace.training_space import describe_training
 from symspec.networks.regression import Regression
+from symspec.networks.theta import check_theta
 from symspec.safety.checkpoint import Checkpoint, find_fingerprint
+from symspec.safety.label_errors import Labels, find_labels_alone
 from symspec.safety.progress import Progress, show_progress
-from symspec.safety.theta import check_theta
 from symspec.spectra.resampling import Resampled
 from symspec.spectra.selections import as_stars
 from symspec.spectra.spectra import Spectra
@@ -47,6 +48,7 @@ def fit_laplace(
     X: ArrayLike | Spectra | Resampled,
     Y: ArrayLike | None = None,
     *,
+    label_errors: ArrayLike | None = None,
     curvature: str = "ggn",
     structure: str = "auto",
     require_minimum: bool | None = None,
@@ -66,6 +68,9 @@ def fit_laplace(
         Trained weights.
     X, Y : array_like, shapes (star, pixel), (star, label)
         The training set; NaN labels are missing. `Spectra` may stand for both.
+    label_errors : array_like, shape (star, label) or (star, label, label), optional
+        Standard deviations or covariances of errors that the labels came with, in their units.
+        They add to the noise. `Spectra` bring their own.
     curvature : {"ggn", "hessian"}
         The generalised Gauss-Newton matrix, always positive definite, or the exact Hessian.
     structure : str, default "auto"
@@ -108,7 +113,7 @@ def fit_laplace(
         Arguments that are not what is expected, or `resume` holds the progress of another fit.
     """
     theta = np.array(check_theta(theta, reg.net.n_params))
-    X, Y = check_stars(reg.net, *as_stars(reg.net, X, Y))
+    X, Y = check_stars(reg.net, *as_stars(reg.net, X, Y, label_errors))
     options = dict(options or {})
     fingerprint = ""
     if resume is not None:
@@ -162,9 +167,10 @@ def _build_posterior(
     )
 
 
-def _find_label_range(Y: np.ndarray) -> np.ndarray:
+def _find_label_range(Y: Labels) -> np.ndarray:
     """Smallest and largest training label (2, label); NaN for a label that no star has."""
-    return np.array([np.fmin.reduce(Y), np.fmax.reduce(Y)])
+    labels = find_labels_alone(Y)
+    return np.array([np.fmin.reduce(labels), np.fmax.reduce(labels)])
 
 
 def _certify(

@@ -8,6 +8,7 @@ from numpy.typing import ArrayLike
 from symspec.derivatives.functions import check_stars
 from symspec.errors import OptionError
 from symspec.laplace.posterior import LaplacePosterior
+from symspec.safety.label_errors import Labels, find_labels_alone
 from symspec.safety.stars import check_flux
 from symspec.spectra.selections import as_stars
 from symspec.spectra.spectra import Spectra
@@ -22,6 +23,7 @@ def sandwich_covariance(
     Y_train: ArrayLike | None = None,
     X: ArrayLike | None = None,
     *,
+    label_errors: ArrayLike | None = None,
     X_new: ArrayLike | None = None,
 ) -> np.ndarray:
     r"""Covariance of predicted labels from the residuals, whatever noise was assumed.
@@ -48,6 +50,8 @@ def sandwich_covariance(
         With structure="primal" or "dual", at a minimum.
     X_train, Y_train : array_like, shapes (star, pixel), (star, label)
         The training set that it was fitted to, or `Spectra` alone; NaN labels are missing.
+    label_errors : array_like, shape (star, label) or (star, label, label), optional
+        Those that it was fitted with.
     X : array_like, shape (star, pixel) or (pixel,)
         The stars to predict; `X_new` is another name for it, to go with `Spectra`.
 
@@ -72,7 +76,7 @@ def sandwich_covariance(
             " sandwich_covariance(laplace, X_train, Y_train, X), or (laplace, spectra, X_new=X)."
         )
     flux = check_flux(stars, net.n_pixels, dtype=None)
-    X_train, Y_train = check_stars(net, *as_stars(net, X_train, Y_train))
+    X_train, Y_train = check_stars(net, *as_stars(net, X_train, Y_train, label_errors))
     weighted = _weigh_residuals(laplace, X_train, Y_train)
     bytes_a_star = 8 * net.n_labels * laplace.inverse_hessian.n_rows
     size = int(np.clip(BLOCK_BYTES // bytes_a_star, 1, MAX_BLOCK_STARS))
@@ -85,9 +89,9 @@ def sandwich_covariance(
     return V if flux.ndim == 2 else V[0]
 
 
-def _weigh_residuals(laplace: LaplacePosterior, X: np.ndarray, Y: np.ndarray) -> np.ndarray:
+def _weigh_residuals(laplace: LaplacePosterior, X: np.ndarray, Y: Labels) -> np.ndarray:
     """S_n^-1 r_n (star, label) over the observed labels, zero elsewhere."""
-    observed = ~np.isnan(Y)
-    residuals = np.where(observed, Y - laplace.predict_labels(X), 0.0)
+    labels = find_labels_alone(Y)
+    residuals = np.where(np.isnan(labels), 0.0, labels - laplace.predict_labels(X))
     T = laplace.reg.noise.of_stars(Y).whiteners
     return np.einsum("nec,ned,nd->nc", T, T, residuals)

@@ -28,6 +28,7 @@ from symspec.networks.network import Network, as_theta
 from symspec.networks.noise import LOG_2PI, GaussianNoise, Noise
 from symspec.networks.params import Compilable, Symbol
 from symspec.networks.prior import NormalPrior, Precision
+from symspec.safety.label_errors import Labels
 
 
 class Regression(Compilable):
@@ -132,7 +133,9 @@ class Regression(Compilable):
         theta : symbolic vector (param,)
         flux : symbolic (star, pixel) or (pixel,)
         labels : symbolic (star, label) or (label,)
-            NaN = missing: that entry alone leaves the likelihood.
+            NaN = missing: that entry alone leaves the likelihood. With the variances of errors of
+            their own behind them they are (star, 2 label), with covariances
+            (star, label + label^2), a shape that the symbol has to state.
         """
         params = self.net.layout.unpack(as_theta(theta, self.net.n_params))
         return self.negative_log_likelihood(params, flux, labels) + self.negative_log_prior(params)
@@ -155,7 +158,7 @@ class Regression(Compilable):
         """The prior's part of U, from named blocks."""
         return self.prior.build_negative_log(params)
 
-    def constant(self, labels: np.ndarray) -> float:
+    def constant(self, labels: Labels) -> float:
         """The part of U that no weights change: U where f is the labels (star, label), theta 0."""
         noise = self.noise.of_stars(labels)
         n_terms = np.count_nonzero(noise.observed) + self.net.n_params

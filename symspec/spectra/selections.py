@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from symspec.errors import DataError, OptionError
+from symspec.safety.label_errors import (
+    Labels,
+    LabelsWithErrors,
+    add_errors,
+    find_labels_alone,
+)
 from symspec.safety.stars import check_flux, check_ivar
 from symspec.spectra.grids import Pixels, check_grid
 from symspec.spectra.pixels import fill_flux
@@ -27,9 +33,12 @@ class Regressor(Pixels, Protocol):
 
 
 def as_stars(
-    net: Regressor, X: ArrayLike | Spectra | Resampled, Y: ArrayLike | None = None
-) -> tuple[ArrayLike, ArrayLike]:
-    """Flux and labels to train on, out of `Spectra` alone or out of two arrays.
+    net: Regressor,
+    X: ArrayLike | Spectra | Resampled,
+    Y: ArrayLike | None = None,
+    label_errors: ArrayLike | None = None,
+) -> tuple[ArrayLike, ArrayLike | LabelsWithErrors, ArrayLike | None]:
+    """Flux and labels to train on, out of `Spectra` alone or out of arrays.
 
     Parameters
     ----------
@@ -38,21 +47,26 @@ def as_stars(
     X : Spectra, Resampled, or array_like of shape (star, pixel)
     Y : array_like, shape (star, label), optional
         Left out with `Spectra` and `Resampled`, which bring their labels.
+    label_errors : array_like, shape (star, label) or (star, label, label), optional
+        Standard deviations or covariances of errors that the labels of Y came with; `Spectra` bring
+        them, too.
 
     Returns
     -------
     flux : numpy.ndarray, shape (star, pixel)
         Of spectra with bad pixels filled, see `symspec.spectra.pixels.fill_flux`. An array X is
         returned as it is, unchecked.
-    labels : numpy.ndarray, shape (star, label)
-        Of spectra those with the network's names, in its order and units; a network whose labels
-        were never named takes all of them as they stand. An array Y is returned as it is,
-        unchecked.
+    labels : numpy.ndarray, shape (star, label), or LabelsWithErrors
+        Of spectra those with the network's names, in its order and units, together with their
+        errors, if they have any; a network whose labels were never named takes all of them as they
+        stand. An array Y is returned as it is, unchecked.
+    label_errors : array_like or None
+        Those of an array Y, unchecked.
 
     Raises
     ------
     OptionError
-        Y is missing beside an array, or given beside `Spectra`.
+        Y is missing beside an array, or Y or `label_errors` are given beside `Spectra`.
     ShapeError, DataError
         The spectra are on another grid than the network's, see `symspec.spectra.grids.check_grid`.
     DataError
@@ -66,15 +80,15 @@ def as_stars(
                 "Y should hold the labels (star, label) that go with an array of flux, got None:"
                 " give Y, or Spectra with labels as X."
             )
-        return X, Y
-    if Y is not None:
-        raise OptionError(
-            "Y should be left out with Spectra, which bring their labels, got both: give"
-            " Spectra(..., labels=..., label_names=...) alone, or the arrays X.flux and Y."
-        )
+        return X, Y, label_errors
+    for name, given in (("Y", Y), ("label_errors", label_errors)):
+        if given is not None:
+            raise OptionError(
+                f"{name} should be left out with Spectra, which bring their labels, got both: give"
+                " Spectra(..., labels=..., label_errors=...) alone, or the arrays X.flux and Y."
+            )
     check_grid(net, X, "the spectra")
-    labels = _pick_labels(X, tuple(net.label_names), tuple(net.label_units))
-    return fill_flux(X), labels
+    return fill_flux(X), _pick_labels(X, tuple(net.label_names), tuple(net.label_units)), None
 
 
 def as_flux(
@@ -122,18 +136,16 @@ def as_flux(
     return flux, ivar
 
 
-def _pick_labels(spectra: Spectra, wanted: tuple[str, ...], units: tuple[str, ...]) -> np.ndarray:
-    """Labels (star, label) of these names; all labels if the names are those of unnamed labels."""
+def _pick_labels(spectra: Spectra, wanted: tuple[str, ...], units: tuple[str, ...]) -> Labels:
+    """Labels of these names, with their errors; all if the names are those of unnamed labels."""
     names = spectra.label_names
-    labels = spectra.labels
     is_unnamed = wanted == tuple(f"label_{i}" for i in range(len(wanted)))
     has_right_number = len(names) == len(wanted)
-    if labels is not None and (not is_unnamed or has_right_number):
+    if spectra.labels is not None and (not is_unnamed or has_right_number):
         if is_unnamed and set(names) != set(wanted):
-            return _convert_labels(labels, spectra, range(len(names)), units)
+            return _convert_labels(spectra, range(len(names)), units)
         if set(wanted) <= set(names):
-            columns = [names.index(name) for name in wanted]
-            return _convert_labels(labels, spectra, columns, units)
+            return _convert_labels(spectra, [names.index(name) for name in wanted], units)
     raise DataError(
         f"the spectra should have the {len(wanted)} labels of the network, {', '.join(wanted)},"
         f" got {', '.join(names) or 'none'}: name them alike, Spectra(..., label_names=...) and"
@@ -141,17 +153,29 @@ def _pick_labels(spectra: Spectra, wanted: tuple[str, ...], units: tuple[str, ..
     )
 
 
-def _convert_labels(
-    labels: np.ndarray, spectra: Spectra, columns: Sequence[int], units: Sequence[str]
-) -> np.ndarray:
-    """Columns of `labels`, those of the spectra, in these units; not copied if nothing changes."""
-    factors = [
-        find_label_factor(spectra.label_units[i], unit, spectra.label_names[i])
-        for i, unit in zip(columns, units, strict=True)
-    ]
-    if list(columns) != list(range(labels.shape[1])):
-        labels = np.take(labels, columns, axis=1)
-    return labels if set(factors) <= {1.0} else labels * factors
+def _convert_labels(spectra: Spectra, columns: Sequence[int], units: Sequence[str]) -> Labels:
+    """Columns of the labels, with their errors, in these units; not copied if nothing changes."""
+    factors = np.array(
+        [
+            find_label_factor(spectra.label_units[i], unit, spectra.label_names[i])
+            for i, unit in zip(columns, units, strict=True)
+        ]
+    )
+    labels = _take(spectra.labels, columns, factors)
+    errors = _take(spectra.label_errors, columns, factors)
+    if spectra.label_covariance is not None:
+        pairs = np.ix_(np.arange(len(spectra)), columns, columns)
+        errors = spectra.label_covariance[pairs] * np.outer(factors, factors)
+    return add_errors(labels, errors, missing=spectra.missing_label_error)
+
+
+def _take(values: np.ndarray | None, columns: Sequence[int], factors: np.ndarray) -> Any:
+    """Columns of values (star, label) times their factors; the values themselves if these are 1."""
+    if values is None:
+        return None
+    if list(columns) != list(range(values.shape[1])):
+        values = np.take(values, columns, axis=1)
+    return values if (factors == 1.0).all() else values * factors
 
 
 def split_stars(spectra: Spectra, fraction: float, seed: int) -> tuple[Spectra, Spectra | None]:
@@ -206,7 +230,7 @@ def match_labels(spectra: Spectra, net: Regressor) -> np.ndarray | None:
     columns = [spectra.label_names.index(net.label_names[i]) for i in found]
     units = [net.label_units[i] for i in found]
     labels = np.full((len(spectra), len(net.label_names)), np.nan)
-    labels[:, found] = _convert_labels(spectra.labels, spectra, columns, units)
+    labels[:, found] = find_labels_alone(_convert_labels(spectra, columns, units))
     return labels
 
 

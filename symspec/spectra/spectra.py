@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
-from typing import ClassVar
+from dataclasses import dataclass, fields, replace
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -13,7 +13,12 @@ from numpy.typing import ArrayLike
 from symspec.errors import DataError, OptionError, ShapeError
 from symspec.safety.arrays import as_float_array, as_texts, check_finite, describe_bad
 from symspec.safety.checkpoint import find_fingerprint
+from symspec.safety.label_errors import MISSING, REFUSE, add_errors
+from symspec.safety.options import check_choice
 from symspec.safety.stars import check_ivar, check_not_infinite, check_wavelength
+
+# the fields with one row a star
+BY_STAR = ("flux", "ivar", "labels", "label_errors", "label_covariance", "ids")
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
@@ -34,6 +39,13 @@ class Spectra:
         Wavelength of each pixel, in `wavelength_unit`, to which a quantity is converted.
     labels : numpy.ndarray, shape (star, label), or None
         Labels in `label_units`, to which quantities are converted; NaN where missing.
+    label_errors : numpy.ndarray, shape (star, label), or None
+        Standard deviation of the error that each label came with, in the label's unit.
+    label_covariance : numpy.ndarray, shape (star, label, label), or None
+        In place of `label_errors`: covariance of the errors of each star's labels.
+    missing_label_error : {"refuse", "infer"}
+        What an error means that is NaN while its label is there: a mistake, or that the noise of a
+        regression stands for all of the label's error.
     label_names : tuple of str
         One name a label; by default ``label_0``, ``label_1``, ...
     label_units : tuple of str
@@ -49,8 +61,11 @@ class Spectra:
         Arrays do not fit together.
     DataError
         Flux is not finite where `ivar` is not 0, `ivar` is negative or not finite, a label is
-        infinite, a wavelength negative, a name occurs twice, or anything is no array of numbers,
-        is masked, or has a unit that is not known to be right.
+        infinite, an error of a label is not positive or not known, a wavelength negative, a name
+        occurs twice, or anything is no array of numbers, is masked, or has a unit that is not known
+        to be right.
+    OptionError
+        Errors of labels are given twice, or without labels.
     """
 
     name: ClassVar[str] = "the spectra"  # in messages, where those of a file have its path
@@ -63,6 +78,9 @@ class Spectra:
     label_units: tuple[str, ...] = ()
     ids: np.ndarray | None = None
     wavelength_unit: str = "Angstrom"
+    label_errors: np.ndarray | None = None
+    label_covariance: np.ndarray | None = None
+    missing_label_error: str = REFUSE
 
     def __post_init__(self) -> None:
         flux = _as_matrix(self.flux, "flux", "pixel")
@@ -90,6 +108,29 @@ class Spectra:
             self, "label_names", names or tuple(f"label_{i}" for i in range(self.n_labels))
         )
         object.__setattr__(self, "label_units", units or ("",) * self.n_labels)
+        self._set_label_errors()
+
+    def _set_label_errors(self) -> None:
+        check_choice(self.missing_label_error, "missing_label_error", MISSING)
+        given = [
+            name for name in ("label_errors", "label_covariance") if getattr(self, name) is not None
+        ]
+        if not given:
+            return
+        if len(given) > 1 or self.labels is None:
+            raise OptionError(
+                "label_errors (star, label) or label_covariance (star, label, label) should stand"
+                f" beside labels, got {' and '.join(given)}"
+                f" {'without labels' if self.labels is None else 'together'}: give one of the two."
+            )
+        (name,) = given
+        units = self.label_units if name == "label_errors" and any(self.label_units) else None
+        errors = as_float_array(getattr(self, name), name, unit=units)
+        n_axes = 2 if name == "label_errors" else 3
+        if errors.ndim != n_axes:
+            raise ShapeError(f"{name} should have {n_axes} axes, got shape {errors.shape}.")
+        add_errors(self.labels, errors, missing=self.missing_label_error)
+        self._set(name, errors)
 
     def _set(self, name: str, array: np.ndarray) -> None:
         """Store a read-only view, which leaves the caller's own array writable."""
@@ -112,6 +153,11 @@ class Spectra:
         """Number of labels of each star; 0 when there are none."""
         return 0 if self.labels is None else self.labels.shape[1]
 
+    @property
+    def has_label_errors(self) -> bool:
+        """Whether the labels came with errors."""
+        return self.label_errors is not None or self.label_covariance is not None
+
     def __len__(self) -> int:
         return self.n_stars
 
@@ -130,16 +176,10 @@ class Spectra:
 
     def __getitem__(self, stars: int | slice | ArrayLike) -> Spectra:
         stars = _as_star_index(stars, self.n_stars)
-        return Spectra(
-            flux=self.flux[stars],
-            ivar=None if self.ivar is None else self.ivar[stars],
-            wavelength=self.wavelength,
-            labels=None if self.labels is None else self.labels[stars],
-            label_names=self.label_names,
-            label_units=self.label_units,
-            ids=None if self.ids is None else self.ids[stars],
-            wavelength_unit=self.wavelength_unit,
-        )
+        selected: dict[str, Any] = {
+            name: getattr(self, name)[stars] for name in BY_STAR if getattr(self, name) is not None
+        }
+        return replace(self, **selected)
 
     def __repr__(self) -> str:
         labels = ", ".join(map(with_unit, self.label_names, self.label_units))
@@ -149,15 +189,16 @@ class Spectra:
             "no ivar" if self.ivar is None else "ivar",
             "no wavelength" if self.wavelength is None else f"wavelength in {self.wavelength_unit}",
             f"labels {labels}" if labels else "no labels",
+            *(["errors of labels"] if self.has_label_errors else []),
         ]
         return f"Spectra({', '.join(parts)})"
 
 
 def hash_spectra(spectra: Spectra) -> str:
-    """SHA-256 of the flux, ivar, labels and ids of some stars."""
+    """SHA-256 of the flux, ivar, labels with their errors, and ids of some stars."""
     digest = hashlib.sha256()
-    arrays = {"flux": spectra.flux, "ivar": spectra.ivar, "labels": spectra.labels}
-    for name, array in arrays.items():
+    for name in BY_STAR[:-1]:
+        array = getattr(spectra, name)
         if array is not None:
             digest.update(f"{name}{array.dtype.str}{array.shape}".encode())
             digest.update(np.ascontiguousarray(array).data)

@@ -16,9 +16,9 @@ from numpy.typing import ArrayLike
 from symspec.derivatives.backends import choose_backend
 from symspec.errors import DivergedError
 from symspec.networks.regression import Regression
+from symspec.networks.theta import check_theta
 from symspec.safety.options import check_count, check_number, check_rng
 from symspec.safety.progress import Progress, show_progress
-from symspec.safety.theta import check_theta
 from symspec.spectra.resampling import Resampled
 from symspec.spectra.spectra import Spectra
 from symspec.training.adam import Adam
@@ -64,6 +64,7 @@ def train(
     X: ArrayLike | Spectra | Resampled,
     Y: ArrayLike | None = None,
     *,
+    label_errors: ArrayLike | None = None,
     theta: ArrayLike | None = None,
     init: str = "he_normal",
     validation: Any = None,
@@ -101,6 +102,9 @@ def train(
         of the good ones, and labels are matched to the network's by their names.
     Y : array_like, shape (star, label)
         Labels in their own units; NaN = missing.
+    label_errors : array_like, shape (star, label) or (star, label, label), optional
+        Standard deviations or covariances of errors that the labels came with, in their units.
+        They add to the noise. `Spectra` bring their own.
     theta : array_like, shape (param,), optional
         Start; by default drawn by `reg.net.init_params(rng, init)`.
     init : str, default "he_normal"
@@ -159,7 +163,7 @@ def train(
     schedule = _Schedule(patience, reduce_lr_patience, reduce_lr_factor, min_learning_rate)
     schedule.check(learning_rate)
     choose_backend(backend)
-    stars, held_out = hold_out_stars(reg.net, X, Y, validation, rng)
+    stars, held_out = hold_out_stars(reg.net, X, Y, label_errors, validation, rng)
     start = (
         reg.net.init_params(rng, init) if theta is None else check_theta(theta, reg.net.n_params)
     )

@@ -28,9 +28,9 @@ from symspec.errors import NotAtMinimumWarning, OptionError, SeveralMaximaWarnin
 from symspec.inverse_hessian.builder import InverseBuilder
 from symspec.inverse_hessian.choice import APPROXIMATE, INVERSES
 from symspec.networks.regression import Regression
+from symspec.networks.theta import check_theta
 from symspec.safety.options import check_count, check_rng
 from symspec.safety.progress import Progress, show_progress
-from symspec.safety.theta import check_theta
 from symspec.spectra.resampling import Resampled
 from symspec.spectra.selections import as_stars
 from symspec.spectra.spectra import Spectra
@@ -59,6 +59,7 @@ def tune(
     X: ArrayLike | Spectra | Resampled,
     Y: ArrayLike | None = None,
     *,
+    label_errors: ArrayLike | None = None,
     noise: str = "per_label",
     prior: str = "scale",
     move: bool = True,
@@ -89,6 +90,9 @@ def tune(
         better.
     X, Y : array_like, shapes (star, pixel), (star, label)
         `Spectra` with labels may stand for both.
+    label_errors : array_like, shape (star, label) or (star, label, label), optional
+        Standard deviations or covariances of errors that the labels came with, in their units.
+        They add to the noise. `Spectra` bring their own.
     noise : {"per_label", "full", "fixed"}
         One sigma_noise a label; a full noise covariance (from sigma_noise, too); or what `reg` has.
     prior : {"scale", "per_layer", "per_block", "fixed"}
@@ -149,7 +153,7 @@ def tune(
     """
     _check_options(structure, options, move, starts)
     weights = np.array(check_theta(theta, reg.net.n_params))
-    flux, labels = check_stars(reg.net, *as_stars(reg.net, X, Y))
+    flux, labels = check_stars(reg.net, *as_stars(reg.net, X, Y, label_errors))
     hyperparameters = Hyperparameters(reg, noise, prior)
     # the approximations depend on the coordinates
     span = keep_whole(reg, flux) if structure in APPROXIMATE else reduce_to_span(reg, flux)

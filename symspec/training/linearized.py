@@ -33,6 +33,7 @@ from symspec.errors import OptionError
 from symspec.inverse_hessian.builder import InverseBuilder
 from symspec.inverse_hessian.interface import InverseHessian, log_evidence
 from symspec.networks.noise import LOG_2PI
+from symspec.safety.label_errors import find_labels_alone
 from symspec.safety.memory import chunks
 from symspec.training.hyperparameters import Hyperparameters
 from symspec.training.marginal_likelihood import Evidence, EvidenceFunction
@@ -94,7 +95,8 @@ class LinearizedEvidence(EvidenceFunction):
         f = compiled.compile_predict(builder.reg.net, backend=builder.backend)(
             theta, builder.X[stars]
         )
-        self.targets = np.where(self.observed, self.labels - f, 0.0) + self.stream.matvec(theta)
+        residuals = np.where(self.observed, find_labels_alone(self.labels) - f, 0.0)
+        self.targets = residuals + self.stream.matvec(theta)
 
     def evaluate(self, _: np.ndarray, *, is_near: bool = False) -> Evidence:
         """F and its gradient; there are no weights to start from."""
@@ -230,7 +232,8 @@ class _ByKernel(LinearizedEvidence):
         theta = self._tangents.layout.expand(variance) * self._tangents.rmatvec(alpha)
         log_det = 2 * float(np.log(np.diag(inverse.cholesky)).sum())
         F = -0.5 * (float(np.vdot(self.targets, alpha)) + log_det + inverse.n_rows * LOG_2PI)
-        shares = np.einsum("ncd,dc->c", own, self.reg.noise_covariance)
+        S = np.broadcast_to(self.noise.covariance, own.shape)
+        shares = np.einsum("ncd,ndc->c", own, S)
         n_effective = self.observed.sum(axis=0) - shares
         gradient = self._differentiate(by_covariance, counts, theta)
         return self._evidence(F, gradient, theta, n_effective, counts)
@@ -244,9 +247,11 @@ class _ByNormalMatrix(LinearizedEvidence):
     ):
         super().__init__(builder, hyperparameters, theta)
         is_full = builder.reg.has_full_noise or hyperparameters.noise == "full"
+        differs = self.noise.covariance.ndim == 3
         shape = builder.reg.net.n_labels, theta.size, theta.size
         fits = 8 * np.prod(shape, dtype=float) <= builder.memory / 2
-        self._squares = None if is_full or not fits else self._sum_squares(shape)
+        is_sum = fits and not (is_full or differs)
+        self._squares = self._sum_squares(shape) if is_sum else None
 
     def _sum_squares(self, shape: tuple[int, int, int]) -> np.ndarray:
         """Sum of J^T J of each label (label, param, param)."""

@@ -18,6 +18,7 @@ from symspec.networks.network import Network, dropout_layers
 from symspec.networks.normalizations import split_fixed
 from symspec.networks.params import Symbol
 from symspec.networks.regression import Regression
+from symspec.safety.label_errors import Labels, LabelsWithErrors, find_labels_alone, find_observed
 from symspec.safety.memory import chunks
 from symspec.safety.stars import check_flux, check_labels
 from symspec.spectra.pixels import fill_bad_pixels
@@ -33,7 +34,7 @@ class Stars:
     Attributes
     ----------
     flux : numpy.ndarray, shape (star, pixel)
-    labels : numpy.ndarray, shape (star, label)
+    labels : numpy.ndarray, shape (star, label), or LabelsWithErrors
     rows : numpy.ndarray of int
         The rows of both that belong to it.
     fixed : callable, optional
@@ -41,14 +42,14 @@ class Stars:
     """
 
     flux: np.ndarray
-    labels: np.ndarray
+    labels: Labels
     rows: np.ndarray
     fixed: Callable[[np.ndarray], np.ndarray] | None = None
 
     def __len__(self) -> int:
         return self.rows.size
 
-    def take(self, places: np.ndarray | slice) -> tuple[np.ndarray, np.ndarray]:
+    def take(self, places: np.ndarray | slice) -> tuple[np.ndarray, Labels]:
         """Flux, through the fixed layers, and labels of the stars at these places among `rows`."""
         rows = self.rows[places]
         flux = self.flux[rows]
@@ -59,6 +60,7 @@ def hold_out_stars(
     net: Network,
     X: ArrayLike | Spectra | Resampled,
     Y: ArrayLike | None,
+    label_errors: ArrayLike | None,
     validation: Any,
     rng: np.random.Generator,
 ) -> tuple[Stars, Stars | None]:
@@ -67,7 +69,8 @@ def hold_out_stars(
     Parameters
     ----------
     net : Network
-    X, Y : array_like, shapes (star, pixel), (star, label), or Spectra alone
+    X, Y, label_errors : array_like or None
+        As for `train`, or Spectra alone.
     validation : tuple (X, Y), Spectra, float or None
         As for `train`.
     rng : numpy.random.Generator
@@ -80,7 +83,7 @@ def hold_out_stars(
     OptionError
         `validation` is anything else.
     """
-    flux, labels = check_stars(net, *as_stars(net, X, Y))
+    flux, labels = check_stars(net, *as_stars(net, X, Y, label_errors))
     n = len(flux)
     if n < 2:
         raise DataError(
@@ -94,7 +97,7 @@ def hold_out_stars(
     if isinstance(validation, Resampled):
         validation = validation.spectra
     if isinstance(validation, Spectra):
-        _, truth = as_stars(net, validation)
+        _, truth, _ = as_stars(net, validation)
         filled = fill_bad_pixels(validation.flux, validation.ivar, flux.mean(axis=0))
         return everything, _check_validation(net, filled, truth)
     if isinstance(validation, tuple | list) and len(validation) == 2:
@@ -120,19 +123,24 @@ def _split(
     order = rng.permutation(n)
     out = np.sort(order[:n_out])
     rows = np.sort(order[n_out:])
-    check_labels(stars.labels[rows], rows.size, net.n_labels, name="labels left to train on")
-    if np.isnan(stars.labels[out]).all():
+    left = find_labels_alone(stars.labels)[rows]
+    check_labels(left, rows.size, net.n_labels, name="labels left to train on")
+    if not find_observed(stars.labels)[out].any():
         raise DataError(
             f"the {n_out} validation stars have no label at all: give a larger fraction."
         )
     return Stars(stars.flux, stars.labels, rows), Stars(stars.flux, stars.labels, out)
 
 
-def _check_validation(net: Network, X: ArrayLike, Y: ArrayLike) -> Stars:
+def _check_validation(net: Network, X: ArrayLike, Y: ArrayLike | LabelsWithErrors) -> Stars:
     flux = np.atleast_2d(check_flux(X, net.n_pixels, name="validation flux", dtype=None))
+    rows = np.arange(len(flux))
+    if isinstance(Y, LabelsWithErrors):
+        check_labels(Y.labels, len(flux), net.n_labels, name="validation labels")
+        return Stars(flux, Y, rows)
     labels = np.asarray(Y)[None] if np.ndim(Y) == 1 else Y
     labels = check_labels(labels, len(flux), net.n_labels, name="validation labels")
-    return Stars(flux, labels, np.arange(len(flux)))
+    return Stars(flux, labels, rows)
 
 
 class TrainingLoss:

@@ -35,6 +35,7 @@ from symspec.inverse_hessian.builder import InverseBuilder
 from symspec.inverse_hessian.interface import InverseHessian, log_evidence
 from symspec.networks.noise import LOG_2PI
 from symspec.networks.regression import Regression
+from symspec.safety.label_errors import Labels, find_labels_alone, find_observed
 from symspec.training.hyperparameters import Hyperparameters
 from symspec.training.newton import PolishResult, minimize_by_newton
 from symspec.training.newton_models import DenseModel, FindModel, ProductModel, is_small
@@ -98,7 +99,7 @@ class EvidenceFunction(ABC):
         The regression at h = 0, its training set and structure.
     hyperparameters : Hyperparameters
         Those of the same regression.
-    labels : numpy.ndarray, shape (star, label)
+    labels : numpy.ndarray, shape (star, label), or LabelsWithErrors
         Of the stars that F sums over; NaN labels are missing.
 
     Attributes
@@ -107,13 +108,11 @@ class EvidenceFunction(ABC):
         The hyperparameters.
     """
 
-    def __init__(
-        self, builder: InverseBuilder, hyperparameters: Hyperparameters, labels: np.ndarray
-    ):
+    def __init__(self, builder: InverseBuilder, hyperparameters: Hyperparameters, labels: Labels):
         self.builder = builder
         self.hyperparameters = hyperparameters
         self.labels = labels
-        self.observed = ~np.isnan(labels)
+        self.observed = find_observed(labels)
         self._stand_at(np.zeros(len(hyperparameters)), builder.reg)
 
     def _stand_at(self, h: np.ndarray, reg: Regression) -> None:
@@ -174,7 +173,7 @@ class MarginalLikelihood(EvidenceFunction):
     def __init__(self, builder: InverseBuilder, hyperparameters: Hyperparameters):
         super().__init__(builder, hyperparameters, builder.Y)
         self.X = builder.X
-        self.Y = np.nan_to_num(builder.Y)
+        self.Y = np.nan_to_num(find_labels_alone(builder.Y))
         net = builder.reg.net
         backend = builder.backend
         self.predict = compiled.compile_predict(net, backend=backend)

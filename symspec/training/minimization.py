@@ -16,9 +16,10 @@ from symspec.derivatives.functions import check_square_fits, check_stars
 from symspec.derivatives.matrices import compile_hessian
 from symspec.errors import DivergedError, OptionError, TooLargeError
 from symspec.networks.regression import Regression
+from symspec.networks.theta import check_theta
+from symspec.safety.label_errors import Labels
 from symspec.safety.options import check_choice, check_count
 from symspec.safety.progress import Progress, show_progress
-from symspec.safety.theta import check_theta
 from symspec.spectra.resampling import Resampled
 from symspec.spectra.selections import as_stars
 from symspec.spectra.spectra import Spectra
@@ -40,6 +41,7 @@ def minimize(
     X: ArrayLike | Spectra | Resampled,
     Y: ArrayLike | None = None,
     *,
+    label_errors: ArrayLike | None = None,
     method: str = "L-BFGS-B",
     tol: float | None = None,
     max_iterations: int | None = None,
@@ -61,6 +63,9 @@ def minimize(
         Flux; `Spectra` bring their labels, and Y is left out.
     Y : array_like, shape (star, label)
         Labels in their own units; NaN = missing.
+    label_errors : array_like, shape (star, label) or (star, label, label), optional
+        Standard deviations or covariances of errors that the labels came with, in their units.
+        They add to the noise. `Spectra` bring their own.
     method : str, default "L-BFGS-B"
         With the gradient: "L-BFGS-B", "BFGS", "CG", "TNC", "SLSQP". With Hessian-vector products:
         "Newton-CG", "trust-ncg", "trust-krylov", "trust-constr". With the Hessian: "trust-exact",
@@ -112,7 +117,7 @@ def minimize(
     _check_method(method)
     options = _join_options(method, options, max_iterations)
     start = np.array(check_theta(theta, reg.net.n_params))
-    flux, labels = check_stars(reg.net, *as_stars(reg.net, X, Y))
+    flux, labels = check_stars(reg.net, *as_stars(reg.net, X, Y, label_errors))
     choose_backend(backend)
     if method in MATRIX_METHODS:
         _check_matrix_fits(reg, method)
@@ -152,7 +157,7 @@ class _Search:
         self,
         objective: Callable[..., Any],
         X: np.ndarray,
-        Y: np.ndarray,
+        Y: Labels,
         constant: float,
         stage: str,
         show: Progress,
@@ -202,7 +207,7 @@ class _Search:
 
 
 def _compile_curvature(
-    reg: Regression, X: np.ndarray, Y: np.ndarray, method: str, backend: str
+    reg: Regression, X: np.ndarray, Y: Labels, method: str, backend: str
 ) -> tuple[Callable[..., np.ndarray] | None, Callable[..., np.ndarray] | None]:
     """The Hessian and its product with a vector, of which a method takes at most one."""
     if method in PRODUCT_METHODS:

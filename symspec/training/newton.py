@@ -21,8 +21,9 @@ from symspec.derivatives.stationary_points import Objective, Place, Vector
 from symspec.inverse_hessian.builder import InverseBuilder
 from symspec.inverse_hessian.interface import InverseHessian
 from symspec.networks.regression import Regression
+from symspec.networks.theta import check_theta
+from symspec.safety.label_errors import Labels
 from symspec.safety.progress import Progress, show_progress
-from symspec.safety.theta import check_theta
 from symspec.spectra.resampling import Resampled
 from symspec.spectra.selections import as_stars
 from symspec.spectra.spectra import Spectra
@@ -81,6 +82,7 @@ def polish(
     X: ArrayLike | Spectra | Resampled,
     Y: ArrayLike | None = None,
     *,
+    label_errors: ArrayLike | None = None,
     tolerance: float = 1e-6,
     max_iterations: int | None = None,
     structure: str = "auto",
@@ -104,6 +106,9 @@ def polish(
     theta : array_like, shape (param,)
     X, Y : array_like, shapes (star, pixel), (star, label)
         `Spectra` with labels may stand for both.
+    label_errors : array_like, shape (star, label) or (star, label, label), optional
+        Standard deviations or covariances of errors that the labels came with, in their units.
+        They add to the noise. `Spectra` bring their own.
     tolerance : float
         Stop when the Gauss-Newton decrement :math:`g^T G^{-1} g / 2` is below, in nats, and H has
         no direction of descent; at a kink when the least combination of gradients is, those within
@@ -121,7 +126,7 @@ def polish(
         Called with (iteration, U, decrement) before each step.
     """
     start = np.array(check_theta(theta, reg.net.n_params))
-    flux, labels = check_stars(reg.net, *as_stars(reg.net, X, Y))
+    flux, labels = check_stars(reg.net, *as_stars(reg.net, X, Y, label_errors))
     if max_iterations is None:
         max_iterations = 5000 if reg.net.n_params <= MANY_PARAMS else 200
     span = reduce_to_span(reg, flux)
@@ -354,7 +359,7 @@ class _NewtonSteps:
         )
 
 
-def _compile_model(reg: Regression, X: np.ndarray, Y: np.ndarray, backend: str) -> FindModel:
+def _compile_model(reg: Regression, X: np.ndarray, Y: Labels, backend: str) -> FindModel:
     """The model by H as a matrix for small networks, by its products for others."""
     if is_small(reg.net):
         hessian = matrices.compile_hessian(reg, backend=backend)

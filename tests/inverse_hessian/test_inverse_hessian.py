@@ -22,7 +22,7 @@ from symspec.inverse_hessian.builder import InverseBuilder
 from symspec.inverse_hessian.choice import choose_structure
 from symspec.inverse_hessian.dual import DualInverse, factorize_kernel
 from symspec.inverse_hessian.primal import PrimalInverse
-from symspec.networks.star_noise import StarNoise
+from symspec.networks.noise.star_noise import StarNoise
 from symspec.safety.memory import parse_memory
 
 TANH, TANH_FULL = (

@@ -9,7 +9,7 @@ from scipy.special import gammaln
 import symspec as ss
 from symspec.derivatives.backends import find_mode
 from symspec.networks.noise import LOG_2PI, NOISES, GaussianNoise, Noise
-from symspec.networks.star_noise import StarNoise
+from symspec.networks.noise.star_noise import StarNoise
 
 S = np.array([[0.5, 0.1, 0.2], [0.1, 0.4, -0.1], [0.2, -0.1, 0.9]])
 OBSERVED = np.array([[True, True, True], [True, False, True], [False] * 3, [True, True, True]])

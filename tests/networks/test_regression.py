@@ -12,7 +12,7 @@ from symspec.derivatives.backends import find_mode
 from symspec.derivatives.compiled import compile_objective
 from symspec.errors import DataError, OptionError, ShapeError, SymspecError
 from symspec.networks.network import mlp
-from symspec.networks.noise import MAX_LABELS_OF_TABLE
+from symspec.networks.noise.gaussian import MAX_LABELS_OF_TABLE
 from symspec.networks.prior import prior_precision_from_weight_decay
 from symspec.networks.regression import Regression
 

@@ -30,7 +30,7 @@ def make_spectra(label_names=NAMES, n_labels=3, **changes):
 
 def test_labels_come_in_the_order_of_the_network():
     spectra = make_spectra(("FE_H", "TEFF", "LOGG"))
-    _, labels = as_stars(build_network(), spectra)
+    _, labels, _ = as_stars(build_network(), spectra)
     assert_array_equal(labels[:, 0], spectra.labels[:, 1])
     assert_array_equal(labels[:, 1], spectra.labels[:, 2])
     assert_array_equal(labels[:, 2], spectra.labels[:, 0])
@@ -52,7 +52,7 @@ def test_labels_that_the_network_does_not_give_are_left_out():
 )
 def test_a_network_of_unnamed_labels_takes_them_as_they_stand(label_names, columns):
     spectra = make_spectra(label_names)
-    _, labels = as_stars(build_network(label_names=None), spectra)
+    _, labels, _ = as_stars(build_network(label_names=None), spectra)
     assert_array_equal(labels, spectra.labels[:, columns])
 
 
@@ -63,7 +63,7 @@ def test_bad_pixels_take_the_mean_of_the_other_stars():
     ivar[:, 7] = 0.0
     flux = spectra.flux.copy()
     flux[1, 4] = np.nan
-    filled, _ = as_stars(build_network(), make_spectra(flux=flux, ivar=ivar))
+    filled, *_ = as_stars(build_network(), make_spectra(flux=flux, ivar=ivar))
     others = (flux[0, 4] + flux[3, 4] + flux[4, 4] + flux[5, 4]) / 4
     # rounding of the sum
     np.testing.assert_allclose(filled[[1, 2], 4], others, rtol=1e-15)
@@ -78,21 +78,21 @@ def test_resampled_spectra_give_those_on_the_grid_of_the_network():
     with pytest.raises(DataError, match=r"other wavelengths in the spectra .*resample them"):
         as_stars(net, old)
     resampled = ss.resample(old, net.wavelength, kind="linear")
-    flux, labels = as_stars(net, resampled)
+    flux, labels, _ = as_stars(net, resampled)
     assert_array_equal(flux, resampled.spectra.flux)
     assert_array_equal(labels, old.labels)
 
 
 def test_arrays_are_returned_as_they_are():
     X, Y = [[1, 2]], np.ones((1, 3))
-    flux, labels = as_stars(build_network(), X, Y)
+    flux, labels, _ = as_stars(build_network(), X, Y)
     assert flux is X
     assert labels is Y
 
 
 def test_spectra_without_ivar_are_neither_copied_nor_changed():
     spectra = make_spectra(ivar=None)
-    flux, labels = as_stars(build_network(), spectra)
+    flux, labels, _ = as_stars(build_network(), spectra)
     assert np.shares_memory(flux, spectra.flux)
     assert np.shares_memory(labels, spectra.labels)
 

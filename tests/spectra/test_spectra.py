@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from symspec.errors import DataError, OptionError, ShapeError, SymspecError
+from symspec.networks.theta import check_theta
 from symspec.safety.arrays import as_float_array
 from symspec.safety.options import check_choice, check_rng
 from symspec.safety.stars import check_flux, check_ivar, check_labels
-from symspec.safety.theta import check_theta
 from symspec.spectra.spectra import Spectra
 
 

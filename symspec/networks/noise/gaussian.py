@@ -1,124 +1,31 @@
-r"""Noise: the likelihood of labels, given what the network says of them.
-
-A noise gives the log density of each star's labels, as a graph, and the matrix W_n (label, label)
-that stands for its curvature in the Gauss-Newton matrix, by a whitener :math:`T_n^T T_n = W_n`.
-Labels that are NaN are missing: their rows and columns of T_n and W_n are zero.
-
-A further noise is a subclass of `Noise`, and a line of `NOISES` by which archives find it again.
-"""
+"""Normal noise: a standard deviation a label, or a full covariance."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
 from functools import cached_property
-from typing import Any, ClassVar, Self
+from typing import Self
 
 import numpy as np
 import pytensor.tensor as pt
 from numpy.typing import ArrayLike
-from pytensor.gradient import grad, pushforward
+from pytensor.tensor import TensorVariable as Symbol
 
 from symspec.errors import DataError, OptionError, ShapeError
-from symspec.networks.params import Shape, Symbol
-from symspec.networks.star_noise import StarNoise
+from symspec.networks.noise.noise import (
+    LOG_2PI,
+    Noise,
+    find_residual,
+    mark_observed,
+    split_targets,
+)
+from symspec.networks.noise.star_noise import StarNoise
 from symspec.safety.arrays import as_float_array
+from symspec.safety.label_errors import Labels
 
-LOG_2PI = float(np.log(2 * np.pi))
 # the whiteners of all 2**n sets of observed labels are looked up: one node in place of dozens,
 # which take Numba and C a quarter of a minute to compile
 MAX_LABELS_OF_TABLE = 8
-
-
-class Noise(ABC):
-    """Contract of every noise. In graphs f and labels are (star, label), or (label,) for one star.
-
-    Attributes
-    ----------
-    kind : str
-        Its name in archives, a key of `NOISES`.
-    """
-
-    kind: ClassVar[str]
-
-    @abstractmethod
-    def for_labels(self, n_labels: int) -> Self:
-        """Noise of `n_labels` labels.
-
-        Raises
-        ------
-        ShapeError
-            It is one of another number of labels.
-        """
-
-    @property
-    @abstractmethod
-    def covariance(self) -> np.ndarray:
-        """Covariance (label, label) of the noise."""
-
-    @property
-    def sigma(self) -> np.ndarray:
-        """Standard deviation (label,) of the noise."""
-        return np.sqrt(np.diag(self.covariance))
-
-    @abstractmethod
-    def log_likelihood(self, f: Symbol, labels: Symbol) -> Symbol:
-        """Log density of each star's observed labels (star,), or a scalar for one star."""
-
-    @abstractmethod
-    def whiten(self, u: Symbol, f: Symbol, labels: Symbol) -> Symbol:
-        """T_n u_n of each star; `u` is (star, label), (star, label, anything), or (label,)."""
-
-    @abstractmethod
-    def weigh(self, u: Symbol, f: Symbol, labels: Symbol) -> Symbol:
-        """W_n u_n of each star; `u` has shape (star, label) or (label,)."""
-
-    def weights(self, f: Symbol, labels: Symbol) -> Symbol:
-        """W_n (star, label, label)."""
-        one = pt.eye(len(self.covariance), dtype=f.dtype)[None]
-        T = self.whiten(one * pt.ones_like(f)[:, :, None], f, labels)
-        return pt.matmul(T.transpose((0, 2, 1)), T)
-
-    def gradient(self, f: Symbol, labels: Symbol) -> Symbol:
-        """Gradient (star, label) of minus the log density with respect to f."""
-        return grad(-pt.sum(self.log_likelihood(f, labels)), f)
-
-    def hessian(self, f: Symbol, labels: Symbol) -> Symbol:
-        """Second derivatives (star, label, label) of minus the log density with respect to f."""
-        gradient = self.gradient(f, labels)
-        units = np.eye(len(self.covariance), dtype=f.dtype)
-        columns = [pushforward(gradient, f, pt.ones_like(f) * unit) for unit in units]
-        return pt.stack(columns, axis=2)
-
-    @abstractmethod
-    def of_stars(self, labels: np.ndarray) -> StarNoise:
-        """Noise of the stars that have these labels (star, label); S_n is the inverse of W_n."""
-
-    @abstractmethod
-    def predict(self, f: np.ndarray) -> np.ndarray:
-        """Covariance (star, label, label) of the noise around predictions f (star, label)."""
-
-    @abstractmethod
-    def draw(self, f: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Labels (..., label) drawn around f (..., label)."""
-
-    @abstractmethod
-    def identity(self) -> Any:
-        """Numbers that tell this noise from others, for fingerprints."""
-
-    @abstractmethod
-    def to_arrays(self) -> dict[str, np.ndarray]:
-        """Arrays by name, for an archive."""
-
-    @classmethod
-    @abstractmethod
-    def stored_shapes(cls, names: Collection[str], n_labels: int) -> dict[str, Shape]:
-        """Names and shapes of the arrays to read, of an archive that has arrays of these names."""
-
-    @classmethod
-    @abstractmethod
-    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Self:
-        """Noise of the arrays that `to_arrays` gave."""
 
 
 class GaussianNoise(Noise):
@@ -206,75 +113,90 @@ class GaussianNoise(Noise):
         expected = n_labels, n_labels
         raise ShapeError(f"{self._names[1]} should have shape {expected}, got ({n}, {n}).")
 
-    def log_likelihood(self, f: Symbol, labels: Symbol) -> Symbol:
-        observed = ~pt.isnan(labels)
-        z = self.whiten(_find_residual(f, labels), f, labels)
-        n_observed = pt.sum(observed.astype(f.dtype), axis=-1)
-        constant = self._log_det(labels) + n_observed * np.asarray(LOG_2PI, f.dtype)
+    def log_likelihood(self, f: Symbol, targets: Symbol) -> Symbol:
+        labels, _ = split_targets(targets, self.n_labels)
+        z = self.whiten(find_residual(f, labels), f, targets)
+        n_observed = pt.sum(mark_observed(labels, f.dtype), axis=-1)
+        constant = self._log_det(targets) + n_observed * np.asarray(LOG_2PI, f.dtype)
         return np.asarray(-0.5, f.dtype) * (pt.sum(z**2, axis=-1) + constant)
 
-    def gradient(self, f: Symbol, labels: Symbol) -> Symbol:
-        return -self.weigh(_find_residual(f, labels), f, labels)
+    def gradient(self, f: Symbol, targets: Symbol) -> Symbol:
+        labels, _ = split_targets(targets, self.n_labels)
+        return -self.weigh(find_residual(f, labels), f, targets)
 
-    def hessian(self, f: Symbol, labels: Symbol) -> Symbol:
-        return self.weights(f, labels)
+    def hessian(self, f: Symbol, targets: Symbol) -> Symbol:
+        return self.weights(f, targets)
 
-    def whiten(self, u: Symbol, f: Symbol, labels: Symbol) -> Symbol:
-        if not self.is_full:
-            weights = _mark_observed(labels, u.dtype) / self.sigma.astype(u.dtype)
+    def whiten(self, u: Symbol, f: Symbol, targets: Symbol) -> Symbol:
+        sigma = self._find_sigma(targets)
+        if sigma is not None:
+            labels, _ = split_targets(targets, self.n_labels)
+            weights = mark_observed(labels, u.dtype) / sigma.astype(u.dtype)
             return u * pt.shape_padright(weights, u.ndim - weights.ndim)
-        T = self._find_whiteners(labels)[0].astype(u.dtype)
-        is_one_star = labels.ndim == 1
+        T = self._find_whiteners(targets)[0].astype(u.dtype)
+        is_one_star = targets.ndim == 1
         u = u[None] if is_one_star else u
         z = pt.sum(T * u[:, None, :], axis=-1) if u.ndim == 2 else pt.matmul(T, u)
         return z[0] if is_one_star else z
 
-    def weigh(self, u: Symbol, f: Symbol, labels: Symbol) -> Symbol:
-        if not self.is_full:
-            return self.whiten(self.whiten(u, f, labels), f, labels)
-        T = self._find_whiteners(labels)[0].astype(u.dtype)
-        z = pt.atleast_2d(self.whiten(u, f, labels))
+    def weigh(self, u: Symbol, f: Symbol, targets: Symbol) -> Symbol:
+        if self._find_sigma(targets) is not None:
+            return self.whiten(self.whiten(u, f, targets), f, targets)
+        T = self._find_whiteners(targets)[0].astype(u.dtype)
+        z = pt.atleast_2d(self.whiten(u, f, targets))
         w = pt.sum(T * z[:, :, None], axis=1)
-        return w[0] if labels.ndim == 1 else w
+        return w[0] if targets.ndim == 1 else w
 
-    def _log_det(self, labels: Symbol) -> Symbol:
+    def _log_det(self, targets: Symbol) -> Symbol:
         """Log det S_n of each star (star,), or a scalar for one star."""
-        if self.is_full:
-            log_det = self._find_whiteners(labels)[1]
-            return log_det[0] if labels.ndim == 1 else log_det
-        log_variances = (2 * np.log(self.sigma)).astype(labels.dtype)
-        return pt.sum(_mark_observed(labels, labels.dtype) * log_variances, axis=-1)
+        sigma = self._find_sigma(targets)
+        if sigma is None:
+            log_det = self._find_whiteners(targets)[1]
+            return log_det[0] if targets.ndim == 1 else log_det
+        labels, _ = split_targets(targets, self.n_labels)
+        log_variances = (2 * np.log(sigma)).astype(targets.dtype)
+        return pt.sum(mark_observed(labels, targets.dtype) * log_variances, axis=-1)
 
-    def _find_whiteners(self, labels: Symbol) -> tuple[Symbol, Symbol]:
+    def _find_sigma(self, targets: Symbol) -> np.ndarray | Symbol | None:
+        """Standard deviations, (label,) or of each star, where labels do not share their noise."""
+        _, errors = split_targets(targets, self.n_labels)
+        if self.is_full or (errors is not None and errors.ndim > targets.ndim):
+            return None
+        return self.sigma if errors is None else pt.sqrt(self.sigma**2 + errors)
+
+    def _find_whiteners(self, targets: Symbol) -> tuple[Symbol, Symbol]:
         """T_n (star, label, label) and log det S_n (star,) of the labels that are observed."""
-        labels = pt.atleast_2d(labels)
-        if len(self.covariance) > MAX_LABELS_OF_TABLE:
-            return self._eliminate(labels)
+        labels, errors = split_targets(pt.atleast_2d(targets), self.n_labels)
+        if errors is not None or self.n_labels > MAX_LABELS_OF_TABLE:
+            return self._eliminate(labels, errors)
         whiteners, log_dets = (table.astype(labels.dtype) for table in self._table)
-        place_values = 2 ** np.arange(len(self.covariance))
+        place_values = 2 ** np.arange(self.n_labels)
         which = pt.sum((~pt.isnan(labels)) * place_values, axis=1)
         return pt.constant(whiteners)[which], pt.constant(log_dets)[which]
 
     @cached_property
     def _table(self) -> tuple[np.ndarray, np.ndarray]:
         """Whitener and log determinant of each set of observed labels, a binary number."""
-        C = len(self.covariance)
+        C = self.n_labels
         observed = np.arange(2**C)[:, None] >> np.arange(C) & 1 == 1
         stars = StarNoise(observed, self.covariance)
         return stars.whiteners, stars.log_dets
 
-    def _eliminate(self, labels: Symbol) -> tuple[Symbol, Symbol]:
+    def _eliminate(self, labels: Symbol, errors: Symbol | None) -> tuple[Symbol, Symbol]:
         """T_n and log det S_n (star,), by elimination without missing labels.
 
         It is a Cholesky factorisation written out label by label and vectorised over stars, so that
         every backend runs it, and a missing label costs nothing but a mask.
         """
-        C = len(self.covariance)
+        C = self.n_labels
         dtype = labels.dtype
-        observed = _mark_observed(labels, dtype)
+        observed = mark_observed(labels, dtype)
         n_stars = labels.shape[0]
+        one = np.eye(C, dtype=dtype)
         S = pt.alloc(self.covariance.astype(dtype), n_stars, C, C)
-        R = pt.alloc(np.eye(C, dtype=dtype), n_stars, C, C)
+        if errors is not None:
+            S = S + (errors if errors.ndim == 3 else errors[:, :, None] * one)
+        R = pt.alloc(one, n_stars, C, C)
         rows = []
         pivots = []
         for k in range(C):
@@ -288,8 +210,8 @@ class GaussianNoise(Noise):
             R = R - factor * R[:, None, k]
         return pt.stack(rows, axis=1), pt.sum(observed * pt.log(pt.stack(pivots, axis=1)), axis=1)
 
-    def of_stars(self, labels: np.ndarray) -> StarNoise:
-        return StarNoise(~np.isnan(labels), self.covariance)
+    def of_stars(self, labels: Labels) -> StarNoise:
+        return StarNoise.of_labels(labels, self.covariance)
 
     def predict(self, f: np.ndarray) -> np.ndarray:
         return np.broadcast_to(self.covariance, (*f.shape, f.shape[-1])).copy()
@@ -306,7 +228,7 @@ class GaussianNoise(Noise):
         return {"sigma_noise": self.sigma}
 
     @classmethod
-    def stored_shapes(cls, names: Collection[str], n_labels: int) -> dict[str, Shape]:
+    def stored_shapes(cls, names: Collection[str], n_labels: int) -> dict[str, tuple[int, ...]]:
         if "noise_covariance" in names:
             return {"noise_covariance": (n_labels, n_labels)}
         return {"sigma_noise": (n_labels,)}
@@ -314,20 +236,6 @@ class GaussianNoise(Noise):
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Self:
         return cls.from_keywords(arrays.get("sigma_noise"), arrays.get("noise_covariance"))
-
-
-NOISES: dict[str, type[Noise]] = {noise.kind: noise for noise in (GaussianNoise,)}
-
-
-def _find_residual(f: Symbol, labels: Symbol) -> Symbol:
-    """Labels minus f, zero where a label is missing."""
-    labels = labels.astype(f.dtype)
-    return pt.switch(pt.isnan(labels), pt.zeros_like(f), labels - f)
-
-
-def _mark_observed(labels: Symbol, dtype: str) -> Symbol:
-    """1 where a label is observed, 0 where it is missing."""
-    return pt.switch(pt.isnan(labels), 0.0, 1.0).astype(dtype)
 
 
 def _check_sigma(value: ArrayLike | None, names: tuple[str, str]) -> np.ndarray:
@@ -339,7 +247,7 @@ def _check_sigma(value: ArrayLike | None, names: tuple[str, str]) -> np.ndarray:
     return sigma
 
 
-def _wrong_sigma(names: tuple[str, str], expected: str, shape: Shape) -> ShapeError:
+def _wrong_sigma(names: tuple[str, str], expected: str, shape: tuple[int, ...]) -> ShapeError:
     return ShapeError(
         f"{names[0]} should be a number or have shape {expected}, one a label, got {shape}: a full"
         f" covariance goes into {names[1]}."

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+
+from symspec.safety.label_errors import Labels, LabelsWithErrors, find_observed
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,14 +26,26 @@ class StarNoise:
     observed: np.ndarray
     covariance: np.ndarray
 
+    @classmethod
+    def of_labels(cls, labels: Labels, covariance: np.ndarray) -> StarNoise:
+        """Noise of `covariance` (label, label) together with the errors that the labels have."""
+        if isinstance(labels, LabelsWithErrors):
+            covariance = covariance + labels.covariance
+        return cls(find_observed(labels), covariance)
+
     @cached_property
     def whiteners(self) -> np.ndarray:
         r"""T_n (star, label, label), lower triangular, with :math:`T_n^T T_n = S_n^{-1}`.
 
         Zero in rows and columns of missing labels.
         """
-        pairs, which = self._distinct
-        return np.array([_find_whitener(S, seen) for S, seen in pairs])[which]
+        C = self.observed.shape[1]
+        T = np.zeros((*self.observed.shape, C))
+        for seen, stars in self._patterns:
+            if seen.any():
+                root = np.linalg.cholesky(self._block(seen, stars))
+                T[np.ix_(stars, seen, seen)] = np.linalg.inv(root)
+        return T
 
     @cached_property
     def weights(self) -> np.ndarray:
@@ -40,8 +55,10 @@ class StarNoise:
     @cached_property
     def log_dets(self) -> np.ndarray:
         """Log det S_n (star,) of the observed labels."""
-        pairs, which = self._distinct
-        return np.array([np.linalg.slogdet(S[np.ix_(seen, seen)])[1] for S, seen in pairs])[which]
+        out = np.zeros(len(self.observed))
+        for seen, stars in self._patterns:
+            out[stars] = np.linalg.slogdet(self._block(seen, stars))[1]
+        return out
 
     @property
     def log_det(self) -> float:
@@ -49,24 +66,20 @@ class StarNoise:
         return float(np.sum(self.log_dets))
 
     @property
-    def _distinct(self) -> tuple[list[tuple[np.ndarray, np.ndarray]], np.ndarray]:
-        """Different pairs of covariance and observed labels, and which of them each star has."""
-        if self.covariance.ndim == 3:
-            pairs = list(zip(self.covariance, self.observed, strict=True))
-            return pairs, np.arange(len(pairs))
+    def _patterns(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Each set of observed labels (label,) that occurs, and the indices of its stars."""
         patterns, which = np.unique(self.observed, axis=0, return_inverse=True)
-        return [(self.covariance, seen) for seen in patterns], which.ravel()
+        for k, seen in enumerate(patterns):
+            yield seen, np.flatnonzero(which.ravel() == k)
+
+    def _block(self, seen: np.ndarray, stars: np.ndarray) -> np.ndarray:
+        """S of the labels `seen`: (label, label), or (star, label, label) where stars differ."""
+        if self.covariance.ndim == 2:
+            return self.covariance[np.ix_(seen, seen)]
+        return self.covariance[np.ix_(stars, seen, seen)]
 
     def draw(self, rng: np.random.Generator) -> np.ndarray:
         """One draw of the noise of every label (star, label), missing ones too."""
         root = np.linalg.cholesky(self.covariance)
         z = rng.normal(size=self.observed.shape)
         return z @ root.T if root.ndim == 2 else np.matmul(root, z[:, :, None])[:, :, 0]
-
-
-def _find_whitener(S: np.ndarray, observed: np.ndarray) -> np.ndarray:
-    """T (label, label) of one star."""
-    T = np.zeros_like(S)
-    seen = np.ix_(observed, observed)
-    T[seen] = np.linalg.inv(np.linalg.cholesky(S[seen]))
-    return T
