@@ -25,7 +25,7 @@ from symspec.derivatives.curvature import (
 )
 from symspec.derivatives.functions import SumFunction, check_square_fits
 from symspec.derivatives.remembered import remember
-from symspec.derivatives.weighted_sums import GivenWeights, WeightedSum
+from symspec.derivatives.weighted_sums import LIKELIHOODS, WeightedSum
 from symspec.networks.network import Network
 from symspec.networks.params import Params, Symbol
 from symspec.networks.regression import Regression
@@ -105,15 +105,15 @@ class CurvatureMatrix(SumFunction):
 
 
 class WeightedHessian(WeightedSum):
-    """Hessian of the weighted squares L: `fn(theta, X, Y, W)` -> (param, param), no prior.
+    """Hessian of L: `fn(theta, X, Y, given)` -> (param, param), no prior.
 
-    For networks of which all layers but the dense ones are elementwise; compiled once for every
-    noise and prior, see `weighted_sums`.
+    For networks of which all layers but the dense ones are elementwise; compiled once for all
+    numbers of a noise and priors, see `weighted_sums`.
     """
 
-    def __init__(self, net: Network, *, backend: str = "auto"):
-        def build(params: Params, flux: Symbol, labels: Symbol, weights: Symbol) -> list[Symbol]:
-            likelihood = GivenWeights(weights)
+    def __init__(self, net: Network, *, kind: str = "gaussian", backend: str = "auto"):
+        def build(params: Params, flux: Symbol, labels: Symbol, given: Symbol) -> list[Symbol]:
+            likelihood = LIKELIHOODS[kind](given)
             self._factors = build_curvature_factors(net, likelihood, params, flux, labels)
             return self._factors.arrays()
 
@@ -122,10 +122,10 @@ class WeightedHessian(WeightedSum):
         super().__init__(net, build, _count_copies(net), backend)
 
     def __call__(
-        self, theta: np.ndarray, X: np.ndarray, Y: np.ndarray, W: np.ndarray, *extra: np.ndarray
+        self, theta: np.ndarray, X: np.ndarray, Y: np.ndarray, given: np.ndarray, *extra: np.ndarray
     ) -> np.ndarray:
         H = np.zeros((self._net.n_params, self._net.n_params))
-        for arrays in self.batches(theta, X, Y, W):
+        for arrays in self.batches(theta, X, Y, given):
             add_upper_triangle(self._net, self._factors.replaced_by(arrays), H)
         fill_lower_triangle(self._net, H)
         return H

@@ -1,10 +1,17 @@
-r"""Sums over stars with weights as an argument, compiled once for every noise and prior.
+r"""Sums over stars with the noise as an argument, compiled once for all its numbers and priors.
 
-.. math:: L(\theta) = \tfrac12 \sum_n r_n^T W_n r_n, \qquad r_n = y_n - f(\theta, x_n)
+With :math:`r_n = y_n - f(\theta, x_n)`, normal noise has
 
-W_n (label, label) is the inverse noise covariance of star n on its observed labels and zero
-elsewhere, where y_n may then be any finite number. U is L plus the prior and what does not depend
-on theta.
+.. math:: L(\theta) = \tfrac12 \sum_n r_n^T W_n r_n,
+
+where W_n (label, label) is the inverse noise covariance of star n on its observed labels and zero
+elsewhere, and Student's t
+
+.. math:: L(\theta) = \sum_{nc} \tfrac{\nu_c + 1}{2} \log(1 + p_{nc} r_{nc}^2 / \nu_c)
+
+with the inverse p of the squared scale, zero where a label is missing. What stands in y_n there may
+be any finite number. U is L plus the prior and what does not depend on theta. What `TunableNoise`
+calls `given` is W, or p and nu.
 """
 
 from __future__ import annotations
@@ -25,23 +32,27 @@ from symspec.networks.params import Params, Symbol
 
 
 @remember
-def compile_weighted_squares(net: Network, *, backend: str = "auto") -> WeightedSum:
-    """Compile L and its gradient: `fn(theta, X, Y, W)` -> (value, gradient (param,))."""
+def compile_weighted_squares(
+    net: Network, *, kind: str = "gaussian", backend: str = "auto"
+) -> WeightedSum:
+    """Compile L and its gradient: `fn(theta, X, Y, given)` -> (value, gradient (param,))."""
 
-    def build(params: Params, flux: Symbol, labels: Symbol, weights: Symbol) -> list[Symbol]:
-        L = build_weighted_squares(net, params, flux, labels, weights)
+    def build(params: Params, flux: Symbol, labels: Symbol, given: Symbol) -> list[Symbol]:
+        L = pt.sum(LIKELIHOODS[kind](given).loss(net.build(params, flux), labels))
         return [L, net.layout.join(graphs.build_gradient(L, params))]
 
     return WeightedSum(net, build, 4, backend)
 
 
 @remember
-def compile_weighted_hessian_vector_product(net: Network, *, backend: str = "auto") -> WeightedSum:
-    """Compile exact products with the Hessian of L: `fn(theta, X, Y, W, v)` -> (param,)."""
+def compile_weighted_hessian_vector_product(
+    net: Network, *, kind: str = "gaussian", backend: str = "auto"
+) -> WeightedSum:
+    """Compile exact products with the Hessian of L: `fn(theta, X, Y, given, v)` -> (param,)."""
     v = pt.vector("v", shape=(net.n_params,))
 
-    def build(params: Params, flux: Symbol, labels: Symbol, weights: Symbol) -> list[Symbol]:
-        L = build_weighted_squares(net, params, flux, labels, weights)
+    def build(params: Params, flux: Symbol, labels: Symbol, given: Symbol) -> list[Symbol]:
+        L = pt.sum(LIKELIHOODS[kind](given).loss(net.build(params, flux), labels))
         product = graphs.build_hessian_vector_product(L, params, net.layout.unpack(v))
         return [net.layout.join(product)]
 
@@ -60,19 +71,15 @@ def compile_trace_gradient(net: Network, *, backend: str = "auto") -> WeightedSu
     return WeightedSum(net, build, copies, backend, [inverse])
 
 
-def build_weighted_squares(
-    net: Network, params: Params, flux: Symbol, labels: Symbol, weights: Symbol
-) -> Symbol:
-    """L, a scalar, for flux (star, pixel), labels (star, label), weights (star, label, label)."""
-    r = labels - net.build(params, flux)
-    return 0.5 * pt.sum(r[:, :, None] * weights * r[:, None, :])
-
-
 @dataclass(frozen=True)
 class GivenWeights:
-    """The likelihood of L, of which W_n (star, label, label) are the second derivatives."""
+    """Normal noise of weights W_n (star, label, label)."""
 
     given: Symbol
+
+    def loss(self, f: Symbol, labels: Symbol) -> Symbol:
+        r = labels - f
+        return 0.5 * r[:, :, None] * self.given * r[:, None, :]
 
     def gradient(self, f: Symbol, labels: Symbol) -> Symbol:
         return pt.matmul(self.given, (f - labels)[:, :, None])[:, :, 0]
@@ -84,15 +91,53 @@ class GivenWeights:
         return self.given
 
 
+@dataclass(frozen=True)
+class GivenScales:
+    """Student's t noise of inverse squared scales and degrees of freedom (star, label, 2)."""
+
+    given: Symbol
+
+    def loss(self, f: Symbol, labels: Symbol) -> Symbol:
+        p, dof = self._split()
+        return 0.5 * (dof + 1) * pt.log1p(p * (labels - f) ** 2 / dof)
+
+    def gradient(self, f: Symbol, labels: Symbol) -> Symbol:
+        p, dof = self._split()
+        r = labels - f
+        return -(dof + 1) * p * r / (dof + p * r**2)
+
+    def hessian(self, f: Symbol, labels: Symbol) -> Symbol:
+        p, dof = self._split()
+        z2 = p * (labels - f) ** 2
+        return _put_on_diagonals((dof + 1) * p * (dof - z2) / (dof + z2) ** 2)
+
+    def weights(self, f: Symbol, labels: Symbol) -> Symbol:
+        p, dof = self._split()
+        return _put_on_diagonals((dof + 1) / (dof + 3) * p)
+
+    def _split(self) -> tuple[Symbol, Symbol]:
+        return self.given[:, :, 0], self.given[:, :, 1]
+
+
+def _put_on_diagonals(values: Symbol) -> Symbol:
+    return values[:, :, None] * pt.eye(values.type.shape[1])
+
+
+LIKELIHOODS: dict[str, type[GivenWeights] | type[GivenScales]] = {
+    "gaussian": GivenWeights,
+    "student_t": GivenScales,
+}
+
+
 class WeightedSum:
-    """Compiled graph summed over stars by chunks: `fn(theta, X, Y, W, *extra)`, float64, unchecked.
+    """Compiled graph summed over stars by chunks: `fn(theta, X, Y, given, *extra)`, unchecked.
 
     Parameters
     ----------
     net : Network
     build : callable
-        Outputs from blocks of parameters, flux (star, pixel), labels (star, label), weights (star,
-        label, label).
+        Outputs from blocks of parameters, flux (star, pixel), labels (star, label), and what is
+        given of their noise (star, label, anything).
     copies : float
         Arrays of all the network's widths that one star takes.
     backend : str
@@ -112,17 +157,17 @@ class WeightedSum:
         theta = pt.vector("theta", dtype="float64", shape=(net.n_params,))
         flux = pt.matrix("flux", dtype="float64", shape=(None, net.n_pixels))
         labels = pt.matrix("labels", dtype="float64", shape=(None, net.n_labels))
-        weights = pt.tensor3("weights", dtype="float64", shape=(None, net.n_labels, net.n_labels))
-        outputs = build(net.layout.unpack(theta), flux, labels, weights)
-        inputs = [theta, flux, labels, weights, *extra]
+        given = pt.tensor3("given", dtype="float64", shape=(None, net.n_labels, None))
+        outputs = build(net.layout.unpack(theta), flux, labels, given)
+        inputs = [theta, flux, labels, given, *extra]
         self._function = compile_graph(inputs, outputs, choose_backend(backend), "float64")
 
     def __call__(
-        self, theta: np.ndarray, X: np.ndarray, Y: np.ndarray, W: np.ndarray, *extra: np.ndarray
+        self, theta: np.ndarray, X: np.ndarray, Y: np.ndarray, given: np.ndarray, *extra: np.ndarray
     ) -> Any:
-        """Sum over the stars of X (star, pixel), Y (star, label) and W (star, label, label)."""
+        """Sum over the stars of X (star, pixel), Y (star, label) and what is given of them."""
         total: list[Any] = []
-        for part in self.batches(theta, X, Y, W, *extra):
+        for part in self.batches(theta, X, Y, given, *extra):
             total = (
                 [np.add(t, p) for t, p in zip(total, part, strict=True)]
                 if total
@@ -131,9 +176,10 @@ class WeightedSum:
         return total[0] if len(total) == 1 else tuple(total)
 
     def batches(
-        self, theta: np.ndarray, X: np.ndarray, Y: np.ndarray, W: np.ndarray, *extra: np.ndarray
+        self, theta: np.ndarray, X: np.ndarray, Y: np.ndarray, given: np.ndarray, *extra: np.ndarray
     ) -> Iterator[list[np.ndarray]]:
         """Outputs for some stars at a time."""
         for start in range(0, len(X), self.chunk):
             rows = slice(start, start + self.chunk)
-            yield self._function(theta, np.asarray(X[rows], np.float64), Y[rows], W[rows], *extra)
+            flux = np.asarray(X[rows], np.float64)
+            yield self._function(theta, flux, Y[rows], given[rows], *extra)

@@ -4,7 +4,8 @@
 stack of dense ones; `standardized` lets flux and labels keep their own units. `Regression(net,
 sigma_noise=, prior_precision=)` adds the noise of the labels (a standard deviation, or a covariance
 between labels) and the prior of the weights (a precision, one over a variance); `scaled_prior`
-gives kernels a precision in proportion to their fan-in. Everything else in the package takes a
+gives kernels a precision in proportion to their fan-in. `noise=StudentTNoise(scale, dof)` has
+wider tails, for labels with outliers. Everything else in the package takes a
 `Network` or a `Regression`.
 
 `net(theta, x)` is an ordinary PyTensor expression, so `pytensor.gradient.jacobian(net(theta, x),
@@ -49,7 +50,7 @@ from symspec.networks.convolutions import (
 )
 from symspec.networks.layers import Activation, Dense, Dropout, Layer, Standardize, Unstandardize
 from symspec.networks.network import Network, mlp, standardized
-from symspec.networks.noise import GaussianNoise
+from symspec.networks.noise import GaussianNoise, StudentTNoise
 from symspec.networks.normalizations import (
     BatchNorm,
     ContinuumNormalize,
@@ -97,6 +98,7 @@ __all__ = [
     "Reshape",
     "Slice",
     "Standardize",
+    "StudentTNoise",
     "Unstandardize",
     "ZeroPadding1D",
     "fold_batch_norm",

@@ -93,8 +93,11 @@ def tune(
     label_errors : array_like, shape (star, label) or (star, label, label), optional
         Standard deviations or covariances of errors that the labels came with, in their units.
         They add to the noise. `Spectra` bring their own.
-    noise : {"per_label", "full", "fixed"}
-        One sigma_noise a label; a full noise covariance (from sigma_noise, too); or what `reg` has.
+    noise : {"per_label", "full", "scale_and_dof", "fixed"}
+        One sigma_noise a label, or one scale of Student's t; a full noise covariance (from
+        sigma_noise, too); scales and degrees of freedom of Student's t, more than 2; or what `reg`
+        has. Where a few labels are far out, the data want few degrees of freedom, and then the
+        standard deviation of the noise is that of the outliers.
     prior : {"scale", "per_layer", "per_block", "fixed"}
         One factor for all prior precisions, for those of each layer, or of each block; or what
         `reg` has.

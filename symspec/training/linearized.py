@@ -32,7 +32,7 @@ from symspec.derivatives.tangent_stream import TangentStream
 from symspec.errors import OptionError
 from symspec.inverse_hessian.builder import InverseBuilder
 from symspec.inverse_hessian.interface import InverseHessian, log_evidence
-from symspec.networks.noise import LOG_2PI
+from symspec.networks.noise import LOG_2PI, GaussianNoise
 from symspec.safety.label_errors import find_labels_alone
 from symspec.safety.memory import chunks
 from symspec.training.hyperparameters import Hyperparameters
@@ -51,8 +51,13 @@ def linearize(
     Raises
     ------
     OptionError
-        The structure holds weights fixed.
+        The structure holds weights fixed, or the noise is not normal.
     """
+    if not isinstance(builder.reg.noise, GaussianNoise):
+        raise OptionError(
+            "the evidence of the linearised network (move=False) is known for normal noise, got"
+            f" {builder.reg.noise!r}: leave move out, or build the Regression with GaussianNoise."
+        )
     space = builder.inverse.linear_space
     if not space:
         raise OptionError(
@@ -246,7 +251,7 @@ class _ByNormalMatrix(LinearizedEvidence):
         self, builder: InverseBuilder, hyperparameters: Hyperparameters, theta: np.ndarray
     ):
         super().__init__(builder, hyperparameters, theta)
-        is_full = builder.reg.has_full_noise or hyperparameters.noise == "full"
+        is_full = builder.reg.has_full_noise or hyperparameters.is_full
         differs = self.noise.covariance.ndim == 3
         shape = builder.reg.net.n_labels, theta.size, theta.size
         fits = 8 * np.prod(shape, dtype=float) <= builder.memory / 2

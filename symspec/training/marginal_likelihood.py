@@ -13,7 +13,8 @@ residuals, W_n the inverse noise covariance on the observed labels of star n and
     + \delta_b\, q_b \cdot \theta_b,
     \qquad \gamma_b = P_b - \delta_b \mathrm{tr} (A^{-1})_{bb}
 
-The terms with q say how A changes as theta* moves with the noise and the prior.
+The terms with q say how A changes as theta* moves with the noise and the prior. dF/dS is that of
+normal noise; each noise knows its own.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from abc import ABC, abstractmethod
 from copy import copy
 from dataclasses import dataclass
 from functools import partial
-from typing import Self
+from typing import Self, cast
 
 import numpy as np
 from scipy.linalg import solve, solve_triangular
@@ -33,7 +34,7 @@ from symspec.derivatives import compiled, weighted_sums
 from symspec.derivatives.matrices import WeightedHessian
 from symspec.inverse_hessian.builder import InverseBuilder
 from symspec.inverse_hessian.interface import InverseHessian, log_evidence
-from symspec.networks.noise import LOG_2PI
+from symspec.networks.noise.noise import TunableNoise
 from symspec.networks.regression import Regression
 from symspec.safety.label_errors import Labels, find_labels_alone, find_observed
 from symspec.training.hyperparameters import Hyperparameters
@@ -177,36 +178,37 @@ class MarginalLikelihood(EvidenceFunction):
         net = builder.reg.net
         backend = builder.backend
         self.predict = compiled.compile_predict(net, backend=backend)
-        self._squares = weighted_sums.compile_weighted_squares(net, backend=backend)
-        self._product = weighted_sums.compile_weighted_hessian_vector_product(net, backend=backend)
+        how = {"kind": builder.reg.noise.kind, "backend": backend}
+        self._loss = weighted_sums.compile_weighted_squares(net, **how)
+        self._product = weighted_sums.compile_weighted_hessian_vector_product(net, **how)
         self._hessian = None
         if is_small(net, DENSE_PARAMS):
-            self._hessian = WeightedHessian(net, backend=backend)
+            self._hessian = WeightedHessian(net, **how)
         if builder.inverse.has_evidence_gradient:
             compile_gradient = builder.inverse.compile_log_det_gradient
             self._log_det_gradient = compile_gradient(net, backend=backend)
 
     def _stand_at(self, h: np.ndarray, reg: Regression) -> None:
         super()._stand_at(h, reg)
-        diagonals = np.diagonal(self.noise.whiteners, axis1=1, axis2=2)
-        self._log_det_noise = -2 * float(np.log(diagonals[self.observed]).sum())
+        self._own = cast(TunableNoise, reg.noise)  # Hyperparameters know no other
+        self._given = self._own.given(self.labels)
+        self._peak = self._own.negative_log_peak(self.labels)
 
     def objective(self, theta: np.ndarray) -> tuple[float, np.ndarray]:
         """U and its gradient (param,)."""
-        squares, gradient = self._squares(theta, self.X, self.Y, self.weights)
-        U = float(squares) + 0.5 * (self._log_det_noise + self.observed.sum() * LOG_2PI)
-        return U + self.reg.add_prior(gradient, theta, 1.0), gradient
+        loss, gradient = self._loss(theta, self.X, self.Y, self._given)
+        return float(loss) + self._peak + self.reg.add_prior(gradient, theta, 1.0), gradient
 
     def hessian_product(self, theta: np.ndarray, v: np.ndarray) -> np.ndarray:
         """H v (param,) with the exact Hessian H of U."""
         return (
-            self._product(theta, self.X, self.Y, self.weights, v)
+            self._product(theta, self.X, self.Y, self._given, v)
             + self.reg.prior_precision_vector() * v
         )
 
     def _add_prior_to(self, hessian: WeightedHessian, theta: np.ndarray) -> np.ndarray:
-        """The exact Hessian (param, param) of U, from that of its squares."""
-        H = hessian(theta, self.X, self.Y, self.weights)
+        """The exact Hessian (param, param) of U, from that of L."""
+        H = hessian(theta, self.X, self.Y, self._given)
         H[np.diag_indices(len(H))] += self.reg.prior_precision_vector()
         return H
 
@@ -299,19 +301,17 @@ class MarginalLikelihood(EvidenceFunction):
         )
         q = self._solve_hessian(theta, inverse, by_theta)
         tangents = self.builder.tangents(theta)
-        WV = np.matmul(self.weights, inverse.label_covariance(tangents))
-        Wr = self._weigh(self.Y - self.predict(theta, self.X))
-        cross = self._weigh(tangents.matvec(q)).T @ Wr
-        by_covariance = 0.5 * (
-            Wr.T @ Wr + np.sum(WV @ self.weights - self.weights, axis=0) + cross + cross.T
-        )
+        V = inverse.label_covariance(tangents)
+        residuals = self.Y - self.predict(theta, self.X)
+        by_noise = self._own.differentiate_evidence(residuals, V, tangents.matvec(q), self.labels)
         pull = self._sum_by_block(precision * theta * (q - 0.5 * theta))
         by_block = {name: 0.5 * count + pull[name] for name, count in counts.items()}
-        gradient = self.hyperparameters.gradient(self.h, by_covariance, by_block)
+        gradient = self.hyperparameters.gradient(self.h, by_noise, by_block)
         F = log_evidence(self.reg, theta, result.negative_log_posterior, inverse)
         slope = self.objective(theta)[1]
         if 0.5 * slope @ (inverse @ slope) <= MAX_DECREMENT:
             F += q @ slope  # log det A at the minimum itself, a small step away
+        WV = np.matmul(self.weights, V)
         return self._evidence(F, inverse, gradient, result, WV, counts)
 
     def find_log_evidence(self, theta: np.ndarray) -> float:

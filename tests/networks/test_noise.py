@@ -4,7 +4,7 @@ import numpy as np
 import pytensor.tensor as pt
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
-from scipy.special import gammaln
+from scipy.stats import logistic
 
 import symspec as ss
 from symspec.derivatives.backends import find_mode
@@ -13,46 +13,47 @@ from symspec.networks.noise.star_noise import StarNoise
 
 S = np.array([[0.5, 0.1, 0.2], [0.1, 0.4, -0.1], [0.2, -0.1, 0.9]])
 OBSERVED = np.array([[True, True, True], [True, False, True], [False] * 3, [True, True, True]])
-DOF = 4.0
 
 
-class StudentT(Noise):
-    """Student's t of each label, with the weights of the expected Fisher information."""
+class Logistic(Noise):
+    """Logistic noise of each label, with the weights of the expected Fisher information."""
 
-    kind = "student_t"
+    kind = "logistic"
 
     def __init__(self, scale):
         self.scale = np.asarray(scale, float)
 
     def for_labels(self, n_labels):
-        return StudentT(np.broadcast_to(self.scale, n_labels))
+        return Logistic(np.broadcast_to(self.scale, n_labels))
 
     @property
     def covariance(self):
-        return np.diag(self.scale**2 * DOF / (DOF - 2))
+        return np.diag(self.scale**2 * np.pi**2 / 3)
 
-    def log_likelihood(self, f, labels):
-        observed = ~pt.isnan(labels)
-        z = pt.switch(observed, labels - f, 0.0) / self.scale
-        constant = gammaln((DOF + 1) / 2) - gammaln(DOF / 2) - 0.5 * np.log(DOF * np.pi)
-        density = constant - np.log(self.scale) - (DOF + 1) / 2 * pt.log1p(z**2 / DOF)
+    def log_likelihood(self, f, targets):
+        observed = ~pt.isnan(targets)
+        z = pt.switch(observed, targets - f, 0.0) / self.scale
+        density = -z - np.log(self.scale) - 2 * pt.softplus(-z)
         return pt.sum(pt.switch(observed, density, 0.0), axis=-1)
 
-    def whiten(self, u, f, labels):
-        weights = pt.switch(pt.isnan(labels), 0.0, np.sqrt((DOF + 1) / (DOF + 3)) / self.scale)
+    def whiten(self, u, f, targets):
+        weights = pt.switch(pt.isnan(targets), 0.0, np.sqrt(1 / 3) / self.scale)
         return u * pt.shape_padright(weights, u.ndim - weights.ndim)
 
-    def weigh(self, u, f, labels):
-        return self.whiten(self.whiten(u, f, labels), f, labels)
+    def weigh(self, u, f, targets):
+        return self.whiten(self.whiten(u, f, targets), f, targets)
 
     def of_stars(self, labels):
-        return StarNoise(~np.isnan(labels), np.diag(self.scale**2 * (DOF + 3) / (DOF + 1)))
+        return StarNoise(~np.isnan(labels), np.diag(3 * self.scale**2))
 
     def predict(self, f):
         return np.broadcast_to(self.covariance, (*f.shape, f.shape[-1])).copy()
 
+    def half_width(self, f, variance, level):
+        return logistic.ppf(0.5 + level / 2) * np.sqrt(variance + self.scale**2)
+
     def draw(self, f, rng):
-        return f + self.scale * rng.standard_t(DOF, size=np.shape(f))
+        return f + self.scale * rng.logistic(size=np.shape(f))
 
     def identity(self):
         return self.kind, self.scale
@@ -71,10 +72,10 @@ class StudentT(Noise):
 
 @pytest.fixture(scope="module")
 def problem():
-    """A regression with Student-t noise, weights, stars, one of which lacks a label."""
+    """A regression with logistic noise, weights, stars, one of which lacks a label."""
     rng = np.random.default_rng(3)
     net = ss.mlp([4, 3, 2], activation="tanh")
-    reg = ss.Regression(net, noise=StudentT([0.3, 0.5]), prior_precision=2.0)
+    reg = ss.Regression(net, noise=Logistic([0.3, 0.5]), prior_precision=2.0)
     X, Y = rng.normal(size=(6, 4)), rng.normal(size=(6, 2))
     Y[1, 0] = np.nan
     return reg, 0.7 * rng.normal(size=net.n_params), X, Y
@@ -156,15 +157,13 @@ def test_a_regression_cannot_be_changed_in_place(name):
 # --- a noise that the package does not have
 
 
-def student_t(problem, theta):
-    """U (complex theta allowed) and its Fisher information, by NumPy."""
+def negative_log_posterior(problem, theta):
+    """U by NumPy; complex theta is allowed."""
     reg, _, X, Y = problem
     blocks = reg.net.layout.unpack(theta)
     h = np.tanh(X @ blocks["dense_0/kernel"] + blocks["dense_0/bias"])
-    f = h @ blocks["dense_1/kernel"] + blocks["dense_1/bias"]
-    scale = reg.noise.scale
-    constant = gammaln((DOF + 1) / 2) - gammaln(DOF / 2) - 0.5 * np.log(DOF * np.pi)
-    density = constant - np.log(scale) - (DOF + 1) / 2 * np.log(1 + ((Y - f) / scale) ** 2 / DOF)
+    z = (Y - h @ blocks["dense_1/kernel"] - blocks["dense_1/bias"]) / reg.noise.scale
+    density = -z - np.log(reg.noise.scale) - 2 * np.log(1 + np.exp(-z))
     prior = np.sum(2.0 * theta**2 - np.log(2.0) + LOG_2PI) / 2
     return prior - np.sum(density[~np.isnan(Y)])
 
@@ -173,8 +172,8 @@ def test_value_and_gradient_of_another_noise_are_those_of_numpy(problem):
     reg, theta, X, Y = problem
     value, gradient = ss.compile_objective(reg)(theta, X, Y)
     steps = 1e-20j * np.eye(theta.size)  # complex steps are exact to rounding
-    expected = [student_t(problem, theta + step).imag / 1e-20 for step in steps]
-    assert_allclose(value, student_t(problem, theta), rtol=1e-12)
+    expected = [negative_log_posterior(problem, theta + step).imag / 1e-20 for step in steps]
+    assert_allclose(value, negative_log_posterior(problem, theta), rtol=1e-12)
     assert_allclose(gradient, expected, rtol=1e-10, atol=1e-12)
 
 
@@ -195,7 +194,7 @@ def test_the_closed_hessian_of_another_noise_is_that_of_differences(problem):
 def test_the_gauss_newton_matrix_takes_the_weights_of_another_noise(problem):
     reg, theta, X, Y = problem
     J = ss.compile_jacobian(reg.net, "theta")(theta, X)
-    weights = ~np.isnan(Y) * (DOF + 1) / (DOF + 3) / reg.noise.scale**2
+    weights = ~np.isnan(Y) / 3 / reg.noise.scale**2
     expected = np.einsum("nci,nc,ncj->ij", J, weights, J) + 2.0 * np.eye(theta.size)
     v = np.linspace(-1, 1, theta.size)
     scale = np.abs(expected).max()
@@ -216,11 +215,13 @@ def test_archives_give_another_noise_back(problem, tmp_path, monkeypatch):
     reg, theta, *_ = problem
     path = tmp_path / "network.h5"
     ss.write_network(path, reg.net, theta, reg=reg)
-    with pytest.raises(ss.FileFormatError, match="should be one of gaussian, got student_t"):
+    with pytest.raises(
+        ss.FileFormatError, match="should be one of gaussian, student_t, got logistic"
+    ):
         ss.read_regression(path)
-    monkeypatch.setitem(NOISES, "student_t", StudentT)
+    monkeypatch.setitem(NOISES, "logistic", Logistic)
     again, _ = ss.read_regression(path)
-    assert isinstance(again.noise, StudentT)
+    assert isinstance(again.noise, Logistic)
     assert_array_equal(again.noise.scale, reg.noise.scale)
 
 
@@ -241,7 +242,7 @@ def test_the_pymc_model_of_another_noise_is_minus_u_and_predicts_labels(
 
 def test_tuning_refuses_a_noise_whose_evidence_it_does_not_know(problem):
     reg, theta, X, Y = problem
-    with pytest.raises(ss.OptionError, match="tune knows the evidence of normal noise alone"):
+    with pytest.raises(ss.OptionError, match="goes with normal and Student t noise"):
         ss.tune(reg, theta, X, Y)
 
 

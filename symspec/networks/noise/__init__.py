@@ -9,7 +9,8 @@ A further noise is a subclass of `Noise`, and a line of `NOISES` by which archiv
 
 from symspec.networks.noise.gaussian import GaussianNoise
 from symspec.networks.noise.noise import LOG_2PI, Noise
+from symspec.networks.noise.student_t import StudentTNoise
 
-NOISES: dict[str, type[Noise]] = {noise.kind: noise for noise in (GaussianNoise,)}
+NOISES: dict[str, type[Noise]] = {noise.kind: noise for noise in (GaussianNoise, StudentTNoise)}
 
-__all__ = ["LOG_2PI", "NOISES", "GaussianNoise", "Noise"]
+__all__ = ["LOG_2PI", "NOISES", "GaussianNoise", "Noise", "StudentTNoise"]

@@ -10,11 +10,12 @@ import numpy as np
 import pytensor.tensor as pt
 from numpy.typing import ArrayLike
 from pytensor.tensor import TensorVariable as Symbol
+from scipy.special import ndtri
 
 from symspec.errors import DataError, OptionError, ShapeError
 from symspec.networks.noise.noise import (
     LOG_2PI,
-    Noise,
+    TunableNoise,
     find_residual,
     mark_observed,
     split_targets,
@@ -28,7 +29,7 @@ from symspec.safety.label_errors import Labels
 MAX_LABELS_OF_TABLE = 8
 
 
-class GaussianNoise(Noise):
+class GaussianNoise(TunableNoise):
     r"""Normal noise, the same for all stars: :math:`y_n \sim \mathrm{Normal}(f_n, S)`.
 
     Parameters
@@ -213,8 +214,27 @@ class GaussianNoise(Noise):
     def of_stars(self, labels: Labels) -> StarNoise:
         return StarNoise.of_labels(labels, self.covariance)
 
+    def given(self, labels: Labels) -> np.ndarray:
+        return self.of_stars(labels).weights
+
+    def negative_log_peak(self, labels: Labels) -> float:
+        stars = self.of_stars(labels)
+        return 0.5 * (stars.log_det + np.count_nonzero(stars.observed) * LOG_2PI)
+
+    def differentiate_evidence(
+        self, residuals: np.ndarray, V: np.ndarray, moves: np.ndarray, labels: Labels
+    ) -> np.ndarray:
+        """Symmetric dF/dS (label, label)."""
+        W = self.given(labels)
+        Wr = np.einsum("ncd,nd->nc", W, residuals)
+        cross = np.einsum("ncd,nd->nc", W, moves).T @ Wr
+        return 0.5 * (Wr.T @ Wr + np.sum(W @ V @ W - W, axis=0) + cross + cross.T)
+
     def predict(self, f: np.ndarray) -> np.ndarray:
         return np.broadcast_to(self.covariance, (*f.shape, f.shape[-1])).copy()
+
+    def half_width(self, f: np.ndarray, variance: np.ndarray, level: float) -> np.ndarray:
+        return ndtri(0.5 + level / 2) * np.sqrt(variance + self.sigma**2)
 
     def draw(self, f: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         return f + rng.normal(size=np.shape(f)) @ np.linalg.cholesky(self.covariance).T

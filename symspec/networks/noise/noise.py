@@ -21,7 +21,7 @@ from pytensor.gradient import grad, pushforward
 from pytensor.tensor import TensorVariable as Symbol
 
 from symspec.networks.noise.star_noise import StarNoise
-from symspec.safety.label_errors import Labels
+from symspec.safety.label_errors import Labels, find_observed
 
 LOG_2PI = float(np.log(2 * np.pi))
 
@@ -99,6 +99,20 @@ class Noise(ABC):
     def predict(self, f: np.ndarray) -> np.ndarray:
         """Covariance (star, label, label) of the noise around predictions f (star, label)."""
 
+    def trust(self, residuals: np.ndarray, labels: Labels) -> np.ndarray:
+        """How much each label (star, label) counts for the weights: 1 as without wide tails.
+
+        NaN where it is missing. `residuals` are labels minus predictions.
+        """
+        return np.where(find_observed(labels), 1.0, np.nan)
+
+    @abstractmethod
+    def half_width(self, f: np.ndarray, variance: np.ndarray, level: float) -> np.ndarray:
+        """Half width (star, label) of the central interval of a new label around f (star, label).
+
+        Its prediction has normal errors of this `variance` (star, label), to which the noise adds.
+        """
+
     @abstractmethod
     def draw(self, f: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Labels (..., label) drawn around f (..., label)."""
@@ -120,6 +134,40 @@ class Noise(ABC):
     @abstractmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Self:
         """Noise of the arrays that `to_arrays` gave."""
+
+
+class TunableNoise(Noise):
+    """Noise whose evidence is known, with its gradient.
+
+    With r the residuals, what a star's labels add to U is L, which depends on r, and what is left
+    where r is zero.
+    """
+
+    @abstractmethod
+    def given(self, labels: Labels) -> np.ndarray:
+        """Numbers (star, label, anything) of L, see `symspec.derivatives.weighted_sums`."""
+
+    @abstractmethod
+    def negative_log_peak(self, labels: Labels) -> float:
+        """Minus the log density of all observed labels, where the network meets each."""
+
+    @abstractmethod
+    def differentiate_evidence(
+        self, residuals: np.ndarray, V: np.ndarray, moves: np.ndarray, labels: Labels
+    ) -> np.ndarray:
+        r"""Gradient of the log evidence with respect to the noise's own numbers.
+
+        Parameters
+        ----------
+        residuals : numpy.ndarray, shape (star, label)
+            Labels less outputs; what stands at missing labels does not matter.
+        V : numpy.ndarray, shape (star, label, label)
+            :math:`J_n A^{-1} J_n^T`.
+        moves : numpy.ndarray, shape (star, label)
+            :math:`J_n q` with :math:`q = H^{-1} \nabla \tfrac12 \log\det A`, by which the minimum
+            moves; zero for a linear network.
+        labels : numpy.ndarray, shape (star, label), or LabelsWithErrors
+        """
 
 
 def find_residual(f: Symbol, labels: Symbol) -> Symbol:
