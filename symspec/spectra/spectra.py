@@ -13,7 +13,12 @@ from numpy.typing import ArrayLike
 from symspec.errors import DataError, OptionError, ShapeError
 from symspec.safety.arrays import as_float_array, as_texts, check_finite, describe_bad
 from symspec.safety.checkpoint import find_fingerprint
-from symspec.safety.stars import check_ivar, check_not_infinite, check_wavelength
+from symspec.safety.stars import (
+    check_ivar,
+    check_medium,
+    check_not_infinite,
+    check_wavelength,
+)
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
@@ -42,6 +47,8 @@ class Spectra:
         Names of the stars; bytes are decoded (UTF-8, else Latin-1), numbers written out.
     wavelength_unit : str
         Unit of `wavelength`, default ``"Angstrom"``.
+    wavelength_medium : {"air", "vacuum"} or None
+        Whether `wavelength` is of air or of vacuum; None, the default, where it is not known.
 
     Raises
     ------
@@ -63,6 +70,7 @@ class Spectra:
     label_units: tuple[str, ...] = ()
     ids: np.ndarray | None = None
     wavelength_unit: str = "Angstrom"
+    wavelength_medium: str | None = None
 
     def __post_init__(self) -> None:
         flux = _as_matrix(self.flux, "flux", "pixel")
@@ -71,6 +79,7 @@ class Spectra:
             self._set("ivar", check_ivar(self.ivar, flux.shape))
         _refuse_unmarked(self.flux, self.ivar)
         units = _as_strings(self.label_units, "label_units")
+        check_medium(self.wavelength_medium)
         if self.wavelength is not None:
             grid = _as_wavelength(self.wavelength, flux.shape[1], self.wavelength_unit)
             self._set("wavelength", grid)
@@ -126,6 +135,8 @@ class Spectra:
     def identity(self) -> dict[str, str | None]:
         """Digest of all fields, by the same key as that of an open file."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
+        if self.wavelength_medium is None:  # as before this was known of any spectra
+            del values["wavelength_medium"]
         return {"spectra": find_fingerprint(values)}
 
     def __getitem__(self, stars: int | slice | ArrayLike) -> Spectra:
@@ -139,6 +150,7 @@ class Spectra:
             label_units=self.label_units,
             ids=None if self.ids is None else self.ids[stars],
             wavelength_unit=self.wavelength_unit,
+            wavelength_medium=self.wavelength_medium,
         )
 
     def __repr__(self) -> str:
@@ -147,10 +159,16 @@ class Spectra:
             f"{self.n_stars} stars",
             f"{self.n_pixels} pixels",
             "no ivar" if self.ivar is None else "ivar",
-            "no wavelength" if self.wavelength is None else f"wavelength in {self.wavelength_unit}",
+            self._describe_wavelength(),
             f"labels {labels}" if labels else "no labels",
         ]
         return f"Spectra({', '.join(parts)})"
+
+    def _describe_wavelength(self) -> str:
+        if self.wavelength is None:
+            return "no wavelength"
+        medium = f" ({self.wavelength_medium})" if self.wavelength_medium else ""
+        return f"wavelength in {self.wavelength_unit}{medium}"
 
 
 def hash_spectra(spectra: Spectra) -> str:

@@ -49,7 +49,11 @@ def read_spectra(
     bad_error: float = 999.0,
     mask_bits: Sequence[int] | None = None,
     wavelength_unit: str | None = None,
+    wavelength_medium: str | None = None,
+    flux: str | None = None,
+    wavelength: str | None = None,
     hdu: int | str | None = None,
+    arm: str | int | None = None,
     apstar: str = "combined",
 ) -> Spectra:
     r"""Read spectra, with uncertainties and labels, from a file, a folder, a table or memory.
@@ -140,7 +144,11 @@ def read_spectra(
         bad_error=bad_error,
         mask_bits=mask_bits,
         wavelength_unit=wavelength_unit,
+        wavelength_medium=wavelength_medium,
+        flux=flux,
+        wavelength=wavelength,
         hdu=hdu,
+        arm=arm,
         apstar=apstar,
     ) as file:
         return file.read()
@@ -192,11 +200,13 @@ def open_spectra(source: Any, **options: Any) -> Iterator[SpectraFile | SpectraF
         name = f"a {type(source).__name__}"
         with noting(name):
             file = SpectraFile(arrange_object(source), name, checked)
+        file.warn_of_unused()
         yield file
     elif Path(source).is_dir():
         yield SpectraFolder(Path(source), checked, open_file)
     else:
         with open_file(Path(source), checked) as file:
+            file.warn_of_unused()
             yield file
 
 
