@@ -51,8 +51,7 @@ class Network(Compilable):
     label_names, label_units : sequence of str, optional
         One a label; default label_0, label_1, ... and no units.
     wavelength : array_like, shape (pixel,), optional
-        The grid that it takes spectra on: others are refused, or resampled, rather than taken for
-        it.
+        The grid that it takes spectra on: those on others are refused, or resampled.
     wavelength_unit : str, default "Angstrom"
     wavelength_medium : {"air", "vacuum"}, optional
         That of `wavelength`: spectra on the other are refused, or converted by resampling.

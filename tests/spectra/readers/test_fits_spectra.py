@@ -291,7 +291,8 @@ def test_errors_in_another_unit_than_the_flux_are_converted(tmp_path):
 def test_a_unit_that_is_not_stated_can_be_said_and_one_that_is_cannot_be_contradicted(tmp_path):
     path = write(tmp_path / "x", image(FLUX, primary=True, CRVAL1=1.5, CDELT1=0.001, CRPIX1=1))
     with pytest.raises(
-        DataError, match="without a unit should be in Angstrom, .* got numbers from 1.5 to 1.549: .* wavelength_unit="
+        DataError,
+        match="without a unit should be in Angstrom, .* got numbers from 1.5 to 1.549: .* wavelength_unit=",
     ):
         read_spectra(path)
     assert read_spectra(path, wavelength_unit="micron").wavelength_unit == "micron"

@@ -75,13 +75,15 @@ def _find_column(file: FitsFile, hdu: Hdu, role: str) -> str | None:
     names = hdu.columns.names
     found = [name for name in names if _read_card(hdu, "TUTYP", name).endswith(utype)]
     found = found or [name for name in names if _read_card(hdu, "TUCD", name).startswith(ucd)]
+    candidates = found
     if len(found) > 1:
         main = [name for name in found if "meta.main" in _read_card(hdu, "TUCD", name)]
         found = main or [name for name in found if name.lower() in usual]
-    if len(found) > 1 or (not found and role in ("wavelength", "flux")):
+    is_missing = not found and (candidates or role in ("wavelength", "flux"))
+    if len(found) > 1 or is_missing:
         raise DataError(
             f"{file.path}: one column of {hdu.name} should be marked as the main {role}, got"
-            f" {', '.join(found) or 'none'} out of {', '.join(names)}: say which, flux=,"
+            f" {', '.join(candidates) or 'none'} out of {', '.join(names)}: say which, flux=,"
             ' wavelength= and uncertainty="std:NAME".'
         )
     return found[0] if found else None

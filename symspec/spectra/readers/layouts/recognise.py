@@ -181,6 +181,15 @@ def _find_main(file: FitsFile, named: NamedByCaller) -> Hdu:
     tables = [
         hdu for hdu in file.hdus if is_table(hdu) and any(map(named.is_flux, hdu.columns.names))
     ]
+    if tables and plain and not called:
+        if plain[0] is file.hdus[0]:
+            column = next(filter(named.is_flux, tables[0].columns.names))
+            raise FileFormatError(
+                f"{file.path} should have one place for the flux, got the image"
+                f" {describe_hdu(file, plain[0])} and the column {column} of"
+                f" {describe_hdu(file, tables[0])}: say which it is, hdu=."
+            )
+        plain = []  # the name of a column says more than that of an image which says nothing
     if not called and len(plain) > 1 and plain[0] is not file.hdus[0]:
         raise FileFormatError(
             f"{file.path} should name the image that holds the flux, got several of other names,"
