@@ -216,7 +216,7 @@ PREDICTIONS = {
         ss.resample(OTHER_GRID, GRID, kind="linear"),
         replace(RESAMPLED, source_ivar=RESAMPLED.source_ivar * 2),
         replace(RESAMPLED, source_ivar=None),
-        replace(RESAMPLED, matrix=RESAMPLED.matrix * 2),
+        replace(RESAMPLED, matrices=(RESAMPLED.matrix * 2,)),
     ],
     "ivar": [IVAR, IVAR * 2, np.where(X_NEW > 1, 0, IVAR)],
     "center": ["weights", "linearized"],

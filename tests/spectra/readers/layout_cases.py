@@ -84,7 +84,7 @@ def desi_hdus(parts):
 def desi_joined():
     """Every pixel by hand: those of one arm as they are, shared ones as weighted means."""
     parts = desi_parts()
-    (b_grid, b_flux, b_ivar, b_mask), (r_grid, r_flux, r_ivar, r_mask) = parts.values()
+    (_, b_flux, b_ivar, b_mask), (_, r_flux, r_ivar, r_mask) = parts.values()
     b_ivar = np.where(b_mask > 0, 0, b_ivar)
     r_ivar = np.where(r_mask > 0, 0, r_ivar)
     total = b_ivar[:, 25:] + r_ivar[:, :5]
