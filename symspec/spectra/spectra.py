@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike
 from symspec.errors import DataError, OptionError, ShapeError
 from symspec.safety.arrays import as_float_array, as_texts, check_finite, describe_bad
 from symspec.safety.checkpoint import find_fingerprint
+from symspec.safety.named_arrays import Contents
 from symspec.safety.stars import (
     check_ivar,
     check_medium,
@@ -138,6 +139,11 @@ class Spectra:
         if self.wavelength_medium is None:  # as before this was known of any spectra
             del values["wavelength_medium"]
         return {"spectra": find_fingerprint(values)}
+
+    @property
+    def contents(self) -> Contents:
+        """What a file would say of its layout: nothing."""
+        return Contents()
 
     def __getitem__(self, stars: int | slice | ArrayLike) -> Spectra:
         stars = _as_star_index(stars, self.n_stars)
