@@ -13,6 +13,7 @@ from symspec.spectra.spectra import Spectra
 
 UNCERTAINTY_KINDS = ("std", "var", "ivar")
 MISSING = -9999.0
+BAD_ERROR = 999.0  # where flags begin unless the caller says it
 _FLAG_RATIO = 100.0  # of a flag to an error; flags are 999 or 1e10 where errors are below 1
 _EXPONENTS = {"std": -2.0, "var": -1.0, "ivar": 1.0}
 
@@ -95,7 +96,7 @@ def find_ivar(
     *,
     scale: float = 1.0,
     mask: np.ndarray | None = None,
-    bad_error: float = 999.0,
+    bad_error: float = BAD_ERROR,
 ) -> np.ndarray | None:
     """Inverse variances of the flux, 0 at bad pixels.
 
@@ -144,6 +145,19 @@ def find_ivar(
     return ivar
 
 
+def find_mask_row(flux: np.ndarray) -> int | None:
+    """The first row (star, pixel) of different whole numbers among rows of others, else None.
+
+    Flux of one star is not counted where that of others is calibrated; a mask beside it is.
+    """
+    known = np.isfinite(flux)
+    is_whole = ((flux == np.round(flux)) | ~known).all(axis=1)
+    lowest = np.where(known, flux, np.inf).min(axis=1)
+    highest = np.where(known, flux, -np.inf).max(axis=1)
+    is_mask = is_whole & (highest > lowest)
+    return int(np.argmax(is_mask)) if is_mask.any() and not is_whole.all() else None
+
+
 def has_usable_errors(error: np.ndarray, kind: str) -> bool:
     """Whether an array of uncertainties holds any; each inverse variance says something, also 0."""
     known = np.isfinite(error) & (error != MISSING)
@@ -163,7 +177,8 @@ def check_bad_error(
     Warns
     -----
     ValuesDroppedWarning
-        Some at or beyond it are within a hundred times the median of the others.
+        The caller did not say it, and some at or beyond it are within a hundred times the median of
+        the others.
     """
     ivar = _invert(error, kind, scale, np.isfinite(error) & (error != MISSING))
     is_flag = _is_flag(ivar, bad_error)
@@ -175,7 +190,7 @@ def check_bad_error(
             f" deviation), got {flagged} of {n_known} pixels at or beyond it: give"
             " bad_error=numpy.inf if these errors are real."
         )
-    if not flagged:
+    if not flagged or bad_error != BAD_ERROR:
         return
     median = np.median(ivar[(ivar > 0) & ~is_flag])
     doubtful = np.count_nonzero(is_flag & (ivar * _FLAG_RATIO**2 > median))

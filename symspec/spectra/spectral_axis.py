@@ -154,7 +154,9 @@ def is_same_spectral_unit(one: str, other: str) -> bool:
     return first.scale == second.scale and units.Unit(first.unit) == units.Unit(second.unit)
 
 
-def check_plausible(wavelength: np.ndarray, unit: str, name: str, *, is_stated: bool) -> None:
+def check_plausible(
+    wavelength: np.ndarray, unit: str, name: str, *, assumed: str | None = None
+) -> None:
     """Refuse wavelengths that no spectrum has, and ask where an assumed unit is not borne out.
 
     Parameters
@@ -164,10 +166,10 @@ def check_plausible(wavelength: np.ndarray, unit: str, name: str, *, is_stated: 
         Their unit, a length.
     name : str
         Name of the wavelengths, used in the error.
-    is_stated : bool
-        Whether file or caller state the unit: from 1 Angstrom to 1 m then. Otherwise Angstrom is
-        assumed only for 1000 Angstrom to 0.1 mm, where micrometres, logarithms, most nanometres and
-        all frequencies do not lie.
+    assumed : str, optional
+        Why stars in the optical or infrared are assumed, in words, such as "without a unit": from
+        1000 Angstrom to 0.1 mm then, where numbers that are micrometres, logarithms, frequencies or
+        most nanometres do not lie. By default from 1 Angstrom to 1 m.
 
     Raises
     ------
@@ -176,19 +178,21 @@ def check_plausible(wavelength: np.ndarray, unit: str, name: str, *, is_stated: 
     """
     from astropy import units
 
-    shortest, longest = _POSSIBLE if is_stated else _ASSUMED
+    shortest, longest = _POSSIBLE if assumed is None else _ASSUMED
     factor = 1.0 if unit == ANGSTROM else units.Unit(unit).to(units.AA)
     inside = (factor * wavelength >= shortest) & (factor * wavelength <= longest)
     if inside.all():
         return
     ends = f"numbers from {wavelength.min():.6g} to {wavelength.max():.6g}"
-    if is_stated:
+    if unit != ANGSTROM or assumed is None:
+        ends += f" {unit}"
+    if assumed is None:
         raise DataError(
-            f"{name} should lie between 1 Angstrom and 1 m, got {ends} {unit}: correct the unit, or"
+            f"{name} should lie between 1 Angstrom and 1 m, got {ends}: correct the unit, or"
             f" {_ASK}."
         )
     raise DataError(
-        f"{name} without a unit should be in Angstrom, from 1,000 to 1,000,000, got {ends}: these"
+        f"{name} {assumed} should be in Angstrom, from 1,000 to 1,000,000, got {ends}: these"
         f" may be another unit, logarithms, or numbers of pixels; {_ASK}."
     )
 

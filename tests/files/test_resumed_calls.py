@@ -499,7 +499,11 @@ def test_every_option_of_reading_is_in_the_plan():
         "bad_error": 9.0,
         "mask_bits": (1,),
         "wavelength_unit": "nm",
+        "wavelength_medium": "air",
+        "flux": "F",
+        "wavelength": "W",
         "hdu": 1,
+        "arm": "B",
         "apstar": "visits",
     }
     check_table(changed, ss.read_spectra, without=["source"])

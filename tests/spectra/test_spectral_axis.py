@@ -124,11 +124,11 @@ def test_a_logarithm_is_another_unit():
 def test_wavelengths_are_plausible_or_asked_for(low, high, unit, as_stated, as_assumed, stated):
     grid = np.linspace(low, high, 5)
     if as_stated if stated else as_assumed:
-        check_plausible(grid, unit, "wave", is_stated=stated)
+        check_plausible(grid, unit, "wave", assumed=None if stated else "without a unit")
         return
     words = "between 1 Angstrom and 1 m" if stated else "without a unit should be in Angstrom"
     with pytest.raises(DataError, match=rf"wave .*{words}.* got numbers from .* wavelength_unit="):
-        check_plausible(grid, unit, "wave", is_stated=stated)
+        check_plausible(grid, unit, "wave", assumed=None if stated else "without a unit")
 
 
 # --- what rises like wavelengths

@@ -32,6 +32,7 @@ from symspec.spectra.pixels import (
     check_bad_error,
     find_bad_bits,
     find_ivar,
+    find_mask_row,
     has_usable_errors,
 )
 from symspec.spectra.readers.labels import find_labels, load_labels
@@ -264,7 +265,8 @@ class SpectraFile:
         """Refuse wavelengths in the place of flux, unless the caller names them so."""
         if self._options.flux is not None:
             return
-        for star, row in zip(self._sampled, self._load_sampled(self._flux), strict=True):
+        rows = as_nan(self._load_sampled(self._flux))
+        for star, row in zip(self._sampled, rows, strict=True):
             if rises_like_wavelengths(row):
                 raise DataError(
                     f"{self._flux} should hold the flux, one star a row, got numbers in row {star}"
@@ -272,6 +274,12 @@ class SpectraFile:
                     f" {row[2]:.7g}, ...: say where the flux is, flux= or hdu=; if rows are"
                     " flux, errors and wavelengths of one star, store each under its name."
                 )
+        if (mask := find_mask_row(rows)) is not None:
+            raise DataError(
+                f"{self._flux} should hold the flux, one star a row, got whole numbers in row"
+                f" {self._sampled[mask]} alone, as of a mask: if rows are flux, errors and masks of"
+                " one star, store each under its name; else say flux=."
+            )
 
     @property
     def _sampled(self) -> range:

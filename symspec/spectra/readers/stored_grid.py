@@ -89,7 +89,10 @@ def find_stored_grid(
         raise ShapeError(f"{name} should have shape ({n_pixels},), got {shape}: {advice}.")
     first, length = _load(arrays, name, unit, slice(0, 1))
     order = find_pixel_order(first[0], name)
-    check_plausible(first[0], length, name, is_stated=text is not None)
+    assumed = "without a unit" if text is None else None
+    if arrays.contents.is_known:
+        assumed = f"of the layout {arrays.contents.layout}"
+    check_plausible(first[0], length, name, assumed=assumed)
     return StoredGrid(
         name=name,
         wavelength=first[0][order],

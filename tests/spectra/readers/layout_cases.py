@@ -221,7 +221,7 @@ MWM_CARDS = {"CRVAL": 4.179, "CDELT": 6e-6, "CRPIX": 1, "CTYPE": "LOG-LINEAR"}
 MWM_CARDS |= {"CUNIT": "Angstrom (Vacuum)", "DC-FAG": 1}
 
 
-def mwm_table(name, n_rows, n_pixels=30, seed=0):
+def mwm_table(name, n_rows, n_pixels=30, seed=0, cards=MWM_CARDS):
     flux, ivar = noise(n_rows, n_pixels, seed=seed)
     columns = {
         "sdss_id": ("K", np.full(n_rows, 42)),
@@ -231,7 +231,7 @@ def mwm_table(name, n_rows, n_pixels=30, seed=0):
         "pixel_flags": (f"{n_pixels}K", np.zeros(flux.shape, dtype=np.int64)),
         "continuum": (f"{n_pixels}D", flux),
     }
-    return table(columns, name, cards=MWM_CARDS), flux, ivar
+    return table(columns, name, cards=cards), flux, ivar
 
 
 def mwm_star():
@@ -532,7 +532,45 @@ def named_table():
     )
 
 
+def apstar():
+    """The combined spectrum is the first row; bits 12 and 13 of the mask are warnings."""
+    flux, ivar = noise(4, 30, seed=23)
+    mask = np.zeros(flux.shape, dtype=np.int16)
+    mask[0, 3] = 1 << 12
+    mask[0, 5] = 1 << 2
+    grid = {"CRVAL1": 4.179, "CDELT1": 6e-6, "CRPIX1": 1, "CTYPE1": "LOG-LINEAR", "DC_FLAG": 1}
+    primary = image(None, primary=True, OBJID="2M6", NVISITS=2, **grid)
+    others = [image(array, **grid) for array in (flux, ivar**-0.5, mask, flux * 0)]
+    return Case(
+        hdus=[primary, *others],
+        flux=flux[:1],
+        ivar=np.where(mask[:1] == 4, 0, ivar[:1]),
+        wavelength=10 ** (4.179 + 6e-6 * np.arange(30)),
+        layout="APOGEE apStar",
+        ids=["2M6"],
+    )
+
+
+def apvisit():
+    flux, ivar = noise(3, 20, seed=24)
+    grid = np.stack(
+        [np.linspace(*ends, 20) for ends in ((16950, 16475), (16430, 15860), (15800, 15150))]
+    )
+    mask = np.zeros(flux.shape, dtype=np.int16)
+    hdus = [image(flux), image(ivar**-0.5), image(mask), image(grid, BUNIT="Wavelength (Ang)")]
+    return Case(
+        hdus=[image(None, primary=True, OBJID="2M7"), *hdus],
+        flux=flux.reshape(1, -1),
+        ivar=ivar.reshape(1, -1),
+        wavelength=grid.ravel(),
+        layout="APOGEE apVisit",
+        ids=["2M7"],
+    )
+
+
 CASES = {
+    "apStar": apstar,
+    "apVisit": apvisit,
     "DESI, arms joined": desi_joined,
     "DESI, an arm": lambda: desi_arm(arm="R"),
     "DESI, the HDU of an arm": lambda: desi_arm(hdu="R_FLUX"),

@@ -9,6 +9,7 @@ from conftest import SHARED_DATA
 from fits_writing import image, write
 from layout_cases import (
     CASES,
+    MWM_CARDS,
     desi_hdus,
     desi_parts,
     lamost_rows,
@@ -22,6 +23,7 @@ from layout_cases import (
     table,
     xshooter,
 )
+from mutations import KINDS, try_mutation
 
 from symspec.errors import (
     DataError,
@@ -97,6 +99,13 @@ def five_rows():
     """As LAMOST's, of a telescope that the header does not name."""
     masks = np.zeros((2, N))
     return [image(np.vstack([FLUX[:1], IVAR[:1], GRID[None], masks]), primary=True)]
+
+
+def rows_with_a_mask():
+    """As LAMOST's pilot survey's, of a telescope that the header does not name."""
+    primary, *_ = lamost_rows(third=noise(40, seed=6)[0])
+    del primary.header["TELESCOP"]
+    return [primary]
 
 
 def desi_without(*names):
@@ -198,6 +207,18 @@ def grid_card(**cards):
 REFUSED = {
     "wavelength and flux as rows": (two_rows, {}, DataError, "row 0 that go .* as wavelengths do"),
     "flux, ivar, wavelength as rows": (five_rows, {}, DataError, "row 2 that go .*flux= or hdu="),
+    "flux and a mask as rows": (
+        rows_with_a_mask,
+        {},
+        DataError,
+        "got whole numbers in row 3 alone, as of a mask: if rows are flux",
+    ),
+    "mwmStar's logarithms as wavelengths": (
+        lambda: [mwm_table("BOSS/APO", 1, cards=MWM_CARDS | {"CTYPE": "LINEAR"})[0]],
+        {},
+        DataError,
+        "of the layout SDSS-V .* from 1,000 to 1,000,000, got numbers from 4.17",
+    ),
     "DESI's grid as flux": (
         lambda: desi_hdus(desi_parts()),
         {"hdu": "B_WAVELENGTH"},
@@ -221,6 +242,18 @@ REFUSED = {
         {},
         DataError,
         "overlap should come with errors",
+    ),
+    "DESI, errors of one arm": (
+        lambda: desi_without("R_IVAR"),
+        {},
+        DataError,
+        "all arms or none should have errors, got none of R: choose others, arm=",
+    ),
+    "DESI, a mask of one arm": (
+        lambda: desi_without("B_MASK"),
+        {},
+        DataError,
+        "all arms or none should have masks, got none of B",
     ),
     "DESI, a grid too short": (desi_with_short_grid, {}, DataError, "R_WAVELENGTH should have one"),
     "DESI, grids lost": (
@@ -479,6 +512,15 @@ def test_labels_that_were_not_asked_for_are_not_missed(tmp_path):
         assert read_spectra(tmp_path / "x.npz", label_names=["TEFF"]).label_names == ("TEFF",)
     with pytest.warns(UnusedDataWarning, match="was not read: VMICRO"):
         read_spectra(tmp_path / "x.npz")
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_file_that_lost_something_is_refused_or_read_right(tmp_path, name):
+    """A share of tests/bench/fuzz_layouts.py."""
+    rng = np.random.default_rng(1)
+    found = {kind: try_mutation(name, kind, rng, tmp_path) for kind in KINDS}
+    assert "wrong" not in found.values()
+    assert {"refused", "right"} & set(found.values())
 
 
 def test_every_refusal_is_symspecs_own():

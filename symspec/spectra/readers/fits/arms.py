@@ -79,11 +79,11 @@ def join_arms(
     Raises
     ------
     DataError
-        Arms overlap on different pixels, or without errors.
+        Arms overlap on different pixels, or without errors, or only some have errors or masks.
     """
     wavelength, places = _join_grids(arms, path)
     arrays = {"wavelength": hold_array(wavelength)}
-    has_errors = all(arm.error is not None for arm in arms)
+    has_errors = _have_all(arms, "error", path)
     is_shared = np.bincount(np.concatenate(places), minlength=wavelength.size) > 1
     if is_shared.any() and not has_errors:
         raise DataError(
@@ -95,7 +95,7 @@ def join_arms(
     arrays["flux"] = LazyArray(shape, joined.load_flux)
     if has_errors:
         arrays["ivar" if is_shared.any() else kind] = LazyArray(shape, joined.load_errors)
-    if all(arm.mask is not None for arm in arms):
+    if _have_all(arms, "mask", path):
         arrays["bitmask"] = LazyArray(shape, joined.load_masks)
     return arrays
 
@@ -163,6 +163,17 @@ class _Joined:
         error = as_float_array(arm.error.load(rows), self.kind)
         ivar = find_ivar(flux, error, self.kind, mask=bad, bad_error=self.options.bad_error)
         return np.zeros(flux.shape) if ivar is None else ivar
+
+
+def _have_all(arms: Sequence[Arm], name: str, path: Path) -> bool:
+    """Whether all arms have errors, or masks; they should if any has."""
+    lacking = [arm.name for arm in arms if getattr(arm, name) is None]
+    if 0 < len(lacking) < len(arms):
+        raise DataError(
+            f"{path}: either all arms or none should have {name}s, got none of"
+            f" {', '.join(lacking)}: choose others, arm=."
+        )
+    return not lacking
 
 
 def as_one_star(array: LazyArray) -> LazyArray:

@@ -52,7 +52,7 @@ def arrange_images(file: FitsFile, main: Hdu, options: FitsOptions) -> NamedArra
     sources = {name: describe_hdu(file, hdu) for name, hdu in images.items()}
     tables = (hdu for hdu in file.hdus if is_table(hdu) and hdu.header["NAXIS2"] == n_stars)
     table = next(tables, None)
-    of_stars, table_units = _take_labels(file, table)
+    of_stars, table_units = take_labels(file, table)
     used = [*images.values(), grid.hdu, table]
     contents = Contents(
         layout="images",
@@ -68,7 +68,7 @@ def arrange_images(file: FitsFile, main: Hdu, options: FitsOptions) -> NamedArra
     )
 
 
-def _take_labels(file: FitsFile, table: Hdu | None) -> tuple[dict[str, LazyArray], dict[str, str]]:
+def take_labels(file: FitsFile, table: Hdu | None) -> tuple[dict[str, LazyArray], dict[str, str]]:
     """Columns of a table of one row a star, and their units, by name."""
     if table is None:
         return {}, {}

@@ -31,6 +31,8 @@ def is_apstar(file: FitsFile) -> bool:
     shapes = {find_image_shape(hdu) for hdu in images}
     if len(images) < 2 or len(shapes) > 1 or len(next(iter(shapes))) not in (1, 2):
         return False
+    if any(map(is_bitmask, images)):  # one is lost, and the others have moved up
+        return False
     headers = [hdu.header for hdu in (images[0], primary) if "CRVAL1" in hdu.header]
     if not headers:
         return False

@@ -29,12 +29,13 @@ _NAME = re.compile(r"([A-Z0-9]+)_(FLUX|IVAR|WAVELENGTH|MASK)")
 
 def is_desi(file: FitsFile) -> bool:
     """Whether there are images X_FLUX and X_WAVELENGTH of the same prefix."""
-    return bool(_find_arms(file))
+    return any({"FLUX", "WAVELENGTH"} <= hdus.keys() for hdus in _find_arms(file).values())
 
 
 def arrange_desi(file: FitsFile, options: FitsOptions) -> NamedArrays:
     """Join the arms, or take those of `arm` or of the HDU asked for."""
     found = _find_arms(file)
+    _refuse_incomplete(file, found)
     arms = [_store_arm(file, name, hdus) for name, hdus in found.items()]
     chosen = choose_arms(arms, _find_wanted(file, options), file.path)
     units = {find_image_unit(found[arm.name]["WAVELENGTH"]) for arm in chosen}
@@ -70,12 +71,22 @@ def arrange_desi(file: FitsFile, options: FitsOptions) -> NamedArrays:
 
 
 def _find_arms(file: FitsFile) -> dict[str, dict[str, Hdu]]:
-    """Images of each arm by kind, by the prefix of the arm, where there are flux and wavelength."""
+    """Images of each arm by kind, by the prefix of the arm."""
     arms: dict[str, dict[str, Hdu]] = {}
     for hdu in file.hdus:
         if (match := _NAME.fullmatch(hdu.name)) and find_image_shape(hdu):
             arms.setdefault(match[1], {})[match[2]] = hdu
-    return {name: hdus for name, hdus in arms.items() if {"FLUX", "WAVELENGTH"} <= hdus.keys()}
+    return arms
+
+
+def _refuse_incomplete(file: FitsFile, arms: dict[str, dict[str, Hdu]]) -> None:
+    for name, hdus in arms.items():
+        if missing := [kind for kind in ("FLUX", "WAVELENGTH") if kind not in hdus]:
+            raise DataError(
+                f"{file.path} should have flux and wavelengths of all arms, got no"
+                f" {name}_{missing[0]}: copy the file again, or say flux=, wavelength= and"
+                ' uncertainty="ivar:NAME" of the arm that is wanted.'
+            )
 
 
 def _find_wanted(file: FitsFile, options: FitsOptions) -> str | int | None:

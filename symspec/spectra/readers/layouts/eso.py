@@ -66,7 +66,10 @@ def _is_spectrum(hdu: Hdu) -> bool:
     if not is_table(hdu) or hdu.header["NAXIS2"] != 1:
         return False
     names = hdu.columns.names
-    return any(_read_card(hdu, "TUTYP", name).endswith("spectralaxis.value") for name in names)
+    if any(_read_card(hdu, "TUTYP", name).endswith("spectralaxis.value") for name in names):
+        return True
+    is_voclass = str(hdu.header.get("VOCLASS", "")).upper().startswith("SPECTRUM")
+    return is_voclass and any(_read_card(hdu, "TUCD", name).startswith("em.wl") for name in names)
 
 
 def _find_column(file: FitsFile, hdu: Hdu, role: str) -> str | None:

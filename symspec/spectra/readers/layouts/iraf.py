@@ -37,8 +37,7 @@ def is_iraf(file: FitsFile) -> bool:
     """Whether the first HDU is an image of several grids or bands, as IRAF's cards tell."""
     header = file.hdus[0].header
     n_axes = len(find_image_shape(file.hdus[0]))
-    has_grids = parse_wat(header, 0).get("system") == "multispec" or _is_multispec(header)
-    return n_axes in (1, 2, 3) and (has_grids or "BANDID1" in header)
+    return n_axes in (1, 2, 3) and (_is_multispec(header) or "BANDID1" in header)
 
 
 def arrange_iraf(file: FitsFile, options: FitsOptions) -> NamedArrays:
@@ -73,7 +72,10 @@ def arrange_iraf(file: FitsFile, options: FitsOptions) -> NamedArrays:
 
 
 def _is_multispec(header: Header) -> bool:
-    return str(header.get("CTYPE1", "")).strip().upper() == "MULTISPE"
+    """Whether any of the cards says so."""
+    systems = [header.get(card, "") for card in ("CTYPE1", "CTYPE2")]
+    systems.append(parse_wat(header, 0).get("system", ""))
+    return any(str(one).strip().upper().startswith("MULTISPE") for one in systems)
 
 
 def _find_bands(header: Header, n_bands: int) -> tuple[dict[str, int], list[str]]:

@@ -10,11 +10,10 @@ from symspec.spectra.readers.fits.file import (
     FitsFile,
     Hdu,
     describe_hdu,
-    find_column_units,
     is_table,
     list_others,
-    store_columns,
 )
+from symspec.spectra.readers.fits.images import take_labels
 
 _MARKS = ("TELESCOP", "ORIGIN", "INSTRUME", "DATA_V", "SURVEY")
 
@@ -46,5 +45,5 @@ def take_stars(
     """Columns of the table `name` of one row a star, their units, and the table, if it is there."""
     for hdu in file.hdus:
         if hdu.name == name and is_table(hdu) and hdu.header["NAXIS2"] == n_stars:
-            return store_columns(file, hdu), find_column_units(hdu), [hdu]
+            return *take_labels(file, hdu), [hdu]
     return {}, {}, []

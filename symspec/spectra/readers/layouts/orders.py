@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from symspec.errors import DataError
 from symspec.safety.arrays import as_float_array
 from symspec.safety.named_arrays import ALL, Contents, LazyArray, NamedArrays, name_arrays
-from symspec.spectra.names import MASKS, find_uncertainty, is_flux_name, is_grid_name
+from symspec.spectra.names import MASKS, find_grid_array, find_uncertainty, is_flux_name
 from symspec.spectra.readers.fits.arms import Arm, choose_arms, join_arms
 from symspec.spectra.readers.fits.file import (
     FitsFile,
@@ -24,7 +25,7 @@ _NUMBERS = ("order", "orders", "sporder", "echelle_order", "arm", "segment", "ch
 
 
 def is_orders(file: FitsFile) -> bool:
-    """Whether a table has a column of orders beside arrays of flux and of wavelengths."""
+    """Whether a table has a column of orders beside arrays of flux."""
     return any(map(_is_orders, file.hdus))
 
 
@@ -34,7 +35,12 @@ def arrange_orders(file: FitsFile, options: FitsOptions) -> NamedArrays:
     stored = store_columns(file, hdu)
     names = {name.lower(): name for name in stored}
     flux = next(name for name in stored if is_flux_name(name))
-    grid = next(name for name in stored if is_grid_name(name))
+    grid = find_grid_array(name_arrays(stored), str(file.path), options.named)
+    if grid is None:
+        raise DataError(
+            f"{file.path}: orders in rows of {describe_hdu(file, hdu)} should have wavelengths, got"
+            f" columns {', '.join(stored)}: say which they are, wavelength=."
+        )
     numbers = stored[next(names[name] for name in _NUMBERS if name in names)].load(ALL)
     found = find_uncertainty(name_arrays(stored), options.named, str(file.path))
     mask = next((names[name] for name in MASKS if name in names), None)
@@ -72,7 +78,7 @@ def _is_orders(hdu: Hdu) -> bool:
         return False
     wide = [c.name for c in hdu.columns if c.format.repeat > 1 and c.format.format not in "APQ"]
     has_numbers = any(column.name.lower() in _NUMBERS for column in hdu.columns)
-    return has_numbers and any(map(is_flux_name, wide)) and any(map(is_grid_name, wide))
+    return has_numbers and any(map(is_flux_name, wide))
 
 
 def _name(number: object) -> str:
