@@ -77,6 +77,8 @@ from symspec.errors import (
     ShapeError,
     SymspecError,
     TooLargeError,
+    UnusedDataWarning,
+    ValuesDroppedWarning,
 )
 from symspec.files import (
     catalogue_dataset,
@@ -254,4 +256,6 @@ __all__ = [
     "NotAtMinimumWarning",
     "EdgeOfRangeWarning",
     "SeveralMaximaWarning",
+    "UnusedDataWarning",
+    "ValuesDroppedWarning",
 ]

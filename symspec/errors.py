@@ -80,6 +80,14 @@ class SeveralMaximaWarning(UserWarning):
     """The evidence has several maxima; which one is found depends on rounding, so on units."""
 
 
+class UnusedDataWarning(UserWarning):
+    """A file holds arrays, HDUs or columns that were not read; the message names them."""
+
+
+class ValuesDroppedWarning(UserWarning):
+    """Values were taken for flags and lost their weight, though they may be numbers."""
+
+
 class DivergedError(SymspecError, ArithmeticError):
     """The loss or the weights became infinite or NaN: the steps were too long.
 

@@ -41,7 +41,7 @@ CONTRACT = {
     "errors and warnings": "SymspecError ShapeError DataError OptionError FileFormatError"
     " FileKeptError MissingDependencyError TooLargeError DiskFullError DivergedError"
     " NotAtMinimumError NotPositiveDefiniteError NotAtMinimumWarning EdgeOfRangeWarning"
-    " SeveralMaximaWarning",
+    " SeveralMaximaWarning UnusedDataWarning ValuesDroppedWarning",
 }
 # positional names in their order, then "*", then those that go by keyword
 SIGNATURES = {

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from symspec.cli.options import Reading, Uncertainty, parse_reading
+from symspec.errors import UnusedDataWarning
 from symspec.files.archives import (
     find_archive_kind,
     read_laplace,
@@ -22,7 +24,7 @@ from symspec.reports.contents import (
     print_spectra,
 )
 from symspec.reports.tables import open_console
-from symspec.spectra.readers.read import read_spectra
+from symspec.spectra.readers.read import open_spectra
 
 EXAMPLES = "Example: [bold]symspec info model.h5[/]"
 
@@ -50,5 +52,8 @@ def info(
     elif is_foreign_network(file):
         print_foreign_network(console, describe_file(file), str(file))
     else:
-        spectra = read_spectra(file, **parse_reading(uncertainty, read))
-        print_spectra(console, spectra, str(file))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UnusedDataWarning)  # said below
+            opened = open_spectra(file, **parse_reading(uncertainty, read))
+            with opened as source:
+                print_spectra(console, source.read(), str(file), source.contents)

@@ -38,7 +38,8 @@ Reading = Annotated[
         metavar="OPTION=VALUE",
         help=(
             "How spectra are read; repeat for more: bad_error=999, mask_bits=0,1,2,"
-            " wavelength_unit=nm, hdu=1, apstar=visits."
+            " wavelength_unit=nm, wavelength_medium=air, hdu=1, arm=B, apstar=visits, flux=NAME,"
+            " wavelength=NAME, uncertainty=std:NAME."
         ),
     ),
 ]
@@ -114,7 +115,12 @@ def parse_reading(uncertainty: str | None, read: list[str] | None) -> dict[str, 
 _READ: dict[str, Callable[[str], Any]] = {
     "bad_error": float,
     "mask_bits": lambda text: tuple(int(bit) for bit in text.split(",") if bit),
+    "uncertainty": str,
     "wavelength_unit": str,
+    "wavelength_medium": str,
+    "flux": str,
+    "wavelength": str,
     "hdu": lambda text: int(text) if text.isdecimal() else text,
+    "arm": str,
     "apstar": str,
 }

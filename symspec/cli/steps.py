@@ -97,6 +97,7 @@ def build_start(
         label_units=spectra.label_units,
         wavelength=spectra.wavelength,
         wavelength_unit=spectra.wavelength_unit,
+        wavelength_medium=spectra.wavelength_medium,
     )
     if sigma_noise is None:
         sigma_noise = START_NOISE * np.nanstd(Y, axis=0)

@@ -27,7 +27,13 @@ from symspec.files.archive_format import (
     write_attribute,
     write_strings,
 )
-from symspec.files.layer_archives import check_layers, read_layer, write_layer
+from symspec.files.layer_archives import (
+    check_layers,
+    read_layer,
+    read_wavelength,
+    write_layer,
+    write_wavelength,
+)
 from symspec.inverse_hessian.choice import CURVATURES, INVERSES
 from symspec.laplace.certificate import Certificate
 from symspec.laplace.posterior import LaplacePosterior
@@ -277,9 +283,7 @@ def _write_network(file: Any, net: Network, theta: np.ndarray) -> None:
     write_attribute(file, "n_layers", len(net.layers))
     write_strings(file, "label_names", net.label_names)
     write_strings(file, "label_units", net.label_units)
-    if net.wavelength is not None:
-        write_array(file, "wavelength", net.wavelength)
-        write_attribute(file["wavelength"], "unit", net.wavelength_unit)
+    write_wavelength(file, net)
     for i, layer in enumerate(net.layers):
         write_layer(file.create_group(f"layers/{i}"), layer, net.sources[i])
     for name, block in net.unpack(theta).items():
@@ -320,18 +324,12 @@ def _read_network(archive: Archive) -> tuple[Network, np.ndarray]:
     layers: list[Layer] = []
     for i in range(archive.attribute("/", "n_layers", int)):
         layers.append(read_layer(archive, f"layers/{i}", layers))
-    wavelength = None
-    wavelength_unit = "Angstrom"  # as of any network without wavelengths
-    if "wavelength" in archive.tree:
-        wavelength = archive.array("wavelength", (n_pixels,))
-        wavelength_unit = archive.attribute("wavelength", "unit", str)
     net = Network(
         layers,
         n_pixels,
         label_names=names,
         label_units=units,
-        wavelength=wavelength,
-        wavelength_unit=wavelength_unit,
+        **read_wavelength(archive, n_pixels),
     )
     blocks = {}
     for block in net.layout.blocks:

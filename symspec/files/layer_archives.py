@@ -1,4 +1,4 @@
-"""Layers in symspec's own files: the fields of each kind as numbers, strings and arrays."""
+"""Layers and grids in symspec's own files: fields of each kind as numbers, strings, arrays."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from symspec.errors import OptionError
-from symspec.files.archive_format import Archive, write_array, write_attribute
+from symspec.files.archive_format import Archive, write_array, write_attribute, write_strings
 from symspec.networks.convolutions import (
     AveragePool1D,
     Conv1D,
@@ -18,6 +18,7 @@ from symspec.networks.convolutions import (
     ZeroPadding1D,
 )
 from symspec.networks.layers import Activation, Dense, Dropout, Layer, Standardize, Unstandardize
+from symspec.networks.network import Network
 from symspec.networks.normalizations import (
     BatchNorm,
     ContinuumNormalize,
@@ -170,3 +171,26 @@ def _read_sizes(archive: Archive, place: str, name: str) -> str | tuple[int, ...
 
 def _join(numbers: Sequence[int]) -> str:
     return ",".join(str(int(n)) for n in numbers)
+
+
+def write_wavelength(file: Any, net: Network) -> None:
+    """Write the grid that a network takes spectra on, if it is known."""
+    if net.wavelength is None:
+        return
+    write_array(file, "wavelength", net.wavelength)
+    write_attribute(file["wavelength"], "unit", net.wavelength_unit)
+    if net.wavelength_medium is not None:
+        write_strings(file, "wavelength_medium", [net.wavelength_medium])
+
+
+def read_wavelength(archive: Archive, n_pixels: int) -> dict[str, Any]:
+    """The grid of a network by the names of `Network`'s arguments; empty without one."""
+    if "wavelength" not in archive.tree:
+        return {}
+    grid = {
+        "wavelength": archive.array("wavelength", (n_pixels,)),
+        "wavelength_unit": archive.attribute("wavelength", "unit", str),
+    }
+    if "wavelength_medium" in archive.tree:
+        grid["wavelength_medium"] = archive.strings("wavelength_medium")[0]
+    return grid

@@ -39,6 +39,7 @@ def describe_network(net: Network) -> dict[str, Any]:
         "label_units": net.label_units,
         "wavelength": net.wavelength,
         "wavelength_unit": net.wavelength_unit,
+        **_find_medium(net),
     }
 
 
@@ -71,6 +72,7 @@ def hash_network(net: Network, theta: ArrayLike) -> str:
         net.label_units,
         net.wavelength,
         net.wavelength_unit,
+        *_find_medium(net).values(),
         np.asarray(theta, np.float64),
     )
 
@@ -141,6 +143,11 @@ def _find_stored_digest(*parts: Any) -> str:
             digest.update(repr(part).encode())
         digest.update(b"|")
     return digest.hexdigest()
+
+
+def _find_medium(net: Network) -> dict[str, str]:
+    """Medium of the wavelengths; nothing where it is not known, as of the first versions."""
+    return {} if net.wavelength_medium is None else {"wavelength_medium": net.wavelength_medium}
 
 
 def _find_settings(layer: Layer) -> dict[str, Any]:

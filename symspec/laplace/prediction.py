@@ -9,7 +9,7 @@ from typing import Self
 import numpy as np
 
 from symspec.laplace.flags import FlagOptions
-from symspec.spectra.resampling import Resampled, propagate_through
+from symspec.spectra.resampling import Resampled
 
 CENTERS = ("weights", "linearized")
 
@@ -177,6 +177,6 @@ def compute_flux_covariance(
     """
     J = jacobian(flux)
     if resampled is not None and resampled.source_ivar is not None:
-        return propagate_through(J, resampled.matrix, resampled.source_ivar[rows])
+        return resampled.propagate(J, rows)
     variance = np.divide(1.0, ivar, out=np.zeros(ivar.shape), where=ivar > 0)
     return np.matmul(J * variance[:, None, :], J.transpose(0, 2, 1))

@@ -23,7 +23,7 @@ from symspec.networks.layers import (
 from symspec.networks.params import Compilable, ParamLayout, Params, Shape, Symbol
 from symspec.safety.arrays import as_float_array, as_texts
 from symspec.safety.options import check_choice, check_count, check_rng
-from symspec.safety.stars import check_wavelength
+from symspec.safety.stars import check_medium, check_wavelength
 
 # Keras's initialisers: (mode of the fan, gain, distribution)
 INITIALIZERS = {
@@ -51,9 +51,10 @@ class Network(Compilable):
     label_names, label_units : sequence of str, optional
         One a label; default label_0, label_1, ... and no units.
     wavelength : array_like, shape (pixel,), optional
-        The grid that it takes spectra on: others are refused, or resampled, rather than taken for
-        it.
+        The grid that it takes spectra on: those on others are refused, or resampled.
     wavelength_unit : str, default "Angstrom"
+    wavelength_medium : {"air", "vacuum"}, optional
+        That of `wavelength`: spectra on the other are refused, or converted by resampling.
 
     Attributes
     ----------
@@ -85,6 +86,7 @@ class Network(Compilable):
         label_units: Sequence[str] | None = None,
         wavelength: ArrayLike | None = None,
         wavelength_unit: str = "Angstrom",
+        wavelength_medium: str | None = None,
     ):
         check_count(n_pixels, "n_pixels")
         self.layers = tuple(layers)
@@ -114,6 +116,7 @@ class Network(Compilable):
         self.label_units = _check_words(label_units, self.n_labels, "label_units", "")
         self.wavelength = _check_wavelength(wavelength, self.n_pixels, wavelength_unit)
         self.wavelength_unit = wavelength_unit
+        self.wavelength_medium = check_medium(wavelength_medium)
 
     def with_layers(self, layers: Sequence[Layer]) -> Network:
         """Network of other layers, with the same pixels and labels."""
@@ -124,6 +127,7 @@ class Network(Compilable):
             label_units=self.label_units,
             wavelength=self.wavelength,
             wavelength_unit=self.wavelength_unit,
+            wavelength_medium=self.wavelength_medium,
         )
 
     @property

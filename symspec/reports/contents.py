@@ -15,6 +15,7 @@ from symspec.laplace.posterior import LaplacePosterior
 from symspec.networks.network import Network
 from symspec.networks.regression import Regression
 from symspec.reports.tables import certificate_line, new_table, summary_table
+from symspec.safety.named_arrays import Contents
 from symspec.spectra.spectra import Spectra
 
 _MATRICES = {"ggn": "generalised Gauss-Newton matrix", "hessian": "exact Hessian"}
@@ -56,6 +57,15 @@ def label_table(net: Network, laplace: LaplacePosterior | None = None) -> Table:
     return table
 
 
+def layout_lines(contents: Contents) -> list[str]:
+    """The layout recognised, where each quantity lies in the file, and what is not read."""
+    lines = [f"layout: {contents.layout}"] if contents.layout else []
+    lines += [f"{quantity} from {place}" for quantity, place in contents.sources.items()]
+    if contents.left_out:
+        lines.append(f"not read: {', '.join(contents.left_out)}")
+    return lines
+
+
 def spectra_lines(spectra: Spectra) -> list[str]:
     """Contents of a file of spectra, one line a quantity."""
     lines = [f"{spectra.n_stars:,} stars, {spectra.n_pixels:,} pixels each"]
@@ -66,6 +76,8 @@ def spectra_lines(spectra: Spectra) -> list[str]:
             f"{spectra.wavelength.min():.6g} to {spectra.wavelength.max():.6g}"
             f" {spectra.wavelength_unit}"
         )
+        if spectra.wavelength_medium:
+            ends += f" ({spectra.wavelength_medium})"
         lines.append(f"wavelength: {ends}")
     if spectra.ivar is None:
         lines.append("uncertainties of the flux: not in the file")
@@ -162,10 +174,10 @@ def print_foreign_network(console: Console, description: FileDescription, path: 
     console.print(f"In Python: {escape(description.advice)}", soft_wrap=True)
 
 
-def print_spectra(console: Console, spectra: Spectra, path: str) -> None:
+def print_spectra(console: Console, spectra: Spectra, path: str, contents: Contents) -> None:
     """Print the contents of a file of spectra."""
     console.print(f"[bold]{escape(path)}[/]: spectra", soft_wrap=True)
-    for line in spectra_lines(spectra):
+    for line in [*spectra_lines(spectra), *layout_lines(contents)]:
         console.print(f"  {escape(line)}", soft_wrap=True)
     if spectra.labels is not None:
         console.print(spectra_label_table(spectra))

@@ -36,6 +36,28 @@ class LoadRows(Protocol):
     def __call__(self, name: str, rows: slice = ALL) -> np.ndarray: ...
 
 
+@dataclass(frozen=True, kw_only=True)
+class Contents:
+    """What a reader made of a file, for warnings and for whoever asks.
+
+    Attributes
+    ----------
+    layout : str
+        The layout that it recognised.
+    sources : mapping of str to str
+        Where each array lies in the file, by its name.
+    left_out : tuple of str
+        What else the file holds: HDUs, columns.
+    is_known : bool
+        Whether it is a survey's layout, of which it is known that nothing of `left_out` is missed.
+    """
+
+    layout: str = ""
+    sources: Mapping[str, str] = field(default_factory=dict)
+    left_out: tuple[str, ...] = ()
+    is_known: bool = False
+
+
 @dataclass(frozen=True)
 class NamedArrays:
     """Arrays by name, with the star as their first axis.
@@ -52,6 +74,9 @@ class NamedArrays:
         Units of arrays by name, where they are stated.
     mask_bits : tuple of int, optional
         Bits of a bitmask that mark bad pixels by the convention of the format; None: any bit.
+    wavelength_medium : {"air", "vacuum"} or None
+        Medium of the wavelengths, where it is stated.
+    contents : Contents
     """
 
     names: tuple[str, ...]
@@ -59,6 +84,8 @@ class NamedArrays:
     load: LoadRows
     units: Mapping[str, str] = field(default_factory=dict)
     mask_bits: tuple[int, ...] | None = None
+    wavelength_medium: str | None = None
+    contents: Contents = Contents()
 
 
 @dataclass(frozen=True)
@@ -80,8 +107,10 @@ def name_arrays(
     *,
     units: Mapping[str, str] | None = None,
     mask_bits: tuple[int, ...] | None = None,
+    wavelength_medium: str | None = None,
+    contents: Contents | None = None,
 ) -> NamedArrays:
-    """Join arrays from anywhere; `units` and `mask_bits` as in `NamedArrays`."""
+    """Join arrays from anywhere; the rest as in `NamedArrays`."""
 
     def find_shape(name: str) -> tuple[int, ...]:
         return arrays[name].shape
@@ -89,7 +118,15 @@ def name_arrays(
     def load(name: str, rows: slice = ALL) -> np.ndarray:
         return arrays[name].load(rows)
 
-    return NamedArrays(tuple(arrays), find_shape, load, units or {}, mask_bits)
+    return NamedArrays(
+        tuple(arrays),
+        find_shape,
+        load,
+        units or {},
+        mask_bits,
+        wavelength_medium,
+        contents or Contents(),
+    )
 
 
 @contextmanager

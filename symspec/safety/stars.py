@@ -7,7 +7,9 @@ from numpy.typing import ArrayLike, DTypeLike
 
 from symspec.errors import DataError, ShapeError
 from symspec.safety.arrays import as_float_array, check_finite, describe_bad
+from symspec.safety.options import check_choice
 
+MEDIA = ("air", "vacuum")
 _IVAR_REMINDER = "ivar is an INVERSE VARIANCE (1/sigma**2, 0 = no information), not a flag"
 
 
@@ -200,6 +202,11 @@ def check_wavelength(wavelength: np.ndarray, name: str = "wavelength") -> None:
             f"{name} should not be negative, got {describe_bad(bad, wavelength, ('pixel',))}: give"
             " wavelengths, not velocities or offsets."
         )
+
+
+def check_medium(medium: str | None, name: str = "wavelength_medium") -> str | None:
+    """Refuse a medium of wavelengths other than "air", "vacuum" and None, which is unknown."""
+    return medium if medium is None else check_choice(medium, name, MEDIA)
 
 
 def _refuse_ivar(bad: np.ndarray, ivar: np.ndarray, rule: str, advice: str) -> None:

@@ -27,6 +27,8 @@ class Pixels(Protocol):
     def wavelength(self) -> np.ndarray | None: ...
     @property
     def wavelength_unit(self) -> str: ...
+    @property
+    def wavelength_medium(self) -> str | None: ...
 
 
 def fit_to_network(net: Pixels, spectra: Spectra, kind: str | None = None) -> Spectra | Resampled:
@@ -52,7 +54,13 @@ def fit_to_network(net: Pixels, spectra: Spectra, kind: str | None = None) -> Sp
             "resampling needs the wavelengths that the network takes, got a network without: give "
             "Network(..., wavelength=...), or import_network(..., wavelength=...)."
         )
-    return resample(spectra, net.wavelength, kind=kind, wavelength_unit=net.wavelength_unit)
+    return resample(
+        spectra,
+        net.wavelength,
+        kind=kind,
+        wavelength_unit=net.wavelength_unit,
+        wavelength_medium=net.wavelength_medium if spectra.wavelength_medium else None,
+    )
 
 
 def check_grid(net: Pixels, spectra: Pixels, name: str) -> None:
@@ -71,7 +79,8 @@ def check_grid(net: Pixels, spectra: Pixels, name: str) -> None:
     ShapeError
         The spectra have another number of pixels.
     DataError
-        A wavelength is off by more than a tenth of a pixel.
+        One has wavelengths of air, the other of vacuum, or a wavelength is off by more than a tenth
+        of a pixel.
     """
     n = spectra.n_pixels
     if n != net.n_pixels:
@@ -80,6 +89,12 @@ def check_grid(net: Pixels, spectra: Pixels, name: str) -> None:
         )
     if spectra.wavelength is None or net.wavelength is None or not spectra.wavelength_unit:
         return
+    media = (net.wavelength_medium, spectra.wavelength_medium)
+    if None not in media and media[0] != media[1]:
+        raise DataError(
+            f"the network takes wavelengths of {media[0]}, got those of {media[1]} in {name}:"
+            f" {_ADVICE}."
+        )
     found = convert_wavelength(spectra.wavelength, spectra.wavelength_unit, net.wavelength_unit)
     width = np.gradient(net.wavelength) if n > 1 else net.wavelength
     off = np.abs(found - net.wavelength) / width

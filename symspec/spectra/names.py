@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Self
 
 from symspec.errors import DataError, FileFormatError
 from symspec.safety.named_arrays import LazyArray, NamedArrays
@@ -62,6 +65,43 @@ _SAY_IT = 'say it, uncertainty="std" | "var" | "ivar"'
 _N_LISTED = 20  # names in an error
 
 
+@dataclass(frozen=True, kw_only=True)
+class NamedByCaller:
+    """Names of arrays that the caller states, where those of the file do not tell.
+
+    Attributes
+    ----------
+    flux, wavelength, uncertainty : str or None
+        Names of arrays, columns or HDUs, in any case.
+    kind : {"std", "var", "ivar"} or None
+        Kind of the uncertainty.
+    """
+
+    flux: str | None = None
+    wavelength: str | None = None
+    uncertainty: str | None = None
+    kind: str | None = None
+
+    @classmethod
+    def parse(cls, flux: str | None, wavelength: str | None, uncertainty: str | None) -> Self:
+        """Take the uncertainty, "std", or "std:NAME" with the name of its array, to pieces."""
+        kind, _, name = (uncertainty or "").partition(":")
+        return cls(flux=flux, wavelength=wavelength, uncertainty=name or None, kind=kind or None)
+
+    def holds(self, name: str) -> bool:
+        """Whether an array of this name is one of them."""
+        return any(map(partial(is_same_name, name), (self.flux, self.wavelength, self.uncertainty)))
+
+    def is_flux(self, name: str) -> bool:
+        """Whether an array of this name is the flux, by the caller's word or else by its name."""
+        return is_flux_name(name) if self.flux is None else is_same_name(name, self.flux)
+
+
+def is_same_name(name: str, other: str | None) -> bool:
+    """Whether two names are the same, in any case."""
+    return other is not None and name.lower() == other.lower()
+
+
 def is_pixel_name(name: str) -> bool:
     """Whether an array of this name holds one value for each pixel, in any case."""
     return name.lower() in _OF_PIXELS
@@ -82,13 +122,21 @@ def is_grid_name(name: str) -> bool:
     return name.lower() in (*WAVELENGTH, *LOG_WAVELENGTH)
 
 
-def keep_pixel_columns(columns: Mapping[str, LazyArray]) -> dict[str, LazyArray]:
-    """Columns of a table; of a table with one pixel a row, which is one star, those of pixels."""
+def keep_pixel_columns(
+    columns: Mapping[str, LazyArray], named: NamedByCaller | None = None
+) -> dict[str, LazyArray]:
+    """Columns of a table; of a table with one pixel a row, which is one star, those of pixels.
+
+    Those that the caller names are of pixels.
+    """
+    named = named or NamedByCaller()
     is_one_star = any(
-        is_flux_name(name) and len(array.shape) == 1 for name, array in columns.items()
+        named.is_flux(name) and len(array.shape) == 1 for name, array in columns.items()
     )
     return {
-        name: array for name, array in columns.items() if not is_one_star or is_pixel_name(name)
+        name: array
+        for name, array in columns.items()
+        if not is_one_star or is_pixel_name(name) or named.holds(name)
     }
 
 
@@ -114,24 +162,48 @@ def find_first_array(arrays: NamedArrays, names: Sequence[str]) -> str | None:
     return next((found for name in names if (found := find_array(arrays, (name,)))), None)
 
 
-def find_flux(arrays: NamedArrays, source: str) -> str:
+def find_flux(arrays: NamedArrays, source: str, named: NamedByCaller) -> str:
     """Find the flux, without which there are no spectra."""
+    if named.flux is not None:
+        return find_named_array(arrays, named.flux, "flux", source)
     if (name := find_array(arrays, FLUX)) is None:
         raise FileFormatError(
             f"{source} should hold the flux under one of the names {', '.join(FLUX)}, got"
-            f" {_list_names(arrays) or 'no array at all'}: rename it, or use symspec.Spectra."
+            f" {_list_names(arrays) or 'no array at all'}: say which it is, flux=, or use"
+            " symspec.Spectra."
         )
     return name
 
 
-def find_uncertainty(arrays: NamedArrays, uncertainty: str | None) -> tuple[str, str] | None:
+def find_grid_array(arrays: NamedArrays, source: str, named: NamedByCaller) -> str | None:
+    """Find the wavelengths, or their logarithms; None without."""
+    if named.wavelength is not None:
+        return find_named_array(arrays, named.wavelength, "wavelength", source)
+    return find_array(arrays, WAVELENGTH) or find_array(arrays, LOG_WAVELENGTH)
+
+
+def find_named_array(arrays: NamedArrays, name: str, option: str, source: str) -> str:
+    """Find the array of a name that the caller gives by an option, in any case."""
+    if (found := find_array(arrays, (name.lower(),))) is None:
+        raise FileFormatError(
+            f"{source} should hold an array named {name!r}, got {_list_names(arrays)}: correct"
+            f" {option}=."
+        )
+    return found
+
+
+def find_uncertainty(
+    arrays: NamedArrays, named: NamedByCaller, source: str
+) -> tuple[str, str] | None:
     """Find the array that holds the flux's uncertainty, and its kind.
 
     Parameters
     ----------
     arrays : NamedArrays
-    uncertainty : {"std", "var", "ivar"} or None
-        The kind that the caller states, or asks for among several.
+    named : NamedByCaller
+        The kind that the caller states, or asks for among several, perhaps with a name.
+    source : str
+        Name of the source, used in errors.
 
     Returns
     -------
@@ -140,10 +212,19 @@ def find_uncertainty(arrays: NamedArrays, uncertainty: str | None) -> tuple[str,
 
     Raises
     ------
+    FileFormatError
+        There is no array of the caller's name.
     DataError
         The kind is unknown, or the caller contradicts the name.
     """
-    kinds = {name: UNCERTAINTIES.get(name.lower()) for name in arrays.names}
+    uncertainty = named.kind
+    if named.uncertainty is not None and uncertainty is not None:
+        return find_named_array(arrays, named.uncertainty, "uncertainty", source), uncertainty
+    kinds = {
+        name: UNCERTAINTIES.get(name.lower())
+        for name in arrays.names
+        if not is_same_name(name, named.flux) and not is_same_name(name, named.wavelength)
+    }
     found = {name: kind for name, kind in kinds.items() if kind or name.lower() in AMBIGUOUS}
     if not found and uncertainty is None:
         return None

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from symspec.errors import DataError, OptionError
+from symspec.errors import DataError, OptionError, ValuesDroppedWarning
 from symspec.spectra.spectra import Spectra
 
 UNCERTAINTY_KINDS = ("std", "var", "ivar")
 MISSING = -9999.0
+BAD_ERROR = 999.0  # where flags begin unless the caller says it
+_FLAG_RATIO = 100.0  # of a flag to an error; flags are 999 or 1e10 where errors are below 1
 _EXPONENTS = {"std": -2.0, "var": -1.0, "ivar": 1.0}
 
 
@@ -93,7 +96,7 @@ def find_ivar(
     *,
     scale: float = 1.0,
     mask: np.ndarray | None = None,
-    bad_error: float = 999.0,
+    bad_error: float = BAD_ERROR,
 ) -> np.ndarray | None:
     """Inverse variances of the flux, 0 at bad pixels.
 
@@ -142,18 +145,63 @@ def find_ivar(
     return ivar
 
 
+def find_mask_row(flux: np.ndarray) -> int | None:
+    """The first row (star, pixel) of different whole numbers among rows of others, else None.
+
+    Flux of one star is not counted where that of others is calibrated; a mask beside it is.
+    """
+    known = np.isfinite(flux)
+    is_whole = ((flux == np.round(flux)) | ~known).all(axis=1)
+    lowest = np.where(known, flux, np.inf).min(axis=1)
+    highest = np.where(known, flux, -np.inf).max(axis=1)
+    is_mask = is_whole & (highest > lowest)
+    return int(np.argmax(is_mask)) if is_mask.any() and not is_whole.all() else None
+
+
+def has_usable_errors(error: np.ndarray, kind: str) -> bool:
+    """Whether an array of uncertainties holds any; each inverse variance says something, also 0."""
+    known = np.isfinite(error) & (error != MISSING)
+    return bool((known if kind == "ivar" else known & (error > 0)).any())
+
+
 def check_bad_error(
     error: np.ndarray, kind: str, name: str, *, scale: float, bad_error: float
 ) -> None:
-    """Refuse a `bad_error` that makes flags of more than half of the uncertainties `name`."""
+    """Judge whether `bad_error` makes flags of numbers among the uncertainties `name`.
+
+    Raises
+    ------
+    DataError
+        It does of more than half of them.
+
+    Warns
+    -----
+    ValuesDroppedWarning
+        The caller did not say it, and some at or beyond it are within a hundred times the median of
+        the others.
+    """
     ivar = _invert(error, kind, scale, np.isfinite(error) & (error != MISSING))
-    flagged = np.count_nonzero(_is_flag(ivar, bad_error))
+    is_flag = _is_flag(ivar, bad_error)
+    flagged = np.count_nonzero(is_flag)
     n_known = np.count_nonzero(ivar > 0)
     if flagged > n_known / 2:
         raise DataError(
             f"{name} should mostly be a {kind} within bad_error={bad_error:g} (a standard"
             f" deviation), got {flagged} of {n_known} pixels at or beyond it: give"
             " bad_error=numpy.inf if these errors are real."
+        )
+    if not flagged or bad_error != BAD_ERROR:
+        return
+    median = np.median(ivar[(ivar > 0) & ~is_flag])
+    doubtful = np.count_nonzero(is_flag & (ivar * _FLAG_RATIO**2 > median))
+    if doubtful:
+        warnings.warn(
+            f"{name} holds errors at or beyond bad_error={bad_error:g} in {doubtful} of"
+            f" {n_known} pixels looked at, less than {_FLAG_RATIO:.0f} times the median error of"
+            f" the others, {median**-0.5:.3g}: they count as flags and lose all weight; give"
+            " bad_error=numpy.inf, or where flags begin.",
+            ValuesDroppedWarning,
+            stacklevel=2,
         )
 
 

@@ -14,15 +14,21 @@ from numpy.typing import ArrayLike
 from scipy import sparse
 
 from symspec.errors import DataError, ShapeError
-from symspec.safety.arrays import as_float_array
+from symspec.safety.arrays import as_float_array, check_finite
 from symspec.safety.options import check_choice
+from symspec.safety.stars import check_medium
+from symspec.spectra.resampling_matrices import build_resampling_matrix
 from symspec.spectra.spectra import Spectra
-from symspec.spectra.wavelengths import convert_wavelength, find_pixel_order, is_same_unit
+from symspec.spectra.wavelengths import (
+    convert_medium,
+    convert_wavelength,
+    find_pixel_order,
+    is_same_unit,
+    shift_to_rest_frame,
+)
 
 KINDS = ("flux_conserving", "linear")
-_NEGLIGIBLE = 1e-6  # share of a pixel below which an overlap is rounding
-_UNCOVERED = 1e-5  # share of a new pixel that may lie out of the old grid, for the same reason
-_GAP = 3.0  # a step this many times those beside it is a gap between detectors, not a wide pixel
+_NO_ERRORS = "spectra should come with ivar for a covariance of their flux, got none: give ivar."
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -35,21 +41,67 @@ class Resampled:
         Flux R x; ``ivar`` is one over the diagonal of
         :math:`R\,\mathrm{diag}(1/\mathrm{ivar})\,R^T`, and 0 where a new pixel reaches out of the
         old grid or depends on an old one without information.
-    matrix : scipy.sparse.csr_array, shape (new pixel, old pixel)
-        R. Rows of new pixels that reach out of the old grid are empty.
+    matrices : tuple of scipy.sparse.csr_array, shape (new pixel, old pixel)
+        R, one for all stars, or one a star if they were shifted by velocities of their own. Rows of
+        new pixels that reach out of the old grid are empty.
     source_ivar : numpy.ndarray, shape (star, old pixel), or None
         Inverse variance before resampling.
     """
 
     spectra: Spectra
-    matrix: sparse.csr_array
+    matrices: tuple[sparse.csr_array, ...]
     source_ivar: np.ndarray | None
+
+    @property
+    def matrix(self) -> sparse.csr_array:
+        """R, if it is the same for all stars.
+
+        Raises
+        ------
+        DataError
+            It is not.
+        """
+        if len(self.matrices) > 1:
+            raise DataError(
+                "spectra should share one map to the new grid, got one a star, as they were shifted"
+                " by velocities of their own: take matrices[star]."
+            )
+        return self.matrices[0]
 
     def identity(self) -> dict[str, Any]:
         """All that the spectra and the map are, for fingerprints."""
-        R = self.matrix
-        matrix = (R.shape, R.data, R.indices, R.indptr)
+        described = [(R.shape, R.data, R.indices, R.indptr) for R in self.matrices]
+        matrix = described[0] if len(described) == 1 else tuple(described)
         return {"spectra": self.spectra, "matrix": matrix, "source_ivar": self.source_ivar}
+
+    def propagate(self, J_x: np.ndarray, rows: slice = slice(None)) -> np.ndarray:
+        """Covariance of labels due to the errors of the flux of stars `rows`.
+
+        Parameters
+        ----------
+        J_x : numpy.ndarray, shape (star, label, new pixel)
+            Derivatives of the labels of these stars.
+        rows : slice
+
+        Returns
+        -------
+        numpy.ndarray, shape (star, label, label)
+            As `propagate_through`.
+
+        Raises
+        ------
+        DataError
+            The errors of the flux are unknown.
+        """
+        if self.source_ivar is None:
+            raise DataError(_NO_ERRORS)
+        ivar = self.source_ivar[rows]
+        if len(self.matrices) == 1:
+            return propagate_through(J_x, self.matrix, ivar)
+        maps = self.matrices[rows]
+        stars = range(len(ivar))
+        parts = [propagate_through(J_x[i : i + 1], maps[i], ivar[i : i + 1]) for i in stars]
+        return np.concatenate(parts)
 
     def covariance_factor(self, star: int) -> sparse.csr_array:
         r"""Factor of the covariance of one star's new flux.
@@ -71,12 +123,11 @@ class Resampled:
             The errors of the flux are unknown.
         """
         if self.source_ivar is None or self.spectra.ivar is None:
-            raise DataError(
-                "spectra should come with ivar for a covariance of their flux, got none: give ivar."
-            )
+            raise DataError(_NO_ERRORS)
+        matrix = self.matrices[star if len(self.matrices) > 1 else 0]
         sigma = np.sqrt(_invert(self.source_ivar[star]))
         good = (self.spectra.ivar[star] > 0).astype(float)
-        return sparse.csr_array(sparse.diags_array(good) @ self.matrix @ sparse.diags_array(sigma))
+        return sparse.csr_array(sparse.diags_array(good) @ matrix @ sparse.diags_array(sigma))
 
 
 def resample(
@@ -85,6 +136,8 @@ def resample(
     *,
     kind: str = "flux_conserving",
     wavelength_unit: str | None = None,
+    wavelength_medium: str | None = None,
+    radial_velocity: ArrayLike = 0.0,
 ) -> Resampled:
     r"""Resample spectra to another grid of wavelengths, such as that of a network.
 
@@ -106,8 +159,14 @@ def resample(
         The new, rising grid.
     kind : {"flux_conserving", "linear"}, default "flux_conserving"
     wavelength_unit : str, optional
-        Unit of `wavelength`, as astropy writes it; by default its own, or that of `spectra`. Vacuum
-        and air wavelengths are not told apart.
+        Unit of `wavelength`, as astropy writes it; by default its own, or that of `spectra`.
+    wavelength_medium : {"air", "vacuum"}, optional
+        Medium of `wavelength`, to which the spectra are converted if theirs is the other
+        (`symspec.spectra.wavelengths.convert_medium` has the formula); by default that of
+        `spectra`.
+    radial_velocity : float or array_like, shape (star,), default 0.0
+        Velocities in km/s, positive for stars that recede, from whose Doppler shift the spectra are
+        freed: `wavelength` is of the stars' rest frame then.
 
     Returns
     -------
@@ -120,11 +179,12 @@ def resample(
     ------
     DataError
         The spectra have no wavelengths, the grids do not overlap, one does not rise, its unit is
-        not stated, or new pixels have no flux and the spectra have no `ivar` to mark them.
+        not stated, its medium is asked for and not known, or new pixels have no flux and the
+        spectra have no `ivar` to mark them.
     ShapeError
         The new grid has not one axis.
     OptionError
-        `kind` is not one of those above.
+        `kind` is not one of those above, or a star is as fast as light.
 
     Examples
     --------
@@ -138,11 +198,16 @@ def resample(
     `LaplacePosterior.predict` takes `resampled` itself, with its covariance.
     """
     check_choice(kind, "kind", KINDS)
+    check_medium(wavelength_medium)
     unit = _find_unit(wavelength, wavelength_unit, spectra.wavelength_unit)
     given = as_float_array(wavelength, "wavelength", unit=unit)
     old, new = _match_grids(spectra, given, unit)
-    R = build_resampling_matrix(old, new, kind)
-    flux, ivar = _apply(R, spectra)
+    medium = wavelength_medium or spectra.wavelength_medium
+    matrices = tuple(
+        build_resampling_matrix(_shift(spectra, old, medium, velocity, new), new, kind)
+        for velocity in _find_velocities(radial_velocity, spectra.n_stars)
+    )
+    flux, ivar = _apply_each(matrices, spectra)
     resampled = Spectra(
         flux=flux,
         ivar=ivar,
@@ -152,36 +217,9 @@ def resample(
         label_units=spectra.label_units,
         ids=spectra.ids,
         wavelength_unit=unit,
+        wavelength_medium=medium,
     )
-    return Resampled(spectra=resampled, matrix=R, source_ivar=spectra.ivar)
-
-
-def build_resampling_matrix(
-    old: np.ndarray, new: np.ndarray, kind: str = "flux_conserving"
-) -> sparse.csr_array:
-    """Linear map R from flux on one grid to flux on another.
-
-    Parameters
-    ----------
-    old : numpy.ndarray, shape (old pixel,)
-        Rising wavelengths.
-    new : numpy.ndarray, shape (new pixel,)
-        Rising wavelengths in the same unit.
-    kind : {"flux_conserving", "linear"}
-        As in `resample`.
-
-    Returns
-    -------
-    scipy.sparse.csr_array, shape (new pixel, old pixel)
-        Rows sum to 1; those of new pixels that reach out of the old grid or into a gap are empty.
-    """
-    build = {"flux_conserving": _build_conserving, "linear": _build_linear}[kind]
-    rows, columns, weights = build(old, new)
-    covered = np.bincount(rows, weights, minlength=new.size)[rows]
-    keep = covered > 1 - _UNCOVERED
-    return sparse.csr_array(
-        ((weights / covered)[keep], (rows[keep], columns[keep])), shape=(new.size, old.size)
-    )
+    return Resampled(spectra=resampled, matrices=matrices, source_ivar=spectra.ivar)
 
 
 def propagate_through(J_x: np.ndarray, R: sparse.csr_array, ivar: np.ndarray) -> np.ndarray:
@@ -243,16 +281,50 @@ def _match_grids(
                 f"{name} should rise, got a grid that falls: turn it and the flux round, [...,"
                 " ::-1]."
             )
-    old = spectra.wavelength
-    new = convert_wavelength(wavelength, unit, spectra.wavelength_unit)
+    return spectra.wavelength, convert_wavelength(wavelength, unit, spectra.wavelength_unit)
+
+
+def _shift(
+    spectra: Spectra, old: np.ndarray, medium: str | None, velocity: float, new: np.ndarray
+) -> np.ndarray:
+    """The old grid in the medium of the new one and in the rest frame; it has to overlap `new`.
+
+    Wavelengths are shifted in vacuum where it is known what they are.
+    """
+    stored = spectra.wavelength_medium
+    unit = spectra.wavelength_unit
+    if medium is not None and stored is None:
+        raise DataError(
+            f"spectra should say whether their wavelengths are of air or of vacuum, to be taken to"
+            f" {medium}, got wavelength_medium=None: give Spectra(wavelength_medium=...), or leave"
+            " the option out."
+        )
+    if velocity or medium != stored:
+        old = convert_medium(old, unit, stored, stored and "vacuum")
+        old = shift_to_rest_frame(old, velocity)
+        old = convert_medium(old, unit, stored and "vacuum", medium)
+        if find_pixel_order(old, "spectra.wavelength") != slice(None):
+            raise DataError("spectra.wavelength should rise, got a grid that falls: turn it round.")
     if new.size == 0 or new[-1] < old[0] or new[0] > old[-1]:
         got = f"{new[0]:.6g} to {new[-1]:.6g}" if new.size else "no pixel at all"
         raise DataError(
             f"wavelength should overlap the grid of the spectra, {old[0]:.6g} to {old[-1]:.6g}"
-            f" {spectra.wavelength_unit}, got {got}: if the units differ, say that of the new grid,"
-            " wavelength_unit=."
+            f" {unit}, got {got}: if the units differ, say that of the new grid, wavelength_unit=."
         )
-    return old, new
+    return old
+
+
+def _find_velocities(radial_velocity: ArrayLike, n_stars: int) -> np.ndarray:
+    """Velocities of all stars (star,), or the one that all have (1,)."""
+    velocities = as_float_array(radial_velocity, "radial_velocity", unit="km/s")
+    if velocities.shape not in ((), (n_stars,)):
+        raise ShapeError(
+            f"radial_velocity should be one number, or have shape ({n_stars},), got"
+            f" {velocities.shape}: give one a star, in km/s."
+        )
+    check_finite(velocities, "radial_velocity", ("star",), "give 0 for what should not be shifted")
+    velocities = np.atleast_1d(velocities)
+    return velocities[:1] if velocities.size and (velocities == velocities[0]).all() else velocities
 
 
 def _find_unit(wavelength: ArrayLike, wavelength_unit: str | None, default: str) -> str:
@@ -266,6 +338,18 @@ def _find_unit(wavelength: ArrayLike, wavelength_unit: str | None, default: str)
             f" {stated}: leave it out."
         )
     return str(stated)
+
+
+def _apply_each(
+    matrices: tuple[sparse.csr_array, ...], spectra: Spectra
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """New flux, and one over the diagonal of its covariance, by the one map or by each star's."""
+    if len(matrices) == 1:
+        return _apply(matrices[0], spectra)
+    parts = [_apply(R, spectra[star]) for star, R in enumerate(matrices)]
+    flux = np.concatenate([flux for flux, _ in parts])
+    errors = [ivar for _, ivar in parts if ivar is not None]
+    return flux, np.concatenate(errors) if errors else None
 
 
 def _apply(R: sparse.csr_array, spectra: Spectra) -> tuple[np.ndarray, np.ndarray | None]:
@@ -294,74 +378,3 @@ def _find_good(R: sparse.csr_array, ivar: np.ndarray) -> np.ndarray:
 
 def _invert(ivar: np.ndarray) -> np.ndarray:
     return np.divide(1.0, ivar, out=np.zeros(ivar.shape), where=ivar > 0)
-
-
-def _find_gaps(grid: np.ndarray) -> np.ndarray:
-    """Whether steps of a grid are gaps (step,)."""
-    steps = np.diff(grid)
-    if steps.size < 2:
-        return np.zeros(steps.size, dtype=bool)
-    beside = np.pad(steps, 1, mode="reflect")  # at the ends there is one step only
-    return steps > _GAP * np.maximum(beside[:-2], beside[2:])
-
-
-def _find_edges(grid: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Edges of each pixel: half way to its neighbours; at ends and gaps as on the other side."""
-    if grid.size == 1:
-        raise ShapeError(
-            "wavelength should have two pixels or more, got one, which has no width: interpolate,"
-            " linear."
-        )
-    half = np.where(_find_gaps(grid), np.nan, np.diff(grid) / 2)
-    left = np.insert(half, 0, np.nan)
-    right = np.append(half, np.nan)
-    has_left = ~np.isnan(left)
-    has_right = ~np.isnan(right)
-    lower = np.where(has_left, left, right)
-    upper = np.where(has_right, right, left)
-    alone = ~(has_left | has_right)  # between two gaps
-    lower[alone] = np.nanmedian(half)
-    upper[alone] = lower[alone]
-    return grid - lower, grid + upper
-
-
-def _build_conserving(
-    old: np.ndarray, new: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Overlaps of new pixels with old ones as shares of the new: rows, columns, weights."""
-    low, high = _find_edges(old)
-    start, stop = _find_edges(new)
-    first = np.searchsorted(high, start, side="right")
-    last = np.maximum(np.searchsorted(low, stop, side="left"), first)
-    counts = last - first
-    rows = np.repeat(np.arange(new.size), counts)
-    columns = (
-        np.arange(counts.sum())
-        - np.repeat(np.cumsum(counts) - counts, counts)
-        + np.repeat(first, counts)
-    )
-    overlap = np.minimum(stop[rows], high[columns]) - np.maximum(start[rows], low[columns])
-    width = (stop - start)[rows]
-    keep = overlap > _NEGLIGIBLE * np.minimum(width, (high - low)[columns])
-    return rows[keep], columns[keep], (overlap / width)[keep]
-
-
-def _build_linear(old: np.ndarray, new: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Weights of the two old pixels beside each new centre: rows, columns, weights."""
-    if old.size == 1:
-        raise ShapeError(
-            "spectra should have two pixels or more to interpolate between, got one: give more."
-        )
-    left = np.clip(np.searchsorted(old, new, side="right") - 1, 0, old.size - 2)
-    share = (new - old[left]) / np.diff(old)[left]
-    # rounding may put the ends just outside
-    inside = (share > -_NEGLIGIBLE) & (share < 1 + _NEGLIGIBLE)
-    inside &= ~_find_gaps(old)[left] | (np.minimum(abs(share), abs(1 - share)) < _NEGLIGIBLE)
-    rows = np.flatnonzero(inside)
-    share = np.clip(share[inside], 0.0, 1.0)
-    left = left[inside]
-    rows = np.tile(rows, 2)
-    columns = np.append(left, left + 1)
-    weights = np.append(1 - share, share)
-    keep = weights > _NEGLIGIBLE
-    return rows[keep], columns[keep], weights[keep]

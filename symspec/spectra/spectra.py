@@ -14,8 +14,14 @@ from symspec.errors import DataError, OptionError, ShapeError
 from symspec.safety.arrays import as_float_array, as_texts, check_finite, describe_bad
 from symspec.safety.checkpoint import find_fingerprint
 from symspec.safety.label_errors import MISSING, REFUSE, add_errors
+from symspec.safety.named_arrays import Contents
 from symspec.safety.options import check_choice
-from symspec.safety.stars import check_ivar, check_not_infinite, check_wavelength
+from symspec.safety.stars import (
+    check_ivar,
+    check_medium,
+    check_not_infinite,
+    check_wavelength,
+)
 
 # the fields with one row a star
 BY_STAR = ("flux", "ivar", "labels", "label_errors", "label_covariance", "ids")
@@ -54,6 +60,8 @@ class Spectra:
         Names of the stars; bytes are decoded (UTF-8, else Latin-1), numbers written out.
     wavelength_unit : str
         Unit of `wavelength`, default ``"Angstrom"``.
+    wavelength_medium : {"air", "vacuum"} or None
+        Whether `wavelength` is of air or of vacuum; None, the default, where it is not known.
 
     Raises
     ------
@@ -78,6 +86,7 @@ class Spectra:
     label_units: tuple[str, ...] = ()
     ids: np.ndarray | None = None
     wavelength_unit: str = "Angstrom"
+    wavelength_medium: str | None = None
     label_errors: np.ndarray | None = None
     label_covariance: np.ndarray | None = None
     missing_label_error: str = REFUSE
@@ -89,6 +98,7 @@ class Spectra:
             self._set("ivar", check_ivar(self.ivar, flux.shape))
         _refuse_unmarked(self.flux, self.ivar)
         units = _as_strings(self.label_units, "label_units")
+        check_medium(self.wavelength_medium)
         if self.wavelength is not None:
             grid = _as_wavelength(self.wavelength, flux.shape[1], self.wavelength_unit)
             self._set("wavelength", grid)
@@ -172,7 +182,17 @@ class Spectra:
     def identity(self) -> dict[str, str | None]:
         """Digest of all fields, by the same key as that of an open file."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
+        # as before these were known of any spectra
+        if self.wavelength_medium is None:
+            del values["wavelength_medium"]
+        if not self.has_label_errors:
+            del values["label_errors"], values["label_covariance"], values["missing_label_error"]
         return {"spectra": find_fingerprint(values)}
+
+    @property
+    def contents(self) -> Contents:
+        """What a file would say of its layout: nothing."""
+        return Contents()
 
     def __getitem__(self, stars: int | slice | ArrayLike) -> Spectra:
         stars = _as_star_index(stars, self.n_stars)
@@ -187,11 +207,17 @@ class Spectra:
             f"{self.n_stars} stars",
             f"{self.n_pixels} pixels",
             "no ivar" if self.ivar is None else "ivar",
-            "no wavelength" if self.wavelength is None else f"wavelength in {self.wavelength_unit}",
+            self._describe_wavelength(),
             f"labels {labels}" if labels else "no labels",
             *(["errors of labels"] if self.has_label_errors else []),
         ]
         return f"Spectra({', '.join(parts)})"
+
+    def _describe_wavelength(self) -> str:
+        if self.wavelength is None:
+            return "no wavelength"
+        medium = f" ({self.wavelength_medium})" if self.wavelength_medium else ""
+        return f"wavelength in {self.wavelength_unit}{medium}"
 
 
 def hash_spectra(spectra: Spectra) -> str:

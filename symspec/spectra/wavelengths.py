@@ -1,21 +1,25 @@
-"""Units of wavelengths, uncertainties and labels, by astropy, and the order of pixels."""
+"""Units of wavelengths, uncertainties and labels, air and vacuum, and the order of pixels."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from symspec.errors import DataError, ShapeError
+from symspec.errors import DataError, OptionError, ShapeError
 from symspec.safety.arrays import as_float_array
 from symspec.safety.stars import check_wavelength
+from symspec.spectra.spectral_axis import (
+    ANGSTROM,
+    is_length,
+    parse_spectral_unit,
+)
 
-if TYPE_CHECKING:
-    from astropy.units import UnitBase
-
-DEFAULT_UNIT = "Angstrom"
+SPEED_OF_LIGHT = 299792.458  # km/s
 _POWERS = {"std": 1, "var": 2, "ivar": -2}
+_SHORTEST_IN_AIR = 0.2  # um
+_N_ITERATIONS = 5  # each gains four digits
 
 
 def parse_unit(name: str) -> str:
@@ -24,53 +28,37 @@ def parse_unit(name: str) -> str:
     Parameters
     ----------
     name : str
-        The unit, e.g. "Angstrom", "nm", "um".
+        The unit, e.g. "Angstrom", "nm", "um", also in capitals or in the plural as in headers.
 
     Raises
     ------
     DataError
         Astropy does not know it, or it is no length.
     """
-    if name == DEFAULT_UNIT:  # spares the import of astropy
+    if name == ANGSTROM:  # spares the import of astropy
         return name
-    from astropy import units
-
     try:
-        unit = _parse(name)
-        unit.to(units.AA)
-    # a foreign string may make the parser raise other errors than ValueError
-    except Exception:
+        spectral = parse_spectral_unit(name)
+    except DataError:
+        spectral = None
+    if spectral is None or spectral.scale != "linear" or not is_length(spectral.unit):
         raise DataError(
             f"the unit of wavelength should be a length that astropy.units knows, got {name!r}:"
             ' write it as "Angstrom", "nm", "um", ..., or say what it is with wavelength_unit=.'
-        ) from None
-    return unit.to_string()
-
-
-def _parse(name: str) -> UnitBase:
-    """Parse a unit, also in capitals or in the plural as in headers: ANGSTROMS, Microns."""
-    from astropy import units
-
-    try:
-        return units.Unit(name)
-    except ValueError:
-        if len(name) < 6:  # a symbol, in which a capital means another unit
-            raise
-        return units.Unit(name.lower().removesuffix("s"))
+        )
+    return spectral.unit
 
 
 def is_same_unit(one: str, other: str) -> bool:
     """Whether two spellings are one unit, as micron and um are."""
-    return one == other or _parse(parse_unit(one)) == _parse(parse_unit(other))
+    return one == other or find_length_factor(one, other) == 1.0
 
 
-def is_unit(name: str) -> bool:
-    """Whether `parse_unit` understands this name."""
-    try:
-        parse_unit(name)
-    except DataError:
-        return False
-    return True
+def find_length_factor(unit: str, wanted: str) -> float:
+    """Factor that takes lengths from one unit to another."""
+    from astropy import units
+
+    return float(units.Unit(parse_unit(unit)).to(parse_unit(wanted)))
 
 
 def find_unit_factor(unit: str | None, flux_unit: str | None, kind: str, name: str) -> float:
@@ -159,10 +147,81 @@ def _recognize(*names: str | None) -> list[Any] | None:
 
 
 def convert_wavelength(wavelength: np.ndarray, unit: str, wanted: str) -> np.ndarray:
-    """Convert wavelengths, vacuum or air alike; the same array is returned for the same unit."""
+    """Convert wavelengths to another unit; the same array is returned for the same unit."""
     if is_same_unit(unit, wanted):
         return wavelength
-    return wavelength * _parse(unit).to(_parse(wanted))
+    return wavelength * find_length_factor(unit, wanted)
+
+
+def convert_medium(
+    wavelength: np.ndarray, unit: str, medium: str | None, wanted: str | None
+) -> np.ndarray:
+    r"""Convert wavelengths between vacuum and air; the same array where it is not known from what.
+
+    The refractive index of dry air at 15 C and 1 atm with 0.045 % of CO2 is
+
+    .. math::
+        n = 1 + 8.34254 \times 10^{-5} + \frac{0.02406147}{130 - \sigma^2}
+            + \frac{0.00015998}{38.9 - \sigma^2}
+
+    with :math:`\sigma = 1 / \lambda_{vac}` in 1/um, and
+    :math:`\lambda_{air} = \lambda_{vac} / n` (Morton 2000, ApJS 130, 403, eq. 8,
+    `doi:10.1086/317349`; the default of specutils, and VALD's). From air to vacuum it is solved by
+    iteration. Below 2000 Angstrom, where air is opaque, both are the same.
+
+    Parameters
+    ----------
+    wavelength : numpy.ndarray, shape (pixel,)
+    unit : str
+    medium, wanted : {"air", "vacuum"} or None
+        That of `wavelength`, and that of the result.
+
+    Returns
+    -------
+    numpy.ndarray, shape (pixel,)
+    """
+    if None in (medium, wanted) or medium == wanted:
+        return wavelength
+    factor = find_length_factor(unit, "um")
+    if wanted == "air":
+        return wavelength / _find_refractive_index(factor * wavelength)
+    vacuum = wavelength
+    for _ in range(_N_ITERATIONS):
+        vacuum = wavelength * _find_refractive_index(factor * vacuum)
+    return vacuum
+
+
+def shift_to_rest_frame(wavelength: np.ndarray, radial_velocity: float) -> np.ndarray:
+    r"""Wavelengths that a receding source emitted: observed ones without the Doppler shift.
+
+    .. math:: \lambda_{rest} = \lambda \sqrt{(1 - \beta) / (1 + \beta)}, \quad \beta = v / c
+
+    Parameters
+    ----------
+    wavelength : numpy.ndarray, shape (pixel,)
+        In vacuum.
+    radial_velocity : float
+        v in km/s, positive for a source that recedes.
+
+    Raises
+    ------
+    OptionError
+        It is not slower than light.
+    """
+    beta = radial_velocity / SPEED_OF_LIGHT
+    if not abs(beta) < 1:
+        raise OptionError(
+            "radial_velocity should be in km/s and slower than light,"
+            f" {SPEED_OF_LIGHT} km/s, got {radial_velocity!r}: correct it."
+        )
+    return wavelength * np.sqrt((1 - beta) / (1 + beta))
+
+
+def _find_refractive_index(micrometers: np.ndarray) -> np.ndarray:
+    """Refractive index of air at wavelengths of vacuum; 1 below 0.2 um."""
+    squared = np.maximum(micrometers, _SHORTEST_IN_AIR) ** -2
+    index = 1 + 8.34254e-5 + 2.406147e-2 / (130 - squared) + 1.5998e-4 / (38.9 - squared)
+    return np.where(micrometers < _SHORTEST_IN_AIR, 1.0, index)
 
 
 def find_pixel_order(wavelength: ArrayLike, name: str = "wavelength") -> slice:

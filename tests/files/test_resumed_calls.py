@@ -216,7 +216,7 @@ PREDICTIONS = {
         ss.resample(OTHER_GRID, GRID, kind="linear"),
         replace(RESAMPLED, source_ivar=RESAMPLED.source_ivar * 2),
         replace(RESAMPLED, source_ivar=None),
-        replace(RESAMPLED, matrix=RESAMPLED.matrix * 2),
+        replace(RESAMPLED, matrices=(RESAMPLED.matrix * 2,)),
     ],
     "ivar": [IVAR, IVAR * 2, np.where(X_NEW > 1, 0, IVAR)],
     "center": ["weights", "linearized"],
@@ -499,7 +499,11 @@ def test_every_option_of_reading_is_in_the_plan():
         "bad_error": 9.0,
         "mask_bits": (1,),
         "wavelength_unit": "nm",
+        "wavelength_medium": "air",
+        "flux": "F",
+        "wavelength": "W",
         "hdu": 1,
+        "arm": "B",
         "apstar": "visits",
     }
     check_table(changed, ss.read_spectra, without=["source"])

@@ -8,7 +8,8 @@ import pytest
 from scipy import sparse
 
 from symspec.errors import DataError, OptionError, ShapeError
-from symspec.spectra.resampling import build_resampling_matrix, propagate_through, resample
+from symspec.spectra.resampling import propagate_through, resample
+from symspec.spectra.resampling_matrices import build_resampling_matrix
 from symspec.spectra.spectra import Spectra
 
 N_STARS, N_LABELS = 4, 3

@@ -46,6 +46,7 @@ def import_network(
     label_scaling: tuple[ArrayLike, ArrayLike] | None = None,
     wavelength: ArrayLike | None = None,
     wavelength_unit: str = "Angstrom",
+    wavelength_medium: str | None = None,
     activation: str | None = None,
     pixels: slice | ArrayLike | None = None,
 ) -> Imported:
@@ -79,6 +80,8 @@ def import_network(
     wavelength : array_like, shape (pixel,), optional
         Grid of the spectra that it takes; default that of `net`.
     wavelength_unit : str, default "Angstrom"
+    wavelength_medium : {"air", "vacuum"}, optional
+        Whether `wavelength` is of air or of vacuum, if that is known.
     activation : {"leaky_relu", "sigmoid"}, optional
         Only for The Payne, see `import_payne`; `check` finds it, too.
     pixels : slice or array, optional
@@ -106,20 +109,7 @@ def import_network(
         The file is of ONNX, and the package onnx is not installed.
     """
     kind = find_kind(path)
-    if net is not None and not isinstance(net, Network):
-        raise OptionError(
-            f"net should be a symspec.Network, got {type(net).__name__}: build it of symspec's"
-            " layers."
-        )
-    if kind != "payne" and (activation is not None or pixels is not None):
-        raise OptionError(
-            f"activation and pixels are for files of The Payne, got them for {path}: leave them"
-            " out."
-        )
-    if kind == "payne" and net is not None:
-        raise OptionError(
-            f"net should be left out for {path}: a file of The Payne says its own layers."
-        )
+    _check_options(path, kind, net, activation, pixels)
     is_asked = kind == "payne" and check is not None and activation is None
     failures = []
     for candidate in PAYNE_ACTIVATIONS if is_asked else [activation]:
@@ -130,7 +120,14 @@ def import_network(
             if check is None and kind in _CHANNELS_FIRST:
                 refuse_positions_first(path, read)
         read = _complete(
-            read, label_names, label_units, flux_scaling, label_scaling, wavelength, wavelength_unit
+            read,
+            label_names,
+            label_units,
+            flux_scaling,
+            label_scaling,
+            wavelength,
+            wavelength_unit,
+            wavelength_medium,
         )
         if (failure := _compare(path, read, theta, check)) is None:
             return read, theta
@@ -167,6 +164,30 @@ def read_network(path: str | os.PathLike[str], **options: Any) -> Imported:
     return read_archived_network(path)
 
 
+def _check_options(
+    path: str | os.PathLike[str],
+    kind: str,
+    net: Network | None,
+    activation: str | None,
+    pixels: slice | ArrayLike | None,
+) -> None:
+    """Refuse options that make no sense for this kind of file."""
+    if net is not None and not isinstance(net, Network):
+        raise OptionError(
+            f"net should be a symspec.Network, got {type(net).__name__}: build it of symspec's"
+            " layers."
+        )
+    if kind != "payne" and (activation is not None or pixels is not None):
+        raise OptionError(
+            f"activation and pixels are for files of The Payne, got them for {path}: leave them"
+            " out."
+        )
+    if kind == "payne" and net is not None:
+        raise OptionError(
+            f"net should be left out for {path}: a file of The Payne says its own layers."
+        )
+
+
 def _complete(
     net: Network,
     names: Sequence[str] | None,
@@ -175,6 +196,7 @@ def _complete(
     label_scaling: tuple[ArrayLike, ArrayLike] | None,
     wavelength: ArrayLike | None,
     wavelength_unit: str,
+    wavelength_medium: str | None,
 ) -> Network:
     """Add to a network what its file does not say."""
     layers = list(net.layers)
@@ -187,6 +209,7 @@ def _complete(
     if wavelength is None:
         wavelength = net.wavelength
         wavelength_unit = net.wavelength_unit
+        wavelength_medium = net.wavelength_medium
     return Network(
         layers,
         net.n_pixels,
@@ -194,6 +217,7 @@ def _complete(
         label_units=units,
         wavelength=wavelength,
         wavelength_unit=wavelength_unit,
+        wavelength_medium=wavelength_medium,
     )
 
 

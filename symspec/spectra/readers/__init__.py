@@ -1,7 +1,7 @@
 """Readers of spectra: one file a format, one contract: named arrays.
 
 `read_spectra(path)` reads a file or folder whole; `open_spectra(path)` opens it to read some stars
-at a time. Both take HDF5, npz, CSV, FITS (apStar, apVisit, BOSS, images, tables; .gz too), astropy
+at a time. Both take HDF5, npz, CSV, FITS (`symspec.spectra.readers.layouts`; .gz too), astropy
 Tables and specutils spectra in memory, and folders of such files with one star each. The content of
 a file decides what it is, not its name. `help(symspec.read_spectra)` lists the names of arrays.
 
@@ -19,8 +19,12 @@ Spectra(5 stars, 100 pixels, ivar, wavelength in Angstrom, no labels)
   `bad_error` (999) or more, a mask that is set. ``mask_bits=(0, 1, 14)`` names the bits that count,
   ``mask_bits=()`` lets the mask not count, ``bad_error=numpy.inf`` keeps large errors. On the
   command line: `--read mask_bits=0,1,14`.
-- Wavelengths: ``wavelength_unit="nm"`` where the file does not say so. If a network is on "other
-  wavelengths" still, `symspec.resample` (`--resample flux_conserving`) takes the spectra there.
+- Wavelengths: ``wavelength_unit="nm"`` where the file does not say so, ``"dex(Angstrom)"`` for
+  logarithms. If a network is on "other wavelengths" or of the other medium still,
+  `symspec.resample` (`--resample flux_conserving`) takes the spectra there, and to the rest frame.
+- Layouts: `symspec info FILE` says which one was recognised, what comes from where, and what is not
+  read. Else say it: ``hdu=``, ``flux="NAME"``, ``wavelength="NAME"``, ``uncertainty="std:NAME"``;
+  ``arm="B"`` takes one of several arms or orders.
 - Labels of -9999 are missing (NaN). ``label_names=["TEFF", "LOGG"]`` picks labels and their order.
 """
 

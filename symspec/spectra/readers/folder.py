@@ -16,7 +16,14 @@ from symspec.spectra.readers.options import ReadOptions
 from symspec.spectra.readers.spectra_file import SpectraFile
 from symspec.spectra.spectra import Spectra, check_rows
 
-_SAME = ("n_pixels", "wavelength_unit", "has_uncertainty", "label_names", "label_units")
+_SAME = (
+    "n_pixels",
+    "wavelength_unit",
+    "wavelength_medium",
+    "has_uncertainty",
+    "label_names",
+    "label_units",
+)
 
 
 class SpectraFolder:
@@ -29,7 +36,8 @@ class SpectraFolder:
     paths : list of path
         One a star.
     n_stars : int
-    n_pixels, wavelength, wavelength_unit, label_names, label_units, has_uncertainty
+    n_pixels, wavelength, wavelength_unit, wavelength_medium, label_names, label_units
+    has_uncertainty, contents
         Those of the first file as a `SpectraFile`; the other files have to agree.
     has_ids : bool
         True: a spectrum without a name takes that of its file.
@@ -57,9 +65,12 @@ class SpectraFolder:
             self.n_pixels = first.n_pixels
             self.wavelength = first.wavelength
             self.wavelength_unit = first.wavelength_unit
+            self.wavelength_medium = first.wavelength_medium
+            self.contents = first.contents
             self.label_names = first.label_names
             self.label_units = first.label_units
             self.has_uncertainty = first.has_uncertainty
+            first.warn_of_unused()  # of the others, which are alike, it would be said once each
 
     def identity(self) -> dict[str, str | None]:
         """Strings that differ if names or bytes of the files, or the options given do."""

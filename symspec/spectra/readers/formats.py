@@ -27,7 +27,7 @@ from symspec.safety.hdf5_files import open_hdf5
 from symspec.safety.named_arrays import NamedArrays, open_npz
 from symspec.spectra.readers.csv import open_csv
 from symspec.spectra.readers.fits.file import FITS_START, GZIP_START
-from symspec.spectra.readers.fits.layouts import open_fits
+from symspec.spectra.readers.layouts.recognise import open_fits
 from symspec.spectra.readers.options import ReadOptions
 
 

@@ -9,9 +9,11 @@ from typing import Any, Self
 
 from symspec.errors import OptionError
 from symspec.safety.options import check_choice
+from symspec.safety.stars import check_medium
+from symspec.spectra.names import NamedByCaller
 from symspec.spectra.pixels import UNCERTAINTY_KINDS, check_mask_bits
-from symspec.spectra.readers.fits.apstar import APSTAR_ROWS
-from symspec.spectra.wavelengths import parse_unit
+from symspec.spectra.readers.layouts.apstar import APSTAR_ROWS
+from symspec.spectra.spectral_axis import parse_spectral_unit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +31,11 @@ class ReadOptions:
     bad_error: float = 999.0
     mask_bits: Sequence[int] | None = None
     wavelength_unit: str | None = None
+    wavelength_medium: str | None = None
+    flux: str | None = None
+    wavelength: str | None = None
     hdu: int | str | None = None
+    arm: str | int | None = None
     apstar: str = "combined"
     given: Mapping[str, object] = field(default_factory=dict)
 
@@ -38,9 +44,17 @@ class ReadOptions:
         """Check the options that a caller gave."""
         return cls(**options, given=options)
 
+    @property
+    def named(self) -> NamedByCaller:
+        """Names of arrays that the caller states."""
+        return NamedByCaller.parse(self.flux, self.wavelength, self.uncertainty)
+
     def __post_init__(self) -> None:
         if self.uncertainty is not None:
-            check_choice(self.uncertainty, "uncertainty", UNCERTAINTY_KINDS)
+            kind = self.uncertainty.partition(":")[0]
+            check_choice(kind, "uncertainty", UNCERTAINTY_KINDS)
+        for name in ("flux", "wavelength"):
+            _check_name(getattr(self, name), name)
         if not (isinstance(self.bad_error, Real) and self.bad_error > 0):
             raise OptionError(
                 f"bad_error should be above 0, got {self.bad_error!r}: give numpy.inf to keep every"
@@ -54,7 +68,8 @@ class ReadOptions:
             )
         check_mask_bits(self.mask_bits)
         if self.wavelength_unit is not None:
-            parse_unit(self.wavelength_unit)
+            parse_spectral_unit(self.wavelength_unit)
+        check_medium(self.wavelength_medium)
         check_choice(self.apstar, "apstar", APSTAR_ROWS)
         is_hdu = isinstance(self.hdu, int | str) and not isinstance(self.hdu, bool)
         if self.hdu is not None and not is_hdu:
@@ -63,6 +78,21 @@ class ReadOptions:
                 " at 0."
             )
 
+        is_arm = isinstance(self.arm, int | str) and not isinstance(self.arm, bool)
+        if self.arm is not None and not is_arm:
+            raise OptionError(
+                f"arm should be the name or the number of an arm or an order, got {self.arm!r}:"
+                ' write it like "B" or 57.'
+            )
+
     def identity(self) -> dict[str, str | None]:
         """Strings that differ if the options given do."""
         return {name: None if value is None else str(value) for name, value in self.given.items()}
+
+
+def _check_name(value: object, option: str) -> None:
+    if value is not None and not isinstance(value, str):
+        raise OptionError(
+            f"{option} should be the name of an array, a column or an HDU, got"
+            f" {type(value).__name__}: arrays in memory go into symspec.Spectra."
+        )

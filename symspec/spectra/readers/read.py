@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from symspec.errors import OptionError
+from symspec.safety.named_arrays import Contents
 from symspec.spectra.grids import Pixels
 from symspec.spectra.readers.folder import SpectraFolder
 from symspec.spectra.readers.formats import open_arrays
@@ -31,6 +32,10 @@ class SpectraSource(Pixels, Protocol):
     def n_stars(self) -> int:
         """Number of stars."""
 
+    @property
+    def contents(self) -> Contents:
+        """Layout, and where all lies in the file."""
+
     def read(self, rows: slice = slice(None)) -> Spectra:
         """Read some stars."""
 
@@ -49,7 +54,11 @@ def read_spectra(
     bad_error: float = 999.0,
     mask_bits: Sequence[int] | None = None,
     wavelength_unit: str | None = None,
+    wavelength_medium: str | None = None,
+    flux: str | None = None,
+    wavelength: str | None = None,
     hdu: int | str | None = None,
+    arm: str | int | None = None,
     apstar: str = "combined",
 ) -> Spectra:
     r"""Read spectra, with uncertainties and labels, from a file, a folder, a table or memory.
@@ -61,10 +70,12 @@ def read_spectra(
       `labels` with `label_names` and `label_units`, or one array for each label. Of the latter
       `TEFF`, `LOGG` and `FE_H` (StarNet's, in K, dex, dex) are read unasked, others when
       `label_names` asks for them.
-    - FITS, plain or packed by gzip: SDSS's apStar, aspcapStar, apVisit and BOSS coadds; images
-      (pixel,) or (star, pixel) whose header holds a linear or logarithmic grid of wavelengths, with
-      their uncertainty and mask in HDUs of the names below, and labels in a table of one row a
-      star; tables of one spectrum, or of one pixel, a row, whose columns have these names.
+    - FITS, plain or packed by gzip, in the layouts of `symspec.spectra.readers.layouts`: SDSS's
+      apStar, aspcapStar, apVisit, BOSS coadds, mwmStar and mwmVisit; DESI, LAMOST, X-shooter and
+      ESO's phase 3; IRAF's bands and multispec orders; tables of orders. Else images (pixel,) or
+      (star, pixel) whose header holds a linear or logarithmic grid of wavelengths, with their
+      uncertainty and mask in HDUs of the names below, and labels in a table of one row a star; or
+      tables of one spectrum, or of one pixel, a row, whose columns have these names.
     - CSV holds a header row, then one spectrum a row, without uncertainties; see
       `symspec.spectra.readers.csv`.
 
@@ -87,8 +98,13 @@ def read_spectra(
     where there are no uncertainties. Flux of -9999 becomes NaN. Labels of -9999 become NaN, which
     means missing.
 
-    Wavelengths come out rising, flux and ivar in the same order. Vacuum and air wavelengths are not
-    told apart.
+    Wavelengths come out rising, flux and ivar in the same order. Where files hold logarithms
+    (``dex(Angstrom)``, ``ln(Angstrom)``), metres, wavenumbers, frequencies or energies, they become
+    wavelengths in Angstrom. Without a unit they are taken for Angstrom between 1,000 and 1,000,000,
+    and asked for otherwise. Whether they are of air or of vacuum is kept where it is known.
+
+    Numbers that go from pixel to pixel as wavelengths do are not taken for flux, whatever they are
+    called. What a file holds besides is named in an `UnusedDataWarning`, and in `symspec info`.
 
     Parameters
     ----------
@@ -96,19 +112,29 @@ def read_spectra(
     label_names : sequence of str, optional
         The labels to read, in this order, or the names for an array `labels` without names.
     uncertainty : {"std", "var", "ivar"}, optional
-        Kind of the uncertainty, or the one to read among several.
+        Kind of the uncertainty, or the one to read among several; "std:NAME" with the name of its
+        array, column or HDU.
     bad_error : float, default 999.0
         Standard deviations from here on are flags, not numbers, in the flux's units; ``numpy.inf``
-        for none.
+        for none. A warning gives the number of those that may be numbers.
     mask_bits : sequence of int, optional
         Bits of a bitmask that mean a bad pixel, 0 being the lowest; ``()`` lets the mask not count.
         By default any, but in apStar and apVisit files (0, 1, 2, 3, 4, 5, 6, 7, 14): BADPIX, CRPIX,
         SATPIX, UNFIXABLE, BADDARK, BADFLAT, BADERR, NOSKY and NOT_ENOUGH_PSF of APOGEE_PIXMASK.
     wavelength_unit : str, optional
-        Unit of the wavelengths if the file does not state it; by default Angstrom.
+        Unit of the wavelengths if the file does not state it, also "cm-1", "eV", "Hz",
+        "dex(Angstrom)" or "ln(Angstrom)"; by default Angstrom.
+    wavelength_medium : {"air", "vacuum"}, optional
+        Of what they are; by default what the file says.
+    flux, wavelength : str, optional
+        Names of the array, column or HDU that holds them, if those of the file do not tell. No
+        survey's layout is recognised then.
     hdu : int or str, optional
         The HDU of a FITS file that holds the flux, by number or name; by default the first that
         can.
+    arm : str or int, optional
+        Arms or orders to take, such as "B" or "B,R" of DESI, 57 of echelle orders; by default all,
+        joined to one spectrum. Those that overlap have to share their pixels.
     apstar : {"combined", "combined_global", "visits", "all"}, default "combined"
         Which rows of an apStar file: the spectrum combined with a weight for each pixel, that
         combined with one weight for each visit, the single visits, or all of them.
@@ -132,6 +158,13 @@ def read_spectra(
         The arrays do not fit together.
     OptionError
         An option is not one of those understood.
+
+    Warns
+    -----
+    UnusedDataWarning
+        The file holds arrays, HDUs or columns that were not read.
+    ValuesDroppedWarning
+        Errors beyond `bad_error` may be numbers rather than flags.
     """
     with open_spectra(
         source,
@@ -140,7 +173,11 @@ def read_spectra(
         bad_error=bad_error,
         mask_bits=mask_bits,
         wavelength_unit=wavelength_unit,
+        wavelength_medium=wavelength_medium,
+        flux=flux,
+        wavelength=wavelength,
         hdu=hdu,
+        arm=arm,
         apstar=apstar,
     ) as file:
         return file.read()
@@ -192,11 +229,13 @@ def open_spectra(source: Any, **options: Any) -> Iterator[SpectraFile | SpectraF
         name = f"a {type(source).__name__}"
         with noting(name):
             file = SpectraFile(arrange_object(source), name, checked)
+        file.warn_of_unused()
         yield file
     elif Path(source).is_dir():
         yield SpectraFolder(Path(source), checked, open_file)
     else:
         with open_file(Path(source), checked) as file:
+            file.warn_of_unused()
             yield file
 
 

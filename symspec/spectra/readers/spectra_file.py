@@ -2,40 +2,48 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
-from symspec.errors import DataError, FileFormatError, ShapeError, SymspecError
+from symspec.errors import (
+    DataError,
+    FileFormatError,
+    ShapeError,
+    SymspecError,
+    UnusedDataWarning,
+)
 from symspec.safety.arrays import as_float_array, as_texts
 from symspec.safety.checkpoint import hash_file
-from symspec.safety.named_arrays import NamedArrays
+from symspec.safety.named_arrays import Contents, NamedArrays
 from symspec.spectra.names import (
     IDS,
-    LOG_WAVELENGTH,
     MASKS,
-    WAVELENGTH,
     find_array,
     find_first_array,
     find_flux,
     find_uncertainty,
 )
-from symspec.spectra.pixels import as_nan, check_bad_error, find_bad_bits, find_ivar
-from symspec.spectra.readers.labels import find_labels, load_labels, read_strings
-from symspec.spectra.readers.options import ReadOptions
-from symspec.spectra.spectra import Spectra, check_rows
-from symspec.spectra.wavelengths import (
-    DEFAULT_UNIT,
-    find_pixel_order,
-    find_unit_factor,
-    is_same_unit,
-    is_unit,
-    parse_unit,
+from symspec.spectra.pixels import (
+    as_nan,
+    check_bad_error,
+    find_bad_bits,
+    find_ivar,
+    find_mask_row,
+    has_usable_errors,
 )
+from symspec.spectra.readers.labels import find_labels, load_labels
+from symspec.spectra.readers.options import ReadOptions
+from symspec.spectra.readers.stored_grid import check_stored_grids, find_stored_grid
+from symspec.spectra.readers.unused import describe_contents, describe_unused, find_unused
+from symspec.spectra.spectra import Spectra, check_rows
+from symspec.spectra.spectral_axis import rises_like_wavelengths
+from symspec.spectra.wavelengths import find_unit_factor
 
-_N_SAMPLED = 16  # stars whose uncertainties are looked at before any is read
+_N_SAMPLED = 16  # stars whose flux and uncertainties are looked at before any is read
 
 
 class SpectraFile:
@@ -50,12 +58,16 @@ class SpectraFile:
         Rising wavelengths in `wavelength_unit`.
     wavelength_unit : str
         As astropy spells it.
+    wavelength_medium : {"air", "vacuum"} or None
+        None where nobody says it.
     label_names, label_units : tuple of str
         Names and units of the labels; empty without labels.
     has_ids : bool
         Whether the stars have names.
     has_uncertainty : bool
         Whether the flux has an uncertainty, which `read` turns into `Spectra.ivar`.
+    contents : Contents
+        The layout recognised, where flux, ivar, ... lie in the file, and what is left out.
     """
 
     def __init__(
@@ -65,7 +77,7 @@ class SpectraFile:
         self._arrays = arrays
         self._options = options
         self._path = path
-        self._flux = find_flux(arrays, name)
+        self._flux = find_flux(arrays, name, options.named)
         shape = arrays.find_shape(self._flux)
         self._is_single = len(shape) == 1
         self.n_stars, self.n_pixels = _check_shape(
@@ -74,14 +86,18 @@ class SpectraFile:
         self._labels = find_labels(arrays, options.label_names, self.n_stars, self._is_single, name)
         self.label_names = self._labels.names if self._labels else ()
         self.label_units = self._labels.units if self._labels else ()
-        self._uncertainty = find_uncertainty(arrays, options.uncertainty)
+        self._uncertainty = find_uncertainty(arrays, options.named, name)
         self.has_uncertainty = self._uncertainty is not None
         self._mask = self._find_mask()
         self._ids = self._find_ids()
         self.has_ids = self._ids is not None
-        self._grid, self.wavelength, self._pixels = self._find_wavelength()
-        self.wavelength_unit = self._find_wavelength_unit()
+        self._grid = find_stored_grid(arrays, options, self.n_stars, self.n_pixels, name)
+        self.wavelength = self._grid.wavelength
+        self.wavelength_unit = self._grid.unit
+        self.wavelength_medium = self._grid.medium
+        self._check_flux()
         self._scale = self._check_uncertainty()
+        self.contents = self._find_contents()
 
     def __repr__(self) -> str:
         return f"SpectraFile({self.name}: {self.n_stars} stars, {self.n_pixels} pixels)"
@@ -120,7 +136,7 @@ class SpectraFile:
         """
         rows = check_rows(rows, self.n_stars)
         with noting(self.name):
-            self._check_grid(rows)
+            check_stored_grids(self._arrays, self._grid, rows, self.n_stars, self.n_pixels)
             flux = as_nan(as_float_array(self._load_pixels(self._flux, rows), self._flux))
             labels = None
             if self._labels is not None:
@@ -134,6 +150,7 @@ class SpectraFile:
                 label_units=self.label_units,
                 ids=self._read_ids(rows, len(flux)),
                 wavelength_unit=self.wavelength_unit,
+                wavelength_medium=self.wavelength_medium,
             )
 
     def read_ids(self) -> np.ndarray | None:
@@ -153,8 +170,8 @@ class SpectraFile:
     def _load_pixels(self, name: str, rows: slice) -> np.ndarray:
         """Rows of an array (star, pixel), with pixels in the order of rising wavelength."""
         if self._is_single:
-            return self._arrays.load(name)[None][rows, self._pixels]
-        return self._arrays.load(name, rows)[:, self._pixels]
+            return self._arrays.load(name)[None][rows, self._grid.order]
+        return self._arrays.load(name, rows)[:, self._grid.order]
 
     def _read_ids(self, rows: slice, n_rows: int) -> np.ndarray | None:
         if self._ids is None:
@@ -178,7 +195,7 @@ class SpectraFile:
         if bits is None:
             bits = self._arrays.mask_bits
         if len(self._arrays.find_shape(name)) == 1:  # one mask for all stars
-            stored = self._arrays.load(name)[None, self._pixels]
+            stored = self._arrays.load(name)[None, self._grid.order]
         else:
             stored = self._load_pixels(name, rows)
         return np.broadcast_to(find_bad_bits(stored, name, bits), shape)
@@ -211,59 +228,67 @@ class SpectraFile:
             )
         return name
 
-    def _find_wavelength(self) -> tuple[str | None, np.ndarray | None, slice]:
-        """Find the array of wavelengths, the first star's, and the order in which they rise."""
-        name = find_array(self._arrays, WAVELENGTH) or find_array(self._arrays, LOG_WAVELENGTH)
-        if name is None:
-            return None, None, slice(None)
-        shape = self._arrays.find_shape(name)
-        if shape[-1:] != (self.n_pixels,) or shape[:-1] not in ((), (1,), (self.n_stars,)):
-            advice = "give one wavelength for each pixel of flux"
-            if len(shape) == 2:
-                advice = "all stars share one grid, so resample their spectra to one and give that"
-            raise ShapeError(f"{name} should have shape ({self.n_pixels},), got {shape}: {advice}.")
-        first = self._load_grid(name, slice(0, 1))[0]
-        order = find_pixel_order(first, name)
-        return name, first[order], order
+    def warn_of_unused(self) -> None:
+        """Warn of arrays, HDUs and columns that are not read, if their layout is not a known one.
 
-    def _load_grid(self, name: str, rows: slice) -> np.ndarray:
-        is_one = len(self._arrays.find_shape(name)) == 1
-        stored = as_float_array(
-            self._arrays.load(name) if is_one else self._arrays.load(name, rows), name
-        )
-        with np.errstate(over="ignore"):
-            return np.atleast_2d(stored if name.lower() in WAVELENGTH else 10.0**stored)
+        Warns
+        -----
+        UnusedDataWarning
+            With their names.
+        """
+        if self.contents.left_out and not self.contents.is_known:
+            warnings.warn(
+                f"{self.name} holds what was not read: {describe_unused(self.contents.left_out)}."
+                " Labels are read with label_names=; say flux=, wavelength=, uncertainty= or hdu="
+                " if these are not what was meant.",
+                UnusedDataWarning,
+                stacklevel=4,
+            )
 
-    def _check_grid(self, rows: slice) -> None:
-        """Refuse stars whose wavelengths are not those of the first."""
-        if self._grid is None:
+    def _find_contents(self) -> Contents:
+        used = {
+            "flux": self._flux,
+            "uncertainty": self._uncertainty[0] if self._uncertainty else None,
+            "mask": self._mask,
+            "wavelength": self._grid.name,
+            "ids": self._ids,
+        }
+        of_labels = self._labels.columns if self._labels else ()
+        names = {name for name in used.values() if name is not None}
+        names |= {name for name, _ in of_labels}
+        if self._options.mask_bits is not None and not len(self._options.mask_bits):
+            names |= {name for name in self._arrays.names if name.lower() in MASKS}
+        unused = find_unused(self._arrays, names, self._options, self.n_stars)
+        return describe_contents(self._arrays, used, unused)
+
+    def _check_flux(self) -> None:
+        """Refuse wavelengths in the place of flux, unless the caller names them so."""
+        if self._options.flux is not None:
             return
-        if self._arrays.find_shape(self._grid) != (self.n_stars, self.n_pixels):
-            return  # one grid for all stars
-        grids = self._load_grid(self._grid, rows)[:, self._pixels]
-        if (other := (grids != self.wavelength).any(axis=1)).any():
-            raise ShapeError(
-                f"{self._grid} should be the same for all stars, got another grid for star"
-                f" {rows.start + rows.step * int(np.argmax(other))} than for star 0: read the stars"
-                " of each grid on their own, resample them to one (symspec.resample), and join"
-                " them."
+        rows = as_nan(self._load_sampled(self._flux))
+        for star, row in zip(self._sampled, rows, strict=True):
+            if rises_like_wavelengths(row):
+                raise DataError(
+                    f"{self._flux} should hold the flux, one star a row, got numbers in row {star}"
+                    f" that go from pixel to pixel as wavelengths do, {row[0]:.7g}, {row[1]:.7g},"
+                    f" {row[2]:.7g}, ...: say where the flux is, flux= or hdu=; if rows are"
+                    " flux, errors and wavelengths of one star, store each under its name."
+                )
+        if (mask := find_mask_row(rows)) is not None:
+            raise DataError(
+                f"{self._flux} should hold the flux, one star a row, got whole numbers in row"
+                f" {self._sampled[mask]} alone, as of a mask: if rows are flux, errors and masks of"
+                " one star, store each under its name; else say flux=."
             )
 
-    def _find_wavelength_unit(self) -> str:
-        strings = read_strings(self._arrays, "wavelength_unit")
-        stated = strings[0] if strings else None
-        # a logarithm has no unit
-        if stated is None and self._grid is not None and self._grid.lower() in WAVELENGTH:
-            stated = self._arrays.units.get(self._grid)
-        said = self._options.wavelength_unit
-        if not stated or (said is not None and not is_unit(stated)):
-            return parse_unit(said or DEFAULT_UNIT)
-        if said is not None and not is_same_unit(said, stated):
-            raise DataError(
-                f"wavelength_unit={said!r} should agree with the file, got {stated!r} there: leave"
-                " wavelength_unit out."
-            )
-        return parse_unit(stated)
+    @property
+    def _sampled(self) -> range:
+        """Stars that are looked at before any is read."""
+        return range(self.n_stars)[:: -(-self.n_stars // _N_SAMPLED)]
+
+    def _load_sampled(self, name: str) -> np.ndarray:
+        rows = slice(0, self.n_stars, self._sampled.step)
+        return as_float_array(self._load_pixels(name, rows), name)
 
     def _check_uncertainty(self) -> float:
         """Check the uncertainties of some stars; return their factor to the flux's units."""
@@ -273,10 +298,21 @@ class SpectraFile:
         self._check_pixels(name)
         units = self._arrays.units
         scale = find_unit_factor(units.get(name), units.get(self._flux), kind, name)
-        sampled = slice(0, self.n_stars, -(-self.n_stars // _N_SAMPLED))
-        error = as_float_array(self._load_pixels(name, sampled), name)
+        error = self._load_sampled(name)
+        if not has_usable_errors(error, kind) and not self._has_usable_errors(name, kind):
+            raise DataError(
+                f"{name} as {kind} should hold usable errors, got none in any pixel of any star:"
+                " nothing would have any weight; correct it, say another array, uncertainty=, or"
+                " leave it out of the file."
+            )
         check_bad_error(error, kind, name, scale=scale, bad_error=self._options.bad_error)
         return scale
+
+    def _has_usable_errors(self, name: str, kind: str) -> bool:
+        """Whether any star has, looked at some stars at a time."""
+        starts = range(0, self.n_stars, _N_SAMPLED)
+        parts = (self._load_pixels(name, slice(i, i + _N_SAMPLED)) for i in starts)
+        return any(has_usable_errors(as_float_array(part, name), kind) for part in parts)
 
     def _check_pixels(self, name: str) -> None:
         """Refuse an array of another shape than the flux."""

@@ -114,6 +114,7 @@ def test_what_is_in_memory_is_known_by_its_numbers(tmp_path):
         {"ivar": STARS.ivar * 2},
         {"wavelength": WAVELENGTH + 1},
         {"wavelength_unit": "nm"},
+        {"wavelength_medium": "air"},
         {"labels": np.ones((len(FLUX), 1))},
         {"labels": np.ones((len(FLUX), 1)), "label_names": ["TEFF"]},
         {"labels": np.ones((len(FLUX), 1)), "label_units": ["K"]},

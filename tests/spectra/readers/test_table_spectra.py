@@ -34,6 +34,7 @@ KINDS = {
 # --- tables
 
 
+@pytest.mark.filterwarnings("ignore::symspec.errors.UnusedDataWarning")
 def test_a_table_of_one_spectrum_a_row_is_read():
     columns = {
         "id": ["a", "b", "c", "d"],

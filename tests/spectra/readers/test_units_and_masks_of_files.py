@@ -29,6 +29,7 @@ def test_compressed_tiles_beside_plain_flux_are_refused(tmp_path, name):
         read_spectra(path)
 
 
+@pytest.mark.filterwarnings("ignore::symspec.errors.UnusedDataWarning")
 def test_compressed_tiles_of_something_else_are_left(tmp_path):
     tiled = fits.CompImageHDU(FLUX, name="MODEL_FIT")
     path = write(tmp_path / "x", image(FLUX, primary=True, **GRID), tiled)
@@ -132,7 +133,7 @@ def write_with_attributes(path, **attributes):
     with h5py.File(path, "w") as file:
         file["flux"] = np.arange(1.0, 13.0).reshape(3, 4)
         file["ivar"] = np.ones((3, 4))
-        file["wavelength"] = np.linspace(500, 600, 4)
+        file["wavelength"] = np.linspace(5000, 6000, 4)
         file["teff"] = np.array([5, 6, -999], dtype="i4")
         for name, values in attributes.items():
             file[name].attrs.update(values)

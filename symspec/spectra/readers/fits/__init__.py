@@ -1,6 +1,7 @@
-"""Spectra in FITS files: one module a layout, all as named arrays.
+"""FITS files of spectra: what all layouts of them share, as named arrays.
 
-`file` reads the headers of files that may come from strangers, `headers` finds wavelengths in them,
-`layouts` tells by them what a file is, and `apstar`, `apvisit`, `images` and `tables` read one kind
-each. `symspec.read_spectra` is the way in.
+`file` reads the headers of files that may come from strangers, `headers` and `multispec` find
+wavelengths in them, `images` and `tables` take arrays by the names of HDUs and columns, and `arms`
+joins parts of spectra. `symspec.spectra.readers.layouts` knows the surveys' layouts, and
+`symspec.read_spectra` is the way in.
 """

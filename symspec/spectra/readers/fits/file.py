@@ -6,7 +6,7 @@ import gzip
 import io
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ import numpy as np
 from symspec.errors import DataError, FileFormatError
 from symspec.safety.file_formats import as_format_error
 from symspec.safety.named_arrays import ALL, LazyArray, check_open
-from symspec.spectra.names import is_id_name
+from symspec.spectra.names import NamedByCaller, is_id_name
 
 Hdu = Any  # of astropy, which has no types
 Header = Any
@@ -38,9 +38,15 @@ class FitsOptions(Protocol):
     @property
     def hdu(self) -> int | str | None: ...
     @property
+    def arm(self) -> int | str | None: ...
+    @property
     def apstar(self) -> str: ...
     @property
-    def wavelength_unit(self) -> str | None: ...
+    def mask_bits(self) -> Sequence[int] | None: ...
+    @property
+    def bad_error(self) -> float: ...
+    @property
+    def named(self) -> NamedByCaller: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,6 +130,21 @@ def find_hdu(file: FitsFile, hdu: int | str) -> Hdu:
 def list_hdus(file: FitsFile) -> str:
     """Numbers and names of the HDUs, for an error."""
     return ", ".join(f"{i} {hdu.name}".strip() for i, hdu in enumerate(file.hdus[:20]))
+
+
+def describe_hdu(file: FitsFile, hdu: Hdu) -> str:
+    """Number and name of an HDU, as "HDU 1 COADD"."""
+    number = next(i for i, one in enumerate(file.hdus) if one is hdu)
+    return f"HDU {number} {hdu.name}".strip()
+
+
+def list_others(file: FitsFile, used: Collection[Hdu]) -> tuple[str, ...]:
+    """HDUs with data that are not among those `used`, each described."""
+    return tuple(
+        describe_hdu(file, hdu)
+        for hdu in file.hdus
+        if hdu.size and not any(hdu is one for one in used)
+    )
 
 
 def is_table(hdu: Hdu) -> bool:

@@ -13,7 +13,8 @@ from symspec.spectra.readers.fits.file import (
     is_bitmask,
     store_image,
 )
-from symspec.spectra.readers.fits.headers import find_header_wavelength, find_ids
+from symspec.spectra.readers.fits.headers import find_header_grid, find_ids
+from symspec.spectra.readers.layouts.known import describe_arrays
 
 APSTAR_ROWS = ("combined", "combined_global", "visits", "all")
 #: Bits of APOGEE_PIXMASK that mean a bad pixel: BADPIX, CRPIX, SATPIX, UNFIXABLE, BADDARK, BADFLAT,
@@ -29,6 +30,8 @@ def is_apstar(file: FitsFile) -> bool:
     primary, *images = file.hdus[:3]
     shapes = {find_image_shape(hdu) for hdu in images}
     if len(images) < 2 or len(shapes) > 1 or len(next(iter(shapes))) not in (1, 2):
+        return False
+    if any(map(is_bitmask, images)):  # one is lost, and the others have moved up
         return False
     headers = [hdu.header for hdu in (images[0], primary) if "CRVAL1" in hdu.header]
     if not headers:
@@ -54,7 +57,7 @@ def arrange_apstar(file: FitsFile, options: FitsOptions) -> NamedArrays:
     # aspcapStar has a model there
     if others and find_image_shape(others[0]) == shape and is_bitmask(others[0]):
         arrays["bitmask"] = store_image(file, others[0], picked)
-    wavelength, _ = find_header_wavelength([flux.header, primary.header], shape[-1])
+    wavelength = find_header_grid([flux.header, primary.header], shape[-1]).values
     if wavelength is None:
         raise DataError(
             f"{file.path} should have a grid of wavelengths, got DC-FLAG = -1, which stands for"
@@ -64,7 +67,14 @@ def arrange_apstar(file: FitsFile, options: FitsOptions) -> NamedArrays:
     for name, stored in find_ids(file).items():
         star = str(stored.load(ALL))
         arrays[name] = hold_array([_name_row(star, row) for row in rows])
-    return name_arrays(arrays, units={"wavelength": "Angstrom"}, mask_bits=APOGEE_BAD_BITS)
+    hdus = {"flux": flux, "std": error} | ({"bitmask": others[0]} if "bitmask" in arrays else {})
+    return name_arrays(
+        arrays,
+        units={"wavelength": "Angstrom"},
+        mask_bits=APOGEE_BAD_BITS,
+        wavelength_medium="vacuum",
+        contents=describe_arrays(file, hdus),
+    )
 
 
 def _find_rows(file: FitsFile, n_rows: int, choice: str) -> range:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 
 from symspec.safety.named_arrays import ALL, NamedArrays, hold_array, name_arrays
-from symspec.spectra.readers.fits.apstar import APOGEE_BAD_BITS
 from symspec.spectra.readers.fits.file import (
     FitsFile,
     FitsOptions,
@@ -14,6 +13,8 @@ from symspec.spectra.readers.fits.file import (
     store_image,
 )
 from symspec.spectra.readers.fits.headers import find_ids
+from symspec.spectra.readers.layouts.apstar import APOGEE_BAD_BITS
+from symspec.spectra.readers.layouts.known import describe_arrays
 
 _N_CHIPS = 3
 _IMAGES = ("flux", "std", "bitmask", "wavelength")  # of HDUs 1 to 4
@@ -41,5 +42,9 @@ def arrange_apvisit(file: FitsFile, options: FitsOptions) -> NamedArrays:
     order = np.argsort(chips["wavelength"], kind="stable")
     arrays = {name: hold_array(values[order]) for name, values in chips.items()}
     return name_arrays(
-        arrays | find_ids(file), units={"wavelength": "Angstrom"}, mask_bits=APOGEE_BAD_BITS
+        arrays | find_ids(file),
+        units={"wavelength": "Angstrom"},
+        mask_bits=APOGEE_BAD_BITS,
+        wavelength_medium="vacuum",
+        contents=describe_arrays(file, dict(zip(_IMAGES, file.hdus[1:5], strict=True))),
     )
