@@ -137,9 +137,9 @@ def run_hmc(
     sampler = check_sampler(sampler)
     check_counts(n_draws, n_chains, n_tune, theta_every)
     X_check = _find_check_stars(reg, X, X_check)
-    free = find_free(reg.net.layout, subset)
-    n_theta = free.stop - free.start if theta_every else 0
-    check_memory(n_draws * n_chains, n_theta, len(X_check) * reg.net.n_labels, memory)
+    kept = find_free(reg.net.layout, subset) if theta_every else slice(0, 0)
+    n_kept = kept.stop - kept.start
+    check_memory(n_draws * n_chains, n_kept, len(X_check) * reg.net.n_labels, memory)
     check_hours(reg, laplace, X, Y, subset, (n_draws + n_tune) * n_chains, max_hours)
     _warn_unless_minimum(laplace)
     model = pymc_model(reg, X, Y, laplace=laplace, subset=subset, X_check=X_check)

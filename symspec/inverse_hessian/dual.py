@@ -141,9 +141,7 @@ class DualInverse(InverseHessian):
         if not (is_poor and fits_densely(self.n_rows, self.shape[0])):
             return factorize_kernel(self.tangents.gram(self.tangents, self.variance), self.noise)
         J = self.tangents.dense().swapaxes(0, 1).reshape(-1, self.shape[0])[self.rows]
-        S = _add_noise(np.zeros((self.observed.size,) * 2), self.noise)[
-            np.ix_(self.rows, self.rows)
-        ]
+        S = self.noise.add_to(np.zeros((self.observed.size,) * 2))[np.ix_(self.rows, self.rows)]
         factor = factorize_stacked((J * np.sqrt(self._variance_vector)).T, np.linalg.cholesky(S).T)
         _check_factor(factor)
         return factor
@@ -372,7 +370,7 @@ def factorize_kernel(K: np.ndarray, noise: StarNoise) -> np.ndarray:
     DataError
         The kernel is not finite.
     """
-    M = _add_noise(K, noise)
+    M = noise.add_to(K)
     if not noise.observed.all():
         rows = np.flatnonzero(noise.observed.T)
         M = M[np.ix_(rows, rows)]
@@ -380,17 +378,6 @@ def factorize_kernel(K: np.ndarray, noise: StarNoise) -> np.ndarray:
     factor, info = dpotrf(M.T, lower=1, clean=1, overwrite_a=1)
     _check_factor(factor, info)
     return factor
-
-
-def _add_noise(K: np.ndarray, noise: StarNoise) -> np.ndarray:
-    """K + S over all rows, label-major, in place."""
-    N, C = noise.observed.shape
-    M = K.reshape(C, N, C, N)
-    stars = np.arange(N)
-    for c in range(C):
-        for d in range(C):
-            M[c, stars, d, stars] += noise.covariance[..., c, d]
-    return K
 
 
 def _check_factor(factor: np.ndarray, info: int = 0) -> None:

@@ -161,14 +161,9 @@ def tune(
     # the approximations depend on the coordinates
     span = keep_whole(reg, flux) if structure in APPROXIMATE else reduce_to_span(reg, flux)
     builder = InverseBuilder(
-        span.reg,
-        span.X,
-        labels,
-        structure=structure,
-        backend=backend,
-        memory=memory,
-        options=options,
-    )
+        span.reg, span.X, labels,
+        structure=structure, backend=backend, memory=memory, options=options,
+    )  # fmt: skip
     of_span = Hyperparameters(span.reg, noise, prior)
     with show_progress(progress) as show:
         follow = _Follow(show, callback, hyperparameters, span, starts)

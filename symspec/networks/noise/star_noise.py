@@ -78,6 +78,16 @@ class StarNoise:
             return self.covariance[np.ix_(seen, seen)]
         return self.covariance[np.ix_(stars, seen, seen)]
 
+    def add_to(self, K: np.ndarray) -> np.ndarray:
+        """K + S over all rows (label, star), flattened label-major, in place."""
+        N, C = self.observed.shape
+        M = K.reshape(C, N, C, N)
+        stars = np.arange(N)
+        for c in range(C):
+            for d in range(C):
+                M[c, stars, d, stars] += self.covariance[..., c, d]
+        return K
+
     def draw(self, rng: np.random.Generator) -> np.ndarray:
         """One draw of the noise of every label (star, label), missing ones too."""
         root = np.linalg.cholesky(self.covariance)
