@@ -121,7 +121,6 @@ from symspec.networks import (
     Dropout,
     Flatten,
     From,
-    GaussianNoise,
     GlobalAveragePool1D,
     Identity,
     Layer,
@@ -135,7 +134,6 @@ from symspec.networks import (
     Reshape,
     Slice,
     Standardize,
-    StudentTNoise,
     Unstandardize,
     ZeroPadding1D,
     fold_batch_norm,
@@ -144,6 +142,7 @@ from symspec.networks import (
     scaled_prior,
     standardized,
 )
+from symspec.networks.noise import GaussianNoise, StudentTNoise
 from symspec.spectra import Resampled, Spectra, datasets, resample
 from symspec.spectra.readers import open_spectra, read_spectra
 from symspec.training import PolishResult, TrainResult, minimize, polish, train, tune

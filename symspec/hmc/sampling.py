@@ -145,22 +145,15 @@ def run_hmc(
     model = pymc_model(reg, X, Y, laplace=laplace, subset=subset, X_check=X_check)
     importance = weigh_laplace_draws(model, n_importance, seed)
     target_accept = target_accept or (0.8 if subset == LAST_LAYER else 0.95)
+    how: dict[str, Any] = {"sampler": sampler, "seed": seed, "target_accept": target_accept}
+    how["n_tune"] = n_tune
+    names = ["f", "theta"] if theta_every else ["f"]
     begin = time.perf_counter()
-    draws = _sample(
-        model,
-        ["f", "theta"] if theta_every else ["f"],
-        sampler=sampler,
-        seed=seed,
-        target_accept=target_accept,
-        n_draws=n_draws,
-        n_tune=n_tune,
-        n_chains=n_chains,
-        progress=progress,
-    )
+    draws = _sample(model, names, n_draws=n_draws, n_chains=n_chains, progress=progress, **how)
+    seconds = time.perf_counter() - begin
     draws = _keep(_cut(draws, n_draws), importance, theta_every)
     draws.attrs |= _describe(laplace, subset, X_check)
-    draws.attrs |= {"sampler": sampler, "seed": seed, "target_accept": target_accept}
-    draws.attrs |= {"n_tune": n_tune, "n_stars": len(X), "seconds": time.perf_counter() - begin}
+    draws.attrs |= how | {"n_stars": len(X), "seconds": seconds}
     return draws
 
 

@@ -50,7 +50,6 @@ from symspec.networks.convolutions import (
 )
 from symspec.networks.layers import Activation, Dense, Dropout, Layer, Standardize, Unstandardize
 from symspec.networks.network import Network, mlp, standardized
-from symspec.networks.noise import GaussianNoise, StudentTNoise
 from symspec.networks.normalizations import (
     BatchNorm,
     ContinuumNormalize,
@@ -84,7 +83,6 @@ __all__ = [
     "Dropout",
     "Flatten",
     "From",
-    "GaussianNoise",
     "GlobalAveragePool1D",
     "Identity",
     "Layer",
@@ -98,7 +96,6 @@ __all__ = [
     "Reshape",
     "Slice",
     "Standardize",
-    "StudentTNoise",
     "Unstandardize",
     "ZeroPadding1D",
     "fold_batch_norm",
