@@ -12,7 +12,6 @@ from types import SimpleNamespace
 
 import arviz_stats
 import numpy as np
-import pymc as pm
 import pytensor
 import pytest
 import xarray as xr
