@@ -55,8 +55,6 @@ EXAMPLES = (
     "[bold]symspec hmc model.h5 stars.h5 draws.nc --subset last_layer --checked-model checked.h5[/]"
 )
 
-SECONDS_TO_KEEP_DRAWS = 60.0  # after an interrupt
-
 Draws = Annotated[
     Path, typer.Argument(metavar="OUTPUT", help="Draws to write, .nc.", show_default=False)
 ]
@@ -147,7 +145,7 @@ def hmc(
     if table is not None:
         check_star_table(table, some.ids, laplace.reg.net.label_names)
     flux = fill_bad_pixels(some.flux, some.ivar, laplace.flux_mean)
-    with going_on(outputs.describe, seconds=SECONDS_TO_KEEP_DRAWS):
+    with going_on(outputs.describe):
         sampled = run_hmc(
             laplace.reg, training, laplace=laplace, X_check=flux,
             subset=int(subset) if subset.isdigit() else subset, n_draws=draws, n_tune=tune,

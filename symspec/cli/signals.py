@@ -12,10 +12,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from threading import Thread
 
-from symspec.safety.interrupts import find_signal, heeding_interrupts
+from symspec.safety.interrupts import find_signal, heeding_interrupts, is_keeping
 from symspec.safety.whole_files import remove_unfinished
 
 SECONDS_TO_END = 1.5  # in good order; then the command ends at once
+SECONDS_TO_KEEP = 60.0  # what the work has until then, see `keep_on_interrupt`
 _NUMBERS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -25,11 +26,10 @@ def _say_to_start_again() -> str:
 
 @dataclass
 class _Ending:
-    """What the one line is to say, whether it was said, and how long the end may take."""
+    """What the one line is to say, and whether it was said."""
 
     find_advice: Callable[[], str] = _say_to_start_again
     is_said: bool = False
-    seconds: float = SECONDS_TO_END
 
 
 _ending = _Ending()
@@ -66,29 +66,25 @@ def heeding_signals() -> Iterator[None]:
 
 
 @contextmanager
-def going_on(find_advice: Callable[[], str], *, seconds: float = SECONDS_TO_END) -> Iterator[None]:
+def going_on(find_advice: Callable[[], str]) -> Iterator[None]:
     """Say, should the block be interrupted, how to go on.
 
     Parameters
     ----------
     find_advice : callable
         Gives the end of the line that begins with "Interrupted:".
-    seconds : float
-        How long the end may take, once Python has taken note of the signal.
     """
     before = _ending.find_advice
     _ending.find_advice = find_advice
-    _ending.seconds = seconds
     is_interrupted = False
     try:
         yield
     except KeyboardInterrupt:
-        is_interrupted = True  # both stay as they are, for the line is said outside
+        is_interrupted = True  # it stays as it is, for the line is said outside
         raise
     finally:
         if not is_interrupted:
             _ending.find_advice = before
-            _ending.seconds = SECONDS_TO_END
 
 
 def say_interrupted() -> None:
@@ -115,8 +111,8 @@ def _watch(receiver: socket.socket) -> None:
     if not number:
         return
     again = _receive(receiver, SECONDS_TO_END)
-    if not again and find_signal() is not None and _ending.seconds > SECONDS_TO_END:
-        _receive(receiver, _ending.seconds - SECONDS_TO_END)
+    if not again and find_signal() is not None and is_keeping():
+        _receive(receiver, SECONDS_TO_KEEP)
     if not _ending.is_said:
         say_interrupted()
     for child in multiprocessing.active_children():

@@ -27,6 +27,7 @@ from symspec.laplace.identity import hash_flux, hash_network, hash_weights
 from symspec.laplace.posterior import LaplacePosterior
 from symspec.networks.regression import Regression
 from symspec.networks.windows import register_jax
+from symspec.safety.interrupts import keep_on_interrupt, raise_if_interrupted
 from symspec.safety.progress import Progress, be_silent
 from symspec.safety.stars import check_flux
 from symspec.spectra.selections import as_stars, pick_evenly
@@ -175,51 +176,105 @@ def _sample(
     names: list[str],
     *,
     sampler: str,
+    progress: bool | Progress,
+    **how: Any,
+) -> DataTree:
+    """Draws of the variables `names`; chains run side by side, with one BLAS thread each."""
+    total = how["n_chains"] * (how["n_tune"] + how["n_draws"])
+    shows_bar = bool(progress) and not callable(progress)
+    follow = progress if callable(progress) else be_silent
+    follow("sampling", 0, total)
+    with model, threadpool_limits(1), _compiling_anew():
+        if sampler == "nutpie":
+            draws = _sample_by_nutpie(model, names, shows_bar, **how)
+        else:
+            callback = _count_draws(follow, total) if sampler == "pymc" else None
+            draws = _sample_by_pymc(names, sampler, shows_bar, callback, **how)
+    if sampler != "pymc":
+        follow("sampling", total, total)
+    return draws
+
+
+def _sample_by_nutpie(
+    model: pm.Model,
+    names: list[str],
+    shows_bar: bool,
+    *,
     seed: int,
     target_accept: float,
     n_draws: int,
     n_tune: int,
     n_chains: int,
-    progress: bool | Progress,
 ) -> DataTree:
-    """Draws of the variables `names`; chains run side by side, with one BLAS thread each."""
+    """Draws by nutpie itself: PyMC would not tell where compiling ends and drawing begins.
+
+    Raises
+    ------
+    KeyboardInterrupt
+        There was an interrupt before the first draw.
+    """
+    import nutpie
+
+    compiled = nutpie.compile_pymc_model(model, var_names=names, jitter_rvs=set())
+    raise_if_interrupted()
+    keep_on_interrupt()
+    try:
+        return nutpie.sample(
+            compiled,
+            draws=n_draws,
+            tune=n_tune,
+            chains=n_chains,
+            cores=os.cpu_count(),
+            seed=seed,
+            save_warmup=False,
+            progress_bar=shows_bar,
+            target_accept=target_accept,
+        )
+    except RuntimeError:
+        raise_if_interrupted()  # nutpie makes another error of one that falls into its start
+        raise
+
+
+def _sample_by_pymc(
+    names: list[str],
+    sampler: str,
+    shows_bar: bool,
+    callback: Callable[..., None] | None,
+    *,
+    seed: int,
+    target_accept: float,
+    n_draws: int,
+    n_tune: int,
+    n_chains: int,
+) -> DataTree:
+    """Draws by PyMC's own sampler, or by one of those in JAX that it calls."""
     import pymc as pm
 
     nuts: dict[str, Any] = {"target_accept": target_accept}
     own: dict[str, Any] = {}  # options that only this sampler has
-    if sampler == "nutpie":
-        own["compile_kwargs"] = {"jitter_rvs": set()}
-    elif sampler == "pymc":
+    if sampler == "pymc":
         own["init"] = "adapt_diag"  # without jitter
         # a fork of JAX's threads may hang
         own["mp_ctx"] = "forkserver" if "jax" in sys.modules else None
+        own["callback"] = callback
     else:
         register_jax()
         nuts["jitter"] = False
-    total = n_chains * (n_tune + n_draws)
-    shows_bar = bool(progress) and not callable(progress)
-    follow = progress if callable(progress) else be_silent
-    follow("sampling", 0, total)
-    if sampler == "pymc" and callable(progress):
-        own["callback"] = _count_draws(progress, total)
-    with model, threadpool_limits(1), _compiling_anew():
-        draws = pm.sample(
-            draws=n_draws,
-            tune=n_tune,
-            chains=n_chains,
-            var_names=names,
-            cores=os.cpu_count(),
-            random_seed=seed,
-            nuts_sampler=sampler,
-            nuts=nuts,
-            progressbar=shows_bar,
-            quiet=not shows_bar,
-            compute_convergence_checks=False,
-            **own,
-        )
-    if sampler != "pymc":
-        follow("sampling", total, total)
-    return draws
+    keep_on_interrupt()
+    return pm.sample(
+        draws=n_draws,
+        tune=n_tune,
+        chains=n_chains,
+        var_names=names,
+        cores=os.cpu_count(),
+        random_seed=seed,
+        nuts_sampler=sampler,
+        nuts=nuts,
+        progressbar=shows_bar,
+        quiet=not shows_bar,
+        compute_convergence_checks=False,
+        **own,
+    )
 
 
 def _compiling_anew() -> AbstractContextManager[None]:

@@ -28,6 +28,7 @@ class _Interrupts:
         self.asked: int | None = None  # number of the signal
         self.is_waiting = False
         self.n_deferring = 0
+        self.is_keeping = False
         self.hook = sys.__unraisablehook__
 
     def note(self, number: int, frame: Any) -> None:
@@ -50,6 +51,7 @@ class _Interrupts:
         """Be ready for the next signal."""
         self.asked = None
         self.is_waiting = False
+        self.is_keeping = False
 
     def send_again(self) -> None:
         if self.asked is None:  # the work has ended since
@@ -129,6 +131,16 @@ def raise_if_interrupted() -> None:
     """
     if _interrupts.asked is not None and _is_main_thread():
         raise KeyboardInterrupt
+
+
+def keep_on_interrupt() -> None:
+    """Say that from here on the work ends, after an interrupt, by keeping what it has."""
+    _interrupts.is_keeping = _is_main_thread()
+
+
+def is_keeping() -> bool:
+    """Whether the work has something to keep, for which it may take longer to end."""
+    return _interrupts.is_keeping
 
 
 def find_signal() -> int | None:

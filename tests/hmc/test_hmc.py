@@ -12,7 +12,6 @@ from types import SimpleNamespace
 
 import arviz_stats
 import numpy as np
-import pymc as pm
 import pytensor
 import pytest
 import xarray as xr
@@ -140,18 +139,24 @@ def test_draws_with_labels_along_an_axis_label_are_compared_too(linear):
     assert_allclose(one.hmc_mean, other.hmc_mean, rtol=0)
 
 
-def test_what_is_sampled_is_compiled_without_a_cache(linear, monkeypatch):
+@pytest.mark.parametrize(
+    ("sampler", "function"),
+    [("nutpie", "nutpie.compile_pymc_model"), ("pymc", "pymc.sample")],
+)
+def test_what_is_sampled_is_compiled_without_a_cache(linear, monkeypatch, sampler, function):
     """With parts out of the cache Numba's code, and so the draws of a seed, would be others."""
+    pytest.importorskip(sampler)
     seen = []
 
-    def sample(**options):
+    def compile_or_sample(*args, **options):
         seen.append(pytensor.config.numba__cache)
         raise InterruptedError
 
     monkeypatch.setattr("symspec.hmc.sampling._compiling_anew", _compiling_anew)
-    monkeypatch.setattr(pm, "sample", sample)
+    monkeypatch.setattr(function, compile_or_sample)
+    options = QUICK | {"sampler": sampler}
     with pytest.raises(InterruptedError):
-        ss.run_hmc(linear.reg, linear.X, linear.Y, laplace=linear.laplace, seed=0, **QUICK)
+        ss.run_hmc(linear.reg, linear.X, linear.Y, laplace=linear.laplace, seed=0, **options)
     assert seen == [False]
     assert pytensor.config.numba__cache
 
