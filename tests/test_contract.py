@@ -27,7 +27,8 @@ CONTRACT = {
     " LocallyConnected1D ZeroPadding1D MaxPool1D AveragePool1D GlobalAveragePool1D Flatten Reshape"
     " Permute Slice Identity From Add Concatenate BatchNorm LayerNorm MedianNormalize"
     " ContinuumNormalize Dropout Activation fold_batch_norm",
-    "the model": "Regression GaussianNoise scaled_prior prior_precision_from_weight_decay",
+    "the model": "Regression GaussianNoise StudentTNoise scaled_prior"
+    " prior_precision_from_weight_decay",
     "compiled functions": "compile_predict compile_jacobian compile_objective"
     " compile_hessian_vector_product compile_ggn_vector_product compile_hessian compile_ggn",
     "training": "train TrainResult minimize polish PolishResult tune",
@@ -59,23 +60,31 @@ SIGNATURES = {
     "compile_ggn_vector_product": "reg * backend dtype",
     "compile_hessian": "reg * backend dtype",
     "compile_ggn": "reg * backend dtype",
-    "train": "reg X Y * validation epochs batch_size learning_rate rng progress theta init"
+    "train": "reg X Y * label_errors validation epochs batch_size learning_rate rng progress"
+    " theta init"
     " beta_1 beta_2 epsilon decay patience reduce_lr_patience reduce_lr_factor min_learning_rate"
     " backend dtype",
-    "minimize": "reg theta X Y * method tol max_iterations options progress backend",
-    "polish": "reg theta X Y * tolerance max_iterations structure backend memory progress callback",
-    "tune": "reg theta X Y * noise prior move starts rng tolerance max_evaluations structure"
+    "minimize": "reg theta X Y * label_errors method tol max_iterations options progress backend",
+    "polish": "reg theta X Y * label_errors tolerance max_iterations structure backend memory"
+    " progress callback",
+    "tune": "reg theta X Y * label_errors noise prior move starts rng tolerance max_evaluations"
+    " structure"
     " backend memory options progress callback",
-    "fit_laplace": "reg theta X Y * curvature structure require_minimum backend dtype memory"
+    "fit_laplace": "reg theta X Y * label_errors curvature structure require_minimum backend"
+    " dtype memory"
     " options resume progress",
-    "audit_structures": "reg theta X Y X_sample * structures options backend dtype memory progress"
+    "audit_structures": "reg theta X Y X_sample * label_errors structures options backend dtype"
+    " memory progress"
     " callback",
-    "sandwich_covariance": "laplace X_train Y_train X",
-    "pymc_model": "reg X Y * laplace subset X_check sigma_noise prior_precision blocks",
-    "run_hmc": "reg X Y * laplace seed X_check subset n_draws n_chains n_tune n_importance sampler"
+    "sandwich_covariance": "laplace X_train Y_train X * label_errors X_new",
+    "pymc_model": "reg X Y * label_errors laplace subset X_check sigma_noise prior_precision"
+    " blocks",
+    "run_hmc": "reg X Y * label_errors laplace seed X_check subset n_draws n_chains n_tune"
+    " n_importance sampler"
     " target_accept theta_every max_hours memory progress",
     "compare_hmc": "laplace draws X * others",
-    "Spectra": "* flux ivar wavelength labels label_names label_units ids wavelength_unit",
+    "Spectra": "* flux ivar wavelength labels label_names label_units ids wavelength_unit"
+    " label_errors label_covariance missing_label_error",
     "read_spectra": "source * label_names uncertainty bad_error mask_bits wavelength_unit hdu"
     " apstar",
     "resample": "spectra wavelength * kind wavelength_unit",

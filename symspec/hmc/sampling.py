@@ -154,7 +154,7 @@ def run_hmc(
     seconds = time.perf_counter() - begin
     draws = _keep(_cut(draws, n_draws), importance, theta_every)
     draws.attrs |= _describe(laplace, subset, X_check)
-    draws.attrs |= how | {"n_stars": len(X), "seconds": seconds}
+    draws.attrs.update(how, n_stars=len(X), seconds=seconds)
     return draws
 
 

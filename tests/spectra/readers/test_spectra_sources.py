@@ -102,6 +102,10 @@ def test_a_folder_is_known_by_its_files_and_the_options_given(tmp_path):
     assert identity["uncertainty"] == "ivar"
 
 
+LABELS = np.full((len(FLUX), 1), 0.5)
+ERRORS = {"label_errors": LABELS, "label_covariance": LABELS[:, :, None]}
+
+
 def test_what_is_in_memory_is_known_by_its_numbers(tmp_path):
     table = make_table(tmp_path)
     with open_spectra(table, bad_error=900.0) as opened:
@@ -120,6 +124,8 @@ def test_what_is_in_memory_is_known_by_its_numbers(tmp_path):
         {"labels": np.ones((len(FLUX), 1)), "label_units": ["K"]},
         {"ids": IDS[::-1]},
         {"ids": None},
+        *[{"labels": LABELS, name: errors} for name, errors in ERRORS.items()],
+        {"labels": LABELS, "label_errors": LABELS, "missing_label_error": "infer"},
     ]
     assert {name for change in changed for name in change} == {f.name for f in fields(STARS)}
     digests = [replace(STARS, **change).identity()["spectra"] for change in changed]
