@@ -69,6 +69,7 @@ from symspec.errors import (
     FileFormatError,
     FileKeptError,
     MissingDependencyError,
+    MissingPixelsWarning,
     NotAtMinimumError,
     NotAtMinimumWarning,
     NotPositiveDefiniteError,
@@ -250,6 +251,7 @@ __all__ = [
     "NotAtMinimumError",
     "NotPositiveDefiniteError",
     "NotAtMinimumWarning",
+    "MissingPixelsWarning",
     "EdgeOfRangeWarning",
     "SeveralMaximaWarning",
 ]

@@ -33,6 +33,7 @@ from symspec.networks.regression import Regression
 from symspec.safety.checkpoint import Checkpoint, find_fingerprint
 from symspec.safety.progress import Progress, show_progress
 from symspec.safety.theta import check_theta
+from symspec.spectra.flux_prior import fit_flux_prior
 from symspec.spectra.resampling import Resampled
 from symspec.spectra.selections import as_stars
 from symspec.spectra.spectra import Spectra
@@ -108,6 +109,7 @@ def fit_laplace(
         Arguments that are not what is expected, or `resume` holds the progress of another fit.
     """
     theta = np.array(check_theta(theta, reg.net.n_params))
+    ivar = _find_ivar(X)
     X, Y = check_stars(reg.net, *as_stars(reg.net, X, Y))
     options = dict(options or {})
     fingerprint = ""
@@ -132,11 +134,17 @@ def fit_laplace(
         inverse = builder.build(theta)
     U, gradient, certificate = _certify(builder, inverse, theta)
     _report_minimum(certificate, require_minimum)
-    return _build_posterior(builder, theta, inverse, U, gradient, certificate)
+    return _build_posterior(builder, ivar, theta, inverse, U, gradient, certificate)
+
+
+def _find_ivar(X: ArrayLike | Spectra | Resampled) -> np.ndarray | None:
+    spectra = X.spectra if isinstance(X, Resampled) else X
+    return spectra.ivar if isinstance(spectra, Spectra) else None
 
 
 def _build_posterior(
     builder: InverseBuilder,
+    ivar: np.ndarray | None,
     theta: np.ndarray,
     inverse: InverseHessian,
     U: float,
@@ -159,12 +167,22 @@ def _build_posterior(
         backend=builder.backend,
         dtype=builder.dtype,
         training_space=describe_training(builder.X, flux_mean),
+        flux_prior=fit_flux_prior(builder.X, flux_mean, ivar),
+        label_spread=_find_label_spread(builder.Y),
     )
 
 
 def _find_label_range(Y: np.ndarray) -> np.ndarray:
     """Smallest and largest training label (2, label); NaN for a label that no star has."""
     return np.array([np.fmin.reduce(Y), np.fmax.reduce(Y)])
+
+
+def _find_label_spread(Y: np.ndarray) -> np.ndarray:
+    """Standard deviation (label,) of the training labels that are known; 0 without any."""
+    known = ~np.isnan(Y)
+    n = np.maximum(known.sum(axis=0), 1)
+    deviation = np.where(known, Y - np.where(known, Y, 0.0).sum(axis=0) / n, 0.0)
+    return np.sqrt(np.sum(deviation**2, axis=0) / n)
 
 
 def _certify(
