@@ -21,6 +21,7 @@ LENGTHS = (1, 4, 16)  # pixels over which residuals may be alike
 NEARLY_BEST = 1.1  # times the least squared error of hidden pixels: the fewest components within
 HIDDEN = 0.2  # share of the pixels that are hidden at random to choose the rank
 N_BLOCKS = 5  # of pixels, every other one of which is hidden in turn
+IMPUTATIONS = (False, False, False, True, True)  # of training spectra: by the mean, then by draws
 FLOOR = 1e-6  # of a pixel's variance; less is rounding
 OUTER_BYTES = 2**24  # of products of loadings held at once
 
@@ -188,7 +189,7 @@ class Completed:
         ----------
         noise : numpy.ndarray, shape (star, pixel)
             :math:`\epsilon`, of which that of good pixels counts.
-        deviation : numpy.ndarray, shape (pixel,)
+        deviation : numpy.ndarray, shape (pixel,) or (star, pixel)
             :math:`x - m`.
         """
         F = self.prior.loadings
@@ -221,7 +222,7 @@ def fit_flux_prior(
     Parameters
     ----------
     X : numpy.ndarray, shape (star, pixel)
-        Training spectra; what stands in bad pixels is replaced by their conditional mean.
+        Training spectra. Bad pixels are drawn, in turns, from the distribution that follows.
     mean : numpy.ndarray, shape (pixel,)
         Of the training spectra.
     ivar : numpy.ndarray, shape (star, pixel), optional
@@ -239,20 +240,49 @@ def fit_flux_prior(
     if len(X) < MIN_STARS:
         return _describe_few(np.subtract(X, mean, dtype=np.float64), mean)
     aside, others = _set_aside(len(X), ivar)
-    reference = np.subtract(X[aside], mean, dtype=np.float64)
-    Z = np.subtract(X[others], mean, dtype=np.float64)
+    chosen = np.concatenate([aside, others])
+    Z = np.subtract(X[chosen], mean, dtype=np.float64)
+    prior = _describe(Z[: len(aside)], Z[len(aside) :], mean)
+    known = None if ivar is None else ivar[chosen]
+    if known is not None and (known == 0).any():
+        rng = np.random.default_rng(0)
+        for is_drawn in IMPUTATIONS:
+            Z = _impute(prior, Z, known, rng if is_drawn else None)
+            ranks = (len(prior.loadings),)
+            prior = _describe(Z[: len(aside)], Z[len(aside) :], mean, ranks)
+        prior = _describe(Z[: len(aside)], Z[len(aside) :], mean)
+    return prior
+
+
+def _impute(
+    prior: FluxPrior, Z: np.ndarray, ivar: np.ndarray, rng: np.random.Generator | None
+) -> np.ndarray:
+    """Deviations (star, pixel) whose bad pixels are filled; with `rng` as wrong as in others."""
+    completed = prior.complete(prior.mean + Z, ivar)
+    if rng is None:
+        return completed.flux - prior.mean
+    donors = rng.integers(len(prior.reference), size=len(Z))
+    deviation = prior.reference[donors] * np.sqrt(len(prior.reference))
+    sigma = np.divide(1.0, np.sqrt(ivar), out=np.zeros(ivar.shape), where=ivar > 0)
+    errors = completed.find_errors(sigma * rng.normal(size=Z.shape), deviation)
+    return np.where(ivar == 0, completed.flux - errors - prior.mean, Z)
+
+
+def _describe(
+    reference: np.ndarray, Z: np.ndarray, mean: np.ndarray, ranks: tuple[int, ...] = RANKS
+) -> FluxPrior:
+    """Prior of deviations from the mean, of spectra kept aside and of others."""
     scale = np.sqrt((np.mean(Z**2, axis=0) + np.mean(reference**2, axis=0)) / 2)
     varies = scale > 1e-7 * np.abs(mean)  # less is rounding of a constant in float32
     scale[~varies] = 1.0
-    F, d = _fit_factors(Z * varies / scale, reference * varies / scale, _hide_pixels(varies))
+    F, d = _fit_factors(Z * varies / scale, reference * varies / scale, _hide_pixels(varies), ranks)
     d *= varies
-    prior = FluxPrior(
+    return FluxPrior(
         mean=mean,
         loadings=F * scale,
         residual_variance=d * scale**2,
         reference=reference * varies / np.sqrt(len(reference)),
     )
-    return prior
 
 
 def _describe_few(Z: np.ndarray, mean: np.ndarray) -> FluxPrior:
@@ -275,12 +305,12 @@ def _set_aside(n: int, ivar: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]
 
 
 def _fit_factors(
-    Z: np.ndarray, reference: np.ndarray, hidden: list[np.ndarray]
+    Z: np.ndarray, reference: np.ndarray, hidden: list[np.ndarray], ranks: tuple[int, ...]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Loadings (component, pixel) and residual variances (pixel,) of standardised spectra."""
-    V, variances = _find_components(Z, min(RANKS[-1], len(Z) // 2))
+    V, variances = _find_components(Z, min(ranks[-1], len(Z) // 2))
     found = []
-    for k in (k for k in RANKS if k <= len(V)):
+    for k in (k for k in ranks if k <= len(V)):
         residual = reference - reference @ V[:k].T @ V[:k]
         F = np.sqrt(variances[:k])[:, None] * V[:k]
         for length in LENGTHS:
