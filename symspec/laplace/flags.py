@@ -182,7 +182,8 @@ def find_label_flags(
         is_open = (missing > options.max_missing) | np.isinf(missing)
         flags |= np.where(is_open, Flag.INFORMATION_MISSING, 0)
     if nonlinearity is not None:
-        apart = np.maximum(nonlinearity, 1 / nonlinearity) - 1
+        with np.errstate(divide="ignore"):
+            apart = np.maximum(nonlinearity, 1 / nonlinearity) - 1
         flags |= np.where(apart > options.max_nonlinearity, Flag.FLUX_ERROR_NONLINEAR, 0)
     return flags.astype(np.int32)
 
