@@ -72,6 +72,10 @@ class NotAtMinimumWarning(UserWarning):
     """The weights are not at a minimum of the negative log posterior; error bars carry a flag."""
 
 
+class MissingPixelsWarning(UserWarning):
+    """What missing pixels cost is not in the error bars; the labels carry a flag."""
+
+
 class EdgeOfRangeWarning(UserWarning):
     """A hyperparameter ended at the edge of its range: the evidence has no maximum inside."""
 

@@ -41,8 +41,8 @@ CONTRACT = {
     " write_laplace write_catalogue catalogue_dataset predict_survey write_jacobian",
     "errors and warnings": "SymspecError ShapeError DataError OptionError FileFormatError"
     " FileKeptError MissingDependencyError TooLargeError DiskFullError DivergedError"
-    " NotAtMinimumError NotPositiveDefiniteError NotAtMinimumWarning EdgeOfRangeWarning"
-    " SeveralMaximaWarning UnusedDataWarning ValuesDroppedWarning",
+    " NotAtMinimumError NotPositiveDefiniteError NotAtMinimumWarning MissingPixelsWarning"
+    " EdgeOfRangeWarning SeveralMaximaWarning UnusedDataWarning ValuesDroppedWarning",
 }
 # positional names in their order, then "*", then those that go by keyword
 SIGNATURES = {
@@ -91,11 +91,11 @@ SIGNATURES = {
     "write_network": "path net theta * reg overwrite",
     "read_network": "path",
     "write_catalogue": "path prediction ids * overwrite true_labels calibration dialect meta",
-    "predict_survey": "path laplace spectra * center flag_options calibration dialect resample"
-    " overwrite restart progress show",
+    "predict_survey": "path laplace spectra * center fill flux_errors flag_options calibration"
+    " dialect resample overwrite restart progress show",
     "write_jacobian": "path net theta spectra * flux_mean dtype backend compression resample"
     " overwrite restart progress show",
-    "LaplacePosterior.predict": "self X * ivar flag_options resume progress",
+    "LaplacePosterior.predict": "self X * ivar center fill flux flag_options resume progress",
     "LaplacePosterior.sample": "self n_draws * rng",
     "LaplacePosterior.label_covariance": "self X",
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -28,6 +29,7 @@ from symspec.files.surveys import Survey, predict_survey
 from symspec.laplace.calibration import ErrorCalibration, calibrate_errors
 from symspec.laplace.flags import FlagOptions
 from symspec.laplace.posterior import LaplacePosterior
+from symspec.laplace.prediction import Choices
 from symspec.reports.tables import (
     flag_lines,
     open_console,
@@ -75,6 +77,30 @@ Center = Annotated[
         " for which the model errors are exact wherever training stopped."
     ),
 ]
+Fill = Annotated[
+    Literal["conditional", "mean"],
+    typer.Option(
+        help="Fill missing pixels with their mean given the good ones, or the training mean; what"
+        " either costs is in the errors."
+    ),
+]
+FluxErrors = Annotated[
+    Literal["linear", "sampled"],
+    typer.Option(
+        help="Propagate errors of the flux by derivatives, or by draws through the network, for low"
+        " signal-to-noise ratios."
+    ),
+]
+MaxMissing = Annotated[
+    float,
+    typer.Option(
+        help="Flag labels that missing pixels leave open by more of the training labels' spread."
+    ),
+]
+MaxNonlinearity = Annotated[
+    float,
+    typer.Option(help="Flag labels whose linear flux error is off by a greater share."),
+]
 CalibrationFile = Annotated[
     Path | None,
     typer.Option(
@@ -97,7 +123,11 @@ def errors(
     min_snr: MinSnr = 20.0,
     max_distance: MaxDistance = 1.5,
     max_newton_shift: MaxNewtonShift = 0.5,
+    max_missing: MaxMissing = 0.5,
+    max_nonlinearity: MaxNonlinearity = 0.2,
     center: Center = "weights",
+    fill: Fill = "conditional",
+    flux_errors: FluxErrors = "linear",
     calibrate_on: CalibrationFile = None,
     restart: Restart = False,
     overwrite: Overwrite = False,
@@ -112,45 +142,37 @@ def errors(
     may_exist = overwrite or is_finished(catalogue)
     check_output(catalogue, may_exist, tuple(SUFFIXES), *inputs)
     limits = FlagOptions(
-        edge=edge,
-        max_bad_fraction=max_bad_fraction,
-        min_snr=min_snr,
-        max_distance=max_distance,
-        max_newton_shift=max_newton_shift,
-    )
+        edge=edge, max_bad_fraction=max_bad_fraction, min_snr=min_snr, max_distance=max_distance,
+        max_newton_shift=max_newton_shift, max_missing=max_missing,
+        max_nonlinearity=max_nonlinearity,
+    )  # fmt: skip
     laplace = read_laplace(model)
+    how = Choices(center=center, fill=fill, flux=flux_errors)
     reading = parse_reading(uncertainty, read)
-    calibration = None
-    if calibrate_on is not None:
-        calibration = _calibrate(laplace, center, calibrate_on, reading, resample)
+    calibration = _calibrate(laplace, how, calibrate_on, reading, resample)
     with offer_to_resume(catalogue):
         survey = predict_survey(
-            catalogue,
-            laplace,
-            spectra,
-            center=center,
-            flag_options=limits,
-            calibration=calibration,
-            dialect=dialect,
-            resample=resample,
-            restart=restart,
-            overwrite=overwrite,
-            **reading,
-        )
+            catalogue, laplace, spectra,
+            center=center, fill=fill, flux_errors=flux_errors,
+            flag_options=limits, calibration=calibration, dialect=dialect,
+            resample=resample, restart=restart, overwrite=overwrite, **reading,
+        )  # fmt: skip
     _print_survey(survey, spectra.name, calibration)
     print_written(open_console(), "catalogue", catalogue)
 
 
 def _calibrate(
     laplace: LaplacePosterior,
-    center: str,
-    path: Path,
+    how: Choices,
+    path: Path | None,
     reading: dict[str, Any],
     resample: str | None,
-) -> ErrorCalibration:
+) -> ErrorCalibration | None:
+    if path is None:
+        return None
     stars = read_labelled_spectra(path, laplace.reg.net.label_names, reading)
     fitted = fit_to_network(laplace.reg.net, stars, resample)
-    prediction = laplace.predict(fitted, center=center)
+    prediction = laplace.predict(fitted, **asdict(how))
     return calibrate_errors(prediction, np.asarray(stars.labels), source=path.name)
 
 

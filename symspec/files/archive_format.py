@@ -19,13 +19,15 @@ import numpy as np
 
 from symspec.errors import FileFormatError, SymspecError
 from symspec.safety.arrays import check_finite
-from symspec.safety.file_formats import describe_start, is_hdf5, read_start
+from symspec.safety.file_formats import as_format_error, describe_start, is_hdf5, read_start
 from symspec.safety.hdf5_files import AGAIN, Hdf5File, open_hdf5_file
 from symspec.safety.interrupts import raise_if_interrupted
 from symspec.safety.memory import chunks
 from symspec.safety.whole_files import replace_when_complete, stream_for_hdf5
 from symspec.version import __version__
 
+NETWORK = "symspec network"
+LAPLACE = "symspec laplace"
 FORMAT_VERSION = 2
 _WITHOUT_DIGEST = 1  # the version of symspec 0.1
 _DIGEST = "digest"
@@ -315,3 +317,42 @@ def _fits(found: tuple[int, ...], shape: tuple[int | None, ...]) -> bool:
     return len(found) == len(shape) and all(
         want is None or want == n for want, n in zip(shape, found, strict=True)
     )
+
+
+def find_archive_kind(path: str | os.PathLike[str]) -> str | None:
+    """Kind of an archive that symspec wrote.
+
+    Parameters
+    ----------
+    path : str or path
+
+    Returns
+    -------
+    str or None
+        "network"; "regression", a network with noise and prior; "laplace"; None for any other file.
+
+    Raises
+    ------
+    FileFormatError
+        An HDF5 file is damaged.
+    """
+    import h5py
+
+    if not h5py.is_hdf5(path):
+        return None
+    with open_hdf5_file(path) as file, as_format_error(path, "an HDF5 file"):
+        written = find_format(file)
+        has_regression = "regression" in file.tree
+    if written == LAPLACE:
+        return "laplace"
+    if written == NETWORK:
+        return "regression" if has_regression else "network"
+    return None
+
+
+def is_archive(path: str | os.PathLike[str]) -> bool:
+    """Whether symspec wrote an HDF5 file; True for a damaged one, which its reader then refuses."""
+    try:
+        return find_archive_kind(path) is not None
+    except FileFormatError:
+        return True

@@ -17,11 +17,12 @@ from numpy.typing import ArrayLike
 from symspec.derivatives.backends import BACKENDS
 from symspec.derivatives.functions import DTYPES
 from symspec.derivatives.stationary_points import LowestCurvature
-from symspec.errors import FileFormatError, OptionError
+from symspec.errors import OptionError
 from symspec.files.archive_format import (
+    LAPLACE,
+    NETWORK,
     Archive,
     create_archive,
-    find_format,
     open_archive,
     write_array,
     write_attribute,
@@ -43,12 +44,8 @@ from symspec.networks.network import Network
 from symspec.networks.noise import NOISES, GaussianNoise, Noise
 from symspec.networks.regression import Regression
 from symspec.networks.theta import check_theta
-from symspec.safety.file_formats import as_format_error
-from symspec.safety.hdf5_files import open_hdf5_file
 from symspec.safety.options import check_choice
-
-NETWORK = "symspec network"
-LAPLACE = "symspec laplace"
+from symspec.spectra.flux_prior import FluxPrior
 
 
 def write_network(
@@ -91,45 +88,6 @@ def write_network(
         _write_network(file, net, theta)
         if reg is not None:
             _write_regression(file, reg)
-
-
-def find_archive_kind(path: str | os.PathLike[str]) -> str | None:
-    """Kind of an archive that symspec wrote.
-
-    Parameters
-    ----------
-    path : str or path
-
-    Returns
-    -------
-    str or None
-        "network"; "regression", a network with noise and prior; "laplace"; None for any other file.
-
-    Raises
-    ------
-    FileFormatError
-        An HDF5 file is damaged.
-    """
-    import h5py
-
-    if not h5py.is_hdf5(path):
-        return None
-    with open_hdf5_file(path) as file, as_format_error(path, "an HDF5 file"):
-        written = find_format(file)
-        has_regression = "regression" in file.tree
-    if written == LAPLACE:
-        return "laplace"
-    if written == NETWORK:
-        return "regression" if has_regression else "network"
-    return None
-
-
-def is_archive(path: str | os.PathLike[str]) -> bool:
-    """Whether symspec wrote an HDF5 file; True for a damaged one, which its reader then refuses."""
-    try:
-        return find_archive_kind(path) is not None
-    except FileFormatError:
-        return True
 
 
 def read_network(path: str | os.PathLike[str]) -> tuple[Network, np.ndarray]:
@@ -221,7 +179,11 @@ def write_laplace(
             write_strings(group, "hmc_verdict", laplace.hmc_verdict)
         _write_certificate(group.create_group("certificate"), laplace.certificate)
         if laplace.training_space is not None:
-            _write_training_space(group.create_group("training_space"), laplace.training_space)
+            _write_arrays(group.create_group("training_space"), laplace.training_space)
+        if laplace.flux_prior is not None:
+            _write_arrays(group.create_group("flux_prior"), laplace.flux_prior)
+        if laplace.label_spread is not None:
+            write_array(group, "label_spread", laplace.label_spread)
         for name, array in laplace.inverse_hessian.arrays().items():
             write_array(group, f"inverse_hessian/{name}", array)
 
@@ -272,6 +234,10 @@ def read_laplace(path: str | os.PathLike[str]) -> LaplacePosterior:
             else (),
             training_space=_read_training_space(archive, net.n_pixels),
             gradient=gradient,
+            flux_prior=_read_flux_prior(archive, net.n_pixels),
+            label_spread=archive.array("laplace/label_spread", (net.n_labels,), finite=True)
+            if "label_spread" in there
+            else None,
         )
 
 
@@ -309,9 +275,9 @@ def _write_certificate(group: Any, certificate: Certificate) -> None:
             write_attribute(group, name, value)
 
 
-def _write_training_space(group: Any, space: TrainingSpace) -> None:
-    for field in fields(TrainingSpace):
-        write_array(group, field.name, getattr(space, field.name))
+def _write_arrays(group: Any, described: TrainingSpace | FluxPrior) -> None:
+    for field in fields(described):
+        write_array(group, field.name, getattr(described, field.name))
 
 
 # --- reading
@@ -394,4 +360,16 @@ def _read_training_space(archive: Archive, n_pixels: int) -> TrainingSpace | Non
         variances=variances,
         residual_variance=read("residual_variance", (n_pixels,)),
         quantiles=read("quantiles", (2,)),
+    )
+
+
+def _read_flux_prior(archive: Archive, n_pixels: int) -> FluxPrior | None:
+    place = "laplace/flux_prior"
+    if "flux_prior" not in archive.find("laplace"):
+        return None  # one training star, or a file of symspec 0.1
+    return FluxPrior(
+        mean=archive.array(f"{place}/mean", (n_pixels,), finite=True),
+        loadings=archive.array(f"{place}/loadings", (None, n_pixels), finite=True),
+        residual_variance=archive.array(f"{place}/residual_variance", (n_pixels,), finite=True),
+        reference=archive.array(f"{place}/reference", (None, n_pixels), finite=True),
     )

@@ -48,6 +48,15 @@ _CENTERS = {
     "weights": "labels of the network at its weights",
     "linearized": "labels of the network linearised at its weights, at its minimum",
 }
+_FILLS = {
+    "conditional": "missing pixels hold their mean given the good ones, its error is counted",
+    "mean": "missing pixels hold the training mean, its error is counted",
+    "uncounted": "missing pixels hold the training mean, its error is not counted",
+}
+_PROPAGATIONS = {
+    "linear": "flux errors by the derivatives at the spectrum",
+    "sampled": "flux errors by draws through the network",
+}
 _OF_LABEL = ("total", "shift", "flags", "truth")
 _QUALITY = ("FLAGS", "N_BAD_PIXELS", "SNR", "FLUX_DISTANCE")
 _FITS_OWN = re.compile(
@@ -259,6 +268,8 @@ def build_header(
         header[f"LABEL{i}"] = name
         header[f"UNIT{i}"] = unit
     header["CENTER"] = _CENTERS[prediction.center]
+    header["FILL"] = _FILLS[prediction.fill]
+    header["FLUXPROP"] = _PROPAGATIONS[prediction.flux]
     header["ERRTYPE"] = "columns of errors are standard deviations"
     header["FLUXERR"] = bool(prediction.has_flux_errors)
     header |= _describe_flags(prediction)
@@ -284,6 +295,8 @@ def _describe_flags(prediction: Prediction) -> dict[str, Any]:
     described["MINSNR"] = limits.min_snr
     described["MAXDIST"] = limits.max_distance
     described["MAXSHIFT"] = limits.max_newton_shift
+    described["MAXMISS"] = limits.max_missing
+    described["MAXNONL"] = limits.max_nonlinearity
     missing = []
     if not prediction.has_flux_errors:
         missing.append(f"{Flag.LOW_SNR.value} (no errors of the flux)")

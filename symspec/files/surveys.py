@@ -17,7 +17,7 @@ from symspec.laplace.calibration import ErrorCalibration
 from symspec.laplace.flags import FlagOptions
 from symspec.laplace.identity import describe_posterior, hash_network, hash_posterior
 from symspec.laplace.posterior import LaplacePosterior
-from symspec.laplace.prediction import Prediction
+from symspec.laplace.prediction import Choices, Prediction
 from symspec.networks.network import Network
 from symspec.safety.checkpoint import find_fingerprint
 from symspec.safety.progress import Progress
@@ -51,6 +51,8 @@ def predict_survey(
     spectra: Any,
     *,
     center: str = "weights",
+    fill: str = "conditional",
+    flux_errors: str = "linear",
     flag_options: FlagOptions | None = None,
     calibration: ErrorCalibration | None = None,
     dialect: str = "upper",
@@ -75,7 +77,9 @@ def predict_survey(
     spectra : path, Spectra, or what else `symspec.read_spectra` takes
         A file of any length, or spectra in memory.
     center : {"weights", "linearized"}
-        As for `LaplacePosterior.predict`.
+    fill : {"conditional", "mean"}
+    flux_errors : {"linear", "sampled"}
+        As `center`, `fill` and `flux` of `LaplacePosterior.predict`.
     flag_options : FlagOptions, optional
         Limits beyond which stars are flagged.
     calibration : ErrorCalibration, optional
@@ -109,8 +113,8 @@ def predict_survey(
     SymspecError
         As `write_catalogue` and `open_spectra`.
     """
-    net = laplace.reg.net
-    limits = flag_options or FlagOptions()
+    net, limits = laplace.reg.net, flag_options or FlagOptions()
+    how = Choices(center=center, fill=fill, flux=flux_errors)
     check_catalogue(path, net.label_names, net.label_units, dialect=dialect)
     with open_spectra(spectra, **options) as source:
         if resample is None:
@@ -118,18 +122,18 @@ def predict_survey(
         ids = source.read_ids()
         if ids is not None:
             check_catalogue(path, net.label_names, net.label_units, ids, dialect=dialect)
-        plan = _plan(laplace, source, center, limits, resample)
+        plan = _plan(laplace, source, how, limits, resample)
         most = laplace.inverse_hessian.stars_a_piece or MOST_STARS
         size = find_piece_size(8 * net.n_pixels, most)
         read = partial(_read_piece, source, net, resample)
-        find = partial(_predict_piece, laplace, center, limits)
+        find = partial(_predict_piece, laplace, how, limits)
         with open_run(
             path, plan, source.n_stars, size, overwrite=overwrite, restart=restart
         ) as run:
             with show_pieces(progress, show, run) as follow:
                 run.compute(read, find, stage="predicting", progress=follow)
             arrays = run.load()
-            survey = _build_survey(arrays, net, center, limits)
+            survey = _build_survey(arrays, net, limits)
             write = partial(
                 write_catalogue,
                 prediction=survey.prediction,
@@ -155,7 +159,7 @@ class _Piece:
 def _plan(
     laplace: LaplacePosterior,
     source: SpectraSource,
-    center: str,
+    how: Choices,
     limits: FlagOptions,
     resample: str | None,
 ) -> dict[str, Any]:
@@ -164,7 +168,7 @@ def _plan(
         "run": "errors",
         "model": find_fingerprint(describe_posterior(laplace)),
         **source.identity(),
-        "center": center,
+        **asdict(how),
         **asdict(limits),
         **find_versions(),
         "resample": resample,
@@ -184,10 +188,10 @@ def _read_piece(
 
 
 def _predict_piece(
-    laplace: LaplacePosterior, center: str, limits: FlagOptions, piece: _Piece
+    laplace: LaplacePosterior, how: Choices, limits: FlagOptions, piece: _Piece
 ) -> dict[str, np.ndarray]:
     """Arrays of a prediction, and what a catalogue takes from the spectra."""
-    prediction = laplace.predict(piece.fitted, center=center, flag_options=limits, progress=False)
+    prediction = laplace.predict(piece.fitted, **asdict(how), flag_options=limits, progress=False)
     truth = match_labels(piece.stars, laplace.reg.net)
     arrays = prediction.to_arrays()
     if piece.stars.ids is not None:
@@ -196,12 +200,12 @@ def _predict_piece(
         arrays["true_labels"] = truth
     arrays["data_hash"] = np.array([piece.digest])
     arrays["has_flux_errors"] = np.array([prediction.has_flux_errors])
+    for name in ("center", "fill", "flux"):
+        arrays[name] = np.array([getattr(prediction, name)])
     return arrays
 
 
-def _build_survey(
-    arrays: Mapping[str, np.ndarray], net: Network, center: str, limits: FlagOptions
-) -> Survey:
+def _build_survey(arrays: Mapping[str, np.ndarray], net: Network, limits: FlagOptions) -> Survey:
     """The whole survey from the joined arrays of its pieces."""
     prediction = Prediction.from_arrays(
         arrays,
@@ -209,7 +213,9 @@ def _build_survey(
         label_names=net.label_names,
         label_units=net.label_units,
         flag_options=limits,
-        center=center,
+        center=str(arrays["center"][0]),
+        fill=str(arrays["fill"][0]),
+        flux=str(arrays["flux"][0]),
     )
     return Survey(
         prediction=prediction, ids=arrays.get("ids"), true_labels=arrays.get("true_labels")

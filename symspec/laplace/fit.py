@@ -34,6 +34,7 @@ from symspec.networks.theta import check_theta
 from symspec.safety.checkpoint import Checkpoint, find_fingerprint
 from symspec.safety.label_errors import Labels, find_labels_alone
 from symspec.safety.progress import Progress, show_progress
+from symspec.spectra.flux_prior import fit_flux_prior
 from symspec.spectra.resampling import Resampled
 from symspec.spectra.selections import as_stars
 from symspec.spectra.spectra import Spectra
@@ -113,6 +114,7 @@ def fit_laplace(
         Arguments that are not what is expected, or `resume` holds the progress of another fit.
     """
     theta = np.array(check_theta(theta, reg.net.n_params))
+    ivar = _find_ivar(X)
     X, Y = check_stars(reg.net, *as_stars(reg.net, X, Y, label_errors))
     options = dict(options or {})
     fingerprint = ""
@@ -137,11 +139,17 @@ def fit_laplace(
         inverse = builder.build(theta)
     U, gradient, certificate = _certify(builder, inverse, theta)
     _report_minimum(certificate, require_minimum)
-    return _build_posterior(builder, theta, inverse, U, gradient, certificate)
+    return _build_posterior(builder, ivar, theta, inverse, U, gradient, certificate)
+
+
+def _find_ivar(X: ArrayLike | Spectra | Resampled) -> np.ndarray | None:
+    spectra = X.spectra if isinstance(X, Resampled) else X
+    return spectra.ivar if isinstance(spectra, Spectra) else None
 
 
 def _build_posterior(
     builder: InverseBuilder,
+    ivar: np.ndarray | None,
     theta: np.ndarray,
     inverse: InverseHessian,
     U: float,
@@ -164,6 +172,8 @@ def _build_posterior(
         backend=builder.backend,
         dtype=builder.dtype,
         training_space=describe_training(builder.X, flux_mean),
+        flux_prior=fit_flux_prior(builder.X, flux_mean, ivar),
+        label_spread=_find_label_spread(find_labels_alone(builder.Y)),
     )
 
 
@@ -171,6 +181,14 @@ def _find_label_range(Y: Labels) -> np.ndarray:
     """Smallest and largest training label (2, label); NaN for a label that no star has."""
     labels = find_labels_alone(Y)
     return np.array([np.fmin.reduce(labels), np.fmax.reduce(labels)])
+
+
+def _find_label_spread(labels: np.ndarray) -> np.ndarray:
+    """Standard deviation (label,) of the training labels that are known; 0 without any."""
+    known = ~np.isnan(labels)
+    n = np.maximum(known.sum(axis=0), 1)
+    deviation = np.where(known, labels - np.where(known, labels, 0.0).sum(axis=0) / n, 0.0)
+    return np.sqrt(np.sum(deviation**2, axis=0) / n)
 
 
 def _certify(

@@ -24,6 +24,8 @@ class Flag(IntFlag):
     MANY_BAD_PIXELS = 128
     LOW_SNR = 256
     OUTSIDE_TRAINING_SPECTRA = 512
+    INFORMATION_MISSING = 1024
+    FLUX_ERROR_NONLINEAR = 2048
 
     @property
     def meaning(self) -> str:
@@ -34,7 +36,7 @@ class Flag(IntFlag):
 _MEANINGS = {
     Flag.FAILED: "the prediction or a covariance is not finite",
     Flag.OUTSIDE_TRAINING_RANGE: "a label lies outside the range of the training labels",
-    Flag.BAD_PIXELS: "pixels without information (ivar = 0) were replaced by the training mean",
+    Flag.BAD_PIXELS: "pixels without information (ivar = 0) were filled, see FILL",
     Flag.NOT_AT_MINIMUM: (
         "training stopped short: a Newton step would move the label by much of its model error"
     ),
@@ -51,6 +53,13 @@ _MEANINGS = {
     Flag.OUTSIDE_TRAINING_SPECTRA: (
         "the spectrum is unlike the training spectra: labels and errors unreliable"
     ),
+    Flag.INFORMATION_MISSING: (
+        "missing pixels leave the label open by much of the training labels' spread, or by an"
+        " amount that is not counted"
+    ),
+    Flag.FLUX_ERROR_NONLINEAR: (
+        "the flux's part of the error, propagated linearly, is off by more than the allowed share"
+    ),
 }
 LABEL_FLAGS = (
     Flag.FAILED,
@@ -59,6 +68,8 @@ LABEL_FLAGS = (
     Flag.MODEL_ERROR_INEXACT,
     Flag.ERROR_UNRELIABLE,
     Flag.NEAR_EDGE,
+    Flag.INFORMATION_MISSING,
+    Flag.FLUX_ERROR_NONLINEAR,
 )
 
 
@@ -81,6 +92,12 @@ class FlagOptions:
     max_newton_shift : float, default 0.5
         NOT_AT_MINIMUM: a Newton step would move the label by more, in units of its model standard
         deviation (see `Prediction.newton_shift`); infinite: never.
+    max_missing : float, default 0.5
+        INFORMATION_MISSING: the standard deviation that missing pixels leave in the label is
+        greater, in units of that of the training labels; infinite: only where it is not counted.
+    max_nonlinearity : float, default 0.2
+        FLUX_ERROR_NONLINEAR: the flux's part of the error, of draws through the network, and the
+        linear one are apart by a greater share of the smaller of the two; infinite: never.
 
     Raises
     ------
@@ -93,6 +110,8 @@ class FlagOptions:
     min_snr: float = 20.0
     max_distance: float = 1.5
     max_newton_shift: float = 0.5
+    max_missing: float = 0.5
+    max_nonlinearity: float = 0.2
 
     def __post_init__(self) -> None:
         most = {"edge": 0.5, "max_bad_fraction": 1.0}
@@ -117,6 +136,8 @@ def find_label_flags(
     is_contradicted: np.ndarray | bool = False,
     widest: float = InverseHessian.widest,
     newton_shift: np.ndarray | None = None,
+    missing: np.ndarray | None = None,
+    nonlinearity: np.ndarray | None = None,
     options: FlagOptions = FlagOptions(),
 ) -> np.ndarray:
     """Flags (star, label) of single labels, those of `LABEL_FLAGS`.
@@ -134,6 +155,11 @@ def find_label_flags(
         Relative width of `model_interval` beyond which it is flagged.
     newton_shift : numpy.ndarray, shape (star, label), optional
         See `Prediction`.
+    missing : numpy.ndarray, shape (star, label), optional
+        Standard deviation that missing pixels leave, in units of the training labels' spread;
+        infinite where it is not counted.
+    nonlinearity : numpy.ndarray, shape (star, label), optional
+        See `Prediction`; None where the errors are not linear ones.
     options : FlagOptions
     """
     failed = ~(np.isfinite(labels) & np.isfinite(total_cov).all(axis=2))
@@ -152,6 +178,13 @@ def find_label_flags(
     if newton_shift is not None:
         is_far = np.abs(newton_shift) > options.max_newton_shift
         flags |= np.where(is_far, Flag.NOT_AT_MINIMUM, 0)
+    if missing is not None:
+        is_open = (missing > options.max_missing) | np.isinf(missing)
+        flags |= np.where(is_open, Flag.INFORMATION_MISSING, 0)
+    if nonlinearity is not None:
+        with np.errstate(divide="ignore"):
+            apart = np.maximum(nonlinearity, 1 / nonlinearity) - 1
+        flags |= np.where(apart > options.max_nonlinearity, Flag.FLUX_ERROR_NONLINEAR, 0)
     return flags.astype(np.int32)
 
 

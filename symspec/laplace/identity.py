@@ -97,6 +97,9 @@ def hash_posterior(laplace: LaplacePosterior) -> str:
     Catalogues hold it.
     """
     space = laplace.training_space
+    prior = laplace.flux_prior
+    # digests of the first version, whose posteriors had none, stay as they are
+    later = () if prior is None else (vars(prior), laplace.label_spread)
     return _find_stored_digest(
         hash_network(laplace.reg.net, laplace.theta),
         laplace.reg.noise.identity(),
@@ -111,6 +114,7 @@ def hash_posterior(laplace: LaplacePosterior) -> str:
         laplace.backend,
         laplace.dtype,
         laplace.hmc_verdict,
+        *later,
     )
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -18,14 +18,17 @@ from symspec.derivatives.tangents import Tangents, walk_tangents
 from symspec.errors import OptionError
 from symspec.inverse_hessian.interface import InverseHessian, log_evidence
 from symspec.laplace.certificate import Certificate
-from symspec.laplace.flags import FlagOptions, find_flags, find_label_flags
+from symspec.laplace.flags import FlagOptions
+from symspec.laplace.flux_errors import METHODS, FluxErrors, FluxNoise, find_flux_errors
 from symspec.laplace.identity import describe_posterior
 from symspec.laplace.prediction import (
     CENTERS,
+    Choices,
     Prediction,
-    compute_flux_covariance,
-    find_newton_shift,
+    begin,
+    choose_fill,
     standard_deviations,
+    sum_up,
 )
 from symspec.laplace.training_space import TrainingSpace
 from symspec.networks.regression import Regression
@@ -34,7 +37,7 @@ from symspec.safety.memory import STARS_AT_ONCE, Batches
 from symspec.safety.options import check_choice, check_rng
 from symspec.safety.progress import Progress, show_progress
 from symspec.safety.stars import check_flux
-from symspec.spectra.pixels import fill_bad_pixels, find_snr
+from symspec.spectra.flux_prior import Completed, FluxPrior
 from symspec.spectra.resampling import Resampled
 from symspec.spectra.selections import as_flux
 from symspec.spectra.spectra import Spectra
@@ -57,7 +60,7 @@ class LaplacePosterior:
     curvature, structure, reason : str
         The kind of A, how it is inverted, and one line on the reason.
     flux_mean : numpy.ndarray, shape (pixel,)
-        Mean training spectrum, which replaces pixels without information.
+        Mean training spectrum.
     label_range : numpy.ndarray, shape (2, label)
         Smallest and largest training label.
     backend, dtype : str
@@ -68,6 +71,11 @@ class LaplacePosterior:
         few, or in a file without it.
     gradient : numpy.ndarray, shape (param,), or None
         Gradient of U at theta, zero for parameters that are held fixed; None in a file without it.
+    flux_prior : FluxPrior or None
+        What training spectra tell of missing pixels; None for one training star, or in a file
+        without it.
+    label_spread : numpy.ndarray, shape (label,), or None
+        Standard deviations of the training labels; None in a file without them.
     """
 
     reg: Regression
@@ -85,14 +93,16 @@ class LaplacePosterior:
     hmc_verdict: tuple[str, ...] = ()
     training_space: TrainingSpace | None = None
     gradient: np.ndarray | None = None
+    flux_prior: FluxPrior | None = None
+    label_spread: np.ndarray | None = None
 
     @property
     def is_contradicted(self) -> bool:
         """Whether Hamiltonian Monte Carlo contradicts the error bars of a label."""
-        return bool(self._contradicted.any())
+        return bool(self.contradicted.any())
 
     @property
-    def _contradicted(self) -> np.ndarray:
+    def contradicted(self) -> np.ndarray:
         """Whether it does, for each label (label,)."""
         verdicts = self.hmc_verdict or ("",) * self.reg.net.n_labels
         return np.array([verdict.startswith("Laplace") for verdict in verdicts])
@@ -208,6 +218,8 @@ class LaplacePosterior:
         *,
         ivar: ArrayLike | None = None,
         center: str = "weights",
+        fill: str = "conditional",
+        flux: str = "linear",
         flag_options: FlagOptions | None = None,
         resume: str | os.PathLike[str] | None = None,
         progress: bool | Progress = True,
@@ -221,14 +233,21 @@ class LaplacePosterior:
             neighbouring pixels: for `Resampled`, their whole covariance is propagated.
         ivar : array_like, optional, shape of `X`
             Inverse variance of the flux; Spectra and Resampled bring their own. 0 means no
-            information: the pixel is replaced by its training mean, left out of the flux
-            covariance, and counted in `n_bad_pixels` and the flags.
+            information: the pixel is filled, its cost is in the flux covariance, and it is counted
+            in `n_bad_pixels` and the flags.
         center : {"weights", "linearized"}
             What the error bars are around: the labels that the network gives at theta, or those of
             the network linearised there, at its own minimum. The model errors of
             curvature="ggn" are exactly those of the linearised network, wherever training stopped
             (Immer, Korzepa & Bauer 2021; Antoran et al. 2022). The centres are apart by
             `Prediction.newton_shift`.
+        fill : {"conditional", "mean"}
+            Missing pixels get their mean given the good ones, as the training spectra have it, or
+            the training mean. The error of either counts, see `Completed.propagate`.
+        flux : {"linear", "sampled"}
+            Errors of the flux reach the labels by the derivatives at this spectrum, or by 512 draws
+            through the network, for low signal-to-noise ratios. The linear ones are checked by a
+            few draws, see `Prediction.nonlinearity`.
         flag_options : FlagOptions, optional
             Limits beyond which stars are flagged.
         resume : path, optional
@@ -254,92 +273,54 @@ class LaplacePosterior:
             subset of the training stars, or a file of symspec 0.1.
         """
         is_linearized = self._check_center(center)
+        check_choice(flux, "flux", METHODS)
         resampled = X if isinstance(X, Resampled) else None
-        flux, ivar = as_flux(self.reg.net, X, ivar)
-        n = len(flux)
-        C = self.reg.net.n_labels
+        observed, ivar = as_flux(self.reg.net, X, ivar)
+        how = Choices(center=center, fill=choose_fill(fill, ivar, self.flux_prior), flux=flux)
+        prior = self.flux_prior or FluxPrior.of_mean(self.flux_mean)
 
         def add(state: dict[str, np.ndarray], rows: slice) -> None:
             known = None if ivar is None else ivar[rows]
-            filled = fill_bad_pixels(flux[rows], known, self.flux_mean)
+            filled = observed[rows]
+            if known is not None:
+                completed = prior.complete(filled, known, how.fill)
+                filled = completed.flux
             state["labels"][rows] = self._predict(self.theta, filled)
             found = self._model_error(filled)
             state["model"][rows], state["interval"][rows], state["step"][rows] = found
             if is_linearized:
                 state["labels"][rows] += state["step"][rows]
             if known is not None:
-                J = self._linearized_flux_jacobian if is_linearized else self._flux_jacobian
-                jacobian = partial(J, self.theta)
-                flux_cov = compute_flux_covariance(jacobian, filled, known, resampled, rows)
-                state["flux"][rows] = flux_cov
+                noise = FluxNoise.of(known, resampled, rows)
+                errors = self._flux_errors(completed, noise, flux, is_linearized)
+                for name, array in errors.to_arrays().items():
+                    state[name][rows] = array
 
-        zeros = {
-            "labels": np.zeros((n, C)),
-            "model": np.zeros((n, C, C)),
-            "flux": np.zeros((n, C, C)),
-            "interval": np.zeros((n, C, 2)),
-            "step": np.zeros((n, C)),
-        }
         fingerprint = ""
         if resume is not None:
-            what = ("prediction", __version__, center, describe_posterior(self))
-            fingerprint = find_fingerprint(*what, flux, ivar, resampled)
+            what = ("prediction", __version__, how, describe_posterior(self))
+            fingerprint = find_fingerprint(*what, observed, ivar, resampled)
         with show_progress(progress) as show:
             checkpoint = Checkpoint(resume, fingerprint, show)
-            state = checkpoint.accumulate("prediction", Batches(n), zeros, add)
-        return self._sum_up(flux, ivar, state, center, flag_options or FlagOptions())
+            start = begin(len(observed), self.reg.net.n_labels)
+            state = checkpoint.accumulate("prediction", Batches(len(observed)), start, add)
+        return sum_up(self, observed, ivar, state, how, flag_options or FlagOptions())
 
-    def _sum_up(
-        self,
-        X: np.ndarray,
-        ivar: np.ndarray | None,
-        computed: Mapping[str, np.ndarray],
-        center: str,
-        options: FlagOptions,
-    ) -> Prediction:
-        """Total errors and flags of stars whose labels and covariances are computed."""
-        net = self.reg.net
-        noise_cov = self.reg.noise.predict(computed["labels"])
-        total_cov = computed["model"] + computed["flux"] + noise_cov
-        n_bad = np.zeros(len(X), int) if ivar is None else np.count_nonzero(ivar == 0, axis=1)
-        snr = find_snr(X, ivar)
-        space = self.training_space
-        distance = None if space is None else space.find_distances(X, ivar)
-        shift = None
-        if self.gradient is not None:
-            shift = find_newton_shift(computed["step"], computed["model"])
-        label_flags = find_label_flags(
-            computed["labels"],
-            total_cov,
-            self.label_range,
-            model_interval=computed["interval"],
-            is_contradicted=self._contradicted,
-            widest=self.inverse_hessian.widest,
-            newton_shift=shift if center == "weights" else None,
-            options=options,
-        )
-        is_known = self.gradient is not None or self.certificate.is_minimum
-        bad_fraction = n_bad / net.n_pixels
-        flags = find_flags(label_flags, bad_fraction, is_known, snr, distance, options)
-        return Prediction(
-            labels=computed["labels"],
-            model_cov=computed["model"],
-            flux_cov=computed["flux"],
-            noise_cov=noise_cov,
-            total_cov=total_cov,
-            flags=flags,
-            n_bad_pixels=n_bad,
-            has_flux_errors=ivar is not None,
-            label_names=net.label_names,
-            label_units=net.label_units,
-            model_interval=computed["interval"],
-            label_flags=label_flags,
-            snr=snr,
-            flux_distance=distance,
-            newton_shift=shift,
-            flag_options=options,
-            center=center,
-        )
+    def _flux_errors(
+        self, completed: Completed, noise: FluxNoise, method: str, is_linearized: bool
+    ) -> FluxErrors:
+        jacobian = self._linearized_flux_jacobian if is_linearized else self._flux_jacobian
+
+        def labels(X: np.ndarray) -> np.ndarray:
+            found = self._predict(self.theta, X)
+            if is_linearized:
+                step = self._newton_step[0]
+                found = found + np.concatenate([t.matvec(step) for _, t in self.tangents(X)])
+            return found
+
+        J = jacobian(self.theta, completed.flux)
+        eps = float(np.finfo(self.dtype).eps)
+        return find_flux_errors(labels, J, completed, noise, method=method, eps=eps)
 
     def _check_center(self, center: str) -> bool:
         """Whether it is the linearised one, which there is."""

@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
-from symspec.laplace.flags import FlagOptions
-from symspec.spectra.resampling import Resampled
+from symspec.errors import MissingPixelsWarning
+from symspec.laplace.flags import Flag, FlagOptions, find_flags, find_label_flags
+from symspec.safety.options import check_choice
+from symspec.spectra.flux_prior import FILLS, FluxPrior
+from symspec.spectra.pixels import find_snr
+
+if TYPE_CHECKING:
+    from symspec.laplace.posterior import LaplacePosterior
 
 CENTERS = ("weights", "linearized")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choices:
+    """How a prediction is made: `center`, `fill` and `flux` of `Prediction`."""
+
+    center: str = "weights"
+    fill: str = "conditional"
+    flux: str = "linear"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,8 +40,8 @@ class Prediction:
     model_cov : numpy.ndarray, shape (star, label, label)
         :math:`J A^{-1} J^T`: from the uncertainty of the weights.
     flux_cov : numpy.ndarray, shape (star, label, label)
-        :math:`J_x \Sigma_x J_x^T`: from the errors of the flux; zero where `has_flux_errors` is
-        False.
+        :math:`J_x (\Sigma_x + C) J_x^T`: from the errors of the flux, and from what the good pixels
+        leave open of the missing ones; zero where `has_flux_errors` is False.
     noise_cov : numpy.ndarray, shape (star, label, label)
         S: the scatter of the training labels around the network.
     total_cov : numpy.ndarray, shape (star, label, label)
@@ -33,7 +49,7 @@ class Prediction:
     flags : numpy.ndarray of int, shape (star,)
         Bits of `Flag`.
     n_bad_pixels : numpy.ndarray of int, shape (star,)
-        Number of pixels with ivar = 0, replaced by their training mean.
+        Number of pixels with ivar = 0, which are filled.
     has_flux_errors : bool
         Whether `ivar` was given.
     label_names, label_units : tuple of str
@@ -50,11 +66,23 @@ class Prediction:
     newton_shift : numpy.ndarray, shape (star, label), optional
         What a Newton step of the weights would change in each label, in units of its model standard
         deviation: 0 at a minimum of U; None if the gradient of U is unknown.
+    missing_cov : numpy.ndarray, shape (star, label, label), optional
+        The part of `flux_cov` that missing pixels leave open, propagated linearly.
+    nonlinearity : numpy.ndarray, shape (star, label), optional
+        Standard deviation of the flux's part over the linear one, of the same draws through the
+        network: 1 where the network is linear within the errors of the flux.
+    flux_sampling_error : numpy.ndarray, shape (star, label), optional
+        Monte Carlo error of the flux's standard deviation; 0 for ``flux="linear"``.
     flag_options : FlagOptions, optional
         The limits behind the flags.
     center : {"weights", "linearized"}
         Whether `labels` are the network's, or those of the network linearised at its weights, at
         its own minimum.
+    fill : {"conditional", "mean", "uncounted"}
+        What stands in for missing pixels: their mean given the good ones, or the training mean;
+        "uncounted", the training mean, with what it costs unknown, from a file of symspec 0.1.
+    flux : {"linear", "sampled"}
+        How `flux_cov` is propagated.
     """
 
     labels: np.ndarray
@@ -72,8 +100,13 @@ class Prediction:
     snr: np.ndarray | None = None
     flux_distance: np.ndarray | None = None
     newton_shift: np.ndarray | None = None
+    missing_cov: np.ndarray | None = None
+    nonlinearity: np.ndarray | None = None
+    flux_sampling_error: np.ndarray | None = None
     flag_options: FlagOptions | None = None
     center: str = "weights"
+    fill: str = "conditional"
+    flux: str = "linear"
 
     @property
     def errors(self) -> np.ndarray:
@@ -98,6 +131,9 @@ class Prediction:
             "snr": self.snr,
             "flux_distance": self.flux_distance,
             "newton_shift": self.newton_shift,
+            "missing_cov": self.missing_cov,
+            "nonlinearity": self.nonlinearity,
+            "flux_sampling_error": self.flux_sampling_error,
         }
         return {name: array for name, array in arrays.items() if array is not None}
 
@@ -111,6 +147,8 @@ class Prediction:
         label_units: tuple[str, ...],
         flag_options: FlagOptions | None = None,
         center: str = "weights",
+        fill: str = "conditional",
+        flux: str = "linear",
     ) -> Self:
         """Prediction of the arrays of `to_arrays`; more names among them do no harm."""
         return cls(
@@ -129,8 +167,13 @@ class Prediction:
             snr=arrays.get("snr"),
             flux_distance=arrays.get("flux_distance"),
             newton_shift=arrays.get("newton_shift"),
+            missing_cov=arrays.get("missing_cov"),
+            nonlinearity=arrays.get("nonlinearity"),
+            flux_sampling_error=arrays.get("flux_sampling_error"),
             flag_options=flag_options,
             center=center,
+            fill=fill,
+            flux=flux,
         )
 
 
@@ -148,6 +191,8 @@ def join_predictions(
         label_units=first.label_units,
         flag_options=first.flag_options,
         center=first.center,
+        fill=first.fill,
+        flux=first.flux,
     )
 
 
@@ -162,21 +207,122 @@ def find_newton_shift(step: np.ndarray, model_cov: np.ndarray) -> np.ndarray:
         return np.where(step == 0, 0.0, step / standard_deviations(model_cov))
 
 
-def compute_flux_covariance(
-    jacobian: Callable[[np.ndarray], np.ndarray],
-    flux: np.ndarray,
-    ivar: np.ndarray,
-    resampled: Resampled | None = None,
-    rows: slice = slice(None),
-) -> np.ndarray:
-    r""":math:`J_x \Sigma_x J_x^T` (star, label, label) of the flux's errors.
+def begin(n_stars: int, n_labels: int) -> dict[str, np.ndarray]:
+    """What is computed of stars before it is summed up, of a flux without errors."""
+    of_labels = (n_stars, n_labels)
+    square = (n_stars, n_labels, n_labels)
+    return {
+        "labels": np.zeros(of_labels),
+        "model": np.zeros(square),
+        "flux": np.zeros(square),
+        "missing": np.zeros(square),
+        "interval": np.zeros((n_stars, n_labels, 2)),
+        "step": np.zeros(of_labels),
+        "nonlinearity": np.ones(of_labels),
+        "sampling": np.zeros(of_labels),
+    }
 
-    :math:`\Sigma_x` is diag(1 / ivar), without the pixels of ivar = 0: they hold their training
-    mean, which errors of the flux do not change. For stars `rows` of resampled spectra it is that
-    of their sources' errors, with the correlations.
+
+def sum_up(
+    laplace: LaplacePosterior,
+    X: np.ndarray,
+    ivar: np.ndarray | None,
+    computed: Mapping[str, np.ndarray],
+    how: Choices,
+    options: FlagOptions,
+) -> Prediction:
+    """Total errors and flags of stars whose labels and covariances are computed."""
+    noise_cov = laplace.reg.noise.predict(computed["labels"])
+    total_cov = computed["model"] + computed["flux"] + noise_cov
+    n_bad = np.zeros(len(X), int) if ivar is None else np.count_nonzero(ivar == 0, axis=1)
+    snr = find_snr(X, ivar)
+    space = laplace.training_space
+    distance = None if space is None else space.find_distances(X, ivar)
+    shift = None
+    if laplace.gradient is not None:
+        shift = find_newton_shift(computed["step"], computed["model"])
+    label_flags = _flag_labels(laplace, computed, total_cov, shift, n_bad > 0, how, options)
+    is_known = laplace.gradient is not None or laplace.certificate.is_minimum
+    flags = find_flags(label_flags, n_bad / X.shape[1], is_known, snr, distance, options)
+    return Prediction(
+        labels=computed["labels"],
+        model_cov=computed["model"],
+        flux_cov=computed["flux"],
+        noise_cov=noise_cov,
+        total_cov=total_cov,
+        flags=flags,
+        n_bad_pixels=n_bad,
+        has_flux_errors=ivar is not None,
+        label_names=laplace.reg.net.label_names,
+        label_units=laplace.reg.net.label_units,
+        model_interval=computed["interval"],
+        label_flags=label_flags,
+        snr=snr,
+        flux_distance=distance,
+        newton_shift=shift,
+        missing_cov=computed["missing"],
+        nonlinearity=computed["nonlinearity"],
+        flux_sampling_error=computed["sampling"],
+        flag_options=options,
+        center=how.center,
+        fill=how.fill,
+        flux=how.flux,
+    )
+
+
+def _flag_labels(
+    laplace: LaplacePosterior,
+    computed: Mapping[str, np.ndarray],
+    total_cov: np.ndarray,
+    shift: np.ndarray | None,
+    is_incomplete: np.ndarray,
+    how: Choices,
+    options: FlagOptions,
+) -> np.ndarray:
+    """Flags (star, label) of single labels."""
+    is_uncounted = is_incomplete & (how.fill == "uncounted")
+    return find_label_flags(
+        computed["labels"],
+        total_cov,
+        laplace.label_range,
+        model_interval=computed["interval"],
+        is_contradicted=laplace.contradicted,
+        widest=laplace.inverse_hessian.widest,
+        newton_shift=shift if how.center == "weights" else None,
+        missing=_find_share(computed["missing"], laplace.label_spread, is_uncounted),
+        nonlinearity=computed["nonlinearity"] if how.flux == "linear" else None,
+        options=options,
+    )
+
+
+def choose_fill(fill: str, ivar: np.ndarray | None, prior: FluxPrior | None) -> str:
+    """How missing pixels are filled; with a warning if what that costs cannot be counted.
+
+    Raises
+    ------
+    OptionError
+        `fill` is none of `FILLS`.
     """
-    J = jacobian(flux)
-    if resampled is not None and resampled.source_ivar is not None:
-        return resampled.propagate(J, rows)
-    variance = np.divide(1.0, ivar, out=np.zeros(ivar.shape), where=ivar > 0)
-    return np.matmul(J * variance[:, None, :], J.transpose(0, 2, 1))
+    check_choice(fill, "fill", FILLS)
+    if prior is not None:
+        return fill
+    if ivar is not None and (ivar == 0).any():
+        warnings.warn(
+            "this posterior does not hold how training spectra vary (a file of symspec 0.1, or one"
+            " training star): missing pixels are filled with the training mean, what that costs is"
+            f" not counted in the errors, and these stars are flagged {Flag.INFORMATION_MISSING}."
+            " Call fit_laplace again to have it counted.",
+            MissingPixelsWarning,
+            stacklevel=3,
+        )
+    return "uncounted"
+
+
+def _find_share(
+    missing: np.ndarray, spread: np.ndarray | None, is_uncounted: np.ndarray
+) -> np.ndarray:
+    """Deviations that missing pixels leave (star, label) over the labels' spread (label,)."""
+    deviation = standard_deviations(missing)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        share = np.where(deviation > 0, deviation / (1.0 if spread is None else spread), 0.0)
+    return np.where(is_uncounted[:, None], np.inf, share)

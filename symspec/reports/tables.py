@@ -32,6 +32,8 @@ _SHORT = {
     Flag.MANY_BAD_PIXELS: "many bad pixels",
     Flag.LOW_SNR: "low S/N",
     Flag.OUTSIDE_TRAINING_SPECTRA: "unlike training",
+    Flag.INFORMATION_MISSING: "too little seen",
+    Flag.FLUX_ERROR_NONLINEAR: "not linear",
 }
 _PIPE_WIDTH = 110  # characters, where there is no terminal to ask
 

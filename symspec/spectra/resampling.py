@@ -74,14 +74,14 @@ class Resampled:
         matrix = described[0] if len(described) == 1 else tuple(described)
         return {"spectra": self.spectra, "matrix": matrix, "source_ivar": self.source_ivar}
 
-    def propagate(self, J_x: np.ndarray, rows: slice = slice(None)) -> np.ndarray:
+    def propagate(self, J_x: np.ndarray, rows: slice | np.ndarray = slice(None)) -> np.ndarray:
         """Covariance of labels due to the errors of the flux of stars `rows`.
 
         Parameters
         ----------
         J_x : numpy.ndarray, shape (star, label, new pixel)
             Derivatives of the labels of these stars.
-        rows : slice
+        rows : slice, or numpy.ndarray of int
 
         Returns
         -------
@@ -98,10 +98,29 @@ class Resampled:
         ivar = self.source_ivar[rows]
         if len(self.matrices) == 1:
             return propagate_through(J_x, self.matrix, ivar)
-        maps = self.matrices[rows]
+        maps = self._maps(rows)
         stars = range(len(ivar))
         parts = [propagate_through(J_x[i : i + 1], maps[i], ivar[i : i + 1]) for i in stars]
         return np.concatenate(parts)
+
+    def draw_errors(self, rng: np.random.Generator, rows: np.ndarray) -> np.ndarray:
+        """Errors (star, new pixel) of stars `rows`, from the same normal numbers for every star.
+
+        Raises
+        ------
+        DataError
+            The errors of the flux are unknown.
+        """
+        if self.source_ivar is None:
+            raise DataError(_NO_ERRORS)
+        sigma = np.sqrt(_invert(self.source_ivar[rows]))
+        errors = sigma * rng.normal(size=sigma.shape[1])
+        if len(self.matrices) == 1:
+            return (self.matrix @ errors.T).T
+        return np.array([R @ e for R, e in zip(self._maps(rows), errors, strict=True)])
+
+    def _maps(self, rows: slice | np.ndarray) -> list[sparse.csr_array]:
+        return [self.matrices[i] for i in np.arange(len(self.matrices))[rows]]
 
     def covariance_factor(self, star: int) -> sparse.csr_array:
         r"""Factor of the covariance of one star's new flux.

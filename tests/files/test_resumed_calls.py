@@ -19,6 +19,7 @@ from symspec.files.jacobians import write_jacobian
 from symspec.files.partial_runs import PartialRun
 from symspec.files.surveys import predict_survey
 from symspec.safety.checkpoint import Checkpoint, find_fingerprint
+from symspec.spectra.flux_prior import FluxPrior
 from symspec.spectra.readers.options import ReadOptions
 
 N_STARS, N_PIXELS = 40, 6
@@ -220,6 +221,8 @@ PREDICTIONS = {
     ],
     "ivar": [IVAR, IVAR * 2, np.where(X_NEW > 1, 0, IVAR)],
     "center": ["weights", "linearized"],
+    "fill": ["mean"],
+    "flux": ["sampled"],
     "flag_options": [ss.FlagOptions(edge=0.3), ss.FlagOptions(min_snr=1e3)],  # may change
     # without a part in what is kept
     "resume": [],
@@ -261,6 +264,15 @@ POSTERIORS = {
     "dtype": lambda laplace: [replace(laplace, dtype="float32")],
     "hmc_verdict": lambda laplace: [replace(laplace, hmc_verdict=("agree", "Laplace too small"))],
     "training_space": lambda laplace: [replace(laplace, training_space=None)],
+    "flux_prior": lambda laplace: [
+        replace(laplace, flux_prior=FluxPrior.of_mean(laplace.flux_mean)),
+        *(
+            replace(laplace, flux_prior=replace(laplace.flux_prior, **{name: array * 1.1}))
+            for name, array in vars(laplace.flux_prior).items()
+            if array.size
+        ),
+    ],
+    "label_spread": lambda laplace: [replace(laplace, label_spread=laplace.label_spread / 9)],
 }
 
 
@@ -403,6 +415,8 @@ SURVEYS = {
         "changed",
     ],
     "center": ["linearized"],
+    "fill": ["mean"],
+    "flux_errors": ["sampled"],
     "flag_options": [ss.FlagOptions(edge=0.3)],
     "resample": ["linear", "flux_conserving"],
     "options": [{"uncertainty": "ivar"}, {"bad_error": 10.0}],

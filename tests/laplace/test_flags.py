@@ -11,6 +11,7 @@ from symspec.errors import OptionError
 from symspec.laplace.flags import LABEL_FLAGS, Flag, FlagOptions, find_flags, find_label_flags
 
 NAN, RANGE = np.nan, np.array([[4000.0, 1.0], [6000.0, 5.0]])
+MISSING = Flag.INFORMATION_MISSING
 OUTSIDE, NEAR, FAILED = Flag.OUTSIDE_TRAINING_RANGE, Flag.NEAR_EDGE, Flag.FAILED
 NO_EDGE = FlagOptions(edge=0)
 
@@ -77,6 +78,28 @@ def test_what_monte_carlo_contradicts_is_flagged_at_its_label():
         np.full((2, 2), [5000.0, 3.0]), np.tile(np.eye(2), (2, 1, 1)), RANGE, None, [False, True]
     )
     assert flags.tolist() == [[0, Flag.ERROR_UNRELIABLE]] * 2
+
+
+def test_labels_that_missing_pixels_leave_open_are_flagged_and_those_of_which_nobody_knows():
+    missing = np.array([[0.49, 0.51], [0.0, np.inf]])
+    words = {"labels": np.full((2, 2), [5000.0, 3.0]), "label_range": RANGE, "missing": missing}
+    words["total_cov"] = np.tile(np.eye(2), (2, 1, 1))
+    assert find_label_flags(**words).tolist() == [[0, MISSING], [0, MISSING]]
+    limits = ((0.4, [[MISSING, MISSING], [0, MISSING]]), (np.inf, [[0, 0], [0, MISSING]]))
+    for most, expected in limits:
+        flags = find_label_flags(**words, options=FlagOptions(max_missing=most))
+        assert flags.tolist() == expected
+
+
+def test_linear_errors_that_draws_contradict_are_flagged_whichever_is_larger():
+    ratio = np.array([[1.19, 1.21], [1 / 1.19, 1 / 1.21], [0.0, np.inf], [1.0, 1.0]])
+    words = {"labels": np.full((4, 2), [5000.0, 3.0]), "label_range": RANGE, "nonlinearity": ratio}
+    words["total_cov"] = np.tile(np.eye(2), (4, 1, 1))
+    bent = Flag.FLUX_ERROR_NONLINEAR
+    expected = [[0, bent], [0, bent], [bent, bent], [0, 0]]
+    assert find_label_flags(**words).tolist() == expected
+    flags = find_label_flags(**words, options=FlagOptions(max_nonlinearity=np.inf))
+    assert not flags.any()
 
 
 STAR = {
@@ -149,6 +172,7 @@ def test_flags_are_single_bits_with_a_meaning_each_and_keep_their_values():
         Flag.MANY_BAD_PIXELS,
     ) == (16, 32, 64, 128)
     assert (Flag.LOW_SNR, Flag.OUTSIDE_TRAINING_SPECTRA) == (256, 512)
+    assert (Flag.INFORMATION_MISSING, Flag.FLUX_ERROR_NONLINEAR) == (1024, 2048)
 
 
 @pytest.mark.parametrize(
@@ -159,6 +183,8 @@ def test_flags_are_single_bits_with_a_meaning_each_and_keep_their_values():
         {"max_bad_fraction": 1.1},
         {"min_snr": NAN},
         {"max_distance": "far"},
+        {"max_missing": NAN},
+        {"max_nonlinearity": -0.1},
     ],
     ids=str,
 )
@@ -198,11 +224,14 @@ def test_a_prediction_is_flagged_by_the_limits_that_it_carries(fitted):
     prediction = laplace.predict(X, ivar=ivar)
     assert prediction.flag_options == FlagOptions()
     np.testing.assert_allclose(prediction.snr[:2], np.median(X[0]) * np.array([40, 10]), rtol=1e-12)
-    with_two_bad = Flag.BAD_PIXELS | Flag.MANY_BAD_PIXELS
+    # two of ten independent pixels, of which the second label consists
+    with_two_bad = Flag.BAD_PIXELS | Flag.MANY_BAD_PIXELS | Flag.INFORMATION_MISSING
     assert prediction.flags[:3].tolist() == [0, Flag.LOW_SNR, with_two_bad]
     assert prediction.flags[3] & Flag.OUTSIDE_TRAINING_SPECTRA
     assert prediction.flags[3] & OUTSIDE
-    lenient = FlagOptions(max_bad_fraction=0.2, min_snr=9, max_distance=np.inf, edge=0)
+    lenient = FlagOptions(
+        max_bad_fraction=0.2, min_snr=9, max_distance=np.inf, edge=0, max_missing=2
+    )
     again = laplace.predict(X, ivar=ivar, flag_options=lenient)
     assert again.flag_options == lenient
     assert again.flags.tolist() == [

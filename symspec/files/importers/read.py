@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 
 from symspec.derivatives.compiled import compile_predict
 from symspec.errors import DataError, OptionError, ShapeError
-from symspec.files.archives import is_archive
+from symspec.files.archive_format import is_archive
 from symspec.files.archives import read_network as read_archived_network
 from symspec.files.importers.keras.files import import_keras, import_keras_hdf5
 from symspec.files.importers.kinds import find_kind
