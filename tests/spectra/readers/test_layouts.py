@@ -487,6 +487,7 @@ def test_what_a_plain_file_holds_besides_is_named_once(tmp_path):
     with pytest.warns(UnusedDataWarning, match=r"was not read: SKY, HDU 2 MODEL\.") as caught:
         spectra = read_spectra(path)
     assert len(caught) == 1
+    assert caught[0].filename == __file__
     np.testing.assert_array_equal(spectra.ivar, IVAR)
 
 
