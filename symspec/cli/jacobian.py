@@ -94,5 +94,6 @@ def jacobian(
             label_units=net.label_units,
             flux=summary.flux,
             wavelength_unit=summary.wavelength_unit,
+            wavelength_medium=summary.wavelength_medium,
         )
         print_written(console, "figure", save_figure(axes[0].figure, plot))

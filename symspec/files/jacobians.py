@@ -59,6 +59,7 @@ class JacobianSummary:
         Mean flux of the good pixels; 0 where there is none.
     wavelength : numpy.ndarray, shape (pixel,), or None
     wavelength_unit : str
+    wavelength_medium : {"air", "vacuum"} or None
     """
 
     n_stars: int
@@ -66,6 +67,7 @@ class JacobianSummary:
     flux: np.ndarray
     wavelength: np.ndarray | None
     wavelength_unit: str
+    wavelength_medium: str | None
 
 
 def write_jacobian(
@@ -255,6 +257,7 @@ def _summarize(run: PartialRun, pixels: Pixels) -> JacobianSummary:
         flux=totals["flux_sum"] / np.maximum(totals["flux_count"], 1),
         wavelength=pixels.wavelength,
         wavelength_unit=pixels.wavelength_unit,
+        wavelength_medium=pixels.wavelength_medium,
     )
 
 
@@ -314,6 +317,8 @@ def _describe(file: Any, net: Network, pixels: Pixels, ids: np.ndarray | None) -
     if pixels.wavelength is not None:
         file["wavelength"] = pixels.wavelength
         file["wavelength"].attrs["unit"] = pixels.wavelength_unit
+        if pixels.wavelength_medium is not None:
+            file["wavelength"].attrs["medium"] = pixels.wavelength_medium
 
 
 def _write_strings(file: Any, name: str, strings: ArrayLike) -> None:

@@ -12,6 +12,7 @@ from symspec.errors import ShapeError
 from symspec.reports.plots import COLOURS, GREY
 from symspec.safety.arrays import as_float_array
 from symspec.spectra.line_list import strong_lines
+from symspec.spectra.wavelengths import convert_medium
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,6 +30,7 @@ def plot_sensitivity(
     lines: Mapping[str, float] | None = None,
     flux: ArrayLike | None = None,
     wavelength_unit: str = "Angstrom",
+    wavelength_medium: str | None = None,
     axes: Sequence[Axes] | None = None,
 ) -> np.ndarray:
     """Draw d(label)/d(flux) against wavelength, one panel a label, with known lines marked.
@@ -43,11 +45,12 @@ def plot_sensitivity(
         One a label.
     lines : dict of str to float, optional
         Names and wavelengths of lines to mark; those outside the range are left out. By default
-        `symspec.spectra.line_list.strong_lines` (air) where `wavelength_unit` is "Angstrom"; ``{}``
-        for none.
+        `symspec.spectra.line_list.strong_lines` where `wavelength_unit` is "Angstrom", in vacuum
+        where `wavelength_medium` says so and else in air; ``{}`` for none.
     flux : array_like, shape (pixel,), optional
         The spectrum, drawn in a thin panel on top.
     wavelength_unit : str, default "Angstrom"
+    wavelength_medium : {"air", "vacuum"}, optional
     axes : sequence of matplotlib Axes, optional
         One a label, preceded by one for `flux` if given, from top to bottom; by default a new
         figure.
@@ -86,9 +89,16 @@ def plot_sensitivity(
     _finish_wavelength_axis(every, x, name)
     if lines is None:
         known = wavelength is not None and wavelength_unit == "Angstrom"
-        lines = strong_lines(x.min(), np.nextafter(x.max(), np.inf)) if known else {}
+        lines = _find_lines(wavelength_medium) if known else {}
     _mark_lines(every, {name: at for name, at in lines.items() if x.min() <= at <= x.max()})
     return every
+
+
+def _find_lines(medium: str | None) -> dict[str, float]:
+    """Strong lines in Angstrom of this medium, or of air where it is not known."""
+    lines = strong_lines()
+    found = convert_medium(np.array([*lines.values()]), "Angstrom", "air", medium)
+    return dict(zip(lines, found.tolist(), strict=True))
 
 
 def _check_pixels(value: ArrayLike, name: str, n_pixels: int) -> np.ndarray:

@@ -82,6 +82,18 @@ def test_each_label_has_its_panel_with_its_derivatives_and_units(jacobian, with_
         np.testing.assert_array_equal(axes[0].lines[0].get_ydata(), flux)
 
 
+@pytest.mark.parametrize(
+    ("medium", "expected"), [(None, 6562.79), ("air", 6562.79), ("vacuum", 6564.60)]
+)
+def test_lines_are_marked_in_the_medium_of_the_wavelengths(medium, expected):
+    """H alpha is at 6562.79 Angstrom in air, and at 6564.60 in vacuum."""
+    wavelength = np.linspace(6540, 6590, 300)
+    words = WORDS | {"wavelength_medium": medium}
+    axes = plot_sensitivity(np.zeros((3, 300)), wavelength, **words)
+    text = next(one for one in names_of_lines(axes[0]) if one.get_text() == "H-alpha")
+    assert 6540 + 50 * text.xy[0] == pytest.approx(expected, abs=0.01)  # a share of the axis
+
+
 @pytest.mark.parametrize("limits", [(3700.0, 7300.0), (3900.0, 9000.0), (5150.0, 5200.0)], ids=str)
 def test_names_of_lines_are_whole_and_do_not_touch(limits):
     wavelength = np.linspace(*limits, 300)

@@ -48,7 +48,7 @@ class Format:
     offsets : tuple of int
         Positions at which `starts` may stand.
     has_hdus : bool
-        Whether the option `hdu` applies.
+        Whether the options `hdu` and `arm` apply.
     """
 
     name: str
@@ -122,11 +122,13 @@ def open_arrays(path: Path, options: ReadOptions) -> AbstractContextManager[Name
     FileNotFoundError, FileFormatError
         As `find_format`, or the file is damaged.
     OptionError
-        `hdu` is given for a file without HDUs.
+        `hdu` or `arm` is given for a file without HDUs.
     """
     found = find_format(path)
-    if options.hdu is not None and not found.has_hdus:
-        raise OptionError(
-            f"hdu={options.hdu!r} should go with a FITS file, got {found.name}: leave hdu out."
-        )
+    for name in ("hdu", "arm"):
+        value = getattr(options, name)
+        if value is not None and not found.has_hdus:
+            raise OptionError(
+                f"{name}={value!r} should go with a FITS file, got {found.name}: leave {name} out."
+            )
     return found.open(path, options)

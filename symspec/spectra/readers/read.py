@@ -125,7 +125,7 @@ def read_spectra(
         Unit of the wavelengths if the file does not state it, also "cm-1", "eV", "Hz",
         "dex(Angstrom)" or "ln(Angstrom)"; by default Angstrom.
     wavelength_medium : {"air", "vacuum"}, optional
-        Of what they are; by default what the file says.
+        Of what they are, if the file does not say it.
     flux, wavelength : str, optional
         Names of the array, column or HDU that holds them, if those of the file do not tell. No
         survey's layout is recognised then.

@@ -242,7 +242,7 @@ class SpectraFile:
                 " Labels are read with label_names=; say flux=, wavelength=, uncertainty= or hdu="
                 " if these are not what was meant.",
                 UnusedDataWarning,
-                stacklevel=4,
+                stacklevel=5,  # who called read_spectra
             )
 
     def _find_contents(self) -> Contents:

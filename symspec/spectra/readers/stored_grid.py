@@ -152,10 +152,14 @@ def _find_unit_text(arrays: NamedArrays, options: ReadOptions, name: str | None)
 
 
 def _find_medium(arrays: NamedArrays, options: ReadOptions, unit: SpectralUnit) -> str | None:
-    """The medium that the caller says, or else the file."""
-    if options.wavelength_medium is not None:
-        return options.wavelength_medium
+    """The medium that the file says, or else the caller."""
     strings = read_strings(arrays, "wavelength_medium")
     stated = strings[0].strip().lower() if strings else arrays.wavelength_medium
-    check_medium(stated or None)
-    return find_medium(with_medium(unit, stated or None))
+    known = find_medium(with_medium(unit, check_medium(stated or None)))
+    said = options.wavelength_medium
+    if said is not None and known not in (None, said):
+        raise DataError(
+            f"wavelength_medium={said!r} should agree with the file, got {known!r} there: leave"
+            " wavelength_medium out."
+        )
+    return known or said

@@ -309,19 +309,25 @@ LEGENDRE = (5300.0, 25.0, 0.4, 0.02)
 
 
 def multispec():
-    """Three orders that do not overlap: linear with a redshift, Chebyshev, Legendre."""
+    """Orders that do not overlap: linear with a redshift, Chebyshev, a mean of two Legendre.
+
+    The weights 3 and 1 of the two offsets 2 and 6 give 3.
+    """
     flux, _ = noise(3, 30, seed=14)
     specs = [
         "1 57 0 5000. 1.5 30 0.001 0. 0.",
         "2 56 2 5100. 1. 28 0. 0. 0. 1. 0. 1 4 1. 30. " + " ".join(map(repr, CHEBYSHEV)),
-        "3 55 2 5300. 1. 30 0. 0. 0. 1. 2. 2 4 1. 30. " + " ".join(map(repr, LEGENDRE)),
+        "3 55 2 5300. 1. 30 0. 0. 0. 3. 2. 2 4 1. 30. "
+        + " ".join(map(repr, LEGENDRE))
+        + " 1. 6. 2 4 1. 30. "
+        + " ".join(map(repr, LEGENDRE)),
     ]
     flux[1, 28:] = 0  # beyond the pixels of this order
     x = (np.arange(1, 31) - 15.5) / 14.5
     a, b, c, d = CHEBYSHEV
     second = a + b * x + c * (2 * x**2 - 1) + d * (4 * x**3 - 3 * x)
     a, b, c, d = LEGENDRE
-    third = 2 + a + b * x + c * (3 * x**2 - 1) / 2 + d * (5 * x**3 - 3 * x) / 2
+    third = 3 + a + b * x + c * (3 * x**2 - 1) / 2 + d * (5 * x**3 - 3 * x) / 2
     return Case(
         hdus=[image(flux, primary=True, OBJECT="HD 3", **multispec_cards(*specs))],
         flux=np.concatenate([flux[0], flux[1, :28], flux[2]])[None],

@@ -397,6 +397,8 @@ def test_hdu_and_mask_bits_need_something_to_be_about(tmp_path):
     np.savez(path, flux=FLUX)
     with pytest.raises(OptionError, match="hdu=1 should go with a FITS file, got npz"):
         read_spectra(path, hdu=1)
+    with pytest.raises(OptionError, match="arm='B' should go with a FITS file, got npz"):
+        read_spectra(path, arm="B")
     with pytest.raises(
         DataError, match=r"mask_bits=\(1,\) asks for bits of a mask, got no array named mask"
     ):

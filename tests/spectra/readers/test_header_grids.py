@@ -35,7 +35,8 @@ def test_a_grid_is_that_of_astropy(tmp_path, name):
     stored = wcs.wcs_pix2world(PIXELS, 0)[0] * wcs.wcs.cunit[0]
     expected = stored.to_value(spectra.wavelength_unit, equivalencies=u.spectral())
     np.testing.assert_allclose(spectra.wavelength, expected, rtol=1e-11)
-    assert spectra.wavelength_medium == ("air" if cards["CTYPE1"] == "AWAV" else "vacuum")
+    media = {"AWAV": "air", "WAVE": None}  # WAVE is written of air, too
+    assert spectra.wavelength_medium == media.get(cards["CTYPE1"], "vacuum")
     np.testing.assert_array_equal(spectra.flux, FLUX)
 
 
@@ -117,12 +118,40 @@ def test_a_grid_is_what_its_program_means(tmp_path, name):
     assert spectra.wavelength_medium == medium
 
 
-def test_the_medium_can_be_said(tmp_path):
-    """Also against a card: CTYPE1 = 'WAVE' is written by many who mean air."""
+def test_the_medium_can_be_said_where_the_file_does_not(tmp_path):
     cards = {"CRVAL1": 5000.0, "CDELT1": 1.0, "CTYPE1": "WAVE"}
     path = write(tmp_path / "x", image(FLUX, primary=True, **cards))
-    assert read_spectra(path).wavelength_medium == "vacuum"
-    assert read_spectra(path, wavelength_medium="air").wavelength_medium == "air"
+    for medium in (None, "air", "vacuum"):
+        assert read_spectra(path, wavelength_medium=medium).wavelength_medium == medium
+    path = write(tmp_path / "y", image(FLUX, primary=True, VACUUM=True, **cards))
+    assert read_spectra(path, wavelength_medium="vacuum").wavelength_medium == "vacuum"
+    with pytest.raises(DataError, match="'air' should agree with the file, got 'vacuum' there"):
+        read_spectra(path, wavelength_medium="air")
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".csv", ".fits", ".h5"])
+def test_nanometres_are_asked_for_in_every_format(tmp_path, suffix):
+    import h5py
+    from astropy.io import fits
+
+    grid = 400 + PIXELS.astype(float)
+    path = tmp_path / f"x{suffix}"
+    if suffix == ".npz":
+        np.savez(path, flux=FLUX, wavelength=grid)
+    elif suffix == ".h5":
+        with h5py.File(path, "w") as file:
+            file["flux"] = FLUX
+            file["wavelength"] = grid
+    elif suffix == ".csv":
+        np.savetxt(path, FLUX, delimiter=",", header=",".join(map(str, grid)), comments="")
+    else:
+        hdus = [fits.PrimaryHDU(FLUX), fits.ImageHDU(grid, name="WAVELENGTH")]
+        fits.HDUList(hdus).writeto(path)
+    with pytest.raises(DataError, match=r"should be in Angstrom, .* got numbers from 400 to 449"):
+        read_spectra(path)
+    spectra = read_spectra(path, wavelength_unit="nm")
+    np.testing.assert_array_equal(spectra.wavelength, grid)
+    assert spectra.wavelength_unit == "nm"
 
 
 @pytest.mark.parametrize("name", ["wavelength", "wave"])

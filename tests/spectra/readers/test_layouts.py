@@ -475,10 +475,10 @@ def test_splines_of_multispec_are_those_of_scipy(tmp_path, kind):
     scale = 6 if kind == "cubic" else 1  # IRAF's basis sums to 6
     expected = scale * BSpline(knots, c, degree)(np.arange(1.0, 31.0))
     number = 3 if kind == "cubic" else 4
-    text = f"1 1 2 1. 1. 30 0. 0. 0. {1 / scale!r} 0. {number} {n_pieces} 1. 30. "
+    text = f"1 1 2 1. 1. 30 0. 0. 0. 1. 0. {number} {n_pieces} 1. 30. "
     hdus = multispec_of(text + " ".join(map(repr, c.astype(float).tolist())))
     spectra = read_spectra(write(tmp_path / "x.fits", *hdus))
-    np.testing.assert_allclose(spectra.wavelength * scale, expected, rtol=1e-13)
+    np.testing.assert_allclose(spectra.wavelength, expected, rtol=1e-13)
 
 
 def test_what_a_plain_file_holds_besides_is_named_once(tmp_path):
@@ -487,6 +487,7 @@ def test_what_a_plain_file_holds_besides_is_named_once(tmp_path):
     with pytest.warns(UnusedDataWarning, match=r"was not read: SKY, HDU 2 MODEL\.") as caught:
         spectra = read_spectra(path)
     assert len(caught) == 1
+    assert caught[0].filename == __file__
     np.testing.assert_array_equal(spectra.ivar, IVAR)
 
 

@@ -15,6 +15,7 @@ from symspec.spectra.pixels import find_bad_bits, find_ivar
 from symspec.spectra.readers.fits.file import FitsOptions
 from symspec.spectra.wavelengths import find_pixel_order
 
+_N_LISTED = 8  # names in an error
 _SAME = 0.01  # of a pixel, within which two arms have the same pixel
 _APART = 0.75  # of a pixel, by which others are at least
 
@@ -54,7 +55,7 @@ def choose_arms(arms: Sequence[Arm], wanted: str | int | None, path: Path) -> li
     if missing := [name for name in names if name not in known]:
         raise OptionError(
             f"arm={wanted!r} should name some of the arms or orders of {path},"
-            f" {', '.join(arm.name for arm in arms)}, got {missing[0]!r}: correct arm=."
+            f" {_list_names(arms)}, got {missing[0]!r}: correct arm=."
         )
     return [known[name] for name in dict.fromkeys(names)]
 
@@ -88,7 +89,7 @@ def join_arms(
     if is_shared.any() and not has_errors:
         raise DataError(
             f"{path}: arms that overlap should come with errors, by which their mean is weighted,"
-            f" got none for {', '.join(arm.name for arm in arms)}: choose one, arm=."
+            f" got none for {_list_names(arms)}: choose one, arm=."
         )
     shape = (arms[0].flux.shape[0], wavelength.size)
     joined = _Joined(arms, places, is_shared, kind, options)
@@ -176,6 +177,11 @@ def _have_all(arms: Sequence[Arm], name: str, path: Path) -> bool:
     return not lacking
 
 
+def _list_names(arms: Sequence[Arm]) -> str:
+    listed = ", ".join(arm.name for arm in arms[:_N_LISTED])
+    return listed if len(arms) <= _N_LISTED else f"{listed}, ..., {arms[-1].name}"
+
+
 def as_one_star(array: LazyArray) -> LazyArray:
     """An array (pixel,) as (1, pixel)."""
     return LazyArray((1, *array.shape), lambda rows: array.load(ALL)[None][rows])
@@ -195,7 +201,7 @@ def _join_grids(arms: Sequence[Arm], path: Path) -> tuple[np.ndarray, list[np.nd
     if is_off.any():
         raise DataError(
             f"{path}: arms or orders that overlap should share their pixels, got"
-            f" {', '.join(arm.name for arm in arms)} on different ones near"
+            f" {_list_names(arms)} on different ones near"
             f" {stored[order][np.argmax(is_off)]:.7g}: choose one, arm={arms[0].name!r}, and"
             " resample it (symspec.resample), or join them beforehand."
         )

@@ -17,7 +17,7 @@ import numpy as np
 from symspec.errors import DataError, FileFormatError
 from symspec.safety.file_formats import as_format_error
 from symspec.safety.named_arrays import ALL, LazyArray, check_open
-from symspec.spectra.names import NamedByCaller, is_id_name
+from symspec.spectra.names import NamedByCaller, is_id_name, is_same_name
 
 Hdu = Any  # of astropy, which has no types
 Header = Any
@@ -117,10 +117,11 @@ def reading_fits(path: Path) -> Iterator[None]:
 
 def find_hdu(file: FitsFile, hdu: int | str) -> Hdu:
     """Find an HDU by its number or its name."""
-    names = [one.name for one in file.hdus]
-    if isinstance(hdu, str) and hdu.upper() in names:
-        return file.hdus[names.index(hdu.upper())]
-    if isinstance(hdu, int) and 0 <= hdu < len(names):
+    if isinstance(hdu, str):
+        found = next((one for one in file.hdus if is_same_name(one.name, hdu)), None)
+        if found is not None:
+            return found
+    elif 0 <= hdu < len(file.hdus):
         return file.hdus[hdu]
     raise DataError(
         f"hdu={hdu!r} should be one of those of {file.path}, got {list_hdus(file)}: correct hdu=."

@@ -25,7 +25,7 @@ from symspec.spectra.spectral_axis import is_spectral_unit, parse_spectral_unit
 _LINEAR = ("", "LINEAR", "WAVE", "AWAV", "WAVELENGTH", "LAMBDA")
 # other quantities of the FITS standard, and the units that it gives them
 _OTHERS = {"FREQ": "Hz", "WAVN": "m-1", "ENER": "J"}
-_MEDIA = {"AWAV": "air", "WAVE": "vacuum"}
+_IN_AIR = "AWAV"  # WAVE, vacuum by the standard, is written of any wavelengths
 _TURNED = ("PC1_2", "PC2_1", "CD1_2", "CD2_1")
 _WAT = re.compile(r"""(\w+)\s*=\s*("[^"]*"|[^\s"]+)""")
 
@@ -125,7 +125,7 @@ def find_header_grid(headers: list[Header], n_pixels: int) -> HeaderGrid:
 
     CRPIX1 and PC1_1 are 1 by default. SDSS-V's tables write the names without the 1 (CRVAL, CDELT,
     ...). The unit is that of CUNIT1, or else of IRAF's WAT1_001; the medium that of the unit,
-    ``Angstrom (Vacuum)``, of AIRORVAC or VACUUM, or of CTYPE1, AWAV or WAVE.
+    ``Angstrom (Vacuum)``, of AIRORVAC or VACUUM, or that of CTYPE1 = AWAV.
 
     Parameters
     ----------
@@ -173,7 +173,7 @@ def _get(header: Header, name: str) -> Any:
 def _compute_grid(header: Header, start: float, n_pixels: int) -> HeaderGrid:
     kind = str(_get(header, "CTYPE") or "").strip().upper()
     unit = str(_get(header, "CUNIT") or parse_wat(header, 1).get("units") or "").strip()
-    medium = find_card_medium(header) or _MEDIA.get(kind.partition("-")[0])
+    medium = find_card_medium(header) or ("air" if kind.startswith(_IN_AIR) else None)
     flag = header.get("DC-FLAG")
     if flag == -1:  # pixels without wavelengths, by IRAF's convention
         return HeaderGrid()

@@ -4,9 +4,10 @@ r"""IRAF's multispec coordinates: one dispersion for each aperture, in the cards
 type, first wavelength, step, number of pixels, redshift z, two limits of the aperture, and for
 nonlinear dispersions functions f of the pixel with weights w and offsets:
 
-.. math:: \lambda(p) = \sum_f w_f (\lambda_f + f(p)) / (1 + z)
+.. math:: \lambda(p) = \frac{\sum_f w_f (\lambda_f + f(p))}{(1 + z) \sum_f w_f}
 
-(`specwcs` of IRAF's onedspec package; Valdes 1993, ASP Conf. Ser. 52, 467.)
+(`specwcs` of IRAF's onedspec package, and its driver `wfmspec`, which divides by the weights;
+Valdes 1993, ASP Conf. Ser. 52, 467.)
 """
 
 from __future__ import annotations
@@ -94,6 +95,7 @@ def _read_aperture(text: str, pixels: np.ndarray) -> Aperture:
 
 def _add_functions(numbers: Sequence[float], pixels: np.ndarray) -> np.ndarray:
     total = np.zeros(pixels.size)
+    weights = 0.0
     rest = list(numbers)
     while rest:
         weight, offset, kind = rest[:3]
@@ -106,8 +108,9 @@ def _add_functions(numbers: Sequence[float], pixels: np.ndarray) -> np.ndarray:
                 f" {coefficients.size}: give the image with its whole header."
             )
         total += weight * (offset + _evaluate(int(kind), coefficients, pixels, low, high))
+        weights += weight
         rest = rest[6 + n_coefficients :]
-    return total
+    return total / weights
 
 
 def _count_coefficients(kind: int, order: int) -> int:
