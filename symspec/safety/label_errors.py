@@ -119,7 +119,7 @@ def _check_deviations(errors: np.ndarray, known: np.ndarray) -> np.ndarray:
         raise DataError(
             "label_errors should be positive standard deviations, got"
             f" {describe_bad(bad, errors, AXES)}: write NaN where the label or its error is"
-            " missing."
+            " missing, or leave them out (of files by label_errors='none')."
         )
     return np.where(known, errors, 0.0)
 

@@ -59,6 +59,8 @@ AMBIGUOUS = (
     "flux_uncertainty",
     "noise",
 )
+# {} is the name of a label
+LABEL_ERRORS = ("{}_err", "{}_error", "e_{}", "err_{}", "sigma_{}", "{}_sigma", "{}_std")
 STARNET_UNITS = {"TEFF": "K", "LOGG": "dex", "FE_H": "dex"}
 _OF_PIXELS = {*FLUX, *WAVELENGTH, *LOG_WAVELENGTH, *MASKS, *UNCERTAINTIES, *AMBIGUOUS}
 _SAY_IT = 'say it, uncertainty="std" | "var" | "ivar"'
@@ -138,6 +140,11 @@ def keep_pixel_columns(
         for name, array in columns.items()
         if not is_one_star or is_pixel_name(name) or named.holds(name)
     }
+
+
+def name_label_errors(label: str) -> tuple[str, ...]:
+    """Names of an array that holds standard deviations of the errors of a label, in lower case."""
+    return tuple(pattern.format(label.lower()) for pattern in LABEL_ERRORS)
 
 
 def find_array(arrays: NamedArrays, names: Sequence[str]) -> str | None:

@@ -121,6 +121,7 @@ FITS = {
     "theta": [THETA * 1.01],
     "X": [X_NEW, X.astype(np.float32), ss.Spectra(flux=X_NEW, labels=Y, wavelength=GRID)],
     "Y": [Y * 2, np.where(Y > 1, np.nan, Y)],
+    "label_errors": [np.full(Y.shape, 0.1), np.tile(0.01 * np.eye(Y.shape[1]), (len(Y), 1, 1))],
     "curvature": ["hessian"],
     "structure": ["diagonal", "ekfac"],
     "backend": ["c"],

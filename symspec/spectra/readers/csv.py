@@ -19,7 +19,7 @@ import numpy as np
 
 from symspec.errors import DataError, FileFormatError
 from symspec.safety.named_arrays import NamedArrays, hold_array, name_arrays
-from symspec.spectra.names import STARNET_UNITS
+from symspec.spectra.names import STARNET_UNITS, name_label_errors
 from symspec.spectra.readers.options import ReadOptions
 
 Row = tuple[int, list[str]]  # number of the line, and its cells
@@ -27,12 +27,13 @@ Row = tuple[int, list[str]]  # number of the line, and its cells
 
 @dataclass(frozen=True, kw_only=True)
 class _Header:
-    """Cells of the header row, and the columns of pixels, of labels and of the stars' names."""
+    """Cells of the header row, and the columns of pixels, labels, their errors, and names."""
 
     path: Path
     cells: list[str]
     pixels: list[int]
     labels: list[int]
+    errors: list[int]
     ids: list[int]
 
 
@@ -44,7 +45,8 @@ def open_csv(path: Path, options: ReadOptions) -> Iterator[NamedArrays]:
     ------
     NamedArrays
         `flux` (star, pixel), NaN where a cell is empty; if the header has them, `wavelength`
-        (pixel,), `ids` (star,), `labels` (star, label), `label_names` and `label_units`.
+        (pixel,), `ids` (star,), `labels` (star, label), `label_names` and `label_units`, and the
+        errors of labels under their own names.
 
     Raises
     ------
@@ -94,12 +96,25 @@ def _parse_header(path: Path, cells: list[str], wanted: Sequence[str] | None) ->
             " as headers."
         )
     ids = [i for i, cell in enumerate(cells) if cell.lower() in ("id", "ids")]
-    labels = _find_labels(path, cells, {*pixels, *ids}, wanted)
-    return _Header(path=path, cells=cells, pixels=pixels, labels=labels, ids=ids[:1])
+    taken = {*pixels, *ids}
+    errors = _find_errors({cell: i for i, cell in enumerate(cells) if i not in taken})
+    labels = _find_labels(path, cells, taken, errors, wanted)
+    errors = [i for i in errors if i not in labels]
+    return _Header(path=path, cells=cells, pixels=pixels, labels=labels, errors=errors, ids=ids[:1])
+
+
+def _find_errors(free: dict[str, int]) -> list[int]:
+    """Columns that are the error of another one by their names."""
+    names = {error for cell in free for error in name_label_errors(cell)}
+    return [i for cell, i in free.items() if cell.lower() in names]
 
 
 def _find_labels(
-    path: Path, cells: list[str], taken: set[int], wanted: Sequence[str] | None
+    path: Path,
+    cells: list[str],
+    taken: set[int],
+    errors: list[int],
+    wanted: Sequence[str] | None,
 ) -> list[int]:
     free = {cell: i for i, cell in enumerate(cells) if i not in taken}
     if len(free) < len(cells) - len(taken):
@@ -107,7 +122,7 @@ def _find_labels(
             f"{path}: label columns should differ in their headers, got {cells}: rename some."
         )
     if wanted is None:
-        return list(free.values())
+        return [i for i in free.values() if i not in errors]
     if missing := [name for name in wanted if name not in free]:
         raise FileFormatError(
             f"{path} should have a column for each label, got none for {', '.join(missing)}: it has"
@@ -119,6 +134,7 @@ def _find_labels(
 def _parse_rows(header: _Header, rows: Iterator[Row]) -> dict[str, np.ndarray]:
     flux: list[np.ndarray] = []
     labels: list[np.ndarray] = []
+    errors: list[np.ndarray] = []
     ids: list[str] = []
     for number, row in rows:
         if len(row) != len(header.cells):
@@ -129,6 +145,7 @@ def _parse_rows(header: _Header, rows: Iterator[Row]) -> dict[str, np.ndarray]:
             )
         flux.append(_parse_cells(header, number, row, header.pixels))
         labels.append(_parse_cells(header, number, row, header.labels))
+        errors.append(_parse_cells(header, number, row, header.errors))
         ids.extend(row[i].strip() for i in header.ids)
     if not flux:
         raise FileFormatError(
@@ -145,6 +162,10 @@ def _parse_rows(header: _Header, rows: Iterator[Row]) -> dict[str, np.ndarray]:
         arrays["labels"] = np.array(labels)
         arrays["label_names"] = np.array(names)
         arrays["label_units"] = np.array([STARNET_UNITS.get(name.upper(), "") for name in names])
+        arrays |= {
+            header.cells[i]: column
+            for i, column in zip(header.errors, np.array(errors).T, strict=True)
+        }
     return arrays
 
 

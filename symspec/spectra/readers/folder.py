@@ -156,6 +156,8 @@ def _join(stars: Sequence[Spectra]) -> Spectra:
         flux=np.concatenate([star.flux for star in stars]),
         ivar=_concatenate([star.ivar for star in stars]),
         labels=_concatenate([star.labels for star in stars]),
+        label_errors=_concatenate([star.label_errors for star in stars]),
+        label_covariance=_concatenate([star.label_covariance for star in stars]),
         ids=_concatenate([star.ids for star in stars]),
     )
 

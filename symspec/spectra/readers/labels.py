@@ -1,17 +1,18 @@
-"""Labels among named arrays: one matrix of all labels, or one array for each."""
+"""Labels among named arrays, and their errors: one matrix of all labels, or one array for each."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from symspec.errors import DataError, FileFormatError, ShapeError
 from symspec.safety.arrays import as_float_array, as_texts
 from symspec.safety.named_arrays import NamedArrays
-from symspec.spectra.names import STARNET_UNITS, find_array
+from symspec.spectra.names import STARNET_UNITS, find_array, name_label_errors
 from symspec.spectra.pixels import as_nan
+from symspec.spectra.wavelengths import find_label_factor
 
 Column = tuple[str, int | None]  # name of an array, and its column if that is a matrix
 
@@ -26,15 +27,32 @@ class StoredLabels:
         One a label, in the order wanted.
     columns : tuple of (str, int or None)
         For each label the array, and its column if that is a matrix.
+    errors : tuple of (str, int or None) or None
+        The same for standard deviations of the labels' errors; empty where no label has any.
+    covariance : str
+        Name of an array of their covariances, over all columns of the matrix of labels, or "".
     """
 
     names: tuple[str, ...]
     units: tuple[str, ...]
     columns: tuple[Column, ...]
+    errors: tuple[Column | None, ...] = ()
+    covariance: str = ""
+
+    @property
+    def arrays(self) -> set[str]:
+        """Names of all arrays."""
+        errors = [column for column in self.errors if column is not None]
+        return {name for name, _ in (*self.columns, *errors)} | {self.covariance} - {""}
 
 
 def find_labels(
-    arrays: NamedArrays, wanted: Sequence[str] | None, n_stars: int, is_single: bool, source: str
+    arrays: NamedArrays,
+    wanted: Sequence[str] | None,
+    n_stars: int,
+    is_single: bool,
+    source: str,
+    errors: str = "auto",
 ) -> StoredLabels | None:
     """Find the labels wanted, or all labels of known names.
 
@@ -49,6 +67,8 @@ def find_labels(
         Whether the flux (pixel,) has no axis of stars.
     source : str
         Name of the source, used in errors.
+    errors : {"auto", "none"}
+        Whether errors of the labels are looked for, too.
 
     Returns
     -------
@@ -62,7 +82,7 @@ def find_labels(
     ShapeError
         A label has another number of values than there are stars.
     DataError
-        A name occurs twice.
+        A name occurs twice, or a label has two arrays of errors.
     """
     stored = find_array(arrays, ("labels",))
     columns: dict[str, Column] = {}
@@ -84,11 +104,58 @@ def find_labels(
     )
     for name, (array, _) in columns.items():
         units.setdefault(name, arrays.units.get(array, STARNET_UNITS.get(name.upper(), "")))
-    return StoredLabels(
+    found = StoredLabels(
         names=tuple(wanted),
         units=tuple(units[name] for name in wanted),
         columns=tuple(columns[name] for name in wanted),
     )
+    return found if errors == "none" else _find_errors(arrays, found, source)
+
+
+def _find_errors(arrays: NamedArrays, labels: StoredLabels, source: str) -> StoredLabels:
+    """The same labels with the places of their errors."""
+    of_all = find_array(arrays, ("label_errors",))
+    pairs = find_array(arrays, ("label_covariance",))
+    found: list[Column | None] = []
+    for name, (_, column) in zip(labels.names, labels.columns, strict=True):
+        taken = name_label_errors(name)
+        places: list[Column] = [(a, None) for a in arrays.names if a.lower() in taken]
+        if column is not None:
+            places += [(a, column) for a in (of_all, pairs) if a is not None]
+        if len(places) > 1:
+            held = ", ".join(a for a, _ in places)
+            raise DataError(
+                f"{source} should hold the errors of {name} once, got {held}: keep one of them, or"
+                ' read with label_errors="none".'
+            )
+        found += places or [None]
+    if not any(found):
+        return labels
+    if all(place is not None and place[0] == pairs for place in found):
+        return replace(labels, covariance=pairs or "")
+    return replace(labels, errors=tuple(found))
+
+
+def load_label_errors(
+    arrays: NamedArrays, labels: StoredLabels, rows: slice, is_single: bool
+) -> dict[str, np.ndarray]:
+    """Errors of the labels of some stars, as `Spectra` take them; empty without any."""
+    if labels.covariance:
+        columns = np.array([column for _, column in labels.columns], dtype=int)
+        E = as_float_array(arrays.load(labels.covariance), labels.covariance)
+        E = (E[None] if is_single and E.ndim == 2 else E)[rows]
+        return {"label_covariance": as_nan(E)[:, columns][:, :, columns]}
+    if not labels.errors:
+        return {}
+    n_rows = len(load_labels(arrays, labels, rows, is_single))
+    values = np.full((n_rows, len(labels.names)), np.nan)
+    for i, place in enumerate(labels.errors):
+        if place is not None:
+            one = StoredLabels(names=labels.names[i : i + 1], units=("",), columns=(place,))
+            unit = arrays.units.get(place[0], "")
+            factor = find_label_factor(unit, labels.units[i], place[0]) if unit else 1.0
+            values[:, i] = factor * load_labels(arrays, one, rows, is_single)[:, 0]
+    return {"label_errors": values}
 
 
 def load_labels(

@@ -8,12 +8,15 @@ from numbers import Real
 from typing import Any, Self
 
 from symspec.errors import OptionError
+from symspec.safety.label_errors import MISSING, REFUSE
 from symspec.safety.options import check_choice
 from symspec.safety.stars import check_medium
 from symspec.spectra.names import NamedByCaller
 from symspec.spectra.pixels import UNCERTAINTY_KINDS, check_mask_bits
 from symspec.spectra.readers.layouts.apstar import APSTAR_ROWS
 from symspec.spectra.spectral_axis import parse_spectral_unit
+
+LABEL_ERRORS = ("auto", "none")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +40,8 @@ class ReadOptions:
     hdu: int | str | None = None
     arm: str | int | None = None
     apstar: str = "combined"
+    label_errors: str = "auto"
+    missing_label_error: str = REFUSE
     given: Mapping[str, object] = field(default_factory=dict)
 
     @classmethod
@@ -66,6 +71,8 @@ class ReadOptions:
                 f"label_names should be a sequence of strings, got {names!r}: write them like"
                 ' ["TEFF", "LOGG"].'
             )
+        check_choice(self.label_errors, "label_errors", LABEL_ERRORS)
+        check_choice(self.missing_label_error, "missing_label_error", MISSING)
         check_mask_bits(self.mask_bits)
         if self.wavelength_unit is not None:
             parse_spectral_unit(self.wavelength_unit)

@@ -60,6 +60,8 @@ def read_spectra(
     hdu: int | str | None = None,
     arm: str | int | None = None,
     apstar: str = "combined",
+    label_errors: str = "auto",
+    missing_label_error: str = "refuse",
 ) -> Spectra:
     r"""Read spectra, with uncertainties and labels, from a file, a folder, a table or memory.
 
@@ -138,6 +140,13 @@ def read_spectra(
     apstar : {"combined", "combined_global", "visits", "all"}, default "combined"
         Which rows of an apStar file: the spectrum combined with a weight for each pixel, that
         combined with one weight for each visit, the single visits, or all of them.
+    label_errors : {"auto", "none"}
+        Whether standard deviations of the labels' errors are read: for a label TEFF those called
+        TEFF_ERR, TEFF_ERROR, E_TEFF, ERR_TEFF, SIGMA_TEFF, TEFF_SIGMA or TEFF_STD in any case, or
+        arrays `label_errors` (star, label) or `label_covariance` (star, label, label) beside
+        `labels`.
+    missing_label_error : {"refuse", "infer"}
+        What an error means that is missing (-9999, NaN) where its label is there, see `Spectra`.
 
     Returns
     -------
@@ -179,6 +188,8 @@ def read_spectra(
         hdu=hdu,
         arm=arm,
         apstar=apstar,
+        label_errors=label_errors,
+        missing_label_error=missing_label_error,
     ) as file:
         return file.read()
 

@@ -26,6 +26,7 @@ from symspec.spectra.names import (
     find_first_array,
     find_flux,
     find_uncertainty,
+    name_label_errors,
 )
 from symspec.spectra.pixels import (
     as_nan,
@@ -35,7 +36,7 @@ from symspec.spectra.pixels import (
     find_mask_row,
     has_usable_errors,
 )
-from symspec.spectra.readers.labels import find_labels, load_labels
+from symspec.spectra.readers.labels import find_labels, load_label_errors, load_labels
 from symspec.spectra.readers.options import ReadOptions
 from symspec.spectra.readers.stored_grid import check_stored_grids, find_stored_grid
 from symspec.spectra.readers.unused import describe_contents, describe_unused, find_unused
@@ -83,7 +84,9 @@ class SpectraFile:
         self.n_stars, self.n_pixels = _check_shape(
             (1, *shape) if self._is_single else shape, self._flux, name
         )
-        self._labels = find_labels(arrays, options.label_names, self.n_stars, self._is_single, name)
+        self._labels = find_labels(
+            arrays, options.label_names, self.n_stars, self._is_single, name, options.label_errors
+        )
         self.label_names = self._labels.names if self._labels else ()
         self.label_units = self._labels.units if self._labels else ()
         self._uncertainty = find_uncertainty(arrays, options.named, name)
@@ -139,8 +142,10 @@ class SpectraFile:
             check_stored_grids(self._arrays, self._grid, rows, self.n_stars, self.n_pixels)
             flux = as_nan(as_float_array(self._load_pixels(self._flux, rows), self._flux))
             labels = None
+            errors: dict[str, np.ndarray] = {}
             if self._labels is not None:
                 labels = load_labels(self._arrays, self._labels, rows, self._is_single)
+                errors = load_label_errors(self._arrays, self._labels, rows, self._is_single)
             return Spectra(
                 flux=flux,
                 ivar=self._read_ivar(flux, rows),
@@ -151,6 +156,8 @@ class SpectraFile:
                 ids=self._read_ids(rows, len(flux)),
                 wavelength_unit=self.wavelength_unit,
                 wavelength_medium=self.wavelength_medium,
+                missing_label_error=self._options.missing_label_error,
+                **errors,
             )
 
     def read_ids(self) -> np.ndarray | None:
@@ -253,9 +260,11 @@ class SpectraFile:
             "wavelength": self._grid.name,
             "ids": self._ids,
         }
-        of_labels = self._labels.columns if self._labels else ()
         names = {name for name in used.values() if name is not None}
-        names |= {name for name, _ in of_labels}
+        names |= self._labels.arrays if self._labels else set()
+        if self._options.label_errors == "none":
+            declined = {error for label in self.label_names for error in name_label_errors(label)}
+            names |= {name for name in self._arrays.names if name.lower() in declined}
         if self._options.mask_bits is not None and not len(self._options.mask_bits):
             names |= {name for name in self._arrays.names if name.lower() in MASKS}
         unused = find_unused(self._arrays, names, self._options, self.n_stars)
