@@ -18,6 +18,7 @@ from symspec.laplace.fit import fit_laplace
 from symspec.laplace.posterior import LaplacePosterior
 from symspec.networks.layers import Standardize, Unstandardize
 from symspec.networks.network import Network, mlp
+from symspec.networks.noise import StudentTNoise
 from symspec.networks.prior import scaled_prior
 from symspec.networks.regression import Regression
 from symspec.safety.progress import Progress, show_progress
@@ -72,6 +73,7 @@ def build_start(
     *,
     sigma_noise: ArrayLike | None = None,
     prior_precision: float = 1.0,
+    dof: float | None = None,
 ) -> Regression:
     """Regression of a multilayer perceptron from flux to labels in their own units.
 
@@ -86,6 +88,9 @@ def build_start(
         By default `START_NOISE` times the standard deviation of each label.
     prior_precision : float, default 1.0
         See `scaled_prior`.
+    dof : float, optional
+        Degrees of freedom of Student's t noise, of which `sigma_noise` is the scale; by default
+        noise is normal.
     """
     X = fill_flux(spectra)
     Y = np.asarray(spectra.labels)
@@ -104,6 +109,8 @@ def build_start(
     elif np.size(sigma_noise) == 1:
         sigma_noise = float(np.squeeze(sigma_noise))
     prior = scaled_prior(net, prior_precision)
+    if dof is not None:
+        return Regression(net, noise=StudentTNoise(sigma_noise, dof), prior_precision=prior)
     return Regression(net, sigma_noise=sigma_noise, prior_precision=prior)
 
 

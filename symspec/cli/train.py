@@ -27,8 +27,11 @@ from symspec.inverse_hessian.choice import INVERSES, check_structure, choose_str
 from symspec.networks.regression import Regression
 from symspec.reports.contents import print_trained
 from symspec.reports.tables import open_console, print_written
+from symspec.safety.options import check_choice
 from symspec.spectra.selections import split_stars
 from symspec.spectra.spectra import Spectra
+
+NOISES = ("gaussian", "student-t")
 
 EXAMPLES = (
     "Examples: [bold]symspec train stars.h5 model.h5[/]\n\n"
@@ -52,6 +55,23 @@ SigmaNoise = Annotated[
         )
     ),
 ]
+NoiseName = Annotated[
+    str,
+    typer.Option(
+        metavar="gaussian|student-t",
+        help="Noise of the labels: normal, or with wide tails, where labels may be far out.",
+    ),
+]
+Dof = Annotated[
+    float, typer.Option(help="Degrees of freedom of --noise student-t, above 2; fewer: wider.")
+]
+LabelErrors = Annotated[
+    str,
+    typer.Option(
+        metavar="auto|none",
+        help="Errors of the labels, from columns beside them (TEFF_ERR, E_TEFF, ...).",
+    ),
+]
 PriorPrecision = Annotated[
     float, typer.Option(help="Precision of the weights' prior; kernels get it times their fan-in.")
 ]
@@ -70,9 +90,12 @@ def train(
     learning_rate: Annotated[float, typer.Option(min=0, help="Learning rate of Adam.")] = 1e-3,
     validation: Validation = 0.1,
     tune: Tune = True,
+    noise: NoiseName = NOISES[0],
+    dof: Dof = 4.0,
     sigma_noise: SigmaNoise = None,
     prior_precision: PriorPrecision = 1.0,
     label: Labels = None,
+    label_errors: LabelErrors = "auto",
     uncertainty: Uncertainty = None,
     read: Reading = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of first weights, split and batches.")] = 0,
@@ -86,19 +109,18 @@ def train(
 
     Adam first, then Newton steps to the minimum (with --tune at the noise and prior of largest
     evidence), then the inverse Hessian with its certificate. The noise starts at 0.3 of each
-    label's spread.
+    label's spread; errors that the labels came with add to it.
     """
     check_output(output, overwrite, MODEL_SUFFIXES, spectra)
     check_structure(structure, "ggn", {})
-    stars = steps.read_labelled_spectra(spectra, label, parse_reading(uncertainty, read))
+    reading = {"label_errors": label_errors} | parse_reading(uncertainty, read)
+    has_tails = check_choice(noise, "--noise", NOISES) == "student-t"
+    stars = steps.read_labelled_spectra(spectra, label, reading)
     rest, held_out = split_stars(stars, validation, seed)
     start = steps.build_start(
-        rest,
-        hidden,
-        activation,
-        sigma_noise=sigma_noise or None,
-        prior_precision=prior_precision,
-    )
+        rest, hidden, activation, sigma_noise=sigma_noise or None,
+        prior_precision=prior_precision, dof=dof if has_tails else None,
+    )  # fmt: skip
     if tune:
         _check_tunable(start, rest, structure, memory)
     theta = steps.run_adam(

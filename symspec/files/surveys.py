@@ -233,6 +233,7 @@ def _describe_origin(
     entries: dict[str, str | int] = {
         "STRUCT": laplace.structure,
         "CURVAT": laplace.curvature,
+        "NOISE": laplace.reg.noise.describe(),
         "N_PIXELS": net.n_pixels,
     }
     if plan["resample"] is not None:

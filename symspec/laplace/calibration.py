@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.stats import norm
 
 from symspec.errors import DataError, OptionError, ShapeError
 from symspec.laplace.prediction import Prediction
@@ -21,14 +20,10 @@ MAD_TO_SIGMA = 1.4826
 def coverage(
     prediction: Prediction, true_labels: ArrayLike, levels: Sequence[float] = (0.68, 0.95)
 ) -> np.ndarray:
-    r"""Fraction of true labels inside the central normal interval of the total error.
+    r"""Fraction c of true labels inside their intervals, see `Prediction.interval`.
 
-    .. math::
-        c_{lc} = \frac{1}{N_c} \sum_n \big[\, |y_{nc} - f_{nc}| \le q_l\, \sigma_{nc} \,\big],
-        \qquad q_l = \Phi^{-1}\big(\tfrac{1 + l}{2}\big),
-
-    with :math:`\sigma_{nc}` the square root of the total covariance's diagonal. Honest errors give
-    :math:`c_{lc} \approx l`, to within :math:`\sqrt{l (1 - l) / N_c}`.
+    Honest errors give :math:`c_{lc} \approx l` for level l, to within
+    :math:`\sqrt{l (1 - l) / N_c}` of the N_c stars with label c.
 
     Parameters
     ----------
@@ -52,10 +47,10 @@ def coverage(
         A level is not between 0 and 1.
     """
     truth = check_true_labels(prediction, true_labels)
-    q = norm.ppf((1 + _check_levels(levels)) / 2)
+    intervals = np.array([prediction.interval(float(level)) for level in _check_levels(levels)])
     known = ~np.isnan(truth)
     with np.errstate(invalid="ignore"):  # an error of NaN covers nothing
-        inside = np.abs(truth - prediction.labels) <= q[:, None, None] * prediction.errors
+        inside = (intervals[..., 0] <= truth) & (truth <= intervals[..., 1])
     n_known = known.sum(axis=0)
     return np.where(n_known > 0, (inside & known).sum(axis=1) / np.maximum(n_known, 1), np.nan)
 

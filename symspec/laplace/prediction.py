@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
+from scipy.special import ndtri
 
 from symspec.errors import MissingPixelsWarning
 from symspec.laplace.flags import Flag, FlagOptions, find_flags, find_label_flags
-from symspec.safety.options import check_choice
+from symspec.networks.noise.student_t import find_half_width
+from symspec.safety.options import check_choice, check_number
 from symspec.spectra.flux_prior import FILLS, FluxPrior
 from symspec.spectra.pixels import find_snr
 
@@ -83,6 +85,8 @@ class Prediction:
         "uncounted", the training mean, with what it costs unknown, from a file of symspec 0.1.
     flux : {"linear", "sampled"}
         How `flux_cov` is propagated.
+    noise_dof : numpy.ndarray, shape (star, label), optional
+        Degrees of freedom of noise with the tails of Student's t; None: it is normal.
     """
 
     labels: np.ndarray
@@ -107,6 +111,37 @@ class Prediction:
     center: str = "weights"
     fill: str = "conditional"
     flux: str = "linear"
+    noise_dof: np.ndarray | None = None
+
+    def interval(self, level: float = 0.68) -> np.ndarray:
+        """Central interval (star, label, 2) that holds a new label with this probability.
+
+        Errors of model and flux are normal; the noise adds to them with its own tails.
+
+        Parameters
+        ----------
+        level : float
+            Between 0 and 1.
+
+        Raises
+        ------
+        OptionError
+            `level` is not between 0 and 1.
+        """
+        check_number(level, "level", "between 0 and 1", lambda x: 0 < x < 1)
+        half = self._find_half_width(level)
+        return np.stack([self.labels - half, self.labels + half], axis=2)
+
+    def _find_half_width(self, level: float) -> np.ndarray:
+        if self.noise_dof is None:
+            return ndtri(0.5 + level / 2) * self.errors
+        variance = np.einsum("ncc->nc", self.total_cov - self.noise_cov)
+        half = np.full(self.labels.shape, np.nan)
+        scale = standard_deviations(self.noise_cov) * np.sqrt(1 - 2 / self.noise_dof)
+        for dof in np.unique(self.noise_dof):
+            own = (self.noise_dof == dof) & np.isfinite(variance)
+            half[own] = scale[own] * find_half_width(variance[own] / scale[own] ** 2, dof, level)
+        return half
 
     @property
     def errors(self) -> np.ndarray:
@@ -134,6 +169,7 @@ class Prediction:
             "missing_cov": self.missing_cov,
             "nonlinearity": self.nonlinearity,
             "flux_sampling_error": self.flux_sampling_error,
+            "noise_dof": self.noise_dof,
         }
         return {name: array for name, array in arrays.items() if array is not None}
 
@@ -170,6 +206,7 @@ class Prediction:
             missing_cov=arrays.get("missing_cov"),
             nonlinearity=arrays.get("nonlinearity"),
             flux_sampling_error=arrays.get("flux_sampling_error"),
+            noise_dof=arrays.get("noise_dof"),
             flag_options=flag_options,
             center=center,
             fill=fill,
@@ -233,6 +270,7 @@ def sum_up(
 ) -> Prediction:
     """Total errors and flags of stars whose labels and covariances are computed."""
     noise_cov = laplace.reg.noise.predict(computed["labels"])
+    dof = laplace.reg.noise.tail_dof
     total_cov = computed["model"] + computed["flux"] + noise_cov
     n_bad = np.zeros(len(X), int) if ivar is None else np.count_nonzero(ivar == 0, axis=1)
     snr = find_snr(X, ivar)
@@ -267,6 +305,7 @@ def sum_up(
         center=how.center,
         fill=how.fill,
         flux=how.flux,
+        noise_dof=None if dof is None else np.broadcast_to(dof, computed["labels"].shape),
     )
 
 

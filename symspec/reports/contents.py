@@ -89,6 +89,11 @@ def spectra_lines(spectra: Spectra) -> list[str]:
             f"bad pixels (no flux or no uncertainty): {bad.mean():.2%}, in {n_stars:,} stars; "
             f"{n_pixels:,} pixels are bad in every star"
         )
+    if spectra.label_covariance is not None:
+        lines.append("errors of the labels: covariances")
+    elif spectra.label_errors is not None:
+        medians = ", ".join(f"{e:.4g}" for e in np.nanmedian(spectra.label_errors, axis=0))
+        lines.append(f"errors of the labels: median {medians}")
     lines.append(f"ids: {'not in the file' if spectra.ids is None else f'{spectra.ids[0]}, ...'}")
     return (
         lines
@@ -138,6 +143,7 @@ def print_laplace(console: Console, laplace: LaplacePosterior, path: str) -> Non
     console.print(f"[bold]{escape(path)}[/]: a network with error bars", soft_wrap=True)
     console.print(network_table(laplace.reg.net, laplace.reg))
     console.print(label_table(laplace.reg.net, laplace))
+    console.print(_describe_noise(laplace.reg))
     matrix = _MATRICES[laplace.curvature]
     console.print(f"Curvature: {matrix}, inverted by {escape(laplace.reason)}", soft_wrap=True)
     console.print(f"Log evidence: {laplace.log_marginal_likelihood():,.1f} nats")
@@ -150,6 +156,7 @@ def print_trained(console: Console, laplace: LaplacePosterior, held_out: Spectra
     """Print a model just trained, tested on stars that it has not seen."""
     console.print(network_table(laplace.reg.net, laplace.reg))
     console.print(label_table(laplace.reg.net, laplace))
+    console.print(_describe_noise(laplace.reg))
     if held_out is not None and held_out.labels is not None:
         prediction = laplace.predict(held_out.flux, ivar=held_out.ivar)
         title = f"{len(held_out):,} stars that were not trained on"
@@ -163,8 +170,11 @@ def print_network(console: Console, net: Network, reg: Regression | None, path: 
     console.print(network_table(net, reg))
     console.print(label_table(net))
     if reg is not None:
-        noise = ", ".join(f"{sigma:.4g}" for sigma in reg.sigma_noise)
-        console.print(f"Noise of the labels: {noise}")
+        console.print(_describe_noise(reg))
+
+
+def _describe_noise(reg: Regression) -> str:
+    return f"Noise of the labels: {reg.noise.describe()}"
 
 
 def print_foreign_network(console: Console, description: FileDescription, path: str) -> None:

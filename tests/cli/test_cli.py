@@ -103,6 +103,37 @@ def test_train_without_tuning_keeps_the_noise_that_it_starts_from(work, tmp_path
     assert "not trained on" not in said.stdout
 
 
+def test_train_takes_noise_with_tails_and_the_errors_of_the_labels(work, tmp_path, stars):
+    rng = np.random.default_rng(0)
+    errors = rng.uniform(0.5, 2, size=(60, 3)) * [50.0, 0.1, 0.1]
+    path = tmp_path / "stars.npz"
+    columns = {f"{name}_ERR": errors[:, i] for i, name in enumerate(stars.label_names)}
+    labels = {name: stars.labels[:, i] for i, name in enumerate(stars.label_names)}
+    np.savez(path, flux=stars.flux, **labels, **columns)
+    median = ", ".join(f"{e:.4g}" for e in np.median(errors, axis=0))
+    assert f"errors of the labels: median {median}" in run("info", path).stdout
+    words = ("--hidden", 2, "--epochs", 1, "--no-tune", "--validation", 0)
+    tails = ("--noise", "student-t", "--dof", 5, "--sigma-noise", 0.2)
+    said = run("train", path, tmp_path / "m.h5", *words, *tails)
+    text = "Student's t with 5 degrees of freedom, scale 0.2, 0.2, 0.2"
+    assert f"Noise of the labels: {text}" in said.stdout
+    laplace = read_laplace(tmp_path / "m.h5")
+    assert laplace.reg.noise.describe() == text
+    run("train", path, tmp_path / "plain.h5", *words, *tails, "--label-errors", "none")
+    plain = read_laplace(tmp_path / "plain.h5")
+    with_errors, without = (
+        lap.label_covariance(stars.flux[:5])[:, 0, 0] for lap in (laplace, plain)
+    )
+    assert (with_errors > 2 * without).all()  # labels known to 50 K tell less than to 0.2 K
+    refused = {
+        ("--noise", "normal"): "'gaussian', 'student-t', got 'normal'",
+        ("--label-errors", "yes"): "'auto', 'none', got 'yes'",
+        ("--noise", "student-t", "--dof", 2): "dof should be finite and above 2",
+    }
+    for options, reason in refused.items():
+        assert reason in run("train", path, tmp_path / "no.h5", *options, code=1).stderr
+
+
 def test_train_keeps_the_structure_asked_for(work, tmp_path):
     words = (
         "--hidden",

@@ -520,6 +520,8 @@ def test_every_option_of_reading_is_in_the_plan():
         "hdu": 1,
         "arm": "B",
         "apstar": "visits",
+        "label_errors": "none",
+        "missing_label_error": "infer",
     }
     check_table(changed, ss.read_spectra, without=["source"])
     identities = [ReadOptions.parse({name: value}).identity() for name, value in changed.items()]

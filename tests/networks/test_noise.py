@@ -4,7 +4,6 @@ import numpy as np
 import pytensor.tensor as pt
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
-from scipy.stats import logistic
 
 import symspec as ss
 from symspec.derivatives.backends import find_mode
@@ -49,11 +48,11 @@ class Logistic(Noise):
     def predict(self, f):
         return np.broadcast_to(self.covariance, (*f.shape, f.shape[-1])).copy()
 
-    def half_width(self, f, variance, level):
-        return logistic.ppf(0.5 + level / 2) * np.sqrt(variance + self.scale**2)
-
     def draw(self, f, rng):
         return f + self.scale * rng.logistic(size=np.shape(f))
+
+    def describe(self):
+        return f"logistic, scale {self.scale}"
 
     def identity(self):
         return self.kind, self.scale

@@ -186,6 +186,33 @@ def test_intervals_are_those_of_the_sum_of_a_normal_and_a_t_variate(dof, level):
     assert_allclose(inside, level, atol=1e-9)  # of the quadrature
 
 
+def test_the_intervals_of_a_prediction_have_the_tails_of_the_noise(problem):
+    """Half of the simulated labels of each star are inside, and 95 %."""
+    reg, theta, X, Y, errors = problem
+    laplace = ss.fit_laplace(
+        reg, theta, X, Y, label_errors=errors, require_minimum=False, progress=False
+    )
+    prediction = laplace.predict(X, progress=False)
+    rng = np.random.default_rng(8)
+    n = 20_000
+    model = np.linalg.cholesky(prediction.model_cov)
+    z = rng.normal(size=(n, N, 2))
+    f = prediction.labels + np.einsum("ncd,knd->knc", model, z)
+    drawn = reg.noise.draw(f, rng)
+    for level in (0.5, 0.95):
+        low, high = np.moveaxis(prediction.interval(level), 2, 0)
+        assert_allclose((low + high) / 2, prediction.labels)
+        inside = np.mean((drawn >= low) & (drawn <= high), axis=0)
+        # five standard errors
+        assert_allclose(inside, level, atol=5 * np.sqrt(level * (1 - level) / n))
+        # normal intervals of the same variance are not these
+        normal = stats.norm.ppf(0.5 + level / 2) * prediction.errors
+        assert np.abs((high - low) / 2 / normal - 1).max() > 0.05
+    half = np.diff(prediction.interval(0.68))[..., 0] / 2
+    share = np.mean(np.abs(drawn[0] - prediction.labels) <= half, axis=0)
+    assert_allclose(ss.coverage(prediction, drawn[0], [0.68])[0], share)
+
+
 # --- HMC, archives, errors
 
 
@@ -218,9 +245,14 @@ def test_archives_keep_the_noise(problem, tmp_path):
 
 
 BAD = {
-    "scale zero": ({"scale": 0.0}, ss.DataError, "scale should be positive and finite, got 0.0"),
-    "dof zero": ({"scale": 1.0, "dof": 0.0}, ss.DataError, "dof should be positive and finite"),
-    "dof negative": ({"scale": 1.0, "dof": -3}, ss.DataError, "dof should be positive and finite"),
+    "scale zero": ({"scale": 0.0}, ss.DataError, "scale should be finite and positive, got 0.0"),
+    "dof zero": ({"scale": 1.0, "dof": 0.0}, ss.DataError, "dof should be finite and above 2"),
+    "dof negative": ({"scale": 1.0, "dof": -3}, ss.DataError, "dof should be finite and above 2"),
+    "dof two": (
+        {"scale": 1.0, "dof": 2.0},
+        ss.DataError,
+        "above 2, for the noise to have",
+    ),
     "matrix": ({"scale": np.eye(2)}, ss.ShapeError, r"have shape \(label,\), one a label"),
 }
 
@@ -242,9 +274,6 @@ def test_what_does_not_go_with_it_is_refused(problem):
         ss.tune(reg, theta, X, Y, noise="full")
     with pytest.raises(ss.OptionError, match=r"move=False\) is known for normal noise"):
         ss.tune(reg, theta, X, Y, move=False)
-    low = reg.with_noise(ss.StudentTNoise(1.0, 1.5))
-    with pytest.raises(ss.OptionError, match="more than 2 degrees of freedom"):
-        ss.tune(low, theta, X, Y, noise="scale_and_dof")
     normal = reg.with_noise(ss.GaussianNoise(1.0))
     with pytest.raises(ss.OptionError, match="noise='scale_and_dof' goes with Student's"):
         ss.tune(normal, theta, X, Y, noise="scale_and_dof")

@@ -10,13 +10,13 @@ import numpy as np
 import pytensor.tensor as pt
 from numpy.typing import ArrayLike
 from pytensor.tensor import TensorVariable as Symbol
-from scipy.special import ndtri
 
 from symspec.errors import DataError, OptionError, ShapeError
 from symspec.networks.noise.noise import (
     LOG_2PI,
     TunableNoise,
     find_residual,
+    list_numbers,
     mark_observed,
     split_targets,
 )
@@ -233,11 +233,12 @@ class GaussianNoise(TunableNoise):
     def predict(self, f: np.ndarray) -> np.ndarray:
         return np.broadcast_to(self.covariance, (*f.shape, f.shape[-1])).copy()
 
-    def half_width(self, f: np.ndarray, variance: np.ndarray, level: float) -> np.ndarray:
-        return ndtri(0.5 + level / 2) * np.sqrt(variance + self.sigma**2)
-
     def draw(self, f: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         return f + rng.normal(size=np.shape(f)) @ np.linalg.cholesky(self.covariance).T
+
+    def describe(self) -> str:
+        words = f"normal, sigma {list_numbers(self.sigma)}"
+        return f"{words}, correlated" if self.is_full else words
 
     def identity(self) -> np.ndarray:
         return self.covariance

@@ -128,11 +128,6 @@ class _StudentT(NoiseHyperparameters):
     """Scale of each label, and its degrees of freedom unless these stay."""
 
     def __init__(self, start: StudentTNoise, labels: tuple[str, ...], varies_dof: bool):
-        if varies_dof and (start.dof <= 2).any():
-            raise OptionError(
-                "tune keeps more than 2 degrees of freedom, so that the noise has a standard"
-                f' deviation, got dof={start.dof}: start above, or use noise="per_label".'
-            )
         self._start = start
         self._n = len(labels)
         self.names = [f"scale of {name}" for name in labels]

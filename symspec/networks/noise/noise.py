@@ -58,6 +58,11 @@ class Noise(ABC):
         return len(self.covariance)
 
     @property
+    def tail_dof(self) -> np.ndarray | None:
+        """Degrees of freedom (label,) of tails like those of Student's t; None: a normal's."""
+        return None
+
+    @property
     def sigma(self) -> np.ndarray:
         """Standard deviation (label,) of the noise."""
         return np.sqrt(np.diag(self.covariance))
@@ -107,15 +112,12 @@ class Noise(ABC):
         return np.where(find_observed(labels), 1.0, np.nan)
 
     @abstractmethod
-    def half_width(self, f: np.ndarray, variance: np.ndarray, level: float) -> np.ndarray:
-        """Half width (star, label) of the central interval of a new label around f (star, label).
-
-        Its prediction has normal errors of this `variance` (star, label), to which the noise adds.
-        """
-
-    @abstractmethod
     def draw(self, f: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Labels (..., label) drawn around f (..., label)."""
+
+    @abstractmethod
+    def describe(self) -> str:
+        """What it is, in words, with its numbers in the order of the labels."""
 
     @abstractmethod
     def identity(self) -> Any:
@@ -168,6 +170,11 @@ class TunableNoise(Noise):
             moves; zero for a linear network.
         labels : numpy.ndarray, shape (star, label), or LabelsWithErrors
         """
+
+
+def list_numbers(numbers: np.ndarray) -> str:
+    """Numbers in words: "0.1, 0.2"."""
+    return ", ".join(f"{number:.4g}" for number in np.atleast_1d(numbers))
 
 
 def find_residual(f: Symbol, labels: Symbol) -> Symbol:

@@ -28,6 +28,7 @@ from symspec.errors import DataError, OptionError, ShapeError
 from symspec.networks.noise.noise import (
     TunableNoise,
     find_residual,
+    list_numbers,
     mark_observed,
     split_targets,
 )
@@ -54,9 +55,10 @@ class StudentTNoise(TunableNoise):
     ----------
     scale : float or array_like, shape (label,)
         Scale s of each label, in the label's units; the standard deviation is
-        :math:`s \sqrt{\nu / (\nu - 2)}`, infinite for 2 degrees of freedom or fewer.
+        :math:`s \sqrt{\nu / (\nu - 2)}`.
     dof : float or array_like, shape (label,), default 4
-        Degrees of freedom nu; normal noise for many.
+        Degrees of freedom nu, more than 2, so that there is a standard deviation; normal noise for
+        many.
 
     Attributes
     ----------
@@ -66,7 +68,7 @@ class StudentTNoise(TunableNoise):
     Raises
     ------
     ShapeError, DataError
-        Wrong shapes, or a number that is not positive.
+        Wrong shapes, a scale that is not positive, or 2 degrees of freedom or fewer.
 
     Notes
     -----
@@ -83,8 +85,8 @@ class StudentTNoise(TunableNoise):
     kind = "student_t"
 
     def __init__(self, scale: ArrayLike, dof: ArrayLike = 4.0):
-        self.scale = _check(scale, "scale")
-        self.dof = _check(dof, "dof")
+        self.scale = _check(scale, "scale", "positive", 0.0)
+        self.dof = _check(dof, "dof", "above 2, for the noise to have a standard deviation", 2.0)
 
     def __repr__(self) -> str:
         scale, dof = (np.array2string(a, precision=4) for a in (self.scale, self.dof))
@@ -102,10 +104,12 @@ class StudentTNoise(TunableNoise):
         )
 
     @property
+    def tail_dof(self) -> np.ndarray:
+        return self.dof
+
+    @property
     def covariance(self) -> np.ndarray:
-        with np.errstate(divide="ignore"):
-            factor = np.where(self.dof > 2, self.dof / np.maximum(self.dof - 2, 0), np.inf)
-        return np.diag(np.atleast_1d(self.scale**2 * factor))
+        return np.diag(np.atleast_1d(self.scale**2 * self.dof / (self.dof - 2)))
 
     def log_likelihood(self, f: Symbol, targets: Symbol) -> Symbol:
         labels, tau = self._find_squared_scales(targets, f.dtype)
@@ -209,18 +213,15 @@ class StudentTNoise(TunableNoise):
         z2 = residuals**2 / self.squared_scales(labels)
         return np.where(find_observed(labels), self.dof / (self.dof + z2), np.nan)
 
-    def half_width(self, f: np.ndarray, variance: np.ndarray, level: float) -> np.ndarray:
-        widths = [
-            scale * find_half_width(column / scale**2, float(dof), level)
-            for column, scale, dof in zip(variance.T, self.scale, self.dof, strict=True)
-        ]
-        return np.stack(widths, axis=-1)
-
     def predict(self, f: np.ndarray) -> np.ndarray:
         return np.broadcast_to(self.covariance, (*f.shape, f.shape[-1])).copy()
 
     def draw(self, f: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         return f + self.scale * rng.standard_t(np.broadcast_to(self.dof, np.shape(f)))
+
+    def describe(self) -> str:
+        dof = list_numbers(np.unique(self.dof))
+        return f"Student's t with {dof} degrees of freedom, scale {list_numbers(self.scale)}"
 
     def identity(self) -> Any:
         return self.kind, self.scale, self.dof
@@ -282,12 +283,12 @@ _REFUSED = (
 )
 
 
-def _check(value: ArrayLike, name: str) -> np.ndarray:
+def _check(value: ArrayLike, name: str, rule: str, least: float) -> np.ndarray:
     number = as_float_array(value, name)
     if number.ndim > 1:
         raise ShapeError(
             f"{name} should be a number or have shape (label,), one a label, got {number.shape}."
         )
-    if not (np.isfinite(number) & (number > 0)).all():
-        raise DataError(f"{name} should be positive and finite, got {number}.")
+    if not (np.isfinite(number) & (number > least)).all():
+        raise DataError(f"{name} should be finite and {rule}, got {number}.")
     return number
