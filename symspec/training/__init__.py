@@ -3,6 +3,8 @@
 All take a `Regression`, and `Spectra` with labels, or flux X (star, pixel) and labels Y (star,
 label; NaN: missing). ``progress=False`` hides the bar of what takes more than three seconds; a
 callable is called as ``progress(stage, done, total, **news)``, see `symspec.safety.progress`.
+Labels that came with errors are weighed by them: `Spectra` bring theirs, ``label_errors=`` stands
+beside Y. ``Regression(noise=ss.StudentTNoise(scale, dof))`` keeps outliers from pulling.
 
 - `train`: Adam on mini-batches, with Keras's initialisations, validation and early stopping. It
   leaves weights near a minimum, not at one.
