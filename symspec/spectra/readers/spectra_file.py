@@ -259,7 +259,8 @@ class SpectraFile:
         if self._options.mask_bits is not None and not len(self._options.mask_bits):
             names |= {name for name in self._arrays.names if name.lower() in MASKS}
         unused = find_unused(self._arrays, names, self._options, self.n_stars)
-        return describe_contents(self._arrays, used, unused)
+        kind = self._uncertainty[1] if self._uncertainty else None
+        return describe_contents(self._arrays, used, unused, kind)
 
     def _check_flux(self) -> None:
         """Refuse wavelengths in the place of flux, unless the caller names them so."""
