@@ -118,6 +118,14 @@ def desi_off_by_half_a_pixel():
     return desi_hdus(parts)
 
 
+def desi_with_errors(value):
+    hdus = desi_hdus(desi_parts())
+    for hdu in hdus:
+        if hdu.name.endswith("IVAR"):
+            hdu.data[...] = value
+    return hdus
+
+
 def desi_with_short_grid():
     parts = desi_parts()
     grid, *others = parts["R"]
@@ -254,6 +262,18 @@ REFUSED = {
         {},
         DataError,
         "all arms or none should have masks, got none of B",
+    ),
+    "DESI, errors that are all NaN": (
+        lambda: desi_with_errors(np.nan),
+        {},
+        DataError,
+        "ivar as ivar should hold usable errors, got none",
+    ),
+    "DESI, negative inverse variances": (
+        lambda: desi_with_errors(-1.0),
+        {},
+        DataError,
+        "errors of B as ivar should not be negative, got 90",
     ),
     "DESI, a grid too short": (desi_with_short_grid, {}, DataError, "R_WAVELENGTH should have one"),
     "DESI, grids lost": (
