@@ -546,7 +546,9 @@ def apstar():
     mask[0, 5] = 1 << 2
     grid = {"CRVAL1": 4.179, "CDELT1": 6e-6, "CRPIX1": 1, "CTYPE1": "LOG-LINEAR", "DC_FLAG": 1}
     primary = image(None, primary=True, OBJID="2M6", NVISITS=2, **grid)
-    others = [image(array, **grid) for array in (flux, ivar**-0.5, mask, flux * 0)]
+    units = ("Flux (10^-17 erg/s/cm^2/Ang)", "Err (10^-17 erg/s/cm^2/Ang)", "Mask", "Sky")
+    arrays = (flux, ivar**-0.5, mask, flux * 0)
+    others = [image(one, BUNIT=unit, **grid) for one, unit in zip(arrays, units, strict=True)]
     return Case(
         hdus=[primary, *others],
         flux=flux[:1],
@@ -563,7 +565,9 @@ def apvisit():
         [np.linspace(*ends, 20) for ends in ((16950, 16475), (16430, 15860), (15800, 15150))]
     )
     mask = np.zeros(flux.shape, dtype=np.int16)
-    hdus = [image(flux), image(ivar**-0.5), image(mask), image(grid, BUNIT="Wavelength (Ang)")]
+    units = ("Flux (10^-17 erg/s/cm^2/Ang)", "Err (10^-17)", "Mask", "Wavelength (Ang)")
+    arrays = (flux, ivar**-0.5, mask, grid)
+    hdus = [image(one, BUNIT=unit) for one, unit in zip(arrays, units, strict=True)]
     return Case(
         hdus=[image(None, primary=True, OBJID="2M7"), *hdus],
         flux=flux.reshape(1, -1),
