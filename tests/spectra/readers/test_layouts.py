@@ -153,6 +153,13 @@ def bands_without_names():
     return hdus
 
 
+def bands_called(*names):
+    hdus = onedspec_bands().hdus
+    for i, name in enumerate(names, 1):
+        hdus[0].header[f"BANDID{i}"] = name
+    return hdus
+
+
 def cube_without_cards():
     return [image(np.stack([FLUX, FLUX, IVAR]), primary=True, CRVAL1=5000.0, CDELT1=1.0)]
 
@@ -301,6 +308,24 @@ REFUSED = {
         {},
         DataError,
         "say what they are in cards BANDID",
+    ),
+    "bands that begin with the errors": (
+        lambda: bands_called("sigma", "spectrum"),
+        {},
+        DataError,
+        "first band of IRAF's images should be the spectrum, got BANDID1 = 'sigma'",
+    ),
+    "an order of stars": (
+        lambda: onedspec_bands().hdus,
+        {"arm": 2},
+        OptionError,
+        "got apertures on one grid in .*, which are read as stars",
+    ),
+    "orders of one number": (
+        lambda: multispec_of(*["7 7 0 5000. 1. 30 0. 0. 0."] * 2, n=2),
+        {"arm": 7},
+        DataError,
+        "names of their own, got 7, 7",
     ),
     "a cube": (cube_without_cards, {}, ShapeError, "got an image of shape .3, 4, 30."),
     "orders that overlap": (

@@ -47,10 +47,17 @@ def choose_arms(arms: Sequence[Arm], wanted: str | int | None, path: Path) -> li
     ------
     OptionError
         There is none of a name.
+    DataError
+        Several have the same.
     """
     if wanted is None:
         return list(arms)
     known = {arm.name.upper(): arm for arm in arms}
+    if len(known) < len(arms):
+        raise DataError(
+            f"{path}: arms or orders should have names of their own, got {_list_names(arms)}: they"
+            " cannot be told apart by arm=."
+        )
     names = [name.strip().upper() for name in str(wanted).split(",")]
     if missing := [name for name in names if name not in known]:
         raise OptionError(
