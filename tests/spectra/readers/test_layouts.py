@@ -456,6 +456,12 @@ REFUSED = {
         FileFormatError,
         "should hold an array named 'Z', got FLUX: correct uncertainty=",
     ),
+    "an inverse variance called an error": (
+        lambda: [image(FLUX, primary=True), image(IVAR, "IVAR")],
+        {"uncertainty": "std:IVAR"},
+        DataError,
+        'uncertainty="std:ivar" should agree with the name of the array, which says ivar',
+    ),
     "a grid turned against the pixels": (
         lambda: grid_card(PC1_2=0.1),
         {},
