@@ -5,25 +5,23 @@ import warnings
 import numpy as np
 import pytest
 from astropy.io import fits
+from case_writing import noise, table
 from conftest import SHARED_DATA
 from fits_writing import image, write
 from layout_cases import (
     CASES,
-    MWM_CARDS,
     desi_hdus,
     desi_parts,
     lamost_rows,
     multispec_cards,
-    mwm_table,
-    noise,
     onedspec_bands,
     orders_table,
     overlapping_orders,
     phase3_table,
-    table,
     xshooter,
 )
 from mutations import KINDS, try_mutation
+from sdss_cases import MWM_CARDS, mwm_table
 
 from symspec.errors import (
     DataError,
