@@ -16,6 +16,7 @@ from symspec.networks.network import Network
 from symspec.networks.regression import Regression
 from symspec.reports.tables import certificate_line, new_table, summary_table
 from symspec.safety.named_arrays import Contents
+from symspec.spectra.readers.unused import describe_unused
 from symspec.spectra.spectra import Spectra
 
 _MATRICES = {"ggn": "generalised Gauss-Newton matrix", "hessian": "exact Hessian"}
@@ -62,7 +63,7 @@ def layout_lines(contents: Contents) -> list[str]:
     lines = [f"layout: {contents.layout}"] if contents.layout else []
     lines += [f"{quantity} from {place}" for quantity, place in contents.sources.items()]
     if contents.left_out:
-        lines.append(f"not read: {', '.join(contents.left_out)}")
+        lines.append(f"not read: {describe_unused(contents.left_out)}")
     return lines
 
 

@@ -11,9 +11,10 @@ files, `datasets` makes or loads some to try things on. A slice of stars is agai
 >>> stars[:2]
 Spectra(2 stars, 100 pixels, ivar, wavelength in Angstrom, labels TEFF [K], LOGG [dex], FE_H [dex])
 
-A network that knows its wavelengths, `Network(..., wavelength=)`, refuses spectra on others.
-`resample` takes spectra to its grid, and the prediction of the result has the covariance that
-resampling leaves between pixels:
+A network that knows its wavelengths, `Network(..., wavelength=)`, refuses spectra on others, and
+those in air where its own are in vacuum (`wavelength_medium`). `resample` takes spectra to its grid
+and medium, and to the rest frame of stars that move (`radial_velocity`). The prediction of the
+result has the covariance that resampling leaves between pixels:
 
 >>> grid = np.linspace(stars.wavelength[0], stars.wavelength[-1], 50)
 >>> ss.resample(stars, grid).spectra.n_pixels

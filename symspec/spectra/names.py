@@ -226,7 +226,7 @@ def find_uncertainty(
     """
     uncertainty = named.kind
     if named.uncertainty is not None and uncertainty is not None:
-        return find_named_array(arrays, named.uncertainty, "uncertainty", source), uncertainty
+        return _find_stated(arrays, named.uncertainty, uncertainty, source), uncertainty
     kinds = {
         name: UNCERTAINTIES.get(name.lower())
         for name in arrays.names
@@ -259,6 +259,18 @@ def find_uncertainty(
             ' say which it is, uncertainty="std" | "var" | "ivar", or rename the array.'
         )
     return candidates[0], uncertainty
+
+
+def _find_stated(arrays: NamedArrays, wanted: str, kind: str, source: str) -> str:
+    """The array of uncertainties that the caller names, whose own name may not contradict."""
+    name = find_named_array(arrays, wanted, "uncertainty", source)
+    known = UNCERTAINTIES.get(name.lower(), kind)
+    if known != kind and name.lower() not in CONVENTIONS:
+        raise DataError(
+            f'uncertainty="{kind}:{name}" should agree with the name of the array, which says'
+            f' {known}: write "{known}:{name}", or rename it.'
+        )
+    return name
 
 
 def _list_names(arrays: NamedArrays) -> str:

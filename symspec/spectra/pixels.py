@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from symspec.errors import DataError, OptionError, ValuesDroppedWarning
+from symspec.errors import DataError, OptionError
 from symspec.spectra.spectra import Spectra
 
 UNCERTAINTY_KINDS = ("std", "var", "ivar")
@@ -166,19 +165,19 @@ def has_usable_errors(error: np.ndarray, kind: str) -> bool:
 
 def check_bad_error(
     error: np.ndarray, kind: str, name: str, *, scale: float, bad_error: float
-) -> None:
+) -> str:
     """Judge whether `bad_error` makes flags of numbers among the uncertainties `name`.
+
+    Returns
+    -------
+    str
+        A warning if the caller did not say it, and some errors at or beyond it are within a hundred
+        times the median of the others; else "".
 
     Raises
     ------
     DataError
-        It does of more than half of them.
-
-    Warns
-    -----
-    ValuesDroppedWarning
-        The caller did not say it, and some at or beyond it are within a hundred times the median of
-        the others.
+        More than half of them are.
     """
     ivar = _invert(error, kind, scale, np.isfinite(error) & (error != MISSING))
     is_flag = _is_flag(ivar, bad_error)
@@ -191,18 +190,17 @@ def check_bad_error(
             " bad_error=numpy.inf if these errors are real."
         )
     if not flagged or bad_error != BAD_ERROR:
-        return
+        return ""
     median = np.median(ivar[(ivar > 0) & ~is_flag])
     doubtful = np.count_nonzero(is_flag & (ivar * _FLAG_RATIO**2 > median))
-    if doubtful:
-        warnings.warn(
-            f"{name} holds errors at or beyond bad_error={bad_error:g} in {doubtful} of"
-            f" {n_known} pixels looked at, less than {_FLAG_RATIO:.0f} times the median error of"
-            f" the others, {median**-0.5:.3g}: they count as flags and lose all weight; give"
-            " bad_error=numpy.inf, or where flags begin.",
-            ValuesDroppedWarning,
-            stacklevel=2,
-        )
+    if not doubtful:
+        return ""
+    return (
+        f"{name} holds errors at or beyond bad_error={bad_error:g} in {doubtful} of {n_known}"
+        f" pixels looked at, less than {_FLAG_RATIO:.0f} times the median error of the others,"
+        f" {median**-0.5:.3g}: they count as flags and lose all weight; give bad_error=numpy.inf,"
+        " or where flags begin."
+    )
 
 
 def _invert(error: np.ndarray, kind: str, scale: float, known: np.ndarray) -> np.ndarray:

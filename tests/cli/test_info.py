@@ -32,7 +32,7 @@ def test_a_layout_and_its_places_are_said(tmp_path):
     assert "  wavelength: 3600 to 5783.2 Angstrom (vacuum)" in lines
     assert "  layout: DESI" in lines
     assert "  flux from B_FLUX and R_FLUX" in lines
-    assert "  uncertainty from B_IVAR and R_IVAR" in lines
+    assert "  uncertainty from B_IVAR and R_IVAR, as ivar" in lines
     assert "  not read: HDU 7 SCORES" in lines
 
 
@@ -49,5 +49,5 @@ def test_names_are_said_on_the_command_line(tmp_path):
     lines = run(path, *(word for option in options for word in ("--read", option)))
     assert "  wavelength: 5000 to 5555.56 Angstrom (vacuum)" in lines
     assert "  flux from counts" in lines
-    assert "  uncertainty from dy" in lines
+    assert "  uncertainty from dy, as var" in lines
     assert "  not read: sky" in lines

@@ -70,7 +70,7 @@ class SpectraFolder:
             self.label_names = first.label_names
             self.label_units = first.label_units
             self.has_uncertainty = first.has_uncertainty
-            first.warn_of_unused()  # of the others, which are alike, it would be said once each
+            first.warn()  # of the others, which are alike, it would be said once each
 
     def identity(self) -> dict[str, str | None]:
         """Strings that differ if names or bytes of the files, or the options given do."""

@@ -240,13 +240,13 @@ def open_spectra(source: Any, **options: Any) -> Iterator[SpectraFile | SpectraF
         name = f"a {type(source).__name__}"
         with noting(name):
             file = SpectraFile(arrange_object(source), name, checked)
-        file.warn_of_unused()
+        file.warn()
         yield file
     elif Path(source).is_dir():
         yield SpectraFolder(Path(source), checked, open_file)
     else:
         with open_file(Path(source), checked) as file:
-            file.warn_of_unused()
+            file.warn()
             yield file
 
 

@@ -15,6 +15,7 @@ from symspec.errors import (
     ShapeError,
     SymspecError,
     UnusedDataWarning,
+    ValuesDroppedWarning,
 )
 from symspec.safety.arrays import as_float_array, as_texts
 from symspec.safety.checkpoint import hash_file
@@ -99,6 +100,7 @@ class SpectraFile:
         self.wavelength_unit = self._grid.unit
         self.wavelength_medium = self._grid.medium
         self._check_flux()
+        self._doubt = ""
         self._scale = self._check_uncertainty()
         self.contents = self._find_contents()
 
@@ -235,22 +237,27 @@ class SpectraFile:
             )
         return name
 
-    def warn_of_unused(self) -> None:
-        """Warn of arrays, HDUs and columns that are not read, if their layout is not a known one.
+    def warn(self) -> None:
+        """Say what may have been meant otherwise.
 
         Warns
         -----
         UnusedDataWarning
-            With their names.
+            Arrays, HDUs or columns are not read, and their layout is not a known one.
+        ValuesDroppedWarning
+            Errors that may be numbers count as flags.
         """
+        depth = 5  # who called read_spectra
         if self.contents.left_out and not self.contents.is_known:
             warnings.warn(
                 f"{self.name} holds what was not read: {describe_unused(self.contents.left_out)}."
                 " Labels are read with label_names=; say flux=, wavelength=, uncertainty= or hdu="
                 " if these are not what was meant.",
                 UnusedDataWarning,
-                stacklevel=5,  # who called read_spectra
+                stacklevel=depth,
             )
+        if self._doubt:
+            warnings.warn(f"{self.name}: {self._doubt}", ValuesDroppedWarning, stacklevel=depth)
 
     def _find_contents(self) -> Contents:
         used = {
@@ -268,7 +275,8 @@ class SpectraFile:
         if self._options.mask_bits is not None and not len(self._options.mask_bits):
             names |= {name for name in self._arrays.names if name.lower() in MASKS}
         unused = find_unused(self._arrays, names, self._options, self.n_stars)
-        return describe_contents(self._arrays, used, unused)
+        kind = self._uncertainty[1] if self._uncertainty else None
+        return describe_contents(self._arrays, used, unused, kind)
 
     def _check_flux(self) -> None:
         """Refuse wavelengths in the place of flux, unless the caller names them so."""
@@ -314,7 +322,9 @@ class SpectraFile:
                 " nothing would have any weight; correct it, say another array, uncertainty=, or"
                 " leave it out of the file."
             )
-        check_bad_error(error, kind, name, scale=scale, bad_error=self._options.bad_error)
+        self._doubt = check_bad_error(
+            error, kind, name, scale=scale, bad_error=self._options.bad_error
+        )
         return scale
 
     def _has_usable_errors(self, name: str, kind: str) -> bool:

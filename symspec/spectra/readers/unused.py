@@ -30,11 +30,16 @@ def find_unused(
 
 
 def describe_contents(
-    arrays: NamedArrays, used: Mapping[str, str | None], unused: tuple[str, ...]
+    arrays: NamedArrays,
+    used: Mapping[str, str | None],
+    unused: tuple[str, ...],
+    kind: str | None,
 ) -> Contents:
-    """Where each quantity of `used` lies in the file, by the name of its array."""
+    """Where each quantity of `used` lies in the file, and the kind of the uncertainty."""
     known = arrays.contents
     sources = {quantity: known.sources.get(name, name) for quantity, name in used.items() if name}
+    if kind is not None:
+        sources["uncertainty"] += f", as {kind}"
     return Contents(layout=known.layout, sources=sources, left_out=unused, is_known=known.is_known)
 
 

@@ -1,51 +1,13 @@
 """Files of every layout that is known, made up after the data models, for tests.
 
-Each function writes one file and returns the flux, ivar and wavelengths that it holds, (star,
-pixel) and (pixel,), so that a test compares any pixel.
+Each function gives the HDUs of one file, and the flux, ivar (star, pixel) and wavelengths (pixel,)
+that it holds, so that a test compares any pixel.
 """
 
-from dataclasses import dataclass, field
-
 import numpy as np
-from astropy.io import fits
-from fits_writing import image, write
-
-
-@dataclass(frozen=True, kw_only=True)
-class Case:
-    """What is written, and what has to come back."""
-
-    hdus: list
-    flux: np.ndarray
-    ivar: np.ndarray | None
-    wavelength: np.ndarray
-    unit: str = "Angstrom"
-    medium: str | None = "vacuum"
-    layout: str = ""
-    options: dict = field(default_factory=dict)
-    ids: list | None = None
-
-    def write(self, folder):
-        return write(folder / "x.fits", *self.hdus)
-
-
-def noise(*shape, seed=0):
-    rng = np.random.default_rng(seed)
-    flux = 1 + 0.1 * rng.normal(size=shape)
-    ivar = rng.uniform(100, 400, size=shape)
-    return flux, ivar
-
-
-def table(columns, name="", units=None, cards=None):
-    made = [
-        fits.Column(name=column, format=form, array=array, unit=(units or {}).get(column))
-        for column, (form, array) in columns.items()
-    ]
-    hdu = fits.BinTableHDU.from_columns(made, name=name)
-    for card, value in (cards or {}).items():
-        hdu.header[card] = value
-    return hdu
-
+from case_writing import Case, noise, table
+from fits_writing import image
+from sdss_cases import apstar, apvisit, boss, mwm_star, mwm_visit
 
 # --- DESI
 
@@ -186,79 +148,6 @@ def lamost_arms():
         parts.append((flux, ivar, 10**loglam))
     flux, ivar, grid = (np.concatenate(part) for part in zip(*parts, strict=True))
     return Case(hdus=hdus, flux=flux[None], ivar=ivar[None], wavelength=grid, layout="LAMOST table")
-
-
-# --- SDSS
-
-
-def boss():
-    flux, ivar = noise(1, 30, seed=10)
-    loglam = 3.55 + 1e-4 * np.arange(30)
-    mask = np.zeros(30, dtype=np.int32)
-    mask[4] = 8
-    columns = {
-        "flux": ("D", flux[0]),
-        "loglam": ("D", loglam),
-        "ivar": ("D", ivar[0]),
-        "and_mask": ("J", mask),
-        "or_mask": ("J", mask + 1),
-        "wdisp": ("D", flux[0]),
-        "sky": ("D", flux[0]),
-        "model": ("D", flux[0]),
-    }
-    primary = image(None, primary=True, PLATEID=4455, MJD=55539, FIBERID=9)
-    return Case(
-        hdus=[primary, table(columns, "COADD")],
-        flux=flux,
-        ivar=np.where(mask > 0, 0, ivar),
-        wavelength=10**loglam,
-        layout="SDSS BOSS coadd",
-        ids=["4455-55539-0009"],
-    )
-
-
-MWM_CARDS = {"CRVAL": 4.179, "CDELT": 6e-6, "CRPIX": 1, "CTYPE": "LOG-LINEAR"}
-MWM_CARDS |= {"CUNIT": "Angstrom (Vacuum)", "DC-FAG": 1}
-
-
-def mwm_table(name, n_rows, n_pixels=30, seed=0, cards=MWM_CARDS):
-    flux, ivar = noise(n_rows, n_pixels, seed=seed)
-    columns = {
-        "sdss_id": ("K", np.full(n_rows, 42)),
-        "snr": ("E", np.full(n_rows, 50.0)),
-        "flux": (f"{n_pixels}D", flux),
-        "ivar": (f"{n_pixels}D", ivar),
-        "pixel_flags": (f"{n_pixels}K", np.zeros(flux.shape, dtype=np.int64)),
-        "continuum": (f"{n_pixels}D", flux),
-    }
-    return table(columns, name, cards=cards), flux, ivar
-
-
-def mwm_star():
-    tables = [mwm_table(name, 0)[0] for name in ("BOSS/APO", "BOSS/LCO", "APOGEE/LCO")]
-    hdu, flux, ivar = mwm_table("APOGEE/APO", 1, seed=11)
-    return Case(
-        hdus=[image(None, primary=True), *tables[:2], hdu, tables[2]],
-        flux=flux,
-        ivar=ivar,
-        wavelength=10 ** (4.179 + 6e-6 * np.arange(30)),
-        layout="SDSS-V mwmStar or mwmVisit",
-        ids=["42"],
-    )
-
-
-def mwm_visit():
-    other, _, _ = mwm_table("BOSS/APO", 1, n_pixels=20)
-    hdu, flux, ivar = mwm_table("APOGEE/APO", 3, seed=12)
-    return Case(
-        hdus=[image(None, primary=True), other, hdu],
-        flux=flux,
-        ivar=ivar,
-        wavelength=10 ** (4.179 + 6e-6 * np.arange(30)),
-        layout="SDSS-V mwmStar or mwmVisit",
-        options={"hdu": "APOGEE/APO"},
-        ids=["42 visit 1", "42 visit 2", "42 visit 3"],
-    )
 
 
 # --- IRAF
@@ -535,42 +424,6 @@ def named_table():
         wavelength=1e8 / grid,
         layout="table",
         options={"flux": "Y", "wavelength": "X", "uncertainty": "var:DY"},
-    )
-
-
-def apstar():
-    """The combined spectrum is the first row; bits 12 and 13 of the mask are warnings."""
-    flux, ivar = noise(4, 30, seed=23)
-    mask = np.zeros(flux.shape, dtype=np.int16)
-    mask[0, 3] = 1 << 12
-    mask[0, 5] = 1 << 2
-    grid = {"CRVAL1": 4.179, "CDELT1": 6e-6, "CRPIX1": 1, "CTYPE1": "LOG-LINEAR", "DC_FLAG": 1}
-    primary = image(None, primary=True, OBJID="2M6", NVISITS=2, **grid)
-    others = [image(array, **grid) for array in (flux, ivar**-0.5, mask, flux * 0)]
-    return Case(
-        hdus=[primary, *others],
-        flux=flux[:1],
-        ivar=np.where(mask[:1] == 4, 0, ivar[:1]),
-        wavelength=10 ** (4.179 + 6e-6 * np.arange(30)),
-        layout="APOGEE apStar",
-        ids=["2M6"],
-    )
-
-
-def apvisit():
-    flux, ivar = noise(3, 20, seed=24)
-    grid = np.stack(
-        [np.linspace(*ends, 20) for ends in ((16950, 16475), (16430, 15860), (15800, 15150))]
-    )
-    mask = np.zeros(flux.shape, dtype=np.int16)
-    hdus = [image(flux), image(ivar**-0.5), image(mask), image(grid, BUNIT="Wavelength (Ang)")]
-    return Case(
-        hdus=[image(None, primary=True, OBJID="2M7"), *hdus],
-        flux=flux.reshape(1, -1),
-        ivar=ivar.reshape(1, -1),
-        wavelength=grid.ravel(),
-        layout="APOGEE apVisit",
-        ids=["2M7"],
     )
 
 

@@ -45,7 +45,6 @@ GRID_CARDS = (
     "TUCD1",
     "TUNIT1",
     "BUNIT",
-    "EXTNAME",
     "WAT2_001",
     "WAT2_002",
     "CRPIX1",

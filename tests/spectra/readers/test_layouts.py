@@ -5,25 +5,23 @@ import warnings
 import numpy as np
 import pytest
 from astropy.io import fits
+from case_writing import noise, table
 from conftest import SHARED_DATA
 from fits_writing import image, write
 from layout_cases import (
     CASES,
-    MWM_CARDS,
     desi_hdus,
     desi_parts,
     lamost_rows,
     multispec_cards,
-    mwm_table,
-    noise,
     onedspec_bands,
     orders_table,
     overlapping_orders,
     phase3_table,
-    table,
     xshooter,
 )
 from mutations import KINDS, try_mutation
+from sdss_cases import MWM_CARDS, mwm_table
 
 from symspec.errors import (
     DataError,
@@ -118,6 +116,14 @@ def desi_off_by_half_a_pixel():
     return desi_hdus(parts)
 
 
+def desi_with_errors(value):
+    hdus = desi_hdus(desi_parts())
+    for hdu in hdus:
+        if hdu.name.endswith("IVAR"):
+            hdu.data[...] = value
+    return hdus
+
+
 def desi_with_short_grid():
     parts = desi_parts()
     grid, *others = parts["R"]
@@ -142,6 +148,13 @@ def mwm_of_none():
 def bands_without_names():
     hdus = onedspec_bands().hdus
     hdus[0].header["BANDID1"] = ""
+    return hdus
+
+
+def bands_called(*names):
+    hdus = onedspec_bands().hdus
+    for i, name in enumerate(names, 1):
+        hdus[0].header[f"BANDID{i}"] = name
     return hdus
 
 
@@ -255,6 +268,18 @@ REFUSED = {
         DataError,
         "all arms or none should have masks, got none of B",
     ),
+    "DESI, errors that are all NaN": (
+        lambda: desi_with_errors(np.nan),
+        {},
+        DataError,
+        "ivar as ivar should hold usable errors, got none",
+    ),
+    "DESI, negative inverse variances": (
+        lambda: desi_with_errors(-1.0),
+        {},
+        DataError,
+        "errors of B as ivar should not be negative, got 90",
+    ),
     "DESI, a grid too short": (desi_with_short_grid, {}, DataError, "R_WAVELENGTH should have one"),
     "DESI, grids lost": (
         lambda: desi_without("B_WAVELENGTH", "R_WAVELENGTH"),
@@ -281,6 +306,24 @@ REFUSED = {
         {},
         DataError,
         "say what they are in cards BANDID",
+    ),
+    "bands that begin with the errors": (
+        lambda: bands_called("sigma", "spectrum"),
+        {},
+        DataError,
+        "first band of IRAF's images should be the spectrum, got BANDID1 = 'sigma'",
+    ),
+    "an order of stars": (
+        lambda: onedspec_bands().hdus,
+        {"arm": 2},
+        OptionError,
+        "got apertures on one grid in .*, which are read as stars",
+    ),
+    "orders of one number": (
+        lambda: multispec_of(*["7 7 0 5000. 1. 30 0. 0. 0."] * 2, n=2),
+        {"arm": 7},
+        DataError,
+        "names of their own, got 7, 7",
     ),
     "a cube": (cube_without_cards, {}, ShapeError, "got an image of shape .3, 4, 30."),
     "orders that overlap": (
@@ -410,6 +453,12 @@ REFUSED = {
         {"uncertainty": "std:Z"},
         FileFormatError,
         "should hold an array named 'Z', got FLUX: correct uncertainty=",
+    ),
+    "an inverse variance called an error": (
+        lambda: [image(FLUX, primary=True), image(IVAR, "IVAR")],
+        {"uncertainty": "std:IVAR"},
+        DataError,
+        'uncertainty="std:ivar" should agree with the name of the array, which says ivar',
     ),
     "a grid turned against the pixels": (
         lambda: grid_card(PC1_2=0.1),

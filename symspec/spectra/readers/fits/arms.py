@@ -47,10 +47,17 @@ def choose_arms(arms: Sequence[Arm], wanted: str | int | None, path: Path) -> li
     ------
     OptionError
         There is none of a name.
+    DataError
+        Several have the same.
     """
     if wanted is None:
         return list(arms)
     known = {arm.name.upper(): arm for arm in arms}
+    if len(known) < len(arms):
+        raise DataError(
+            f"{path}: arms or orders should have names of their own, got {_list_names(arms)}: they"
+            " cannot be told apart by arm=."
+        )
     names = [name.strip().upper() for name in str(wanted).split(",")]
     if missing := [name for name in names if name not in known]:
         raise OptionError(
@@ -130,10 +137,12 @@ class _Joined:
     def load_errors(self, rows: slice) -> np.ndarray:
         if not self.is_shared.any():
             return self._place(lambda arm: arm.error, rows)
-        total = np.zeros((len(self.arms[0].flux.load(rows)), self.is_shared.size))
+        stored = as_float_array(self._place(lambda arm: arm.error, rows), self.kind)
+        total = np.zeros(stored.shape)
         for arm, place in zip(self.arms, self.places, strict=True):
             total[:, place] += self._find_ivar(arm, rows)
-        return total
+        is_unknown = (total == 0) & ~np.isfinite(stored)  # not the same as no information
+        return np.where(is_unknown, np.nan, total)
 
     def load_masks(self, rows: slice) -> np.ndarray:
         """Bits of pixels; of shared ones those that all arms have."""
@@ -163,7 +172,14 @@ class _Joined:
             bad = find_bad_bits(arm.mask.load(rows), "mask", self.options.mask_bits)
         error = as_float_array(arm.error.load(rows), self.kind)
         ivar = find_ivar(flux, error, self.kind, mask=bad, bad_error=self.options.bad_error)
-        return np.zeros(flux.shape) if ivar is None else ivar
+        if ivar is None:
+            return np.zeros(flux.shape)
+        if (ivar < 0).any():
+            raise DataError(
+                f"errors of {arm.name} as {self.kind} should not be negative, got"
+                f" {np.count_nonzero(ivar < 0)} that are: choose another arm, arm=."
+            )
+        return ivar
 
 
 def _have_all(arms: Sequence[Arm], name: str, path: Path) -> bool:

@@ -14,7 +14,7 @@ from symspec.spectra.readers.fits.file import (
     store_image,
 )
 from symspec.spectra.readers.fits.headers import find_header_grid, find_ids
-from symspec.spectra.readers.layouts.known import describe_arrays
+from symspec.spectra.readers.layouts.known import describe_arrays, is_contradicted
 
 APSTAR_ROWS = ("combined", "combined_global", "visits", "all")
 #: Bits of APOGEE_PIXMASK that mean a bad pixel: BADPIX, CRPIX, SATPIX, UNFIXABLE, BADDARK, BADFLAT,
@@ -32,6 +32,8 @@ def is_apstar(file: FitsFile) -> bool:
     if len(images) < 2 or len(shapes) > 1 or len(next(iter(shapes))) not in (1, 2):
         return False
     if any(map(is_bitmask, images)):  # one is lost, and the others have moved up
+        return False
+    if any(map(is_contradicted, images, ("flux", "err"))):
         return False
     headers = [hdu.header for hdu in (images[0], primary) if "CRVAL1" in hdu.header]
     if not headers:

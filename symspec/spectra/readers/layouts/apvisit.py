@@ -14,7 +14,7 @@ from symspec.spectra.readers.fits.file import (
 )
 from symspec.spectra.readers.fits.headers import find_ids
 from symspec.spectra.readers.layouts.apstar import APOGEE_BAD_BITS
-from symspec.spectra.readers.layouts.known import describe_arrays
+from symspec.spectra.readers.layouts.known import describe_arrays, is_contradicted
 
 _N_CHIPS = 3
 _IMAGES = ("flux", "std", "bitmask", "wavelength")  # of HDUs 1 to 4
@@ -27,6 +27,8 @@ def is_apvisit(file: FitsFile) -> bool:
     if len(images) < len(_IMAGES) or len(shapes) > 1 or next(iter(shapes))[:-1] != (_N_CHIPS,):
         return False
     if not is_bitmask(images[2]):
+        return False
+    if any(map(is_contradicted, images, ("flux", "err", "mask", "wavelen"))):
         return False
     # images (star, pixel) of other files have names, or a grid in the header
     has_unit = str(images[3].header.get("BUNIT", "")).lower().startswith("wavelen")

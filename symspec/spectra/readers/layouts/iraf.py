@@ -6,11 +6,12 @@ what the bands are; grids are those of the header, or of the multispec cards WAT
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import numpy as np
 
-from symspec.errors import DataError
+from symspec.errors import DataError, OptionError
 from symspec.safety.named_arrays import (
     Contents,
     LazyArray,
@@ -30,7 +31,8 @@ from symspec.spectra.readers.fits.file import (
 from symspec.spectra.readers.fits.headers import find_header_grid, find_ids, hold_grid, parse_wat
 from symspec.spectra.readers.fits.multispec import Aperture, read_apertures
 
-_KINDS = {"sigma": "std", "error": "std", "variance": "var"}  # how texts of bands begin
+# how texts of bands begin
+_KINDS = {"sigma": "std", "error": "std", "variance": "var", "mask": "mask"}
 
 
 def is_iraf(file: FitsFile) -> bool:
@@ -53,6 +55,11 @@ def arrange_iraf(file: FitsFile, options: FitsOptions) -> NamedArrays:
     )
     n_apertures = shape[-2] if len(shape) > 1 else 1
     if not _is_multispec(header):
+        if options.arm is not None:
+            raise OptionError(
+                f"arm={options.arm!r} should go with orders on grids of their own, got apertures on"
+                f" one grid in {file.path}, which are read as stars: leave arm out."
+            )
         grid = hold_grid(find_header_grid([header], shape[-1]))
         return name_arrays(
             _name(file, n_apertures) | arrays | grid.arrays,
@@ -88,14 +95,17 @@ def _find_bands(header: Header, n_bands: int) -> tuple[dict[str, int], list[str]
             f"an image of {n_bands} bands should say what they are in cards BANDID1, BANDID2, ...,"
             " got none: write BANDID1 = 'spectrum', BANDID4 = 'sigma', or save a band on its own."
         )
-    found = {"flux": 0}
-    for band, text in enumerate(texts[1:], 1):
-        word = text.lower().replace(":", " ").replace("-", " ").split()[:1]
-        name = _KINDS.get(word[0]) if word else None
-        if word and word[0] == "mask":
-            name = "mask"
+    found: dict[str, int] = {}
+    for band, text in enumerate(texts):
+        first = re.split(r"[^a-z]", text.lower(), maxsplit=1)[0]
+        name = _KINDS.get(first) or ("flux" if band == 0 else None)
         if name and name not in found:
             found[name] = band
+    if "flux" not in found:
+        raise DataError(
+            f"the first band of IRAF's images should be the spectrum, got BANDID1 = {texts[0]!r}:"
+            " save the band of flux on its own."
+        )
     taken = found.values()
     return found, [f"band {i + 1} ({text})" for i, text in enumerate(texts) if i not in taken]
 

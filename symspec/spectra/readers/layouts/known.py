@@ -10,11 +10,13 @@ from symspec.spectra.readers.fits.file import (
     FitsFile,
     Hdu,
     describe_hdu,
+    find_image_unit,
     is_table,
     list_others,
 )
 from symspec.spectra.readers.fits.images import take_labels
 
+_APOGEE_UNITS = ("flux", "err", "mask", "wavelen")
 _MARKS = ("TELESCOP", "ORIGIN", "INSTRUME", "DATA_V", "SURVEY")
 
 
@@ -27,6 +29,12 @@ def is_marked(file: FitsFile, word: str) -> bool:
 def with_medium(arrays: NamedArrays, medium: str) -> NamedArrays:
     """The arrays with the medium of their wavelengths, unless the file states another."""
     return replace(arrays, wavelength_medium=arrays.wavelength_medium or medium)
+
+
+def is_contradicted(hdu: Hdu, word: str) -> bool:
+    """Whether BUNIT of one of APOGEE's images begins with the word of another of them."""
+    unit = find_image_unit(hdu).lower()
+    return any(unit.startswith(other) for other in _APOGEE_UNITS if other != word)
 
 
 def describe_arrays(
