@@ -6,7 +6,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -318,9 +318,9 @@ class LaplacePosterior:
                 found = found + np.concatenate([t.matvec(step) for _, t in self.tangents(X)])
             return found
 
-        J = jacobian(self.theta, completed.flux)
         eps = float(np.finfo(self.dtype).eps)
-        return find_flux_errors(labels, J, completed, noise, method=method, eps=eps)
+        differentiate = partial(jacobian, self.theta)
+        return find_flux_errors(labels, differentiate, completed, noise, method=method, eps=eps)
 
     def _check_center(self, center: str) -> bool:
         """Whether it is the linearised one, which there is."""
