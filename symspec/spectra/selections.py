@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 from symspec.errors import DataError, OptionError
 from symspec.safety.stars import check_flux, check_ivar
 from symspec.spectra.grids import Pixels, check_grid
-from symspec.spectra.pixels import fill_flux
+from symspec.spectra.pixels import fill_flux, fill_missing
 from symspec.spectra.resampling import Resampled
 from symspec.spectra.spectra import Spectra
 from symspec.spectra.wavelengths import find_label_factor
@@ -43,7 +43,7 @@ def as_stars(
     -------
     flux : numpy.ndarray, shape (star, pixel)
         Of spectra with bad pixels filled, see `symspec.spectra.pixels.fill_flux`. An array X is
-        returned as it is, unchecked.
+        returned as it is, unchecked, but for NaN, see `fill_missing`.
     labels : numpy.ndarray, shape (star, label)
         Of spectra those with the network's names, in its order and units; a network whose labels
         were never named takes all of them as they stand. An array Y is returned as it is,
@@ -66,7 +66,7 @@ def as_stars(
                 "Y should hold the labels (star, label) that go with an array of flux, got None:"
                 " give Y, or Spectra with labels as X."
             )
-        return X, Y
+        return fill_missing(X), Y
     if Y is not None:
         raise OptionError(
             "Y should be left out with Spectra, which bring their labels, got both: give"
