@@ -15,7 +15,7 @@ from symspec.spectra.flux_prior import Completed
 from symspec.spectra.resampling import Resampled, propagate_through
 
 METHODS = ("linear", "sampled")
-STAGES = (0, 2, 4, 8)  # pairs of draws after which linear errors may be clear
+STAGES = (0, 2, 4)  # pairs of draws after which linear errors may be clear
 APART = 1.2  # ratio of standard deviations from which linear ones are wrong
 CLEAR = 1.5  # Monte Carlo errors of the ratio from there
 CACHE_BYTES = 2**20  # of a flux worked on at once: arrays that stay in a processor's cache
@@ -107,6 +107,7 @@ class FluxErrors:
 def find_flux_errors(
     labels: Labels,
     jacobian: Labels,
+    at_center: np.ndarray,
     completed: Completed,
     noise: FluxNoise,
     *,
@@ -124,6 +125,8 @@ def find_flux_errors(
     ----------
     labels, jacobian : callable
         f, and its derivatives: spectra (star, pixel) to (star, label) and (star, label, pixel).
+    at_center : numpy.ndarray, shape (star, label)
+        f of the filled spectra.
     completed : Completed
     noise : FluxNoise
     method : {"linear", "sampled"}
@@ -134,7 +137,9 @@ def find_flux_errors(
     parts = []
     n_stars, n_pixels = completed.flux.shape
     for rows in chunks(n_stars, max(8, CACHE_BYTES // (8 * n_pixels))):
-        part = _Propagation(labels, jacobian, completed.pick(rows), noise.pick(rows), eps)
+        part = _Propagation(
+            labels, jacobian, at_center[rows], completed.pick(rows), noise.pick(rows), eps
+        )
         parts.append((part.sample() if method == "sampled" else part.check()).to_arrays())
     joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     return FluxErrors(
@@ -152,6 +157,7 @@ class _Propagation:
         self,
         labels: Labels,
         jacobian: Labels,
+        at_center: np.ndarray,
         completed: Completed,
         noise: FluxNoise,
         eps: float,
@@ -159,7 +165,7 @@ class _Propagation:
         self.labels = labels
         self.completed = completed
         self.noise = noise
-        self.at_center = labels(completed.flux)
+        self.at_center = at_center
         self.J = jacobian(completed.flux)
         noise_jacobian, self.missing = completed.propagate(self.J)
         self.linear = noise.propagate(noise_jacobian) + self.missing

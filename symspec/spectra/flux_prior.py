@@ -196,7 +196,11 @@ class Completed:
             return noise
         F = self.prior.loadings
         scores = _solve(self.precision, (self.weight * (noise + deviation)) @ F.T)
-        return np.where(self.is_bad, scores @ F - deviation, noise)
+        errors = scores @ F
+        errors -= deviation
+        errors *= self.is_bad
+        errors += noise * ~self.is_bad
+        return errors
 
 
 def _multiply(stack: np.ndarray, matrix: np.ndarray) -> np.ndarray:
