@@ -15,7 +15,7 @@ from symspec.spectra.flux_prior import Completed
 from symspec.spectra.resampling import Resampled, propagate_through
 
 METHODS = ("linear", "sampled")
-STAGES = (0, 2, 4)  # pairs of draws after which linear errors may be clear
+STAGES = (0, 2, 4, 8)  # pairs of draws after which linear errors may be clear
 APART = 1.2  # ratio of standard deviations from which linear ones are wrong
 CLEAR = 1.5  # Monte Carlo errors of the ratio from there
 CACHE_BYTES = 2**20  # of a flux worked on at once: arrays that stay in a processor's cache
@@ -218,9 +218,10 @@ class _Propagation:
             deviation = rng.normal(size=len(reference)) @ reference
             errors = completed.find_errors(noise.draw(rng), deviation)
             linear = np.matmul(J, errors[:, :, None])[:, :, 0]
+            center = self.at_center[stars]
             changes = [
-                self.labels(completed.flux + sign * errors) - self.at_center[stars]
-                for sign in (-1, 1)
+                self.labels(completed.flux - errors) - center,
+                self.labels(completed.flux + errors) - center,
             ]
             moments.add(stars, changes, linear)
 
