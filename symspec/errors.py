@@ -73,7 +73,7 @@ class NotAtMinimumWarning(UserWarning):
 
 
 class MissingPixelsWarning(UserWarning):
-    """What missing pixels cost is not in the error bars; the labels carry a flag."""
+    """Missing pixels are filled in a way that error bars know nothing of."""
 
 
 class EdgeOfRangeWarning(UserWarning):

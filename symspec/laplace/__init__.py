@@ -7,7 +7,8 @@ J_x = df/dx:
 ===========  =====================  ============================================================
 `model_cov`  J A^-1 J^T             how far the training set leaves the weights open; grows away
                                     from the training stars
-`flux_cov`   J_x diag(1/ivar) J_x^T what the errors of this spectrum do to its labels
+`flux_cov`   J_x (Sigma_x+C) J_x^T  what the errors of this spectrum, and its missing pixels, do to
+                                    its labels
 `noise_cov`  S                      scatter of the training labels around the best network, the
                                     labels' own errors included
 `total_cov`  their sum              the error bar of a label as the training set defines labels
@@ -46,14 +47,28 @@ Certificate
     (``curvature="hessian"`` at a saddle) raises `NotPositiveDefiniteError` with its eigenvalue:
     polish, or use the Gauss-Newton matrix.
 ``ivar = 0``
-    No information: the pixel is replaced by its training mean and counted in `n_bad_pixels` and the
-    flags. It never counts as a pixel without error.
+    No information: the pixel gets its mean given the good pixels (``fill="conditional"``), as the
+    training spectra have it: `laplace.flux_prior` holds components of some of them, as many as
+    predict hidden pixels of the others best. What that leaves open, C, is in `flux_cov`, and by
+    itself in `missing_cov`: the same pixels are hidden in spectra that were kept aside, and what
+    filling them does to the labels is what it costs. ``fill="mean"`` takes the training mean, which
+    costs more, and says so. A label that is left open by more than half of the training labels'
+    spread carries flag 1024, and so do all labels of such stars where the cost is unknown: of files
+    of symspec 0.1, with a `MissingPixelsWarning`. Spectra unlike all training spectra may hide
+    anything in a missing pixel.
+Low signal-to-noise ratio
+    Errors of the flux are propagated by the derivatives at the spectrum. Four to sixteen draws
+    through the network itself hold against it, see `Prediction.nonlinearity`; where the two are
+    apart by more than a fifth, which such few draws tell roughly, the label carries flag 2048.
+    ``flux="sampled"`` takes 512 draws in place of the derivatives, with their Monte Carlo error in
+    `flux_sampling_error`.
 Flags
     `Flag` has their names and meanings: 1 failed, 2 outside the range of the training labels, 4
     pixels without information, 8 a Newton step would move the label, 16 model error approximate, an
     upper bound, or an interval wider than 5 %, 32 contradicted by Hamiltonian Monte Carlo, 64 near
     the edge of the range, 128 many bad pixels, 256 low signal-to-noise, 512 a spectrum unlike the
-    training spectra. Those of one label are in `label_flags`, too (`TEFF_FLAGS` in a catalogue).
+    training spectra, 1024 a label that missing pixels leave open, 2048 a flux error that is not
+    linear. Those of one label are in `label_flags`, too (`TEFF_FLAGS` in a catalogue).
     The limits are `FlagOptions`, and in the catalogue's header.
 Noise and flux errors
     `sigma_noise` as `tune` finds it holds what the training spectra's own flux errors do to the

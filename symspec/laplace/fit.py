@@ -40,6 +40,7 @@ from symspec.spectra.selections import as_stars
 from symspec.spectra.spectra import Spectra
 from symspec.version import __version__
 
+NOISELESS = 1e150  # inverse variance of a flux whose errors nobody knows
 SHIFT_STARS = 256  # training stars over which the effect of a Newton step is averaged
 
 
@@ -143,8 +144,14 @@ def fit_laplace(
 
 
 def _find_ivar(X: ArrayLike | Spectra | Resampled) -> np.ndarray | None:
+    """Inverse variance of training spectra; of arrays with NaN 0 there, and without noise."""
     spectra = X.spectra if isinstance(X, Resampled) else X
-    return spectra.ivar if isinstance(spectra, Spectra) else None
+    if isinstance(spectra, Spectra):
+        return spectra.ivar
+    flux = np.atleast_2d(np.asarray(spectra))
+    if flux.dtype.kind != "f" or not np.isnan(np.sum(flux)):
+        return None
+    return np.where(np.isnan(flux), 0.0, NOISELESS)
 
 
 def _build_posterior(

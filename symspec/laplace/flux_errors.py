@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 
+from symspec.safety.memory import chunks
 from symspec.spectra.flux_prior import Completed
 from symspec.spectra.resampling import Resampled
 
 METHODS = ("linear", "sampled")
-N_CHECKED = 4  # pairs of draws through the network that check the linear error of every star
-N_DOUBTED = 32  # pairs where these leave a doubt
-DOUBT = 0.08  # relative difference that does
+STAGES = (0, 2, 4, 8)  # pairs of draws after which linear errors may be clear
+APART = 1.2  # ratio of standard deviations from which linear ones are wrong
+CLEAR = 1.5  # Monte Carlo errors of the ratio from there
+CACHE_BYTES = 2**20  # of a flux worked on at once: arrays that stay in a processor's cache
 N_SAMPLED = 256  # pairs that make up a sampled covariance
 SEED = 0  # of the draws, the same for every star: results do not depend on what else is predicted
 DIGITS_LOST = 1e3  # roundings of a label: a difference below tells nothing
@@ -53,16 +57,23 @@ class FluxNoise:
             return self.resampled.propagate(J, self.rows)
         return np.matmul(J * _invert(self.ivar)[:, None, :], J.transpose(0, 2, 1))
 
-    def pick(self, stars: np.ndarray) -> FluxNoise:
+    def pick(self, stars: slice | np.ndarray) -> FluxNoise:
         """That of some of the stars."""
         rows = None if self.rows is None else self.rows[stars]
         return replace(self, ivar=self.ivar[stars], rows=rows)
 
+    @cached_property
+    def _sigma(self) -> np.ndarray:
+        if self.resampled is None or self.resampled.source_ivar is None:
+            return np.sqrt(_invert(self.ivar))
+        return np.sqrt(_invert(self.resampled.source_ivar[self.rows]))
+
     def draw(self, rng: np.random.Generator) -> np.ndarray:
         """Errors (star, pixel), from the same standard normal numbers for every star."""
-        if self.resampled is not None and self.rows is not None:
-            return np.where(self.ivar > 0, self.resampled.draw_errors(rng, self.rows), 0.0)
-        return np.sqrt(_invert(self.ivar)) * rng.normal(size=self.ivar.shape[1])
+        errors = self._sigma * rng.normal(size=self._sigma.shape[1])
+        if self.resampled is None or self.rows is None:
+            return errors
+        return np.where(self.ivar > 0, self.resampled.map_errors(errors, self.rows), 0.0)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -96,7 +107,8 @@ class FluxErrors:
 
 def find_flux_errors(
     labels: Labels,
-    J: np.ndarray,
+    jacobian: Labels,
+    at_center: np.ndarray,
     completed: Completed,
     noise: FluxNoise,
     *,
@@ -112,10 +124,10 @@ def find_flux_errors(
 
     Parameters
     ----------
-    labels : callable
-        f: spectra (star, pixel) to labels (star, label).
-    J : numpy.ndarray, shape (star, label, pixel)
-        Its derivatives at the filled spectra.
+    labels, jacobian : callable
+        f, and its derivatives: spectra (star, pixel) to (star, label) and (star, label, pixel).
+    at_center : numpy.ndarray, shape (star, label)
+        f of the filled spectra.
     completed : Completed
     noise : FluxNoise
     method : {"linear", "sampled"}
@@ -123,81 +135,155 @@ def find_flux_errors(
     eps : float
         Relative rounding of f.
     """
-    noise_jacobian, missing = completed.propagate(J)
-    if method == "sampled":
-        draws = _draw(labels, J, completed, noise, N_SAMPLED)
-        return FluxErrors(
-            covariance=draws.covariance,
-            missing=missing,
-            nonlinearity=draws.find_ratio(eps),
-            sampling_error=draws.sampling_error,
+    parts = []
+    n_stars, n_pixels = completed.flux.shape
+    for rows in chunks(n_stars, max(8, CACHE_BYTES // (8 * n_pixels))):
+        part = _Propagation(
+            labels, jacobian, at_center[rows], completed.pick(rows), noise.pick(rows), eps
         )
-    ratio = _draw(labels, J, completed, noise, N_CHECKED).find_ratio(eps)
-    doubted = np.flatnonzero((np.abs(ratio - 1) > DOUBT).any(axis=1))
-    if doubted.size:
-        again = _draw(labels, J[doubted], completed.pick(doubted), noise.pick(doubted), N_DOUBTED)
-        ratio[doubted] = again.find_ratio(eps)
+        parts.append((part.sample() if method == "sampled" else part.check()).to_arrays())
+    joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     return FluxErrors(
-        covariance=noise.propagate(noise_jacobian) + missing,
-        missing=missing,
-        nonlinearity=ratio,
-        sampling_error=np.zeros(ratio.shape),
+        covariance=joined["flux"],
+        missing=joined["missing"],
+        nonlinearity=joined["nonlinearity"],
+        sampling_error=joined["sampling"],
     )
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
-class _Draws:
-    """Moments of changes of labels: those of the network, (star, label, ...), and the linear ones.
+class _Propagation:
+    """The errors of few stars, whose arrays fit into a processor's cache."""
 
-    `fourth` is the mean square of the variances of single pairs.
+    def __init__(
+        self,
+        labels: Labels,
+        jacobian: Labels,
+        at_center: np.ndarray,
+        completed: Completed,
+        noise: FluxNoise,
+        eps: float,
+    ):
+        self.labels = labels
+        self.completed = completed
+        self.noise = noise
+        self.at_center = at_center
+        self.J = jacobian(completed.flux)
+        noise_jacobian, self.missing = completed.propagate(self.J)
+        self.linear = noise.propagate(noise_jacobian) + self.missing
+        self.rounding = np.maximum((DIGITS_LOST * eps * self.at_center) ** 2, TINY)
+
+    def sample(self) -> FluxErrors:
+        """Covariances of draws."""
+        moments = _Moments.none(*self.at_center.shape)
+        self._add(moments, np.arange(len(self.at_center)), range(N_SAMPLED))
+        return FluxErrors(
+            covariance=moments.covariance / N_SAMPLED,
+            missing=self.missing,
+            nonlinearity=self._find_ratio(moments.variance, moments.linear / N_SAMPLED),
+            sampling_error=moments.sampling_error,
+        )
+
+    def check(self) -> FluxErrors:
+        """Linear covariances, with draws until it is clear whether they are right."""
+        variance = np.einsum("ncc->nc", self.linear)
+        moments = _Moments.none(*variance.shape)
+        stars = np.arange(len(variance))
+        for first, last in pairwise(STAGES):
+            self._add(moments, stars, range(first, last))
+            middle = variance + moments.excess / moments.n
+            error = np.sqrt(moments.square_excess) / moments.n
+            low = self._find_ratio(middle - CLEAR * error, variance)
+            high = self._find_ratio(middle + CLEAR * error, variance)
+            is_clear = (low > APART) | (high < 1 / APART) | ((low > 1 / APART) & (high < APART))
+            stars = np.flatnonzero(~is_clear.all(axis=1))
+            if not stars.size:
+                break
+        return FluxErrors(
+            covariance=self.linear,
+            missing=self.missing,
+            nonlinearity=self._find_ratio(variance + moments.excess / moments.n, variance),
+            sampling_error=np.zeros(variance.shape),
+        )
+
+    def _add(self, moments: _Moments, stars: np.ndarray, pairs: range) -> None:
+        """Draw some pairs for some of the stars."""
+        if len(stars) == len(self.at_center):
+            completed, noise, J = self.completed, self.noise, self.J
+        else:
+            completed = self.completed.pick(stars)
+            noise = self.noise.pick(stars)
+            J = self.J[stars]
+        reference = completed.prior.reference
+        for pair in pairs:
+            rng = np.random.default_rng((SEED, pair))
+            deviation = rng.normal(size=len(reference)) @ reference
+            errors = completed.find_errors(noise.draw(rng), deviation)
+            linear = np.matmul(J, errors[:, :, None])[:, :, 0]
+            center = self.at_center[stars]
+            changes = [
+                self.labels(completed.flux - errors) - center,
+                self.labels(completed.flux + errors) - center,
+            ]
+            moments.add(stars, changes, linear)
+
+    def _find_ratio(self, variance: np.ndarray, linear: np.ndarray) -> np.ndarray:
+        """Ratio of standard deviations; 1 where both are rounding of the labels."""
+        found = np.maximum(variance, self.rounding)
+        return np.sqrt(found / np.maximum(linear, self.rounding))
+
+
+@dataclass(eq=False, kw_only=True)
+class _Moments:
+    """Sums over pairs of draws, (star, label), of squares of labels' changes.
+
+    `excess` is of their difference from the squares of linear changes, `square_excess` of its
+    square.
     """
 
-    labels: np.ndarray
+    n: np.ndarray
     covariance: np.ndarray
     fourth: np.ndarray
     linear: np.ndarray
-    n_pairs: int
+    excess: np.ndarray
+    square_excess: np.ndarray
+
+    @classmethod
+    def none(cls, n_stars: int, n_labels: int) -> _Moments:
+        """Before any draw."""
+        fourth, linear, excess, square_excess = np.zeros((4, n_stars, n_labels))
+        return cls(
+            n=np.zeros((n_stars, 1)),
+            covariance=np.zeros((n_stars, n_labels, n_labels)),
+            fourth=fourth,
+            linear=linear,
+            excess=excess,
+            square_excess=square_excess,
+        )
+
+    def add(self, stars: np.ndarray, changes: list[np.ndarray], linear: np.ndarray) -> None:
+        """Count a pair of draws of some stars."""
+        square = sum(change[:, :, None] * change[:, None, :] for change in changes) / 2
+        variance = np.einsum("ncc->nc", square)
+        excess = variance - linear**2
+        self.n[stars] += 1
+        self.covariance[stars] += square
+        self.fourth[stars] += variance**2
+        self.linear[stars] += linear**2
+        self.excess[stars] += excess
+        self.square_excess[stars] += excess**2
 
     @property
     def variance(self) -> np.ndarray:
-        return np.einsum("ncc->nc", self.covariance)
+        """Mean square of the changes."""
+        return np.einsum("ncc->nc", self.covariance) / self.n
 
     @property
     def sampling_error(self) -> np.ndarray:
-        """Monte Carlo error (star, label) of the standard deviation."""
+        """Monte Carlo error of its root."""
         variance = self.variance
-        spread = np.sqrt(np.maximum(self.fourth - variance**2, 0) / (self.n_pairs - 1))
+        spread = np.sqrt(np.maximum(self.fourth / self.n - variance**2, 0) / (self.n - 1))
         deviation = np.sqrt(variance)
         return np.divide(spread, 2 * deviation, out=np.zeros(spread.shape), where=deviation > 0)
-
-    def find_ratio(self, eps: float) -> np.ndarray:
-        """Standard deviation of f over the linear one (star, label); 1 where both are rounding."""
-        rounding = (DIGITS_LOST * eps * np.abs(self.labels)) ** 2
-        found = np.maximum(self.variance, rounding)
-        return np.sqrt(found / np.maximum(np.maximum(self.linear, rounding), TINY))
-
-
-def _draw(
-    labels: Labels, J: np.ndarray, completed: Completed, noise: FluxNoise, n_pairs: int
-) -> _Draws:
-    at_center = labels(completed.flux)
-    n_stars, n_labels = at_center.shape
-    covariance = np.zeros((n_stars, n_labels, n_labels))
-    fourth = np.zeros(at_center.shape)
-    linear = np.zeros(at_center.shape)
-    reference = completed.prior.reference
-    for pair in range(n_pairs):
-        rng = np.random.default_rng((SEED, pair))
-        deviation = rng.normal(size=len(reference)) @ reference
-        errors = completed.find_errors(noise.draw(rng), deviation)
-        changes = [labels(completed.flux - sign * errors) - at_center for sign in (1, -1)]
-        found = sum(change[:, :, None] * change[:, None, :] for change in changes) / 2
-        covariance += found / n_pairs
-        fourth += np.einsum("ncc->nc", found) ** 2 / n_pairs
-        linear += np.einsum("ncp,np->nc", J, errors) ** 2 / n_pairs
-    return _Draws(
-        labels=at_center, covariance=covariance, fourth=fourth, linear=linear, n_pairs=n_pairs
-    )
 
 
 def _invert(ivar: np.ndarray) -> np.ndarray:

@@ -6,7 +6,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -292,7 +292,7 @@ class LaplacePosterior:
                 state["labels"][rows] += state["step"][rows]
             if known is not None:
                 noise = FluxNoise.of(known, resampled, rows)
-                errors = self._flux_errors(completed, noise, flux, is_linearized)
+                errors = self._flux_errors(state["labels"][rows], completed, noise, how)
                 for name, array in errors.to_arrays().items():
                     state[name][rows] = array
 
@@ -307,8 +307,9 @@ class LaplacePosterior:
         return sum_up(self, observed, ivar, state, how, flag_options or FlagOptions())
 
     def _flux_errors(
-        self, completed: Completed, noise: FluxNoise, method: str, is_linearized: bool
+        self, at_center: np.ndarray, completed: Completed, noise: FluxNoise, how: Choices
     ) -> FluxErrors:
+        is_linearized = how.center == "linearized"
         jacobian = self._linearized_flux_jacobian if is_linearized else self._flux_jacobian
 
         def labels(X: np.ndarray) -> np.ndarray:
@@ -318,9 +319,11 @@ class LaplacePosterior:
                 found = found + np.concatenate([t.matvec(step) for _, t in self.tangents(X)])
             return found
 
-        J = jacobian(self.theta, completed.flux)
         eps = float(np.finfo(self.dtype).eps)
-        return find_flux_errors(labels, J, completed, noise, method=method, eps=eps)
+        differentiate = partial(jacobian, self.theta)
+        return find_flux_errors(
+            labels, differentiate, at_center, completed, noise, method=how.flux, eps=eps
+        )
 
     def _check_center(self, center: str) -> bool:
         """Whether it is the linearised one, which there is."""

@@ -2,8 +2,8 @@
 
 As slices, joins and paddings these would be dozens of nodes each, which take seconds to compile
 once they are differentiated twice. Axes for stars, labels or directions may stand before (position,
-channel). PyTensor's Numba linker knows them once the first one is made, its JAX linker after
-`register_jax`.
+channel). PyTensor's Numba linker knows them once the first one is made, its JAX linker once a graph
+is compiled for it.
 """
 
 from __future__ import annotations
@@ -15,10 +15,12 @@ from typing import Any
 
 import numpy as np
 import pytensor.tensor as pt
+from pytensor.compile.mode import optdb
 from pytensor.gradient import DisconnectedType, disconnected_type
 from pytensor.graph.basic import Apply
 from pytensor.graph.op import Op
 from pytensor.graph.replace import _vectorize_node
+from pytensor.graph.rewriting.basic import GraphRewriter
 
 from symspec.networks.params import Symbol
 
@@ -256,6 +258,17 @@ def register_jax() -> None:
     }
     for op, build in traces.items():
         jax_funcify.register(op)(lambda op, build=build, **_: build(op))
+
+
+class _RegisterJax(GraphRewriter):
+    """Registers the Ops as soon as any graph is compiled for JAX, and leaves the graph as it is."""
+
+    def apply(self, fgraph: Any) -> None:
+        register_jax()
+
+
+# of the tag "jax" alone, so that only that mode, which imports JAX anyway, comes here
+optdb.register("symspec_register_jax", _RegisterJax(), "jax", position=0)
 
 
 def _loop_slide(op: Slide) -> Callable[..., Any]:

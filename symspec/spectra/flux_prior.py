@@ -135,7 +135,7 @@ class Completed:
     weight: np.ndarray
     precision: np.ndarray
 
-    def pick(self, stars: np.ndarray) -> Completed:
+    def pick(self, stars: slice | np.ndarray) -> Completed:
         """Some of the stars."""
         return Completed(
             prior=self.prior,
@@ -192,9 +192,15 @@ class Completed:
         deviation : numpy.ndarray, shape (pixel,) or (star, pixel)
             :math:`x - m`.
         """
+        if not self.is_bad.any():
+            return noise
         F = self.prior.loadings
         scores = _solve(self.precision, (self.weight * (noise + deviation)) @ F.T)
-        return np.where(self.is_bad, scores @ F - deviation, noise)
+        errors = scores @ F
+        errors -= deviation
+        errors *= self.is_bad
+        errors += noise * ~self.is_bad
+        return errors
 
 
 def _multiply(stack: np.ndarray, matrix: np.ndarray) -> np.ndarray:

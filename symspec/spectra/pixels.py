@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from symspec.errors import DataError, OptionError
+from symspec.errors import DataError, MissingPixelsWarning, OptionError
 from symspec.spectra.spectra import Spectra
 
 UNCERTAINTY_KINDS = ("std", "var", "ivar")
@@ -231,6 +232,36 @@ def fill_flux(spectra: Spectra) -> np.ndarray:
     flux = np.where(good, spectra.flux, 0.0)
     mean = flux.sum(axis=0) / np.maximum(good.sum(axis=0), 1)
     return fill_bad_pixels(flux, spectra.ivar, mean)
+
+
+def fill_missing(flux: ArrayLike) -> ArrayLike:
+    """Training flux with the mean of the other stars at pixels that are NaN.
+
+    Anything but an array (star, pixel) of floats is returned as it is, and so are pixels that are
+    NaN in every star.
+
+    Warns
+    -----
+    MissingPixelsWarning
+        With the number of such pixels.
+    """
+    is_flux = isinstance(flux, np.ndarray) and flux.ndim == 2 and flux.dtype.kind == "f"
+    if not is_flux or not np.isnan(np.sum(flux)):
+        return flux
+    good = ~np.isnan(flux)
+    n_good = good.sum(axis=0)
+    n_missing = np.count_nonzero(~good[:, n_good > 0])
+    if not n_missing:
+        return flux
+    warnings.warn(
+        f"flux holds {n_missing} values that are NaN: they are taken as missing pixels, and filled"
+        " with the mean of the other stars. Give Spectra(flux=..., ivar=..., labels=...) with"
+        " ivar = 0 there to say that this is meant.",
+        MissingPixelsWarning,
+        stacklevel=4,
+    )
+    mean = np.where(good, flux, 0.0).sum(axis=0, dtype=np.float64) / np.maximum(n_good, 1)
+    return np.where(good | (n_good == 0), flux, mean.astype(flux.dtype))
 
 
 def fill_bad_pixels(flux: np.ndarray, ivar: np.ndarray | None, flux_mean: np.ndarray) -> np.ndarray:

@@ -103,18 +103,8 @@ class Resampled:
         parts = [propagate_through(J_x[i : i + 1], maps[i], ivar[i : i + 1]) for i in stars]
         return np.concatenate(parts)
 
-    def draw_errors(self, rng: np.random.Generator, rows: np.ndarray) -> np.ndarray:
-        """Errors (star, new pixel) of stars `rows`, from the same normal numbers for every star.
-
-        Raises
-        ------
-        DataError
-            The errors of the flux are unknown.
-        """
-        if self.source_ivar is None:
-            raise DataError(_NO_ERRORS)
-        sigma = np.sqrt(_invert(self.source_ivar[rows]))
-        errors = sigma * rng.normal(size=sigma.shape[1])
+    def map_errors(self, errors: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """Errors (star, new pixel) of stars `rows`, from those of their old pixels."""
         if len(self.matrices) == 1:
             return (self.matrix @ errors.T).T
         return np.array([R @ e for R, e in zip(self._maps(rows), errors, strict=True)])

@@ -17,7 +17,7 @@ from symspec.safety.label_errors import (
 )
 from symspec.safety.stars import check_flux, check_ivar
 from symspec.spectra.grids import Pixels, check_grid
-from symspec.spectra.pixels import fill_flux
+from symspec.spectra.pixels import fill_flux, fill_missing
 from symspec.spectra.resampling import Resampled
 from symspec.spectra.spectra import Spectra
 from symspec.spectra.wavelengths import find_label_factor
@@ -55,7 +55,7 @@ def as_stars(
     -------
     flux : numpy.ndarray, shape (star, pixel)
         Of spectra with bad pixels filled, see `symspec.spectra.pixels.fill_flux`. An array X is
-        returned as it is, unchecked.
+        returned as it is, unchecked, but for NaN, see `fill_missing`.
     labels : numpy.ndarray, shape (star, label), or LabelsWithErrors
         Of spectra those with the network's names, in its order and units, together with their
         errors, if they have any; a network whose labels were never named takes all of them as they
@@ -80,7 +80,7 @@ def as_stars(
                 "Y should hold the labels (star, label) that go with an array of flux, got None:"
                 " give Y, or Spectra with labels as X."
             )
-        return X, Y, label_errors
+        return fill_missing(X), Y, label_errors
     for name, given in (("Y", Y), ("label_errors", label_errors)):
         if given is not None:
             raise OptionError(

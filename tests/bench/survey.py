@@ -1,6 +1,8 @@
 """symspec errors on a survey: memory, speed against predict alone, and kill -9 at five moments.
 
-    python tests/bench/survey.py FOLDER [N_STARS]   # 5,000 stars; 100,000 take 3 GB on disk
+    python tests/bench/survey.py FOLDER [N_STARS [MASKED]]   # 5,000 stars; 100,000: 3 GB on disk
+
+MASKED is the share of pixels that are missing, at random, 0 by default.
 
 The catalogue of a run that was killed has to be that of an undisturbed one, byte by byte.
 """
@@ -26,7 +28,7 @@ PIECE = 2000  # stars that are generated at once
 COMMAND = [sys.executable, "-c", "from symspec.cli import main; main()", "errors"]
 
 
-def make_spectra(path, n_stars):
+def make_spectra(path, n_stars, masked):
     """Flux in float32 of signal-to-noise ratios from 20 to 200, written piece by piece."""
     rng = np.random.default_rng(1)
     with h5py.File(path, "w") as file:
@@ -42,7 +44,9 @@ def make_spectra(path, n_stars):
             stars = ss.datasets.generated_stars(
                 rows.stop - first, n_pixels=N_PIXELS, rng=rng, snr=snr
             )
-            flux[rows], error[rows] = stars.flux, 1 / snr
+            sigma = np.full(stars.flux.shape, 1 / snr)
+            sigma[rng.random(sigma.shape) < masked] = 0  # no uncertainty: no information
+            flux[rows], error[rows] = stars.flux, sigma
             for c, name in enumerate(labels):
                 labels[name][rows] = stars.labels[:, c]
         file["IDs"] = np.array([f"star_{i}" for i in range(n_stars)], "S")
@@ -94,13 +98,13 @@ def run(words, kill_after=None):
     return time.monotonic() - start, usage.ru_maxrss / 2**20
 
 
-def main(folder, n_stars):
+def main(folder, n_stars, masked):
     folder.mkdir(parents=True, exist_ok=True)
-    model, spectra = folder / "model.h5", folder / f"stars_{n_stars}.h5"
+    model, spectra = folder / "model.h5", folder / f"stars_{n_stars}_{masked:g}.h5"
     if not model.exists():
         make_model(model)
     if not spectra.exists():
-        make_spectra(spectra, n_stars)
+        make_spectra(spectra, n_stars, masked)
     catalogues = folder / "undisturbed.fits", folder / "killed.fits"
     for path in catalogues:
         path.unlink(missing_ok=True)
@@ -113,6 +117,7 @@ def main(folder, n_stars):
     digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in catalogues]
     found = {
         "stars": n_stars,
+        "masked": masked,
         "predict alone [stars/s]": alone,
         "undisturbed [s]": seconds,
         "undisturbed [stars/s]": n_stars / seconds,
@@ -129,4 +134,5 @@ def main(folder, n_stars):
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 5000)
+    given = dict(enumerate(sys.argv))
+    main(Path(sys.argv[1]), int(given.get(2, 5000)), float(given.get(3, 0)))

@@ -1,5 +1,6 @@
 """Errors of labels from missing pixels and noise against the errors that are made."""
 
+import warnings
 from dataclasses import replace
 
 import h5py
@@ -351,3 +352,40 @@ def test_labels_that_never_vary_are_not_divided_by(laplace):
     X, ivar = np.full((1, N_PIXELS), np.nan), np.zeros((1, N_PIXELS))
     flat = replace(laplace, label_spread=np.zeros(1))
     assert (flat.predict(X, ivar=ivar).label_flags & LOST).all()
+
+
+# --- training spectra that lack pixels
+
+
+def test_training_takes_flux_with_nan_as_missing_and_says_how_many():
+    rng = np.random.default_rng(16)
+    X, Y = draw_stars(60, rng)
+    holes = X.copy()
+    holes[rng.random(X.shape) < 0.1] = np.nan
+    ivar = np.where(np.isnan(holes), 0.0, 1e150)
+    stars = ss.Spectra(flux=holes, ivar=ivar, labels=Y)
+    net = ss.mlp([N_PIXELS, 1])
+    reg = ss.Regression(net, sigma_noise=50.0, prior_precision=1e-6)
+    n = np.count_nonzero(ivar == 0)
+    found = []
+    for words in ((holes, Y), (stars,)):
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always", ss.MissingPixelsWarning)
+            start = net.init_params(np.random.default_rng(17))
+            theta = ss.polish(reg, start, *words).theta
+            laplace = ss.fit_laplace(reg, theta, *words, progress=False)
+        says = [str(one.message) for one in told if one.category is ss.MissingPixelsWarning]
+        assert len(says) == (2 if len(words) == 2 else 0)
+        assert all(f"flux holds {n} values that are NaN" in words for words in says)
+        found.append(laplace)
+    assert_allclose(found[0].theta, found[1].theta, rtol=1e-8)
+    for name, array in vars(found[1].flux_prior).items():
+        assert_allclose(getattr(found[0].flux_prior, name), array, rtol=1e-8, atol=1e-12)
+
+
+def test_a_pixel_that_no_training_star_has_is_refused():
+    X, Y = draw_stars(30, np.random.default_rng(18))
+    X[:, 3] = np.nan
+    reg = ss.Regression(ss.mlp([N_PIXELS, 1]), sigma_noise=50.0, prior_precision=1.0)
+    with pytest.raises(ss.DataError, match="flux should be finite, got 30 values"):
+        ss.fit_laplace(reg, np.zeros(N_PIXELS + 1), X, Y)

@@ -1,6 +1,8 @@
 """Layers over positions, normalisations and branches, each against loops in NumPy."""
 
 import itertools
+import subprocess
+import sys
 
 import numpy as np
 import pytensor.tensor as pt
@@ -342,3 +344,27 @@ def test_first_largest_marks_one_position_of_each_window():
 def test_what_does_not_fit_is_refused_with_words(build, error, words):
     with pytest.raises(error, match=words):
         build()
+
+
+PLAIN_JAX = """
+import sys, numpy as np, pytensor, pytensor.tensor as pt, symspec as ss
+layers = [ss.Reshape((12, 1)), ss.Conv1D(2, 3), ss.MaxPool1D(2), ss.Flatten(), ss.Dense(1)]
+net = ss.Network(layers, 12)
+theta, flux = pt.vector("theta"), pt.matrix("flux")
+labels = net(theta, flux)
+plain = pytensor.function([theta, flux], labels, mode="FAST_COMPILE")
+assert "jax" not in sys.modules
+fn = pytensor.function([theta, flux], labels, mode="JAX")
+rng = np.random.default_rng(0)
+weights, X = net.init_params(rng), rng.normal(size=(3, 12))
+print(np.abs(np.asarray(fn(weights, X)) - plain(weights, X)).max() < 1e-12)
+"""
+
+
+def test_a_graph_is_compiled_for_jax_by_pytensor_alone():
+    """In a process where symspec has compiled nothing for JAX."""
+    pytest.importorskip("jax")
+    done = subprocess.run(
+        [sys.executable, "-c", PLAIN_JAX], capture_output=True, text=True, check=False
+    )
+    assert done.stdout.split() == ["True"], done.stderr
