@@ -124,14 +124,9 @@ def train(
     if tune:
         _check_tunable(start, rest, structure, memory)
     theta = steps.run_adam(
-        start,
-        rest,
-        held_out,
-        seed=seed,
-        epochs=epochs,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-    )
+        start, rest, held_out,
+        seed=seed, epochs=epochs, batch_size=batch_size, learning_rate=learning_rate,
+    )  # fmt: skip
     laplace = steps.finish(start, theta, rest, tune=tune, structure=structure, memory=memory)
     steps.write_or_keep(partial(write_laplace, laplace=laplace, overwrite=overwrite), output)
     console = open_console()
