@@ -3,9 +3,12 @@
 import importlib.util
 import io
 import os
+import signal
 import subprocess
 import sys
 import textwrap
+import time
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -32,6 +35,7 @@ from symspec.hmc.sampling import _compiling_anew, _cut
 from symspec.hmc.subsets import restricted_covariance
 from symspec.reports.hmc_tables import print_comparison
 from symspec.reports.star_tables import write_comparison, write_draws
+from symspec.safety.interrupts import heeding_interrupts
 
 pytestmark = pytest.mark.usefixtures("numba_cache")  # in half of the time
 
@@ -525,6 +529,35 @@ def test_an_interrupted_run_keeps_the_finished_draws(tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("True True True"), done.stdout
     assert "of 1000000 draws of 2 of 2 chains are kept" in done.stdout
+
+
+def swallow_an_interrupt(*args, **words):
+    """What C code does to an interrupt that falls into a callback."""
+    with suppress(KeyboardInterrupt):
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(5)
+
+
+def make_another_error_of_an_interrupt(*args, **words):
+    swallow_an_interrupt()
+    raise RuntimeError("All initialization points failed")
+
+
+@pytest.mark.parametrize(
+    ("compiling", "drawing"),
+    [
+        (swallow_an_interrupt, lambda *_, **__: pytest.fail("drawn after an interrupt")),
+        (lambda *_, **__: None, make_another_error_of_an_interrupt),
+    ],
+    ids=["while compiling", "at the first draw"],
+)
+def test_no_interrupt_before_the_first_draw_is_lost(linear, monkeypatch, compiling, drawing):
+    pytest.importorskip("nutpie")
+    monkeypatch.setattr("nutpie.compile_pymc_model", compiling)
+    monkeypatch.setattr("nutpie.sample", drawing)
+    options = QUICK | {"sampler": "nutpie"}
+    with heeding_interrupts((signal.SIGINT,)), pytest.raises(KeyboardInterrupt):
+        ss.run_hmc(linear.reg, linear.X, linear.Y, laplace=linear.laplace, seed=0, **options)
 
 
 @pytest.mark.parametrize(
