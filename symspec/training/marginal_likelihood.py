@@ -51,6 +51,8 @@ NEAR_DESCENTS = 15
 NEWTON_STEPS = 6  # between descents
 MOST_STEPS = 200  # of Newton, for larger networks
 DIFFERENCE = 1e-3  # in h: its square times third derivatives of F is far below any tolerance
+ADJOINT = 1e-9  # relative residual: the end of the climb should not depend on rounding
+MAX_ADJOINT = 400  # products
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -346,4 +348,4 @@ class MarginalLikelihood(EvidenceFunction):
         H = LinearOperator(
             inverse.shape, matvec=lambda v: self.hessian_product(theta, v.ravel()), dtype=np.float64
         )
-        return cg(H, b, rtol=1e-4, maxiter=200, M=inverse)[0]
+        return cg(H, b, rtol=ADJOINT, maxiter=MAX_ADJOINT, M=inverse)[0]
