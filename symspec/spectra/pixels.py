@@ -199,8 +199,9 @@ def fill_missing(flux: ArrayLike) -> ArrayLike:
     MissingPixelsWarning
         With the number of such pixels.
     """
-    is_flux = isinstance(flux, np.ndarray) and flux.ndim == 2 and flux.dtype.kind == "f"
-    if not is_flux or not np.isnan(np.sum(flux)):
+    if not isinstance(flux, np.ndarray) or flux.ndim != 2 or flux.dtype.kind != "f":
+        return flux
+    if not np.isnan(np.sum(flux)):
         return flux
     good = ~np.isnan(flux)
     n_good = good.sum(axis=0)
