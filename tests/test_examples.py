@@ -28,7 +28,7 @@ SAID = {
     "02_error_bars": [
         "certificate: at a minimum",
         "log marginal likelihood: ",
-        "OUTSIDE_TRAINING_RANGE|BAD_PIXELS",
+        "BAD_PIXELS|INFORMATION_MISSING",
         "check: the errors cover at least as often as they say: True",
         "check: catalogue written: catalogue.fits",
     ],

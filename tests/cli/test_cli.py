@@ -354,6 +354,30 @@ def test_hmc_compares_draws_writes_and_marks(work, tmp_path):
     assert f"{path} should not exist yet" in run("hmc", work.model, work.stars, path, code=1).stderr
 
 
+@pytest.mark.parametrize(
+    ("words", "fill", "flux"),
+    [
+        ((), "mean given the good ones", "derivatives"),
+        (("--fill", "mean", "--flux-errors", "sampled"), "training mean", "draws"),
+    ],
+    ids=["as-by-default", "as-asked"],
+)
+def test_errors_says_how_missing_pixels_are_filled_and_flux_errors_propagated(
+    work, tmp_path, stars, words, fill, flux
+):
+    run("errors", work.model, work.stars, tmp_path / "c.ecsv", *words)
+    table = Table.read(tmp_path / "c.ecsv")
+    assert fill in table.meta["FILL"]
+    assert flux in table.meta["FLUXPROP"]
+    asked = {"fill": "mean", "flux": "sampled"} if words else {}
+    flux_seen = np.where(work.ivar > 0, stars.flux, np.nan)
+    expected = read_laplace(work.model).predict(flux_seen, ivar=work.ivar, **asked)
+    np.testing.assert_allclose(table["TEFF"], expected.labels[:, 0], rtol=1e-9)
+    np.testing.assert_allclose(
+        table["TEFF_FLUX_ERR"], np.sqrt(expected.flux_cov[:, 0, 0]), rtol=1e-6
+    )
+
+
 def test_hmc_wants_the_stars_that_the_model_was_trained_on(work, tmp_path, stars):
     others = write_stars(tmp_path / "others.h5", stars[10:])
     said = run("hmc", work.model, others, tmp_path / "draws.nc", code=1)
