@@ -103,7 +103,16 @@ class SumFunction:
         self.chunk = _chunk_size(int(copies * reg.net.floats_per_star), dtype)
         self._build = build
         self._extra = list(extra)
-        self._functions = {reg.net.n_labels: self._compile(reg.net.n_labels)}
+        self._function = self._compile(reg.net.n_labels)
+        self._with_errors: dict[int, Any] = {}  # by the number of columns
+
+    def _find_function(self, width: int) -> Any:
+        """The function of targets (star, width); that of labels with errors is compiled once."""
+        if width == self.reg.net.n_labels:
+            return self._function
+        if width not in self._with_errors:
+            self._with_errors[width] = self._compile(width)
+        return self._with_errors[width]
 
     def _compile(self, width: int) -> Any:
         """The function of labels alone, or with as many columns of their errors."""
@@ -169,10 +178,7 @@ class SumFunction:
         X = np.asarray(X, self.dtype)
         targets = np.asarray(Y, self.dtype)
         weight = [np.asarray(prior_weight, self.dtype)] if self.prior_in_graph else []
-        width = targets.shape[1]
-        if width not in self._functions:
-            self._functions[width] = self._compile(width)
-        outputs = self._functions[width](theta, X, targets, *weight, *extra)
+        outputs = self._find_function(targets.shape[1])(theta, X, targets, *weight, *extra)
         return [_as_writable(o) if np.ndim(o) else np.asarray(o, np.float64) for o in outputs]
 
     def _check_extra(self, value: Any, symbol: Any) -> np.ndarray:
