@@ -150,38 +150,86 @@ class Eigenpair:
 
 
 def find_lowest(product: Product, inverse: LinearOperator, n_products: int) -> Eigenpair:
-    r"""Lowest eigenpair of (H, A), as far as its sign matters, in at most so many steps.
-
-    Lanczos's recurrence for A^-1 H, with :math:`v_j = A^{-1} p_j` and :math:`v_j^T A v_j = 1`.
-    """
+    """Lowest eigenpair of (H, A), as far as its sign matters, in at most so many steps."""
     n = inverse.shape[0]
-    diagonal: list[float] = []
-    off: list[float] = []
-    basis: list[Vector] = []
-    before = np.zeros(n)
-    p = np.random.default_rng(0).normal(size=n)
-    v = inverse @ p
-    size = np.sqrt(p @ v)
+    lanczos = Lanczos(product, inverse, np.random.default_rng(0).normal(size=n))
     for _ in range(n_products):
-        p = p / size
-        v = v / size
-        basis.append(v)
-        w = product(v) - (off[-1] if off else 0.0) * before
-        diagonal.append(float(v @ w))
-        w -= diagonal[-1] * p
-        before = p
-        p = w
-        v = inverse @ p
-        size = np.sqrt(max(p @ v, 0.0))
-        off.append(float(size))
-        values, vectors = eigh_tridiagonal(diagonal, off[:-1])
-        error = float(off[-1] * abs(vectors[-1, 0]))
-        is_invariant = off[-1] <= 1e-12 * np.abs(values).max()
-        missed = 0.0 if is_invariant else _bound_missed(values, error, n)
-        if is_invariant or (error <= RESIDUAL * abs(values[0]) and missed <= MISSED):
+        lanczos.grow()
+        error = float(lanczos.residual(lanczos.vectors[:, 0]))
+        missed = 0.0 if lanczos.is_whole else _bound_missed(lanczos.values, error, n)
+        if lanczos.is_whole or (error <= RESIDUAL * abs(lanczos.values[0]) and missed <= MISSED):
             break
-    vector = sum((s * v for s, v in zip(vectors[:, 0], basis, strict=True)), np.zeros(n))
-    return Eigenpair(float(values[0]), vector, error, missed)
+    return Eigenpair(
+        float(lanczos.values[0]), lanczos.combine(lanczos.vectors[:, 0]), error, missed
+    )
+
+
+class Lanczos:
+    r"""Lanczos's recurrence for A^-1 H in the inner product of A, from A^-1 p on.
+
+    The vectors :math:`v_j = A^{-1} p_j`, of which each takes a product with H and one with A^-1,
+    have :math:`v_j^T A v_k = \delta_{jk}`; in their span H is tridiagonal.
+
+    Parameters
+    ----------
+    product : callable
+        H v.
+    inverse : LinearOperator
+        Products with A^-1.
+    p : numpy.ndarray, shape (param,)
+
+    Attributes
+    ----------
+    norm : float
+        Of p, in the norm of A^-1.
+    values : numpy.ndarray, shape (step,)
+        Eigenvalues of H in the span, rising.
+    vectors : numpy.ndarray, shape (step, step)
+        Their coefficients of the v_j, one in a column.
+    """
+
+    def __init__(self, product: Product, inverse: LinearOperator, p: Vector):
+        self._product = product
+        self._inverse = inverse
+        self._basis: list[Vector] = []
+        self._diagonal: list[float] = []
+        self._off: list[float] = []
+        self._before = np.zeros_like(p)
+        self._p = p
+        self._v = inverse @ p
+        self.norm = float(np.sqrt(max(p @ self._v, 0.0)))
+
+    def __len__(self) -> int:
+        return len(self._basis)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the span is invariant: there is nothing to add."""
+        return bool(self._off[-1] <= 1e-12 * np.abs(self.values).max())
+
+    def grow(self) -> None:
+        """Take a step."""
+        size = self._off[-1] if self._off else self.norm
+        p = self._p / size
+        v = self._v / size
+        self._basis.append(v)
+        w = self._product(v) - (self._off[-1] if self._off else 0.0) * self._before
+        self._diagonal.append(float(v @ w))
+        w -= self._diagonal[-1] * p
+        self._before = p
+        self._p = w
+        self._v = self._inverse @ w
+        self._off.append(float(np.sqrt(max(w @ self._v, 0.0))))
+        self.values, self.vectors = eigh_tridiagonal(self._diagonal, self._off[:-1])
+
+    def residual(self, coefficients: Vector) -> float:
+        """Length, in the norm of A^-1, of what H makes of a combination beyond the span."""
+        return float(self._off[-1] * abs(coefficients[-1]))
+
+    def combine(self, coefficients: Vector) -> Vector:
+        """The combination (param,) of the v_j."""
+        pairs = zip(coefficients, self._basis, strict=True)
+        return sum((c * v for c, v in pairs), np.zeros_like(self._p))
 
 
 def _bound_missed(values: np.ndarray, error: float, n: int) -> float:
@@ -244,6 +292,11 @@ class Bundle:
     def n_pieces(self) -> int:
         """Gradients that the least element is combined from."""
         return int(np.count_nonzero(self._weights))
+
+    @property
+    def n_gradients(self) -> int:
+        """Gradients that it has taken."""
+        return len(self._gradients)
 
     @property
     def least(self) -> Vector:

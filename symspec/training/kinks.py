@@ -27,7 +27,8 @@ from symspec.derivatives.stationary_points import (
 
 ARMIJO = 1e-4  # share of the slope's promise that a step has to keep
 WOLFE = 0.9  # share of the slope that may be left after it
-PATIENCE = 50  # BFGS steps between two looks at what they gain
+PATIENCE = 50  # BFGS steps between two looks at what they gain, or as many as a look took gradients
+TURN = 50  # BFGS steps before it starts again from the inverse of G; the next turn is twice as long
 GAIN = 1e3  # tolerances that they have to gain, or a bundle looks on
 DENSE_PARAMS = 2000  # up to which BFGS holds its matrix
 
@@ -82,28 +83,37 @@ def minimize_at_kinks(
         Called with (step, U, decrement) before each step; the decrement is the last one known.
     """
     radius = min(RADIUS, np.sqrt(2 * tolerance))
-    inverse = find_inverse(theta)
-    search = Search(objective, Place(theta, *objective(theta)), inverse, callback)
+    search = Search(objective, Place(theta, *objective(theta)), find_inverse(theta), callback)
+    turn = TURN
+    end_of_turn = TURN
+    patience = PATIENCE
     while True:
         before = search.place.U
-        taken = search.run(min(PATIENCE, max_steps - search.steps))
+        taken = search.run(min(patience, max_steps - search.steps))
         is_last = search.steps >= max_steps
-        if taken == PATIENCE and before - search.place.U > GAIN * tolerance and not is_last:
-            continue
-        inverse = find_inverse(search.place.theta)
-        bundle = Bundle(search.place, inverse)
-        lower = bundle.settle(objective, radius, tolerance)
-        search.decrement = bundle.decrement
-        if lower is None or is_last:
-            return KinkResult(
-                place=search.place,
-                decrement=bundle.decrement,
-                n_pieces=bundle.n_pieces,
-                steps=search.steps,
-                is_stationary=bundle.decrement <= tolerance,
-            )
-        lower = go_on(objective, search.place, lower)
-        search.go_on_from(lower, None if taken == PATIENCE else inverse)
+        is_stuck = taken < patience
+        if is_last or is_stuck or before - search.place.U <= GAIN * tolerance:
+            bundle = Bundle(search.place, find_inverse(search.place.theta))
+            lower = bundle.settle(objective, radius, tolerance)
+            search.decrement = bundle.decrement
+            if lower is None or is_last:
+                return _describe(search, bundle, tolerance)
+            search.go_to(go_on(objective, search.place, lower))
+            patience = max(PATIENCE, bundle.n_gradients)
+        if is_stuck or search.steps >= end_of_turn:
+            search.renew(find_inverse(search.place.theta))
+            turn *= 2
+            end_of_turn = search.steps + turn
+
+
+def _describe(search: Search, bundle: Bundle, tolerance: float) -> KinkResult:
+    return KinkResult(
+        place=search.place,
+        decrement=bundle.decrement,
+        n_pieces=bundle.n_pieces,
+        steps=search.steps,
+        is_stationary=bundle.decrement <= tolerance,
+    )
 
 
 def go_on(objective: Objective, place: Place, lower: Place) -> Place:
@@ -163,13 +173,15 @@ class Search:
         if self._callback is not None:
             self._callback(self.steps, self.place.U, self.decrement)
 
-    def go_on_from(self, place: Place, inverse: Inverse | None) -> None:
-        """Stand at another place; forget the metric if there is an inverse in its stead."""
+    def go_to(self, place: Place) -> None:
+        """Stand at another place."""
         self._tell()
         self.place = place
         self.steps += 1
-        if inverse is not None:
-            self._metric = build_metric(inverse, place.theta.size)
+
+    def renew(self, inverse: Inverse) -> None:
+        """Forget what the steps have told, for the inverse of G."""
+        self._metric = build_metric(inverse, self.place.theta.size)
 
 
 def find_weak_wolfe(objective: Objective, place: Place, direction: Vector) -> Place | None:

@@ -322,9 +322,9 @@ class _NewtonSteps:
             self.model = self.model.move(self.place.theta, self.place.gradient)
 
     def _try_ball(self, ball: int) -> _Trial:
-        """Its step; where steps are cheap, longer ones while they lower U more."""
+        """Its step; longer ones while they lower U more."""
         best = self._try(ball)
-        while self.model.has_cheap_steps and best.is_at_edge and self._radii[ball] > best.norm:
+        while best.is_at_edge and self._radii[ball] > best.norm:
             longer = self._try(ball)
             if longer.ratio <= ACCEPTED or longer.place.U >= best.place.U:
                 self._radii[ball] = best.norm

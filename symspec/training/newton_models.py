@@ -9,9 +9,9 @@ of G alone the ball would be small far from a minimum, where residuals curve U m
 there is one of absolute curvature, too, as in saddle-free Newton (Dauphin et al. 2014,
 arXiv:1406.2572).
 
-Larger networks have products with H. The inverse of G preconditions conjugate gradients within a
-ball :math:`s^T G s \le r^2` (Steihaug 1983, doi:10.1137/0720042). Where the gradient vanishes, the
-lowest eigenvalue of the pencil tells a minimum from a saddle.
+Larger networks have products with H. Those of Lanczos's recurrence, preconditioned by the inverse of
+G, make the same pencil small, in the span of some vectors. Where the gradient vanishes, the lowest
+eigenvalue of the pencil tells a minimum from a saddle.
 """
 
 from __future__ import annotations
@@ -26,7 +26,9 @@ from scipy.optimize import brentq
 
 from symspec.derivatives.curvature import has_elementwise_layers
 from symspec.derivatives.stationary_points import (
+    STORED_BYTES,
     Eigenpair,
+    Lanczos,
     Product,
     Vector,
     count_products,
@@ -35,13 +37,12 @@ from symspec.derivatives.stationary_points import (
 from symspec.inverse_hessian.builder import InverseBuilder
 from symspec.inverse_hessian.interface import InverseHessian
 from symspec.networks.network import Network
-from symspec.networks.regression import Regression
 
 DENSE_PARAMS = 500  # an eigendecomposition a step: with 900 it takes five times as long as products
 FLAT = 1e-8  # relative eigenvalue below which minus it is followed, above rounding's 1e-12
 DESCENDING = 1e-6  # the same of an eigenvalue found by products
 MAX_AGE = 4  # steps after which the preconditioner is built again
-STIFFENING = 4.0
+MOST_VECTORS = 100  # of products that a step is combined from
 MAX_PRODUCTS = 40  # that the search for a direction of descent at a saddle may take
 
 
@@ -64,11 +65,6 @@ class Model(Protocol):
     @property
     def inverse(self) -> InverseHessian:
         """Inverse of G, perhaps of some steps before."""
-        ...
-
-    @property
-    def has_cheap_steps(self) -> bool:
-        """Whether a step costs less than a value of U."""
         ...
 
     @property
@@ -122,7 +118,6 @@ class DenseModel:
     """
 
     is_fresh = True
-    has_cheap_steps = True
     n_balls = 2
 
     def __init__(
@@ -163,23 +158,30 @@ class DenseModel:
         return DenseModel(self._hessian, self._builder, theta, gradient)
 
     def step(self, radius: float, ball: int = 0) -> tuple[Vector, float, float]:
-        """Minimum of the model within a ball: the step (param,), the model's decrease, its length.
-
-        The first ball is one of absolute curvature, at least that of G: it lets whole steps go
-        where G is stiff while negative curvature holds steps short elsewhere. The other is one of
-        G, for directions whose curvature is large and changes at once.
-        """
-        floored = np.maximum(np.abs(self.values), 1.0)
-        scales = np.sqrt(floored) if ball == 0 else np.ones_like(floored)
-        ratios = self.values / scales**2
-        order = np.argsort(ratios, kind="stable")
-        u = np.empty_like(scales)
-        u[order] = minimize_in_ball(ratios[order], (self._slopes / scales)[order], radius)
-        norm = float(np.linalg.norm(u))
-        u /= scales
-        decrease = -float(self._slopes @ u + 0.5 * self.values @ u**2)
+        """Minimum of the model within a ball: the step (param,), the model's decrease, its length."""
+        u, decrease, norm = _minimize_in_pencil(self.values, self._slopes, radius, ball)
         step = solve_triangular(self._L, self._vectors @ u, lower=True, trans=1)
         return step, decrease, norm
+
+
+def _minimize_in_pencil(
+    values: Vector, slopes: Vector, radius: float, ball: int
+) -> tuple[Vector, float, float]:
+    """Coefficients of eigenvectors of (H, G), the model's decrease, the length in the ball's norm.
+
+    The first ball is one of absolute curvature, at least that of G: it lets whole steps go
+    where G is stiff while negative curvature holds steps short elsewhere. The other is one of
+    G, for directions whose curvature is large and changes at once.
+    """
+    floored = np.maximum(np.abs(values), 1.0)
+    scales = np.sqrt(floored) if ball == 0 else np.ones_like(floored)
+    ratios = values / scales**2
+    order = np.argsort(ratios, kind="stable")
+    u = np.empty_like(scales)
+    u[order] = minimize_in_ball(ratios[order], (slopes / scales)[order], radius)
+    norm = float(np.linalg.norm(u))
+    u /= scales
+    return u, -float(slopes @ u + 0.5 * values @ u**2), norm
 
 
 def minimize_in_ball(values: Vector, slopes: Vector, radius: float) -> Vector:
@@ -199,16 +201,13 @@ def minimize_in_ball(values: Vector, slopes: Vector, radius: float) -> Vector:
         rest = radius**2 - u @ u + u[0] ** 2
         u[0] = np.copysign(np.sqrt(max(rest, 0.0)), u[0] if u[0] else 1.0)
         return u
-    high = pole + np.linalg.norm(slopes) / radius
+    high = low + 2 * np.linalg.norm(slopes) / radius  # half of it would do but for rounding
     shift = brentq(lambda s: 1 / radius - 1 / np.linalg.norm(solve(s)), low, high)
     return solve(shift)
 
 
 class ProductModel:
     """Products with H, preconditioned by the inverse of G, which is built every few steps.
-
-    Far from a minimum, where residuals curve U more than G does, a prior times its `stiffness`
-    stands in G: the ball is narrower where the data say little, and as wide as before elsewhere.
 
     Parameters
     ----------
@@ -218,16 +217,12 @@ class ProductModel:
     theta, gradient : numpy.ndarray, shape (param,)
     inverse : InverseHessian, optional
         Of G, `age` steps before.
-    stiffness : float
 
     Attributes
     ----------
     decrement : float
-        Gauss-Newton decrement in nats; less than that where the stiffness is more than 1.
+        Gauss-Newton decrement in nats.
     """
-
-    has_cheap_steps = False
-    n_balls = 1
 
     def __init__(
         self,
@@ -237,22 +232,24 @@ class ProductModel:
         gradient: Vector,
         inverse: InverseHessian | None = None,
         age: int = 0,
-        stiffness: float = 1.0,
     ):
         self._product = product
         self._builder = builder
         self._theta = theta
         self._gradient = gradient
         self._age = 0 if inverse is None else age
-        self._stiffness = stiffness
-        self.inverse = _build_stiff(builder, theta, stiffness) if inverse is None else inverse
-        self.decrement = 0.5 * float(gradient @ (self.inverse.cheap() @ gradient))
-        self._radius = np.inf
+        self.inverse = builder.build(theta) if inverse is None else inverse
+        self._lanczos = Lanczos(self._multiply, self.inverse.cheap(), gradient)
+        self.decrement = 0.5 * self._lanczos.norm**2
         self._saddle: Eigenpair | None = None  # known once `gain` was asked for
 
     @property
+    def n_balls(self) -> int:
+        return 2 if self._saddle is None else 1
+
+    @property
     def is_fresh(self) -> bool:
-        return self._age == 0 and self._stiffness == 1.0
+        return self._age == 0
 
     @cached_property
     def gain(self) -> float:
@@ -271,38 +268,33 @@ class ProductModel:
     def move(self, theta: Vector, gradient: Vector) -> ProductModel:
         age = self._age + 1
         kept = self.inverse if age < MAX_AGE else None
-        stiffness = self._stiffness if kept is not None else self._find_stiffness()
-        return ProductModel(self._product, self._builder, theta, gradient, kept, age, stiffness)
-
-    def _find_stiffness(self) -> float:
-        """More of it where only short steps succeed, less where long ones do."""
-        length = np.sqrt(2 * self.decrement)
-        if self._radius < 0.1 * length:
-            return self._stiffness * STIFFENING
-        if self._radius > 0.5 * length:
-            return max(1.0, self._stiffness / STIFFENING)
-        return self._stiffness
+        return ProductModel(self._product, self._builder, theta, gradient, kept, age)
 
     def step(self, radius: float, ball: int = 0) -> tuple[Vector, float, float]:
-        self._radius = radius
+        """Minimum of the model within a ball, and within the span of some products.
+
+        There are as many as make the residual small beside the gradient, and smaller as the minimum
+        nears, for superlinear convergence (Gould et al. 1999, doi:10.1137/S1052623497322735).
+        """
         if self._saddle is not None:
             return _step_along(self._saddle, self._gradient, radius)
-        return _steihaug(self._multiply, self.inverse.cheap().dot, self._gradient, radius)
+        lanczos = self._lanczos
+        goal = min(0.25, np.sqrt(lanczos.norm)) * lanczos.norm
+        most = int(np.clip(STORED_BYTES / (8 * self._gradient.size), 10, MOST_VECTORS))
+        while True:
+            if not len(lanczos):
+                lanczos.grow()
+            slopes = lanczos.norm * lanczos.vectors[0]
+            u, decrease, norm = _minimize_in_pencil(lanczos.values, slopes, radius, ball)
+            coefficients = lanczos.vectors @ u
+            is_enough = lanczos.is_whole or lanczos.residual(coefficients) <= goal
+            if is_enough or len(lanczos) >= min(most, self._gradient.size):
+                return lanczos.combine(coefficients), decrease, norm
+            lanczos.grow()
 
     @property
     def _multiply(self) -> Product:
         return partial(self._product, self._theta)
-
-
-def _build_stiff(builder: InverseBuilder, theta: Vector, stiffness: float) -> InverseHessian:
-    """Inverse of G at theta, under a prior so many times as strong."""
-    if stiffness > 1:
-        reg = builder.reg
-        prior = {name: stiffness * precision for name, precision in reg.prior_precision.items()}
-        builder = builder.with_regression(
-            Regression(reg.net, noise=reg.noise, prior_precision=prior)
-        )
-    return builder.build(theta)
 
 
 def _step_along(saddle: Eigenpair, gradient: Vector, radius: float) -> tuple[Vector, float, float]:
@@ -310,45 +302,3 @@ def _step_along(saddle: Eigenpair, gradient: Vector, radius: float) -> tuple[Vec
     slope = float(gradient @ saddle.vector)
     s = -np.copysign(radius, slope) * saddle.vector
     return s, abs(slope) * radius - 0.5 * saddle.value * radius**2, radius
-
-
-def _steihaug(
-    H: Product,
-    precondition: Product,
-    g: Vector,
-    radius: float,
-) -> tuple[Vector, float, float]:
-    """Return the step, the model's decrease, and the step's length in the norm of G."""
-    s = np.zeros_like(g)
-    Hs = np.zeros_like(g)
-    r = g.copy()
-    y = precondition(r)
-    p = -y
-    ry = float(r @ y)
-    ss = 0.0
-    sp = 0.0
-    pp = ry
-    goal = min(0.25, ry**0.25) ** 2 * ry  # tighter as the minimum nears: superlinear
-    for _ in range(min(g.size, 250)):
-        Hp = H(p)
-        curvature = float(p @ Hp)
-        alpha = ry / curvature if curvature > 0 else 0.0
-        if curvature <= 0 or ss + 2 * alpha * sp + alpha**2 * pp >= radius**2:
-            alpha = (-sp + np.sqrt(sp**2 + pp * (radius**2 - ss))) / pp
-            s = s + alpha * p
-            Hs = Hs + alpha * Hp
-            return s, -float(g @ s + 0.5 * s @ Hs), radius
-        s = s + alpha * p
-        Hs = Hs + alpha * Hp
-        r = r + alpha * Hp
-        ss += 2 * alpha * sp + alpha**2 * pp
-        y = precondition(r)
-        ry_new = float(r @ y)
-        if ry_new <= goal:
-            break
-        beta = ry_new / ry
-        ry = ry_new
-        sp = beta * (sp + alpha * pp)
-        pp = ry + beta**2 * pp
-        p = beta * p - y
-    return s, -float(g @ s + 0.5 * s @ Hs), np.sqrt(ss)
