@@ -9,9 +9,9 @@ of G alone the ball would be small far from a minimum, where residuals curve U m
 there is one of absolute curvature, too, as in saddle-free Newton (Dauphin et al. 2014,
 arXiv:1406.2572).
 
-Larger networks have products with H. Those of Lanczos's recurrence, preconditioned by the inverse of
-G, make the same pencil small, in the span of some vectors. Where the gradient vanishes, the lowest
-eigenvalue of the pencil tells a minimum from a saddle.
+Larger networks have products with H. Those of Lanczos's recurrence, preconditioned by the inverse
+of G, make the same pencil small, in the span of some vectors. Where the gradient vanishes, the
+lowest eigenvalue of the pencil tells a minimum from a saddle.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ import numpy as np
 from scipy.linalg import eigh, solve_triangular
 from scipy.optimize import brentq
 
+from symspec.derivatives.bundles import STORED_BYTES
 from symspec.derivatives.curvature import has_elementwise_layers
 from symspec.derivatives.stationary_points import (
-    STORED_BYTES,
     Eigenpair,
     Lanczos,
     Product,
@@ -158,7 +158,7 @@ class DenseModel:
         return DenseModel(self._hessian, self._builder, theta, gradient)
 
     def step(self, radius: float, ball: int = 0) -> tuple[Vector, float, float]:
-        """Minimum of the model within a ball: the step (param,), the model's decrease, its length."""
+        """Minimum within a ball: the step (param,), the model's decrease, the step's length."""
         u, decrease, norm = _minimize_in_pencil(self.values, self._slopes, radius, ball)
         step = solve_triangular(self._L, self._vectors @ u, lower=True, trans=1)
         return step, decrease, norm

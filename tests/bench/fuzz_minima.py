@@ -7,7 +7,8 @@ eigenvalue has to be positive; at a kink none of 500 random directions may lead 
 
 Usage: python tests/bench/fuzz_minima.py [FIRST LAST [SECONDS [SEED]]]
 
-Networks FIRST to LAST - 1 of the forty; one that takes more than SECONDS of the processor is given up.
+Networks FIRST to LAST - 1 of the forty; one that takes more than SECONDS of the processor is given
+up.
 """
 
 from __future__ import annotations

@@ -9,7 +9,8 @@ from scipy.sparse.linalg import LinearOperator
 
 import symspec as ss
 from symspec.derivatives.stationary_points import find_lowest
-from symspec.training.newton_models import minimize_in_ball
+from symspec.inverse_hessian.builder import InverseBuilder
+from symspec.training.newton_models import DenseModel, ProductModel, minimize_in_ball
 
 
 def build_problem(activation, sizes=(4, 3, 2), n_stars=30, seed=0, **options):
@@ -240,6 +241,33 @@ def test_the_sign_of_the_lowest_eigenvalue_is_found_among_many(lowest):
     assert_allclose(found.vector @ G @ found.vector, 1.0, rtol=1e-6)
     assert_allclose(found.vector @ H @ found.vector, found.value, rtol=1e-6, atol=1e-9)
     assert len(products) <= 40
+
+
+@pytest.mark.parametrize("radius", [0.1, 2.0, 100.0])
+@pytest.mark.parametrize("ball", [0, 1])
+def test_a_step_by_products_is_that_of_the_matrix(ball, radius):
+    """At the start the residuals make H indefinite; as many products as parameters tell it all."""
+    p = build_problem("tanh")
+    X, Y = p.X, p.Y
+    builder = InverseBuilder(p.reg, X, Y, structure="primal")
+    gradient = ss.compile_objective(p.reg)(p.theta, X, Y)[1]
+    hessian = ss.compile_hessian(p.reg)
+    product = ss.compile_hessian_vector_product(p.reg)
+    dense = DenseModel(lambda theta: hessian(theta, X, Y), builder, p.theta, gradient)
+    assert dense.values[0] < 0
+    by_products = ProductModel(lambda theta, v: product(theta, X, Y, v), builder, p.theta, gradient)
+    step, decrease, length = by_products.step(radius, ball)
+    expected = dense.step(radius, ball)
+    # it ends where the residual is a quarter of the gradient; absolute curvature within a span is
+    # another than that of the whole, and so is its ball
+    assert decrease > 0.5 * expected[1]
+    if ball == 1:
+        assert decrease <= expected[1] * (1 + 1e-9)
+    H = hessian(p.theta, X, Y)
+    # the vectors of the recurrence lose some of their orthogonality
+    assert_allclose(-(gradient @ step + step @ H @ step / 2), decrease, rtol=1e-3)
+    assert length <= radius * (1 + 2e-9)
+    assert_allclose(by_products.decrement, dense.decrement, rtol=1e-9)
 
 
 @pytest.mark.parametrize("hidden", [[8], [5, 4]], ids=str)
