@@ -92,7 +92,7 @@ def polish(
     r"""Go to the nearest minimum of the negative log posterior U.
 
     Each step minimises the exact quadratic model :math:`g^T s + s^T H s / 2` within a ball: from
-    eigenpairs where the network is small, else by conjugate gradients preconditioned by
+    eigenpairs where the network is small, else within the span of products preconditioned by
     :math:`G^{-1}`. As G is nearly H near a minimum, few products are needed there; directions of
     negative curvature are followed out of saddle points, and convergence is quadratic
     at the end. Networks with ReLU, clipped or max-pooled units, whose U is least where pieces meet,
