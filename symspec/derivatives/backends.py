@@ -1,10 +1,15 @@
-"""Graphs to callables: the choice of the backend, and the only call of `pytensor.function`."""
+"""Graphs to callables: the choice of the backend, and the only call of `pytensor.function`.
+
+What has been compiled is kept with its network, or its regression: the second call has it.
+"""
 
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Callable, Hashable
+from functools import wraps
 from threading import Lock
-from typing import Any
+from typing import Any, Concatenate
 
 import numpy as np
 import pytensor
@@ -17,7 +22,10 @@ from pytensor.scalar.basic import GT, Cast
 from pytensor.tensor.elemwise import Elemwise
 
 from symspec.errors import MissingDependencyError, OptionError
+from symspec.networks.network import Network
+from symspec.networks.regression import Regression
 from symspec.networks.windows import register_jax
+from symspec.safety.checkpoint import find_fingerprint
 from symspec.safety.options import check_choice
 
 BACKENDS = ("auto", "numpy", "c", "numba", "jax")
@@ -146,3 +154,36 @@ def _check_jax_precision(dtype: str) -> None:
             'JAX was set to 32 bits in this process: call jax.config.update("jax_enable_x64", True)'
             ' first, or ask for dtype="float32".'
         )
+
+
+def remember[Owner: (Network, Regression), **Options, Compiled](
+    make: Callable[Concatenate[Owner, Options], Compiled],
+) -> Callable[Concatenate[Owner, Options], Compiled]:
+    """Let `make(owner, ...)` return what it returned for the same owner and options before.
+
+    Any number of threads may call one compiled function. Copies of the owner, and what is read from
+    a file, have none yet; an owner whose layers, noise or prior were changed since gets another.
+    """
+
+    @wraps(make)
+    def recall(owner: Owner, *args: Options.args, **options: Options.kwargs) -> Compiled:
+        key = (make.__name__, _identify(owner), args, tuple(sorted(options.items())))
+        try:
+            return owner.compiled[key]
+        except (KeyError, TypeError):  # TypeError: options that are not what is expected
+            compiled = make(owner, *args, **options)
+        owner.compiled[key] = compiled
+        return compiled
+
+    return recall
+
+
+def _identify(owner: Network | Regression) -> Hashable:
+    """All that its functions depend on; layers are frozen, and kept by the key."""
+    net = owner if isinstance(owner, Network) else owner.net
+    parts: tuple[Hashable, ...] = (net.layers, net.n_pixels)
+    if isinstance(owner, Regression):
+        noise = owner.noise
+        kind = f"{type(noise).__module__}.{type(noise).__qualname__}"
+        parts += (find_fingerprint(kind, noise, owner.prior_precision),)
+    return parts

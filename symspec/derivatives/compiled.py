@@ -14,7 +14,7 @@ import pytensor.tensor as pt
 from numpy.typing import ArrayLike
 
 from symspec.derivatives import graphs
-from symspec.derivatives.backends import choose_backend, compile_graph
+from symspec.derivatives.backends import choose_backend, compile_graph, remember
 from symspec.derivatives.functions import (
     ObjectiveFunction,
     PerStarFunction,
@@ -22,7 +22,6 @@ from symspec.derivatives.functions import (
     check_square_fits,
     declare_symbols,
 )
-from symspec.derivatives.remembered import remember
 from symspec.networks.network import Network, dropout_layers
 from symspec.networks.params import Params, Shape, Symbol
 from symspec.networks.regression import Regression

@@ -17,6 +17,7 @@ from itertools import pairwise
 
 import numpy as np
 
+from symspec.derivatives.backends import remember
 from symspec.derivatives.compiled import compile_generic_ggn, compile_generic_hessian
 from symspec.derivatives.curvature import (
     CurvatureFactors,
@@ -24,7 +25,6 @@ from symspec.derivatives.curvature import (
     has_elementwise_layers,
 )
 from symspec.derivatives.functions import SumFunction, check_square_fits
-from symspec.derivatives.remembered import remember
 from symspec.derivatives.weighted_sums import LIKELIHOODS, WeightedSum
 from symspec.networks.network import Network
 from symspec.networks.params import Params, Symbol

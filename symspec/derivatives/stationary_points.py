@@ -1,29 +1,14 @@
-r"""What tells stationary points of U apart: the lowest curvature, and the gradients at a kink.
+r"""What tells minima of U from saddles: the lowest curvature.
 
-**Saddles.** The sign of the lowest eigenvalue of the exact Hessian H is that of the pencil
+The sign of the lowest eigenvalue of the exact Hessian H is that of the pencil
 :math:`H v = \rho A v` for any positive definite A (Sylvester's law of inertia). In units of A most
 eigenvalues are near 1, so that a few products with H tell the lowest from them.
-
-**Kinks.** Where pieces of a piecewise smooth U meet, no gradient vanishes. Gradients are taken
-within a ball of radius r, in the norm of A, around theta: where a convex combination of them
-vanishes, no direction leads down (Goldstein 1977, doi:10.1007/BF01584320). With the bundle's
-element of least norm
-
-.. math::
-    g_* = \arg\min \{ g^T A^{-1} g : g \in \mathrm{conv}(g_1, \ldots, g_m) \}
-
-the step :math:`s = -r\, A^{-1} g_* / |g_*|` either lowers U by a share of :math:`r |g_*|`, and is
-taken; or the gradient somewhere on the way does not agree, and is put to the bundle. So
-:math:`|g_*|` falls until one of the two is settled, mostly after as many gradients as there are
-kinks at theta (Mahdavi-Amiri & Yousefpour 2012, doi:10.1007/s10957-012-0024-7; sampling at random,
-as Burke, Lewis & Overton 2005, doi:10.1137/030601296, takes some hundreds).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 from scipy.linalg import eigh, eigh_tridiagonal
@@ -31,7 +16,6 @@ from scipy.sparse.linalg import LinearOperator
 
 Vector = np.ndarray
 Product = Callable[[Vector], Vector]
-Objective = Callable[[Vector], tuple[float, Vector]]
 DENSE_LIMIT = 400
 PRODUCT_BUDGET = 1e11  # parameters x stars x products: some 10 s on two cores
 MIN_PRODUCTS = 10
@@ -39,11 +23,6 @@ MAX_PRODUCTS = 200
 RESIDUAL = 0.1  # of the lowest ratio: its error at which it is known well enough
 MISSED = 0.01  # probability up to which a negative one may have been missed
 ROUNDING = 1e-10  # ratios that are smaller have no sign
-RADIUS = 1e-3  # of the ball: it moves no label by more than this share of its model error
-HALVINGS = 50  # of a step, before it is given up
-SHARE = 0.1  # of what the least element promises
-STORED_BYTES = 5e8  # of vectors held
-MOST_GRADIENTS = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,38 +129,86 @@ class Eigenpair:
 
 
 def find_lowest(product: Product, inverse: LinearOperator, n_products: int) -> Eigenpair:
-    r"""Lowest eigenpair of (H, A), as far as its sign matters, in at most so many steps.
-
-    Lanczos's recurrence for A^-1 H, with :math:`v_j = A^{-1} p_j` and :math:`v_j^T A v_j = 1`.
-    """
+    """Lowest eigenpair of (H, A), as far as its sign matters, in at most so many steps."""
     n = inverse.shape[0]
-    diagonal: list[float] = []
-    off: list[float] = []
-    basis: list[Vector] = []
-    before = np.zeros(n)
-    p = np.random.default_rng(0).normal(size=n)
-    v = inverse @ p
-    size = np.sqrt(p @ v)
+    lanczos = Lanczos(product, inverse, np.random.default_rng(0).normal(size=n))
     for _ in range(n_products):
-        p = p / size
-        v = v / size
-        basis.append(v)
-        w = product(v) - (off[-1] if off else 0.0) * before
-        diagonal.append(float(v @ w))
-        w -= diagonal[-1] * p
-        before = p
-        p = w
-        v = inverse @ p
-        size = np.sqrt(max(p @ v, 0.0))
-        off.append(float(size))
-        values, vectors = eigh_tridiagonal(diagonal, off[:-1])
-        error = float(off[-1] * abs(vectors[-1, 0]))
-        is_invariant = off[-1] <= 1e-12 * np.abs(values).max()
-        missed = 0.0 if is_invariant else _bound_missed(values, error, n)
-        if is_invariant or (error <= RESIDUAL * abs(values[0]) and missed <= MISSED):
+        lanczos.grow()
+        error = float(lanczos.residual(lanczos.vectors[:, 0]))
+        missed = 0.0 if lanczos.is_whole else _bound_missed(lanczos.values, error, n)
+        if lanczos.is_whole or (error <= RESIDUAL * abs(lanczos.values[0]) and missed <= MISSED):
             break
-    vector = sum((s * v for s, v in zip(vectors[:, 0], basis, strict=True)), np.zeros(n))
-    return Eigenpair(float(values[0]), vector, error, missed)
+    return Eigenpair(
+        float(lanczos.values[0]), lanczos.combine(lanczos.vectors[:, 0]), error, missed
+    )
+
+
+class Lanczos:
+    r"""Lanczos's recurrence for A^-1 H in the inner product of A, from A^-1 p on.
+
+    The vectors :math:`v_j = A^{-1} p_j`, of which each takes a product with H and one with A^-1,
+    have :math:`v_j^T A v_k = \delta_{jk}`; in their span H is tridiagonal.
+
+    Parameters
+    ----------
+    product : callable
+        H v.
+    inverse : LinearOperator
+        Products with A^-1.
+    p : numpy.ndarray, shape (param,)
+
+    Attributes
+    ----------
+    norm : float
+        Of p, in the norm of A^-1.
+    values : numpy.ndarray, shape (step,)
+        Eigenvalues of H in the span, rising.
+    vectors : numpy.ndarray, shape (step, step)
+        Their coefficients of the v_j, one in a column.
+    """
+
+    def __init__(self, product: Product, inverse: LinearOperator, p: Vector):
+        self._product = product
+        self._inverse = inverse
+        self._basis: list[Vector] = []
+        self._diagonal: list[float] = []
+        self._off: list[float] = []
+        self._before = np.zeros_like(p)
+        self._p = p
+        self._v = inverse @ p
+        self.norm = float(np.sqrt(max(p @ self._v, 0.0)))
+
+    def __len__(self) -> int:
+        return len(self._basis)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the span is invariant: there is nothing to add."""
+        return bool(self._off[-1] <= 1e-12 * np.abs(self.values).max())
+
+    def grow(self) -> None:
+        """Take a step."""
+        size = self._off[-1] if self._off else self.norm
+        p = self._p / size
+        v = self._v / size
+        self._basis.append(v)
+        w = self._product(v) - (self._off[-1] if self._off else 0.0) * self._before
+        self._diagonal.append(float(v @ w))
+        w -= self._diagonal[-1] * p
+        self._before = p
+        self._p = w
+        self._v = self._inverse @ w
+        self._off.append(float(np.sqrt(max(w @ self._v, 0.0))))
+        self.values, self.vectors = eigh_tridiagonal(self._diagonal, self._off[:-1])
+
+    def residual(self, coefficients: Vector) -> float:
+        """Length, in the norm of A^-1, of what H makes of a combination beyond the span."""
+        return float(self._off[-1] * abs(coefficients[-1]))
+
+    def combine(self, coefficients: Vector) -> Vector:
+        """The combination (param,) of the v_j."""
+        pairs = zip(coefficients, self._basis, strict=True)
+        return sum((c * v for c, v in pairs), np.zeros_like(self._p))
 
 
 def _bound_missed(values: np.ndarray, error: float, n: int) -> float:
@@ -196,158 +223,3 @@ def _bound_missed(values: np.ndarray, error: float, n: int) -> float:
     width = values[-1] + error
     exponent = np.sqrt(values[0] / width) * (2 * len(values) - 1)
     return float(min(1.0, 1.648 * np.sqrt(n) * np.exp(-exponent)))
-
-
-class Inverse(Protocol):
-    """An approximate inverse of the second derivatives of U, positive definite."""
-
-    def dot(self, v: np.ndarray, /) -> np.ndarray: ...
-
-
-@dataclass(frozen=True, eq=False)
-class Place:
-    """A theta (param,) with U and one of its gradients (param,) there."""
-
-    theta: Vector
-    U: float
-    gradient: Vector
-
-
-class Bundle:
-    """Gradients of the pieces that meet around a place, and their convex combination of least norm.
-
-    Parameters
-    ----------
-    place : Place
-    inverse : Inverse
-        Of G.
-    most : int
-        Gradients that it may take.
-
-    Attributes
-    ----------
-    decrement : float
-        Of the least element, in nats.
-    """
-
-    def __init__(self, place: Place, inverse: Inverse, most: int = MOST_GRADIENTS):
-        self._place = place
-        self._inverse = inverse
-        self._gradients: list[Vector] = []
-        self._steps: list[Vector] = []  # G^-1 of each
-        self._K = np.zeros((0, 0))
-        self._weights = np.zeros(0)
-        self._limit = int(np.clip(STORED_BYTES / (16 * place.theta.size), 5, most))
-        self._add(place.gradient)
-
-    @property
-    def n_pieces(self) -> int:
-        """Gradients that the least element is combined from."""
-        return int(np.count_nonzero(self._weights))
-
-    @property
-    def least(self) -> Vector:
-        """The convex combination of least norm (param,)."""
-        return self._combine(self._gradients)
-
-    def settle(
-        self, objective: Objective, radius: float, tolerance: float, max_calls: float = np.inf
-    ) -> Place | None:
-        """A lower place in the ball, or None: the decrement is below the tolerance, or stays.
-
-        It stays where the limits are reached of gradients, or of calls of the objective.
-        """
-        self._calls_left = max_calls
-        while self.decrement > tolerance and len(self._weights) < self._limit:
-            norm = np.sqrt(2 * self.decrement)
-            new, is_lower = self._look_along(objective, -radius / norm * self._step, radius * norm)
-            if is_lower or new is None:
-                return new
-            self._add(new.gradient)
-        return None
-
-    def _look_along(
-        self, objective: Objective, step: Vector, promise: float
-    ) -> tuple[Place | None, bool]:
-        """The step's end if it is lower by a share of the promise, or where it falls less."""
-        low = 0.0
-        high = t = 1.0
-        rise = np.nan
-        for _ in range(int(min(HALVINGS, self._calls_left))):
-            self._calls_left -= 1
-            theta = self._place.theta + t * step
-            new = Place(theta, *objective(theta))
-            excess = new.U - self._place.U + SHARE * t * promise
-            if t == 1.0 and excess < 0:
-                return new, True
-            if new.gradient @ step > -0.5 * promise:
-                return new, False
-            if t == 1.0 or excess >= rise:
-                high = t
-                rise = excess
-            else:
-                low = t
-            t = 0.5 * (low + high)
-        return None, False
-
-    def _add(self, gradient: Vector) -> None:
-        step = self._inverse.dot(gradient)
-        row = [float(step @ g) for g in [*self._gradients, gradient]]
-        n = len(self._gradients)
-        K = np.empty((n + 1, n + 1))
-        K[:n, :n] = self._K
-        K[n] = K[:, n] = row
-        self._K = K
-        self._gradients.append(gradient)
-        self._steps.append(step)
-        self._weights = find_least(K, np.append(self._weights, 0.0 if n else 1.0))
-        self._step = self._combine(self._steps)
-        self.decrement = 0.5 * float(self._combine(self._gradients) @ self._step)
-
-    def _combine(self, vectors: list[Vector]) -> Vector:
-        return sum(
-            (w * v for w, v in zip(self._weights, vectors, strict=True) if w > 0),
-            np.zeros_like(self._place.theta),
-        )
-
-
-def find_least(K: np.ndarray, weights: Vector) -> Vector:
-    """Weights of the point of least norm in the convex hull of vectors with the products K.
-
-    By Wolfe's method (1976, doi:10.1007/BF01580381) from the weights given, which sum to one.
-    """
-    for _ in range(10 * len(K)):
-        slopes = K @ weights
-        lowest = int(np.argmin(slopes))
-        if weights[lowest] > 0 or slopes[lowest] >= (1 - 1e-6) * (weights @ slopes):
-            break
-        weights = _enter(K, weights, np.append(np.flatnonzero(weights), lowest))
-    return weights
-
-
-def _enter(K: np.ndarray, weights: Vector, corral: np.ndarray) -> Vector:
-    """The least point of the corral's hull, with the last of it new; some may leave it."""
-    now = weights[corral]
-    while True:
-        goal = _find_affine(K[np.ix_(corral, corral)])
-        leaving = goal <= 0
-        if not leaving.any():
-            break
-        shares = now[leaving] / np.maximum(now[leaving] - goal[leaving], np.finfo(float).tiny)
-        now = now + shares.min() * (goal - now)
-        now[np.flatnonzero(leaving)[np.argmin(shares)]] = 0.0
-        corral = corral[now > 0]
-        now = now[now > 0]
-    found = np.zeros_like(weights)
-    found[corral] = goal / goal.sum()
-    return found
-
-
-def _find_affine(K: np.ndarray) -> Vector:
-    """Weights of any sign, of sum one, of the least norm."""
-    n = len(K)
-    bordered = np.ones((n + 1, n + 1))
-    bordered[:n, :n] = K
-    bordered[np.diag_indices(n)] += 1e-15 * np.trace(K)  # for vectors that depend on each other
-    bordered[n, n] = 0.0
-    return np.linalg.solve(bordered, np.append(np.zeros(n), 1.0))[:n]

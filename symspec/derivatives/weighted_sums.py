@@ -24,9 +24,8 @@ import numpy as np
 import pytensor.tensor as pt
 
 from symspec.derivatives import graphs
-from symspec.derivatives.backends import choose_backend, compile_graph
+from symspec.derivatives.backends import choose_backend, compile_graph, remember
 from symspec.derivatives.functions import CHUNK_BYTES, MAX_CHUNK
-from symspec.derivatives.remembered import remember
 from symspec.networks.network import Network
 from symspec.networks.params import Params, Symbol
 

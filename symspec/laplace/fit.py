@@ -12,13 +12,11 @@ from numpy.typing import ArrayLike
 from scipy.sparse.linalg import LinearOperator
 
 from symspec.derivatives import compiled
+from symspec.derivatives.bundles import RADIUS, Bundle, Place
 from symspec.derivatives.functions import check_stars
 from symspec.derivatives.stationary_points import (
     DENSE_LIMIT,
-    RADIUS,
-    Bundle,
     LowestCurvature,
-    Place,
     count_products,
     find_lowest_curvature,
 )

@@ -20,7 +20,7 @@ Params = Mapping[str, Symbol]  # by name of block
 
 
 class Compilable:
-    """Something whose compiled functions are kept with it, see `symspec.derivatives.remembered`."""
+    """Something whose compiled functions are kept with it, see `symspec.derivatives.backends`."""
 
     @cached_property
     def compiled(self) -> dict[Any, Any]:

@@ -2,7 +2,8 @@
 
 BFGS finds them, if its line search asks for the weak Wolfe conditions only (Lewis & Overton 2013,
 doi:10.1007/s10107-012-0514-2). What proves one is a bundle of gradients around it, see
-`symspec.derivatives.stationary_points`.
+`symspec.derivatives.bundles`. BFGS forgets what it learned far away, at turns twice as long each
+time; where it learns little from step to step, bundles lead on.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.linalg.blas import dsymv, dsyr2
 
-from symspec.derivatives.stationary_points import (
+from symspec.derivatives.bundles import (
     HALVINGS,
     RADIUS,
     STORED_BYTES,
@@ -27,8 +28,13 @@ from symspec.derivatives.stationary_points import (
 
 ARMIJO = 1e-4  # share of the slope's promise that a step has to keep
 WOLFE = 0.9  # share of the slope that may be left after it
-PATIENCE = 50  # BFGS steps between two looks at what they gain
+PATIENCE = 50  # BFGS steps between two looks at what they gain, or as many as one took gradients
 GAIN = 1e3  # tolerances that they have to gain, or a bundle looks on
+LOOKS = 10  # looks after which bundles go on, as BFGS learns little from step to step
+TURN = 50  # BFGS steps before it starts again from the inverse of G; the next turn is twice as long
+FIRST_RADIUS = 0.1  # of the ball in which they begin
+MOVES = 100  # of theirs before BFGS tries again
+RENEWAL = 10  # moves after which the inverse of G is built again
 DENSE_PARAMS = 2000  # up to which BFGS holds its matrix
 
 
@@ -81,29 +87,105 @@ def minimize_at_kinks(
     callback : callable, optional
         Called with (step, U, decrement) before each step; the decrement is the last one known.
     """
-    radius = min(RADIUS, np.sqrt(2 * tolerance))
-    inverse = find_inverse(theta)
-    search = Search(objective, Place(theta, *objective(theta)), inverse, callback)
+    least = min(RADIUS, np.sqrt(2 * tolerance))
+    search = Search(objective, Place(theta, *objective(theta)), find_inverse(theta), callback)
+    walk = _Walk(objective, find_inverse, least, tolerance)
+    turn = TURN
+    end_of_turn = TURN
+    patience = PATIENCE
+    n_looks = 0
     while True:
         before = search.place.U
-        taken = search.run(min(PATIENCE, max_steps - search.steps))
+        taken = search.run(min(patience, max_steps - search.steps))
+        gain = before - search.place.U
+        is_stuck = taken < patience
         is_last = search.steps >= max_steps
-        if taken == PATIENCE and before - search.place.U > GAIN * tolerance and not is_last:
-            continue
-        inverse = find_inverse(search.place.theta)
-        bundle = Bundle(search.place, inverse)
-        lower = bundle.settle(objective, radius, tolerance)
-        search.decrement = bundle.decrement
-        if lower is None or is_last:
-            return KinkResult(
-                place=search.place,
-                decrement=bundle.decrement,
-                n_pieces=bundle.n_pieces,
-                steps=search.steps,
-                is_stationary=bundle.decrement <= tolerance,
-            )
-        lower = go_on(objective, search.place, lower)
-        search.go_on_from(lower, None if taken == PATIENCE else inverse)
+        if is_last or is_stuck or gain <= GAIN * tolerance:
+            bundle = Bundle(search.place, find_inverse(search.place.theta))
+            lower = bundle.settle(objective, least, tolerance)
+            search.decrement = bundle.decrement
+            # where BFGS still gains, the ball reaches over kinks that lie beside the place
+            if is_last or (lower is None and (is_stuck or gain <= tolerance)):
+                return _describe(search, bundle, tolerance)
+            n_looks += 1
+            patience = max(PATIENCE, bundle.n_gradients)
+            if n_looks % LOOKS == 0:
+                walk.run(search, min(MOVES, max_steps - search.steps))
+                is_stuck = True
+            elif lower is not None:
+                search.go_to(go_on(objective, search.place, lower))
+        if is_stuck or search.steps >= end_of_turn:
+            search.renew(find_inverse(search.place.theta))
+            turn *= 2
+            end_of_turn = search.steps + turn
+
+
+class _Walk:
+    """Descent by bundles: along the least element in a ball, which shrinks where that is small.
+
+    The gradients in the ball stay with it where it goes. It takes a ball of any radius over kinks
+    that lie much closer.
+    """
+
+    def __init__(
+        self,
+        objective: Objective,
+        find_inverse: Callable[[Vector], Inverse],
+        least_radius: float,
+        tolerance: float,
+    ):
+        self._objective = objective
+        self._find_inverse = find_inverse
+        self._least_radius = least_radius
+        self._tolerance = tolerance
+        self.radius = FIRST_RADIUS
+
+    def run(self, search: Search, n_moves: int) -> None:
+        """Move on from where the search stands, while there is a lower place in the ball."""
+        self.radius = max(self.radius, FIRST_RADIUS)
+        bundle = Bundle(search.place, self._find_inverse(search.place.theta))
+        for move in range(n_moves):
+            lower = self._find_lower(bundle)
+            search.decrement = bundle.decrement
+            if lower is None:
+                return
+            lower = self._go_on(search.place, lower)
+            search.go_to(lower)
+            bundle.move(lower, self.radius)
+            if move % RENEWAL == RENEWAL - 1:
+                bundle.renew(self._find_inverse(lower.theta))
+
+    def _find_lower(self, bundle: Bundle) -> Place | None:
+        """A lower place in the ball, or in a smaller one; perhaps none in the smallest."""
+        while True:
+            goal = max(self._tolerance, 0.5 * self.radius**2)  # more may be owed to curvature
+            before = bundle.n_gradients
+            lower = bundle.settle(self._objective, self.radius, goal)
+            self._is_easy = bundle.n_gradients == before
+            if lower is not None or self.radius <= self._least_radius:
+                return lower
+            length = np.sqrt(2 * bundle.decrement)
+            self.radius = max(self._least_radius, min(0.5 * self.radius, length))
+            bundle.narrow(self.radius)
+
+    def _go_on(self, place: Place, lower: Place) -> Place:
+        """Farther the same way while that is lower; the ball grows where long steps succeed."""
+        further = go_on(self._objective, place, lower)
+        step = np.linalg.norm(lower.theta - place.theta)
+        self.radius *= float(np.linalg.norm(further.theta - place.theta) / step)
+        if self._is_easy:
+            self.radius *= 2
+        return further
+
+
+def _describe(search: Search, bundle: Bundle, tolerance: float) -> KinkResult:
+    return KinkResult(
+        place=search.place,
+        decrement=bundle.decrement,
+        n_pieces=bundle.n_pieces,
+        steps=search.steps,
+        is_stationary=bundle.decrement <= tolerance,
+    )
 
 
 def go_on(objective: Objective, place: Place, lower: Place) -> Place:
@@ -163,13 +245,15 @@ class Search:
         if self._callback is not None:
             self._callback(self.steps, self.place.U, self.decrement)
 
-    def go_on_from(self, place: Place, inverse: Inverse | None) -> None:
-        """Stand at another place; forget the metric if there is an inverse in its stead."""
+    def go_to(self, place: Place) -> None:
+        """Stand at another place."""
         self._tell()
         self.place = place
         self.steps += 1
-        if inverse is not None:
-            self._metric = build_metric(inverse, place.theta.size)
+
+    def renew(self, inverse: Inverse) -> None:
+        """Forget what the steps have told, for the inverse of G."""
+        self._metric = build_metric(inverse, self.place.theta.size)
 
 
 def find_weak_wolfe(objective: Objective, place: Place, direction: Vector) -> Place | None:

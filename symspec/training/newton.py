@@ -15,9 +15,10 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from symspec.derivatives import compiled, matrices
+from symspec.derivatives.bundles import Objective, Place
 from symspec.derivatives.functions import check_stars
 from symspec.derivatives.span import reduce_to_span
-from symspec.derivatives.stationary_points import Objective, Place, Vector
+from symspec.derivatives.stationary_points import Vector
 from symspec.inverse_hessian.builder import InverseBuilder
 from symspec.inverse_hessian.interface import InverseHessian
 from symspec.networks.regression import Regression

@@ -5,7 +5,10 @@ spread. At a smooth end the Hessian is taken by central differences of the gradi
 eigenvalue has to be positive; at a kink none of 500 random directions may lead down, by steps of
 1e-3, 1e-4 and 1e-5 in the norm of the Gauss-Newton matrix, by more than the tolerance of 1e-6 nats.
 
-Usage: python tests/bench/fuzz_minima.py [NUMBER] [SEED]
+Usage: python tests/bench/fuzz_minima.py [FIRST LAST [SECONDS [SEED]]]
+
+Networks FIRST to LAST - 1 of the forty; one that takes more than SECONDS of the processor is given
+up.
 """
 
 from __future__ import annotations
@@ -79,43 +82,78 @@ def find_lowest_around(reg, theta, X, Y, rng):
     )
 
 
-def check(kind, rng):
+class GivenUp(Exception):
+    """The seconds allowed are over."""
+
+
+class Clock:
+    """Seconds of the processor since it was made; as a callback of `polish`, one that ends it."""
+
+    def __init__(self, seconds):
+        self._start = time.process_time()
+        self._seconds = seconds
+        self.state = (0, np.nan, np.nan)  # step, U, decrement
+
+    def read(self):
+        return time.process_time() - self._start
+
+    def __call__(self, *state):
+        self.state = state
+        if self.read() > self._seconds:
+            raise GivenUp
+
+
+def check(kind, rng, seconds):
     """One network: what came of it, in words; empty if all is well."""
     reg, X, Y, hidden = draw_problem(kind, rng)
-    start = time.perf_counter()
     theta = reg.net.init_params(rng)
-    result = ss.polish(reg, theta, X, Y, progress=False)
-    seconds = time.perf_counter() - start
-    if not result.converged:
-        verdict = result.reason
-    elif result.at_kink:
-        lowest = find_lowest_around(reg, result.theta, X, Y, rng)
-        verdict = f"{-lowest:.1e} nats lower beside it" if lowest < -TOLERANCE else ""
-    else:
-        lowest = find_lowest_eigenvalue(reg, result.theta, X, Y)
-        verdict = f"eigenvalue {lowest:.3g}" if lowest <= 0 else ""
-    where = "kink" if result.at_kink else "smooth"
+    clock = Clock(seconds)
+    where = ""
+    try:
+        result = ss.polish(reg, theta, X, Y, progress=False, callback=clock)
+        taken = clock.read()
+        verdict = judge(result, reg, X, Y, rng)
+        where = "kink" if result.at_kink else "smooth"
+    except GivenUp:
+        taken = clock.read()
+        verdict = "given up"
+    step, U, decrement = clock.state
     print(
         f"{kind:10s} {len(X):4d} stars, {reg.net.n_params:5d} weights {hidden!s:14}"
-        f" {result.iterations:6d} steps {seconds:7.1f} s  U {result.negative_log_posterior:9.2f}"
-        f" decrement {result.newton_decrement:.1e} {where} {verdict}",
+        f" {step:6d} steps {taken:7.1f} s  U {U:9.2f} decrement {decrement:.1e} {where} {verdict}",
         flush=True,
     )
-    return verdict
+    return verdict, taken
 
 
-def main(number=40, seed=0):
+def judge(result, reg, X, Y, rng):
+    """What is wrong with an end, in words."""
+    if not result.converged:
+        return result.reason
+    if result.at_kink:
+        lowest = find_lowest_around(reg, result.theta, X, Y, rng)
+        return f"{-lowest:.1e} nats lower beside it" if lowest < -TOLERANCE else ""
+    lowest = find_lowest_eigenvalue(reg, result.theta, X, Y)
+    return f"eigenvalue {lowest:.3g}" if lowest <= 0 else ""
+
+
+def main(first=0, last=40, seconds=np.inf, seed=0):
     tried = Counter()
     failed = Counter()
+    times = []
     kinds = SMOOTH + KINKED
-    for i in range(number):
+    for i in range(int(first), int(last)):
         kind = kinds[i % len(kinds)]
+        print(f"{i:3d}", end=" ", flush=True)
+        verdict, taken = check(kind, np.random.default_rng([int(seed), i]), seconds)
         tried[kind] += 1
-        failed[kind] += bool(check(kind, np.random.default_rng([seed, i])))
+        failed[kind] += bool(verdict)
+        times.append(taken)
+    print(f"\nseconds of the processor: median {np.median(times):.1f}, most {np.max(times):.1f}")
     print("\nkind       | tried | failed")
     for kind in kinds:
         print(f"{kind:10s} | {tried[kind]:5d} | {failed[kind]:6d}")
 
 
 if __name__ == "__main__":
-    main(*map(int, sys.argv[1:]))
+    main(*map(float, sys.argv[1:]))

@@ -8,7 +8,7 @@ from numpy.testing import assert_allclose
 from scipy.optimize import minimize, nnls
 
 import symspec as ss
-from symspec.derivatives.stationary_points import Bundle, Place, find_least
+from symspec.derivatives.bundles import Bundle, Place, find_least
 from symspec.inverse_hessian.builder import InverseBuilder
 from symspec.training.kinks import go_on, minimize_at_kinks
 
@@ -38,6 +38,11 @@ def folded(x):
     """(x - 3)^2 + |y - x|, least at (3, 3): a bowl along a fold."""
     side = SIGN[x[1] > x[0]]
     return (x[0] - 3) ** 2 + abs(x[1] - x[0]), np.array([2 * (x[0] - 3) - side, side])
+
+
+def gutter(x):
+    """x^2 + 10 |y|."""
+    return x[0] ** 2 + 10 * abs(x[1]), np.array([2 * x[0], 10 * SIGN[x[1] > 0]])
 
 
 def roof(x):
@@ -122,6 +127,44 @@ def test_a_look_ends_with_the_calls_allowed():
     assert bundle.settle(count, 1e-3, 1e-8, max_calls=0) is None
     assert calls == []
     assert bundle.decrement == 0.5
+
+
+@pytest.mark.parametrize("name", ["crooked-valley", "folded", "pyramid"])
+def test_bundles_alone_come_to_minima_known_on_paper(name, monkeypatch):
+    """BFGS is allowed its few first steps only."""
+    monkeypatch.setattr("symspec.training.kinks.PATIENCE", 1)
+    monkeypatch.setattr("symspec.training.kinks.GAIN", np.inf)
+    monkeypatch.setattr("symspec.training.kinks.LOOKS", 1)
+    objective, start, minimum, _ = MINIMA[name]
+    found = minimize_at_kinks(
+        objective,
+        lambda theta: np.eye(len(start)),
+        np.array(start),
+        tolerance=1e-8,
+        max_steps=2000,
+    )
+    assert found.is_stationary
+    assert_allclose(found.place.theta, minimum, atol=2e-3)
+
+
+def test_a_bundle_takes_along_the_gradients_of_its_ball():
+    """Down a gutter both of its sides go with it; a smaller ball leaves them."""
+    start = np.array([1.0, 1e-4])
+    bundle = Bundle(Place(start, *gutter(start)), np.eye(2))
+    lower = bundle.settle(gutter, 1e-2, 1e-8)
+    assert bundle.n_gradients == 2
+    assert_allclose(bundle.least, [2.0, 0.0], atol=0.01)
+    assert_allclose(lower.theta, [0.99, 1e-4], atol=1e-4)
+    bundle.move(lower, 0.1)
+    assert bundle.n_gradients == 3
+    assert_allclose(bundle.least, [2.0, 0.0], atol=0.05)
+    bundle.renew(np.diag([4.0, 1.0]))
+    assert_allclose(
+        bundle.decrement, bundle.least @ np.diag([4.0, 1.0]) @ bundle.least / 2, rtol=1e-12
+    )
+    bundle.narrow(1e-6)
+    assert bundle.n_gradients == 1
+    assert_allclose(bundle.least, lower.gradient)
 
 
 def test_it_stops_after_the_steps_allowed_and_says_that_nothing_is_proved():
