@@ -218,8 +218,9 @@ def _sample_by_nutpie(
     compiled = nutpie.compile_pymc_model(model, var_names=names, jitter_rvs=set())
     raise_if_interrupted()
     keep_on_interrupt()
+    begin = time.perf_counter()
     try:
-        return nutpie.sample(
+        draws: DataTree = nutpie.sample(
             compiled,
             draws=n_draws,
             tune=n_tune,
@@ -233,6 +234,9 @@ def _sample_by_nutpie(
     except RuntimeError:
         raise_if_interrupted()  # nutpie makes another error of one that falls into its start
         raise
+    # as PyMC has it
+    draws["posterior"].attrs.update(sampling_time=time.perf_counter() - begin, tuning_steps=n_tune)
+    return draws
 
 
 def _sample_by_pymc(
