@@ -10,12 +10,13 @@ J_x = df/dx:
 `flux_cov`   J_x (Sigma_x+C) J_x^T  what the errors of this spectrum, and its missing pixels, do to
                                     its labels
 `noise_cov`  S                      scatter of the training labels around the best network, the
-                                    labels' own errors included
+                                    labels' own errors included unless they were given
 `total_cov`  their sum              the error bar of a label as the training set defines labels
 ===========  =====================  ============================================================
 
 All are full covariances between labels, in the labels' units; `prediction.errors` are standard
-deviations of the total. A is the Hessian of the negative log posterior U (a sum over stars, never a
+deviations of the total, `prediction.interval(0.68)` holds a label with that probability, whatever
+the tails of the noise. A is the Hessian of the negative log posterior U (a sum over stars, never a
 mean): the generalised Gauss-Newton matrix by default, the exact Hessian with
 ``curvature="hessian"``. How A is inverted: `help(symspec.inverse_hessian)`.
 

@@ -189,7 +189,7 @@ class StudentTNoise(TunableNoise):
     def differentiate_evidence(
         self, residuals: np.ndarray, V: np.ndarray, moves: np.ndarray, labels: Labels
     ) -> np.ndarray:
-        """DF by the squared scale and by the degrees of freedom of each label (2, label)."""
+        """Gradient by the squared scale and the degrees of freedom of each label (2, label)."""
         p = self.given(labels)[:, :, 0]
         dof = self.dof
         z2 = p * residuals**2
