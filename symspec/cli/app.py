@@ -48,8 +48,11 @@ app.command(epilog=info.EXAMPLES)(info.info)
 
 def main() -> None:
     """Run the command line, as the command `symspec` does."""
-    with heeding_signals():
-        app(prog_name="symspec")
+    try:
+        with heeding_signals():
+            app(prog_name="symspec")
+    except KeyboardInterrupt:  # one that was sent again, and came when all had ended
+        raise SystemExit(find_exit_code()) from None
 
 
 def _print_version(wanted: bool) -> None:

@@ -26,10 +26,11 @@ def _say_to_start_again() -> str:
 
 @dataclass
 class _Ending:
-    """What the one line is to say, and whether it was said."""
+    """What the one line is to say, whether it was said, and the exit code once it is known."""
 
     find_advice: Callable[[], str] = _say_to_start_again
     is_said: bool = False
+    code: int | None = None
 
 
 _ending = _Ending()
@@ -57,7 +58,8 @@ def heeding_signals() -> Iterator[None]:
                     raise
                 if not _ending.is_said:  # it fell between the options and the work
                     say_interrupted()
-                raise SystemExit(find_exit_code()) from end
+                _ending.code = find_exit_code()
+                raise SystemExit(_ending.code) from end
     finally:
         for number in numbers:
             signal.signal(number, signal.SIG_IGN)
@@ -98,7 +100,7 @@ def say_interrupted() -> None:
 
 def find_exit_code() -> int:
     """Exit code of a command that a signal ended."""
-    return 128 + (find_signal() or signal.SIGINT)
+    return _ending.code or 128 + (find_signal() or signal.SIGINT)
 
 
 def _watch(receiver: socket.socket) -> None:

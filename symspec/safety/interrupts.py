@@ -29,6 +29,7 @@ class _Interrupts:
         self.is_waiting = False
         self.n_deferring = 0
         self.is_keeping = False
+        self.lock = threading.Lock()  # between the work's end and what is sent again
         self.hook = sys.__unraisablehook__
 
     def note(self, number: int, frame: Any) -> None:
@@ -48,20 +49,27 @@ class _Interrupts:
             again.start()
 
     def forget(self) -> None:
-        """Be ready for the next signal."""
-        self.asked = None
-        self.is_waiting = False
-        self.is_keeping = False
+        """Be ready for the next signal; what was sent again and has not come yet never comes."""
+        with self.lock:
+            self.asked = None
+            self.is_waiting = False
+            self.is_keeping = False
+            _send_to_main(ctypes.py_object())
 
     def send_again(self) -> None:
-        if self.asked is None:  # the work has ended since
-            return
-        if self.n_deferring:
-            self.is_waiting = True
-        else:
-            main = ctypes.c_ulong(threading.main_thread().ident or 0)
-            error = ctypes.py_object(KeyboardInterrupt)
-            ctypes.pythonapi.PyThreadState_SetAsyncExc(main, error)
+        with self.lock:
+            if self.asked is None:  # the work has ended since
+                return
+            if self.n_deferring:
+                self.is_waiting = True
+            else:
+                _send_to_main(ctypes.py_object(KeyboardInterrupt))
+
+
+def _send_to_main(error: Any) -> None:
+    """Raise an error in the main thread; NULL takes back one that it has not noticed yet."""
+    main = ctypes.c_ulong(threading.main_thread().ident or 0)
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(main, error)
 
 
 _interrupts = _Interrupts()
