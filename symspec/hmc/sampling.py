@@ -176,20 +176,27 @@ def _sample(
     names: list[str],
     *,
     sampler: str,
+    seed: int,
+    target_accept: float,
+    n_draws: int,
+    n_tune: int,
+    n_chains: int,
     progress: bool | Progress,
-    **how: Any,
 ) -> DataTree:
     """Draws of the variables `names`; chains run side by side, with one BLAS thread each."""
-    total = how["n_chains"] * (how["n_tune"] + how["n_draws"])
+    counts = {"draws": n_draws, "tune": n_tune, "chains": n_chains, "cores": os.cpu_count()}
+    total = n_chains * (n_tune + n_draws)
     shows_bar = bool(progress) and not callable(progress)
     follow = progress if callable(progress) else be_silent
     follow("sampling", 0, total)
     with model, threadpool_limits(1), _compiling_anew():
         if sampler == "nutpie":
-            draws = _sample_by_nutpie(model, names, shows_bar, **how)
+            draws = _sample_by_nutpie(model, names, counts, seed, target_accept, shows_bar)
         else:
             callback = _count_draws(follow, total) if sampler == "pymc" else None
-            draws = _sample_by_pymc(names, sampler, shows_bar, callback, **how)
+            draws = _sample_by_pymc(
+                names, counts, seed, target_accept, shows_bar, sampler, callback
+            )
     if sampler != "pymc":
         follow("sampling", total, total)
     return draws
@@ -198,13 +205,10 @@ def _sample(
 def _sample_by_nutpie(
     model: pm.Model,
     names: list[str],
-    shows_bar: bool,
-    *,
+    counts: dict[str, Any],
     seed: int,
     target_accept: float,
-    n_draws: int,
-    n_tune: int,
-    n_chains: int,
+    shows_bar: bool,
 ) -> DataTree:
     """Draws by nutpie itself: PyMC would not tell where compiling ends and drawing begins.
 
@@ -222,34 +226,29 @@ def _sample_by_nutpie(
     try:
         draws: DataTree = nutpie.sample(
             compiled,
-            draws=n_draws,
-            tune=n_tune,
-            chains=n_chains,
-            cores=os.cpu_count(),
             seed=seed,
             save_warmup=False,
             progress_bar=shows_bar,
             target_accept=target_accept,
+            **counts,
         )
     except RuntimeError:
         raise_if_interrupted()  # nutpie makes another error of one that falls into its start
         raise
     # as PyMC has it
-    draws["posterior"].attrs.update(sampling_time=time.perf_counter() - begin, tuning_steps=n_tune)
+    seconds = time.perf_counter() - begin
+    draws["posterior"].attrs.update(sampling_time=seconds, tuning_steps=counts["tune"])
     return draws
 
 
 def _sample_by_pymc(
     names: list[str],
-    sampler: str,
-    shows_bar: bool,
-    callback: Callable[..., None] | None,
-    *,
+    counts: dict[str, Any],
     seed: int,
     target_accept: float,
-    n_draws: int,
-    n_tune: int,
-    n_chains: int,
+    shows_bar: bool,
+    sampler: str,
+    callback: Callable[..., None] | None,
 ) -> DataTree:
     """Draws by PyMC's own sampler, or by one of those in JAX that it calls."""
     import pymc as pm
@@ -266,17 +265,14 @@ def _sample_by_pymc(
         nuts["jitter"] = False
     keep_on_interrupt()
     return pm.sample(
-        draws=n_draws,
-        tune=n_tune,
-        chains=n_chains,
         var_names=names,
-        cores=os.cpu_count(),
         random_seed=seed,
         nuts_sampler=sampler,
         nuts=nuts,
         progressbar=shows_bar,
         quiet=not shows_bar,
         compute_convergence_checks=False,
+        **counts,
         **own,
     )
 

@@ -305,7 +305,7 @@ class MarginalLikelihood(EvidenceFunction):
         tangents = self.builder.tangents(theta)
         V = inverse.label_covariance(tangents)
         residuals = self.Y - self.predict(theta, self.X)
-        by_noise = self._own.differentiate_evidence(residuals, V, tangents.matvec(q), self.labels)
+        by_noise = self._own.differentiate_evidence(residuals, V, tangents.matvec(q), self._given)
         pull = self._sum_by_block(precision * theta * (q - 0.5 * theta))
         by_block = {name: 0.5 * count + pull[name] for name, count in counts.items()}
         gradient = self.hyperparameters.gradient(self.h, by_noise, by_block)

@@ -222,10 +222,10 @@ class GaussianNoise(TunableNoise):
         return 0.5 * (stars.log_det + np.count_nonzero(stars.observed) * LOG_2PI)
 
     def differentiate_evidence(
-        self, residuals: np.ndarray, V: np.ndarray, moves: np.ndarray, labels: Labels
+        self, residuals: np.ndarray, V: np.ndarray, moves: np.ndarray, given: np.ndarray
     ) -> np.ndarray:
         """Symmetric dF/dS (label, label)."""
-        W = self.given(labels)
+        W = given
         Wr = np.einsum("ncd,nd->nc", W, residuals)
         cross = np.einsum("ncd,nd->nc", W, moves).T @ Wr
         return 0.5 * (Wr.T @ Wr + np.sum(W @ V @ W - W, axis=0) + cross + cross.T)

@@ -155,7 +155,7 @@ class TunableNoise(Noise):
 
     @abstractmethod
     def differentiate_evidence(
-        self, residuals: np.ndarray, V: np.ndarray, moves: np.ndarray, labels: Labels
+        self, residuals: np.ndarray, V: np.ndarray, moves: np.ndarray, given: np.ndarray
     ) -> np.ndarray:
         r"""Gradient of the log evidence with respect to the noise's own numbers.
 
@@ -168,7 +168,8 @@ class TunableNoise(Noise):
         moves : numpy.ndarray, shape (star, label)
             :math:`J_n q` with :math:`q = H^{-1} \nabla \tfrac12 \log\det A`, by which the minimum
             moves; zero for a linear network.
-        labels : numpy.ndarray, shape (star, label), or LabelsWithErrors
+        given : numpy.ndarray
+            What `given` is for these labels.
         """
 
 

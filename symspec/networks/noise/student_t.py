@@ -187,10 +187,10 @@ class StudentTNoise(TunableNoise):
         return float(np.sum(np.where(find_observed(labels), each, 0.0)))
 
     def differentiate_evidence(
-        self, residuals: np.ndarray, V: np.ndarray, moves: np.ndarray, labels: Labels
+        self, residuals: np.ndarray, V: np.ndarray, moves: np.ndarray, given: np.ndarray
     ) -> np.ndarray:
         """Gradient by the squared scale and the degrees of freedom of each label (2, label)."""
-        p = self.given(labels)[:, :, 0]
+        p = given[:, :, 0]
         dof = self.dof
         z2 = p * residuals**2
         variance = np.einsum("ncc->nc", V)
