@@ -39,7 +39,7 @@ Reading = Annotated[
         help=(
             "How spectra are read; repeat for more: bad_error=999, mask_bits=0,1,2,"
             " wavelength_unit=nm, wavelength_medium=air, hdu=1, arm=B, apstar=visits, flux=NAME,"
-            " wavelength=NAME, uncertainty=std:NAME."
+            " wavelength=NAME, uncertainty=std:NAME, label_errors=none, missing_label_error=infer."
         ),
     ),
 ]
@@ -123,4 +123,6 @@ _READ: dict[str, Callable[[str], Any]] = {
     "hdu": lambda text: int(text) if text.isdecimal() else text,
     "arm": str,
     "apstar": str,
+    "label_errors": str,
+    "missing_label_error": str,
 }

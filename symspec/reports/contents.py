@@ -93,7 +93,8 @@ def spectra_lines(spectra: Spectra) -> list[str]:
     if spectra.label_covariance is not None:
         lines.append("errors of the labels: covariances")
     elif spectra.label_errors is not None:
-        medians = ", ".join(f"{e:.4g}" for e in np.nanmedian(spectra.label_errors, axis=0))
+        known = [column[~np.isnan(column)] for column in spectra.label_errors.T]
+        medians = ", ".join(f"{np.median(e):.4g}" if e.size else "none" for e in known)
         lines.append(f"errors of the labels: median {medians}")
     lines.append(f"ids: {'not in the file' if spectra.ids is None else f'{spectra.ids[0]}, ...'}")
     return (

@@ -121,6 +121,13 @@ def test_train_takes_noise_with_tails_and_the_errors_of_the_labels(work, tmp_pat
     assert laplace.reg.noise.describe() == text
     run("train", path, tmp_path / "plain.h5", *words, *tails, "--label-errors", "none")
     plain = read_laplace(tmp_path / "plain.h5")
+    columns.pop("FE_H_ERR")
+    partly = tmp_path / "partly.npz"
+    np.savez(partly, flux=stars.flux, **labels, **columns)
+    assert "known where the label is" in run("info", partly, code=1).stderr
+    said = run("info", partly, "--read", "missing_label_error=infer").stdout
+    assert f"median {median.rpartition(', ')[0]}, none" in said
+    assert "errors of" not in run("info", partly, "--read", "label_errors=none").stdout
     with_errors, without = (
         lap.label_covariance(stars.flux[:5])[:, 0, 0] for lap in (laplace, plain)
     )
