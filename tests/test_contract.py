@@ -34,7 +34,7 @@ CONTRACT = {
     "training": "train TrainResult minimize polish PolishResult tune",
     "error bars": "fit_laplace LaplacePosterior Certificate Prediction Flag FlagOptions"
     " audit_structures StructureAudit sandwich_covariance coverage calibrate_errors"
-    " ErrorCalibration sigma_mad studentized_residuals",
+    " ErrorCalibration sigma_mad studentized_residuals find_outliers Outliers",
     "HMC": "pymc_model run_hmc compare_hmc HmcComparison",
     "spectra": "Spectra read_spectra open_spectra resample Resampled datasets",
     "files": "read_network write_network import_network import_payne read_regression read_laplace"

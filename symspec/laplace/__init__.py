@@ -16,9 +16,11 @@ J_x = df/dx:
 
 All are full covariances between labels, in the labels' units; `prediction.errors` are standard
 deviations of the total, `prediction.interval(0.68)` holds a label with that probability, whatever
-the tails of the noise. A is the Hessian of the negative log posterior U (a sum over stars, never a
-mean): the generalised Gauss-Newton matrix by default, the exact Hessian with
-``curvature="hessian"``. How A is inverted: `help(symspec.inverse_hessian)`.
+the tails of the noise, and `prediction.log_density(labels)` is the score of labels that were held
+out. `find_outliers` lists training labels that noise with wide tails made little of. A is the
+Hessian of the negative log posterior U (a sum over stars, never a mean): the generalised
+Gauss-Newton matrix by default, the exact Hessian with ``curvature="hessian"``. How A is inverted:
+`help(symspec.inverse_hessian)`.
 
 >>> import numpy as np
 >>> import symspec as ss
@@ -94,8 +96,10 @@ network.
 from symspec.laplace.audit import StructureAudit, audit_structures
 from symspec.laplace.calibration import (
     ErrorCalibration,
+    Outliers,
     calibrate_errors,
     coverage,
+    find_outliers,
     sigma_mad,
     studentized_residuals,
 )
@@ -112,11 +116,13 @@ __all__ = [
     "Flag",
     "FlagOptions",
     "LaplacePosterior",
+    "Outliers",
     "Prediction",
     "StructureAudit",
     "audit_structures",
     "calibrate_errors",
     "coverage",
+    "find_outliers",
     "fit_laplace",
     "sandwich_covariance",
     "sigma_mad",
