@@ -147,6 +147,7 @@ def finish(
     tune: bool,
     memory: str,
     structure: str = "auto",
+    noise: str = "per_label",
     progress: bool | Progress = True,
 ) -> LaplacePosterior:
     """Go to the minimum, with `tune` at the noise and prior of largest evidence, and invert.
@@ -164,12 +165,20 @@ def finish(
         Memory that a factorisation may take, such as "8GB".
     structure : str
         Structure of the inverse Hessian, see `fit_laplace`.
+    noise : str, default "per_label"
+        What of it is set, see `symspec.tune`.
     progress : bool or Progress, default True
     """
     with show_progress(progress) as show:
         if tune:
             reg, theta = tune_by_evidence(
-                reg, theta, spectra, structure=structure, memory=memory, progress=show
+                reg,
+                theta,
+                spectra,
+                noise=noise,
+                structure=structure,
+                memory=memory,
+                progress=show,
             )
         else:
             polished = polish(
