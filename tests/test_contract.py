@@ -107,6 +107,7 @@ ROOMS = {  # paths of modules that scripts import from, with one name of each
     "symspec.inverse_hessian": "InverseHessian",
     "symspec.training": "tune",
     "symspec.laplace": "fit_laplace",
+    "symspec.validation": "coverage",
     "symspec.hmc": "run_hmc",
     "symspec.files": "write_catalogue",
     "symspec.errors": "SymspecError",

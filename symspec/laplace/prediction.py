@@ -13,6 +13,7 @@ from scipy.special import ndtri
 from symspec.errors import MissingPixelsWarning
 from symspec.laplace.flags import Flag, FlagOptions, find_flags, find_label_flags
 from symspec.networks.noise.student_t import find_half_width
+from symspec.safety.label_errors import Labels
 from symspec.safety.options import check_choice, check_number
 from symspec.spectra.flux_prior import FILLS, FluxPrior
 from symspec.spectra.pixels import find_snr
@@ -267,9 +268,13 @@ def sum_up(
     computed: Mapping[str, np.ndarray],
     how: Choices,
     options: FlagOptions,
+    labels: Labels | None = None,
 ) -> Prediction:
-    """Total errors and flags of stars whose labels and covariances are computed."""
-    noise_cov = laplace.reg.noise.predict(computed["labels"])
+    """Total errors and flags of stars whose labels and covariances are computed.
+
+    The noise is that of new labels, or of these `labels`, with their own errors.
+    """
+    noise_cov = laplace.reg.noise.predict(computed["labels"], labels)
     dof = laplace.reg.noise.tail_dof
     total_cov = computed["model"] + computed["flux"] + noise_cov
     n_bad = np.zeros(len(X), int) if ivar is None else np.count_nonzero(ivar == 0, axis=1)

@@ -18,11 +18,11 @@ from symspec.cli import app
 from symspec.derivatives.compiled import compile_jacobian
 from symspec.derivatives.stationary_points import LowestCurvature
 from symspec.files.archives import read_laplace, read_network, read_regression, write_network
-from symspec.laplace.audit import AUDITED, audit_structures
 from symspec.laplace.certificate import Certificate
 from symspec.networks.regression import Regression
 from symspec.spectra import datasets
 from symspec.spectra.readers.read import read_spectra
+from symspec.validation.audit import AUDITED, audit_structures
 
 N_STARS, N_PIXELS = 60, 50
 COMMANDS = ("demo", "train", "errors", "audit", "hmc", "jacobian", "info")

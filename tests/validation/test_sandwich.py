@@ -10,7 +10,7 @@ from conftest import assert_entries
 
 import symspec as ss
 from symspec.inverse_hessian.builder import InverseBuilder
-from symspec.laplace import sandwich
+from symspec.laplace import leave_one_out
 
 NETWORKS = [
     "tanh-1-hidden-2-labels-own-units-missing",
@@ -70,7 +70,7 @@ def dense_sandwich(problem, A):
 @over_structures
 @pytest.mark.parametrize("block_bytes", [2**27, 1], ids=["one-block", "star-by-star"])
 def test_it_is_the_dense_formula_entry_by_entry(problem, structure, block_bytes, monkeypatch):
-    monkeypatch.setattr(sandwich, "BLOCK_BYTES", block_bytes)
+    monkeypatch.setattr(leave_one_out, "BLOCK_BYTES", block_bytes)
     laplace = posterior(problem, structure)
     V = ss.sandwich_covariance(laplace, problem.X, problem.Y, problem.X)
     assert_entries(V, dense_sandwich(problem, problem.ggn(problem.theta)), SOLVED)
@@ -174,7 +174,7 @@ def test_it_is_the_scatter_of_refits_where_the_plain_covariance_is_not(refits):
 def test_other_structures_are_refused(problem, structure, subset, got):
     laplace = posterior(problem, structure, subset)
     words = (
-        f'structure="primal" or "dual" from all training stars, got {got}: use fit_laplace(...,'
+        f'structure="primal" or "dual" and all training stars, got {got}: use fit_laplace(...,'
         ' structure="dual")'
     )
     with pytest.raises(ss.OptionError, match=re.escape(words)):
