@@ -36,7 +36,8 @@ BELOW = {
     "files.importers.onnx": "files",
     "files.importers": "files.importers.keras files.importers.onnx",
     "reports": "files.importers hmc",
-    "cli": "reports training",
+    "fitting": "validation training",
+    "cli": "reports fitting",
 }
 FOUNDATIONS = {"errors", "version"}  # under the house: every room may import them
 # who imports what, and nobody else does

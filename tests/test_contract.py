@@ -113,7 +113,7 @@ ROOMS = {  # paths of modules that scripts import from, with one name of each
     "symspec.errors": "SymspecError",
     "symspec.cli": "main",
 }
-COMMANDS = {"demo", "train", "errors", "jacobian", "audit", "hmc", "info"}
+COMMANDS = {"demo", "train", "fit", "errors", "jacobian", "audit", "hmc", "info"}
 # what `import symspec` loads beside the standard library; numpy.f2py takes charset_normalizer along
 LOADED = {"symspec", "numpy", "scipy", "pytensor", "threadpoolctl"}
 MAY_LOAD = LOADED | {"charset_normalizer", "cython_runtime"}

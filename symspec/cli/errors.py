@@ -26,9 +26,9 @@ from symspec.files.archives import read_laplace
 from symspec.files.catalogues import SUFFIXES
 from symspec.files.partial_runs import is_finished
 from symspec.files.surveys import Survey, predict_survey
+from symspec.laplace.budget import Choices
 from symspec.laplace.flags import FlagOptions
 from symspec.laplace.posterior import LaplacePosterior
-from symspec.laplace.prediction import Choices
 from symspec.reports.tables import (
     flag_lines,
     open_console,

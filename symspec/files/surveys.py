@@ -13,10 +13,11 @@ import numpy as np
 from symspec.files.catalogues import check_catalogue, write_catalogue
 from symspec.files.partial_runs import MOST_STARS, Show, find_piece_size, open_run, show_pieces
 from symspec.files.provenance import find_versions, join_hashes
+from symspec.laplace.budget import Choices
 from symspec.laplace.flags import FlagOptions
 from symspec.laplace.identity import describe_posterior, hash_network, hash_posterior
 from symspec.laplace.posterior import LaplacePosterior
-from symspec.laplace.prediction import Choices, Prediction
+from symspec.laplace.prediction import Prediction
 from symspec.networks.network import Network
 from symspec.safety.checkpoint import find_fingerprint
 from symspec.safety.progress import Progress

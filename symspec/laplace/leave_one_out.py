@@ -22,11 +22,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike
 
+from symspec.derivatives.functions import check_stars
 from symspec.derivatives.tangents import Tangents
 from symspec.errors import DataError, OptionError, ShapeError
+from symspec.laplace.budget import Choices, begin, sum_up
 from symspec.laplace.flags import FlagOptions
-from symspec.laplace.prediction import Choices, Prediction, begin, standard_deviations, sum_up
+from symspec.laplace.prediction import Prediction, standard_deviations
 from symspec.safety.label_errors import Labels
+from symspec.spectra.resampling import Resampled
+from symspec.spectra.selections import as_stars
+from symspec.spectra.spectra import Spectra
 
 if TYPE_CHECKING:
     from symspec.laplace.posterior import LaplacePosterior
@@ -48,6 +53,25 @@ class TrainingStars:
 
     flux: np.ndarray
     labels: Labels
+
+
+def find_training(
+    laplace: LaplacePosterior,
+    X: ArrayLike | Spectra | Resampled | None,
+    Y: ArrayLike | None,
+    label_errors: ArrayLike | None,
+) -> TrainingStars:
+    """The training stars as given, or those that the posterior holds."""
+    if X is not None:
+        return TrainingStars(
+            *check_stars(laplace.reg.net, *as_stars(laplace.reg.net, X, Y, label_errors))
+        )
+    if laplace.training_stars is None:
+        raise DataError(
+            "the training stars should be given, as fit_laplace had them: a posterior that was read"
+            " from a file does not hold them."
+        )
+    return laplace.training_stars
 
 
 def leave_out(
@@ -137,13 +161,14 @@ def _compute(
     state = begin(len(stars.flux), laplace.reg.net.n_labels)
     z = np.zeros_like(state["labels"])
     T = laplace.reg.noise.of_stars(stars.labels).whiteners
-    step = laplace._newton_step[0]
+    step = laplace.newton_step
     for rows, tangents, V, bounds in _walk_groups(laplace, stars.flux, members):
         labels = laplace.predict_labels(stars.flux[rows])
         state["step"][rows] = tangents.matvec(step)
+        at_minimum = labels + state["step"][rows]
         if how.center == "linearized":
-            labels = labels + state["step"][rows]
-        score = laplace.reg.noise.score(labels, stars.labels[rows])
+            labels = at_minimum
+        score = laplace.reg.noise.score(at_minimum, stars.labels[rows])
         shape = (*V.shape[:-1], 1)
         T_group = _on_diagonal(T[rows], V.shape)
         z[rows] = _solve(V, T_group, score.reshape(shape)).reshape(score.shape)

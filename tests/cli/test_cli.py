@@ -179,7 +179,7 @@ def test_train_tunes_by_default_and_warns_of_what_is_not_at_a_minimum(work, tmp_
         )
         return tuned, theta + 0.1  # not at its minimum
 
-    monkeypatch.setattr("symspec.cli.steps.tune_by_evidence", tune)
+    monkeypatch.setattr("symspec.fitting.finish.tune_by_evidence", tune)
     words = ("--hidden", 2, "--epochs", 1, "--label", "FE_H", "--validation", 0)
     said = run("train", work.stars, tmp_path / "m.h5", *words)
     laplace = read_laplace(tmp_path / "m.h5")
@@ -584,7 +584,7 @@ def test_an_interrupt_is_exit_code_130_without_a_file(work, monkeypatch, tmp_pat
     def interrupt(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("symspec.cli.steps.finish", interrupt)
+    monkeypatch.setattr("symspec.cli.train.finish", interrupt)
     said = run("train", work.stars, tmp_path / "m.h5", "--epochs", 1, code=130)
     assert "Interrupted: the output was not written" in said.stderr
     assert list(tmp_path.iterdir()) == []
@@ -592,7 +592,7 @@ def test_an_interrupt_is_exit_code_130_without_a_file(work, monkeypatch, tmp_pat
 
 def test_ctrl_c_while_adam_runs_is_an_interrupt_too(work, monkeypatch, tmp_path):
     stopped = SimpleNamespace(stopped="interrupted", theta=None)
-    monkeypatch.setattr("symspec.cli.steps.train", lambda *_, **__: stopped)
+    monkeypatch.setattr("symspec.fitting.start.train", lambda *_, **__: stopped)
     run("train", work.stars, tmp_path / "m.h5", code=130)
     assert list(tmp_path.iterdir()) == []
 
