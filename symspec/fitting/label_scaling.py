@@ -20,7 +20,9 @@ from symspec.validation.calibration import sigma_mad
 MIN_STARS = 10
 MAX_STARS = 1000  # through which a line is laid: pairs of them are compared
 WORST_SCATTER = 0.7  # of the labels' own: beyond, the outputs do not tell the label
-SLACK = 1.05  # in scatter, for the rules that people use, against the best straight line
+FOLLOWS = 0.5  # rank correlation of an output with the label that it tells
+NEAR = 0.3  # of the scatter, that a rule may be from the best straight line: 4 % more scatter
+ROUNDING = 1e-6  # of the labels' spread
 CLIP = 4.0  # robust standard deviations, beyond which a star does not count for the line
 CLIPS = 5
 
@@ -80,8 +82,10 @@ def find_label_scaling(
     line = _fit_lines(outputs, labels)
     _check_order(outputs, labels, names, line)
     for rule in _list_rules(labels):
-        scatter = _find_scatter(outputs, labels, rule.mean, rule.scale)
-        if (scatter <= SLACK * line.scatter).all():
+        apart = rule.mean - line.mean + (rule.scale - line.scale) * outputs
+        near = NEAR * line.scatter + ROUNDING * _find_spread(labels)
+        if (np.median(np.abs(apart), axis=0) <= near).all():
+            scatter = _find_scatter(outputs, labels, rule.mean, rule.scale)
             return LabelScaling(mean=rule.mean, scale=rule.scale, rule=rule.rule, scatter=scatter)
     return line
 
@@ -110,7 +114,7 @@ def _check_order(
     follows = _find_ranks(outputs, labels)
     _, order = linear_sum_assignment(-np.abs(follows))
     best = np.abs(follows[np.arange(len(order)), order])
-    if (order != np.arange(len(order))).any() and best.min() > np.abs(np.diag(follows)).min():
+    if (order != np.arange(len(order))).any() and best.min() > FOLLOWS:
         listed = ", ".join(names[label] for label in order)
         raise DataError(
             f"the network's outputs should follow the labels in the order {', '.join(names)}, but"

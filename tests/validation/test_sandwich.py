@@ -78,6 +78,24 @@ def test_it_is_the_dense_formula_entry_by_entry(problem, structure, block_bytes,
     assert_entries(one, V[3], SOLVED)
 
 
+def test_of_students_t_it_is_the_dense_formula_with_its_own_scores():
+    rng = np.random.default_rng(1)
+    X, net = rng.normal(size=(30, 4)), ss.mlp([4, 2])
+    Y = X @ rng.normal(size=(4, 2)) + 0.2 * rng.standard_t(3, size=(30, 2))
+    Y[2, 1] = np.nan
+    Y[4, 0] += 20  # of hardly any weight
+    scale, dof = np.array([0.2, 0.3]), np.array([3.0, 5.0])
+    reg = ss.Regression(net, noise=ss.StudentTNoise(scale, dof), prior_precision=0.1)
+    theta = ss.polish(reg, np.zeros(net.n_params), X, Y, progress=False).theta
+    laplace = ss.fit_laplace(reg, theta, X, Y, structure="primal", progress=False)
+    J = np.concatenate([t.dense() for _, t in laplace.tangents(X)])
+    r = np.nan_to_num(Y - laplace.predict_labels(X))
+    scores = np.einsum("nc,ncp->np", (dof + 1) * r / (dof * scale**2 + r**2), J)
+    inverse = np.linalg.inv(ss.compile_ggn(reg)(theta, X, Y))
+    expected = J @ inverse @ (scores.T @ scores) @ inverse @ J.transpose(0, 2, 1)
+    assert_entries(ss.sandwich_covariance(laplace, X, Y, X), expected, SOLVED)
+
+
 @pytest.mark.parametrize("problem", NETWORKS[1:2], indirect=True)
 def test_with_the_exact_hessian_it_is_whites_own(problem):
     A = problem.hessian(problem.theta)
