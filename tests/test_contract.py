@@ -34,6 +34,7 @@ CONTRACT = {
     "training": "train TrainResult minimize polish PolishResult tune",
     "error bars": "fit_laplace LaplacePosterior Certificate Prediction Flag FlagOptions"
     " audit_structures StructureAudit sandwich_covariance coverage calibrate_errors"
+    " jackknife_intervals"
     " ErrorCalibration sigma_mad studentized_residuals",
     "HMC": "pymc_model run_hmc compare_hmc HmcComparison",
     "spectra": "Spectra read_spectra open_spectra resample Resampled datasets",

@@ -5,6 +5,10 @@ Against labels
     residuals, `calibrate_errors` the factor by which the errors of each label are too small. They
     take predictions of stars that the network was not trained on, with their known labels.
     `studentized_residuals` finds wrong labels in the training set.
+Without other stars
+    `laplace.leave_one_out()` predicts each training star as if it had not been trained on, for all
+    of these; `jackknife_intervals` need no noise to be true, `laplace.influence` tells what each
+    training star does to a prediction.
 Against the exact inverse Hessian
     `audit_structures` compares the error bars of every structure on a sample of stars, inside the
     training set and outside.
@@ -22,6 +26,7 @@ from symspec.validation.calibration import (
     sigma_mad,
     studentized_residuals,
 )
+from symspec.validation.jackknife import jackknife_intervals
 from symspec.validation.sandwich import sandwich_covariance
 
 __all__ = [
@@ -30,6 +35,7 @@ __all__ = [
     "audit_structures",
     "calibrate_errors",
     "coverage",
+    "jackknife_intervals",
     "sandwich_covariance",
     "sigma_mad",
     "studentized_residuals",
