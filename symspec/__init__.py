@@ -45,8 +45,9 @@ Where to read on
 Each room has a help of its own: `help(symspec.networks)` (layers and networks), `.spectra` and
 `.spectra.readers` (formats, uncertainties, bad pixels), `.derivatives` (compiled functions and
 backends), `.training`, `.inverse_hessian` (which structure), `.laplace` (how to read the error
-budget), `.hmc` (the check by Hamiltonian Monte Carlo), `.files` (archives, catalogues, long runs),
-`.files.importers` (networks of other programs), `.reports` (figures and tables), `.cli`.
+budget), `.validation` (whether it is true), `.hmc` (the check by Hamiltonian Monte Carlo),
+`.files` (archives, catalogues, long runs), `.files.importers` (networks of other programs),
+`.reports` (figures and tables), `.cli`.
 """
 
 from symspec.safety import interrupts as interrupts  # first: the others take seconds
@@ -95,21 +96,11 @@ from symspec.files.importers import import_network, import_payne, read_network
 from symspec.hmc import HmcComparison, compare_hmc, pymc_model, run_hmc
 from symspec.laplace import (
     Certificate,
-    ErrorCalibration,
     Flag,
     FlagOptions,
     LaplacePosterior,
-    Outliers,
     Prediction,
-    StructureAudit,
-    audit_structures,
-    calibrate_errors,
-    coverage,
-    find_outliers,
     fit_laplace,
-    sandwich_covariance,
-    sigma_mad,
-    studentized_residuals,
 )
 from symspec.networks import (
     ACTIVATIONS,
@@ -149,6 +140,19 @@ from symspec.networks.noise import GaussianNoise, StudentTNoise
 from symspec.spectra import Resampled, Spectra, datasets, resample
 from symspec.spectra.readers import open_spectra, read_spectra
 from symspec.training import PolishResult, TrainResult, minimize, polish, train, tune
+from symspec.validation import (
+    ErrorCalibration,
+    Outliers,
+    StructureAudit,
+    audit_structures,
+    calibrate_errors,
+    coverage,
+    find_outliers,
+    jackknife_intervals,
+    sandwich_covariance,
+    sigma_mad,
+    studentized_residuals,
+)
 from symspec.version import __version__ as __version__
 
 __all__ = [
@@ -214,6 +218,7 @@ __all__ = [
     "StructureAudit",
     "sandwich_covariance",
     "coverage",
+    "jackknife_intervals",
     "calibrate_errors",
     "ErrorCalibration",
     "sigma_mad",

@@ -34,6 +34,7 @@ CONTRACT = {
     "training": "train TrainResult minimize polish PolishResult tune",
     "error bars": "fit_laplace LaplacePosterior Certificate Prediction Flag FlagOptions"
     " audit_structures StructureAudit sandwich_covariance coverage calibrate_errors"
+    " jackknife_intervals"
     " ErrorCalibration sigma_mad studentized_residuals find_outliers Outliers",
     "HMC": "pymc_model run_hmc compare_hmc HmcComparison",
     "spectra": "Spectra read_spectra open_spectra resample Resampled datasets",
@@ -107,12 +108,13 @@ ROOMS = {  # paths of modules that scripts import from, with one name of each
     "symspec.inverse_hessian": "InverseHessian",
     "symspec.training": "tune",
     "symspec.laplace": "fit_laplace",
+    "symspec.validation": "coverage",
     "symspec.hmc": "run_hmc",
     "symspec.files": "write_catalogue",
     "symspec.errors": "SymspecError",
     "symspec.cli": "main",
 }
-COMMANDS = {"demo", "train", "errors", "jacobian", "audit", "hmc", "info"}
+COMMANDS = {"demo", "train", "fit", "errors", "jacobian", "audit", "hmc", "info"}
 # what `import symspec` loads beside the standard library; numpy.f2py takes charset_normalizer along
 LOADED = {"symspec", "numpy", "scipy", "pytensor", "threadpoolctl"}
 MAY_LOAD = LOADED | {"charset_normalizer", "cython_runtime"}

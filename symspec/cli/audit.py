@@ -20,13 +20,13 @@ from symspec.cli.options import (
 )
 from symspec.cli.steps import read_labelled_spectra
 from symspec.files.archives import read_regression
-from symspec.laplace.audit import AUDITED, audit_structures
 from symspec.reports.plots import plot_structure_audit, save_figure
 from symspec.reports.star_tables import STAR_TABLE_SUFFIXES, check_star_table, write_audit
 from symspec.reports.tables import open_console, print_audit, print_written
 from symspec.spectra.grids import check_grid
 from symspec.spectra.pixels import fill_bad_pixels, fill_flux
 from symspec.spectra.readers.read import read_spectra
+from symspec.validation.audit import AUDITED, audit_structures
 
 EXAMPLES = (
     "Examples: [bold]symspec audit model.h5 stars.h5 --sample new.h5 --plot audit.png[/]\n\n"

@@ -17,11 +17,12 @@ import numpy as np
 import typer
 from threadpoolctl import threadpool_limits
 
-from symspec.cli.steps import build_start, finish, run_adam
 from symspec.derivatives.compiled import compile_jacobian
 from symspec.errors import OptionError
 from symspec.files.archives import write_laplace
 from symspec.files.catalogues import write_catalogue
+from symspec.fitting.finish import finish
+from symspec.fitting.start import build_start, run_adam
 from symspec.laplace.certificate import Certificate
 from symspec.laplace.prediction import Prediction, join_predictions
 from symspec.networks.regression import Regression

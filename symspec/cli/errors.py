@@ -26,10 +26,9 @@ from symspec.files.archives import read_laplace
 from symspec.files.catalogues import SUFFIXES
 from symspec.files.partial_runs import is_finished
 from symspec.files.surveys import Survey, predict_survey
-from symspec.laplace.calibration import ErrorCalibration, calibrate_errors
+from symspec.laplace.budget import Choices
 from symspec.laplace.flags import FlagOptions
 from symspec.laplace.posterior import LaplacePosterior
-from symspec.laplace.prediction import Choices
 from symspec.reports.tables import (
     flag_lines,
     open_console,
@@ -38,6 +37,7 @@ from symspec.reports.tables import (
     summary_table,
 )
 from symspec.spectra.grids import fit_to_network
+from symspec.validation.calibration import ErrorCalibration, calibrate_errors
 
 EXAMPLES = (
     "Examples: [bold]symspec errors model.h5 stars.h5 catalogue.fits[/]\n\n[bold]symspec errors"

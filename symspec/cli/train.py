@@ -23,14 +23,16 @@ from symspec.cli.options import (
 )
 from symspec.errors import TooLargeError
 from symspec.files.archives import write_laplace
+from symspec.fitting.finish import finish
+from symspec.fitting.start import build_start, run_adam
 from symspec.inverse_hessian.choice import INVERSES, check_structure, choose_structure
-from symspec.laplace.calibration import find_outliers
 from symspec.networks.regression import Regression
 from symspec.reports.contents import print_trained
 from symspec.reports.tables import open_console, outlier_table, print_written
 from symspec.safety.options import check_choice
 from symspec.spectra.selections import split_stars
 from symspec.spectra.spectra import Spectra
+from symspec.validation.outliers import find_outliers
 
 NOISES = ("gaussian", "student-t")
 N_WORST = 10  # training labels shown, of those that count least
@@ -117,17 +119,17 @@ def train(
     has_tails = check_choice(noise, "--noise", NOISES) == "student-t"
     stars = steps.read_labelled_spectra(spectra, label, reading)
     rest, held_out = split_stars(stars, validation, seed)
-    start = steps.build_start(
+    start = build_start(
         rest, hidden, activation, sigma_noise=sigma_noise or None,
         prior_precision=prior_precision, dof=dof if has_tails else None,
     )  # fmt: skip
     if tune:
         _check_tunable(start, rest, structure, memory)
-    theta = steps.run_adam(
+    theta = run_adam(
         start, rest, held_out,
         seed=seed, epochs=epochs, batch_size=batch_size, learning_rate=learning_rate,
     )  # fmt: skip
-    laplace = steps.finish(start, theta, rest, tune=tune, structure=structure, memory=memory)
+    laplace = finish(start, theta, rest, tune=tune, structure=structure, memory=memory)
     steps.write_or_keep(partial(write_laplace, laplace=laplace, overwrite=overwrite), output)
     console = open_console()
     print_trained(console, laplace, held_out)

@@ -33,11 +33,11 @@ from symspec.files.catalogue_formats import (
     list_suffixes,
     write_text_table,
 )
-from symspec.laplace.calibration import ErrorCalibration
 from symspec.laplace.flags import Flag
 from symspec.laplace.prediction import Prediction
 from symspec.safety.options import check_choice, check_level
 from symspec.safety.whole_files import replace_when_complete, stream_for_hdf5
+from symspec.validation.calibration import ErrorCalibration
 
 if TYPE_CHECKING:
     from xarray import Dataset

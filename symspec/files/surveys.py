@@ -13,11 +13,11 @@ import numpy as np
 from symspec.files.catalogues import check_catalogue, write_catalogue
 from symspec.files.partial_runs import MOST_STARS, Show, find_piece_size, open_run, show_pieces
 from symspec.files.provenance import find_versions, join_hashes
-from symspec.laplace.calibration import ErrorCalibration
+from symspec.laplace.budget import Choices
 from symspec.laplace.flags import FlagOptions
 from symspec.laplace.identity import describe_posterior, hash_network, hash_posterior
 from symspec.laplace.posterior import LaplacePosterior
-from symspec.laplace.prediction import Choices, Prediction
+from symspec.laplace.prediction import Prediction
 from symspec.networks.network import Network
 from symspec.safety.checkpoint import find_fingerprint
 from symspec.safety.progress import Progress
@@ -26,6 +26,7 @@ from symspec.spectra.readers.read import SpectraSource, open_spectra
 from symspec.spectra.resampling import Resampled
 from symspec.spectra.selections import match_labels
 from symspec.spectra.spectra import Spectra, hash_spectra
+from symspec.validation.calibration import ErrorCalibration
 
 
 @dataclass(frozen=True, kw_only=True)

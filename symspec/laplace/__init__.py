@@ -1,4 +1,4 @@
-"""The error bars: certificate, posterior, budget, flags; audit, sandwich, calibration.
+"""The error bars: certificate, posterior, budget, flags.
 
 `fit_laplace(reg, theta, stars)` gives a `LaplacePosterior`, whose `predict(spectra)` gives a
 `Prediction`: labels with their error budget. With weights theta, network f, J = df/dtheta and
@@ -77,12 +77,8 @@ Noise and flux errors
     `sigma_noise` as `tune` finds it holds what the training spectra's own flux errors do to the
     labels. For new spectra as noisy as those, `flux_cov` counts that a second time, and the total
     is on the safe side.
-Misspecified noise
-    `sandwich_covariance(laplace, X, Y, X_new)` is J A^-1 B A^-1 J^T with B from the residuals.
 Do they tell the truth?
-    `coverage`, `sigma_mad` and `calibrate_errors` hold predictions against known labels that the
-    network was not trained on; `audit_structures` holds approximations of A^-1 against the exact
-    one; `symspec.compare_hmc` holds Laplace against Hamiltonian Monte Carlo.
+    `help(symspec.validation)` has what holds them against labels, other structures and other noise.
 What this is not
     These are the error bars of one basin of the posterior. They say nothing of other basins, nor of
     stars unlike all training stars, whose features the network has never met.
@@ -93,38 +89,17 @@ start again). ``memory="4GB"`` limits the factorisation, ``dtype="float32"`` the
 network.
 """
 
-from symspec.laplace.audit import StructureAudit, audit_structures
-from symspec.laplace.calibration import (
-    ErrorCalibration,
-    Outliers,
-    calibrate_errors,
-    coverage,
-    find_outliers,
-    sigma_mad,
-    studentized_residuals,
-)
 from symspec.laplace.certificate import Certificate
 from symspec.laplace.fit import fit_laplace
 from symspec.laplace.flags import Flag, FlagOptions
 from symspec.laplace.posterior import LaplacePosterior
 from symspec.laplace.prediction import Prediction
-from symspec.laplace.sandwich import sandwich_covariance
 
 __all__ = [
     "Certificate",
-    "ErrorCalibration",
     "Flag",
     "FlagOptions",
     "LaplacePosterior",
-    "Outliers",
     "Prediction",
-    "StructureAudit",
-    "audit_structures",
-    "calibrate_errors",
-    "coverage",
-    "find_outliers",
     "fit_laplace",
-    "sandwich_covariance",
-    "sigma_mad",
-    "studentized_residuals",
 ]

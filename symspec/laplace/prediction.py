@@ -1,38 +1,21 @@
-"""The error budget of labels: model, flux and noise covariances, and their total."""
+"""A prediction: labels of stars with their error budget."""
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import ndtri
 
-from symspec.errors import MissingPixelsWarning, ShapeError
-from symspec.laplace.flags import Flag, FlagOptions, find_flags, find_label_flags
+from symspec.errors import ShapeError
+from symspec.laplace.flags import FlagOptions
 from symspec.networks.noise import LOG_2PI
 from symspec.networks.noise.tails import find_half_widths, find_log_densities, find_sigma
 from symspec.safety.arrays import as_float_array
-from symspec.safety.options import check_choice, check_level
-from symspec.spectra.flux_prior import FILLS, FluxPrior
-from symspec.spectra.pixels import find_snr
-
-if TYPE_CHECKING:
-    from symspec.laplace.posterior import LaplacePosterior
-
-CENTERS = ("weights", "linearized")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Choices:
-    """How a prediction is made: `center`, `fill` and `flux` of `Prediction`."""
-
-    center: str = "weights"
-    fill: str = "conditional"
-    flux: str = "linear"
+from symspec.safety.options import check_level
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -268,132 +251,3 @@ def join_predictions(
 def standard_deviations(covariance: np.ndarray) -> np.ndarray:
     """Square root of the diagonals (star, label) of covariances (star, label, label)."""
     return np.sqrt(np.diagonal(covariance, axis1=-2, axis2=-1))
-
-
-def find_newton_shift(step: np.ndarray, model_cov: np.ndarray) -> np.ndarray:
-    """Changes of the labels (star, label) in units of their model standard deviations."""
-    with np.errstate(invalid="ignore", divide="ignore"):  # NaN deviations; labels without weights
-        return np.where(step == 0, 0.0, step / standard_deviations(model_cov))
-
-
-def begin(n_stars: int, n_labels: int) -> dict[str, np.ndarray]:
-    """What is computed of stars before it is summed up, of a flux without errors."""
-    of_labels = (n_stars, n_labels)
-    square = (n_stars, n_labels, n_labels)
-    return {
-        "labels": np.zeros(of_labels),
-        "model": np.zeros(square),
-        "flux": np.zeros(square),
-        "missing": np.zeros(square),
-        "interval": np.zeros((n_stars, n_labels, 2)),
-        "step": np.zeros(of_labels),
-        "nonlinearity": np.ones(of_labels),
-        "sampling": np.zeros(of_labels),
-    }
-
-
-def sum_up(
-    laplace: LaplacePosterior,
-    X: np.ndarray,
-    ivar: np.ndarray | None,
-    computed: Mapping[str, np.ndarray],
-    how: Choices,
-    options: FlagOptions,
-) -> Prediction:
-    """Total errors and flags of stars whose labels and covariances are computed."""
-    noise_cov = laplace.reg.noise.predict(computed["labels"])
-    dof = laplace.reg.noise.tail_dof
-    total_cov = computed["model"] + computed["flux"] + noise_cov
-    n_bad = np.zeros(len(X), int) if ivar is None else np.count_nonzero(ivar == 0, axis=1)
-    snr = find_snr(X, ivar)
-    space = laplace.training_space
-    distance = None if space is None else space.find_distances(X, ivar)
-    shift = None
-    if laplace.gradient is not None:
-        shift = find_newton_shift(computed["step"], computed["model"])
-    label_flags = _flag_labels(laplace, computed, total_cov, shift, n_bad > 0, how, options)
-    is_known = laplace.gradient is not None or laplace.certificate.is_minimum
-    flags = find_flags(label_flags, n_bad / X.shape[1], is_known, snr, distance, options)
-    return Prediction(
-        labels=computed["labels"],
-        model_cov=computed["model"],
-        flux_cov=computed["flux"],
-        noise_cov=noise_cov,
-        total_cov=total_cov,
-        flags=flags,
-        n_bad_pixels=n_bad,
-        has_flux_errors=ivar is not None,
-        label_names=laplace.reg.net.label_names,
-        label_units=laplace.reg.net.label_units,
-        model_interval=computed["interval"],
-        label_flags=label_flags,
-        snr=snr,
-        flux_distance=distance,
-        newton_shift=shift,
-        missing_cov=computed["missing"],
-        nonlinearity=computed["nonlinearity"],
-        flux_sampling_error=computed["sampling"],
-        flag_options=options,
-        center=how.center,
-        fill=how.fill,
-        flux=how.flux,
-        noise_dof=None if dof is None else np.broadcast_to(dof, computed["labels"].shape),
-    )
-
-
-def _flag_labels(
-    laplace: LaplacePosterior,
-    computed: Mapping[str, np.ndarray],
-    total_cov: np.ndarray,
-    shift: np.ndarray | None,
-    is_incomplete: np.ndarray,
-    how: Choices,
-    options: FlagOptions,
-) -> np.ndarray:
-    """Flags (star, label) of single labels."""
-    is_uncounted = is_incomplete & (how.fill == "uncounted")
-    return find_label_flags(
-        computed["labels"],
-        total_cov,
-        laplace.label_range,
-        model_interval=computed["interval"],
-        is_contradicted=laplace.contradicted,
-        widest=laplace.inverse_hessian.widest,
-        newton_shift=shift if how.center == "weights" else None,
-        missing=_find_share(computed["missing"], laplace.label_spread, is_uncounted),
-        nonlinearity=computed["nonlinearity"] if how.flux == "linear" else None,
-        options=options,
-    )
-
-
-def choose_fill(fill: str, ivar: np.ndarray | None, prior: FluxPrior | None) -> str:
-    """How missing pixels are filled; with a warning if what that costs cannot be counted.
-
-    Raises
-    ------
-    OptionError
-        `fill` is none of `FILLS`.
-    """
-    check_choice(fill, "fill", FILLS)
-    if prior is not None:
-        return fill
-    if ivar is not None and (ivar == 0).any():
-        warnings.warn(
-            "this posterior does not hold how training spectra vary (a file of symspec 0.1, or one"
-            " training star): missing pixels are filled with the training mean, what that costs is"
-            f" not counted in the errors, and these stars are flagged {Flag.INFORMATION_MISSING}."
-            " Call fit_laplace again to have it counted.",
-            MissingPixelsWarning,
-            stacklevel=3,
-        )
-    return "uncounted"
-
-
-def _find_share(
-    missing: np.ndarray, spread: np.ndarray | None, is_uncounted: np.ndarray
-) -> np.ndarray:
-    """Deviations that missing pixels leave (star, label) over the labels' spread (label,)."""
-    deviation = standard_deviations(missing)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        share = np.where(deviation > 0, deviation / (1.0 if spread is None else spread), 0.0)
-    return np.where(is_uncounted[:, None], np.inf, share)

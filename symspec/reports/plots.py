@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from symspec.errors import OptionError, ShapeError
-from symspec.laplace.audit import INSIDE, StructureAudit
-from symspec.laplace.calibration import check_true_labels, coverage, sigma_mad
 from symspec.laplace.prediction import Prediction
 from symspec.safety.whole_files import replace_when_complete
 from symspec.spectra.spectra import with_unit
+from symspec.validation.audit import INSIDE, StructureAudit
+from symspec.validation.calibration import check_true_labels, coverage, sigma_mad
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -36,8 +36,8 @@ def plot_predicted_against_true(
     """Draw predicted against true labels, one panel a label, with the error bars put to the test.
 
     Bars are one standard deviation of the total error, or hold as much as that of a normal
-    distribution, 68.27 %. Each panel gives the scatter of the
-    residuals (`symspec.laplace.calibration.sigma_mad`) and the share of true labels within the
+    distribution, 68.27 %. Each panel gives the scatter of the residuals
+    (`symspec.validation.calibration.sigma_mad`) and the share of true labels within the
     intervals of 68 % and 95 %.
 
     Parameters

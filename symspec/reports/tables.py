@@ -13,14 +13,15 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from symspec.laplace.audit import GROUPS, INSIDE, StructureAudit
-from symspec.laplace.calibration import Outliers, coverage, sigma_mad
 from symspec.laplace.certificate import Certificate
 from symspec.laplace.flags import Flag
 from symspec.laplace.prediction import Prediction, standard_deviations
 from symspec.networks.network import Network
 from symspec.networks.regression import Regression
 from symspec.spectra.spectra import with_unit
+from symspec.validation.audit import GROUPS, INSIDE, StructureAudit
+from symspec.validation.calibration import coverage, sigma_mad
+from symspec.validation.outliers import Outliers
 
 _SHORT = {
     Flag.FAILED: "failed",

@@ -18,11 +18,11 @@ from symspec.cli import app
 from symspec.derivatives.compiled import compile_jacobian
 from symspec.derivatives.stationary_points import LowestCurvature
 from symspec.files.archives import read_laplace, read_network, read_regression, write_network
-from symspec.laplace.audit import AUDITED, audit_structures
 from symspec.laplace.certificate import Certificate
 from symspec.networks.regression import Regression
 from symspec.spectra import datasets
 from symspec.spectra.readers.read import read_spectra
+from symspec.validation.audit import AUDITED, audit_structures
 
 N_STARS, N_PIXELS = 60, 50
 COMMANDS = ("demo", "train", "errors", "audit", "hmc", "jacobian", "info")
@@ -179,7 +179,7 @@ def test_train_tunes_by_default_and_warns_of_what_is_not_at_a_minimum(work, tmp_
         )
         return tuned, theta + 0.1  # not at its minimum
 
-    monkeypatch.setattr("symspec.cli.steps.tune_by_evidence", tune)
+    monkeypatch.setattr("symspec.fitting.finish.tune_by_evidence", tune)
     words = ("--hidden", 2, "--epochs", 1, "--label", "FE_H", "--validation", 0)
     said = run("train", work.stars, tmp_path / "m.h5", *words)
     laplace = read_laplace(tmp_path / "m.h5")
@@ -589,7 +589,7 @@ def test_an_interrupt_is_exit_code_130_without_a_file(work, monkeypatch, tmp_pat
     def interrupt(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("symspec.cli.steps.finish", interrupt)
+    monkeypatch.setattr("symspec.cli.train.finish", interrupt)
     said = run("train", work.stars, tmp_path / "m.h5", "--epochs", 1, code=130)
     assert "Interrupted: the output was not written" in said.stderr
     assert list(tmp_path.iterdir()) == []
@@ -597,7 +597,7 @@ def test_an_interrupt_is_exit_code_130_without_a_file(work, monkeypatch, tmp_pat
 
 def test_ctrl_c_while_adam_runs_is_an_interrupt_too(work, monkeypatch, tmp_path):
     stopped = SimpleNamespace(stopped="interrupted", theta=None)
-    monkeypatch.setattr("symspec.cli.steps.train", lambda *_, **__: stopped)
+    monkeypatch.setattr("symspec.fitting.start.train", lambda *_, **__: stopped)
     run("train", work.stars, tmp_path / "m.h5", code=130)
     assert list(tmp_path.iterdir()) == []
 

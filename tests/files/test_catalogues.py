@@ -25,9 +25,9 @@ import symspec
 from symspec.errors import DataError, FileKeptError, OptionError, ShapeError, SymspecError
 from symspec.files import catalogues
 from symspec.files.catalogues import catalogue_dataset, write_catalogue
-from symspec.laplace.calibration import ErrorCalibration
 from symspec.laplace.flags import Flag
 from symspec.laplace.prediction import Prediction
+from symspec.validation.calibration import ErrorCalibration
 
 
 @pytest.fixture(params=SUFFIXES)

@@ -307,14 +307,14 @@ def test_a_planted_error_is_caught(bent, error, verdicts):
     assert comparison.verdict[0] in verdicts
     assert np.isnan(comparison.pareto_k)  # the draws know another Laplace posterior
     marked = comparison.mark(laplace)
-    assert marked.is_contradicted
+    assert marked.contradicted.any()
     assert (marked.predict(bent.X_check).flags & ss.Flag.ERROR_UNRELIABLE).all()
 
 
 def test_agreement_leaves_no_flag(bent):
     marked = ss.compare_hmc(bent.laplace, bent.draws, bent.X_check).mark(bent.laplace)
     assert marked.hmc_verdict == (AGREE,)
-    assert not marked.is_contradicted
+    assert not marked.contradicted.any()
     assert not (marked.predict(bent.X_check).flags & ss.Flag.ERROR_UNRELIABLE).any()
 
 

@@ -42,6 +42,7 @@ from symspec.safety.arrays import as_float_array
 from symspec.safety.label_errors import (
     Labels,
     LabelsWithErrors,
+    find_labels_alone,
     find_observed,
 )
 
@@ -213,8 +214,14 @@ class StudentTNoise(TunableNoise):
         z2 = residuals**2 / self.squared_scales(labels)
         return np.where(find_observed(labels), self.dof / (self.dof + z2), np.nan)
 
-    def predict(self, f: np.ndarray) -> np.ndarray:
-        return np.broadcast_to(self.covariance, (*f.shape, f.shape[-1])).copy()
+    def predict(self, f: np.ndarray, labels: Labels | None = None) -> np.ndarray:
+        tau = self.scale**2 if labels is None else self.squared_scales(labels)
+        variances = np.broadcast_to(tau * self.dof / (self.dof - 2), f.shape)
+        return variances[..., None] * np.eye(f.shape[-1])
+
+    def score(self, f: np.ndarray, labels: Labels) -> np.ndarray:
+        r = np.nan_to_num(find_labels_alone(labels) - f)
+        return (self.dof + 1) * r / (self.dof * self.squared_scales(labels) + r**2)
 
     def draw(self, f: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         return f + self.scale * rng.standard_t(np.broadcast_to(self.dof, np.shape(f)))

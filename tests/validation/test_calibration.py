@@ -11,9 +11,9 @@ from scipy import stats
 
 import symspec as ss
 from symspec.errors import DataError, OptionError, ShapeError
-from symspec.laplace.calibration import coverage, sigma_mad
 from symspec.laplace.prediction import Prediction
 from symspec.reports.tables import outlier_table
+from symspec.validation.calibration import coverage, sigma_mad
 
 N_STARS, N_LABELS = 40, 3
 
