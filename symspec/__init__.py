@@ -142,10 +142,12 @@ from symspec.spectra.readers import open_spectra, read_spectra
 from symspec.training import PolishResult, TrainResult, minimize, polish, train, tune
 from symspec.validation import (
     ErrorCalibration,
+    Outliers,
     StructureAudit,
     audit_structures,
     calibrate_errors,
     coverage,
+    find_outliers,
     jackknife_intervals,
     sandwich_covariance,
     sigma_mad,
@@ -221,6 +223,8 @@ __all__ = [
     "ErrorCalibration",
     "sigma_mad",
     "studentized_residuals",
+    "find_outliers",
+    "Outliers",
     # HMC
     "pymc_model",
     "run_hmc",

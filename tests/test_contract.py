@@ -35,7 +35,7 @@ CONTRACT = {
     "error bars": "fit_laplace LaplacePosterior Certificate Prediction Flag FlagOptions"
     " audit_structures StructureAudit sandwich_covariance coverage calibrate_errors"
     " jackknife_intervals"
-    " ErrorCalibration sigma_mad studentized_residuals",
+    " ErrorCalibration sigma_mad studentized_residuals find_outliers Outliers",
     "HMC": "pymc_model run_hmc compare_hmc HmcComparison",
     "spectra": "Spectra read_spectra open_spectra resample Resampled datasets",
     "files": "read_network write_network import_network import_payne read_regression read_laplace"

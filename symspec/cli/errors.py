@@ -101,6 +101,10 @@ MaxNonlinearity = Annotated[
     float,
     typer.Option(help="Flag labels whose linear flux error is off by a greater share."),
 ]
+Interval = Annotated[
+    float,
+    typer.Option(help="Level of the intervals TEFF_LO to TEFF_HI, which hold a new label."),
+]
 CalibrationFile = Annotated[
     Path | None,
     typer.Option(
@@ -128,6 +132,7 @@ def errors(
     center: Center = "weights",
     fill: Fill = "conditional",
     flux_errors: FluxErrors = "linear",
+    interval: Interval = 0.68,
     calibrate_on: CalibrationFile = None,
     restart: Restart = False,
     overwrite: Overwrite = False,
@@ -154,7 +159,7 @@ def errors(
         survey = predict_survey(
             catalogue, laplace, spectra,
             center=center, fill=fill, flux_errors=flux_errors,
-            flag_options=limits, calibration=calibration, dialect=dialect,
+            flag_options=limits, calibration=calibration, interval=interval, dialect=dialect,
             resample=resample, restart=restart, overwrite=overwrite, **reading,
         )  # fmt: skip
     _print_survey(survey, spectra.name, calibration)

@@ -28,12 +28,14 @@ from symspec.fitting.start import build_start, run_adam
 from symspec.inverse_hessian.choice import INVERSES, check_structure, choose_structure
 from symspec.networks.regression import Regression
 from symspec.reports.contents import print_trained
-from symspec.reports.tables import open_console, print_written
+from symspec.reports.tables import open_console, outlier_table, print_written
 from symspec.safety.options import check_choice
 from symspec.spectra.selections import split_stars
 from symspec.spectra.spectra import Spectra
+from symspec.validation.calibration import find_outliers
 
 NOISES = ("gaussian", "student-t")
+N_WORST = 10  # training labels shown, of those that count least
 
 EXAMPLES = (
     "Examples: [bold]symspec train stars.h5 model.h5[/]\n\n"
@@ -64,9 +66,7 @@ NoiseName = Annotated[
         help="Noise of the labels: normal, or with wide tails, where labels may be far out.",
     ),
 ]
-Dof = Annotated[
-    float, typer.Option(help="Degrees of freedom of --noise student-t, above 2; fewer: wider.")
-]
+Dof = Annotated[float, typer.Option(help="Degrees of freedom of --noise student-t; fewer: wider.")]
 LabelErrors = Annotated[
     str,
     typer.Option(
@@ -133,6 +133,9 @@ def train(
     steps.write_or_keep(partial(write_laplace, laplace=laplace, overwrite=overwrite), output)
     console = open_console()
     print_trained(console, laplace, held_out)
+    if has_tails:
+        outliers = find_outliers(laplace, rest, n_worst=N_WORST)
+        console.print(outlier_table(outliers, laplace.reg.net, rest.ids))
     print_written(console, "model", output)
 
 

@@ -56,6 +56,7 @@ def predict_survey(
     flux_errors: str = "linear",
     flag_options: FlagOptions | None = None,
     calibration: ErrorCalibration | None = None,
+    interval: float | None = None,
     dialect: str = "upper",
     resample: str | None = None,
     overwrite: bool = False,
@@ -84,6 +85,7 @@ def predict_survey(
     flag_options : FlagOptions, optional
         Limits beyond which stars are flagged.
     calibration : ErrorCalibration, optional
+    interval : float, optional
     dialect : {"upper", "lower"}
         As for `write_catalogue`.
     resample : {"flux_conserving", "linear"}, optional
@@ -116,7 +118,7 @@ def predict_survey(
     """
     net, limits = laplace.reg.net, flag_options or FlagOptions()
     how = Choices(center=center, fill=fill, flux=flux_errors)
-    check_catalogue(path, net.label_names, net.label_units, dialect=dialect)
+    check_catalogue(path, net.label_names, net.label_units, dialect=dialect, interval=interval)
     with open_spectra(spectra, **options) as source:
         if resample is None:
             check_grid(net, source, source.name)
@@ -136,14 +138,11 @@ def predict_survey(
             arrays = run.load()
             survey = _build_survey(arrays, net, limits)
             write = partial(
-                write_catalogue,
-                prediction=survey.prediction,
-                ids=survey.ids,
-                true_labels=survey.true_labels,
-                calibration=calibration,
+                write_catalogue, prediction=survey.prediction, ids=survey.ids,
+                true_labels=survey.true_labels, calibration=calibration, interval=interval,
                 dialect=dialect,
                 meta=_describe_origin(laplace, plan, run.stars_a_piece, arrays["data_hash"]),
-            )
+            )  # fmt: skip
             run.finish(write, overwrite=overwrite)
     return survey
 

@@ -7,11 +7,15 @@ from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.special import ndtri
 
+from symspec.errors import ShapeError
 from symspec.laplace.flags import FlagOptions
-from symspec.networks.noise.student_t import find_half_width
-from symspec.safety.options import check_number
+from symspec.networks.noise import LOG_2PI
+from symspec.networks.noise.tails import find_half_widths, find_log_densities, find_sigma
+from symspec.safety.arrays import as_float_array
+from symspec.safety.options import check_level
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +31,8 @@ class Prediction:
         :math:`J_x (\Sigma_x + C) J_x^T`: from the errors of the flux, and from what the good pixels
         leave open of the missing ones; zero where `has_flux_errors` is False.
     noise_cov : numpy.ndarray, shape (star, label, label)
-        S: the scatter of the training labels around the network.
+        S: the scatter of the training labels around the network; of Student's t the squares of
+        half widths of 68.27 %, see `StudentTNoise`.
     total_cov : numpy.ndarray, shape (star, label, label)
         The sum of the three.
     flags : numpy.ndarray of int, shape (star,)
@@ -110,20 +115,48 @@ class Prediction:
         OptionError
             `level` is not between 0 and 1.
         """
-        check_number(level, "level", "between 0 and 1", lambda x: 0 < x < 1)
-        half = self._find_half_width(level)
+        half = self.half_width(level)
         return np.stack([self.labels - half, self.labels + half], axis=2)
 
-    def _find_half_width(self, level: float) -> np.ndarray:
+    def half_width(self, level: float = 0.68) -> np.ndarray:
+        """Half of the width of `interval` (star, label)."""
+        check_level(level)
         if self.noise_dof is None:
             return ndtri(0.5 + level / 2) * self.errors
+        return find_half_widths(*self._find_parts(self.noise_dof), level)
+
+    def _find_parts(self, dof: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Variance of model and flux, and scale and degrees of freedom of the noise."""
         variance = np.einsum("ncc->nc", self.total_cov - self.noise_cov)
-        half = np.full(self.labels.shape, np.nan)
-        scale = standard_deviations(self.noise_cov) * np.sqrt(1 - 2 / self.noise_dof)
-        for dof in np.unique(self.noise_dof):
-            own = (self.noise_dof == dof) & np.isfinite(variance)
-            half[own] = scale[own] * find_half_width(variance[own] / scale[own] ** 2, dof, level)
-        return half
+        return variance, standard_deviations(self.noise_cov) / find_sigma(dof), dof
+
+    def log_density(self, labels: ArrayLike) -> np.ndarray:
+        """Log density (star, label) of new labels, each by itself.
+
+        The mean over stars that were not trained on is the score by which noises, priors and
+        networks are told apart.
+
+        Parameters
+        ----------
+        labels : array_like, shape (star, label)
+            In the units of the labels; NaN gives NaN.
+
+        Raises
+        ------
+        ShapeError
+            `labels` has another shape than the labels predicted.
+        """
+        y = as_float_array(labels, "labels", unit=self.label_units)
+        if y.shape != self.labels.shape:
+            raise ShapeError(
+                f"labels should have the shape of those predicted, {self.labels.shape}, got"
+                f" {y.shape}: give NaN where a label is not known."
+            )
+        residuals = y - self.labels
+        if self.noise_dof is not None:
+            return find_log_densities(residuals, *self._find_parts(self.noise_dof))
+        errors = self.errors
+        return -0.5 * ((residuals / errors) ** 2 + LOG_2PI) - np.log(errors)
 
     @property
     def errors(self) -> np.ndarray:

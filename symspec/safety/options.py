@@ -142,3 +142,14 @@ def check_rng(rng: Any) -> np.random.Generator:
         f"rng should be a numpy.random.Generator, got {got}: write"
         f" rng=np.random.default_rng({seed})."
     )
+
+
+def check_level(level: float, name: str = "level") -> None:
+    """Refuse, under the argument's name, a level of an interval that is not between 0 and 1.
+
+    Raises
+    ------
+    OptionError
+        As it says.
+    """
+    check_number(level, name, "between 0 and 1", lambda x: 0 < x < 1)

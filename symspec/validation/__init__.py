@@ -4,7 +4,8 @@ Against labels
     `coverage` is the share of true labels inside their intervals, `sigma_mad` the robust scatter of
     residuals, `calibrate_errors` the factor by which the errors of each label are too small. They
     take predictions of stars that the network was not trained on, with their known labels.
-    `studentized_residuals` finds wrong labels in the training set.
+    `studentized_residuals` finds wrong labels in the training set, and `find_outliers` lists those
+    that noise with wide tails made little of.
 Without other stars
     `laplace.leave_one_out()` predicts each training star as if it had not been trained on, for all
     of these; `jackknife_intervals` need no noise to be true, `laplace.influence` tells what each
@@ -21,8 +22,10 @@ Against the posterior itself
 from symspec.validation.audit import StructureAudit, audit_structures
 from symspec.validation.calibration import (
     ErrorCalibration,
+    Outliers,
     calibrate_errors,
     coverage,
+    find_outliers,
     sigma_mad,
     studentized_residuals,
 )
@@ -31,10 +34,12 @@ from symspec.validation.sandwich import sandwich_covariance
 
 __all__ = [
     "ErrorCalibration",
+    "Outliers",
     "StructureAudit",
     "audit_structures",
     "calibrate_errors",
     "coverage",
+    "find_outliers",
     "jackknife_intervals",
     "sandwich_covariance",
     "sigma_mad",

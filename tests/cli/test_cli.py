@@ -135,7 +135,7 @@ def test_train_takes_noise_with_tails_and_the_errors_of_the_labels(work, tmp_pat
     refused = {
         ("--noise", "normal"): "'gaussian', 'student-t', got 'normal'",
         ("--label-errors", "yes"): "'auto', 'none', got 'yes'",
-        ("--noise", "student-t", "--dof", 2): "dof should be finite and above 2",
+        ("--noise", "student-t", "--dof", 0): "dof should be finite and positive",
     }
     for options, reason in refused.items():
         assert reason in run("train", path, tmp_path / "no.h5", *options, code=1).stderr
@@ -215,6 +215,7 @@ def test_errors_writes_the_predictions_of_the_model(work, tmp_path, suffix, star
         # ECSV writes decimal digits
         np.testing.assert_allclose(table[name], expected.labels[:, c], rtol=1e-12)
         np.testing.assert_allclose(table[f"{name}_ERR"], expected.errors[:, c], rtol=1e-12)
+        np.testing.assert_allclose(table[f"{name}_LO"], expected.interval(0.68)[:, c, 0])
     np.testing.assert_array_equal(table["N_BAD_PIXELS"], (work.ivar == 0).sum(axis=1))
     assert f"generated_0 {expected.labels[0, 0]:.0f} ± {expected.errors[0, 0]:.0f} " in said.stdout
     assert "60 of 60 BAD_PIXELS: pixels without information" in said.stdout
@@ -233,6 +234,8 @@ def test_errors_takes_limits_of_flags_a_dialect_and_stars_to_calibrate_on(work, 
         0.01,
         "--dialect",
         "lower",
+        "--interval",
+        0.9,
     )
     said = run(
         "errors", work.model, work.stars, tmp_path / "c.nc", *words, "--calibrate-on", work.stars
@@ -247,6 +250,8 @@ def test_errors_takes_limits_of_flags_a_dialect_and_stars_to_calibrate_on(work, 
         assert (flags & 128).all()  # one pixel of 50 is bad in every star
         assert not (flags & (64 | 512)).any()  # near the edge, unlike the training spectra
         np.testing.assert_allclose(catalogue["e_teff"], expected.errors[:, 0], rtol=1e-9)
+        assert catalogue.attrs["INTERVAL"] == 0.9
+        np.testing.assert_allclose(catalogue["teff_hi"], expected.interval(0.9)[:, 0, 1])
         np.testing.assert_allclose(catalogue["snr"], expected.snr, rtol=1e-12)
         factor = catalogue.attrs["CAL1"]
         np.testing.assert_allclose(
