@@ -14,12 +14,13 @@ from numpy.typing import ArrayLike
 
 from symspec.derivatives import compiled
 from symspec.derivatives.functions import PerStarFunction
+from symspec.derivatives.span import Response, compile_response
 from symspec.derivatives.tangents import Tangents, walk_tangents
 from symspec.errors import OptionError
 from symspec.inverse_hessian.interface import InverseHessian, log_evidence
+from symspec.laplace import flux_errors
 from symspec.laplace.certificate import Certificate
 from symspec.laplace.flags import FlagOptions
-from symspec.laplace.flux_errors import METHODS, FluxErrors, FluxNoise, find_flux_errors
 from symspec.laplace.identity import describe_posterior
 from symspec.laplace.prediction import (
     CENTERS,
@@ -37,6 +38,7 @@ from symspec.safety.memory import STARS_AT_ONCE, Batches
 from symspec.safety.options import check_choice, check_rng
 from symspec.safety.progress import Progress, show_progress
 from symspec.safety.stars import check_flux
+from symspec.spectra.covariances.interface import FluxCovariance
 from symspec.spectra.flux_prior import Completed, FluxPrior
 from symspec.spectra.resampling import Resampled
 from symspec.spectra.selections import as_flux
@@ -127,8 +129,8 @@ class LaplacePosterior:
         return compiled.compile_predict(self.reg.net, **self._options)
 
     @cached_property
-    def _flux_jacobian(self) -> PerStarFunction:
-        return compiled.compile_jacobian(self.reg.net, "flux", **self._options)
+    def _response(self) -> Callable[[np.ndarray], Response]:
+        return compile_response(self.reg.net, self.theta, **self._options)
 
     @cached_property
     def _linearized_flux_jacobian(self) -> PerStarFunction:
@@ -217,6 +219,7 @@ class LaplacePosterior:
         X: ArrayLike | Spectra | Resampled,
         *,
         ivar: ArrayLike | None = None,
+        flux_covariance: FluxCovariance | ArrayLike | None = None,
         center: str = "weights",
         fill: str = "conditional",
         flux: str = "linear",
@@ -235,6 +238,11 @@ class LaplacePosterior:
             Inverse variance of the flux; Spectra and Resampled bring their own. 0 means no
             information: the pixel is filled, its cost is in the flux covariance, and it is counted
             in `n_bad_pixels` and the flags.
+        flux_covariance : FluxCovariance or array_like, optional
+            Covariance of the flux where errors of pixels are correlated, of each star or of all
+            alike: (star, pixel, pixel), (pixel, pixel), `BandedCovariance` or `LowRankCovariance`,
+            see `symspec.spectra.covariances`. `ivar` beside it is 0 at bad pixels, and elsewhere 1
+            over its diagonal. Spectra and Resampled bring their own.
         center : {"weights", "linearized"}
             What the error bars are around: the labels that the network gives at theta, or those of
             the network linearised there, at its own minimum. The model errors of
@@ -273,9 +281,10 @@ class LaplacePosterior:
             subset of the training stars, or a file of symspec 0.1.
         """
         is_linearized = self._check_center(center)
-        check_choice(flux, "flux", METHODS)
+        check_choice(flux, "flux", flux_errors.METHODS)
         resampled = X if isinstance(X, Resampled) else None
-        observed, ivar = as_flux(self.reg.net, X, ivar)
+        observed, ivar, covariance = as_flux(self.reg.net, X, ivar, flux_covariance)
+        covariance = covariance or flux_errors.ResampledCovariance.of(resampled)
         how = Choices(center=center, fill=choose_fill(fill, ivar, self.flux_prior), flux=flux)
         prior = self.flux_prior or FluxPrior.of_mean(self.flux_mean)
 
@@ -291,15 +300,16 @@ class LaplacePosterior:
             if is_linearized:
                 state["labels"][rows] += state["step"][rows]
             if known is not None:
-                noise = FluxNoise.of(known, resampled, rows)
-                errors = self._flux_errors(state["labels"][rows], completed, noise, how)
+                noise = flux_errors.FluxNoise.of(known, covariance and covariance.pick(rows))
+                center = state["labels"][rows]
+                errors = self._flux_errors(center, state["model"][rows], completed, noise, how)
                 for name, array in errors.to_arrays().items():
                     state[name][rows] = array
 
         fingerprint = ""
         if resume is not None:
             what = ("prediction", __version__, how, describe_posterior(self))
-            fingerprint = find_fingerprint(*what, observed, ivar, resampled)
+            fingerprint = find_fingerprint(*what, observed, ivar, covariance)
         with show_progress(progress) as show:
             checkpoint = Checkpoint(resume, fingerprint, show)
             start = begin(len(observed), self.reg.net.n_labels)
@@ -307,23 +317,29 @@ class LaplacePosterior:
         return sum_up(self, observed, ivar, state, how, flag_options or FlagOptions())
 
     def _flux_errors(
-        self, at_center: np.ndarray, completed: Completed, noise: FluxNoise, how: Choices
-    ) -> FluxErrors:
-        is_linearized = how.center == "linearized"
-        jacobian = self._linearized_flux_jacobian if is_linearized else self._flux_jacobian
+        self,
+        at_center: np.ndarray,
+        model_cov: np.ndarray,
+        completed: Completed,
+        noise: flux_errors.FluxNoise,
+        how: Choices,
+    ) -> flux_errors.FluxErrors:
+        rest = np.einsum("ncc->nc", model_cov + self.reg.noise.predict(at_center))
+        respond = self._response if how.center == "weights" else self._respond_linearized
+        eps = float(np.finfo(self.dtype).eps)
+        return flux_errors.find_flux_errors(
+            respond, at_center, completed, noise, rest=rest, method=how.flux, eps=eps
+        )
+
+    def _respond_linearized(self, X: np.ndarray) -> Response:
+        """That of the network linearised at its weights, at its own minimum."""
 
         def labels(X: np.ndarray) -> np.ndarray:
-            found = self._predict(self.theta, X)
-            if is_linearized:
-                step = self._newton_step[0]
-                found = found + np.concatenate([t.matvec(step) for _, t in self.tangents(X)])
-            return found
+            step = self._newton_step[0]
+            moved = np.concatenate([t.matvec(step) for _, t in self.tangents(X)])
+            return self._predict(self.theta, X) + moved
 
-        eps = float(np.finfo(self.dtype).eps)
-        differentiate = partial(jacobian, self.theta)
-        return find_flux_errors(
-            labels, differentiate, at_center, completed, noise, method=how.flux, eps=eps
-        )
+        return Response(labels, partial(self._linearized_flux_jacobian, self.theta), X)
 
     def _check_center(self, center: str) -> bool:
         """Whether it is the linearised one, which there is."""
