@@ -138,6 +138,7 @@ from symspec.networks import (
 )
 from symspec.networks.noise import GaussianNoise, StudentTNoise
 from symspec.spectra import Resampled, Spectra, datasets, resample
+from symspec.spectra.covariances import BandedCovariance, LowRankCovariance
 from symspec.spectra.readers import open_spectra, read_spectra
 from symspec.training import PolishResult, TrainResult, minimize, polish, train, tune
 from symspec.validation import (
@@ -234,6 +235,8 @@ __all__ = [
     "Spectra",
     "read_spectra",
     "open_spectra",
+    "BandedCovariance",
+    "LowRankCovariance",
     "resample",
     "Resampled",
     "datasets",

@@ -11,6 +11,7 @@ import typer
 from rich.markup import escape
 
 from symspec.cli.options import (
+    Fill,
     ModelFile,
     Overwrite,
     Reading,
@@ -75,13 +76,6 @@ Center = Annotated[
     typer.Option(
         help="Labels of the network as trained, or linearised there and taken to its own minimum,"
         " for which the model errors are exact wherever training stopped."
-    ),
-]
-Fill = Annotated[
-    Literal["conditional", "mean"],
-    typer.Option(
-        help="Fill missing pixels with their mean given the good ones, or the training mean; what"
-        " either costs is in the errors."
     ),
 ]
 FluxErrors = Annotated[

@@ -59,7 +59,8 @@ class Prediction:
         The part of `flux_cov` that missing pixels leave open, propagated linearly.
     nonlinearity : numpy.ndarray, shape (star, label), optional
         Standard deviation of the flux's part over the linear one, of the same draws through the
-        network: 1 where the network is linear within the errors of the flux.
+        network: 1 where the network is linear within the errors of the flux, or these are too small
+        beside model and noise to matter, see `find_flux_errors`.
     flux_sampling_error : numpy.ndarray, shape (star, label), optional
         Monte Carlo error of the flux's standard deviation; 0 for ``flux="linear"``.
     flag_options : FlagOptions, optional

@@ -358,6 +358,7 @@ def test_hmc_compares_draws_writes_and_marks(work, tmp_path):
     assert "Agree: median sd ratio within 10% of 1" in said.stdout
     with xr.open_datatree(path, engine="h5netcdf") as draws:
         assert draws["posterior"]["f"].shape == (2, 30, 4, 3)
+        assert draws.attrs["fill"] == "missing pixels hold their mean given the good ones"
     rows = Table.read(table, format="ascii.ecsv")
     assert all(str(name).startswith("generated_") for name in rows["ID"])
     for name in ("intervals", "densities", "traces"):
@@ -410,8 +411,10 @@ def test_jacobian_is_that_of_the_compiled_function_and_is_plotted(
     path, figure = tmp_path / "jacobian.h5", tmp_path / "figure.png"
     said = run("jacobian", work.model, work.stars, path, "--plot", figure)
     net, theta = read_network(work.model)
-    filled = np.where(work.ivar > 0, stars.flux, read_laplace(work.model).flux_mean)
+    laplace = read_laplace(work.model)
+    filled = laplace.flux_prior.complete(stars.flux, work.ivar).flux
     with h5py.File(path) as file:
+        assert file.attrs["fill"] == "missing pixels hold their mean given the good ones"
         expected = compile_jacobian(net)(theta, filled)
         # the order of sums in a product of matrices may change with the number of rows
         np.testing.assert_allclose(file["jacobian"][()], expected, rtol=1e-10, atol=1e-12)
@@ -429,7 +432,11 @@ def test_jacobian_takes_a_network_without_error_bars_and_writes_float32(work, tm
     net, theta = read_network(work.model)
     write_network(tmp_path / "net.h5", net, theta)
     run("jacobian", tmp_path / "net.h5", work.stars, tmp_path / "j.h5", "--dtype", "float32")
+    words = ("--fill", "conditional", "--overwrite")
+    said = run("jacobian", tmp_path / "net.h5", work.stars, tmp_path / "j.h5", *words, code=1)
+    assert 'fill="conditional" needs what training spectra tell' in said.stderr
     with h5py.File(tmp_path / "j.h5") as file:
+        assert file.attrs["fill"] == "missing pixels hold the training mean"
         assert file["jacobian"].dtype == np.float32
         assert file["jacobian"].shape == (N_STARS, 3, N_PIXELS)
 
