@@ -62,6 +62,7 @@ from symspec.derivatives import (
     compile_predict,
 )
 from symspec.errors import (
+    AssumedUnitWarning,
     DataError,
     DiskFullError,
     DivergedError,
@@ -258,5 +259,6 @@ __all__ = [
     "EdgeOfRangeWarning",
     "SeveralMaximaWarning",
     "UnusedDataWarning",
+    "AssumedUnitWarning",
     "ValuesDroppedWarning",
 ]

@@ -24,7 +24,8 @@ BELOW = {
     "spectra": "safety",
     "spectra.readers.fits": "spectra",
     "spectra.readers.layouts": "spectra.readers.fits",
-    "spectra.readers": "spectra.readers.layouts",
+    "spectra.readers.tables": "spectra",
+    "spectra.readers": "spectra.readers.layouts spectra.readers.tables",
     "derivatives": "networks",
     "inverse_hessian": "derivatives",
     "training": "inverse_hessian spectra",
@@ -49,6 +50,8 @@ ONLY = {
     "rich": "safety reports cli",
     "astropy": "safety spectra spectra.readers spectra.readers.fits files reports",
     "h5py": "safety files files.importers.keras",
+    "python_calamine": "spectra.readers.tables",
+    "jcamp": "spectra.readers.tables",
 }
 LATE = (
     "matplotlib",
@@ -61,6 +64,8 @@ LATE = (
     "rich",
     "typer",
     "onnx",
+    "python_calamine",
+    "jcamp",
 )
 MAX_MODULE_LINES = 400
 MAX_FUNCTION_LINES = 50

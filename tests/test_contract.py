@@ -42,7 +42,8 @@ CONTRACT = {
     "errors and warnings": "SymspecError ShapeError DataError OptionError FileFormatError"
     " FileKeptError MissingDependencyError TooLargeError DiskFullError DivergedError"
     " NotAtMinimumError NotPositiveDefiniteError NotAtMinimumWarning MissingPixelsWarning"
-    " EdgeOfRangeWarning SeveralMaximaWarning UnusedDataWarning ValuesDroppedWarning",
+    " EdgeOfRangeWarning SeveralMaximaWarning UnusedDataWarning ValuesDroppedWarning"
+    " AssumedUnitWarning",
 }
 # positional names in their order, then "*", then those that go by keyword
 SIGNATURES = {
