@@ -24,17 +24,18 @@ import symspec as ss
 
 CONTRACT = {
     "networks": "Network mlp standardized ACTIVATIONS Layer Standardize Unstandardize Dense Conv1D"
-    " LocallyConnected1D ZeroPadding1D MaxPool1D AveragePool1D GlobalAveragePool1D Flatten Reshape"
-    " Permute Slice Identity From Add Concatenate BatchNorm LayerNorm MedianNormalize"
-    " ContinuumNormalize Dropout Activation fold_batch_norm",
+    " LocallyConnected1D ZeroPadding1D MaxPool1D AveragePool1D GlobalAveragePool1D Flatten"
+    " Reshape Permute Slice Identity From Add Multiply Concatenate BatchNorm LayerNorm"
+    " MedianNormalize ContinuumNormalize SNV MSC SavitzkyGolay Absorbance Dropout Activation"
+    " PReLU fold_batch_norm",
     "the model": "Regression GaussianNoise StudentTNoise scaled_prior"
     " prior_precision_from_weight_decay",
     "compiled functions": "compile_predict compile_jacobian compile_objective"
     " compile_hessian_vector_product compile_ggn_vector_product compile_hessian compile_ggn",
     "training": "train TrainResult minimize polish PolishResult tune",
     "error bars": "fit_laplace LaplacePosterior Certificate Prediction Flag FlagOptions"
-    " audit_structures StructureAudit sandwich_covariance coverage calibrate_errors"
-    " ErrorCalibration sigma_mad studentized_residuals",
+    " audit_structures StructureAudit sandwich_covariance coverage"
+    " calibrate_errors ErrorCalibration sigma_mad studentized_residuals",
     "HMC": "pymc_model run_hmc compare_hmc HmcComparison",
     "spectra": "Spectra read_spectra open_spectra resample Resampled datasets",
     "files": "read_network write_network import_network import_payne read_regression read_laplace"
