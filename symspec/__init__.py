@@ -93,6 +93,7 @@ from symspec.files import (
     write_network,
 )
 from symspec.files.importers import import_network, import_payne, read_network
+from symspec.fitting import Validation, validate
 from symspec.hmc import HmcComparison, compare_hmc, pymc_model, run_hmc
 from symspec.laplace import (
     Certificate,
@@ -224,6 +225,8 @@ __all__ = [
     "audit_structures",
     "StructureAudit",
     "sandwich_covariance",
+    "validate",
+    "Validation",
     "coverage",
     "calibrate_errors",
     "ErrorCalibration",

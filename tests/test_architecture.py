@@ -30,13 +30,14 @@ BELOW = {
     "inverse_hessian": "derivatives",
     "training": "inverse_hessian spectra",
     "laplace": "inverse_hessian spectra",
+    "fitting": "training laplace",
     "hmc": "laplace",
     "files": "laplace spectra.readers",
     "files.importers.keras": "files",
     "files.importers.onnx": "files",
     "files.importers": "files.importers.keras files.importers.onnx",
     "reports": "files.importers hmc",
-    "cli": "reports training",
+    "cli": "reports fitting",
 }
 FOUNDATIONS = {"errors", "version"}  # under the house: every room may import them
 # who imports what, and nobody else does

@@ -34,7 +34,7 @@ CONTRACT = {
     " compile_hessian_vector_product compile_ggn_vector_product compile_hessian compile_ggn",
     "training": "train TrainResult minimize polish PolishResult tune",
     "error bars": "fit_laplace LaplacePosterior Certificate Prediction Flag FlagOptions"
-    " audit_structures StructureAudit sandwich_covariance coverage"
+    " audit_structures StructureAudit sandwich_covariance validate Validation coverage"
     " calibrate_errors ErrorCalibration sigma_mad studentized_residuals",
     "HMC": "pymc_model run_hmc compare_hmc HmcComparison",
     "spectra": "Spectra read_spectra open_spectra resample Resampled datasets",
@@ -114,7 +114,7 @@ ROOMS = {  # paths of modules that scripts import from, with one name of each
     "symspec.errors": "SymspecError",
     "symspec.cli": "main",
 }
-COMMANDS = {"demo", "train", "errors", "jacobian", "audit", "hmc", "info"}
+COMMANDS = {"demo", "train", "validate", "errors", "jacobian", "audit", "hmc", "info"}
 # what `import symspec` loads beside the standard library; numpy.f2py takes charset_normalizer along
 LOADED = {"symspec", "numpy", "scipy", "pytensor", "threadpoolctl"}
 MAY_LOAD = LOADED | {"charset_normalizer", "cython_runtime"}

@@ -8,7 +8,7 @@ import typer
 from rich.markup import escape
 from typer.core import TyperGroup
 
-from symspec.cli import audit, demo, errors, hmc, info, jacobian, train
+from symspec.cli import audit, demo, errors, hmc, info, jacobian, train, validate
 from symspec.cli.signals import find_exit_code, heeding_signals, say_interrupted
 from symspec.cli.steps import say
 from symspec.errors import SymspecError
@@ -39,6 +39,7 @@ app = typer.Typer(
 )
 app.command(epilog=demo.EXAMPLES)(demo.demo)
 app.command(epilog=train.EXAMPLES)(train.train)
+app.command(epilog=validate.EXAMPLES)(validate.validate)
 app.command(epilog=errors.EXAMPLES)(errors.errors)
 app.command(epilog=audit.EXAMPLES)(audit.audit)
 app.command(epilog=hmc.EXAMPLES)(hmc.hmc)

@@ -1,4 +1,4 @@
-"""Steps that several commands share: from spectra with labels to a network with error bars."""
+"""Steps that several commands share: spectra in, results out, and words to the user."""
 
 from __future__ import annotations
 
@@ -8,29 +8,15 @@ from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import ArrayLike
 from rich.console import Console
 
 from symspec.cli.signals import going_on
 from symspec.errors import DataError, DiskFullError
-from symspec.laplace.fit import fit_laplace
-from symspec.laplace.posterior import LaplacePosterior
-from symspec.networks.layers import Standardize, Unstandardize
-from symspec.networks.network import Network, mlp
-from symspec.networks.noise import StudentTNoise
-from symspec.networks.prior import scaled_prior
-from symspec.networks.regression import Regression
-from symspec.safety.progress import Progress, show_progress
-from symspec.spectra.pixels import fill_flux
+from symspec.fitting.fit import finish as finish
+from symspec.fitting.fit import run_adam as run_adam
+from symspec.fitting.start import build_start as build_start
 from symspec.spectra.readers.read import read_spectra
 from symspec.spectra.spectra import Spectra
-from symspec.training.epochs import train
-from symspec.training.evidence import tune as tune_by_evidence
-from symspec.training.newton import polish
-
-START_NOISE = 0.3  # of the standard deviation of each label
-_SATURATING = ("tanh", "sigmoid")
 
 
 def say(text: str) -> None:
@@ -64,131 +50,6 @@ def read_labelled_spectra(
             " --label NAME."
         )
     return stars
-
-
-def build_start(
-    spectra: Spectra,
-    hidden: Sequence[int],
-    activation: str,
-    *,
-    sigma_noise: ArrayLike | None = None,
-    prior_precision: float = 1.0,
-    dof: float | None = None,
-) -> Regression:
-    """Regression of a multilayer perceptron from flux to labels in their own units.
-
-    Parameters
-    ----------
-    spectra : Spectra
-        Training stars with labels. A pixel that never varies is divided by its own size.
-    hidden : sequence of int
-        Widths of the hidden layers.
-    activation : str
-    sigma_noise : float or sequence of float, optional
-        By default `START_NOISE` times the standard deviation of each label.
-    prior_precision : float, default 1.0
-        See `scaled_prior`.
-    dof : float, optional
-        Degrees of freedom of Student's t noise, of which `sigma_noise` is the scale; by default
-        noise is normal.
-    """
-    X = fill_flux(spectra)
-    Y = np.asarray(spectra.labels)
-    dense = mlp([spectra.n_pixels, *hidden, Y.shape[1]], activation=activation)
-    net = Network(
-        [Standardize.of(X, constant="keep"), *dense.layers, Unstandardize.of(Y)],
-        spectra.n_pixels,
-        label_names=spectra.label_names,
-        label_units=spectra.label_units,
-        wavelength=spectra.wavelength,
-        wavelength_unit=spectra.wavelength_unit,
-        wavelength_medium=spectra.wavelength_medium,
-    )
-    if sigma_noise is None:
-        sigma_noise = START_NOISE * np.nanstd(Y, axis=0)
-    elif np.size(sigma_noise) == 1:
-        sigma_noise = float(np.squeeze(sigma_noise))
-    prior = scaled_prior(net, prior_precision)
-    if dof is not None:
-        return Regression(net, noise=StudentTNoise(sigma_noise, dof), prior_precision=prior)
-    return Regression(net, sigma_noise=sigma_noise, prior_precision=prior)
-
-
-def run_adam(
-    reg: Regression, spectra: Spectra, held_out: Spectra | None, *, seed: int, **options: Any
-) -> np.ndarray:
-    """Weights (param,) of the best epoch of `train`, watched on the stars held out.
-
-    Raises
-    ------
-    KeyboardInterrupt
-        Ctrl-C was pressed meanwhile.
-    """
-    functions = [layer.function for layer in reg.net.layers if hasattr(layer, "function")]
-    saturates = bool(functions) and functions[0] in _SATURATING
-    fit = train(
-        reg,
-        spectra,
-        init="glorot_uniform" if saturates else "he_normal",
-        validation=held_out,
-        rng=np.random.default_rng(seed),
-        **options,
-    )
-    if fit.stopped == "interrupted":
-        raise KeyboardInterrupt
-    return fit.theta
-
-
-def finish(
-    reg: Regression,
-    theta: np.ndarray,
-    spectra: Spectra,
-    *,
-    tune: bool,
-    memory: str,
-    structure: str = "auto",
-    progress: bool | Progress = True,
-) -> LaplacePosterior:
-    """Go to the minimum, with `tune` at the noise and prior of largest evidence, and invert.
-
-    Parameters
-    ----------
-    reg : Regression
-    theta : numpy.ndarray, shape (param,)
-        Start.
-    spectra : Spectra
-        Training stars with labels.
-    tune : bool
-        Whether to set noise and prior, or to keep those of `reg`.
-    memory : str
-        Memory that a factorisation may take, such as "8GB".
-    structure : str
-        Structure of the inverse Hessian, see `fit_laplace`.
-    progress : bool or Progress, default True
-    """
-    with show_progress(progress) as show:
-        if tune:
-            reg, theta = tune_by_evidence(
-                reg, theta, spectra, structure=structure, memory=memory, progress=show
-            )
-        else:
-            polished = polish(
-                reg, theta, spectra, structure=structure, memory=memory, progress=show
-            )
-            theta = polished.theta
-        show("inverting the Hessian", 0, None)
-        laplace = fit_laplace(
-            reg,
-            theta,
-            spectra,
-            structure=structure,
-            memory=memory,
-            require_minimum=False,
-            progress=show,
-        )
-        show("looking whether it is a minimum", 0, None)
-        laplace.certificate.decide()
-    return laplace
 
 
 def offer_to_resume(output: Path) -> AbstractContextManager[None]:

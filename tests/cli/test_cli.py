@@ -25,7 +25,7 @@ from symspec.spectra import datasets
 from symspec.spectra.readers.read import read_spectra
 
 N_STARS, N_PIXELS = 60, 50
-COMMANDS = ("demo", "train", "errors", "audit", "hmc", "jacobian", "info")
+COMMANDS = ("demo", "train", "validate", "errors", "audit", "hmc", "jacobian", "info")
 
 
 def run(*words, code=0):
@@ -179,7 +179,7 @@ def test_train_tunes_by_default_and_warns_of_what_is_not_at_a_minimum(work, tmp_
         )
         return tuned, theta + 0.1  # not at its minimum
 
-    monkeypatch.setattr("symspec.cli.steps.tune_by_evidence", tune)
+    monkeypatch.setattr("symspec.fitting.fit.tune_by_evidence", tune)
     words = ("--hidden", 2, "--epochs", 1, "--label", "FE_H", "--validation", 0)
     said = run("train", work.stars, tmp_path / "m.h5", *words)
     laplace = read_laplace(tmp_path / "m.h5")
