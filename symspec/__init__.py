@@ -63,6 +63,7 @@ from symspec.derivatives import (
     compile_predict,
 )
 from symspec.errors import (
+    AssumedUnitWarning,
     DataError,
     DiskFullError,
     DivergedError,
@@ -93,6 +94,7 @@ from symspec.files import (
     write_network,
 )
 from symspec.files.importers import import_network, import_payne, read_network
+from symspec.fitting import Validation, validate
 from symspec.hmc import HmcComparison, compare_hmc, pymc_model, run_hmc
 from symspec.laplace import (
     Certificate,
@@ -104,6 +106,9 @@ from symspec.laplace import (
 )
 from symspec.networks import (
     ACTIVATIONS,
+    MSC,
+    SNV,
+    Absorbance,
     Activation,
     Add,
     AveragePool1D,
@@ -122,10 +127,13 @@ from symspec.networks import (
     LocallyConnected1D,
     MaxPool1D,
     MedianNormalize,
+    Multiply,
     Network,
     Permute,
+    PReLU,
     Regression,
     Reshape,
+    SavitzkyGolay,
     Slice,
     Standardize,
     Unstandardize,
@@ -180,12 +188,18 @@ __all__ = [
     "Identity",
     "From",
     "Add",
+    "Multiply",
     "Concatenate",
     "BatchNorm",
     "LayerNorm",
     "MedianNormalize",
     "ContinuumNormalize",
+    "SNV",
+    "MSC",
+    "SavitzkyGolay",
+    "Absorbance",
     "Dropout",
+    "PReLU",
     "Activation",
     "fold_batch_norm",
     # the model
@@ -218,6 +232,8 @@ __all__ = [
     "audit_structures",
     "StructureAudit",
     "sandwich_covariance",
+    "validate",
+    "Validation",
     "coverage",
     "jackknife_intervals",
     "calibrate_errors",
@@ -270,5 +286,6 @@ __all__ = [
     "EdgeOfRangeWarning",
     "SeveralMaximaWarning",
     "UnusedDataWarning",
+    "AssumedUnitWarning",
     "ValuesDroppedWarning",
 ]

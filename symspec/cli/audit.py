@@ -8,7 +8,8 @@ from typing import Annotated
 import numpy as np
 import typer
 
-from symspec.cli.options import (
+from symspec.cli.shared.files import read_labelled_spectra
+from symspec.cli.shared.options import (
     Memory,
     ModelFile,
     Overwrite,
@@ -18,7 +19,6 @@ from symspec.cli.options import (
     check_output,
     parse_reading,
 )
-from symspec.cli.steps import read_labelled_spectra
 from symspec.files.archives import read_regression
 from symspec.reports.plots import plot_structure_audit, save_figure
 from symspec.reports.star_tables import STAR_TABLE_SUFFIXES, check_star_table, write_audit

@@ -10,7 +10,8 @@ import numpy as np
 import typer
 from rich.markup import escape
 
-from symspec.cli.options import (
+from symspec.cli.shared.files import offer_to_resume, read_labelled_spectra
+from symspec.cli.shared.options import (
     Fill,
     ModelFile,
     Overwrite,
@@ -22,7 +23,6 @@ from symspec.cli.options import (
     check_output,
     parse_reading,
 )
-from symspec.cli.steps import offer_to_resume, read_labelled_spectra
 from symspec.files.archives import read_laplace
 from symspec.files.catalogues import SUFFIXES
 from symspec.files.partial_runs import is_finished

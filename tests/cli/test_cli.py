@@ -25,7 +25,7 @@ from symspec.spectra.readers.read import read_spectra
 from symspec.validation.audit import AUDITED, audit_structures
 
 N_STARS, N_PIXELS = 60, 50
-COMMANDS = ("demo", "train", "errors", "audit", "hmc", "jacobian", "info")
+COMMANDS = ("demo", "train", "validate", "errors", "audit", "hmc", "jacobian", "info")
 
 
 def run(*words, code=0):
@@ -179,7 +179,7 @@ def test_train_tunes_by_default_and_warns_of_what_is_not_at_a_minimum(work, tmp_
         )
         return tuned, theta + 0.1  # not at its minimum
 
-    monkeypatch.setattr("symspec.fitting.finish.tune_by_evidence", tune)
+    monkeypatch.setattr("symspec.fitting.fit.tune_by_evidence", tune)
     words = ("--hidden", 2, "--epochs", 1, "--label", "FE_H", "--validation", 0)
     said = run("train", work.stars, tmp_path / "m.h5", *words)
     laplace = read_laplace(tmp_path / "m.h5")
@@ -575,7 +575,7 @@ def test_outputs_are_checked_before_any_work(work, monkeypatch):
         raise AssertionError("spectra were read")
 
     for name in (
-        "cli.steps.read_spectra",
+        "cli.shared.files.read_spectra",
         "files.jacobians.open_spectra",
         "files.surveys.open_spectra",
     ):
@@ -604,7 +604,7 @@ def test_an_interrupt_is_exit_code_130_without_a_file(work, monkeypatch, tmp_pat
 
 def test_ctrl_c_while_adam_runs_is_an_interrupt_too(work, monkeypatch, tmp_path):
     stopped = SimpleNamespace(stopped="interrupted", theta=None)
-    monkeypatch.setattr("symspec.fitting.start.train", lambda *_, **__: stopped)
+    monkeypatch.setattr("symspec.fitting.fit.train", lambda *_, **__: stopped)
     run("train", work.stars, tmp_path / "m.h5", code=130)
     assert list(tmp_path.iterdir()) == []
 
