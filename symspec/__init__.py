@@ -98,10 +98,13 @@ from symspec.fitting import Validation, validate
 from symspec.hmc import HmcComparison, compare_hmc, pymc_model, run_hmc
 from symspec.laplace import (
     Certificate,
+    CombinedPosterior,
+    CombinedPrediction,
     Flag,
     FlagOptions,
     LaplacePosterior,
     Prediction,
+    combine,
     fit_laplace,
 )
 from symspec.networks import (
@@ -224,6 +227,9 @@ __all__ = [
     "tune",
     # error bars
     "fit_laplace",
+    "combine",
+    "CombinedPosterior",
+    "CombinedPrediction",
     "LaplacePosterior",
     "Certificate",
     "Prediction",

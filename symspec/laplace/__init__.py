@@ -84,9 +84,11 @@ Noise and flux errors
     is on the safe side.
 Do they tell the truth?
     `help(symspec.validation)` has what holds them against labels, other structures and other noise.
+Other basins
+    The error bars are those of one basin of the posterior. `symspec.combine` takes several networks
+    together, from other starts, say, whose labels differ where the training stars leave gaps.
 What this is not
-    These are the error bars of one basin of the posterior. They say nothing of other basins, nor of
-    stars unlike all training stars, whose features the network has never met.
+    They say nothing of stars unlike all training stars, whose features the network has never met.
 
 Long fits and predictions take ``resume="folder"``: interrupted, or killed, the same call goes on
 from the last finished block and ends with the same bits (primal and dual, one factorisation each,
@@ -95,6 +97,7 @@ network.
 """
 
 from symspec.laplace.certificate import Certificate
+from symspec.laplace.combination import CombinedPosterior, CombinedPrediction, combine
 from symspec.laplace.fit import fit_laplace
 from symspec.laplace.flags import Flag, FlagOptions
 from symspec.laplace.posterior import LaplacePosterior
@@ -102,9 +105,12 @@ from symspec.laplace.prediction import Prediction
 
 __all__ = [
     "Certificate",
+    "CombinedPosterior",
+    "CombinedPrediction",
     "Flag",
     "FlagOptions",
     "LaplacePosterior",
     "Prediction",
+    "combine",
     "fit_laplace",
 ]
