@@ -63,6 +63,7 @@ from symspec.derivatives import (
     compile_predict,
 )
 from symspec.errors import (
+    AssumedUnitWarning,
     DataError,
     DiskFullError,
     DivergedError,
@@ -93,17 +94,24 @@ from symspec.files import (
     write_network,
 )
 from symspec.files.importers import import_network, import_payne, read_network
+from symspec.fitting import Validation, validate
 from symspec.hmc import HmcComparison, compare_hmc, pymc_model, run_hmc
 from symspec.laplace import (
     Certificate,
+    CombinedPosterior,
+    CombinedPrediction,
     Flag,
     FlagOptions,
     LaplacePosterior,
     Prediction,
+    combine,
     fit_laplace,
 )
 from symspec.networks import (
     ACTIVATIONS,
+    MSC,
+    SNV,
+    Absorbance,
     Activation,
     Add,
     AveragePool1D,
@@ -122,10 +130,13 @@ from symspec.networks import (
     LocallyConnected1D,
     MaxPool1D,
     MedianNormalize,
+    Multiply,
     Network,
     Permute,
+    PReLU,
     Regression,
     Reshape,
+    SavitzkyGolay,
     Slice,
     Standardize,
     Unstandardize,
@@ -138,6 +149,7 @@ from symspec.networks import (
 )
 from symspec.networks.noise import GaussianNoise, StudentTNoise
 from symspec.spectra import Resampled, Spectra, datasets, resample
+from symspec.spectra.covariances import BandedCovariance, LowRankCovariance
 from symspec.spectra.readers import open_spectra, read_spectra
 from symspec.training import PolishResult, TrainResult, minimize, polish, train, tune
 from symspec.validation import (
@@ -180,12 +192,18 @@ __all__ = [
     "Identity",
     "From",
     "Add",
+    "Multiply",
     "Concatenate",
     "BatchNorm",
     "LayerNorm",
     "MedianNormalize",
     "ContinuumNormalize",
+    "SNV",
+    "MSC",
+    "SavitzkyGolay",
+    "Absorbance",
     "Dropout",
+    "PReLU",
     "Activation",
     "fold_batch_norm",
     # the model
@@ -210,6 +228,9 @@ __all__ = [
     "tune",
     # error bars
     "fit_laplace",
+    "combine",
+    "CombinedPosterior",
+    "CombinedPrediction",
     "LaplacePosterior",
     "Certificate",
     "Prediction",
@@ -218,6 +239,8 @@ __all__ = [
     "audit_structures",
     "StructureAudit",
     "sandwich_covariance",
+    "validate",
+    "Validation",
     "coverage",
     "jackknife_intervals",
     "calibrate_errors",
@@ -236,6 +259,8 @@ __all__ = [
     "Spectra",
     "read_spectra",
     "open_spectra",
+    "BandedCovariance",
+    "LowRankCovariance",
     "resample",
     "Resampled",
     "datasets",
@@ -269,5 +294,6 @@ __all__ = [
     "EdgeOfRangeWarning",
     "SeveralMaximaWarning",
     "UnusedDataWarning",
+    "AssumedUnitWarning",
     "ValuesDroppedWarning",
 ]

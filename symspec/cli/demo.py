@@ -21,8 +21,8 @@ from symspec.derivatives.compiled import compile_jacobian
 from symspec.errors import OptionError
 from symspec.files.archives import write_laplace
 from symspec.files.catalogues import write_catalogue
-from symspec.fitting.finish import finish
-from symspec.fitting.start import build_start, run_adam
+from symspec.fitting.fit import finish, run_adam
+from symspec.fitting.start import build_start
 from symspec.laplace.certificate import Certificate
 from symspec.laplace.prediction import Prediction, join_predictions
 from symspec.networks.regression import Regression

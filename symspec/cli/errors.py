@@ -10,7 +10,9 @@ import numpy as np
 import typer
 from rich.markup import escape
 
-from symspec.cli.options import (
+from symspec.cli.shared.files import offer_to_resume, read_labelled_spectra
+from symspec.cli.shared.options import (
+    Fill,
     ModelFile,
     Overwrite,
     Reading,
@@ -21,7 +23,6 @@ from symspec.cli.options import (
     check_output,
     parse_reading,
 )
-from symspec.cli.steps import offer_to_resume, read_labelled_spectra
 from symspec.files.archives import read_laplace
 from symspec.files.catalogues import SUFFIXES
 from symspec.files.partial_runs import is_finished
@@ -75,13 +76,6 @@ Center = Annotated[
     typer.Option(
         help="Labels of the network as trained, or linearised there and taken to its own minimum,"
         " for which the model errors are exact wherever training stopped."
-    ),
-]
-Fill = Annotated[
-    Literal["conditional", "mean"],
-    typer.Option(
-        help="Fill missing pixels with their mean given the good ones, or the training mean; what"
-        " either costs is in the errors."
     ),
 ]
 FluxErrors = Annotated[

@@ -1,24 +1,24 @@
-"""From spectra with labels to a network that is trained, by Adam."""
+"""The network that a training starts from: layers, units, noise and prior out of the spectra."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from symspec.networks.layers import Standardize, Unstandardize
+from symspec.derivatives.compiled import compile_predict
+from symspec.errors import DataError
+from symspec.networks.layers import Layer, Standardize, Unstandardize
 from symspec.networks.network import Network, mlp
 from symspec.networks.noise import StudentTNoise
+from symspec.networks.preprocessing import make_preprocessing, parse_preprocessing
 from symspec.networks.prior import scaled_prior
 from symspec.networks.regression import Regression
 from symspec.spectra.pixels import fill_flux
 from symspec.spectra.spectra import Spectra
-from symspec.training.epochs import train
 
 START_NOISE = 0.3  # of the standard deviation of each label
-_SATURATING = ("tanh", "sigmoid")
 
 
 def build_start(
@@ -29,6 +29,7 @@ def build_start(
     sigma_noise: ArrayLike | None = None,
     prior_precision: float = 1.0,
     dof: float | None = None,
+    preprocess: str = "",
 ) -> Regression:
     """Regression of a multilayer perceptron from flux to labels in their own units.
 
@@ -46,12 +47,14 @@ def build_start(
     dof : float, optional
         Degrees of freedom of Student's t noise, of which `sigma_noise` is the scale; by default
         noise is normal.
+    preprocess : str, default ""
+        What is done to spectra first, see `symspec.networks.preprocessing.parse_preprocessing`.
     """
-    X = fill_flux(spectra)
     Y = np.asarray(spectra.labels)
+    before, X = _preprocess(fill_flux(spectra), preprocess)
     dense = mlp([spectra.n_pixels, *hidden, Y.shape[1]], activation=activation)
     net = Network(
-        [Standardize.of(X, constant="keep"), *dense.layers, Unstandardize.of(Y)],
+        [*before, Standardize.of(X, constant="keep"), *dense.layers, Unstandardize.of(Y)],
         spectra.n_pixels,
         label_names=spectra.label_names,
         label_units=spectra.label_units,
@@ -69,26 +72,23 @@ def build_start(
     return Regression(net, sigma_noise=sigma_noise, prior_precision=prior)
 
 
-def run_adam(
-    reg: Regression, spectra: Spectra, held_out: Spectra | None, *, seed: int, **options: Any
-) -> np.ndarray:
-    """Weights (param,) of the best epoch of `train`, watched on the stars held out.
+def _preprocess(flux: np.ndarray, text: str) -> tuple[list[Layer], np.ndarray]:
+    """Layers of a text, and what they make of spectra (star, pixel).
 
     Raises
     ------
-    KeyboardInterrupt
-        Ctrl-C was pressed meanwhile.
+    DataError
+        They make something of a spectrum that is no number.
     """
-    functions = [layer.function for layer in reg.net.layers if hasattr(layer, "function")]
-    saturates = bool(functions) and functions[0] in _SATURATING
-    fit = train(
-        reg,
-        spectra,
-        init="glorot_uniform" if saturates else "he_normal",
-        validation=held_out,
-        rng=np.random.default_rng(seed),
-        **options,
-    )
-    if fit.stopped == "interrupted":
-        raise KeyboardInterrupt
-    return fit.theta
+    layers: list[Layer] = []
+    for name, numbers in parse_preprocessing(text):
+        layer = make_preprocessing(name, numbers, flux)
+        layers.append(layer)
+        flux = compile_predict(Network([layer], flux.shape[1]))(np.zeros(0), flux)
+        if (bad := ~np.isfinite(flux).all(axis=1)).any():
+            raise DataError(
+                f"preprocessing by {name} should give numbers, got none for"
+                f" {np.count_nonzero(bad)} spectra, the first of them star {np.argmax(bad)}: a"
+                " spectrum that is the same at all pixels has no scale; leave it out."
+            )
+    return layers, flux

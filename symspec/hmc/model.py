@@ -47,6 +47,7 @@ def pymc_model(
     Y: ArrayLike | None = None,
     *,
     label_errors: ArrayLike | None = None,
+    ivar: ArrayLike | None = None,
     laplace: LaplacePosterior | None = None,
     subset: Subset = "all",
     X_check: Any = None,
@@ -70,6 +71,8 @@ def pymc_model(
     label_errors : array_like, shape (star, label) or (star, label, label), optional
         Standard deviations or covariances of errors that the labels came with, in their units.
         They add to the noise. `Spectra` bring their own.
+    ivar : array_like, shape (star, pixel), optional
+        0 at bad pixels of the training flux, which are filled. `Spectra` bring their own.
     laplace : LaplacePosterior, optional
         Sample theta = theta* + L z with :math:`L L^T = A^{-1}`: "theta_whitened" is z, "theta"
         follows from it, and each chain starts from a draw of the Laplace posterior. Needed for
@@ -106,7 +109,7 @@ def pymc_model(
     """
     import pymc as pm
 
-    X, Y = check_stars(reg.net, *as_stars(reg.net, X, Y, label_errors))
+    X, Y = check_stars(reg.net, *as_stars(reg.net, X, Y, label_errors, ivar))
     subset = check_subset(subset, reg.net.n_params)
     reg, precisions = _put_numbers(reg, sigma_noise, prior_precision)
     _check_together(reg, laplace, subset, blocks, precisions)

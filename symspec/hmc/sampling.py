@@ -48,6 +48,7 @@ def run_hmc(
     Y: ArrayLike | None = None,
     *,
     label_errors: ArrayLike | None = None,
+    ivar: ArrayLike | None = None,
     laplace: LaplacePosterior,
     seed: int,
     X_check: ArrayLike | None = None,
@@ -77,6 +78,8 @@ def run_hmc(
     label_errors : array_like, shape (star, label) or (star, label, label), optional
         Standard deviations or covariances of errors that the labels came with, in their units.
         They add to the noise. `Spectra` bring their own.
+    ivar : array_like, shape (star, pixel), optional
+        0 at bad pixels of the training flux, which are filled. `Spectra` bring their own.
     laplace : LaplacePosterior
         With structure "primal", "dual", "low_rank", "kronecker", "ekfac" or "diagonal"; for
         subset="last_layer" with "last_layer", "primal" or "dual".
@@ -139,7 +142,7 @@ def run_hmc(
 
     Hoffman & Gelman (2014), Journal of Machine Learning Research 15, 1593.
     """
-    X, Y = check_stars(reg.net, *as_stars(reg.net, X, Y, label_errors))
+    X, Y = check_stars(reg.net, *as_stars(reg.net, X, Y, label_errors, ivar))
     subset = check_subset(subset, reg.net.n_params)
     sampler = check_sampler(sampler)
     check_counts(n_draws, n_chains, n_tune, theta_every)

@@ -12,15 +12,15 @@ import numpy as np
 
 from symspec.errors import MissingPixelsWarning, OptionError
 from symspec.laplace.flags import Flag, FlagOptions, find_flags, find_label_flags
-from symspec.laplace.flux_errors import FluxErrors, FluxNoise, find_flux_errors
+from symspec.laplace.flux_errors import FluxNoise, find_flux_errors
 from symspec.laplace.prediction import Prediction, standard_deviations
 from symspec.safety.checkpoint import Checkpoint
 from symspec.safety.label_errors import Labels
 from symspec.safety.memory import Batches
 from symspec.safety.options import check_choice
-from symspec.spectra.flux_prior import FILLS, Completed, FluxPrior
+from symspec.spectra.covariances.interface import FluxCovariance
+from symspec.spectra.flux_prior import FILLS, FluxPrior
 from symspec.spectra.pixels import find_snr
-from symspec.spectra.resampling import Resampled
 
 if TYPE_CHECKING:
     from symspec.laplace.posterior import LaplacePosterior
@@ -89,15 +89,15 @@ class Budgets:
     laplace : LaplacePosterior
     flux : numpy.ndarray, shape (star, pixel)
     ivar : numpy.ndarray, shape (star, pixel), or None
-    resampled : Resampled or None
-        Where the flux comes from, if its errors are correlated.
+    covariance : FluxCovariance or None
+        Of the flux, if its errors are correlated.
     how : Choices
     """
 
     laplace: LaplacePosterior
     flux: np.ndarray
     ivar: np.ndarray | None
-    resampled: Resampled | None
+    covariance: FluxCovariance | None
     how: Choices
 
     def compute(self, checkpoint: Checkpoint) -> dict[str, np.ndarray]:
@@ -113,8 +113,18 @@ class Budgets:
         prior = self.laplace.flux_prior or FluxPrior.of_mean(self.laplace.flux_mean)
         completed = prior.complete(self.flux[rows], self.ivar[rows], self.how.fill)
         self._add_labels(state, rows, completed.flux)
-        noise = FluxNoise.of(self.ivar[rows], self.resampled, rows)
-        found = self._find_flux_errors(state["labels"][rows], completed, noise)
+        noise = FluxNoise.of(self.ivar[rows], self.covariance and self.covariance.pick(rows))
+        labels = state["labels"][rows]
+        others = state["model"][rows] + self.laplace.reg.noise.predict(labels)
+        found = find_flux_errors(
+            partial(self.laplace.respond, center=self.how.center),
+            labels,
+            completed,
+            noise,
+            rest=np.einsum("ncc->nc", others),
+            method=self.how.flux,
+            eps=float(np.finfo(self.laplace.dtype).eps),
+        )
         for name, array in found.to_arrays().items():
             state[name][rows] = array
 
@@ -132,20 +142,6 @@ class Budgets:
             state["step"][stars] = tangents.matvec(self.laplace.newton_step)
         if self.how.center == "linearized":
             state["labels"][rows] += state["step"][rows]
-
-    def _find_flux_errors(
-        self, labels: np.ndarray, completed: Completed, noise: FluxNoise
-    ) -> FluxErrors:
-        center = self.how.center
-        return find_flux_errors(
-            partial(self.laplace.predict_labels, center=center),
-            partial(self.laplace.flux_jacobian, center=center),
-            labels,
-            completed,
-            noise,
-            method=self.how.flux,
-            eps=float(np.finfo(self.laplace.dtype).eps),
-        )
 
 
 def sum_up(

@@ -156,8 +156,13 @@ def _find_medium(net: Network) -> dict[str, str]:
 
 
 def _find_settings(layer: Layer) -> dict[str, Any]:
-    """Fields of a layer, but for other layers, which the network lists itself."""
+    """Fields of a layer, but for other layers, which the network lists itself.
+
+    A convolution of one group is what it was before there were several.
+    """
     values = {field.name: getattr(layer, field.name) for field in fields(layer)}
+    if values.get("groups") == 1:
+        del values["groups"]
     return {name: value for name, value in values.items() if not _is_layers(value)}
 
 

@@ -6,7 +6,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -14,13 +14,14 @@ from numpy.typing import ArrayLike
 
 from symspec.derivatives import compiled
 from symspec.derivatives.functions import PerStarFunction
+from symspec.derivatives.span import Response, compile_response
 from symspec.derivatives.tangents import Tangents, walk_tangents
 from symspec.errors import OptionError
 from symspec.inverse_hessian.interface import InverseHessian, log_evidence
 from symspec.laplace.budget import Budgets, Choices, check_center, choose_fill, sum_up
 from symspec.laplace.certificate import Certificate
 from symspec.laplace.flags import FlagOptions
-from symspec.laplace.flux_errors import METHODS
+from symspec.laplace.flux_errors import METHODS, ResampledCovariance
 from symspec.laplace.identity import describe_posterior
 from symspec.laplace.leave_one_out import (
     TrainingStars,
@@ -37,6 +38,7 @@ from symspec.safety.memory import STARS_AT_ONCE
 from symspec.safety.options import check_choice, check_rng
 from symspec.safety.progress import Progress, show_progress
 from symspec.safety.stars import check_flux
+from symspec.spectra.covariances.interface import FluxCovariance
 from symspec.spectra.flux_prior import FluxPrior
 from symspec.spectra.resampling import Resampled
 from symspec.spectra.selections import as_flux
@@ -123,8 +125,8 @@ class LaplacePosterior:
         return compiled.compile_predict(self.reg.net, **self._options)
 
     @cached_property
-    def _flux_jacobian(self) -> PerStarFunction:
-        return compiled.compile_jacobian(self.reg.net, "flux", **self._options)
+    def _response(self) -> Callable[[np.ndarray], Response]:
+        return compile_response(self.reg.net, self.theta, **self._options)
 
     @cached_property
     def _linearized_flux_jacobian(self) -> PerStarFunction:
@@ -157,17 +159,12 @@ class LaplacePosterior:
     def tangents(
         self, X: ArrayLike, *, stars_at_once: int | None = None
     ) -> Iterator[tuple[slice, Tangents]]:
-        """Derivatives of the labels by the weights at theta, some stars at a time.
-
-        Parameters
-        ----------
-        X : array_like, shape (star, pixel) or (pixel,)
-        stars_at_once : int, default 256
+        """Derivatives of the labels of X (star, pixel) by the weights, some stars at a time.
 
         Yields
         ------
         rows : slice
-            The stars.
+            The stars, 256 by default.
         tangents : Tangents
             Their df/dtheta in factors, multiplied by `matvec` and `rmatvec`.
         """
@@ -183,24 +180,18 @@ class LaplacePosterior:
                 np.atleast_2d(labels)[rows] += tangents.matvec(self.newton_step)
         return labels
 
-    def flux_jacobian(self, X: ArrayLike, *, center: str = "weights") -> np.ndarray:
-        """Derivatives of the labels by the flux, (star, label, pixel) or (label, pixel)."""
-        if center == "linearized":
-            return self._linearized_flux_jacobian(self.theta, X)
-        return self._flux_jacobian(self.theta, X)
+    def respond(self, X: np.ndarray, *, center: str = "weights") -> Response:
+        """How the labels of X (star, pixel) follow changes of the flux."""
+        if center == "weights":
+            return self._response(X)
+        labels = partial(self.predict_labels, center=center)
+        return Response(labels, partial(self._linearized_flux_jacobian, self.theta), X)
 
     def label_covariance(self, X: ArrayLike) -> np.ndarray:
         r"""Covariance of the labels that comes from the weights, :math:`V = J A^{-1} J^T`.
 
-        Parameters
-        ----------
-        X : array_like, shape (star, pixel) or (pixel,)
-
-        Returns
-        -------
-        numpy.ndarray, shape (star, label, label) or (label, label)
-            In products of the labels' units. For structure="krylov" the upper end of
-            `label_covariance_bounds`.
+        (star, label, label) for X (star, pixel), (label, label) for X (pixel,), in products of the
+        labels' units. For structure="krylov" the upper end of `label_covariance_bounds`.
         """
         return self._walk_tangents(
             X, lambda tangents: [self.inverse_hessian.label_covariance(tangents)]
@@ -232,6 +223,7 @@ class LaplacePosterior:
         X: ArrayLike | Spectra | Resampled,
         *,
         ivar: ArrayLike | None = None,
+        flux_covariance: FluxCovariance | ArrayLike | None = None,
         center: str = "weights",
         fill: str = "conditional",
         flux: str = "linear",
@@ -250,6 +242,11 @@ class LaplacePosterior:
             Inverse variance of the flux; Spectra and Resampled bring their own. 0 means no
             information: the pixel is filled, its cost is in the flux covariance, and it is counted
             in `n_bad_pixels` and the flags.
+        flux_covariance : FluxCovariance or array_like, optional
+            Covariance of the flux where errors of pixels are correlated, of each star or of all
+            alike: (star, pixel, pixel), (pixel, pixel), `BandedCovariance` or `LowRankCovariance`,
+            see `symspec.spectra.covariances`. `ivar` beside it is 0 at bad pixels, and elsewhere 1
+            over its diagonal. Spectra and Resampled bring their own.
         center : {"weights", "linearized"}
             What the error bars are around: the labels that the network gives at theta, or those of
             the network linearised there, at its own minimum. The model errors of
@@ -290,14 +287,15 @@ class LaplacePosterior:
         check_center(self, center)
         check_choice(flux, "flux", METHODS)
         resampled = X if isinstance(X, Resampled) else None
-        observed, ivar = as_flux(self.reg.net, X, ivar)
+        observed, ivar, covariance = as_flux(self.reg.net, X, ivar, flux_covariance)
+        covariance = covariance or ResampledCovariance.of(resampled)
         how = Choices(center=center, fill=choose_fill(fill, ivar, self.flux_prior), flux=flux)
         fingerprint = ""
         if resume is not None:
             what = ("prediction", __version__, how, describe_posterior(self))
-            fingerprint = find_fingerprint(*what, observed, ivar, resampled)
+            fingerprint = find_fingerprint(*what, observed, ivar, covariance)
         with show_progress(progress) as show:
-            budgets = Budgets(self, observed, ivar, resampled, how)
+            budgets = Budgets(self, observed, ivar, covariance, how)
             state = budgets.compute(Checkpoint(resume, fingerprint, show))
         return sum_up(self, observed, ivar, state, how, flag_options or FlagOptions())
 
@@ -361,7 +359,7 @@ class LaplacePosterior:
         or (star, label, group) in the order of the groups' sorted names. Exact as `leave_one_out`
         is, whose arguments these are; for structure="primal" and "dual".
         """
-        flux, _ = as_flux(self.reg.net, X_new, None)
+        flux, *_ = as_flux(self.reg.net, X_new)
         return find_influence(self, find_training(self, X, Y, label_errors), flux, groups)
 
     def joint_covariance(self, X: ArrayLike | Spectra | Resampled) -> np.ndarray:
@@ -370,7 +368,7 @@ class LaplacePosterior:
         The variance of a cluster's mean is the mean of its entries: unlike noise, this part does
         not average out. For structure="primal" and "dual".
         """
-        return find_joint_covariance(self, as_flux(self.reg.net, X, None)[0])
+        return find_joint_covariance(self, as_flux(self.reg.net, X)[0])
 
     def sample(self, n_draws: int, *, rng: np.random.Generator) -> np.ndarray:
         """Draws of theta (draw, param) from Normal(theta, A^-1)."""

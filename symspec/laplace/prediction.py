@@ -8,12 +8,17 @@ from typing import Self
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.special import ndtri
+from scipy.special import ndtr, ndtri
 
 from symspec.errors import ShapeError
 from symspec.laplace.flags import FlagOptions
 from symspec.networks.noise import LOG_2PI, Noise
-from symspec.networks.noise.tails import find_half_widths, find_log_densities, find_sigma
+from symspec.networks.noise.tails import (
+    find_half_widths,
+    find_log_densities,
+    find_probabilities,
+    find_sigma,
+)
 from symspec.safety.arrays import as_float_array
 from symspec.safety.options import check_level
 
@@ -59,7 +64,8 @@ class Prediction:
         The part of `flux_cov` that missing pixels leave open, propagated linearly.
     nonlinearity : numpy.ndarray, shape (star, label), optional
         Standard deviation of the flux's part over the linear one, of the same draws through the
-        network: 1 where the network is linear within the errors of the flux.
+        network: 1 where the network is linear within the errors of the flux, or these are too small
+        beside model and noise to matter, see `find_flux_errors`.
     flux_sampling_error : numpy.ndarray, shape (star, label), optional
         Monte Carlo error of the flux's standard deviation; 0 for ``flux="linear"``.
     flag_options : FlagOptions, optional
@@ -146,17 +152,40 @@ class Prediction:
         ShapeError
             `labels` has another shape than the labels predicted.
         """
+        residuals = self._find_residuals(labels)
+        if self.noise_dof is not None:
+            return find_log_densities(residuals, *self._find_parts(self.noise_dof))
+        errors = self.errors
+        return -0.5 * ((residuals / errors) ** 2 + LOG_2PI) - np.log(errors)
+
+    def cdf(self, labels: ArrayLike) -> np.ndarray:
+        """Probability (star, label) that new labels are below these, each by itself.
+
+        Of labels that were held out it is uniform between 0 and 1 if the error bars are true.
+
+        Parameters
+        ----------
+        labels : array_like, shape (star, label)
+            In the units of the labels; NaN gives NaN.
+
+        Raises
+        ------
+        ShapeError
+            `labels` has another shape than the labels predicted.
+        """
+        residuals = self._find_residuals(labels)
+        if self.noise_dof is not None:
+            return find_probabilities(residuals, *self._find_parts(self.noise_dof))
+        return ndtr(residuals / self.errors)
+
+    def _find_residuals(self, labels: ArrayLike) -> np.ndarray:
         y = as_float_array(labels, "labels", unit=self.label_units)
         if y.shape != self.labels.shape:
             raise ShapeError(
                 f"labels should have the shape of those predicted, {self.labels.shape}, got"
                 f" {y.shape}: give NaN where a label is not known."
             )
-        residuals = y - self.labels
-        if self.noise_dof is not None:
-            return find_log_densities(residuals, *self._find_parts(self.noise_dof))
-        errors = self.errors
-        return -0.5 * ((residuals / errors) ** 2 + LOG_2PI) - np.log(errors)
+        return y - self.labels
 
     def select(self, stars: np.ndarray | slice) -> Prediction:
         """The prediction of some of the stars: an index array, slice or mask."""

@@ -60,6 +60,7 @@ def tune(
     Y: ArrayLike | None = None,
     *,
     label_errors: ArrayLike | None = None,
+    ivar: ArrayLike | None = None,
     noise: str = "per_label",
     prior: str = "scale",
     move: bool = True,
@@ -93,6 +94,8 @@ def tune(
     label_errors : array_like, shape (star, label) or (star, label, label), optional
         Standard deviations or covariances of errors that the labels came with, in their units.
         They add to the noise. `Spectra` bring their own.
+    ivar : array_like, shape (star, pixel), optional
+        0 at bad pixels of the training flux, which are filled. `Spectra` bring their own.
     noise : {"per_label", "full", "scale_and_dof", "fixed"}
         One sigma_noise a label, or one scale of Student's t; a full noise covariance (from
         sigma_noise, too); scales and degrees of freedom of Student's t, which are few where some
@@ -156,7 +159,7 @@ def tune(
     """
     _check_options(structure, options, move, starts)
     weights = np.array(check_theta(theta, reg.net.n_params))
-    flux, labels = check_stars(reg.net, *as_stars(reg.net, X, Y, label_errors))
+    flux, labels = check_stars(reg.net, *as_stars(reg.net, X, Y, label_errors, ivar))
     hyperparameters = Hyperparameters(reg, noise, prior)
     # the approximations depend on the coordinates
     span = keep_whole(reg, flux) if structure in APPROXIMATE else reduce_to_span(reg, flux)

@@ -143,6 +143,7 @@ def audit_structures(
     X_sample: ArrayLike | None = None,
     *,
     label_errors: ArrayLike | None = None,
+    ivar: ArrayLike | None = None,
     structures: Sequence[str] = AUDITED,
     options: Mapping[str, Mapping[str, Any]] | None = None,
     backend: str = "auto",
@@ -163,9 +164,8 @@ def audit_structures(
     theta : array_like, shape (param,)
     X, Y : array_like, shapes (star, pixel), (star, label)
         The training set, or `Spectra` alone; NaN labels are missing.
-    label_errors : array_like, shape (star, label) or (star, label, label), optional
-        Standard deviations or covariances of errors that the labels came with, in their units.
-        They add to the noise. `Spectra` bring their own.
+    label_errors, ivar : array_like, optional
+        As for `fit_laplace`.
     X_sample : array_like, shape (star, pixel) or (pixel,)
         Stars to compare on, best some like the training stars and some unlike them.
     structures : sequence of str
@@ -197,7 +197,7 @@ def audit_structures(
         Arguments that are not what is expected.
     """
     theta = np.array(check_theta(theta, reg.net.n_params))
-    X, Y = check_stars(reg.net, *as_stars(reg.net, X, Y, label_errors))
+    X, Y = check_stars(reg.net, *as_stars(reg.net, X, Y, label_errors, ivar))
     sample = _check_sample(X_sample, reg.net)
     names, given = _check_names(structures, options)
     compute = _Compute(backend=backend, dtype=dtype, memory=memory)

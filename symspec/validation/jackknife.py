@@ -62,7 +62,7 @@ def jackknife_intervals(
     left_out = laplace.leave_one_out(X, Y, label_errors=label_errors)
     residuals = np.abs(labels - left_out.labels)
     influence = laplace.influence(X_new, X, Y, label_errors=label_errors)
-    flux, _ = as_flux(laplace.reg.net, X_new, None)
+    flux, *_ = as_flux(laplace.reg.net, X_new)
     without = laplace.predict_labels(flux)[:, :, None] - influence
     ends = np.empty((*without.shape[:2], 2))
     for c, stars_with in enumerate(known.T):

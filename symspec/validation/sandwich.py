@@ -21,6 +21,7 @@ def sandwich_covariance(
     X: ArrayLike | None = None,
     *,
     label_errors: ArrayLike | None = None,
+    ivar: ArrayLike | None = None,
     X_new: ArrayLike | None = None,
 ) -> np.ndarray:
     r"""Covariance of predicted labels from the residuals, whatever noise was assumed.
@@ -51,6 +52,8 @@ def sandwich_covariance(
         The training set that it was fitted to, or `Spectra` alone; NaN labels are missing.
     label_errors : array_like, shape (star, label) or (star, label, label), optional
         Those that it was fitted with.
+    ivar : array_like, shape (star, pixel), optional
+        0 at bad pixels of the training flux, which are filled. `Spectra` bring their own.
     X : array_like, shape (star, pixel) or (pixel,)
         The stars to predict; `X_new` is another name for it, to go with `Spectra`.
 
@@ -75,7 +78,7 @@ def sandwich_covariance(
             " sandwich_covariance(laplace, X_train, Y_train, X), or (laplace, spectra, X_new=X)."
         )
     flux = check_flux(stars, net.n_pixels, dtype=None)
-    X_train, Y_train = check_stars(net, *as_stars(net, X_train, Y_train, label_errors))
+    X_train, Y_train = check_stars(net, *as_stars(net, X_train, Y_train, label_errors, ivar))
     scores = laplace.reg.noise.score(laplace.predict_labels(X_train), Y_train)
     size = find_block_size(laplace)
     V = np.zeros((len(np.atleast_2d(flux)), net.n_labels, net.n_labels))

@@ -25,7 +25,7 @@ from symspec.spectra.readers.read import read_spectra
 from symspec.validation.audit import AUDITED, audit_structures
 
 N_STARS, N_PIXELS = 60, 50
-COMMANDS = ("demo", "train", "errors", "audit", "hmc", "jacobian", "info")
+COMMANDS = ("demo", "train", "validate", "errors", "audit", "hmc", "jacobian", "info")
 
 
 def run(*words, code=0):
@@ -179,7 +179,7 @@ def test_train_tunes_by_default_and_warns_of_what_is_not_at_a_minimum(work, tmp_
         )
         return tuned, theta + 0.1  # not at its minimum
 
-    monkeypatch.setattr("symspec.fitting.finish.tune_by_evidence", tune)
+    monkeypatch.setattr("symspec.fitting.fit.tune_by_evidence", tune)
     words = ("--hidden", 2, "--epochs", 1, "--label", "FE_H", "--validation", 0)
     said = run("train", work.stars, tmp_path / "m.h5", *words)
     laplace = read_laplace(tmp_path / "m.h5")
@@ -358,6 +358,7 @@ def test_hmc_compares_draws_writes_and_marks(work, tmp_path):
     assert "Agree: median sd ratio within 10% of 1" in said.stdout
     with xr.open_datatree(path, engine="h5netcdf") as draws:
         assert draws["posterior"]["f"].shape == (2, 30, 4, 3)
+        assert draws.attrs["fill"] == "missing pixels hold their mean given the good ones"
     rows = Table.read(table, format="ascii.ecsv")
     assert all(str(name).startswith("generated_") for name in rows["ID"])
     for name in ("intervals", "densities", "traces"):
@@ -410,8 +411,10 @@ def test_jacobian_is_that_of_the_compiled_function_and_is_plotted(
     path, figure = tmp_path / "jacobian.h5", tmp_path / "figure.png"
     said = run("jacobian", work.model, work.stars, path, "--plot", figure)
     net, theta = read_network(work.model)
-    filled = np.where(work.ivar > 0, stars.flux, read_laplace(work.model).flux_mean)
+    laplace = read_laplace(work.model)
+    filled = laplace.flux_prior.complete(stars.flux, work.ivar).flux
     with h5py.File(path) as file:
+        assert file.attrs["fill"] == "missing pixels hold their mean given the good ones"
         expected = compile_jacobian(net)(theta, filled)
         # the order of sums in a product of matrices may change with the number of rows
         np.testing.assert_allclose(file["jacobian"][()], expected, rtol=1e-10, atol=1e-12)
@@ -429,7 +432,11 @@ def test_jacobian_takes_a_network_without_error_bars_and_writes_float32(work, tm
     net, theta = read_network(work.model)
     write_network(tmp_path / "net.h5", net, theta)
     run("jacobian", tmp_path / "net.h5", work.stars, tmp_path / "j.h5", "--dtype", "float32")
+    words = ("--fill", "conditional", "--overwrite")
+    said = run("jacobian", tmp_path / "net.h5", work.stars, tmp_path / "j.h5", *words, code=1)
+    assert 'fill="conditional" needs what training spectra tell' in said.stderr
     with h5py.File(tmp_path / "j.h5") as file:
+        assert file.attrs["fill"] == "missing pixels hold the training mean"
         assert file["jacobian"].dtype == np.float32
         assert file["jacobian"].shape == (N_STARS, 3, N_PIXELS)
 
@@ -568,7 +575,7 @@ def test_outputs_are_checked_before_any_work(work, monkeypatch):
         raise AssertionError("spectra were read")
 
     for name in (
-        "cli.steps.read_spectra",
+        "cli.shared.files.read_spectra",
         "files.jacobians.open_spectra",
         "files.surveys.open_spectra",
     ):
@@ -597,7 +604,7 @@ def test_an_interrupt_is_exit_code_130_without_a_file(work, monkeypatch, tmp_pat
 
 def test_ctrl_c_while_adam_runs_is_an_interrupt_too(work, monkeypatch, tmp_path):
     stopped = SimpleNamespace(stopped="interrupted", theta=None)
-    monkeypatch.setattr("symspec.fitting.start.train", lambda *_, **__: stopped)
+    monkeypatch.setattr("symspec.fitting.fit.train", lambda *_, **__: stopped)
     run("train", work.stars, tmp_path / "m.h5", code=130)
     assert list(tmp_path.iterdir()) == []
 

@@ -216,7 +216,7 @@ class StudentTNoise(TunableNoise):
 
     def predict(self, f: np.ndarray, labels: Labels | None = None) -> np.ndarray:
         tau = self.scale**2 if labels is None else self.squared_scales(labels)
-        variances = np.broadcast_to(tau * self.dof / (self.dof - 2), f.shape)
+        variances = np.broadcast_to(tau * find_sigma(self.dof) ** 2, f.shape)
         return variances[..., None] * np.eye(f.shape[-1])
 
     def score(self, f: np.ndarray, labels: Labels) -> np.ndarray:

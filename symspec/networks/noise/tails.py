@@ -58,6 +58,21 @@ def find_log_densities(
     return out
 
 
+def find_probabilities(
+    residuals: np.ndarray, variance: np.ndarray, scale: np.ndarray, dof: np.ndarray
+) -> np.ndarray:
+    """Probabilities (star, label) that a label has a smaller residual; NaN where that is.
+
+    The others as for `find_half_widths`.
+    """
+    out = np.full(variance.shape, np.nan)
+    for nu in np.unique(dof):
+        own = (dof == nu) & np.isfinite(variance) & np.isfinite(residuals)
+        s = scale[own]
+        out[own] = find_probability(residuals[own] / s, variance[own] / s**2, nu)
+    return out
+
+
 def find_sigma(dof: np.ndarray) -> np.ndarray:
     """Half width of the 68.27 % in the middle of Student's t of unit scale, as `dof` (label,)."""
     return stdtrit(dof, ndtr(1.0))
@@ -119,6 +134,18 @@ def find_log_density(residuals: np.ndarray, variance: np.ndarray, dof: float) ->
         exponents = -0.5 * (residuals[rows, None] ** 2 / v + np.log(v) + LOG_2PI)
         highest = exponents.max(axis=1, initial=-np.inf)
         out[rows] = highest + np.log(np.exp(exponents - highest[:, None]) @ p)
+    return out
+
+
+def find_probability(residuals: np.ndarray, variance: np.ndarray, dof: float) -> np.ndarray:
+    """Probability (star,) that a normal variate plus Student's t of unit scale is smaller.
+
+    By the quadrature of `find_half_width`; arguments as of `find_log_density`.
+    """
+    mixed, p = _mix_normals(dof)
+    out = np.empty(len(variance))
+    for rows in chunks(len(variance), max(1, MAX_NODES // p.size)):
+        out[rows] = ndtr(residuals[rows, None] / np.sqrt(variance[rows, None] + mixed)) @ p
     return out
 
 
