@@ -303,7 +303,9 @@ def over_stars(outputs: list[Symbol], one: list[Symbol], many: list[Symbol]) -> 
         by_star
         if by_star.ndim > single.ndim
         else pt.alloc(by_star, many[0].shape[0], *single.type.shape)
-        for single, by_star in zip(fixed, vectorize_graph(fixed, dict(zip(one, many))), strict=True)
+        for single, by_star in zip(
+            fixed, vectorize_graph(fixed, dict(zip(one, many, strict=True))), strict=True
+        )
     ]
 
 

@@ -269,9 +269,7 @@ class Ridge:
             s = s - self._columns @ self.solve(slopes[tuple(self.held.kinks.T)])
         return s
 
-    def find_newton_step(
-        self, step: ModelStep, radius: float
-    ) -> tuple[Vector, Held, bool]:
+    def find_newton_step(self, step: ModelStep, radius: float) -> tuple[Vector, Held, bool]:
         """From the model's step on along the ridge, within a radius, by conjugate gradients.
 
         Returns
@@ -425,7 +423,7 @@ class PieceSteps:
         return step, new
 
     def _keeps(self, new: Place, gain: float) -> bool:
-        return bool(self.place.U - new.U >= gain)
+        return bool(gain <= self.place.U - new.U)
 
     def _add_crossed(self, model: Model, new: Place) -> bool:
         """Put kinks on the way to the model; shorter steps if there are very many."""
