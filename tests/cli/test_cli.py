@@ -592,7 +592,7 @@ def test_an_interrupt_is_exit_code_130_without_a_file(work, monkeypatch, tmp_pat
 
 def test_ctrl_c_while_adam_runs_is_an_interrupt_too(work, monkeypatch, tmp_path):
     stopped = SimpleNamespace(stopped="interrupted", theta=None)
-    monkeypatch.setattr("symspec.cli.steps.train", lambda *_, **__: stopped)
+    monkeypatch.setattr("symspec.fitting.fit.train", lambda *_, **__: stopped)
     run("train", work.stars, tmp_path / "m.h5", code=130)
     assert list(tmp_path.iterdir()) == []
 
