@@ -1,7 +1,8 @@
 """Trust-region Newton steps to a true minimum, by the exact Hessian, and on along kinks.
 
 Small networks have it as a matrix, the others its products (`symspec.training.steps`). Networks of
-ReLU, clipped or max-pooled units often are at their best on kinks, where Newton steps end: `symspec.training.steps.kinks` goes on from there.
+ReLU, clipped or max-pooled units often are at their best on kinks, where Newton steps end:
+`symspec.training.steps.kinks` goes on from there.
 """
 
 from __future__ import annotations
