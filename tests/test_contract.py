@@ -24,17 +24,19 @@ import symspec as ss
 
 CONTRACT = {
     "networks": "Network mlp standardized ACTIVATIONS Layer Standardize Unstandardize Dense Conv1D"
-    " LocallyConnected1D ZeroPadding1D MaxPool1D AveragePool1D GlobalAveragePool1D Flatten Reshape"
-    " Permute Slice Identity From Add Concatenate BatchNorm LayerNorm MedianNormalize"
-    " ContinuumNormalize Dropout Activation fold_batch_norm",
+    " LocallyConnected1D ZeroPadding1D MaxPool1D AveragePool1D GlobalAveragePool1D Flatten"
+    " Reshape Permute Slice Identity From Add Multiply Concatenate BatchNorm LayerNorm"
+    " MedianNormalize ContinuumNormalize SNV MSC SavitzkyGolay Absorbance Dropout Activation"
+    " PReLU fold_batch_norm",
     "the model": "Regression GaussianNoise StudentTNoise scaled_prior"
     " prior_precision_from_weight_decay",
     "compiled functions": "compile_predict compile_jacobian compile_objective"
     " compile_hessian_vector_product compile_ggn_vector_product compile_hessian compile_ggn",
     "training": "train TrainResult minimize polish PolishResult tune",
     "error bars": "fit_laplace LaplacePosterior Certificate Prediction Flag FlagOptions"
-    " audit_structures StructureAudit sandwich_covariance coverage calibrate_errors"
-    " ErrorCalibration sigma_mad studentized_residuals",
+    " audit_structures StructureAudit sandwich_covariance validate Validation coverage"
+    " calibrate_errors jackknife_intervals combine CombinedPosterior CombinedPrediction"
+    " ErrorCalibration sigma_mad studentized_residuals find_outliers Outliers",
     "HMC": "pymc_model run_hmc compare_hmc HmcComparison",
     "spectra": "Spectra read_spectra open_spectra BandedCovariance LowRankCovariance resample"
     " Resampled datasets",
@@ -43,7 +45,8 @@ CONTRACT = {
     "errors and warnings": "SymspecError ShapeError DataError OptionError FileFormatError"
     " FileKeptError MissingDependencyError TooLargeError DiskFullError DivergedError"
     " NotAtMinimumError NotPositiveDefiniteError NotAtMinimumWarning MissingPixelsWarning"
-    " EdgeOfRangeWarning SeveralMaximaWarning UnusedDataWarning ValuesDroppedWarning",
+    " EdgeOfRangeWarning SeveralMaximaWarning UnusedDataWarning ValuesDroppedWarning"
+    " AssumedUnitWarning",
 }
 # positional names in their order, then "*", then those that go by keyword
 SIGNATURES = {
@@ -108,12 +111,13 @@ ROOMS = {  # paths of modules that scripts import from, with one name of each
     "symspec.inverse_hessian": "InverseHessian",
     "symspec.training": "tune",
     "symspec.laplace": "fit_laplace",
+    "symspec.validation": "coverage",
     "symspec.hmc": "run_hmc",
     "symspec.files": "write_catalogue",
     "symspec.errors": "SymspecError",
     "symspec.cli": "main",
 }
-COMMANDS = {"demo", "train", "errors", "jacobian", "audit", "hmc", "info"}
+COMMANDS = {"demo", "train", "fit", "validate", "errors", "jacobian", "audit", "hmc", "info"}
 # what `import symspec` loads beside the standard library; numpy.f2py takes charset_normalizer along
 LOADED = {"symspec", "numpy", "scipy", "pytensor", "threadpoolctl"}
 MAY_LOAD = LOADED | {"charset_normalizer", "cython_runtime"}

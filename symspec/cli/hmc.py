@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 import typer
 
-from symspec.cli.options import (
+from symspec.cli.shared.files import read_labelled_spectra, write_or_keep
+from symspec.cli.shared.options import (
     MODEL_SUFFIXES,
     Fill,
     ModelFile,
@@ -22,8 +23,7 @@ from symspec.cli.options import (
     check_output,
     parse_reading,
 )
-from symspec.cli.signals import going_on
-from symspec.cli.steps import read_labelled_spectra, write_or_keep
+from symspec.cli.shared.signals import going_on
 from symspec.errors import DataError
 from symspec.files.archives import read_laplace, write_laplace
 from symspec.hmc.comparison import HmcComparison, compare_hmc

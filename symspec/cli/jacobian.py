@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from symspec.cli.options import (
+from symspec.cli.shared.files import offer_to_resume
+from symspec.cli.shared.options import (
     MODEL_SUFFIXES,
     ModelFile,
     Overwrite,
@@ -19,7 +20,6 @@ from symspec.cli.options import (
     check_output,
     parse_reading,
 )
-from symspec.cli.steps import offer_to_resume
 from symspec.files.archives import read_flux_prior
 from symspec.files.importers.read import read_network
 from symspec.files.jacobians import write_jacobian

@@ -54,6 +54,7 @@ def pymc_model(
     sigma_noise: Any = None,
     prior_precision: Any = None,
     blocks: bool = False,
+    log_likelihood: bool = False,
 ) -> pm.Model:
     r"""Build a PyMC model of a regression, of the same graph, noise and prior.
 
@@ -90,6 +91,8 @@ def pymc_model(
         "prior_precision", with "_dense_0_kernel" for a block.
     blocks : bool, default False
         One random variable a block ("dense_0_kernel", "dense_0_bias", ...) in place of one "theta".
+    log_likelihood : bool, default False
+        Store the log density of the labels of each star, "log_likelihood" (star,), with every draw.
 
     Returns
     -------
@@ -124,7 +127,11 @@ def pymc_model(
             model.add_coords({"param": _name_params(reg, free)})
             theta = _add_theta(laplace, subset, free, _expand(reg, free, sds))
         f = _build(part, theta, inputs)
-        add_labels(part.noise, f, Y, sigma)
+        y = add_labels(part.noise, f, Y, sigma)
+        if log_likelihood:
+            density = pm.logp(y, model.rvs_to_values[y])
+            density = density if density.ndim == 1 else pt.sum(density, axis=1)
+            pm.Deterministic("log_likelihood", density, dims="star")
         if X_check is not None:
             inputs_check = _find_check_inputs(reg, head, X_check)
             model.add_coords({"check_star": np.arange(len(inputs_check))})

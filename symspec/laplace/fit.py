@@ -25,6 +25,7 @@ from symspec.inverse_hessian.builder import InverseBuilder
 from symspec.inverse_hessian.interface import InverseHessian
 from symspec.laplace.certificate import MAX_DECREMENT, Certificate
 from symspec.laplace.identity import describe_regression
+from symspec.laplace.leave_one_out import TrainingStars
 from symspec.laplace.posterior import LaplacePosterior
 from symspec.laplace.training_space import describe_training
 from symspec.networks.regression import Regression
@@ -183,6 +184,7 @@ def _build_posterior(
         training_space=describe_training(builder.X, flux_mean),
         flux_prior=fit_flux_prior(builder.X, flux_mean, ivar),
         label_spread=_find_label_spread(find_labels_alone(builder.Y)),
+        training_stars=TrainingStars(builder.X, builder.Y),
     )
 
 

@@ -226,6 +226,7 @@ def resample(
         label_names=spectra.label_names,
         label_units=spectra.label_units,
         ids=spectra.ids,
+        groups=spectra.groups,
         wavelength_unit=unit,
         wavelength_medium=medium,
     )

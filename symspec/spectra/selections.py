@@ -15,6 +15,7 @@ from symspec.safety.label_errors import (
     add_errors,
     find_labels_alone,
 )
+from symspec.safety.options import check_count
 from symspec.safety.stars import check_flux, check_ivar
 from symspec.spectra.covariances.dense import match_covariance
 from symspec.spectra.covariances.interface import FluxCovariance
@@ -205,8 +206,63 @@ def _take(values: np.ndarray | None, columns: Sequence[int], factors: np.ndarray
     return values if (factors == 1.0).all() else values * factors
 
 
+def find_groups(spectra: Spectra) -> np.ndarray:
+    """Number (star,) of the group that each star belongs to, in the order in which they occur.
+
+    Those of `Spectra.groups`, else stars of one name, which are the same star again; a star without
+    a name is alone.
+    """
+    names = spectra.ids if spectra.groups is None else spectra.groups
+    if names is None:
+        return np.arange(len(spectra))
+    own = np.array([name or f"\0{i}" for i, name in enumerate(names)])
+    _, first, inverse = np.unique(own, return_index=True, return_inverse=True)
+    return np.argsort(np.argsort(first))[inverse]
+
+
+def assign_folds(spectra: Spectra, folds: int, seed: int) -> np.ndarray:
+    """Fold (star,) in which each star is held out, -1 for stars without any label.
+
+    Groups (`find_groups`) stay together. They are shuffled, and each goes to the fold that has the
+    fewest stars so far, large groups first.
+
+    Parameters
+    ----------
+    spectra : Spectra
+    folds : int
+        At least 2.
+    seed : int
+
+    Raises
+    ------
+    OptionError
+        There are fewer than two folds, or fewer groups than folds.
+    """
+    check_count(folds, "folds", least=2)
+    labelled = _find_labelled(spectra)
+    group = find_groups(spectra)[labelled]
+    names, sizes = np.unique(group, return_counts=True)
+    if names.size < folds:
+        raise OptionError(
+            f"folds should be at most the number of groups with labels, {names.size}, got {folds}:"
+            " ask for fewer, or give the groups, group=, if spectra were taken for one by their"
+            " names."
+        )
+    shuffled = np.random.default_rng(seed).permutation(names.size)
+    counts = np.zeros(folds, dtype=int)
+    fold_of = np.empty(names.size, dtype=int)
+    for i in shuffled[np.argsort(-sizes[shuffled], kind="stable")]:
+        fold_of[i] = np.argmin(counts)
+        counts[fold_of[i]] += sizes[i]
+    fold = np.full(len(spectra), -1)
+    fold[labelled] = fold_of[np.searchsorted(names, group)]
+    return fold
+
+
 def split_stars(spectra: Spectra, fraction: float, seed: int) -> tuple[Spectra, Spectra | None]:
     """Set aside a random `fraction` of the stars with labels, to test on.
+
+    Groups (`find_groups`) are set aside whole.
 
     Parameters
     ----------
@@ -227,8 +283,7 @@ def split_stars(spectra: Spectra, fraction: float, seed: int) -> tuple[Spectra, 
     DataError
         Fewer than two stars are left to train on.
     """
-    labels = np.full((len(spectra), 1), np.nan) if spectra.labels is None else spectra.labels
-    labelled = np.flatnonzero(~np.isnan(labels).all(axis=1))
+    labelled = _find_labelled(spectra)
     n_out = max(1, round(fraction * labelled.size)) if fraction > 0 else 0
     if labelled.size - n_out < 2:
         raise DataError(
@@ -238,7 +293,25 @@ def split_stars(spectra: Spectra, fraction: float, seed: int) -> tuple[Spectra, 
     if n_out == 0:
         return spectra[labelled], None
     order = np.random.default_rng(seed).permutation(labelled)
-    return spectra[np.sort(order[n_out:])], spectra[np.sort(order[:n_out])]
+    group = find_groups(spectra)
+    _, first = np.unique(group[order], return_index=True)
+    in_turn = group[order][np.sort(first)]  # groups as their first stars come
+    sizes = np.cumsum(np.bincount(group[labelled])[in_turn])
+    n_groups = int(np.searchsorted(sizes, n_out)) + 1
+    is_out = np.isin(group[labelled], in_turn[:n_groups])
+    if np.count_nonzero(~is_out) < 2:
+        raise DataError(
+            f"training needs stars of other groups than those set aside, got {in_turn.size} groups"
+            f" of which {n_groups} would be set aside: give more groups, a smaller validation, or"
+            " group= if spectra were taken for one by their names."
+        )
+    return spectra[labelled[~is_out]], spectra[labelled[is_out]]
+
+
+def _find_labelled(spectra: Spectra) -> np.ndarray:
+    """Places of the stars with at least one label."""
+    labels = np.full((len(spectra), 1), np.nan) if spectra.labels is None else spectra.labels
+    return np.flatnonzero(~np.isnan(labels).all(axis=1))
 
 
 def match_labels(spectra: Spectra, net: Regressor) -> np.ndarray | None:

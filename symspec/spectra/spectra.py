@@ -26,7 +26,8 @@ from symspec.spectra.covariances.dense import match_covariance
 from symspec.spectra.covariances.interface import FluxCovariance
 
 # the fields with one row a star
-BY_STAR = ("flux", "ivar", "labels", "label_errors", "label_covariance", "ids")
+BY_STAR = ("flux", "ivar", "labels", "label_errors", "label_covariance", "groups", "ids")
+_OF_TEXT = ("groups", "ids")
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
@@ -63,6 +64,9 @@ class Spectra:
         One unit a label; by default ``""``.
     ids : numpy.ndarray of str, shape (star,), or None
         Names of the stars; bytes are decoded (UTF-8, else Latin-1), numbers written out.
+    groups : numpy.ndarray of str, shape (star,), or None
+        What spectra belong together, such as several of one sample: those with the same name are
+        never parted when stars are set aside.
     wavelength_unit : str
         Unit of `wavelength`, default ``"Angstrom"``.
     wavelength_medium : {"air", "vacuum"} or None
@@ -96,6 +100,7 @@ class Spectra:
     label_covariance: np.ndarray | None = None
     missing_label_error: str = REFUSE
     flux_covariance: FluxCovariance | None = None
+    groups: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         flux = _as_matrix(self.flux, "flux", "pixel")
@@ -115,8 +120,9 @@ class Spectra:
         if self.labels is not None:
             labels = _as_labels(self.labels, flux.shape[0], units)
             self._set("labels", labels)
-        if self.ids is not None:
-            self._set("ids", _as_ids(self.ids, flux.shape[0]))
+        for name in _OF_TEXT:
+            if (texts := getattr(self, name)) is not None:
+                self._set(name, _as_names(texts, name, flux.shape[0]))
         names = _as_strings(self.label_names, "label_names")
         _check_length(names, "label_names", self.n_labels)
         _check_length(units, "label_units", self.n_labels)
@@ -195,6 +201,8 @@ class Spectra:
         # as before these were known of any spectra
         if self.wavelength_medium is None:
             del values["wavelength_medium"]
+        if self.groups is None:
+            del values["groups"]
         if not self.has_label_errors:
             del values["label_errors"], values["label_covariance"], values["missing_label_error"]
         if self.flux_covariance is None:
@@ -238,7 +246,7 @@ class Spectra:
 def hash_spectra(spectra: Spectra) -> str:
     """SHA-256 of the flux and its errors, labels with their errors, and ids of some stars."""
     digest = hashlib.sha256()
-    for name in BY_STAR[:-1]:
+    for name in (name for name in BY_STAR if name not in _OF_TEXT):
         array = getattr(spectra, name)
         if array is not None:
             digest.update(f"{name}{array.dtype.str}{array.shape}".encode())
@@ -316,13 +324,14 @@ def _as_labels(value: ArrayLike, n_stars: int, units: Sequence[str]) -> np.ndarr
     return labels
 
 
-def _as_ids(value: ArrayLike, n_stars: int) -> np.ndarray:
+def _as_names(value: ArrayLike, name: str, n_stars: int) -> np.ndarray:
     shape = np.shape(value)
     if shape != (n_stars,):
         raise ShapeError(
-            f"ids should have shape ({n_stars},), one a star, got {shape}: select the same stars."
+            f"{name} should have shape ({n_stars},), one a star, got {shape}: select the same"
+            " stars."
         )
-    return np.array(as_texts(value, "ids"), dtype=str)
+    return np.array(as_texts(value, name), dtype=str)
 
 
 def _as_strings(strings: Iterable[str], name: str) -> tuple[str, ...]:

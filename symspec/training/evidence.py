@@ -98,16 +98,16 @@ def tune(
         0 at bad pixels of the training flux, which are filled. `Spectra` bring their own.
     noise : {"per_label", "full", "scale_and_dof", "fixed"}
         One sigma_noise a label, or one scale of Student's t; a full noise covariance (from
-        sigma_noise, too); scales and degrees of freedom of Student's t, more than 2; or what `reg`
-        has. Where a few labels are far out, the data want few degrees of freedom, and then the
-        standard deviation of the noise is that of the outliers.
+        sigma_noise, too); scales and degrees of freedom of Student's t, which are few where some
+        labels are far out; or what `reg` has.
     prior : {"scale", "per_layer", "per_block", "fixed"}
         One factor for all prior precisions, for those of each layer, or of each block; or what
         `reg` has.
     move : bool, default True
         False: the evidence is that of the network linearised at `theta` (the targets y - f + J
-        theta, a problem with a closed form), and `theta` is returned as it is. Noise and prior go
-        with predictions of the linearised network.
+        theta, a problem with a closed form for normal noise, and with Laplace's at its mode for
+        Student's t), and `theta` is returned as it is. Noise and prior go with predictions of the
+        linearised network.
     starts : int, default 1
         Weights to start from: `theta`, and others drawn by `reg.net.init_params` and taken downhill
         by L-BFGS. The largest evidence of all is returned.

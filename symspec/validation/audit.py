@@ -16,7 +16,6 @@ from symspec.errors import OptionError, TooLargeError
 from symspec.inverse_hessian.builder import InverseBuilder
 from symspec.inverse_hessian.choice import INVERSES
 from symspec.inverse_hessian.interface import Cost, InverseHessian
-from symspec.laplace.neighbours import find_distances
 from symspec.laplace.prediction import standard_deviations
 from symspec.networks.network import Network
 from symspec.networks.regression import Regression
@@ -28,6 +27,7 @@ from symspec.safety.progress import Progress, show_progress
 from symspec.safety.stars import check_flux
 from symspec.spectra.selections import as_stars
 from symspec.spectra.spectra import Spectra
+from symspec.validation.neighbours import find_distances
 
 # structures built from some of the training stars: their names here, and the option that says so
 PARTIAL = {
@@ -84,7 +84,7 @@ class StructureAudit:
     ratio : numpy.ndarray, shape (structure, star, label)
         Standard deviation by each structure over `exact_sd`.
     distance : numpy.ndarray, shape (star,)
-        To the nearest training star, see `symspec.laplace.neighbours.find_distances`.
+        To the nearest training star, see `symspec.validation.neighbours.find_distances`.
     quantile : numpy.ndarray, shape (star,)
         Fraction of the training stars that have a nearer neighbour of their own.
     seconds : tuple of float
