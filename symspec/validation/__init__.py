@@ -4,8 +4,8 @@ Against labels
     `coverage` is the share of true labels inside their intervals, `sigma_mad` the robust scatter of
     residuals, `calibrate_errors` the factor by which the errors of each label are too small. They
     take predictions of stars that the network was not trained on, with their known labels.
-    `studentized_residuals` finds wrong labels in the training set, and `find_outliers` lists those
-    that noise with wide tails made little of.
+    `studentized_residuals` finds wrong labels in the training set, `find_outliers` those that noise
+    with wide tails made little of.
 Without other stars
     `laplace.leave_one_out()` predicts each training star as if it had not been trained on, for all
     of these; `jackknife_intervals` need no noise to be true, `laplace.influence` tells what each
@@ -22,14 +22,13 @@ Against the posterior itself
 from symspec.validation.audit import StructureAudit, audit_structures
 from symspec.validation.calibration import (
     ErrorCalibration,
-    Outliers,
     calibrate_errors,
     coverage,
-    find_outliers,
     sigma_mad,
     studentized_residuals,
 )
 from symspec.validation.jackknife import jackknife_intervals
+from symspec.validation.outliers import Outliers, find_outliers
 from symspec.validation.sandwich import sandwich_covariance
 
 __all__ = [

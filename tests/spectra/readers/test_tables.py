@@ -259,6 +259,18 @@ def test_one_star_with_a_pixel_a_row_has_errors(tmp_path):
         read(tmp_path, "wavelength flux err\n900 1 0.5\n902 2 0.25\n904 4 0.1\n")
 
 
+def test_lines_above_few_spectra_are_labels_only_where_they_are_asked_for(tmp_path):
+    """With two spectra a column a line about the instrument looks like a label of each."""
+    text = "Range;400;2500\nFat;3;4\nnm;a;b\n900;1;2\n902;3;4\n904;5;7\n"
+    with pytest.warns(UnusedDataWarning, match=r"lines 1 to 2 before the table \('Range 400"):
+        stars = read(tmp_path, text)
+    assert stars.labels is None
+    assert_array_equal(stars.flux, [[1, 3, 5], [2, 4, 7]])
+    asked = read(tmp_path, text, label_names=["Fat"])
+    assert_array_equal(asked.labels, [[3], [4]])
+    assert list(asked.ids) == ["a", "b"]
+
+
 def test_columns_are_picked_by_name(tmp_path):
     text = "Dark;nm;White;Green tea\n1;900;10;0.5\n2;902;11;0.6\n3;904;12;0.7\n"
     with pytest.warns(UnusedDataWarning, match="Dark, White"):

@@ -31,6 +31,9 @@ from symspec.spectra.readers.tables.orientation import (
     find_orientation,
 )
 
+# columns of a table of one spectrum a column, fewer may stand below lines about the instrument
+_LEAST_WITH_LABELS = 4
+
 
 @dataclass(frozen=True, kw_only=True)
 class Block:
@@ -91,8 +94,6 @@ def find_block(rows: Sequence[Row], separator: str, options: BlockOptions, sourc
         table = _add_names_of_rows(table, rows[:first], width)
     _refuse_odd_rows(rows[first:last], rows[last:], width, source)
     before = rows[: first - (len(table) > last - first)]
-    if len(table) == last - first:
-        _refuse_odd_header(table, before, separator, source)
     left_out = _describe_lines(before, "before the table")
     left_out += _describe_lines(rows[last:], "after the table")
     table = _drop_empty_columns(table)
@@ -100,9 +101,12 @@ def find_block(rows: Sequence[Row], separator: str, options: BlockOptions, sourc
     cells = [cell for row in table for cell in row.cells]
     decimal = find_decimal([*numbers, *cells], options.decimal, source)
     block = Block(cells=[], rows=table, decimal=decimal, left_out=left_out)
-    if find_orientation(table, options, decimal, source) != COLUMNS:
+    is_turned = find_orientation(table, options, decimal, source) == COLUMNS
+    n_header = count_headers(table, options, source) if is_turned else 0
+    if n_header == 0 and len(table) == last - first:
+        _refuse_odd_header(table, before, separator, source)
+    if not is_turned:
         return _take_header(block, source)
-    n_header = count_headers(table, options, source)
     if n_header == 0 and separator == "comma" and options.decimal is None:
         _refuse_glued(table, source)
     return _turn(block, n_header, options, source)
@@ -199,7 +203,8 @@ def _turn(block: Block, n_header: int, options: BlockOptions, source: str) -> Bl
     at = find_grid_column(table, options, source)
     headers = table[:n_header]
     left_out = list(block.left_out)
-    if len(table[0].cells) == 2 and len(headers) > 1:  # a spectrum below lines about it
+    is_asked = options.label_names is not None
+    if len(table[0].cells) < _LEAST_WITH_LABELS and len(headers) > 1 and not is_asked:
         left_out += _describe_lines(headers[:-1], "before the table")
         headers = headers[-1:]
     units = [find_grid_unit(row.cells[at], source) for row in headers]

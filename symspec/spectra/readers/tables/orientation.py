@@ -32,6 +32,8 @@ class BlockOptions(Protocol):
     @property
     def orientation(self) -> str | None: ...
     @property
+    def label_names(self) -> Sequence[str] | None: ...
+    @property
     def named(self) -> NamedByCaller: ...
 
 
@@ -54,7 +56,16 @@ def find_orientation(
     column = _parse_column(below, 0, decimal)
     if n_header == 0:
         return _judge_numbers(table, column, decimal, source)
-    is_grid = any(find_grid_unit(row.cells[0], source)[0] for row in table[:n_header])
+    are_grids = [find_grid_unit(row.cells[0], source)[0] for row in table[:n_header]]
+    if below and any(are_grids[1:]):  # below rows of labels
+        return COLUMNS
+    return _judge_headers(table, below, column, are_grids[0], source)
+
+
+def _judge_headers(
+    table: Sequence[Row], below: Sequence[Row], column: np.ndarray, is_grid: bool, source: str
+) -> str:
+    """How a table with headers lies: by those of pixels, and by what stands below the first one."""
     pixels = find_likely_pixels(table[0].cells)
     if is_grid:  # one number beside it is the name of a spectrum
         pixels = [kind for kind in pixels if len(kind.columns) > 1]
