@@ -45,8 +45,9 @@ Where to read on
 Each room has a help of its own: `help(symspec.networks)` (layers and networks), `.spectra` and
 `.spectra.readers` (formats, uncertainties, bad pixels), `.derivatives` (compiled functions and
 backends), `.training`, `.inverse_hessian` (which structure), `.laplace` (how to read the error
-budget), `.hmc` (the check by Hamiltonian Monte Carlo), `.files` (archives, catalogues, long runs),
-`.files.importers` (networks of other programs), `.reports` (figures and tables), `.cli`.
+budget), `.validation` (whether it is true), `.hmc` (the check by Hamiltonian Monte Carlo),
+`.files` (archives, catalogues, long runs), `.files.importers` (networks of other programs),
+`.reports` (figures and tables), `.cli`.
 """
 
 from symspec.safety import interrupts as interrupts  # first: the others take seconds
@@ -97,19 +98,14 @@ from symspec.fitting import Validation, validate
 from symspec.hmc import HmcComparison, compare_hmc, pymc_model, run_hmc
 from symspec.laplace import (
     Certificate,
-    ErrorCalibration,
+    CombinedPosterior,
+    CombinedPrediction,
     Flag,
     FlagOptions,
     LaplacePosterior,
     Prediction,
-    StructureAudit,
-    audit_structures,
-    calibrate_errors,
-    coverage,
+    combine,
     fit_laplace,
-    sandwich_covariance,
-    sigma_mad,
-    studentized_residuals,
 )
 from symspec.networks import (
     ACTIVATIONS,
@@ -153,8 +149,22 @@ from symspec.networks import (
 )
 from symspec.networks.noise import GaussianNoise, StudentTNoise
 from symspec.spectra import Resampled, Spectra, datasets, resample
+from symspec.spectra.covariances import BandedCovariance, LowRankCovariance
 from symspec.spectra.readers import open_spectra, read_spectra
 from symspec.training import PolishResult, TrainResult, minimize, polish, train, tune
+from symspec.validation import (
+    ErrorCalibration,
+    Outliers,
+    StructureAudit,
+    audit_structures,
+    calibrate_errors,
+    coverage,
+    find_outliers,
+    jackknife_intervals,
+    sandwich_covariance,
+    sigma_mad,
+    studentized_residuals,
+)
 from symspec.version import __version__ as __version__
 
 __all__ = [
@@ -217,6 +227,9 @@ __all__ = [
     "tune",
     # error bars
     "fit_laplace",
+    "combine",
+    "CombinedPosterior",
+    "CombinedPrediction",
     "LaplacePosterior",
     "Certificate",
     "Prediction",
@@ -228,10 +241,13 @@ __all__ = [
     "validate",
     "Validation",
     "coverage",
+    "jackknife_intervals",
     "calibrate_errors",
     "ErrorCalibration",
     "sigma_mad",
     "studentized_residuals",
+    "find_outliers",
+    "Outliers",
     # HMC
     "pymc_model",
     "run_hmc",
@@ -241,6 +257,8 @@ __all__ = [
     "Spectra",
     "read_spectra",
     "open_spectra",
+    "BandedCovariance",
+    "LowRankCovariance",
     "resample",
     "Resampled",
     "datasets",

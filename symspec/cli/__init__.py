@@ -4,6 +4,7 @@
 
     symspec demo                             all of it on the MILES stars
     symspec train stars.h5 model.h5          network, noise and prior from spectra with labels
+    symspec fit net.keras stars.h5 model.h5  error bars for a network that came trained
     symspec validate stars.h5 out.fits       labels of held-out stars, by cross-validation
     symspec errors model.h5 new.h5 out.fits  labels with their error budget, any number of stars
     symspec audit model.h5 stars.h5          what approximations of the inverse Hessian get wrong

@@ -17,12 +17,12 @@ import numpy as np
 import typer
 from threadpoolctl import threadpool_limits
 
-from symspec.cli.steps import build_start, finish, run_adam
 from symspec.derivatives.compiled import compile_jacobian
 from symspec.errors import OptionError
 from symspec.files.archives import write_laplace
 from symspec.files.catalogues import write_catalogue
-from symspec.laplace.calibration import studentized_residuals
+from symspec.fitting.fit import finish, run_adam
+from symspec.fitting.start import build_start
 from symspec.laplace.certificate import Certificate
 from symspec.laplace.posterior import LaplacePosterior
 from symspec.laplace.prediction import Prediction, join_predictions
@@ -39,6 +39,7 @@ from symspec.reports.tables import (
 from symspec.safety.progress import Progress, show_progress
 from symspec.spectra.datasets import miles
 from symspec.spectra.spectra import Spectra
+from symspec.validation.calibration import studentized_residuals
 
 EXAMPLES = "Example: [bold]symspec demo --output symspec-demo[/]"
 

@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from symspec.cli.options import (
+from symspec.cli.shared.files import offer_to_resume
+from symspec.cli.shared.options import (
     MODEL_SUFFIXES,
     ModelFile,
     Overwrite,
@@ -19,7 +20,7 @@ from symspec.cli.options import (
     check_output,
     parse_reading,
 )
-from symspec.cli.steps import offer_to_resume
+from symspec.files.archives import read_flux_prior
 from symspec.files.importers.read import read_network
 from symspec.files.jacobians import write_jacobian
 from symspec.files.partial_runs import is_finished
@@ -34,6 +35,14 @@ EXAMPLES = (
 
 JacobianOutput = Annotated[
     Path, typer.Argument(metavar="OUTPUT", help="HDF5 file to write.", show_default=False)
+]
+OwnFill = Annotated[
+    Literal["conditional", "mean"] | None,
+    typer.Option(
+        help="Fill missing pixels with their mean given the good ones, or the training mean. By"
+        " default the former, if MODEL holds what its training spectra tell of them.",
+        show_default=False,
+    ),
 ]
 Plot = Annotated[
     Path | None,
@@ -53,6 +62,7 @@ def jacobian(
         Literal["gzip", "none"],
         typer.Option(help="gzip saves a tenth of the disk space; none is several times as fast."),
     ] = "gzip",
+    fill: OwnFill = None,
     uncertainty: Uncertainty = None,
     read: Reading = None,
     resample: Resample = None,
@@ -76,6 +86,8 @@ def jacobian(
             net,
             theta,
             spectra,
+            flux_prior=read_flux_prior(model),
+            fill=fill,
             dtype=dtype,
             compression=compression,
             resample=resample,

@@ -9,8 +9,8 @@ from typing import Annotated
 import numpy as np
 import typer
 
-from symspec.cli import steps
-from symspec.cli.options import (
+from symspec.cli.shared.files import read_labelled_spectra, write_or_keep
+from symspec.cli.shared.options import (
     MODEL_SUFFIXES,
     Group,
     Memory,
@@ -24,16 +24,20 @@ from symspec.cli.options import (
 )
 from symspec.errors import TooLargeError
 from symspec.files.archives import write_laplace
+from symspec.fitting.fit import finish, run_adam
+from symspec.fitting.start import build_start
 from symspec.inverse_hessian.choice import INVERSES, check_structure, choose_structure
 from symspec.networks.preprocessing import parse_preprocessing
 from symspec.networks.regression import Regression
 from symspec.reports.contents import print_trained
-from symspec.reports.tables import open_console, print_written
+from symspec.reports.tables import open_console, outlier_table, print_written
 from symspec.safety.options import check_choice
 from symspec.spectra.selections import split_stars
 from symspec.spectra.spectra import Spectra
+from symspec.validation.calibration import find_outliers
 
 NOISES = ("gaussian", "student-t")
+N_WORST = 10  # training labels shown, of those that count least
 
 EXAMPLES = (
     "Examples: [bold]symspec train stars.h5 model.h5[/]\n\n"
@@ -72,9 +76,7 @@ NoiseName = Annotated[
         help="Noise of the labels: normal, or with wide tails, where labels may be far out.",
     ),
 ]
-Dof = Annotated[
-    float, typer.Option(help="Degrees of freedom of --noise student-t, above 2; fewer: wider.")
-]
+Dof = Annotated[float, typer.Option(help="Degrees of freedom of --noise student-t; fewer: wider.")]
 LabelErrors = Annotated[
     str,
     typer.Option(
@@ -135,22 +137,25 @@ def train(
     parse_preprocessing(preprocess)
     reading = {"label_errors": label_errors, "group": group} | parse_reading(uncertainty, read)
     has_tails = check_choice(noise, "--noise", NOISES) == "student-t"
-    stars = steps.read_labelled_spectra(spectra, label, reading)
+    stars = read_labelled_spectra(spectra, label, reading)
     rest, held_out = split_stars(stars, validation, seed)
-    start = steps.build_start(
+    start = build_start(
         rest, hidden, activation, sigma_noise=sigma_noise or None,
         prior_precision=prior_precision, dof=dof if has_tails else None, preprocess=preprocess,
     )  # fmt: skip
     if tune:
         check_tunable(start, rest, structure, memory)
-    theta = steps.run_adam(
+    theta = run_adam(
         start, rest, held_out,
         seed=seed, epochs=epochs, batch_size=batch_size, learning_rate=learning_rate,
     )  # fmt: skip
-    laplace = steps.finish(start, theta, rest, tune=tune, structure=structure, memory=memory)
-    steps.write_or_keep(partial(write_laplace, laplace=laplace, overwrite=overwrite), output)
+    laplace = finish(start, theta, rest, tune=tune, structure=structure, memory=memory)
+    write_or_keep(partial(write_laplace, laplace=laplace, overwrite=overwrite), output)
     console = open_console()
     print_trained(console, laplace, held_out)
+    if has_tails:
+        outliers = find_outliers(laplace, rest, n_worst=N_WORST)
+        console.print(outlier_table(outliers, laplace.reg.net, rest.ids))
     print_written(console, "model", output)
 
 

@@ -9,7 +9,8 @@ from typing import Annotated
 import numpy as np
 import typer
 
-from symspec.cli.options import (
+from symspec.cli.shared.files import read_labelled_spectra, write_or_keep
+from symspec.cli.shared.options import (
     Group,
     Memory,
     Overwrite,
@@ -19,7 +20,6 @@ from symspec.cli.options import (
     check_output,
     parse_reading,
 )
-from symspec.cli.steps import read_labelled_spectra, write_or_keep
 from symspec.cli.train import (
     NOISES,
     Activation,

@@ -24,7 +24,7 @@ import numpy as np
 import pytensor.tensor as pt
 
 from symspec.derivatives import graphs
-from symspec.derivatives.backends import choose_backend, compile_graph, remember
+from symspec.derivatives.backends import CompiledGraph, choose_backend, compile_graph, remember
 from symspec.derivatives.functions import CHUNK_BYTES, MAX_CHUNK
 from symspec.networks.network import Network
 from symspec.networks.params import Params, Symbol
@@ -56,6 +56,25 @@ def compile_weighted_hessian_vector_product(
         return [net.layout.join(product)]
 
     return WeightedSum(net, build, 10, backend, [v])
+
+
+@remember
+def compile_likelihood(
+    net: Network, *, kind: str = "gaussian", backend: str = "auto"
+) -> CompiledGraph:
+    """Compile L and its derivatives by the outputs f (star, label) of a network.
+
+    `fn(f, Y, given)` gives the value, the gradient (star, label) and the second derivatives (star,
+    label, label).
+    """
+    f, labels = (
+        pt.matrix(name, dtype="float64", shape=(None, net.n_labels)) for name in ("f", "labels")
+    )
+    given = pt.tensor3("given", dtype="float64", shape=(None, net.n_labels, None))
+    likelihood = LIKELIHOODS[kind](given)
+    outputs = [pt.sum(likelihood.loss(f, labels))]
+    outputs += [likelihood.gradient(f, labels), likelihood.hessian(f, labels)]
+    return compile_graph([f, labels, given], outputs, choose_backend(backend), "float64")
 
 
 @remember

@@ -23,6 +23,7 @@ from symspec.files.archive_format import (
     NETWORK,
     Archive,
     create_archive,
+    find_archive_kind,
     open_archive,
     write_array,
     write_attribute,
@@ -239,6 +240,17 @@ def read_laplace(path: str | os.PathLike[str]) -> LaplacePosterior:
             if "label_spread" in there
             else None,
         )
+
+
+def read_flux_prior(path: str | os.PathLike[str]) -> FluxPrior | None:
+    """Read what training spectra tell of missing pixels, without the rest of a posterior.
+
+    None for one training star, a file of symspec 0.1, a network alone, or a foreign file.
+    """
+    if find_archive_kind(path) != "laplace":
+        return None
+    with open_archive(path, (LAPLACE,)) as archive:
+        return _read_flux_prior(archive, archive.attribute("/", "n_pixels", int))
 
 
 # --- writing

@@ -22,7 +22,8 @@ from symspec.networks.regression import Regression
 if TYPE_CHECKING:
     from symspec.laplace.posterior import LaplacePosterior
 
-_NOT_PREDICTED = ("reason", "negative_log_posterior")  # fields without a part in predictions
+# fields without a part in predictions
+_NOT_PREDICTED = ("reason", "negative_log_posterior", "training_stars")
 
 
 def describe_network(net: Network) -> dict[str, Any]:

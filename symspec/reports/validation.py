@@ -6,10 +6,10 @@ import numpy as np
 from rich.markup import escape
 from rich.table import Table
 
-from symspec.laplace.calibration import coverage
 from symspec.laplace.prediction import Prediction
 from symspec.reports.tables import format_number, new_table
 from symspec.spectra.spectra import with_unit
+from symspec.validation.calibration import coverage
 
 
 def validation_table(prediction: Prediction, true_labels: np.ndarray, *, title: str) -> Table:

@@ -146,6 +146,17 @@ def check_rng(rng: Any) -> np.random.Generator:
     )
 
 
+def check_level(level: float, name: str = "level") -> None:
+    """Refuse, under the argument's name, a level of an interval that is not between 0 and 1.
+
+    Raises
+    ------
+    OptionError
+        As it says.
+    """
+    check_number(level, name, "between 0 and 1", lambda x: 0 < x < 1)
+
+
 def as_pair(padding: Padding) -> tuple[int, int]:
     """Positions before and after."""
     if isinstance(padding, str):

@@ -6,13 +6,18 @@ from the pixels that are there; the rest is an error of the labels, which `Compl
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from symspec.safety.memory import chunks
 
-FILLS = ("conditional", "mean")
+FILL_WORDS = {
+    "conditional": "missing pixels hold their mean given the good ones",
+    "mean": "missing pixels hold the training mean",
+}
+FILLS = tuple(FILL_WORDS)
 MIN_STARS = 20  # of the training set, for components; of fewer, pixels are filled by the mean
 MAX_STARS = 1000  # that give the components
 MAX_REFERENCE = 256  # that are kept aside
@@ -24,6 +29,7 @@ N_BLOCKS = 5  # of pixels, every other one of which is hidden in turn
 IMPUTATIONS = (False, False, False, True, True)  # of training spectra: by the mean, then by draws
 FLOOR = 1e-6  # of a pixel's variance; less is rounding
 OUTER_BYTES = 2**24  # of products of loadings held at once
+CACHE_BYTES = 2**20  # of spectra filled at once: arrays that stay in a processor's cache
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -82,32 +88,42 @@ class FluxPrior:
             "mean" is the same with w = 0, as if no pixel told of another.
         """
         bad = ivar == 0
+        incomplete = np.flatnonzero(bad.any(axis=1))
         weight = np.zeros(flux.shape)
         if fill == "conditional":
-            incomplete = np.flatnonzero(bad.any(axis=1))
-            known = ivar[incomplete]
-            weight[incomplete] = known / (1 + known * self.residual_variance)
-        P = self._find_precision(weight)
-        deviation = np.where(bad, 0.0, flux - self.mean)
-        scores = _solve(P, (weight * deviation) @ self.loadings.T)
-        filled = np.where(bad, self.mean + scores @ self.loadings, flux)
-        return Completed(prior=self, flux=filled, is_bad=bad, weight=weight, precision=P)
+            for stars in self._chunks(incomplete):
+                known = ivar[stars]
+                weight[stars] = known / (1 + known * self.residual_variance)
+        k = len(self.loadings)
+        root = np.broadcast_to(np.eye(k), (len(flux), k, k)).copy()
+        root[incomplete] = self._find_root(weight[incomplete])
+        filled = np.array(flux)
+        for stars in self._chunks(incomplete):
+            lacks = bad[stars]
+            deviation = np.where(lacks, 0.0, flux[stars] - self.mean)
+            scores = _solve(root[stars], (weight[stars] * deviation) @ self.loadings.T)
+            filled[stars] = np.where(lacks, self.mean + scores @ self.loadings, flux[stars])
+        return Completed(prior=self, flux=filled, is_bad=bad, weight=weight, root=root)
 
-    def _find_precision(self, weight: np.ndarray) -> np.ndarray:
-        """P (star, component, component), by one product of matrices for some pixels at a time."""
+    def _chunks(self, stars: np.ndarray) -> Iterator[np.ndarray]:
+        size = max(8, CACHE_BYTES // (8 * len(self.mean)))
+        return (stars[rows] for rows in chunks(len(stars), size))
+
+    def _find_root(self, weight: np.ndarray) -> np.ndarray:
+        """A (star, component, component), inverse Cholesky factors of P = 1 + F diag(w) F^T.
+
+        All P are one product of matrices, for some pixels at a time.
+        """
         F = self.loadings
         k = len(F)
         rows, columns = np.tril_indices(k)
         lower = np.zeros((len(weight), len(rows)))
-        some = np.flatnonzero(weight.any(axis=1))
         for pixels in chunks(F.shape[1], max(1, OUTER_BYTES // (8 * max(1, len(rows))))):
-            products = F[rows, pixels] * F[columns, pixels]
-            lower[some] += weight[some, pixels] @ products.T
-        P = np.empty((len(weight), k, k))
+            lower += weight[:, pixels] @ (F[rows, pixels] * F[columns, pixels]).T
+        P = np.zeros((len(weight), k, k))
         P[:, rows, columns] = lower
-        P[:, columns, rows] = lower
         P[:, range(k), range(k)] += 1
-        return P
+        return np.linalg.inv(np.linalg.cholesky(P))  # which reads the lower triangle alone
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -125,15 +141,16 @@ class Completed:
     flux : numpy.ndarray, shape (star, pixel)
     is_bad : numpy.ndarray of bool, shape (star, pixel)
     weight : numpy.ndarray, shape (star, pixel)
-    precision : numpy.ndarray, shape (star, component, component)
-        w and P of `FluxPrior.complete`; :math:`W = F_b^T P^{-1} F_g \mathrm{diag}(w_g)`.
+    root : numpy.ndarray, shape (star, component, component)
+        w, and A with :math:`P^{-1} = A^T A`, of `FluxPrior.complete`;
+        :math:`W = F_b^T P^{-1} F_g \mathrm{diag}(w_g)`.
     """
 
     prior: FluxPrior
     flux: np.ndarray
     is_bad: np.ndarray
     weight: np.ndarray
-    precision: np.ndarray
+    root: np.ndarray
 
     def pick(self, stars: slice | np.ndarray) -> Completed:
         """Some of the stars."""
@@ -142,7 +159,7 @@ class Completed:
             flux=self.flux[stars],
             is_bad=self.is_bad[stars],
             weight=self.weight[stars],
-            precision=self.precision[stars],
+            root=self.root[stars],
         )
 
     def propagate(self, J: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -168,19 +185,16 @@ class Completed:
         missing_cov : numpy.ndarray, shape (star, label, label)
             Of the second part, with the covariance K of spectra.
         """
-        bad = self.is_bad[:, None, :]
-        some = np.flatnonzero(self.is_bad.any(axis=1))
-        seen = np.where(bad, 0.0, J)
-        missing = np.zeros((len(J), J.shape[1], J.shape[1]))
-        if some.size:
-            F = self.prior.loadings
-            J_b = np.where(bad[some], J[some], 0.0)
-            H = _solve(self.precision[some, None], _multiply(J_b, F.T))
-            through = _multiply(H, F) * self.weight[some, None]
-            seen[some] += through
-            lost = _multiply(through - J_b, self.prior.reference.T)
-            missing[some] = lost @ lost.transpose(0, 2, 1)
-        return seen, missing
+        if not self.is_bad.any():
+            return J, np.zeros((len(J), J.shape[1], J.shape[1]))
+        F = self.prior.loadings
+        J_b = J * self.is_bad[:, None]
+        added = _multiply(_solve(self.root, _multiply(J_b, F.T)), F)
+        added *= self.weight[:, None]
+        added -= J_b  # J_b W at good pixels, and -J_b at bad ones
+        lost = _multiply(added, self.prior.reference.T)
+        added += J
+        return added, lost @ lost.transpose(0, 2, 1)
 
     def find_errors(self, noise: np.ndarray, deviation: np.ndarray) -> np.ndarray:
         r"""Errors :math:`\hat x - x` (star, pixel) of the filled spectra.
@@ -188,18 +202,20 @@ class Completed:
         Parameters
         ----------
         noise : numpy.ndarray, shape (star, pixel)
-            :math:`\epsilon`, of which that of good pixels counts.
+            :math:`\epsilon`, 0 at bad pixels.
         deviation : numpy.ndarray, shape (pixel,) or (star, pixel)
             :math:`x - m`.
         """
         if not self.is_bad.any():
             return noise
         F = self.prior.loadings
-        scores = _solve(self.precision, (self.weight * (noise + deviation)) @ F.T)
-        errors = scores @ F
+        known = noise + deviation
+        known *= self.weight
+        scores = _solve(self.root, known @ F.T)
+        errors = np.matmul(scores, F, out=known)
         errors -= deviation
         errors *= self.is_bad
-        errors += noise * ~self.is_bad
+        errors += noise
         return errors
 
 
@@ -210,9 +226,11 @@ def _multiply(stack: np.ndarray, matrix: np.ndarray) -> np.ndarray:
     return product.reshape(n_stars, n_labels, matrix.shape[1])
 
 
-def _solve(P: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """P^-1 b for matrices P (..., component, component) and vectors b (..., component)."""
-    return np.linalg.solve(P, b[..., None])[..., 0]
+def _solve(A: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """P^-1 b = A^T A b for A (star, component, component) and rows b (star, ..., component)."""
+    rows = b if b.ndim == 3 else b[:, None]
+    solved = np.matmul(np.matmul(rows, A.transpose(0, 2, 1)), A)
+    return solved if b.ndim == 3 else solved[:, 0]
 
 
 def fit_flux_prior(

@@ -22,6 +22,8 @@ from symspec.safety.stars import (
     check_not_infinite,
     check_wavelength,
 )
+from symspec.spectra.covariances.dense import match_covariance
+from symspec.spectra.covariances.interface import FluxCovariance
 
 # the fields with one row a star
 BY_STAR = ("flux", "ivar", "labels", "label_errors", "label_covariance", "groups", "ids")
@@ -42,6 +44,9 @@ class Spectra:
         Flux, in any unit; finite wherever `ivar` is not 0.
     ivar : numpy.ndarray, shape (star, pixel), or None
         Inverse variance of the flux, 1/sigma**2; 0 means no information. None: unknown.
+    flux_covariance : FluxCovariance or array_like, optional
+        Covariance of the flux where errors of pixels are correlated, see
+        `symspec.spectra.covariances`; `ivar` is 1 over its diagonal, or 0.
     wavelength : numpy.ndarray, shape (pixel,), or None
         Wavelength of each pixel, in `wavelength_unit`, to which a quantity is converted.
     labels : numpy.ndarray, shape (star, label), or None
@@ -94,6 +99,7 @@ class Spectra:
     label_errors: np.ndarray | None = None
     label_covariance: np.ndarray | None = None
     missing_label_error: str = REFUSE
+    flux_covariance: FluxCovariance | None = None
     groups: np.ndarray | None = None
 
     def __post_init__(self) -> None:
@@ -102,6 +108,10 @@ class Spectra:
         if self.ivar is not None:
             self._set("ivar", check_ivar(self.ivar, flux.shape))
         _refuse_unmarked(self.flux, self.ivar)
+        if self.flux_covariance is not None:
+            covariance, ivar = match_covariance(self.flux_covariance, self.ivar, flux.shape)
+            object.__setattr__(self, "flux_covariance", covariance)
+            self._set("ivar", ivar)
         units = _as_strings(self.label_units, "label_units")
         check_medium(self.wavelength_medium)
         if self.wavelength is not None:
@@ -195,6 +205,8 @@ class Spectra:
             del values["groups"]
         if not self.has_label_errors:
             del values["label_errors"], values["label_covariance"], values["missing_label_error"]
+        if self.flux_covariance is None:
+            del values["flux_covariance"]
         return {"spectra": find_fingerprint(values)}
 
     @property
@@ -207,6 +219,8 @@ class Spectra:
         selected: dict[str, Any] = {
             name: getattr(self, name)[stars] for name in BY_STAR if getattr(self, name) is not None
         }
+        if self.flux_covariance is not None:
+            selected["flux_covariance"] = self.flux_covariance.pick(stars)
         return replace(self, **selected)
 
     def __repr__(self) -> str:
@@ -215,6 +229,7 @@ class Spectra:
             f"{self.n_stars} stars",
             f"{self.n_pixels} pixels",
             "no ivar" if self.ivar is None else "ivar",
+            *(["covariance of the flux"] if self.flux_covariance is not None else []),
             self._describe_wavelength(),
             f"labels {labels}" if labels else "no labels",
             *(["errors of labels"] if self.has_label_errors else []),
@@ -229,13 +244,15 @@ class Spectra:
 
 
 def hash_spectra(spectra: Spectra) -> str:
-    """SHA-256 of the flux, ivar, labels with their errors, and ids of some stars."""
+    """SHA-256 of the flux and its errors, labels with their errors, and ids of some stars."""
     digest = hashlib.sha256()
     for name in (name for name in BY_STAR if name not in _OF_TEXT):
         array = getattr(spectra, name)
         if array is not None:
             digest.update(f"{name}{array.dtype.str}{array.shape}".encode())
             digest.update(np.ascontiguousarray(array).data)
+    if spectra.flux_covariance is not None:
+        digest.update(find_fingerprint(spectra.flux_covariance).encode())
     digest.update(b"" if spectra.ids is None else "\n".join(spectra.ids).encode())
     return digest.hexdigest()
 

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -147,7 +148,7 @@ class SpectraFile:
             check_stored_grids(self._arrays, self._grid, rows, self.n_stars, self.n_pixels)
             flux = as_nan(as_float_array(self._load_pixels(self._flux, rows), self._flux))
             labels = None
-            errors: dict[str, np.ndarray] = {}
+            errors: dict[str, Any] = {}
             if self._labels is not None:
                 labels = load_labels(self._arrays, self._labels, rows, self._is_single)
                 errors = load_label_errors(self._arrays, self._labels, rows, self._is_single)

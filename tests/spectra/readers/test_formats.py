@@ -10,7 +10,7 @@ import pytest
 from astropy.io import fits
 from starnet_files import FLUX, IDS, starnet, write_hdf5, write_npz
 
-from symspec.cli.options import SpectraFile
+from symspec.cli.shared.options import SpectraFile
 from symspec.errors import FileFormatError, OptionError
 from symspec.safety.hdf5_files import open_hdf5
 from symspec.safety.named_arrays import open_npz

@@ -4,13 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy.special import ndtri
 
+from symspec.derivatives.compiled import compile_predict
+from symspec.derivatives.functions import check_stars
 from symspec.errors import DataError, OptionError, ShapeError
-from symspec.laplace.prediction import Prediction
+from symspec.laplace.prediction import Prediction, standard_deviations
 from symspec.safety.arrays import as_float_array
+from symspec.safety.label_errors import find_labels_alone
+from symspec.safety.options import check_count
+from symspec.spectra.resampling import Resampled
+from symspec.spectra.selections import as_stars
+from symspec.spectra.spectra import Spectra
+
+if TYPE_CHECKING:
+    from symspec.laplace.posterior import LaplacePosterior
 
 MIN_KNOWN = 10  # true labels that a factor takes
 # 1 / norm.ppf(0.75): the median absolute deviation of a unit normal is 0.6745
@@ -89,6 +101,78 @@ def studentized_residuals(prediction: Prediction, training_labels: ArrayLike) ->
         return (labels - prediction.labels) / np.sqrt(variance)
 
 
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Outliers:
+    r"""Training labels by how little they count, one an entry, the least first.
+
+    Attributes
+    ----------
+    star, label : numpy.ndarray of int
+        Row of the star, and number of the label.
+    value, predicted : numpy.ndarray
+        The training label, and what the network says of its star.
+    residual : numpy.ndarray
+        The one less the other, in the units of the label.
+    trust : numpy.ndarray
+        What the label counts for the weights: 1 as without wide tails, 0 not at all. It is
+        :math:`\nu / (\nu + z^2)` under Student's t, with z the residual over the scale.
+    """
+
+    star: np.ndarray
+    label: np.ndarray
+    value: np.ndarray
+    predicted: np.ndarray
+    residual: np.ndarray
+    trust: np.ndarray
+
+
+def find_outliers(
+    laplace: LaplacePosterior,
+    X: ArrayLike | Spectra | Resampled,
+    Y: ArrayLike | None = None,
+    *,
+    label_errors: ArrayLike | None = None,
+    n_worst: int = 20,
+) -> Outliers:
+    """Find the training labels that the noise gave the least weight; nothing is thrown away.
+
+    Parameters
+    ----------
+    laplace : LaplacePosterior
+    X, Y : array_like, shapes (star, pixel), (star, label)
+        The training set, or `Spectra` alone; NaN labels are missing.
+    label_errors : array_like, shape (star, label) or (star, label, label), optional
+        As for `fit_laplace`.
+    n_worst : int, default 20
+        Number of labels to list. Normal noise trusts all alike: then they are those of the largest
+        residuals in standard deviations of the noise.
+
+    Raises
+    ------
+    ShapeError, DataError
+        X or Y are not what is expected.
+    """
+    check_count(n_worst, "n_worst")
+    reg = laplace.reg
+    flux, labels = check_stars(reg.net, *as_stars(reg.net, X, Y, label_errors))
+    predicted = compile_predict(reg.net)(laplace.theta, flux)
+    values = find_labels_alone(labels)
+    residual = values - predicted
+    trust = reg.noise.trust(np.nan_to_num(residual), labels)
+    z = np.abs(residual) / standard_deviations(reg.noise.predict(predicted))
+    order = np.lexsort((-z.ravel(), trust.ravel()))  # missing ones, NaN, come last
+    order = order[: min(n_worst, np.count_nonzero(np.isfinite(trust)))]
+    star, label = np.unravel_index(order, trust.shape)
+    return Outliers(
+        star=star,
+        label=label,
+        value=values[star, label],
+        predicted=predicted[star, label],
+        residual=residual[star, label],
+        trust=trust[star, label],
+    )
+
+
 def sigma_mad(residuals: ArrayLike) -> np.ndarray:
     r"""Robust scatter of each label, from the median absolute deviation.
 
@@ -163,7 +247,8 @@ def calibrate_errors(
         z_{nc} = (y_{nc} - f_{nc}) / \sigma_{nc},
 
     the robust scatter of residuals in units of their errors, known to about :math:`1.2 /
-    \sqrt{N_c}` of itself.
+    \sqrt{N_c}` of itself. Like the median it looks at the middle half of the residuals: of noise
+    with wide tails, sigma is that of a normal distribution with the same interval of 50 %.
 
     Parameters
     ----------
@@ -183,7 +268,7 @@ def calibrate_errors(
     """
     truth = check_true_labels(prediction, true_labels)
     with np.errstate(invalid="ignore", divide="ignore"):
-        z = (truth - prediction.labels) / prediction.errors
+        z = (truth - prediction.labels) / _find_normal_sd(prediction, 0.5)
     n_known = np.count_nonzero(np.isfinite(z), axis=0)
     if n_known.min() < MIN_KNOWN:
         raise DataError(
@@ -195,6 +280,11 @@ def calibrate_errors(
         factor=sigma_mad(np.where(np.isfinite(z), z, np.nan)),
         source=f"{source}: {counts}" if source else counts,
     )
+
+
+def _find_normal_sd(prediction: Prediction, level: float) -> np.ndarray:
+    """Standard deviations (star, label) of normal distributions with the same interval."""
+    return prediction.half_width(level) / ndtri(0.5 + level / 2)
 
 
 def check_true_labels(prediction: Prediction, true_labels: ArrayLike) -> np.ndarray:

@@ -51,6 +51,13 @@ Resample = Annotated[
         help="Take the spectra to the network's wavelengths, with their errors' covariance."
     ),
 ]
+Fill = Annotated[
+    Literal["conditional", "mean"],
+    typer.Option(
+        help="Fill missing pixels with their mean given the good ones, or the training mean; what"
+        " either costs is in the errors."
+    ),
+]
 Validation = Annotated[
     float,
     typer.Option(

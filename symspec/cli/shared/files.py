@@ -1,4 +1,4 @@
-"""Steps that several commands share: spectra in, results out, and words to the user."""
+"""Files of several commands: spectra with labels come in, results of long work are kept."""
 
 from __future__ import annotations
 
@@ -8,20 +8,10 @@ from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
-from symspec.cli.signals import going_on
+from symspec.cli.shared.signals import going_on
 from symspec.errors import DataError, DiskFullError
-from symspec.fitting.fit import finish as finish
-from symspec.fitting.fit import run_adam as run_adam
-from symspec.fitting.start import build_start as build_start
 from symspec.spectra.readers.read import read_spectra
 from symspec.spectra.spectra import Spectra
-
-
-def say(text: str) -> None:
-    """Print a line with rich's markup on stderr."""
-    Console(stderr=True, highlight=False).print(text, soft_wrap=True)
 
 
 def read_labelled_spectra(
