@@ -143,7 +143,7 @@ from symspec.networks import (
     scaled_prior,
     standardized,
 )
-from symspec.networks.noise import GaussianNoise, StudentTNoise
+from symspec.networks.noise import GaussianNoise, PredictedNoise, StudentTNoise
 from symspec.spectra import Resampled, Spectra, datasets, resample
 from symspec.spectra.readers import open_spectra, read_spectra
 from symspec.training import PolishResult, TrainResult, minimize, polish, train, tune
@@ -184,6 +184,7 @@ __all__ = [
     # the model
     "Regression",
     "GaussianNoise",
+    "PredictedNoise",
     "scaled_prior",
     "prior_precision_from_weight_decay",
     # compiled functions

@@ -27,7 +27,7 @@ CONTRACT = {
     " LocallyConnected1D ZeroPadding1D MaxPool1D AveragePool1D GlobalAveragePool1D Flatten Reshape"
     " Permute Slice Identity From Add Concatenate BatchNorm LayerNorm MedianNormalize"
     " ContinuumNormalize Dropout Activation fold_batch_norm",
-    "the model": "Regression GaussianNoise StudentTNoise scaled_prior"
+    "the model": "Regression GaussianNoise PredictedNoise StudentTNoise scaled_prior"
     " prior_precision_from_weight_decay",
     "compiled functions": "compile_predict compile_jacobian compile_objective"
     " compile_hessian_vector_product compile_ggn_vector_product compile_hessian compile_ggn",

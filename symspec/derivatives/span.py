@@ -92,7 +92,5 @@ def find_span(reg: Regression, X: np.ndarray) -> Span | None:
         before = Network(net.layers[:first], net.n_pixels)
         Z = compiled.compile_predict(before)(np.empty(0), Z)
     Q, R = np.linalg.qr(Z.T)
-    rest = Network(
-        net.layers[first:], len(X), label_names=net.label_names, label_units=net.label_units
-    )
+    rest = net.with_layers(net.layers[first:], len(X))
     return Span(reg.with_network(rest), R.T, reg, Q, name)

@@ -123,8 +123,8 @@ class LaplacePosterior:
         return compiled.compile_tangent_factors(self.reg.net, **self._options)
 
     @cached_property
-    def _predict(self) -> PerStarFunction:
-        return compiled.compile_predict(self.reg.net, **self._options)
+    def _outputs(self) -> PerStarFunction:
+        return compiled.compile_outputs(self.reg.net, **self._options)
 
     @cached_property
     def _flux_jacobian(self) -> PerStarFunction:
@@ -166,13 +166,21 @@ class LaplacePosterior:
         tangents : Tangents
             Their df/dtheta in factors, multiplied by `matvec` and `rmatvec`.
         """
+        for rows, tangents in self.output_tangents(X, stars_at_once=stars_at_once):
+            yield rows, tangents.take_labels(self.reg.net.n_labels)
+
+    def output_tangents(
+        self, X: ArrayLike, *, stars_at_once: int | None = None
+    ) -> Iterator[tuple[slice, Tangents]]:
+        """The same of all outputs, those for the noise, too."""
         stars = np.atleast_2d(check_flux(X, self.reg.net.n_pixels, dtype=None))
         size = stars_at_once or STARS_AT_ONCE
         return walk_tangents(self.reg.net, self._factors, self.theta, stars, size)
 
     def predict_labels(self, X: ArrayLike) -> np.ndarray:
         """Labels (star, label) or (label,) at theta, without error bars."""
-        return self._predict(self.theta, X)
+        labels: np.ndarray = self._outputs(self.theta, X)[..., : self.reg.net.n_labels]
+        return labels
 
     def label_covariance(self, X: ArrayLike) -> np.ndarray:
         r"""Covariance of the labels that comes from the weights, :math:`V = J A^{-1} J^T`.
@@ -187,9 +195,7 @@ class LaplacePosterior:
             In products of the labels' units. For structure="krylov" the upper end of
             `label_covariance_bounds`.
         """
-        return self._walk_tangents(
-            X, lambda tangents: [self.inverse_hessian.label_covariance(tangents)]
-        )[0]
+        return self._walk_tangents(X, lambda t: [self.inverse_hessian.label_covariance(t)])[0]
 
     def label_covariance_bounds(self, X: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
         """Proved lower and upper bounds of `label_covariance`, each of its shape.
@@ -285,11 +291,7 @@ class LaplacePosterior:
             if known is not None:
                 completed = prior.complete(filled, known, how.fill)
                 filled = completed.flux
-            state["labels"][rows] = self._predict(self.theta, filled)
-            found = self._model_error(filled)
-            state["model"][rows], state["interval"][rows], state["step"][rows] = found
-            if is_linearized:
-                state["labels"][rows] += state["step"][rows]
+            self._add_outputs(state, rows, filled, is_linearized)
             if known is not None:
                 noise = FluxNoise.of(known, resampled, rows)
                 errors = self._flux_errors(state["labels"][rows], completed, noise, how)
@@ -302,9 +304,23 @@ class LaplacePosterior:
             fingerprint = find_fingerprint(*what, observed, ivar, resampled)
         with show_progress(progress) as show:
             checkpoint = Checkpoint(resume, fingerprint, show)
-            start = begin(len(observed), self.reg.net.n_labels)
+            start = begin(len(observed), self.reg.net.n_labels, self.reg.net.n_outputs)
             state = checkpoint.accumulate("prediction", Batches(len(observed)), start, add)
         return sum_up(self, observed, ivar, state, how, flag_options or FlagOptions())
+
+    def _add_outputs(
+        self, state: dict[str, np.ndarray], rows: slice, X: np.ndarray, is_linearized: bool
+    ) -> None:
+        """Outputs of some stars, with what the weights leave open of them."""
+        C = self.reg.net.n_labels
+        V, interval, step = self._model_error(X)
+        outputs = self._outputs(self.theta, X) + (step if is_linearized else 0.0)
+        state["outputs"][rows] = outputs
+        state["variances"][rows] = np.einsum("ncc->nc", V)
+        state["labels"][rows] = outputs[:, :C]
+        state["model"][rows] = V[:, :C, :C]
+        state["interval"][rows] = interval[:, :C]
+        state["step"][rows] = step[:, :C]
 
     def _flux_errors(
         self, at_center: np.ndarray, completed: Completed, noise: FluxNoise, how: Choices
@@ -313,7 +329,7 @@ class LaplacePosterior:
         jacobian = self._linearized_flux_jacobian if is_linearized else self._flux_jacobian
 
         def labels(X: np.ndarray) -> np.ndarray:
-            found = self._predict(self.theta, X)
+            found = self.predict_labels(X)
             if is_linearized:
                 step = self._newton_step[0]
                 found = found + np.concatenate([t.matvec(step) for _, t in self.tangents(X)])
@@ -340,8 +356,9 @@ class LaplacePosterior:
         return True
 
     def _model_error(self, X: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Covariance (star, label, label), interval of the deviations, change by a Newton step."""
-        V, lower, upper, step = self._walk_tangents(X, self._enclose_and_step)
+        """Covariance of the outputs, interval of their deviations, change by a Newton step."""
+        parts = [self._enclose_and_step(tangents) for _, tangents in self.output_tangents(X)]
+        V, lower, upper, step = (np.concatenate(part) for part in zip(*parts, strict=True))
         variances = np.einsum("ncc->nc", V)
         variances[~(variances >= 0)] = np.nan  # no digit is left
         ends = (standard_deviations(np.maximum(lower, 0)), standard_deviations(upper))

@@ -12,6 +12,7 @@ from scipy.special import ndtri
 
 from symspec.errors import MissingPixelsWarning
 from symspec.laplace.flags import Flag, FlagOptions, find_flags, find_label_flags
+from symspec.networks.noise.mixtures import find_half_widths_of_mixture
 from symspec.networks.noise.student_t import find_half_width
 from symspec.safety.options import check_choice, check_number
 from symspec.spectra.flux_prior import FILLS, FluxPrior
@@ -87,6 +88,9 @@ class Prediction:
         How `flux_cov` is propagated.
     noise_dof : numpy.ndarray, shape (star, label), optional
         Degrees of freedom of noise with the tails of Student's t; None: it is normal.
+    noise_spread : numpy.ndarray, shape (star, label), optional
+        Standard deviation that the weights leave the logarithm of the scale of noise that the
+        network predicts; `noise_cov` is the mean over it. None: the scale is known.
     """
 
     labels: np.ndarray
@@ -112,11 +116,14 @@ class Prediction:
     fill: str = "conditional"
     flux: str = "linear"
     noise_dof: np.ndarray | None = None
+    noise_spread: np.ndarray | None = None
 
     def interval(self, level: float = 0.68) -> np.ndarray:
         """Central interval (star, label, 2) that holds a new label with this probability.
 
-        Errors of model and flux are normal; the noise adds to them with its own tails.
+        Errors of model and flux are normal; the noise adds to them with its own tails. Where the
+        network predicts its scale, it is a mixture of normal noise over what the weights leave open
+        of that scale, independent of what they leave open of the label.
 
         Parameters
         ----------
@@ -133,6 +140,10 @@ class Prediction:
         return np.stack([self.labels - half, self.labels + half], axis=2)
 
     def _find_half_width(self, level: float) -> np.ndarray:
+        if self.noise_spread is not None:
+            variance = np.einsum("ncc->nc", self.total_cov - self.noise_cov)
+            sigma = standard_deviations(self.noise_cov) * np.exp(-(self.noise_spread**2))
+            return find_half_widths_of_mixture(variance, sigma, self.noise_spread, level)
         if self.noise_dof is None:
             return ndtri(0.5 + level / 2) * self.errors
         variance = np.einsum("ncc->nc", self.total_cov - self.noise_cov)
@@ -170,6 +181,7 @@ class Prediction:
             "nonlinearity": self.nonlinearity,
             "flux_sampling_error": self.flux_sampling_error,
             "noise_dof": self.noise_dof,
+            "noise_spread": self.noise_spread,
         }
         return {name: array for name, array in arrays.items() if array is not None}
 
@@ -207,6 +219,7 @@ class Prediction:
             nonlinearity=arrays.get("nonlinearity"),
             flux_sampling_error=arrays.get("flux_sampling_error"),
             noise_dof=arrays.get("noise_dof"),
+            noise_spread=arrays.get("noise_spread"),
             flag_options=flag_options,
             center=center,
             fill=fill,
@@ -244,11 +257,13 @@ def find_newton_shift(step: np.ndarray, model_cov: np.ndarray) -> np.ndarray:
         return np.where(step == 0, 0.0, step / standard_deviations(model_cov))
 
 
-def begin(n_stars: int, n_labels: int) -> dict[str, np.ndarray]:
+def begin(n_stars: int, n_labels: int, n_outputs: int) -> dict[str, np.ndarray]:
     """What is computed of stars before it is summed up, of a flux without errors."""
     of_labels = (n_stars, n_labels)
     square = (n_stars, n_labels, n_labels)
     return {
+        "outputs": np.zeros((n_stars, n_outputs)),
+        "variances": np.zeros((n_stars, n_outputs)),
         "labels": np.zeros(of_labels),
         "model": np.zeros(square),
         "flux": np.zeros(square),
@@ -269,7 +284,7 @@ def sum_up(
     options: FlagOptions,
 ) -> Prediction:
     """Total errors and flags of stars whose labels and covariances are computed."""
-    noise_cov = laplace.reg.noise.predict(computed["labels"])
+    noise_cov = laplace.reg.noise.predict(computed["outputs"], computed["variances"])
     dof = laplace.reg.noise.tail_dof
     total_cov = computed["model"] + computed["flux"] + noise_cov
     n_bad = np.zeros(len(X), int) if ivar is None else np.count_nonzero(ivar == 0, axis=1)
@@ -306,6 +321,7 @@ def sum_up(
         fill=how.fill,
         flux=how.flux,
         noise_dof=None if dof is None else np.broadcast_to(dof, computed["labels"].shape),
+        noise_spread=laplace.reg.noise.find_spread(computed["variances"]),
     )
 
 

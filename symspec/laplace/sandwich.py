@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
+from symspec.derivatives import compiled
 from symspec.derivatives.functions import check_stars
 from symspec.errors import OptionError
 from symspec.laplace.posterior import LaplacePosterior
-from symspec.safety.label_errors import Labels, find_labels_alone
 from symspec.safety.stars import check_flux
 from symspec.spectra.selections import as_stars
 from symspec.spectra.spectra import Spectra
@@ -30,19 +30,20 @@ def sandwich_covariance(
 
     .. math::
         V = J A^{-1} B A^{-1} J^T, \qquad B = \sum_n s_n s_n^T,
-        \qquad s_n = J_n^T S_n^{-1} (y_n - f(\theta, x_n)),
+        \qquad s_n = J_n^T u_n, \qquad u_n = \partial \log p(y_n \mid f_n) / \partial f_n,
 
-    for independent stars whatever their noise (White 1982, doi:10.2307/1912526; Huber 1967, Proc.
-    Fifth Berkeley Symp. 1, 221): scatter that differs from star to star, or that `sigma_noise`
-    misstates. Where the noise is what the regression says, B is near the likelihood's part of A,
-    and V near :math:`J A^{-1} J^T` or below it: the prior's part is not counted, as V is the
-    scatter of refits to other training sets around their own mean. It needs many training stars for
-    each direction that the data determine, as residuals at the minimum are smaller than the noise.
+    with :math:`u_n = S_n^{-1} (y_n - f(\theta, x_n))` for normal noise S_n, for independent stars
+    whatever their noise (White 1982, doi:10.2307/1912526; Huber 1967, Proc. Fifth Berkeley Symp. 1,
+    221): scatter that differs from star to star, or that `sigma_noise` misstates. Where the noise
+    is what the regression says, B is near the likelihood's part of A, and V near :math:`J A^{-1}
+    J^T` or below it: the prior's part is not counted, as V is the scatter of refits to other
+    training sets around their own mean. It needs many training stars for each direction that the
+    data determine, as residuals at the minimum are smaller than the noise.
 
     Neither A^-1 nor a score is formed: with the cross covariances :math:`C_{*n} = J_* A^{-1} J_n^T`
-    (label, label),
+    (label, output),
 
-    .. math:: V_* = \sum_n (C_{*n} S_n^{-1} r_n) (C_{*n} S_n^{-1} r_n)^T.
+    .. math:: V_* = \sum_n (C_{*n} u_n) (C_{*n} u_n)^T.
 
     Parameters
     ----------
@@ -77,21 +78,14 @@ def sandwich_covariance(
         )
     flux = check_flux(stars, net.n_pixels, dtype=None)
     X_train, Y_train = check_stars(net, *as_stars(net, X_train, Y_train, label_errors))
-    weighted = _weigh_residuals(laplace, X_train, Y_train)
-    bytes_a_star = 8 * net.n_labels * laplace.inverse_hessian.n_rows
+    slopes = compiled.compile_slopes(laplace.reg, backend=laplace.backend, dtype=laplace.dtype)
+    weighted = slopes(laplace.theta, X_train, Y_train)
+    bytes_a_star = 8 * net.n_outputs * laplace.inverse_hessian.n_rows
     size = int(np.clip(BLOCK_BYTES // bytes_a_star, 1, MAX_BLOCK_STARS))
     V = np.zeros((len(np.atleast_2d(flux)), net.n_labels, net.n_labels))
     for rows, tangents in laplace.tangents(flux, stars_at_once=size):
-        for train, others in laplace.tangents(X_train, stars_at_once=size):
+        for train, others in laplace.output_tangents(X_train, stars_at_once=size):
             C = cross_covariance(tangents, others)
             shifts = np.einsum("ncmd,md->ncm", C, weighted[train])
             V[rows] += np.matmul(shifts, shifts.transpose(0, 2, 1))
     return V if flux.ndim == 2 else V[0]
-
-
-def _weigh_residuals(laplace: LaplacePosterior, X: np.ndarray, Y: Labels) -> np.ndarray:
-    """S_n^-1 r_n (star, label) over the observed labels, zero elsewhere."""
-    labels = find_labels_alone(Y)
-    residuals = np.where(np.isnan(labels), 0.0, labels - laplace.predict_labels(X))
-    T = laplace.reg.noise.of_stars(Y).whiteners
-    return np.einsum("nec,ned,nd->nc", T, T, residuals)

@@ -33,6 +33,7 @@ from symspec.errors import OptionError
 from symspec.inverse_hessian.builder import InverseBuilder
 from symspec.inverse_hessian.interface import InverseHessian, log_evidence
 from symspec.networks.noise import LOG_2PI, GaussianNoise
+from symspec.networks.regression import Regression
 from symspec.safety.label_errors import find_labels_alone
 from symspec.safety.memory import chunks
 from symspec.training.hyperparameters import Hyperparameters
@@ -102,6 +103,14 @@ class LinearizedEvidence(EvidenceFunction):
         )
         residuals = np.where(self.observed, find_labels_alone(self.labels) - f, 0.0)
         self.targets = residuals + self.stream.matvec(theta)
+
+    def _stand_at(self, h: np.ndarray, reg: Regression) -> None:
+        super()._stand_at(h, reg)
+        self.noise = reg.noise.of_stars(self.labels)
+        self.weights = self.noise.weights
+
+    def _weigh(self, u: np.ndarray) -> np.ndarray:
+        return np.einsum("ncd,nd->nc", self.weights, u)
 
     def evaluate(self, _: np.ndarray, *, is_near: bool = False) -> Evidence:
         """F and its gradient; there are no weights to start from."""

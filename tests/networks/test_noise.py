@@ -42,11 +42,11 @@ class Logistic(Noise):
     def weigh(self, u, f, targets):
         return self.whiten(self.whiten(u, f, targets), f, targets)
 
-    def of_stars(self, labels):
+    def of_stars(self, labels, find_outputs=None):
         return StarNoise(~np.isnan(labels), np.diag(3 * self.scale**2))
 
-    def predict(self, f):
-        return np.broadcast_to(self.covariance, (*f.shape, f.shape[-1])).copy()
+    def predict(self, outputs, variances):
+        return np.broadcast_to(self.covariance, (*outputs.shape, outputs.shape[-1])).copy()
 
     def draw(self, f, rng):
         return f + self.scale * rng.logistic(size=np.shape(f))
@@ -215,7 +215,7 @@ def test_archives_give_another_noise_back(problem, tmp_path, monkeypatch):
     path = tmp_path / "network.h5"
     ss.write_network(path, reg.net, theta, reg=reg)
     with pytest.raises(
-        ss.FileFormatError, match="should be one of gaussian, student_t, got logistic"
+        ss.FileFormatError, match="should be one of gaussian, student_t, predicted, got logistic"
     ):
         ss.read_regression(path)
     monkeypatch.setitem(NOISES, "logistic", Logistic)

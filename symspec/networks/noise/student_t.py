@@ -26,7 +26,9 @@ from scipy.stats import gamma
 
 from symspec.errors import DataError, OptionError, ShapeError
 from symspec.networks.noise.noise import (
+    FindOutputs,
     TunableNoise,
+    find_no_outputs,
     find_residual,
     list_numbers,
     mark_observed,
@@ -154,7 +156,7 @@ class StudentTNoise(TunableNoise):
             raise OptionError(_REFUSED)
         return labels, own + errors.astype(dtype)
 
-    def of_stars(self, labels: Labels) -> StarNoise:
+    def of_stars(self, labels: Labels, find_outputs: FindOutputs = find_no_outputs) -> StarNoise:
         tau = self.squared_scales(labels)
         variances = tau * (self.dof + 3) / (self.dof + 1)
         if not isinstance(labels, LabelsWithErrors):
@@ -213,8 +215,8 @@ class StudentTNoise(TunableNoise):
         z2 = residuals**2 / self.squared_scales(labels)
         return np.where(find_observed(labels), self.dof / (self.dof + z2), np.nan)
 
-    def predict(self, f: np.ndarray) -> np.ndarray:
-        return np.broadcast_to(self.covariance, (*f.shape, f.shape[-1])).copy()
+    def predict(self, outputs: np.ndarray, variances: np.ndarray) -> np.ndarray:
+        return np.broadcast_to(self.covariance, (*outputs.shape, self.n_labels)).copy()
 
     def draw(self, f: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         return f + self.scale * rng.standard_t(np.broadcast_to(self.dof, np.shape(f)))
