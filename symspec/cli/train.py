@@ -31,8 +31,7 @@ from symspec.safety.options import check_choice
 from symspec.spectra.selections import split_stars
 from symspec.spectra.spectra import Spectra
 
-NOISES = ("gaussian", "student-t")
-
+NOISES = ("gaussian", "student-t", "predicted")
 EXAMPLES = (
     "Examples: [bold]symspec train stars.h5 model.h5[/]\n\n"
     "[bold]symspec train stars.npz model.h5 --hidden 64 --hidden 16 --label TEFF --label LOGG[/]"
@@ -58,8 +57,11 @@ SigmaNoise = Annotated[
 NoiseName = Annotated[
     str,
     typer.Option(
-        metavar="gaussian|student-t",
-        help="Noise of the labels: normal, or with wide tails, where labels may be far out.",
+        metavar="gaussian|student-t|predicted",
+        help=(
+            "Noise of the labels: normal; with wide tails, where labels may be far out; or normal,"
+            " as wide as the network says for each star."
+        ),
     ),
 ]
 Dof = Annotated[
@@ -109,17 +111,19 @@ def train(
 
     Adam first, then Newton steps to the minimum (with --tune at the noise and prior of largest
     evidence), then the inverse Hessian with its certificate. The noise starts at 0.3 of each
-    label's spread; errors that the labels came with add to it.
+    label's spread, around which the prior of predicted noise is, too; errors that the labels came
+    with add to it.
     """
     check_output(output, overwrite, MODEL_SUFFIXES, spectra)
     check_structure(structure, "ggn", {})
     reading = {"label_errors": label_errors} | parse_reading(uncertainty, read)
-    has_tails = check_choice(noise, "--noise", NOISES) == "student-t"
+    check_choice(noise, "--noise", NOISES)
     stars = steps.read_labelled_spectra(spectra, label, reading)
     rest, held_out = split_stars(stars, validation, seed)
     start = steps.build_start(
         rest, hidden, activation, sigma_noise=sigma_noise or None,
-        prior_precision=prior_precision, dof=dof if has_tails else None,
+        prior_precision=prior_precision, dof=dof if noise == "student-t" else None,
+        predicts_noise=noise == "predicted",
     )  # fmt: skip
     if tune:
         _check_tunable(start, rest, structure, memory)
