@@ -9,7 +9,7 @@ import multiprocessing
 import os
 import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -17,14 +17,13 @@ import numpy as np
 import typer
 from threadpoolctl import threadpool_limits
 
-from symspec.cli.steps import build_start, finish, run_adam
 from symspec.derivatives.compiled import compile_jacobian
 from symspec.errors import OptionError
 from symspec.files.archives import write_laplace
 from symspec.files.catalogues import write_catalogue
-from symspec.laplace.calibration import studentized_residuals
+from symspec.fitting.fit import finish, run_adam
+from symspec.fitting.start import build_start
 from symspec.laplace.certificate import Certificate
-from symspec.laplace.posterior import LaplacePosterior
 from symspec.laplace.prediction import Prediction, join_predictions
 from symspec.networks.regression import Regression
 from symspec.reports.plots import plot_predicted_against_true, save_figure
@@ -45,9 +44,9 @@ EXAMPLES = "Example: [bold]symspec demo --output symspec-demo[/]"
 HIDDEN = (8,)
 ACTIVATION = "tanh"
 START_PRIOR = 2.0
+START_DOF = 3.0  # of Student's t: some of the published labels contradict all others
 EPOCHS = 20
-# a training label whose leave-one-out residual is larger, in standard deviations, is an outlier
-MAX_RESIDUAL = 4.0
+LEVEL = 0.68  # of the intervals in the catalogue
 FILES = {
     "catalogue": "catalogue.fits",
     "model": "model.h5",
@@ -141,7 +140,12 @@ def run_demo(
     by_fold = np.argsort(fold, kind="stable")
     prediction = join_predictions([part.prediction for part in done], np.argsort(by_fold))
     write_catalogue(
-        files["catalogue"], prediction, spectra.ids, overwrite=True, true_labels=spectra.labels
+        files["catalogue"],
+        prediction,
+        spectra.ids,
+        overwrite=True,
+        true_labels=spectra.labels,
+        interval=LEVEL,
     )
     _, held_out, _ = jobs[0]
     _write_plots(files, done[0], prediction, spectra, held_out)
@@ -186,11 +190,11 @@ def _run_folds(
 
 def _fit_fold(training: Spectra, held_out: np.ndarray, seed: int, model: Path | None) -> _Fold:
     """Train without the stars held out, and predict them."""
-    reg = build_start(training, HIDDEN, ACTIVATION, prior_precision=START_PRIOR)
+    reg = build_start(training, HIDDEN, ACTIVATION, prior_precision=START_PRIOR, dof=START_DOF)
     theta = run_adam(reg, training, None, seed=seed, epochs=EPOCHS, progress=False)
-    first = finish(reg, theta, training, tune=True, memory="8GB", progress=False)
-    cleaned = _drop_outliers(first, training)
-    posterior = finish(first.reg, first.theta, cleaned, tune=True, memory="8GB", progress=False)
+    posterior = finish(
+        reg, theta, training, tune=True, noise="scale_and_dof", memory="8GB", progress=False
+    )
     if model is not None:
         write_laplace(model, posterior, overwrite=True)
     return _Fold(
@@ -199,14 +203,6 @@ def _fit_fold(training: Spectra, held_out: np.ndarray, seed: int, model: Path | 
         certificate=posterior.certificate,
         prediction=posterior.predict(held_out, progress=False),
     )
-
-
-def _drop_outliers(posterior: LaplacePosterior, training: Spectra) -> Spectra:
-    """Training stars without the labels that contradict all others: the library has mistakes."""
-    labels = np.asarray(training.labels)
-    prediction = posterior.predict(training.flux, progress=False)
-    z = studentized_residuals(prediction, labels)
-    return replace(training, labels=np.where(np.abs(z) > MAX_RESIDUAL, np.nan, labels))
 
 
 def _write_plots(

@@ -18,7 +18,6 @@ from symspec.derivatives.backends import choose_backend, compile_graph, remember
 from symspec.derivatives.functions import (
     ObjectiveFunction,
     PerStarFunction,
-    SlopesFunction,
     SumFunction,
     check_square_fits,
     declare_symbols,
@@ -139,14 +138,6 @@ def compile_objective(
 ) -> ObjectiveFunction:
     """Compile U, the negative log posterior: `fn(theta, X, Y)` -> (value, gradient (param,))."""
     return ObjectiveFunction(reg, {}, backend, dtype)
-
-
-@remember
-def compile_slopes(
-    reg: Regression, *, backend: str = "auto", dtype: str = "float64"
-) -> SlopesFunction:
-    """Compile d log p / df: `fn(theta, X, Y)` -> (star, output), zero for missing labels."""
-    return SlopesFunction(reg, backend, dtype)
 
 
 @remember

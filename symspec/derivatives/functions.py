@@ -215,26 +215,6 @@ class ObjectiveFunction(SumFunction):
         return [value + self.reg.add_prior(gradient, theta, prior_weight), gradient]
 
 
-class SlopesFunction(SumFunction):
-    """Derivatives of the log density by the network's outputs: (star, output), not summed."""
-
-    prior_in_graph = False
-
-    def __init__(self, reg: Regression, backend: str, dtype: str):
-        def build(params: Params, flux: Symbol, labels: Symbol, _: Symbol) -> list[Symbol]:
-            return [-reg.noise.gradient(reg.net.build(params, flux), labels)]
-
-        super().__init__(reg, build, 2, backend, dtype)
-
-    def _sum(
-        self, theta: np.ndarray, X: np.ndarray, Y: Labels, extra: list[np.ndarray]
-    ) -> np.ndarray:
-        parts = [
-            self.of_batch(theta, X[rows], Y[rows], 0.0)[0] for rows in chunks(len(X), self.chunk)
-        ]
-        return np.concatenate(parts).astype(np.float64)
-
-
 def check_stars(
     net: Network,
     X: ArrayLike,

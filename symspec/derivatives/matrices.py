@@ -25,8 +25,9 @@ from symspec.derivatives.curvature import (
     has_elementwise_layers,
 )
 from symspec.derivatives.functions import SumFunction, check_square_fits
-from symspec.derivatives.weighted_sums import LIKELIHOODS, WeightedSum
+from symspec.derivatives.weighted_sums import WeightedSum
 from symspec.networks.network import Network
+from symspec.networks.noise.given import LIKELIHOODS
 from symspec.networks.params import Params, Symbol
 from symspec.networks.regression import Regression
 from symspec.safety.label_errors import Labels

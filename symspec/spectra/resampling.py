@@ -208,6 +208,7 @@ def resample(
     """
     check_choice(kind, "kind", KINDS)
     check_medium(wavelength_medium)
+    _refuse_covariance(spectra)
     unit = _find_unit(wavelength, wavelength_unit, spectra.wavelength_unit)
     given = as_float_array(wavelength, "wavelength", unit=unit)
     old, new = _match_grids(spectra, given, unit)
@@ -225,6 +226,7 @@ def resample(
         label_names=spectra.label_names,
         label_units=spectra.label_units,
         ids=spectra.ids,
+        groups=spectra.groups,
         wavelength_unit=unit,
         wavelength_medium=medium,
     )
@@ -268,6 +270,15 @@ def propagate_through(J_x: np.ndarray, R: sparse.csr_array, ivar: np.ndarray) ->
         *J_x.shape[:2], n_old
     )
     return np.matmul(J_old * _invert(ivar)[:, None, :], J_old.transpose(0, 2, 1))
+
+
+def _refuse_covariance(spectra: Spectra) -> None:
+    if spectra.flux_covariance is not None:
+        raise DataError(
+            "spectra should have independent errors to be resampled, got a flux_covariance: give"
+            " Spectra(flux=..., ivar=...) alone, or resample first, by R of Resampled.matrix, and"
+            " give R @ covariance @ R.T."
+        )
 
 
 def _match_grids(

@@ -1,8 +1,8 @@
 """Trust-region Newton steps to a true minimum, by the exact Hessian, and on along kinks.
 
-Small networks have it as a matrix, the others its products (`symspec.training.newton_models`).
-Networks of ReLU, clipped or max-pooled units often are at
-their best on kinks, where Newton steps end: `symspec.training.kinks` goes on from there.
+Small networks have it as a matrix, the others its products (`symspec.training.steps`). Networks of
+ReLU, clipped or max-pooled units often are at their best on kinks, where Newton steps end:
+`symspec.training.steps.kinks` goes on from there.
 """
 
 from __future__ import annotations
@@ -28,8 +28,9 @@ from symspec.safety.progress import Progress, show_progress
 from symspec.spectra.resampling import Resampled
 from symspec.spectra.selections import as_stars
 from symspec.spectra.spectra import Spectra
-from symspec.training.kinks import KinkResult, minimize_at_kinks
-from symspec.training.newton_models import DenseModel, FindModel, ProductModel, is_small
+from symspec.training.steps.kinks import KinkResult, minimize_at_kinks
+from symspec.training.steps.newton_models import DenseModel, FindModel, ProductModel, is_small
+from symspec.training.steps.pieces import find_shared_objective
 
 Callback = Callable[[int, float, float], object]
 MANY_PARAMS = 10_000  # beyond these an iteration takes more than a moment
@@ -84,6 +85,7 @@ def polish(
     Y: ArrayLike | None = None,
     *,
     label_errors: ArrayLike | None = None,
+    ivar: ArrayLike | None = None,
     tolerance: float = 1e-6,
     max_iterations: int | None = None,
     structure: str = "auto",
@@ -110,6 +112,8 @@ def polish(
     label_errors : array_like, shape (star, label) or (star, label, label), optional
         Standard deviations or covariances of errors that the labels came with, in their units.
         They add to the noise. `Spectra` bring their own.
+    ivar : array_like, shape (star, pixel), optional
+        0 at bad pixels of the training flux, which are filled. `Spectra` bring their own.
     tolerance : float
         Stop when the Gauss-Newton decrement :math:`g^T G^{-1} g / 2` is below, in nats, and H has
         no direction of descent; at a kink when the least combination of gradients is, those within
@@ -127,7 +131,7 @@ def polish(
         Called with (iteration, U, decrement) before each step.
     """
     start = np.array(check_theta(theta, reg.net.n_params))
-    flux, labels = check_stars(reg.net, *as_stars(reg.net, X, Y, label_errors))
+    flux, labels = check_stars(reg.net, *as_stars(reg.net, X, Y, label_errors, ivar))
     if max_iterations is None:
         max_iterations = 5000 if reg.net.n_params <= MANY_PARAMS else 200
     span = reduce_to_span(reg, flux)
@@ -214,6 +218,7 @@ def _minimize_by_turns(
     """Newton's steps while they are long, then BFGS; Newton's again where it found no kink."""
     done = 0
     budget = max_iterations
+    shared = find_shared_objective(builder)
     while True:
         newton = _NewtonSteps(objective, find_model, builder, theta, done)
         reason = newton.run(tolerance, min(-(-budget // 4), NEWTON_TURN), callback, KINKED_RADIUS)
@@ -227,6 +232,7 @@ def _minimize_by_turns(
             newton.place.theta,
             tolerance=tolerance,
             max_steps=STEPS_AT_KINKS * budget,
+            shared=shared,
             callback=_count_from(done, callback_at_kinks),
         )
         done += found.steps

@@ -45,8 +45,11 @@ class Logistic(Noise):
     def of_stars(self, labels, find_outputs=None):
         return StarNoise(~np.isnan(labels), np.diag(3 * self.scale**2))
 
-    def predict(self, outputs, variances):
+    def predict(self, outputs, variances, labels=None):
         return np.broadcast_to(self.covariance, (*outputs.shape, outputs.shape[-1])).copy()
+
+    def score(self, f, labels):
+        return np.nan_to_num(np.tanh((labels - f) / (2 * self.scale)) / self.scale)
 
     def draw(self, f, rng):
         return f + self.scale * rng.logistic(size=np.shape(f))

@@ -22,7 +22,7 @@ MAX_STEPS = 200
 ROUNDING = 1e-13
 
 
-def find_half_widths_of_mixture(
+def find_half_widths(
     variance: np.ndarray, sigma: np.ndarray, spread: np.ndarray, level: float
 ) -> np.ndarray:
     r"""Half widths x (star, label) of the central intervals of labels.
@@ -61,12 +61,12 @@ def find_half_widths_of_mixture(
     return out
 
 
-def find_log_densities_of_mixture(
+def find_log_densities(
     residuals: np.ndarray, variance: np.ndarray, sigma: np.ndarray, spread: np.ndarray
 ) -> np.ndarray:
     """Log densities (star, label) of labels; NaN where residuals (star, label) are.
 
-    The others as for `find_half_widths_of_mixture`.
+    The others as for `find_half_widths`.
     """
     out = np.full(variance.shape, np.nan)
     known = np.isfinite(residuals + variance + sigma + spread)
@@ -76,6 +76,24 @@ def find_log_densities_of_mixture(
         v = variance[known][rows, None] + _mix(sigma[known][rows], spread[known][rows], z)
         exponents = -0.5 * (residuals[known][rows, None] ** 2 / v + np.log(v) + LOG_2PI)
         found[rows] = logsumexp(exponents, axis=1, b=p)
+    out[known] = found
+    return out
+
+
+def find_probabilities(
+    residuals: np.ndarray, variance: np.ndarray, sigma: np.ndarray, spread: np.ndarray
+) -> np.ndarray:
+    """Probabilities (star, label) that a label has a smaller residual; NaN where that is.
+
+    The others as for `find_half_widths`.
+    """
+    out = np.full(variance.shape, np.nan)
+    known = np.isfinite(residuals + variance + sigma + spread)
+    found = np.empty(int(known.sum()))
+    z, p = _find_nodes(spread[known])
+    for rows in chunks(len(found), max(1, MAX_NODES // z.size)):
+        v = variance[known][rows, None] + _mix(sigma[known][rows], spread[known][rows], z)
+        found[rows] = ndtr(residuals[known][rows, None] / np.sqrt(v)) @ p
     out[known] = found
     return out
 

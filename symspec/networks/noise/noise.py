@@ -127,19 +127,24 @@ class Noise(ABC):
         return 0.5 * (stars.log_det + np.count_nonzero(stars.observed) * LOG_2PI)
 
     @abstractmethod
-    def predict(self, outputs: np.ndarray, variances: np.ndarray) -> np.ndarray:
+    def predict(
+        self, outputs: np.ndarray, variances: np.ndarray, labels: Labels | None = None
+    ) -> np.ndarray:
         """Covariance (star, label, label) of the noise of new stars.
 
         Parameters
         ----------
         outputs, variances : numpy.ndarray, shape (star, output)
             What the network says of the stars, and the variances that the weights leave it.
+        labels : numpy.ndarray, shape (star, label), or LabelsWithErrors, optional
+            Then it is that of these labels: their own errors add to it.
         """
 
-    def find_spread(self, variances: np.ndarray) -> np.ndarray | None:
-        """Standard deviation (star, label) of the logarithm of the noise's scale of new stars.
+    def find_mixture(self, outputs: np.ndarray, variances: np.ndarray) -> np.ndarray | None:
+        """Standard deviation in the middle, and that of its logarithm (star, label, 2).
 
-        None: it is known. `variances` are those of `predict`.
+        None: there is no such mixture, as the scale of the noise is known. The arguments are those
+        of `predict`.
         """
         return None
 
@@ -149,6 +154,13 @@ class Noise(ABC):
         NaN where it is missing. `residuals` are labels minus predictions.
         """
         return np.where(find_observed(labels), 1.0, np.nan)
+
+    @abstractmethod
+    def score(self, outputs: np.ndarray, labels: Labels) -> np.ndarray:
+        """Gradient (star, output) of each star's log density by the outputs, as numbers.
+
+        Zero where a label is missing.
+        """
 
     @abstractmethod
     def draw(self, f: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -274,14 +274,26 @@ class PredictedNoise(TunableNoise):
         by_logs = by_means + 4 * v * (first - second)
         return np.hstack([np.zeros_like(by_logs), by_logs])
 
-    def predict(self, outputs: np.ndarray, variances: np.ndarray) -> np.ndarray:
+    def predict(
+        self, outputs: np.ndarray, variances: np.ndarray, labels: Labels | None = None
+    ) -> np.ndarray:
         r"""Mean :math:`e^{2 l + 2 V}` of the variance, the l being normal of variance V."""
         C = self.n_labels
         variance = np.exp(2 * outputs[:, C:] + 2 * variances[:, C:])
-        return variance[:, :, None] * np.eye(C)
+        own = variance[:, :, None] * np.eye(C)
+        return own + labels.covariance if isinstance(labels, LabelsWithErrors) else own
 
-    def find_spread(self, variances: np.ndarray) -> np.ndarray:
-        return np.sqrt(variances[:, self.n_labels :])
+    def find_mixture(self, outputs: np.ndarray, variances: np.ndarray) -> np.ndarray:
+        C = self.n_labels
+        return np.stack([np.exp(outputs[:, C:]), np.sqrt(variances[:, C:])], axis=2)
+
+    def score(self, outputs: np.ndarray, labels: Labels) -> np.ndarray:
+        observed = find_observed(labels)
+        _, P, v = self._find_covariances(outputs, labels)
+        r = np.nan_to_num(find_labels_alone(labels) - outputs[:, : self.n_labels])
+        Pr = np.einsum("ncd,nd->nc", P, r)
+        by_log = np.where(observed, v * (Pr**2 - np.einsum("ncc->nc", P)), 0.0)
+        return np.hstack([Pr, by_log])
 
     def draw(self, f: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         m = f[..., : self.n_labels]

@@ -1,9 +1,10 @@
 """Readers of spectra: one file a format, one contract: named arrays.
 
 `read_spectra(path)` reads a file or folder whole; `open_spectra(path)` opens it to read some stars
-at a time. Both take HDF5, npz, CSV, FITS (`symspec.spectra.readers.layouts`; .gz too), astropy
-Tables and specutils spectra in memory, and folders of such files with one star each. The content of
-a file decides what it is, not its name. `help(symspec.read_spectra)` lists the names of arrays.
+at a time. Both take HDF5, npz, FITS (`symspec.spectra.readers.layouts`; .gz too), CSV, Excel and
+JCAMP-DX (`symspec.spectra.readers.tables`), astropy Tables and specutils spectra in memory, and
+folders of such files with one star each. The content of a file decides what it is, not its name.
+`help(symspec.read_spectra)` lists the names of arrays.
 
 >>> import numpy as np
 >>> import symspec as ss

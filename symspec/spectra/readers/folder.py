@@ -11,7 +11,7 @@ import numpy as np
 
 from symspec.errors import DataError, ShapeError
 from symspec.safety.checkpoint import find_fingerprint, hash_file
-from symspec.spectra.readers.formats import SUFFIXES
+from symspec.spectra.readers.formats import SUFFIXES, TEXT_SUFFIXES
 from symspec.spectra.readers.options import ReadOptions
 from symspec.spectra.readers.spectra_file import SpectraFile
 from symspec.spectra.spectra import Spectra, check_rows
@@ -52,10 +52,14 @@ class SpectraFolder:
         open_file: Callable[[Path, ReadOptions], AbstractContextManager[SpectraFile]],
     ):
         self.name = str(folder)
-        self.paths = sorted(path for path in folder.iterdir() if _is_spectrum(path))
+        files = sorted(path for path in folder.iterdir() if _is_file(path))
+        self.paths = [path for path in files if _has_suffix(path.name, SUFFIXES)] or [
+            path for path in files if _has_suffix(path.name, TEXT_SUFFIXES)
+        ]
         if not self.paths:
             raise DataError(
-                f"{folder} should hold files of one spectrum each, named {', '.join(SUFFIXES)}, got"
+                f"{folder} should hold files of one spectrum each, named"
+                f" {', '.join((*SUFFIXES, *TEXT_SUFFIXES))}, got"
                 " none: give the folder of these files."
             )
         self._options = options
@@ -135,12 +139,17 @@ class SpectraFolder:
             )
 
 
-def _is_spectrum(path: Path) -> bool:
-    return path.name.lower().endswith(SUFFIXES) and not path.name.startswith(".") and path.is_file()
+def _is_file(path: Path) -> bool:
+    return not path.name.startswith(".") and path.is_file()
+
+
+def _has_suffix(name: str, suffixes: tuple[str, ...]) -> bool:
+    return name.lower().endswith(suffixes)
 
 
 def _strip_suffix(name: str) -> str:
-    return name[: -max(len(suffix) for suffix in SUFFIXES if name.lower().endswith(suffix))]
+    known = (*SUFFIXES, *TEXT_SUFFIXES)
+    return name[: -max(len(suffix) for suffix in known if name.lower().endswith(suffix))]
 
 
 def _is_same_grid(one: np.ndarray | None, other: np.ndarray | None) -> bool:
@@ -158,6 +167,7 @@ def _join(stars: Sequence[Spectra]) -> Spectra:
         labels=_concatenate([star.labels for star in stars]),
         label_errors=_concatenate([star.label_errors for star in stars]),
         label_covariance=_concatenate([star.label_covariance for star in stars]),
+        groups=_concatenate([star.groups for star in stars]),
         ids=_concatenate([star.ids for star in stars]),
     )
 

@@ -16,8 +16,9 @@ from symspec.files.importers.onnx.description import OnnxNode, read_graph
 from symspec.files.importers.onnx.layers import BUILDERS
 from symspec.files.importers.onnx.patterns import build_pattern
 from symspec.files.importers.onnx.protobuf import import_onnx_package, read_model
+from symspec.files.importers.onnx.shapes import is_column_of_labels
 from symspec.files.importers.onnx.translation import Translation
-from symspec.files.matching import FileArray, Heads, fill_network, reading
+from symspec.files.matching import FileArray, Heads, fill_network, naming_outputs, reading
 from symspec.networks.layers import Shape
 from symspec.networks.network import Network
 
@@ -29,6 +30,7 @@ _WEIGHTS = {
     "Conv": ("kernel", "bias"),
     "BatchNormalization": ("gamma", "beta", "mean", "variance"),
     "LayerNormalization": ("gamma", "beta"),
+    "PRelu": ("alpha",),
 }
 # operations between a product with a kernel and the sum with its bias
 _BETWEEN = ("Squeeze", "Unsqueeze", "Reshape", "Transpose", "Cast", "Identity")
@@ -74,13 +76,15 @@ def import_onnx(
         translation = _translate(path)
         if net is not None:
             return fill_network(path, net, _list_weights(translation))
-        names = list(translation.graph.outputs)
-        n_heads = len(names)
+        known = list(translation.graph.outputs)
+        names = known
+        n_heads = len(known)
         if heads is not None:
-            chosen, n_heads = heads.find(path, names)
-            names = [names[i] for i in chosen]
-        ends = _find_ends(translation, names)
-        built, found = translation.layers.finish(translation.layers.join(ends))
+            chosen, n_heads = heads.find(path, known)
+            names = [known[i] for i in chosen]
+        with naming_outputs(known):
+            ends = _find_ends(translation, names)
+            built, found = translation.layers.finish(translation.layers.join(ends))
         n_labels = sum(end.shape[0] for end in ends[:n_heads])
         return fill_network(path, built.with_n_labels(n_labels), found)
 
@@ -158,7 +162,9 @@ def _find_ends(translation: Translation, names: Sequence[str]) -> list[Output]:
         )
         translation.check_order(node)
         signal = translation.signal(node)
-        if declared is not None and declared != signal.shape:
+        maker = translation.makers.get(name)
+        is_column = maker is not None and is_column_of_labels(translation, maker)
+        if declared is not None and declared != signal.shape and not is_column:
             raise node.refusal(
                 f"is declared to be {declared} a star, and comes out as {signal.shape}"
             )

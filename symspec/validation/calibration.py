@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy.special import ndtri
 
 from symspec.errors import DataError, OptionError, ShapeError
 from symspec.laplace.prediction import Prediction
@@ -163,7 +164,8 @@ def calibrate_errors(
         z_{nc} = (y_{nc} - f_{nc}) / \sigma_{nc},
 
     the robust scatter of residuals in units of their errors, known to about :math:`1.2 /
-    \sqrt{N_c}` of itself.
+    \sqrt{N_c}` of itself. Like the median it looks at the middle half of the residuals: of noise
+    with wide tails, sigma is that of a normal distribution with the same interval of 50 %.
 
     Parameters
     ----------
@@ -183,7 +185,7 @@ def calibrate_errors(
     """
     truth = check_true_labels(prediction, true_labels)
     with np.errstate(invalid="ignore", divide="ignore"):
-        z = (truth - prediction.labels) / prediction.errors
+        z = (truth - prediction.labels) / _find_normal_sd(prediction, 0.5)
     n_known = np.count_nonzero(np.isfinite(z), axis=0)
     if n_known.min() < MIN_KNOWN:
         raise DataError(
@@ -195,6 +197,11 @@ def calibrate_errors(
         factor=sigma_mad(np.where(np.isfinite(z), z, np.nan)),
         source=f"{source}: {counts}" if source else counts,
     )
+
+
+def _find_normal_sd(prediction: Prediction, level: float) -> np.ndarray:
+    """Standard deviations (star, label) of normal distributions with the same interval."""
+    return prediction.half_width(level) / ndtri(0.5 + level / 2)
 
 
 def check_true_labels(prediction: Prediction, true_labels: ArrayLike) -> np.ndarray:
