@@ -93,7 +93,10 @@ def find_shared_objective(builder: InverseBuilder) -> SharedObjective | None:
     n_bytes = 8 * (4 * LEAST_KINKS * reg.net.n_params)
     if not isinstance(reg.noise, TunableNoise) or n_bytes > STORED_BYTES:
         return None
-    shared = compile_shared_sum(reg.net, kind=reg.noise.kind, backend=builder.backend)
+    n_given = reg.noise.given(builder.Y[:1]).shape[2]
+    shared = compile_shared_sum(
+        reg.net, kind=reg.noise.kind, n_given=n_given, backend=builder.backend
+    )
     return None if shared is None else SharedObjective(builder, shared)
 
 
