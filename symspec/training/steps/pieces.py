@@ -44,7 +44,10 @@ LEAST_KINKS = 50  # that have to fit in memory
 KEPT = 0.25  # share of what the model promised, at which no more kinks are looked for
 ACCEPTED = 1e-3  # at which a step is taken
 DAMPING = 0.25  # of a step that is refused
-MOST_TRIALS = 50
+MOST_TRIALS = 30
+MOST_DAMPINGS = 3  # before the model is built anew around the shares found
+BEGIN_AGAIN = 4  # steps that do not lead down, before all is forgotten, and before the end
+MOST_STUCK = 8
 DAMPED_WELL = 1e-2  # the damping down to which Newton's steps are tried
 MOST_PRODUCTS = 100  # of a Newton step
 CURVATURE_PRODUCTS = 40  # that the search for a direction of descent may take
@@ -52,6 +55,7 @@ DESCENDING = 1e-6  # relative eigenvalue below which minus it is followed
 MARGIN = 1e-9  # of shares, to their bounds
 NEWTON_SHARES = (1.0, 0.25, 0.06, 0.015, 0.004)  # of Newton's step beyond the model's
 LEAST_RADIUS = 1e-9  # of Newton's steps
+ROUNDING = 1e-13  # of the largest number: smaller ones have no sign
 
 
 class SharedObjective:
@@ -99,10 +103,15 @@ def find_shared_objective(builder: InverseBuilder) -> SharedObjective | None:
 
 @dataclass(frozen=True, eq=False)
 class Held:
-    """Kinks (kink, 2), each a star and a place, that theta was held to, and their shares."""
+    """Kinks (kink, 2), each a star and a place, whose shares are not those of their signs."""
 
     kinks: np.ndarray
     shares: Vector
+
+    def join(self, other: Held) -> Held:
+        """Those of both."""
+        kinks = np.concatenate([self.kinks, other.kinks])
+        return Held(kinks, np.concatenate([self.shares, other.shares]))
 
 
 NOTHING_HELD = Held(np.zeros((0, 2), int), np.zeros(0))
@@ -159,7 +168,8 @@ class Model:
         self.columns = np.zeros((n_params, 0))  # A^-1 of the rows
         self._Q = np.zeros((0, 0))
         kinks = held.kinks
-        self.add(kinks[self._bends_up[tuple(kinks.T)]])
+        shares = self.shares[tuple(kinks.T)]
+        self.add(kinks[self._bends_up[tuple(kinks.T)] | (shares > 0) & (shares < 1)])
 
     def _stand_at(self, held: Held, most_left: float) -> None:
         """Find the shares around which the model is built."""
@@ -172,7 +182,6 @@ class Model:
         order = np.argsort(np.abs(left))
         is_far = np.empty(len(left), bool)
         is_far[order] = np.cumsum(np.abs(left)[order]) > most_left
-        is_far |= ~self._bends_up[where]
         if is_far.any():
             far = tuple(held.kinks[is_far].T)
             shares[far] = choice[far]
@@ -181,7 +190,9 @@ class Model:
     def _differentiate(self, shares: np.ndarray) -> None:
         self.shares = shares
         self._U, self._gradient, self._slopes = self.shared.differentiate(self.place.theta, shares)
-        self._bends_up = self._slopes * self.arguments >= 0
+        rounding = ROUNDING * np.abs(self.arguments).max()
+        bends_up = self._slopes * self.arguments >= 0
+        self._bends_up = bends_up | (np.abs(self.arguments) <= rounding)
 
     def add(self, kinks: np.ndarray) -> None:
         """Let the model bend at further kinks (kink, 2)."""
@@ -210,17 +221,20 @@ class Model:
         U = self._U + self._gradient @ s - 0.5 * slope @ s + bends
         return ModelStep(s, x, slope, float(self.place.U - U))
 
-    def find_crossed(self, arguments: np.ndarray) -> np.ndarray:
+    def find_crossed(self, arguments: np.ndarray, *, bends_up: bool = True) -> np.ndarray:
         """Kinks (kink, 2) not in the model between the place and one of these, nearest first."""
-        is_new = self._bends_up & ((self.arguments > 0) != (arguments > 0))
+        is_new = (self._bends_up == bends_up) & ((self.shares > 0.5) != (arguments > 0))
         is_new[tuple(self.kinks.T)] = False
         ratios = np.abs(arguments[is_new]) / np.maximum(np.abs(self.arguments[is_new]), 1e-300)
         return np.argwhere(is_new)[np.argsort(-ratios)]
 
-    def is_within(self, x: Vector, radius: float) -> bool:
-        """Whether all kinks whose shares change lie within a ball in the norm of A."""
+    def is_proof(self, x: Vector, radius: float) -> bool:
+        """Whether kinks whose shares change lie within a ball in the norm of A, and bend U up."""
         lengths = np.sqrt(np.maximum(np.diag(self._Q), 1e-300))
-        return bool((np.abs(self.e[x != 0]) <= radius * lengths[x != 0]).all())
+        is_near = np.abs(self.e) <= radius * lengths
+        shares = self._m + x
+        is_up = self._bends_up[tuple(self.kinks.T)] | (shares <= 0) | (shares >= 1)
+        return bool((is_near[x != 0]).all() and is_up.all())
 
     def hold(self, x: Vector) -> Ridge:
         """The place where the kinks meet whose shares are inside their box."""
@@ -234,11 +248,16 @@ class Ridge:
     ----------
     held : Held
         These kinks, and their shares.
+    crossed : Held
+        Kinks with the share 0 or 1 of the side on which the place is not.
     """
 
     def __init__(self, model: Model, shares: Vector, Q: np.ndarray):
         is_held = (shares > 0) & (shares < 1)
         self.held = Held(model.kinks[is_held], shares[is_held])
+        is_positive = model.arguments[tuple(model.kinks.T)] > 0
+        is_crossed = ~is_held & (shares != is_positive)
+        self.crossed = Held(model.kinks[is_crossed], shares[is_crossed])
         self._model = model
         self._rows = model.rows[is_held]
         self._columns = model.columns[:, is_held]
@@ -358,6 +377,7 @@ class PieceSteps:
         self._held = NOTHING_HELD
         self._damping = 1.0
         self._radius = 1.0
+        self._turned = NOTHING_HELD
         self._gain = 0.0
         self.place = place
         self.steps = 0
@@ -371,9 +391,10 @@ class PieceSteps:
         or the root of twice the tolerance, and no step gains more.
         """
         radius = min(RADIUS, np.sqrt(2 * tolerance))
+        n_stuck = 0
         while self.steps < max_steps:
             inverse = self._find_inverse(self.place.theta)
-            left = max(10 * self._gain, 1e-13 * abs(self.place.U))
+            left = max(10 * self._gain, tolerance)
             model = Model(self._shared, self.place, inverse, self._held, left)
             step, new = self._find_step(model)
             self.decrement = 0.5 * float(step.slope @ inverse.dot(step.slope))
@@ -381,13 +402,18 @@ class PieceSteps:
             self.n_pieces = 1 + len(ridge.held.kinks)
             new = self._go_along(ridge, step, new)
             self._gain = max(0.0, self.place.U - new.U)
-            is_flat = self.decrement <= tolerance and model.is_within(step.x, radius)
+            is_flat = self.decrement <= tolerance and model.is_proof(step.x, radius)
             if is_flat and self._gain <= tolerance:
                 new = self._descend(ridge, tolerance)
                 if new is None:
                     return True
-            elif self._gain == 0.0 and not self._begin_again():
+            n_stuck = 0 if self._gain > 0 else n_stuck + 1
+            if n_stuck == MOST_STUCK:
                 return False
+            if n_stuck == BEGIN_AGAIN:
+                self._held = NOTHING_HELD
+                self._damping = 1.0
+                self._radius = 1.0
             self._move(new)
         return False
 
@@ -407,6 +433,8 @@ class PieceSteps:
     def _find_step(self, model: Model) -> tuple[ModelStep, Place]:
         """A step of the model and where it leads: lower by a share of the promise, if any is."""
         x = np.zeros(0)
+        self._turned = NOTHING_HELD
+        damping = self._damping
         for _ in range(MOST_TRIALS):
             step = model.minimize(self._damping, x)
             x = step.x
@@ -422,7 +450,20 @@ class PieceSteps:
             if self._keeps(new, ACCEPTED * step.promise):
                 break
             self._damping *= DAMPING
-        return step, new
+            if self._damping < DAMPING**MOST_DAMPINGS * damping:
+                self._turned = self._find_turned(model, new)
+                if len(self._turned.kinks):
+                    self._damping = damping
+                break
+        return step, (new if new.U < self.place.U else self.place)
+
+    def _find_turned(self, model: Model, new: Place) -> Held:
+        """Kinks on the way to a place that bend U down as the shares are, but may not as they will.
+
+        In a deep network the shares of one layer's kinks tell how those of another bend.
+        """
+        kinks = model.find_crossed(self._shared.arguments(new.theta), bends_up=False)
+        return Held(kinks, np.full(len(kinks), 0.5))
 
     def _keeps(self, new: Place, gain: float) -> bool:
         return bool(self.place.U - new.U >= gain)
@@ -440,7 +481,7 @@ class PieceSteps:
 
     def _go_along(self, ridge: Ridge, step: ModelStep, new: Place) -> Place:
         """On along the ridge by Newton's step, if that is lower, and hold to its kinks."""
-        self._held = ridge.held
+        self._held = ridge.held.join(ridge.crossed).join(self._turned)
         is_damped = self._damping < DAMPED_WELL
         if self._keeps(new, 0.5 * step.promise):
             self._damping = min(1.0, 3 * self._damping)
@@ -450,7 +491,7 @@ class PieceSteps:
         for t in NEWTON_SHARES:
             further = self._look(ridge.lead_back(step.s + t * (s - step.s)))
             if further.U < new.U:
-                self._held = held
+                self._held = held.join(ridge.crossed)
                 self._radius *= 4 if is_at_edge and t == 1 else t
                 return further
         self._radius = max(0.01 * self._radius, LEAST_RADIUS)
@@ -470,11 +511,3 @@ class PieceSteps:
                     return new
             length *= 0.25
         return None
-
-    def _begin_again(self) -> bool:
-        """Forget the kinks held and the lengths of steps; False if there is nothing to forget."""
-        is_new = len(self._held.kinks) == 0 and self._damping == 1.0
-        self._held = NOTHING_HELD
-        self._damping = 1.0
-        self._radius = 1.0
-        return not is_new
