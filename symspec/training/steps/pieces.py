@@ -314,8 +314,8 @@ class Ridge:
                 break
             Hp = self.multiply(p)
             curvature = float(p @ Hp)
-            a = rz / curvature if curvature > 0 else np.inf
-            is_at_edge = bool(ss + 2 * a * sp + a**2 * pp >= radius**2)
+            a = rz / curvature if curvature > 0 else 0.0
+            is_at_edge = curvature <= 0 or ss + 2 * a * sp + a**2 * pp >= radius**2
             if is_at_edge:
                 a = (-sp + np.sqrt(sp**2 + pp * (radius**2 - ss))) / pp
             s = s + a * p
