@@ -26,7 +26,8 @@ from symspec.derivatives.bundles import (
     Place,
     Vector,
 )
-from symspec.training.steps.pieces import PieceSteps, SharedObjective
+from symspec.training.steps.pieces import PieceSteps
+from symspec.training.steps.shared import SharedObjective
 
 ARMIJO = 1e-4  # share of the slope's promise that a step has to keep
 WOLFE = 0.9  # share of the slope that may be left after it
@@ -34,6 +35,7 @@ PATIENCE = 50  # BFGS steps between two looks at what they gain, or as many as o
 GAIN = 1e3  # tolerances that they have to gain, or a bundle looks on
 SLOW = 1.0  # nats that they have to gain, or steps along kinks lead on
 TURN = 50  # BFGS steps before it starts again from the inverse of G; the next turn is twice as long
+MOST_ALONE = 1000  # BFGS steps before these
 PIECE_STEPS = 1000  # along kinks before BFGS tries again
 DENSE_PARAMS = 2000  # up to which BFGS holds its matrix
 
@@ -104,7 +106,8 @@ def minimize_at_kinks(
         is_stuck = taken < patience
         is_last = search.steps >= max_steps
         least = GAIN * tolerance if shared is None else max(SLOW, GAIN * tolerance)
-        learns_little = is_stuck or gain <= least
+        is_long = shared is not None and search.steps >= MOST_ALONE
+        learns_little = is_stuck or is_long or gain <= least
         if shared is not None and learns_little and not is_last:
             found = _go_along_kinks(search, shared, find_inverse, tolerance, max_steps)
             if found.is_stationary:
