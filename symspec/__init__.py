@@ -45,8 +45,9 @@ Where to read on
 Each room has a help of its own: `help(symspec.networks)` (layers and networks), `.spectra` and
 `.spectra.readers` (formats, uncertainties, bad pixels), `.derivatives` (compiled functions and
 backends), `.training`, `.inverse_hessian` (which structure), `.laplace` (how to read the error
-budget), `.hmc` (the check by Hamiltonian Monte Carlo), `.files` (archives, catalogues, long runs),
-`.files.importers` (networks of other programs), `.reports` (figures and tables), `.cli`.
+budget), `.validation` (whether it is true), `.hmc` (the check by Hamiltonian Monte Carlo),
+`.files` (archives, catalogues, long runs), `.files.importers` (networks of other programs),
+`.reports` (figures and tables), `.cli`.
 """
 
 from symspec.safety import interrupts as interrupts  # first: the others take seconds
@@ -62,6 +63,7 @@ from symspec.derivatives import (
     compile_predict,
 )
 from symspec.errors import (
+    AssumedUnitWarning,
     DataError,
     DiskFullError,
     DivergedError,
@@ -92,25 +94,24 @@ from symspec.files import (
     write_network,
 )
 from symspec.files.importers import import_network, import_payne, read_network
+from symspec.fitting import Validation, validate
 from symspec.hmc import HmcComparison, compare_hmc, pymc_model, run_hmc
 from symspec.laplace import (
     Certificate,
-    ErrorCalibration,
+    CombinedPosterior,
+    CombinedPrediction,
     Flag,
     FlagOptions,
     LaplacePosterior,
     Prediction,
-    StructureAudit,
-    audit_structures,
-    calibrate_errors,
-    coverage,
+    combine,
     fit_laplace,
-    sandwich_covariance,
-    sigma_mad,
-    studentized_residuals,
 )
 from symspec.networks import (
     ACTIVATIONS,
+    MSC,
+    SNV,
+    Absorbance,
     Activation,
     Add,
     AveragePool1D,
@@ -129,10 +130,13 @@ from symspec.networks import (
     LocallyConnected1D,
     MaxPool1D,
     MedianNormalize,
+    Multiply,
     Network,
     Permute,
+    PReLU,
     Regression,
     Reshape,
+    SavitzkyGolay,
     Slice,
     Standardize,
     Unstandardize,
@@ -145,8 +149,23 @@ from symspec.networks import (
 )
 from symspec.networks.noise import GaussianNoise, StudentTNoise
 from symspec.spectra import Resampled, Spectra, datasets, resample
+from symspec.spectra.covariances import BandedCovariance, LowRankCovariance
 from symspec.spectra.readers import open_spectra, read_spectra
 from symspec.training import PolishResult, TrainResult, minimize, polish, train, tune
+from symspec.validation import (
+    ErrorCalibration,
+    Outliers,
+    StructureAudit,
+    audit_structures,
+    calibrate_errors,
+    coverage,
+    find_outliers,
+    fit_noise,
+    jackknife_intervals,
+    sandwich_covariance,
+    sigma_mad,
+    studentized_residuals,
+)
 from symspec.version import __version__ as __version__
 
 __all__ = [
@@ -173,12 +192,18 @@ __all__ = [
     "Identity",
     "From",
     "Add",
+    "Multiply",
     "Concatenate",
     "BatchNorm",
     "LayerNorm",
     "MedianNormalize",
     "ContinuumNormalize",
+    "SNV",
+    "MSC",
+    "SavitzkyGolay",
+    "Absorbance",
     "Dropout",
+    "PReLU",
     "Activation",
     "fold_batch_norm",
     # the model
@@ -203,6 +228,9 @@ __all__ = [
     "tune",
     # error bars
     "fit_laplace",
+    "combine",
+    "CombinedPosterior",
+    "CombinedPrediction",
     "LaplacePosterior",
     "Certificate",
     "Prediction",
@@ -211,11 +239,17 @@ __all__ = [
     "audit_structures",
     "StructureAudit",
     "sandwich_covariance",
+    "validate",
+    "Validation",
     "coverage",
+    "jackknife_intervals",
     "calibrate_errors",
     "ErrorCalibration",
     "sigma_mad",
     "studentized_residuals",
+    "find_outliers",
+    "fit_noise",
+    "Outliers",
     # HMC
     "pymc_model",
     "run_hmc",
@@ -225,6 +259,8 @@ __all__ = [
     "Spectra",
     "read_spectra",
     "open_spectra",
+    "BandedCovariance",
+    "LowRankCovariance",
     "resample",
     "Resampled",
     "datasets",
@@ -258,5 +294,6 @@ __all__ = [
     "EdgeOfRangeWarning",
     "SeveralMaximaWarning",
     "UnusedDataWarning",
+    "AssumedUnitWarning",
     "ValuesDroppedWarning",
 ]

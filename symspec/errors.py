@@ -92,6 +92,10 @@ class ValuesDroppedWarning(UserWarning):
     """Values were taken for flags and lost their weight, though they may be numbers."""
 
 
+class AssumedUnitWarning(UserWarning):
+    """Wavelengths without a unit were taken for Angstrom."""
+
+
 class DivergedError(SymspecError, ArithmeticError):
     """The loss or the weights became infinite or NaN: the steps were too long.
 

@@ -24,25 +24,29 @@ import symspec as ss
 
 CONTRACT = {
     "networks": "Network mlp standardized ACTIVATIONS Layer Standardize Unstandardize Dense Conv1D"
-    " LocallyConnected1D ZeroPadding1D MaxPool1D AveragePool1D GlobalAveragePool1D Flatten Reshape"
-    " Permute Slice Identity From Add Concatenate BatchNorm LayerNorm MedianNormalize"
-    " ContinuumNormalize Dropout Activation fold_batch_norm",
+    " LocallyConnected1D ZeroPadding1D MaxPool1D AveragePool1D GlobalAveragePool1D Flatten"
+    " Reshape Permute Slice Identity From Add Multiply Concatenate BatchNorm LayerNorm"
+    " MedianNormalize ContinuumNormalize SNV MSC SavitzkyGolay Absorbance Dropout Activation"
+    " PReLU fold_batch_norm",
     "the model": "Regression GaussianNoise StudentTNoise scaled_prior"
     " prior_precision_from_weight_decay",
     "compiled functions": "compile_predict compile_jacobian compile_objective"
     " compile_hessian_vector_product compile_ggn_vector_product compile_hessian compile_ggn",
     "training": "train TrainResult minimize polish PolishResult tune",
     "error bars": "fit_laplace LaplacePosterior Certificate Prediction Flag FlagOptions"
-    " audit_structures StructureAudit sandwich_covariance coverage calibrate_errors"
-    " ErrorCalibration sigma_mad studentized_residuals",
+    " audit_structures StructureAudit sandwich_covariance validate Validation coverage"
+    " calibrate_errors jackknife_intervals combine CombinedPosterior CombinedPrediction"
+    " ErrorCalibration sigma_mad studentized_residuals find_outliers Outliers fit_noise",
     "HMC": "pymc_model run_hmc compare_hmc HmcComparison",
-    "spectra": "Spectra read_spectra open_spectra resample Resampled datasets",
+    "spectra": "Spectra read_spectra open_spectra BandedCovariance LowRankCovariance resample"
+    " Resampled datasets",
     "files": "read_network write_network import_network import_payne read_regression read_laplace"
     " write_laplace write_catalogue catalogue_dataset predict_survey write_jacobian",
     "errors and warnings": "SymspecError ShapeError DataError OptionError FileFormatError"
     " FileKeptError MissingDependencyError TooLargeError DiskFullError DivergedError"
     " NotAtMinimumError NotPositiveDefiniteError NotAtMinimumWarning MissingPixelsWarning"
-    " EdgeOfRangeWarning SeveralMaximaWarning UnusedDataWarning ValuesDroppedWarning",
+    " EdgeOfRangeWarning SeveralMaximaWarning UnusedDataWarning ValuesDroppedWarning"
+    " AssumedUnitWarning",
 }
 # positional names in their order, then "*", then those that go by keyword
 SIGNATURES = {
@@ -60,31 +64,30 @@ SIGNATURES = {
     "compile_ggn_vector_product": "reg * backend dtype",
     "compile_hessian": "reg * backend dtype",
     "compile_ggn": "reg * backend dtype",
-    "train": "reg X Y * label_errors validation epochs batch_size learning_rate rng progress"
+    "train": "reg X Y * label_errors ivar validation epochs batch_size learning_rate rng progress"
     " theta init"
     " beta_1 beta_2 epsilon decay patience reduce_lr_patience reduce_lr_factor min_learning_rate"
     " backend dtype",
-    "minimize": "reg theta X Y * label_errors method tol max_iterations options progress backend",
-    "polish": "reg theta X Y * label_errors tolerance max_iterations structure backend memory"
+    "minimize": "reg theta X Y * label_errors ivar method tol max_iterations options progress"
+    " backend",
+    "polish": "reg theta X Y * label_errors ivar tolerance max_iterations structure backend memory"
     " progress callback",
-    "tune": "reg theta X Y * label_errors noise prior move starts rng tolerance max_evaluations"
-    " structure"
-    " backend memory options progress callback",
-    "fit_laplace": "reg theta X Y * label_errors curvature structure require_minimum backend"
+    "tune": "reg theta X Y * label_errors ivar noise prior move starts rng tolerance"
+    " max_evaluations structure backend memory options progress callback",
+    "fit_laplace": "reg theta X Y * label_errors ivar curvature structure require_minimum backend"
     " dtype memory"
     " options resume progress",
-    "audit_structures": "reg theta X Y X_sample * label_errors structures options backend dtype"
-    " memory progress"
-    " callback",
-    "sandwich_covariance": "laplace X_train Y_train X * label_errors X_new",
-    "pymc_model": "reg X Y * label_errors laplace subset X_check sigma_noise prior_precision"
+    "audit_structures": "reg theta X Y X_sample * label_errors ivar structures options backend"
+    " dtype memory progress callback",
+    "sandwich_covariance": "laplace X_train Y_train X * label_errors ivar X_new",
+    "pymc_model": "reg X Y * label_errors ivar laplace subset X_check sigma_noise prior_precision"
     " blocks",
-    "run_hmc": "reg X Y * label_errors laplace seed X_check subset n_draws n_chains n_tune"
+    "run_hmc": "reg X Y * label_errors ivar laplace seed X_check subset n_draws n_chains n_tune"
     " n_importance sampler"
     " target_accept theta_every max_hours memory progress",
     "compare_hmc": "laplace draws X * others",
     "Spectra": "* flux ivar wavelength labels label_names label_units ids wavelength_unit"
-    " label_errors label_covariance missing_label_error",
+    " label_errors label_covariance missing_label_error flux_covariance",
     "read_spectra": "source * label_names uncertainty bad_error mask_bits wavelength_unit hdu"
     " apstar",
     "resample": "spectra wavelength * kind wavelength_unit",
@@ -93,9 +96,10 @@ SIGNATURES = {
     "write_catalogue": "path prediction ids * overwrite true_labels calibration dialect meta",
     "predict_survey": "path laplace spectra * center fill flux_errors flag_options calibration"
     " dialect resample overwrite restart progress show",
-    "write_jacobian": "path net theta spectra * flux_mean dtype backend compression resample"
-    " overwrite restart progress show",
-    "LaplacePosterior.predict": "self X * ivar center fill flux flag_options resume progress",
+    "write_jacobian": "path net theta spectra * flux_mean flux_prior fill dtype backend compression"
+    " resample overwrite restart progress show",
+    "LaplacePosterior.predict": "self X * ivar flux_covariance center fill flux flag_options"
+    " resume progress",
     "LaplacePosterior.sample": "self n_draws * rng",
     "LaplacePosterior.label_covariance": "self X",
 }
@@ -107,12 +111,13 @@ ROOMS = {  # paths of modules that scripts import from, with one name of each
     "symspec.inverse_hessian": "InverseHessian",
     "symspec.training": "tune",
     "symspec.laplace": "fit_laplace",
+    "symspec.validation": "coverage",
     "symspec.hmc": "run_hmc",
     "symspec.files": "write_catalogue",
     "symspec.errors": "SymspecError",
     "symspec.cli": "main",
 }
-COMMANDS = {"demo", "train", "errors", "jacobian", "audit", "hmc", "info"}
+COMMANDS = {"demo", "train", "fit", "validate", "errors", "jacobian", "audit", "hmc", "info"}
 # what `import symspec` loads beside the standard library; numpy.f2py takes charset_normalizer along
 LOADED = {"symspec", "numpy", "scipy", "pytensor", "threadpoolctl"}
 MAY_LOAD = LOADED | {"charset_normalizer", "cython_runtime"}

@@ -4,13 +4,15 @@
 
     symspec demo                             all of it on the MILES stars
     symspec train stars.h5 model.h5          network, noise and prior from spectra with labels
+    symspec fit net.keras stars.h5 model.h5  error bars for a network that came trained
+    symspec validate stars.h5 out.fits       labels of held-out stars, by cross-validation
     symspec errors model.h5 new.h5 out.fits  labels with their error budget, any number of stars
     symspec audit model.h5 stars.h5          what approximations of the inverse Hessian get wrong
     symspec hmc model.h5 stars.h5 draws.nc   the check by Hamiltonian Monte Carlo
     symspec jacobian model.h5 new.h5 J.h5    d label / d flux of every star
     symspec info FILE                        what a model, a network or a file of spectra holds
 
-Each has `--help` with an example. Spectra are HDF5, npz, FITS, CSV or a folder of one file a star;
+Each has `--help` with an example. Spectra are HDF5, npz, FITS, CSV, Excel, JCAMP-DX or folders;
 `--read OPTION=VALUE` and `--uncertainty` say how to read them (`help(symspec.spectra.readers)`).
 Catalogues are FITS, ECSV, HDF5 or NetCDF by their suffix. Outputs appear when they are complete,
 and replace nothing without `--overwrite`; long runs go on where they were interrupted

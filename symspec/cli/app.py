@@ -8,9 +8,9 @@ import typer
 from rich.markup import escape
 from typer.core import TyperGroup
 
-from symspec.cli import audit, demo, errors, hmc, info, jacobian, train
-from symspec.cli.signals import find_exit_code, heeding_signals, say_interrupted
-from symspec.cli.steps import say
+from symspec.cli import audit, demo, errors, fit, hmc, info, jacobian, train, validate
+from symspec.cli.shared.signals import find_exit_code, heeding_signals, say_interrupted
+from symspec.cli.shared.words import say
 from symspec.errors import SymspecError
 from symspec.version import __version__
 
@@ -39,6 +39,8 @@ app = typer.Typer(
 )
 app.command(epilog=demo.EXAMPLES)(demo.demo)
 app.command(epilog=train.EXAMPLES)(train.train)
+app.command(epilog=fit.EXAMPLES)(fit.fit)
+app.command(epilog=validate.EXAMPLES)(validate.validate)
 app.command(epilog=errors.EXAMPLES)(errors.errors)
 app.command(epilog=audit.EXAMPLES)(audit.audit)
 app.command(epilog=hmc.EXAMPLES)(hmc.hmc)

@@ -8,7 +8,8 @@ from typing import Annotated
 import numpy as np
 import typer
 
-from symspec.cli.options import (
+from symspec.cli.shared.files import read_labelled_spectra
+from symspec.cli.shared.options import (
     Memory,
     ModelFile,
     Overwrite,
@@ -18,15 +19,14 @@ from symspec.cli.options import (
     check_output,
     parse_reading,
 )
-from symspec.cli.steps import read_labelled_spectra
 from symspec.files.archives import read_regression
-from symspec.laplace.audit import AUDITED, audit_structures
 from symspec.reports.plots import plot_structure_audit, save_figure
 from symspec.reports.star_tables import STAR_TABLE_SUFFIXES, check_star_table, write_audit
 from symspec.reports.tables import open_console, print_audit, print_written
 from symspec.spectra.grids import check_grid
-from symspec.spectra.pixels import fill_bad_pixels, fill_flux
+from symspec.spectra.pixels import fill_flux, fill_others
 from symspec.spectra.readers.read import read_spectra
+from symspec.validation.audit import AUDITED, audit_structures
 
 EXAMPLES = (
     "Examples: [bold]symspec audit model.h5 stars.h5 --sample new.h5 --plot audit.png[/]\n\n"
@@ -88,7 +88,7 @@ def audit(
     else:
         others = read_spectra(sample, **reading)
         check_grid(reg.net, others, str(sample))
-        compared = fill_bad_pixels(others.flux, others.ivar, flux.mean(axis=0))
+        compared = fill_others(others, flux)
     if output is not None:
         check_star_table(output, others.ids, reg.net.label_names)
     result = audit_structures(

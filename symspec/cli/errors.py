@@ -10,7 +10,9 @@ import numpy as np
 import typer
 from rich.markup import escape
 
-from symspec.cli.options import (
+from symspec.cli.shared.files import offer_to_resume, read_labelled_spectra
+from symspec.cli.shared.options import (
+    Fill,
     ModelFile,
     Overwrite,
     Reading,
@@ -21,15 +23,13 @@ from symspec.cli.options import (
     check_output,
     parse_reading,
 )
-from symspec.cli.steps import offer_to_resume, read_labelled_spectra
 from symspec.files.archives import read_laplace
 from symspec.files.catalogues import SUFFIXES
 from symspec.files.partial_runs import is_finished
 from symspec.files.surveys import Survey, predict_survey
-from symspec.laplace.calibration import ErrorCalibration, calibrate_errors
+from symspec.laplace.budget import Choices
 from symspec.laplace.flags import FlagOptions
 from symspec.laplace.posterior import LaplacePosterior
-from symspec.laplace.prediction import Choices
 from symspec.reports.tables import (
     flag_lines,
     open_console,
@@ -38,6 +38,7 @@ from symspec.reports.tables import (
     summary_table,
 )
 from symspec.spectra.grids import fit_to_network
+from symspec.validation.calibration import ErrorCalibration, calibrate_errors
 
 EXAMPLES = (
     "Examples: [bold]symspec errors model.h5 stars.h5 catalogue.fits[/]\n\n[bold]symspec errors"
@@ -77,13 +78,6 @@ Center = Annotated[
         " for which the model errors are exact wherever training stopped."
     ),
 ]
-Fill = Annotated[
-    Literal["conditional", "mean"],
-    typer.Option(
-        help="Fill missing pixels with their mean given the good ones, or the training mean; what"
-        " either costs is in the errors."
-    ),
-]
 FluxErrors = Annotated[
     Literal["linear", "sampled"],
     typer.Option(
@@ -100,6 +94,10 @@ MaxMissing = Annotated[
 MaxNonlinearity = Annotated[
     float,
     typer.Option(help="Flag labels whose linear flux error is off by a greater share."),
+]
+Interval = Annotated[
+    float,
+    typer.Option(help="Level of the intervals TEFF_LO to TEFF_HI, which hold a new label."),
 ]
 CalibrationFile = Annotated[
     Path | None,
@@ -128,6 +126,7 @@ def errors(
     center: Center = "weights",
     fill: Fill = "conditional",
     flux_errors: FluxErrors = "linear",
+    interval: Interval = 0.68,
     calibrate_on: CalibrationFile = None,
     restart: Restart = False,
     overwrite: Overwrite = False,
@@ -154,7 +153,7 @@ def errors(
         survey = predict_survey(
             catalogue, laplace, spectra,
             center=center, fill=fill, flux_errors=flux_errors,
-            flag_options=limits, calibration=calibration, dialect=dialect,
+            flag_options=limits, calibration=calibration, interval=interval, dialect=dialect,
             resample=resample, restart=restart, overwrite=overwrite, **reading,
         )  # fmt: skip
     _print_survey(survey, spectra.name, calibration)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 import typer
 
-from symspec.cli.options import (
+from symspec.cli.shared.files import read_labelled_spectra, write_or_keep
+from symspec.cli.shared.options import (
     MODEL_SUFFIXES,
+    Fill,
     ModelFile,
     Overwrite,
     Reading,
@@ -21,8 +23,7 @@ from symspec.cli.options import (
     check_output,
     parse_reading,
 )
-from symspec.cli.signals import going_on
-from symspec.cli.steps import read_labelled_spectra, write_or_keep
+from symspec.cli.shared.signals import going_on
 from symspec.errors import DataError
 from symspec.files.archives import read_laplace, write_laplace
 from symspec.hmc.comparison import HmcComparison, compare_hmc
@@ -40,8 +41,9 @@ from symspec.reports.star_tables import (
 )
 from symspec.reports.tables import open_console, print_written
 from symspec.safety.interrupts import raise_if_interrupted
+from symspec.spectra.flux_prior import FILL_WORDS, FluxPrior
 from symspec.spectra.grids import check_grid
-from symspec.spectra.pixels import fill_bad_pixels, fill_flux
+from symspec.spectra.pixels import fill_by_mean, fill_flux
 from symspec.spectra.readers.read import read_spectra
 from symspec.spectra.selections import pick_evenly, split_stars
 from symspec.spectra.spectra import Spectra
@@ -109,6 +111,7 @@ def hmc(
     output: Draws,
     check: Check = None,
     n_check: NCheck = 200,
+    fill: Fill = "conditional",
     subset: SubsetName = "all",
     draws: NDraws = 1000,
     tune: NTune = 1000,
@@ -144,7 +147,7 @@ def hmc(
     some = sample[pick_evenly(len(sample), n_check)]
     if table is not None:
         check_star_table(table, some.ids, laplace.reg.net.label_names)
-    flux = fill_bad_pixels(some.flux, some.ivar, laplace.flux_mean)
+    how, flux = _fill(laplace, some, fill)
     with going_on(outputs.describe):
         sampled = run_hmc(
             laplace.reg, training, laplace=laplace, X_check=flux,
@@ -152,7 +155,19 @@ def hmc(
             n_chains=chains, seed=seed, sampler=sampler, target_accept=target_accept,
             theta_every=theta_every, max_hours=max_hours,
         )  # fmt: skip
+        sampled.attrs["fill"] = how
         outputs.write(laplace, sampled, flux, some.ids)
+
+
+def _fill(laplace: LaplacePosterior, stars: Spectra, fill: str) -> tuple[str, np.ndarray]:
+    """Words for how missing pixels are filled, and the flux (star, pixel)."""
+    if stars.ivar is None:
+        return "no pixels were missing", stars.flux
+    prior = laplace.flux_prior
+    if prior is None:  # of symspec 0.1
+        fill = "mean"
+        prior = FluxPrior.of_mean(laplace.flux_mean)
+    return FILL_WORDS[fill], prior.complete(stars.flux, stars.ivar, fill).flux
 
 
 def _find_training_stars(
@@ -162,6 +177,7 @@ def _find_training_stars(
 
     The mean spectrum identifies the training stars: all with labels, or those that `split_stars`
     leaves. The stars that it sets aside are those to compare on; without any, the training stars.
+    Their missing pixels are filled as when the model was trained, by symspec 0.1 with their mean.
 
     Raises
     ------
@@ -170,9 +186,12 @@ def _find_training_stars(
     """
     for fraction in (0.0, validation):
         training, others = split_stars(spectra, fraction, seed)
-        mean = fill_flux(training).mean(axis=0, dtype=np.float64)
-        if np.allclose(mean, laplace.flux_mean, rtol=1e-9, atol=0):
-            return training, training if others is None else others
+        for fill in (fill_flux, fill_by_mean):
+            flux = fill(training)
+            mean = flux.mean(axis=0, dtype=np.float64)
+            if np.allclose(mean, laplace.flux_mean, rtol=1e-9, atol=0):
+                filled = replace(training, flux=flux, ivar=None, flux_covariance=None)
+                return filled, training if others is None else others
     raise DataError(
         f"the spectra should be those that the model was trained on, got {len(spectra)} stars of"
         " another mean spectrum: give that file, and --validation and --train-seed as they were"

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from symspec.cli.options import Reading, Uncertainty, parse_reading
+from symspec.cli.shared.options import Reading, Uncertainty, parse_reading
 from symspec.errors import UnusedDataWarning
 from symspec.files.archive_format import find_archive_kind
 from symspec.files.archives import read_laplace, read_network, read_regression

@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from symspec.cli.options import (
+from symspec.cli.shared.files import offer_to_resume
+from symspec.cli.shared.options import (
     MODEL_SUFFIXES,
     ModelFile,
     Overwrite,
@@ -19,7 +20,7 @@ from symspec.cli.options import (
     check_output,
     parse_reading,
 )
-from symspec.cli.steps import offer_to_resume
+from symspec.files.archives import read_flux_prior
 from symspec.files.importers.read import read_network
 from symspec.files.jacobians import write_jacobian
 from symspec.files.partial_runs import is_finished
@@ -35,6 +36,19 @@ EXAMPLES = (
 JacobianOutput = Annotated[
     Path, typer.Argument(metavar="OUTPUT", help="HDF5 file to write.", show_default=False)
 ]
+OwnFill = Annotated[
+    Literal["conditional", "mean"] | None,
+    typer.Option(
+        help="Fill missing pixels with their mean given the good ones, or the training mean. By"
+        " default the former, if MODEL holds what its training spectra tell of them.",
+        show_default=False,
+    ),
+]
+Dtype = Annotated[Literal["float64", "float32"], typer.Option(help="Precision of the numbers.")]
+Compression = Annotated[
+    Literal["gzip", "none"],
+    typer.Option(help="gzip saves a tenth of the disk space; none is several times as fast."),
+]
 Plot = Annotated[
     Path | None,
     typer.Option(help="Figure of the mean over stars, by wavelength.", show_default=False),
@@ -46,13 +60,9 @@ def jacobian(
     spectra: SpectraFile,
     output: JacobianOutput,
     plot: Plot = None,
-    dtype: Annotated[
-        Literal["float64", "float32"], typer.Option(help="Precision of the numbers.")
-    ] = "float64",
-    compression: Annotated[
-        Literal["gzip", "none"],
-        typer.Option(help="gzip saves a tenth of the disk space; none is several times as fast."),
-    ] = "gzip",
+    dtype: Dtype = "float64",
+    compression: Compression = "gzip",
+    fill: OwnFill = None,
     uncertainty: Uncertainty = None,
     read: Reading = None,
     resample: Resample = None,
@@ -76,6 +86,8 @@ def jacobian(
             net,
             theta,
             spectra,
+            flux_prior=read_flux_prior(model),
+            fill=fill,
             dtype=dtype,
             compression=compression,
             resample=resample,

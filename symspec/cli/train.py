@@ -9,9 +9,10 @@ from typing import Annotated
 import numpy as np
 import typer
 
-from symspec.cli import steps
-from symspec.cli.options import (
+from symspec.cli.shared.files import read_labelled_spectra, write_or_keep
+from symspec.cli.shared.options import (
     MODEL_SUFFIXES,
+    Group,
     Memory,
     Overwrite,
     Reading,
@@ -23,15 +24,20 @@ from symspec.cli.options import (
 )
 from symspec.errors import TooLargeError
 from symspec.files.archives import write_laplace
+from symspec.fitting.fit import finish, run_adam
+from symspec.fitting.start import build_start
 from symspec.inverse_hessian.choice import INVERSES, check_structure, choose_structure
+from symspec.networks.preprocessing import parse_preprocessing
 from symspec.networks.regression import Regression
 from symspec.reports.contents import print_trained
-from symspec.reports.tables import open_console, print_written
+from symspec.reports.tables import open_console, outlier_table, print_written
 from symspec.safety.options import check_choice
 from symspec.spectra.selections import split_stars
 from symspec.spectra.spectra import Spectra
+from symspec.validation.outliers import find_outliers
 
 NOISES = ("gaussian", "student-t")
+N_WORST = 10  # training labels shown, of those that count least
 
 EXAMPLES = (
     "Examples: [bold]symspec train stars.h5 model.h5[/]\n\n"
@@ -42,6 +48,14 @@ ModelOutput = Annotated[
     Path, typer.Argument(metavar="OUTPUT", help="The model, .h5.", show_default=False)
 ]
 Hidden = Annotated[list[int], typer.Option(min=1, help="Width of a hidden layer; repeat for more.")]
+Activation = Annotated[str, typer.Option(help="tanh, relu, softplus, gelu, ...")]
+Epochs = Annotated[int, typer.Option(min=1, help="Passes of Adam through the stars.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Stars in a step.")]
+LearningRate = Annotated[float, typer.Option(min=0, help="Learning rate of Adam.")]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of first weights, split and batches.")]
+Structure = Annotated[
+    str, typer.Option(help="Structure of the inverse Hessian: auto is exact; kronecker, ...")
+]
 Tune = Annotated[
     bool,
     typer.Option("--tune/--no-tune", help="Set noise and prior by the evidence, or keep them."),
@@ -62,14 +76,21 @@ NoiseName = Annotated[
         help="Noise of the labels: normal, or with wide tails, where labels may be far out.",
     ),
 ]
-Dof = Annotated[
-    float, typer.Option(help="Degrees of freedom of --noise student-t, above 2; fewer: wider.")
-]
+Dof = Annotated[float, typer.Option(help="Degrees of freedom of --noise student-t; fewer: wider.")]
 LabelErrors = Annotated[
     str,
     typer.Option(
         metavar="auto|none",
         help="Errors of the labels, from columns beside them (TEFF_ERR, E_TEFF, ...).",
+    ),
+]
+Preprocess = Annotated[
+    str,
+    typer.Option(
+        metavar="STEPS",
+        help="What is done to spectra first, within the network, one after the other: absorbance"
+        " (of reflectance; absorbance:100 of per cent), snv, msc, savgol:WINDOW:ORDER:DERIVATIVE;"
+        " for example snv,savgol:11:2:1.",
     ),
 ]
 PriorPrecision = Annotated[
@@ -84,10 +105,11 @@ def train(
     spectra: SpectraFile,
     output: ModelOutput,
     hidden: Hidden = [32],  # noqa: B006
-    activation: Annotated[str, typer.Option(help="tanh, relu, softplus, gelu, ...")] = "tanh",
-    epochs: Annotated[int, typer.Option(min=1, help="Passes of Adam through the stars.")] = 200,
-    batch_size: Annotated[int, typer.Option(min=1, help="Stars in a step.")] = 64,
-    learning_rate: Annotated[float, typer.Option(min=0, help="Learning rate of Adam.")] = 1e-3,
+    activation: Activation = "tanh",
+    preprocess: Preprocess = "",
+    epochs: Epochs = 200,
+    batch_size: BatchSize = 64,
+    learning_rate: LearningRate = 1e-3,
     validation: Validation = 0.1,
     tune: Tune = True,
     noise: NoiseName = NOISES[0],
@@ -96,12 +118,11 @@ def train(
     prior_precision: PriorPrecision = 1.0,
     label: Labels = None,
     label_errors: LabelErrors = "auto",
+    group: Group = None,
     uncertainty: Uncertainty = None,
     read: Reading = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of first weights, split and batches.")] = 0,
-    structure: Annotated[
-        str, typer.Option(help="Structure of the inverse Hessian: auto is exact; kronecker, ...")
-    ] = "auto",
+    seed: Seed = 0,
+    structure: Structure = "auto",
     memory: Memory = "8GB",
     overwrite: Overwrite = False,
 ) -> None:
@@ -113,28 +134,32 @@ def train(
     """
     check_output(output, overwrite, MODEL_SUFFIXES, spectra)
     check_structure(structure, "ggn", {})
-    reading = {"label_errors": label_errors} | parse_reading(uncertainty, read)
+    parse_preprocessing(preprocess)
+    reading = {"label_errors": label_errors, "group": group} | parse_reading(uncertainty, read)
     has_tails = check_choice(noise, "--noise", NOISES) == "student-t"
-    stars = steps.read_labelled_spectra(spectra, label, reading)
+    stars = read_labelled_spectra(spectra, label, reading)
     rest, held_out = split_stars(stars, validation, seed)
-    start = steps.build_start(
+    start = build_start(
         rest, hidden, activation, sigma_noise=sigma_noise or None,
-        prior_precision=prior_precision, dof=dof if has_tails else None,
+        prior_precision=prior_precision, dof=dof if has_tails else None, preprocess=preprocess,
     )  # fmt: skip
     if tune:
-        _check_tunable(start, rest, structure, memory)
-    theta = steps.run_adam(
+        check_tunable(start, rest, structure, memory)
+    theta = run_adam(
         start, rest, held_out,
         seed=seed, epochs=epochs, batch_size=batch_size, learning_rate=learning_rate,
     )  # fmt: skip
-    laplace = steps.finish(start, theta, rest, tune=tune, structure=structure, memory=memory)
-    steps.write_or_keep(partial(write_laplace, laplace=laplace, overwrite=overwrite), output)
+    laplace = finish(start, theta, rest, tune=tune, structure=structure, memory=memory)
+    write_or_keep(partial(write_laplace, laplace=laplace, overwrite=overwrite), output)
     console = open_console()
     print_trained(console, laplace, held_out)
+    if has_tails:
+        outliers = find_outliers(laplace, rest, n_worst=N_WORST)
+        console.print(outlier_table(outliers, laplace.reg.net, rest.ids))
     print_written(console, "model", output)
 
 
-def _check_tunable(reg: Regression, spectra: Spectra, structure: str, memory: str) -> None:
+def check_tunable(reg: Regression, spectra: Spectra, structure: str, memory: str) -> None:
     """Refuse, before any training, to tune by products alone: that takes hours to days.
 
     Raises

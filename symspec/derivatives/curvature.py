@@ -80,8 +80,12 @@ class CurvatureFactors:
 
 
 def has_elementwise_layers(net: Network) -> bool:
-    """Whether all but dense layers on vectors is elementwise, as the closed form needs."""
-    others = zip(net.layer_names, net.layers, strict=True)
+    """Whether all but dense layers on vectors is elementwise, as the closed form needs.
+
+    Layers before all weights, such as those that preprocess spectra, may be any.
+    """
+    first = net.layer_names.index(next(iter(net.layout.layers), net.layer_names[0]))
+    others = list(zip(net.layer_names, net.layers, strict=True))[first:]
     return all(layer.elementwise or name in net.dense_shapes for name, layer in others)
 
 

@@ -1,4 +1,6 @@
-r"""Exact reduction of a wide first layer to the span of the training spectra.
+r"""A wide first layer: its span of the training spectra, and what errors of the flux do to it.
+
+Exact reduction of the layer to the span of the training spectra:
 
 A kernel of the first dense layer acts on the training set only through :math:`z_n^T W`, z_n being
 the spectra as that layer sees them. With fewer stars than pixels, z_n = Q r_n for an orthonormal Q
@@ -10,14 +12,21 @@ problem are those of the large one.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from symspec.derivatives import compiled
+from symspec.networks.layers import Standardize
 from symspec.networks.network import Network
 from symspec.networks.noise import LOG_2PI
 from symspec.networks.regression import Regression
+from symspec.networks.shaping import Identity
+
+Function = Callable[[np.ndarray], np.ndarray]
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,3 +105,90 @@ def find_span(reg: Regression, X: np.ndarray) -> Span | None:
         net.layers[first:], len(X), label_names=net.label_names, label_units=net.label_units
     )
     return Span(reg.with_network(rest), R.T, reg, Q, name)
+
+
+class Response:
+    """How labels of some spectra follow changes of their flux, by the network as it is.
+
+    Parameters
+    ----------
+    labels, jacobian : callable
+        Spectra (star, pixel) to labels (star, label), and to their derivatives.
+    X : numpy.ndarray, shape (star, pixel)
+    J : numpy.ndarray, shape (star, label, pixel), optional
+        Derivatives at X, if they are known.
+    """
+
+    def __init__(
+        self, labels: Function, jacobian: Function, X: np.ndarray, J: np.ndarray | None = None
+    ):
+        self._labels = labels
+        self._jacobian = jacobian
+        self._X = X
+        self.J = jacobian(X) if J is None else J
+
+    def pick(self, stars: np.ndarray) -> Response:
+        """That of some of the spectra."""
+        return Response(self._labels, self._jacobian, self._X[stars], self.J[stars])
+
+    def find_changes(self, errors: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """J e of changes e (star, pixel), and the labels of X - e and of X + e, (star, label)."""
+        linear = np.matmul(self.J, errors[:, :, None])[:, :, 0]
+        return linear, self._labels(self._X - errors), self._labels(self._X + errors)
+
+
+def compile_response(
+    net: Network, theta: ArrayLike, *, backend: str = "auto", dtype: str = "float64"
+) -> Callable[[np.ndarray], Response]:
+    """Compile `Response` of spectra X: by the features of the first layer alone, if it is dense.
+
+    Such a layer is affine, :math:`h(x - e) = h(x) - e B`: one product with its kernel gives what
+    every change of the flux does, and what follows is small.
+    """
+    passes = {"backend": backend, "dtype": dtype}
+    theta = np.asarray(theta)
+    first = _find_affine_layer(net)
+    if first is None:
+        predict = compiled.compile_predict(net, **passes)
+        jacobian = compiled.compile_jacobian(net, "flux", **passes)
+        return partial(Response, partial(predict, theta), partial(jacobian, theta))
+    before = Network(net.layers[: first + 1], net.n_pixels)
+    after = Network(net.layers[first + 1 :] or [Identity()], before.n_labels)
+    own, others = np.split(theta, [before.n_params])
+    features = partial(compiled.compile_predict(before, **passes), own)
+    B = compiled.compile_jacobian(before, "flux", **passes)(own, np.zeros(net.n_pixels)).T
+    labels = partial(compiled.compile_predict(after, **passes), others)
+    jacobian_of_features = partial(compiled.compile_jacobian(after, "flux", **passes), others)
+
+    def respond(X: np.ndarray) -> Response:
+        return _AffineResponse(B, Response(labels, jacobian_of_features, features(X)))
+
+    return respond
+
+
+def _find_affine_layer(net: Network) -> int | None:
+    """Index of a dense first layer that all that follows sees the flux through, if there is one."""
+    for i, (name, layer) in enumerate(zip(net.layer_names, net.layers, strict=True)):
+        if name in net.dense_shapes:
+            goes_around = any(source <= i for sources in net.sources for source in sources)
+            return None if goes_around else i
+        if not isinstance(layer, Standardize):
+            return None
+    return None
+
+
+class _AffineResponse(Response):
+    """The same by features x B + c, of which `inner` is the response."""
+
+    def __init__(self, B: np.ndarray, inner: Response, J: np.ndarray | None = None):
+        self.B = B
+        self.inner = inner
+        n_stars, n_labels, n = inner.J.shape
+        product = inner.J.reshape(n_stars * n_labels, n) @ B.T if J is None else J
+        self.J = product.reshape(n_stars, n_labels, len(B))
+
+    def pick(self, stars: np.ndarray) -> Response:
+        return _AffineResponse(self.B, self.inner.pick(stars), self.J[stars])
+
+    def find_changes(self, errors: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        return self.inner.find_changes(errors @ self.B)

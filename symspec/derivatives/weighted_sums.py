@@ -63,6 +63,25 @@ def compile_weighted_hessian_vector_product(
 
 
 @remember
+def compile_likelihood(
+    net: Network, *, kind: str = "gaussian", backend: str = "auto"
+) -> CompiledGraph:
+    """Compile L and its derivatives by the outputs f (star, label) of a network.
+
+    `fn(f, Y, given)` gives the value, the gradient (star, label) and the second derivatives (star,
+    label, label).
+    """
+    f, labels = (
+        pt.matrix(name, dtype="float64", shape=(None, net.n_labels)) for name in ("f", "labels")
+    )
+    given = pt.tensor3("given", dtype="float64", shape=(None, net.n_labels, None))
+    likelihood = LIKELIHOODS[kind](given)
+    outputs = [pt.sum(likelihood.loss(f, labels))]
+    outputs += [likelihood.gradient(f, labels), likelihood.hessian(f, labels)]
+    return compile_graph([f, labels, given], outputs, choose_backend(backend), "float64")
+
+
+@remember
 def compile_trace_gradient(net: Network, *, backend: str = "auto") -> WeightedSum:
     """Compile `graphs.build_trace_gradient`: `fn(theta, X, Y, W, inverse)` -> (param,)."""
     inverse = pt.matrix("inverse", shape=(net.n_params, net.n_params))

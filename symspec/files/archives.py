@@ -23,6 +23,7 @@ from symspec.files.archive_format import (
     NETWORK,
     Archive,
     create_archive,
+    find_archive_kind,
     open_archive,
     write_array,
     write_attribute,
@@ -241,6 +242,17 @@ def read_laplace(path: str | os.PathLike[str]) -> LaplacePosterior:
         )
 
 
+def read_flux_prior(path: str | os.PathLike[str]) -> FluxPrior | None:
+    """Read what training spectra tell of missing pixels, without the rest of a posterior.
+
+    None for one training star, a file of symspec 0.1, a network alone, or a foreign file.
+    """
+    if find_archive_kind(path) != "laplace":
+        return None
+    with open_archive(path, (LAPLACE,)) as archive:
+        return _read_flux_prior(archive, archive.attribute("/", "n_pixels", int))
+
+
 # --- writing
 
 
@@ -372,4 +384,9 @@ def _read_flux_prior(archive: Archive, n_pixels: int) -> FluxPrior | None:
         loadings=archive.array(f"{place}/loadings", (None, n_pixels), finite=True),
         residual_variance=archive.array(f"{place}/residual_variance", (n_pixels,), finite=True),
         reference=archive.array(f"{place}/reference", (None, n_pixels), finite=True),
+        **{
+            name: archive.array(f"{place}/{name}", (None,), finite=True)
+            for name in ("own_variance", "oddness")
+            if name in archive.find(place)  # not in the first files with it
+        },
     )

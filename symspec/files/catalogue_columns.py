@@ -12,16 +12,18 @@ from numpy.typing import ArrayLike
 
 from symspec.errors import DataError, OptionError, ShapeError
 from symspec.files.provenance import find_versions
-from symspec.laplace.calibration import ErrorCalibration
 from symspec.laplace.flags import Flag
 from symspec.laplace.prediction import Prediction, standard_deviations
 from symspec.safety.arrays import as_float_array, as_texts
+from symspec.validation.calibration import ErrorCalibration
 
 DIALECTS = ("upper", "lower")
 _NAMES = {  # {0} is the label, {1} the part of the error
     "upper": {
         "total": "{0}_ERR",
         "part": "{0}_{1}_ERR",
+        "low": "{0}_LO",
+        "high": "{0}_HI",
         "shift": "{0}_NEWTON_SHIFT",
         "flags": "{0}_FLAGS",
         "truth": "{0}_TRUE",
@@ -31,6 +33,8 @@ _NAMES = {  # {0} is the label, {1} the part of the error
     "lower": {
         "total": "e_{0}",
         "part": "e_{0}_{1}",
+        "low": "{0}_lo",
+        "high": "{0}_hi",
         "shift": "{0}_newton_shift",
         "flags": "f_{0}",
         "truth": "{0}_true",
@@ -57,7 +61,7 @@ _PROPAGATIONS = {
     "linear": "flux errors by the derivatives at the spectrum",
     "sampled": "flux errors by draws through the network",
 }
-_OF_LABEL = ("total", "shift", "flags", "truth")
+_OF_LABEL = ("total", "low", "high", "shift", "flags", "truth")
 _QUALITY = ("FLAGS", "N_BAD_PIXELS", "SNR", "FLUX_DISTANCE")
 _FITS_OWN = re.compile(
     r"SIMPLE|XTENSION|BITPIX|NAXIS\d*|[PG]COUNT|TFIELDS|THEAP|EXTNAME|EXTVER|EXTLEVEL|EXTEND|"
@@ -79,13 +83,14 @@ def build_columns(
     *,
     true_labels: ArrayLike | None = None,
     calibration: ErrorCalibration | None = None,
+    interval: float | None = None,
     dialect: str = "upper",
 ) -> dict[str, Column]:
     """Columns by name, see `write_catalogue`.
 
     Raises
     ------
-    ShapeError, DataError
+    ShapeError, DataError, OptionError
         As `write_catalogue`.
     """
     truth = _check_truth(true_labels, prediction)
@@ -93,7 +98,7 @@ def build_columns(
     fold = str.upper if dialect == "upper" else str.lower
     columns = [
         ("ID", Column(_check_ids(ids, len(prediction.labels)), "", "the star")),
-        *_list_labels(prediction, truth, calibration, names),
+        *_list_labels(prediction, truth, calibration, interval, names),
         *_list_covariances(prediction, names),
         *_list_quality(prediction),
     ]
@@ -144,10 +149,12 @@ def _list_labels(
     prediction: Prediction,
     truth: np.ndarray | None,
     calibration: ErrorCalibration | None,
+    interval: float | None,
     names: Mapping[str, str],
 ) -> Iterator[tuple[str, Column]]:
-    """Each label with its errors, flags and known values."""
+    """Each label with its errors, interval, flags and known values."""
     errors = {}
+    ends = None if interval is None else prediction.interval(interval)
     with np.errstate(invalid="ignore"):  # a variance that rounding made negative has the error NaN
         for part, covariance in _find_covariances(prediction).items():
             errors[part] = standard_deviations(covariance)
@@ -164,6 +171,10 @@ def _list_labels(
             calibrated = calibration.factor[i] * errors[""][:, i]
             description = f"calibrated standard deviation of {name}, see CALFROM"
             yield names["part"].format(name, "CAL"), Column(calibrated, unit, description)
+        if ends is not None:
+            for k, (end, word) in enumerate((("low", "lower"), ("high", "upper"))):
+                description = f"{word} end of the central interval that holds {name}, see INTERVAL"
+                yield names[end].format(name), Column(ends[:, i, k], unit, description)
         if prediction.newton_shift is not None:
             description = f"what a Newton step would change in {name}, in units of its model error"
             column = Column(prediction.newton_shift[:, i], "", description)
@@ -252,7 +263,10 @@ def _check_truth(true_labels: ArrayLike | None, prediction: Prediction) -> np.nd
 
 
 def build_header(
-    prediction: Prediction, meta: Mapping[str, Any], calibration: ErrorCalibration | None = None
+    prediction: Prediction,
+    meta: Mapping[str, Any],
+    calibration: ErrorCalibration | None = None,
+    interval: float | None = None,
 ) -> dict[str, Any]:
     """Strings and numbers by key: versions, labels, flags, calibration, and the entries of `meta`.
 
@@ -271,6 +285,10 @@ def build_header(
     header["FILL"] = _FILLS[prediction.fill]
     header["FLUXPROP"] = _PROPAGATIONS[prediction.flux]
     header["ERRTYPE"] = "columns of errors are standard deviations"
+    if prediction.noise_dof is not None:
+        header["ERRTYPE"] += "; of noise with wide tails half widths of 68.27 %"
+    if interval is not None:
+        header["INTERVAL"] = float(interval)
     header["FLUXERR"] = bool(prediction.has_flux_errors)
     header |= _describe_flags(prediction)
     if calibration is not None:

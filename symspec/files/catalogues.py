@@ -33,11 +33,11 @@ from symspec.files.catalogue_formats import (
     list_suffixes,
     write_text_table,
 )
-from symspec.laplace.calibration import ErrorCalibration
 from symspec.laplace.flags import Flag
 from symspec.laplace.prediction import Prediction
-from symspec.safety.options import check_choice
+from symspec.safety.options import check_choice, check_level
 from symspec.safety.whole_files import replace_when_complete, stream_for_hdf5
+from symspec.validation.calibration import ErrorCalibration
 
 if TYPE_CHECKING:
     from xarray import Dataset
@@ -55,6 +55,7 @@ def write_catalogue(
     overwrite: bool = False,
     true_labels: ArrayLike | None = None,
     calibration: ErrorCalibration | None = None,
+    interval: float | None = None,
     dialect: str = "upper",
     meta: Mapping[str, Any] | None = None,
 ) -> None:
@@ -70,6 +71,7 @@ def write_catalogue(
     TEFF_FLUX_ERR      e_teff_flux        the part from the errors of the flux
     TEFF_NOISE_ERR     e_teff_noise       the part from the scatter of the training labels
     TEFF_CAL_ERR       e_teff_cal         TEFF_ERR times the factor of `calibration`
+    TEFF_LO, TEFF_HI   teff_lo, teff_hi   the ends of its `interval`
     TEFF_NEWTON_SHIFT  teff_newton_shift  see `Prediction`
     TEFF_FLAGS         f_teff             the bits of FLAGS that concern this label alone
     TEFF_TRUE          teff_true          its known value
@@ -87,8 +89,8 @@ def write_catalogue(
     versions, the order and units of the labels (LABEL1, UNIT1, ...), what they are (CENTER), the
     meanings of the flags
     (FLAG1, FLAG2, FLAG4, ..., by the value of the bit), their limits, the flags that could not be
-    evaluated (NOTEVAL), and the source of a calibration (CALFROM, CAL1, ...). Nothing depends on
-    the time or the place of writing.
+    evaluated (NOTEVAL), the level of the intervals (INTERVAL), and the source of a calibration
+    (CALFROM, CAL1, ...). Nothing depends on the time or the place of writing.
 
     FITS: a unit of the FITS standard is in TUNITn, as the standard spells it. Another unit, such as
     dex, is in the column's comment, TCOMMn, and in the header's UNITn; comments of astropy's own
@@ -110,6 +112,8 @@ def write_catalogue(
         Known labels in the labels' units, NaN where unknown.
     calibration : ErrorCalibration, optional
         Errors times its factors are written beside the errors themselves.
+    interval : float, optional
+        Level between 0 and 1 of the intervals to write, see `Prediction.interval`.
     dialect : {"upper", "lower"}
         Convention of the columns' names.
     meta : mapping of str to str or number, optional
@@ -118,7 +122,7 @@ def write_catalogue(
     Raises
     ------
     OptionError
-        The ending, the dialect or an entry of `meta` cannot be written.
+        The ending, the dialect or an entry of `meta` cannot be written, or `interval` is no level.
     ShapeError
         `ids`, `true_labels` or `calibration` do not match the prediction.
     DataError
@@ -129,7 +133,9 @@ def write_catalogue(
     """
     path = Path(path)
     form = find_table_format(path, CATALOGUES)
-    columns, header = _prepare(prediction, ids, true_labels, calibration, dialect, meta, form)
+    columns, header = _prepare(
+        prediction, ids, true_labels, calibration, interval, dialect, meta, form
+    )
     with replace_when_complete(path, overwrite=overwrite) as temporary:
         _WRITE[form.name](temporary, columns, header)
 
@@ -141,8 +147,9 @@ def check_catalogue(
     ids: Iterable[str] = (),
     *,
     dialect: str = "upper",
+    interval: float | None = None,
 ) -> None:
-    """Refuse, before any work, an ending, dialect or strings that `write_catalogue` would refuse.
+    """Refuse, before any work, an ending, dialect, level or texts that `write_catalogue` would.
 
     It takes the catalogue to have all columns that one may have.
 
@@ -152,6 +159,8 @@ def check_catalogue(
         As `write_catalogue`.
     """
     check_choice(dialect, "dialect", DIALECTS)
+    if interval is not None:
+        check_level(interval, "interval")
     form = find_table_format(Path(path), CATALOGUES)
     form.check(list_columns(label_names, dialect), [*label_names, *label_units], ids)
 
@@ -162,6 +171,7 @@ def catalogue_dataset(
     *,
     true_labels: ArrayLike | None = None,
     calibration: ErrorCalibration | None = None,
+    interval: float | None = None,
     dialect: str = "upper",
     meta: Mapping[str, Any] | None = None,
 ) -> Dataset:
@@ -174,7 +184,7 @@ def catalogue_dataset(
 
     Parameters
     ----------
-    prediction, ids, true_labels, calibration, dialect, meta
+    prediction, ids, true_labels, calibration, interval, dialect, meta
         As in `write_catalogue`.
 
     Raises
@@ -182,7 +192,9 @@ def catalogue_dataset(
     OptionError, ShapeError, DataError
         As `write_catalogue`.
     """
-    columns, header = _prepare(prediction, ids, true_labels, calibration, dialect, meta, NETCDF)
+    columns, header = _prepare(
+        prediction, ids, true_labels, calibration, interval, dialect, meta, NETCDF
+    )
     return _build_dataset(columns, header)
 
 
@@ -191,6 +203,7 @@ def _prepare(
     ids: ArrayLike | None,
     true_labels: ArrayLike | None,
     calibration: ErrorCalibration | None,
+    interval: float | None,
     dialect: str,
     meta: Mapping[str, Any] | None,
     form: TableFormat,
@@ -208,9 +221,14 @@ def _prepare(
             f" {len(calibration.factor)}."
         )
     columns = build_columns(
-        prediction, ids, true_labels=true_labels, calibration=calibration, dialect=dialect
+        prediction,
+        ids,
+        true_labels=true_labels,
+        calibration=calibration,
+        interval=interval,
+        dialect=dialect,
     )
-    header = build_header(prediction, meta or {}, calibration)
+    header = build_header(prediction, meta or {}, calibration, interval)
     texts = [value for value in header.values() if isinstance(value, str)]
     stars = next(iter(columns.values())).values
     form.check(list(columns), texts, stars.tolist() if stars.dtype.kind == "U" else ())

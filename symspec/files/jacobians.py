@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 
 from symspec.derivatives.compiled import compile_jacobian
 from symspec.derivatives.functions import DTYPES
-from symspec.errors import DataError
+from symspec.errors import DataError, OptionError
 from symspec.files.partial_runs import (
     PartialRun,
     Show,
@@ -31,8 +31,8 @@ from symspec.safety.checkpoint import find_fingerprint
 from symspec.safety.options import check_choice
 from symspec.safety.progress import Progress
 from symspec.safety.whole_files import replace_when_complete, stream_for_hdf5
+from symspec.spectra.flux_prior import FILL_WORDS, FILLS, FluxPrior
 from symspec.spectra.grids import Pixels, check_grid, fit_to_network
-from symspec.spectra.pixels import fill_bad_pixels
 from symspec.spectra.readers.read import SpectraSource, open_spectra
 from symspec.spectra.resampling import Resampled
 from symspec.spectra.spectra import Spectra, hash_spectra
@@ -77,6 +77,8 @@ def write_jacobian(
     spectra: Any,
     *,
     flux_mean: Any = None,
+    flux_prior: FluxPrior | None = None,
+    fill: str | None = None,
     dtype: str = "float64",
     backend: str = "auto",
     compression: str = "gzip",
@@ -92,8 +94,8 @@ def write_jacobian(
     It takes the memory of some hundred stars. The file holds `jacobian` (star, label, pixel), in
     units of the label per unit of the flux, in chunks of a few stars; `label_names` and
     `label_units`; and from the spectra, if they have them, `wavelength`, `ids`, and `bad_pixel`
-    (star, pixel), where ivar is 0. Bad pixels are replaced by their training mean before
-    derivatives are taken. The file appears under its name once it is complete;
+    (star, pixel), where ivar is 0. Bad pixels are filled before derivatives are taken, and the
+    attribute `fill` says how. The file appears under its name once it is complete;
     `symspec.files.partial_runs` describes the folder beside it until then.
 
     Parameters
@@ -104,8 +106,13 @@ def write_jacobian(
     spectra : path, Spectra, or what else `symspec.read_spectra` takes
         A file of any length, or spectra in memory.
     flux_mean : array_like, shape (pixel,), optional
-        Mean training spectrum; by default that of the network's first layer if it is a
-        `Standardize`.
+        Mean training spectrum; by default that of `flux_prior`, or of the network's first layer if
+        it is a `Standardize`.
+    flux_prior : FluxPrior, optional
+        What training spectra tell of missing pixels, `LaplacePosterior.flux_prior`.
+    fill : {"conditional", "mean"}, optional
+        As for `LaplacePosterior.predict`: bad pixels get their mean given the good ones, by
+        `flux_prior`, or `flux_mean`. By default the former where it is given.
     dtype : {"float64", "float32"}
         Of the passes and of the file.
     backend : str
@@ -139,15 +146,17 @@ def write_jacobian(
         The spectra have another number of pixels than the network takes.
     DataError
         Pixels are bad and no mean spectrum is known, or the pieces are those of another run.
+    OptionError
+        ``fill="conditional"`` without `flux_prior`.
     """
     check_choice(dtype, "dtype", DTYPES)
     check_choice(compression, "compression", tuple(COMPRESSIONS))
-    flux_mean = _find_flux_mean(net, flux_mean)
+    filling = _Filling.choose(net, flux_mean, flux_prior, fill)
     jacobian = compile_jacobian(net, "flux", backend=backend, dtype=dtype)
     with open_spectra(spectra, **options) as source:
         if resample is None:
             check_grid(net, source, source.name)
-        plan = _plan(net, theta, flux_mean, source) | {
+        plan = _plan(net, theta, filling, source) | {
             "dtype": dtype,
             "backend": backend,
             "compression": compression,
@@ -155,7 +164,7 @@ def write_jacobian(
         }
         size = find_piece_size(8 * net.n_labels * net.n_pixels)
         read = partial(_read, source, net, resample)
-        find = partial(_differentiate, partial(jacobian, theta), flux_mean)
+        find = partial(_differentiate, partial(jacobian, theta), filling)
         with open_run(
             path, plan, source.n_stars, size, overwrite=overwrite, restart=restart
         ) as run:
@@ -164,10 +173,8 @@ def write_jacobian(
                 run.compute(read, find, stage="differentiating", progress=follow, layouts=layouts)
             pixels = source if resample is None else net
             summary = _summarize(run, pixels)
-            network_hash = hash_network(net, theta)
-            assemble = partial(
-                _assemble, run=run, net=net, pixels=pixels, network_hash=network_hash
-            )
+            said = {"network_hash": hash_network(net, theta), "fill": FILL_WORDS[filling.how]}
+            assemble = partial(_assemble, run=run, net=net, pixels=pixels, attributes=said)
             run.finish(assemble, overwrite=overwrite)
     return summary
 
@@ -177,39 +184,72 @@ def _read(source: SpectraSource, net: Network, kind: str | None, rows: slice) ->
     return fitted.spectra if isinstance(fitted, Resampled) else fitted
 
 
-def _find_flux_mean(net: Network, flux_mean: Any) -> np.ndarray | None:
-    if flux_mean is None and isinstance(net.layers[0], Standardize):
-        flux_mean = net.layers[0].mean
-    return None if flux_mean is None else np.asarray(flux_mean)
+@dataclass(frozen=True, kw_only=True)
+class _Filling:
+    """How bad pixels are filled, and by what; `prior` is None where nothing is known of them."""
+
+    how: str
+    prior: FluxPrior | None
+
+    @classmethod
+    def choose(
+        cls, net: Network, flux_mean: Any, flux_prior: FluxPrior | None, fill: str | None
+    ) -> _Filling:
+        """By what is given, else by what the network's first layer holds."""
+        how = check_choice(fill or ("mean" if flux_prior is None else "conditional"), "fill", FILLS)
+        if how == "conditional":
+            if flux_prior is None:
+                raise OptionError(
+                    'fill="conditional" needs what training spectra tell of missing pixels, got'
+                    ' none: give flux_prior=laplace.flux_prior, or fill="mean".'
+                )
+            return cls(how=how, prior=flux_prior)
+        if flux_mean is None and flux_prior is not None:
+            flux_mean = flux_prior.mean
+        if flux_mean is None and isinstance(net.layers[0], Standardize):
+            flux_mean = net.layers[0].mean
+        if flux_mean is None:
+            return cls(how=how, prior=None)
+        return cls(how=how, prior=FluxPrior.of_mean(np.asarray(flux_mean)))
+
+    def identity(self) -> dict[str, Any]:
+        """Entries of a plan; of the mean as those of symspec 0.1."""
+        if self.how == "conditional":
+            return {"fill": self.how, "flux_prior": find_fingerprint(self.prior)}
+        mean = None if self.prior is None else self.prior.mean
+        return {"flux_mean": None if mean is None else find_fingerprint(mean)}
+
+    def fill(self, stars: Spectra) -> np.ndarray:
+        """Flux (star, pixel) without a bad pixel."""
+        if stars.ivar is None or stars.ivar.all():
+            return stars.flux
+        if self.prior is None:
+            raise DataError(
+                "pixels with ivar = 0 need the mean training spectrum in their place, got none:"
+                " give flux_mean, or a network that starts with Standardize."
+            )
+        return self.prior.complete(stars.flux, stars.ivar, self.how).flux
 
 
 def _plan(
-    net: Network, theta: ArrayLike, flux_mean: np.ndarray | None, source: SpectraSource
+    net: Network, theta: ArrayLike, filling: _Filling, source: SpectraSource
 ) -> dict[str, Any]:
     """Everything that the pieces depend on, except for options."""
     return {
         "run": "jacobian",
         "network": find_fingerprint(describe_network(net), np.asarray(theta)),
-        "flux_mean": None if flux_mean is None else find_fingerprint(flux_mean),
+        **filling.identity(),
         **source.identity(),
         **find_versions(),
     }
 
 
 def _differentiate(
-    jacobian: Callable[[np.ndarray], np.ndarray], flux_mean: np.ndarray | None, stars: Spectra
+    jacobian: Callable[[np.ndarray], np.ndarray], filling: _Filling, stars: Spectra
 ) -> dict[str, np.ndarray]:
     """Arrays of one piece; sums have an axis for the pieces."""
     bad = np.zeros(stars.flux.shape, bool) if stars.ivar is None else stars.ivar == 0
-    if bad.any() and flux_mean is None:
-        raise DataError(
-            "pixels with ivar = 0 need the mean training spectrum in their place, got none: give"
-            " flux_mean, or a network that starts with Standardize."
-        )
-    filled = stars.flux
-    if flux_mean is not None:
-        filled = fill_bad_pixels(stars.flux, stars.ivar, flux_mean)
-    J = jacobian(filled)
+    J = jacobian(filling.fill(stars))
     arrays = {
         "jacobian": J,
         "jacobian_sum": J.sum(axis=0, dtype=np.float64)[None],
@@ -261,7 +301,9 @@ def _summarize(run: PartialRun, pixels: Pixels) -> JacobianSummary:
     )
 
 
-def _assemble(path: Path, run: PartialRun, net: Network, pixels: Pixels, network_hash: str) -> None:
+def _assemble(
+    path: Path, run: PartialRun, net: Network, pixels: Pixels, attributes: Mapping[str, str]
+) -> None:
     """The whole file from its pieces, whose chunks are copied as they are."""
     import h5py
 
@@ -283,7 +325,7 @@ def _assemble(path: Path, run: PartialRun, net: Network, pixels: Pixels, network
             if "ids" in piece:
                 ids.append(piece["ids"].asstr()[()])
         _describe(file, net, pixels, np.concatenate(ids) if ids else None)
-        file.attrs["network_hash"] = network_hash
+        file.attrs.update(attributes)
         file.attrs["data_hash"] = join_hashes(hashes)
         for name, version in find_versions().items():
             file.attrs[f"{name}_version"] = version

@@ -17,7 +17,15 @@ from symspec.networks.convolutions import (
     MaxPool1D,
     ZeroPadding1D,
 )
-from symspec.networks.layers import Activation, Dense, Dropout, Layer, Standardize, Unstandardize
+from symspec.networks.layers import (
+    Activation,
+    Dense,
+    Dropout,
+    Layer,
+    PReLU,
+    Standardize,
+    Unstandardize,
+)
 from symspec.networks.network import Network
 from symspec.networks.normalizations import (
     BatchNorm,
@@ -25,12 +33,14 @@ from symspec.networks.normalizations import (
     LayerNorm,
     MedianNormalize,
 )
+from symspec.networks.preprocessing import MSC, SNV, Absorbance, SavitzkyGolay
 from symspec.networks.shaping import (
     Add,
     Concatenate,
     Flatten,
     From,
     Identity,
+    Multiply,
     Permute,
     Reshape,
     Slice,
@@ -44,6 +54,7 @@ PADDING = "padding"  # a word, one whole number, or two: "same", "1", "3,4"
 _POOL = {"pool_size": int, "strides": int, "padding": PADDING, "data_format": str}
 _NORM = {"epsilon": float, "scale": bool, "center": bool}
 _AFFINE = {"mean": VECTOR, "scale": VECTOR}
+_SAVITZKY_GOLAY = {"window_length": int, "polyorder": int, "deriv": int, "delta": float}
 _CONVOLUTION = {
     "filters": int,
     "kernel_size": int,
@@ -52,6 +63,8 @@ _CONVOLUTION = {
     "data_format": str,
 }
 
+# fields that layers of earlier versions had not, with what they were then
+LATER = {"groups": 1}
 # the class of each kind of layer, and the types of its fields
 LAYERS: dict[str, tuple[Callable[..., Layer], dict[str, Any]]] = {
     layer.__name__.lower(): (layer, fields)
@@ -59,9 +72,10 @@ LAYERS: dict[str, tuple[Callable[..., Layer], dict[str, Any]]] = {
         (Dense, {"units": int, "use_bias": bool}),
         (Activation, {"function": str, "options": OPTIONS}),
         (Dropout, {"rate": float}),
+        (PReLU, {"shape": SIZES}),
         (Standardize, _AFFINE),
         (Unstandardize, _AFFINE),
-        (Conv1D, {**_CONVOLUTION, "padding": PADDING, "dilation": int}),
+        (Conv1D, {**_CONVOLUTION, "padding": PADDING, "dilation": int, "groups": int}),
         (LocallyConnected1D, _CONVOLUTION),
         (MaxPool1D, _POOL),
         (AveragePool1D, {**_POOL, "count_padding": bool}),
@@ -71,6 +85,10 @@ LAYERS: dict[str, tuple[Callable[..., Layer], dict[str, Any]]] = {
         (LayerNorm, {**_NORM, "n_axes": int}),
         (MedianNormalize, {}),
         (ContinuumNormalize, {"project": MATRIX, "basis": MATRIX}),
+        (SNV, {"ddof": int, "epsilon": float}),
+        (MSC, {"reference": VECTOR}),
+        (SavitzkyGolay, _SAVITZKY_GOLAY),
+        (Absorbance, {"full_scale": float}),
         (Flatten, {}),
         (Reshape, {"shape": SIZES}),
         (Permute, {}),
@@ -78,6 +96,7 @@ LAYERS: dict[str, tuple[Callable[..., Layer], dict[str, Any]]] = {
         (Identity, {}),
         (From, {}),
         (Add, {}),
+        (Multiply, {}),
         (Concatenate, {}),
     )
 }
@@ -107,6 +126,8 @@ def write_layer(group: Any, layer: Layer, sources: Sequence[int]) -> None:
         write_attribute(group, "others", _join(sources))
     for name, kind in LAYERS[layer.kind][1].items():
         value = getattr(layer, name)
+        if name in LATER and value == LATER[name]:
+            continue
         if kind in (VECTOR, MATRIX):
             write_array(group, name, value)
         elif kind == OPTIONS:
@@ -134,7 +155,12 @@ def read_layer(archive: Archive, place: str, before: Sequence[Layer]) -> Layer:
         advice = "it was written by a newer symspec, so install that one"
         raise archive.refusal(f"{place}@kind", f"one of {', '.join(LAYERS)}", repr(kind), advice)
     constructor, fields = LAYERS[kind]
-    values = {name: _read_field(archive, place, name, of) for name, of in fields.items()}
+    held = archive.find(place).attrs
+    values = {
+        name: _read_field(archive, place, name, of)
+        for name, of in fields.items()
+        if name not in LATER or name in held
+    }
     others = _read_others(archive, place, before) if "others" in archive.find(place).attrs else ()
     return constructor(*others, **values)
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +26,7 @@ HELD = 16  # weight of a layer's constants in that sum, as they take memory from
 SMALL = 16 * 2**20  # bytes that need no further check
 MOST_AXES = 32  # of one array
 MOMENTS = ("mean", "variance")
+_NAMES_SHOWN = 16  # outputs
 _ROWS_SHOWN = 24  # rows of a table of mismatches
 BUILD = "build the network of symspec's layers and give it as net="  # advice in errors
 _TRANSPOSED = "the kernels are (in, out) where (out, in) was expected, or the other way round"
@@ -69,11 +71,18 @@ class Slot:
     shape: Shape
 
     def turn(self, array: np.ndarray) -> np.ndarray:
-        """Reverse the axes of a kernel, PyTorch's (out, in) or (out, in, position)."""
+        """Reverse the axes of a kernel, PyTorch's (out, in) or (out, in, position).
+
+        Slopes, of which PyTorch has a vector, take the shape of this slot.
+        """
+        if self.name.endswith("/alpha"):
+            return array.reshape(self.shape)
         return array.T if self.name.endswith("/kernel") else array
 
     def shape_in_file(self, transpose: bool) -> Shape:
-        """Shape in a file, which may keep kernels with their axes reversed."""
+        """Shape in a file, which may keep kernels with their axes reversed, and slopes in one."""
+        if transpose and self.name.endswith("/alpha"):
+            return (math.prod(self.shape),)
         return self.shape[::-1] if transpose and self.name.endswith("/kernel") else self.shape
 
 
@@ -97,6 +106,18 @@ def reading(path: str | os.PathLike[str], what: str) -> AbstractContextManager[N
         What the file should be, with its article.
     """
     return as_format_error(path, what, passing=(FileFormatError, TooLargeError))
+
+
+@contextmanager
+def naming_outputs(names: Sequence[str]) -> Iterator[None]:
+    """Add the names of all outputs to an error about a network that has several."""
+    try:
+        yield
+    except FileFormatError as error:
+        if len(names) < 2:
+            raise
+        listed = ", ".join(str(name)[:100] for name in names[:_NAMES_SHOWN])
+        raise FileFormatError(f"{error} The network has {len(names)} outputs: {listed}.") from error
 
 
 def is_count(value: object) -> bool:

@@ -13,11 +13,11 @@ import numpy as np
 from symspec.files.catalogues import check_catalogue, write_catalogue
 from symspec.files.partial_runs import MOST_STARS, Show, find_piece_size, open_run, show_pieces
 from symspec.files.provenance import find_versions, join_hashes
-from symspec.laplace.calibration import ErrorCalibration
+from symspec.laplace.budget import Choices
 from symspec.laplace.flags import FlagOptions
 from symspec.laplace.identity import describe_posterior, hash_network, hash_posterior
 from symspec.laplace.posterior import LaplacePosterior
-from symspec.laplace.prediction import Choices, Prediction
+from symspec.laplace.prediction import Prediction
 from symspec.networks.network import Network
 from symspec.safety.checkpoint import find_fingerprint
 from symspec.safety.progress import Progress
@@ -26,6 +26,7 @@ from symspec.spectra.readers.read import SpectraSource, open_spectra
 from symspec.spectra.resampling import Resampled
 from symspec.spectra.selections import match_labels
 from symspec.spectra.spectra import Spectra, hash_spectra
+from symspec.validation.calibration import ErrorCalibration
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +56,7 @@ def predict_survey(
     flux_errors: str = "linear",
     flag_options: FlagOptions | None = None,
     calibration: ErrorCalibration | None = None,
+    interval: float | None = None,
     dialect: str = "upper",
     resample: str | None = None,
     overwrite: bool = False,
@@ -83,6 +85,7 @@ def predict_survey(
     flag_options : FlagOptions, optional
         Limits beyond which stars are flagged.
     calibration : ErrorCalibration, optional
+    interval : float, optional
     dialect : {"upper", "lower"}
         As for `write_catalogue`.
     resample : {"flux_conserving", "linear"}, optional
@@ -115,7 +118,7 @@ def predict_survey(
     """
     net, limits = laplace.reg.net, flag_options or FlagOptions()
     how = Choices(center=center, fill=fill, flux=flux_errors)
-    check_catalogue(path, net.label_names, net.label_units, dialect=dialect)
+    check_catalogue(path, net.label_names, net.label_units, dialect=dialect, interval=interval)
     with open_spectra(spectra, **options) as source:
         if resample is None:
             check_grid(net, source, source.name)
@@ -135,14 +138,11 @@ def predict_survey(
             arrays = run.load()
             survey = _build_survey(arrays, net, limits)
             write = partial(
-                write_catalogue,
-                prediction=survey.prediction,
-                ids=survey.ids,
-                true_labels=survey.true_labels,
-                calibration=calibration,
+                write_catalogue, prediction=survey.prediction, ids=survey.ids,
+                true_labels=survey.true_labels, calibration=calibration, interval=interval,
                 dialect=dialect,
                 meta=_describe_origin(laplace, plan, run.stars_a_piece, arrays["data_hash"]),
-            )
+            )  # fmt: skip
             run.finish(write, overwrite=overwrite)
     return survey
 

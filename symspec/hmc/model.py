@@ -47,12 +47,14 @@ def pymc_model(
     Y: ArrayLike | None = None,
     *,
     label_errors: ArrayLike | None = None,
+    ivar: ArrayLike | None = None,
     laplace: LaplacePosterior | None = None,
     subset: Subset = "all",
     X_check: Any = None,
     sigma_noise: Any = None,
     prior_precision: Any = None,
     blocks: bool = False,
+    log_likelihood: bool = False,
 ) -> pm.Model:
     r"""Build a PyMC model of a regression, of the same graph, noise and prior.
 
@@ -69,6 +71,8 @@ def pymc_model(
     label_errors : array_like, shape (star, label) or (star, label, label), optional
         Standard deviations or covariances of errors that the labels came with, in their units.
         They add to the noise. `Spectra` bring their own.
+    ivar : array_like, shape (star, pixel), optional
+        0 at bad pixels of the training flux, which are filled. `Spectra` bring their own.
     laplace : LaplacePosterior, optional
         Sample theta = theta* + L z with :math:`L L^T = A^{-1}`: "theta_whitened" is z, "theta"
         follows from it, and each chain starts from a draw of the Laplace posterior. Needed for
@@ -87,6 +91,8 @@ def pymc_model(
         "prior_precision", with "_dense_0_kernel" for a block.
     blocks : bool, default False
         One random variable a block ("dense_0_kernel", "dense_0_bias", ...) in place of one "theta".
+    log_likelihood : bool, default False
+        Store the log density of the labels of each star, "log_likelihood" (star,), with every draw.
 
     Returns
     -------
@@ -103,7 +109,7 @@ def pymc_model(
     """
     import pymc as pm
 
-    X, Y = check_stars(reg.net, *as_stars(reg.net, X, Y, label_errors))
+    X, Y = check_stars(reg.net, *as_stars(reg.net, X, Y, label_errors, ivar))
     subset = check_subset(subset, reg.net.n_params)
     reg, precisions = _put_numbers(reg, sigma_noise, prior_precision)
     _check_together(reg, laplace, subset, blocks, precisions)
@@ -121,7 +127,11 @@ def pymc_model(
             model.add_coords({"param": _name_params(reg, free)})
             theta = _add_theta(laplace, subset, free, _expand(reg, free, sds))
         f = _build(part, theta, inputs)
-        add_labels(part.noise, f, Y, sigma)
+        y = add_labels(part.noise, f, Y, sigma)
+        if log_likelihood:
+            density = pm.logp(y, model.rvs_to_values[y])
+            density = density if density.ndim == 1 else pt.sum(density, axis=1)
+            pm.Deterministic("log_likelihood", density, dims="star")
         if X_check is not None:
             inputs_check = _find_check_inputs(reg, head, X_check)
             model.add_coords({"check_star": np.arange(len(inputs_check))})

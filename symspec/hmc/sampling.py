@@ -28,6 +28,7 @@ from symspec.laplace.posterior import LaplacePosterior
 from symspec.networks.regression import Regression
 from symspec.networks.windows import register_jax
 from symspec.safety.interrupts import keep_on_interrupt, raise_if_interrupted
+from symspec.safety.label_errors import find_observed
 from symspec.safety.progress import Progress, be_silent
 from symspec.safety.stars import check_flux
 from symspec.spectra.selections import as_stars, pick_evenly
@@ -47,6 +48,7 @@ def run_hmc(
     Y: ArrayLike | None = None,
     *,
     label_errors: ArrayLike | None = None,
+    ivar: ArrayLike | None = None,
     laplace: LaplacePosterior,
     seed: int,
     X_check: ArrayLike | None = None,
@@ -58,6 +60,7 @@ def run_hmc(
     sampler: str = "auto",
     target_accept: float | None = None,
     theta_every: int = 1,
+    log_likelihood: bool = False,
     max_hours: float = 24.0,
     memory: str = "8GB",
     progress: bool | Progress = True,
@@ -75,6 +78,8 @@ def run_hmc(
     label_errors : array_like, shape (star, label) or (star, label, label), optional
         Standard deviations or covariances of errors that the labels came with, in their units.
         They add to the noise. `Spectra` bring their own.
+    ivar : array_like, shape (star, pixel), optional
+        0 at bad pixels of the training flux, which are filled. `Spectra` bring their own.
     laplace : LaplacePosterior
         With structure "primal", "dual", "low_rank", "kronecker", "ekfac" or "diagonal"; for
         subset="last_layer" with "last_layer", "primal" or "dual".
@@ -96,6 +101,9 @@ def run_hmc(
     theta_every : int, default 1
         Thinning of theta; 0 leaves it out, also while sampling. Beyond 1 it is in the group
         "posterior_thinned".
+    log_likelihood : bool, default False
+        Store the log density of each training star's labels with every draw, by which `arviz.loo`
+        and `arviz.compare` hold noises, priors and networks against each other.
     max_hours : float, default 24
         A problem that would take longer is refused.
     memory : str, default "8GB"
@@ -110,7 +118,8 @@ def run_hmc(
     xarray.DataTree
         ArviZ's: "posterior" with f (chain, draw, check_star, label_name) in units of the labels,
         and theta (chain, draw, param); "sample_stats"; "importance" with the log weights of Laplace
-        draws (laplace_draw,). Attributes hold the subset and the settings. After Ctrl-C it holds
+        draws (laplace_draw,); if asked for, "log_likelihood" with y (chain, draw, star) of the
+        stars that have labels. Attributes hold the subset and the settings. After Ctrl-C it holds
         the draws finished until then.
 
     Raises
@@ -133,26 +142,30 @@ def run_hmc(
 
     Hoffman & Gelman (2014), Journal of Machine Learning Research 15, 1593.
     """
-    X, Y = check_stars(reg.net, *as_stars(reg.net, X, Y, label_errors))
+    X, Y = check_stars(reg.net, *as_stars(reg.net, X, Y, label_errors, ivar))
     subset = check_subset(subset, reg.net.n_params)
     sampler = check_sampler(sampler)
     check_counts(n_draws, n_chains, n_tune, theta_every)
     X_check = _find_check_stars(reg, X, X_check)
-    kept = find_free(reg.net.layout, subset) if theta_every else slice(0, 0)
-    n_kept = kept.stop - kept.start
-    check_memory(n_draws * n_chains, n_kept, len(X_check) * reg.net.n_labels, memory)
+    kept = find_free(reg.net.layout, subset)
+    n_kept = kept.stop - kept.start if theta_every else 0
+    n_stored = len(X_check) * reg.net.n_labels + log_likelihood * len(X)
+    check_memory(n_draws * n_chains, n_kept, n_stored, memory)
     check_hours(reg, laplace, X, Y, subset, (n_draws + n_tune) * n_chains, max_hours)
     _warn_unless_minimum(laplace)
-    model = pymc_model(reg, X, Y, laplace=laplace, subset=subset, X_check=X_check)
+    model = pymc_model(
+        reg, X, Y, laplace=laplace, subset=subset, X_check=X_check, log_likelihood=log_likelihood
+    )
     importance = weigh_laplace_draws(model, n_importance, seed)
     target_accept = target_accept or (0.8 if subset == LAST_LAYER else 0.95)
     how: dict[str, Any] = {"sampler": sampler, "seed": seed, "target_accept": target_accept}
     how["n_tune"] = n_tune
-    names = ["f", "theta"] if theta_every else ["f"]
+    names = ["f", *["theta"] * bool(theta_every), *["log_likelihood"] * log_likelihood]
     begin = time.perf_counter()
     draws = _sample(model, names, n_draws=n_draws, n_chains=n_chains, progress=progress, **how)
     seconds = time.perf_counter() - begin
-    draws = _keep(_cut(draws, n_draws), importance, theta_every)
+    labelled = np.flatnonzero(find_observed(Y).any(axis=1))
+    draws = _keep(_cut(draws, n_draws), importance, theta_every, labelled)
     draws.attrs |= _describe(laplace, subset, X_check)
     draws.attrs.update(how, n_stars=len(X), seconds=seconds)
     return draws
@@ -324,7 +337,7 @@ def _cut(draws: DataTree, n_draws: int) -> DataTree:
     return draws.isel(chain=chains, draw=slice(n_kept))
 
 
-def _keep(draws: DataTree, importance: Dataset, theta_every: int) -> DataTree:
+def _keep(draws: DataTree, importance: Dataset, theta_every: int, labelled: np.ndarray) -> DataTree:
     """The groups to be kept, with theta thinned; the model's data are left out."""
     import xarray as xr
 
@@ -337,6 +350,9 @@ def _keep(draws: DataTree, importance: Dataset, theta_every: int) -> DataTree:
     if theta_every > 1:
         groups["posterior"] = posterior[["f"]].drop_dims("param", errors="ignore")
         groups["posterior_thinned"] = posterior[["theta"]].isel(draw=slice(None, None, theta_every))
+    if "log_likelihood" in draws["posterior"]:
+        density = draws["posterior"].to_dataset()["log_likelihood"]
+        groups["log_likelihood"] = xr.Dataset({"y": density.isel(star=labelled)})
     return xr.DataTree.from_dict(groups)
 
 

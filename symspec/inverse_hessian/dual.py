@@ -237,10 +237,10 @@ class DualInverse(InverseHessian):
             return super().cross_covariance()
 
         def covariance(tangents: Tangents, other: Tangents) -> np.ndarray:
-            Z, W = (
-                self._solve(self.tangents.gram(t, self.variance)[self.rows])
-                for t in (tangents, other)
-            )
+            Z = self._solve(self.tangents.gram(tangents, self.variance)[self.rows])
+            W = Z
+            if other is not tangents:
+                W = self._solve(self.tangents.gram(other, self.variance)[self.rows])
             C = tangents.gram(other, self.variance) - Z.T @ W
             C = C.reshape(-1, tangents.n_stars, other.n_labels, other.n_stars)
             return C.transpose(1, 0, 3, 2)

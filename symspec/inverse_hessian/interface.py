@@ -285,8 +285,8 @@ class InverseHessian(LinearOperator, ABC):
             The structure has none, or training stars are left out.
         """
         raise OptionError(
-            'the sandwich covariance should be given a Laplace posterior of structure="primal" or'
-            f' "dual" from all training stars, got "{self.structure}" ({self.accuracy}): use'
+            'covariances between stars should come from structure="primal" or "dual" and all'
+            f' training stars, got "{self.structure}" ({self.accuracy}): use'
             ' fit_laplace(..., structure="dual").'
         )
 

@@ -251,7 +251,8 @@ class PrimalInverse(InverseHessian):
 
     def cross_covariance(self) -> CrossCovariance:
         def covariance(tangents: Tangents, other: Tangents) -> np.ndarray:
-            Z, W = (self._solve(_flatten(t).T) for t in (tangents, other))
+            Z = self._solve(_flatten(tangents).T)
+            W = Z if other is tangents else self._solve(_flatten(other).T)
             shape = (tangents.n_stars, tangents.n_labels, other.n_stars, other.n_labels)
             return (Z.T @ W).reshape(shape)
 

@@ -1,4 +1,4 @@
-"""The error bars: certificate, posterior, budget, flags; audit, sandwich, calibration.
+"""The error bars: certificate, posterior, budget, flags.
 
 `fit_laplace(reg, theta, stars)` gives a `LaplacePosterior`, whose `predict(spectra)` gives a
 `Prediction`: labels with their error budget. With weights theta, network f, J = df/dtheta and
@@ -16,9 +16,10 @@ J_x = df/dx:
 
 All are full covariances between labels, in the labels' units; `prediction.errors` are standard
 deviations of the total, `prediction.interval(0.68)` holds a label with that probability, whatever
-the tails of the noise. A is the Hessian of the negative log posterior U (a sum over stars, never a
-mean): the generalised Gauss-Newton matrix by default, the exact Hessian with
-``curvature="hessian"``. How A is inverted: `help(symspec.inverse_hessian)`.
+the tails of the noise, and `prediction.log_density(labels)` is the score of labels that were held
+out. A is the Hessian of the negative log posterior U (a sum over stars, never a mean): the
+generalised Gauss-Newton matrix by default, the exact Hessian with ``curvature="hessian"``. How A is
+inverted: `help(symspec.inverse_hessian)`.
 
 >>> import numpy as np
 >>> import symspec as ss
@@ -52,17 +53,24 @@ Certificate
     training spectra have it: `laplace.flux_prior` holds components of some of them, as many as
     predict hidden pixels of the others best. What that leaves open, C, is in `flux_cov`, and by
     itself in `missing_cov`: the same pixels are hidden in spectra that were kept aside, and what
-    filling them does to the labels is what it costs. ``fill="mean"`` takes the training mean, which
-    costs more, and says so. A label that is left open by more than half of the training labels'
-    spread carries flag 1024, and so do all labels of such stars where the cost is unknown: of files
-    of symspec 0.1, with a `MissingPixelsWarning`. Spectra unlike all training spectra may hide
-    anything in a missing pixel.
+    filling them does to the labels is what it costs, times how odd the star's good pixels are
+    beside theirs. ``fill="mean"`` takes the training mean, which costs more, and says so. A label
+    that is left open by more than half of the training labels' spread carries flag 1024, and so do
+    all labels of such stars where the cost is unknown: of files of symspec 0.1, with a
+    `MissingPixelsWarning`. Spectra unlike all training spectra may hide anything in a missing
+    pixel.
 Low signal-to-noise ratio
     Errors of the flux are propagated by the derivatives at the spectrum. Four to sixteen draws
     through the network itself hold against it, see `Prediction.nonlinearity`; where the two are
     apart by more than a fifth, which such few draws tell roughly, the label carries flag 2048.
+    Where both are below 2 % of the variance that model and noise leave in the label, neither
+    matters, and nothing is flagged: the total deviation is right within 1.4 %.
     ``flux="sampled"`` takes 512 draws in place of the derivatives, with their Monte Carlo error in
     `flux_sampling_error`.
+Correlated errors of the flux
+    ``predict(X, flux_covariance=...)``, or `Spectra(flux_covariance=...)`: dense, in bands, or some
+    factors beside variances, see `help(symspec.spectra.covariances)`. Resampled spectra bring
+    theirs.
 Flags
     `Flag` has their names and meanings: 1 failed, 2 outside the range of the training labels, 4
     pixels without information, 8 a Newton step would move the label, 16 model error approximate, an
@@ -75,15 +83,13 @@ Noise and flux errors
     `sigma_noise` as `tune` finds it holds what the training spectra's own flux errors do to the
     labels. For new spectra as noisy as those, `flux_cov` counts that a second time, and the total
     is on the safe side.
-Misspecified noise
-    `sandwich_covariance(laplace, X, Y, X_new)` is J A^-1 B A^-1 J^T with B from the residuals.
 Do they tell the truth?
-    `coverage`, `sigma_mad` and `calibrate_errors` hold predictions against known labels that the
-    network was not trained on; `audit_structures` holds approximations of A^-1 against the exact
-    one; `symspec.compare_hmc` holds Laplace against Hamiltonian Monte Carlo.
+    `help(symspec.validation)` has what holds them against labels, other structures and other noise.
+Other basins
+    The error bars are those of one basin of the posterior. `symspec.combine` takes several networks
+    together, from other starts, say, whose labels differ where the training stars leave gaps.
 What this is not
-    These are the error bars of one basin of the posterior. They say nothing of other basins, nor of
-    stars unlike all training stars, whose features the network has never met.
+    They say nothing of stars unlike all training stars, whose features the network has never met.
 
 Long fits and predictions take ``resume="folder"``: interrupted, or killed, the same call goes on
 from the last finished block and ends with the same bits (primal and dual, one factorisation each,
@@ -91,34 +97,21 @@ start again). ``memory="4GB"`` limits the factorisation, ``dtype="float32"`` the
 network.
 """
 
-from symspec.laplace.audit import StructureAudit, audit_structures
-from symspec.laplace.calibration import (
-    ErrorCalibration,
-    calibrate_errors,
-    coverage,
-    sigma_mad,
-    studentized_residuals,
-)
 from symspec.laplace.certificate import Certificate
+from symspec.laplace.combination import CombinedPosterior, CombinedPrediction, combine
 from symspec.laplace.fit import fit_laplace
 from symspec.laplace.flags import Flag, FlagOptions
 from symspec.laplace.posterior import LaplacePosterior
 from symspec.laplace.prediction import Prediction
-from symspec.laplace.sandwich import sandwich_covariance
 
 __all__ = [
     "Certificate",
-    "ErrorCalibration",
+    "CombinedPosterior",
+    "CombinedPrediction",
     "Flag",
     "FlagOptions",
     "LaplacePosterior",
     "Prediction",
-    "StructureAudit",
-    "audit_structures",
-    "calibrate_errors",
-    "coverage",
+    "combine",
     "fit_laplace",
-    "sandwich_covariance",
-    "sigma_mad",
-    "studentized_residuals",
 ]

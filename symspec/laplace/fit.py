@@ -25,6 +25,7 @@ from symspec.inverse_hessian.builder import InverseBuilder
 from symspec.inverse_hessian.interface import InverseHessian
 from symspec.laplace.certificate import MAX_DECREMENT, Certificate
 from symspec.laplace.identity import describe_regression
+from symspec.laplace.leave_one_out import TrainingStars
 from symspec.laplace.posterior import LaplacePosterior
 from symspec.laplace.training_space import describe_training
 from symspec.networks.regression import Regression
@@ -33,12 +34,12 @@ from symspec.safety.checkpoint import Checkpoint, find_fingerprint
 from symspec.safety.label_errors import Labels, find_labels_alone
 from symspec.safety.progress import Progress, show_progress
 from symspec.spectra.flux_prior import fit_flux_prior
+from symspec.spectra.pixels import NOISELESS
 from symspec.spectra.resampling import Resampled
 from symspec.spectra.selections import as_stars
 from symspec.spectra.spectra import Spectra
 from symspec.version import __version__
 
-NOISELESS = 1e150  # inverse variance of a flux whose errors nobody knows
 SHIFT_STARS = 256  # training stars over which the effect of a Newton step is averaged
 
 
@@ -49,6 +50,7 @@ def fit_laplace(
     Y: ArrayLike | None = None,
     *,
     label_errors: ArrayLike | None = None,
+    ivar: ArrayLike | None = None,
     curvature: str = "ggn",
     structure: str = "auto",
     require_minimum: bool | None = None,
@@ -71,6 +73,9 @@ def fit_laplace(
     label_errors : array_like, shape (star, label) or (star, label, label), optional
         Standard deviations or covariances of errors that the labels came with, in their units.
         They add to the noise. `Spectra` bring their own.
+    ivar : array_like, shape (star, pixel), optional
+        Inverse variance of the training flux X, of which only zeros count: such pixels are filled
+        by what the other pixels and stars tell of them. `Spectra` bring their own.
     curvature : {"ggn", "hessian"}
         The generalised Gauss-Newton matrix, always positive definite, or the exact Hessian.
     structure : str, default "auto"
@@ -113,8 +118,8 @@ def fit_laplace(
         Arguments that are not what is expected, or `resume` holds the progress of another fit.
     """
     theta = np.array(check_theta(theta, reg.net.n_params))
-    ivar = _find_ivar(X)
-    X, Y = check_stars(reg.net, *as_stars(reg.net, X, Y, label_errors))
+    known = _find_ivar(X) if ivar is None else np.atleast_2d(ivar)
+    X, Y = check_stars(reg.net, *as_stars(reg.net, X, Y, label_errors, ivar))
     options = dict(options or {})
     fingerprint = ""
     if resume is not None:
@@ -138,7 +143,7 @@ def fit_laplace(
         inverse = builder.build(theta)
     U, gradient, certificate = _certify(builder, inverse, theta)
     _report_minimum(certificate, require_minimum)
-    return _build_posterior(builder, ivar, theta, inverse, U, gradient, certificate)
+    return _build_posterior(builder, known, theta, inverse, U, gradient, certificate)
 
 
 def _find_ivar(X: ArrayLike | Spectra | Resampled) -> np.ndarray | None:
@@ -179,6 +184,7 @@ def _build_posterior(
         training_space=describe_training(builder.X, flux_mean),
         flux_prior=fit_flux_prior(builder.X, flux_mean, ivar),
         label_spread=_find_label_spread(find_labels_alone(builder.Y)),
+        training_stars=TrainingStars(builder.X, builder.Y),
     )
 
 

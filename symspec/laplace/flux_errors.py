@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 
+from symspec.derivatives.span import Response
 from symspec.safety.memory import chunks
+from symspec.spectra.covariances.interface import FluxCovariance, square
 from symspec.spectra.flux_prior import Completed
 from symspec.spectra.resampling import Resampled
 
@@ -17,63 +20,111 @@ METHODS = ("linear", "sampled")
 STAGES = (0, 2, 4, 8)  # pairs of draws after which linear errors may be clear
 APART = 1.2  # ratio of standard deviations from which linear ones are wrong
 CLEAR = 1.5  # Monte Carlo errors of the ratio from there
+NEGLIGIBLE = 0.02  # of the variance that model and noise leave: less of the flux hardly matters
 CACHE_BYTES = 2**20  # of a flux worked on at once: arrays that stay in a processor's cache
 N_SAMPLED = 256  # pairs that make up a sampled covariance
 SEED = 0  # of the draws, the same for every star: results do not depend on what else is predicted
 DIGITS_LOST = 1e3  # roundings of a label: a difference below tells nothing
 TINY = np.finfo(np.float64).tiny
 
-Labels = Callable[[np.ndarray], np.ndarray]
-
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class FluxNoise:
-    """Errors of the flux of some stars, independent or correlated by resampling.
+    """Errors of the flux of some stars, independent or correlated.
 
     Attributes
     ----------
-    ivar : numpy.ndarray, shape (star, pixel)
-    resampled : Resampled, optional
-        With the errors of old pixels, which are independent.
-    rows : numpy.ndarray of int, shape (star,), optional
-        The stars' places in `resampled`.
+    sigma : numpy.ndarray, shape (star, pixel)
+        Standard deviations, 0 at bad pixels.
+    covariance : FluxCovariance, optional
+        Where errors are correlated.
     """
 
-    ivar: np.ndarray
-    resampled: Resampled | None = None
-    rows: np.ndarray | None = None
+    sigma: np.ndarray
+    covariance: FluxCovariance | None = None
 
     @classmethod
-    def of(cls, ivar: np.ndarray, resampled: Resampled | None, rows: slice) -> FluxNoise:
-        """Noise of stars `rows`, whose inverse variance is `ivar`."""
-        if resampled is None or resampled.source_ivar is None:
-            return cls(ivar=ivar)
-        places = np.arange(len(resampled.source_ivar))[rows]
-        return cls(ivar=ivar, resampled=resampled, rows=places)
+    def of(cls, ivar: np.ndarray, covariance: FluxCovariance | None = None) -> FluxNoise:
+        """That of inverse variances (star, pixel), which mark bad pixels."""
+        return cls(sigma=np.sqrt(_invert(ivar)), covariance=covariance)
 
     def propagate(self, J: np.ndarray) -> np.ndarray:
-        r""":math:`J \Sigma_x J^T` (star, label, label), without pixels of ivar = 0."""
-        if self.resampled is not None and self.rows is not None:
-            return self.resampled.propagate(J, self.rows)
-        return np.matmul(J * _invert(self.ivar)[:, None, :], J.transpose(0, 2, 1))
+        r""":math:`J \Sigma_x J^T` (star, label, label) of derivatives that are 0 at bad pixels."""
+        if self.covariance is not None:
+            return self.covariance.propagate(J)
+        return square(J * self.sigma[:, None])
 
     def pick(self, stars: slice | np.ndarray) -> FluxNoise:
         """That of some of the stars."""
-        rows = None if self.rows is None else self.rows[stars]
-        return replace(self, ivar=self.ivar[stars], rows=rows)
+        covariance = None if self.covariance is None else self.covariance.pick(stars)
+        return FluxNoise(sigma=self.sigma[stars], covariance=covariance)
+
+    @property
+    def n_normals(self) -> int:
+        """Number of independent normal numbers that a draw takes."""
+        return self.sigma.shape[1] if self.covariance is None else self.covariance.n_normals
+
+    def draw(self, normals: np.ndarray) -> np.ndarray:
+        """Errors (star, pixel), 0 at bad pixels, from the same normal numbers for every star."""
+        if self.covariance is None:
+            return self.sigma * normals
+        return np.where(self.sigma > 0, self.covariance.draw(normals), 0.0)
+
+
+class ResampledCovariance(FluxCovariance):
+    """Covariance of resampled flux, from the errors of old pixels, which are independent.
+
+    Parameters
+    ----------
+    resampled : Resampled
+    ivar : numpy.ndarray, shape (star, new pixel)
+    source_ivar : numpy.ndarray, shape (star, old pixel)
+    stars : numpy.ndarray of int, shape (star,)
+        Places of the stars in `resampled`.
+    """
+
+    def __init__(
+        self, resampled: Resampled, ivar: np.ndarray, source_ivar: np.ndarray, stars: np.ndarray
+    ):
+        self.resampled = resampled
+        self.ivar = ivar
+        self.source_ivar = source_ivar
+        self.stars = stars
+
+    @classmethod
+    def of(cls, resampled: Resampled | None) -> ResampledCovariance | None:
+        """That of all stars; None where errors are unknown, or nothing is resampled."""
+        if resampled is None or resampled.source_ivar is None or resampled.spectra.ivar is None:
+            return None
+        stars = np.arange(resampled.spectra.n_stars)
+        return cls(resampled, resampled.spectra.ivar, resampled.source_ivar, stars)
+
+    @property
+    def variance(self) -> np.ndarray:
+        return _invert(self.ivar)
+
+    @property
+    def n_normals(self) -> int:
+        return self.source_ivar.shape[1]
 
     @cached_property
     def _sigma(self) -> np.ndarray:
-        if self.resampled is None or self.resampled.source_ivar is None:
-            return np.sqrt(_invert(self.ivar))
-        return np.sqrt(_invert(self.resampled.source_ivar[self.rows]))
+        return np.sqrt(_invert(self.source_ivar))
 
-    def draw(self, rng: np.random.Generator) -> np.ndarray:
-        """Errors (star, pixel), from the same standard normal numbers for every star."""
-        errors = self._sigma * rng.normal(size=self._sigma.shape[1])
-        if self.resampled is None or self.rows is None:
-            return errors
-        return np.where(self.ivar > 0, self.resampled.map_errors(errors, self.rows), 0.0)
+    def pick(self, stars: slice | np.ndarray) -> ResampledCovariance:
+        places = self.stars[stars]
+        return ResampledCovariance(
+            self.resampled, self.ivar[stars], self.source_ivar[stars], places
+        )
+
+    def propagate(self, J: np.ndarray) -> np.ndarray:
+        return self.resampled.propagate(J, self.stars)
+
+    def draw(self, normals: np.ndarray) -> np.ndarray:
+        return self.resampled.map_errors(self._sigma * normals, self.stars)
+
+    def identity(self) -> dict[str, Any]:
+        return {"resampled": self.resampled, "stars": self.stars}
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -85,7 +136,8 @@ class FluxErrors:
     covariance, missing : numpy.ndarray, shape (star, label, label)
         Of all, and of what missing pixels leave open, which is linear.
     nonlinearity : numpy.ndarray, shape (star, label)
-        Standard deviation of draws through the network over the linear one of the same draws.
+        Standard deviation of draws through the network over the linear one of the same draws; 1
+        where both are too small to matter, see `find_flux_errors`.
     sampling_error : numpy.ndarray, shape (star, label)
         Monte Carlo error of the standard deviation; 0 for linear covariances.
     """
@@ -106,12 +158,12 @@ class FluxErrors:
 
 
 def find_flux_errors(
-    labels: Labels,
-    jacobian: Labels,
+    respond: Callable[[np.ndarray], Response],
     at_center: np.ndarray,
     completed: Completed,
     noise: FluxNoise,
     *,
+    rest: np.ndarray | None = None,
     method: str = "linear",
     eps: float = np.finfo(np.float64).eps,
 ) -> FluxErrors:
@@ -122,24 +174,38 @@ def find_flux_errors(
     :math:`f(\hat x) - f(\hat x - \delta)`, to first order :math:`J \delta`. Draws come in pairs,
     :math:`\pm\delta`, from the same random numbers for every star and call.
 
+    Linear errors are held against few draws, more of them until it is clear whether the two agree
+    within `APART`. Both count at least as :math:`\nu` = `NEGLIGIBLE` times the variance r that is
+    in the label anyway: two variances below it agree, whatever they are, and take no more draws.
+    Where :math:`l` is linear, v true, and
+    :math:`\max(v, \nu r) / \max(l, \nu r) \le 1.2^2`, the total deviation of the label is too
+    small by :math:`\sqrt{1 + 1.44 \nu} - 1`, 1.4 %, if :math:`l < \nu r`, and else as the flux's
+    part is, by no more than a fifth.
+
     Parameters
     ----------
-    labels, jacobian : callable
-        f, and its derivatives: spectra (star, pixel) to (star, label) and (star, label, pixel).
+    respond : callable
+        Spectra (star, pixel) to their `Response`, which holds f and its derivatives.
     at_center : numpy.ndarray, shape (star, label)
         f of the filled spectra.
     completed : Completed
     noise : FluxNoise
+    rest : numpy.ndarray, shape (star, label), optional
+        Variances r of the labels that are not of the flux.
     method : {"linear", "sampled"}
         "sampled": the covariance is the second moment of the draws about the labels.
     eps : float
         Relative rounding of f.
     """
+    floor = np.maximum((DIGITS_LOST * eps * at_center) ** 2, TINY)
+    if rest is not None:
+        floor = np.fmax(floor, NEGLIGIBLE * rest)  # NaN: not known
+    draws = _Draws(noise.n_normals, completed)
     parts = []
     n_stars, n_pixels = completed.flux.shape
     for rows in chunks(n_stars, max(8, CACHE_BYTES // (8 * n_pixels))):
         part = _Propagation(
-            labels, jacobian, at_center[rows], completed.pick(rows), noise.pick(rows), eps
+            respond, at_center[rows], completed.pick(rows), noise.pick(rows), draws, floor[rows]
         )
         parts.append((part.sample() if method == "sampled" else part.check()).to_arrays())
     joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
@@ -151,26 +217,45 @@ def find_flux_errors(
     )
 
 
+class _Draws:
+    """Random numbers of pairs of draws: those of the noise, and deviations of common spectra."""
+
+    def __init__(self, n_normals: int, completed: Completed):
+        self.n_normals = n_normals
+        self.reference = completed.prior.reference
+        self.ease = completed.ease
+        self._made: dict[range, tuple[np.ndarray, np.ndarray]] = {}
+
+    def find(self, pairs: range) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Normal numbers (n_normals,) and a deviation (pixel,) of each pair; made once."""
+        if pairs not in self._made:
+            rngs = [np.random.default_rng((SEED, pair)) for pair in pairs]
+            weights = np.array([rng.normal(size=len(self.reference)) for rng in rngs]) * self.ease
+            normals = np.array([rng.normal(size=self.n_normals) for rng in rngs])
+            self._made[pairs] = (normals, weights @ self.reference)
+        return zip(*self._made[pairs], strict=True)
+
+
 class _Propagation:
     """The errors of few stars, whose arrays fit into a processor's cache."""
 
     def __init__(
         self,
-        labels: Labels,
-        jacobian: Labels,
+        respond: Callable[[np.ndarray], Response],
         at_center: np.ndarray,
         completed: Completed,
         noise: FluxNoise,
-        eps: float,
+        draws: _Draws,
+        floor: np.ndarray,
     ):
-        self.labels = labels
         self.completed = completed
         self.noise = noise
+        self.draws = draws
+        self.floor = floor
         self.at_center = at_center
-        self.J = jacobian(completed.flux)
-        noise_jacobian, self.missing = completed.propagate(self.J)
+        self.response = respond(completed.flux)
+        noise_jacobian, self.missing = completed.propagate(self.response.J)
         self.linear = noise.propagate(noise_jacobian) + self.missing
-        self.rounding = np.maximum((DIGITS_LOST * eps * self.at_center) ** 2, TINY)
 
     def sample(self) -> FluxErrors:
         """Covariances of draws."""
@@ -207,29 +292,23 @@ class _Propagation:
 
     def _add(self, moments: _Moments, stars: np.ndarray, pairs: range) -> None:
         """Draw some pairs for some of the stars."""
-        if len(stars) == len(self.at_center):
-            completed, noise, J = self.completed, self.noise, self.J
-        else:
-            completed = self.completed.pick(stars)
-            noise = self.noise.pick(stars)
-            J = self.J[stars]
-        reference = completed.prior.reference
-        for pair in pairs:
-            rng = np.random.default_rng((SEED, pair))
-            deviation = rng.normal(size=len(reference)) @ reference
-            errors = completed.find_errors(noise.draw(rng), deviation)
-            linear = np.matmul(J, errors[:, :, None])[:, :, 0]
-            center = self.at_center[stars]
-            changes = [
-                self.labels(completed.flux - errors) - center,
-                self.labels(completed.flux + errors) - center,
-            ]
-            moments.add(stars, changes, linear)
+        completed = self.completed
+        noise = self.noise
+        response = self.response
+        if len(stars) < len(self.at_center):
+            completed = completed.pick(stars)
+            noise = noise.pick(stars)
+            response = response.pick(stars)
+        center = self.at_center[stars]
+        for normals, deviation in self.draws.find(pairs):
+            deviations = completed.spread[:, None] * deviation
+            errors = completed.find_errors(noise.draw(normals), deviations)
+            linear, below, above = response.find_changes(errors)
+            moments.add(stars, [below - center, above - center], linear)
 
     def _find_ratio(self, variance: np.ndarray, linear: np.ndarray) -> np.ndarray:
-        """Ratio of standard deviations; 1 where both are rounding of the labels."""
-        found = np.maximum(variance, self.rounding)
-        return np.sqrt(found / np.maximum(linear, self.rounding))
+        """Ratio of standard deviations; 1 where both are too small to matter."""
+        return np.sqrt(np.maximum(variance, self.floor) / np.maximum(linear, self.floor))
 
 
 @dataclass(eq=False, kw_only=True)

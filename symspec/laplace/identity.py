@@ -22,7 +22,8 @@ from symspec.networks.regression import Regression
 if TYPE_CHECKING:
     from symspec.laplace.posterior import LaplacePosterior
 
-_NOT_PREDICTED = ("reason", "negative_log_posterior")  # fields without a part in predictions
+# fields without a part in predictions
+_NOT_PREDICTED = ("reason", "negative_log_posterior", "training_stars")
 
 
 def describe_network(net: Network) -> dict[str, Any]:
@@ -155,8 +156,13 @@ def _find_medium(net: Network) -> dict[str, str]:
 
 
 def _find_settings(layer: Layer) -> dict[str, Any]:
-    """Fields of a layer, but for other layers, which the network lists itself."""
+    """Fields of a layer, but for other layers, which the network lists itself.
+
+    A convolution of one group is what it was before there were several.
+    """
     values = {field.name: getattr(layer, field.name) for field in fields(layer)}
+    if values.get("groups") == 1:
+        del values["groups"]
     return {name: value for name, value in values.items() if not _is_layers(value)}
 
 

@@ -14,30 +14,32 @@ from numpy.typing import ArrayLike
 
 from symspec.derivatives import compiled
 from symspec.derivatives.functions import PerStarFunction
+from symspec.derivatives.span import Response, compile_response
 from symspec.derivatives.tangents import Tangents, walk_tangents
 from symspec.errors import OptionError
 from symspec.inverse_hessian.interface import InverseHessian, log_evidence
+from symspec.laplace.budget import Budgets, Choices, check_center, choose_fill, sum_up
 from symspec.laplace.certificate import Certificate
 from symspec.laplace.flags import FlagOptions
-from symspec.laplace.flux_errors import METHODS, FluxErrors, FluxNoise, find_flux_errors
+from symspec.laplace.flux_errors import METHODS, ResampledCovariance
 from symspec.laplace.identity import describe_posterior
-from symspec.laplace.prediction import (
-    CENTERS,
-    Choices,
-    Prediction,
-    begin,
-    choose_fill,
-    standard_deviations,
-    sum_up,
+from symspec.laplace.leave_one_out import (
+    TrainingStars,
+    find_influence,
+    find_joint_covariance,
+    find_training,
+    leave_out,
 )
+from symspec.laplace.prediction import Prediction
 from symspec.laplace.training_space import TrainingSpace
 from symspec.networks.regression import Regression
 from symspec.safety.checkpoint import Checkpoint, find_fingerprint
-from symspec.safety.memory import STARS_AT_ONCE, Batches
+from symspec.safety.memory import STARS_AT_ONCE
 from symspec.safety.options import check_choice, check_rng
 from symspec.safety.progress import Progress, show_progress
 from symspec.safety.stars import check_flux
-from symspec.spectra.flux_prior import Completed, FluxPrior
+from symspec.spectra.covariances.interface import FluxCovariance
+from symspec.spectra.flux_prior import FluxPrior
 from symspec.spectra.resampling import Resampled
 from symspec.spectra.selections import as_flux
 from symspec.spectra.spectra import Spectra
@@ -76,6 +78,8 @@ class LaplacePosterior:
         without it.
     label_spread : numpy.ndarray, shape (label,), or None
         Standard deviations of the training labels; None in a file without them.
+    training_stars : TrainingStars or None
+        Those that it was fitted to, not copied; None if it was read from a file.
     """
 
     reg: Regression
@@ -95,24 +99,18 @@ class LaplacePosterior:
     gradient: np.ndarray | None = None
     flux_prior: FluxPrior | None = None
     label_spread: np.ndarray | None = None
-
-    @property
-    def is_contradicted(self) -> bool:
-        """Whether Hamiltonian Monte Carlo contradicts the error bars of a label."""
-        return bool(self.contradicted.any())
+    training_stars: TrainingStars | None = None
 
     @property
     def contradicted(self) -> np.ndarray:
-        """Whether it does, for each label (label,)."""
+        """Whether Hamiltonian Monte Carlo contradicts the error bars of each label (label,)."""
         verdicts = self.hmc_verdict or ("",) * self.reg.net.n_labels
         return np.array([verdict.startswith("Laplace") for verdict in verdicts])
 
     def __getstate__(self) -> dict[str, Any]:
-        """All but the compiled functions, which another process compiles for itself."""
-        return {field.name: getattr(self, field.name) for field in fields(self)}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
+        """All but the training stars, and compiled functions, which a process compiles itself."""
+        kept = {field.name: getattr(self, field.name) for field in fields(self)}
+        return kept | {"training_stars": None}
 
     @property
     def _options(self) -> dict[str, str]:
@@ -127,21 +125,30 @@ class LaplacePosterior:
         return compiled.compile_predict(self.reg.net, **self._options)
 
     @cached_property
-    def _flux_jacobian(self) -> PerStarFunction:
-        return compiled.compile_jacobian(self.reg.net, "flux", **self._options)
+    def _response(self) -> Callable[[np.ndarray], Response]:
+        return compile_response(self.reg.net, self.theta, **self._options)
 
     @cached_property
     def _linearized_flux_jacobian(self) -> PerStarFunction:
         return compiled.compile_linearized_flux_jacobian(
-            self.reg.net, self._newton_step[0], **self._options
+            self.reg.net, self.newton_step, **self._options
         )
 
-    @cached_property
-    def _newton_step(self) -> tuple[np.ndarray, list[str]]:
-        """Step (param,) to the minimum of the quadratic model of U, NaN if unknown, and warnings.
+    @property
+    def newton_step(self) -> np.ndarray:
+        """Step (param,) to the minimum of the quadratic model of U; NaN if the gradient is unknown.
 
         Conjugate gradients may end before the last digits, which a shift does not need.
         """
+        return self._solved_step[0]
+
+    @property
+    def newton_warnings(self) -> list[str]:
+        """What was warned of when `newton_step` was solved for."""
+        return self._solved_step[1]
+
+    @cached_property
+    def _solved_step(self) -> tuple[np.ndarray, list[str]]:
         if self.gradient is None:
             return np.full(self.theta.size, np.nan), []
         with warnings.catch_warnings(record=True) as told:
@@ -152,17 +159,12 @@ class LaplacePosterior:
     def tangents(
         self, X: ArrayLike, *, stars_at_once: int | None = None
     ) -> Iterator[tuple[slice, Tangents]]:
-        """Derivatives of the labels by the weights at theta, some stars at a time.
-
-        Parameters
-        ----------
-        X : array_like, shape (star, pixel) or (pixel,)
-        stars_at_once : int, default 256
+        """Derivatives of the labels of X (star, pixel) by the weights, some stars at a time.
 
         Yields
         ------
         rows : slice
-            The stars.
+            The stars, 256 by default.
         tangents : Tangents
             Their df/dtheta in factors, multiplied by `matvec` and `rmatvec`.
         """
@@ -170,22 +172,26 @@ class LaplacePosterior:
         size = stars_at_once or STARS_AT_ONCE
         return walk_tangents(self.reg.net, self._factors, self.theta, stars, size)
 
-    def predict_labels(self, X: ArrayLike) -> np.ndarray:
-        """Labels (star, label) or (label,) at theta, without error bars."""
-        return self._predict(self.theta, X)
+    def predict_labels(self, X: ArrayLike, *, center: str = "weights") -> np.ndarray:
+        """Labels (star, label) or (label,) without error bars; `center` is that of `predict`."""
+        labels = self._predict(self.theta, X)
+        if center == "linearized":
+            for rows, tangents in self.tangents(X):
+                np.atleast_2d(labels)[rows] += tangents.matvec(self.newton_step)
+        return labels
+
+    def respond(self, X: np.ndarray, *, center: str = "weights") -> Response:
+        """How the labels of X (star, pixel) follow changes of the flux."""
+        if center == "weights":
+            return self._response(X)
+        labels = partial(self.predict_labels, center=center)
+        return Response(labels, partial(self._linearized_flux_jacobian, self.theta), X)
 
     def label_covariance(self, X: ArrayLike) -> np.ndarray:
         r"""Covariance of the labels that comes from the weights, :math:`V = J A^{-1} J^T`.
 
-        Parameters
-        ----------
-        X : array_like, shape (star, pixel) or (pixel,)
-
-        Returns
-        -------
-        numpy.ndarray, shape (star, label, label) or (label, label)
-            In products of the labels' units. For structure="krylov" the upper end of
-            `label_covariance_bounds`.
+        (star, label, label) for X (star, pixel), (label, label) for X (pixel,), in products of the
+        labels' units. For structure="krylov" the upper end of `label_covariance_bounds`.
         """
         return self._walk_tangents(
             X, lambda tangents: [self.inverse_hessian.label_covariance(tangents)]
@@ -198,7 +204,7 @@ class LaplacePosterior:
         structure gives an upper bound only, and both are NaN for approximations. The bounds hold in
         Loewner order, that is for the variance of every linear combination of labels.
         """
-        _, lower, upper = self._walk_tangents(X, self._enclose)
+        lower, upper = self._walk_tangents(X, self.inverse_hessian.label_covariance_bounds)
         return lower, upper
 
     def _walk_tangents(
@@ -209,7 +215,7 @@ class LaplacePosterior:
         C = self.reg.net.n_labels
         joined = [np.concatenate(part) for part in zip(*parts, strict=True)] or [
             np.empty((0, C, C))
-        ] * 3
+        ] * 2
         return joined if X.ndim == 2 else [part[0] for part in joined]
 
     def predict(
@@ -217,6 +223,7 @@ class LaplacePosterior:
         X: ArrayLike | Spectra | Resampled,
         *,
         ivar: ArrayLike | None = None,
+        flux_covariance: FluxCovariance | ArrayLike | None = None,
         center: str = "weights",
         fill: str = "conditional",
         flux: str = "linear",
@@ -235,6 +242,11 @@ class LaplacePosterior:
             Inverse variance of the flux; Spectra and Resampled bring their own. 0 means no
             information: the pixel is filled, its cost is in the flux covariance, and it is counted
             in `n_bad_pixels` and the flags.
+        flux_covariance : FluxCovariance or array_like, optional
+            Covariance of the flux where errors of pixels are correlated, of each star or of all
+            alike: (star, pixel, pixel), (pixel, pixel), `BandedCovariance` or `LowRankCovariance`,
+            see `symspec.spectra.covariances`. `ivar` beside it is 0 at bad pixels, and elsewhere 1
+            over its diagonal. Spectra and Resampled bring their own.
         center : {"weights", "linearized"}
             What the error bars are around: the labels that the network gives at theta, or those of
             the network linearised there, at its own minimum. The model errors of
@@ -272,87 +284,91 @@ class LaplacePosterior:
             The posterior has no linearised centre: curvature="hessian", an inverse Hessian of a
             subset of the training stars, or a file of symspec 0.1.
         """
-        is_linearized = self._check_center(center)
+        check_center(self, center)
         check_choice(flux, "flux", METHODS)
         resampled = X if isinstance(X, Resampled) else None
-        observed, ivar = as_flux(self.reg.net, X, ivar)
+        observed, ivar, covariance = as_flux(self.reg.net, X, ivar, flux_covariance)
+        covariance = covariance or ResampledCovariance.of(resampled)
         how = Choices(center=center, fill=choose_fill(fill, ivar, self.flux_prior), flux=flux)
-        prior = self.flux_prior or FluxPrior.of_mean(self.flux_mean)
-
-        def add(state: dict[str, np.ndarray], rows: slice) -> None:
-            known = None if ivar is None else ivar[rows]
-            filled = observed[rows]
-            if known is not None:
-                completed = prior.complete(filled, known, how.fill)
-                filled = completed.flux
-            state["labels"][rows] = self._predict(self.theta, filled)
-            found = self._model_error(filled)
-            state["model"][rows], state["interval"][rows], state["step"][rows] = found
-            if is_linearized:
-                state["labels"][rows] += state["step"][rows]
-            if known is not None:
-                noise = FluxNoise.of(known, resampled, rows)
-                errors = self._flux_errors(state["labels"][rows], completed, noise, how)
-                for name, array in errors.to_arrays().items():
-                    state[name][rows] = array
-
         fingerprint = ""
         if resume is not None:
             what = ("prediction", __version__, how, describe_posterior(self))
-            fingerprint = find_fingerprint(*what, observed, ivar, resampled)
+            fingerprint = find_fingerprint(*what, observed, ivar, covariance)
         with show_progress(progress) as show:
-            checkpoint = Checkpoint(resume, fingerprint, show)
-            start = begin(len(observed), self.reg.net.n_labels)
-            state = checkpoint.accumulate("prediction", Batches(len(observed)), start, add)
+            budgets = Budgets(self, observed, ivar, covariance, how)
+            state = budgets.compute(Checkpoint(resume, fingerprint, show))
         return sum_up(self, observed, ivar, state, how, flag_options or FlagOptions())
 
-    def _flux_errors(
-        self, at_center: np.ndarray, completed: Completed, noise: FluxNoise, how: Choices
-    ) -> FluxErrors:
-        is_linearized = how.center == "linearized"
-        jacobian = self._linearized_flux_jacobian if is_linearized else self._flux_jacobian
+    def leave_one_out(
+        self,
+        X: ArrayLike | Spectra | Resampled | None = None,
+        Y: ArrayLike | None = None,
+        *,
+        label_errors: ArrayLike | None = None,
+        groups: ArrayLike | None = None,
+        center: str = "weights",
+        flag_options: FlagOptions | None = None,
+    ) -> Prediction:
+        """Predict each training star as if it had been left out of training, without training.
 
-        def labels(X: np.ndarray) -> np.ndarray:
-            found = self._predict(self.theta, X)
-            if is_linearized:
-                step = self._newton_step[0]
-                found = found + np.concatenate([t.matvec(step) for _, t in self.tangents(X)])
-            return found
+        Exact for normal noise and the network linearised at theta. The features that the network
+        makes of spectra have seen the star: where many weights learnt few stars, the scatter of new
+        ones is larger.
 
-        eps = float(np.finfo(self.dtype).eps)
-        differentiate = partial(jacobian, self.theta)
-        return find_flux_errors(
-            labels, differentiate, at_center, completed, noise, method=how.flux, eps=eps
-        )
+        Parameters
+        ----------
+        X, Y, label_errors
+            The training stars, as `fit_laplace` had them; by default those, if it was not read from
+            a file.
+        groups : array_like, shape (star,), optional
+            Names or numbers: stars of one group are left out together, such as spectra of one star.
+            By default each alone.
+        center, flag_options
+            As for `predict`.
 
-    def _check_center(self, center: str) -> bool:
-        """Whether it is the linearised one, which there is."""
-        if check_choice(center, "center", CENTERS) == "weights":
-            return False
-        if self.curvature != "ggn" or not self.inverse_hessian.is_complete or self.gradient is None:
-            raise OptionError(
-                'center="linearized" should be asked of a posterior of curvature="ggn" from all'
-                " training stars and with the gradient of U, which this one is not: call"
-                " fit_laplace again."
-            )
-        for words in self._newton_step[1]:
-            warnings.warn(words, RuntimeWarning, stacklevel=3)
-        return True
+        Returns
+        -------
+        Prediction
+            Of the training stars, in their order; `noise_cov` holds the errors that their labels
+            came with, so that `coverage` goes with the labels as they are.
 
-    def _model_error(self, X: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Covariance (star, label, label), interval of the deviations, change by a Newton step."""
-        V, lower, upper, step = self._walk_tangents(X, self._enclose_and_step)
-        variances = np.einsum("ncc->nc", V)
-        variances[~(variances >= 0)] = np.nan  # no digit is left
-        ends = (standard_deviations(np.maximum(lower, 0)), standard_deviations(upper))
-        return V, np.stack(ends, axis=-1), step
+        Raises
+        ------
+        OptionError
+            curvature="hessian", an inverse Hessian of a subset of the stars, or groups with another
+            structure than "primal" and "dual".
+        ShapeError, DataError
+            The stars or groups are not what is expected, or the posterior holds no stars.
+        """
+        check_center(self, center)
+        stars = find_training(self, X, Y, label_errors)
+        return leave_out(self, stars, groups, Choices(center=center), flag_options or FlagOptions())
 
-    def _enclose_and_step(self, tangents: Tangents) -> tuple[np.ndarray, ...]:
-        return *self._enclose(tangents), tangents.matvec(self._newton_step[0])
+    def influence(
+        self,
+        X_new: ArrayLike | Spectra | Resampled,
+        X: ArrayLike | Spectra | Resampled | None = None,
+        Y: ArrayLike | None = None,
+        *,
+        label_errors: ArrayLike | None = None,
+        groups: ArrayLike | None = None,
+    ) -> np.ndarray:
+        """By how much each training star moves each label of new stars, in the labels' units.
 
-    def _enclose(self, tangents: Tangents) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        enclosure = self.inverse_hessian.enclose(tangents)
-        return enclosure.value, enclosure.lower, enclosure.upper
+        Labels as predicted, less those without the training star: (star, label, training star),
+        or (star, label, group) in the order of the groups' sorted names. Exact as `leave_one_out`
+        is, whose arguments these are; for structure="primal" and "dual".
+        """
+        flux, *_ = as_flux(self.reg.net, X_new)
+        return find_influence(self, find_training(self, X, Y, label_errors), flux, groups)
+
+    def joint_covariance(self, X: ArrayLike | Spectra | Resampled) -> np.ndarray:
+        """Covariance (star, label, star, label) of all labels that comes from the weights.
+
+        The variance of a cluster's mean is the mean of its entries: unlike noise, this part does
+        not average out. For structure="primal" and "dual".
+        """
+        return find_joint_covariance(self, as_flux(self.reg.net, X)[0])
 
     def sample(self, n_draws: int, *, rng: np.random.Generator) -> np.ndarray:
         """Draws of theta (draw, param) from Normal(theta, A^-1)."""
@@ -364,9 +380,8 @@ class LaplacePosterior:
         .. math:: \log p(Y) \approx -U - \tfrac12 \log\det A + \tfrac{P}{2} \log 2\pi
 
         MacKay (1992), doi:10.1162/neco.1992.4.3.448. Exact for a network without hidden layers. For
-        structure="last_layer" U and P are those of the last layer's parameters, given the others.
-        For "krylov" it is an estimate with the standard error
-        `inverse_hessian.logdet_standard_error() / 2`.
+        structure="last_layer" U and P are those of the last layer's parameters, given the others;
+        "krylov" gives an estimate, with error `inverse_hessian.logdet_standard_error() / 2`.
 
         Raises
         ------

@@ -1,35 +1,26 @@
-"""The error budget of labels: model, flux and noise covariances, and their total."""
+"""A prediction: labels of stars with their error budget."""
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
-from scipy.special import ndtri
+from numpy.typing import ArrayLike
+from scipy.special import ndtr, ndtri
 
-from symspec.errors import MissingPixelsWarning
-from symspec.laplace.flags import Flag, FlagOptions, find_flags, find_label_flags
-from symspec.networks.noise.student_t import find_half_width
-from symspec.safety.options import check_choice, check_number
-from symspec.spectra.flux_prior import FILLS, FluxPrior
-from symspec.spectra.pixels import find_snr
-
-if TYPE_CHECKING:
-    from symspec.laplace.posterior import LaplacePosterior
-
-CENTERS = ("weights", "linearized")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Choices:
-    """How a prediction is made: `center`, `fill` and `flux` of `Prediction`."""
-
-    center: str = "weights"
-    fill: str = "conditional"
-    flux: str = "linear"
+from symspec.errors import ShapeError
+from symspec.laplace.flags import FlagOptions
+from symspec.networks.noise import LOG_2PI, Noise
+from symspec.networks.noise.tails import (
+    find_half_widths,
+    find_log_densities,
+    find_probabilities,
+    find_sigma,
+)
+from symspec.safety.arrays import as_float_array
+from symspec.safety.options import check_level
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +36,8 @@ class Prediction:
         :math:`J_x (\Sigma_x + C) J_x^T`: from the errors of the flux, and from what the good pixels
         leave open of the missing ones; zero where `has_flux_errors` is False.
     noise_cov : numpy.ndarray, shape (star, label, label)
-        S: the scatter of the training labels around the network.
+        S: the scatter of the training labels around the network; of Student's t the squares of
+        half widths of 68.27 %, see `StudentTNoise`.
     total_cov : numpy.ndarray, shape (star, label, label)
         The sum of the three.
     flags : numpy.ndarray of int, shape (star,)
@@ -72,7 +64,8 @@ class Prediction:
         The part of `flux_cov` that missing pixels leave open, propagated linearly.
     nonlinearity : numpy.ndarray, shape (star, label), optional
         Standard deviation of the flux's part over the linear one, of the same draws through the
-        network: 1 where the network is linear within the errors of the flux.
+        network: 1 where the network is linear within the errors of the flux, or these are too small
+        beside model and noise to matter, see `find_flux_errors`.
     flux_sampling_error : numpy.ndarray, shape (star, label), optional
         Monte Carlo error of the flux's standard deviation; 0 for ``flux="linear"``.
     flag_options : FlagOptions, optional
@@ -128,20 +121,89 @@ class Prediction:
         OptionError
             `level` is not between 0 and 1.
         """
-        check_number(level, "level", "between 0 and 1", lambda x: 0 < x < 1)
-        half = self._find_half_width(level)
+        half = self.half_width(level)
         return np.stack([self.labels - half, self.labels + half], axis=2)
 
-    def _find_half_width(self, level: float) -> np.ndarray:
+    def half_width(self, level: float = 0.68) -> np.ndarray:
+        """Half of the width of `interval` (star, label)."""
+        check_level(level)
         if self.noise_dof is None:
             return ndtri(0.5 + level / 2) * self.errors
+        return find_half_widths(*self._find_parts(self.noise_dof), level)
+
+    def _find_parts(self, dof: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Variance of model and flux, and scale and degrees of freedom of the noise."""
         variance = np.einsum("ncc->nc", self.total_cov - self.noise_cov)
-        half = np.full(self.labels.shape, np.nan)
-        scale = standard_deviations(self.noise_cov) * np.sqrt(1 - 2 / self.noise_dof)
-        for dof in np.unique(self.noise_dof):
-            own = (self.noise_dof == dof) & np.isfinite(variance)
-            half[own] = scale[own] * find_half_width(variance[own] / scale[own] ** 2, dof, level)
-        return half
+        return variance, standard_deviations(self.noise_cov) / find_sigma(dof), dof
+
+    def log_density(self, labels: ArrayLike) -> np.ndarray:
+        """Log density (star, label) of new labels, each by itself.
+
+        The mean over stars that were not trained on is the score by which noises, priors and
+        networks are told apart.
+
+        Parameters
+        ----------
+        labels : array_like, shape (star, label)
+            In the units of the labels; NaN gives NaN.
+
+        Raises
+        ------
+        ShapeError
+            `labels` has another shape than the labels predicted.
+        """
+        residuals = self._find_residuals(labels)
+        if self.noise_dof is not None:
+            return find_log_densities(residuals, *self._find_parts(self.noise_dof))
+        errors = self.errors
+        return -0.5 * ((residuals / errors) ** 2 + LOG_2PI) - np.log(errors)
+
+    def cdf(self, labels: ArrayLike) -> np.ndarray:
+        """Probability (star, label) that new labels are below these, each by itself.
+
+        Of labels that were held out it is uniform between 0 and 1 if the error bars are true.
+
+        Parameters
+        ----------
+        labels : array_like, shape (star, label)
+            In the units of the labels; NaN gives NaN.
+
+        Raises
+        ------
+        ShapeError
+            `labels` has another shape than the labels predicted.
+        """
+        residuals = self._find_residuals(labels)
+        if self.noise_dof is not None:
+            return find_probabilities(residuals, *self._find_parts(self.noise_dof))
+        return ndtr(residuals / self.errors)
+
+    def _find_residuals(self, labels: ArrayLike) -> np.ndarray:
+        y = as_float_array(labels, "labels", unit=self.label_units)
+        if y.shape != self.labels.shape:
+            raise ShapeError(
+                f"labels should have the shape of those predicted, {self.labels.shape}, got"
+                f" {y.shape}: give NaN where a label is not known."
+            )
+        return y - self.labels
+
+    def select(self, stars: np.ndarray | slice) -> Prediction:
+        """The prediction of some of the stars: an index array, slice or mask."""
+        return join_predictions([self], stars)
+
+    def with_noise(self, noise: Noise) -> Prediction:
+        """The same prediction with another noise, such as that of `symspec.fit_noise`.
+
+        Flags stay what they are.
+        """
+        noise_cov = noise.predict(self.labels)
+        dof = noise.tail_dof
+        return replace(
+            self,
+            noise_cov=noise_cov,
+            total_cov=self.model_cov + self.flux_cov + noise_cov,
+            noise_dof=None if dof is None else np.broadcast_to(dof, self.labels.shape),
+        )
 
     @property
     def errors(self) -> np.ndarray:
@@ -236,132 +298,3 @@ def join_predictions(
 def standard_deviations(covariance: np.ndarray) -> np.ndarray:
     """Square root of the diagonals (star, label) of covariances (star, label, label)."""
     return np.sqrt(np.diagonal(covariance, axis1=-2, axis2=-1))
-
-
-def find_newton_shift(step: np.ndarray, model_cov: np.ndarray) -> np.ndarray:
-    """Changes of the labels (star, label) in units of their model standard deviations."""
-    with np.errstate(invalid="ignore", divide="ignore"):  # NaN deviations; labels without weights
-        return np.where(step == 0, 0.0, step / standard_deviations(model_cov))
-
-
-def begin(n_stars: int, n_labels: int) -> dict[str, np.ndarray]:
-    """What is computed of stars before it is summed up, of a flux without errors."""
-    of_labels = (n_stars, n_labels)
-    square = (n_stars, n_labels, n_labels)
-    return {
-        "labels": np.zeros(of_labels),
-        "model": np.zeros(square),
-        "flux": np.zeros(square),
-        "missing": np.zeros(square),
-        "interval": np.zeros((n_stars, n_labels, 2)),
-        "step": np.zeros(of_labels),
-        "nonlinearity": np.ones(of_labels),
-        "sampling": np.zeros(of_labels),
-    }
-
-
-def sum_up(
-    laplace: LaplacePosterior,
-    X: np.ndarray,
-    ivar: np.ndarray | None,
-    computed: Mapping[str, np.ndarray],
-    how: Choices,
-    options: FlagOptions,
-) -> Prediction:
-    """Total errors and flags of stars whose labels and covariances are computed."""
-    noise_cov = laplace.reg.noise.predict(computed["labels"])
-    dof = laplace.reg.noise.tail_dof
-    total_cov = computed["model"] + computed["flux"] + noise_cov
-    n_bad = np.zeros(len(X), int) if ivar is None else np.count_nonzero(ivar == 0, axis=1)
-    snr = find_snr(X, ivar)
-    space = laplace.training_space
-    distance = None if space is None else space.find_distances(X, ivar)
-    shift = None
-    if laplace.gradient is not None:
-        shift = find_newton_shift(computed["step"], computed["model"])
-    label_flags = _flag_labels(laplace, computed, total_cov, shift, n_bad > 0, how, options)
-    is_known = laplace.gradient is not None or laplace.certificate.is_minimum
-    flags = find_flags(label_flags, n_bad / X.shape[1], is_known, snr, distance, options)
-    return Prediction(
-        labels=computed["labels"],
-        model_cov=computed["model"],
-        flux_cov=computed["flux"],
-        noise_cov=noise_cov,
-        total_cov=total_cov,
-        flags=flags,
-        n_bad_pixels=n_bad,
-        has_flux_errors=ivar is not None,
-        label_names=laplace.reg.net.label_names,
-        label_units=laplace.reg.net.label_units,
-        model_interval=computed["interval"],
-        label_flags=label_flags,
-        snr=snr,
-        flux_distance=distance,
-        newton_shift=shift,
-        missing_cov=computed["missing"],
-        nonlinearity=computed["nonlinearity"],
-        flux_sampling_error=computed["sampling"],
-        flag_options=options,
-        center=how.center,
-        fill=how.fill,
-        flux=how.flux,
-        noise_dof=None if dof is None else np.broadcast_to(dof, computed["labels"].shape),
-    )
-
-
-def _flag_labels(
-    laplace: LaplacePosterior,
-    computed: Mapping[str, np.ndarray],
-    total_cov: np.ndarray,
-    shift: np.ndarray | None,
-    is_incomplete: np.ndarray,
-    how: Choices,
-    options: FlagOptions,
-) -> np.ndarray:
-    """Flags (star, label) of single labels."""
-    is_uncounted = is_incomplete & (how.fill == "uncounted")
-    return find_label_flags(
-        computed["labels"],
-        total_cov,
-        laplace.label_range,
-        model_interval=computed["interval"],
-        is_contradicted=laplace.contradicted,
-        widest=laplace.inverse_hessian.widest,
-        newton_shift=shift if how.center == "weights" else None,
-        missing=_find_share(computed["missing"], laplace.label_spread, is_uncounted),
-        nonlinearity=computed["nonlinearity"] if how.flux == "linear" else None,
-        options=options,
-    )
-
-
-def choose_fill(fill: str, ivar: np.ndarray | None, prior: FluxPrior | None) -> str:
-    """How missing pixels are filled; with a warning if what that costs cannot be counted.
-
-    Raises
-    ------
-    OptionError
-        `fill` is none of `FILLS`.
-    """
-    check_choice(fill, "fill", FILLS)
-    if prior is not None:
-        return fill
-    if ivar is not None and (ivar == 0).any():
-        warnings.warn(
-            "this posterior does not hold how training spectra vary (a file of symspec 0.1, or one"
-            " training star): missing pixels are filled with the training mean, what that costs is"
-            f" not counted in the errors, and these stars are flagged {Flag.INFORMATION_MISSING}."
-            " Call fit_laplace again to have it counted.",
-            MissingPixelsWarning,
-            stacklevel=3,
-        )
-    return "uncounted"
-
-
-def _find_share(
-    missing: np.ndarray, spread: np.ndarray | None, is_uncounted: np.ndarray
-) -> np.ndarray:
-    """Deviations that missing pixels leave (star, label) over the labels' spread (label,)."""
-    deviation = standard_deviations(missing)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        share = np.where(deviation > 0, deviation / (1.0 if spread is None else spread), 0.0)
-    return np.where(is_uncounted[:, None], np.inf, share)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from symspec.safety.memory import STARS_AT_ONCE, chunks
+from symspec.safety.memory import chunks
 
 MIN_STARS = 20  # of the training set: half for the components, half to see how far others lie
 MAX_STARS = 2000
@@ -14,6 +14,7 @@ MAX_COMPONENTS = 32
 ABOVE_NOISE = 2.0  # times the noise: the least variance of other spectra along a kept component
 QUANTILE = 0.99  # of the training spectra within a distance of 1, for each of its two parts
 FLOOR = 1e-6  # of the training variance; less is rounding
+CACHE_BYTES = 2**20  # of spectra worked on at once: arrays that stay in a processor's cache
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -67,7 +68,7 @@ class TrainingSpace:
         parts = []
         # flux near the largest number that there is overflows
         with np.errstate(over="ignore", invalid="ignore"):
-            for rows in chunks(len(X), STARS_AT_ONCE):
+            for rows in chunks(len(X), max(8, CACHE_BYTES // (8 * X.shape[1]))):
                 known = None if ivar is None else ivar[rows]
                 parts.append(self._find_parts(X[rows], known))
         distances = np.concatenate(parts, axis=1)
@@ -78,16 +79,18 @@ class TrainingSpace:
         good = np.broadcast_to(np.isfinite(self.scale), X.shape)
         if ivar is not None:
             good = good & (ivar > 0)
-        z = np.divide(X - self.mean, self.scale, out=np.zeros(X.shape), where=good)
+        per_scale = 1 / self.scale  # 0 for a pixel that never varies
+        z = (np.where(good, X, self.mean) - self.mean) * per_scale
         t = self._find_scores(z, good)
-        residual = z - t @ self.components
+        squares = (z - t @ self.components) ** 2
         spread = self.residual_variance
         score_variance = self.variances
         if ivar is not None:
-            noise = np.divide(self.scale**-2.0, ivar, out=np.zeros(X.shape), where=good)
+            noise = np.divide(per_scale**2, ivar, out=np.zeros(X.shape), where=good)
             spread = spread + noise
             score_variance = score_variance + noise @ (self.components**2).T
-        squares = np.divide(residual**2, spread, out=np.zeros(X.shape), where=good)
+        squares /= spread
+        squares *= good
         n_good = good.sum(axis=1)
         d_r = np.divide(squares.sum(axis=1), n_good, out=np.full(len(X), np.nan), where=n_good > 0)
         return np.sqrt([np.mean(t**2 / score_variance, axis=1), d_r])
@@ -99,9 +102,11 @@ class TrainingSpace:
         diagonal = 1 + self.residual_variance[seen].mean() / self.variances
         projected = z @ V.T
         scores = projected / diagonal
-        for star in np.flatnonzero((good != seen).any(axis=1)):
-            bad = V[:, seen & ~good[star]]  # V_g V_g^T is the unit matrix less that of the others
-            scores[star] = np.linalg.solve(np.diag(diagonal) - bad @ bad.T, projected[star])
+        by_pixel = np.ascontiguousarray(V.T)
+        lacks = good != seen
+        for star in np.flatnonzero(lacks.any(axis=1)):
+            bad = by_pixel[lacks[star]]  # V_g V_g^T is the unit matrix less that of the others
+            scores[star] = np.linalg.solve(np.diag(diagonal) - bad.T @ bad, projected[star])
         return scores
 
 

@@ -14,8 +14,9 @@ stand, and the same graph goes under a PyMC model. U = `negative_log_posterior` 
 never a mean, with all its constants.
 
 Layers: dense ones, convolutions, pools, batch and layer normalisation, normalisation by a continuum
-or a median, and branches that meet in `Add` or `Concatenate`, which are given the layer that they
-join. All are exact to the second derivative, and work under every structure of the inverse Hessian.
+or a median, what chemometrics does first (`SNV`, `MSC`, `SavitzkyGolay`, `Absorbance`), and
+branches that meet in `Add`, `Multiply` or `Concatenate`, which are given the layer that they join.
+All are exact to the second derivative, and work under every structure of the inverse Hessian.
 `fold_batch_norm` takes a batch normalisation into the weights before it. `Add(start)` is a residual
 connection:
 
@@ -48,7 +49,15 @@ from symspec.networks.convolutions import (
     MaxPool1D,
     ZeroPadding1D,
 )
-from symspec.networks.layers import Activation, Dense, Dropout, Layer, Standardize, Unstandardize
+from symspec.networks.layers import (
+    Activation,
+    Dense,
+    Dropout,
+    Layer,
+    PReLU,
+    Standardize,
+    Unstandardize,
+)
 from symspec.networks.network import Network, mlp, standardized
 from symspec.networks.normalizations import (
     BatchNorm,
@@ -57,6 +66,7 @@ from symspec.networks.normalizations import (
     MedianNormalize,
     fold_batch_norm,
 )
+from symspec.networks.preprocessing import MSC, SNV, Absorbance, SavitzkyGolay
 from symspec.networks.prior import prior_precision_from_weight_decay, scaled_prior
 from symspec.networks.regression import Regression
 from symspec.networks.shaping import (
@@ -65,6 +75,7 @@ from symspec.networks.shaping import (
     Flatten,
     From,
     Identity,
+    Multiply,
     Permute,
     Reshape,
     Slice,
@@ -72,6 +83,9 @@ from symspec.networks.shaping import (
 
 __all__ = [
     "ACTIVATIONS",
+    "MSC",
+    "SNV",
+    "Absorbance",
     "Activation",
     "Add",
     "AveragePool1D",
@@ -90,10 +104,13 @@ __all__ = [
     "LocallyConnected1D",
     "MaxPool1D",
     "MedianNormalize",
+    "Multiply",
     "Network",
+    "PReLU",
     "Permute",
     "Regression",
     "Reshape",
+    "SavitzkyGolay",
     "Slice",
     "Standardize",
     "Unstandardize",

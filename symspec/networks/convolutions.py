@@ -24,9 +24,8 @@ from symspec.errors import OptionError, ShapeError
 from symspec.networks.layers import Layer, multiply_last, reshape_tail
 from symspec.networks.params import Params, Shape, Symbol
 from symspec.networks.windows import Largest, Slide
-from symspec.safety.options import check_choice, check_count
+from symspec.safety.options import Padding, as_pair, check_choice, check_count, check_padding
 
-Padding = str | int | tuple[int, int]
 DataFormat = Literal["channels_last", "channels_first"]
 DATA_FORMATS = ("channels_last", "channels_first")
 # columns of the banded matrix: products large enough for BLAS, not many more zeros than entries
@@ -86,6 +85,9 @@ class Conv1D(_OverPositions):
     data_format : {"channels_last", "channels_first"}
         Arrays are (position, channel), as in Keras, or (channel, position), as in PyTorch. The
         kernel is (kernel_size, in, out) in both.
+    groups : int, default 1
+        Parts of the channels, neighbours in and out, each of which is convolved by itself. The
+        kernel is (kernel_size, in / groups, out).
     """
 
     filters: int
@@ -95,11 +97,12 @@ class Conv1D(_OverPositions):
     dilation: int = 1
     use_bias: bool = True
     data_format: DataFormat = "channels_last"
+    groups: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("filters", "kernel_size", "strides", "dilation"):
+        for name in ("filters", "kernel_size", "strides", "dilation", "groups"):
             check_count(getattr(self, name), name)
-        _check_padding(self.padding, ("valid", "same", "causal"))
+        check_padding(self.padding, ("valid", "same", "causal"))
         check_choice(self.data_format, "data_format", DATA_FORMATS)
 
     @property
@@ -112,7 +115,13 @@ class Conv1D(_OverPositions):
 
     def param_shapes(self, shape: Shape) -> dict[str, Shape]:
         n_in = self._swap(shape)[1]
-        shapes: dict[str, Shape] = {"kernel": (self.kernel_size, n_in, self.filters)}
+        if n_in % self.groups or self.filters % self.groups:
+            raise ShapeError(
+                f"groups should divide the {n_in} channels that come in and the {self.filters} that"
+                f" come out, got {self.groups}."
+            )
+        kernel = (self.kernel_size, n_in // self.groups, self.filters)
+        shapes: dict[str, Shape] = {"kernel": kernel}
         if self.use_bias:
             shapes["bias"] = (self.filters,)
         return shapes
@@ -140,11 +149,21 @@ class Conv1D(_OverPositions):
         n_windows = math.ceil(n / per_window)
         size = self._window_size(per_window)
         windows = Slide(shape[0], before, n_windows, size, per_window * self.strides)(x)
-        z = multiply_last(windows, self._build_band(params["kernel"], shape[1], per_window))
+        kernel = self._spread(params["kernel"], shape[1])
+        z = multiply_last(windows, self._build_band(kernel, shape[1], per_window))
         if self.use_bias:  # while rows are long: NumPy adds short ones several times more slowly
             z = z + pt.alloc(params["bias"], per_window, self.filters).ravel()
         z = reshape_tail(z, 2, (n_windows * per_window, self.filters))
         return z if n == n_windows * per_window else z[..., :n, :]
+
+    def _spread(self, kernel: Symbol, n_in: int) -> Symbol:
+        """Kernel of all channels, with zeros from one group to another."""
+        if self.groups == 1:
+            return kernel
+        group_in = np.arange(n_in)[:, None] // (n_in // self.groups)
+        group_out = np.arange(self.filters) // (self.filters // self.groups)
+        same = pt.constant((group_in == group_out).astype(kernel.dtype))
+        return pt.concatenate([kernel] * self.groups, axis=1) * same
 
     def _build_band(self, kernel: Symbol, n_in: int, per_window: int) -> Symbol:
         """T of shape (window's positions and channels, outputs per window and filters)."""
@@ -231,8 +250,8 @@ class _Pool(_OverPositions):
         if self.strides is None:
             self._set("strides", self.pool_size)
         check_count(self._stride, "strides")
-        _check_padding(self.padding, ("valid", "same"))
-        if not isinstance(self.padding, str) and max(_as_pair(self.padding)) >= self.pool_size:
+        check_padding(self.padding, ("valid", "same"))
+        if not isinstance(self.padding, str) and max(as_pair(self.padding)) >= self.pool_size:
             raise OptionError(
                 f"padding should be less than pool_size {self.pool_size}, got {self.padding}."
             )
@@ -340,14 +359,14 @@ class ZeroPadding1D(_OverPositions):
     data_format: DataFormat = "channels_last"
 
     def __post_init__(self) -> None:
-        _check_padding(self.padding, ())
+        check_padding(self.padding, ())
         check_choice(self.data_format, "data_format", DATA_FORMATS)
 
     def _out_shape(self, shape: Shape) -> Shape:
-        return shape[0] + sum(_as_pair(self.padding)), shape[1]
+        return shape[0] + sum(as_pair(self.padding)), shape[1]
 
     def _build(self, x: Symbol, params: Params, shape: Shape) -> Symbol:
-        before, after = _as_pair(self.padding)
+        before, after = as_pair(self.padding)
         return Slide(shape[0], before, before + shape[0] + after, 1, 1)(x)
 
 
@@ -362,7 +381,7 @@ def place_windows(length: int, size: int, stride: int, padding: Padding) -> tupl
     if padding == "same":
         n = math.ceil(length / stride)
         return max((n - 1) * stride + size - length, 0) // 2, n
-    before, after = (size - 1, 0) if padding == "causal" else _as_pair(padding)
+    before, after = (size - 1, 0) if padding == "causal" else as_pair(padding)
     n = (before + length + after - size) // stride + 1
     if n < 1:
         raise ShapeError(
@@ -370,28 +389,3 @@ def place_windows(length: int, size: int, stride: int, padding: Padding) -> tupl
             " smaller."
         )
     return before, n
-
-
-def _as_pair(padding: Padding) -> tuple[int, int]:
-    """Positions before and after."""
-    if isinstance(padding, str):
-        return 0, 0  # "valid"
-    if isinstance(padding, int | np.integer):
-        return padding, padding
-    before, after = padding
-    return before, after
-
-
-def _check_padding(padding: Padding, words: tuple[str, ...]) -> None:
-    if isinstance(padding, str):
-        if padding not in words:
-            raise OptionError(
-                f"padding should be one of {words} or whole numbers, got {padding!r}."
-            )
-        return
-    if not isinstance(padding, int | np.integer) and len(padding) != 2:
-        raise OptionError(
-            f"padding should be one number or two, before and after, got {padding!r}."
-        )
-    for n in _as_pair(padding):
-        check_count(n, "padding", least=0)

@@ -158,6 +158,45 @@ class Activation(Layer):
 
 
 @dataclass(frozen=True, eq=False)
+class PReLU(Layer):
+    r"""Leaky relu whose slopes are parameters: x where positive, :math:`\alpha x` elsewhere.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Of alpha, with the axes of one spectrum's array, or its last ones; of length 1 where a slope
+        is shared along an axis: (1,) is one for all, (1, channel) one a channel.
+    """
+
+    shape: Shape
+
+    def __post_init__(self) -> None:
+        self._set("shape", tuple(self.shape))
+        for n in self.shape:
+            check_count(n, "shape")
+
+    @property
+    def is_smooth(self) -> bool:
+        return False
+
+    def out_shape(self, *shapes: Shape) -> Shape:
+        last = shapes[-1][len(shapes[-1]) - len(self.shape) :]
+        if len(last) < len(self.shape) or any(
+            n not in (1, length) for n, length in zip(self.shape, last, strict=True)
+        ):
+            raise ShapeError(
+                f"{self.kind} with slopes {self.shape} stands where there are {shapes[-1]}."
+            )
+        return shapes[-1]
+
+    def param_shapes(self, shape: Shape) -> dict[str, Shape]:
+        return {"alpha": self.shape}
+
+    def build(self, x: Symbol, params: Params, shape: Shape, *others: Symbol) -> Symbol:
+        return pt.switch(x > 0, x, params["alpha"] * x)
+
+
+@dataclass(frozen=True, eq=False)
 class Dropout(Layer):
     """Random zeroing of features in training, where kept ones are scaled up; else the identity.
 

@@ -6,12 +6,13 @@ A precision delta is one number a block of parameters, or one a parameter.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import pytensor.tensor as pt
 from numpy.typing import ArrayLike
-from scipy.linalg import get_blas_funcs
+from scipy.linalg.blas import daxpy, saxpy
 
 from symspec.errors import DataError, OptionError, ShapeError
 from symspec.networks.network import Network
@@ -20,6 +21,7 @@ from symspec.networks.params import Block, ParamLayout, Symbol
 from symspec.safety.arrays import as_float_array
 
 Precision = float | np.ndarray  # of a block: one number, or an array of its shape
+_AXPY = {np.dtype(np.float64): daxpy, np.dtype(np.float32): saxpy}  # y += a x in place
 
 
 class NormalPrior:
@@ -46,6 +48,7 @@ class NormalPrior:
         """Precision of each parameter (param,)."""
         return self.layout.expand(self.precision)
 
+    @cached_property
     def log_det(self) -> float:
         """Sum of the logarithms of all precisions."""
         return float(
@@ -65,7 +68,7 @@ class NormalPrior:
             dtype = theta.dtype
             precision = np.asarray(self.precision[block.name], dtype=dtype)
             total = total + pt.sum(precision * theta**2)
-        constant = self.layout.n_params * LOG_2PI - self.log_det()
+        constant = self.layout.n_params * LOG_2PI - self.log_det
         return np.asarray(0.5, dtype=dtype) * (total + np.asarray(constant, dtype=dtype))
 
     def add_gradient(self, gradient: np.ndarray, theta: np.ndarray, weight: float) -> float:
@@ -83,14 +86,13 @@ class NormalPrior:
         float
             `weight` times minus the log density.
         """
-        total = self.layout.n_params * LOG_2PI - self.log_det()
+        total = self.layout.n_params * LOG_2PI - self.log_det
         for block in self.layout.blocks if weight else ():
             part = theta[block.slice]
             precision = self.precision[block.name]
             if isinstance(precision, float):
                 total += precision * float(np.dot(part, part))
-                axpy = get_blas_funcs("axpy", (part, gradient))
-                axpy(part, gradient[block.slice], a=weight * precision)
+                _AXPY[gradient.dtype](part, gradient[block.slice], a=weight * precision)
             else:
                 step = (precision.ravel() * part).astype(gradient.dtype)
                 total += float(np.dot(step, part))

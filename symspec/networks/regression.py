@@ -123,7 +123,7 @@ class Regression(Compilable):
 
     def log_det_prior_precision(self) -> float:
         """Sum of the logarithms of all prior precisions."""
-        return self.prior.log_det()
+        return self.prior.log_det
 
     def negative_log_posterior(self, theta: Any, flux: Any, labels: Any) -> Symbol:
         """Symbolic U(theta), a scalar summed over stars with all its constants.

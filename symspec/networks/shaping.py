@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import pytensor.tensor as pt
 
 from symspec.errors import OptionError, ShapeError
@@ -168,6 +169,43 @@ class Add(_Joining):
 
     def build(self, x: Symbol, params: Params, shape: Shape, *others: Symbol) -> Symbol:
         return sum(others[1:], others[0]) + x if others else x
+
+
+@dataclass(frozen=True, eq=False, init=False)
+class Multiply(_Joining):
+    """Product of the outputs of earlier layers and of the last one: a gate.
+
+    An axis of length 1 takes the length of the others.
+
+    Parameters
+    ----------
+    *others : Layer
+        They stand before it in the network.
+
+    Examples
+    --------
+    >>> from symspec import Activation, Dense, From, Identity, Multiply, Network
+    >>> start, gate = Identity(), Activation("sigmoid")
+    >>> layers = [start, Dense(8), gate, From(start), Dense(8), Multiply(gate), Dense(3)]
+    >>> Network(layers, 100).n_labels
+    3
+    """
+
+    def out_shape(self, *shapes: Shape) -> Shape:
+        try:
+            if len(set(map(len, shapes))) > 1:
+                raise ValueError(shapes)
+            return np.broadcast_shapes(*shapes)
+        except ValueError:
+            raise ShapeError(
+                "multiply takes arrays of one shape, but for axes of length 1, got"
+                f" {', '.join(map(str, shapes))}."
+            ) from None
+
+    def build(self, x: Symbol, params: Params, shape: Shape, *others: Symbol) -> Symbol:
+        for other in others:
+            x = x * other
+        return x
 
 
 @dataclass(frozen=True, eq=False, init=False)

@@ -33,13 +33,14 @@ from symspec.reports.plots import (
 )
 from symspec.reports.sensitivity import plot_sensitivity
 from symspec.reports.star_tables import write_audit, write_comparison, write_draws
-from symspec.reports.tables import open_console
+from symspec.reports.tables import open_console, outlier_table
 
 __all__ = [
     "check_figure_suffix",
     "comparison_table",
     "label_axes",
     "open_console",
+    "outlier_table",
     "plot_hmc_densities",
     "plot_hmc_intervals",
     "plot_hmc_traces",

@@ -19,6 +19,10 @@ from symspec.safety.named_arrays import Contents
 from symspec.spectra.readers.unused import describe_unused
 from symspec.spectra.spectra import Spectra
 
+_CENTERS = {
+    "weights": "the network as it is",
+    "linearized": "linearised, at its own minimum (--center linearized)",
+}
 _MATRICES = {"ggn": "generalised Gauss-Newton matrix", "hessian": "exact Hessian"}
 
 
@@ -163,6 +167,21 @@ def print_trained(console: Console, laplace: LaplacePosterior, held_out: Spectra
         prediction = laplace.predict(held_out.flux, ivar=held_out.ivar)
         title = f"{len(held_out):,} stars that were not trained on"
         console.print(summary_table(prediction, held_out.labels, title=title))
+    console.print(certificate_line(laplace.certificate), soft_wrap=True)
+
+
+def print_adopted(
+    console: Console, laplace: LaplacePosterior, scaling: str, stars: Spectra
+) -> None:
+    """Print a model made of a network that came trained, with each star left out in turn."""
+    console.print(network_table(laplace.reg.net, laplace.reg))
+    console.print(label_table(laplace.reg.net, laplace))
+    console.print(f"Outputs of the network: {escape(scaling)}", soft_wrap=True)
+    console.print(_describe_noise(laplace.reg))
+    for center, words in _CENTERS.items() if laplace.structure != "krylov" else ():
+        left_out = laplace.leave_one_out(stars, center=center)
+        title = f"{len(stars):,} stars, each left out in turn: {words}"
+        console.print(summary_table(left_out, np.asarray(stars.labels), title=title))
     console.print(certificate_line(laplace.certificate), soft_wrap=True)
 
 

@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from symspec.errors import OptionError, ShapeError
-from symspec.laplace.audit import INSIDE, StructureAudit
-from symspec.laplace.calibration import check_true_labels, coverage, sigma_mad
 from symspec.laplace.prediction import Prediction
 from symspec.safety.whole_files import replace_when_complete
 from symspec.spectra.spectra import with_unit
+from symspec.validation.audit import INSIDE, StructureAudit
+from symspec.validation.calibration import check_true_labels, coverage, sigma_mad
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,6 +25,7 @@ COLOURS = ("#b5402d", "#22668d", "#3d7a3a", "#7a4b94", "#8a6d1d", "#2f9e9a", "#d
 GREY = "#888888"
 # behind text in a panel
 _PAPER = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1.5}
+ONE_SIGMA = 0.682689492137086  # probability of a normal variate within a standard deviation
 _MARKERS = "osD^vP*X"
 _STRIP = 0.3  # width of the strips beside the quantiles, in units of these
 
@@ -34,8 +35,9 @@ def plot_predicted_against_true(
 ) -> np.ndarray:
     """Draw predicted against true labels, one panel a label, with the error bars put to the test.
 
-    Bars are one standard deviation of the total error. Each panel gives the scatter of the
-    residuals (`symspec.laplace.calibration.sigma_mad`) and the share of true labels within the
+    Bars are one standard deviation of the total error, or hold as much as that of a normal
+    distribution, 68.27 %. Each panel gives the scatter of the residuals
+    (`symspec.validation.calibration.sigma_mad`) and the share of true labels within the
     intervals of 68 % and 95 %.
 
     Parameters
@@ -60,6 +62,7 @@ def plot_predicted_against_true(
     panels = label_axes(axes, n_labels, (3.7 * n_labels, 3.9))
     scatter = sigma_mad(prediction.labels - truth)
     covered = coverage(prediction, truth)
+    half_width = prediction.half_width(ONE_SIGMA)
     for c, panel in enumerate(panels):
         unit = prediction.label_units[c]
         known = np.isfinite(truth[:, c]) & np.isfinite(prediction.labels[:, c])
@@ -67,7 +70,7 @@ def plot_predicted_against_true(
             panel,
             truth[known, c],
             prediction.labels[known, c],
-            prediction.errors[known, c],
+            half_width[known, c],
             COLOURS[c % len(COLOURS)],
         )
         panel.set_xlabel(with_unit(f"true {prediction.label_names[c]}", unit))

@@ -17,9 +17,9 @@ from symspec.files.catalogue_formats import (
     write_text_table,
 )
 from symspec.hmc.comparison import PROBABILITIES, THRESHOLDS, HmcComparison
-from symspec.laplace.audit import StructureAudit
 from symspec.safety.arrays import as_texts
 from symspec.safety.whole_files import replace_when_complete, stream_for_hdf5
+from symspec.validation.audit import StructureAudit
 from symspec.version import __version__
 
 if TYPE_CHECKING:

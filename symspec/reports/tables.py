@@ -13,13 +13,15 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from symspec.laplace.audit import GROUPS, INSIDE, StructureAudit
-from symspec.laplace.calibration import coverage, sigma_mad
 from symspec.laplace.certificate import Certificate
 from symspec.laplace.flags import Flag
 from symspec.laplace.prediction import Prediction, standard_deviations
+from symspec.networks.network import Network
 from symspec.networks.regression import Regression
 from symspec.spectra.spectra import with_unit
+from symspec.validation.audit import GROUPS, INSIDE, StructureAudit
+from symspec.validation.calibration import coverage, sigma_mad
+from symspec.validation.outliers import Outliers
 
 _SHORT = {
     Flag.FAILED: "failed",
@@ -141,6 +143,23 @@ def star_table(
     return table
 
 
+def outlier_table(outliers: Outliers, net: Network, ids: Any = None) -> Table:
+    """One row a training label, those that the noise gave the least weight first."""
+    columns = ["star", "label", "value", "predicted", "residual", "weight"]
+    n = len(outliers.star)
+    table = new_table(f"The {n} training labels of least weight", columns, left=2)
+    table.caption = "weight: 1 as without wide tails; none is left out"
+    table.caption_justify = "left"
+    for i, star in enumerate(outliers.star):
+        c = outliers.label[i]
+        name = with_unit(net.label_names[c], net.label_units[c])
+        numbers = [outliers.value[i], outliers.predicted[i], outliers.residual[i]]
+        cells = [str(star) if ids is None else str(ids[star]), name]
+        cells += [format_number(number) for number in numbers]
+        table.add_row(*map(escape, cells), f"{outliers.trust[i]:.3f}")
+    return table
+
+
 def flag_lines(prediction: Prediction) -> list[str]:
     """Number of stars with each flag, a line each; one line says so if no star has any."""
     n = len(prediction.flags)
@@ -169,6 +188,8 @@ def fold_table(certificates: Iterable[Certificate], regressions: Iterable[Regres
         verdict = f"[{colour}]{certificate.verdict}[/]"
         ratio = f"{certificate.smallest_ratio:.2g} +- {certificate.smallest_ratio_error:.1g}"
         noise = ", ".join(f"{s:.3g}" for s in reg.sigma_noise)
+        if reg.noise.tail_dof is not None:
+            noise += f" (dof {', '.join(f'{dof:.2g}' for dof in reg.noise.tail_dof)})"
         table.add_row(str(i), verdict, f"{certificate.newton_decrement:.2g}", ratio, noise)
     return table
 

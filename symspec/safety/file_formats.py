@@ -18,7 +18,13 @@ NPZ_START = b"PK\x03\x04"
 _FOREIGN = {
     b"\x93NUMPY": "a single array (.npy)",
     b"\x80": "perhaps a Python pickle, which is never opened",
+    b"\xff\xfe": "text in UTF-16: save it as UTF-8",
+    b"\xfe\xff": "text in UTF-16: save it as UTF-8",
+    b"\n\n\xfe\xfe": "a binary file of Bruker's OPUS: export it as text (.dpt) or JCAMP-DX",
+    b"ASD": "a binary file of an ASD spectrometer: export it as text (ViewSpec Pro)",
+    b"as7": "a binary file of an ASD spectrometer: export it as text (ViewSpec Pro)",
 }
+_SPC_VERSIONS = (b"\x4b", b"\x4c", b"\x4d")  # second byte of GRAMS's files
 _N_READ = 4096
 
 
@@ -67,6 +73,8 @@ def is_text(start: bytes) -> bool:
 
 def describe_start(start: bytes) -> str:
     """Describe a file of an unexpected format by its first bytes, for an error."""
+    if start[1:2] in _SPC_VERSIONS and not is_text(start):
+        return "perhaps a GRAMS file (.spc): export it as JCAMP-DX or as text of two columns"
     known = (kind for signature, kind in _FOREIGN.items() if start.startswith(signature))
     return next(known, f"a file that starts with {start[:8]!r}")
 

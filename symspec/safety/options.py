@@ -10,6 +10,8 @@ import numpy as np
 
 from symspec.errors import OptionError
 
+Padding = str | int | tuple[int, int]  # a word, as many on both sides, or before and after
+
 
 def check_choice(value: Any, name: str, choices: Sequence[str]) -> str:
     """Check that an option is one of the words allowed.
@@ -142,3 +144,46 @@ def check_rng(rng: Any) -> np.random.Generator:
         f"rng should be a numpy.random.Generator, got {got}: write"
         f" rng=np.random.default_rng({seed})."
     )
+
+
+def check_level(level: float, name: str = "level") -> None:
+    """Refuse, under the argument's name, a level of an interval that is not between 0 and 1.
+
+    Raises
+    ------
+    OptionError
+        As it says.
+    """
+    check_number(level, name, "between 0 and 1", lambda x: 0 < x < 1)
+
+
+def as_pair(padding: Padding) -> tuple[int, int]:
+    """Positions before and after."""
+    if isinstance(padding, str):
+        return 0, 0  # "valid"
+    if isinstance(padding, int | np.integer):
+        return padding, padding
+    before, after = padding
+    return before, after
+
+
+def check_padding(padding: Padding, words: tuple[str, ...]) -> None:
+    """Refuse a padding that is none of these words, one whole number or two.
+
+    Raises
+    ------
+    OptionError
+        With what is expected.
+    """
+    if isinstance(padding, str):
+        if padding not in words:
+            raise OptionError(
+                f"padding should be one of {words} or whole numbers, got {padding!r}."
+            )
+        return
+    if not isinstance(padding, int | np.integer) and len(padding) != 2:
+        raise OptionError(
+            f"padding should be one number or two, before and after, got {padding!r}."
+        )
+    for n in as_pair(padding):
+        check_count(n, "padding", least=0)

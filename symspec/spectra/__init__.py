@@ -20,6 +20,11 @@ result has the covariance that resampling leaves between pixels:
 >>> ss.resample(stars, grid).spectra.n_pixels
 50
 
+Pixels of ``ivar = 0`` in training spectra are filled before a network is trained: they get their
+mean given the good pixels, as the other training spectra have it (`pixels.fill_training`). Arrays
+come with ``ivar=`` beside them; NaN without it counts as missing, with a `MissingPixelsWarning`.
+Errors of the flux that are correlated go into ``flux_covariance=``, see `covariances`.
+
 The demonstration runs on 785 stars of the MILES library (`datasets.miles`): Sanchez-Blazquez et al.
 2006, MNRAS 371, 703; Falcon-Barroso et al. 2011, A&A 532, A95; labels of Cenarro et al. 2007, MNRAS
 374, 664. Please cite them if you use these stars.

@@ -26,6 +26,7 @@ IDS = (
     "targetid",
     "objid",
 )
+GROUPS = ("group", "groups")  # rows of one star or sample
 UNCERTAINTIES = {
     "error_spectrum": "std",
     "flux_error": "std",

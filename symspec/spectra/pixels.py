@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from symspec.errors import DataError, MissingPixelsWarning, OptionError
+from symspec.spectra.flux_prior import FluxPrior, fit_flux_prior
 from symspec.spectra.spectra import Spectra
 
 UNCERTAINTY_KINDS = ("std", "var", "ivar")
 MISSING = -9999.0
+NOISELESS = 1e150  # inverse variance of a flux whose errors nobody knows
 BAD_ERROR = 999.0  # where flags begin unless the caller says it
 _FLAG_RATIO = 100.0  # of a flag to an error; flags are 999 or 1e10 where errors are below 1
 _EXPONENTS = {"std": -2.0, "var": -1.0, "ivar": 1.0}
+_filled: WeakKeyDictionary[Spectra, np.ndarray] = WeakKeyDictionary()
 
 
 def as_nan(values: np.ndarray) -> np.ndarray:
@@ -222,20 +227,72 @@ def _is_flag(ivar: np.ndarray, bad_error: float) -> np.ndarray:
 
 
 def fill_flux(spectra: Spectra) -> np.ndarray:
-    """Flux (star, pixel) with the mean of the other stars at pixels of ivar = 0.
+    """Training flux (star, pixel) whose pixels of ivar = 0 are filled, see `fill_training`.
 
-    The mean is that of the good pixels, and 0 where no star has one.
+    The flux is kept as long as the spectra are.
     """
     if spectra.ivar is None:
         return spectra.flux
-    good = spectra.ivar > 0
-    flux = np.where(good, spectra.flux, 0.0)
-    mean = flux.sum(axis=0) / np.maximum(good.sum(axis=0), 1)
-    return fill_bad_pixels(flux, spectra.ivar, mean)
+    if spectra not in _filled:
+        _filled[spectra] = fill_training(spectra.flux, spectra.ivar)
+    return _filled[spectra]
+
+
+def fill_training(flux: np.ndarray, ivar: np.ndarray) -> np.ndarray:
+    """Training flux with, at pixels of ivar = 0, their mean given the good ones.
+
+    What one pixel tells of another is found from these spectra themselves, see `FluxPrior`. Of
+    fewer than `MIN_STARS` spectra nothing is: pixels hold the mean of the other stars. A pixel that
+    no star has is 0.
+
+    Parameters
+    ----------
+    flux, ivar : numpy.ndarray, shape (star, pixel)
+
+    Returns
+    -------
+    numpy.ndarray, shape (star, pixel)
+        `flux` itself where no pixel is bad.
+    """
+    if ivar.all():
+        return flux
+    good = ivar > 0
+    mean = _find_mean(flux, good)
+    filled = np.where(good, flux, mean.astype(flux.dtype))
+    prior = fit_flux_prior(filled, mean, ivar)
+    if prior is None or not len(prior.loadings):
+        return filled
+    completed = prior.complete(flux, ivar)
+    # stars that lack a pixel leave no trace in its mean now
+    better = replace(prior, mean=completed.flux.mean(axis=0))
+    return better.complete(flux, ivar).flux.astype(flux.dtype, copy=False)
+
+
+def fill_by_mean(spectra: Spectra) -> np.ndarray:
+    """Flux (star, pixel) with the mean of the other stars at pixels of ivar = 0."""
+    if spectra.ivar is None:
+        return spectra.flux
+    mean = _find_mean(spectra.flux, spectra.ivar > 0)
+    return fill_bad_pixels(spectra.flux, spectra.ivar, mean)
+
+
+def fill_others(spectra: Spectra, training: np.ndarray) -> np.ndarray:
+    """Flux (star, pixel) of other spectra, filled by what filled training flux tells of them."""
+    if spectra.ivar is None or spectra.ivar.all():
+        return spectra.flux
+    mean = training.mean(axis=0, dtype=np.float64)
+    prior = fit_flux_prior(training, mean) or FluxPrior.of_mean(mean)
+    return prior.complete(spectra.flux, spectra.ivar).flux
+
+
+def _find_mean(flux: np.ndarray, good: np.ndarray) -> np.ndarray:
+    """Mean (pixel,) of the good pixels, and 0 where no star has one."""
+    total = np.where(good, flux, 0.0).sum(axis=0, dtype=np.float64)
+    return total / np.maximum(good.sum(axis=0), 1)
 
 
 def fill_missing(flux: ArrayLike) -> ArrayLike:
-    """Training flux with the mean of the other stars at pixels that are NaN.
+    """Training flux whose pixels that are NaN are filled, see `fill_training`.
 
     Anything but an array (star, pixel) of floats is returned as it is, and so are pixels that are
     NaN in every star.
@@ -250,19 +307,18 @@ def fill_missing(flux: ArrayLike) -> ArrayLike:
     if not np.isnan(np.sum(flux)):
         return flux
     good = ~np.isnan(flux)
-    n_good = good.sum(axis=0)
-    n_missing = np.count_nonzero(~good[:, n_good > 0])
+    is_known = good.any(axis=0)
+    n_missing = np.count_nonzero(~good[:, is_known])
     if not n_missing:
         return flux
     warnings.warn(
         f"flux holds {n_missing} values that are NaN: they are taken as missing pixels, and filled"
-        " with the mean of the other stars. Give Spectra(flux=..., ivar=..., labels=...) with"
-        " ivar = 0 there to say that this is meant.",
+        " with their mean given the other pixels, as the other stars have it. Give ivar with 0"
+        " there to say that this is meant.",
         MissingPixelsWarning,
         stacklevel=4,
     )
-    mean = np.where(good, flux, 0.0).sum(axis=0, dtype=np.float64) / np.maximum(n_good, 1)
-    return np.where(good | (n_good == 0), flux, mean.astype(flux.dtype))
+    return np.where(is_known, fill_training(flux, np.where(good, NOISELESS, 0.0)), np.nan)
 
 
 def fill_bad_pixels(flux: np.ndarray, ivar: np.ndarray | None, flux_mean: np.ndarray) -> np.ndarray:

@@ -6,7 +6,7 @@ diag(1/ivar) R^T, which has entries off the diagonal, for neighbouring new pixel
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -208,6 +208,7 @@ def resample(
     """
     check_choice(kind, "kind", KINDS)
     check_medium(wavelength_medium)
+    _refuse_covariance(spectra)
     unit = _find_unit(wavelength, wavelength_unit, spectra.wavelength_unit)
     given = as_float_array(wavelength, "wavelength", unit=unit)
     old, new = _match_grids(spectra, given, unit)
@@ -217,14 +218,11 @@ def resample(
         for velocity in _find_velocities(radial_velocity, spectra.n_stars)
     )
     flux, ivar = _apply_each(matrices, spectra)
-    resampled = Spectra(
+    resampled = replace(  # labels with their errors, ids and groups are as they were
+        spectra,
         flux=flux,
         ivar=ivar,
         wavelength=given,
-        labels=spectra.labels,
-        label_names=spectra.label_names,
-        label_units=spectra.label_units,
-        ids=spectra.ids,
         wavelength_unit=unit,
         wavelength_medium=medium,
     )
@@ -268,6 +266,14 @@ def propagate_through(J_x: np.ndarray, R: sparse.csr_array, ivar: np.ndarray) ->
         *J_x.shape[:2], n_old
     )
     return np.matmul(J_old * _invert(ivar)[:, None, :], J_old.transpose(0, 2, 1))
+
+
+def _refuse_covariance(spectra: Spectra) -> None:
+    if spectra.flux_covariance is not None:
+        raise DataError(
+            "spectra should have independent errors to be resampled, got a flux_covariance: leave"
+            " it out, and give R @ covariance @ R.T with the result, R = Resampled.matrix."
+        )
 
 
 def _match_grids(

@@ -15,9 +15,12 @@ from symspec.safety.label_errors import (
     add_errors,
     find_labels_alone,
 )
+from symspec.safety.options import check_count
 from symspec.safety.stars import check_flux, check_ivar
+from symspec.spectra.covariances.dense import match_covariance
+from symspec.spectra.covariances.interface import FluxCovariance
 from symspec.spectra.grids import Pixels, check_grid
-from symspec.spectra.pixels import fill_flux, fill_missing
+from symspec.spectra.pixels import fill_flux, fill_missing, fill_training
 from symspec.spectra.resampling import Resampled
 from symspec.spectra.spectra import Spectra
 from symspec.spectra.wavelengths import find_label_factor
@@ -37,6 +40,7 @@ def as_stars(
     X: ArrayLike | Spectra | Resampled,
     Y: ArrayLike | None = None,
     label_errors: ArrayLike | None = None,
+    ivar: ArrayLike | None = None,
 ) -> tuple[ArrayLike, ArrayLike | LabelsWithErrors, ArrayLike | None]:
     """Flux and labels to train on, out of `Spectra` alone or out of arrays.
 
@@ -50,12 +54,14 @@ def as_stars(
     label_errors : array_like, shape (star, label) or (star, label, label), optional
         Standard deviations or covariances of errors that the labels of Y came with; `Spectra` bring
         them, too.
+    ivar : array_like, shape (star, pixel), optional
+        Inverse variance of an array X, 0 at bad pixels; `Spectra` bring it, too.
 
     Returns
     -------
     flux : numpy.ndarray, shape (star, pixel)
-        Of spectra with bad pixels filled, see `symspec.spectra.pixels.fill_flux`. An array X is
-        returned as it is, unchecked, but for NaN, see `fill_missing`.
+        With bad pixels filled, see `symspec.spectra.pixels.fill_training`. An array X without
+        `ivar` is returned as it is, unchecked, but for NaN, see `fill_missing`.
     labels : numpy.ndarray, shape (star, label), or LabelsWithErrors
         Of spectra those with the network's names, in its order and units, together with their
         errors, if they have any; a network whose labels were never named takes all of them as they
@@ -66,9 +72,10 @@ def as_stars(
     Raises
     ------
     OptionError
-        Y is missing beside an array, or Y or `label_errors` are given beside `Spectra`.
+        Y is missing beside an array, or Y, `label_errors` or `ivar` are given beside `Spectra`.
     ShapeError, DataError
-        The spectra are on another grid than the network's, see `symspec.spectra.grids.check_grid`.
+        The spectra are on another grid than the network's, see `symspec.spectra.grids.check_grid`,
+        or `ivar` is not one of X.
     DataError
         The spectra lack labels of the network's names, or in units that convert to its own.
     """
@@ -80,60 +87,81 @@ def as_stars(
                 "Y should hold the labels (star, label) that go with an array of flux, got None:"
                 " give Y, or Spectra with labels as X."
             )
-        return fill_missing(X), Y, label_errors
-    for name, given in (("Y", Y), ("label_errors", label_errors)):
+        if ivar is None:
+            return fill_missing(X), Y, label_errors
+        filled = fill_training(*_check_errors(net, X, ivar))
+        return filled.reshape(np.shape(X)), Y, label_errors
+    for name, given in (("Y", Y), ("label_errors", label_errors), ("ivar", ivar)):
         if given is not None:
             raise OptionError(
-                f"{name} should be left out with Spectra, which bring their labels, got both: give"
-                " Spectra(..., labels=..., label_errors=...) alone, or the arrays X.flux and Y."
+                f"{name} should be left out with Spectra, which bring their own, got both: give"
+                " Spectra(..., ivar=..., labels=..., label_errors=...) alone, or the arrays X.flux"
+                " and Y."
             )
     check_grid(net, X, "the spectra")
     return fill_flux(X), _pick_labels(X, tuple(net.label_names), tuple(net.label_units)), None
 
 
 def as_flux(
-    net: Regressor, X: ArrayLike | Spectra | Resampled, ivar: ArrayLike | None = None
-) -> tuple[np.ndarray, np.ndarray | None]:
-    """Flux (star, pixel) to predict from, and its inverse variance if it is known.
+    net: Regressor,
+    X: ArrayLike | Spectra | Resampled,
+    ivar: ArrayLike | None = None,
+    flux_covariance: FluxCovariance | ArrayLike | None = None,
+) -> tuple[np.ndarray, np.ndarray | None, FluxCovariance | None]:
+    """Flux (star, pixel) to predict from, and its inverse variance and covariance if known.
 
     Parameters
     ----------
     net : Network
     X : Spectra, Resampled, or array_like of shape (star, pixel) or (pixel,)
     ivar : array_like, shape of `X`, optional
+    flux_covariance : FluxCovariance or array_like, optional
         Of an array; Spectra and Resampled bring their own.
 
     Raises
     ------
     OptionError
-        `ivar` is given beside `Spectra`.
+        `ivar` or `flux_covariance` is given beside `Spectra`.
     ShapeError, DataError
-        Flux or ivar are not what is expected, or the spectra are on another grid than the
+        Flux or its errors are not what is expected, or the spectra are on another grid than the
         network's.
     """
     if isinstance(X, Resampled):
         X = X.spectra
     if isinstance(X, Spectra):
-        if ivar is not None:
-            raise OptionError(
-                "ivar should be left out with Spectra, which bring their own, got both: give"
-                " Spectra(flux=..., ivar=...)."
-            )
+        for name, given in (("ivar", ivar), ("flux_covariance", flux_covariance)):
+            if given is not None:
+                raise OptionError(
+                    f"{name} should be left out with Spectra, which bring their own, got both:"
+                    f" give Spectra(flux=..., {name}=...)."
+                )
         check_grid(net, X, "the spectra")
         ivar = X.ivar
+        flux_covariance = X.flux_covariance
         X = X.flux
     flux = check_flux(X, net.n_pixels, allow_nan=ivar is not None)
-    if ivar is None:
-        return np.atleast_2d(flux), None
-    ivar = np.atleast_2d(check_ivar(ivar, flux.shape))
+    known = None
+    if ivar is not None:
+        flux, known = _check_errors(net, flux, ivar)
     flux = np.atleast_2d(flux)
-    if (bad := ~np.isfinite(flux) & (ivar > 0)).any():
+    if flux_covariance is None:
+        return flux, known, None
+    covariance, known = match_covariance(flux_covariance, known, flux.shape)
+    return flux, known, covariance
+
+
+def _check_errors(net: Regressor, X: ArrayLike, ivar: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    """Flux and inverse variance (star, pixel); the former may be anything where the latter is 0."""
+    flux = check_flux(X, net.n_pixels, allow_nan=True, dtype=None)
+    known = np.atleast_2d(check_ivar(ivar, flux.shape))
+    flux = np.atleast_2d(flux)
+    if (bad := ~np.isfinite(flux) & (known > 0)).any():
         star, pixel = np.argwhere(bad)[0]
         raise DataError(
             f"flux should be finite wherever ivar is positive, got {np.count_nonzero(bad)}"
             f" values that are not (first: star {star}, pixel {pixel}): set ivar to 0 there."
         )
-    return flux, ivar
+    return flux, known
 
 
 def _pick_labels(spectra: Spectra, wanted: tuple[str, ...], units: tuple[str, ...]) -> Labels:
@@ -178,8 +206,63 @@ def _take(values: np.ndarray | None, columns: Sequence[int], factors: np.ndarray
     return values if (factors == 1.0).all() else values * factors
 
 
+def find_groups(spectra: Spectra) -> np.ndarray:
+    """Number (star,) of the group that each star belongs to, in the order in which they occur.
+
+    Those of `Spectra.groups`, else stars of one name, which are the same star again; a star without
+    a name is alone.
+    """
+    names = spectra.ids if spectra.groups is None else spectra.groups
+    if names is None:
+        return np.arange(len(spectra))
+    own = np.array([name or f"\0{i}" for i, name in enumerate(names)])
+    _, first, inverse = np.unique(own, return_index=True, return_inverse=True)
+    return np.argsort(np.argsort(first))[inverse]
+
+
+def assign_folds(spectra: Spectra, folds: int, seed: int) -> np.ndarray:
+    """Fold (star,) in which each star is held out, -1 for stars without any label.
+
+    Groups (`find_groups`) stay together. They are shuffled, and each goes to the fold that has the
+    fewest stars so far, large groups first.
+
+    Parameters
+    ----------
+    spectra : Spectra
+    folds : int
+        At least 2.
+    seed : int
+
+    Raises
+    ------
+    OptionError
+        There are fewer than two folds, or fewer groups than folds.
+    """
+    check_count(folds, "folds", least=2)
+    labelled = _find_labelled(spectra)
+    group = find_groups(spectra)[labelled]
+    names, sizes = np.unique(group, return_counts=True)
+    if names.size < folds:
+        raise OptionError(
+            f"folds should be at most the number of groups with labels, {names.size}, got {folds}:"
+            " ask for fewer, or give the groups, group=, if spectra were taken for one by their"
+            " names."
+        )
+    shuffled = np.random.default_rng(seed).permutation(names.size)
+    counts = np.zeros(folds, dtype=int)
+    fold_of = np.empty(names.size, dtype=int)
+    for i in shuffled[np.argsort(-sizes[shuffled], kind="stable")]:
+        fold_of[i] = np.argmin(counts)
+        counts[fold_of[i]] += sizes[i]
+    fold = np.full(len(spectra), -1)
+    fold[labelled] = fold_of[np.searchsorted(names, group)]
+    return fold
+
+
 def split_stars(spectra: Spectra, fraction: float, seed: int) -> tuple[Spectra, Spectra | None]:
     """Set aside a random `fraction` of the stars with labels, to test on.
+
+    Groups (`find_groups`) are set aside whole.
 
     Parameters
     ----------
@@ -200,8 +283,7 @@ def split_stars(spectra: Spectra, fraction: float, seed: int) -> tuple[Spectra, 
     DataError
         Fewer than two stars are left to train on.
     """
-    labels = np.full((len(spectra), 1), np.nan) if spectra.labels is None else spectra.labels
-    labelled = np.flatnonzero(~np.isnan(labels).all(axis=1))
+    labelled = _find_labelled(spectra)
     n_out = max(1, round(fraction * labelled.size)) if fraction > 0 else 0
     if labelled.size - n_out < 2:
         raise DataError(
@@ -211,7 +293,25 @@ def split_stars(spectra: Spectra, fraction: float, seed: int) -> tuple[Spectra, 
     if n_out == 0:
         return spectra[labelled], None
     order = np.random.default_rng(seed).permutation(labelled)
-    return spectra[np.sort(order[n_out:])], spectra[np.sort(order[:n_out])]
+    group = find_groups(spectra)
+    _, first = np.unique(group[order], return_index=True)
+    in_turn = group[order][np.sort(first)]  # groups as their first stars come
+    sizes = np.cumsum(np.bincount(group[labelled])[in_turn])
+    n_groups = int(np.searchsorted(sizes, n_out)) + 1
+    is_out = np.isin(group[labelled], in_turn[:n_groups])
+    if np.count_nonzero(~is_out) < 2:
+        raise DataError(
+            f"training needs stars of other groups than those set aside, got {in_turn.size} groups"
+            f" of which {n_groups} would be set aside: give more groups, a smaller validation, or"
+            " group= if spectra were taken for one by their names."
+        )
+    return spectra[labelled[~is_out]], spectra[labelled[is_out]]
+
+
+def _find_labelled(spectra: Spectra) -> np.ndarray:
+    """Places of the stars with at least one label."""
+    labels = np.full((len(spectra), 1), np.nan) if spectra.labels is None else spectra.labels
+    return np.flatnonzero(~np.isnan(labels).all(axis=1))
 
 
 def match_labels(spectra: Spectra, net: Regressor) -> np.ndarray | None:

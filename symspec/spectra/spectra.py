@@ -22,9 +22,12 @@ from symspec.safety.stars import (
     check_not_infinite,
     check_wavelength,
 )
+from symspec.spectra.covariances.dense import match_covariance
+from symspec.spectra.covariances.interface import FluxCovariance
 
 # the fields with one row a star
-BY_STAR = ("flux", "ivar", "labels", "label_errors", "label_covariance", "ids")
+BY_STAR = ("flux", "ivar", "labels", "label_errors", "label_covariance", "groups", "ids")
+_OF_TEXT = ("groups", "ids")
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
@@ -41,6 +44,9 @@ class Spectra:
         Flux, in any unit; finite wherever `ivar` is not 0.
     ivar : numpy.ndarray, shape (star, pixel), or None
         Inverse variance of the flux, 1/sigma**2; 0 means no information. None: unknown.
+    flux_covariance : FluxCovariance or array_like, optional
+        Covariance of the flux where errors of pixels are correlated, see
+        `symspec.spectra.covariances`; `ivar` is 1 over its diagonal, or 0.
     wavelength : numpy.ndarray, shape (pixel,), or None
         Wavelength of each pixel, in `wavelength_unit`, to which a quantity is converted.
     labels : numpy.ndarray, shape (star, label), or None
@@ -58,6 +64,9 @@ class Spectra:
         One unit a label; by default ``""``.
     ids : numpy.ndarray of str, shape (star,), or None
         Names of the stars; bytes are decoded (UTF-8, else Latin-1), numbers written out.
+    groups : numpy.ndarray of str, shape (star,), or None
+        What spectra belong together, such as several of one sample: those with the same name are
+        never parted when stars are set aside.
     wavelength_unit : str
         Unit of `wavelength`, default ``"Angstrom"``.
     wavelength_medium : {"air", "vacuum"} or None
@@ -90,6 +99,8 @@ class Spectra:
     label_errors: np.ndarray | None = None
     label_covariance: np.ndarray | None = None
     missing_label_error: str = REFUSE
+    flux_covariance: FluxCovariance | None = None
+    groups: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         flux = _as_matrix(self.flux, "flux", "pixel")
@@ -97,6 +108,10 @@ class Spectra:
         if self.ivar is not None:
             self._set("ivar", check_ivar(self.ivar, flux.shape))
         _refuse_unmarked(self.flux, self.ivar)
+        if self.flux_covariance is not None:
+            covariance, ivar = match_covariance(self.flux_covariance, self.ivar, flux.shape)
+            object.__setattr__(self, "flux_covariance", covariance)
+            self._set("ivar", ivar)
         units = _as_strings(self.label_units, "label_units")
         check_medium(self.wavelength_medium)
         if self.wavelength is not None:
@@ -105,8 +120,9 @@ class Spectra:
         if self.labels is not None:
             labels = _as_labels(self.labels, flux.shape[0], units)
             self._set("labels", labels)
-        if self.ids is not None:
-            self._set("ids", _as_ids(self.ids, flux.shape[0]))
+        for name in _OF_TEXT:
+            if (texts := getattr(self, name)) is not None:
+                self._set(name, _as_names(texts, name, flux.shape[0]))
         names = _as_strings(self.label_names, "label_names")
         _check_length(names, "label_names", self.n_labels)
         _check_length(units, "label_units", self.n_labels)
@@ -185,8 +201,12 @@ class Spectra:
         # as before these were known of any spectra
         if self.wavelength_medium is None:
             del values["wavelength_medium"]
+        if self.groups is None:
+            del values["groups"]
         if not self.has_label_errors:
             del values["label_errors"], values["label_covariance"], values["missing_label_error"]
+        if self.flux_covariance is None:
+            del values["flux_covariance"]
         return {"spectra": find_fingerprint(values)}
 
     @property
@@ -199,6 +219,8 @@ class Spectra:
         selected: dict[str, Any] = {
             name: getattr(self, name)[stars] for name in BY_STAR if getattr(self, name) is not None
         }
+        if self.flux_covariance is not None:
+            selected["flux_covariance"] = self.flux_covariance.pick(stars)
         return replace(self, **selected)
 
     def __repr__(self) -> str:
@@ -207,6 +229,7 @@ class Spectra:
             f"{self.n_stars} stars",
             f"{self.n_pixels} pixels",
             "no ivar" if self.ivar is None else "ivar",
+            *(["covariance of the flux"] if self.flux_covariance is not None else []),
             self._describe_wavelength(),
             f"labels {labels}" if labels else "no labels",
             *(["errors of labels"] if self.has_label_errors else []),
@@ -221,13 +244,15 @@ class Spectra:
 
 
 def hash_spectra(spectra: Spectra) -> str:
-    """SHA-256 of the flux, ivar, labels with their errors, and ids of some stars."""
+    """SHA-256 of the flux and its errors, labels with their errors, and ids of some stars."""
     digest = hashlib.sha256()
-    for name in BY_STAR[:-1]:
+    for name in (name for name in BY_STAR if name not in _OF_TEXT):
         array = getattr(spectra, name)
         if array is not None:
             digest.update(f"{name}{array.dtype.str}{array.shape}".encode())
             digest.update(np.ascontiguousarray(array).data)
+    if spectra.flux_covariance is not None:
+        digest.update(find_fingerprint(spectra.flux_covariance).encode())
     digest.update(b"" if spectra.ids is None else "\n".join(spectra.ids).encode())
     return digest.hexdigest()
 
@@ -299,13 +324,14 @@ def _as_labels(value: ArrayLike, n_stars: int, units: Sequence[str]) -> np.ndarr
     return labels
 
 
-def _as_ids(value: ArrayLike, n_stars: int) -> np.ndarray:
+def _as_names(value: ArrayLike, name: str, n_stars: int) -> np.ndarray:
     shape = np.shape(value)
     if shape != (n_stars,):
         raise ShapeError(
-            f"ids should have shape ({n_stars},), one a star, got {shape}: select the same stars."
+            f"{name} should have shape ({n_stars},), one a star, got {shape}: select the same"
+            " stars."
         )
-    return np.array(as_texts(value, "ids"), dtype=str)
+    return np.array(as_texts(value, name), dtype=str)
 
 
 def _as_strings(strings: Iterable[str], name: str) -> tuple[str, ...]:

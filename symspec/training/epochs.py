@@ -65,6 +65,7 @@ def train(
     Y: ArrayLike | None = None,
     *,
     label_errors: ArrayLike | None = None,
+    ivar: ArrayLike | None = None,
     theta: ArrayLike | None = None,
     init: str = "he_normal",
     validation: Any = None,
@@ -105,6 +106,9 @@ def train(
     label_errors : array_like, shape (star, label) or (star, label, label), optional
         Standard deviations or covariances of errors that the labels came with, in their units.
         They add to the noise. `Spectra` bring their own.
+    ivar : array_like, shape (star, pixel), optional
+        Inverse variance of the training flux X, of which only zeros count: such pixels are filled
+        by what the other pixels and stars tell of them. `Spectra` bring their own.
     theta : array_like, shape (param,), optional
         Start; by default drawn by `reg.net.init_params(rng, init)`.
     init : str, default "he_normal"
@@ -163,10 +167,9 @@ def train(
     schedule = _Schedule(patience, reduce_lr_patience, reduce_lr_factor, min_learning_rate)
     schedule.check(learning_rate)
     choose_backend(backend)
-    stars, held_out = hold_out_stars(reg.net, X, Y, label_errors, validation, rng)
-    start = (
-        reg.net.init_params(rng, init) if theta is None else check_theta(theta, reg.net.n_params)
-    )
+    stars, held_out = hold_out_stars(reg.net, X, Y, label_errors, ivar, validation, rng)
+    given = reg.net.init_params(rng, init) if theta is None else theta
+    start = check_theta(given, reg.net.n_params)
     loss, watched = compile_losses(reg, stars, held_out, backend, dtype)
     adam = Adam(
         start.size,

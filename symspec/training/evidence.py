@@ -60,6 +60,7 @@ def tune(
     Y: ArrayLike | None = None,
     *,
     label_errors: ArrayLike | None = None,
+    ivar: ArrayLike | None = None,
     noise: str = "per_label",
     prior: str = "scale",
     move: bool = True,
@@ -93,18 +94,20 @@ def tune(
     label_errors : array_like, shape (star, label) or (star, label, label), optional
         Standard deviations or covariances of errors that the labels came with, in their units.
         They add to the noise. `Spectra` bring their own.
+    ivar : array_like, shape (star, pixel), optional
+        0 at bad pixels of the training flux, which are filled. `Spectra` bring their own.
     noise : {"per_label", "full", "scale_and_dof", "fixed"}
         One sigma_noise a label, or one scale of Student's t; a full noise covariance (from
-        sigma_noise, too); scales and degrees of freedom of Student's t, more than 2; or what `reg`
-        has. Where a few labels are far out, the data want few degrees of freedom, and then the
-        standard deviation of the noise is that of the outliers.
+        sigma_noise, too); scales and degrees of freedom of Student's t, which are few where some
+        labels are far out; or what `reg` has.
     prior : {"scale", "per_layer", "per_block", "fixed"}
         One factor for all prior precisions, for those of each layer, or of each block; or what
         `reg` has.
     move : bool, default True
         False: the evidence is that of the network linearised at `theta` (the targets y - f + J
-        theta, a problem with a closed form), and `theta` is returned as it is. Noise and prior go
-        with predictions of the linearised network.
+        theta, a problem with a closed form for normal noise, and with Laplace's at its mode for
+        Student's t), and `theta` is returned as it is. Noise and prior go with predictions of the
+        linearised network.
     starts : int, default 1
         Weights to start from: `theta`, and others drawn by `reg.net.init_params` and taken downhill
         by L-BFGS. The largest evidence of all is returned.
@@ -156,7 +159,7 @@ def tune(
     """
     _check_options(structure, options, move, starts)
     weights = np.array(check_theta(theta, reg.net.n_params))
-    flux, labels = check_stars(reg.net, *as_stars(reg.net, X, Y, label_errors))
+    flux, labels = check_stars(reg.net, *as_stars(reg.net, X, Y, label_errors, ivar))
     hyperparameters = Hyperparameters(reg, noise, prior)
     # the approximations depend on the coordinates
     span = keep_whole(reg, flux) if structure in APPROXIMATE else reduce_to_span(reg, flux)

@@ -21,7 +21,7 @@ from symspec.networks.regression import Regression
 from symspec.safety.label_errors import Labels, LabelsWithErrors, find_labels_alone, find_observed
 from symspec.safety.memory import chunks
 from symspec.safety.stars import check_flux, check_labels
-from symspec.spectra.pixels import fill_bad_pixels
+from symspec.spectra.pixels import fill_others
 from symspec.spectra.resampling import Resampled
 from symspec.spectra.selections import as_stars
 from symspec.spectra.spectra import Spectra
@@ -61,6 +61,7 @@ def hold_out_stars(
     X: ArrayLike | Spectra | Resampled,
     Y: ArrayLike | None,
     label_errors: ArrayLike | None,
+    ivar: ArrayLike | None,
     validation: Any,
     rng: np.random.Generator,
 ) -> tuple[Stars, Stars | None]:
@@ -69,7 +70,7 @@ def hold_out_stars(
     Parameters
     ----------
     net : Network
-    X, Y, label_errors : array_like or None
+    X, Y, label_errors, ivar : array_like or None
         As for `train`, or Spectra alone.
     validation : tuple (X, Y), Spectra, float or None
         As for `train`.
@@ -83,7 +84,7 @@ def hold_out_stars(
     OptionError
         `validation` is anything else.
     """
-    flux, labels = check_stars(net, *as_stars(net, X, Y, label_errors))
+    flux, labels = check_stars(net, *as_stars(net, X, Y, label_errors, ivar))
     n = len(flux)
     if n < 2:
         raise DataError(
@@ -98,8 +99,7 @@ def hold_out_stars(
         validation = validation.spectra
     if isinstance(validation, Spectra):
         _, truth, _ = as_stars(net, validation)
-        filled = fill_bad_pixels(validation.flux, validation.ivar, flux.mean(axis=0))
-        return everything, _check_validation(net, filled, truth)
+        return everything, _check_validation(net, fill_others(validation, flux), truth)
     if isinstance(validation, tuple | list) and len(validation) == 2:
         return everything, _check_validation(net, *validation)
     got = repr(validation) if np.isscalar(validation) else type(validation).__name__

@@ -26,7 +26,8 @@ from functools import partial
 from typing import Self, cast
 
 import numpy as np
-from scipy.linalg import solve, solve_triangular
+from scipy.linalg import solve
+from scipy.linalg.blas import dtrsv
 from scipy.optimize import minimize as scipy_minimize
 from scipy.sparse.linalg import LinearOperator, cg
 
@@ -263,7 +264,7 @@ class MarginalLikelihood(EvidenceFunction):
         """
         for n_descents in range(max_descents):
             L = self.builder.cholesky(theta)
-            slope = solve_triangular(L, self.objective(theta)[1], lower=True)
+            slope = dtrsv(L, self.objective(theta)[1], lower=1)
             if 0.5 * slope @ slope <= NEAR:
                 return theta, n_descents
             objective = partial(self._objective_around, theta, L)
@@ -271,15 +272,15 @@ class MarginalLikelihood(EvidenceFunction):
             found = scipy_minimize(
                 objective, 0 * theta, jac=True, method="L-BFGS-B", options=options
             )
-            theta = theta + solve_triangular(L, found.x, lower=True, trans=1)
+            theta = theta + dtrsv(L, found.x, lower=1, trans=1)
         return theta, max_descents
 
     def _objective_around(
         self, theta: np.ndarray, L: np.ndarray, u: np.ndarray
     ) -> tuple[float, np.ndarray]:
         """U and its gradient in coordinates u = L^T s of the step s from `theta`."""
-        U, gradient = self.objective(theta + solve_triangular(L, u, lower=True, trans=1))
-        return U, solve_triangular(L, gradient, lower=True)
+        U, gradient = self.objective(theta + dtrsv(L, u, lower=1, trans=1))
+        return U, dtrsv(L, gradient, lower=1)
 
     def evaluate(self, theta: np.ndarray, *, is_near: bool = False) -> Evidence:
         """F at the minimum near `theta`, with its gradient: the complete one by primal or dual.

@@ -42,6 +42,7 @@ def minimize(
     Y: ArrayLike | None = None,
     *,
     label_errors: ArrayLike | None = None,
+    ivar: ArrayLike | None = None,
     method: str = "L-BFGS-B",
     tol: float | None = None,
     max_iterations: int | None = None,
@@ -66,6 +67,9 @@ def minimize(
     label_errors : array_like, shape (star, label) or (star, label, label), optional
         Standard deviations or covariances of errors that the labels came with, in their units.
         They add to the noise. `Spectra` bring their own.
+    ivar : array_like, shape (star, pixel), optional
+        Inverse variance of the training flux X, of which only zeros count: such pixels are filled
+        by what the other pixels and stars tell of them. `Spectra` bring their own.
     method : str, default "L-BFGS-B"
         With the gradient: "L-BFGS-B", "BFGS", "CG", "TNC", "SLSQP". With Hessian-vector products:
         "Newton-CG", "trust-ncg", "trust-krylov", "trust-constr". With the Hessian: "trust-exact",
@@ -117,7 +121,7 @@ def minimize(
     _check_method(method)
     options = _join_options(method, options, max_iterations)
     start = np.array(check_theta(theta, reg.net.n_params))
-    flux, labels = check_stars(reg.net, *as_stars(reg.net, X, Y, label_errors))
+    flux, labels = check_stars(reg.net, *as_stars(reg.net, X, Y, label_errors, ivar))
     choose_backend(backend)
     if method in MATRIX_METHODS:
         _check_matrix_fits(reg, method)

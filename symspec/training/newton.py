@@ -85,6 +85,7 @@ def polish(
     Y: ArrayLike | None = None,
     *,
     label_errors: ArrayLike | None = None,
+    ivar: ArrayLike | None = None,
     tolerance: float = 1e-6,
     max_iterations: int | None = None,
     structure: str = "auto",
@@ -112,6 +113,8 @@ def polish(
     label_errors : array_like, shape (star, label) or (star, label, label), optional
         Standard deviations or covariances of errors that the labels came with, in their units.
         They add to the noise. `Spectra` bring their own.
+    ivar : array_like, shape (star, pixel), optional
+        0 at bad pixels of the training flux, which are filled. `Spectra` bring their own.
     tolerance : float
         Stop when the Gauss-Newton decrement :math:`g^T G^{-1} g / 2` is below, in nats, and H has
         no direction of descent; at a kink when the least combination of gradients is, those within
@@ -129,7 +132,7 @@ def polish(
         Called with (iteration, U, decrement) before each step.
     """
     start = np.array(check_theta(theta, reg.net.n_params))
-    flux, labels = check_stars(reg.net, *as_stars(reg.net, X, Y, label_errors))
+    flux, labels = check_stars(reg.net, *as_stars(reg.net, X, Y, label_errors, ivar))
     if max_iterations is None:
         max_iterations = 5000 if reg.net.n_params <= MANY_PARAMS else 200
     span = reduce_to_span(reg, flux)

@@ -12,7 +12,7 @@ import warnings
 import numpy as np
 
 import symspec as ss
-from symspec.cli.steps import build_start
+from symspec.fitting.start import build_start
 
 EPOCHS = (5, 20, 200)
 

@@ -2,7 +2,9 @@
 
     python tests/bench/survey.py FOLDER [N_STARS [MASKED]]   # 5,000 stars; 100,000: 3 GB on disk
 
-MASKED is the share of pixels that are missing, at random, 0 by default.
+MASKED is the share of pixels that are missing, at random, 0 by default. With it, the same stars
+are taken without a missing pixel, too: `rate of masked` is the ratio of the two rates, by processor
+time and less what a survey of few stars takes, and should be at least a half.
 
 The catalogue of a run that was killed has to be that of an undisturbed one, byte by byte.
 """
@@ -25,6 +27,7 @@ from symspec.files.partial_runs import find_piece_size
 
 N_PIXELS, HIDDEN, N_TRAIN, N_KILLS, MOST_GIB = 7214, [64, 32], 400, 5, 2.0
 PIECE = 2000  # stars that are generated at once
+FEW = 64  # stars whose survey takes no time but that to begin
 COMMAND = [sys.executable, "-c", "from symspec.cli import main; main()", "errors"]
 
 
@@ -82,7 +85,10 @@ def predict_alone(model, spectra):
 
 
 def run(words, kill_after=None):
-    """Run the command, or kill it after so many pieces; seconds and peak memory in GiB."""
+    """Run the command, or kill it after so many pieces.
+
+    Seconds, seconds of processors, and peak memory in GiB.
+    """
     folder, start = words[-1].with_name(f"{words[-1].name}.partial"), time.monotonic()
     process = subprocess.Popen(
         [*COMMAND, *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
@@ -95,7 +101,22 @@ def run(words, kill_after=None):
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     assert process.returncode == (0 if kill_after is None else -signal.SIGKILL)
-    return time.monotonic() - start, usage.ru_maxrss / 2**20
+    processor = usage.ru_utime + usage.ru_stime
+    return time.monotonic() - start, processor, usage.ru_maxrss / 2**20
+
+
+def find_cost(folder, model, n_stars, masked):
+    """Processor time of a star in milliseconds, and peak memory in GiB."""
+    seconds = []
+    for n in (FEW, n_stars):
+        path = folder / f"stars_{n}_{masked:g}.h5"
+        if not path.exists():
+            make_spectra(path, n, masked)
+        catalogue = folder / "rate.fits"
+        catalogue.unlink(missing_ok=True)
+        _, processor, memory = run([model, path, catalogue])
+        seconds.append(processor)
+    return 1e3 * (seconds[1] - seconds[0]) / (n_stars - FEW), memory
 
 
 def main(folder, n_stars, masked):
@@ -109,11 +130,11 @@ def main(folder, n_stars, masked):
     for path in catalogues:
         path.unlink(missing_ok=True)
     alone = predict_alone(model, spectra)
-    seconds, memory = run([model, spectra, catalogues[0]])
+    seconds, _, memory = run([model, spectra, catalogues[0]])
     n_pieces = -(-n_stars // find_piece_size(8 * N_PIXELS))
     moments = sorted(random.sample(range(n_pieces), min(N_KILLS, n_pieces)))
-    peaks = [run([model, spectra, catalogues[1]], kill_after=n)[1] for n in moments]
-    rest, peak = run([model, spectra, catalogues[1]])
+    peaks = [run([model, spectra, catalogues[1]], kill_after=n)[2] for n in moments]
+    rest, _, peak = run([model, spectra, catalogues[1]])
     digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in catalogues]
     found = {
         "stars": n_stars,
@@ -128,6 +149,11 @@ def main(folder, n_stars, masked):
         "catalogue [bytes]": catalogues[0].stat().st_size,
         "the same bytes": digests[0] == digests[1],
     }
+    if masked:
+        costs = {share: find_cost(folder, model, n_stars, share) for share in (0.0, masked)}
+        found["processor time [ms a star], without and with masks"] = [c for c, _ in costs.values()]
+        found["peak memory [GiB], without and with masks"] = [m for _, m in costs.values()]
+        found["rate of masked"] = costs[0.0][0] / costs[masked][0]
     print(json.dumps(found, indent=1))
     assert found["the same bytes"]
     assert found["peak memory [GiB]"] < MOST_GIB

@@ -18,14 +18,14 @@ from symspec.cli import app
 from symspec.derivatives.compiled import compile_jacobian
 from symspec.derivatives.stationary_points import LowestCurvature
 from symspec.files.archives import read_laplace, read_network, read_regression, write_network
-from symspec.laplace.audit import AUDITED, audit_structures
 from symspec.laplace.certificate import Certificate
 from symspec.networks.regression import Regression
 from symspec.spectra import datasets
 from symspec.spectra.readers.read import read_spectra
+from symspec.validation.audit import AUDITED, audit_structures
 
 N_STARS, N_PIXELS = 60, 50
-COMMANDS = ("demo", "train", "errors", "audit", "hmc", "jacobian", "info")
+COMMANDS = ("demo", "train", "validate", "errors", "audit", "hmc", "jacobian", "info")
 
 
 def run(*words, code=0):
@@ -135,7 +135,7 @@ def test_train_takes_noise_with_tails_and_the_errors_of_the_labels(work, tmp_pat
     refused = {
         ("--noise", "normal"): "'gaussian', 'student-t', got 'normal'",
         ("--label-errors", "yes"): "'auto', 'none', got 'yes'",
-        ("--noise", "student-t", "--dof", 2): "dof should be finite and above 2",
+        ("--noise", "student-t", "--dof", 0): "dof should be finite and positive",
     }
     for options, reason in refused.items():
         assert reason in run("train", path, tmp_path / "no.h5", *options, code=1).stderr
@@ -179,7 +179,7 @@ def test_train_tunes_by_default_and_warns_of_what_is_not_at_a_minimum(work, tmp_
         )
         return tuned, theta + 0.1  # not at its minimum
 
-    monkeypatch.setattr("symspec.cli.steps.tune_by_evidence", tune)
+    monkeypatch.setattr("symspec.fitting.fit.tune_by_evidence", tune)
     words = ("--hidden", 2, "--epochs", 1, "--label", "FE_H", "--validation", 0)
     said = run("train", work.stars, tmp_path / "m.h5", *words)
     laplace = read_laplace(tmp_path / "m.h5")
@@ -215,6 +215,7 @@ def test_errors_writes_the_predictions_of_the_model(work, tmp_path, suffix, star
         # ECSV writes decimal digits
         np.testing.assert_allclose(table[name], expected.labels[:, c], rtol=1e-12)
         np.testing.assert_allclose(table[f"{name}_ERR"], expected.errors[:, c], rtol=1e-12)
+        np.testing.assert_allclose(table[f"{name}_LO"], expected.interval(0.68)[:, c, 0])
     np.testing.assert_array_equal(table["N_BAD_PIXELS"], (work.ivar == 0).sum(axis=1))
     assert f"generated_0 {expected.labels[0, 0]:.0f} ± {expected.errors[0, 0]:.0f} " in said.stdout
     assert "60 of 60 BAD_PIXELS: pixels without information" in said.stdout
@@ -233,6 +234,8 @@ def test_errors_takes_limits_of_flags_a_dialect_and_stars_to_calibrate_on(work, 
         0.01,
         "--dialect",
         "lower",
+        "--interval",
+        0.9,
     )
     said = run(
         "errors", work.model, work.stars, tmp_path / "c.nc", *words, "--calibrate-on", work.stars
@@ -247,6 +250,8 @@ def test_errors_takes_limits_of_flags_a_dialect_and_stars_to_calibrate_on(work, 
         assert (flags & 128).all()  # one pixel of 50 is bad in every star
         assert not (flags & (64 | 512)).any()  # near the edge, unlike the training spectra
         np.testing.assert_allclose(catalogue["e_teff"], expected.errors[:, 0], rtol=1e-9)
+        assert catalogue.attrs["INTERVAL"] == 0.9
+        np.testing.assert_allclose(catalogue["teff_hi"], expected.interval(0.9)[:, 0, 1])
         np.testing.assert_allclose(catalogue["snr"], expected.snr, rtol=1e-12)
         factor = catalogue.attrs["CAL1"]
         np.testing.assert_allclose(
@@ -353,6 +358,7 @@ def test_hmc_compares_draws_writes_and_marks(work, tmp_path):
     assert "Agree: median sd ratio within 10% of 1" in said.stdout
     with xr.open_datatree(path, engine="h5netcdf") as draws:
         assert draws["posterior"]["f"].shape == (2, 30, 4, 3)
+        assert draws.attrs["fill"] == "missing pixels hold their mean given the good ones"
     rows = Table.read(table, format="ascii.ecsv")
     assert all(str(name).startswith("generated_") for name in rows["ID"])
     for name in ("intervals", "densities", "traces"):
@@ -405,8 +411,10 @@ def test_jacobian_is_that_of_the_compiled_function_and_is_plotted(
     path, figure = tmp_path / "jacobian.h5", tmp_path / "figure.png"
     said = run("jacobian", work.model, work.stars, path, "--plot", figure)
     net, theta = read_network(work.model)
-    filled = np.where(work.ivar > 0, stars.flux, read_laplace(work.model).flux_mean)
+    laplace = read_laplace(work.model)
+    filled = laplace.flux_prior.complete(stars.flux, work.ivar).flux
     with h5py.File(path) as file:
+        assert file.attrs["fill"] == "missing pixels hold their mean given the good ones"
         expected = compile_jacobian(net)(theta, filled)
         # the order of sums in a product of matrices may change with the number of rows
         np.testing.assert_allclose(file["jacobian"][()], expected, rtol=1e-10, atol=1e-12)
@@ -424,7 +432,11 @@ def test_jacobian_takes_a_network_without_error_bars_and_writes_float32(work, tm
     net, theta = read_network(work.model)
     write_network(tmp_path / "net.h5", net, theta)
     run("jacobian", tmp_path / "net.h5", work.stars, tmp_path / "j.h5", "--dtype", "float32")
+    words = ("--fill", "conditional", "--overwrite")
+    said = run("jacobian", tmp_path / "net.h5", work.stars, tmp_path / "j.h5", *words, code=1)
+    assert 'fill="conditional" needs what training spectra tell' in said.stderr
     with h5py.File(tmp_path / "j.h5") as file:
+        assert file.attrs["fill"] == "missing pixels hold the training mean"
         assert file["jacobian"].dtype == np.float32
         assert file["jacobian"].shape == (N_STARS, 3, N_PIXELS)
 
@@ -563,7 +575,7 @@ def test_outputs_are_checked_before_any_work(work, monkeypatch):
         raise AssertionError("spectra were read")
 
     for name in (
-        "cli.steps.read_spectra",
+        "cli.shared.files.read_spectra",
         "files.jacobians.open_spectra",
         "files.surveys.open_spectra",
     ):
@@ -584,7 +596,7 @@ def test_an_interrupt_is_exit_code_130_without_a_file(work, monkeypatch, tmp_pat
     def interrupt(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("symspec.cli.steps.finish", interrupt)
+    monkeypatch.setattr("symspec.cli.train.finish", interrupt)
     said = run("train", work.stars, tmp_path / "m.h5", "--epochs", 1, code=130)
     assert "Interrupted: the output was not written" in said.stderr
     assert list(tmp_path.iterdir()) == []
@@ -592,7 +604,7 @@ def test_an_interrupt_is_exit_code_130_without_a_file(work, monkeypatch, tmp_pat
 
 def test_ctrl_c_while_adam_runs_is_an_interrupt_too(work, monkeypatch, tmp_path):
     stopped = SimpleNamespace(stopped="interrupted", theta=None)
-    monkeypatch.setattr("symspec.cli.steps.train", lambda *_, **__: stopped)
+    monkeypatch.setattr("symspec.fitting.fit.train", lambda *_, **__: stopped)
     run("train", work.stars, tmp_path / "m.h5", code=130)
     assert list(tmp_path.iterdir()) == []
 

@@ -24,10 +24,10 @@ from catalogue_cases import (
 import symspec
 from symspec.errors import DataError, FileKeptError, OptionError, ShapeError, SymspecError
 from symspec.files import catalogues
-from symspec.files.catalogues import write_catalogue
-from symspec.laplace.calibration import ErrorCalibration
+from symspec.files.catalogues import catalogue_dataset, write_catalogue
 from symspec.laplace.flags import Flag
 from symspec.laplace.prediction import Prediction
+from symspec.validation.calibration import ErrorCalibration
 
 
 @pytest.fixture(params=SUFFIXES)
@@ -202,6 +202,34 @@ def test_calibrated_errors_stand_beside_the_raw_ones(tmp_path, suffix):
     if suffix == ".ecsv":
         meta = read_table(tmp_path / "x.ecsv").meta
         assert (meta["CALFROM"], meta["CAL1"], meta["CAL3"]) == ("300 stars of clusters", 1.5, 0.5)
+
+
+@pytest.mark.parametrize("suffix", ALL)
+@pytest.mark.parametrize("dof", [None, 1.5], ids=["normal", "wide tails"])
+def test_intervals_of_a_level_stand_beside_the_errors(tmp_path, suffix, dof):
+    prediction = build_prediction()
+    if dof is not None:
+        prediction = replace(prediction, noise_dof=np.full((N, 3), dof))
+    write_catalogue(tmp_path / f"x{suffix}", prediction, interval=0.9)
+    columns = read_columns(tmp_path / f"x{suffix}")
+    ends = prediction.interval(0.9)
+    for i, name in enumerate(COLUMNS):
+        np.testing.assert_array_equal(columns[f"{name}_LO"], ends[:, i, 0])
+        np.testing.assert_array_equal(columns[f"{name}_HI"], ends[:, i, 1])
+    if suffix == ".ecsv":
+        table = read_table(tmp_path / "x.ecsv")
+        assert table.meta["INTERVAL"] == 0.9
+        assert ("68.27 %" in table.meta["ERRTYPE"]) == (dof is not None)
+        assert str(table["TEFF_HI"].unit) == "K"
+        lower = catalogue_dataset(prediction, interval=0.9, dialect="lower")
+        np.testing.assert_array_equal(lower["teff_lo"], ends[:, 0, 0])
+
+
+@pytest.mark.parametrize("level", [0.0, 68, "0.68"])
+def test_an_interval_of_no_level_is_refused(tmp_path, level):
+    with pytest.raises(OptionError, match="between 0 and 1, got"):
+        write_catalogue(tmp_path / "x.fits", build_prediction(), interval=level)
+    assert not list(tmp_path.iterdir())
 
 
 def test_without_a_calibration_nothing_is_said_of_one(path):

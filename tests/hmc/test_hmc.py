@@ -20,6 +20,7 @@ import pytest
 import xarray as xr
 from numpy.testing import assert_allclose
 from rich.console import Console
+from scipy.stats import norm
 
 import symspec as ss
 from symspec.hmc.comparison import (
@@ -60,9 +61,8 @@ def linear():
     )
     laplace = fit(reg, ss.polish(reg, np.zeros(8), X, Y).theta, X, Y)
     words = {"laplace": laplace, "X_check": X_check, "seed": 1, "progress": False}
-    return SimpleNamespace(
-        reg=reg, X=X, Y=Y, X_check=X_check, laplace=laplace, draws=ss.run_hmc(reg, X, Y, **words)
-    )
+    draws = ss.run_hmc(reg, X, Y, log_likelihood=True, **words)
+    return SimpleNamespace(reg=reg, X=X, Y=Y, X_check=X_check, laplace=laplace, draws=draws)
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +89,25 @@ def bent():
 
 
 # --- the linear network
+
+
+def test_the_log_likelihood_of_each_star_is_stored_and_taken_by_arviz(linear):
+    stored = linear.draws["log_likelihood"]["y"]
+    assert stored.dims == ("chain", "draw", "star")
+    assert "log_likelihood" not in linear.draws["posterior"]
+    theta = linear.draws["posterior"]["theta"].values
+    f = linear.X @ theta[..., :6].reshape(*theta.shape[:2], 3, 2) + theta[:, :, None, 6:]
+    right, wide = (
+        np.nansum(norm.logpdf(linear.Y, f, scale), axis=-1) for scale in ([0.3, 0.5], [0.9, 1.5])
+    )
+    assert_allclose(stored, right, rtol=1e-9)
+    loo = arviz_stats.loo(linear.draws)
+    assert loo.n_data_points == 40
+    assert right.mean(axis=(0, 1)).sum() - 20 < loo.elpd < right.mean(axis=(0, 1)).sum()
+    groups = {"posterior": linear.draws["posterior"].to_dataset()}
+    groups["log_likelihood"] = xr.Dataset({"y": stored.copy(data=wide)})
+    ranks = arviz_stats.compare({"wide": xr.DataTree.from_dict(groups), "right": linear.draws})
+    assert ranks["rank"].to_dict() == {"right": 0, "wide": 1}
 
 
 def closed_form(problem):
@@ -288,14 +307,14 @@ def test_a_planted_error_is_caught(bent, error, verdicts):
     assert comparison.verdict[0] in verdicts
     assert np.isnan(comparison.pareto_k)  # the draws know another Laplace posterior
     marked = comparison.mark(laplace)
-    assert marked.is_contradicted
+    assert marked.contradicted.any()
     assert (marked.predict(bent.X_check).flags & ss.Flag.ERROR_UNRELIABLE).all()
 
 
 def test_agreement_leaves_no_flag(bent):
     marked = ss.compare_hmc(bent.laplace, bent.draws, bent.X_check).mark(bent.laplace)
     assert marked.hmc_verdict == (AGREE,)
-    assert not marked.is_contradicted
+    assert not marked.contradicted.any()
     assert not (marked.predict(bent.X_check).flags & ss.Flag.ERROR_UNRELIABLE).any()
 
 

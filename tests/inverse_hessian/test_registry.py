@@ -16,7 +16,7 @@ from symspec.inverse_hessian.choice import (
     check_structure,
 )
 from symspec.inverse_hessian.interface import InverseHessian
-from symspec.laplace.audit import AUDITED, KNOWN
+from symspec.validation.audit import AUDITED, KNOWN
 
 PACKAGE = Path(ss.__file__).parent
 OPTIONS = {"krylov": {"subset": 5}, "low_rank": {"rank": 4}}
@@ -223,7 +223,7 @@ def test_arrays_that_make_no_positive_matrix_are_refused_by_their_name(
 # --- what some can do, and the others refuse in words
 
 CAN = {
-    "cross_covariance": ({"primal", "dual"}, "the sandwich covariance should be given"),
+    "cross_covariance": ({"primal", "dual"}, "covariances between stars should come from"),
     "whitening": (set(INVERSES) - {"krylov", "last_layer"}, "whitening should be given"),
     "directions": ({"primal", "dual", "low_rank"}, "leading directions should come from"),
     "of_last_layer": ({"primal", "dual", "last_layer"}, "the last layer's inverse Hessian should"),

@@ -2,6 +2,7 @@
 
 import warnings
 from dataclasses import replace
+from functools import partial
 
 import h5py
 import numpy as np
@@ -10,8 +11,12 @@ from astropy.table import Table
 from numpy.testing import assert_allclose
 
 import symspec as ss
+from symspec.derivatives.span import Response
 from symspec.laplace.flags import Flag
+from symspec.laplace.flux_errors import NEGLIGIBLE, FluxNoise, find_flux_errors
 from symspec.laplace.prediction import standard_deviations
+from symspec.spectra.flux_prior import fit_flux_prior
+from symspec.spectra.selections import as_stars
 
 N_PIXELS, N_LINES, N_TRAIN = 40, 10, 600
 SIGMA = 0.02  # of the flux of new stars
@@ -124,7 +129,7 @@ def test_what_missing_pixels_leave_is_what_draws_of_them_leave(laplace):
         deviation = (
             rng.normal(size=len(laplace.flux_prior.reference)) @ laplace.flux_prior.reference
         )
-        errors = completed.find_errors(SIGMA * rng.normal(size=X.shape), deviation)
+        errors = completed.find_errors(SIGMA * rng.normal(size=X.shape) * ~bad, deviation)
         labels = laplace.predict_labels(completed.flux - np.where(bad, errors, 0))
         found.append((labels - prediction.labels) ** 2)
     # 256 reference spectra: 4.4 %, here of a handful of independent pixels
@@ -284,6 +289,60 @@ def test_errors_around_the_linearised_network_are_those_of_its_own_labels(bent, 
     assert_allclose(linear, deviation, rtol=0.25 if flux == "linear" else 0.12)
 
 
+def hold_against_draws(laplace, X, ivar, rest):
+    """Linear flux errors of stars whose labels have variances `rest` beside them, and draws."""
+    n_passes = []
+    jacobian = ss.compile_jacobian(laplace.reg.net, "flux")
+    completed = laplace.flux_prior.complete(X, ivar)
+
+    def labels(X):
+        n_passes.append(len(X))
+        return laplace.predict_labels(X)
+
+    found = find_flux_errors(
+        partial(Response, labels, partial(jacobian, laplace.theta)),
+        laplace.predict_labels(completed.flux),
+        completed,
+        FluxNoise.of(ivar),
+        rest=rest,
+    )
+    return found, sum(n_passes) / len(X)
+
+
+def test_few_draws_are_taken_where_errors_of_the_flux_hardly_matter(bent, noisy):
+    X, ivar, _ = noisy
+    alone, n_alone = hold_against_draws(bent, X, ivar, None)
+    linear = np.einsum("ncc->nc", alone.covariance)
+    swamped, n_swamped = hold_against_draws(bent, X, ivar, np.full(linear.shape, 1e6))
+    assert n_swamped == 4
+    np.testing.assert_array_equal(swamped.nonlinearity, 1)
+    assert_allclose(swamped.covariance, alone.covariance, rtol=1e-12)
+    assert n_alone > 6
+    unknown, n_unknown = hold_against_draws(bent, X, ivar, np.full(linear.shape, np.nan))
+    assert_allclose(unknown.nonlinearity, alone.nonlinearity, rtol=1e-12)
+    assert n_unknown == n_alone
+
+
+@pytest.mark.parametrize("share", [0.003, 0.01, 0.02, 0.05, 0.3])
+def test_a_total_that_is_not_flagged_is_off_by_no_more_than_is_said(bent, noisy, share):
+    """Of stars whose linear errors are as large, half and a third as large as this share."""
+    X, ivar, deviations = noisy
+    found, _ = hold_against_draws(bent, X, ivar, None)
+    linear = np.einsum("ncc->nc", found.covariance)
+    rest = linear.mean() / share * np.resize([1.0, 2.0, 3.0], linear.shape)
+    nonlinearity = hold_against_draws(bent, X, ivar, rest)[0].nonlinearity
+    passes = (nonlinearity < 1.2) & (nonlinearity > 1 / 1.2)
+    assert passes.any()
+    true = rest + deviations[:, None] ** 2
+    ratio = np.sqrt(true / (rest + linear))[passes]
+    # few draws tell a ratio of 1.2 from 1.4
+    least = np.maximum(linear, NEGLIGIBLE * rest)[passes]
+    assert (ratio**2 <= 1 + 1.4**2 * least / (rest + linear)[passes]).all()
+    if share < NEGLIGIBLE / 2:
+        assert (ratio < np.sqrt(1 + 1.44 * NEGLIGIBLE)).all()
+        assert passes.all()
+
+
 # --- kept, and said
 
 
@@ -354,7 +413,125 @@ def test_labels_that_never_vary_are_not_divided_by(laplace):
     assert (flat.predict(X, ivar=ivar).label_flags & LOST).all()
 
 
+# --- derivatives
+
+
+@pytest.mark.parametrize("fill", [None, "conditional", "mean"])
+def test_derivatives_are_those_at_the_filled_spectra_and_their_file_says_so(
+    laplace, tmp_path, fill
+):
+    rng = np.random.default_rng(19)
+    X, ivar = observe(draw_stars(6, rng)[0], rng.random((6, N_PIXELS)) < 0.3, rng)
+    stars = ss.Spectra(flux=X, ivar=ivar)
+    net, theta = laplace.reg.net, laplace.theta
+    words = {"flux_prior": laplace.flux_prior, "fill": fill, "progress": False}
+    ss.write_jacobian(tmp_path / "j.h5", net, theta, stars, **words)
+    how = fill or "conditional"
+    filled = laplace.flux_prior.complete(X, ivar, how).flux
+    with h5py.File(tmp_path / "j.h5") as file:
+        expected = ss.compile_jacobian(net)(theta, filled)
+        assert_allclose(file["jacobian"][()], expected, rtol=1e-10, atol=1e-12)
+        said = {"mean": "the training mean", "conditional": "their mean given the good ones"}
+        assert file.attrs["fill"] == f"missing pixels hold {said[how]}"
+
+
+def test_derivatives_are_not_filled_by_what_nobody_gave(laplace, tmp_path):
+    stars = ss.Spectra(flux=np.ones((2, N_PIXELS)), ivar=np.zeros((2, N_PIXELS)))
+    given = (tmp_path / "j.h5", laplace.reg.net, laplace.theta, stars)
+    with pytest.raises(ss.OptionError, match=r"needs what training spectra tell.*flux_prior="):
+        ss.write_jacobian(*given, fill="conditional")
+    with pytest.raises(ss.OptionError, match="fill should be one of"):
+        ss.write_jacobian(*given, fill="zero")
+
+
 # --- training spectra that lack pixels
+
+
+def fill_one_by_one(X, ivar):
+    """Bad pixels by least squares on the leading components of the stars without any."""
+    whole = X[(ivar > 0).all(axis=1)]
+    mean = whole.mean(axis=0)
+    _, _, V = np.linalg.svd(whole - mean, full_matrices=False)
+    filled = np.array(X)
+    for x, good in zip(filled, ivar > 0, strict=True):
+        scores = np.linalg.lstsq(V[:1, good].T, (x - mean)[good], rcond=None)[0]
+        x[~good] = (mean + scores @ V[:1])[~good]
+    return filled
+
+
+def test_training_takes_inverse_variances_and_fills_as_well_as_the_other_pixels_tell():
+    rng = np.random.default_rng(20)
+    label = rng.normal(size=(400, 1))
+    truth = 1 + 0.1 * label * rng.uniform(0.5, 1.5, size=N_PIXELS)
+    X = truth + 0.01 * rng.normal(size=truth.shape)
+    bad = rng.random(X.shape) < 0.1
+    bad[:100] = False
+    ivar = np.where(bad, 0.0, 1e4)
+    holes = np.where(bad, np.nan, X)
+    net = ss.mlp([N_PIXELS, 1])
+    flux, _, _ = as_stars(net, holes, label, ivar=ivar)
+    np.testing.assert_array_equal(flux[~bad], X[~bad])
+    error = np.sqrt(np.mean((flux - truth)[bad] ** 2))
+    by_hand = np.sqrt(np.mean((fill_one_by_one(holes, ivar) - truth)[bad] ** 2))
+    assert error < 1.05 * by_hand
+    by_mean = np.sqrt(np.mean((truth - truth.mean(axis=0))[bad] ** 2))
+    assert error < 0.1 * by_mean
+
+
+TRAINERS = {
+    "train": lambda *given, **words: (
+        ss.train(
+            *given[:1], *given[2:], theta=given[1], epochs=2, rng=np.random.default_rng(0), **words
+        ).theta
+    ),
+    "minimize": lambda *given, **words: ss.minimize(*given, max_iterations=3, **words).x,
+    "polish": lambda *given, **words: ss.polish(*given, max_iterations=3, **words).theta,
+    "tune": lambda *given, **words: ss.tune(*given, max_evaluations=1, **words)[1],
+    "fit_laplace": lambda *given, **words: (
+        ss.fit_laplace(*given, require_minimum=False, **words).flux_prior.reference
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TRAINERS)
+def test_inverse_variances_beside_arrays_are_those_of_spectra(name):
+    rng = np.random.default_rng(21)
+    X, Y = draw_stars(60, rng)
+    ivar = np.where(rng.random(X.shape) < 0.1, 0.0, SIGMA**-2)
+    holes = np.where(ivar > 0, X, np.nan)
+    reg = ss.Regression(ss.mlp([N_PIXELS, 1]), sigma_noise=50.0, prior_precision=1e-3)
+    start = reg.net.init_params(rng)
+    run = TRAINERS[name]
+    found = run(reg, start, holes, Y, ivar=ivar, progress=False)
+    spectra = ss.Spectra(flux=holes, ivar=ivar, labels=Y)
+    assert_allclose(found, run(reg, start, spectra, progress=False), rtol=1e-10, atol=1e-12)
+    filled = as_stars(reg.net, spectra)[0]
+    if name != "fit_laplace":  # which knows nothing of the holes then
+        assert_allclose(found, run(reg, start, filled, Y, progress=False), rtol=1e-10)
+    with pytest.raises(ss.OptionError, match="ivar should be left out with Spectra"):
+        run(reg, start, spectra, ivar=ivar, progress=False)
+    with pytest.raises(ss.ShapeError, match="ivar should have the shape of the flux"):
+        run(reg, start, holes, Y, ivar=ivar[:, 1:], progress=False)
+    with pytest.raises(ss.DataError, match="flux should be finite wherever ivar is positive"):
+        run(reg, start, holes, Y, ivar=np.ones(X.shape), progress=False)
+
+
+def test_stars_to_watch_are_filled_as_the_training_stars_tell():
+    rng = np.random.default_rng(22)
+    X, Y = draw_stars(300, rng)
+    others, truth = draw_stars(40, rng)
+    bad = np.zeros(others.shape, bool)
+    bad[:, :5] = True
+    watched = ss.Spectra(flux=others, ivar=np.where(bad, 0.0, SIGMA**-2), labels=truth)
+    prior = fit_flux_prior(X, X.mean(axis=0))
+    filled = prior.complete(others, watched.ivar).flux
+    reg = ss.Regression(ss.mlp([N_PIXELS, 1]), sigma_noise=50.0, prior_precision=1e-3)
+    losses = []
+    for validation in (watched, (filled, truth)):
+        words = {"epochs": 2, "rng": np.random.default_rng(0), "progress": False}
+        fit = ss.train(reg, X, Y, validation=validation, dtype="float64", **words)
+        losses.append(fit.history["validation_loss"])
+    assert_allclose(*losses, rtol=1e-10)
 
 
 def test_training_takes_flux_with_nan_as_missing_and_says_how_many():

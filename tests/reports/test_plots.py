@@ -7,8 +7,6 @@ import numpy as np
 import pytest
 
 from symspec.errors import OptionError, ShapeError
-from symspec.laplace.audit import StructureAudit
-from symspec.laplace.calibration import coverage, sigma_mad
 from symspec.laplace.prediction import Prediction
 from symspec.reports.plots import (
     plot_predicted_against_true,
@@ -17,6 +15,8 @@ from symspec.reports.plots import (
 )
 from symspec.reports.sensitivity import plot_sensitivity
 from symspec.spectra.line_list import strong_lines
+from symspec.validation.audit import StructureAudit
+from symspec.validation.calibration import coverage, sigma_mad
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from symspec.cli.options import check_output
+from symspec.cli.shared.options import check_output
 from symspec.errors import FileKeptError
 from symspec.safety.whole_files import check_target, replace_when_complete
 

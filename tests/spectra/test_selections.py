@@ -6,7 +6,14 @@ from numpy.testing import assert_array_equal
 
 import symspec as ss
 from symspec.errors import DataError, OptionError, ShapeError
-from symspec.spectra.selections import as_stars, match_labels, pick_evenly, split_stars
+from symspec.spectra.selections import (
+    as_stars,
+    assign_folds,
+    find_groups,
+    match_labels,
+    pick_evenly,
+    split_stars,
+)
 
 GRID = np.linspace(5000.0, 5090.0, 10)
 NAMES = ("TEFF", "LOGG", "FE_H")
@@ -172,3 +179,68 @@ def test_labels_are_matched_by_name_and_missing_ones_are_nan():
 )
 def test_stars_are_picked_evenly(n, most, picked):
     assert_array_equal(pick_evenly(n, most), picked)
+
+
+# --- groups
+
+
+def make_groups(groups=None, ids=None, n=12, labels=None):
+    labels = np.arange(float(n))[:, None] if labels is None else labels
+    return ss.Spectra(flux=np.ones((n, 4)), labels=labels, groups=groups, ids=ids)
+
+
+GROUPS = ["a", "b", "c", "a", "b", "d", "e", "a", "f", "f", "g", "c"]
+
+
+@pytest.mark.parametrize("name", ["groups", "ids"])
+@pytest.mark.parametrize("seed", range(5))
+def test_groups_are_set_aside_whole(name, seed):
+    spectra = make_groups(**{name: GROUPS})
+    training, test = split_stars(spectra, 0.3, seed=seed)
+    assert len(training) + len(test) == 12
+    assert not set(getattr(training, name)) & set(getattr(test, name))
+    assert 4 <= len(test) <= 6  # 0.3 of 12, and the rest of the last group
+
+
+def test_groups_are_numbered_as_they_occur():
+    assert_array_equal(find_groups(make_groups(GROUPS)), [0, 1, 2, 0, 1, 3, 4, 0, 5, 5, 6, 2])
+    assert_array_equal(find_groups(make_groups()), np.arange(12))
+    names = ["x", "", "y", "", "x", *"uvwzrst"]
+    assert_array_equal(find_groups(make_groups(ids=names))[:5], [0, 1, 2, 3, 0])
+    both = make_groups(GROUPS, ids=["same"] * 12)
+    assert_array_equal(find_groups(both), find_groups(make_groups(GROUPS)))
+
+
+def test_stars_of_one_group_alone_cannot_be_split():
+    with pytest.raises(DataError, match="stars of other groups than those set aside, got 1 groups"):
+        split_stars(make_groups(["a"] * 12), 0.2, seed=0)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_folds_keep_groups_together_and_are_alike_in_size(seed):
+    labels = np.arange(12.0)[:, None]
+    labels[6] = np.nan  # the only one of group e
+    spectra = make_groups(GROUPS, labels=labels)
+    fold = assign_folds(spectra, 3, seed=seed)
+    assert fold[6] == -1
+    for group in "abcdfg":
+        assert len({fold[i] for i, own in enumerate(GROUPS) if own == group}) == 1
+    sizes = np.bincount(fold[fold >= 0], minlength=3)
+    assert sizes.sum() == 11
+    assert sizes.max() - sizes.min() <= 1
+    assert_array_equal(assign_folds(spectra, 3, seed=seed), fold)
+
+
+def test_stars_without_groups_are_dealt_out_evenly():
+    fold = assign_folds(make_groups(n=23), 5, seed=0)
+    assert sorted(np.bincount(fold)) == [4, 4, 5, 5, 5]
+    assert not np.array_equal(fold, assign_folds(make_groups(n=23), 5, seed=1))
+
+
+@pytest.mark.parametrize(
+    ("folds", "words"),
+    [(1, "folds should be an integer of at least 2"), (8, "at most the number of groups .*, 7")],
+)
+def test_folds_that_cannot_be_are_refused(folds, words):
+    with pytest.raises(OptionError, match=words):
+        assign_folds(make_groups(GROUPS), folds, seed=0)

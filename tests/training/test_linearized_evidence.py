@@ -1,14 +1,17 @@
-"""Noise and prior of networks that stay where they are, against the Gaussian closed form."""
+"""Noise and prior of networks that stay where they are, against closed forms and SciPy's mode."""
 
 from functools import cache
 
 import numpy as np
 import pytest
-from scipy.stats import multivariate_normal
+from scipy.optimize import minimize
+from scipy.stats import multivariate_normal, norm
+from scipy.stats import t as student_t
 
 import symspec as ss
 from symspec.derivatives.compiled import compile_jacobian, compile_predict
 from symspec.inverse_hessian.builder import InverseBuilder
+from symspec.safety.label_errors import add_errors
 from symspec.training.hyperparameters import Hyperparameters
 from symspec.training.linearized import linearize
 
@@ -186,3 +189,92 @@ def hyperparameters_between(reg, tuned):
 def test_what_has_no_evidence_of_the_linearised_network_is_refused(words, message):
     with pytest.raises(ss.OptionError, match=message):
         ss.tune(*build_problem(), move=False, **words)
+
+
+# --- Student's t, whose linear model has no closed form
+
+
+def build_t_problem(has_errors):
+    reg, theta, X, Y = build_problem()
+    Y = Y.copy()
+    Y[[3, 9], [1, 0]] += [4.0, -3.0]
+    noise = ss.StudentTNoise([0.1, 0.2], [1.5, 4.0])
+    errors = np.exp(np.random.default_rng(2).uniform(-4, -1, Y.shape)) if has_errors else None
+    return reg.with_noise(noise), theta, X, Y, errors
+
+
+def laplace_of_t(reg, J, t, places, variances, theta):
+    """Laplace's evidence of the linear model at its mode, found by SciPy; the mode."""
+    label = places[:, 1]
+    dof = reg.noise.dof[label]
+    tau = reg.noise.scale[label] ** 2 + variances
+    precision = reg.prior_precision_vector()
+
+    def U(theta):
+        density = student_t.logpdf(t - J @ theta, dof, scale=np.sqrt(tau))
+        return -density.sum() - norm.logpdf(theta, scale=precision**-0.5).sum()
+
+    def slope(theta):
+        r = t - J @ theta
+        return precision * theta - J.T @ ((dof + 1) * r / (dof * tau + r**2))
+
+    def hessian(theta):
+        r2 = (t - J @ theta) ** 2
+        w = (dof + 1) * (dof * tau - r2) / (dof * tau + r2) ** 2
+        return J.T @ (w[:, None] * J) + np.diag(precision)
+
+    found = minimize(U, theta, jac=slope, hess=hessian, method="trust-exact", tol=1e-10)
+    A = J.T @ (((dof + 1) / (dof + 3) / tau)[:, None] * J) + np.diag(precision)
+    F = -found.fun - 0.5 * np.linalg.slogdet(A)[1] + 0.5 * theta.size * np.log(2 * np.pi)
+    return F, found.x
+
+
+@pytest.mark.parametrize("has_errors", [False, True], ids=["alone", "with label errors"])
+@pytest.mark.parametrize(
+    ("structure", "memory"),
+    [("primal", "1GB"), ("dual", "1GB"), ("primal", "8kB"), ("dual", "8kB"), ("krylov", "1GB")],
+)
+def test_students_t_has_the_evidence_of_its_mode(structure, memory, has_errors):
+    reg, theta, X, Y, errors = build_t_problem(has_errors)
+    builder = InverseBuilder(reg, X, add_errors(Y, errors), structure=structure, memory=memory)
+    hyperparameters = Hyperparameters(reg, "scale_and_dof", "per_layer")
+    J, t, places = linear_model(3, "tanh")
+    seen = ~np.isnan(Y)
+    t = t + (Y - build_problem()[3])[seen]
+    variances = 0.0 if errors is None else errors[seen] ** 2
+    h = 0.3 * np.random.default_rng(1).normal(size=len(hyperparameters))
+    found = linearize(builder, hyperparameters, theta).at(h).evaluate(theta)
+
+    def F(h):
+        return laplace_of_t(hyperparameters.regression(h), J, t, places, variances, theta)
+
+    value, mode = F(h)
+    np.testing.assert_allclose(found.log_marginal_likelihood, value, rtol=1e-8)
+    np.testing.assert_allclose(found.theta, mode, rtol=1e-6, atol=1e-7)
+    step = 1e-4
+    slopes = [(F(h + e)[0] - F(h - e)[0]) / (2 * step) for e in step * np.eye(len(h))]
+    # krylov's own are from steps of 1e-3: their squares times third derivatives
+    close = 1e-4 if structure == "krylov" else 1e-6
+    np.testing.assert_allclose(found.gradient, slopes, rtol=close, atol=close)
+
+
+def test_students_t_is_tuned_where_the_weights_stay():
+    reg, theta, X, Y, _ = build_t_problem(False)
+    seen = []
+    tuned, same = ss.tune(
+        reg, theta, X, Y, noise="per_label", move=False, tolerance=1e-6, progress=False,
+        callback=lambda *both: seen.append(both[1].log_marginal_likelihood),
+    )  # fmt: skip
+    np.testing.assert_array_equal(same, theta)
+    J, t, places = linear_model(3, "tanh")
+    t = t + (Y - build_problem()[3])[~np.isnan(Y)]
+    hyperparameters = Hyperparameters(tuned, "per_label", "scale")
+
+    def F(h):
+        return laplace_of_t(hyperparameters.regression(h), J, t, places, 0.0, theta)[0]
+
+    top = F(np.zeros(3))
+    assert top == pytest.approx(max(seen), rel=1e-8)
+    assert top > seen[0] + 1
+    for direction in np.vstack([np.eye(3), -np.eye(3)]):
+        assert F(0.1 * direction) <= top + 1e-5  # ten tolerances

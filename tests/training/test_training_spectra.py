@@ -115,7 +115,7 @@ def test_labels_given_twice_or_not_at_all_are_refused(spectra, name):
         RUNS[name](reg, theta, spectra.flux)
 
 
-def test_validation_spectra_are_filled_with_the_training_mean(spectra):
+def test_validation_spectra_of_few_training_stars_are_filled_with_their_mean(spectra):
     training, watched = spectra[:16], spectra[16:]
     bad = np.array(watched.ivar)
     bad[1, 2:5] = 0.0

@@ -22,7 +22,7 @@ from symspec.networks.noise.noise import (
 )
 from symspec.networks.noise.star_noise import StarNoise
 from symspec.safety.arrays import as_float_array
-from symspec.safety.label_errors import Labels
+from symspec.safety.label_errors import Labels, find_labels_alone
 
 # the whiteners of all 2**n sets of observed labels are looked up: one node in place of dozens,
 # which take Numba and C a quarter of a minute to compile
@@ -230,8 +230,13 @@ class GaussianNoise(TunableNoise):
         cross = np.einsum("ncd,nd->nc", W, moves).T @ Wr
         return 0.5 * (Wr.T @ Wr + np.sum(W @ V @ W - W, axis=0) + cross + cross.T)
 
-    def predict(self, f: np.ndarray) -> np.ndarray:
-        return np.broadcast_to(self.covariance, (*f.shape, f.shape[-1])).copy()
+    def predict(self, f: np.ndarray, labels: Labels | None = None) -> np.ndarray:
+        own = self.covariance if labels is None else self.of_stars(labels).covariance
+        return np.broadcast_to(own, (*f.shape, f.shape[-1])).copy()
+
+    def score(self, f: np.ndarray, labels: Labels) -> np.ndarray:
+        residuals = np.nan_to_num(find_labels_alone(labels) - f)
+        return np.einsum("ncd,nd->nc", self.of_stars(labels).weights, residuals)
 
     def draw(self, f: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         return f + rng.normal(size=np.shape(f)) @ np.linalg.cholesky(self.covariance).T

@@ -3,10 +3,9 @@ r"""The numbers of a noise as one vector h of logarithms and correlations, zero 
 .. math::
     \sigma_c = \sigma_c^0 e^{h_c} \quad\text{or}\quad
     S = R R^T,\ R = L^0 \, \mathrm{diag}(e^{h_c})\, (1 + B) \quad\text{or}\quad
-    s_c = s_c^0 e^{h_c},\ \nu_c - 2 = (\nu_c^0 - 2) e^{h_{C + c}}
+    s_c = s_c^0 e^{h_c},\ \nu_c = \nu_c^0 e^{h_{C + c}}
 
 with :math:`L^0` the Cholesky factor of the covariance at the start and B strictly lower triangular.
-Student's t keeps more than two degrees of freedom, so that its standard deviation is finite.
 """
 
 from __future__ import annotations
@@ -132,7 +131,7 @@ class _StudentT(NoiseHyperparameters):
         self._n = len(labels)
         self.names = [f"scale of {name}" for name in labels]
         if varies_dof:
-            self.names += [f"degrees of freedom of {name}, less 2," for name in labels]
+            self.names += [f"degrees of freedom of {name}" for name in labels]
         self.limits = np.full(len(self.names), MAX_LOG_FACTOR)
 
     def noise(self, h: np.ndarray) -> Noise:
@@ -141,7 +140,7 @@ class _StudentT(NoiseHyperparameters):
     def gradient(self, h: np.ndarray, by_noise: np.ndarray) -> np.ndarray:
         by_squared_scale, by_dof = by_noise
         tau = self._start.scale**2 * np.exp(2 * h[: self._n])
-        by_log_dof = (self._find_dof(h) - 2) * by_dof
+        by_log_dof = self._find_dof(h) * by_dof
         return np.r_[2 * tau * by_squared_scale, by_log_dof][: len(h)]
 
     def curvature(self, n_observed: np.ndarray) -> np.ndarray:
@@ -150,7 +149,7 @@ class _StudentT(NoiseHyperparameters):
     def _find_dof(self, h: np.ndarray) -> np.ndarray:
         if len(h) == self._n:
             return self._start.dof
-        return 2 + (self._start.dof - 2) * np.exp(h[self._n :])
+        return self._start.dof * np.exp(h[self._n :])
 
 
 def vary_noise(start: Noise, kind: str, labels: tuple[str, ...]) -> NoiseHyperparameters:

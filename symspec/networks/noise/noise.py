@@ -101,8 +101,11 @@ class Noise(ABC):
         """Noise of the stars that have these labels (star, label); S_n is the inverse of W_n."""
 
     @abstractmethod
-    def predict(self, f: np.ndarray) -> np.ndarray:
-        """Covariance (star, label, label) of the noise around predictions f (star, label)."""
+    def predict(self, f: np.ndarray, labels: Labels | None = None) -> np.ndarray:
+        """Covariance (star, label, label) of the noise around predictions f (star, label).
+
+        With `labels`, that of these labels around them: their own errors add to it.
+        """
 
     def trust(self, residuals: np.ndarray, labels: Labels) -> np.ndarray:
         """How much each label (star, label) counts for the weights: 1 as without wide tails.
@@ -110,6 +113,13 @@ class Noise(ABC):
         NaN where it is missing. `residuals` are labels minus predictions.
         """
         return np.where(find_observed(labels), 1.0, np.nan)
+
+    @abstractmethod
+    def score(self, f: np.ndarray, labels: Labels) -> np.ndarray:
+        """Gradient of each star's log density with respect to f, of f's shape, as numbers.
+
+        Zero where a label is missing.
+        """
 
     @abstractmethod
     def draw(self, f: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -10,6 +10,11 @@ With residual r, squared scale tau and nu degrees of freedom, each label has
 expected information :math:`(\nu+1) / ((\nu+3) \tau)`, the same for every star: the weights of the
 majorising normal, :math:`(\nu+1) / (\nu\tau + r^2)`, average to :math:`1/\tau`, more than the data
 tell.
+
+Of two degrees of freedom or fewer, which labels with outliers often want, there is no variance,
+and of a few more it is that of the outliers. What stands for the standard deviation is the half
+width of the central interval that holds as much as a normal's of one standard deviation, 68.27 %:
+it is there for any number, and a normal's for many.
 """
 
 from __future__ import annotations
@@ -21,8 +26,7 @@ import numpy as np
 import pytensor.tensor as pt
 from numpy.typing import ArrayLike
 from pytensor.tensor import TensorVariable as Symbol
-from scipy.special import digamma, gammaln, ndtr
-from scipy.stats import gamma
+from scipy.special import digamma, gammaln
 
 from symspec.errors import DataError, OptionError, ShapeError
 from symspec.networks.noise.noise import (
@@ -33,19 +37,14 @@ from symspec.networks.noise.noise import (
     split_targets,
 )
 from symspec.networks.noise.star_noise import StarNoise
+from symspec.networks.noise.tails import find_sigma
 from symspec.safety.arrays import as_float_array
 from symspec.safety.label_errors import (
     Labels,
     LabelsWithErrors,
+    find_labels_alone,
     find_observed,
 )
-from symspec.safety.memory import chunks
-
-LOST = 1e-16  # probability beyond either end of the quadrature
-STEP = 0.1  # between its nodes, in standard deviations of log g
-MAX_NODES = 2**21  # at once, of all stars
-MAX_STEPS = 100
-ROUNDING = 1e-13
 
 
 class StudentTNoise(TunableNoise):
@@ -54,21 +53,23 @@ class StudentTNoise(TunableNoise):
     Parameters
     ----------
     scale : float or array_like, shape (label,)
-        Scale s of each label, in the label's units; the standard deviation is
-        :math:`s \sqrt{\nu / (\nu - 2)}`.
+        Scale s of each label, in the label's units.
     dof : float or array_like, shape (label,), default 4
-        Degrees of freedom nu, more than 2, so that there is a standard deviation; normal noise for
-        many.
+        Degrees of freedom nu: fewer for wider tails, normal noise for many.
 
     Attributes
     ----------
     scale, dof : numpy.ndarray, shape (label,)
         A number becomes one a label in a regression.
+    sigma : numpy.ndarray, shape (label,)
+        Half width of the interval of 68.27 %, a normal's standard deviation.
+    covariance : numpy.ndarray, shape (label, label)
+        Diagonal, of the squares of `sigma`.
 
     Raises
     ------
     ShapeError, DataError
-        Wrong shapes, a scale that is not positive, or 2 degrees of freedom or fewer.
+        Wrong shapes, or a scale or degrees of freedom that are not positive.
 
     Notes
     -----
@@ -85,8 +86,8 @@ class StudentTNoise(TunableNoise):
     kind = "student_t"
 
     def __init__(self, scale: ArrayLike, dof: ArrayLike = 4.0):
-        self.scale = _check(scale, "scale", "positive", 0.0)
-        self.dof = _check(dof, "dof", "above 2, for the noise to have a standard deviation", 2.0)
+        self.scale = _check(scale, "scale")
+        self.dof = _check(dof, "dof")
 
     def __repr__(self) -> str:
         scale, dof = (np.array2string(a, precision=4) for a in (self.scale, self.dof))
@@ -109,7 +110,7 @@ class StudentTNoise(TunableNoise):
 
     @property
     def covariance(self) -> np.ndarray:
-        return np.diag(np.atleast_1d(self.scale**2 * self.dof / (self.dof - 2)))
+        return np.diag(np.atleast_1d((self.scale * find_sigma(self.dof)) ** 2))
 
     def log_likelihood(self, f: Symbol, targets: Symbol) -> Symbol:
         labels, tau = self._find_squared_scales(targets, f.dtype)
@@ -213,14 +214,20 @@ class StudentTNoise(TunableNoise):
         z2 = residuals**2 / self.squared_scales(labels)
         return np.where(find_observed(labels), self.dof / (self.dof + z2), np.nan)
 
-    def predict(self, f: np.ndarray) -> np.ndarray:
-        return np.broadcast_to(self.covariance, (*f.shape, f.shape[-1])).copy()
+    def predict(self, f: np.ndarray, labels: Labels | None = None) -> np.ndarray:
+        tau = self.scale**2 if labels is None else self.squared_scales(labels)
+        variances = np.broadcast_to(tau * find_sigma(self.dof) ** 2, f.shape)
+        return variances[..., None] * np.eye(f.shape[-1])
+
+    def score(self, f: np.ndarray, labels: Labels) -> np.ndarray:
+        r = np.nan_to_num(find_labels_alone(labels) - f)
+        return (self.dof + 1) * r / (self.dof * self.squared_scales(labels) + r**2)
 
     def draw(self, f: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         return f + self.scale * rng.standard_t(np.broadcast_to(self.dof, np.shape(f)))
 
     def describe(self) -> str:
-        dof = list_numbers(np.unique(self.dof))
+        dof = list_numbers(self.dof if np.ptp(self.dof) else self.dof.flat[0])
         return f"Student's t with {dof} degrees of freedom, scale {list_numbers(self.scale)}"
 
     def identity(self) -> Any:
@@ -238,57 +245,18 @@ class StudentTNoise(TunableNoise):
         return cls(arrays["scale"], arrays["dof"])
 
 
-def find_half_width(variance: np.ndarray, dof: float, level: float) -> np.ndarray:
-    r"""Half width x of the central interval of a normal variate plus Student's t of unit scale.
-
-    With t as a normal variate whose precision g is Gamma distributed,
-
-    .. math:: P(x) = \int \Big[2 \Phi\Big(x \Big/ \sqrt{v + 1/g}\Big) - 1\Big] p(g) \, dg,
-
-    by the trapezoidal rule in log g, which converges exponentially. P is concave, so that Newton's
-    steps from 0 stay on its left.
-
-    Parameters
-    ----------
-    variance : numpy.ndarray, shape (star,)
-        v, of the normal variate.
-    dof : float
-    level : float
-        Between 0 and 1.
-    """
-    ends = np.log(gamma.ppf(LOST, dof / 2)), np.log(gamma.isf(LOST, dof / 2))
-    n_nodes = int(np.ceil((ends[1] - ends[0]) / (STEP * min(1.0, np.sqrt(2 / dof)))))
-    g = np.exp(np.linspace(*ends, n_nodes))
-    p = g * gamma.pdf(g, dof / 2)  # of log g
-    p /= p.sum()
-    out = np.empty(len(variance))
-    for rows in chunks(len(variance), max(1, MAX_NODES // n_nodes)):
-        sd = np.sqrt(variance[rows, None] + dof / (2 * g))
-        x = np.zeros(len(sd))
-        for _ in range(MAX_STEPS):
-            z = x[:, None] / sd
-            missing = level - (2 * ndtr(z) - 1) @ p
-            slope = (2 * np.exp(-(z**2) / 2) / sd) @ p / np.sqrt(2 * np.pi)
-            step = missing / slope
-            x += step
-            if (np.abs(step) <= ROUNDING * x).all():
-                break
-        out[rows] = x
-    return out
-
-
 _REFUSED = (
     "Student's t noise takes errors of labels that are standard deviations (star, label), got"
     " covariances: give label_errors, or GaussianNoise."
 )
 
 
-def _check(value: ArrayLike, name: str, rule: str, least: float) -> np.ndarray:
+def _check(value: ArrayLike, name: str) -> np.ndarray:
     number = as_float_array(value, name)
     if number.ndim > 1:
         raise ShapeError(
             f"{name} should be a number or have shape (label,), one a label, got {number.shape}."
         )
-    if not (np.isfinite(number) & (number > least)).all():
-        raise DataError(f"{name} should be finite and {rule}, got {number}.")
+    if not (np.isfinite(number) & (number > 0)).all():
+        raise DataError(f"{name} should be finite and positive, got {number}.")
     return number

@@ -11,7 +11,7 @@ import numpy as np
 
 from symspec.errors import DataError, ShapeError
 from symspec.safety.checkpoint import find_fingerprint, hash_file
-from symspec.spectra.readers.formats import SUFFIXES
+from symspec.spectra.readers.formats import SUFFIXES, TEXT_SUFFIXES
 from symspec.spectra.readers.options import ReadOptions
 from symspec.spectra.readers.spectra_file import SpectraFile
 from symspec.spectra.spectra import Spectra, check_rows
@@ -37,7 +37,7 @@ class SpectraFolder:
         One a star.
     n_stars : int
     n_pixels, wavelength, wavelength_unit, wavelength_medium, label_names, label_units
-    has_uncertainty, contents
+    flux_unit, has_uncertainty, contents
         Those of the first file as a `SpectraFile`; the other files have to agree.
     has_ids : bool
         True: a spectrum without a name takes that of its file.
@@ -52,10 +52,14 @@ class SpectraFolder:
         open_file: Callable[[Path, ReadOptions], AbstractContextManager[SpectraFile]],
     ):
         self.name = str(folder)
-        self.paths = sorted(path for path in folder.iterdir() if _is_spectrum(path))
+        files = sorted(path for path in folder.iterdir() if _is_file(path))
+        self.paths = [path for path in files if _has_suffix(path.name, SUFFIXES)] or [
+            path for path in files if _has_suffix(path.name, TEXT_SUFFIXES)
+        ]
         if not self.paths:
             raise DataError(
-                f"{folder} should hold files of one spectrum each, named {', '.join(SUFFIXES)}, got"
+                f"{folder} should hold files of one spectrum each, named"
+                f" {', '.join((*SUFFIXES, *TEXT_SUFFIXES))}, got"
                 " none: give the folder of these files."
             )
         self._options = options
@@ -63,6 +67,7 @@ class SpectraFolder:
         with open_file(self.paths[0], options) as first:
             self.n_stars = len(self.paths)
             self.n_pixels = first.n_pixels
+            self.flux_unit = first.flux_unit
             self.wavelength = first.wavelength
             self.wavelength_unit = first.wavelength_unit
             self.wavelength_medium = first.wavelength_medium
@@ -115,7 +120,19 @@ class SpectraFolder:
             return star
         return replace(star, ids=np.array([_strip_suffix(path.name)]))
 
+    def _check_flux_unit(self, file: SpectraFile, path: Path) -> None:
+        """Refuse absorbance among transmittance, or counts among flux."""
+        units = (self.flux_unit, file.flux_unit)
+        spelled = {"".join(unit.lower().split()) for unit in units}
+        if all(units) and len(spelled) > 1:
+            raise DataError(
+                f"files of a folder should hold one quantity, got {units[1]!r} in {path} and"
+                f" {units[0]!r} in {self.paths[0].name}: convert them, or put each kind into a"
+                " folder of its own."
+            )
+
     def _check(self, file: SpectraFile, path: Path) -> None:
+        self._check_flux_unit(file, path)
         if file.n_stars != 1:
             raise ShapeError(
                 f"{path} should hold one star, as files of a folder do, got {file.n_stars:,}: read"
@@ -135,12 +152,17 @@ class SpectraFolder:
             )
 
 
-def _is_spectrum(path: Path) -> bool:
-    return path.name.lower().endswith(SUFFIXES) and not path.name.startswith(".") and path.is_file()
+def _is_file(path: Path) -> bool:
+    return not path.name.startswith(".") and path.is_file()
+
+
+def _has_suffix(name: str, suffixes: tuple[str, ...]) -> bool:
+    return name.lower().endswith(suffixes)
 
 
 def _strip_suffix(name: str) -> str:
-    return name[: -max(len(suffix) for suffix in SUFFIXES if name.lower().endswith(suffix))]
+    known = (*SUFFIXES, *TEXT_SUFFIXES)
+    return name[: -max(len(suffix) for suffix in known if name.lower().endswith(suffix))]
 
 
 def _is_same_grid(one: np.ndarray | None, other: np.ndarray | None) -> bool:
@@ -158,6 +180,7 @@ def _join(stars: Sequence[Spectra]) -> Spectra:
         labels=_concatenate([star.labels for star in stars]),
         label_errors=_concatenate([star.label_errors for star in stars]),
         label_covariance=_concatenate([star.label_covariance for star in stars]),
+        groups=_concatenate([star.groups for star in stars]),
         ids=_concatenate([star.ids for star in stars]),
     )
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from symspec.errors import FileFormatError, OptionError
@@ -25,10 +25,12 @@ from symspec.safety.file_formats import (
 )
 from symspec.safety.hdf5_files import open_hdf5
 from symspec.safety.named_arrays import NamedArrays, open_npz
-from symspec.spectra.readers.csv import open_csv
 from symspec.spectra.readers.fits.file import FITS_START, GZIP_START
 from symspec.spectra.readers.layouts.recognise import open_fits
 from symspec.spectra.readers.options import ReadOptions
+from symspec.spectra.readers.tables.excel import is_excel, open_excel
+from symspec.spectra.readers.tables.jcamp import JCAMP_STARTS, open_jcamp
+from symspec.spectra.readers.tables.text import open_text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,8 +49,11 @@ class Format:
         ``open(path, options)`` gives a context manager of `NamedArrays`.
     offsets : tuple of int
         Positions at which `starts` may stand.
-    has_hdus : bool
-        Whether the options `hdu` and `arm` apply.
+    recognise : callable, optional
+        ``recognise(start)`` in place of `starts`, which says whether a file with these first bytes
+        is of the format.
+    options : tuple of str
+        Options of `symspec.read_spectra` that apply to some formats alone, this among them.
     """
 
     name: str
@@ -56,10 +61,13 @@ class Format:
     suffixes: tuple[str, ...]
     open: Callable[[Path, ReadOptions], AbstractContextManager[NamedArrays]]
     offsets: tuple[int, ...] = (0,)
-    has_hdus: bool = False
+    recognise: Callable[[bytes], bool] | None = None
+    options: tuple[str, ...] = ()
 
     def recognises(self, start: bytes) -> bool:
         """Whether a file with these first bytes is of this format."""
+        if self.recognise is not None:
+            return self.recognise(start)
         if not self.starts:
             return is_text(start)
         return any(start[offset:].startswith(self.starts) for offset in self.offsets)
@@ -73,6 +81,15 @@ FORMATS = (
         suffixes=(".h5", ".hdf5"),
         open=lambda path, options: open_hdf5(path),
     ),
+    # before npz, which is a zip file, too
+    Format(
+        name="Excel",
+        starts=(),
+        recognise=is_excel,
+        suffixes=(".xlsx", ".xls"),
+        open=open_excel,
+        options=("sheet", "decimal", "orientation"),
+    ),
     Format(
         name="npz",
         starts=(NPZ_START,),
@@ -84,13 +101,28 @@ FORMATS = (
         starts=(FITS_START, GZIP_START),
         suffixes=(".fits", ".fits.gz", ".fit", ".fit.gz"),
         open=open_fits,
-        has_hdus=True,
+        options=("hdu", "arm"),
+    ),
+    Format(
+        name="JCAMP-DX",
+        starts=JCAMP_STARTS,
+        suffixes=(".dx", ".jdx", ".jcamp"),
+        open=open_jcamp,
     ),
     # any text that the others do not recognise
-    Format(name="CSV", starts=(), suffixes=(".csv",), open=open_csv),
+    Format(
+        name="CSV",
+        starts=(),
+        suffixes=(".csv",),
+        open=open_text,
+        options=("separator", "encoding", "decimal", "orientation"),
+    ),
 )
+_DEFAULTS = {one.name: one.default for one in fields(ReadOptions)}
 FORMAT_NAMES = " or ".join([", ".join(one.name for one in FORMATS[:-1]), FORMATS[-1].name])
 SUFFIXES = tuple(suffix for one in FORMATS for suffix in one.suffixes)
+# of text files that may be spectra, or anything: they count in folders without any of the others
+TEXT_SUFFIXES = (".txt", ".dpt", ".asc", ".tsv", ".dat", ".prn")
 
 
 def find_format(path: str | os.PathLike[str]) -> Format:
@@ -122,13 +154,15 @@ def open_arrays(path: Path, options: ReadOptions) -> AbstractContextManager[Name
     FileNotFoundError, FileFormatError
         As `find_format`, or the file is damaged.
     OptionError
-        `hdu` or `arm` is given for a file without HDUs.
+        An option is given that does not apply to this format.
     """
     found = find_format(path)
-    for name in ("hdu", "arm"):
+    for name in dict.fromkeys(name for one in FORMATS for name in one.options):
         value = getattr(options, name)
-        if value is not None and not found.has_hdus:
+        if value != _DEFAULTS[name] and name not in found.options:
+            right = " or ".join(one.name for one in FORMATS if name in one.options)
             raise OptionError(
-                f"{name}={value!r} should go with a FITS file, got {found.name}: leave {name} out."
+                f"{name}={value!r} should go with {'an' if right[0] == 'E' else 'a'} {right} file,"
+                f" got {found.name}: leave {name} out."
             )
     return found.open(path, options)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Real
@@ -14,9 +15,17 @@ from symspec.safety.stars import check_medium
 from symspec.spectra.names import NamedByCaller
 from symspec.spectra.pixels import UNCERTAINTY_KINDS, check_mask_bits
 from symspec.spectra.readers.layouts.apstar import APSTAR_ROWS
+from symspec.spectra.readers.tables.cells import SEPARATORS
+from symspec.spectra.readers.tables.numerals import DECIMALS, Decimal
+from symspec.spectra.readers.tables.orientation import ORIENTATIONS
 from symspec.spectra.spectral_axis import parse_spectral_unit
 
 LABEL_ERRORS = ("auto", "none")
+_TABLE_CHOICES = {
+    "separator": (*SEPARATORS, *SEPARATORS.values()),
+    "decimal": DECIMALS,
+    "orientation": ORIENTATIONS,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +48,12 @@ class ReadOptions:
     wavelength: str | None = None
     hdu: int | str | None = None
     arm: str | int | None = None
+    group: str | None = None
+    separator: str | None = None
+    decimal: Decimal | None = None
+    orientation: str | None = None
+    encoding: str = "utf-8"
+    sheet: str | None = None
     apstar: str = "combined"
     label_errors: str = "auto"
     missing_label_error: str = REFUSE
@@ -55,6 +70,7 @@ class ReadOptions:
         return NamedByCaller.parse(self.flux, self.wavelength, self.uncertainty)
 
     def __post_init__(self) -> None:
+        self._check_table()
         if self.uncertainty is not None:
             kind = self.uncertainty.partition(":")[0]
             check_choice(kind, "uncertainty", UNCERTAINTY_KINDS)
@@ -92,9 +108,28 @@ class ReadOptions:
                 ' write it like "B" or 57.'
             )
 
+    def _check_table(self) -> None:
+        """Check what goes with tables."""
+        for name in ("group", "sheet", "encoding"):
+            _check_name(getattr(self, name), name)
+        _check_encoding(self.encoding)
+        for name, choices in _TABLE_CHOICES.items():
+            if (choice := getattr(self, name)) is not None:
+                check_choice(choice, name, choices)
+
     def identity(self) -> dict[str, str | None]:
         """Strings that differ if the options given do."""
         return {name: None if value is None else str(value) for name, value in self.given.items()}
+
+
+def _check_encoding(encoding: str) -> None:
+    try:
+        codecs.lookup(encoding)
+    except LookupError:
+        raise OptionError(
+            f"encoding should be one that Python knows, got {encoding!r}: write it like"
+            ' "utf-8", "cp1252" or "utf-16".'
+        ) from None
 
 
 def _check_name(value: object, option: str) -> None:

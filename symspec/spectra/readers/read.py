@@ -59,6 +59,12 @@ def read_spectra(
     wavelength: str | None = None,
     hdu: int | str | None = None,
     arm: str | int | None = None,
+    group: str | None = None,
+    separator: str | None = None,
+    decimal: str | None = None,
+    orientation: str | None = None,
+    encoding: str = "utf-8",
+    sheet: str | None = None,
     apstar: str = "combined",
     label_errors: str = "auto",
     missing_label_error: str = "refuse",
@@ -78,11 +84,17 @@ def read_spectra(
       (star, pixel) whose header holds a linear or logarithmic grid of wavelengths, with their
       uncertainty and mask in HDUs of the names below, and labels in a table of one row a star; or
       tables of one spectrum, or of one pixel, a row, whose columns have these names.
-    - CSV holds a header row, then one spectrum a row, without uncertainties; see
-      `symspec.spectra.readers.csv`.
+    - CSV and its kin, and Excel (which takes the extra ``chemistry``), hold a header row, then one
+      spectrum a row, or wavelengths in the first column, then one spectrum a column. Headers of
+      pixels are numbers, ``900 nm``, ``4000 cm-1``, or numbers with one text before or after,
+      ``X900``. Columns of numbers are labels, unless they are called id, sample, group, date or
+      alike. NA and empty cells are missing. Separators, decimal commas and the place of the header
+      are found, and asked for where a table may be read in several ways.
+    - JCAMP-DX (extra ``chemistry``): one spectrum a file.
 
     A folder is read as the stars of its files, one star a file, sorted by name. Files are taken if
-    their suffix is that of a format (.fits, .fits.gz, .h5, .npz, .csv, ...).
+    their suffix is that of a format (.fits, .fits.gz, .h5, .npz, .csv, .jdx, ...), or if there are
+    none such, .txt, .dpt, .asc, .tsv, .dat and .prn.
 
     In memory: an astropy Table or QTable (columns as in a FITS table), and objects with `flux`,
     `spectral_axis`, `uncertainty` and `mask`, as specutils has them, or a list of such on one grid.
@@ -125,18 +137,33 @@ def read_spectra(
         SATPIX, UNFIXABLE, BADDARK, BADFLAT, BADERR, NOSKY and NOT_ENOUGH_PSF of APOGEE_PIXMASK.
     wavelength_unit : str, optional
         Unit of the wavelengths if the file does not state it, also "cm-1", "eV", "Hz",
-        "dex(Angstrom)" or "ln(Angstrom)"; by default Angstrom.
+        "dex(Angstrom)" or "ln(Angstrom)"; by default Angstrom. Tables whose wavelengths may as well
+        be in nm or cm-1 have to say it.
     wavelength_medium : {"air", "vacuum"}, optional
         Of what they are, if the file does not say it.
     flux, wavelength : str, optional
         Names of the array, column or HDU that holds them, if those of the file do not tell. No
-        survey's layout is recognised then.
+        survey's layout is recognised then. In a table of one spectrum a row `flux` is the text that
+        the headers of pixels have beside their numbers, such as "X".
     hdu : int or str, optional
         The HDU of a FITS file that holds the flux, by number or name; by default the first that
         can.
     arm : str or int, optional
         Arms or orders to take, such as "B" or "B,R" of DESI, 57 of echelle orders; by default all,
         joined to one spectrum. Those that overlap have to share their pixels.
+    group : str, optional
+        The column or array that says which spectra are of one sample, so that they are never
+        parted; by default one called group or groups.
+    separator : {"comma", "semicolon", "tab", "space"}, optional
+        What separates the cells of a table in text, or the sign itself; by default found.
+    decimal : {".", ","}, optional
+        What stands before the decimals in a table; by default found.
+    orientation : {"rows", "columns"}, optional
+        Whether a table holds one spectrum a row or a column; by default found.
+    encoding : str, default "utf-8"
+        That of text, such as "cp1252".
+    sheet : str, optional
+        The sheet of an Excel file that holds the spectra, if there are several.
     apstar : {"combined", "combined_global", "visits", "all"}, default "combined"
         Which rows of an apStar file: the spectrum combined with a weight for each pixel, that
         combined with one weight for each visit, the single visits, or all of them.
@@ -174,6 +201,8 @@ def read_spectra(
         The file holds arrays, HDUs or columns that were not read.
     ValuesDroppedWarning
         Errors beyond `bad_error` may be numbers rather than flags.
+    AssumedUnitWarning
+        Wavelengths of a table have no unit, and were taken for Angstrom.
     """
     with open_spectra(
         source,
@@ -187,6 +216,12 @@ def read_spectra(
         wavelength=wavelength,
         hdu=hdu,
         arm=arm,
+        group=group,
+        separator=separator,
+        decimal=decimal,
+        orientation=orientation,
+        encoding=encoding,
+        sheet=sheet,
         apstar=apstar,
         label_errors=label_errors,
         missing_label_error=missing_label_error,

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -21,11 +22,13 @@ from symspec.safety.arrays import as_float_array, as_texts
 from symspec.safety.checkpoint import hash_file
 from symspec.safety.named_arrays import Contents, NamedArrays
 from symspec.spectra.names import (
+    GROUPS,
     IDS,
     MASKS,
     find_array,
     find_first_array,
     find_flux,
+    find_named_array,
     find_uncertainty,
     name_label_errors,
 )
@@ -66,6 +69,8 @@ class SpectraFile:
         Names and units of the labels; empty without labels.
     has_ids : bool
         Whether the stars have names.
+    flux_unit : str
+        Unit or quantity of the flux as the file spells it; "" where it does not.
     has_uncertainty : bool
         Whether the flux has an uncertainty, which `read` turns into `Spectra.ivar`.
     contents : Contents
@@ -80,6 +85,7 @@ class SpectraFile:
         self._options = options
         self._path = path
         self._flux = find_flux(arrays, name, options.named)
+        self.flux_unit = arrays.units.get(self._flux) or ""
         shape = arrays.find_shape(self._flux)
         self._is_single = len(shape) == 1
         self.n_stars, self.n_pixels = _check_shape(
@@ -93,7 +99,8 @@ class SpectraFile:
         self._uncertainty = find_uncertainty(arrays, options.named, name)
         self.has_uncertainty = self._uncertainty is not None
         self._mask = self._find_mask()
-        self._ids = self._find_ids()
+        self._ids = self._find_names(find_first_array(arrays, IDS))
+        self._groups = self._find_names(self._find_groups())
         self.has_ids = self._ids is not None
         self._grid = find_stored_grid(arrays, options, self.n_stars, self.n_pixels, name)
         self.wavelength = self._grid.wavelength
@@ -144,7 +151,7 @@ class SpectraFile:
             check_stored_grids(self._arrays, self._grid, rows, self.n_stars, self.n_pixels)
             flux = as_nan(as_float_array(self._load_pixels(self._flux, rows), self._flux))
             labels = None
-            errors: dict[str, np.ndarray] = {}
+            errors: dict[str, Any] = {}
             if self._labels is not None:
                 labels = load_labels(self._arrays, self._labels, rows, self._is_single)
                 errors = load_label_errors(self._arrays, self._labels, rows, self._is_single)
@@ -156,6 +163,7 @@ class SpectraFile:
                 label_names=self.label_names,
                 label_units=self.label_units,
                 ids=self._read_ids(rows, len(flux)),
+                groups=self._read_names(self._groups, rows, len(flux)),
                 wavelength_unit=self.wavelength_unit,
                 wavelength_medium=self.wavelength_medium,
                 missing_label_error=self._options.missing_label_error,
@@ -183,10 +191,13 @@ class SpectraFile:
         return self._arrays.load(name, rows)[:, self._grid.order]
 
     def _read_ids(self, rows: slice, n_rows: int) -> np.ndarray | None:
-        if self._ids is None:
+        return self._read_names(self._ids, rows, n_rows)
+
+    def _read_names(self, name: str | None, rows: slice, n_rows: int) -> np.ndarray | None:
+        if name is None:
             return None
-        ids = np.atleast_1d(self._arrays.load(self._ids, rows))[:n_rows]
-        return ids[:, 0] if ids.ndim == 2 else ids
+        names = np.atleast_1d(self._arrays.load(name, rows))[:n_rows]
+        return names[:, 0] if names.ndim == 2 else names
 
     def _read_ivar(self, flux: np.ndarray, rows: slice) -> np.ndarray | None:
         masked = None if self._mask is None else self._read_mask(self._mask, rows, flux.shape)
@@ -223,8 +234,26 @@ class SpectraFile:
             self._check_pixels(name)
         return name
 
-    def _find_ids(self) -> str | None:
-        if (name := find_first_array(self._arrays, IDS)) is None:
+    def _find_groups(self) -> str | None:
+        if self._options.group is None:
+            return self._find_unasked_groups()
+        try:
+            return find_named_array(self._arrays, self._options.group, "group", self.name)
+        except FileFormatError:
+            if (name := find_array(self._arrays, GROUPS)) is None:
+                raise
+            return name  # a table's reader has found the column already
+
+    def _find_unasked_groups(self) -> str | None:
+        """An array called group, if it has one text or number a star."""
+        if (name := find_array(self._arrays, GROUPS)) is not None:
+            with suppress(FileFormatError, ShapeError):  # what is no array, or of another kind
+                return self._find_names(name)
+        return None
+
+    def _find_names(self, name: str | None) -> str | None:
+        """The same name of an array, which should hold one text a star."""
+        if name is None:
             return None
         shape = self._arrays.find_shape(name)
         allowed: list[tuple[int, ...]] = [(self.n_stars,), (self.n_stars, 1)]
@@ -266,6 +295,7 @@ class SpectraFile:
             "mask": self._mask,
             "wavelength": self._grid.name,
             "ids": self._ids,
+            "groups": self._groups,
         }
         names = {name for name in used.values() if name is not None}
         names |= self._labels.arrays if self._labels else set()

@@ -201,3 +201,60 @@ def test_models_that_share_weights_are_refused(path):
     write_h5(path, model, {})
     with pytest.raises(FileFormatError, match=r"'inner' \(Sequential\) is called 2 times"):
         import_network(path)
+
+
+@WRITERS
+@VERSIONS
+@pytest.mark.parametrize("by", ["layer", "operator"])
+def test_a_gate_of_keras_multiplies(rng, path, write, version, by):
+    """A squeeze-and-excitation, whose gate is one number a channel, and a product of alike ones."""
+    arrays = {
+        "a": (draw(3, 1, 2), draw(2)),
+        "gate": (draw(2, 2), draw(2)),
+        "last": (draw(N * 2, 2), draw(2)),
+    }
+    product = layer_config("Multiply", "product")
+    if by == "operator" and version == 2:
+        product = layer_config("TFOpLambda", "product", function="math.multiply")
+    elif by == "operator":
+        product |= {"module": "keras.src.ops.numpy", "registered_name": "Multiply"}
+    model = functional(
+        input_config(N, 1),
+        layer_config("Conv1D", "a", filters=2, kernel_size=3, padding="same"),
+        layer_config("GlobalAveragePooling1D", "pool"),
+        layer_config("Dense", "gate", units=2, activation="sigmoid"),
+        layer_config("Reshape", "reshape", target_shape=[1, 2]),
+        layer_config("Multiply", "gated"),
+        product,
+        layer_config("Flatten", "flat"),
+        dense_config("last", 2),
+        sources={"gated": ["a", "reshape"], "product": ["gated", "a"]},
+        version=version,
+    )
+    write(path, model, arrays)
+    x = rng.normal(size=(3, N, 1))
+    a = convolve(x, *arrays["a"], 1, (1, 1))
+    z = a.mean(axis=1) @ arrays["gate"][0].astype(float) + arrays["gate"][1]
+    y = (a / (1 + np.exp(-z[:, None])) * a).reshape(3, -1)
+    expected = y @ arrays["last"][0].astype(float) + arrays["last"][1]
+    assert_predicts(import_network(path), x[..., 0], expected)
+
+
+def test_outputs_are_named_where_one_of_several_is_at_fault(path):
+    model = functional(
+        input_config(7),
+        dense_config("regression", 2),
+        layer_config("Dense", "classes", units=3, activation="softmax"),
+        sources={"classes": ["input"]},
+    )
+    last = model["config"]["output_layers"]
+    model["config"]["output_layers"] = [["regression", 0, 0], ["classes", 0, 0]]
+    assert last != model["config"]["output_layers"]
+    write_h5(
+        path,
+        model,
+        {name: (draw(7, n), draw(n)) for name, n in (("regression", 2), ("classes", 3))},
+    )
+    words = r"'softmax'.* The network has 2 outputs: regression, classes\."
+    with pytest.raises(FileFormatError, match=words):
+        import_network(path)

@@ -47,9 +47,51 @@ KS, BS = draw(5, 3 * CHANNELS, 3), draw(5, 3)  # a kernel for each of 5 windows
 FIRST, CONV = {"data_format": "channels_first"}, {"filters": 3, "kernel_size": [3]}
 
 
+KG, BG = draw(3, 1, 4), draw(4)  # a kernel of two groups
+DEPTHWISE, POINTWISE = draw(3, CHANNELS, 2), draw(1, 2 * CHANNELS, 3)
+SLOPES, SHARED = draw(N, CHANNELS), draw(1, CHANNELS)
+
+
+def convolve_channels(x, kernel, *options):
+    """Each channel by kernels of its own (position, channel, multiplier), side by side."""
+    parts = [
+        convolve(x[:, :, c : c + 1], kernel[:, c : c + 1], 0.0, *options) for c in range(CHANNELS)
+    ]
+    return np.concatenate(parts, axis=2)
+
+
 # layers of Keras, the arrays of the first, and what they do to x (star, N, CHANNELS)
 CASES = {
     "conv": ([layer_config("Conv1D", **CONV)], [K3, B3], lambda x: convolve(x, K3, B3)),
+    "conv-groups": (
+        [layer_config("Conv1D", filters=4, kernel_size=[3], groups=2, activation="tanh")],
+        [KG, BG],
+        lambda x: np.tanh(convolve_channels(x, KG.reshape(3, 2, 2)) + BG),
+    ),
+    "depthwise": (
+        [layer_config("DepthwiseConv1D", kernel_size=[3], depth_multiplier=2, strides=[2])],
+        [DEPTHWISE, BG],
+        lambda x: convolve_channels(x, DEPTHWISE, 2) + BG,
+    ),
+    "separable": (
+        [
+            layer_config(
+                "SeparableConv1D", filters=3, kernel_size=[3], depth_multiplier=2, padding="same"
+            )
+        ],
+        [DEPTHWISE, POINTWISE, B3],
+        lambda x: convolve(convolve_channels(x, DEPTHWISE, 1, (1, 1)), POINTWISE, B3),
+    ),
+    "prelu": (
+        [layer_config("PReLU", shared_axes=None)],
+        [SLOPES],
+        lambda x: np.where(x > 0, x, SLOPES.astype(float) * x),
+    ),
+    "prelu-shared": (
+        [layer_config("PReLU", shared_axes=[1])],
+        [SHARED],
+        lambda x: np.where(x > 0, x, SHARED.astype(float) * x),
+    ),
     "conv-same": (
         [layer_config("Conv1D", **CONV, padding="same")],
         [K3, B3],

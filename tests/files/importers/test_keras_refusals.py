@@ -65,8 +65,11 @@ REFUSED = {
         ["(LSTM) is no layer of symspec's: build the network of symspec's layers"],
     ),
     "groups": (
-        layer_config("Conv1D", filters=4, kernel_size=3, groups=2),
-        ["(Conv1D) has 2 groups of channels"],
+        [
+            layer_config("Reshape", target_shape=[7, 1]),
+            layer_config("Conv1D", filters=4, kernel_size=3, groups=2),
+        ],
+        ["(Conv1D) cannot be built, as groups should divide the 1 channels that come in"],
     ),
     "vector": (
         layer_config("Conv1D", filters=4, kernel_size=3),
@@ -100,7 +103,11 @@ REFUSED = {
         layer_config("LayerNormalization", axis=2),
         ["has axis 2, where a star's array has 1 axes"],
     ),
-    "multiply": (layer_config("Multiply"), ["(Multiply) is no layer of symspec's"]),
+    "multiply": (layer_config("Multiply"), ["(Multiply) multiplies by a constant: use Rescaling"]),
+    "softmax": (
+        layer_config("Dense", units=4, activation="softmax"),
+        ["has the activation 'softmax': symspec has"],
+    ),
     "constant": (layer_config("TFOpLambda", function="__operators__.add"), ["adds a constant"]),
     "operator": (layer_config("TFOpLambda", function="math.exp"), ["calls 'math.exp'"]),
     "operation": (

@@ -35,7 +35,7 @@ from reference_networks import (
 from symspec.errors import DataError, FileFormatError, OptionError
 from symspec.files.importers.read import import_network
 from symspec.networks.convolutions import Conv1D, GlobalAveragePool1D
-from symspec.networks.layers import Activation, Dense
+from symspec.networks.layers import Activation, Dense, PReLU
 from symspec.networks.network import Network, mlp
 from symspec.networks.shaping import Flatten, Permute, Reshape
 
@@ -347,3 +347,20 @@ def test_a_shape_that_repeats_one_number_takes_no_memory_of_its_size(path, net):
     )
     write_torch(path, state_dict({"0.weight": huge}), {0: bytes(4)})
     refuse(path, r"expected dense_0/kernel \(5, 7\), found 0\.weight \(1099511627776,\)", net)
+
+
+def test_groups_and_slopes_of_pytorch(rng, path):
+    """A depthwise convolution and a PReLU, whose slopes PyTorch keeps as a vector."""
+    kernel, bias, slopes, last = draw(4, 1, 3), draw(4), draw(4), draw(2, 4 * (N - 2))
+    state = {"0.weight": kernel, "0.bias": bias, "1.weight": slopes, "3.weight": last}
+    write_pt(path, state)
+    first = {"data_format": "channels_first"}
+    layers = [Reshape((2, N)), Conv1D(4, 3, groups=2, **first), PReLU((4, 1)), Flatten()]
+    net = Network([*layers, Dense(2, use_bias=False)], 2 * N)
+    x = rng.normal(size=(3, 2, N))
+    parts = [
+        convolve(x[:, c : c + 1].transpose(0, 2, 1), kernel[2 * c : 2 * c + 2].T) for c in (0, 1)
+    ]
+    z = (np.concatenate(parts, axis=2) + bias).transpose(0, 2, 1)
+    y = np.where(z > 0, z, slopes.astype(float)[:, None] * z).reshape(3, -1)
+    assert_predicts(import_network(path, net=net), x.reshape(3, -1), y @ last.T.astype(float))

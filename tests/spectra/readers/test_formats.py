@@ -10,7 +10,7 @@ import pytest
 from astropy.io import fits
 from starnet_files import FLUX, IDS, starnet, write_hdf5, write_npz
 
-from symspec.cli.options import SpectraFile
+from symspec.cli.shared.options import SpectraFile
 from symspec.errors import FileFormatError, OptionError
 from symspec.safety.hdf5_files import open_hdf5
 from symspec.safety.named_arrays import open_npz
@@ -32,9 +32,9 @@ def write(request, tmp_path):
 
 
 def test_names_and_suffixes_of_formats_are_those_of_the_table():
-    assert FORMAT_NAMES == "HDF5, npz, FITS or CSV"
+    assert FORMAT_NAMES == "HDF5, Excel, npz, FITS, JCAMP-DX or CSV"
     assert len(set(SUFFIXES)) == len(SUFFIXES)
-    assert {".h5", ".npz", ".fits", ".fits.gz", ".csv"} < set(SUFFIXES)
+    assert {".h5", ".npz", ".fits", ".fits.gz", ".csv", ".xlsx", ".jdx"} < set(SUFFIXES)
     help_text = get_args(SpectraFile)[1].help
     assert help_text.startswith(f"{FORMAT_NAMES} file of spectra")
 

@@ -124,6 +124,7 @@ def test_what_is_in_memory_is_known_by_its_numbers(tmp_path):
         {"labels": np.ones((len(FLUX), 1)), "label_units": ["K"]},
         {"ids": IDS[::-1]},
         {"ids": None},
+        {"groups": IDS},
         *[{"labels": LABELS, name: errors} for name, errors in ERRORS.items()],
         {"labels": LABELS, "label_errors": LABELS, "missing_label_error": "infer"},
     ]

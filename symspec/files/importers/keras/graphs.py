@@ -20,7 +20,12 @@ from symspec.files.importers.keras.description import (
     order_calls,
     read_graph,
 )
-from symspec.files.importers.keras.layers import BUILDERS, build_layers, refuse_class
+from symspec.files.importers.keras.layers import (
+    BUILDERS,
+    arrange_arrays,
+    build_layers,
+    refuse_class,
+)
 from symspec.files.matching import (
     HELD,
     FileArray,
@@ -29,10 +34,20 @@ from symspec.files.matching import (
     fill_network,
     list_slots,
     make_network,
+    naming_outputs,
 )
 from symspec.networks.layers import Layer, Shape
 from symspec.networks.network import Network
-from symspec.networks.shaping import Add, Concatenate, Flatten, From, Identity, Reshape, Slice
+from symspec.networks.shaping import (
+    Add,
+    Concatenate,
+    Flatten,
+    From,
+    Identity,
+    Multiply,
+    Reshape,
+    Slice,
+)
 
 _NOTHING = np.zeros(0)
 
@@ -66,7 +81,8 @@ def build_network(
         symspec lacks a layer, or the arrays have other shapes.
     """
     assembly = begin_assembly(model, arrays)
-    net = assembly.finish(assembly.add_model(model, assembly.take_input))
+    with naming_outputs([str(name) for name, _ in read_graph(model).outputs]):
+        net = assembly.finish(assembly.add_model(model, assembly.take_input))
     return fill_network(path, net, assembly.found)
 
 
@@ -187,7 +203,7 @@ class Assembly:
                 return JOINING[layer.class_name](self, layer, places)
         if len(places) != 1:
             raise layer.refusal(f"takes {len(places)} inputs", "the file is damaged")
-        arrays = self.arrays.get(layer.place, ())
+        arrays = arrange_arrays(layer, self.arrays.get(layer.place, ()))
         self.go_to(places[0])
         built = build_layers(layer, self.shapes[-1], arrays)
         with layer.refusing():
@@ -256,11 +272,21 @@ def _add(assembly: Assembly, layer: KerasLayer, places: Sequence[int]) -> int:
     return assembly.put_after(last, Add(*(assembly.layers[place] for place in others)))
 
 
-def _add_by_operator(assembly: Assembly, layer: KerasLayer, places: Sequence[int]) -> int:
-    """Add as Keras 2 writes a + b."""
-    if layer.config.get("function") not in ("__operators__.add", "math.add"):
-        raise layer.refusal(f"calls {layer.config.get('function')!r}")
-    return _add(assembly, layer, places)
+def _multiply(assembly: Assembly, layer: KerasLayer, places: Sequence[int]) -> int:
+    if len(places) < 2:
+        raise layer.refusal("multiplies by a constant", "use Rescaling")
+    *others, last = sorted(places)  # a product does not depend on the order
+    return assembly.put_after(last, Multiply(*(assembly.layers[place] for place in others)))
+
+
+def _join_by_operator(assembly: Assembly, layer: KerasLayer, places: Sequence[int]) -> int:
+    """Join as Keras 2 writes a + b and a * b."""
+    function = layer.config.get("function")
+    if function in ("__operators__.add", "math.add"):
+        return _add(assembly, layer, places)
+    if function == "math.multiply":
+        return _multiply(assembly, layer, places)
+    raise layer.refusal(f"calls {function!r}")
 
 
 def _concatenate(assembly: Assembly, layer: KerasLayer, places: Sequence[int]) -> int:
@@ -281,6 +307,8 @@ def _concatenate(assembly: Assembly, layer: KerasLayer, places: Sequence[int]) -
 JOINING: dict[str, Callable[[Assembly, KerasLayer, Sequence[int]], int]] = {
     "Add": _add,
     "ops.Add": _add,
-    "TFOpLambda": _add_by_operator,
+    "Multiply": _multiply,
+    "ops.Multiply": _multiply,
+    "TFOpLambda": _join_by_operator,
     "Concatenate": _concatenate,
 }

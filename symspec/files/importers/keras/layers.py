@@ -28,7 +28,7 @@ from symspec.networks.convolutions import (
     MaxPool1D,
     ZeroPadding1D,
 )
-from symspec.networks.layers import Dense, Dropout, Layer, Shape
+from symspec.networks.layers import Dense, Dropout, Layer, PReLU, Shape
 from symspec.networks.shaping import Flatten, Permute, Reshape, Slice
 
 Arrays = Sequence[FileArray]
@@ -38,7 +38,10 @@ Builder = Callable[[KerasLayer, Shape, Arrays], list[Layer]]
 VARIABLES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "Dense": (("kernel", "bias"), ()),
     "Conv1D": (("kernel", "bias"), ()),
+    "SeparableConv1D": (("depthwise_kernel", "pointwise_kernel", "bias"), ()),
+    "DepthwiseConv1D": (("kernel", "bias"), ()),
     "LocallyConnected1D": (("kernel", "bias"), ()),
+    "PReLU": (("alpha",), ()),
     "BatchNormalization": (("gamma", "beta"), ("moving_mean", "moving_variance")),
     "LayerNormalization": (("gamma", "beta"), ()),
     "Normalization": ((), ("mean", "variance", "count")),
@@ -74,6 +77,21 @@ def build_layers(layer: KerasLayer, shape: Shape, arrays: Arrays) -> list[Layer]
         return BUILDERS[layer.class_name](layer, shape, arrays)
 
 
+def arrange_arrays(layer: KerasLayer, arrays: Arrays) -> Arrays:
+    """The arrays of a layer in the shapes that symspec's layers have for them.
+
+    A kernel (position, in, multiplier) that convolves each channel by itself becomes that of as
+    many groups, (position, 1, in * multiplier).
+    """
+    if layer.class_name not in ("SeparableConv1D", "DepthwiseConv1D") or not arrays:
+        return arrays
+    first, *others = arrays
+    if len(first.shape) != 3:
+        return arrays
+    shape = (first.shape[0], 1, first.shape[1] * first.shape[2])
+    return [FileArray(first.name, shape, lambda: first.read().reshape(shape)), *others]
+
+
 def refuse_class(layer: KerasLayer) -> FileFormatError:
     """Make the error about a class of layers that symspec lacks."""
     if ">" in layer.class_name:
@@ -100,11 +118,6 @@ def _build_dense(layer: KerasLayer, shape: Shape, arrays: Arrays) -> list[Layer]
 
 
 def _build_convolution(layer: KerasLayer, shape: Shape, arrays: Arrays) -> list[Layer]:
-    if (groups := layer.count("groups", 1)) != 1:
-        raise layer.refusal(
-            f"has {groups} groups of channels",
-            "symspec's convolutions see all channels: use groups=1",
-        )
     convolution = Conv1D(
         layer.count("filters"),
         layer.count("kernel_size"),
@@ -113,8 +126,48 @@ def _build_convolution(layer: KerasLayer, shape: Shape, arrays: Arrays) -> list[
         dilation=layer.count("dilation_rate", 1),
         use_bias=layer.flag("use_bias"),
         data_format=_find_format(layer),
+        groups=layer.count("groups", 1),
     )
     return [convolution, *build_function(layer)]
+
+
+def _build_depthwise(layer: KerasLayer, shape: Shape, arrays: Arrays) -> list[Layer]:
+    convolution = _convolve_channels(layer, shape, use_bias=layer.flag("use_bias"))
+    return [convolution, *build_function(layer)]
+
+
+def _build_separable(layer: KerasLayer, shape: Shape, arrays: Arrays) -> list[Layer]:
+    """Build a convolution of each channel by itself, and one of single positions that mixes."""
+    mixing = Conv1D(
+        layer.count("filters"),
+        1,
+        use_bias=layer.flag("use_bias"),
+        data_format=_find_format(layer),
+    )
+    return [_convolve_channels(layer, shape, use_bias=False), mixing, *build_function(layer)]
+
+
+def _convolve_channels(layer: KerasLayer, shape: Shape, *, use_bias: bool) -> Conv1D:
+    """Build a convolution of as many groups as there are channels."""
+    data_format = _find_format(layer)
+    if len(shape) != 2:
+        raise layer.refusal(f"takes an array of shape {shape} a star", "the file is damaged")
+    n_channels = shape[-1] if data_format == "channels_last" else shape[0]
+    return Conv1D(
+        n_channels * layer.count("depth_multiplier", 1),
+        layer.count("kernel_size"),
+        strides=layer.count("strides", 1),
+        padding=layer.config.get("padding", "valid"),
+        dilation=layer.count("dilation_rate", 1),
+        use_bias=use_bias,
+        data_format=data_format,
+        groups=n_channels,
+    )
+
+
+def _build_prelu(layer: KerasLayer, shape: Shape, arrays: Arrays) -> list[Layer]:
+    shared = layer.axes("shared_axes", len(shape), None)
+    return [PReLU(tuple(1 if axis in shared else n for axis, n in enumerate(shape)))]
 
 
 def _build_locally_connected(layer: KerasLayer, shape: Shape, arrays: Arrays) -> list[Layer]:
@@ -219,7 +272,10 @@ _IDENTITIES = (  # once trained
 BUILDERS: dict[str, Builder] = {
     "Dense": _build_dense,
     "Conv1D": _build_convolution,
+    "SeparableConv1D": _build_separable,
+    "DepthwiseConv1D": _build_depthwise,
     "LocallyConnected1D": _build_locally_connected,
+    "PReLU": _build_prelu,
     "MaxPooling1D": _build_pool(MaxPool1D),
     "AveragePooling1D": _build_pool(AveragePool1D),
     "GlobalMaxPooling1D": _build_global_max,

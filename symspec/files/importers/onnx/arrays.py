@@ -23,6 +23,7 @@ from symspec.networks.shaping import (
     Flatten,
     From,
     Identity,
+    Multiply,
     Permute,
     Reshape,
     Slice,
@@ -39,8 +40,8 @@ class Output:
     Attributes
     ----------
     layer : Layer or type
-        Layers that join several outputs are classes, `Add` or `Concatenate`: their instances are
-        made when all layers are in a row.
+        Layers that join several outputs are classes, `Add`, `Multiply` or `Concatenate`: their
+        instances are made when all layers are in a row.
     sources : tuple of Output
         Inputs of the layer.
     shape : tuple of int
@@ -54,7 +55,7 @@ class Output:
         Whether it depends on any weights.
     """
 
-    layer: Layer | type[Add] | type[Concatenate]
+    layer: Layer | type[Add] | type[Multiply] | type[Concatenate]
     sources: tuple[Output, ...]
     shape: Shape
     name: str = ""
@@ -178,6 +179,12 @@ class LayerGraph:
         self.count(math.prod(outputs[0].shape))
         return Output(Add, tuple(outputs), outputs[0].shape)
 
+    def multiply(self, outputs: Sequence[Output]) -> Output:
+        """Multiply outputs of one shape, but for axes of length 1."""
+        shape = np.broadcast_shapes(*(output.shape for output in outputs))
+        self.count(math.prod(shape))
+        return Output(Multiply, tuple(outputs), shape)
+
     def join(self, outputs: Sequence[Output]) -> Output:
         """Concatenate outputs along the last axis."""
         if len(outputs) == 1:
@@ -217,7 +224,7 @@ def _arrange(end: Output) -> tuple[list[Layer], dict[Layer, Output]]:
             continue
         waiting.pop()
         sources = list(output.sources)
-        if output.layer is Add:  # a sum does not depend on the order
+        if output.layer in (Add, Multiply):  # which do not depend on the order
             sources.sort(key=lambda source: source is last)
         if sources and sources[-1] is not last:
             layers.append(From(places[sources[-1]]))

@@ -15,8 +15,9 @@ from symspec.files.importers.onnx.description import OnnxNode, read_graph
 from symspec.files.importers.onnx.layers import BUILDERS
 from symspec.files.importers.onnx.patterns import build_pattern
 from symspec.files.importers.onnx.protobuf import import_onnx_package, read_model
+from symspec.files.importers.onnx.shapes import is_column_of_labels
 from symspec.files.importers.onnx.translation import Translation
-from symspec.files.matching import FileArray, fill_network, reading
+from symspec.files.matching import FileArray, fill_network, naming_outputs, reading
 from symspec.networks.layers import Shape
 from symspec.networks.network import Network
 
@@ -28,6 +29,7 @@ _WEIGHTS = {
     "Conv": ("kernel", "bias"),
     "BatchNormalization": ("gamma", "beta", "mean", "variance"),
     "LayerNormalization": ("gamma", "beta"),
+    "PRelu": ("alpha",),
 }
 # operations between a product with a kernel and the sum with its bias
 _BETWEEN = ("Squeeze", "Unsqueeze", "Reshape", "Transpose", "Cast", "Identity")
@@ -71,7 +73,8 @@ def import_onnx(
         translation = _translate(path)
         if net is not None:
             return fill_network(path, net, _list_weights(translation))
-        built, found = translation.layers.finish(_find_end(translation))
+        with naming_outputs(list(translation.graph.outputs)):
+            built, found = translation.layers.finish(_find_end(translation))
         return fill_network(path, built, found)
 
 
@@ -147,7 +150,9 @@ def _find_end(translation: Translation) -> Output:
         )
         translation.check_order(node)
         signal = translation.signal(node)
-        if declared is not None and declared != signal.shape:
+        maker = translation.makers.get(name)
+        is_column = maker is not None and is_column_of_labels(translation, maker)
+        if declared is not None and declared != signal.shape and not is_column:
             raise node.refusal(
                 f"is declared to be {declared} a star, and comes out as {signal.shape}"
             )

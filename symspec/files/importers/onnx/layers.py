@@ -43,7 +43,7 @@ from symspec.files.importers.onnx.windows import (
     take_mean,
 )
 from symspec.networks.convolutions import AveragePool1D, MaxPool1D
-from symspec.networks.layers import Dense, Dropout
+from symspec.networks.layers import Dense, Dropout, PReLU
 from symspec.networks.normalizations import BatchNorm, LayerNorm
 
 # --- layers with weights
@@ -151,10 +151,33 @@ def _build_product(translation: Translation, node: OnnxNode) -> Signal:
     first = translation.find(node, 0)
     second = translation.find(node, 1)
     if isinstance(first, Signal) and isinstance(second, Signal):
-        raise node.refusal("multiplies two arrays that depend on the spectrum")
+        return _multiply(translation, node, [first, second])
     i = 0 if isinstance(first, Signal) else 1
     signal = translation.signal(node, i)
     return scale(translation.layers, node, signal, "mul", translation.constant(node, 1 - i))
+
+
+def _multiply(translation: Translation, node: OnnxNode, signals: Sequence[Signal]) -> Signal:
+    """Multiply signals of one shape, but for axes of length 1 and missing ones before the first."""
+    rank = max(signal.rank for signal in signals)
+    shapes = [(1,) * (rank - signal.rank) + signal.shape for signal in signals]
+    try:
+        shape = np.broadcast_shapes(*shapes)
+    except ValueError:
+        raise node.refusal(
+            f"multiplies arrays of shapes {', '.join(map(str, shapes))} a star",
+            "the file is damaged",
+        ) from None
+    if len({signal.rank for signal in signals}) > 1:
+        raise node.refusal(
+            f"multiplies arrays of shapes {', '.join(str(s.shape) for s in signals)} a star, whose"
+            " axes are those of the stars and others"
+        )
+    outputs = [translation.flush(node, signal) for signal in signals]
+    views = [
+        translation.layers.view(output, own) for output, own in zip(outputs, shapes, strict=True)
+    ]
+    return Signal(translation.layers.multiply(views), shape)
 
 
 def _build_quotient(translation: Translation, node: OnnxNode) -> Signal:
@@ -262,7 +285,36 @@ def _build_dropout(translation: Translation, node: OnnxNode) -> Signal:
     return translation.put(node, translation.signal(node), Dropout(float(rate.item())))
 
 
+def _build_scaler(translation: Translation, node: OnnxNode) -> Signal:
+    """Build (x - offset) * scale, as scikit-learn's scalers are written."""
+    signal = translation.signal(node)
+    offset = np.asarray(node.get("offset", np.zeros(1)), np.float64)
+    factor = np.asarray(node.get("scale", np.ones(1)), np.float64)
+    if signal.rank != 1 or not {offset.size, factor.size} <= {1, *signal.shape}:
+        raise node.refusal(
+            f"scales arrays of shape {signal.shape} a star by {offset.size} and {factor.size}"
+            " numbers",
+            "the file is damaged",
+        )
+    centred = scale(translation.layers, node, signal, "add", -offset)
+    return scale(translation.layers, node, centred, "mul", factor)
+
+
+def _build_prelu(translation: Translation, node: OnnxNode) -> Signal:
+    signal = translation.signal(node)
+    slope = translation.kernel(node, 1)
+    if slope.ndim == signal.rank + 1 and slope.shape[0] == 1:
+        slope = slope[0]
+    if slope.ndim < signal.rank:
+        slope = slope.reshape((1,) * (signal.rank - slope.ndim) + slope.shape)
+    output = translation.layers.view(translation.flush(node, signal), signal.shape)
+    layer = PReLU(slope.shape)
+    return translation.put_weights(node, output, layer, {"alpha": slope}, signal.shape)
+
+
 BUILDERS: dict[str, Builder] = {
+    "ai.onnx.ml.Scaler": _build_scaler,
+    "PRelu": _build_prelu,
     "Gemm": _build_gemm,
     "MatMul": _build_matmul,
     "Conv": build_convolution,

@@ -20,10 +20,13 @@ from symspec.files.importers.onnx.layers import put_dense, put_layer_norm
 from symspec.files.importers.onnx.scalings import scale
 from symspec.files.importers.onnx.translation import STARS, Translation, Value
 from symspec.networks.layers import Activation
+from symspec.networks.preprocessing import SNV
 
 _COMMUTE = ("Add", "Mul")
 _ROUNDING = 1e-6  # of constants in float32
 _MEAN = "mean over the last axes"
+_SUM = "sum over the last axes"
+_REDUCTIONS = {_MEAN: "ReduceMean", _SUM: "ReduceSum"}
 _LEAST_THRESHOLD = 20.0  # above it, log(1 + exp(x)) is x in float32, and to 2e-9
 _MOST_FACTORS = 8
 
@@ -110,6 +113,28 @@ def _build_layer_norm(
     return put_layer_norm(translation, node, signal, match.first, epsilon.item(), arrays)
 
 
+def _build_snv(
+    translation: Translation, node: OnnxNode, signal: Signal, match: Match
+) -> Signal | None:
+    """Build the standard normal variate of a whole spectrum, by either definition of its spread."""
+    n = math.prod(signal.shape)
+    constants = match.constants
+    if match.first is None or n != math.prod(signal.shape[match.first :]) or n < 2:
+        return None
+    if not all(signal.takes_number(array) for array in constants.values()):
+        return None
+    numbers = {name: float(array.item()) for name, array in constants.items()}
+    factor = numbers.get("times", 1.0) / numbers.get("over", 1.0)
+    if "sum" in match.names:
+        factor *= n
+    ddof = next((d for d in (0, 1) if math.isclose(factor, n / (n - d), rel_tol=_ROUNDING)), None)
+    if ddof is None or not numbers.get("epsilon", 0.0) >= 0:
+        return None
+    output = translation.layers.view(translation.flush(node, signal), (n,))
+    layer = SNV(ddof, numbers.get("epsilon", 0.0))
+    return Signal(translation.layers.put(output, layer, node.name), signal.shape)
+
+
 def _build_rows(
     translation: Translation, node: OnnxNode, signal: Signal, match: Match
 ) -> Signal | None:
@@ -189,10 +214,18 @@ _ELU_ABOVE = ("Mul", ("Cast", _IS_ABOVE), ("Elu", "x"))
 _ELU_BELOW = ("Mul", ("Mul", "alpha", ("Elu", "x")), ("Cast", ("Not", _IS_ABOVE)))
 _MEAN_OF_X = (_MEAN, "x")
 _CENTRED = ("Sub", "x", _MEAN_OF_X)
-_DEVIATIONS = [
-    ("Sqrt", ("Add", (_MEAN, square), "epsilon"))
-    for square in (("Pow", _CENTRED, 2.0), ("Mul", _CENTRED, _CENTRED))
+_SQUARES = [("Pow", _CENTRED, 2.0), ("Mul", _CENTRED, _CENTRED)]
+_DEVIATIONS = [("Sqrt", ("Add", (_MEAN, square), "epsilon")) for square in _SQUARES]
+_MEAN_SQUARES = [(_MEAN, square) for square in _SQUARES]
+_VARIANCES = [
+    *_MEAN_SQUARES,
+    *(("Div", ("Mul", square, "times"), "over") for square in _MEAN_SQUARES),
+    *(("Mul", square, "times") for square in _MEAN_SQUARES),
+    *(("Div", square, "over") for square in _MEAN_SQUARES),
+    *(("Div", (_SUM, square), "over") for square in _SQUARES),
 ]
+_ROOTS = [("Sqrt", variance) for variance in _VARIANCES]
+_SPREADS = [*_ROOTS, *(("Add", root, "epsilon") for root in _ROOTS)]
 _INVERSE = [("Reciprocal", deviation) for deviation in _DEVIATIONS]
 _FACTORS = [*_INVERSE, *(("Mul", inverse, "gamma") for inverse in _INVERSE)]
 _NORMALISED = [(("Mul", "x", factor), ("Mul", ("Neg", _MEAN_OF_X), factor)) for factor in _FACTORS]
@@ -202,6 +235,7 @@ PATTERNS: list[tuple[tuple, Callable[[Translation, OnnxNode, Signal, Match], Sig
     *((("Where", ("Greater", x, "threshold"), "x", y), _build_softplus) for x, y in _SOFTPLUS),
     (("Add", _ELU_ABOVE, _ELU_BELOW), _build_elu),
     *((("Div", _CENTRED, deviation), _build_layer_norm) for deviation in _DEVIATIONS),
+    *((("Div", _CENTRED, spread), _build_snv) for spread in _SPREADS),
     *((("Add", first, second), _build_layer_norm) for first, second in _NORMALISED),
     *(
         (("Add", first, ("Add", second, "beta")), _build_layer_norm)
@@ -237,10 +271,11 @@ def _match_node(
     translation: Translation, node: OnnxNode, pattern: tuple, match: Match
 ) -> Iterator[Match]:
     op, *parts = pattern
-    if op == _MEAN:
-        first = _find_first_of_mean(translation, node, match.signal)
+    if op in _REDUCTIONS:
+        first = _find_first_of(_REDUCTIONS[op], translation, node, match.signal)
         if first is not None and match.first in (None, first):
-            with_first = dataclasses.replace(match, first=first)
+            names = {**match.names, "sum": node.outputs[0]} if op == _SUM else match.names
+            with_first = dataclasses.replace(match, first=first, names=names)
             yield from _match(translation, node.inputs[0], parts[0], with_first)
         return
     is_plain = node.attributes.get("alpha", 1.0) == 1  # of Elu; other options change nothing here
@@ -263,10 +298,10 @@ def _match_all(
         yield from _match_all(translation, names[1:], patterns[1:], way)
 
 
-def _find_first_of_mean(
-    translation: Translation, node: OnnxNode, signal: Signal | None
+def _find_first_of(
+    op: str, translation: Translation, node: OnnxNode, signal: Signal | None
 ) -> int | None:
-    """First axis of one star's array over which a node takes the mean, if it keeps the last axes.
+    """First axis of one star's array over which a node reduces, if it keeps the last axes.
 
     The array is `signal`, or else the input of the node.
     """
@@ -277,9 +312,9 @@ def _find_first_of_mean(
         if not isinstance(value, Signal):
             return None
         signal = value
-    if node.op == "GlobalAveragePool":
+    if node.op == "GlobalAveragePool" and op == "ReduceMean":
         return 1
-    if node.op != "ReduceMean" or not node.count("keepdims", 1):
+    if node.op != op or not node.count("keepdims", 1):
         return None
     listed = translation.optional_integers(node, 1, "axes") or ()
     axes = sorted(axis % (signal.rank + 1) - 1 for axis in listed)

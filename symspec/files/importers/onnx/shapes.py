@@ -36,6 +36,8 @@ def build_reshape(translation: Translation, node: OnnxNode) -> Signal:
     signal = translation.signal(node)
     target = translation.integers(node, 1, "shape", with_stars=True)
     keeps_zeros = node.get("allowzero", 0)
+    if is_column_of_labels(translation, node):
+        return build_same(translation, node)
     whole = (STARS, *signal.shape)
     lengths = [
         whole[i] if n == 0 and not keeps_zeros and i < len(whole) else n
@@ -55,6 +57,17 @@ def build_reshape(translation: Translation, node: OnnxNode) -> Signal:
         )
     translation.n_stars |= {first} - {-1, STARS}  # of the example that the exporter was given
     return reshape(translation.layers, node, signal, tuple(rest))
+
+
+def is_column_of_labels(translation: Translation, node: OnnxNode) -> bool:
+    """Whether a node ends the graph with the labels of all stars below each other.
+
+    So skl2onnx does with several labels of an `MLPRegressor`. They are in the order (star, label).
+    """
+    is_end = node.op == "Reshape" and node.outputs[0] in translation.graph.outputs
+    if not is_end or translation.uses[node.outputs[0]] > 1 or translation.signal(node).rank != 1:
+        return False
+    return translation.integers(node, 1, "shape", with_stars=True) == [-1, 1]
 
 
 def build_flatten(translation: Translation, node: OnnxNode) -> Signal:

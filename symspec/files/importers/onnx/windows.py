@@ -44,15 +44,11 @@ def build_convolution(translation: Translation, node: OnnxNode) -> Signal:
     signal = translation.signal(node)
     kernel = translation.kernel(node, 1)
     bias = translation.optional_constant(node, 2)
-    if (groups := node.count("group", 1)) != 1:
-        raise node.refusal(
-            f"has {groups} groups of channels",
-            "symspec's convolutions see all channels: use group=1",
-        )
+    groups = node.count("group", 1)
     axis = _find_positions(node, signal.shape, kernel.shape[2:])
-    if kernel.shape[1] != signal.shape[0]:
+    if groups < 1 or groups * kernel.shape[1] != signal.shape[0]:
         raise node.refusal(
-            f"takes {kernel.shape[1]} channels where there are {signal.shape}",
+            f"takes {groups} times {kernel.shape[1]} channels where there are {signal.shape}",
             "the file is damaged",
         )
     if tuple(sizes := node.counts("kernel_shape", kernel.shape[2:])) != kernel.shape[2:]:
@@ -69,9 +65,11 @@ def build_convolution(translation: Translation, node: OnnxNode) -> Signal:
         dilation=window.dilation,
         use_bias=bias is not None,
         data_format="channels_first",
+        groups=groups,
     )
     arrays = {"kernel": kernel} if bias is None else {"kernel": kernel, "bias": bias}
-    output, signs = settle(translation.layers, node, signal, 0)
+    # a kernel of several groups has other channels for each of its outputs
+    output, signs = settle(translation.layers, node, signal, 0 if groups == 1 else None)
     if signs is not None:
         arrays["kernel"] = kernel * signs[:, None]
     output = translation.layers.view(output, (signal.shape[0], signal.shape[axis]))

@@ -12,11 +12,11 @@ from scipy.spatial.distance import cdist
 
 import symspec as ss
 from symspec.inverse_hessian.builder import InverseBuilder
-from symspec.laplace import neighbours
-from symspec.laplace.audit import AUDITED
-from symspec.laplace.neighbours import find_distances
 from symspec.reports import tables
 from symspec.reports.star_tables import write_audit
+from symspec.validation import neighbours
+from symspec.validation.audit import AUDITED
+from symspec.validation.neighbours import find_distances
 
 TANH, RELU_FULL = "tanh-1-hidden-2-labels-own-units-missing", "relu-2-hidden-3-labels-full-noise"
 # float64 rounding, 1e-16, times condition numbers of up to 1e6 (labels in K beside dex), and a

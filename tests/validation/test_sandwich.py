@@ -10,7 +10,7 @@ from conftest import assert_entries
 
 import symspec as ss
 from symspec.inverse_hessian.builder import InverseBuilder
-from symspec.laplace import sandwich
+from symspec.laplace import leave_one_out
 
 NETWORKS = [
     "tanh-1-hidden-2-labels-own-units-missing",
@@ -70,12 +70,30 @@ def dense_sandwich(problem, A):
 @over_structures
 @pytest.mark.parametrize("block_bytes", [2**27, 1], ids=["one-block", "star-by-star"])
 def test_it_is_the_dense_formula_entry_by_entry(problem, structure, block_bytes, monkeypatch):
-    monkeypatch.setattr(sandwich, "BLOCK_BYTES", block_bytes)
+    monkeypatch.setattr(leave_one_out, "BLOCK_BYTES", block_bytes)
     laplace = posterior(problem, structure)
     V = ss.sandwich_covariance(laplace, problem.X, problem.Y, problem.X)
     assert_entries(V, dense_sandwich(problem, problem.ggn(problem.theta)), SOLVED)
     one = ss.sandwich_covariance(laplace, problem.X, problem.Y, problem.X[3])
     assert_entries(one, V[3], SOLVED)
+
+
+def test_of_students_t_it_is_the_dense_formula_with_its_own_scores():
+    rng = np.random.default_rng(1)
+    X, net = rng.normal(size=(30, 4)), ss.mlp([4, 2])
+    Y = X @ rng.normal(size=(4, 2)) + 0.2 * rng.standard_t(3, size=(30, 2))
+    Y[2, 1] = np.nan
+    Y[4, 0] += 20  # of hardly any weight
+    scale, dof = np.array([0.2, 0.3]), np.array([3.0, 5.0])
+    reg = ss.Regression(net, noise=ss.StudentTNoise(scale, dof), prior_precision=0.1)
+    theta = ss.polish(reg, np.zeros(net.n_params), X, Y, progress=False).theta
+    laplace = ss.fit_laplace(reg, theta, X, Y, structure="primal", progress=False)
+    J = np.concatenate([t.dense() for _, t in laplace.tangents(X)])
+    r = np.nan_to_num(Y - laplace.predict_labels(X))
+    scores = np.einsum("nc,ncp->np", (dof + 1) * r / (dof * scale**2 + r**2), J)
+    inverse = np.linalg.inv(ss.compile_ggn(reg)(theta, X, Y))
+    expected = J @ inverse @ (scores.T @ scores) @ inverse @ J.transpose(0, 2, 1)
+    assert_entries(ss.sandwich_covariance(laplace, X, Y, X), expected, SOLVED)
 
 
 @pytest.mark.parametrize("problem", NETWORKS[1:2], indirect=True)
@@ -174,7 +192,7 @@ def test_it_is_the_scatter_of_refits_where_the_plain_covariance_is_not(refits):
 def test_other_structures_are_refused(problem, structure, subset, got):
     laplace = posterior(problem, structure, subset)
     words = (
-        f'structure="primal" or "dual" from all training stars, got {got}: use fit_laplace(...,'
+        f'structure="primal" or "dual" and all training stars, got {got}: use fit_laplace(...,'
         ' structure="dual")'
     )
     with pytest.raises(ss.OptionError, match=re.escape(words)):

@@ -39,7 +39,9 @@ Reading = Annotated[
         help=(
             "How spectra are read; repeat for more: bad_error=999, mask_bits=0,1,2,"
             " wavelength_unit=nm, wavelength_medium=air, hdu=1, arm=B, apstar=visits, flux=NAME,"
-            " wavelength=NAME, uncertainty=std:NAME, label_errors=none, missing_label_error=infer."
+            " wavelength=NAME, uncertainty=std:NAME, label_errors=none, missing_label_error=infer;"
+            " of tables group=COLUMN, separator=semicolon, decimal=comma, orientation=columns,"
+            " encoding=cp1252, sheet=NAME."
         ),
     ),
 ]
@@ -49,10 +51,25 @@ Resample = Annotated[
         help="Take the spectra to the network's wavelengths, with their errors' covariance."
     ),
 ]
+Fill = Annotated[
+    Literal["conditional", "mean"],
+    typer.Option(
+        help="Fill missing pixels with their mean given the good ones, or the training mean; what"
+        " either costs is in the errors."
+    ),
+]
 Validation = Annotated[
     float,
     typer.Option(
         min=0, max=0.9, help="Share of stars never trained on, to test the errors; 0: none."
+    ),
+]
+Group = Annotated[
+    str | None,
+    typer.Option(
+        metavar="COLUMN",
+        help="What says which spectra are of one sample, which are never parted; by default a"
+        " column group, else spectra of one name.",
     ),
 ]
 Memory = Annotated[str, typer.Option(help="What a factorisation may take.")]
@@ -122,6 +139,12 @@ _READ: dict[str, Callable[[str], Any]] = {
     "wavelength": str,
     "hdu": lambda text: int(text) if text.isdecimal() else text,
     "arm": str,
+    "group": str,
+    "separator": str,
+    "decimal": lambda text: {"comma": ",", "point": "."}.get(text, text),
+    "orientation": str,
+    "encoding": str,
+    "sheet": str,
     "apstar": str,
     "label_errors": str,
     "missing_label_error": str,

@@ -1,14 +1,19 @@
 """Scatter and coverage against loops over stars, and normal numbers whose answer is known."""
 
+import io
 import statistics
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from rich.console import Console
+from scipy import stats
 
 import symspec as ss
 from symspec.errors import DataError, OptionError, ShapeError
-from symspec.laplace.calibration import coverage, sigma_mad
 from symspec.laplace.prediction import Prediction
+from symspec.reports.tables import outlier_table
+from symspec.validation.calibration import coverage, sigma_mad
 
 N_STARS, N_LABELS = 40, 3
 
@@ -165,3 +170,101 @@ def test_calibrations_of_too_few_stars_or_of_no_numbers_are_refused(stars):
         ss.ErrorCalibration(factor=[1.0, 0.0], source="x")
     with pytest.raises(ShapeError, match=r"factor should have shape \(label,\), got \(\)"):
         ss.ErrorCalibration(factor=1.0, source="x")
+
+
+def test_a_calibration_of_noise_with_wide_tails_looks_at_the_middle():
+    """Labels drawn by the noise itself need no factor, though their scatter has no variance."""
+    rng, n = np.random.default_rng(4), 3000
+    labels = rng.normal(size=(n, 3))
+    prediction = build_prediction(labels, np.ones((n, 3)))
+    sigma = stats.t.ppf(stats.norm.cdf(1), 1.5)
+    noise = np.tile(sigma**2 * np.eye(3), (n, 1, 1))
+    prediction = replace(
+        prediction,
+        model_cov=0 * noise,
+        noise_cov=noise,
+        total_cov=noise,
+        noise_dof=np.full((n, 3), 1.5),
+    )
+    truth = labels + [1.0, 2.0, 0.5] * rng.standard_t(1.5, size=(n, 3))
+    found = ss.calibrate_errors(prediction, truth)
+    np.testing.assert_allclose(found.factor, [1.0, 2.0, 0.5], rtol=0.12)  # five standard errors
+
+
+def test_the_noise_that_labels_held_out_have_is_found_beside_the_errors_of_the_model():
+    """Of a prediction whose own noise is five times too large."""
+    rng, n = np.random.default_rng(6), 1500
+    labels = rng.normal(size=(n, 3))
+    sds = rng.uniform(0.1, 1.0, size=(n, 3))
+    prediction = build_prediction(labels, np.ones((n, 3)))
+    own = sds[:, :, None] ** 2 * np.eye(3)
+    prediction = replace(prediction, model_cov=0.7 * own, flux_cov=0.3 * own)
+    scale, dof = np.array([0.5, 0.2, 1.0]), np.array([1.5, 3.0, 8.0])
+    truth = labels + sds * rng.normal(size=(n, 3)) + scale * rng.standard_t(dof, size=(n, 3))
+    truth[:40, 1] = np.nan
+    noise = ss.fit_noise(prediction, truth)
+    np.testing.assert_allclose(noise.scale, scale, rtol=0.2)  # three standard errors
+    np.testing.assert_allclose(noise.dof[:2], dof[:2], rtol=0.4)
+    assert noise.dof[2] > 4
+    found = prediction.with_noise(noise)
+    np.testing.assert_allclose(found.noise_cov, np.tile(noise.covariance, (n, 1, 1)))
+    np.testing.assert_allclose(found.total_cov, own + noise.covariance)
+    covered = ss.coverage(found, truth)
+    np.testing.assert_allclose(covered, np.repeat([[0.68], [0.95]], 3, axis=1), atol=0.03)
+    # no noise near by has a larger density
+    best = np.nansum(found.log_density(truth), axis=0)
+    for step in ([1.05, 1.0], [1 / 1.05, 1.0], [1.0, 1.1], [1.0, 1 / 1.1]):
+        other = ss.StudentTNoise(noise.scale * step[0], noise.dof * step[1])
+        assert (np.nansum(prediction.with_noise(other).log_density(truth), axis=0) < best).all()
+    normal = found.with_noise(ss.GaussianNoise([1.0, 1.0, 1.0]))
+    assert normal.noise_dof is None
+    with pytest.raises(DataError, match="takes at least 10 true values of each label"):
+        ss.fit_noise(prediction, np.full((n, 3), np.nan))
+
+
+def build_wrong_labels():
+    """A linear network with three wrong labels, and one that is missing."""
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(40, 3))
+    Y = X @ rng.normal(size=(3, 2)) + [0.3, 0.5] * rng.normal(size=(40, 2))
+    for star, label, step in ((5, 0, 9.0), (20, 1, -9.0), (33, 0, 5.0)):
+        Y[star, label] += step
+    Y[3, 1] = np.nan
+    return X, Y
+
+
+def test_wrong_labels_are_found_by_the_weight_that_noise_with_tails_gave_them():
+    X, Y = build_wrong_labels()
+    noise = ss.StudentTNoise([0.3, 0.5], 3.0)
+    reg = ss.Regression(ss.mlp([3, 2]), noise=noise, prior_precision=0.5)
+    theta = ss.polish(reg, np.zeros(8), X, Y, progress=False).theta
+    laplace = ss.fit_laplace(reg, theta, X, Y, progress=False)
+    found = ss.find_outliers(laplace, X, Y, n_worst=3)
+    assert set(zip(found.star.tolist(), found.label.tolist(), strict=True)) == {
+        (5, 0), (20, 1), (33, 0),
+    }  # fmt: skip
+    f = ss.compile_predict(reg.net)(theta, X)[found.star, found.label]
+    np.testing.assert_allclose(found.value, Y[found.star, found.label])
+    np.testing.assert_allclose(found.predicted, f)
+    np.testing.assert_allclose(found.residual, found.value - f)
+    z = found.residual / noise.scale[found.label]
+    np.testing.assert_allclose(found.trust, 3 / (3 + z**2))
+    assert (np.diff(found.trust) >= 0).all()
+    everything = ss.find_outliers(laplace, X, Y, n_worst=100)
+    assert len(everything.star) == 79  # but the one that is missing
+    assert np.median(everything.trust) > 0.5
+    console = Console(file=io.StringIO(), width=100)
+    console.print(outlier_table(found, reg.net, [f"s{i}" for i in range(40)]))
+    said = console.file.getvalue()
+    assert [line.split()[0] for line in said.splitlines()[4:7]] == [f"s{i}" for i in found.star]
+
+
+def test_normal_noise_trusts_all_labels_and_lists_the_largest_residuals():
+    X, Y = build_wrong_labels()
+    reg = ss.Regression(ss.mlp([3, 2]), sigma_noise=[0.3, 0.5], prior_precision=0.5)
+    theta = ss.polish(reg, np.zeros(8), X, Y, progress=False).theta
+    laplace = ss.fit_laplace(reg, theta, X, Y, progress=False)
+    found = ss.find_outliers(laplace, X, Y, n_worst=5)
+    z = np.abs((Y - ss.compile_predict(reg.net)(theta, X)) / [0.3, 0.5])
+    assert (found.trust == 1).all()
+    np.testing.assert_allclose(z[found.star, found.label], np.sort(z[~np.isnan(z)])[::-1][:5])

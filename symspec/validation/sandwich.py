@@ -7,14 +7,11 @@ from numpy.typing import ArrayLike
 
 from symspec.derivatives.functions import check_stars
 from symspec.errors import OptionError
+from symspec.laplace.leave_one_out import find_block_size
 from symspec.laplace.posterior import LaplacePosterior
-from symspec.safety.label_errors import Labels, find_labels_alone
 from symspec.safety.stars import check_flux
 from symspec.spectra.selections import as_stars
 from symspec.spectra.spectra import Spectra
-
-BLOCK_BYTES = 2**27  # of the products with a block's tangents
-MAX_BLOCK_STARS = 512
 
 
 def sandwich_covariance(
@@ -24,13 +21,16 @@ def sandwich_covariance(
     X: ArrayLike | None = None,
     *,
     label_errors: ArrayLike | None = None,
+    ivar: ArrayLike | None = None,
     X_new: ArrayLike | None = None,
 ) -> np.ndarray:
     r"""Covariance of predicted labels from the residuals, whatever noise was assumed.
 
     .. math::
-        V = J A^{-1} B A^{-1} J^T, \qquad B = \sum_n s_n s_n^T,
-        \qquad s_n = J_n^T S_n^{-1} (y_n - f(\theta, x_n)),
+        V = J A^{-1} B A^{-1} J^T, \qquad B = \sum_n J_n^T s_n s_n^T J_n,
+
+    where s_n is the gradient of star n's log density with respect to its labels' predictions,
+    :math:`S_n^{-1} (y_n - f(\theta, x_n))` for normal noise,
 
     for independent stars whatever their noise (White 1982, doi:10.2307/1912526; Huber 1967, Proc.
     Fifth Berkeley Symp. 1, 221): scatter that differs from star to star, or that `sigma_noise`
@@ -39,10 +39,10 @@ def sandwich_covariance(
     scatter of refits to other training sets around their own mean. It needs many training stars for
     each direction that the data determine, as residuals at the minimum are smaller than the noise.
 
-    Neither A^-1 nor a score is formed: with the cross covariances :math:`C_{*n} = J_* A^{-1} J_n^T`
+    Neither A^-1 nor J_n is formed: with the cross covariances :math:`C_{*n} = J_* A^{-1} J_n^T`
     (label, label),
 
-    .. math:: V_* = \sum_n (C_{*n} S_n^{-1} r_n) (C_{*n} S_n^{-1} r_n)^T.
+    .. math:: V_* = \sum_n (C_{*n} s_n) (C_{*n} s_n)^T.
 
     Parameters
     ----------
@@ -52,6 +52,8 @@ def sandwich_covariance(
         The training set that it was fitted to, or `Spectra` alone; NaN labels are missing.
     label_errors : array_like, shape (star, label) or (star, label, label), optional
         Those that it was fitted with.
+    ivar : array_like, shape (star, pixel), optional
+        0 at bad pixels of the training flux, which are filled. `Spectra` bring their own.
     X : array_like, shape (star, pixel) or (pixel,)
         The stars to predict; `X_new` is another name for it, to go with `Spectra`.
 
@@ -76,22 +78,13 @@ def sandwich_covariance(
             " sandwich_covariance(laplace, X_train, Y_train, X), or (laplace, spectra, X_new=X)."
         )
     flux = check_flux(stars, net.n_pixels, dtype=None)
-    X_train, Y_train = check_stars(net, *as_stars(net, X_train, Y_train, label_errors))
-    weighted = _weigh_residuals(laplace, X_train, Y_train)
-    bytes_a_star = 8 * net.n_labels * laplace.inverse_hessian.n_rows
-    size = int(np.clip(BLOCK_BYTES // bytes_a_star, 1, MAX_BLOCK_STARS))
+    X_train, Y_train = check_stars(net, *as_stars(net, X_train, Y_train, label_errors, ivar))
+    scores = laplace.reg.noise.score(laplace.predict_labels(X_train), Y_train)
+    size = find_block_size(laplace)
     V = np.zeros((len(np.atleast_2d(flux)), net.n_labels, net.n_labels))
     for rows, tangents in laplace.tangents(flux, stars_at_once=size):
         for train, others in laplace.tangents(X_train, stars_at_once=size):
             C = cross_covariance(tangents, others)
-            shifts = np.einsum("ncmd,md->ncm", C, weighted[train])
+            shifts = np.einsum("ncmd,md->ncm", C, scores[train])
             V[rows] += np.matmul(shifts, shifts.transpose(0, 2, 1))
     return V if flux.ndim == 2 else V[0]
-
-
-def _weigh_residuals(laplace: LaplacePosterior, X: np.ndarray, Y: Labels) -> np.ndarray:
-    """S_n^-1 r_n (star, label) over the observed labels, zero elsewhere."""
-    labels = find_labels_alone(Y)
-    residuals = np.where(np.isnan(labels), 0.0, labels - laplace.predict_labels(X))
-    T = laplace.reg.noise.of_stars(Y).whiteners
-    return np.einsum("nec,ned,nd->nc", T, T, residuals)

@@ -16,7 +16,6 @@ from symspec.errors import OptionError, TooLargeError
 from symspec.inverse_hessian.builder import InverseBuilder
 from symspec.inverse_hessian.choice import INVERSES
 from symspec.inverse_hessian.interface import Cost, InverseHessian
-from symspec.laplace.neighbours import find_distances
 from symspec.laplace.prediction import standard_deviations
 from symspec.networks.network import Network
 from symspec.networks.regression import Regression
@@ -28,6 +27,7 @@ from symspec.safety.progress import Progress, show_progress
 from symspec.safety.stars import check_flux
 from symspec.spectra.selections import as_stars
 from symspec.spectra.spectra import Spectra
+from symspec.validation.neighbours import find_distances
 
 # structures built from some of the training stars: their names here, and the option that says so
 PARTIAL = {
@@ -84,7 +84,7 @@ class StructureAudit:
     ratio : numpy.ndarray, shape (structure, star, label)
         Standard deviation by each structure over `exact_sd`.
     distance : numpy.ndarray, shape (star,)
-        To the nearest training star, see `symspec.laplace.neighbours.find_distances`.
+        To the nearest training star, see `symspec.validation.neighbours.find_distances`.
     quantile : numpy.ndarray, shape (star,)
         Fraction of the training stars that have a nearer neighbour of their own.
     seconds : tuple of float
@@ -143,6 +143,7 @@ def audit_structures(
     X_sample: ArrayLike | None = None,
     *,
     label_errors: ArrayLike | None = None,
+    ivar: ArrayLike | None = None,
     structures: Sequence[str] = AUDITED,
     options: Mapping[str, Mapping[str, Any]] | None = None,
     backend: str = "auto",
@@ -163,9 +164,8 @@ def audit_structures(
     theta : array_like, shape (param,)
     X, Y : array_like, shapes (star, pixel), (star, label)
         The training set, or `Spectra` alone; NaN labels are missing.
-    label_errors : array_like, shape (star, label) or (star, label, label), optional
-        Standard deviations or covariances of errors that the labels came with, in their units.
-        They add to the noise. `Spectra` bring their own.
+    label_errors, ivar : array_like, optional
+        As for `fit_laplace`.
     X_sample : array_like, shape (star, pixel) or (pixel,)
         Stars to compare on, best some like the training stars and some unlike them.
     structures : sequence of str
@@ -197,7 +197,7 @@ def audit_structures(
         Arguments that are not what is expected.
     """
     theta = np.array(check_theta(theta, reg.net.n_params))
-    X, Y = check_stars(reg.net, *as_stars(reg.net, X, Y, label_errors))
+    X, Y = check_stars(reg.net, *as_stars(reg.net, X, Y, label_errors, ivar))
     sample = _check_sample(X_sample, reg.net)
     names, given = _check_names(structures, options)
     compute = _Compute(backend=backend, dtype=dtype, memory=memory)

@@ -1,0 +1,1 @@
+"""What several commands share: options, files, words, and what Ctrl-C does."""

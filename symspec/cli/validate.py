@@ -1,0 +1,140 @@
+"""The command `symspec validate`: labels of stars held out, with error bars, and how these hold."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+
+from symspec.cli.shared.files import read_labelled_spectra, write_or_keep
+from symspec.cli.shared.options import (
+    Group,
+    Memory,
+    Overwrite,
+    Reading,
+    SpectraFile,
+    Uncertainty,
+    check_output,
+    parse_reading,
+)
+from symspec.cli.train import (
+    NOISES,
+    Activation,
+    BatchSize,
+    Dof,
+    Epochs,
+    Hidden,
+    LabelErrors,
+    Labels,
+    LearningRate,
+    NoiseName,
+    Preprocess,
+    PriorPrecision,
+    Seed,
+    SigmaNoise,
+    Structure,
+    Tune,
+)
+from symspec.files.catalogues import SUFFIXES, write_catalogue
+from symspec.fitting.validation import Validation
+from symspec.fitting.validation import validate as cross_validate
+from symspec.inverse_hessian.choice import check_structure
+from symspec.networks.preprocessing import parse_preprocessing
+from symspec.reports.tables import fold_table, open_console, print_written, summary_table
+from symspec.reports.validation import validation_table
+from symspec.safety.options import check_choice
+from symspec.spectra.selections import find_groups
+
+EXAMPLES = (
+    "Example: [bold]symspec validate soils.csv held_out.ecsv --folds 5 --group Sample"
+    " --preprocess snv,savgol:11:2:1[/]"
+)
+
+Catalogue = Annotated[
+    Path | None,
+    typer.Argument(
+        metavar="[CATALOGUE]",
+        help="Table to write of each star's labels while held out: .fits, .ecsv, .h5 or .nc.",
+        show_default=False,
+    ),
+]
+Workers = Annotated[
+    int | None, typer.Option(min=1, help="Processes; by default one a fold, or one a core.")
+]
+
+
+def validate(
+    spectra: SpectraFile,
+    catalogue: Catalogue = None,
+    folds: Annotated[int, typer.Option(min=2, help="Parts, each held out once.")] = 5,
+    group: Group = None,
+    hidden: Hidden = [32],  # noqa: B006
+    activation: Activation = "tanh",
+    preprocess: Preprocess = "",
+    epochs: Epochs = 200,
+    batch_size: BatchSize = 64,
+    learning_rate: LearningRate = 1e-3,
+    tune: Tune = True,
+    noise: NoiseName = NOISES[0],
+    dof: Dof = 4.0,
+    sigma_noise: SigmaNoise = None,
+    prior_precision: PriorPrecision = 1.0,
+    label: Labels = None,
+    label_errors: LabelErrors = "auto",
+    uncertainty: Uncertainty = None,
+    read: Reading = None,
+    seed: Seed = 0,
+    structure: Structure = "auto",
+    memory: Memory = "8GB",
+    workers: Workers = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Cross-validate: predict each star, with its error bars, by a network that never saw it.
+
+    Each fold is all that `symspec train` does, on the stars of the others. Spectra of one sample
+    are held out together.
+    """
+    if catalogue is not None:
+        check_output(catalogue, overwrite, tuple(SUFFIXES), spectra)
+    check_structure(structure, "ggn", {})
+    parse_preprocessing(preprocess)
+    has_tails = check_choice(noise, "--noise", NOISES) == "student-t"
+    reading = {"label_errors": label_errors, "group": group} | parse_reading(uncertainty, read)
+    stars = read_labelled_spectra(spectra, label, reading)
+    result = cross_validate(
+        stars, folds=folds, seed=seed, n_workers=workers,
+        hidden=hidden, activation=activation, preprocess=preprocess, epochs=epochs,
+        batch_size=batch_size, learning_rate=learning_rate, tune=tune,
+        sigma_noise=sigma_noise or None, prior_precision=prior_precision,
+        dof=dof if has_tails else None, structure=structure, memory=memory,
+    )  # fmt: skip
+    if catalogue is not None:
+        write_or_keep(partial(_write, result=result, overwrite=overwrite), catalogue)
+    _print(result, catalogue)
+
+
+def _write(path: Path, result: Validation, overwrite: bool) -> None:
+    write_catalogue(
+        path,
+        result.prediction,
+        result.spectra.ids,
+        overwrite=overwrite,
+        true_labels=result.spectra.labels,
+    )
+
+
+def _print(result: Validation, catalogue: Path | None) -> None:
+    truth = np.asarray(result.spectra.labels)
+    n_groups = np.unique(find_groups(result.spectra)).size
+    n = len(result.spectra)
+    groups = "" if n_groups == n else f" of {n_groups:,} samples"
+    title = f"{n:,} spectra{groups}, each predicted while held out"
+    console = open_console()
+    console.print(validation_table(result.prediction, truth, title=title))
+    console.print(summary_table(result.prediction, truth, title="Error budget"))
+    console.print(fold_table(result.certificates, result.regressions))
+    if catalogue is not None:
+        print_written(console, "catalogue", catalogue)

@@ -1,0 +1,28 @@
+"""Whole paths: spectra with labels in, a posterior with error bars out.
+
+`build_start` makes the network, `run_adam` trains it, `finish` takes it to the minimum and inverts
+the Hessian; `validate` does all of it again for each part of the stars, held out in turn.
+`adopt_network(net, theta, stars)` does without training: a network of another program, as it is,
+becomes a `LaplacePosterior`; how it scales its labels is found by comparing them
+(`find_label_scaling`), noise and prior by the evidence of the network linearised at its weights.
+"""
+
+from symspec.fitting.adoption import Adopted, adopt_network
+from symspec.fitting.fit import FitOptions, finish, fit_network, run_adam
+from symspec.fitting.label_scaling import LabelScaling, find_label_scaling
+from symspec.fitting.start import build_start
+from symspec.fitting.validation import Validation, validate
+
+__all__ = [
+    "Adopted",
+    "FitOptions",
+    "LabelScaling",
+    "Validation",
+    "adopt_network",
+    "build_start",
+    "find_label_scaling",
+    "finish",
+    "fit_network",
+    "run_adam",
+    "validate",
+]

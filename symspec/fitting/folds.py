@@ -1,0 +1,52 @@
+"""A function of each fold, in processes of their own: small networks gain nothing by threads."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+
+from threadpoolctl import threadpool_limits
+
+from symspec.safety.progress import Progress, show_progress
+
+STAGE = "folds: training, tuning, certifying"
+
+
+def run_folds[Job, Result](
+    work: Callable[[Job], Result],
+    jobs: Sequence[Job],
+    *,
+    n_workers: int | None = None,
+    progress: bool | Progress = True,
+) -> list[Result]:
+    """Results of all jobs, in their order.
+
+    Parameters
+    ----------
+    work : callable
+        A function of a module, which processes can be sent.
+    jobs : sequence
+    n_workers : int, optional
+        Processes; by default one a job, but no more than there are cores. 1: this process itself.
+    progress : bool or Progress, default True
+        It is called after each job.
+    """
+    n = min(len(jobs), n_workers or os.cpu_count() or 1)
+    with show_progress(progress) as show:
+        show(STAGE, 0, len(jobs))
+        if n == 1:
+            results = []
+            for n_done, job in enumerate(jobs, start=1):
+                results.append(work(job))
+                show(STAGE, n_done, len(jobs))
+            return results
+        context = multiprocessing.get_context("spawn")
+        limit = {"initializer": threadpool_limits, "initargs": (1,)}
+        with ProcessPoolExecutor(n, context, **limit) as pool:
+            futures = [pool.submit(work, job) for job in jobs]
+            for n_done, future in enumerate(as_completed(futures), start=1):
+                future.result()
+                show(STAGE, n_done, len(jobs))
+            return [future.result() for future in futures]

@@ -1,0 +1,255 @@
+"""The error budget of labels: model, flux and noise covariances summed up, and flagged."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from symspec.errors import MissingPixelsWarning, OptionError
+from symspec.laplace.flags import Flag, FlagOptions, find_flags, find_label_flags
+from symspec.laplace.flux_errors import FluxNoise, find_flux_errors
+from symspec.laplace.prediction import Prediction, standard_deviations
+from symspec.safety.checkpoint import Checkpoint
+from symspec.safety.label_errors import Labels
+from symspec.safety.memory import Batches
+from symspec.safety.options import check_choice
+from symspec.spectra.covariances.interface import FluxCovariance
+from symspec.spectra.flux_prior import FILLS, FluxPrior
+from symspec.spectra.pixels import find_snr
+
+if TYPE_CHECKING:
+    from symspec.laplace.posterior import LaplacePosterior
+
+CENTERS = ("weights", "linearized")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choices:
+    """How a prediction is made: `center`, `fill` and `flux` of `Prediction`."""
+
+    center: str = "weights"
+    fill: str = "conditional"
+    flux: str = "linear"
+
+
+def check_center(laplace: LaplacePosterior, center: str) -> None:
+    """Refuse a centre that there is not; warn of what the linearised one could not be solved to.
+
+    Raises
+    ------
+    OptionError
+        `center` is none of `CENTERS`, or the posterior has no linearised one.
+    """
+    if check_choice(center, "center", CENTERS) == "weights":
+        return
+    inverse = laplace.inverse_hessian
+    if laplace.curvature != "ggn" or not inverse.is_complete or laplace.gradient is None:
+        raise OptionError(
+            'center="linearized" should be asked of a posterior of curvature="ggn" from all'
+            " training stars and with the gradient of U, which this one is not: call"
+            " fit_laplace again."
+        )
+    for words in laplace.newton_warnings:
+        warnings.warn(words, RuntimeWarning, stacklevel=4)
+
+
+def find_newton_shift(step: np.ndarray, model_cov: np.ndarray) -> np.ndarray:
+    """Changes of the labels (star, label) in units of their model standard deviations."""
+    with np.errstate(invalid="ignore", divide="ignore"):  # NaN deviations; labels without weights
+        return np.where(step == 0, 0.0, step / standard_deviations(model_cov))
+
+
+def begin(n_stars: int, n_labels: int) -> dict[str, np.ndarray]:
+    """What is computed of stars before it is summed up, of a flux without errors."""
+    of_labels = (n_stars, n_labels)
+    square = (n_stars, n_labels, n_labels)
+    return {
+        "labels": np.zeros(of_labels),
+        "model": np.zeros(square),
+        "flux": np.zeros(square),
+        "missing": np.zeros(square),
+        "interval": np.zeros((n_stars, n_labels, 2)),
+        "step": np.zeros(of_labels),
+        "nonlinearity": np.ones(of_labels),
+        "sampling": np.zeros(of_labels),
+    }
+
+
+@dataclass(frozen=True, eq=False)
+class Budgets:
+    """What `sum_up` sums up, computed of some stars at a time.
+
+    Attributes
+    ----------
+    laplace : LaplacePosterior
+    flux : numpy.ndarray, shape (star, pixel)
+    ivar : numpy.ndarray, shape (star, pixel), or None
+    covariance : FluxCovariance or None
+        Of the flux, if its errors are correlated.
+    how : Choices
+    """
+
+    laplace: LaplacePosterior
+    flux: np.ndarray
+    ivar: np.ndarray | None
+    covariance: FluxCovariance | None
+    how: Choices
+
+    def compute(self, checkpoint: Checkpoint) -> dict[str, np.ndarray]:
+        """Of all stars, but for those that the checkpoint has kept."""
+        start = begin(len(self.flux), self.laplace.reg.net.n_labels)
+        return checkpoint.accumulate("prediction", Batches(len(self.flux)), start, self.add)
+
+    def add(self, state: dict[str, np.ndarray], rows: slice) -> None:
+        """Put these stars into a state of `begin`."""
+        if self.ivar is None:
+            self._add_labels(state, rows, self.flux[rows])
+            return
+        prior = self.laplace.flux_prior or FluxPrior.of_mean(self.laplace.flux_mean)
+        completed = prior.complete(self.flux[rows], self.ivar[rows], self.how.fill)
+        self._add_labels(state, rows, completed.flux)
+        noise = FluxNoise.of(self.ivar[rows], self.covariance and self.covariance.pick(rows))
+        labels = state["labels"][rows]
+        others = state["model"][rows] + self.laplace.reg.noise.predict(labels)
+        found = find_flux_errors(
+            partial(self.laplace.respond, center=self.how.center),
+            labels,
+            completed,
+            noise,
+            rest=np.einsum("ncc->nc", others),
+            method=self.how.flux,
+            eps=float(np.finfo(self.laplace.dtype).eps),
+        )
+        for name, array in found.to_arrays().items():
+            state[name][rows] = array
+
+    def _add_labels(self, state: dict[str, np.ndarray], rows: slice, flux: np.ndarray) -> None:
+        """Labels, their model covariances with bounds, and what a Newton step changes."""
+        state["labels"][rows] = self.laplace.predict_labels(flux)
+        for part, tangents in self.laplace.tangents(flux):
+            stars = slice(rows.start + part.start, rows.start + part.stop)
+            found = self.laplace.inverse_hessian.enclose(tangents)
+            variances = np.einsum("ncc->nc", found.value)
+            variances[~(variances >= 0)] = np.nan  # no digit is left
+            ends = (np.maximum(found.lower, 0), found.upper)
+            state["model"][stars] = found.value
+            state["interval"][stars] = np.stack([standard_deviations(end) for end in ends], axis=-1)
+            state["step"][stars] = tangents.matvec(self.laplace.newton_step)
+        if self.how.center == "linearized":
+            state["labels"][rows] += state["step"][rows]
+
+
+def sum_up(
+    laplace: LaplacePosterior,
+    X: np.ndarray,
+    ivar: np.ndarray | None,
+    computed: Mapping[str, np.ndarray],
+    how: Choices,
+    options: FlagOptions,
+    labels: Labels | None = None,
+) -> Prediction:
+    """Total errors and flags of stars whose labels and covariances are computed.
+
+    The noise is that of new labels, or of these `labels`, with their own errors.
+    """
+    noise_cov = laplace.reg.noise.predict(computed["labels"], labels)
+    dof = laplace.reg.noise.tail_dof
+    total_cov = computed["model"] + computed["flux"] + noise_cov
+    n_bad = np.zeros(len(X), int) if ivar is None else np.count_nonzero(ivar == 0, axis=1)
+    snr = find_snr(X, ivar)
+    space = laplace.training_space
+    distance = None if space is None else space.find_distances(X, ivar)
+    shift = None
+    if laplace.gradient is not None:
+        shift = find_newton_shift(computed["step"], computed["model"])
+    label_flags = _flag_labels(laplace, computed, total_cov, shift, n_bad > 0, how, options)
+    is_known = laplace.gradient is not None or laplace.certificate.is_minimum
+    flags = find_flags(label_flags, n_bad / X.shape[1], is_known, snr, distance, options)
+    return Prediction(
+        labels=computed["labels"],
+        model_cov=computed["model"],
+        flux_cov=computed["flux"],
+        noise_cov=noise_cov,
+        total_cov=total_cov,
+        flags=flags,
+        n_bad_pixels=n_bad,
+        has_flux_errors=ivar is not None,
+        label_names=laplace.reg.net.label_names,
+        label_units=laplace.reg.net.label_units,
+        model_interval=computed["interval"],
+        label_flags=label_flags,
+        snr=snr,
+        flux_distance=distance,
+        newton_shift=shift,
+        missing_cov=computed["missing"],
+        nonlinearity=computed["nonlinearity"],
+        flux_sampling_error=computed["sampling"],
+        flag_options=options,
+        center=how.center,
+        fill=how.fill,
+        flux=how.flux,
+        noise_dof=None if dof is None else np.broadcast_to(dof, computed["labels"].shape),
+    )
+
+
+def _flag_labels(
+    laplace: LaplacePosterior,
+    computed: Mapping[str, np.ndarray],
+    total_cov: np.ndarray,
+    shift: np.ndarray | None,
+    is_incomplete: np.ndarray,
+    how: Choices,
+    options: FlagOptions,
+) -> np.ndarray:
+    """Flags (star, label) of single labels."""
+    is_uncounted = is_incomplete & (how.fill == "uncounted")
+    return find_label_flags(
+        computed["labels"],
+        total_cov,
+        laplace.label_range,
+        model_interval=computed["interval"],
+        is_contradicted=laplace.contradicted,
+        widest=laplace.inverse_hessian.widest,
+        newton_shift=shift if how.center == "weights" else None,
+        missing=_find_share(computed["missing"], laplace.label_spread, is_uncounted),
+        nonlinearity=computed["nonlinearity"] if how.flux == "linear" else None,
+        options=options,
+    )
+
+
+def choose_fill(fill: str, ivar: np.ndarray | None, prior: FluxPrior | None) -> str:
+    """How missing pixels are filled; with a warning if what that costs cannot be counted.
+
+    Raises
+    ------
+    OptionError
+        `fill` is none of `FILLS`.
+    """
+    check_choice(fill, "fill", FILLS)
+    if prior is not None:
+        return fill
+    if ivar is not None and (ivar == 0).any():
+        warnings.warn(
+            "this posterior does not hold how training spectra vary (a file of symspec 0.1, or one"
+            " training star): missing pixels are filled with the training mean, what that costs is"
+            f" not counted in the errors, and these stars are flagged {Flag.INFORMATION_MISSING}."
+            " Call fit_laplace again to have it counted.",
+            MissingPixelsWarning,
+            stacklevel=3,
+        )
+    return "uncounted"
+
+
+def _find_share(
+    missing: np.ndarray, spread: np.ndarray | None, is_uncounted: np.ndarray
+) -> np.ndarray:
+    """Deviations that missing pixels leave (star, label) over the labels' spread (label,)."""
+    deviation = standard_deviations(missing)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        share = np.where(deviation > 0, deviation / (1.0 if spread is None else spread), 0.0)
+    return np.where(is_uncounted[:, None], np.inf, share)

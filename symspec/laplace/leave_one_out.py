@@ -1,0 +1,249 @@
+r"""Training stars as if they had been left out of training, without training again.
+
+With W_n the curvature of star n's noise and s_n the gradient of its log density, V the covariance
+of the group's labels that comes from the weights, and C that between a new star and the group, one
+Newton step of the linearised network takes the group g away:
+
+.. math::
+    z_g &= (1 - W_g V_{gg})^{-1} s_g, \qquad f_{-g}(x) = f(x) - C_{xg} z_g \\
+    V_{-g} &= V_{gg} (1 - W_g V_{gg})^{-1}
+
+For normal noise, :math:`s_g = S_g^{-1} r_g`, it is exact: the residuals become :math:`S_g (S_g -
+V_{gg})^{-1} r_g` (Cook & Weisberg 1982, Residuals and Influence in Regression). For other noise it
+is the one-step approximation of Pregibon 1981, doi:10.1214/aos/1176345513.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from symspec.derivatives.functions import check_stars
+from symspec.derivatives.tangents import Tangents
+from symspec.errors import DataError, OptionError, ShapeError
+from symspec.laplace.budget import Choices, begin, sum_up
+from symspec.laplace.flags import FlagOptions
+from symspec.laplace.prediction import Prediction, standard_deviations
+from symspec.safety.label_errors import Labels
+from symspec.spectra.resampling import Resampled
+from symspec.spectra.selections import as_stars
+from symspec.spectra.spectra import Spectra
+
+if TYPE_CHECKING:
+    from symspec.laplace.posterior import LaplacePosterior
+
+LARGEST_LEVERAGE = 1 - 1e-9  # of a star that alone determines weights: no digit is left
+BLOCK_BYTES = 2**27  # of the products with a block's tangents
+MAX_BLOCK_STARS = 512
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingStars:
+    """What a posterior was fitted to.
+
+    Attributes
+    ----------
+    flux : numpy.ndarray, shape (star, pixel)
+    labels : numpy.ndarray, shape (star, label), or LabelsWithErrors
+    """
+
+    flux: np.ndarray
+    labels: Labels
+
+
+def find_training(
+    laplace: LaplacePosterior,
+    X: ArrayLike | Spectra | Resampled | None,
+    Y: ArrayLike | None,
+    label_errors: ArrayLike | None,
+) -> TrainingStars:
+    """The training stars as given, or those that the posterior holds."""
+    if X is not None:
+        return TrainingStars(
+            *check_stars(laplace.reg.net, *as_stars(laplace.reg.net, X, Y, label_errors))
+        )
+    if laplace.training_stars is None:
+        raise DataError(
+            "the training stars should be given, as fit_laplace had them: a posterior that was read"
+            " from a file does not hold them."
+        )
+    return laplace.training_stars
+
+
+def leave_out(
+    laplace: LaplacePosterior,
+    stars: TrainingStars,
+    groups: ArrayLike | None,
+    how: Choices,
+    options: FlagOptions,
+) -> Prediction:
+    """Predictions of the training stars, each as if its group had been left out.
+
+    Their noise is that of the training labels: with the errors that these came with.
+    """
+    state, _ = _compute(laplace, stars, _find_members(groups, len(stars.flux)), how)
+    return sum_up(laplace, stars.flux, None, state, how, options, stars.labels)
+
+
+def find_influence(
+    laplace: LaplacePosterior, stars: TrainingStars, X: np.ndarray, groups: ArrayLike | None
+) -> np.ndarray:
+    """By how much each group of training stars moves each label of new stars.
+
+    Returns
+    -------
+    numpy.ndarray, shape (star, label, group)
+        In the labels' units.
+    """
+    members = _find_members(groups, len(stars.flux))
+    _, z = _compute(laplace, stars, members, Choices())
+    cross_covariance = laplace.inverse_hessian.cross_covariance()
+    n_labels = laplace.reg.net.n_labels
+    moved = np.zeros((len(X), n_labels, len(stars.flux)))
+    size = find_block_size(laplace)
+    for train, others in laplace.tangents(stars.flux, stars_at_once=size):
+        for rows, tangents in laplace.tangents(X, stars_at_once=size):
+            C = cross_covariance(tangents, others)
+            moved[rows, :, train] = np.einsum("ncmd,md->ncm", C, z[train])
+    if members is None:
+        return moved
+    return np.stack([moved[:, :, group].sum(axis=2) for group in members], axis=2)
+
+
+def find_joint_covariance(laplace: LaplacePosterior, X: np.ndarray) -> np.ndarray:
+    """Covariance (star, label, star, label) of labels that comes from the weights."""
+    cross_covariance = laplace.inverse_hessian.cross_covariance()
+    n_labels = laplace.reg.net.n_labels
+    V = np.empty((len(X), n_labels, len(X), n_labels))
+    size = find_block_size(laplace)
+    for rows, tangents in laplace.tangents(X, stars_at_once=size):
+        for columns, others in laplace.tangents(X[: rows.stop], stars_at_once=size):
+            block = cross_covariance(tangents, tangents if columns == rows else others)
+            V[rows, :, columns] = block
+            V[columns, :, rows] = block.transpose(2, 3, 0, 1)
+    return V
+
+
+def find_block_size(laplace: LaplacePosterior) -> int:
+    """Stars whose cross covariances are computed at once."""
+    bytes_a_star = 8 * laplace.reg.net.n_labels * laplace.inverse_hessian.n_rows
+    return int(np.clip(BLOCK_BYTES // bytes_a_star, 1, MAX_BLOCK_STARS))
+
+
+def _find_members(groups: ArrayLike | None, n_stars: int) -> list[np.ndarray] | None:
+    """Stars of each group, in the order of the groups' names; None where each stands alone."""
+    if groups is None:
+        return None
+    names = np.asarray(groups)
+    if names.shape != (n_stars,):
+        raise ShapeError(
+            f"groups should have shape ({n_stars},), a name for each training star, got"
+            f" {names.shape}: give equal names to stars that are left out together."
+        )
+    if names.dtype.kind == "f" and np.isnan(names).any():
+        raise DataError("groups should be names or numbers, got NaN: give each star a group.")
+    unique, which = np.unique(names, return_inverse=True)
+    return [np.flatnonzero(which == group) for group in range(len(unique))]
+
+
+def _compute(
+    laplace: LaplacePosterior,
+    stars: TrainingStars,
+    members: list[np.ndarray] | None,
+    how: Choices,
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """What `sum_up` takes, of stars that are left out, and z (star, label)."""
+    _check(laplace)
+    state = begin(len(stars.flux), laplace.reg.net.n_labels)
+    z = np.zeros_like(state["labels"])
+    T = laplace.reg.noise.of_stars(stars.labels).whiteners
+    step = laplace.newton_step
+    for rows, tangents, V, bounds in _walk_groups(laplace, stars.flux, members):
+        labels = laplace.predict_labels(stars.flux[rows])
+        state["step"][rows] = tangents.matvec(step)
+        at_minimum = labels + state["step"][rows]
+        if how.center == "linearized":
+            labels = at_minimum
+        score = laplace.reg.noise.score(at_minimum, stars.labels[rows])
+        shape = (*V.shape[:-1], 1)
+        T_group = _on_diagonal(T[rows], V.shape)
+        z[rows] = _solve(V, T_group, score.reshape(shape)).reshape(score.shape)
+        state["labels"][rows] = labels - (V @ z[rows].reshape(shape)).reshape(labels.shape)
+        state["model"][rows] = _take_own(_spread(V, T_group), labels.shape)
+        ends = [standard_deviations(_take_own(_spread(B, T_group), labels.shape)) for B in bounds]
+        state["interval"][rows] = np.stack(ends, axis=-1)
+    return state, z
+
+
+def _check(laplace: LaplacePosterior) -> None:
+    if laplace.curvature != "ggn" or not laplace.inverse_hessian.is_complete:
+        raise OptionError(
+            'leaving stars out should be asked of a posterior of curvature="ggn" from all training'
+            f' stars, got curvature="{laplace.curvature}", {laplace.reason}: call fit_laplace again'
+            " without these options."
+        )
+
+
+def _walk_groups(
+    laplace: LaplacePosterior, X: np.ndarray, members: list[np.ndarray] | None
+) -> Iterator[tuple[slice | np.ndarray, Tangents, np.ndarray, tuple[np.ndarray, np.ndarray]]]:
+    """Stars, their tangents, and V with its bounds (group, star and label, star and label).
+
+    Stars alone are some groups at once.
+    """
+    inverse = laplace.inverse_hessian
+    if members is None:
+        for rows, tangents in laplace.tangents(X):
+            found = inverse.enclose(tangents)
+            yield rows, tangents, found.value, (found.lower, found.upper)
+        return
+    cross_covariance = inverse.cross_covariance()
+    for group in members:
+        ((_, tangents),) = laplace.tangents(X[group], stars_at_once=len(group))
+        V = cross_covariance(tangents, tangents)
+        n_rows = V.shape[0] * V.shape[1]
+        V = V.reshape(1, n_rows, n_rows)
+        yield group, tangents, V, (V, V)
+
+
+def _on_diagonal(T: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Matrices (star, label, label) as they are, or as blocks of one matrix of this shape."""
+    if T.shape == shape:
+        return T
+    n_stars, n_labels, _ = T.shape
+    blocks = np.zeros((n_stars, n_labels, n_stars, n_labels))
+    each = np.arange(n_stars)
+    blocks[each, :, each] = T
+    return blocks.reshape(shape)
+
+
+def _take_own(V: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """Covariances of each star (star, label, label) among those of groups; `_on_diagonal` back."""
+    n_stars, n_labels = shape
+    if V.shape == (n_stars, n_labels, n_labels):
+        return V
+    each = np.arange(n_stars)
+    return V.reshape(n_stars, n_labels, n_stars, n_labels)[each, :, each]
+
+
+def _invert(V: np.ndarray, T: np.ndarray) -> np.ndarray:
+    """(1 - T V T^T)^-1 T of each group, NaN where nothing is left without it."""
+    M = T @ V @ T.transpose(0, 2, 1)
+    known = np.isfinite(M).all(axis=(1, 2), keepdims=True)
+    leverages, vectors = np.linalg.eigh(np.where(known, M, np.eye(M.shape[1])))
+    left = np.where(leverages < LARGEST_LEVERAGE, 1 - leverages, np.nan)
+    return (vectors / left[:, None, :]) @ (vectors.transpose(0, 2, 1) @ T)
+
+
+def _solve(V: np.ndarray, T: np.ndarray, score: np.ndarray) -> np.ndarray:
+    """(1 - W V)^-1 s."""
+    return score + T.transpose(0, 2, 1) @ (_invert(V, T) @ (V @ score))
+
+
+def _spread(V: np.ndarray, T: np.ndarray) -> np.ndarray:
+    """V (1 - W V)^-1, which grows with V."""
+    return V + V @ T.transpose(0, 2, 1) @ _invert(V, T) @ V

@@ -1,0 +1,167 @@
+r"""Intervals and densities of new labels: normal errors of model and flux, and noise with tails.
+
+Student's t is a normal variate whose precision g is Gamma distributed, so that its sum with another
+normal variate is a mixture of normals, over which the quadrature is the trapezoidal rule in log g,
+which converges exponentially.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.special import gammaln, ndtr, ndtri, stdtrit
+from scipy.stats import gamma
+
+from symspec.networks.noise.noise import LOG_2PI
+from symspec.safety.memory import chunks
+
+LOST = 1e-16  # probability beyond either end of the quadrature
+STEP = 0.1  # between its nodes, in standard deviations of log g
+MAX_LOG = 700.0  # of a float
+MAX_NODES = 2**21  # at once, of all stars
+MAX_STEPS = 100
+ROUNDING = 1e-13
+
+
+def find_half_widths(
+    variance: np.ndarray, scale: np.ndarray, dof: np.ndarray, level: float
+) -> np.ndarray:
+    """Half widths (star, label) of the central intervals of labels.
+
+    Parameters
+    ----------
+    variance : numpy.ndarray, shape (star, label)
+        Of model and flux; NaN gives NaN.
+    scale, dof : numpy.ndarray, shape (star, label)
+        Of Student's t noise.
+    level : float
+        Between 0 and 1.
+    """
+    out = np.full(variance.shape, np.nan)
+    for nu in np.unique(dof):
+        own = (dof == nu) & np.isfinite(variance)
+        out[own] = scale[own] * find_half_width(variance[own] / scale[own] ** 2, nu, level)
+    return out
+
+
+def find_log_densities(
+    residuals: np.ndarray, variance: np.ndarray, scale: np.ndarray, dof: np.ndarray
+) -> np.ndarray:
+    """Log densities (star, label) of labels; NaN where residuals (star, label) are.
+
+    The others as for `find_half_widths`.
+    """
+    out = np.full(variance.shape, np.nan)
+    for nu in np.unique(dof):
+        own = (dof == nu) & np.isfinite(variance) & np.isfinite(residuals)
+        s = scale[own]
+        out[own] = find_log_density(residuals[own] / s, variance[own] / s**2, nu) - np.log(s)
+    return out
+
+
+def find_probabilities(
+    residuals: np.ndarray, variance: np.ndarray, scale: np.ndarray, dof: np.ndarray
+) -> np.ndarray:
+    """Probabilities (star, label) that a label has a smaller residual; NaN where that is.
+
+    The others as for `find_half_widths`.
+    """
+    out = np.full(variance.shape, np.nan)
+    for nu in np.unique(dof):
+        own = (dof == nu) & np.isfinite(variance) & np.isfinite(residuals)
+        s = scale[own]
+        out[own] = find_probability(residuals[own] / s, variance[own] / s**2, nu)
+    return out
+
+
+def find_sigma(dof: np.ndarray) -> np.ndarray:
+    """Half width of the 68.27 % in the middle of Student's t of unit scale, as `dof` (label,)."""
+    return stdtrit(dof, ndtr(1.0))
+
+
+def find_half_width(variance: np.ndarray, dof: float, level: float) -> np.ndarray:
+    r"""Half width x of the central interval of a normal variate plus Student's t of unit scale.
+
+    With t as a normal variate whose precision g is Gamma distributed,
+
+    .. math:: P(x) = \int \Big[2 \Phi\Big(x \Big/ \sqrt{v + 1/g}\Big) - 1\Big] p(g) \, dg,
+
+    P is concave, so that Newton's steps from the left stay there.
+
+    Parameters
+    ----------
+    variance : numpy.ndarray, shape (star,)
+        v, of the normal variate.
+    dof : float
+    level : float
+        Between 0 and 1.
+    """
+    mixed, p = _mix_normals(dof)
+    end = 0.5 + level / 2
+    alone = ndtri(end), stdtrit(dof, end)  # of either, which the sum's is beyond
+    out = np.empty(len(variance))
+    for rows in chunks(len(variance), max(1, MAX_NODES // p.size)):
+        sd = np.sqrt(variance[rows, None] + mixed)
+        x = np.maximum(alone[0] * np.sqrt(variance[rows]), alone[1])
+        for _ in range(MAX_STEPS):
+            z = x[:, None] / sd
+            missing = level - (2 * ndtr(z) - 1) @ p
+            slope = (2 * np.exp(-(z**2) / 2) / sd) @ p / np.sqrt(2 * np.pi)
+            step = missing / slope
+            x += step
+            if (np.abs(step) <= ROUNDING * x).all():
+                break
+        out[rows] = x
+    return out
+
+
+def find_log_density(residuals: np.ndarray, variance: np.ndarray, dof: float) -> np.ndarray:
+    """Log density (star,) of a normal variate plus Student's t of unit scale.
+
+    By the quadrature of `find_half_width`.
+
+    Parameters
+    ----------
+    residuals : numpy.ndarray, shape (star,)
+        Where.
+    variance : numpy.ndarray, shape (star,)
+        Of the normal variate.
+    dof : float
+    """
+    mixed, p = _mix_normals(dof, float(np.max(np.abs(residuals), initial=0.0)))
+    out = np.empty(len(variance))
+    for rows in chunks(len(variance), max(1, MAX_NODES // p.size)):
+        v = variance[rows, None] + mixed
+        exponents = -0.5 * (residuals[rows, None] ** 2 / v + np.log(v) + LOG_2PI)
+        highest = exponents.max(axis=1, initial=-np.inf)
+        out[rows] = highest + np.log(np.exp(exponents - highest[:, None]) @ p)
+    return out
+
+
+def find_probability(residuals: np.ndarray, variance: np.ndarray, dof: float) -> np.ndarray:
+    """Probability (star,) that a normal variate plus Student's t of unit scale is smaller.
+
+    By the quadrature of `find_half_width`; arguments as of `find_log_density`.
+    """
+    mixed, p = _mix_normals(dof)
+    out = np.empty(len(variance))
+    for rows in chunks(len(variance), max(1, MAX_NODES // p.size)):
+        out[rows] = ndtr(residuals[rows, None] / np.sqrt(variance[rows, None] + mixed)) @ p
+    return out
+
+
+def _mix_normals(dof: float, farthest: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
+    """Variances (node,) of normal variates whose mixture is Student's t, and their shares.
+
+    The quadrature holds for densities up to `farthest` from the middle.
+    """
+    shape = dof / 2
+    low = (np.log(LOST) + gammaln(shape + 1)) / shape  # that of few degrees of freedom
+    if low > -MAX_LOG:
+        low = np.log(gamma.ppf(LOST, shape))
+    low -= np.log1p(farthest**2 / dof)
+    high = np.log(gamma.isf(LOST, shape))
+    n_nodes = int(np.ceil((high - low) / (STEP * min(1.0, np.sqrt(1 / shape)))))
+    log_g = np.linspace(max(low, -MAX_LOG), high, n_nodes)
+    log_p = shape * log_g - np.exp(log_g)  # of log g
+    p = np.exp(log_p - log_p.max())
+    return shape / np.exp(log_g), p / p.sum()

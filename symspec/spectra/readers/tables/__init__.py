@@ -1,0 +1,1 @@
+"""Readers of tables as chemists have them: text, Excel, JCAMP-DX."""

@@ -1,0 +1,81 @@
+"""A chemist's path: from a CSV table to cross-validated error bars, and on to new samples."""
+
+import re
+
+import numpy as np
+import pytest
+from astropy.table import Table
+from test_cli import run
+
+from symspec.files.archives import read_laplace
+from symspec.spectra.readers.read import read_spectra
+
+N_SAMPLES, N_REPEATS, N_PIXELS = 24, 2, 20
+READ = ("--read", "wavelength_unit=nm")
+WORDS = (*READ, "--hidden", 2, "--epochs", 30, "--no-tune", "--preprocess", "snv,savgol:5:2:1")
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory):
+    """Absorbances with scatter, semicolons, decimal commas, repeats, a missing value."""
+    rng = np.random.default_rng(3)
+    grid = 1100 + 10 * np.arange(N_PIXELS)
+    amount = rng.uniform(0.5, 1.5, N_SAMPLES)
+    band = np.exp(-(((grid - 1230) / 25) ** 2))
+    starch = np.exp(-(((grid - 1140) / 25) ** 2))  # the same in all, by which scatter is told
+    lines = ["Instrument;NIR 5;", f"Sample;Date;Protein;{';'.join(map(str, grid))}"]
+    for i in np.repeat(np.arange(N_SAMPLES), N_REPEATS):
+        flux = starch + amount[i] * band + 0.003 * rng.normal(size=N_PIXELS)
+        flux = rng.uniform(0.8, 1.2) * (0.5 + flux)
+        protein = "NA" if i == 5 else f"{10 * amount[i]:.3f}"
+        cells = [f"S{i}", "12.03.2021", protein, *(f"{f:.5f}" for f in flux)]
+        lines.append(";".join(cells).replace("12.03.2021", "12-03-2021").replace(".", ","))
+    path = tmp_path_factory.mktemp("chemist") / "grain.csv"
+    path.write_text("\n".join(lines), encoding="utf-8")
+    return path
+
+
+@pytest.mark.filterwarnings("ignore::symspec.UnusedDataWarning")
+def test_one_command_gives_cross_validated_error_bars(table, tmp_path):
+    catalogue = tmp_path / "held_out.ecsv"
+    said = run(
+        "validate", table, catalogue, *WORDS, "--folds", 2, "--group", "Sample", "--workers", 1
+    )
+    assert "46 spectra of 23 samples, each predicted while held out" in said.stdout
+    for word in ("RMSE", "bias", "R2", "RPD", "in 68 %", "in 95 %", "Certificate of each fold"):
+        assert word in said.stdout
+    rows = Table.read(catalogue)
+    stars = read_spectra(table, group="Sample", wavelength_unit="nm")
+    known = ~np.isnan(stars.labels[:, 0])
+    assert list(rows["ID"]) == list(stars.ids[known])
+    truth = stars.labels[known, 0]
+    residuals = np.asarray(rows["PROTEIN"]) - truth
+    # three times the scatter that the noise of the bands leaves; the labels' spread is 3
+    assert np.sqrt(np.mean(residuals**2)) < 1.0
+    assert f"{np.sqrt(np.mean(residuals**2)):.3g}" in said.stdout
+    assert (np.asarray(rows["PROTEIN_ERR"]) > 0).all()
+
+
+@pytest.mark.filterwarnings("ignore::symspec.UnusedDataWarning")
+def test_a_model_of_the_table_predicts_with_its_preprocessing(table, tmp_path):
+    model = tmp_path / "model.h5"
+    run("train", table, model, *WORDS, "--group", "Sample")
+    kinds = [layer.kind for layer in read_laplace(model).reg.net.layers]
+    assert kinds[:3] == ["snv", "savitzkygolay", "standardize"]
+    run("errors", model, table, tmp_path / "out.ecsv", *READ)
+    assert len(Table.read(tmp_path / "out.ecsv")) == N_SAMPLES * N_REPEATS
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--preprocess", "snw"), "preprocessing should be absorbance, .* got 'snw'"),
+        (("--group", "Sack", *READ), "should have a column 'Sack', got Sample, Date, Protein"),
+        (("--structure", "kroneker"), "did you mean 'kronecker'"),
+        ((), "should say the unit of its wavelengths, got numbers from 1100 to 1290"),
+    ],
+)
+def test_mistakes_are_told_before_any_work(table, tmp_path, words, message):
+    said = run("validate", table, tmp_path / "out.ecsv", *words, code=1)
+    assert re.search(message, said.stderr)
+    assert not (tmp_path / "out.ecsv").exists()

@@ -1,0 +1,135 @@
+"""Several networks as one: the law of total covariance, and the mixture's own intervals."""
+
+import numpy as np
+import pytest
+from conftest import assert_entries
+from scipy import stats
+from scipy.integrate import quad
+from scipy.optimize import brentq
+
+import symspec as ss
+
+WEIGHTS = np.array([0.5, 0.3, 0.2])
+ROUNDED = 1e-12
+
+
+def fit(noise, seed, names=("a", "b")):
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(20, 4))
+    Y = np.tanh(X @ rng.normal(size=(4, 2))) + 0.1 * rng.normal(size=(20, 2))
+    net = ss.mlp([4, 3, 2], activation="tanh", label_names=names)
+    reg = ss.Regression(net, noise=noise, prior_precision=0.3)
+    theta = net.init_params(np.random.default_rng(seed))
+    return ss.fit_laplace(reg, theta, X, Y, require_minimum=False, progress=False)
+
+
+@pytest.fixture(scope="module")
+def posteriors():
+    return [fit(ss.GaussianNoise([0.1, 0.2 + 0.1 * seed]), seed) for seed in range(3)]
+
+
+@pytest.fixture(scope="module")
+def new():
+    return np.random.default_rng(5).normal(size=(3, 4)), np.full((3, 4), 25.0)
+
+
+@pytest.fixture(scope="module")
+def combined(posteriors, new):
+    X, ivar = new
+    return ss.combine(posteriors, weights=10 * WEIGHTS).predict(X, ivar=ivar, progress=False)
+
+
+def test_covariances_within_and_between_add_up(posteriors, new, combined):
+    X, ivar = new
+    parts = [one.predict(X, ivar=ivar, progress=False) for one in posteriors]
+    labels = np.array([part.labels for part in parts])
+    mean = np.einsum("k,knc->nc", WEIGHTS, labels)
+    assert_entries(combined.labels, mean, ROUNDED)
+    second = np.einsum("k,knc,knd->ncd", WEIGHTS, labels, labels)
+    between = second - mean[:, :, None] * mean[:, None, :]
+    assert_entries(combined.between_cov, between, 1e-10)
+    within = np.einsum("k,kncd->ncd", WEIGHTS, [part.model_cov for part in parts])
+    assert_entries(combined.model_cov, within + between, 1e-10)
+    for name in ("flux_cov", "noise_cov"):
+        own = np.einsum("k,kncd->ncd", WEIGHTS, [getattr(part, name) for part in parts])
+        assert_entries(getattr(combined, name), own, ROUNDED)
+    total = combined.model_cov + combined.flux_cov + combined.noise_cov
+    assert_entries(combined.total_cov, total, ROUNDED)
+    both = ss.combine(posteriors, weights=WEIGHTS)
+    assert_entries(both.predict_labels(X), combined.labels, ROUNDED)
+    assert_entries(both.label_covariance(X), combined.model_cov, 1e-10)
+    ends = np.sqrt(np.einsum("ncc->nc", combined.model_cov))
+    assert_entries(combined.model_interval, np.stack([ends, ends], axis=2), 1e-6)
+
+
+@pytest.mark.parametrize("level", [0.3, 0.95])
+def test_intervals_densities_and_probabilities_are_those_of_the_mixture(combined, level):
+    interval = combined.interval(level)
+    for star, c in np.ndindex(3, 2):
+        parts = [stats.norm(p.labels[star, c], p.errors[star, c]) for p in combined.parts]
+
+        def cdf(y, parts=parts):
+            return sum(w * part.cdf(y) for w, part in zip(WEIGHTS, parts, strict=True))
+
+        for end, share in zip(interval[star, c], ((1 - level) / 2, (1 + level) / 2), strict=True):
+            expected = brentq(lambda y, s=share, f=cdf: f(y) - s, -50, 50, xtol=1e-13)
+            assert end == pytest.approx(expected, abs=1e-10)
+        y = np.full((3, 2), 0.3)
+        assert combined.cdf(y)[star, c] == pytest.approx(cdf(0.3), rel=1e-12)
+        density = sum(w * part.pdf(0.3) for w, part in zip(WEIGHTS, parts, strict=True))
+        assert combined.log_density(y)[star, c] == pytest.approx(np.log(density), rel=1e-10)
+    assert_entries(combined.half_width(level), (interval[..., 1] - interval[..., 0]) / 2, ROUNDED)
+
+
+def test_students_t_has_its_own_tails_in_the_mixture(new):
+    X, _ = new
+    one = fit(ss.StudentTNoise([0.1, 0.2], dof=[2.0, 5.0]), 0)
+    alone = one.predict(X, progress=False)
+    y = alone.labels + np.array([0.5, -0.3])
+    for c, dof in enumerate((2.0, 5.0)):
+        sd = np.sqrt(alone.model_cov[0, c, c])
+        noise = stats.t(dof, scale=[0.1, 0.2][c])
+        residual = y[0, c] - alone.labels[0, c]
+
+        def integrand(e, noise=noise, r=residual, sd=sd):
+            return noise.cdf(r - e) * stats.norm.pdf(e, scale=sd)
+
+        expected, _ = quad(integrand, -9 * sd, 9 * sd, epsabs=1e-12)
+        assert alone.cdf(y)[0, c] == pytest.approx(expected, abs=1e-9)
+    twice = ss.combine([one, one]).predict(X, progress=False)
+    assert_entries(twice.interval(0.9), alone.interval(0.9), 1e-9)
+
+
+def test_flags_are_those_of_any_network(posteriors, new, combined):
+    X, ivar = new
+    parts = [one.predict(X, ivar=ivar, progress=False) for one in posteriors]
+    np.testing.assert_array_equal(
+        combined.flags, np.bitwise_or.reduce([part.flags for part in parts])
+    )
+    shifts = np.array([part.newton_shift for part in parts])
+    assert_entries(np.abs(combined.newton_shift), np.abs(shifts).max(axis=0), ROUNDED)
+
+
+def test_weights_by_evidence_are_shares_of_the_marginal_likelihood(posteriors):
+    logs = np.array([one.log_marginal_likelihood() for one in posteriors])
+    found = ss.combine(posteriors, weights="evidence").weights
+    assert_entries(found[:, None] / found, np.exp(logs[:, None] - logs), 1e-8)
+    np.testing.assert_array_equal(ss.combine(posteriors).weights, np.full(3, 1 / 3))
+
+
+def test_a_catalogue_takes_a_combined_prediction(combined, tmp_path):
+    ss.write_catalogue(tmp_path / "out.fits", combined, ["a", "b", "c"])
+    assert (tmp_path / "out.fits").stat().st_size > 0
+
+
+def test_networks_that_do_not_go_together_and_bad_weights_are_refused(posteriors):
+    other = fit(ss.GaussianNoise(0.1), 0, names=("a", "z"))
+    with pytest.raises(ss.DataError, match="the same label_names"):
+        ss.combine([posteriors[0], other])
+    with pytest.raises(ss.OptionError, match="got none"):
+        ss.combine([])
+    with pytest.raises(ss.OptionError, match="weights"):
+        ss.combine(posteriors, weights="best")
+    for bad in ([1.0, 2.0], [1.0, -1.0, 1.0], [0.0, 0.0, 0.0], [np.nan, 1.0, 1.0]):
+        with pytest.raises(ss.DataError, match="weights should be 3 numbers"):
+            ss.combine(posteriors, weights=bad)

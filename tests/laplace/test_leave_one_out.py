@@ -1,0 +1,214 @@
+"""Stars left out without training again, against training again; and covariances between stars."""
+
+import pickle
+
+import numpy as np
+import pytest
+from conftest import assert_entries
+from scipy import stats
+
+import symspec as ss
+
+N, N_NEW = 24, 3
+GROUPS = np.arange(N) % 7
+# float64 rounding, 1e-16, times condition numbers of up to 1e5
+SOLVED = 1e-10
+
+over_structures = pytest.mark.parametrize("structure", ["primal", "dual"])
+
+
+class Case:
+    """A linear network on stars with missing labels and errors of labels, one without a label."""
+
+    def __init__(self, structure, noise):
+        rng = np.random.default_rng(3)
+        self.structure = structure
+        self.X = rng.normal(size=(N + N_NEW, 6))
+        self.Y = self.X[:N] @ rng.normal(size=(6, 2)) + 0.3 * rng.normal(size=(N, 2))
+        self.Y[3, 0] = self.Y[8, 1] = np.nan
+        self.Y[5] = np.nan
+        self.errors = rng.uniform(0.05, 0.5, size=(N, 2))
+        net = ss.mlp([6, 2])
+        self.reg = ss.Regression(net, noise=noise, prior_precision=0.4)
+        self.laplace = self.fit(np.ones(N, bool))
+
+    @property
+    def new(self):
+        return self.X[N:]
+
+    def fit(self, kept):
+        X, Y, errors = self.X[:N][kept], self.Y[kept], self.errors[kept]
+        theta = np.zeros(self.reg.net.n_params)
+        theta = ss.polish(self.reg, theta, X, Y, label_errors=errors, tolerance=1e-25).theta
+        return ss.fit_laplace(
+            self.reg, theta, X, Y, label_errors=errors, structure=self.structure, progress=False
+        )
+
+
+@pytest.fixture(scope="module", params=["primal", "dual"])
+def case(request):
+    return Case(request.param, ss.GaussianNoise(covariance=[[0.09, 0.03], [0.03, 0.25]]))
+
+
+@pytest.mark.parametrize("star", [0, 3, 5, 8])
+def test_a_star_left_out_is_as_if_it_had_not_been_there(case, star):
+    refit = case.fit(np.arange(N) != star)
+    found, expected = case.laplace.leave_one_out(), refit.predict(case.X[[star]])
+    assert_entries(found.labels[star], expected.labels[0], SOLVED)
+    assert_entries(found.model_cov[star], expected.model_cov[0], SOLVED)
+    with_errors = expected.noise_cov[0] + np.diag(
+        np.where(np.isnan(case.Y[star]), 0.0, case.errors[star] ** 2)
+    )
+    assert_entries(found.noise_cov[star], with_errors, SOLVED)
+    assert_entries(found.total_cov[star], expected.model_cov[0] + with_errors, SOLVED)
+    moved = case.laplace.predict_labels(case.new) - refit.predict_labels(case.new)
+    assert_entries(case.laplace.influence(case.new)[:, :, star], moved, SOLVED)
+
+
+@pytest.mark.parametrize("group", [2, 5])
+def test_stars_of_a_group_are_left_out_together(case, group):
+    refit = case.fit(group != GROUPS)
+    of_group = np.flatnonzero(group == GROUPS)
+    found = case.laplace.leave_one_out(groups=GROUPS)
+    expected = refit.predict(case.X[of_group])
+    assert_entries(found.labels[of_group], expected.labels, SOLVED)
+    assert_entries(found.model_cov[of_group], expected.model_cov, SOLVED)
+    moved = case.laplace.predict_labels(case.new) - refit.predict_labels(case.new)
+    influence = case.laplace.influence(case.new, groups=GROUPS)
+    assert influence.shape == (N_NEW, 2, 7)
+    assert_entries(influence[:, :, group], moved, SOLVED)
+
+
+def test_residuals_are_those_of_cook_and_weisberg(case):
+    laplace = case.laplace
+    V = laplace.label_covariance(case.X[:N])
+    S = laplace.reg.noise.covariance + case.errors[:, :, None] ** 2 * np.eye(2)
+    found = laplace.leave_one_out()
+    seen = ~np.isnan(case.Y).any(axis=1)
+    r = case.Y - laplace.predict_labels(case.X[:N])
+    left = np.linalg.solve(S - V, r[:, :, None])
+    assert_entries((case.Y - found.labels)[seen], (S @ left)[seen, :, 0], SOLVED)
+    covariance = S @ np.linalg.solve(S - V, S)
+    assert_entries(found.total_cov[seen], covariance[seen], SOLVED)
+
+
+def test_joint_covariances_are_dense_ones_whatever_the_blocks(case, monkeypatch):
+    laplace = case.laplace
+    dense = np.concatenate([t.dense() for _, t in laplace.tangents(case.X)])
+    A_inverse = laplace.inverse_hessian.to_dense()
+    expected = np.einsum("ncp,pq,mdq->ncmd", dense, A_inverse, dense)
+    assert_entries(laplace.joint_covariance(case.X), expected, SOLVED)
+    monkeypatch.setattr("symspec.laplace.leave_one_out.MAX_BLOCK_STARS", 10)
+    assert_entries(laplace.joint_covariance(case.X), expected, SOLVED)
+    assert_entries(laplace.influence(case.new), laplace.influence(case.new, case.X[:N], case.Y,
+                   label_errors=case.errors), SOLVED)  # fmt: skip
+
+
+def test_both_centres_leave_out_of_the_linearised_network(case):
+    theta = case.laplace.theta + 0.1
+    early = ss.fit_laplace(
+        case.reg, theta, case.X[:N], case.Y, label_errors=case.errors,
+        structure=case.structure, require_minimum=False, progress=False,
+    )  # fmt: skip
+    expected = case.laplace.leave_one_out()
+    found = early.leave_one_out(center="linearized")
+    assert_entries(found.labels, expected.labels, SOLVED)
+    shift = early.predict_labels(case.X[:N]) - case.laplace.predict_labels(case.X[:N])
+    assert_entries(early.leave_one_out().labels, expected.labels + shift, SOLVED)
+
+
+@over_structures
+def test_a_label_far_out_hardly_moves_students_t(structure):
+    noise = ss.StudentTNoise([0.3, 0.5], dof=4)
+    case = Case(structure, noise)
+    case.Y[1, 0] += 30
+    laplace = case.fit(np.ones(N, bool))
+    refit = case.fit(np.arange(N) != 1)
+    moved = laplace.predict_labels(case.new) - refit.predict_labels(case.new)
+    a_tenth = 0.1 * noise.scale.min()
+    assert np.abs(laplace.influence(case.new)[:, :, 1]).max() < a_tenth
+    assert np.abs(moved).max() < a_tenth
+
+
+@over_structures
+def test_students_t_takes_a_newton_step_of_its_expected_information(structure):
+    noise = ss.StudentTNoise([0.3, 0.5], dof=[3, 6])
+    case = Case(structure, noise)
+    V = case.laplace.label_covariance(case.X[:N])
+    tau = noise.scale**2 + case.errors**2
+    r = case.Y - case.laplace.predict_labels(case.X[:N])
+    score = (noise.dof + 1) * r / (noise.dof * tau + r**2)
+    W = ((noise.dof + 1) / (noise.dof + 3) / tau)[:, :, None] * np.eye(2)
+    seen = ~np.isnan(case.Y).any(axis=1)
+    found = case.laplace.leave_one_out()
+    left = np.linalg.inv(np.eye(2) - W @ V)
+    moved = (V @ left @ score[:, :, None])[:, :, 0]
+    expected = case.laplace.predict_labels(case.X[:N]) - moved
+    assert_entries(found.labels[seen], expected[seen], SOLVED)
+    assert_entries(found.model_cov[seen], (V @ left)[seen], SOLVED)
+    variances = tau * stats.t(noise.dof).ppf(stats.norm.cdf(1)) ** 2
+    assert_entries(np.einsum("ncc->nc", found.noise_cov)[seen], variances[seen], SOLVED)
+
+
+def test_approximate_structures_leave_single_stars_out(case):
+    laplace = ss.fit_laplace(
+        case.reg, case.laplace.theta, case.X[:N], case.Y, label_errors=case.errors,
+        structure="kronecker", progress=False,
+    )  # fmt: skip
+    found = laplace.leave_one_out()
+    assert np.isfinite(found.labels).all()
+    assert (found.label_flags & ss.Flag.MODEL_ERROR_INEXACT).all()
+    for ask in (
+        lambda: laplace.leave_one_out(groups=GROUPS),
+        lambda: laplace.influence(case.new),
+        lambda: laplace.joint_covariance(case.new),
+    ):
+        with pytest.raises(ss.OptionError, match="covariances between stars should come from"):
+            ask()
+
+
+def test_a_star_that_alone_determines_a_label_is_flagged():
+    X, Y = np.eye(4), np.arange(8.0).reshape(4, 2)
+    reg = ss.Regression(ss.mlp([4, 2]), sigma_noise=1e-8, prior_precision=1.0)
+    theta = ss.polish(reg, np.zeros(10), X, Y, progress=False).theta
+    laplace = ss.fit_laplace(reg, theta, X, Y, structure="primal", require_minimum=False)
+    found = laplace.leave_one_out()
+    assert np.isnan(found.labels).all()
+    assert (found.label_flags & ss.Flag.FAILED).all()
+
+
+def test_a_posterior_of_a_file_or_another_process_takes_its_stars_again(case, tmp_path):
+    ss.write_laplace(tmp_path / "model.h5", case.laplace)
+    for other in (ss.read_laplace(tmp_path / "model.h5"), pickle.loads(pickle.dumps(case.laplace))):
+        with pytest.raises(ss.DataError, match="training stars should be given"):
+            other.leave_one_out()
+        found = other.leave_one_out(case.X[:N], case.Y, label_errors=case.errors)
+        np.testing.assert_array_equal(found.labels, case.laplace.leave_one_out().labels)
+
+
+@pytest.mark.parametrize(
+    ("groups", "error", "words"),
+    [
+        (np.zeros((N, 1)), ss.ShapeError, "a name for each training star"),
+        (np.zeros(N - 1), ss.ShapeError, "a name for each training star"),
+        (np.full(N, np.nan), ss.DataError, "got NaN"),
+    ],
+    ids=["matrix", "short", "nan"],
+)
+def test_wrong_groups_are_refused(case, groups, error, words):
+    with pytest.raises(error, match=words):
+        case.laplace.leave_one_out(groups=groups)
+
+
+def test_a_subset_and_the_exact_hessian_are_refused(case):
+    of_subset = ss.fit_laplace(
+        case.reg, case.laplace.theta, case.X[:N], case.Y, structure="dual", options={"subset": 9},
+        require_minimum=False,
+    )  # fmt: skip
+    exact = ss.fit_laplace(
+        case.reg, case.laplace.theta, case.X[:N], case.Y, label_errors=case.errors,
+        curvature="hessian",
+    )  # fmt: skip
+    for laplace in (of_subset, exact):
+        with pytest.raises(ss.OptionError, match="leaving stars out should be asked of"):
+            laplace.leave_one_out()
