@@ -299,13 +299,12 @@ def over_stars(outputs: list[Symbol], one: list[Symbol], many: list[Symbol]) -> 
         if isinstance(node.op, Shape) and None not in node.inputs[0].type.shape
     }
     fixed = graph_replace(outputs, known, strict=False)
+    replaced = vectorize_graph(fixed, dict(zip(one, many, strict=True)))
     return [
         by_star
         if by_star.ndim > single.ndim
         else pt.alloc(by_star, many[0].shape[0], *single.type.shape)
-        for single, by_star in zip(
-            fixed, vectorize_graph(fixed, dict(zip(one, many, strict=True))), strict=True
-        )
+        for single, by_star in zip(fixed, replaced, strict=True)
     ]
 
 
