@@ -217,13 +217,14 @@ class Prediction:
 
         Flags stay what they are.
         """
-        noise_cov = noise.predict(self.labels)
+        noise_cov = noise.predict(self.labels, np.zeros_like(self.labels))
         dof = noise.tail_dof
         return replace(
             self,
             noise_cov=noise_cov,
             total_cov=self.model_cov + self.flux_cov + noise_cov,
             noise_dof=None if dof is None else np.broadcast_to(dof, self.labels.shape),
+            noise_mixture=None,
         )
 
     @property
