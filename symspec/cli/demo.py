@@ -38,13 +38,14 @@ from symspec.reports.tables import (
 from symspec.safety.progress import Progress, show_progress
 from symspec.spectra.datasets import miles
 from symspec.spectra.spectra import Spectra
+from symspec.validation.calibration import fit_noise
 
 EXAMPLES = "Example: [bold]symspec demo --output symspec-demo[/]"
 
 HIDDEN = (8,)
 ACTIVATION = "tanh"
 START_PRIOR = 2.0
-START_DOF = 3.0  # of Student's t: some of the published labels contradict all others
+DOF = 4.0  # of Student's t: some of the published labels contradict all others
 EPOCHS = 20
 LEVEL = 0.68  # of the intervals in the catalogue
 FILES = {
@@ -69,6 +70,9 @@ def demo(
     truth = np.asarray(result.spectra.labels)
     title = f"{len(result.spectra):,} stars, each predicted while held out"
     console = open_console()
+    evidence = f"{title}, with the noise of the evidence"
+    console.print(summary_table(result.uncalibrated, truth, title=evidence))
+    title = f"{title}, with the noise of the other folds' stars"
     console.print(summary_table(result.prediction, truth, title=title, baseline=RIDGE_BASELINE))
     console.print(fold_table(result.certificates, result.regressions))
     console.print(star_table(result.prediction, result.spectra.ids, truth))
@@ -84,7 +88,10 @@ class DemoResult:
     Attributes
     ----------
     prediction : Prediction
-        Prediction of every star, by the network that was trained without it.
+        Prediction of every star, by the network that was trained without it, with the noise that
+        the stars of the other folds have around their predictions.
+    uncalibrated : Prediction
+        The same with the noise of the evidence.
     spectra : Spectra
     certificates : list of Certificate
         One a fold.
@@ -95,6 +102,7 @@ class DemoResult:
     """
 
     prediction: Prediction
+    uncalibrated: Prediction
     spectra: Spectra
     certificates: list[Certificate]
     regressions: list[Regression]
@@ -138,7 +146,8 @@ def run_demo(
     jobs = [(spectra[fold != k], spectra.flux[fold == k], seed + k) for k in range(folds)]
     done = _run_folds(jobs, files["model"], progress)
     by_fold = np.argsort(fold, kind="stable")
-    prediction = join_predictions([part.prediction for part in done], np.argsort(by_fold))
+    first = join_predictions([part.prediction for part in done], np.argsort(by_fold))
+    prediction = _calibrate(first, np.asarray(spectra.labels), fold)
     write_catalogue(
         files["catalogue"],
         prediction,
@@ -151,6 +160,7 @@ def run_demo(
     _write_plots(files, done[0], prediction, spectra, held_out)
     return DemoResult(
         prediction=prediction,
+        uncalibrated=first,
         spectra=spectra,
         certificates=[part.certificate for part in done],
         regressions=[part.reg for part in done],
@@ -190,11 +200,9 @@ def _run_folds(
 
 def _fit_fold(training: Spectra, held_out: np.ndarray, seed: int, model: Path | None) -> _Fold:
     """Train without the stars held out, and predict them."""
-    reg = build_start(training, HIDDEN, ACTIVATION, prior_precision=START_PRIOR, dof=START_DOF)
+    reg = build_start(training, HIDDEN, ACTIVATION, prior_precision=START_PRIOR, dof=DOF)
     theta = run_adam(reg, training, None, seed=seed, epochs=EPOCHS, progress=False)
-    posterior = finish(
-        reg, theta, training, tune=True, noise="scale_and_dof", memory="8GB", progress=False
-    )
+    posterior = finish(reg, theta, training, tune=True, memory="8GB", progress=False)
     if model is not None:
         write_laplace(model, posterior, overwrite=True)
     return _Fold(
@@ -203,6 +211,17 @@ def _fit_fold(training: Spectra, held_out: np.ndarray, seed: int, model: Path | 
         certificate=posterior.certificate,
         prediction=posterior.predict(held_out, progress=False),
     )
+
+
+def _calibrate(prediction: Prediction, truth: np.ndarray, fold: np.ndarray) -> Prediction:
+    """Predictions (star,) with the noise that those of the other folds have."""
+    folds = np.unique(fold)
+    parts = []
+    for k in folds:
+        noise = fit_noise(prediction.select(fold != k), truth[fold != k])
+        parts.append(prediction.select(fold == k).with_noise(noise))
+    order = np.argsort(np.argsort(fold, kind="stable"))
+    return join_predictions(parts, order)
 
 
 def _write_plots(

@@ -6,7 +6,7 @@ diag(1/ivar) R^T, which has entries off the diagonal, for neighbouring new pixel
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -218,15 +218,11 @@ def resample(
         for velocity in _find_velocities(radial_velocity, spectra.n_stars)
     )
     flux, ivar = _apply_each(matrices, spectra)
-    resampled = Spectra(
+    resampled = replace(  # labels with their errors, ids and groups are as they were
+        spectra,
         flux=flux,
         ivar=ivar,
         wavelength=given,
-        labels=spectra.labels,
-        label_names=spectra.label_names,
-        label_units=spectra.label_units,
-        ids=spectra.ids,
-        groups=spectra.groups,
         wavelength_unit=unit,
         wavelength_medium=medium,
     )

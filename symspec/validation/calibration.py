@@ -7,13 +7,19 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy.optimize import minimize
 from scipy.special import ndtri
 
 from symspec.errors import DataError, OptionError, ShapeError
 from symspec.laplace.prediction import Prediction
+from symspec.networks.noise import StudentTNoise
+from symspec.networks.noise.tails import find_log_density
 from symspec.safety.arrays import as_float_array
 
 MIN_KNOWN = 10  # true labels that a factor takes
+FIRST_DOF = 4.0
+SCALES = (1e-3, 1e3)  # of the noise, in medians of the residuals
+DOFS = (0.3, 1e3)
 # 1 / norm.ppf(0.75): the median absolute deviation of a unit normal is 0.6745
 MAD_TO_SIGMA = 1.4826
 
@@ -186,17 +192,74 @@ def calibrate_errors(
     truth = check_true_labels(prediction, true_labels)
     with np.errstate(invalid="ignore", divide="ignore"):
         z = (truth - prediction.labels) / _find_normal_sd(prediction, 0.5)
+    _check_known(np.isfinite(z), prediction)
     n_known = np.count_nonzero(np.isfinite(z), axis=0)
-    if n_known.min() < MIN_KNOWN:
-        raise DataError(
-            f"a calibration takes at least {MIN_KNOWN} true values of each label, got"
-            f" {n_known.tolist()} of {', '.join(prediction.label_names)}: give more stars."
-        )
     counts = f"robust scatter of {', '.join(map(str, n_known))} residuals over their errors"
     return ErrorCalibration(
         factor=sigma_mad(np.where(np.isfinite(z), z, np.nan)),
         source=f"{source}: {counts}" if source else counts,
     )
+
+
+def fit_noise(prediction: Prediction, true_labels: ArrayLike) -> StudentTNoise:
+    r"""Find the noise under which labels that were held out have the largest density.
+
+    .. math:: \max_{s_c, \nu_c} \sum_n \log p(y_{nc} \mid f_{nc}, V_{nc}, s_c, \nu_c),
+
+    with V the variance of model and flux, which stays, and Student's t of scale s and nu degrees of
+    freedom for what is left. The noise of the regression is what the evidence of the training set
+    says; where the network bends to its training labels more than its linear approximation tells,
+    that may be too large. `Prediction.with_noise` takes what is found.
+
+    Parameters
+    ----------
+    prediction : Prediction
+        Of stars that were not trained on.
+    true_labels : array_like, shape (star, label)
+        In the units of the labels; NaN is left out.
+
+    Raises
+    ------
+    ShapeError
+        `true_labels` has another shape than the labels predicted.
+    DataError
+        A label is known of fewer than ten stars.
+    """
+    residuals = check_true_labels(prediction, true_labels) - prediction.labels
+    known = np.isfinite(residuals)
+    _check_known(known, prediction)
+    variance = np.einsum("ncc->nc", prediction.model_cov + prediction.flux_cov)
+    found = [
+        _fit_student_t(r[seen], v[seen])
+        for r, v, seen in zip(residuals.T, variance.T, known.T, strict=True)
+    ]
+    scale, dof = np.transpose(found)
+    return StudentTNoise(scale, dof)
+
+
+def _fit_student_t(residuals: np.ndarray, variance: np.ndarray) -> np.ndarray:
+    """Scale and degrees of freedom of largest density beside normal errors of these variances."""
+    unit = float(np.median(np.abs(residuals))) or 1.0
+
+    def minus_density(h: np.ndarray) -> float:
+        scale, dof = np.exp(h)
+        scaled = residuals / unit / scale, variance / (unit * scale) ** 2
+        return residuals.size * h[0] - float(np.sum(find_log_density(*scaled, dof)))
+
+    start = np.log([1.0, FIRST_DOF])
+    bounds = [np.log(limits) for limits in (SCALES, DOFS)]
+    found = minimize(minus_density, start, method="L-BFGS-B", bounds=bounds)
+    return np.exp(found.x) * [unit, 1.0]
+
+
+def _check_known(known: np.ndarray, prediction: Prediction) -> None:
+    """Refuse too few known labels (star, label)."""
+    n_known = np.count_nonzero(known, axis=0)
+    if n_known.min() < MIN_KNOWN:
+        raise DataError(
+            f"a calibration takes at least {MIN_KNOWN} true values of each label, got"
+            f" {n_known.tolist()} of {', '.join(prediction.label_names)}: give more stars."
+        )
 
 
 def _find_normal_sd(prediction: Prediction, level: float) -> np.ndarray:

@@ -26,6 +26,13 @@ Spectra(5 stars, 100 pixels, ivar, wavelength in Angstrom, no labels)
 - Layouts: `symspec info FILE` says which one was recognised, what comes from where, and what is not
   read. Else say it: ``hdu=``, ``flux="NAME"``, ``wavelength="NAME"``, ``uncertainty="std:NAME"``;
   ``arm="B"`` takes one of several arms or orders.
+- Tables, CSV and its kin as spectrometers, spreadsheets and R write them: commas, semicolons, tabs
+  or blanks; decimal points or commas; headers such as ``900``, ``900 nm``, ``4000 cm-1``, ``X900``;
+  one spectrum a row or a column; lines before the table. What may be read in two ways is asked for:
+  ``separator=``, ``decimal=``, ``orientation=``, ``flux="X"``, ``wavelength_unit=``. Columns of
+  numbers are labels, unless they name samples. Rows of one sample, by ``group="COLUMN"`` or else by
+  equal names, stay together where stars are set aside. Excel and JCAMP-DX take the extra
+  ``chemistry``.
 - Labels of -9999 are missing (NaN). ``label_names=["TEFF", "LOGG"]`` picks labels and their order.
 """
 

@@ -37,7 +37,7 @@ class SpectraFolder:
         One a star.
     n_stars : int
     n_pixels, wavelength, wavelength_unit, wavelength_medium, label_names, label_units
-    has_uncertainty, contents
+    flux_unit, has_uncertainty, contents
         Those of the first file as a `SpectraFile`; the other files have to agree.
     has_ids : bool
         True: a spectrum without a name takes that of its file.
@@ -67,6 +67,7 @@ class SpectraFolder:
         with open_file(self.paths[0], options) as first:
             self.n_stars = len(self.paths)
             self.n_pixels = first.n_pixels
+            self.flux_unit = first.flux_unit
             self.wavelength = first.wavelength
             self.wavelength_unit = first.wavelength_unit
             self.wavelength_medium = first.wavelength_medium
@@ -119,7 +120,19 @@ class SpectraFolder:
             return star
         return replace(star, ids=np.array([_strip_suffix(path.name)]))
 
+    def _check_flux_unit(self, file: SpectraFile, path: Path) -> None:
+        """Refuse absorbance among transmittance, or counts among flux."""
+        units = (self.flux_unit, file.flux_unit)
+        spelled = {"".join(unit.lower().split()) for unit in units}
+        if all(units) and len(spelled) > 1:
+            raise DataError(
+                f"files of a folder should hold one quantity, got {units[1]!r} in {path} and"
+                f" {units[0]!r} in {self.paths[0].name}: convert them, or put each kind into a"
+                " folder of its own."
+            )
+
     def _check(self, file: SpectraFile, path: Path) -> None:
+        self._check_flux_unit(file, path)
         if file.n_stars != 1:
             raise ShapeError(
                 f"{path} should hold one star, as files of a folder do, got {file.n_stars:,}: read"

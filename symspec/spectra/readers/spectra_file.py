@@ -69,6 +69,8 @@ class SpectraFile:
         Names and units of the labels; empty without labels.
     has_ids : bool
         Whether the stars have names.
+    flux_unit : str
+        Unit or quantity of the flux as the file spells it; "" where it does not.
     has_uncertainty : bool
         Whether the flux has an uncertainty, which `read` turns into `Spectra.ivar`.
     contents : Contents
@@ -83,6 +85,7 @@ class SpectraFile:
         self._options = options
         self._path = path
         self._flux = find_flux(arrays, name, options.named)
+        self.flux_unit = arrays.units.get(self._flux) or ""
         shape = arrays.find_shape(self._flux)
         self._is_single = len(shape) == 1
         self.n_stars, self.n_pixels = _check_shape(

@@ -130,7 +130,7 @@ SPECTRUM = """##TITLE=ethanol
 ##JCAMP-DX=4.24
 ##DATA TYPE=INFRARED SPECTRUM
 ##XUNITS={unit}
-##YUNITS=ABSORBANCE
+##YUNITS={quantity}
 ##FIRSTX=4000
 ##LASTX=4006
 ##NPOINTS={n}
@@ -149,8 +149,8 @@ def jcamp():
     return pytest.importorskip("jcamp")
 
 
-def write_jcamp(path, unit="1/CM", n=4, last=100):
-    path.write_text(SPECTRUM.format(unit=unit, n=n, last=last))
+def write_jcamp(path, unit="1/CM", n=4, last=100, quantity="ABSORBANCE"):
+    path.write_text(SPECTRUM.format(unit=unit, n=n, last=last, quantity=quantity))
     return path
 
 
@@ -178,3 +178,6 @@ def test_a_folder_of_jcamp_files(jcamp, tmp_path):
     write_jcamp(tmp_path / "b.jdx")
     write_jcamp(tmp_path / "a.dx")
     assert list(ss.read_spectra(tmp_path).ids) == ["a", "b"]
+    write_jcamp(tmp_path / "c.jdx", quantity="TRANSMITTANCE")
+    with pytest.raises(DataError, match=r"one quantity, got 'transmittance' in .* 'absorbance'"):
+        ss.read_spectra(tmp_path)

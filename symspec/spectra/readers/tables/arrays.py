@@ -117,7 +117,10 @@ def _arrange_pixels(block: Block, options: TableOptions, source: str) -> NamedAr
     unit = block.unit
     if "log" not in grid.lower():
         _ask_for_unit(arrays[grid], unit, options, source)
-    return _name(block, arrays, {grid: unit} if unit else {}, {}, left_out)
+    units = {grid: unit} if unit else {}
+    if block.quantity:
+        units[options.named.flux or "flux"] = block.quantity
+    return _name(block, arrays, units, {}, left_out)
 
 
 def _name(

@@ -47,6 +47,8 @@ class Block:
     decimal : {".", ","}
     unit : str or None
         Unit of the wavelengths, if a cell beside them says it.
+    quantity : str
+        What the flux is, by the header of its only column.
     is_turned : bool
         Whether the spectra are columns of the file.
     is_by_pixel : bool
@@ -59,6 +61,7 @@ class Block:
     rows: list[Row]
     decimal: Decimal
     unit: str | None = None
+    quantity: str = ""
     is_turned: bool = False
     is_by_pixel: bool = False
     left_out: list[str] = field(default_factory=list)
@@ -218,7 +221,10 @@ def _turn(block: Block, n_header: int, options: BlockOptions, source: str) -> Bl
             cells[at] = "wavelength"
         if len(others) == 1 and options.named.flux is None and not is_pixel_name(others[0]):
             cells[1 - at] = "flux"
-        return replace(block, cells=cells, rows=table[n_header:], is_by_pixel=True)
+        quantity = others[0] if len(others) == 1 and is_quantity(others[0]) else ""
+        return replace(
+            block, cells=cells, rows=table[n_header:], is_by_pixel=True, quantity=quantity
+        )
     labels = [_name_attribute(row.cells[at], source) for row in headers]
     names = labels + [row.cells[at] for row in table[n_header:]]
     kept = headers + table[n_header:]

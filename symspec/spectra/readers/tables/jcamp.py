@@ -69,9 +69,10 @@ def open_jcamp(path: Path, options: TableOptions) -> Iterator[NamedArrays]:
     x = np.asarray(read["x"], dtype=np.float64)
     y = np.asarray(read["y"], dtype=np.float64)
     _check_numbers(read, x, y, path)
+    flux = options.named.flux or "flux"
     yield name_arrays(
-        {(options.named.flux or "flux"): hold_array(y), "wavelength": hold_array(x)},
-        units={"wavelength": unit},
+        {flux: hold_array(y), "wavelength": hold_array(x)},
+        units={"wavelength": unit, flux: str(read.get("yunits", "")).strip().lower()},
         contents=Contents(
             layout="JCAMP-DX",
             sources={
