@@ -160,6 +160,7 @@ from symspec.validation import (
     calibrate_errors,
     coverage,
     find_outliers,
+    fit_noise,
     jackknife_intervals,
     sandwich_covariance,
     sigma_mad,
@@ -247,6 +248,7 @@ __all__ = [
     "sigma_mad",
     "studentized_residuals",
     "find_outliers",
+    "fit_noise",
     "Outliers",
     # HMC
     "pymc_model",

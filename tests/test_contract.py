@@ -36,7 +36,7 @@ CONTRACT = {
     "error bars": "fit_laplace LaplacePosterior Certificate Prediction Flag FlagOptions"
     " audit_structures StructureAudit sandwich_covariance validate Validation coverage"
     " calibrate_errors jackknife_intervals combine CombinedPosterior CombinedPrediction"
-    " ErrorCalibration sigma_mad studentized_residuals find_outliers Outliers",
+    " ErrorCalibration sigma_mad studentized_residuals find_outliers Outliers fit_noise",
     "HMC": "pymc_model run_hmc compare_hmc HmcComparison",
     "spectra": "Spectra read_spectra open_spectra BandedCovariance LowRankCovariance resample"
     " Resampled datasets",

@@ -9,7 +9,7 @@ import multiprocessing
 import os
 import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -24,7 +24,6 @@ from symspec.files.catalogues import write_catalogue
 from symspec.fitting.fit import finish, run_adam
 from symspec.fitting.start import build_start
 from symspec.laplace.certificate import Certificate
-from symspec.laplace.posterior import LaplacePosterior
 from symspec.laplace.prediction import Prediction, join_predictions
 from symspec.networks.regression import Regression
 from symspec.reports.plots import plot_predicted_against_true, save_figure
@@ -39,16 +38,16 @@ from symspec.reports.tables import (
 from symspec.safety.progress import Progress, show_progress
 from symspec.spectra.datasets import miles
 from symspec.spectra.spectra import Spectra
-from symspec.validation.calibration import studentized_residuals
+from symspec.validation.calibration import fit_noise
 
 EXAMPLES = "Example: [bold]symspec demo --output symspec-demo[/]"
 
 HIDDEN = (8,)
 ACTIVATION = "tanh"
 START_PRIOR = 2.0
+DOF = 4.0  # of Student's t: some of the published labels contradict all others
 EPOCHS = 20
-# a training label whose leave-one-out residual is larger, in standard deviations, is an outlier
-MAX_RESIDUAL = 4.0
+LEVEL = 0.68  # of the intervals in the catalogue
 FILES = {
     "catalogue": "catalogue.fits",
     "model": "model.h5",
@@ -71,6 +70,9 @@ def demo(
     truth = np.asarray(result.spectra.labels)
     title = f"{len(result.spectra):,} stars, each predicted while held out"
     console = open_console()
+    evidence = f"{title}, with the noise of the evidence"
+    console.print(summary_table(result.uncalibrated, truth, title=evidence))
+    title = f"{title}, with the noise of the other folds' stars"
     console.print(summary_table(result.prediction, truth, title=title, baseline=RIDGE_BASELINE))
     console.print(fold_table(result.certificates, result.regressions))
     console.print(star_table(result.prediction, result.spectra.ids, truth))
@@ -86,7 +88,10 @@ class DemoResult:
     Attributes
     ----------
     prediction : Prediction
-        Prediction of every star, by the network that was trained without it.
+        Prediction of every star, by the network that was trained without it, with the noise that
+        the stars of the other folds have around their predictions.
+    uncalibrated : Prediction
+        The same with the noise of the evidence.
     spectra : Spectra
     certificates : list of Certificate
         One a fold.
@@ -97,6 +102,7 @@ class DemoResult:
     """
 
     prediction: Prediction
+    uncalibrated: Prediction
     spectra: Spectra
     certificates: list[Certificate]
     regressions: list[Regression]
@@ -140,14 +146,21 @@ def run_demo(
     jobs = [(spectra[fold != k], spectra.flux[fold == k], seed + k) for k in range(folds)]
     done = _run_folds(jobs, files["model"], progress)
     by_fold = np.argsort(fold, kind="stable")
-    prediction = join_predictions([part.prediction for part in done], np.argsort(by_fold))
+    first = join_predictions([part.prediction for part in done], np.argsort(by_fold))
+    prediction = _calibrate(first, np.asarray(spectra.labels), fold)
     write_catalogue(
-        files["catalogue"], prediction, spectra.ids, overwrite=True, true_labels=spectra.labels
+        files["catalogue"],
+        prediction,
+        spectra.ids,
+        overwrite=True,
+        true_labels=spectra.labels,
+        interval=LEVEL,
     )
     _, held_out, _ = jobs[0]
     _write_plots(files, done[0], prediction, spectra, held_out)
     return DemoResult(
         prediction=prediction,
+        uncalibrated=first,
         spectra=spectra,
         certificates=[part.certificate for part in done],
         regressions=[part.reg for part in done],
@@ -187,11 +200,9 @@ def _run_folds(
 
 def _fit_fold(training: Spectra, held_out: np.ndarray, seed: int, model: Path | None) -> _Fold:
     """Train without the stars held out, and predict them."""
-    reg = build_start(training, HIDDEN, ACTIVATION, prior_precision=START_PRIOR)
+    reg = build_start(training, HIDDEN, ACTIVATION, prior_precision=START_PRIOR, dof=DOF)
     theta = run_adam(reg, training, None, seed=seed, epochs=EPOCHS, progress=False)
-    first = finish(reg, theta, training, tune=True, memory="8GB", progress=False)
-    cleaned = _drop_outliers(first, training)
-    posterior = finish(first.reg, first.theta, cleaned, tune=True, memory="8GB", progress=False)
+    posterior = finish(reg, theta, training, tune=True, memory="8GB", progress=False)
     if model is not None:
         write_laplace(model, posterior, overwrite=True)
     return _Fold(
@@ -202,12 +213,15 @@ def _fit_fold(training: Spectra, held_out: np.ndarray, seed: int, model: Path | 
     )
 
 
-def _drop_outliers(posterior: LaplacePosterior, training: Spectra) -> Spectra:
-    """Training stars without the labels that contradict all others: the library has mistakes."""
-    labels = np.asarray(training.labels)
-    prediction = posterior.predict(training.flux, progress=False)
-    z = studentized_residuals(prediction, labels)
-    return replace(training, labels=np.where(np.abs(z) > MAX_RESIDUAL, np.nan, labels))
+def _calibrate(prediction: Prediction, truth: np.ndarray, fold: np.ndarray) -> Prediction:
+    """Predictions (star,) with the noise that those of the other folds have."""
+    folds = np.unique(fold)
+    parts = []
+    for k in folds:
+        noise = fit_noise(prediction.select(fold != k), truth[fold != k])
+        parts.append(prediction.select(fold == k).with_noise(noise))
+    order = np.argsort(np.argsort(fold, kind="stable"))
+    return join_predictions(parts, order)
 
 
 def _write_plots(

@@ -44,6 +44,11 @@ OwnFill = Annotated[
         show_default=False,
     ),
 ]
+Dtype = Annotated[Literal["float64", "float32"], typer.Option(help="Precision of the numbers.")]
+Compression = Annotated[
+    Literal["gzip", "none"],
+    typer.Option(help="gzip saves a tenth of the disk space; none is several times as fast."),
+]
 Plot = Annotated[
     Path | None,
     typer.Option(help="Figure of the mean over stars, by wavelength.", show_default=False),
@@ -55,13 +60,8 @@ def jacobian(
     spectra: SpectraFile,
     output: JacobianOutput,
     plot: Plot = None,
-    dtype: Annotated[
-        Literal["float64", "float32"], typer.Option(help="Precision of the numbers.")
-    ] = "float64",
-    compression: Annotated[
-        Literal["gzip", "none"],
-        typer.Option(help="gzip saves a tenth of the disk space; none is several times as fast."),
-    ] = "gzip",
+    dtype: Dtype = "float64",
+    compression: Compression = "gzip",
     fill: OwnFill = None,
     uncertainty: Uncertainty = None,
     read: Reading = None,

@@ -34,7 +34,7 @@ from symspec.reports.tables import open_console, outlier_table, print_written
 from symspec.safety.options import check_choice
 from symspec.spectra.selections import split_stars
 from symspec.spectra.spectra import Spectra
-from symspec.validation.calibration import find_outliers
+from symspec.validation.outliers import find_outliers
 
 NOISES = ("gaussian", "student-t")
 N_WORST = 10  # training labels shown, of those that count least

@@ -7,19 +7,31 @@ graph, mapped over stars by `vectorize_graph` (which leaves plain matrix product
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pytensor.scalar as ps
 import pytensor.tensor as pt
 from pytensor.gradient import grad, jacobian, pullback
+from pytensor.graph.basic import Apply
 from pytensor.graph.replace import graph_replace, vectorize_graph
-from pytensor.graph.traversal import applys_between
+from pytensor.graph.traversal import applys_between, toposort
+from pytensor.tensor.elemwise import Elemwise
 from pytensor.tensor.shape import Shape
 
+from symspec.errors import OptionError
 from symspec.networks.network import Network
 from symspec.networks.params import Params, Symbol
 from symspec.networks.regression import Regression
+from symspec.networks.windows import Largest
+
+ABOVE = (ps.GT, ps.GE)
+BELOW = (ps.LT, ps.LE)
+# choices that are not made by the order of two numbers
+UNSHARED = (ps.ScalarMaximum, ps.ScalarMinimum, ps.Abs, ps.Sign, ps.Clip, ps.EQ, ps.NEQ)
+LEAST = -1e30  # in place of what is no candidate for the largest
 
 
 @dataclass(frozen=True)
@@ -55,7 +67,7 @@ def build_flux_jacobian(net: Network, params: Params, flux: Symbol) -> Symbol:
         (column,) = _push_forward([f], [one], [tangent])
         columns = vectorize_graph(column, {tangent: pt.eye(net.n_pixels, dtype=flux.dtype)})
         J = columns.T
-    return _over_stars([J], one, flux)[0]
+    return over_stars([J], [one], [flux])[0]
 
 
 def build_linearized_flux_jacobian(
@@ -87,7 +99,8 @@ def build_tangent_factors(net: Network, params: Params, flux: Symbol) -> Tangent
         rows = [next(after).reshape((net.n_labels, block.size)) for block in blocks]
         cotangents[name] = pt.concatenate(rows, axis=1)
     inputs = [a for a, _ in taps.values()]
-    outputs = _over_stars([*inputs, *(cotangents[name] for name in net.layout.layers)], one, flux)
+    singles = [*inputs, *(cotangents[name] for name in net.layout.layers)]
+    outputs = over_stars(singles, [one], [flux])
     n = len(inputs)
     return TangentFactors(
         dict(zip(taps, outputs[:n], strict=True)),
@@ -203,6 +216,64 @@ def build_kernel_trace_gradient(
     return build_gradient(_as_dtype(0.5, total) * total, params)
 
 
+def build_shared(f: Symbol, params: Params, share: Callable[[Symbol], Symbol]) -> Symbol:
+    r"""The labels f with shares of two pieces wherever the sign of a number c chooses one.
+
+    `share` is called with each c, and returns the share m of the piece where c is positive; the
+    other has 1 - m. With :math:`m = [c > 0]` the result is f itself. With shares that are given it
+    is smooth, and at c = 0, where the pieces meet, the same for all of them; its derivative there
+    is a convex combination of those of the pieces.
+
+    Raises
+    ------
+    OptionError
+        Something is chosen in other ways, such as a median.
+    """
+    new: dict[Symbol, Symbol] = {}
+    shares: set[Symbol] = set()
+    moving: set[Symbol] = set(params.values())
+
+    def take(c: Symbol) -> Symbol:
+        m = share(c)
+        shares.add(m)
+        return m
+
+    for node in toposort([f], blockers=list(params.values())):
+        if moving.isdisjoint(node.inputs):
+            continue
+        moving.update(node.outputs)
+        inputs = [new.get(v, v) for v in node.inputs]
+        replaced = _share_node(node, inputs, shares, take)
+        new.update(zip(node.outputs, replaced, strict=True))
+    return new.get(f, f)
+
+
+def _share_node(
+    node: Apply, inputs: list[Symbol], shares: set[Symbol], take: Callable[[Symbol], Symbol]
+) -> list[Symbol]:
+    """Outputs of a node, from other inputs, without choices."""
+    kind = node.op.scalar_op if isinstance(node.op, Elemwise) else node.op
+    if isinstance(kind, UNSHARED):
+        raise OptionError(f"kinks should be choices by the order of two numbers, got {kind}.")
+    if isinstance(kind, ABOVE):
+        return [take(inputs[0] - inputs[1])]
+    if isinstance(kind, BELOW):
+        return [take(inputs[1] - inputs[0])]
+    if isinstance(kind, ps.Switch) and inputs[0] in shares:
+        return [_mix(*inputs)]
+    if isinstance(kind, Largest):
+        x = pt.switch(pt.isinf(inputs[0]), LEAST, inputs[0])
+        largest = x[..., 0, :]
+        for i in range(1, x.type.shape[-2]):
+            largest = _mix(take(x[..., i, :] - largest), x[..., i, :], largest)
+        return [largest]
+    return node.op.make_node(*inputs).outputs
+
+
+def _mix(m: Symbol, a: Symbol, b: Symbol) -> Symbol:
+    return m * a + (1 - m) * b
+
+
 def _push_forward(
     outputs: list[Symbol], inputs: list[Symbol], tangents: list[Symbol]
 ) -> list[Symbol]:
@@ -219,8 +290,8 @@ def _push_forward(
     return pullback(ends, cotangents, tangents, disconnected_inputs="ignore")
 
 
-def _over_stars(outputs: list[Symbol], one: Symbol, flux: Symbol) -> list[Symbol]:
-    """Graphs of one spectrum (pixel,) over flux (star, pixel); constant ones are repeated."""
+def over_stars(outputs: list[Symbol], one: list[Symbol], many: list[Symbol]) -> list[Symbol]:
+    """Graphs of what one star has, such as its spectrum, over stars; constant ones are repeated."""
     # to vectorize symbolic shapes would take longer than all the rest
     known = {
         node.outputs[0]: pt.constant(np.array(node.inputs[0].type.shape))
@@ -229,8 +300,12 @@ def _over_stars(outputs: list[Symbol], one: Symbol, flux: Symbol) -> list[Symbol
     }
     fixed = graph_replace(outputs, known, strict=False)
     return [
-        many if many.ndim > single.ndim else pt.alloc(many, flux.shape[0], *single.type.shape)
-        for single, many in zip(fixed, vectorize_graph(fixed, {one: flux}), strict=True)
+        by_star
+        if by_star.ndim > single.ndim
+        else pt.alloc(by_star, many[0].shape[0], *single.type.shape)
+        for single, by_star in zip(
+            fixed, vectorize_graph(fixed, dict(zip(one, many, strict=True))), strict=True
+        )
     ]
 
 

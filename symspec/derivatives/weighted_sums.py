@@ -16,18 +16,22 @@ calls `given` is W, or p and nu.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pytensor.tensor as pt
+from pytensor.gradient import grad
 
 from symspec.derivatives import graphs
 from symspec.derivatives.backends import CompiledGraph, choose_backend, compile_graph, remember
 from symspec.derivatives.functions import CHUNK_BYTES, MAX_CHUNK
+from symspec.errors import OptionError
 from symspec.networks.network import Network
 from symspec.networks.params import Params, Symbol
+from symspec.safety.memory import chunks
 
 
 @remember
@@ -87,6 +91,17 @@ def compile_trace_gradient(net: Network, *, backend: str = "auto") -> WeightedSu
 
     copies = 6 * net.n_labels * net.n_params / net.floats_per_star
     return WeightedSum(net, build, copies, backend, [inverse])
+
+
+@remember
+def compile_shared_sum(
+    net: Network, *, kind: str = "gaussian", backend: str = "auto"
+) -> SharedSum | None:
+    """Compile L with shares of the pieces that meet at kinks; None for kinks of unknown kinds."""
+    try:
+        return SharedSum(net, kind, backend)
+    except OptionError:
+        return None
 
 
 @dataclass(frozen=True)
@@ -201,3 +216,142 @@ class WeightedSum:
             rows = slice(start, start + self.chunk)
             flux = np.asarray(X[rows], np.float64)
             yield self._function(theta, flux, Y[rows], given[rows], *extra)
+
+
+class SharedSum:
+    """L with shares of pieces in place of the network's choices, and its derivatives.
+
+    A kink is a number of a star whose sign chooses between two pieces, see `graphs.build_shared`.
+    Of weights and shares L is a smooth function. Calls are unchecked, and walk the stars in chunks.
+
+    Parameters
+    ----------
+    net : Network
+    kind : str
+        Of the noise.
+    backend : str
+
+    Attributes
+    ----------
+    n_kinks : int
+        Of each star.
+    """
+
+    def __init__(self, net: Network, kind: str, backend: str):
+        self._net = net
+        self._backend = choose_backend(backend)
+        theta = pt.vector("theta", shape=(net.n_params,))
+        flux = pt.matrix("flux", shape=(None, net.n_pixels))
+        params = net.layout.unpack(theta)
+        f = net.build(params, flux)
+        arguments: list[Symbol] = []
+
+        def choose(c: Symbol) -> Symbol:
+            arguments.append(c)
+            return pt.cast(c > 0, c.dtype)
+
+        graphs.build_shared(f, params, choose)
+        rows = [c.reshape((flux.shape[0], -1)) for c in arguments]
+        self._shapes = [c.type.shape[1:] for c in arguments]
+        self._ends = np.cumsum([math.prod(shape) for shape in self._shapes])
+        self.n_kinks = int(self._ends[-1])
+        self._arguments = self._compile([theta, flux], [pt.concatenate(rows, axis=1)])
+        copies = 20 * net.floats_per_star
+        self.chunk = int(np.clip(CHUNK_BYTES / (8 * copies), 1, MAX_CHUNK))
+        self._compile_derivatives(kind, theta, flux)
+
+    def _compile_derivatives(self, kind: str, theta: Symbol, flux: Symbol) -> None:
+        net = self._net
+        labels = pt.matrix("labels", shape=(None, net.n_labels))
+        given = pt.tensor3("given", shape=(None, net.n_labels, None))
+        shares = pt.matrix("shares", shape=(None, self.n_kinks))
+        v = pt.vector("v", shape=(net.n_params,))
+        inputs = [theta, flux, labels, given, shares]
+        L = self._build(kind, *inputs)
+        gradient, by_shares = grad(L, [theta, shares])
+        product = grad(pt.sum(gradient * v), theta)
+        self._derivatives = self._compile(inputs, [L, gradient, by_shares])
+        self._product = self._compile([*inputs, v], [product])
+        self._compile_rows(kind, inputs)
+
+    def _compile_rows(self, kind: str, many: list[Symbol]) -> None:
+        """The function of `rows`: the graph of one star, over pairs of a star and a kink."""
+        theta, flux, labels, given, shares = many
+        weights = pt.matrix("weights", shape=(None, self.n_kinks))
+        one = [x.type.clone(shape=x.type.shape[1:])(x.name) for x in (*many[1:], weights)]
+        L = self._build(kind, theta, *(x[None] for x in one[:-1]))
+        row = grad(pt.sum(grad(L, one[3]) * one[4]), theta)
+        over = [flux, labels, given, shares, weights]
+        rows = graphs.over_stars([row], one, over)
+        self._rows = self._compile([theta, *over], rows)
+
+    def _build(
+        self, kind: str, theta: Symbol, flux: Symbol, labels: Symbol, given: Symbol, shares: Symbol
+    ) -> Symbol:
+        """L from shares (star, kink)."""
+        params = self._net.layout.unpack(theta)
+        parts = zip(self._ends, self._shapes, strict=True)
+
+        def take(c: Symbol) -> Symbol:
+            end, shape = next(parts)
+            return shares[:, end - math.prod(shape) : end].reshape((flux.shape[0], *shape))
+
+        f = graphs.build_shared(self._net.build(params, flux), params, take)
+        return pt.sum(LIKELIHOODS[kind](given).loss(f, labels))
+
+    def _compile(self, inputs: list[Symbol], outputs: list[Symbol]) -> CompiledGraph:
+        return compile_graph(inputs, outputs, self._backend, "float64")
+
+    def arguments(self, theta: np.ndarray, X: np.ndarray) -> np.ndarray:
+        """The numbers c (star, kink) whose signs choose."""
+        parts = [self._arguments(theta, X[rows])[0] for rows in chunks(len(X), self.chunk)]
+        return np.concatenate(parts)
+
+    def differentiate(
+        self, theta: np.ndarray, X: np.ndarray, Y: np.ndarray, given: np.ndarray, shares: np.ndarray
+    ) -> tuple[float, np.ndarray, np.ndarray]:
+        """L, its gradient (param,), and its derivatives by the shares (star, kink)."""
+        total = 0.0
+        gradient = np.zeros(self._net.n_params)
+        by_shares = []
+        for rows in chunks(len(X), self.chunk):
+            stars = X[rows], Y[rows], given[rows], shares[rows]
+            L, part, slopes = self._derivatives(theta, *stars)
+            total += float(L)
+            gradient += part
+            by_shares.append(slopes)
+        return total, gradient, np.concatenate(by_shares)
+
+    def multiply(
+        self,
+        theta: np.ndarray,
+        X: np.ndarray,
+        Y: np.ndarray,
+        given: np.ndarray,
+        shares: np.ndarray,
+        v: np.ndarray,
+    ) -> np.ndarray:
+        """Product (param,) of the Hessian by the weights, at fixed shares, and v."""
+        product = np.zeros_like(v)
+        for rows in chunks(len(X), self.chunk):
+            product += self._product(theta, X[rows], Y[rows], given[rows], shares[rows], v)[0]
+        return product
+
+    def rows(
+        self,
+        theta: np.ndarray,
+        X: np.ndarray,
+        Y: np.ndarray,
+        given: np.ndarray,
+        shares: np.ndarray,
+        kinks: np.ndarray,
+    ) -> np.ndarray:
+        """Gradients (pair, param) of the derivatives by the shares of pairs (star, kink)."""
+        found = np.empty((len(kinks), theta.size))
+        for some in chunks(len(kinks), self.chunk):
+            stars, places = kinks[some].T
+            weights = np.zeros((len(stars), self.n_kinks))
+            weights[np.arange(len(stars)), places] = 1
+            star_rows = X[stars], Y[stars], given[stars], shares[stars]
+            found[some] = self._rows(theta, *star_rows, weights)[0]
+        return found

@@ -384,4 +384,9 @@ def _read_flux_prior(archive: Archive, n_pixels: int) -> FluxPrior | None:
         loadings=archive.array(f"{place}/loadings", (None, n_pixels), finite=True),
         residual_variance=archive.array(f"{place}/residual_variance", (n_pixels,), finite=True),
         reference=archive.array(f"{place}/reference", (None, n_pixels), finite=True),
+        **{
+            name: archive.array(f"{place}/{name}", (None,), finite=True)
+            for name in ("own_variance", "oddness")
+            if name in archive.find(place)  # not in the first files with it
+        },
     )

@@ -173,15 +173,8 @@ def write_jacobian(
                 run.compute(read, find, stage="differentiating", progress=follow, layouts=layouts)
             pixels = source if resample is None else net
             summary = _summarize(run, pixels)
-            network_hash = hash_network(net, theta)
-            assemble = partial(
-                _assemble,
-                run=run,
-                net=net,
-                pixels=pixels,
-                network_hash=network_hash,
-                fill=filling.how,
-            )
+            said = {"network_hash": hash_network(net, theta), "fill": FILL_WORDS[filling.how]}
+            assemble = partial(_assemble, run=run, net=net, pixels=pixels, attributes=said)
             run.finish(assemble, overwrite=overwrite)
     return summary
 
@@ -309,7 +302,7 @@ def _summarize(run: PartialRun, pixels: Pixels) -> JacobianSummary:
 
 
 def _assemble(
-    path: Path, run: PartialRun, net: Network, pixels: Pixels, network_hash: str, fill: str
+    path: Path, run: PartialRun, net: Network, pixels: Pixels, attributes: Mapping[str, str]
 ) -> None:
     """The whole file from its pieces, whose chunks are copied as they are."""
     import h5py
@@ -332,8 +325,7 @@ def _assemble(
             if "ids" in piece:
                 ids.append(piece["ids"].asstr()[()])
         _describe(file, net, pixels, np.concatenate(ids) if ids else None)
-        file.attrs["network_hash"] = network_hash
-        file.attrs["fill"] = FILL_WORDS[fill]
+        file.attrs.update(attributes)
         file.attrs["data_hash"] = join_hashes(hashes)
         for name, version in find_versions().items():
             file.attrs[f"{name}_version"] = version

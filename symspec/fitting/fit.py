@@ -123,6 +123,8 @@ def finish(
     tune: bool,
     memory: str,
     structure: str = "auto",
+    noise: str = "per_label",
+    prior: str = "scale",
     progress: bool | Progress = True,
 ) -> LaplacePosterior:
     """Go to the minimum, with `tune` at the noise and prior of largest evidence, and invert.
@@ -140,13 +142,16 @@ def finish(
         Memory that a factorisation may take, such as "8GB".
     structure : str
         Structure of the inverse Hessian, see `fit_laplace`.
+    noise, prior : str
+        What of them is set, see `symspec.tune`.
     progress : bool or Progress, default True
     """
     with show_progress(progress) as show:
         if tune:
             reg, theta = tune_by_evidence(
-                reg, theta, spectra, structure=structure, memory=memory, progress=show
-            )
+                reg, theta, spectra,
+                noise=noise, prior=prior, structure=structure, memory=memory, progress=show,
+            )  # fmt: skip
         else:
             polished = polish(
                 reg, theta, spectra, structure=structure, memory=memory, progress=show

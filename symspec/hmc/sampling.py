@@ -147,8 +147,8 @@ def run_hmc(
     sampler = check_sampler(sampler)
     check_counts(n_draws, n_chains, n_tune, theta_every)
     X_check = _find_check_stars(reg, X, X_check)
-    kept = find_free(reg.net.layout, subset) if theta_every else slice(0, 0)
-    n_kept = kept.stop - kept.start
+    kept = find_free(reg.net.layout, subset)
+    n_kept = kept.stop - kept.start if theta_every else 0
     n_stored = len(X_check) * reg.net.n_labels + log_likelihood * len(X)
     check_memory(n_draws * n_chains, n_kept, n_stored, memory)
     check_hours(reg, laplace, X, Y, subset, (n_draws + n_tune) * n_chains, max_hours)
@@ -160,8 +160,7 @@ def run_hmc(
     target_accept = target_accept or (0.8 if subset == LAST_LAYER else 0.95)
     how: dict[str, Any] = {"sampler": sampler, "seed": seed, "target_accept": target_accept}
     how["n_tune"] = n_tune
-    names = ["f", "theta"] if theta_every else ["f"]
-    names += ["log_likelihood"] * log_likelihood
+    names = ["f", *["theta"] * bool(theta_every), *["log_likelihood"] * log_likelihood]
     begin = time.perf_counter()
     draws = _sample(model, names, n_draws=n_draws, n_chains=n_chains, progress=progress, **how)
     seconds = time.perf_counter() - begin

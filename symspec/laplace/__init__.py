@@ -53,11 +53,12 @@ Certificate
     training spectra have it: `laplace.flux_prior` holds components of some of them, as many as
     predict hidden pixels of the others best. What that leaves open, C, is in `flux_cov`, and by
     itself in `missing_cov`: the same pixels are hidden in spectra that were kept aside, and what
-    filling them does to the labels is what it costs. ``fill="mean"`` takes the training mean, which
-    costs more, and says so. A label that is left open by more than half of the training labels'
-    spread carries flag 1024, and so do all labels of such stars where the cost is unknown: of files
-    of symspec 0.1, with a `MissingPixelsWarning`. Spectra unlike all training spectra may hide
-    anything in a missing pixel.
+    filling them does to the labels is what it costs, times how odd the star's good pixels are
+    beside theirs. ``fill="mean"`` takes the training mean, which costs more, and says so. A label
+    that is left open by more than half of the training labels' spread carries flag 1024, and so do
+    all labels of such stars where the cost is unknown: of files of symspec 0.1, with a
+    `MissingPixelsWarning`. Spectra unlike all training spectra may hide anything in a missing
+    pixel.
 Low signal-to-noise ratio
     Errors of the flux are propagated by the derivatives at the spectrum. Four to sixteen draws
     through the network itself hold against it, see `Prediction.nonlinearity`; where the two are

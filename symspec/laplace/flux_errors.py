@@ -200,7 +200,7 @@ def find_flux_errors(
     floor = np.maximum((DIGITS_LOST * eps * at_center) ** 2, TINY)
     if rest is not None:
         floor = np.fmax(floor, NEGLIGIBLE * rest)  # NaN: not known
-    draws = _Draws(noise.n_normals, completed.prior.reference)
+    draws = _Draws(noise.n_normals, completed)
     parts = []
     n_stars, n_pixels = completed.flux.shape
     for rows in chunks(n_stars, max(8, CACHE_BYTES // (8 * n_pixels))):
@@ -218,18 +218,19 @@ def find_flux_errors(
 
 
 class _Draws:
-    """Random numbers of pairs of draws: those of the noise, and spectra's deviations."""
+    """Random numbers of pairs of draws: those of the noise, and deviations of common spectra."""
 
-    def __init__(self, n_normals: int, reference: np.ndarray):
+    def __init__(self, n_normals: int, completed: Completed):
         self.n_normals = n_normals
-        self.reference = reference
+        self.reference = completed.prior.reference
+        self.ease = completed.ease
         self._made: dict[range, tuple[np.ndarray, np.ndarray]] = {}
 
     def find(self, pairs: range) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Normal numbers (n_normals,) and a deviation (pixel,) of each pair; made once."""
         if pairs not in self._made:
             rngs = [np.random.default_rng((SEED, pair)) for pair in pairs]
-            weights = np.array([rng.normal(size=len(self.reference)) for rng in rngs])
+            weights = np.array([rng.normal(size=len(self.reference)) for rng in rngs]) * self.ease
             normals = np.array([rng.normal(size=self.n_normals) for rng in rngs])
             self._made[pairs] = (normals, weights @ self.reference)
         return zip(*self._made[pairs], strict=True)
@@ -300,7 +301,8 @@ class _Propagation:
             response = response.pick(stars)
         center = self.at_center[stars]
         for normals, deviation in self.draws.find(pairs):
-            errors = completed.find_errors(noise.draw(normals), deviation)
+            deviations = completed.spread[:, None] * deviation
+            errors = completed.find_errors(noise.draw(normals), deviations)
             linear, below, above = response.find_changes(errors)
             moments.add(stars, [below - center, above - center], linear)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import numpy as np
@@ -12,7 +12,7 @@ from scipy.special import ndtr, ndtri
 
 from symspec.errors import ShapeError
 from symspec.laplace.flags import FlagOptions
-from symspec.networks.noise import LOG_2PI
+from symspec.networks.noise import LOG_2PI, Noise
 from symspec.networks.noise.tails import (
     find_half_widths,
     find_log_densities,
@@ -186,6 +186,24 @@ class Prediction:
                 f" {y.shape}: give NaN where a label is not known."
             )
         return y - self.labels
+
+    def select(self, stars: np.ndarray | slice) -> Prediction:
+        """The prediction of some of the stars: an index array, slice or mask."""
+        return join_predictions([self], stars)
+
+    def with_noise(self, noise: Noise) -> Prediction:
+        """The same prediction with another noise, such as that of `symspec.fit_noise`.
+
+        Flags stay what they are.
+        """
+        noise_cov = noise.predict(self.labels)
+        dof = noise.tail_dof
+        return replace(
+            self,
+            noise_cov=noise_cov,
+            total_cov=self.model_cov + self.flux_cov + noise_cov,
+            noise_dof=None if dof is None else np.broadcast_to(dof, self.labels.shape),
+        )
 
     @property
     def errors(self) -> np.ndarray:

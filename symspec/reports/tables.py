@@ -20,7 +20,8 @@ from symspec.networks.network import Network
 from symspec.networks.regression import Regression
 from symspec.spectra.spectra import with_unit
 from symspec.validation.audit import GROUPS, INSIDE, StructureAudit
-from symspec.validation.calibration import Outliers, coverage, sigma_mad
+from symspec.validation.calibration import coverage, sigma_mad
+from symspec.validation.outliers import Outliers
 
 _SHORT = {
     Flag.FAILED: "failed",

@@ -7,11 +7,12 @@ from the pixels that are there; the rest is an error of the labels, which `Compl
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from symspec.safety.memory import chunks
+from symspec.spectra.covariances.factors import RANKS, fit_factors
 
 FILL_WORDS = {
     "conditional": "missing pixels hold their mean given the good ones",
@@ -21,13 +22,7 @@ FILLS = tuple(FILL_WORDS)
 MIN_STARS = 20  # of the training set, for components; of fewer, pixels are filled by the mean
 MAX_STARS = 1000  # that give the components
 MAX_REFERENCE = 256  # that are kept aside
-RANKS = (0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
-LENGTHS = (1, 4, 16)  # pixels over which residuals may be alike
-NEARLY_BEST = 1.1  # times the least squared error of hidden pixels: the fewest components within
-HIDDEN = 0.2  # share of the pixels that are hidden at random to choose the rank
-N_BLOCKS = 5  # of pixels, every other one of which is hidden in turn
 IMPUTATIONS = (False, False, False, True, True)  # of training spectra: by the mean, then by draws
-FLOOR = 1e-6  # of a pixel's variance; less is rounding
 OUTER_BYTES = 2**24  # of products of loadings held at once
 CACHE_BYTES = 2**20  # of spectra filled at once: arrays that stay in a processor's cache
 
@@ -43,6 +38,19 @@ class FluxPrior:
     are neither normal nor independent: it is measured on the reference spectra, which had no part
     in F. Nothing pixel by pixel is ever formed.
 
+    Some spectra are odder than others, all over: a star's residuals at its good pixels, over those
+    of the reference spectra, say how large those at its bad ones may be. With
+    :math:`q_i = v_i / (v_i + 1/\mathrm{ivar}_i)`, residuals r, k components, and
+    :math:`n = \sum q_i^2 / l` independent ones among them,
+
+    .. math::
+        \hat s^2 = 1 + \frac{\sum_i q_i^2 r_i^2 / v_i - \sum_i q_i}{\sum_i q_i^2}, \qquad
+        s^2 = 1 + \frac{V}{V + 2 / (n - k)} (\hat s^2 - 1),
+
+    where V is the variance of :math:`s^2` among the reference spectra: the best linear prediction
+    (credibility; Buhlmann 1967, doi:10.2143/AST.4.3.207), 1 where spectra are all alike, or where
+    noise hides what they are.
+
     Attributes
     ----------
     mean : numpy.ndarray, shape (pixel,)
@@ -55,12 +63,18 @@ class FluxPrior:
     reference : numpy.ndarray, shape (spectrum, pixel)
         R: deviations of the reference spectra from m, divided by the root of their number. The
         covariance of spectra is :math:`K = R^T R`.
+    own_variance : numpy.ndarray, shape (pixel,)
+        v: mean squares of the reference spectra's residuals; l is how many times d is larger.
+    oddness : numpy.ndarray, shape (spectrum,)
+        :math:`\hat s^2` of the reference spectra. By default, without these two, all are alike.
     """
 
     mean: np.ndarray
     loadings: np.ndarray
     residual_variance: np.ndarray
     reference: np.ndarray
+    own_variance: np.ndarray = field(default_factory=lambda: np.zeros(1))
+    oddness: np.ndarray = field(default_factory=lambda: np.ones(1))
 
     @classmethod
     def of_mean(cls, mean: np.ndarray) -> FluxPrior:
@@ -98,12 +112,54 @@ class FluxPrior:
         root = np.broadcast_to(np.eye(k), (len(flux), k, k)).copy()
         root[incomplete] = self._find_root(weight[incomplete])
         filled = np.array(flux)
+        oddness = np.ones(len(flux))
+        ease = self._find_usual_oddness() ** -0.5 if fill == "conditional" else np.ones(1)
         for stars in self._chunks(incomplete):
             lacks = bad[stars]
             deviation = np.where(lacks, 0.0, flux[stars] - self.mean)
             scores = _solve(root[stars], (weight[stars] * deviation) @ self.loadings.T)
-            filled[stars] = np.where(lacks, self.mean + scores @ self.loadings, flux[stars])
-        return Completed(prior=self, flux=filled, is_bad=bad, weight=weight, root=root)
+            predicted = scores @ self.loadings
+            filled[stars] = np.where(lacks, self.mean + predicted, flux[stars])
+            if fill == "conditional":
+                oddness[stars] = self._find_oddness(deviation - predicted, ivar[stars])
+        spread = np.sqrt(oddness)
+        return Completed(
+            prior=self, flux=filled, is_bad=bad, weight=weight, root=root, spread=spread, ease=ease
+        )
+
+    def _find_oddness(self, residual: np.ndarray, ivar: np.ndarray) -> np.ndarray:
+        """s^2 (star,) from residuals (star, pixel) of good pixels."""
+        v = self.own_variance
+        q = v * ivar
+        q /= 1 + q
+        squares = np.einsum("np,np->n", q, q)
+        free = self._count_free(squares)
+        per_variance = np.divide(1.0, v, out=np.zeros(v.shape), where=v > 0)
+        excess = (q * residual) ** 2 @ np.broadcast_to(per_variance, self.mean.shape)
+        excess -= q.sum(axis=1)
+        found = 1 + excess / np.where(squares > 0, squares, 1.0)
+        return np.maximum(self._shrink(found, free), self._find_usual_oddness().min())
+
+    def _find_usual_oddness(self) -> np.ndarray:
+        """s^2 (spectrum,) of the reference spectra."""
+        return self._shrink(self.oddness, self._n_free)
+
+    @property
+    def _n_free(self) -> np.ndarray:
+        """Independent residuals n - k of a whole spectrum."""
+        return self._count_free(np.array(np.count_nonzero(self.own_variance)))
+
+    def _count_free(self, squares: np.ndarray) -> np.ndarray:
+        """Independent residuals n - k in sums of q^2."""
+        longer = self.residual_variance.sum()
+        n = squares * (self.own_variance.sum() / longer if longer > 0 else 0.0)
+        return np.maximum(n - len(self.loadings), 0.0)
+
+    def _shrink(self, oddness: np.ndarray, free: np.ndarray) -> np.ndarray:
+        """The best linear prediction of s^2, of n - k `free` residuals."""
+        by_chance = 2 / np.maximum(2.0, self._n_free)
+        V = np.maximum(0.0, np.var(self.oddness) - by_chance) / (1 + by_chance)
+        return 1 + V * free / (V * free + 2) * (oddness - 1)
 
     def _chunks(self, stars: np.ndarray) -> Iterator[np.ndarray]:
         size = max(8, CACHE_BYTES // (8 * len(self.mean)))
@@ -144,6 +200,9 @@ class Completed:
     root : numpy.ndarray, shape (star, component, component)
         w, and A with :math:`P^{-1} = A^T A`, of `FluxPrior.complete`;
         :math:`W = F_b^T P^{-1} F_g \mathrm{diag}(w_g)`.
+    spread : numpy.ndarray, shape (star,)
+    ease : numpy.ndarray, shape (spectrum,) or (1,)
+        s of the stars, and 1 / s of the reference spectra.
     """
 
     prior: FluxPrior
@@ -151,6 +210,8 @@ class Completed:
     is_bad: np.ndarray
     weight: np.ndarray
     root: np.ndarray
+    spread: np.ndarray
+    ease: np.ndarray
 
     def pick(self, stars: slice | np.ndarray) -> Completed:
         """Some of the stars."""
@@ -160,6 +221,8 @@ class Completed:
             is_bad=self.is_bad[stars],
             weight=self.weight[stars],
             root=self.root[stars],
+            spread=self.spread[stars],
+            ease=self.ease,
         )
 
     def propagate(self, J: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -183,7 +246,8 @@ class Completed:
         noise_jacobian : numpy.ndarray, shape (star, label, pixel)
             :math:`J_g + J_b W`, zero at bad pixels.
         missing_cov : numpy.ndarray, shape (star, label, label)
-            Of the second part, with the covariance K of spectra.
+            Of the second part: what the same does to each reference spectrum, times s of the star
+            over s of that spectrum.
         """
         if not self.is_bad.any():
             return J, np.zeros((len(J), J.shape[1], J.shape[1]))
@@ -193,6 +257,7 @@ class Completed:
         added *= self.weight[:, None]
         added -= J_b  # J_b W at good pixels, and -J_b at bad ones
         lost = _multiply(added, self.prior.reference.T)
+        lost *= self.spread[:, None, None] * self.ease
         added += J
         return added, lost @ lost.transpose(0, 2, 1)
 
@@ -299,13 +364,18 @@ def _describe(
     scale = np.sqrt((np.mean(Z**2, axis=0) + np.mean(reference**2, axis=0)) / 2)
     varies = scale > 1e-7 * np.abs(mean)  # less is rounding of a constant in float32
     scale[~varies] = 1.0
-    F, d = _fit_factors(Z * varies / scale, reference * varies / scale, _hide_pixels(varies), ranks)
+    standard = reference * varies / scale
+    V, F, d, length = fit_factors(Z * varies / scale, standard, ranks)
     d *= varies
+    squares = (standard - standard @ V.T @ V) ** 2
+    per_variance = np.divide(length, d, out=np.zeros(d.shape), where=d > 0)
     return FluxPrior(
         mean=mean,
         loadings=F * scale,
         residual_variance=d * scale**2,
         reference=reference * varies / np.sqrt(len(reference)),
+        own_variance=d / length * scale**2,
+        oddness=squares @ per_variance / max(1, np.count_nonzero(varies)),
     )
 
 
@@ -326,49 +396,3 @@ def _set_aside(n: int, ivar: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]
         some = some[np.argsort(n_bad, kind="stable")]
     n_aside = min(len(some) // 2, MAX_REFERENCE)
     return np.sort(some[:n_aside]), np.sort(some[n_aside:])
-
-
-def _fit_factors(
-    Z: np.ndarray, reference: np.ndarray, hidden: list[np.ndarray], ranks: tuple[int, ...]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Loadings (component, pixel) and residual variances (pixel,) of standardised spectra."""
-    V, variances = _find_components(Z, min(ranks[-1], len(Z) // 2))
-    found = []
-    for k in (k for k in ranks if k <= len(V)):
-        residual = reference - reference @ V[:k].T @ V[:k]
-        F = np.sqrt(variances[:k])[:, None] * V[:k]
-        for length in LENGTHS:
-            d = length * np.maximum(np.mean(residual**2, axis=0), FLOOR)
-            error = float(sum(_predict_hidden(reference, F, d, mask) for mask in hidden))
-            found.append((error, F, d))
-    enough = NEARLY_BEST * min(error for error, _, _ in found)
-    fewest = min(len(F) for error, F, _ in found if error <= enough)
-    _, F, d = min((one for one in found if len(one[1]) == fewest), key=lambda one: one[0])
-    return F, d
-
-
-def _hide_pixels(varies: np.ndarray) -> list[np.ndarray]:
-    """Masks (pixel,) of pixels to predict from the others: at random, and in blocks."""
-    n = len(varies)
-    blocks = np.arange(n) * N_BLOCKS // n
-    masks = [blocks == block for block in range(0, N_BLOCKS, 2)]
-    masks.append(np.random.default_rng(0).random(n) < HIDDEN)
-    return [mask & varies for mask in masks]
-
-
-def _predict_hidden(Z: np.ndarray, F: np.ndarray, d: np.ndarray, hidden: np.ndarray) -> float:
-    """Sum of the squared errors of hidden pixels, given all others."""
-    w = np.where(hidden, 0.0, 1 / d)
-    P = np.eye(len(F)) + (F * w) @ F.T
-    scores = np.linalg.solve(P, (F * w) @ Z.T)
-    return float(np.sum((Z[:, hidden] - scores.T @ F[:, hidden]) ** 2))
-
-
-def _find_components(Z: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """Leading right singular vectors (component, pixel) of Z (star, pixel), and variances."""
-    n = len(Z)
-    variances, U = np.linalg.eigh(Z @ Z.T / n)
-    variances = variances[::-1]
-    U = U[:, ::-1]
-    k = min(k, int(np.count_nonzero(variances > FLOOR * variances.sum())))
-    return (U[:, :k].T @ Z) / np.sqrt(n * variances[:k])[:, None], variances[:k]

@@ -271,9 +271,8 @@ def propagate_through(J_x: np.ndarray, R: sparse.csr_array, ivar: np.ndarray) ->
 def _refuse_covariance(spectra: Spectra) -> None:
     if spectra.flux_covariance is not None:
         raise DataError(
-            "spectra should have independent errors to be resampled, got a flux_covariance: give"
-            " Spectra(flux=..., ivar=...) alone, or resample first, by R of Resampled.matrix, and"
-            " give R @ covariance @ R.T."
+            "spectra should have independent errors to be resampled, got a flux_covariance: leave"
+            " it out, and give R @ covariance @ R.T with the result, R = Resampled.matrix."
         )
 
 

@@ -168,9 +168,8 @@ def train(
     schedule.check(learning_rate)
     choose_backend(backend)
     stars, held_out = hold_out_stars(reg.net, X, Y, label_errors, ivar, validation, rng)
-    start = (
-        reg.net.init_params(rng, init) if theta is None else check_theta(theta, reg.net.n_params)
-    )
+    given = reg.net.init_params(rng, init) if theta is None else theta
+    start = check_theta(given, reg.net.n_params)
     loss, watched = compile_losses(reg, stars, held_out, backend, dtype)
     adam = Adam(
         start.size,

@@ -40,7 +40,7 @@ from symspec.networks.regression import Regression
 from symspec.safety.label_errors import Labels, find_labels_alone, find_observed
 from symspec.training.hyperparameters import Hyperparameters
 from symspec.training.newton import PolishResult, minimize_by_newton
-from symspec.training.newton_models import DenseModel, FindModel, ProductModel, is_small
+from symspec.training.steps.newton_models import DenseModel, FindModel, ProductModel, is_small
 
 POLISH_TOLERANCE = 1e-12  # nats; its root matters to the gradient
 MAX_DECREMENT = 1e-6  # nats; weights that are farther from a minimum are at none

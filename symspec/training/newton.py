@@ -1,8 +1,8 @@
 """Trust-region Newton steps to a true minimum, by the exact Hessian, and on along kinks.
 
-Small networks have it as a matrix, the others its products (`symspec.training.newton_models`).
-Networks of ReLU, clipped or max-pooled units often are at
-their best on kinks, where Newton steps end: `symspec.training.kinks` goes on from there.
+Small networks have it as a matrix, the others its products (`symspec.training.steps`). Networks of
+ReLU, clipped or max-pooled units often are at their best on kinks, where Newton steps end:
+`symspec.training.steps.kinks` goes on from there.
 """
 
 from __future__ import annotations
@@ -28,8 +28,9 @@ from symspec.safety.progress import Progress, show_progress
 from symspec.spectra.resampling import Resampled
 from symspec.spectra.selections import as_stars
 from symspec.spectra.spectra import Spectra
-from symspec.training.kinks import KinkResult, minimize_at_kinks
-from symspec.training.newton_models import DenseModel, FindModel, ProductModel, is_small
+from symspec.training.steps.kinks import KinkResult, minimize_at_kinks
+from symspec.training.steps.newton_models import DenseModel, FindModel, ProductModel, is_small
+from symspec.training.steps.pieces import find_shared_objective
 
 Callback = Callable[[int, float, float], object]
 MANY_PARAMS = 10_000  # beyond these an iteration takes more than a moment
@@ -217,6 +218,7 @@ def _minimize_by_turns(
     """Newton's steps while they are long, then BFGS; Newton's again where it found no kink."""
     done = 0
     budget = max_iterations
+    shared = find_shared_objective(builder)
     while True:
         newton = _NewtonSteps(objective, find_model, builder, theta, done)
         reason = newton.run(tolerance, min(-(-budget // 4), NEWTON_TURN), callback, KINKED_RADIUS)
@@ -230,6 +232,7 @@ def _minimize_by_turns(
             newton.place.theta,
             tolerance=tolerance,
             max_steps=STEPS_AT_KINKS * budget,
+            shared=shared,
             callback=_count_from(done, callback_at_kinks),
         )
         done += found.steps

@@ -2,10 +2,10 @@
 
 Against labels
     `coverage` is the share of true labels inside their intervals, `sigma_mad` the robust scatter of
-    residuals, `calibrate_errors` the factor by which the errors of each label are too small. They
-    take predictions of stars that the network was not trained on, with their known labels.
-    `studentized_residuals` finds wrong labels in the training set, and `find_outliers` lists those
-    that noise with wide tails made little of.
+    residuals, `calibrate_errors` the factor by which the errors of each label are too small,
+    `fit_noise` the noise with tails that their labels have. They take predictions of stars that the
+    network was not trained on, with their known labels. `studentized_residuals` finds wrong labels
+    in the training set, `find_outliers` those that noise with wide tails made little of.
 Without other stars
     `laplace.leave_one_out()` predicts each training star as if it had not been trained on, for all
     of these; `jackknife_intervals` need no noise to be true, `laplace.influence` tells what each
@@ -22,14 +22,14 @@ Against the posterior itself
 from symspec.validation.audit import StructureAudit, audit_structures
 from symspec.validation.calibration import (
     ErrorCalibration,
-    Outliers,
     calibrate_errors,
     coverage,
-    find_outliers,
+    fit_noise,
     sigma_mad,
     studentized_residuals,
 )
 from symspec.validation.jackknife import jackknife_intervals
+from symspec.validation.outliers import Outliers, find_outliers
 from symspec.validation.sandwich import sandwich_covariance
 
 __all__ = [
@@ -40,6 +40,7 @@ __all__ = [
     "calibrate_errors",
     "coverage",
     "find_outliers",
+    "fit_noise",
     "jackknife_intervals",
     "sandwich_covariance",
     "sigma_mad",

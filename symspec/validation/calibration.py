@@ -4,27 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy.optimize import minimize
 from scipy.special import ndtri
 
-from symspec.derivatives.compiled import compile_predict
-from symspec.derivatives.functions import check_stars
 from symspec.errors import DataError, OptionError, ShapeError
-from symspec.laplace.prediction import Prediction, standard_deviations
+from symspec.laplace.prediction import Prediction
+from symspec.networks.noise import StudentTNoise
+from symspec.networks.noise.tails import find_log_density
 from symspec.safety.arrays import as_float_array
-from symspec.safety.label_errors import find_labels_alone
-from symspec.safety.options import check_count
-from symspec.spectra.resampling import Resampled
-from symspec.spectra.selections import as_stars
-from symspec.spectra.spectra import Spectra
-
-if TYPE_CHECKING:
-    from symspec.laplace.posterior import LaplacePosterior
 
 MIN_KNOWN = 10  # true labels that a factor takes
+FIRST_DOF = 4.0
+SCALES = (1e-3, 1e3)  # of the noise, in medians of the residuals
+DOFS = (0.3, 1e3)
 # 1 / norm.ppf(0.75): the median absolute deviation of a unit normal is 0.6745
 MAD_TO_SIGMA = 1.4826
 
@@ -99,78 +94,6 @@ def studentized_residuals(prediction: Prediction, training_labels: ArrayLike) ->
     # a star that was not trained on may have V > S: NaN
     with np.errstate(invalid="ignore", divide="ignore"):
         return (labels - prediction.labels) / np.sqrt(variance)
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Outliers:
-    r"""Training labels by how little they count, one an entry, the least first.
-
-    Attributes
-    ----------
-    star, label : numpy.ndarray of int
-        Row of the star, and number of the label.
-    value, predicted : numpy.ndarray
-        The training label, and what the network says of its star.
-    residual : numpy.ndarray
-        The one less the other, in the units of the label.
-    trust : numpy.ndarray
-        What the label counts for the weights: 1 as without wide tails, 0 not at all. It is
-        :math:`\nu / (\nu + z^2)` under Student's t, with z the residual over the scale.
-    """
-
-    star: np.ndarray
-    label: np.ndarray
-    value: np.ndarray
-    predicted: np.ndarray
-    residual: np.ndarray
-    trust: np.ndarray
-
-
-def find_outliers(
-    laplace: LaplacePosterior,
-    X: ArrayLike | Spectra | Resampled,
-    Y: ArrayLike | None = None,
-    *,
-    label_errors: ArrayLike | None = None,
-    n_worst: int = 20,
-) -> Outliers:
-    """Find the training labels that the noise gave the least weight; nothing is thrown away.
-
-    Parameters
-    ----------
-    laplace : LaplacePosterior
-    X, Y : array_like, shapes (star, pixel), (star, label)
-        The training set, or `Spectra` alone; NaN labels are missing.
-    label_errors : array_like, shape (star, label) or (star, label, label), optional
-        As for `fit_laplace`.
-    n_worst : int, default 20
-        Number of labels to list. Normal noise trusts all alike: then they are those of the largest
-        residuals in standard deviations of the noise.
-
-    Raises
-    ------
-    ShapeError, DataError
-        X or Y are not what is expected.
-    """
-    check_count(n_worst, "n_worst")
-    reg = laplace.reg
-    flux, labels = check_stars(reg.net, *as_stars(reg.net, X, Y, label_errors))
-    predicted = compile_predict(reg.net)(laplace.theta, flux)
-    values = find_labels_alone(labels)
-    residual = values - predicted
-    trust = reg.noise.trust(np.nan_to_num(residual), labels)
-    z = np.abs(residual) / standard_deviations(reg.noise.predict(predicted))
-    order = np.lexsort((-z.ravel(), trust.ravel()))  # missing ones, NaN, come last
-    order = order[: min(n_worst, np.count_nonzero(np.isfinite(trust)))]
-    star, label = np.unravel_index(order, trust.shape)
-    return Outliers(
-        star=star,
-        label=label,
-        value=values[star, label],
-        predicted=predicted[star, label],
-        residual=residual[star, label],
-        trust=trust[star, label],
-    )
 
 
 def sigma_mad(residuals: ArrayLike) -> np.ndarray:
@@ -269,17 +192,74 @@ def calibrate_errors(
     truth = check_true_labels(prediction, true_labels)
     with np.errstate(invalid="ignore", divide="ignore"):
         z = (truth - prediction.labels) / _find_normal_sd(prediction, 0.5)
+    _check_known(np.isfinite(z), prediction)
     n_known = np.count_nonzero(np.isfinite(z), axis=0)
-    if n_known.min() < MIN_KNOWN:
-        raise DataError(
-            f"a calibration takes at least {MIN_KNOWN} true values of each label, got"
-            f" {n_known.tolist()} of {', '.join(prediction.label_names)}: give more stars."
-        )
     counts = f"robust scatter of {', '.join(map(str, n_known))} residuals over their errors"
     return ErrorCalibration(
         factor=sigma_mad(np.where(np.isfinite(z), z, np.nan)),
         source=f"{source}: {counts}" if source else counts,
     )
+
+
+def fit_noise(prediction: Prediction, true_labels: ArrayLike) -> StudentTNoise:
+    r"""Find the noise under which labels that were held out have the largest density.
+
+    .. math:: \max_{s_c, \nu_c} \sum_n \log p(y_{nc} \mid f_{nc}, V_{nc}, s_c, \nu_c),
+
+    with V the variance of model and flux, which stays, and Student's t of scale s and nu degrees of
+    freedom for what is left. The noise of the regression is what the evidence of the training set
+    says; where the network bends to its training labels more than its linear approximation tells,
+    that may be too large. `Prediction.with_noise` takes what is found.
+
+    Parameters
+    ----------
+    prediction : Prediction
+        Of stars that were not trained on.
+    true_labels : array_like, shape (star, label)
+        In the units of the labels; NaN is left out.
+
+    Raises
+    ------
+    ShapeError
+        `true_labels` has another shape than the labels predicted.
+    DataError
+        A label is known of fewer than ten stars.
+    """
+    residuals = check_true_labels(prediction, true_labels) - prediction.labels
+    known = np.isfinite(residuals)
+    _check_known(known, prediction)
+    variance = np.einsum("ncc->nc", prediction.model_cov + prediction.flux_cov)
+    found = [
+        _fit_student_t(r[seen], v[seen])
+        for r, v, seen in zip(residuals.T, variance.T, known.T, strict=True)
+    ]
+    scale, dof = np.transpose(found)
+    return StudentTNoise(scale, dof)
+
+
+def _fit_student_t(residuals: np.ndarray, variance: np.ndarray) -> np.ndarray:
+    """Scale and degrees of freedom of largest density beside normal errors of these variances."""
+    unit = float(np.median(np.abs(residuals))) or 1.0
+
+    def minus_density(h: np.ndarray) -> float:
+        scale, dof = np.exp(h)
+        scaled = residuals / unit / scale, variance / (unit * scale) ** 2
+        return residuals.size * h[0] - float(np.sum(find_log_density(*scaled, dof)))
+
+    start = np.log([1.0, FIRST_DOF])
+    bounds = [np.log(limits) for limits in (SCALES, DOFS)]
+    found = minimize(minus_density, start, method="L-BFGS-B", bounds=bounds)
+    return np.exp(found.x) * [unit, 1.0]
+
+
+def _check_known(known: np.ndarray, prediction: Prediction) -> None:
+    """Refuse too few known labels (star, label)."""
+    n_known = np.count_nonzero(known, axis=0)
+    if n_known.min() < MIN_KNOWN:
+        raise DataError(
+            f"a calibration takes at least {MIN_KNOWN} true values of each label, got"
+            f" {n_known.tolist()} of {', '.join(prediction.label_names)}: give more stars."
+        )
 
 
 def _find_normal_sd(prediction: Prediction, level: float) -> np.ndarray:

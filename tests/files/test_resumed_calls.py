@@ -19,7 +19,7 @@ from symspec.files.jacobians import write_jacobian
 from symspec.files.partial_runs import PartialRun
 from symspec.files.surveys import predict_survey
 from symspec.safety.checkpoint import Checkpoint, find_fingerprint
-from symspec.spectra.flux_prior import FluxPrior
+from symspec.spectra.flux_prior import FluxPrior, fit_flux_prior
 from symspec.spectra.readers.options import ReadOptions
 
 N_STARS, N_PIXELS = 40, 6
@@ -77,6 +77,9 @@ def names_of(call, *, without=()):
 
 
 REFUSALS = (
+    "needs what training spectra tell of missing pixels",
+    "ivar beside flux_covariance should be 0 at bad pixels",
+    "flux_covariance should be left out with Spectra",
     "got that of another one",
     "got those of another one",
     "Kronecker structures take one prior precision a block",
@@ -122,6 +125,7 @@ FITS = {
     "X": [X_NEW, X.astype(np.float32), ss.Spectra(flux=X_NEW, labels=Y, wavelength=GRID)],
     "Y": [Y * 2, np.where(Y > 1, np.nan, Y)],
     "label_errors": [np.full(Y.shape, 0.1), np.tile(0.01 * np.eye(Y.shape[1]), (len(Y), 1, 1))],
+    "ivar": [np.where(X > 1, 0.0, 4.0)],
     "curvature": ["hessian"],
     "structure": ["diagonal", "ekfac"],
     "backend": ["c"],
@@ -222,6 +226,7 @@ PREDICTIONS = {
     ],
     "ivar": [IVAR, IVAR * 2, np.where(X_NEW > 1, 0, IVAR)],
     "center": ["weights", "linearized"],
+    "flux_covariance": [0.04 * np.eye(N_PIXELS)],
     "fill": ["mean"],
     "flux": ["sampled"],
     "flag_options": [ss.FlagOptions(edge=0.3), ss.FlagOptions(min_snr=1e3)],  # may change
@@ -438,6 +443,8 @@ JACOBIANS = {
     "theta": [THETA * 1.01],
     "spectra": SURVEYS["spectra"],
     "flux_mean": [np.zeros(N_PIXELS)],
+    "flux_prior": [fit_flux_prior(X, X.mean(axis=0))],
+    "fill": ["conditional"],
     "dtype": ["float32"],
     "backend": ["numpy"],
     "compression": ["none"],

@@ -68,7 +68,7 @@ def test_the_flux_covariance_is_a_sum_over_pixels():
                     if ivar[n, i] > 0:
                         expected[n, c, d] += J[n, c, i] * J[n, d, i] / ivar[n, i]
     # five products and their sum
-    assert_allclose(FluxNoise(ivar=ivar).propagate(J), expected, rtol=1e-13, atol=1e-13)
+    assert_allclose(FluxNoise.of(ivar).propagate(J), expected, rtol=1e-13, atol=1e-13)
 
 
 @pytest.mark.parametrize("network", ["linear", "tanh"])

@@ -198,6 +198,50 @@ def test_errors_of_new_spectra_are_as_large_as_is_said(n, hide):
     assert abs(ratio - 1) < 4 / np.sqrt(2 * min(n // 2, MAX_REFERENCE))
 
 
+def draw_odd_spectra(n, rng):
+    """Spectra of two shapes and residuals like no others: in one of four stars ten times larger."""
+    s = np.where(rng.random(n) < 0.25, 0.1, 0.01)
+    grid = np.linspace(0, 1, 200)
+    shapes = 0.3 * np.array([np.sin(2 * grid), np.cos(3 * grid)])
+    return 1 + rng.normal(size=(n, 2)) @ shapes + s[:, None] * rng.normal(size=(n, 200)), s
+
+
+@pytest.mark.parametrize("kind", ["quiet", "odd"])
+def test_the_errors_of_odd_stars_are_larger_than_those_of_quiet_ones(kind):
+    """As their good pixels tell, star by star; with noise above all residuals nothing does."""
+    rng = np.random.default_rng(11)
+    X, _ = draw_odd_spectra(600, rng)
+    prior = fit_flux_prior(X, X.mean(axis=0))
+    new, s = draw_odd_spectra(4000, rng)
+    some = s == (0.1 if kind == "odd" else 0.01)
+    new = new[some]
+    bad = rng.random(new.shape) < 0.3
+    J = np.broadcast_to(rng.normal(size=(1, 1, 200)), (len(new), 1, 200))
+    completed = prior.complete(new, np.where(bad, 0, 1e12))
+    errors = np.einsum("ncp,np->nc", J, completed.flux - new)[:, 0]
+    claimed = np.sqrt(completed.propagate(J)[1][:, 0, 0])
+    # 256 reference spectra, and 140 good pixels a star: four standard errors
+    assert_allclose(np.sqrt(np.mean(claimed**2) / np.mean(errors**2)), 1, atol=0.2)
+    assert abs(np.mean(np.abs(errors) < claimed) - 0.683) < 0.08
+    noisy = prior.complete(new + 3 * rng.normal(size=new.shape), np.where(bad, 0, 1 / 9))
+    assert_allclose(noisy.spread, 1, atol=0.2)
+    assert not np.allclose(completed.spread, 1, atol=0.2)
+
+
+def test_stars_that_are_all_alike_count_alike():
+    rng = np.random.default_rng(12)
+    X = draw_spectra(600, rng)
+    prior = fit_flux_prior(X, X.mean(axis=0))
+    bad = rng.random(X.shape) < 0.4
+    completed = prior.complete(draw_spectra(600, rng), np.where(bad, 0, 1e12))
+    assert_allclose(completed.spread, 1, atol=0.15)
+    assert_allclose(completed.ease, 1, atol=0.15)
+    missing_all = prior.complete(X[:2], np.zeros((2, 60)))
+    np.testing.assert_array_equal(missing_all.spread, 1)
+    by_mean = prior.complete(X, np.where(bad, 0, 1e12), "mean")
+    np.testing.assert_array_equal(by_mean.spread, 1)
+
+
 def test_training_spectra_that_lack_pixels_themselves_do_not_make_errors_small():
     """Filled with their mean they would look less different than spectra are."""
     rng = np.random.default_rng(10)

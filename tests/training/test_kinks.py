@@ -10,7 +10,7 @@ from scipy.optimize import minimize, nnls
 import symspec as ss
 from symspec.derivatives.bundles import Bundle, Place, find_least
 from symspec.inverse_hessian.builder import InverseBuilder
-from symspec.training.kinks import go_on, minimize_at_kinks
+from symspec.training.steps.kinks import go_on, minimize_at_kinks
 
 SIGN = {True: 1.0, False: -1.0}
 
@@ -132,9 +132,9 @@ def test_a_look_ends_with_the_calls_allowed():
 @pytest.mark.parametrize("name", ["crooked-valley", "folded", "pyramid"])
 def test_bundles_alone_come_to_minima_known_on_paper(name, monkeypatch):
     """BFGS is allowed its few first steps only."""
-    monkeypatch.setattr("symspec.training.kinks.PATIENCE", 1)
-    monkeypatch.setattr("symspec.training.kinks.GAIN", np.inf)
-    monkeypatch.setattr("symspec.training.kinks.LOOKS", 1)
+    monkeypatch.setattr("symspec.training.steps.kinks.PATIENCE", 1)
+    monkeypatch.setattr("symspec.training.steps.kinks.GAIN", np.inf)
+    monkeypatch.setattr("symspec.training.steps.kinks.LOOKS", 1)
     objective, start, minimum, _ = MINIMA[name]
     found = minimize_at_kinks(
         objective,
@@ -230,7 +230,7 @@ NETWORKS = {
 )
 def test_from_a_random_start_no_direction_leads_down_from_the_end(name, is_dense, monkeypatch):
     if not is_dense:  # the metric of larger networks
-        monkeypatch.setattr("symspec.training.kinks.DENSE_PARAMS", 0)
+        monkeypatch.setattr("symspec.training.steps.kinks.DENSE_PARAMS", 0)
     p = NETWORKS[name]()
     result = ss.polish(p.reg, p.theta, p.X, p.Y)
     assert result.converged, result.reason

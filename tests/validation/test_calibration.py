@@ -191,6 +191,37 @@ def test_a_calibration_of_noise_with_wide_tails_looks_at_the_middle():
     np.testing.assert_allclose(found.factor, [1.0, 2.0, 0.5], rtol=0.12)  # five standard errors
 
 
+def test_the_noise_that_labels_held_out_have_is_found_beside_the_errors_of_the_model():
+    """Of a prediction whose own noise is five times too large."""
+    rng, n = np.random.default_rng(6), 1500
+    labels = rng.normal(size=(n, 3))
+    sds = rng.uniform(0.1, 1.0, size=(n, 3))
+    prediction = build_prediction(labels, np.ones((n, 3)))
+    own = sds[:, :, None] ** 2 * np.eye(3)
+    prediction = replace(prediction, model_cov=0.7 * own, flux_cov=0.3 * own)
+    scale, dof = np.array([0.5, 0.2, 1.0]), np.array([1.5, 3.0, 8.0])
+    truth = labels + sds * rng.normal(size=(n, 3)) + scale * rng.standard_t(dof, size=(n, 3))
+    truth[:40, 1] = np.nan
+    noise = ss.fit_noise(prediction, truth)
+    np.testing.assert_allclose(noise.scale, scale, rtol=0.2)  # three standard errors
+    np.testing.assert_allclose(noise.dof[:2], dof[:2], rtol=0.4)
+    assert noise.dof[2] > 4
+    found = prediction.with_noise(noise)
+    np.testing.assert_allclose(found.noise_cov, np.tile(noise.covariance, (n, 1, 1)))
+    np.testing.assert_allclose(found.total_cov, own + noise.covariance)
+    covered = ss.coverage(found, truth)
+    np.testing.assert_allclose(covered, np.repeat([[0.68], [0.95]], 3, axis=1), atol=0.03)
+    # no noise near by has a larger density
+    best = np.nansum(found.log_density(truth), axis=0)
+    for step in ([1.05, 1.0], [1 / 1.05, 1.0], [1.0, 1.1], [1.0, 1 / 1.1]):
+        other = ss.StudentTNoise(noise.scale * step[0], noise.dof * step[1])
+        assert (np.nansum(prediction.with_noise(other).log_density(truth), axis=0) < best).all()
+    normal = found.with_noise(ss.GaussianNoise([1.0, 1.0, 1.0]))
+    assert normal.noise_dof is None
+    with pytest.raises(DataError, match="takes at least 10 true values of each label"):
+        ss.fit_noise(prediction, np.full((n, 3), np.nan))
+
+
 def build_wrong_labels():
     """A linear network with three wrong labels, and one that is missing."""
     rng = np.random.default_rng(0)

@@ -8,7 +8,7 @@ which converges exponentially.
 from __future__ import annotations
 
 import numpy as np
-from scipy.special import gammaln, logsumexp, ndtr, ndtri, stdtrit
+from scipy.special import gammaln, ndtr, ndtri, stdtrit
 from scipy.stats import gamma
 
 from symspec.networks.noise.noise import LOG_2PI
@@ -132,7 +132,8 @@ def find_log_density(residuals: np.ndarray, variance: np.ndarray, dof: float) ->
     for rows in chunks(len(variance), max(1, MAX_NODES // p.size)):
         v = variance[rows, None] + mixed
         exponents = -0.5 * (residuals[rows, None] ** 2 / v + np.log(v) + LOG_2PI)
-        out[rows] = logsumexp(exponents, axis=1, b=p)
+        highest = exponents.max(axis=1, initial=-np.inf)
+        out[rows] = highest + np.log(np.exp(exponents - highest[:, None]) @ p)
     return out
 
 

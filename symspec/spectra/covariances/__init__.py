@@ -3,7 +3,8 @@
 `laplace.predict(X, flux_covariance=...)` and `Spectra(flux_covariance=...)` take them, of one star
 each or of all stars alike: a dense array (pixel, pixel) or (star, pixel, pixel), a
 `BandedCovariance`, or a `LowRankCovariance`. Only the dense one takes memory that grows with the
-square of the number of pixels.
+square of the number of pixels. `factors` describes the covariance of training spectra themselves,
+by which missing pixels are filled.
 
 >>> import numpy as np
 >>> from symspec.spectra.covariances import BandedCovariance

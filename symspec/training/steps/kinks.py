@@ -3,7 +3,8 @@
 BFGS finds them, if its line search asks for the weak Wolfe conditions only (Lewis & Overton 2013,
 doi:10.1007/s10107-012-0514-2). What proves one is a bundle of gradients around it, see
 `symspec.derivatives.bundles`. BFGS forgets what it learned far away, at turns twice as long each
-time; where it learns little from step to step, bundles lead on.
+time. Where it learns little from step to step, steps along the kinks lead on and prove the end, if
+these are known (`symspec.training.steps.pieces`).
 """
 
 from __future__ import annotations
@@ -25,16 +26,14 @@ from symspec.derivatives.bundles import (
     Place,
     Vector,
 )
+from symspec.training.steps.pieces import PieceSteps, SharedObjective
 
 ARMIJO = 1e-4  # share of the slope's promise that a step has to keep
 WOLFE = 0.9  # share of the slope that may be left after it
 PATIENCE = 50  # BFGS steps between two looks at what they gain, or as many as one took gradients
 GAIN = 1e3  # tolerances that they have to gain, or a bundle looks on
-LOOKS = 10  # looks after which bundles go on, as BFGS learns little from step to step
 TURN = 50  # BFGS steps before it starts again from the inverse of G; the next turn is twice as long
-FIRST_RADIUS = 0.1  # of the ball in which they begin
-MOVES = 100  # of theirs before BFGS tries again
-RENEWAL = 10  # moves after which the inverse of G is built again
+PIECE_STEPS = 1000  # along kinks before BFGS tries again
 DENSE_PARAMS = 2000  # up to which BFGS holds its matrix
 
 
@@ -68,9 +67,12 @@ def minimize_at_kinks(
     *,
     tolerance: float,
     max_steps: int,
+    shared: SharedObjective | None = None,
     callback: Callable[[int, float, float], object] | None = None,
 ) -> KinkResult:
     """Minimise a piecewise smooth U by BFGS, until a bundle of gradients proves the minimum.
+
+    Where the kinks are known, steps along them take the place of the bundle.
 
     Parameters
     ----------
@@ -83,36 +85,38 @@ def minimize_at_kinks(
         Decrement of the least element at which to stop. The ball's radius is 1e-3, or the root of
         twice the tolerance where that is less.
     max_steps : int
-        Of BFGS.
+        Of BFGS and along kinks.
+    shared : SharedObjective, optional
+        U where the kinks are known.
     callback : callable, optional
         Called with (step, U, decrement) before each step; the decrement is the last one known.
     """
-    least = min(RADIUS, np.sqrt(2 * tolerance))
+    radius = min(RADIUS, np.sqrt(2 * tolerance))
     search = Search(objective, Place(theta, *objective(theta)), find_inverse(theta), callback)
-    walk = _Walk(objective, find_inverse, least, tolerance)
     turn = TURN
     end_of_turn = TURN
     patience = PATIENCE
-    n_looks = 0
     while True:
         before = search.place.U
         taken = search.run(min(patience, max_steps - search.steps))
         gain = before - search.place.U
         is_stuck = taken < patience
         is_last = search.steps >= max_steps
-        if is_last or is_stuck or gain <= GAIN * tolerance:
+        learns_little = is_stuck or gain <= GAIN * tolerance
+        if shared is not None and learns_little and not is_last:
+            found = _go_along_kinks(search, shared, find_inverse, tolerance, max_steps)
+            if found.is_stationary:
+                return found
+            is_stuck = True
+        elif is_last or learns_little:
             bundle = Bundle(search.place, find_inverse(search.place.theta))
-            lower = bundle.settle(objective, least, tolerance)
+            lower = bundle.settle(objective, radius, tolerance)
             search.decrement = bundle.decrement
             # where BFGS still gains, the ball reaches over kinks that lie beside the place
             if is_last or (lower is None and (is_stuck or gain <= tolerance)):
                 return _describe(search, bundle, tolerance)
-            n_looks += 1
             patience = max(PATIENCE, bundle.n_gradients)
-            if n_looks % LOOKS == 0:
-                walk.run(search, min(MOVES, max_steps - search.steps))
-                is_stuck = True
-            elif lower is not None:
+            if lower is not None:
                 search.go_to(go_on(objective, search.place, lower))
         if is_stuck or search.steps >= end_of_turn:
             search.renew(find_inverse(search.place.theta))
@@ -120,62 +124,28 @@ def minimize_at_kinks(
             end_of_turn = search.steps + turn
 
 
-class _Walk:
-    """Descent by bundles: along the least element in a ball, which shrinks where that is small.
-
-    The gradients in the ball stay with it where it goes. It takes a ball of any radius over kinks
-    that lie much closer.
-    """
-
-    def __init__(
-        self,
-        objective: Objective,
-        find_inverse: Callable[[Vector], Inverse],
-        least_radius: float,
-        tolerance: float,
-    ):
-        self._objective = objective
-        self._find_inverse = find_inverse
-        self._least_radius = least_radius
-        self._tolerance = tolerance
-        self.radius = FIRST_RADIUS
-
-    def run(self, search: Search, n_moves: int) -> None:
-        """Move on from where the search stands, while there is a lower place in the ball."""
-        self.radius = max(self.radius, FIRST_RADIUS)
-        bundle = Bundle(search.place, self._find_inverse(search.place.theta))
-        for move in range(n_moves):
-            lower = self._find_lower(bundle)
-            search.decrement = bundle.decrement
-            if lower is None:
-                return
-            lower = self._go_on(search.place, lower)
-            search.go_to(lower)
-            bundle.move(lower, self.radius)
-            if move % RENEWAL == RENEWAL - 1:
-                bundle.renew(self._find_inverse(lower.theta))
-
-    def _find_lower(self, bundle: Bundle) -> Place | None:
-        """A lower place in the ball, or in a smaller one; perhaps none in the smallest."""
-        while True:
-            goal = max(self._tolerance, 0.5 * self.radius**2)  # more may be owed to curvature
-            before = bundle.n_gradients
-            lower = bundle.settle(self._objective, self.radius, goal)
-            self._is_easy = bundle.n_gradients == before
-            if lower is not None or self.radius <= self._least_radius:
-                return lower
-            length = np.sqrt(2 * bundle.decrement)
-            self.radius = max(self._least_radius, min(0.5 * self.radius, length))
-            bundle.narrow(self.radius)
-
-    def _go_on(self, place: Place, lower: Place) -> Place:
-        """Farther the same way while that is lower; the ball grows where long steps succeed."""
-        further = go_on(self._objective, place, lower)
-        step = np.linalg.norm(lower.theta - place.theta)
-        self.radius *= float(np.linalg.norm(further.theta - place.theta) / step)
-        if self._is_easy:
-            self.radius *= 2
-        return further
+def _go_along_kinks(
+    search: Search,
+    shared: SharedObjective,
+    find_inverse: Callable[[Vector], Inverse],
+    tolerance: float,
+    max_steps: int,
+) -> KinkResult:
+    """Move the search along kinks, to the end if it can be proved one."""
+    along = PieceSteps(
+        search.objective, shared, find_inverse, search.place, callback=search.tell_after
+    )
+    is_proved = along.run(tolerance, min(PIECE_STEPS, max_steps - search.steps))
+    search.place = along.place
+    search.steps += along.steps
+    search.decrement = along.decrement
+    return KinkResult(
+        place=along.place,
+        decrement=along.decrement,
+        n_pieces=along.n_pieces,
+        steps=search.steps,
+        is_stationary=is_proved,
+    )
 
 
 def _describe(search: Search, bundle: Bundle, tolerance: float) -> KinkResult:
@@ -205,6 +175,8 @@ class Search:
 
     Attributes
     ----------
+    objective : callable
+        U and its gradient (param,) at theta.
     place : Place
         Where it has come to.
     steps : int
@@ -220,7 +192,7 @@ class Search:
         inverse: Inverse,
         callback: Callable[[int, float, float], object] | None,
     ):
-        self._objective = objective
+        self.objective = objective
         self._callback = callback
         self._metric = build_metric(inverse, place.theta.size)
         self.place = place
@@ -232,7 +204,7 @@ class Search:
         for i in range(n_steps):
             self._tell()
             direction = -self._metric.dot(self.place.gradient)
-            new = find_weak_wolfe(self._objective, self.place, direction)
+            new = find_weak_wolfe(self.objective, self.place, direction)
             if new is None:
                 return i
             step = new.theta - self.place.theta
@@ -244,6 +216,11 @@ class Search:
     def _tell(self) -> None:
         if self._callback is not None:
             self._callback(self.steps, self.place.U, self.decrement)
+
+    def tell_after(self, step: int, U: float, decrement: float) -> None:
+        """Tell of steps that others take from here."""
+        if self._callback is not None:
+            self._callback(self.steps + step, U, decrement)
 
     def go_to(self, place: Place) -> None:
         """Stand at another place."""
