@@ -15,9 +15,10 @@ from typer.testing import CliRunner
 
 import symspec
 from symspec.cli import app
-from symspec.derivatives.compiled import compile_jacobian
+from symspec.derivatives.compiled import compile_jacobian, compile_outputs
 from symspec.derivatives.stationary_points import LowestCurvature
 from symspec.files.archives import read_laplace, read_network, read_regression, write_network
+from symspec.fitting.start import build_start
 from symspec.laplace.certificate import Certificate
 from symspec.networks.regression import Regression
 from symspec.spectra import datasets
@@ -141,26 +142,23 @@ def test_train_takes_noise_with_tails_and_the_errors_of_the_labels(work, tmp_pat
         assert reason in run("train", path, tmp_path / "no.h5", *options, code=1).stderr
 
 
-def test_train_lets_the_network_predict_the_noise(work, tmp_path):
-    words = ("--hidden", 2, "--epochs", 1, "--no-tune", "--validation", 0, "--noise", "predicted")
-    said = run("train", work.stars, tmp_path / "m.h5", *words)
-    assert "Noise of the labels: normal, sigma predicted by the network" in said.stdout
-    assert "by star" in run("info", tmp_path / "m.h5").stdout
-    laplace = read_laplace(tmp_path / "m.h5")
-    assert laplace.reg.net.n_outputs == 2 * laplace.reg.net.n_labels
+def test_a_network_that_predicts_the_noise_says_so(work, tmp_path):
+    stars = read_spectra(work.stars)
+    reg = build_start(stars, [2], "tanh", predicts_noise=True)
+    assert reg.net.n_outputs == 2 * reg.net.n_labels
+    theta = 0.1 * reg.net.init_params(np.random.default_rng(0))
+    laplace = symspec.fit_laplace(reg, theta, stars, require_minimum=False, progress=False)
+    symspec.write_laplace(tmp_path / "m.h5", laplace)
+    said = run("info", tmp_path / "m.h5").stdout
+    assert "Noise of the labels: normal, sigma predicted by the network" in said
+    assert "by star" in said
     run("errors", tmp_path / "m.h5", work.stars, tmp_path / "out.fits")
     assert "sigma predicted" in Table.read(tmp_path / "out.fits").meta["NOISE"]
-    said = run(
-        "train",
-        work.stars,
-        tmp_path / "n.h5",
-        *words,
-        "--sigma-noise",
-        1,
-        "--sigma-noise",
-        2,
-        code=1,
-    )
+    # where the weights are zero, sigma is 0.3 of the labels' spread
+    outputs = compile_outputs(reg.net)(0 * theta, np.ones(reg.net.n_pixels))
+    assert np.allclose(np.exp(outputs[3:]), 0.3 * np.nanstd(stars.labels, axis=0))
+    words = ("--noise", "predicted", "--sigma-noise", 1, "--sigma-noise", 2)
+    said = run("train", work.stars, tmp_path / "n.h5", *words, code=1)
     assert "sigma_noise should be a number or have shape (3,)" in " ".join(said.stderr.split())
 
 
