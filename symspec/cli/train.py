@@ -140,25 +140,24 @@ def train(
     check_structure(structure, "ggn", {})
     parse_preprocessing(preprocess)
     reading = {"label_errors": label_errors, "group": group} | parse_reading(uncertainty, read)
-    check_choice(noise, "--noise", NOISES)
+    tails = dof if check_choice(noise, "--noise", NOISES) == "student-t" else None
     stars = read_labelled_spectra(spectra, label, reading)
     rest, held_out = split_stars(stars, validation, seed)
     start = build_start(
-        rest, hidden, activation, sigma_noise=sigma_noise or None,
-        prior_precision=prior_precision, dof=dof if noise == "student-t" else None,
-        predicts_noise=noise == "predicted", preprocess=preprocess,
+        rest, hidden, activation, sigma_noise=sigma_noise or None, dof=tails, preprocess=preprocess,
+        prior_precision=prior_precision, predicts_noise=noise == "predicted",
     )  # fmt: skip
     if tune:
         check_tunable(start, rest, structure, memory)
     theta = run_adam(
-        start, rest, held_out,
-        seed=seed, epochs=epochs, batch_size=batch_size, learning_rate=learning_rate,
+        start, rest, held_out, seed=seed, epochs=epochs, batch_size=batch_size,
+        learning_rate=learning_rate,
     )  # fmt: skip
     laplace = finish(start, theta, rest, tune=tune, structure=structure, memory=memory)
     write_or_keep(partial(write_laplace, laplace=laplace, overwrite=overwrite), output)
     console = open_console()
     print_trained(console, laplace, held_out)
-    if noise == "student-t":
+    if tails is not None:
         outliers = find_outliers(laplace, rest, n_worst=N_WORST)
         console.print(outlier_table(outliers, laplace.reg.net, rest.ids))
     print_written(console, "model", output)
