@@ -71,8 +71,6 @@ class Bundle:
         self._inverse = inverse
         self._gradients: list[Vector] = []
         self._steps: list[Vector] = []  # G^-1 of each
-        self._offsets: list[Vector] = []  # from the place to where it was taken
-        self._squares: list[float] = []  # of the offsets' lengths in the norm of G
         self._K = np.zeros((0, 0))
         self._weights = np.zeros(0)
         self._limit = int(np.clip(STORED_BYTES / (24 * place.theta.size), 5, most))
@@ -104,32 +102,6 @@ class Bundle:
             self._add(new)
         return None
 
-    def move(self, place: Place, radius: float) -> None:
-        """Stand at a place along the least element's step, with the gradients in the ball there."""
-        shift = place.theta - self._place.theta
-        image = (shift @ self.least) / (2 * self.decrement) * self.least  # G times the shift
-        square = float(shift @ image)
-        pairs = zip(self._offsets, self._squares, strict=True)
-        self._squares = [old - 2 * float(offset @ image) + square for offset, old in pairs]
-        self._offsets = [offset - shift for offset in self._offsets]
-        self._place = place
-        self._keep(radius)
-        self._add(place)
-
-    def narrow(self, radius: float) -> None:
-        """Keep the gradients within a smaller ball."""
-        self._keep(radius)
-        self._combine_least()
-
-    def renew(self, inverse: Inverse) -> None:
-        """Measure by another inverse; distances stay as they were."""
-        self._inverse = inverse
-        gradients = np.array(self._gradients)
-        steps = inverse.dot(gradients.T).T
-        self._steps = list(steps)
-        self._K = gradients @ steps.T
-        self._combine_least()
-
     def _look_along(
         self, objective: Objective, step: Vector, promise: float
     ) -> tuple[Place | None, bool]:
@@ -155,7 +127,7 @@ class Bundle:
         return None, False
 
     def _add(self, place: Place) -> None:
-        """Take the gradient of a place along the least element's step, or of this one."""
+        """Take the gradient of a place."""
         step = self._inverse.dot(place.gradient)
         self._gradients.append(place.gradient)
         row = [float(step @ g) for g in self._gradients]
@@ -164,27 +136,9 @@ class Bundle:
         K[:n, :n] = self._K
         K[n] = K[:, n] = row
         self._K = K
-        offset = place.theta - self._place.theta
-        length = float(offset @ self.least) / np.sqrt(2 * self.decrement) if offset.any() else 0.0
         self._steps.append(step)
-        self._offsets.append(offset)
-        self._squares.append(length**2)
         self._weights = np.append(self._weights, 0.0 if n else 1.0)
         self._combine_least()
-
-    def _keep(self, radius: float) -> None:
-        """Forget the gradients taken farther away."""
-        kept = np.flatnonzero(np.array(self._squares) <= radius**2)
-        self._gradients = [self._gradients[i] for i in kept]
-        self._steps = [self._steps[i] for i in kept]
-        self._offsets = [self._offsets[i] for i in kept]
-        self._squares = [self._squares[i] for i in kept]
-        self._K = self._K[np.ix_(kept, kept)]
-        self._weights = self._weights[kept]
-        if self._weights.any():
-            self._weights = self._weights / self._weights.sum()
-        else:
-            self._weights[:1] = 1.0
 
     def _combine_least(self) -> None:
         self._weights = find_least(self._K, self._weights)

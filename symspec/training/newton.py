@@ -1,8 +1,8 @@
 """Trust-region Newton steps to a true minimum, by the exact Hessian, and on along kinks.
 
-Small networks have it as a matrix, the others its products (`symspec.training.steps`). Networks of
+Small networks have it as a matrix, the others its products, see `steps.newton_models`. Networks of
 ReLU, clipped or max-pooled units often are at their best on kinks, where Newton steps end:
-`symspec.training.steps.kinks` goes on from there.
+`steps.kinks` goes on from there.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from symspec.spectra.selections import as_stars
 from symspec.spectra.spectra import Spectra
 from symspec.training.steps.kinks import KinkResult, minimize_at_kinks
 from symspec.training.steps.newton_models import DenseModel, FindModel, ProductModel, is_small
-from symspec.training.steps.pieces import find_shared_objective
+from symspec.training.steps.shared import find_shared_objective
 
 Callback = Callable[[int, float, float], object]
 MANY_PARAMS = 10_000  # beyond these an iteration takes more than a moment
@@ -60,7 +60,7 @@ class PolishResult:
         vanishes, it is the least :math:`g^T G^{-1} g / 2` among convex combinations of the
         gradients within a ball that moves no label by more than 1e-3 of its model error.
     iterations : int
-        Steps, of Newton's and of BFGS.
+        Steps, of Newton's, of BFGS, and along kinks.
     converged : bool
         Whether the decrement fell below the tolerance, and no direction of descent was left.
     reason : str
@@ -101,7 +101,8 @@ def polish(
     :math:`G^{-1}`. As G is nearly H near a minimum, few products are needed there; directions of
     negative curvature are followed out of saddle points, and convergence is quadratic
     at the end. Networks with ReLU, clipped or max-pooled units, whose U is least where pieces meet,
-    go on by BFGS, and end where gradients around them combine to nothing (`at_kink`).
+    go on by BFGS and by steps along kinks, and end where gradients around them combine to nothing
+    (`at_kink`).
 
     Parameters
     ----------
@@ -119,8 +120,8 @@ def polish(
         no direction of descent; at a kink when the least combination of gradients is, those within
         a radius of 1e-3, or of the root of twice the tolerance where that is less.
     max_iterations : int, optional
-        Of Newton's; ten steps of BFGS stand for one. By default 5,000, or 200 for networks of more
-        than 10,000 parameters.
+        Of Newton's; ten steps of BFGS or along kinks stand for one. By default 5,000, or 200 for
+        networks of more than 10,000 parameters.
     structure, backend, memory : str
         As for `fit_laplace`.
     progress : bool or Progress, default True

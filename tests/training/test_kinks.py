@@ -40,11 +40,6 @@ def folded(x):
     return (x[0] - 3) ** 2 + abs(x[1] - x[0]), np.array([2 * (x[0] - 3) - side, side])
 
 
-def gutter(x):
-    """x^2 + 10 |y|."""
-    return x[0] ** 2 + 10 * abs(x[1]), np.array([2 * x[0], 10 * SIGN[x[1] > 0]])
-
-
 def roof(x):
     """x^2 - |x|: a kink at 0 that leads down on both sides."""
     return x[0] ** 2 - abs(x[0]), np.array([2 * x[0] - SIGN[x[0] > 0]])
@@ -127,44 +122,6 @@ def test_a_look_ends_with_the_calls_allowed():
     assert bundle.settle(count, 1e-3, 1e-8, max_calls=0) is None
     assert calls == []
     assert bundle.decrement == 0.5
-
-
-@pytest.mark.parametrize("name", ["crooked-valley", "folded", "pyramid"])
-def test_bundles_alone_come_to_minima_known_on_paper(name, monkeypatch):
-    """BFGS is allowed its few first steps only."""
-    monkeypatch.setattr("symspec.training.steps.kinks.PATIENCE", 1)
-    monkeypatch.setattr("symspec.training.steps.kinks.GAIN", np.inf)
-    monkeypatch.setattr("symspec.training.steps.kinks.LOOKS", 1)
-    objective, start, minimum, _ = MINIMA[name]
-    found = minimize_at_kinks(
-        objective,
-        lambda theta: np.eye(len(start)),
-        np.array(start),
-        tolerance=1e-8,
-        max_steps=2000,
-    )
-    assert found.is_stationary
-    assert_allclose(found.place.theta, minimum, atol=2e-3)
-
-
-def test_a_bundle_takes_along_the_gradients_of_its_ball():
-    """Down a gutter both of its sides go with it; a smaller ball leaves them."""
-    start = np.array([1.0, 1e-4])
-    bundle = Bundle(Place(start, *gutter(start)), np.eye(2))
-    lower = bundle.settle(gutter, 1e-2, 1e-8)
-    assert bundle.n_gradients == 2
-    assert_allclose(bundle.least, [2.0, 0.0], atol=0.01)
-    assert_allclose(lower.theta, [0.99, 1e-4], atol=1e-4)
-    bundle.move(lower, 0.1)
-    assert bundle.n_gradients == 3
-    assert_allclose(bundle.least, [2.0, 0.0], atol=0.05)
-    bundle.renew(np.diag([4.0, 1.0]))
-    assert_allclose(
-        bundle.decrement, bundle.least @ np.diag([4.0, 1.0]) @ bundle.least / 2, rtol=1e-12
-    )
-    bundle.narrow(1e-6)
-    assert bundle.n_gradients == 1
-    assert_allclose(bundle.least, lower.gradient)
 
 
 def test_it_stops_after_the_steps_allowed_and_says_that_nothing_is_proved():

@@ -26,13 +26,16 @@ from symspec.derivatives.bundles import (
     Place,
     Vector,
 )
-from symspec.training.steps.pieces import PieceSteps, SharedObjective
+from symspec.training.steps.pieces import PieceSteps
+from symspec.training.steps.shared import SharedObjective
 
 ARMIJO = 1e-4  # share of the slope's promise that a step has to keep
 WOLFE = 0.9  # share of the slope that may be left after it
 PATIENCE = 50  # BFGS steps between two looks at what they gain, or as many as one took gradients
 GAIN = 1e3  # tolerances that they have to gain, or a bundle looks on
+SLOW = 0.1  # nats that they have to gain, or steps along kinks lead on
 TURN = 50  # BFGS steps before it starts again from the inverse of G; the next turn is twice as long
+MOST_ALONE = 1000  # BFGS steps before these
 PIECE_STEPS = 1000  # along kinks before BFGS tries again
 DENSE_PARAMS = 2000  # up to which BFGS holds its matrix
 
@@ -102,7 +105,9 @@ def minimize_at_kinks(
         gain = before - search.place.U
         is_stuck = taken < patience
         is_last = search.steps >= max_steps
-        learns_little = is_stuck or gain <= GAIN * tolerance
+        least = GAIN * tolerance if shared is None else max(SLOW, GAIN * tolerance)
+        is_long = shared is not None and search.steps >= MOST_ALONE
+        learns_little = is_stuck or is_long or gain <= least
         if shared is not None and learns_little and not is_last:
             found = _go_along_kinks(search, shared, find_inverse, tolerance, max_steps)
             if found.is_stationary:
