@@ -147,7 +147,7 @@ from symspec.networks import (
     scaled_prior,
     standardized,
 )
-from symspec.networks.noise import GaussianNoise, StudentTNoise
+from symspec.networks.noise import GaussianNoise, PredictedNoise, StudentTNoise
 from symspec.spectra import Resampled, Spectra, datasets, resample
 from symspec.spectra.covariances import BandedCovariance, LowRankCovariance
 from symspec.spectra.readers import open_spectra, read_spectra
@@ -209,6 +209,7 @@ __all__ = [
     # the model
     "Regression",
     "GaussianNoise",
+    "PredictedNoise",
     "scaled_prior",
     "prior_precision_from_weight_decay",
     # compiled functions

@@ -28,7 +28,7 @@ CONTRACT = {
     " Reshape Permute Slice Identity From Add Multiply Concatenate BatchNorm LayerNorm"
     " MedianNormalize ContinuumNormalize SNV MSC SavitzkyGolay Absorbance Dropout Activation"
     " PReLU fold_batch_norm",
-    "the model": "Regression GaussianNoise StudentTNoise scaled_prior"
+    "the model": "Regression GaussianNoise PredictedNoise StudentTNoise scaled_prior"
     " prior_precision_from_weight_decay",
     "compiled functions": "compile_predict compile_jacobian compile_objective"
     " compile_hessian_vector_product compile_ggn_vector_product compile_hessian compile_ggn",

@@ -36,7 +36,7 @@ from symspec.spectra.selections import split_stars
 from symspec.spectra.spectra import Spectra
 from symspec.validation.outliers import find_outliers
 
-NOISES = ("gaussian", "student-t")
+NOISES = ("gaussian", "student-t", "predicted")
 N_WORST = 10  # training labels shown, of those that count least
 
 EXAMPLES = (
@@ -72,8 +72,11 @@ SigmaNoise = Annotated[
 NoiseName = Annotated[
     str,
     typer.Option(
-        metavar="gaussian|student-t",
-        help="Noise of the labels: normal, or with wide tails, where labels may be far out.",
+        metavar="gaussian|student-t|predicted",
+        help=(
+            "Noise of the labels: normal; with wide tails, where labels may be far out; or normal,"
+            " as wide as the network says for each star."
+        ),
     ),
 ]
 Dof = Annotated[float, typer.Option(help="Degrees of freedom of --noise student-t; fewer: wider.")]
@@ -130,18 +133,20 @@ def train(
 
     Adam first, then Newton steps to the minimum (with --tune at the noise and prior of largest
     evidence), then the inverse Hessian with its certificate. The noise starts at 0.3 of each
-    label's spread; errors that the labels came with add to it.
+    label's spread, around which the prior of predicted noise is, too; errors that the labels came
+    with add to it.
     """
     check_output(output, overwrite, MODEL_SUFFIXES, spectra)
     check_structure(structure, "ggn", {})
     parse_preprocessing(preprocess)
     reading = {"label_errors": label_errors, "group": group} | parse_reading(uncertainty, read)
-    has_tails = check_choice(noise, "--noise", NOISES) == "student-t"
+    check_choice(noise, "--noise", NOISES)
     stars = read_labelled_spectra(spectra, label, reading)
     rest, held_out = split_stars(stars, validation, seed)
     start = build_start(
         rest, hidden, activation, sigma_noise=sigma_noise or None,
-        prior_precision=prior_precision, dof=dof if has_tails else None, preprocess=preprocess,
+        prior_precision=prior_precision, dof=dof if noise == "student-t" else None,
+        predicts_noise=noise == "predicted", preprocess=preprocess,
     )  # fmt: skip
     if tune:
         check_tunable(start, rest, structure, memory)
@@ -153,7 +158,7 @@ def train(
     write_or_keep(partial(write_laplace, laplace=laplace, overwrite=overwrite), output)
     console = open_console()
     print_trained(console, laplace, held_out)
-    if has_tails:
+    if noise == "student-t":
         outliers = find_outliers(laplace, rest, n_worst=N_WORST)
         console.print(outlier_table(outliers, laplace.reg.net, rest.ids))
     print_written(console, "model", output)

@@ -181,7 +181,7 @@ def remember[Owner: (Network, Regression), **Options, Compiled](
 def _identify(owner: Network | Regression) -> Hashable:
     """All that its functions depend on; layers are frozen, and kept by the key."""
     net = owner if isinstance(owner, Network) else owner.net
-    parts: tuple[Hashable, ...] = (net.layers, net.n_pixels)
+    parts: tuple[Hashable, ...] = (net.layers, net.n_pixels, net.n_labels)
     if isinstance(owner, Regression):
         noise = owner.noise
         kind = f"{type(noise).__module__}.{type(noise).__qualname__}"

@@ -45,7 +45,19 @@ def compile_predict(
         Arrays are cast to it.
     """
     return PerStarFunction(
-        net, net.build, [(net.n_labels,)], 2 * net.floats_per_star, backend, dtype
+        net, net.build_labels, [(net.n_labels,)], 2 * net.floats_per_star, backend, dtype
+    )
+
+
+@remember
+def compile_outputs(
+    net: Network, *, backend: str = "auto", dtype: str = "float64"
+) -> PerStarFunction:
+    """Compile all outputs of the network, those for its noise, too: (star, output)."""
+    if net.n_outputs == net.n_labels:
+        return compile_predict(net, backend=backend, dtype=dtype)
+    return PerStarFunction(
+        net, net.build, [(net.n_outputs,)], 2 * net.floats_per_star, backend, dtype
     )
 
 
@@ -67,11 +79,11 @@ def compile_jacobian(
     check_choice(wrt, "wrt", ("flux", "theta"))
     n_wrt = net.n_pixels if wrt == "flux" else net.n_params
     graph = graphs.build_flux_jacobian if wrt == "flux" else graphs.build_theta_jacobian
-    n_passes = min(net.n_labels, net.n_pixels) if wrt == "flux" else net.n_labels
-    floats = 2 * n_passes * net.floats_per_star + 2 * net.n_labels * n_wrt
+    n_passes = min(net.n_labels, net.n_pixels) if wrt == "flux" else net.n_outputs
+    floats = 2 * n_passes * net.floats_per_star + 2 * net.n_outputs * n_wrt
     return PerStarFunction(
         net,
-        lambda params, flux: graph(net, params, flux),
+        lambda params, flux: graph(net, params, flux)[:, : net.n_labels],
         [(net.n_labels, n_wrt)],
         floats,
         backend,
@@ -105,7 +117,7 @@ def compile_tangent_factors(
 ) -> PerStarFunction:
     """Compile the factors of df/dtheta: `fn(theta, X)` -> a list, inputs and then cotangents.
 
-    Inputs (star, in) are those of the layers of `net.dense_shapes`, cotangents (star, label, out)
+    Inputs (star, in) are those of the layers of `net.dense_shapes`, cotangents (star, output, out)
     those of `net.layout.layers`.
     """
 
@@ -114,9 +126,9 @@ def compile_tangent_factors(
         return [*factors.inputs.values(), *factors.cotangents.values()]
 
     shapes: list[Shape] = [(n,) for n, _ in net.dense_shapes.values()]
-    shapes += [(net.n_labels, layer.n_out) for layer in net.layout.layers.values()]
+    shapes += [(net.n_outputs, layer.n_out) for layer in net.layout.layers.values()]
     explicit = sum(layer.n_out for layer in net.layout.layers.values() if not layer.n_in)
-    floats = 3 * net.n_labels * (net.floats_per_star + (BAND_COPIES * explicit))
+    floats = 3 * net.n_outputs * (net.floats_per_star + (BAND_COPIES * explicit))
     return PerStarFunction(net, build, shapes, floats, backend, dtype)
 
 
@@ -186,7 +198,7 @@ def compile_generic_ggn(
         return [pt.inc_subtensor(G[diagonal, diagonal], prior_weight * prior)]
 
     check_square_fits(reg.net, dtype)
-    floats = 4 + 4 * reg.net.n_labels * reg.net.n_params / reg.net.floats_per_star
+    floats = 4 + 4 * reg.net.n_outputs * reg.net.n_params / reg.net.floats_per_star
     return SumFunction(reg, build, floats, backend, dtype)
 
 

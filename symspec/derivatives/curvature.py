@@ -92,8 +92,8 @@ def has_elementwise_layers(net: Network) -> bool:
 class Likelihood(Protocol):
     """Derivatives of minus the log density of the labels, as `Noise` gives them.
 
-    By the network's output f (star, label): `gradient` (star, label), `hessian` and its positive
-    stand-in `weights` (star, label, label).
+    By the network's outputs f (star, output): `gradient` (star, output), `hessian` and its positive
+    stand-in `weights` (star, output, output).
     """
 
     def gradient(self, f: Symbol, labels: Symbol) -> Symbol: ...

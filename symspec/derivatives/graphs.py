@@ -47,7 +47,7 @@ class TangentFactors:
     ----------
     inputs : dict of str to symbol (star, in)
         By name of each dense layer that acts on a vector.
-    cotangents : dict of str to symbol (star, label, out)
+    cotangents : dict of str to symbol (star, output, out)
         By name of each layer with parameters; `out` are all the parameters of a layer without
         inputs.
     """
@@ -59,7 +59,7 @@ class TangentFactors:
 def build_flux_jacobian(net: Network, params: Params, flux: Symbol) -> Symbol:
     """df/dx (star, label, pixel) for flux (star, pixel), by rows or columns, the fewer of them."""
     one = pt.vector("spectrum", dtype=flux.dtype, shape=(net.n_pixels,))
-    f = net.build(params, one)
+    f = net.build_labels(params, one)
     if net.n_labels <= net.n_pixels:
         J = jacobian(f, one, vectorize=True, disconnected_inputs="ignore")
     else:
@@ -96,7 +96,7 @@ def build_tangent_factors(net: Network, params: Params, flux: Symbol) -> Tangent
     )
     cotangents = {name: next(after) for name in taps}
     for name, blocks in others.items():
-        rows = [next(after).reshape((net.n_labels, block.size)) for block in blocks]
+        rows = [next(after).reshape((net.n_outputs, block.size)) for block in blocks]
         cotangents[name] = pt.concatenate(rows, axis=1)
     inputs = [a for a, _ in taps.values()]
     singles = [*inputs, *(cotangents[name] for name in net.layout.layers)]
@@ -109,14 +109,14 @@ def build_tangent_factors(net: Network, params: Params, flux: Symbol) -> Tangent
 
 
 def build_theta_jacobian(net: Network, params: Params, flux: Symbol) -> Symbol:
-    """df/dtheta of each star: (star, label, param) for flux (star, pixel)."""
+    """df/dtheta of each star: (star, output, param) for flux (star, pixel)."""
     factors = build_tangent_factors(net, params, flux)
     blocks = []
     for name, layer in net.layout.layers.items():
         g = factors.cotangents[name]
         if name in factors.inputs:
             outer = factors.inputs[name][:, None, :, None] * g[:, :, None, :]
-            blocks.append(outer.reshape((outer.shape[0], net.n_labels, layer.n_in * layer.n_out)))
+            blocks.append(outer.reshape((outer.shape[0], net.n_outputs, layer.n_in * layer.n_out)))
         if layer.has_bias:
             blocks.append(g)
     return pt.concatenate(blocks, axis=2)
@@ -172,7 +172,7 @@ def build_ggn_of_likelihood(
     r""":math:`\sum_n J_n^T W_n J_n` (param, param): the whitened Jacobian times itself."""
     f = reg.net.build(params, flux)
     J = reg.noise.whiten(build_theta_jacobian(reg.net, params, flux), f, labels)
-    J = J.reshape((J.shape[0] * reg.net.n_labels, reg.net.n_params))
+    J = J.reshape((J.shape[0] * J.shape[1], reg.net.n_params))
     return pt.dot(J.T, J)
 
 
@@ -181,11 +181,11 @@ def build_trace_gradient(
 ) -> dict[str, Symbol]:
     r"""Gradient of :math:`\tfrac12 \sum_n \mathrm{tr}(W_n J_n A^{-1} J_n^T)` by block.
 
-    A^-1 (param, param) is held fixed. With weights W (star, label, label) of the noise, at the
-    A^-1 of the same parameters, it is the gradient of :math:`\tfrac12 \log\det A`.
+    A^-1 (param, param) and the weights W (star, output, output) of the noise are held fixed. At the
+    A^-1 of the same parameters it is the gradient of :math:`\tfrac12 \log\det A` by J.
     """
     J = build_theta_jacobian(net, params, flux)
-    rows = J.reshape((J.shape[0] * net.n_labels, net.n_params))
+    rows = J.reshape((J.shape[0] * net.n_outputs, net.n_params))
     total = pt.sum(pt.matmul(weights, J) * pt.dot(rows, inverse).reshape(J.shape))
     return build_gradient(_as_dtype(0.5, J) * total, params)
 
@@ -195,8 +195,8 @@ def build_kernel_trace_gradient(
 ) -> dict[str, Symbol]:
     r"""Gradient by block of :math:`\tfrac12 \mathrm{tr}(W J V J^T)`, the weights W held fixed.
 
-    `weights` has shape (label, star, label, star), symmetric; `variance` one number a block. With
-    :math:`W = (K + S)^{-1}` it is the gradient of :math:`\tfrac12 \log\det A`, too.
+    `weights` has shape (output, star, output, star), symmetric; `variance` one number a block. With
+    :math:`W = (K + S)^{-1}` it is the gradient of :math:`\tfrac12 \log\det A` by J, too.
     """
     factors = build_tangent_factors(net, params, flux)
     total: Any = 0.0
@@ -210,8 +210,8 @@ def build_kernel_trace_gradient(
             own = net.layout.layers[layer].blocks
             aa = 1.0
             h = g * pt.concatenate([pt.alloc(variance[block.name], block.size) for block in own])
-        for c in range(net.n_labels):
-            for d in range(net.n_labels):
+        for c in range(net.n_outputs):
+            for d in range(net.n_outputs):
                 total = total + pt.sum(weights[c, :, d] * aa * pt.dot(g[c], h[d].T))
     return build_gradient(_as_dtype(0.5, total) * total, params)
 

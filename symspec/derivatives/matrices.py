@@ -25,8 +25,9 @@ from symspec.derivatives.curvature import (
     has_elementwise_layers,
 )
 from symspec.derivatives.functions import SumFunction, check_square_fits
-from symspec.derivatives.weighted_sums import LIKELIHOODS, WeightedSum
+from symspec.derivatives.weighted_sums import WeightedSum
 from symspec.networks.network import Network
+from symspec.networks.noise.given import LIKELIHOODS
 from symspec.networks.params import Params, Symbol
 from symspec.networks.regression import Regression
 from symspec.safety.label_errors import Labels
@@ -111,7 +112,14 @@ class WeightedHessian(WeightedSum):
     numbers of a noise and priors, see `weighted_sums`.
     """
 
-    def __init__(self, net: Network, *, kind: str = "gaussian", backend: str = "auto"):
+    def __init__(
+        self,
+        net: Network,
+        *,
+        kind: str = "gaussian",
+        n_given: int | None = None,
+        backend: str = "auto",
+    ):
         def build(params: Params, flux: Symbol, labels: Symbol, given: Symbol) -> list[Symbol]:
             likelihood = LIKELIHOODS[kind](given)
             self._factors = build_curvature_factors(net, likelihood, params, flux, labels)
@@ -119,7 +127,7 @@ class WeightedHessian(WeightedSum):
 
         check_square_fits(net, "float64")
         self._net = net
-        super().__init__(net, build, _count_copies(net), backend)
+        super().__init__(net, build, _count_copies(net), backend, n_given=n_given)
 
     def __call__(
         self, theta: np.ndarray, X: np.ndarray, Y: np.ndarray, given: np.ndarray, *extra: np.ndarray

@@ -101,9 +101,7 @@ def find_span(reg: Regression, X: np.ndarray) -> Span | None:
         before = Network(net.layers[:first], net.n_pixels)
         Z = compiled.compile_predict(before)(np.empty(0), Z)
     Q, R = np.linalg.qr(Z.T)
-    rest = Network(
-        net.layers[first:], len(X), label_names=net.label_names, label_units=net.label_units
-    )
+    rest = net.with_layers(net.layers[first:], len(X))
     return Span(reg.with_network(rest), R.T, reg, Q, name)
 
 
@@ -153,7 +151,7 @@ def compile_response(
         jacobian = compiled.compile_jacobian(net, "flux", **passes)
         return partial(Response, partial(predict, theta), partial(jacobian, theta))
     before = Network(net.layers[: first + 1], net.n_pixels)
-    after = Network(net.layers[first + 1 :] or [Identity()], before.n_labels)
+    after = net.with_layers(net.layers[first + 1 :] or [Identity()], before.n_labels)
     own, others = np.split(theta, [before.n_params])
     features = partial(compiled.compile_predict(before, **passes), own)
     B = compiled.compile_jacobian(before, "flux", **passes)(own, np.zeros(net.n_pixels)).T

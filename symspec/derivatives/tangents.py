@@ -29,6 +29,9 @@ from symspec.safety.memory import STARS_AT_ONCE, chunks
 class Tangents:
     """df/dtheta of some stars in factored form.
 
+    What are labels here and under the inverse Hessians are all outputs of the network, if it has
+    more: the labels are the first, see `take_labels`.
+
     Attributes
     ----------
     layout : ParamLayout
@@ -58,6 +61,13 @@ class Tangents:
             {k: a[stars] for k, a in self.inputs.items()},
             {k: g[stars] for k, g in self.cotangents.items()},
         )
+
+    def take_labels(self, n_labels: int) -> Tangents:
+        """The same for the first outputs alone."""
+        if n_labels == self.n_labels:
+            return self
+        g = {k: g[:, :n_labels] for k, g in self.cotangents.items()}
+        return Tangents(self.layout, self.inputs, g)
 
     def matvec(self, v: np.ndarray) -> np.ndarray:
         """J v: (star, label) for v (param,), or (star, label, k) for v (param, k).
@@ -113,26 +123,27 @@ class Tangents:
         return out
 
     def gram(self, other: Tangents, variance: dict[str, Any]) -> np.ndarray:
-        """J diag(variance) J'^T: (label * star, label * other star), label-major; float64.
+        """J diag(variance) J'^T: (label * star, other label * other star), label-major; float64.
 
         `variance` gives each block of parameters a number or an array of the block's shape.
         """
         n = self.n_stars
         m = other.n_stars
         C = self.n_labels
-        K = np.zeros((C, n, C, m))
+        D = other.n_labels
+        K = np.zeros((C, n, D, m))
         for layer, variances in self.layout.by_layer(variance).items():
             a, g = self.layer_factors(layer)
             b, h = (a, g) if other is self else other.layer_factors(layer)
             for ab, gv in _separate(a, b, g, *variances):
-                for c, d in _label_pairs(C, symmetric=other is self):
+                for c, d in _label_pairs(C, D, symmetric=other is self):
                     gh = gv[c] @ h[d].T
                     gh *= ab
                     K[c, :, d] += gh
         if other is self:
-            for c, d in _label_pairs(C, symmetric=True):
+            for c, d in _label_pairs(C, D, symmetric=True):
                 K[d, :, c] = K[c, :, d].T
-        return K.reshape(C * n, C * m)
+        return K.reshape(C * n, D * m)
 
     def layer_factors(self, layer: str) -> tuple[np.ndarray, np.ndarray]:
         """Inputs (star, in) and cotangents (label, star, out) of one layer in float64."""
@@ -202,5 +213,5 @@ def _separate(
     yield 1.0, g * w
 
 
-def _label_pairs(n_labels: int, *, symmetric: bool) -> list[tuple[int, int]]:
-    return [(c, d) for c in range(n_labels) for d in range(c + 1 if symmetric else n_labels)]
+def _label_pairs(n_labels: int, n_others: int, *, symmetric: bool) -> list[tuple[int, int]]:
+    return [(c, d) for c in range(n_labels) for d in range(c + 1 if symmetric else n_others)]

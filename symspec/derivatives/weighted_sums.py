@@ -9,16 +9,16 @@ elsewhere, and Student's t
 
 .. math:: L(\theta) = \sum_{nc} \tfrac{\nu_c + 1}{2} \log(1 + p_{nc} r_{nc}^2 / \nu_c)
 
-with the inverse p of the squared scale, zero where a label is missing. What stands in y_n there may
-be any finite number. U is L plus the prior and what does not depend on theta. What `TunableNoise`
-calls `given` is W, or p and nu.
+with the inverse p of the squared scale, zero where a label is missing. For predicted noise L is all
+of minus the log density. What stands in y_n where a label is missing may be any finite number. U is
+L plus the prior and what does not depend on theta. What `TunableNoise` calls `given` is W, or p and
+nu, or which labels are there and the errors that they came with.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -30,28 +30,42 @@ from symspec.derivatives.backends import CompiledGraph, choose_backend, compile_
 from symspec.derivatives.functions import CHUNK_BYTES, MAX_CHUNK
 from symspec.errors import OptionError
 from symspec.networks.network import Network
+from symspec.networks.noise.given import LIKELIHOODS
 from symspec.networks.params import Params, Symbol
 from symspec.safety.memory import chunks
 
 
 @remember
 def compile_weighted_squares(
-    net: Network, *, kind: str = "gaussian", backend: str = "auto"
+    net: Network, *, kind: str = "gaussian", n_given: int | None = None, backend: str = "auto"
 ) -> WeightedSum:
-    """Compile L and its gradient: `fn(theta, X, Y, given)` -> (value, gradient (param,))."""
+    """Compile L and its gradient: `fn(theta, X, Y, given)` -> (value, gradient (param,)).
+
+    Parameters
+    ----------
+    net : Network
+    kind : str
+        Of the noise.
+    n_given : int, optional
+        Numbers given of each label; by default one a label, the weights of normal noise.
+    backend : str
+    """
 
     def build(params: Params, flux: Symbol, labels: Symbol, given: Symbol) -> list[Symbol]:
         L = pt.sum(LIKELIHOODS[kind](given).loss(net.build(params, flux), labels))
         return [L, net.layout.join(graphs.build_gradient(L, params))]
 
-    return WeightedSum(net, build, 4, backend)
+    return WeightedSum(net, build, 4, backend, n_given=n_given)
 
 
 @remember
 def compile_weighted_hessian_vector_product(
-    net: Network, *, kind: str = "gaussian", backend: str = "auto"
+    net: Network, *, kind: str = "gaussian", n_given: int | None = None, backend: str = "auto"
 ) -> WeightedSum:
-    """Compile exact products with the Hessian of L: `fn(theta, X, Y, given, v)` -> (param,)."""
+    """Compile exact products with the Hessian of L: `fn(theta, X, Y, given, v)` -> (param,).
+
+    Parameters are those of `compile_weighted_squares`.
+    """
     v = pt.vector("v", shape=(net.n_params,))
 
     def build(params: Params, flux: Symbol, labels: Symbol, given: Symbol) -> list[Symbol]:
@@ -59,7 +73,7 @@ def compile_weighted_hessian_vector_product(
         product = graphs.build_hessian_vector_product(L, params, net.layout.unpack(v))
         return [net.layout.join(product)]
 
-    return WeightedSum(net, build, 10, backend, [v])
+    return WeightedSum(net, build, 10, backend, [v], n_given=n_given)
 
 
 @remember
@@ -83,83 +97,30 @@ def compile_likelihood(
 
 @remember
 def compile_trace_gradient(net: Network, *, backend: str = "auto") -> WeightedSum:
-    """Compile `graphs.build_trace_gradient`: `fn(theta, X, Y, W, inverse)` -> (param,)."""
+    """Compile `graphs.build_trace_gradient`: `fn(theta, X, Y, W, inverse)` -> (param,).
+
+    W are weights (star, output, output).
+    """
     inverse = pt.matrix("inverse", shape=(net.n_params, net.n_params))
 
     def build(params: Params, flux: Symbol, _: Symbol, weights: Symbol) -> list[Symbol]:
         return [net.layout.join(graphs.build_trace_gradient(net, params, flux, weights, inverse))]
 
-    copies = 6 * net.n_labels * net.n_params / net.floats_per_star
-    return WeightedSum(net, build, copies, backend, [inverse])
+    copies = 6 * net.n_outputs * net.n_params / net.floats_per_star
+    return WeightedSum(
+        net, build, copies, backend, [inverse], n_rows=net.n_outputs, n_given=net.n_outputs
+    )
 
 
 @remember
 def compile_shared_sum(
-    net: Network, *, kind: str = "gaussian", backend: str = "auto"
+    net: Network, *, kind: str = "gaussian", n_given: int | None = None, backend: str = "auto"
 ) -> SharedSum | None:
     """Compile L with shares of the pieces that meet at kinks; None for kinks of unknown kinds."""
     try:
-        return SharedSum(net, kind, backend)
+        return SharedSum(net, kind, n_given or net.n_labels, backend)
     except OptionError:
         return None
-
-
-@dataclass(frozen=True)
-class GivenWeights:
-    """Normal noise of weights W_n (star, label, label)."""
-
-    given: Symbol
-
-    def loss(self, f: Symbol, labels: Symbol) -> Symbol:
-        r = labels - f
-        return 0.5 * r[:, :, None] * self.given * r[:, None, :]
-
-    def gradient(self, f: Symbol, labels: Symbol) -> Symbol:
-        return pt.matmul(self.given, (f - labels)[:, :, None])[:, :, 0]
-
-    def hessian(self, f: Symbol, labels: Symbol) -> Symbol:
-        return self.given
-
-    def weights(self, f: Symbol, labels: Symbol) -> Symbol:
-        return self.given
-
-
-@dataclass(frozen=True)
-class GivenScales:
-    """Student's t noise of inverse squared scales and degrees of freedom (star, label, 2)."""
-
-    given: Symbol
-
-    def loss(self, f: Symbol, labels: Symbol) -> Symbol:
-        p, dof = self._split()
-        return 0.5 * (dof + 1) * pt.log1p(p * (labels - f) ** 2 / dof)
-
-    def gradient(self, f: Symbol, labels: Symbol) -> Symbol:
-        p, dof = self._split()
-        r = labels - f
-        return -(dof + 1) * p * r / (dof + p * r**2)
-
-    def hessian(self, f: Symbol, labels: Symbol) -> Symbol:
-        p, dof = self._split()
-        z2 = p * (labels - f) ** 2
-        return _put_on_diagonals((dof + 1) * p * (dof - z2) / (dof + z2) ** 2)
-
-    def weights(self, f: Symbol, labels: Symbol) -> Symbol:
-        p, dof = self._split()
-        return _put_on_diagonals((dof + 1) / (dof + 3) * p)
-
-    def _split(self) -> tuple[Symbol, Symbol]:
-        return self.given[:, :, 0], self.given[:, :, 1]
-
-
-def _put_on_diagonals(values: Symbol) -> Symbol:
-    return values[:, :, None] * pt.eye(values.type.shape[1])
-
-
-LIKELIHOODS: dict[str, type[GivenWeights] | type[GivenScales]] = {
-    "gaussian": GivenWeights,
-    "student_t": GivenScales,
-}
 
 
 class WeightedSum:
@@ -176,6 +137,8 @@ class WeightedSum:
     backend : str
     extra : sequence of symbols
         Further arguments.
+    n_rows, n_given : int, optional
+        Shape of what is given of one star; by default of one label each.
     """
 
     def __init__(
@@ -185,12 +148,16 @@ class WeightedSum:
         copies: float,
         backend: str,
         extra: Sequence[Symbol] = (),
+        *,
+        n_rows: int | None = None,
+        n_given: int | None = None,
     ):
         self.chunk = int(np.clip(CHUNK_BYTES / (8 * copies * net.floats_per_star), 1, MAX_CHUNK))
         theta = pt.vector("theta", dtype="float64", shape=(net.n_params,))
         flux = pt.matrix("flux", dtype="float64", shape=(None, net.n_pixels))
         labels = pt.matrix("labels", dtype="float64", shape=(None, net.n_labels))
-        given = pt.tensor3("given", dtype="float64", shape=(None, net.n_labels, None))
+        shape = (None, n_rows or net.n_labels, n_given or net.n_labels)
+        given = pt.tensor3("given", dtype="float64", shape=shape)
         outputs = build(net.layout.unpack(theta), flux, labels, given)
         inputs = [theta, flux, labels, given, *extra]
         self._function = compile_graph(inputs, outputs, choose_backend(backend), "float64")
@@ -237,7 +204,7 @@ class SharedSum:
         Of each star.
     """
 
-    def __init__(self, net: Network, kind: str, backend: str):
+    def __init__(self, net: Network, kind: str, n_given: int, backend: str):
         self._net = net
         self._backend = choose_backend(backend)
         theta = pt.vector("theta", shape=(net.n_params,))
@@ -258,12 +225,12 @@ class SharedSum:
         self._arguments = self._compile([theta, flux], [pt.concatenate(rows, axis=1)])
         copies = 20 * net.floats_per_star
         self.chunk = int(np.clip(CHUNK_BYTES / (8 * copies), 1, MAX_CHUNK))
-        self._compile_derivatives(kind, theta, flux)
+        given = pt.tensor3("given", shape=(None, net.n_labels, n_given))
+        self._compile_derivatives(kind, theta, flux, given)
 
-    def _compile_derivatives(self, kind: str, theta: Symbol, flux: Symbol) -> None:
+    def _compile_derivatives(self, kind: str, theta: Symbol, flux: Symbol, given: Symbol) -> None:
         net = self._net
         labels = pt.matrix("labels", shape=(None, net.n_labels))
-        given = pt.tensor3("given", shape=(None, net.n_labels, None))
         shares = pt.matrix("shares", shape=(None, self.n_kinks))
         v = pt.vector("v", shape=(net.n_params,))
         inputs = [theta, flux, labels, given, shares]

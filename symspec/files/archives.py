@@ -259,6 +259,8 @@ def read_flux_prior(path: str | os.PathLike[str]) -> FluxPrior | None:
 def _write_network(file: Any, net: Network, theta: np.ndarray) -> None:
     write_attribute(file, "n_pixels", net.n_pixels)
     write_attribute(file, "n_layers", len(net.layers))
+    if net.n_labels < net.n_outputs:
+        write_attribute(file, "n_labels", net.n_labels)
     write_strings(file, "label_names", net.label_names)
     write_strings(file, "label_units", net.label_units)
     write_wavelength(file, net)
@@ -302,9 +304,13 @@ def _read_network(archive: Archive) -> tuple[Network, np.ndarray]:
     layers: list[Layer] = []
     for i in range(archive.attribute("/", "n_layers", int)):
         layers.append(read_layer(archive, f"layers/{i}", layers))
+    n_labels = None  # all outputs are labels
+    if "n_labels" in archive.tree.attrs:
+        n_labels = archive.attribute("/", "n_labels", int)
     net = Network(
         layers,
         n_pixels,
+        n_labels=n_labels,
         label_names=names,
         label_units=units,
         **read_wavelength(archive, n_pixels),

@@ -32,6 +32,10 @@ BUILD = "build the network of symspec's layers and give it as net="  # advice in
 _TRANSPOSED = "the kernels are (in, out) where (out, in) was expected, or the other way round"
 
 
+class OutputsError(OptionError):
+    """The outputs that are asked for are not those of the model: no fault of its file."""
+
+
 @dataclass(frozen=True)
 class FileArray:
     """One array of a file, perhaps not read yet.
@@ -105,7 +109,7 @@ def reading(path: str | os.PathLike[str], what: str) -> AbstractContextManager[N
     what : str
         What the file should be, with its article.
     """
-    return as_format_error(path, what, passing=(FileFormatError, TooLargeError))
+    return as_format_error(path, what, passing=(FileFormatError, TooLargeError, OutputsError))
 
 
 @contextmanager
@@ -148,6 +152,41 @@ def check_floats(path: str | os.PathLike[str], n: int) -> None:
             f"{path} should take {LARGEST:,} numbers a star at most on its way through the layers,"
             f" got {n:,}: it is damaged, or made to fill the memory."
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Heads:
+    """Names of the outputs of a model that are read.
+
+    Attributes
+    ----------
+    labels : tuple of str
+        Those that are labels; empty for all that are not the noise's.
+    noise : tuple of str
+        Those behind the labels.
+    """
+
+    labels: tuple[str, ...] = ()
+    noise: tuple[str, ...] = ()
+
+    def find(self, path: str | os.PathLike[str], names: Sequence[str]) -> tuple[list[int], int]:
+        """Places of the outputs among those of these names, and how many of them are labels.
+
+        Raises
+        ------
+        OutputsError
+            There is no such output, or one is named twice.
+        """
+        labels = self.labels or [name for name in names if name not in self.noise]
+        chosen = [*labels, *self.noise]
+        wrong = [name for name in chosen if names.count(name) != 1 or chosen.count(name) != 1]
+        if wrong or not labels:
+            raise OutputsError(
+                f"{path} has the outputs {', '.join(map(repr, names))}, got"
+                f" {', '.join(map(repr, chosen))}: name each that is to be read once, labels among"
+                " them."
+            )
+        return [names.index(name) for name in chosen], len(labels)
 
 
 def make_network(layers: Sequence[Layer], n_pixels: int) -> Network:

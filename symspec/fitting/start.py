@@ -11,7 +11,7 @@ from symspec.derivatives.compiled import compile_predict
 from symspec.errors import DataError
 from symspec.networks.layers import Layer, Standardize, Unstandardize
 from symspec.networks.network import Network, mlp
-from symspec.networks.noise import StudentTNoise
+from symspec.networks.noise import GaussianNoise, Noise, PredictedNoise, StudentTNoise
 from symspec.networks.preprocessing import make_preprocessing, parse_preprocessing
 from symspec.networks.prior import scaled_prior
 from symspec.networks.regression import Regression
@@ -29,6 +29,7 @@ def build_start(
     sigma_noise: ArrayLike | None = None,
     prior_precision: float = 1.0,
     dof: float | None = None,
+    predicts_noise: bool = False,
     preprocess: str = "",
 ) -> Regression:
     """Regression of a multilayer perceptron from flux to labels in their own units.
@@ -41,35 +42,41 @@ def build_start(
         Widths of the hidden layers.
     activation : str
     sigma_noise : float or sequence of float, optional
-        By default `START_NOISE` times the standard deviation of each label.
+        Of predicted noise the one that its prior is around. By default `START_NOISE` times the
+        standard deviation of each label.
     prior_precision : float, default 1.0
         See `scaled_prior`.
     dof : float, optional
         Degrees of freedom of Student's t noise, of which `sigma_noise` is the scale; by default
         noise is normal.
+    predicts_noise : bool, default False
+        Whether the network predicts the noise of each star.
     preprocess : str, default ""
         What is done to spectra first, see `symspec.networks.preprocessing.parse_preprocessing`.
     """
     Y = np.asarray(spectra.labels)
     before, X = _preprocess(fill_flux(spectra), preprocess)
-    dense = mlp([spectra.n_pixels, *hidden, Y.shape[1]], activation=activation)
+    scaling = Unstandardize.of(Y)
+    sigma = START_NOISE * np.nanstd(Y, axis=0) if sigma_noise is None else np.asarray(sigma_noise)
+    sigma = np.squeeze(sigma) if sigma.size == 1 else sigma
+    normal = GaussianNoise.from_keywords(sigma, None).for_labels(Y.shape[1])
+    noise: Noise = normal if dof is None else StudentTNoise(normal.sigma, dof)
+    noise = PredictedNoise() if predicts_noise else noise
+    n_outputs = noise.outputs_per_label * Y.shape[1]
+    scaling = scaling.for_outputs(n_outputs, np.log(normal.sigma))
+    dense = mlp([spectra.n_pixels, *hidden, n_outputs], activation=activation)
     net = Network(
-        [*before, Standardize.of(X, constant="keep"), *dense.layers, Unstandardize.of(Y)],
+        [*before, Standardize.of(X, constant="keep"), *dense.layers, scaling],
         spectra.n_pixels,
+        n_labels=Y.shape[1],
         label_names=spectra.label_names,
         label_units=spectra.label_units,
         wavelength=spectra.wavelength,
         wavelength_unit=spectra.wavelength_unit,
         wavelength_medium=spectra.wavelength_medium,
     )
-    if sigma_noise is None:
-        sigma_noise = START_NOISE * np.nanstd(Y, axis=0)
-    elif np.size(sigma_noise) == 1:
-        sigma_noise = float(np.squeeze(sigma_noise))
     prior = scaled_prior(net, prior_precision)
-    if dof is not None:
-        return Regression(net, noise=StudentTNoise(sigma_noise, dof), prior_precision=prior)
-    return Regression(net, sigma_noise=sigma_noise, prior_precision=prior)
+    return Regression(net, noise=noise, prior_precision=prior)
 
 
 def _preprocess(flux: np.ndarray, text: str) -> tuple[list[Layer], np.ndarray]:

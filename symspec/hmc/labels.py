@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import numpy as np
 import pytensor.tensor as pt
 
@@ -40,6 +38,11 @@ def add_labels(noise: Noise, f: Symbol, Y: Labels, sigma: Symbol | None) -> Symb
         raise OptionError(
             "sigma_noise as a variable goes with label errors that are standard deviations"
             " (star, label), got covariances: give label_errors=."
+        )
+    if sigma is not None and noise.outputs_per_label > 1:
+        raise OptionError(
+            "sigma_noise as a variable stands for noise of one output a label, got"
+            f" {noise!r}: leave it out."
         )
     if isinstance(noise, GaussianNoise) and not (noise.is_full or has_pairs):
         sigma = noise.sigma if sigma is None else sigma
@@ -88,27 +91,39 @@ def _add_vectors(
     import pymc as pm
 
     n = noise.n_labels
+    n_parts = noise.outputs_per_label
+    parts = [f[:, part * n : (part + 1) * n] for part in range(n_parts)]
 
-    def logp(value: Symbol, f: Symbol, *columns: Symbol) -> Symbol:
+    def logp(value: Symbol, *args: Symbol) -> Symbol:
         known = value if mask is None else pt.switch(pt.neq(mask, 0.0), value, np.nan)
         known = pt.specify_shape(known, (None, n))
-        return noise.log_likelihood(f, pt.concatenate([known, *columns], axis=-1))
+        targets = pt.concatenate([known, *args[n_parts:]], axis=-1)
+        return noise.log_likelihood(pt.concatenate(args[:n_parts], axis=-1), targets)
 
-    def random(
-        f: np.ndarray, *columns: np.ndarray, rng: np.random.Generator, size: tuple[int, ...]
-    ) -> np.ndarray:
-        drawn = noise.draw(np.broadcast_to(f, (*size, n)), rng)
-        return drawn + sum(_draw_errors(c, drawn.shape, rng) for c in columns)
+    def random(*args: np.ndarray, rng: np.random.Generator, size: tuple[int, ...]) -> np.ndarray:
+        outputs = [np.broadcast_to(part, (*size, n)) for part in args[:n_parts]]
+        drawn = noise.draw(np.concatenate(outputs, axis=-1), rng)
+        return drawn + sum(_draw_errors(c, drawn.shape, rng) for c in args[n_parts:])
 
-    distribution = partial(
-        pm.CustomDist, "y", f, logp=logp, random=random, observed=labels, shape=f.shape, dims=LABELS
+    dims = ["(c)"] * n_parts
+    args = parts
+    if errors is not None and errors.ndim == 2:
+        dims.append("(c)")
+        args = [*parts, pt.specify_shape(errors**2, (None, n))]
+    elif errors is not None:
+        dims.append("(k)")
+        columns = errors.reshape((errors.shape[0], n * n))
+        args = [*parts, pt.specify_shape(columns, (None, n * n))]
+    return pm.CustomDist(
+        "y",
+        *args,
+        logp=logp,
+        random=random,
+        signature=f"{','.join(dims)}->(c)",
+        observed=labels,
+        shape=parts[0].shape,
+        dims=LABELS,
     )
-    if errors is None:
-        return distribution(signature="(c)->(c)")
-    if errors.ndim == 2:
-        return distribution(pt.specify_shape(errors**2, (None, n)), signature="(c),(c)->(c)")
-    columns = errors.reshape((errors.shape[0], n * n))
-    return distribution(pt.specify_shape(columns, (None, n * n)), signature="(c),(k)->(c)")
 
 
 def _draw_errors(

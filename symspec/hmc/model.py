@@ -82,7 +82,7 @@ def pymc_model(
         dense layer, whose inputs are computed once and are the data "features"; or a number of
         leading directions of the curvature, as "z".
     X_check : array_like, shape (check_star, pixel), optional
-        Spectra whose network outputs are stored as "f" (check_star, label) with every draw.
+        Spectra whose labels are stored as "f" (check_star, label) with every draw.
     sigma_noise : number, array_like (label,), or PyMC variable, optional
         In place of the regression's noise. A distribution made by ``.dist()`` gets the name
         "sigma_noise".
@@ -126,7 +126,7 @@ def pymc_model(
         else:
             model.add_coords({"param": _name_params(reg, free)})
             theta = _add_theta(laplace, subset, free, _expand(reg, free, sds))
-        f = _build(part, theta, inputs)
+        f = part.net.build(part.net.layout.unpack(theta), inputs)
         y = add_labels(part.noise, f, Y, sigma)
         if log_likelihood:
             density = pm.logp(y, model.rvs_to_values[y])
@@ -136,7 +136,8 @@ def pymc_model(
             inputs_check = _find_check_inputs(reg, head, X_check)
             model.add_coords({"check_star": np.arange(len(inputs_check))})
             # shared, so that no copy goes into each result
-            f_check = _build(part, theta, pytensor.shared(inputs_check, "inputs_check"))
+            inputs = pytensor.shared(inputs_check, "inputs_check")
+            f_check = part.net.build_labels(part.net.layout.unpack(theta), inputs)
             pm.Deterministic("f", f_check, dims=("check_star", "label"))
     return model
 
@@ -147,10 +148,6 @@ def _add_inputs(X: np.ndarray, head: LastLayer | None) -> Symbol:
     if head is None:
         return pm.Data("flux", np.asarray(X, np.float64), dims=("star", "pixel"))
     return pm.Data("features", head.find_features(X), dims=("star", "feature"))
-
-
-def _build(part: Regression, theta: Symbol, inputs: Symbol) -> Symbol:
-    return part.net.build(part.net.layout.unpack(theta), inputs)
 
 
 def _find_check_inputs(reg: Regression, head: LastLayer | None, X_check: Any) -> np.ndarray:

@@ -14,6 +14,7 @@ from symspec.derivatives.tangents import Tangents, compute_tangents, walk_tangen
 from symspec.inverse_hessian.choice import INVERSES, check_structure, choose_structure
 from symspec.inverse_hessian.interface import InverseHessian
 from symspec.inverse_hessian.primal import PrimalInverse
+from symspec.networks.noise.star_noise import StarNoise
 from symspec.networks.regression import Regression
 from symspec.safety.checkpoint import Checkpoint
 from symspec.safety.label_errors import Labels, find_observed
@@ -85,6 +86,7 @@ class InverseBuilder:
         self.dtype = dtype
         self.checkpoint = Checkpoint() if checkpoint is None else checkpoint
         self._factors = compiled.compile_tangent_factors(reg.net, backend=backend, dtype=dtype)
+        self._how = {"backend": backend, "dtype": dtype}
         self._hessian = self._compile_hessian()
 
     def with_regression(self, reg: Regression) -> InverseBuilder:
@@ -120,20 +122,29 @@ class InverseBuilder:
         """Indices of the training stars with labels."""
         return np.flatnonzero(self.observed.any(axis=1))
 
+    def outputs(self, theta: np.ndarray, X: np.ndarray) -> np.ndarray:
+        """Outputs (star, output) of the network at `theta`."""
+        return compiled.compile_outputs(self.reg.net, **self._how)(theta, X)
+
+    def noise(self, theta: np.ndarray, stars: Any = slice(None)) -> StarNoise:
+        """Noise of the training stars, or of some of them, around what the network says."""
+        return self.reg.noise.of_stars(self.Y[stars], lambda: self.outputs(theta, self.X[stars]))
+
     def tangents(self, theta: np.ndarray, X: np.ndarray | None = None) -> Tangents:
         """Tangents at `theta` of some stars, the training stars by default."""
         X = self.X if X is None else X
         return compute_tangents(self.reg.net, self._factors, theta, X)
 
     def walk(self, theta: np.ndarray, X: np.ndarray) -> Iterator[tuple[slice, Tangents]]:
-        """Rows and tangents at `theta` of the stars X (star, pixel), some stars at a time."""
-        return walk_tangents(self.reg.net, self._factors, theta, X)
+        """Rows and tangents of the labels at `theta` of the stars X, some stars at a time."""
+        for rows, tangents in walk_tangents(self.reg.net, self._factors, theta, X):
+            yield rows, tangents.take_labels(self.reg.net.n_labels)
 
     def stream(self, theta: np.ndarray, stars: np.ndarray | None = None) -> TangentStream:
         """Whitened tangents of the labelled training stars, or of some of them, block by block."""
         return TangentStream(
             lambda some: self.tangents(theta, self.X[some]),
-            self.reg.noise.of_stars(self.Y).whiteners,
+            self.noise(theta).whiteners,
             self.reg.net.n_params,
             self.memory / 3,
             self.labelled if stars is None else stars,

@@ -71,7 +71,8 @@ def choose_structure(
     """
     limit = parse_memory(memory)
     able = [name for name in EXACT if curvature in INVERSES[name].curvatures]
-    costs = {name: INVERSES[name].cost(net, n_rows) for name in able}
+    n_outputs = n_rows * net.n_outputs // net.n_labels
+    costs = {name: INVERSES[name].cost(net, n_outputs) for name in able}
     sizes = ", ".join(
         f"{name} {cost.n_bytes / 2**30:.3g} GiB" for name, cost in costs.items() if cost.rows
     )

@@ -116,23 +116,24 @@ class DualInverse(InverseHessian):
     @classmethod
     def of_stars(cls, problem: Problem, theta: np.ndarray, stars: Any) -> DualInverse:
         """From some of the training stars, indices or a slice."""
-        noise = problem.reg.noise.of_stars(problem.Y[stars])
-        is_subset = bool(noise.observed.sum() < problem.observed.sum())
+        noise = problem.noise(theta, stars)
+        is_subset = bool(noise.observed.any(axis=1).sum() < len(problem.labelled))
         tangents = problem.tangents(theta, problem.X[stars])
         return cls(tangents, _invert_prior(problem.reg), noise, is_subset=is_subset)
 
     @classmethod
     def from_arrays(cls, reader: ArrayReader, place: str, reg: Regression) -> DualInverse:
-        observed = reader.array(f"{place}/observed", (None, reg.net.n_labels), kind=bool)
+        observed = reader.array(f"{place}/observed", (None, reg.net.n_outputs), kind=bool)
         tangents = read_tangents(reader, place, reg.net, len(observed))
         cholesky = read_cholesky(reader, place, int(observed.sum()))
         is_subset = False
         if "is_subset" in reader.find(place):
             is_subset = bool(reader.array(f"{place}/is_subset", (), kind=bool))
-        noise = reg.noise.of_stars(np.where(observed, 0.0, np.nan))
         if "covariances" in reader.find(place):
             shape = *observed.shape, observed.shape[1]
             noise = StarNoise(observed, reader.array(f"{place}/covariances", shape, finite=True))
+        else:
+            noise = reg.noise.of_stars(np.where(observed, 0.0, np.nan))
         return cls(tangents, _invert_prior(reg), noise, cholesky, is_subset=is_subset)
 
     def _factorize(self) -> np.ndarray:
@@ -313,7 +314,7 @@ class DualInverse(InverseHessian):
         factors["observed"] = self.observed
         factors["cholesky"] = self.cholesky
         factors["is_subset"] = np.array(not self.is_complete)
-        if self.noise.covariance.ndim == 3:  # labels with errors of their own
+        if self.noise.covariance.ndim == 3:  # that differ from star to star
             factors["covariances"] = self.noise.covariance
         return factors
 
@@ -351,7 +352,7 @@ def read_tangents(reader: ArrayReader, place: str, net: Network, n_stars: int) -
     inputs = {}
     cotangents = {}
     for name, layer in net.layout.layers.items():
-        shape = (n_stars, net.n_labels, layer.n_out)
+        shape = (n_stars, net.n_outputs, layer.n_out)
         inputs[name] = reader.array(f"{place}/inputs/{name}", (n_stars, layer.n_in), finite=True)
         cotangents[name] = reader.array(f"{place}/cotangents/{name}", shape, finite=True)
     return Tangents(net.layout, inputs, cotangents)

@@ -22,6 +22,7 @@ from symspec.errors import OptionError
 from symspec.inverse_hessian.digits import Enclosure
 from symspec.networks.network import Network
 from symspec.networks.noise import LOG_2PI
+from symspec.networks.noise.star_noise import StarNoise
 from symspec.networks.params import ParamLayout
 from symspec.networks.regression import Regression
 from symspec.safety.checkpoint import Checkpoint
@@ -65,6 +66,10 @@ class Problem(Protocol):
 
     @property
     def labelled(self) -> np.ndarray: ...
+
+    def noise(self, theta: np.ndarray, stars: Any = slice(None)) -> StarNoise:
+        """Noise of the training stars, or of some of them, around what the network says."""
+        ...
 
     def tangents(self, theta: np.ndarray, X: np.ndarray | None = None) -> Tangents:
         """Tangents of the stars X, the training stars by default."""
@@ -186,7 +191,7 @@ class InverseHessian(LinearOperator, ABC):
 
     @classmethod
     def cost(cls, net: Network, n_rows: int) -> Cost:
-        """Cost for `n_rows` observed (star, label) pairs; by default it fits but takes for ever."""
+        """Cost for `n_rows` outputs of observed labels; by default it fits but takes for ever."""
         return Cost(math.inf, 0)
 
     @classmethod
@@ -361,8 +366,8 @@ class InverseHessian(LinearOperator, ABC):
     ) -> tuple[np.ndarray, dict[str, float]]:
         r"""Gradient of :math:`\tfrac12 \log\det A` (param,), and the effective parameters by block.
 
-        `derivative` is of `compile_log_det_gradient`; X, Y and weights (star, label, label) are the
-        training set and its inverse noise covariances.
+        `derivative` is of `compile_log_det_gradient`; X, Y and weights (star, output, output) are
+        the training set and the weights of its noise, which are held fixed.
         """
         raise NotImplementedError(f"{self.structure} has no gradient of the evidence.")
 

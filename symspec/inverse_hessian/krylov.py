@@ -239,7 +239,7 @@ class KrylovInverse(InverseHessian):
 
     def _bracket(self, tangents: Tangents) -> tuple[np.ndarray, np.ndarray]:
         """Bounds (star, label, label) but for rounding, by conjugate gradients."""
-        step = self._columns_that_share() // self.rest.n_labels
+        step = max(1, self._columns_that_share() // tangents.n_labels)
         groups = [tangents[i : i + step] for i in range(0, tangents.n_stars, step)]
         budget = self.limits.max_seconds
         begin = time.monotonic()
@@ -269,7 +269,7 @@ class KrylovInverse(InverseHessian):
         while True:
             yield brackets.lower.copy(), brackets.upper.copy()
             wide = brackets.find_wide(self.limits.tolerance)
-            n_columns = int(wide.sum()) * self.rest.n_labels
+            n_columns = int(wide.sum()) * tangents.n_labels
             seconds = time.monotonic() - begin
             if not wide.any() or self._must_stop(space, n_columns, seconds, max_seconds):
                 return
@@ -319,7 +319,7 @@ class KrylovInverse(InverseHessian):
 
     def _right_hand_sides(self, tangents: Tangents) -> np.ndarray:
         """The columns k (row, star, label)."""
-        C = self.rest.n_labels
+        C = tangents.n_labels
         k = np.empty((self._n_rows, tangents.n_stars, C))
         for stars in self._columns(tangents.n_stars, each=C):
             Jt = [
@@ -382,5 +382,5 @@ class KrylovInverse(InverseHessian):
 
 def _default_subset(problem: Problem) -> int:
     """Stars of which the kernel takes an eighth of the memory, at most a quarter of them."""
-    fitting = int(np.sqrt(problem.memory / 8 / (3 * 8)) / problem.reg.net.n_labels)
+    fitting = int(np.sqrt(problem.memory / 8 / (3 * 8)) / problem.reg.net.n_outputs)
     return max(1, min(fitting, len(problem.labelled) // 4))

@@ -155,7 +155,7 @@ def split_last_layer(reg: Regression, theta: np.ndarray) -> LastLayer:
     layers = (
         [Reshape(net.shapes[at]), *net.layers[at:]] if len(net.shapes[at]) > 1 else net.layers[at:]
     )
-    head = Network(layers, net.widths[at], label_names=net.label_names, label_units=net.label_units)
+    head = net.with_layers(layers, net.widths[at])
     prior = {
         b.name: reg.prior_precision[f"{name}/{b.name.partition('/')[2]}"]
         for b in head.layout.blocks

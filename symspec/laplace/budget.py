@@ -64,11 +64,13 @@ def find_newton_shift(step: np.ndarray, model_cov: np.ndarray) -> np.ndarray:
         return np.where(step == 0, 0.0, step / standard_deviations(model_cov))
 
 
-def begin(n_stars: int, n_labels: int) -> dict[str, np.ndarray]:
+def begin(n_stars: int, n_labels: int, n_outputs: int) -> dict[str, np.ndarray]:
     """What is computed of stars before it is summed up, of a flux without errors."""
     of_labels = (n_stars, n_labels)
     square = (n_stars, n_labels, n_labels)
     return {
+        "outputs": np.zeros((n_stars, n_outputs)),
+        "variances": np.zeros((n_stars, n_outputs)),
         "labels": np.zeros(of_labels),
         "model": np.zeros(square),
         "flux": np.zeros(square),
@@ -102,7 +104,8 @@ class Budgets:
 
     def compute(self, checkpoint: Checkpoint) -> dict[str, np.ndarray]:
         """Of all stars, but for those that the checkpoint has kept."""
-        start = begin(len(self.flux), self.laplace.reg.net.n_labels)
+        net = self.laplace.reg.net
+        start = begin(len(self.flux), net.n_labels, net.n_outputs)
         return checkpoint.accumulate("prediction", Batches(len(self.flux)), start, self.add)
 
     def add(self, state: dict[str, np.ndarray], rows: slice) -> None:
@@ -115,7 +118,8 @@ class Budgets:
         self._add_labels(state, rows, completed.flux)
         noise = FluxNoise.of(self.ivar[rows], self.covariance and self.covariance.pick(rows))
         labels = state["labels"][rows]
-        others = state["model"][rows] + self.laplace.reg.noise.predict(labels)
+        noise_cov = self.laplace.reg.noise.predict(state["outputs"][rows], state["variances"][rows])
+        others = state["model"][rows] + noise_cov
         found = find_flux_errors(
             partial(self.laplace.respond, center=self.how.center),
             labels,
@@ -130,18 +134,24 @@ class Budgets:
 
     def _add_labels(self, state: dict[str, np.ndarray], rows: slice, flux: np.ndarray) -> None:
         """Labels, their model covariances with bounds, and what a Newton step changes."""
-        state["labels"][rows] = self.laplace.predict_labels(flux)
-        for part, tangents in self.laplace.tangents(flux):
+        C = self.laplace.reg.net.n_labels
+        outputs = self.laplace.predict_outputs(flux)
+        for part, tangents in self.laplace.output_tangents(flux):
             stars = slice(rows.start + part.start, rows.start + part.stop)
             found = self.laplace.inverse_hessian.enclose(tangents)
             variances = np.einsum("ncc->nc", found.value)
             variances[~(variances >= 0)] = np.nan  # no digit is left
             ends = (np.maximum(found.lower, 0), found.upper)
-            state["model"][stars] = found.value
-            state["interval"][stars] = np.stack([standard_deviations(end) for end in ends], axis=-1)
-            state["step"][stars] = tangents.matvec(self.laplace.newton_step)
-        if self.how.center == "linearized":
-            state["labels"][rows] += state["step"][rows]
+            deviations = np.stack([standard_deviations(end) for end in ends], axis=-1)
+            step = tangents.matvec(self.laplace.newton_step)
+            if self.how.center == "linearized":
+                outputs[part] += step
+            state["variances"][stars] = variances
+            state["model"][stars] = found.value[:, :C, :C]
+            state["interval"][stars] = deviations[:, :C]
+            state["step"][stars] = step[:, :C]
+        state["outputs"][rows] = outputs
+        state["labels"][rows] = outputs[:, :C]
 
 
 def sum_up(
@@ -157,8 +167,9 @@ def sum_up(
 
     The noise is that of new labels, or of these `labels`, with their own errors.
     """
-    noise_cov = laplace.reg.noise.predict(computed["labels"], labels)
-    dof = laplace.reg.noise.tail_dof
+    noise = laplace.reg.noise
+    noise_cov = noise.predict(computed["outputs"], computed["variances"], labels)
+    dof = noise.tail_dof
     total_cov = computed["model"] + computed["flux"] + noise_cov
     n_bad = np.zeros(len(X), int) if ivar is None else np.count_nonzero(ivar == 0, axis=1)
     snr = find_snr(X, ivar)
@@ -194,6 +205,7 @@ def sum_up(
         fill=how.fill,
         flux=how.flux,
         noise_dof=None if dof is None else np.broadcast_to(dof, computed["labels"].shape),
+        noise_mixture=noise.find_mixture(computed["outputs"], computed["variances"]),
     )
 
 

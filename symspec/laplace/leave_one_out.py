@@ -105,7 +105,7 @@ def find_influence(
     n_labels = laplace.reg.net.n_labels
     moved = np.zeros((len(X), n_labels, len(stars.flux)))
     size = find_block_size(laplace)
-    for train, others in laplace.tangents(stars.flux, stars_at_once=size):
+    for train, others in laplace.output_tangents(stars.flux, size):
         for rows, tangents in laplace.tangents(X, stars_at_once=size):
             C = cross_covariance(tangents, others)
             moved[rows, :, train] = np.einsum("ncmd,md->ncm", C, z[train])
@@ -130,7 +130,7 @@ def find_joint_covariance(laplace: LaplacePosterior, X: np.ndarray) -> np.ndarra
 
 def find_block_size(laplace: LaplacePosterior) -> int:
     """Stars whose cross covariances are computed at once."""
-    bytes_a_star = 8 * laplace.reg.net.n_labels * laplace.inverse_hessian.n_rows
+    bytes_a_star = 8 * laplace.reg.net.n_outputs * laplace.inverse_hessian.n_rows
     return int(np.clip(BLOCK_BYTES // bytes_a_star, 1, MAX_BLOCK_STARS))
 
 
@@ -156,26 +156,32 @@ def _compute(
     members: list[np.ndarray] | None,
     how: Choices,
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """What `sum_up` takes, of stars that are left out, and z (star, label)."""
+    """What `sum_up` takes, of stars that are left out, and z (star, output)."""
     _check(laplace)
-    state = begin(len(stars.flux), laplace.reg.net.n_labels)
-    z = np.zeros_like(state["labels"])
-    T = laplace.reg.noise.of_stars(stars.labels).whiteners
-    step = laplace.newton_step
+    C = laplace.reg.net.n_labels
+    state = begin(len(stars.flux), C, laplace.reg.net.n_outputs)
+    z = np.zeros_like(state["outputs"])
+    noise = laplace.reg.noise
+    T = noise.of_stars(stars.labels, lambda: laplace.predict_outputs(stars.flux)).whiteners
     for rows, tangents, V, bounds in _walk_groups(laplace, stars.flux, members):
-        labels = laplace.predict_labels(stars.flux[rows])
-        state["step"][rows] = tangents.matvec(step)
-        at_minimum = labels + state["step"][rows]
+        outputs = laplace.predict_outputs(stars.flux[rows])
+        step = tangents.matvec(laplace.newton_step)
+        at_minimum = outputs + step
         if how.center == "linearized":
-            labels = at_minimum
-        score = laplace.reg.noise.score(at_minimum, stars.labels[rows])
+            outputs = at_minimum
+        score = noise.score(at_minimum, stars.labels[rows])
         shape = (*V.shape[:-1], 1)
         T_group = _on_diagonal(T[rows], V.shape)
         z[rows] = _solve(V, T_group, score.reshape(shape)).reshape(score.shape)
-        state["labels"][rows] = labels - (V @ z[rows].reshape(shape)).reshape(labels.shape)
-        state["model"][rows] = _take_own(_spread(V, T_group), labels.shape)
-        ends = [standard_deviations(_take_own(_spread(B, T_group), labels.shape)) for B in bounds]
-        state["interval"][rows] = np.stack(ends, axis=-1)
+        outputs = outputs - (V @ z[rows].reshape(shape)).reshape(outputs.shape)
+        own = _take_own(_spread(V, T_group), outputs.shape)
+        ends = [standard_deviations(_take_own(_spread(B, T_group), outputs.shape)) for B in bounds]
+        state["outputs"][rows] = outputs
+        state["variances"][rows] = np.einsum("ncc->nc", own)
+        state["labels"][rows] = outputs[:, :C]
+        state["model"][rows] = own[:, :C, :C]
+        state["interval"][rows] = np.stack(ends, axis=-1)[:, :C]
+        state["step"][rows] = step[:, :C]
     return state, z
 
 
@@ -197,13 +203,13 @@ def _walk_groups(
     """
     inverse = laplace.inverse_hessian
     if members is None:
-        for rows, tangents in laplace.tangents(X):
+        for rows, tangents in laplace.output_tangents(X):
             found = inverse.enclose(tangents)
             yield rows, tangents, found.value, (found.lower, found.upper)
         return
     cross_covariance = inverse.cross_covariance()
     for group in members:
-        ((_, tangents),) = laplace.tangents(X[group], stars_at_once=len(group))
+        ((_, tangents),) = laplace.output_tangents(X[group], len(group))
         V = cross_covariance(tangents, tangents)
         n_rows = V.shape[0] * V.shape[1]
         V = V.reshape(1, n_rows, n_rows)

@@ -45,6 +45,8 @@ from symspec.spectra.selections import as_flux
 from symspec.spectra.spectra import Spectra
 from symspec.version import __version__
 
+_Walk = Iterator[tuple[slice, Tangents]]
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class LaplacePosterior:
@@ -121,8 +123,8 @@ class LaplacePosterior:
         return compiled.compile_tangent_factors(self.reg.net, **self._options)
 
     @cached_property
-    def _predict(self) -> PerStarFunction:
-        return compiled.compile_predict(self.reg.net, **self._options)
+    def _outputs(self) -> PerStarFunction:
+        return compiled.compile_outputs(self.reg.net, **self._options)
 
     @cached_property
     def _response(self) -> Callable[[np.ndarray], Response]:
@@ -156,29 +158,33 @@ class LaplacePosterior:
             step = -(self.inverse_hessian @ self.gradient)
         return step, [str(warning.message) for warning in told]
 
-    def tangents(
-        self, X: ArrayLike, *, stars_at_once: int | None = None
-    ) -> Iterator[tuple[slice, Tangents]]:
+    def tangents(self, X: ArrayLike, *, stars_at_once: int | None = None) -> _Walk:
         """Derivatives of the labels of X (star, pixel) by the weights, some stars at a time.
 
         Yields
         ------
-        rows : slice
-            The stars, 256 by default.
-        tangents : Tangents
-            Their df/dtheta in factors, multiplied by `matvec` and `rmatvec`.
+        slice, Tangents
+            The stars, 256 by default, and df/dtheta in factors, see `Tangents.matvec`, `rmatvec`.
         """
-        stars = np.atleast_2d(check_flux(X, self.reg.net.n_pixels, dtype=None))
-        size = stars_at_once or STARS_AT_ONCE
-        return walk_tangents(self.reg.net, self._factors, self.theta, stars, size)
+        for rows, tangents in self.output_tangents(X, stars_at_once):
+            yield rows, tangents.take_labels(self.reg.net.n_labels)
+
+    def output_tangents(self, X: ArrayLike, size: int | None = None) -> _Walk:
+        """`tangents` of all outputs: what is for the noise stands behind the labels."""
+        X = np.atleast_2d(check_flux(X, self.reg.net.n_pixels, dtype=None))
+        return walk_tangents(self.reg.net, self._factors, self.theta, X, size or STARS_AT_ONCE)
 
     def predict_labels(self, X: ArrayLike, *, center: str = "weights") -> np.ndarray:
         """Labels (star, label) or (label,) without error bars; `center` is that of `predict`."""
-        labels = self._predict(self.theta, X)
+        return self.predict_outputs(X, center=center)[..., : self.reg.net.n_labels]
+
+    def predict_outputs(self, X: ArrayLike, *, center: str = "weights") -> np.ndarray:
+        """All outputs of the network: what is for the noise stands behind the labels."""
+        outputs: np.ndarray = self._outputs(self.theta, X)
         if center == "linearized":
-            for rows, tangents in self.tangents(X):
-                np.atleast_2d(labels)[rows] += tangents.matvec(self.newton_step)
-        return labels
+            for rows, tangents in self.output_tangents(X):
+                np.atleast_2d(outputs)[rows] += tangents.matvec(self.newton_step)
+        return outputs
 
     def respond(self, X: np.ndarray, *, center: str = "weights") -> Response:
         """How the labels of X (star, pixel) follow changes of the flux."""
@@ -193,9 +199,7 @@ class LaplacePosterior:
         (star, label, label) for X (star, pixel), (label, label) for X (pixel,), in products of the
         labels' units. For structure="krylov" the upper end of `label_covariance_bounds`.
         """
-        return self._walk_tangents(
-            X, lambda tangents: [self.inverse_hessian.label_covariance(tangents)]
-        )[0]
+        return self._walk_tangents(X, lambda t: [self.inverse_hessian.label_covariance(t)])[0]
 
     def label_covariance_bounds(self, X: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
         """Proved lower and upper bounds of `label_covariance`, each of its shape.
@@ -212,10 +216,8 @@ class LaplacePosterior:
     ) -> list[np.ndarray]:
         X = check_flux(X, self.reg.net.n_pixels, dtype=None)
         parts = [function(tangents) for _, tangents in self.tangents(X)]
-        C = self.reg.net.n_labels
-        joined = [np.concatenate(part) for part in zip(*parts, strict=True)] or [
-            np.empty((0, C, C))
-        ] * 2
+        empty = [np.empty((0, *[self.reg.net.n_labels] * 2))] * 2
+        joined = [np.concatenate(part) for part in zip(*parts, strict=True)] or empty
         return joined if X.ndim == 2 else [part[0] for part in joined]
 
     def predict(

@@ -12,7 +12,7 @@ from scipy.special import ndtr, ndtri
 
 from symspec.errors import ShapeError
 from symspec.laplace.flags import FlagOptions
-from symspec.networks.noise import LOG_2PI, Noise
+from symspec.networks.noise import LOG_2PI, Noise, mixtures
 from symspec.networks.noise.tails import (
     find_half_widths,
     find_log_densities,
@@ -80,6 +80,10 @@ class Prediction:
         How `flux_cov` is propagated.
     noise_dof : numpy.ndarray, shape (star, label), optional
         Degrees of freedom of noise with the tails of Student's t; None: it is normal.
+    noise_mixture : numpy.ndarray, shape (star, label, 2), optional
+        Where the network predicts the noise, its standard deviation in the middle, and the standard
+        deviation that the weights leave its logarithm; `noise_cov` is the mean over it. None: the
+        scale is known.
     """
 
     labels: np.ndarray
@@ -105,11 +109,14 @@ class Prediction:
     fill: str = "conditional"
     flux: str = "linear"
     noise_dof: np.ndarray | None = None
+    noise_mixture: np.ndarray | None = None
 
     def interval(self, level: float = 0.68) -> np.ndarray:
         """Central interval (star, label, 2) that holds a new label with this probability.
 
-        Errors of model and flux are normal; the noise adds to them with its own tails.
+        Errors of model and flux are normal; the noise adds to them with its own tails. Where the
+        network predicts its scale, it is a mixture of normal noise over what the weights leave open
+        of that scale, independent of what they leave open of the label.
 
         Parameters
         ----------
@@ -127,6 +134,8 @@ class Prediction:
     def half_width(self, level: float = 0.68) -> np.ndarray:
         """Half of the width of `interval` (star, label)."""
         check_level(level)
+        if self.noise_mixture is not None:
+            return mixtures.find_half_widths(*self._split_mixture(self.noise_mixture), level)
         if self.noise_dof is None:
             return ndtri(0.5 + level / 2) * self.errors
         return find_half_widths(*self._find_parts(self.noise_dof), level)
@@ -135,6 +144,12 @@ class Prediction:
         """Variance of model and flux, and scale and degrees of freedom of the noise."""
         variance = np.einsum("ncc->nc", self.total_cov - self.noise_cov)
         return variance, standard_deviations(self.noise_cov) / find_sigma(dof), dof
+
+    def _split_mixture(self, mixture: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Variance of all but the noise, and the noise in the middle with the spread of its log."""
+        sigma, spread = np.moveaxis(mixture, 2, 0)
+        own = sigma**2 * np.exp(2 * spread**2)
+        return np.einsum("ncc->nc", self.total_cov) - own, sigma, spread
 
     def log_density(self, labels: ArrayLike) -> np.ndarray:
         """Log density (star, label) of new labels, each by itself.
@@ -153,6 +168,9 @@ class Prediction:
             `labels` has another shape than the labels predicted.
         """
         residuals = self._find_residuals(labels)
+        if self.noise_mixture is not None:
+            parts = self._split_mixture(self.noise_mixture)
+            return mixtures.find_log_densities(residuals, *parts)
         if self.noise_dof is not None:
             return find_log_densities(residuals, *self._find_parts(self.noise_dof))
         errors = self.errors
@@ -174,6 +192,9 @@ class Prediction:
             `labels` has another shape than the labels predicted.
         """
         residuals = self._find_residuals(labels)
+        if self.noise_mixture is not None:
+            parts = self._split_mixture(self.noise_mixture)
+            return mixtures.find_probabilities(residuals, *parts)
         if self.noise_dof is not None:
             return find_probabilities(residuals, *self._find_parts(self.noise_dof))
         return ndtr(residuals / self.errors)
@@ -196,13 +217,14 @@ class Prediction:
 
         Flags stay what they are.
         """
-        noise_cov = noise.predict(self.labels)
+        noise_cov = noise.predict(self.labels, np.zeros_like(self.labels))
         dof = noise.tail_dof
         return replace(
             self,
             noise_cov=noise_cov,
             total_cov=self.model_cov + self.flux_cov + noise_cov,
             noise_dof=None if dof is None else np.broadcast_to(dof, self.labels.shape),
+            noise_mixture=None,
         )
 
     @property
@@ -232,6 +254,7 @@ class Prediction:
             "nonlinearity": self.nonlinearity,
             "flux_sampling_error": self.flux_sampling_error,
             "noise_dof": self.noise_dof,
+            "noise_mixture": self.noise_mixture,
         }
         return {name: array for name, array in arrays.items() if array is not None}
 
@@ -269,6 +292,7 @@ class Prediction:
             nonlinearity=arrays.get("nonlinearity"),
             flux_sampling_error=arrays.get("flux_sampling_error"),
             noise_dof=arrays.get("noise_dof"),
+            noise_mixture=arrays.get("noise_mixture"),
             flag_options=flag_options,
             center=center,
             fill=fill,

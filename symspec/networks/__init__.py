@@ -4,9 +4,11 @@
 stack of dense ones; `standardized` lets flux and labels keep their own units. `Regression(net,
 sigma_noise=, prior_precision=)` adds the noise of the labels (a standard deviation, or a covariance
 between labels) and the prior of the weights (a precision, one over a variance); `scaled_prior`
-gives kernels a precision in proportion to their fan-in. `noise=StudentTNoise(scale, dof)` has
-wider tails, for labels with outliers. Everything else in the package takes a
-`Network` or a `Regression`.
+gives kernels a precision in proportion to their fan-in. `noise=StudentTNoise(scale, dof)` has wider
+tails, for labels with outliers. `noise=PredictedNoise()` has a scatter that depends on the
+spectrum: the network's last layer gives twice as many numbers, the labels and then the logarithms
+of their standard deviations, `mlp([..., 2 * n], n_labels=n)`. Everything else in the package takes
+a `Network` or a `Regression`.
 
 `net(theta, x)` is an ordinary PyTensor expression, so `pytensor.gradient.jacobian(net(theta, x),
 x)` and `pytensor.gradient.hessian(reg.negative_log_posterior(theta, X, Y), theta)` work as they

@@ -323,6 +323,17 @@ class Unstandardize(_Affine):
     def build(self, x: Symbol, params: Params, shape: Shape, *others: Symbol) -> Symbol:
         return x * self.scale.astype(x.dtype) + self.mean.astype(x.dtype)
 
+    def for_outputs(self, n_outputs: int, log_sigma: ArrayLike | None = None) -> Unstandardize:
+        """The same, with log standard deviations behind the labels if there are twice as many.
+
+        Where the layer before gives 0 they are `log_sigma`, by default of the labels' scales.
+        """
+        if n_outputs != 2 * self.mean.size:
+            return self
+        middle = np.log(self.scale) if log_sigma is None else log_sigma
+        mean = np.concatenate([self.mean, np.broadcast_to(middle, self.mean.shape)])
+        return Unstandardize(mean, np.concatenate([self.scale, np.ones_like(self.scale)]))
+
 
 def multiply_last(x: Symbol, W: Symbol) -> Symbol:
     """X W over the last axis."""

@@ -12,6 +12,7 @@ import pytensor.tensor as pt
 from numpy.typing import ArrayLike
 
 from symspec.errors import DataError, OptionError, ShapeError
+from symspec.networks.initial_weights import draw_weights
 from symspec.networks.layers import (
     Activation,
     Dense,
@@ -21,21 +22,12 @@ from symspec.networks.layers import (
     Unstandardize,
 )
 from symspec.networks.params import Compilable, ParamLayout, Params, Shape, Symbol
+from symspec.networks.theta import as_theta
 from symspec.safety.arrays import as_float_array, as_texts
-from symspec.safety.options import check_choice, check_count, check_rng
+from symspec.safety.options import check_count, check_rng
 from symspec.safety.stars import check_medium, check_wavelength
 
-# Keras's initialisers: (mode of the fan, gain, distribution)
-INITIALIZERS = {
-    "he_normal": ("in", 2.0, "truncated_normal"),
-    "he_uniform": ("in", 2.0, "uniform"),
-    "glorot_normal": ("mean", 1.0, "truncated_normal"),
-    "glorot_uniform": ("mean", 1.0, "uniform"),
-    "lecun_normal": ("in", 1.0, "truncated_normal"),
-    "lecun_uniform": ("in", 1.0, "uniform"),
-}
 LABELS_SHOWN = 8
-TRUNCATED_NORMAL_STD = 0.87962566103423978  # of a unit normal cut at +-2, as Keras divides it out
 
 
 class Network(Compilable):
@@ -48,6 +40,9 @@ class Network(Compilable):
         labels in their own units at both ends (or see `standardized`).
     n_pixels : int
         Pixels of one spectrum.
+    n_labels : int, optional
+        How many of the last layer's outputs are labels, the first ones; all by default. What is
+        behind them is for the noise: `PredictedNoise` takes a log standard deviation for each.
     label_names, label_units : sequence of str, optional
         One a label; default label_0, label_1, ... and no units.
     wavelength : array_like, shape (pixel,), optional
@@ -61,7 +56,7 @@ class Network(Compilable):
     layout : ParamLayout
         The blocks of `theta`: layer by layer, kernel (in, out) in C order, then bias; named
         dense_0/kernel, ...
-    n_params, n_pixels, n_labels : int
+    n_params, n_pixels, n_outputs, n_labels : int
     shapes : list of tuple of int
         Of one spectrum, and of what each layer makes of it.
     dense_shapes : dict of str to (int, int)
@@ -82,6 +77,7 @@ class Network(Compilable):
         layers: Sequence[Layer],
         n_pixels: int,
         *,
+        n_labels: int | None = None,
         label_names: Sequence[str] | None = None,
         label_units: Sequence[str] | None = None,
         wavelength: ArrayLike | None = None,
@@ -111,24 +107,45 @@ class Network(Compilable):
             )
         self.layout = ParamLayout(blocks, factored=self.dense_shapes)
         self.n_params = self.layout.n_params
-        self.n_labels = self.shapes[-1][0]
-        self.label_names = _check_words(label_names, self.n_labels, "label_names", "label_{}")
-        self.label_units = _check_words(label_units, self.n_labels, "label_units", "")
+        self.n_outputs = self.shapes[-1][0]
+        check_count(n_labels, "n_labels", most=self.n_outputs, or_none=True)
+        self.n_labels = n_labels or self.n_outputs
+        self.label_names = _check_words(label_names, self.n_labels, "label_names")
+        self.label_units = _check_words(label_units, self.n_labels, "label_units")
         self.wavelength = _check_wavelength(wavelength, self.n_pixels, wavelength_unit)
         self.wavelength_unit = wavelength_unit
         self.wavelength_medium = check_medium(wavelength_medium)
 
-    def with_layers(self, layers: Sequence[Layer]) -> Network:
-        """Network of other layers, with the same pixels and labels."""
+    def with_layers(self, layers: Sequence[Layer], n_pixels: int | None = None) -> Network:
+        """Network of other layers with the same labels, and the same pixels unless told others."""
         return Network(
             layers,
-            self.n_pixels,
+            n_pixels or self.n_pixels,
+            n_labels=self.n_labels,
             label_names=self.label_names,
             label_units=self.label_units,
-            wavelength=self.wavelength,
-            wavelength_unit=self.wavelength_unit,
-            wavelength_medium=self.wavelength_medium,
+            **(self._grid if n_pixels is None else {}),
         )
+
+    def with_n_labels(self, n_labels: int) -> Network:
+        """The same network, of which the first `n_labels` outputs are the labels."""
+        if n_labels == self.n_labels:
+            return self
+        return Network(self.layers, self.n_pixels, n_labels=n_labels, **self._grid)
+
+    def can_have(self, n_labels: int) -> bool:
+        """Whether it has as many labels, or nobody has said how many of its outputs are labels."""
+        is_open = self.n_labels == self.n_outputs and not any(self.label_units)
+        is_unnamed = self.label_names == _name_labels(self.n_labels)
+        return n_labels == self.n_labels or (is_open and is_unnamed)
+
+    @property
+    def _grid(self) -> dict[str, Any]:
+        return {
+            "wavelength": self.wavelength,
+            "wavelength_unit": self.wavelength_unit,
+            "wavelength_medium": self.wavelength_medium,
+        }
 
     @property
     def widths(self) -> list[int]:
@@ -160,7 +177,7 @@ class Network(Compilable):
         return "-".join("x".join(map(str, shape)) for shape in [self.shapes[0], *made])
 
     def __call__(self, theta: Any, flux: Any) -> Symbol:
-        """Graph of the labels (label,) or (star, label).
+        """Graph of all outputs (output,) or (star, output): the labels, and what is behind them.
 
         Parameters
         ----------
@@ -175,13 +192,18 @@ class Network(Compilable):
         return self.build(self.layout.unpack(as_theta(theta, self.n_params)), flux)
 
     def build(self, params: Params, flux: Any) -> Symbol:
-        """Graph of the labels from named blocks; in training each Dropout has a block "mask"."""
+        """Graph of the outputs of named blocks; in training each Dropout has a block "mask"."""
         return self.build_with_taps(params, flux)[0]
+
+    def build_labels(self, params: Params, flux: Any) -> Symbol:
+        """Graph of the labels alone, the first outputs."""
+        outputs = self.build(params, flux)
+        return outputs if self.n_labels == self.n_outputs else outputs[..., : self.n_labels]
 
     def build_with_taps(
         self, params: Params, flux: Any
     ) -> tuple[Symbol, dict[str, tuple[Symbol, Symbol]]]:
-        """Labels, and (input, output) of the layers of `dense_shapes`, where Jacobians factor."""
+        """Outputs, and (input, output) of the layers of `dense_shapes`, where Jacobians factor."""
         outputs = [_as_flux(flux, self.n_pixels)]
         taps: dict[str, tuple[Symbol, Symbol]] = {}
         for i, (name, layer) in enumerate(zip(self.layer_names, self.layers, strict=True)):
@@ -207,18 +229,7 @@ class Network(Compilable):
             `init` is none of he_normal, he_uniform, glorot_normal, glorot_uniform, lecun_normal,
             lecun_uniform.
         """
-        check_rng(rng)
-        fan_mode, gain, shape = INITIALIZERS[check_choice(init, "init", tuple(INITIALIZERS))]
-        theta = np.zeros(self.n_params)
-        fans = self.find_fans()
-        for block in self.layout.blocks:
-            if block.name.endswith("/gamma"):
-                theta[block.slice] = 1
-            elif block.name in fans:
-                fan_in, fan_out = fans[block.name]
-                std = np.sqrt(gain / (fan_in if fan_mode == "in" else (fan_in + fan_out) / 2))
-                theta[block.slice] = std * _draw_unit(rng, block.size, shape)
-        return theta
+        return draw_weights(self.layout, self.find_fans(), check_rng(rng), init)
 
     def find_fans(self) -> dict[str, tuple[int, int]]:
         """Fan-in and fan-out of each kernel, by its block's name."""
@@ -242,6 +253,7 @@ def mlp(
     sizes: Sequence[int],
     *,
     activation: str = "relu",
+    n_labels: int | None = None,
     label_names: Sequence[str] | None = None,
     label_units: Sequence[str] | None = None,
 ) -> Network:
@@ -253,6 +265,8 @@ def mlp(
         Pixels, hidden widths, labels: `[7213, 2048, 32, 3]`.
     activation : str, default "relu"
         After every hidden layer; the names of `Activation`.
+    n_labels : int, optional
+        See `Network`: 3 for `[7213, 2048, 32, 6]` with `PredictedNoise`.
     label_names, label_units : sequence of str, optional
 
     Examples
@@ -268,7 +282,9 @@ def mlp(
     layers.append(Dense(sizes[-1]))
     if activation:
         Activation(activation)  # refuse an unknown word for networks without hidden layers, too
-    return Network(layers, sizes[0], label_names=label_names, label_units=label_units)
+    return Network(
+        layers, sizes[0], n_labels=n_labels, label_names=label_names, label_units=label_units
+    )
 
 
 def standardized(net: Network, flux: ArrayLike, labels: ArrayLike) -> Network:
@@ -281,14 +297,16 @@ def standardized(net: Network, flux: ArrayLike, labels: ArrayLike) -> Network:
     flux : array_like, shape (star, pixel)
         Training spectra, whose mean and standard deviation are taken pixel by pixel.
     labels : array_like, shape (star, label)
-        Training labels; NaN is left out.
+        Training labels; NaN is left out. A network with twice as many outputs has log standard
+        deviations behind the labels, which come out in the units of the labels, too.
 
     Raises
     ------
     DataError
         A pixel or label never varies, or there is one star only.
     """
-    return net.with_layers([Standardize.of(flux), *net.layers, Unstandardize.of(labels)])
+    scaling = Unstandardize.of(labels).for_outputs(net.n_outputs)
+    return net.with_layers([Standardize.of(flux), *net.layers, scaling])
 
 
 def dropout_layers(net: Network) -> dict[str, tuple[Dropout, Shape]]:
@@ -330,9 +348,13 @@ def _name_layers(layers: Sequence[Layer]) -> list[str]:
     return names
 
 
-def _check_words(words: Sequence[str] | None, n: int, name: str, default: str) -> tuple[str, ...]:
+def _name_labels(n: int) -> tuple[str, ...]:
+    return tuple(f"label_{i}" for i in range(n))
+
+
+def _check_words(words: Sequence[str] | None, n: int, name: str) -> tuple[str, ...]:
     if words is None:
-        return tuple(default.format(i) for i in range(n))
+        return _name_labels(n) if name == "label_names" else ("",) * n
     if isinstance(words, str) or len(words) != n:
         raise OptionError(f"{name} should be {n} words, one a label, got {words!r}.")
     return as_texts([str(word) for word in words], name)
@@ -355,29 +377,6 @@ def _check_wavelength(wavelength: ArrayLike | None, n_pixels: int, unit: str) ->
     return grid
 
 
-def as_theta(theta: Any, n_params: int, *, symbolic: bool = True) -> Any:
-    """One flat vector (param,), symbolic or numbers, checked."""
-    if isinstance(theta, list | tuple | Mapping):
-        shapes = [np.shape(a) for a in (theta.values() if isinstance(theta, Mapping) else theta)]
-        raise ShapeError(
-            f"theta should be one flat vector of {n_params} parameters, got {len(shapes)} arrays of"
-            f' shapes {shapes}: pack them with net.pack({{"dense_0/kernel": W0, "dense_0/bias": b0,'
-            " ...})."
-        )
-    theta = pt.as_tensor_variable(theta) if symbolic else np.asarray(theta)
-    length = (
-        theta.type.shape[0]
-        if symbolic and theta.ndim == 1
-        else theta.shape[0]
-        if theta.ndim
-        else None
-    )
-    if theta.ndim != 1 or (length is not None and length != n_params):
-        got = f"{theta.ndim} axes" if theta.ndim != 1 else f"{length}"
-        raise ShapeError(f"theta should be one flat vector of {n_params} parameters, got {got}.")
-    return theta
-
-
 def _as_flux(flux: Any, n_pixels: int) -> Symbol:
     flux = pt.as_tensor_variable(flux)
     length = flux.type.shape[-1] if flux.ndim else None
@@ -387,13 +386,3 @@ def _as_flux(flux: Any, n_pixels: int) -> Symbol:
             " give one spectrum as a vector or several as the rows of a matrix."
         )
     return flux if flux.dtype.startswith("float") else flux.astype("float64")
-
-
-def _draw_unit(rng: np.random.Generator, size: int, shape: str) -> np.ndarray:
-    """Numbers of zero mean and unit variance."""
-    if shape == "uniform":
-        return rng.uniform(-np.sqrt(3), np.sqrt(3), size)
-    draws = rng.normal(size=size)
-    while (outside := np.abs(draws) > 2).any():
-        draws[outside] = rng.normal(size=int(outside.sum()))
-    return draws / TRUNCATED_NORMAL_STD

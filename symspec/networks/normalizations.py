@@ -17,9 +17,10 @@ from numpy.typing import ArrayLike
 from symspec.errors import DataError, OptionError, ShapeError
 from symspec.networks.convolutions import Conv1D
 from symspec.networks.layers import Dense, Dropout, Layer
-from symspec.networks.network import Network, as_theta
+from symspec.networks.network import Network
 from symspec.networks.params import Params, Shape, Symbol
 from symspec.networks.shaping import Identity
+from symspec.networks.theta import as_theta
 from symspec.safety.arrays import as_float_array, check_finite
 from symspec.safety.options import check_count
 
@@ -339,9 +340,7 @@ def split_fixed(net: Network) -> tuple[Network | None, Network]:
     goes_around = any(source < n for sources in net.sources[n:] for source in sources)
     if n == 0 or goes_around:
         return None, net
-    rest = Network(
-        net.layers[n:], net.widths[n], label_names=net.label_names, label_units=net.label_units
-    )
+    rest = net.with_layers(net.layers[n:], net.widths[n])
     if [block.name for block in rest.layout.blocks] != [b.name for b in net.layout.blocks]:
         return None, net
     return Network(net.layers[:n], net.n_pixels), rest

@@ -24,10 +24,11 @@ import pytensor.tensor as pt
 from numpy.typing import ArrayLike
 
 from symspec.errors import OptionError, ShapeError
-from symspec.networks.network import Network, as_theta
+from symspec.networks.network import Network
 from symspec.networks.noise import LOG_2PI, GaussianNoise, Noise
 from symspec.networks.params import Compilable, Symbol
 from symspec.networks.prior import NormalPrior, Precision
+from symspec.networks.theta import as_theta
 from symspec.safety.label_errors import Labels
 
 
@@ -38,7 +39,7 @@ class Regression(Compilable):
     ----------
     net : Network
     noise : Noise, optional
-        Such as `GaussianNoise`.
+        `GaussianNoise`, `StudentTNoise` or `PredictedNoise`.
     sigma_noise : float or array_like, shape (label,), optional
         In place of `noise`: standard deviation of normal noise of each label, in the label's units.
     noise_covariance : array_like, shape (label, label), optional
@@ -51,9 +52,11 @@ class Regression(Compilable):
     Attributes
     ----------
     net : Network
+        With as many labels as the noise makes of its outputs.
     noise : Noise
     prior : NormalPrior
     noise_covariance : numpy.ndarray, shape (label, label)
+        NaN where it differs from star to star.
     sigma_noise : numpy.ndarray, shape (label,)
         Square root of its diagonal.
     has_full_noise : bool
@@ -67,7 +70,8 @@ class Regression(Compilable):
         More or less than one noise is given, or the prior names blocks that the network does not
         have.
     ShapeError, DataError
-        Wrong number of sigmas, a value that is not positive, a covariance that is not one.
+        Wrong number of sigmas, a last layer that the noise does not go with, a value that is not
+        positive, a covariance that is not one.
     """
 
     def __init__(
@@ -79,8 +83,9 @@ class Regression(Compilable):
         noise_covariance: ArrayLike | None = None,
         prior_precision: ArrayLike | Mapping[str, Any],
     ):
-        self.net = net
-        self.noise = _choose_noise(noise, sigma_noise, noise_covariance).for_labels(net.n_labels)
+        noise = _choose_noise(noise, sigma_noise, noise_covariance)
+        self.net = _count_labels(net, noise)
+        self.noise = noise.for_labels(self.net.n_labels)
         self.prior = NormalPrior(prior_precision, net.layout)
 
     def __repr__(self) -> str:
@@ -159,10 +164,9 @@ class Regression(Compilable):
         return self.prior.build_negative_log(params)
 
     def constant(self, labels: Labels) -> float:
-        """The part of U that no weights change: U where f is the labels (star, label), theta 0."""
-        noise = self.noise.of_stars(labels)
-        n_terms = np.count_nonzero(noise.observed) + self.net.n_params
-        return 0.5 * (noise.log_det - self.log_det_prior_precision() + n_terms * LOG_2PI)
+        """The part of U that no weights change, of labels (star, label)."""
+        prior = self.net.n_params * LOG_2PI - self.log_det_prior_precision()
+        return self.noise.constant(labels) + 0.5 * prior
 
     def add_prior(self, gradient: np.ndarray, theta: np.ndarray, weight: float) -> float:
         """Add `weight` times the prior's gradient to `gradient` (param,); return that part of U."""
@@ -171,6 +175,21 @@ class Regression(Compilable):
     def negative_log_prior_of_held(self, theta: np.ndarray, free: slice) -> float:
         """The prior's part of U at theta (param,) that belongs to the parameters outside `free`."""
         return self.prior.negative_log_of_held(theta, free)
+
+
+def _count_labels(net: Network, noise: Noise) -> Network:
+    """The network with as many labels as the noise makes of its outputs."""
+    n_labels, left = divmod(net.n_outputs, noise.outputs_per_label)
+    if left == 0 and net.can_have(n_labels):
+        return net.with_n_labels(n_labels)
+    per_label = noise.outputs_per_label
+    many = "one output" if per_label == 1 else f"{per_label} outputs"
+    expected = per_label * net.n_labels
+    raise ShapeError(
+        f"{noise!r} takes {many} a label, got a network whose last layer has {net.n_outputs}"
+        f" outputs for {net.n_labels} labels: give it {expected}, with n_labels={net.n_labels}, or"
+        " another noise."
+    )
 
 
 def _choose_noise(

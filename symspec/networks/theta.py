@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import pytensor.tensor as pt
 from numpy.typing import DTypeLike
 
 from symspec.errors import ShapeError
@@ -53,6 +54,29 @@ def check_theta(theta: Any, n_params: int, *, dtype: DTypeLike = np.float64) -> 
         ("entry",),
         "its training diverged or its file is damaged, so train it again",
     )
+    return theta
+
+
+def as_theta(theta: Any, n_params: int, *, symbolic: bool = True) -> Any:
+    """One flat vector (param,), symbolic or numbers, checked."""
+    if isinstance(theta, list | tuple | Mapping):
+        shapes = [np.shape(a) for a in (theta.values() if isinstance(theta, Mapping) else theta)]
+        raise ShapeError(
+            f"theta should be one flat vector of {n_params} parameters, got {len(shapes)} arrays of"
+            f' shapes {shapes}: pack them with net.pack({{"dense_0/kernel": W0, "dense_0/bias": b0,'
+            " ...})."
+        )
+    theta = pt.as_tensor_variable(theta) if symbolic else np.asarray(theta)
+    length = (
+        theta.type.shape[0]
+        if symbolic and theta.ndim == 1
+        else theta.shape[0]
+        if theta.ndim
+        else None
+    )
+    if theta.ndim != 1 or (length is not None and length != n_params):
+        got = f"{theta.ndim} axes" if theta.ndim != 1 else f"{length}"
+        raise ShapeError(f"theta should be one flat vector of {n_params} parameters, got {got}.")
     return theta
 
 

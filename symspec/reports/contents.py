@@ -14,7 +14,7 @@ from symspec.files.importers.descriptions import FileDescription
 from symspec.laplace.posterior import LaplacePosterior
 from symspec.networks.network import Network
 from symspec.networks.regression import Regression
-from symspec.reports.tables import certificate_line, new_table, summary_table
+from symspec.reports.tables import certificate_line, format_sigma, new_table, summary_table
 from symspec.safety.named_arrays import Contents
 from symspec.spectra.readers.unused import describe_unused
 from symspec.spectra.spectra import Spectra
@@ -56,8 +56,8 @@ def label_table(net: Network, laplace: LaplacePosterior | None = None) -> Table:
     for c, name in enumerate(net.label_names):
         cells = [escape(name), escape(net.label_units[c] or "-")]
         if laplace is not None:
-            numbers = [laplace.reg.sigma_noise[c], *laplace.label_range[:, c]]
-            cells += [f"{value:.5g}" for value in numbers]
+            cells.append(format_sigma(laplace.reg.sigma_noise[c], 5))
+            cells += [f"{value:.5g}" for value in laplace.label_range[:, c]]
         table.add_row(*cells)
     return table
 

@@ -187,7 +187,7 @@ def fold_table(certificates: Iterable[Certificate], regressions: Iterable[Regres
         colour = "green" if certificate.is_minimum else "yellow"
         verdict = f"[{colour}]{certificate.verdict}[/]"
         ratio = f"{certificate.smallest_ratio:.2g} +- {certificate.smallest_ratio_error:.1g}"
-        noise = ", ".join(f"{s:.3g}" for s in reg.sigma_noise)
+        noise = ", ".join(format_sigma(s, 3) for s in reg.sigma_noise)
         if reg.noise.tail_dof is not None:
             noise += f" (dof {', '.join(f'{dof:.2g}' for dof in reg.noise.tail_dof)})"
         table.add_row(str(i), verdict, f"{certificate.newton_decrement:.2g}", ratio, noise)
@@ -271,3 +271,8 @@ def format_to(value: float, error: float) -> str:
     if not (math.isfinite(error) and error > 0):
         return f"{value:.5g}"
     return f"{value:.{max(0, 1 - math.floor(math.log10(error)))}f}"
+
+
+def format_sigma(sigma: float, digits: int) -> str:
+    """A noise's standard deviation; "by star" where the network predicts it."""
+    return "by star" if math.isnan(sigma) else f"{sigma:.{digits}g}"

@@ -122,12 +122,13 @@ class LinearizedEvidence(EvidenceFunction):
         super()._stand_at(h, reg)
         self._own = cast(TunableNoise, reg.noise)  # Hyperparameters know no other
         self._given = self._own.given(self.labels)
+        self.noise = reg.noise.of_stars(self.labels)
 
     def evaluate(self, _: np.ndarray, *, is_near: bool = False) -> Evidence:
         """F and its gradient; there are no weights to start from."""
         inverse = self._build()
         space = self._find_coordinates(inverse)
-        start = space.slope(np.zeros_like(self.theta), self._weigh(self._start))
+        start = space.slope(np.zeros_like(self.theta), self.noise.weigh(self._start))
         theta, decrement = self._minimize(space, start)
         counts = inverse.count_effective(self.reg)
         V = self._find_covariances(inverse)
@@ -180,7 +181,7 @@ class LinearizedEvidence(EvidenceFunction):
         By Newton's steps, or where U is not convex those of reweighted least squares, which lower
         it from anywhere.
         """
-        x, _ = _solve(space, self.weights, start)
+        x, _ = _solve(space, self.noise.weights, start)
         decrement = np.inf
         for _ in range(MAX_STEPS):
             f = space.outputs(x)
@@ -229,7 +230,7 @@ class LinearizedEvidence(EvidenceFunction):
             theta=theta,
             newton_decrement=decrement,
             is_minimum=decrement <= MAX_DECREMENT,
-            n_effective=np.einsum("ncd,ndc->c", self.weights, V),
+            n_effective=np.einsum("ncd,ndc->c", self.noise.weights, V),
             n_effective_by_block=counts,
         )
 
@@ -237,8 +238,7 @@ class LinearizedEvidence(EvidenceFunction):
         self, residuals: np.ndarray, V: np.ndarray, counts: dict[str, float], theta: np.ndarray
     ) -> np.ndarray:
         """Gradient (entry,) from residuals, V, and the effective parameters of the blocks."""
-        still = np.zeros_like(residuals)
-        by_noise = self._own.differentiate_evidence(residuals, V, still, self._given)
+        by_noise = self._own.differentiate_evidence(residuals, V, 0 * residuals, self._given)
         pull = self._sum_by_block(self.reg.prior_precision_vector() * theta**2)
         by_block = {name: 0.5 * (count - pull[name]) for name, count in counts.items()}
         return self.hyperparameters.gradient(self.h, by_noise, by_block)
@@ -282,7 +282,7 @@ class _ByKernel(LinearizedEvidence):
         M_inverse = inverse.kernel_inverse()
         S = np.broadcast_to(self.noise.covariance, (*self.observed.shape, self.observed.shape[1]))
         space = _find_data_coordinates(inverse, M_inverse, S)
-        x, decrement = self._minimize(space, self._weigh(self._start))
+        x, decrement = self._minimize(space, self.noise.weigh(self._start))
         f = space.outputs(x)
         log_det = 2 * float(np.log(np.diag(inverse.cholesky)).sum()) - self.noise.log_det
         U = float(self._likelihood(f)[0]) + 0.5 * space.dot(x, x)

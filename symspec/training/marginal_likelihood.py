@@ -1,7 +1,8 @@
 r"""Laplace's log marginal likelihood F of noise and prior, with its complete gradient.
 
 With A the Gauss-Newton matrix at the minimum theta* of U, H the exact Hessian there, r_n the
-residuals, W_n the inverse noise covariance on the observed labels of star n and zero elsewhere,
+residuals, W_n the weights of the noise on the observed labels of star n and zero elsewhere, for
+normal noise the inverse of its covariance,
 :math:`V_n = J_n A^{-1} J_n^T`, and one adjoint solve :math:`q = H^{-1} \nabla_\theta \tfrac12
 \log\det A`,
 
@@ -13,8 +14,9 @@ residuals, W_n the inverse noise covariance on the observed labels of star n and
     + \delta_b\, q_b \cdot \theta_b,
     \qquad \gamma_b = P_b - \delta_b \mathrm{tr} (A^{-1})_{bb}
 
-The terms with q say how A changes as theta* moves with the noise and the prior. dF/dS is that of
-normal noise; each noise knows its own.
+The terms with q say how A changes as theta* moves with the noise and the prior, by J_n and, where
+the noise's weights depend on the outputs, by W_n. dF/dS is that of normal noise; each noise knows
+its own.
 """
 
 from __future__ import annotations
@@ -122,14 +124,13 @@ class EvidenceFunction(ABC):
     def _stand_at(self, h: np.ndarray, reg: Regression) -> None:
         self.h = h
         self.reg = reg
-        self.noise = reg.noise.of_stars(self.labels)
-        self.weights = self.noise.weights
 
     def at(self, h: np.ndarray) -> Self:
         """The same at other hyperparameters h (entry,)."""
         other = copy(self)
-        other._stand_at(h, self.hyperparameters.regression(h))
-        other.builder = self.builder.with_regression(other.reg)
+        reg = self.hyperparameters.regression(h)
+        other.builder = self.builder.with_regression(reg)
+        other._stand_at(h, reg)
         return other
 
     @abstractmethod
@@ -155,9 +156,6 @@ class EvidenceFunction(ABC):
             self.observed.sum(axis=0), evidence.n_effective_by_block
         )
 
-    def _weigh(self, u: np.ndarray) -> np.ndarray:
-        return np.einsum("ncd,nd->nc", self.weights, u)
-
     def _sum_by_block(self, values: np.ndarray) -> dict[str, float]:
         return {
             name: float(part.sum()) for name, part in self.reg.net.layout.unpack(values).items()
@@ -180,8 +178,9 @@ class MarginalLikelihood(EvidenceFunction):
         self.Y = np.nan_to_num(find_labels_alone(builder.Y))
         net = builder.reg.net
         backend = builder.backend
-        self.predict = compiled.compile_predict(net, backend=backend)
-        how = {"kind": builder.reg.noise.kind, "backend": backend}
+        self.find_outputs = compiled.compile_outputs(net, backend=backend)
+        n_given = self._given.shape[2]
+        how = {"kind": builder.reg.noise.kind, "n_given": n_given, "backend": backend}
         self._loss = weighted_sums.compile_weighted_squares(net, **how)
         self._product = weighted_sums.compile_weighted_hessian_vector_product(net, **how)
         self._hessian = None
@@ -292,20 +291,24 @@ class MarginalLikelihood(EvidenceFunction):
             return self._differentiate(result, inverse)
         F = log_evidence(self.reg, result.theta, result.negative_log_posterior, inverse)
         gradient = self.differentiate_at_fixed_weights(result.theta)
-        WV = np.matmul(self.weights, inverse.label_covariance(self.builder.tangents(result.theta)))
+        V = inverse.label_covariance(self.builder.tangents(result.theta))
+        WV = np.matmul(self.builder.noise(result.theta).weights, V)
         return self._evidence(F, inverse, gradient, result, WV, inverse.count_effective(self.reg))
 
     def _differentiate(self, result: PolishResult, inverse: InverseHessian) -> Evidence:
         """F and its complete gradient at a minimum."""
         theta = result.theta
         precision = self.reg.prior_precision_vector()
+        weights = self.builder.noise(theta).weights
         by_theta, counts = inverse.differentiate_log_det(
-            self._log_det_gradient, self.reg, theta, self.X, self.Y, self.weights
+            self._log_det_gradient, self.reg, theta, self.X, self.Y, weights
         )
-        q = self._solve_hessian(theta, inverse, by_theta)
         tangents = self.builder.tangents(theta)
         V = inverse.label_covariance(tangents)
-        residuals = self.Y - self.predict(theta, self.X)
+        outputs = self.find_outputs(theta, self.X)
+        by_theta += tangents.rmatvec(self._own.differentiate_weights(outputs, self.labels, V))
+        q = self._solve_hessian(theta, inverse, by_theta)
+        residuals = self.Y - outputs[:, : self.Y.shape[1]]
         by_noise = self._own.differentiate_evidence(residuals, V, tangents.matvec(q), self._given)
         pull = self._sum_by_block(precision * theta * (q - 0.5 * theta))
         by_block = {name: 0.5 * count + pull[name] for name, count in counts.items()}
@@ -314,7 +317,7 @@ class MarginalLikelihood(EvidenceFunction):
         slope = self.objective(theta)[1]
         if 0.5 * slope @ (inverse @ slope) <= MAX_DECREMENT:
             F += q @ slope  # log det A at the minimum itself, a small step away
-        WV = np.matmul(self.weights, V)
+        WV = np.matmul(weights, V)
         return self._evidence(F, inverse, gradient, result, WV, counts)
 
     def find_log_evidence(self, theta: np.ndarray) -> float:
@@ -329,6 +332,7 @@ class MarginalLikelihood(EvidenceFunction):
         WV: np.ndarray,
         counts: dict[str, float],
     ) -> Evidence:
+        by_output = np.einsum("ncc->c", WV)
         return Evidence(
             log_marginal_likelihood=F,
             standard_error=0.5 * inverse.logdet_standard_error(),
@@ -337,7 +341,7 @@ class MarginalLikelihood(EvidenceFunction):
             theta=result.theta,
             newton_decrement=result.newton_decrement,
             is_minimum=result.converged,
-            n_effective=np.einsum("ncc->c", WV),
+            n_effective=by_output.reshape(-1, self.reg.net.n_labels).sum(axis=0),
             n_effective_by_block=counts,
         )
 

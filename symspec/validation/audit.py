@@ -321,7 +321,7 @@ class _Run:
             It does not take its options, or does not fit in memory.
         """
         options = dict(self.options.get(name, {}))
-        observed = find_observed(self.Y)
+        observed = np.tile(find_observed(self.Y), self.reg.noise.outputs_per_label)
         n_stars = int(observed.any(axis=1).sum())
         half = max(1, n_stars // 2)
         structure, partial_option = PARTIAL.get(name, (name, ""))
@@ -341,7 +341,7 @@ class _Run:
 
     def _find_subset(self, n_stars: int) -> dict[str, int]:
         """The option of so many stars, if their kernel fits in memory."""
-        fits = self._fits(Cost(0, n_stars * self.reg.net.n_labels))
+        fits = self._fits(Cost(0, n_stars * self.reg.net.n_outputs))
         return {SUBSET: n_stars} if fits else {}
 
     def _builder(self, structure: str, options: Mapping[str, Any]) -> InverseBuilder:

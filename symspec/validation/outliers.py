@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from symspec.derivatives.compiled import compile_predict
 from symspec.derivatives.functions import check_stars
 from symspec.laplace.posterior import LaplacePosterior
 from symspec.laplace.prediction import standard_deviations
@@ -72,11 +71,12 @@ def find_outliers(
     check_count(n_worst, "n_worst")
     reg = laplace.reg
     flux, labels = check_stars(reg.net, *as_stars(reg.net, X, Y, label_errors))
-    predicted = compile_predict(reg.net)(laplace.theta, flux)
+    outputs = laplace.predict_outputs(flux)
+    predicted = outputs[:, : reg.net.n_labels]
     values = find_labels_alone(labels)
     residual = values - predicted
     trust = reg.noise.trust(np.nan_to_num(residual), labels)
-    z = np.abs(residual) / standard_deviations(reg.noise.predict(predicted))
+    z = np.abs(residual) / standard_deviations(reg.noise.predict(outputs, np.zeros_like(outputs)))
     order = np.lexsort((-z.ravel(), trust.ravel()))  # missing ones, NaN, come last
     order = order[: min(n_worst, np.count_nonzero(np.isfinite(trust)))]
     star, label = np.unravel_index(order, trust.shape)

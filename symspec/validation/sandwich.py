@@ -29,7 +29,7 @@ def sandwich_covariance(
     .. math::
         V = J A^{-1} B A^{-1} J^T, \qquad B = \sum_n J_n^T s_n s_n^T J_n,
 
-    where s_n is the gradient of star n's log density with respect to its labels' predictions,
+    where s_n is the gradient of star n's log density by the network's outputs,
     :math:`S_n^{-1} (y_n - f(\theta, x_n))` for normal noise,
 
     for independent stars whatever their noise (White 1982, doi:10.2307/1912526; Huber 1967, Proc.
@@ -40,7 +40,7 @@ def sandwich_covariance(
     each direction that the data determine, as residuals at the minimum are smaller than the noise.
 
     Neither A^-1 nor J_n is formed: with the cross covariances :math:`C_{*n} = J_* A^{-1} J_n^T`
-    (label, label),
+    (label, output),
 
     .. math:: V_* = \sum_n (C_{*n} s_n) (C_{*n} s_n)^T.
 
@@ -79,11 +79,11 @@ def sandwich_covariance(
         )
     flux = check_flux(stars, net.n_pixels, dtype=None)
     X_train, Y_train = check_stars(net, *as_stars(net, X_train, Y_train, label_errors, ivar))
-    scores = laplace.reg.noise.score(laplace.predict_labels(X_train), Y_train)
+    scores = laplace.reg.noise.score(laplace.predict_outputs(X_train), Y_train)
     size = find_block_size(laplace)
     V = np.zeros((len(np.atleast_2d(flux)), net.n_labels, net.n_labels))
     for rows, tangents in laplace.tangents(flux, stars_at_once=size):
-        for train, others in laplace.tangents(X_train, stars_at_once=size):
+        for train, others in laplace.output_tangents(X_train, size):
             C = cross_covariance(tangents, others)
             shifts = np.einsum("ncmd,md->ncm", C, scores[train])
             V[rows] += np.matmul(shifts, shifts.transpose(0, 2, 1))

@@ -133,12 +133,35 @@ def test_train_takes_noise_with_tails_and_the_errors_of_the_labels(work, tmp_pat
     )
     assert (with_errors > 2 * without).all()  # labels known to 50 K tell less than to 0.2 K
     refused = {
-        ("--noise", "normal"): "'gaussian', 'student-t', got 'normal'",
+        ("--noise", "normal"): "'gaussian', 'student-t', 'predicted', got 'normal'",
         ("--label-errors", "yes"): "'auto', 'none', got 'yes'",
         ("--noise", "student-t", "--dof", 0): "dof should be finite and positive",
     }
     for options, reason in refused.items():
         assert reason in run("train", path, tmp_path / "no.h5", *options, code=1).stderr
+
+
+def test_train_lets_the_network_predict_the_noise(work, tmp_path):
+    words = ("--hidden", 2, "--epochs", 1, "--no-tune", "--validation", 0, "--noise", "predicted")
+    said = run("train", work.stars, tmp_path / "m.h5", *words)
+    assert "Noise of the labels: normal, sigma predicted by the network" in said.stdout
+    assert "by star" in run("info", tmp_path / "m.h5").stdout
+    laplace = read_laplace(tmp_path / "m.h5")
+    assert laplace.reg.net.n_outputs == 2 * laplace.reg.net.n_labels
+    run("errors", tmp_path / "m.h5", work.stars, tmp_path / "out.fits")
+    assert "sigma predicted" in Table.read(tmp_path / "out.fits").meta["NOISE"]
+    said = run(
+        "train",
+        work.stars,
+        tmp_path / "n.h5",
+        *words,
+        "--sigma-noise",
+        1,
+        "--sigma-noise",
+        2,
+        code=1,
+    )
+    assert "sigma_noise should be a number or have shape (3,)" in " ".join(said.stderr.split())
 
 
 def test_train_keeps_the_structure_asked_for(work, tmp_path):

@@ -33,6 +33,13 @@ def test_every_star_is_predicted_once_while_held_out(tmp_path, monkeypatch):
     again = model.predict(few.flux[fold == 0])
     np.testing.assert_allclose(again.labels, result.prediction.labels[fold == 0], rtol=1e-6)
 
+    # a fold's noise is that of the other fold's stars
+    others = fold == 1
+    noise = ss.fit_noise(result.uncalibrated.select(others), few.labels[others])
+    expected = np.tile(noise.covariance, (np.count_nonzero(~others), 1, 1))
+    np.testing.assert_allclose(result.prediction.noise_cov[~others], expected, rtol=1e-6)
+    np.testing.assert_array_equal(result.prediction.labels, result.uncalibrated.labels)
+
 
 def test_one_fold_is_refused(tmp_path):
     with pytest.raises(ss.OptionError, match="folds should be at least 2"):

@@ -42,11 +42,11 @@ class Logistic(Noise):
     def weigh(self, u, f, targets):
         return self.whiten(self.whiten(u, f, targets), f, targets)
 
-    def of_stars(self, labels):
+    def of_stars(self, labels, find_outputs=None):
         return StarNoise(~np.isnan(labels), np.diag(3 * self.scale**2))
 
-    def predict(self, f):
-        return np.broadcast_to(self.covariance, (*f.shape, f.shape[-1])).copy()
+    def predict(self, outputs, variances, labels=None):
+        return np.broadcast_to(self.covariance, (*outputs.shape, outputs.shape[-1])).copy()
 
     def score(self, f, labels):
         return np.nan_to_num(np.tanh((labels - f) / (2 * self.scale)) / self.scale)
@@ -218,7 +218,7 @@ def test_archives_give_another_noise_back(problem, tmp_path, monkeypatch):
     path = tmp_path / "network.h5"
     ss.write_network(path, reg.net, theta, reg=reg)
     with pytest.raises(
-        ss.FileFormatError, match="should be one of gaussian, student_t, got logistic"
+        ss.FileFormatError, match="should be one of gaussian, student_t, predicted, got logistic"
     ):
         ss.read_regression(path)
     monkeypatch.setitem(NOISES, "logistic", Logistic)

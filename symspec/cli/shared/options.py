@@ -41,7 +41,7 @@ Reading = Annotated[
             " wavelength_unit=nm, wavelength_medium=air, hdu=1, arm=B, apstar=visits, flux=NAME,"
             " wavelength=NAME, uncertainty=std:NAME, label_errors=none, missing_label_error=infer;"
             " of tables group=COLUMN, separator=semicolon, decimal=comma, orientation=columns,"
-            " encoding=cp1252, sheet=NAME."
+            " encoding=cp1252, sheet=NAME, labels=FILE."
         ),
     ),
 ]
@@ -145,6 +145,7 @@ _READ: dict[str, Callable[[str], Any]] = {
     "orientation": str,
     "encoding": str,
     "sheet": str,
+    "labels": str,
     "apstar": str,
     "label_errors": str,
     "missing_label_error": str,

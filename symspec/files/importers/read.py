@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from symspec.derivatives.compiled import compile_predict
+from symspec.derivatives.compiled import compile_outputs
 from symspec.errors import DataError, OptionError, ShapeError
 from symspec.files.archive_format import is_archive
 from symspec.files.archives import read_network as read_archived_network
@@ -19,12 +19,14 @@ from symspec.files.importers.onnx.files import import_onnx
 from symspec.files.importers.payne import PAYNE_ACTIVATIONS, import_payne
 from symspec.files.importers.safetensors import import_safetensors
 from symspec.files.importers.torch import import_torch, refuse_positions_first
+from symspec.files.matching import Heads
 from symspec.networks.layers import Standardize, Unstandardize
 from symspec.networks.network import Network
 from symspec.safety.arrays import as_float_array
+from symspec.safety.options import check_count
 
 Imported = tuple[Network, np.ndarray]
-_IMPORTERS = {
+_IMPORTERS: dict[str, Callable[..., Imported]] = {
     "keras": import_keras,
     "keras_hdf5": import_keras_hdf5,
     "torch": import_torch,
@@ -39,6 +41,10 @@ def import_network(
     path: str | os.PathLike[str],
     *,
     net: Network | None = None,
+    outputs: str | Sequence[str] | None = None,
+    log_sigma: str | Sequence[str] | None = None,
+    log_variance: str | Sequence[str] | None = None,
+    n_labels: int | None = None,
     label_names: Sequence[str] | None = None,
     label_units: Sequence[str] | None = None,
     check: tuple[ArrayLike, ArrayLike] | None = None,
@@ -68,11 +74,21 @@ def import_network(
         `np.zeros(c), np.ones(c)`, are placeholders for those in the file. PyTorch's arrays are
         (channel, position): give data_format="channels_first" to convolutions and pools, and axis=0
         and epsilon=1e-5 to BatchNorm.
+    outputs : str or sequence of str, optional
+        Names of the outputs that are labels, of a whole model with several, in this order; all by
+        default, but for those named next. Others are left out, such as a classification. Keras
+        calls outputs by their layers.
+    log_sigma, log_variance : str or sequence of str, optional
+        Names of the outputs that are logarithms of the standard deviations, or of the variances, of
+        these labels, in their order. They come behind the labels, for `PredictedNoise`.
+    n_labels : int, optional
+        The labels are so many of the first outputs, if all come out of one layer, see `Network`.
     label_names, label_units : sequence of str, optional
-        One for each output; default those of `net`, or label_0, label_1, ... without units.
+        One for each label; default those of `net`, or label_0, label_1, ... without units.
     check : pair of array_like, optional
         Input (star, pixel) and output (star, label) of the network in the program that trained it,
-        which the imported network must reproduce to float32 accuracy.
+        which the imported network must reproduce to float32 accuracy; behind the labels what else
+        it gives.
     flux_scaling, label_scaling : pair of array_like, optional
         Mean and scale by which flux or labels were standardised for training, each a number or one
         per pixel (label). The network then takes flux, or gives labels, in their own units, and so
@@ -110,17 +126,21 @@ def import_network(
     """
     kind = find_kind(path)
     _check_options(path, kind, net, activation, pixels)
+    heads = _find_heads(path, kind, net, outputs, log_sigma, log_variance)
     is_asked = kind == "payne" and check is not None and activation is None
     failures = []
     for candidate in PAYNE_ACTIVATIONS if is_asked else [activation]:
         if kind == "payne":
             read, theta = import_payne(path, activation=candidate, pixels=pixels)
         else:
-            read, theta = _IMPORTERS[kind](path, net)
+            named = {} if heads is None else {"heads": heads}
+            read, theta = _IMPORTERS[kind](path, net, **named)
             if check is None and kind in _CHANNELS_FIRST:
                 refuse_positions_first(path, read)
         read = _complete(
             read,
+            read.n_labels if n_labels is None else n_labels,
+            log_variance is not None,
             label_names,
             label_units,
             flux_scaling,
@@ -188,8 +208,41 @@ def _check_options(
         )
 
 
+def _find_heads(
+    path: str | os.PathLike[str],
+    kind: str,
+    net: Network | None,
+    outputs: str | Sequence[str] | None,
+    log_sigma: str | Sequence[str] | None,
+    log_variance: str | Sequence[str] | None,
+) -> Heads | None:
+    """The outputs that are asked for by name; None if none are."""
+    given = {"outputs": outputs, "log_sigma": log_sigma, "log_variance": log_variance}
+    names = [name for name, value in given.items() if value is not None]
+    if not names:
+        return None
+    if kind in ("payne", *_CHANNELS_FIRST) or net is not None:
+        raise OptionError(
+            f"{' and '.join(names)} name outputs of a whole model of Keras or ONNX, got them for"
+            f" {'net=' if net is not None else path}: leave them out; the layers given as net= end"
+            " in the outputs that they are to have."
+        )
+    if log_sigma is not None and log_variance is not None:
+        raise OptionError("log_sigma and log_variance exclude each other: give one of them.")
+    noise = log_variance if log_sigma is None else log_sigma
+    return Heads(labels=_as_names(outputs), noise=_as_names(noise))
+
+
+def _as_names(names: str | Sequence[str] | None) -> tuple[str, ...]:
+    if names is None:
+        return ()
+    return (names,) if isinstance(names, str) else tuple(map(str, names))
+
+
 def _complete(
     net: Network,
+    n_labels: int,
+    is_log_variance: bool,
     names: Sequence[str] | None,
     units: Sequence[str] | None,
     flux_scaling: tuple[ArrayLike, ArrayLike] | None,
@@ -202,10 +255,22 @@ def _complete(
     layers = list(net.layers)
     if flux_scaling is not None:
         layers.insert(0, Standardize(*_read_scaling(flux_scaling, net.n_pixels, "flux_scaling")))
+    check_count(n_labels, "n_labels", most=net.n_outputs)
+    n_behind = net.n_outputs - n_labels
+    if is_log_variance:
+        halves = np.concatenate([np.ones(n_labels), np.full(n_behind, 0.5)])
+        layers.append(Unstandardize(np.zeros(net.n_outputs), halves))
+    if n_behind not in (0, n_labels):
+        raise ShapeError(
+            f"the network should give one log standard deviation a label, got {n_behind} for"
+            f" {n_labels} labels: name those of all labels, or leave them out."
+        )
     if label_scaling is not None:
-        layers.append(Unstandardize(*_read_scaling(label_scaling, net.n_labels, "label_scaling")))
-    names = net.label_names if names is None else names
-    units = net.label_units if units is None else units
+        scaling = Unstandardize(*_read_scaling(label_scaling, n_labels, "label_scaling"))
+        layers.append(scaling.for_outputs(net.n_outputs))
+    if n_labels == net.n_labels:
+        names = net.label_names if names is None else names
+        units = net.label_units if units is None else units
     if wavelength is None:
         wavelength = net.wavelength
         wavelength_unit = net.wavelength_unit
@@ -213,6 +278,7 @@ def _complete(
     return Network(
         layers,
         net.n_pixels,
+        n_labels=n_labels,
         label_names=names,
         label_units=units,
         wavelength=wavelength,
@@ -245,22 +311,23 @@ def _compare(
         np.atleast_2d(as_float_array(a, name))
         for a, name in zip(check, ("check[0]", "check[1]"), strict=True)
     )
-    if x.shape[1:] != (net.n_pixels,) or y.shape != (len(x), net.n_labels):
+    if x.shape[1:] != (net.n_pixels,) or y.shape != (len(x), net.n_outputs):
         raise ShapeError(
-            f"check should be input (star, {net.n_pixels}) and output (star, {net.n_labels}), got"
+            f"check should be input (star, {net.n_pixels}) and output (star, {net.n_outputs}), got"
             f" {x.shape} and {y.shape}: give a sample of the network's own."
         )
-    got = compile_predict(net, backend="numpy")(theta, x)
-    rounded = compile_predict(net, backend="numpy", dtype="float32")(theta, x)
+    got = compile_outputs(net, backend="numpy")(theta, x)
+    rounded = compile_outputs(net, backend="numpy", dtype="float32")(theta, x)
     rounding = np.abs(rounded - got).max(axis=0)
     allowed = _FLOAT32 * np.abs(y).max(axis=0) + 10 * rounding
     difference = np.abs(got - y)
     if (difference <= allowed).all():
         return None
     star, label = np.unravel_index(np.argmax(difference - allowed), difference.shape)
+    names = [*net.label_names, *(f"log sigma of {name}" for name in net.label_names)]
     message = (
         f"{path} should predict check, got a largest difference of {difference.max():.3g}:"
-        f" {net.label_names[label]!r} of star {star} is {got[star, label]:.8g} instead of"
+        f" {names[label]!r} of star {star} is {got[star, label]:.8g} instead of"
         f" {y[star, label]:.8g}, where {allowed[label]:.1g} is float32 accuracy."
         f" {_explain(got, y)}"
     )

@@ -12,9 +12,12 @@ from numpy.typing import ArrayLike
 from pytensor.tensor import TensorVariable as Symbol
 
 from symspec.errors import DataError, OptionError, ShapeError
+from symspec.networks.noise.elimination import eliminate
 from symspec.networks.noise.noise import (
     LOG_2PI,
+    FindOutputs,
     TunableNoise,
+    find_no_outputs,
     find_residual,
     list_numbers,
     mark_observed,
@@ -184,42 +187,21 @@ class GaussianNoise(TunableNoise):
         return stars.whiteners, stars.log_dets
 
     def _eliminate(self, labels: Symbol, errors: Symbol | None) -> tuple[Symbol, Symbol]:
-        """T_n and log det S_n (star,), by elimination without missing labels.
-
-        It is a Cholesky factorisation written out label by label and vectorised over stars, so that
-        every backend runs it, and a missing label costs nothing but a mask.
-        """
+        """T_n and log det S_n (star,) of stars whose whiteners are not looked up."""
         C = self.n_labels
-        dtype = labels.dtype
-        observed = mark_observed(labels, dtype)
-        n_stars = labels.shape[0]
-        one = np.eye(C, dtype=dtype)
-        S = pt.alloc(self.covariance.astype(dtype), n_stars, C, C)
+        S = pt.alloc(self.covariance.astype(labels.dtype), labels.shape[0], C, C)
         if errors is not None:
-            S = S + (errors if errors.ndim == 3 else errors[:, :, None] * one)
-        R = pt.alloc(one, n_stars, C, C)
-        rows = []
-        pivots = []
-        for k in range(C):
-            seen = observed[:, k]
-            pivot = S[:, k, k]
-            rows.append(R[:, k] * (seen / pt.sqrt(pivot))[:, None])
-            pivots.append(pivot)
-            is_below = (np.arange(C) > k).astype(dtype)
-            factor = (S[:, :, k] * (seen / pivot)[:, None] * is_below)[:, :, None]
-            S = S - factor * S[:, None, k]
-            R = R - factor * R[:, None, k]
-        return pt.stack(rows, axis=1), pt.sum(observed * pt.log(pt.stack(pivots, axis=1)), axis=1)
+            S = S + (errors if errors.ndim == 3 else errors[:, :, None] * np.eye(C, dtype=S.dtype))
+        return eliminate(S, mark_observed(labels, S.dtype), C)
 
-    def of_stars(self, labels: Labels) -> StarNoise:
+    def of_stars(self, labels: Labels, find_outputs: FindOutputs = find_no_outputs) -> StarNoise:
         return StarNoise.of_labels(labels, self.covariance)
 
     def given(self, labels: Labels) -> np.ndarray:
         return self.of_stars(labels).weights
 
     def negative_log_peak(self, labels: Labels) -> float:
-        stars = self.of_stars(labels)
-        return 0.5 * (stars.log_det + np.count_nonzero(stars.observed) * LOG_2PI)
+        return self.constant(labels)
 
     def differentiate_evidence(
         self, residuals: np.ndarray, V: np.ndarray, moves: np.ndarray, given: np.ndarray
@@ -230,13 +212,15 @@ class GaussianNoise(TunableNoise):
         cross = np.einsum("ncd,nd->nc", W, moves).T @ Wr
         return 0.5 * (Wr.T @ Wr + np.sum(W @ V @ W - W, axis=0) + cross + cross.T)
 
-    def predict(self, f: np.ndarray, labels: Labels | None = None) -> np.ndarray:
+    def predict(
+        self, outputs: np.ndarray, variances: np.ndarray, labels: Labels | None = None
+    ) -> np.ndarray:
         own = self.covariance if labels is None else self.of_stars(labels).covariance
-        return np.broadcast_to(own, (*f.shape, f.shape[-1])).copy()
+        return np.broadcast_to(own, (*outputs.shape, self.n_labels)).copy()
 
-    def score(self, f: np.ndarray, labels: Labels) -> np.ndarray:
-        residuals = np.nan_to_num(find_labels_alone(labels) - f)
-        return np.einsum("ncd,nd->nc", self.of_stars(labels).weights, residuals)
+    def score(self, outputs: np.ndarray, labels: Labels) -> np.ndarray:
+        residuals = np.nan_to_num(find_labels_alone(labels) - outputs)
+        return self.of_stars(labels).weigh(residuals)
 
     def draw(self, f: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         return f + rng.normal(size=np.shape(f)) @ np.linalg.cholesky(self.covariance).T

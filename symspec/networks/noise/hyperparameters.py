@@ -17,6 +17,7 @@ import numpy as np
 from symspec.errors import OptionError
 from symspec.networks.noise.gaussian import GaussianNoise
 from symspec.networks.noise.noise import Noise
+from symspec.networks.noise.predicted import PredictedNoise
 from symspec.networks.noise.student_t import StudentTNoise
 
 MAX_LOG_FACTOR = float(np.log(1e4))
@@ -168,6 +169,8 @@ def vary_noise(start: Noise, kind: str, labels: tuple[str, ...]) -> NoiseHyperpa
     """
     if kind == "fixed" and isinstance(start, GaussianNoise | StudentTNoise):
         return _Fixed(start)
+    if isinstance(start, PredictedNoise) and kind in ("fixed", "per_label"):
+        return _Fixed(start)  # it has no number a label
     if isinstance(start, StudentTNoise) and kind in ("per_label", "scale_and_dof"):
         return _StudentT(start, labels, kind == "scale_and_dof")
     if isinstance(start, GaussianNoise) and kind == "full":

@@ -4,6 +4,9 @@ A noise gives the log density of each star's labels, as a graph, and the matrix 
 that stands for its curvature in the Gauss-Newton matrix, by a whitener :math:`T_n^T T_n = W_n`.
 Labels that are NaN are missing: their rows and columns of T_n and W_n are zero.
 
+Most noise takes one output of the network a label. Where it takes more, all labels' first outputs,
+which predict the labels, stand before their second ones, and W_n is (output, output).
+
 In graphs, `targets` are what is known of the labels of each star: the labels (star, label) alone,
 or followed by the errors that they came with, as `symspec.safety.label_errors.LabelsWithErrors` are
 as an array. For one star the axis of stars is left out.
@@ -12,7 +15,7 @@ as an array. For one star the axis of stars is left out.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -20,22 +23,32 @@ import pytensor.tensor as pt
 from pytensor.gradient import grad, pushforward
 from pytensor.tensor import TensorVariable as Symbol
 
+from symspec.errors import OptionError
 from symspec.networks.noise.star_noise import StarNoise
 from symspec.safety.label_errors import Labels, find_observed
 
 LOG_2PI = float(np.log(2 * np.pi))
+FindOutputs = Callable[[], np.ndarray]
+
+
+def find_no_outputs() -> np.ndarray:
+    """Stands for outputs of the network where noise should not need them."""
+    raise OptionError("this noise depends on what the network says of each star: give its outputs.")
 
 
 class Noise(ABC):
-    """Contract of every noise. In graphs f is (star, label), or (label,) for one star.
+    """Contract of every noise. In graphs f is (star, output), or (output,) for one star.
 
     Attributes
     ----------
     kind : str
         Its name in archives, a key of `NOISES`.
+    outputs_per_label : int
+        Outputs of the network that it takes for each label.
     """
 
     kind: ClassVar[str]
+    outputs_per_label: ClassVar[int] = 1
 
     @abstractmethod
     def for_labels(self, n_labels: int) -> Self:
@@ -58,6 +71,11 @@ class Noise(ABC):
         return len(self.covariance)
 
     @property
+    def n_outputs(self) -> int:
+        """Number of outputs of the network."""
+        return self.outputs_per_label * self.n_labels
+
+    @property
     def tail_dof(self) -> np.ndarray | None:
         """Degrees of freedom (label,) of tails like those of Student's t; None: a normal's."""
         return None
@@ -73,39 +91,62 @@ class Noise(ABC):
 
     @abstractmethod
     def whiten(self, u: Symbol, f: Symbol, targets: Symbol) -> Symbol:
-        """T_n u_n of each star; `u` is (star, label), (star, label, anything), or (label,)."""
+        """T_n u_n of each star; `u` is (star, output), (star, output, anything), or (output,)."""
 
     @abstractmethod
     def weigh(self, u: Symbol, f: Symbol, targets: Symbol) -> Symbol:
-        """W_n u_n of each star; `u` has shape (star, label) or (label,)."""
+        """W_n u_n of each star; `u` has shape (star, output) or (output,)."""
 
     def weights(self, f: Symbol, targets: Symbol) -> Symbol:
-        """W_n (star, label, label)."""
-        one = pt.eye(self.n_labels, dtype=f.dtype)[None]
+        """W_n (star, output, output)."""
+        one = pt.eye(self.n_outputs, dtype=f.dtype)[None]
         T = self.whiten(one * pt.ones_like(f)[:, :, None], f, targets)
         return pt.matmul(T.transpose((0, 2, 1)), T)
 
     def gradient(self, f: Symbol, targets: Symbol) -> Symbol:
-        """Gradient (star, label) of minus the log density with respect to f."""
+        """Gradient (star, output) of minus the log density with respect to f."""
         return grad(-pt.sum(self.log_likelihood(f, targets)), f)
 
     def hessian(self, f: Symbol, targets: Symbol) -> Symbol:
-        """Second derivatives (star, label, label) of minus the log density with respect to f."""
+        """Second derivatives (star, output, output) of minus the log density."""
         gradient = self.gradient(f, targets)
-        units = np.eye(self.n_labels, dtype=f.dtype)
+        units = np.eye(self.n_outputs, dtype=f.dtype)
         columns = [pushforward(gradient, f, pt.ones_like(f) * unit) for unit in units]
         return pt.stack(columns, axis=2)
 
     @abstractmethod
-    def of_stars(self, labels: Labels) -> StarNoise:
-        """Noise of the stars that have these labels (star, label); S_n is the inverse of W_n."""
+    def of_stars(self, labels: Labels, find_outputs: FindOutputs = find_no_outputs) -> StarNoise:
+        """Noise of the stars that have these labels (star, label); S_n is the inverse of W_n.
+
+        `find_outputs` gives the outputs (star, output) of the network, if they are needed.
+        """
+
+    def constant(self, labels: Labels) -> float:
+        """The part of minus the log density of these labels that no weights change."""
+        stars = self.of_stars(labels)
+        return 0.5 * (stars.log_det + np.count_nonzero(stars.observed) * LOG_2PI)
 
     @abstractmethod
-    def predict(self, f: np.ndarray, labels: Labels | None = None) -> np.ndarray:
-        """Covariance (star, label, label) of the noise around predictions f (star, label).
+    def predict(
+        self, outputs: np.ndarray, variances: np.ndarray, labels: Labels | None = None
+    ) -> np.ndarray:
+        """Covariance (star, label, label) of the noise of new stars.
 
-        With `labels`, that of these labels around them: their own errors add to it.
+        Parameters
+        ----------
+        outputs, variances : numpy.ndarray, shape (star, output)
+            What the network says of the stars, and the variances that the weights leave it.
+        labels : numpy.ndarray, shape (star, label), or LabelsWithErrors, optional
+            Then it is that of these labels: their own errors add to it.
         """
+
+    def find_mixture(self, outputs: np.ndarray, variances: np.ndarray) -> np.ndarray | None:
+        """Standard deviation in the middle, and that of its logarithm (star, label, 2).
+
+        None: there is no such mixture, as the scale of the noise is known. The arguments are those
+        of `predict`.
+        """
+        return None
 
     def trust(self, residuals: np.ndarray, labels: Labels) -> np.ndarray:
         """How much each label (star, label) counts for the weights: 1 as without wide tails.
@@ -115,15 +156,15 @@ class Noise(ABC):
         return np.where(find_observed(labels), 1.0, np.nan)
 
     @abstractmethod
-    def score(self, f: np.ndarray, labels: Labels) -> np.ndarray:
-        """Gradient of each star's log density with respect to f, of f's shape, as numbers.
+    def score(self, outputs: np.ndarray, labels: Labels) -> np.ndarray:
+        """Gradient (star, output) of each star's log density by the outputs, as numbers.
 
         Zero where a label is missing.
         """
 
     @abstractmethod
     def draw(self, f: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Labels (..., label) drawn around f (..., label)."""
+        """Labels (..., label) drawn by the outputs f (..., output)."""
 
     @abstractmethod
     def describe(self) -> str:
@@ -161,7 +202,7 @@ class TunableNoise(Noise):
 
     @abstractmethod
     def negative_log_peak(self, labels: Labels) -> float:
-        """Minus the log density of all observed labels, where the network meets each."""
+        """Minus the log density of all observed labels, less L."""
 
     @abstractmethod
     def differentiate_evidence(
@@ -174,13 +215,22 @@ class TunableNoise(Noise):
         residuals : numpy.ndarray, shape (star, label)
             Labels less outputs; what stands at missing labels does not matter.
         V : numpy.ndarray, shape (star, label, label)
-            :math:`J_n A^{-1} J_n^T`.
+            :math:`J_n A^{-1} J_n^T`, by outputs.
         moves : numpy.ndarray, shape (star, label)
             :math:`J_n q` with :math:`q = H^{-1} \nabla \tfrac12 \log\det A`, by which the minimum
             moves; zero for a linear network.
         given : numpy.ndarray
             What `given` is for these labels.
         """
+
+    def differentiate_weights(
+        self, outputs: np.ndarray, labels: Labels, V: np.ndarray
+    ) -> np.ndarray:
+        r"""Gradient (star, output) of :math:`\tfrac12 \sum_n \mathrm{tr}(W_n V_n)` by the outputs.
+
+        V (star, output, output) is held fixed. It is zero where the weights do not depend on them.
+        """
+        return np.zeros(outputs.shape)
 
 
 def list_numbers(numbers: np.ndarray) -> str:

@@ -52,6 +52,10 @@ class StarNoise:
         """W_n (star, label, label): the inverse of S_n, zero where a label is missing."""
         return np.matmul(self.whiteners.transpose(0, 2, 1), self.whiteners)
 
+    def weigh(self, u: np.ndarray) -> np.ndarray:
+        """W_n u_n of each star, for u (star, label)."""
+        return np.einsum("ncd,nd->nc", self.weights, u)
+
     @cached_property
     def log_dets(self) -> np.ndarray:
         """Log det S_n (star,) of the observed labels."""

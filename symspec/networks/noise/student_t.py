@@ -30,7 +30,9 @@ from scipy.special import digamma, gammaln
 
 from symspec.errors import DataError, OptionError, ShapeError
 from symspec.networks.noise.noise import (
+    FindOutputs,
     TunableNoise,
+    find_no_outputs,
     find_residual,
     list_numbers,
     mark_observed,
@@ -155,7 +157,7 @@ class StudentTNoise(TunableNoise):
             raise OptionError(_REFUSED)
         return labels, own + errors.astype(dtype)
 
-    def of_stars(self, labels: Labels) -> StarNoise:
+    def of_stars(self, labels: Labels, find_outputs: FindOutputs = find_no_outputs) -> StarNoise:
         tau = self.squared_scales(labels)
         variances = tau * (self.dof + 3) / (self.dof + 1)
         if not isinstance(labels, LabelsWithErrors):
@@ -214,13 +216,15 @@ class StudentTNoise(TunableNoise):
         z2 = residuals**2 / self.squared_scales(labels)
         return np.where(find_observed(labels), self.dof / (self.dof + z2), np.nan)
 
-    def predict(self, f: np.ndarray, labels: Labels | None = None) -> np.ndarray:
+    def predict(
+        self, outputs: np.ndarray, variances: np.ndarray, labels: Labels | None = None
+    ) -> np.ndarray:
         tau = self.scale**2 if labels is None else self.squared_scales(labels)
-        variances = np.broadcast_to(tau * find_sigma(self.dof) ** 2, f.shape)
-        return variances[..., None] * np.eye(f.shape[-1])
+        squares = np.broadcast_to(tau * find_sigma(self.dof) ** 2, outputs.shape)
+        return squares[..., None] * np.eye(self.n_labels)
 
-    def score(self, f: np.ndarray, labels: Labels) -> np.ndarray:
-        r = np.nan_to_num(find_labels_alone(labels) - f)
+    def score(self, outputs: np.ndarray, labels: Labels) -> np.ndarray:
+        r = np.nan_to_num(find_labels_alone(labels) - outputs)
         return (self.dof + 1) * r / (self.dof * self.squared_scales(labels) + r**2)
 
     def draw(self, f: np.ndarray, rng: np.random.Generator) -> np.ndarray:

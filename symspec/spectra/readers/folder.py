@@ -110,7 +110,7 @@ class SpectraFolder:
         with self._open_file(path, self._options) as file:
             self._check(file, path)
             ids = file.read_ids()
-        return np.array([_strip_suffix(path.name)]) if ids is None else ids
+        return np.array([strip_suffix(path.name)]) if ids is None else ids
 
     def _read_star(self, path: Path) -> Spectra:
         with self._open_file(path, self._options) as file:
@@ -118,7 +118,7 @@ class SpectraFolder:
             star = file.read()
         if star.ids is not None:
             return star
-        return replace(star, ids=np.array([_strip_suffix(path.name)]))
+        return replace(star, ids=np.array([strip_suffix(path.name)]))
 
     def _check_flux_unit(self, file: SpectraFile, path: Path) -> None:
         """Refuse absorbance among transmittance, or counts among flux."""
@@ -160,9 +160,11 @@ def _has_suffix(name: str, suffixes: tuple[str, ...]) -> bool:
     return name.lower().endswith(suffixes)
 
 
-def _strip_suffix(name: str) -> str:
+def strip_suffix(name: str) -> str:
+    """The name of a file without its suffix, if that is one of spectra."""
     known = (*SUFFIXES, *TEXT_SUFFIXES)
-    return name[: -max(len(suffix) for suffix in known if name.lower().endswith(suffix))]
+    length = max((len(suffix) for suffix in known if name.lower().endswith(suffix)), default=0)
+    return name[: len(name) - length]
 
 
 def _is_same_grid(one: np.ndarray | None, other: np.ndarray | None) -> bool:

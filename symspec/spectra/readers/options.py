@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Real
@@ -21,6 +22,7 @@ from symspec.spectra.readers.tables.orientation import ORIENTATIONS
 from symspec.spectra.spectral_axis import parse_spectral_unit
 
 LABEL_ERRORS = ("auto", "none")
+OF_LABELS = ("labels", "label_names", "group")  # that a table of labels takes
 _TABLE_CHOICES = {
     "separator": (*SEPARATORS, *SEPARATORS.values()),
     "decimal": DECIMALS,
@@ -54,6 +56,7 @@ class ReadOptions:
     orientation: str | None = None
     encoding: str = "utf-8"
     sheet: str | None = None
+    labels: str | os.PathLike[str] | None = None
     apstar: str = "combined"
     label_errors: str = "auto"
     missing_label_error: str = REFUSE
@@ -110,6 +113,11 @@ class ReadOptions:
 
     def _check_table(self) -> None:
         """Check what goes with tables."""
+        if self.labels is not None and not isinstance(self.labels, str | os.PathLike):
+            raise OptionError(
+                f"labels should be the path of a table, got {type(self.labels).__name__}: labels in"
+                " memory go into symspec.Spectra."
+            )
         for name in ("group", "sheet", "encoding"):
             _check_name(getattr(self, name), name)
         _check_encoding(self.encoding)

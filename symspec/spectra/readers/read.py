@@ -15,8 +15,9 @@ from symspec.safety.named_arrays import Contents
 from symspec.spectra.grids import Pixels
 from symspec.spectra.readers.folder import SpectraFolder
 from symspec.spectra.readers.formats import open_arrays
+from symspec.spectra.readers.labelled import LabelledSpectra
 from symspec.spectra.readers.memory import arrange_object
-from symspec.spectra.readers.options import ReadOptions
+from symspec.spectra.readers.options import OF_LABELS, ReadOptions
 from symspec.spectra.readers.spectra_file import SpectraFile, noting
 from symspec.spectra.spectra import Spectra
 
@@ -65,6 +66,7 @@ def read_spectra(
     orientation: str | None = None,
     encoding: str = "utf-8",
     sheet: str | None = None,
+    labels: str | os.PathLike[str] | None = None,
     apstar: str = "combined",
     label_errors: str = "auto",
     missing_label_error: str = "refuse",
@@ -164,6 +166,9 @@ def read_spectra(
         That of text, such as "cp1252".
     sheet : str, optional
         The sheet of an Excel file that holds the spectra, if there are several.
+    labels : path, optional
+        A table in text, of a column of names and columns of labels, for spectra that come without,
+        such as files of two columns in a folder. A name is that of a spectrum, or of its file.
     apstar : {"combined", "combined_global", "visits", "all"}, default "combined"
         Which rows of an apStar file: the spectrum combined with a weight for each pixel, that
         combined with one weight for each visit, the single visits, or all of them.
@@ -222,6 +227,7 @@ def read_spectra(
         orientation=orientation,
         encoding=encoding,
         sheet=sheet,
+        labels=labels,
         apstar=apstar,
         label_errors=label_errors,
         missing_label_error=missing_label_error,
@@ -230,7 +236,9 @@ def read_spectra(
 
 
 @contextmanager
-def open_spectra(source: Any, **options: Any) -> Iterator[SpectraFile | SpectraFolder | Spectra]:
+def open_spectra(
+    source: Any, **options: Any
+) -> Iterator[SpectraFile | SpectraFolder | LabelledSpectra | Spectra]:
     """Open spectra, to read some stars at a time.
 
     Parameters
@@ -242,7 +250,7 @@ def open_spectra(source: Any, **options: Any) -> Iterator[SpectraFile | SpectraF
 
     Yields
     ------
-    SpectraFile, SpectraFolder or Spectra
+    SpectraFile, SpectraFolder, LabelledSpectra or Spectra
         `n_stars`, `n_pixels`, `wavelength`, `label_names`, ..., and ``read(slice(start, stop))``,
         which gives those stars as `Spectra`. Rows of HDF5, FITS and npz files cost the memory of
         those rows; files packed by gzip, arrays compressed in npz, and CSV are held whole.
@@ -271,6 +279,11 @@ def open_spectra(source: Any, **options: Any) -> Iterator[SpectraFile | SpectraF
         yield source
         return
     checked = ReadOptions.parse(options)
+    if checked.labels is not None:
+        inner = {name: value for name, value in options.items() if name not in OF_LABELS}
+        with open_spectra(source, **inner) as file:
+            yield LabelledSpectra(file, Path(checked.labels), checked)
+        return
     if not isinstance(source, str | os.PathLike):
         name = f"a {type(source).__name__}"
         with noting(name):

@@ -279,6 +279,18 @@ def order_calls(model: KerasLayer, graph: KerasGraph) -> list[Call]:
     return list(ordered)
 
 
+def find_needed(graph: KerasGraph, outputs: Sequence[Call]) -> set[Call]:
+    """The calls that lead to some of a model's outputs, these among them."""
+    needed: set[Call] = set()
+    waiting = list(outputs)
+    while waiting:
+        call = waiting.pop()
+        if call not in needed:
+            needed.add(call)
+            waiting += graph.sources.get(call, ())
+    return needed
+
+
 def _find_calls(node: Any) -> list[Call]:
     """Calls that a node refers to: [name, 0, 0, ...] of Keras 2, "keras_history" of Keras 3."""
     if isinstance(node, Mapping):

@@ -24,6 +24,7 @@ from symspec.files.importers.keras.hdf5_weights import WeightFile, open_weights
 from symspec.files.importers.keras.layers import VARIABLES, count_variables
 from symspec.files.matching import (
     FileArray,
+    Heads,
     arrange_layers,
     bytes_allowed,
     fill_network,
@@ -92,6 +93,7 @@ def open_keras_zip(path: Path) -> Iterator[KerasFile]:
 def import_keras(
     path: str | os.PathLike[str],
     net: Network | None = None,
+    heads: Heads | None = None,
     *,
     opened: Callable[[Path], AbstractContextManager[KerasFile]] = open_keras_zip,
 ) -> tuple[Network, np.ndarray]:
@@ -103,6 +105,8 @@ def import_keras(
     net : Network, optional
         The layers; needed if the file has only weights. The moments of its BatchNorm layers are
         placeholders for those in the file.
+    heads : Heads, optional
+        The outputs that are read; all by default.
     opened : {open_keras_zip, open_keras_hdf5}
 
     Returns
@@ -121,16 +125,16 @@ def import_keras(
             return _fill(path, file.weights, net)
         if file.description is not None:
             model = read_model(path, file.description)
-            return build_network(path, model, file.list_arrays(model))
+            return build_network(path, model, file.list_arrays(model), heads)
         found = [array for arrays in list_weights(path, file.weights).values() for array in arrays]
     raise refuse_without_layers(path, found)
 
 
 def import_keras_hdf5(
-    path: str | os.PathLike[str], net: Network | None = None
+    path: str | os.PathLike[str], net: Network | None = None, heads: Heads | None = None
 ) -> tuple[Network, np.ndarray]:
     """Read a `.h5` of Keras, as `import_keras` does."""
-    return import_keras(path, net, opened=open_keras_hdf5)
+    return import_keras(path, net, heads, opened=open_keras_hdf5)
 
 
 def _fill(path: Path, file: WeightFile, net: Network) -> tuple[Network, np.ndarray]:

@@ -17,6 +17,7 @@ from symspec.files.importers.keras.description import (
     Call,
     KerasLayer,
     find_input_shapes,
+    find_needed,
     order_calls,
     read_graph,
 )
@@ -29,6 +30,7 @@ from symspec.files.importers.keras.layers import (
 from symspec.files.matching import (
     HELD,
     FileArray,
+    Heads,
     Slot,
     check_floats,
     fill_network,
@@ -55,7 +57,7 @@ Arrays = Mapping[str, Sequence[FileArray]]
 
 
 def build_network(
-    path: str | os.PathLike[str], model: KerasLayer, arrays: Arrays
+    path: str | os.PathLike[str], model: KerasLayer, arrays: Arrays, heads: Heads | None = None
 ) -> tuple[Network, np.ndarray]:
     """Build the network that a model describes, with its weights.
 
@@ -69,6 +71,8 @@ def build_network(
     model : KerasLayer
     arrays : mapping of str to sequence of FileArray
         Arrays of each layer, by its place.
+    heads : Heads, optional
+        The outputs that are read, by the names of their layers; all by default.
 
     Returns
     -------
@@ -81,8 +85,13 @@ def build_network(
         symspec lacks a layer, or the arrays have other shapes.
     """
     assembly = begin_assembly(model, arrays)
-    with naming_outputs([str(name) for name, _ in read_graph(model).outputs]):
-        net = assembly.finish(assembly.add_model(model, assembly.take_input))
+    names = [str(name) for name, _ in read_graph(model).outputs]
+    chosen = list(range(len(names)))
+    n_heads = len(names)
+    if heads is not None:
+        chosen, n_heads = heads.find(path, names)
+    with naming_outputs(names):
+        net = assembly.finish(assembly.add_model(model, assembly.take_input, chosen), n_heads)
     return fill_network(path, net, assembly.found)
 
 
@@ -166,26 +175,37 @@ class Assembly:
             place = self.put_after(0, Slice(stop - math.prod(shape), stop))
         return self.put_after(place, Reshape(shape)) if len(shape) > 1 else place
 
-    def add_model(self, model: KerasLayer, start: Callable[[int], int]) -> list[int]:
-        """Append all layers of a model; return the places of its outputs.
+    def add_model(
+        self,
+        model: KerasLayer,
+        start: Callable[[int], int],
+        chosen: Sequence[int] | None = None,
+    ) -> list[int]:
+        """Append the layers of a model; return the places of its outputs.
 
         Parameters
         ----------
         model : KerasLayer
         start : callable
             Returns the place of an input, given its number.
+        chosen : sequence of int, optional
+            Numbers of the outputs; layers that lead to none of these are left out.
         """
         graph = read_graph(model)
+        outputs = graph.outputs if chosen is None else [graph.outputs[i] for i in chosen]
         numbers = {call: i for i, call in enumerate(graph.inputs)}
+        needed = find_needed(graph, outputs)
         places: dict[Call, int] = {}
         for call in order_calls(model, graph):
+            if call not in needed:
+                continue
             if call in numbers:
                 places[call] = start(numbers[call])
             else:
                 places[call] = self.add_layer(
                     graph.layers[call[0]], [places[c] for c in graph.sources[call]]
                 )
-        return [places[call] for call in graph.outputs]
+        return [places[call] for call in outputs]
 
     def add_layer(self, layer: KerasLayer, places: Sequence[int]) -> int:
         """Append the equivalent of a layer of Keras that takes the outputs at these places.
@@ -255,11 +275,15 @@ class Assembly:
         """Flatten the output at a place; return the place of the vector."""
         return self.put_after(place, Flatten()) if len(self.shapes[place]) > 1 else place
 
-    def finish(self, outputs: Sequence[int]) -> Network:
-        """Build the network that ends in these outputs, flattened and joined."""
+    def finish(self, outputs: Sequence[int], n_heads: int) -> Network:
+        """Build the network that ends in these outputs, flattened and joined.
+
+        The first `n_heads` of them are the labels.
+        """
         flat = [self.flatten(place) for place in outputs]
+        n_labels = sum(self.shapes[place][0] for place in flat[:n_heads])
         self.go_to(flat[0] if len(flat) == 1 else self.join(flat))
-        return make_network(self.layers, self.ends[-1])
+        return make_network(self.layers, self.ends[-1]).with_n_labels(n_labels)
 
 
 # --- layers that join several

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from symspec.files.importers.onnx.patterns import build_pattern
 from symspec.files.importers.onnx.protobuf import import_onnx_package, read_model
 from symspec.files.importers.onnx.shapes import is_column_of_labels
 from symspec.files.importers.onnx.translation import Translation
-from symspec.files.matching import FileArray, fill_network, naming_outputs, reading
+from symspec.files.matching import FileArray, Heads, fill_network, naming_outputs, reading
 from symspec.networks.layers import Shape
 from symspec.networks.network import Network
 
@@ -38,7 +39,7 @@ _BEHIND = "perhaps; a node before it is not read"
 
 
 def import_onnx(
-    path: str | os.PathLike[str], net: Network | None = None
+    path: str | os.PathLike[str], net: Network | None = None, heads: Heads | None = None
 ) -> tuple[Network, np.ndarray]:
     """Read a model in an ONNX file.
 
@@ -52,6 +53,8 @@ def import_onnx(
     net : Network, optional
         Layers to read the weights into, in the order of the graph's nodes, whose operations are
         then ignored.
+    heads : Heads, optional
+        The graph's outputs that are read; all by default.
 
     Returns
     -------
@@ -73,9 +76,17 @@ def import_onnx(
         translation = _translate(path)
         if net is not None:
             return fill_network(path, net, _list_weights(translation))
-        with naming_outputs(list(translation.graph.outputs)):
-            built, found = translation.layers.finish(_find_end(translation))
-        return fill_network(path, built, found)
+        known = list(translation.graph.outputs)
+        names = known
+        n_heads = len(known)
+        if heads is not None:
+            chosen, n_heads = heads.find(path, known)
+            names = [known[i] for i in chosen]
+        with naming_outputs(known):
+            ends = _find_ends(translation, names)
+            built, found = translation.layers.finish(translation.layers.join(ends))
+        n_labels = sum(end.shape[0] for end in ends[:n_heads])
+        return fill_network(path, built.with_n_labels(n_labels), found)
 
 
 def _translate(path: Path) -> Translation:
@@ -140,11 +151,12 @@ def _is_of_constant(
     return any(error is unreadable[name] for name in node.inputs if name in unreadable)
 
 
-def _find_end(translation: Translation) -> Output:
-    """Join the graph's outputs, each flattened."""
+def _find_ends(translation: Translation, names: Sequence[str]) -> list[Output]:
+    """The graph's outputs of these names, each flattened."""
     graph = translation.graph
     ends = []
-    for name, declared in graph.outputs.items():
+    for name in names:
+        declared = graph.outputs[name]
         node = OnnxNode(
             path=graph.path, op="output", name=name, inputs=(name,), outputs=(), attributes={}
         )
@@ -164,7 +176,7 @@ def _find_end(translation: Translation) -> Output:
             f"{graph.path} should give 1 to {_MOST_LABELS:,} numbers a star, got {n_labels:,}:"
             " damaged."
         )
-    return translation.layers.join(ends)
+    return ends
 
 
 def _list_weights(translation: Translation) -> list[FileArray]:

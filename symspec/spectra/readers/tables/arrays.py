@@ -77,7 +77,7 @@ def arrange_block(block: Block, options: TableOptions, source: str) -> NamedArra
 def _parse_stars(
     block: Block, columns: TableColumns, options: TableOptions, source: str
 ) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    arrays = {(options.named.flux or "flux"): _parse(block, columns.pixels.columns, source)}
+    arrays = {(options.named.flux or "flux"): parse_columns(block, columns.pixels.columns, source)}
     units: dict[str, str] = {}
     grid = _find_wavelength(block, columns, options, source)
     if grid is not None:
@@ -88,10 +88,10 @@ def _parse_stars(
             arrays[name] = np.array([row.cells[column] for row in block.rows])
     if columns.labels:
         names = [block.cells[i] for i in columns.labels]
-        arrays["labels"] = _parse(block, columns.labels, source)
+        arrays["labels"] = parse_columns(block, columns.labels, source)
         arrays["label_names"] = np.array(names)
         arrays["label_units"] = np.array([STARNET_UNITS.get(name.upper(), "") for name in names])
-        errors = _parse(block, columns.errors, source)
+        errors = parse_columns(block, columns.errors, source)
         arrays |= {block.cells[i]: errors[:, k] for k, i in enumerate(columns.errors)}
     return arrays, units
 
@@ -108,7 +108,7 @@ def _arrange_pixels(block: Block, options: TableOptions, source: str) -> NamedAr
     left_out = []
     for i, cell in enumerate(cells):
         if cell and any(is_number(row.cells[i]) for row in block.rows):
-            arrays[cell] = _parse(block, [i], source)[:, 0]
+            arrays[cell] = parse_columns(block, [i], source)[:, 0]
         elif cell:
             left_out.append(cell)
     grid = options.named.wavelength or next(
@@ -209,7 +209,7 @@ def _ask_for_unit(
         )
 
 
-def _parse(block: Block, columns: Sequence[int], source: str) -> np.ndarray:
+def parse_columns(block: Block, columns: Sequence[int], source: str) -> np.ndarray:
     """Numbers (row, column) of some columns."""
     numbers = np.empty((len(block.rows), len(columns)))
     for n, row in enumerate(block.rows):

@@ -71,6 +71,20 @@ def find_columns(block: Block, options: TableOptions, source: str) -> TableColum
     pixels = find_pixels(cells, options.named.flux, source)
     if pixels is None:
         raise _refuse_pixels(cells, options, source)
+    return sort_columns(block, pixels, options, source)
+
+
+def sort_columns(
+    block: Block, pixels: PixelHeaders, options: TableOptions, source: str
+) -> TableColumns:
+    """Find out what each column is that is none of the pixels.
+
+    Raises
+    ------
+    FileFormatError
+        As `find_columns`.
+    """
+    cells = block.cells
     free = [i for i in range(len(cells)) if i not in set(pixels.columns)]
     free = [i for i in free if cells[i] or _holds_something(block, i)]
     _check_headers(block, free, source)

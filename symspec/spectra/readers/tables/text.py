@@ -45,12 +45,19 @@ def open_text(path: Path, options: TextOptions) -> Iterator[NamedArrays]:
         It is no such table, or may be read in several ways.
     """
     source = str(path)
-    rows, separator = split_text(_read_text(path, options.encoding), options.separator, source)
+    rows, separator = split_text(read_text(path, options.encoding), options.separator, source)
     block = find_block(rows, separator, options, source)
     yield arrange_block(block, options, source)
 
 
-def _read_text(path: Path, encoding: str) -> str:
+def read_text(path: Path, encoding: str) -> str:
+    """Read a file of text.
+
+    Raises
+    ------
+    FileFormatError
+        It is none in this encoding.
+    """
     is_utf8 = encoding.lower().replace("-", "") == "utf8"
     try:
         return path.read_text(encoding="utf-8-sig" if is_utf8 else encoding)

@@ -1,0 +1,111 @@
+r"""Intervals and densities of new labels whose noise has a scale that is not known exactly.
+
+What the weights leave open of the logarithm of the noise's standard deviation is normal. So a label
+is, with a unit normal variate z, normal of variance :math:`v + \sigma^2 e^{2 s z}`: v of model and
+flux, :math:`\sigma` the noise in the middle and s the spread of its logarithm. The mean over z is
+by the trapezoidal rule, which converges exponentially.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.special import logsumexp, ndtr, ndtri
+
+from symspec.networks.noise.noise import LOG_2PI
+from symspec.safety.memory import chunks
+
+END = 8.5  # of z, beyond which there is a probability of 2e-17
+STEP = 0.1  # between nodes, over the larger of 1 and s
+WIDEST = 30.0  # spread for which the nodes suffice
+MAX_NODES = 2**21  # at once, of all stars
+MAX_STEPS = 200
+ROUNDING = 1e-13
+
+
+def find_half_widths(
+    variance: np.ndarray, sigma: np.ndarray, spread: np.ndarray, level: float
+) -> np.ndarray:
+    r"""Half widths x (star, label) of the central intervals of labels.
+
+    .. math::
+        \int \Big[2 \Phi\Big(x \Big/ \sqrt{v + \sigma^2 e^{2 s z}}\Big) - 1\Big] \phi(z) \, dz
+        = \mathrm{level}
+
+    The left side is concave in x, so that Newton's steps from below stay there.
+
+    Parameters
+    ----------
+    variance, sigma, spread : numpy.ndarray, shape (star, label)
+        v, sigma and s; NaN gives NaN.
+    level : float
+        Between 0 and 1.
+    """
+    out = np.full(variance.shape, np.nan)
+    known = np.isfinite(variance + sigma + spread)
+    found = np.empty(int(known.sum()))
+    z, p = _find_nodes(spread[known])
+    for rows in chunks(len(found), max(1, MAX_NODES // z.size)):
+        v = variance[known][rows, None]
+        sd = np.sqrt(v + _mix(sigma[known][rows], spread[known][rows], z))
+        x = ndtri(0.5 + level / 2) * np.sqrt(v[:, 0])
+        for _ in range(MAX_STEPS):
+            ratio = x[:, None] / sd
+            missing = level - (2 * ndtr(ratio) - 1) @ p
+            slope = (2 * np.exp(-(ratio**2) / 2) / sd) @ p / np.sqrt(2 * np.pi)
+            step = missing / slope
+            x = x + step
+            if (np.abs(step) <= ROUNDING * x).all():
+                break
+        found[rows] = x
+    out[known] = found
+    return out
+
+
+def find_log_densities(
+    residuals: np.ndarray, variance: np.ndarray, sigma: np.ndarray, spread: np.ndarray
+) -> np.ndarray:
+    """Log densities (star, label) of labels; NaN where residuals (star, label) are.
+
+    The others as for `find_half_widths`.
+    """
+    out = np.full(variance.shape, np.nan)
+    known = np.isfinite(residuals + variance + sigma + spread)
+    found = np.empty(int(known.sum()))
+    z, p = _find_nodes(spread[known])
+    for rows in chunks(len(found), max(1, MAX_NODES // z.size)):
+        v = variance[known][rows, None] + _mix(sigma[known][rows], spread[known][rows], z)
+        exponents = -0.5 * (residuals[known][rows, None] ** 2 / v + np.log(v) + LOG_2PI)
+        found[rows] = logsumexp(exponents, axis=1, b=p)
+    out[known] = found
+    return out
+
+
+def find_probabilities(
+    residuals: np.ndarray, variance: np.ndarray, sigma: np.ndarray, spread: np.ndarray
+) -> np.ndarray:
+    """Probabilities (star, label) that a label has a smaller residual; NaN where that is.
+
+    The others as for `find_half_widths`.
+    """
+    out = np.full(variance.shape, np.nan)
+    known = np.isfinite(residuals + variance + sigma + spread)
+    found = np.empty(int(known.sum()))
+    z, p = _find_nodes(spread[known])
+    for rows in chunks(len(found), max(1, MAX_NODES // z.size)):
+        v = variance[known][rows, None] + _mix(sigma[known][rows], spread[known][rows], z)
+        found[rows] = ndtr(residuals[known][rows, None] / np.sqrt(v)) @ p
+    out[known] = found
+    return out
+
+
+def _find_nodes(spread: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Nodes z (node,) and their shares."""
+    widest = float(np.clip(np.max(spread, initial=0.0), 1.0, WIDEST))
+    z = np.linspace(-END, END, int(np.ceil(2 * END / STEP * widest)) + 1)
+    p = np.exp(-(z**2) / 2)
+    return z, p / p.sum()
+
+
+def _mix(sigma: np.ndarray, spread: np.ndarray, z: np.ndarray) -> np.ndarray:
+    """Variances (star, node) of the noise."""
+    return np.exp(2 * (np.log(sigma)[:, None] + spread[:, None] * z))
