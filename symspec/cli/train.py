@@ -8,6 +8,7 @@ from typing import Annotated
 
 import numpy as np
 import typer
+from rich.console import Console
 
 from symspec.cli.shared.files import read_labelled_spectra, write_or_keep
 from symspec.cli.shared.options import (
@@ -27,6 +28,7 @@ from symspec.files.archives import write_laplace
 from symspec.fitting.fit import finish, run_adam
 from symspec.fitting.start import build_start
 from symspec.inverse_hessian.choice import INVERSES, check_structure, choose_structure
+from symspec.laplace.posterior import LaplacePosterior
 from symspec.networks.preprocessing import parse_preprocessing
 from symspec.networks.regression import Regression
 from symspec.reports.contents import print_trained
@@ -159,9 +161,14 @@ def train(
     console = open_console()
     print_trained(console, laplace, held_out)
     if noise == "student-t":
-        outliers = find_outliers(laplace, rest, n_worst=N_WORST)
-        console.print(outlier_table(outliers, laplace.reg.net, rest.ids))
+        _print_outliers(console, laplace, rest)
     print_written(console, "model", output)
+
+
+def _print_outliers(console: Console, laplace: LaplacePosterior, training: Spectra) -> None:
+    """Print the training labels that noise with wide tails made the least of."""
+    outliers = find_outliers(laplace, training, n_worst=N_WORST)
+    console.print(outlier_table(outliers, laplace.reg.net, training.ids))
 
 
 def check_tunable(reg: Regression, spectra: Spectra, structure: str, memory: str) -> None:
