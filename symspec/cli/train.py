@@ -8,7 +8,6 @@ from typing import Annotated
 
 import numpy as np
 import typer
-from rich.console import Console
 
 from symspec.cli.shared.files import read_labelled_spectra, write_or_keep
 from symspec.cli.shared.options import (
@@ -158,17 +157,16 @@ def train(
     )  # fmt: skip
     laplace = finish(start, theta, rest, tune=tune, structure=structure, memory=memory)
     write_or_keep(partial(write_laplace, laplace=laplace, overwrite=overwrite), output)
+    _print(laplace, rest, held_out)
+    print_written(open_console(), "model", output)
+
+
+def _print(laplace: LaplacePosterior, trained_on: Spectra, held_out: Spectra | None) -> None:
     console = open_console()
     print_trained(console, laplace, held_out)
-    if noise == "student-t":
-        _print_outliers(console, laplace, rest)
-    print_written(console, "model", output)
-
-
-def _print_outliers(console: Console, laplace: LaplacePosterior, training: Spectra) -> None:
-    """Print the training labels that noise with wide tails made the least of."""
-    outliers = find_outliers(laplace, training, n_worst=N_WORST)
-    console.print(outlier_table(outliers, laplace.reg.net, training.ids))
+    if laplace.reg.noise.tail_dof is not None:
+        outliers = find_outliers(laplace, trained_on, n_worst=N_WORST)
+        console.print(outlier_table(outliers, laplace.reg.net, trained_on.ids))
 
 
 def check_tunable(reg: Regression, spectra: Spectra, structure: str, memory: str) -> None:
