@@ -1,4 +1,4 @@
-"""The parameters of a network: one flat array, drawn to start from, or checked."""
+"""The parameters of a network, one flat array: checked, and drawn to start a training from."""
 
 from __future__ import annotations
 

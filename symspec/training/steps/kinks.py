@@ -113,6 +113,8 @@ def minimize_at_kinks(
             if found.is_stationary:
                 return found
             is_stuck = True
+            if before - search.place.U <= tolerance:  # nothing leads on there: a bundle may
+                shared = None
         elif is_last or learns_little:
             bundle = Bundle(search.place, find_inverse(search.place.theta))
             lower = bundle.settle(objective, radius, tolerance)

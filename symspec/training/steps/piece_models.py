@@ -16,8 +16,8 @@ with e_k = dU/dm_k, b_k its gradient by theta, and changes x of the shares withi
 dual is a quadratic function of x. Kinks enter as steps cross them, until U falls as the model says.
 Shares inside the box hold theta to their kinks; along these, Newton's steps by conjugate gradients
 with the exact Hessian at the shares found, the Lagrangian's, converge fast (Mifflin & Sagastizabal
-2005, doi:10.1007/s10107-005-0630-3), as each step is led back to the kinks (Fletcher 1982,
-doi:10.1007/BFb0120944).
+2005, doi:10.1007/s10107-005-0630-3), as each step is led back to the kinks, whose curvature would
+else raise U.
 """
 
 from __future__ import annotations
