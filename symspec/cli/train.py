@@ -27,6 +27,7 @@ from symspec.files.archives import write_laplace
 from symspec.fitting.fit import finish, run_adam
 from symspec.fitting.start import build_start
 from symspec.inverse_hessian.choice import INVERSES, check_structure, choose_structure
+from symspec.laplace.posterior import LaplacePosterior
 from symspec.networks.preprocessing import parse_preprocessing
 from symspec.networks.regression import Regression
 from symspec.reports.contents import print_trained
@@ -156,12 +157,16 @@ def train(
     )  # fmt: skip
     laplace = finish(start, theta, rest, tune=tune, structure=structure, memory=memory)
     write_or_keep(partial(write_laplace, laplace=laplace, overwrite=overwrite), output)
+    _print(laplace, rest, held_out)
+    print_written(open_console(), "model", output)
+
+
+def _print(laplace: LaplacePosterior, trained_on: Spectra, held_out: Spectra | None) -> None:
     console = open_console()
     print_trained(console, laplace, held_out)
-    if noise == "student-t":
-        outliers = find_outliers(laplace, rest, n_worst=N_WORST)
-        console.print(outlier_table(outliers, laplace.reg.net, rest.ids))
-    print_written(console, "model", output)
+    if laplace.reg.noise.tail_dof is not None:
+        outliers = find_outliers(laplace, trained_on, n_worst=N_WORST)
+        console.print(outlier_table(outliers, laplace.reg.net, trained_on.ids))
 
 
 def check_tunable(reg: Regression, spectra: Spectra, structure: str, memory: str) -> None:

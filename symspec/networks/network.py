@@ -12,7 +12,6 @@ import pytensor.tensor as pt
 from numpy.typing import ArrayLike
 
 from symspec.errors import DataError, OptionError, ShapeError
-from symspec.networks.initial_weights import draw_weights
 from symspec.networks.layers import (
     Activation,
     Dense,
@@ -22,7 +21,7 @@ from symspec.networks.layers import (
     Unstandardize,
 )
 from symspec.networks.params import Compilable, ParamLayout, Params, Shape, Symbol
-from symspec.networks.theta import as_theta
+from symspec.networks.theta import as_theta, draw_weights
 from symspec.safety.arrays import as_float_array, as_texts
 from symspec.safety.options import check_count, check_rng
 from symspec.safety.stars import check_medium, check_wavelength

@@ -3,10 +3,10 @@
     python tests/bench/noise_hmc.py [PROBLEM ...]      # tecator, generated: a quarter of an hour
 
 A network 100-5-3 (tanh), on the meat spectra of Tecator and on generated spectra whose labels have
-5 % outliers, with normal noise, Student's t, and normal noise beside errors of the labels. Ratios
-are HMC's standard deviations of the outputs for other spectra over those of Laplace: by the
-expected information (what symspec takes), by the weights of the majorising normal, which
-reweighted least squares have in the end, and by the exact Hessian.
+5 % outliers, with normal noise, Student's t, noise that the network predicts, and normal noise
+beside errors of the labels. Ratios are HMC's standard deviations of the outputs for other spectra
+over those of Laplace: by the expected information (what symspec takes), by the weights of the
+majorising normal, which reweighted least squares have in the end, and by the exact Hessian.
 """
 
 import sys
@@ -54,13 +54,15 @@ def list_noises(Y):
     return {
         "normal": (ss.GaussianNoise(sigma), Y, None),
         f"Student's t, {DOF:g}": (ss.StudentTNoise(sigma, DOF), Y, None),
+        "predicted": (ss.PredictedNoise(), Y, None),
         "label errors": (ss.GaussianNoise(sigma), Y + errors * rng.normal(size=Y.shape), errors),
     }
 
 
 def fit(noise, X, Y, errors):
     """Regression, tuned, and weights at its minimum."""
-    net = ss.standardized(ss.mlp([100, 5, 3], activation="tanh"), X, Y)
+    widths = [100, 5, 3 * noise.outputs_per_label]
+    net = ss.standardized(ss.mlp(widths, activation="tanh", n_labels=3), X, Y)
     reg = ss.Regression(net, noise=noise, prior_precision=ss.scaled_prior(net, 4.0))
     rng = np.random.default_rng(0)
     theta = ss.train(reg, X, Y, label_errors=errors, epochs=300, rng=rng, progress=False).theta

@@ -125,6 +125,10 @@ def test_what_is_in_memory_is_known_by_its_numbers(tmp_path):
         {"ids": IDS[::-1]},
         {"ids": None},
         {"groups": IDS},
+        {
+            "ivar": None,
+            "flux_covariance": np.broadcast_to(np.eye(FLUX.shape[1]), (*FLUX.shape, FLUX.shape[1])),
+        },
         *[{"labels": LABELS, name: errors} for name, errors in ERRORS.items()],
         {"labels": LABELS, "label_errors": LABELS, "missing_label_error": "infer"},
     ]
