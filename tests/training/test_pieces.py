@@ -9,6 +9,7 @@ import symspec as ss
 from symspec.derivatives.bundles import Place
 from symspec.derivatives.weighted_sums import compile_shared_sum
 from symspec.inverse_hessian.builder import InverseBuilder
+from symspec.safety.label_errors import add_errors
 from symspec.training.steps.boxes import maximize_in_box
 from symspec.training.steps.pieces import PieceSteps
 from symspec.training.steps.shared import find_shared_objective
@@ -200,3 +201,23 @@ def test_shares_of_the_choices_made_give_u_itself_and_their_derivatives_are_exac
 def test_kinks_of_other_kinds_are_not_known(layer):
     net = ss.Network([ss.Dense(4), layer, ss.Dense(2)], n_pixels=3)
     assert compile_shared_sum(net) is None
+
+
+@pytest.mark.parametrize(
+    ("noise", "n_outputs", "error"),
+    [(ss.PredictedNoise(), 4, None), (ss.GaussianNoise(sigma=[0.2, 0.3]), 2, 0.1)],
+    ids=["predicted", "label-errors"],
+)
+def test_shares_go_with_other_noises(noise, n_outputs, error):
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(12, 4))
+    Y = rng.normal(size=(12, 2))
+    errors = None if error is None else np.full((12, 2), error)
+    layers = [ss.Dense(3), ss.Activation("relu"), ss.Dense(n_outputs)]
+    reg = ss.Regression(ss.Network(layers, n_pixels=4, n_labels=2), noise=noise, prior_precision=1)
+    theta = reg.net.init_params(rng)
+    shared = find_shared_objective(InverseBuilder(reg, X, add_errors(Y, errors)))
+    U, gradient, _ = shared.differentiate(theta, (shared.arguments(theta) > 0).astype(float))
+    expected, g = ss.compile_objective(reg)(theta, X, Y, label_errors=errors)
+    assert_allclose(U, expected, rtol=1e-12)
+    assert_allclose(gradient, g, rtol=1e-10, atol=1e-10)

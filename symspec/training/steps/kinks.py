@@ -35,7 +35,7 @@ PATIENCE = 50  # BFGS steps between two looks at what they gain, or as many as o
 GAIN = 1e3  # tolerances that they have to gain, or a bundle looks on
 SLOW = 0.1  # nats that they have to gain, or steps along kinks lead on
 TURN = 50  # BFGS steps before it starts again from the inverse of G; the next turn is twice as long
-MOST_ALONE = 1000  # BFGS steps before these
+MOST_ALONE = 4000  # BFGS steps before these
 PIECE_STEPS = 1000  # along kinks before BFGS tries again
 DENSE_PARAMS = 2000  # up to which BFGS holds its matrix
 

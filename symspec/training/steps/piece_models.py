@@ -223,8 +223,12 @@ class Ridge:
             return s
         for _ in range(2):
             theta = self._model.place.theta + s
-            slopes = self._model.shared.differentiate(theta, self._shares)[2]
-            s = s - self._columns @ self.solve(slopes[tuple(self.held.kinks.T)])
+            with np.errstate(over="ignore", invalid="ignore"):
+                slopes = self._model.shared.differentiate(theta, self._shares)[2]
+            left = slopes[tuple(self.held.kinks.T)]
+            if not np.isfinite(left).all():
+                return s
+            s = s - self._columns @ self.solve(left)
         return s
 
     def find_newton_step(self, step: ModelStep, radius: float) -> tuple[Vector, Held, bool]:

@@ -54,5 +54,8 @@ def find_shared_objective(builder: InverseBuilder) -> SharedObjective | None:
     n_bytes = 24 * LEAST_KINKS * reg.net.n_params
     if not isinstance(reg.noise, TunableNoise) or n_bytes > STORED_BYTES:
         return None
-    shared = compile_shared_sum(reg.net, kind=reg.noise.kind, backend=builder.backend)
+    n_given = reg.noise.given(builder.Y).shape[-1]
+    shared = compile_shared_sum(
+        reg.net, kind=reg.noise.kind, n_given=n_given, backend=builder.backend
+    )
     return None if shared is None else SharedObjective(builder, shared)
