@@ -76,7 +76,7 @@ marked = comparison.mark(laplace)
 flagged = bool((marked.predict(x_check).flags & ss.Flag.ERROR_UNRELIABLE).all())
 print(
     "check: predictions are flagged if and only if HMC contradicts:"
-    f" {flagged == marked.is_contradicted}"
+    f" {flagged == marked.contradicted.any()}"
 )
 
 if options.plots is not None:

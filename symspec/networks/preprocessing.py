@@ -56,7 +56,8 @@ class SNV(_OfSpectrum):
     Examples
     --------
     >>> import numpy as np
-    >>> net = Network([SNV()], 3)
+    >>> import symspec as ss
+    >>> net = ss.Network([ss.SNV()], 3)
     >>> ss.compile_predict(net)(np.zeros(0), np.array([1.0, 2.0, 6.0])).round(3)
     array([-0.756, -0.378,  1.134])
     """

@@ -178,7 +178,7 @@ def print_adopted(
     console.print(label_table(laplace.reg.net, laplace))
     console.print(f"Outputs of the network: {escape(scaling)}", soft_wrap=True)
     console.print(_describe_noise(laplace.reg))
-    for center, words in _CENTERS.items() if laplace.structure != "krylov" else ():
+    for center, words in _CENTERS.items() if laplace.inverse_hessian.accuracy != "interval" else ():
         left_out = laplace.leave_one_out(stars, center=center)
         title = f"{len(stars):,} stars, each left out in turn: {words}"
         console.print(summary_table(left_out, np.asarray(stars.labels), title=title))

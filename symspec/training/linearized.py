@@ -26,7 +26,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import numpy as np
 
@@ -34,7 +34,6 @@ from symspec.derivatives import compiled, weighted_sums
 from symspec.derivatives.tangent_stream import TangentStream
 from symspec.errors import OptionError
 from symspec.inverse_hessian.builder import InverseBuilder
-from symspec.inverse_hessian.dual import DualInverse
 from symspec.inverse_hessian.interface import InverseHessian, log_evidence
 from symspec.networks.noise import GaussianNoise, StudentTNoise
 from symspec.networks.noise.noise import TunableNoise
@@ -295,9 +294,15 @@ class _ByKernel(LinearizedEvidence):
         return self._evidence(F, gradient, theta, V, counts, decrement)
 
 
-def _find_data_coordinates(
-    inverse: DualInverse, M_inverse: np.ndarray, S: np.ndarray
-) -> _Coordinates:
+class _InData(Protocol):
+    """An inverse Hessian factored in the space of the data: M = K + S over some rows."""
+
+    cholesky: np.ndarray
+    rows: np.ndarray
+    observed: np.ndarray
+
+
+def _find_data_coordinates(inverse: _InData, M_inverse: np.ndarray, S: np.ndarray) -> _Coordinates:
     """Those of `_ByKernel`, with K = M - S from the factor of M."""
     L = inverse.cholesky
     rows = inverse.rows

@@ -499,6 +499,7 @@ def test_demo_prints_what_the_demo_found(work, monkeypatch, stars, tmp_path):
         files = {"catalogue": output / "catalogue.fits"}
         return SimpleNamespace(
             prediction=prediction,
+            uncalibrated=prediction,
             spectra=stars,
             certificates=[laplace.certificate, bad],
             regressions=[laplace.reg] * 2,

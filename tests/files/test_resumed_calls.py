@@ -431,6 +431,7 @@ SURVEYS = {
     # applied to finished pieces
     "calibration": [ss.ErrorCalibration(factor=np.array([2.0, 3.0]), source="test")],
     "dialect": ["lower"],
+    "interval": [0.9],
     # without a part in what is kept
     "path": [],
     "overwrite": [],
@@ -485,7 +486,7 @@ def test_a_catalogue_is_never_made_of_the_pieces_of_other_arguments(
     words = {"laplace": laplace, "spectra": write_stars(tmp_path / "stars.h5"), "progress": False}
     keep_pieces(lambda: predict_survey(tmp_path / "out.h5", **words), monkeypatch)
     words = change_words(words, changed, tmp_path)
-    may_change = changed.keys() <= {"dialect", "calibration"}
+    may_change = changed.keys() <= {"dialect", "calibration", "interval"}
     check_run(tmp_path, lambda path: predict_survey(path, **words), may_change=may_change)
 
 
@@ -531,6 +532,13 @@ def test_every_option_of_reading_is_in_the_plan():
         "apstar": "visits",
         "label_errors": "none",
         "missing_label_error": "infer",
+        "group": "STAR",
+        "separator": ";",
+        "decimal": ",",
+        "orientation": "columns",
+        "encoding": "cp1252",
+        "sheet": "Data",
+        "labels": "labels.csv",
     }
     check_table(changed, ss.read_spectra, without=["source"])
     identities = [ReadOptions.parse({name: value}).identity() for name, value in changed.items()]
