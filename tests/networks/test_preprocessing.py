@@ -91,13 +91,13 @@ def chain():
     return reg, net.init_params(rng) + 0.1, rng.normal(size=(N_STARS, 2))
 
 
-@pytest.mark.parametrize("backend", ["numpy", "c", "numba", "jax"])
-def test_a_chain_is_differentiated_on_every_backend(chain, backend):
+@pytest.mark.parametrize("backend", ["numpy", "numba", "jax"])
+def test_a_chain_is_differentiated_on_other_backends(chain, backend):
     if backend in ("numba", "jax"):
         pytest.importorskip(backend)
     reg, theta, _ = chain
     net = reg.net
-    if backend in ("c", "numba"):  # which compile for long what matters to JAX alone
+    if backend == "numba":  # which compiles for long what matters to JAX alone
         net = ss.Network([*CHAIN, ss.Dense(2)], N)
         theta = theta[: net.n_params]
     predict = ss.compile_predict(net)

@@ -6,14 +6,14 @@ from conftest import assert_entries
 
 import symspec as ss
 
-N = 40
+N = 20
+REG = ss.Regression(ss.mlp([5, 2]), sigma_noise=[0.5, 1.0], prior_precision=0.1)
 
 
 def fit(X, Y, errors=None):
-    reg = ss.Regression(ss.mlp([5, 2]), sigma_noise=[0.5, 1.0], prior_precision=0.1)
-    theta = np.zeros(reg.net.n_params)
-    theta = ss.polish(reg, theta, X, Y, label_errors=errors, tolerance=1e-25).theta
-    return ss.fit_laplace(reg, theta, X, Y, label_errors=errors)
+    theta = np.zeros(REG.net.n_params)
+    theta = ss.polish(REG, theta, X, Y, label_errors=errors, tolerance=1e-25).theta
+    return ss.fit_laplace(REG, theta, X, Y, label_errors=errors)
 
 
 def make_stars(n, rng, slopes=None):
