@@ -5,23 +5,20 @@ Each fold trains a network without its stars, certifies it, and predicts these s
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 import time
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 import typer
-from threadpoolctl import threadpool_limits
 
 from symspec.derivatives.compiled import compile_jacobian
 from symspec.errors import OptionError
 from symspec.files.archives import write_laplace
 from symspec.files.catalogues import write_catalogue
 from symspec.fitting.fit import finish, run_adam
+from symspec.fitting.folds import run_folds
 from symspec.fitting.start import build_start
 from symspec.laplace.certificate import Certificate
 from symspec.laplace.prediction import Prediction, join_predictions
@@ -35,7 +32,7 @@ from symspec.reports.tables import (
     star_table,
     summary_table,
 )
-from symspec.safety.progress import Progress, show_progress
+from symspec.safety.progress import Progress
 from symspec.spectra.datasets import miles
 from symspec.spectra.spectra import Spectra
 from symspec.validation.calibration import fit_noise
@@ -143,8 +140,11 @@ def run_demo(
     files = {name: folder / file for name, file in FILES.items()}
     spectra = miles(clip=FLUX_RANGE)
     fold = np.random.default_rng(seed).permutation(len(spectra)) % folds
-    jobs = [(spectra[fold != k], spectra.flux[fold == k], seed + k) for k in range(folds)]
-    done = _run_folds(jobs, files["model"], progress)
+    jobs = [
+        _Job(spectra[fold != k], spectra.flux[fold == k], seed + k, None if k else files["model"])
+        for k in range(folds)
+    ]
+    done = run_folds(_fit_fold, jobs, progress=progress)
     by_fold = np.argsort(fold, kind="stable")
     first = join_predictions([part.prediction for part in done], np.argsort(by_fold))
     prediction = _calibrate(first, np.asarray(spectra.labels), fold)
@@ -156,8 +156,7 @@ def run_demo(
         true_labels=spectra.labels,
         interval=LEVEL,
     )
-    _, held_out, _ = jobs[0]
-    _write_plots(files, done[0], prediction, spectra, held_out)
+    _write_plots(files, done[0], prediction, spectra, jobs[0].held_out)
     return DemoResult(
         prediction=prediction,
         uncalibrated=first,
@@ -167,6 +166,16 @@ def run_demo(
         files=files,
         seconds=time.monotonic() - start,
     )
+
+
+@dataclass(frozen=True, eq=False)
+class _Job:
+    """A fold to train and predict, and where its model goes, if it is kept."""
+
+    training: Spectra
+    held_out: np.ndarray
+    seed: int
+    model: Path | None
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -179,37 +188,18 @@ class _Fold:
     prediction: Prediction
 
 
-def _run_folds(
-    jobs: list[tuple[Spectra, np.ndarray, int]], model: Path, progress: bool | Progress
-) -> list[_Fold]:
-    """Run all folds, one core each: a network this small gains nothing from several threads."""
-    stage = "folds: training, tuning, certifying"
-    workers = min(len(jobs), os.cpu_count() or 1)
-    context = multiprocessing.get_context("spawn")
-    with (
-        ProcessPoolExecutor(workers, context, initializer=threadpool_limits, initargs=(1,)) as pool,
-        show_progress(progress) as show,
-    ):
-        futures = [pool.submit(_fit_fold, *job, None if k else model) for k, job in enumerate(jobs)]
-        show(stage, 0, len(jobs))
-        for n_done, future in enumerate(as_completed(futures), start=1):
-            future.result()
-            show(stage, n_done, len(jobs))
-        return [future.result() for future in futures]
-
-
-def _fit_fold(training: Spectra, held_out: np.ndarray, seed: int, model: Path | None) -> _Fold:
+def _fit_fold(job: _Job) -> _Fold:
     """Train without the stars held out, and predict them."""
-    reg = build_start(training, HIDDEN, ACTIVATION, prior_precision=START_PRIOR, dof=DOF)
-    theta = run_adam(reg, training, None, seed=seed, epochs=EPOCHS, progress=False)
-    posterior = finish(reg, theta, training, tune=True, memory="8GB", progress=False)
-    if model is not None:
-        write_laplace(model, posterior, overwrite=True)
+    reg = build_start(job.training, HIDDEN, ACTIVATION, prior_precision=START_PRIOR, dof=DOF)
+    theta = run_adam(reg, job.training, None, seed=job.seed, epochs=EPOCHS, progress=False)
+    posterior = finish(reg, theta, job.training, tune=True, memory="8GB", progress=False)
+    if job.model is not None:
+        write_laplace(job.model, posterior, overwrite=True)
     return _Fold(
         reg=posterior.reg,
         theta=posterior.theta,
         certificate=posterior.certificate,
-        prediction=posterior.predict(held_out, progress=False),
+        prediction=posterior.predict(job.held_out, progress=False),
     )
 
 
