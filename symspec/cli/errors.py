@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -23,6 +23,7 @@ from symspec.cli.shared.options import (
     check_output,
     parse_reading,
 )
+from symspec.errors import OptionError
 from symspec.files.archives import read_laplace
 from symspec.files.catalogues import SUFFIXES
 from symspec.files.partial_runs import is_finished
@@ -106,6 +107,13 @@ CalibrationFile = Annotated[
         help="Stars with labels, not trained on, whose scatter calibrates the errors.",
     ),
 ]
+LeaveOneOut = Annotated[
+    bool,
+    typer.Option(
+        "--leave-one-out",
+        help="The stars of --calibrate-on are the training stars: each is left out in turn.",
+    ),
+]
 
 
 def errors(
@@ -128,6 +136,7 @@ def errors(
     flux_errors: FluxErrors = "linear",
     interval: Interval = 0.68,
     calibrate_on: CalibrationFile = None,
+    leave_one_out: LeaveOneOut = False,
     restart: Restart = False,
     overwrite: Overwrite = False,
 ) -> None:
@@ -148,7 +157,7 @@ def errors(
     laplace = read_laplace(model)
     how = Choices(center=center, fill=fill, flux=flux_errors)
     reading = parse_reading(uncertainty, read)
-    calibration = _calibrate(laplace, how, calibrate_on, reading, resample)
+    calibration = _calibrate(laplace, how, calibrate_on, leave_one_out, reading, resample)
     with offer_to_resume(catalogue):
         survey = predict_survey(
             catalogue, laplace, spectra,
@@ -164,15 +173,23 @@ def _calibrate(
     laplace: LaplacePosterior,
     how: Choices,
     path: Path | None,
+    leave_one_out: bool,
     reading: dict[str, Any],
     resample: str | None,
 ) -> ErrorCalibration | None:
     if path is None:
+        if leave_one_out:
+            raise OptionError("--leave-one-out needs the training stars: add --calibrate-on FILE.")
         return None
     stars = read_labelled_spectra(path, laplace.reg.net.label_names, reading)
     fitted = fit_to_network(laplace.reg.net, stars, resample)
     prediction = laplace.predict(fitted, **asdict(how))
-    return calibrate_errors(prediction, np.asarray(stars.labels), source=path.name)
+    source = path.name
+    if leave_one_out:
+        source = f"{source}, each star left out in turn"
+        left_out = laplace.leave_one_out(fitted, center=how.center)
+        prediction = replace(left_out, total_cov=left_out.total_cov + prediction.flux_cov)
+    return calibrate_errors(prediction, np.asarray(stars.labels), source=source)
 
 
 def _print_survey(survey: Survey, name: str, calibration: ErrorCalibration | None) -> None:

@@ -26,7 +26,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import numpy as np
 
@@ -294,16 +294,8 @@ class _ByKernel(LinearizedEvidence):
         return self._evidence(F, gradient, theta, V, counts, decrement)
 
 
-class _InData(Protocol):
-    """An inverse Hessian factored in the space of the data: M = K + S over some rows."""
-
-    cholesky: np.ndarray
-    rows: np.ndarray
-    observed: np.ndarray
-
-
-def _find_data_coordinates(inverse: _InData, M_inverse: np.ndarray, S: np.ndarray) -> _Coordinates:
-    """Those of `_ByKernel`, with K = M - S from the factor of M."""
+def _find_data_coordinates(inverse: Any, M_inverse: np.ndarray, S: np.ndarray) -> _Coordinates:
+    """Those of `_ByKernel`, with K = M - S from the factor of M in the space of the data."""
     L = inverse.cholesky
     rows = inverse.rows
     observed = inverse.observed

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from astropy.table import Table
 from test_cli import run, write_stars
 
 import symspec as ss
@@ -47,6 +48,23 @@ def test_the_other_commands_take_the_model(work):
     laplace = read_laplace(work / "model.h5")
     assert laplace.reg.net.label_names == ("TEFF", "LOGG", "FE_H")
     assert laplace.reg.net.label_units == ("K", "dex", "dex")
+
+
+@pytest.mark.usefixtures("said")
+def test_errors_are_calibrated_by_training_stars_left_out(work):
+    words = ("errors", work / "model.h5", work / "stars.h5", work / "calibrated.h5")
+    run(*words, "--calibrate-on", work / "stars.h5", "--leave-one-out")
+    laplace = read_laplace(work / "model.h5")
+    stars = ss.read_spectra(work / "stars.h5")
+    left_out = laplace.leave_one_out(stars)
+    flux = laplace.predict(stars).flux_cov
+    errors = np.sqrt(np.einsum("ncc->nc", left_out.total_cov + flux))
+    expected = ss.sigma_mad((stars.labels - left_out.labels) / errors)
+    rows = Table.read(work / "calibrated.h5", path="catalogue")
+    found = rows["TEFF_CAL_ERR"] / rows["TEFF_ERR"]
+    np.testing.assert_allclose(found, expected[0], rtol=1e-10)
+    refused = run(*words, "--leave-one-out", "--overwrite", code=1)
+    assert "add --calibrate-on FILE" in refused.stderr
 
 
 @pytest.mark.usefixtures("said")
