@@ -114,9 +114,10 @@ def test_train_takes_noise_with_tails_and_the_errors_of_the_labels(work, tmp_pat
     median = ", ".join(f"{e:.4g}" for e in np.median(errors, axis=0))
     assert f"errors of the labels: median {median}" in run("info", path).stdout
     words = ("--hidden", 2, "--epochs", 1, "--no-tune", "--validation", 0)
-    tails = ("--noise", "student-t", "--dof", 5, "--sigma-noise", 0.2)
+    scales = [word for scale in (10, 0.1, 0.1) for word in ("--sigma-noise", scale)]
+    tails = ("--noise", "student-t", "--dof", 5, *scales)
     said = run("train", path, tmp_path / "m.h5", *words, *tails)
-    text = "Student's t with 5 degrees of freedom, scale 0.2, 0.2, 0.2"
+    text = "Student's t with 5 degrees of freedom, scale 10, 0.1, 0.1"
     assert f"Noise of the labels: {text}" in said.stdout
     laplace = read_laplace(tmp_path / "m.h5")
     assert laplace.reg.noise.describe() == text
@@ -132,7 +133,7 @@ def test_train_takes_noise_with_tails_and_the_errors_of_the_labels(work, tmp_pat
     with_errors, without = (
         lap.label_covariance(stars.flux[:5])[:, 0, 0] for lap in (laplace, plain)
     )
-    assert (with_errors > 2 * without).all()  # labels known to 50 K tell less than to 0.2 K
+    assert (with_errors > 2 * without).all()  # labels known to 50 K tell less than to 10 K
     refused = {
         ("--noise", "normal"): "'gaussian', 'student-t', 'predicted', got 'normal'",
         ("--label-errors", "yes"): "'auto', 'none', got 'yes'",
