@@ -101,7 +101,7 @@ def validate(
         check_output(catalogue, overwrite, tuple(SUFFIXES), spectra)
     check_structure(structure, "ggn", {})
     parse_preprocessing(preprocess)
-    has_tails = check_choice(noise, "--noise", NOISES) == "student-t"
+    check_choice(noise, "--noise", NOISES)
     reading = {"label_errors": label_errors, "group": group} | parse_reading(uncertainty, read)
     stars = read_labelled_spectra(spectra, label, reading)
     result = cross_validate(
@@ -109,7 +109,8 @@ def validate(
         hidden=hidden, activation=activation, preprocess=preprocess, epochs=epochs,
         batch_size=batch_size, learning_rate=learning_rate, tune=tune,
         sigma_noise=sigma_noise or None, prior_precision=prior_precision,
-        dof=dof if has_tails else None, structure=structure, memory=memory,
+        dof=dof if noise == "student-t" else None, predicts_noise=noise == "predicted",
+        structure=structure, memory=memory,
     )  # fmt: skip
     if catalogue is not None:
         write_or_keep(partial(_write, result=result, overwrite=overwrite), catalogue)

@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 
 from symspec.derivatives import compiled
 from symspec.errors import DataError, OptionError, ShapeError
-from symspec.fitting.label_scaling import LabelScaling, find_label_scaling
+from symspec.fitting.label_scaling import LabelScaling, find_label_scaling, find_scatter
 from symspec.laplace.fit import fit_laplace
 from symspec.laplace.posterior import LaplacePosterior
 from symspec.networks.layers import Layer, Standardize, Unstandardize
@@ -161,6 +161,5 @@ def _find_scaling(
             f"label_scaling should be a mean and a scale, each a number or one a label, got"
             f" {given!r}."
         ) from error
-    residuals = labels - mean - scale * outputs
-    scatter = 1.4826 * np.nanmedian(np.abs(residuals), axis=0)
+    scatter = find_scatter(outputs, labels, mean, scale)
     return LabelScaling(mean=mean, scale=scale, rule="as given", scatter=scatter)

@@ -32,6 +32,7 @@ class FitOptions:
     sigma_noise: ArrayLike | None = None
     prior_precision: float = 1.0
     dof: float | None = None
+    predicts_noise: bool = False
     epochs: int = 200
     batch_size: int = 64
     learning_rate: float = 1e-3
@@ -67,6 +68,7 @@ def fit_network(
         sigma_noise=options.sigma_noise,
         prior_precision=options.prior_precision,
         dof=options.dof,
+        predicts_noise=options.predicts_noise,
         preprocess=options.preprocess,
     )
     theta = run_adam(

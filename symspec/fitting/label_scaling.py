@@ -15,7 +15,7 @@ from scipy.optimize import linear_sum_assignment
 from scipy.stats import theilslopes
 
 from symspec.errors import DataError
-from symspec.validation.calibration import sigma_mad
+from symspec.validation.calibration import MAD_TO_SIGMA, sigma_mad
 
 MIN_STARS = 10
 MAX_STARS = 1000  # through which a line is laid: pairs of them are compared
@@ -85,7 +85,7 @@ def find_label_scaling(
         apart = rule.mean - line.mean + (rule.scale - line.scale) * outputs
         near = NEAR * line.scatter + ROUNDING * _find_spread(labels)
         if (np.median(np.abs(apart), axis=0) <= near).all():
-            scatter = _find_scatter(outputs, labels, rule.mean, rule.scale)
+            scatter = find_scatter(outputs, labels, rule.mean, rule.scale)
             return LabelScaling(mean=rule.mean, scale=rule.scale, rule=rule.rule, scatter=scatter)
     return line
 
@@ -163,7 +163,7 @@ def _fit_lines(outputs: np.ndarray, labels: np.ndarray) -> LabelScaling:
     """Straight lines from outputs to labels, which outliers do not bend."""
     lines = [_fit_line(f, y) for f, y in zip(outputs.T, labels.T, strict=True)]
     mean, scale = (np.array(part) for part in zip(*lines, strict=True))
-    scatter = _find_scatter(outputs, labels, mean, scale)
+    scatter = find_scatter(outputs, labels, mean, scale)
     return LabelScaling(
         mean=mean, scale=scale, rule="the straight line nearest to these labels", scatter=scatter
     )
@@ -185,12 +185,12 @@ def _fit_line(f: np.ndarray, y: np.ndarray) -> tuple[float, float]:
     return float(intercept), float(slope)
 
 
-def _find_scatter(
+def find_scatter(
     outputs: np.ndarray, labels: np.ndarray, mean: np.ndarray, scale: np.ndarray
 ) -> np.ndarray:
     """Robust scatter (label,) around zero, so that an offset counts."""
     r = labels - mean - scale * outputs
-    return 1.4826 * np.nanmedian(np.abs(r), axis=0)
+    return MAD_TO_SIGMA * np.nanmedian(np.abs(r), axis=0)
 
 
 def _find_spread(labels: np.ndarray) -> np.ndarray:

@@ -7,7 +7,9 @@ import pytest
 from astropy.table import Table
 from test_cli import run
 
+from symspec.errors import OptionError
 from symspec.files.archives import read_laplace
+from symspec.fitting.fit import FitOptions, fit_network
 from symspec.spectra.readers.read import read_spectra
 
 N_SAMPLES, N_REPEATS, N_PIXELS = 24, 2, 20
@@ -79,3 +81,24 @@ def test_mistakes_are_told_before_any_work(table, tmp_path, words, message):
     said = run("validate", table, tmp_path / "out.ecsv", *words, code=1)
     assert re.search(message, said.stderr)
     assert not (tmp_path / "out.ecsv").exists()
+
+
+@pytest.mark.parametrize(
+    ("noise", "kind"),
+    [("gaussian", "gaussian"), ("student-t", "student_t"), ("predicted", "predicted")],
+)
+@pytest.mark.filterwarnings("ignore::symspec.UnusedDataWarning")
+def test_folds_are_trained_with_the_noise_that_is_asked_for(table, noise, kind, monkeypatch):
+    asked = {}
+
+    def validate(stars, **options):
+        asked.update(options, stars=stars)
+        raise OptionError("enough")
+
+    monkeypatch.setattr("symspec.cli.validate.cross_validate", validate)
+    run("validate", table, *WORDS, "--group", "Sample", "--noise", noise, code=1)
+    stars = asked["stars"]
+    options = {name: asked[name] for name in asked if name in FitOptions.__dataclass_fields__}
+    monkeypatch.setattr("symspec.fitting.fit.run_adam", lambda *_, **__: None)
+    monkeypatch.setattr("symspec.fitting.fit.finish", lambda reg, *_, **__: reg)
+    assert fit_network(stars, FitOptions(**options)).noise.kind == kind
