@@ -15,6 +15,9 @@ Six steps lead from spectra to a catalogue:
 5. `fit_laplace` inverts the Hessian there and certifies that it is a minimum.
 6. `laplace.predict` gives labels with their error budget, `write_catalogue` writes them.
 
+`select` takes steps 2 to 5 for a linear network, and wider and wider ones, and keeps the one that
+predicts stars held out best. `SpectraRegressor` is all of it as an estimator of scikit-learn's.
+
 Examples
 --------
 Fifty generated stars get labels and error bars from a network trained on 150 others:
@@ -94,7 +97,7 @@ from symspec.files import (
     write_network,
 )
 from symspec.files.importers import import_network, import_payne, read_network
-from symspec.fitting import Validation, validate
+from symspec.fitting import Selection, Validation, select, validate
 from symspec.hmc import HmcComparison, compare_hmc, pymc_model, run_hmc
 from symspec.laplace import (
     Certificate,
@@ -242,6 +245,8 @@ __all__ = [
     "sandwich_covariance",
     "validate",
     "Validation",
+    "select",
+    "Selection",
     "coverage",
     "jackknife_intervals",
     "calibrate_errors",
@@ -298,3 +303,16 @@ __all__ = [
     "AssumedUnitWarning",
     "ValuesDroppedWarning",
 ]
+
+
+def __getattr__(name: str) -> object:
+    """`SpectraRegressor`, which imports scikit-learn, when it is asked for."""
+    if name != "SpectraRegressor":
+        raise AttributeError(f"module 'symspec' has no attribute {name!r}")
+    try:
+        from symspec.fitting.estimator import SpectraRegressor
+    except ModuleNotFoundError as error:
+        raise MissingDependencyError(
+            'SpectraRegressor needs scikit-learn: pip install "symspec[sklearn]".'
+        ) from error
+    return SpectraRegressor

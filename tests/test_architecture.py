@@ -57,6 +57,8 @@ ONLY = {
     "h5py": "safety files files.importers.keras",
     "python_calamine": "spectra.readers.tables",
     "jcamp": "spectra.readers.tables",
+    "sklearn": "fitting",
+    "joblib": "fitting",
 }
 LATE = (
     "matplotlib",
@@ -71,6 +73,7 @@ LATE = (
     "onnx",
     "python_calamine",
     "jcamp",
+    "sklearn",
 )
 MAX_MODULE_LINES = 400
 MAX_FUNCTION_LINES = 50
@@ -235,6 +238,12 @@ def test_a_room_shows_only_what_is_its_own():
 def test_who_imports_another_package_is_known(package):
     rooms = {room_of(name) for name in FILES if package in top_levels(SOURCES[name])}
     assert rooms == set(ONLY[package].split())
+
+
+def test_only_the_estimator_needs_scikit_learn():
+    assert [name for name in FILES if "sklearn" in top_levels(SOURCES[name])] == [
+        "fitting.estimator"
+    ]
 
 
 def test_no_private_name_crosses_a_room():

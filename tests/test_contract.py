@@ -34,7 +34,8 @@ CONTRACT = {
     " compile_hessian_vector_product compile_ggn_vector_product compile_hessian compile_ggn",
     "training": "train TrainResult minimize polish PolishResult tune",
     "error bars": "fit_laplace LaplacePosterior Certificate Prediction Flag FlagOptions"
-    " audit_structures StructureAudit sandwich_covariance validate Validation coverage"
+    " audit_structures StructureAudit sandwich_covariance validate Validation select Selection"
+    " coverage"
     " calibrate_errors jackknife_intervals combine CombinedPosterior CombinedPrediction"
     " ErrorCalibration sigma_mad studentized_residuals find_outliers Outliers fit_noise",
     "HMC": "pymc_model run_hmc compare_hmc HmcComparison",
@@ -172,6 +173,10 @@ def test_a_star_import_gives_the_public_names_and_nothing_else():
     namespace = {}
     exec("from symspec import *", namespace)
     assert set(namespace) - {"__builtins__"} == set(ss.__all__)
+
+
+def test_the_estimator_is_there_when_it_is_asked_for():
+    assert ss.SpectraRegressor.__name__ == "SpectraRegressor"
 
 
 def test_no_public_name_is_a_module_but_datasets():

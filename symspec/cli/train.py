@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -22,21 +23,25 @@ from symspec.cli.shared.options import (
     check_output,
     parse_reading,
 )
-from symspec.errors import TooLargeError
+from symspec.errors import OptionError, TooLargeError
 from symspec.files.archives import write_laplace
-from symspec.fitting.fit import finish, run_adam
+from symspec.fitting.fit import FitOptions, fit_network
+from symspec.fitting.selection import HIDDEN, select
 from symspec.fitting.start import build_start
 from symspec.inverse_hessian.choice import INVERSES, check_structure, choose_structure
 from symspec.laplace.posterior import LaplacePosterior
 from symspec.networks.preprocessing import parse_preprocessing
-from symspec.networks.regression import Regression
 from symspec.reports.contents import print_trained
-from symspec.reports.tables import open_console, outlier_table, print_written
+from symspec.reports.tables import open_console, outlier_table, print_written, selection_table
 from symspec.safety.options import check_choice
 from symspec.spectra.selections import split_stars
 from symspec.spectra.spectra import Spectra
 from symspec.validation.outliers import find_outliers
 
+AUTO = "auto"
+LINEAR = "linear"
+WIDEST = max(HIDDEN)
+VARIED = ("hidden", "prior", "starts")  # by auto
 NOISES = ("gaussian", "student-t", "predicted")
 N_WORST = 10  # training labels shown, of those that count least
 
@@ -48,7 +53,14 @@ EXAMPLES = (
 ModelOutput = Annotated[
     Path, typer.Argument(metavar="OUTPUT", help="The model, .h5.", show_default=False)
 ]
-Hidden = Annotated[list[int], typer.Option(min=1, help="Width of a hidden layer; repeat for more.")]
+Hidden = Annotated[
+    list[str],
+    typer.Option(
+        metavar="auto|linear|WIDTH",
+        help="Width of a hidden layer; repeat for more. auto tries several networks, and takes the"
+        " smallest that predicts stars held out as well as the best.",
+    ),
+]
 Activation = Annotated[str, typer.Option(help="tanh, relu, softplus, gelu, ...")]
 Epochs = Annotated[int, typer.Option(min=1, help="Passes of Adam through the stars.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Stars in a step.")]
@@ -108,7 +120,7 @@ Labels = Annotated[
 def train(
     spectra: SpectraFile,
     output: ModelOutput,
-    hidden: Hidden = [32],  # noqa: B006
+    hidden: Hidden = [AUTO],  # noqa: B006
     activation: Activation = "tanh",
     preprocess: Preprocess = "",
     epochs: Epochs = 200,
@@ -140,25 +152,35 @@ def train(
     check_output(output, overwrite, MODEL_SUFFIXES, spectra)
     check_structure(structure, "ggn", {})
     parse_preprocessing(preprocess)
+    widths = parse_hidden(hidden)
     reading = {"label_errors": label_errors, "group": group} | parse_reading(uncertainty, read)
     check_choice(noise, "--noise", NOISES)
     stars = read_labelled_spectra(spectra, label, reading)
     rest, held_out = split_stars(stars, validation, seed)
-    start = build_start(
-        rest, hidden, activation, sigma_noise=sigma_noise or None,
-        prior_precision=prior_precision, dof=dof if noise == "student-t" else None,
-        predicts_noise=noise == "predicted", preprocess=preprocess,
+    options = FitOptions(
+        hidden=WIDEST if widths is None else widths, activation=activation, preprocess=preprocess,
+        sigma_noise=sigma_noise or None, prior_precision=prior_precision,
+        dof=dof if noise == "student-t" else None, predicts_noise=noise == "predicted",
+        epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, tune=tune,
+        structure=structure, memory=memory,
     )  # fmt: skip
     if tune:
-        check_tunable(start, rest, structure, memory)
-    theta = run_adam(
-        start, rest, held_out,
-        seed=seed, epochs=epochs, batch_size=batch_size, learning_rate=learning_rate,
-    )  # fmt: skip
-    laplace = finish(start, theta, rest, tune=tune, structure=structure, memory=memory)
+        check_tunable(rest, options)
+    if widths is None:
+        laplace = _select(rest, options, seed)
+    else:
+        laplace = fit_network(rest, options, seed=seed, held_out=held_out)
     write_or_keep(partial(write_laplace, laplace=laplace, overwrite=overwrite), output)
     _print(laplace, rest, held_out)
     print_written(open_console(), "model", output)
+
+
+def _select(stars: Spectra, options: FitOptions, seed: int) -> LaplacePosterior:
+    """Try several networks, and print how each of them did."""
+    alike = {field.name: getattr(options, field.name) for field in fields(options)}
+    tried = select(stars, seed=seed, **{name: alike[name] for name in alike if name not in VARIED})
+    open_console().print(selection_table(tried.candidates))
+    return tried.laplace
 
 
 def _print(laplace: LaplacePosterior, trained_on: Spectra, held_out: Spectra | None) -> None:
@@ -169,7 +191,27 @@ def _print(laplace: LaplacePosterior, trained_on: Spectra, held_out: Spectra | N
         console.print(outlier_table(outliers, laplace.reg.net, trained_on.ids))
 
 
-def check_tunable(reg: Regression, spectra: Spectra, structure: str, memory: str) -> None:
+def parse_hidden(texts: list[str]) -> tuple[int, ...] | None:
+    """Widths of the hidden layers, none for a linear network; None for auto.
+
+    Raises
+    ------
+    OptionError
+        A word that is neither, or beside others.
+    """
+    if texts == [AUTO]:
+        return None
+    if texts == [LINEAR]:
+        return ()
+    if all(text.isdecimal() and int(text) > 0 for text in texts):
+        return tuple(map(int, texts))
+    raise OptionError(
+        "--hidden should be auto, linear, or the width of a hidden layer, a positive integer (again"
+        f" for each further layer), got {' '.join(texts)}."
+    )
+
+
+def check_tunable(spectra: Spectra, options: FitOptions) -> None:
     """Refuse, before any training, to tune by products alone: that takes hours to days.
 
     Raises
@@ -177,14 +219,19 @@ def check_tunable(reg: Regression, spectra: Spectra, structure: str, memory: str
     TooLargeError
         "auto" would take krylov for this many stars and weights.
     """
-    if structure != "auto":
+    if options.structure != "auto":
         return
+    net = build_start(
+        spectra, options.hidden, options.activation,
+        sigma_noise=options.sigma_noise, predicts_noise=options.predicts_noise,
+        preprocess=options.preprocess,
+    ).net  # fmt: skip
     n_rows = int(np.count_nonzero(~np.isnan(np.asarray(spectra.labels))))
-    chosen = choose_structure(reg.net, n_rows, memory=memory).structure
+    chosen = choose_structure(net, n_rows, memory=options.memory).structure
     if not INVERSES[chosen].has_evidence_gradient:
         raise TooLargeError(
-            f"tuning takes an exact inverse Hessian, which should fit in {memory}, but"
-            f" {reg.net.n_params:,} weights and {n_rows:,} labels do not: give more --memory,"
+            f"tuning takes an exact inverse Hessian, which should fit in {options.memory}, but"
+            f" {net.n_params:,} weights and {n_rows:,} labels do not: give more --memory,"
             " --no-tune with a --sigma-noise of your own, or an approximation such as --structure"
             " kronecker."
         )

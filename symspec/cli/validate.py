@@ -26,7 +26,6 @@ from symspec.cli.train import (
     BatchSize,
     Dof,
     Epochs,
-    Hidden,
     LabelErrors,
     Labels,
     LearningRate,
@@ -37,7 +36,9 @@ from symspec.cli.train import (
     SigmaNoise,
     Structure,
     Tune,
+    parse_hidden,
 )
+from symspec.errors import OptionError
 from symspec.files.catalogues import SUFFIXES, write_catalogue
 from symspec.fitting.validation import Validation
 from symspec.fitting.validation import validate as cross_validate
@@ -61,6 +62,13 @@ Catalogue = Annotated[
         show_default=False,
     ),
 ]
+Widths = Annotated[
+    list[str],
+    typer.Option(
+        metavar="linear|WIDTH",
+        help="Width of a hidden layer; repeat for more. Or a linear network.",
+    ),
+]
 Workers = Annotated[
     int | None, typer.Option(min=1, help="Processes; by default one a fold, or one a core.")
 ]
@@ -71,7 +79,7 @@ def validate(
     catalogue: Catalogue = None,
     folds: Annotated[int, typer.Option(min=2, help="Parts, each held out once.")] = 5,
     group: Group = None,
-    hidden: Hidden = [32],  # noqa: B006
+    hidden: Widths = ["32"],  # noqa: B006
     activation: Activation = "tanh",
     preprocess: Preprocess = "",
     epochs: Epochs = 200,
@@ -102,11 +110,17 @@ def validate(
     check_structure(structure, "ggn", {})
     parse_preprocessing(preprocess)
     check_choice(noise, "--noise", NOISES)
+    widths = parse_hidden(hidden)
+    if widths is None:
+        raise OptionError(
+            "--hidden should be the network to validate, got auto: name the one that 'symspec train"
+            " --hidden auto' chose."
+        )
     reading = {"label_errors": label_errors, "group": group} | parse_reading(uncertainty, read)
     stars = read_labelled_spectra(spectra, label, reading)
     result = cross_validate(
         stars, folds=folds, seed=seed, n_workers=workers,
-        hidden=hidden, activation=activation, preprocess=preprocess, epochs=epochs,
+        hidden=widths, activation=activation, preprocess=preprocess, epochs=epochs,
         batch_size=batch_size, learning_rate=learning_rate, tune=tune,
         sigma_noise=sigma_noise or None, prior_precision=prior_precision,
         dof=dof if noise == "student-t" else None, predicts_noise=noise == "predicted",

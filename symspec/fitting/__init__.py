@@ -2,6 +2,8 @@
 
 `build_start` makes the network, `run_adam` trains it, `finish` takes it to the minimum and inverts
 the Hessian; `validate` does all of it again for each part of the stars, held out in turn.
+`select` tries networks, linear, wider and wider, and takes the one that predicts stars held out
+best. `symspec.fitting.estimator` holds all of it for scikit-learn: `SpectraRegressor`.
 `adopt_network(net, theta, stars)` does without training: a network of another program, as it is,
 becomes a `LaplacePosterior`; how it scales its labels is found by comparing them
 (`find_label_scaling`), noise and prior by the evidence of the network linearised at its weights.
@@ -10,6 +12,7 @@ becomes a `LaplacePosterior`; how it scales its labels is found by comparing the
 from symspec.fitting.adoption import Adopted, adopt_network
 from symspec.fitting.fit import FitOptions, finish, fit_network, run_adam
 from symspec.fitting.label_scaling import LabelScaling, find_label_scaling
+from symspec.fitting.selection import Selection, select
 from symspec.fitting.start import build_start
 from symspec.fitting.validation import Validation, validate
 
@@ -17,6 +20,7 @@ __all__ = [
     "Adopted",
     "FitOptions",
     "LabelScaling",
+    "Selection",
     "Validation",
     "adopt_network",
     "build_start",
@@ -24,5 +28,6 @@ __all__ = [
     "finish",
     "fit_network",
     "run_adam",
+    "select",
     "validate",
 ]

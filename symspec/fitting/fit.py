@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike
 from symspec.fitting.start import build_start
 from symspec.laplace.fit import fit_laplace
 from symspec.laplace.posterior import LaplacePosterior
+from symspec.networks.noise import GaussianNoise
 from symspec.networks.regression import Regression
 from symspec.safety.progress import Progress, show_progress
 from symspec.spectra.spectra import Spectra
@@ -37,6 +38,8 @@ class FitOptions:
     batch_size: int = 64
     learning_rate: float = 1e-3
     tune: bool = True
+    prior: str = "scale"
+    starts: int = 1
     structure: str = "auto"
     memory: str = "8GB"
 
@@ -71,23 +74,45 @@ def fit_network(
         predicts_noise=options.predicts_noise,
         preprocess=options.preprocess,
     )
-    theta = run_adam(
-        start,
-        spectra,
-        held_out,
-        seed=seed,
-        epochs=options.epochs,
-        batch_size=options.batch_size,
-        learning_rate=options.learning_rate,
-        progress=progress,
+    theta = find_first_weights(
+        start, spectra, options, seed=seed, held_out=held_out, progress=progress
     )
     return finish(
         start,
         theta,
         spectra,
         tune=options.tune,
+        prior=options.prior,
+        starts=options.starts,
         structure=options.structure,
         memory=options.memory,
+        progress=progress,
+    )
+
+
+def find_first_weights(
+    reg: Regression,
+    spectra: Spectra,
+    options: FitOptions,
+    *,
+    seed: int = 0,
+    held_out: Spectra | None = None,
+    progress: bool | Progress = True,
+) -> np.ndarray:
+    """Weights (param,) for Newton's steps to start from: those of `run_adam`.
+
+    Without hidden layers and with normal noise U has one minimum, and zeros do.
+    """
+    if not options.hidden and isinstance(reg.noise, GaussianNoise):
+        return np.zeros(reg.net.n_params)
+    return run_adam(
+        reg,
+        spectra,
+        held_out,
+        seed=seed,
+        epochs=options.epochs,
+        batch_size=options.batch_size,
+        learning_rate=options.learning_rate,
         progress=progress,
     )
 
@@ -127,6 +152,7 @@ def finish(
     structure: str = "auto",
     noise: str = "per_label",
     prior: str = "scale",
+    starts: int = 1,
     progress: bool | Progress = True,
 ) -> LaplacePosterior:
     """Go to the minimum, with `tune` at the noise and prior of largest evidence, and invert.
@@ -146,13 +172,16 @@ def finish(
         Structure of the inverse Hessian, see `fit_laplace`.
     noise, prior : str
         What of them is set, see `symspec.tune`.
+    starts : int
+        Weights that `tune` starts from, `theta` among them.
     progress : bool or Progress, default True
     """
     with show_progress(progress) as show:
         if tune:
             reg, theta = tune_by_evidence(
                 reg, theta, spectra,
-                noise=noise, prior=prior, structure=structure, memory=memory, progress=show,
+                noise=noise, prior=prior, starts=starts,
+                structure=structure, memory=memory, progress=show,
             )  # fmt: skip
         else:
             polished = polish(

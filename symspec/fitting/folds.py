@@ -20,6 +20,7 @@ def run_folds[Job, Result](
     *,
     n_workers: int | None = None,
     progress: bool | Progress = True,
+    stage: str = STAGE,
 ) -> list[Result]:
     """Results of all jobs, in their order.
 
@@ -32,15 +33,17 @@ def run_folds[Job, Result](
         Processes; by default one a job, but no more than there are cores. 1: this process itself.
     progress : bool or Progress, default True
         It is called after each job.
+    stage : str
+        What the progress calls the work.
     """
     n = min(len(jobs), n_workers or os.cpu_count() or 1)
     with show_progress(progress) as show:
-        show(STAGE, 0, len(jobs))
+        show(stage, 0, len(jobs))
         if n == 1:
             results = []
             for n_done, job in enumerate(jobs, start=1):
                 results.append(work(job))
-                show(STAGE, n_done, len(jobs))
+                show(stage, n_done, len(jobs))
             return results
         context = multiprocessing.get_context("spawn")
         limit = {"initializer": threadpool_limits, "initargs": (1,)}
@@ -48,5 +51,5 @@ def run_folds[Job, Result](
             futures = [pool.submit(work, job) for job in jobs]
             for n_done, future in enumerate(as_completed(futures), start=1):
                 future.result()
-                show(STAGE, n_done, len(jobs))
+                show(stage, n_done, len(jobs))
             return [future.result() for future in futures]

@@ -76,8 +76,8 @@ def validate(
         True: a bar on stderr. A callable is called with (stage, done, total) after each fold.
     **options
         How the networks are built and trained: hidden, activation, preprocess, sigma_noise,
-        prior_precision, dof, predicts_noise, epochs, batch_size, learning_rate, tune, structure,
-        memory.
+        prior_precision, dof, predicts_noise, epochs, batch_size, learning_rate, tune, prior,
+        starts, structure, memory.
 
     Returns
     -------

@@ -22,6 +22,7 @@ from symspec.spectra.spectra import with_unit
 from symspec.validation.audit import GROUPS, INSIDE, StructureAudit
 from symspec.validation.calibration import coverage, sigma_mad
 from symspec.validation.outliers import Outliers
+from symspec.validation.scores import Candidate
 
 _SHORT = {
     Flag.FAILED: "failed",
@@ -191,6 +192,32 @@ def fold_table(certificates: Iterable[Certificate], regressions: Iterable[Regres
         if reg.noise.tail_dof is not None:
             noise += f" (dof {', '.join(f'{dof:.2g}' for dof in reg.noise.tail_dof)})"
         table.add_row(str(i), verdict, f"{certificate.newton_decrement:.2g}", ratio, noise)
+    return table
+
+
+def selection_table(candidates: Sequence[Candidate]) -> Table:
+    """One row a network that was tried; the one chosen is bold."""
+    columns = ["network", "weights", "log score", "behind", "RMSE", "in 68, 95 %", "evidence", "s"]
+    n = len(candidates[0].log_scores)
+    table = new_table(f"{len(candidates)} networks, each scored on {n:,} stars held out", columns)
+    table.caption = (
+        "log score: nats a star; behind: the best; RMSE: over the spread of the labels; bold: the"
+        " smallest that is no more behind than its standard error"
+    )
+    table.caption_justify = "left"
+    for one in candidates:
+        covered = [f"{100 * share:.0f}" for share in np.nanmean(one.coverage, axis=1)]
+        cells = [
+            escape(one.name),
+            f"{one.n_params:,}",
+            f"{one.log_score:.3f}",
+            "best" if one.behind == 0 else f"{one.behind:.3f} ± {one.behind_error:.3f}",
+            f"{one.relative_rmse:.3f}",
+            ", ".join(covered),
+            f"{one.evidence:,.1f}",
+            f"{one.seconds:,.0f}",
+        ]
+        table.add_row(*cells, style="bold" if one.is_chosen else None)
     return table
 
 

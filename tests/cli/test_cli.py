@@ -619,8 +619,9 @@ def test_an_interrupt_is_exit_code_130_without_a_file(work, monkeypatch, tmp_pat
     def interrupt(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("symspec.cli.train.finish", interrupt)
-    said = run("train", work.stars, tmp_path / "m.h5", "--epochs", 1, code=130)
+    monkeypatch.setattr("symspec.fitting.fit.finish", interrupt)
+    words = ("--hidden", 2, "--epochs", 1)
+    said = run("train", work.stars, tmp_path / "m.h5", *words, code=130)
     assert "Interrupted: the output was not written" in said.stderr
     assert list(tmp_path.iterdir()) == []
 
@@ -628,7 +629,7 @@ def test_an_interrupt_is_exit_code_130_without_a_file(work, monkeypatch, tmp_pat
 def test_ctrl_c_while_adam_runs_is_an_interrupt_too(work, monkeypatch, tmp_path):
     stopped = SimpleNamespace(stopped="interrupted", theta=None)
     monkeypatch.setattr("symspec.fitting.fit.train", lambda *_, **__: stopped)
-    run("train", work.stars, tmp_path / "m.h5", code=130)
+    run("train", work.stars, tmp_path / "m.h5", "--hidden", 2, code=130)
     assert list(tmp_path.iterdir()) == []
 
 

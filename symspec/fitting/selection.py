@@ -1,0 +1,365 @@
+"""Which network: linear, then wider and wider, each scored on stars that it has not seen.
+
+Each candidate is trained on all stars, with noise and prior of the largest evidence. At these it is
+trained again, from other weights, without a fifth of the stars, five times; the density that the
+predictions of the stars held out give to their labels is its log score.
+
+Neither the evidence nor leaving stars out of the linearised network (`laplace.leave_one_out`),
+which both cost less, chooses as well: the evidence is that of one of many minima, and the features
+of a wide network have seen the stars that are left out.
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from symspec.errors import DataError, OptionError
+from symspec.fitting.fit import FitOptions, find_first_weights, fit_network
+from symspec.fitting.folds import run_folds
+from symspec.laplace.fit import fit_laplace
+from symspec.laplace.posterior import LaplacePosterior
+from symspec.laplace.prediction import Prediction, join_predictions
+from symspec.networks.regression import Regression
+from symspec.safety.label_errors import LabelsWithErrors
+from symspec.safety.options import check_choice, check_count
+from symspec.safety.progress import Progress, show_progress
+from symspec.spectra.selections import as_stars, assign_folds, find_groups
+from symspec.spectra.spectra import Spectra
+from symspec.training.newton import polish
+from symspec.validation.calibration import coverage, sigma_mad
+from symspec.validation.scores import (
+    Candidate,
+    find_behind,
+    find_mean,
+    find_smallest_good,
+    score_stars,
+)
+
+HIDDEN: tuple[tuple[int, ...], ...] = ((), (4,), (8,), (16,), (32,), (64,))
+PRIORS = ("scale",)
+STARTS = 2
+TOLERANCE = 1e-3  # nats of Newton decrement of a refit, which a score does not feel
+_PRIOR_NAMES = {
+    "scale": "",
+    "per_layer": ", prior by layer",
+    "per_block": ", prior by block",
+    "fixed": ", prior fixed",
+}
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Selection:
+    """Result of `select`.
+
+    Attributes
+    ----------
+    candidates : list of Candidate
+        Those that were tried, in this order.
+    laplace : LaplacePosterior
+        Of the one chosen, trained on all stars.
+    options : FitOptions
+        By which `fit_network` and `validate` build and train networks like it.
+    """
+
+    candidates: list[Candidate]
+    laplace: LaplacePosterior
+    options: FitOptions
+
+    @property
+    def chosen(self) -> Candidate:
+        """The smallest candidate whose log score is within its standard error of the best."""
+        return next(candidate for candidate in self.candidates if candidate.is_chosen)
+
+
+def select(
+    spectra: Spectra,
+    *,
+    hidden: Sequence[Sequence[int]] = HIDDEN,
+    priors: Sequence[str] = PRIORS,
+    folds: int = 5,
+    groups: ArrayLike | None = None,
+    seed: int = 0,
+    n_workers: int | None = None,
+    progress: bool | Progress = True,
+    **options: Any,
+) -> Selection:
+    """Find the network whose predictions of stars held out have the best log score.
+
+    Widths are tried in turn, until one is worse than the best by more than the standard error of
+    the difference. Of the networks within this standard error of the best, the smallest is chosen.
+
+    Parameters
+    ----------
+    spectra : Spectra
+        With labels. Stars without any are left out.
+    hidden : sequence of sequences of int
+        Widths of the hidden layers of each candidate, in the order in which they are tried; () is a
+        linear network. By default linear, and one layer of 4, 8, 16, 32 and 64.
+    priors : sequence of str, default ("scale",)
+        What of the prior is tuned, see `symspec.tune`: each makes a candidate of its own of each
+        network with hidden layers.
+    folds : int, default 5
+        Parts of the stars, each held out once.
+    groups : array_like of str or int, shape (star,), optional
+        Stars of one group are held out together; by default `spectra.groups`, else stars of one
+        name.
+    seed : int, default 0
+        Of the folds, first weights and batches.
+    n_workers : int, optional
+        Processes; by default no more than there are cores.
+    progress : bool or Progress, default True
+        True: a bar on stderr. A callable is called with (stage, done, total) after each network.
+    **options
+        How the networks are built and trained: activation, preprocess, sigma_noise,
+        prior_precision, dof, predicts_noise, epochs, batch_size, learning_rate, tune, starts (2),
+        structure, memory.
+
+    Returns
+    -------
+    Selection
+
+    Raises
+    ------
+    DataError
+        The spectra have no labels.
+    OptionError
+        There are fewer groups than folds, or an option is unknown.
+    DivergedError
+        The training of a candidate left the finite numbers.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import symspec as ss
+    >>> stars = ss.datasets.generated_stars(60, n_pixels=8, rng=np.random.default_rng(0))
+    >>> settings = {"epochs": 5, "n_workers": 1, "progress": False}
+    >>> found = ss.select(stars, hidden=[(), (2,)], priors=["scale"], folds=2, **settings)
+    >>> [candidate.name for candidate in found.candidates]
+    ['linear', '2 tanh']
+    >>> found.laplace.predict(stars).labels.shape
+    (60, 3)
+    """
+    candidates = _list_candidates(hidden, priors, options)
+    if spectra.labels is None:
+        raise DataError("select needs labels, got spectra without: give Spectra(labels=...).")
+    if groups is not None:
+        spectra = replace(spectra, groups=np.asarray(groups))
+    fold = assign_folds(spectra, folds, seed)
+    stars = spectra[fold >= 0]
+    trial = _Trial(stars, fold[fold >= 0], seed, n_workers)
+    with show_progress(progress) as show:
+        tried: list[_Tried] = []
+        for alike in candidates:
+            tried += trial.run(alike, show)
+            if trial.is_past_best(tried, len(alike)):
+                break
+        rows = trial.compare(tried)
+        chosen = next(one.fit for one, row in zip(tried, rows, strict=True) if row.is_chosen)
+        show("inverting the Hessian", 0, None)
+        laplace = fit_laplace(
+            chosen.reg, chosen.theta, stars,
+            structure=chosen.options.structure, memory=chosen.options.memory,
+            require_minimum=False, progress=show,
+        )  # fmt: skip
+        laplace.certificate.decide()
+    for said in chosen.warnings:  # in a process of its own, where they were lost
+        warnings.warn(said, stacklevel=2)
+    return Selection(candidates=rows, laplace=laplace, options=chosen.options)
+
+
+def name_network(options: FitOptions) -> str:
+    """Hidden layers of a network in words: "linear", "8 tanh", "64-16 relu, prior by layer"."""
+    if not options.hidden:
+        return "linear"
+    widths = "-".join(map(str, options.hidden))
+    return f"{widths} {options.activation}{_PRIOR_NAMES[options.prior]}"
+
+
+def _list_candidates(
+    hidden: Sequence[Sequence[int]], priors: Sequence[str], options: dict[str, Any]
+) -> list[list[FitOptions]]:
+    """Candidates, those of the same widths together."""
+    known = set(FitOptions.__dataclass_fields__) - {"hidden", "prior"}
+    if unknown := sorted(set(options) - known):
+        raise OptionError(
+            f"options of select should be {', '.join(sorted(known))}, got {unknown[0]!r}: correct"
+            " it."
+        )
+    if not hidden or not priors:
+        raise OptionError("hidden and priors should each name one candidate at least, got none.")
+    for prior in priors:
+        check_choice(prior, "a prior of select", tuple(_PRIOR_NAMES))
+    for widths in hidden:
+        for width in widths:
+            check_count(width, "a width in hidden")
+    alike = FitOptions(**{"starts": STARTS} | options)
+    return [
+        [
+            replace(alike, hidden=tuple(widths), prior=prior)
+            for prior in (priors if len(widths) else ("scale",))
+        ]
+        for widths in hidden
+    ]
+
+
+@dataclass(frozen=True, eq=False)
+class _Fit:
+    """A candidate trained on all stars, and what was warned of meanwhile."""
+
+    options: FitOptions
+    reg: Regression
+    theta: np.ndarray
+    evidence: float
+    warnings: list[Warning | str]
+    seconds: float
+
+
+@dataclass(frozen=True, eq=False)
+class _Fold:
+    """A candidate to train at its noise and prior without some of the stars, and these (star,)."""
+
+    fit: _Fit
+    stars: Spectra
+    is_out: np.ndarray
+    seed: int
+
+
+@dataclass(frozen=True, eq=False)
+class _Tried:
+    """A candidate with its prediction of each star while it was held out."""
+
+    fit: _Fit
+    prediction: Prediction
+    seconds: float
+
+
+class _Trial:
+    """Stars and the fold of each (star,), on which candidates are tried."""
+
+    def __init__(self, stars: Spectra, fold: np.ndarray, seed: int, n_workers: int | None):
+        self.stars = stars
+        self.fold = fold
+        self.seed = seed
+        self.n_workers = n_workers
+        self.labels = np.asarray(stars.labels)
+        self.spread = np.nanstd(self.labels, axis=0)
+        self.groups = find_groups(stars)
+
+    def run(self, alike: list[FitOptions], show: Progress) -> list[_Tried]:
+        """Train candidates of the same widths, and predict each star by a refit without it."""
+        name = name_network(replace(alike[0], prior="scale"))
+        fits = run_folds(
+            partial(_fit, self.stars, self.seed),
+            alike,
+            n_workers=self.n_workers,
+            progress=show,
+            stage=f"{name}: training on all stars",
+        )
+        folds = range(self.fold.max() + 1)
+        parts = run_folds(
+            _refit,
+            [
+                _Fold(fit, self.stars, self.fold == k, self.seed + 1 + k)
+                for fit in fits
+                for k in folds
+            ],
+            n_workers=self.n_workers,
+            progress=show,
+            stage=f"{name}: predicting stars held out",
+        )
+        by_fit = [parts[i : i + len(folds)] for i in range(0, len(parts), len(folds))]
+        return [self._join(fit, own) for fit, own in zip(fits, by_fit, strict=True)]
+
+    def _join(self, fit: _Fit, parts: list[tuple[Prediction, float]]) -> _Tried:
+        order = np.argsort(np.argsort(self.fold, kind="stable"))
+        prediction = join_predictions([part for part, _ in parts], order)
+        return _Tried(fit, prediction, fit.seconds + sum(seconds for _, seconds in parts))
+
+    def score(self, tried: list[_Tried]) -> list[np.ndarray]:
+        """Log scores (star,) of each candidate."""
+        return [score_stars(one.prediction, self.labels, self.spread) for one in tried]
+
+    def is_past_best(self, tried: list[_Tried], n_last: int) -> bool:
+        """Whether the last of them are all worse than the best by more than a standard error."""
+        behind = find_behind(self.score(tried), self.groups)
+        return all(mean > error for mean, error in behind[-n_last:])
+
+    def compare(self, tried: list[_Tried]) -> list[Candidate]:
+        """A row of each, one of which is chosen."""
+        scores = self.score(tried)
+        behind = find_behind(scores, self.groups)
+        chosen = find_smallest_good(behind, [one.fit.reg.net.n_params for one in tried])
+        rows = []
+        for i, (one, own, (mean, error)) in enumerate(zip(tried, scores, behind, strict=True)):
+            log_score, log_score_error = find_mean(own, self.groups)
+            residuals = one.prediction.labels - self.labels
+            row = Candidate(
+                name=name_network(one.fit.options),
+                reg=one.fit.reg,
+                theta=one.fit.theta,
+                evidence=one.fit.evidence,
+                log_scores=own,
+                log_score=log_score,
+                log_score_error=log_score_error,
+                behind=mean,
+                behind_error=error,
+                coverage=coverage(one.prediction, self.labels),
+                scatter=sigma_mad(residuals),
+                rmse=np.sqrt(np.nanmean(residuals**2, axis=0)),
+                relative_rmse=float(np.sqrt(np.nanmean((residuals / self.spread) ** 2))),
+                seconds=one.seconds,
+                is_chosen=i == chosen,
+            )
+            rows.append(row)
+        return rows
+
+
+def _fit(stars: Spectra, seed: int, options: FitOptions) -> _Fit:
+    begin = time.perf_counter()
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        laplace = fit_network(stars, options, seed=seed, progress=False)
+    evidence = laplace.log_marginal_likelihood()
+    seconds = time.perf_counter() - begin
+    said = [warning.message for warning in told]
+    return _Fit(options, laplace.reg, laplace.theta, evidence, said, seconds)
+
+
+def _refit(fold: _Fold) -> tuple[Prediction, float]:
+    """The prediction of the stars held out, and the seconds that it took."""
+    begin = time.perf_counter()
+    options = fold.fit.options
+    reg = fold.fit.reg
+    training = fold.stars[~fold.is_out]
+    held_out = fold.stars[fold.is_out]
+    theta = find_first_weights(reg, training, options, seed=fold.seed, progress=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        polished = polish(
+            reg, theta, training, tolerance=TOLERANCE,
+            structure=options.structure, memory=options.memory, progress=False,
+        )  # fmt: skip
+        laplace = fit_laplace(
+            reg, polished.theta, training,
+            structure=options.structure, memory=options.memory,
+            require_minimum=False, progress=False,
+        )  # fmt: skip
+        prediction = laplace.predict(held_out, progress=False)
+    prediction = _add_label_errors(prediction, reg, held_out)
+    return prediction, time.perf_counter() - begin
+
+
+def _add_label_errors(prediction: Prediction, reg: Regression, stars: Spectra) -> Prediction:
+    """The prediction of labels that are measured with errors of their own."""
+    _, labels, _ = as_stars(reg.net, stars)
+    if not isinstance(labels, LabelsWithErrors):
+        return prediction
+    return replace(prediction, total_cov=prediction.total_cov + labels.covariance)

@@ -1,0 +1,51 @@
+"""Without a word about its layers, `symspec train` finds out which network it should be."""
+
+import re
+from functools import partial
+
+import numpy as np
+import pytest
+from test_cli import run, write_stars
+
+from symspec.files.archives import read_laplace
+from symspec.fitting.selection import select
+from symspec.spectra import datasets
+
+
+@pytest.fixture(scope="module")
+def stars(tmp_path_factory):
+    spectra = datasets.generated_stars(60, n_pixels=12, rng=np.random.default_rng(0), snr=100.0)
+    return write_stars(tmp_path_factory.mktemp("auto") / "stars.h5", spectra)
+
+
+def test_train_tries_several_networks_by_default(stars, tmp_path, monkeypatch):
+    few = {"hidden": [(), (2,)], "priors": ["scale"], "folds": 2, "n_workers": 1}
+    monkeypatch.setattr("symspec.cli.train.select", partial(select, **few))
+    said = run("train", stars, tmp_path / "m.h5", "--epochs", 20, "--no-tune")
+    assert "2 networks, each scored on 54 stars held out" in said.stdout
+    assert re.search(r"linear 39 -?[\d.]+ ", said.stdout)
+    assert re.search(r"2 tanh 35 -?[\d.]+ ", said.stdout)
+    assert read_laplace(tmp_path / "m.h5").reg.net.n_params in (39, 35)
+    assert "6 stars that were not trained on" in said.stdout
+
+
+def test_a_network_may_be_linear(stars, tmp_path):
+    run("train", stars, tmp_path / "m.h5", "--hidden", "linear", "--no-tune")
+    assert read_laplace(tmp_path / "m.h5").reg.net.n_params == 39
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--hidden", "wide"), "--hidden should be auto, linear, or the width .* got wide"),
+        (("--hidden", "auto", "--hidden", 3), "--hidden should be auto, .* got auto 3"),
+        (("--hidden", 0), "--hidden should be auto, .* a positive integer .* got 0"),
+    ],
+)
+def test_other_words_are_refused(stars, tmp_path, words, message):
+    assert re.search(message, run("train", stars, tmp_path / "m.h5", *words, code=1).stderr)
+
+
+def test_validate_wants_one_network(stars):
+    said = run("validate", stars, "--hidden", "auto", code=1)
+    assert "--hidden should be the network to validate, got auto" in said.stderr
