@@ -26,7 +26,7 @@ from symspec.cli.shared.options import (
 from symspec.errors import OptionError, TooLargeError
 from symspec.files.archives import write_laplace
 from symspec.fitting.fit import FitOptions, fit_network
-from symspec.fitting.selection import HIDDEN, select
+from symspec.fitting.selection import EPOCHS, HIDDEN, select
 from symspec.fitting.start import build_start
 from symspec.inverse_hessian.choice import INVERSES, check_structure, choose_structure
 from symspec.laplace.posterior import LaplacePosterior
@@ -62,7 +62,15 @@ Hidden = Annotated[
     ),
 ]
 Activation = Annotated[str, typer.Option(help="tanh, relu, softplus, gelu, ...")]
-Epochs = Annotated[int, typer.Option(min=1, help="Passes of Adam through the stars.")]
+Epochs = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Passes of Adam through the stars; by default 200, or 40 for each network that auto"
+        " tries.",
+        show_default=False,
+    ),
+]
 BatchSize = Annotated[int, typer.Option(min=1, help="Stars in a step.")]
 LearningRate = Annotated[float, typer.Option(min=0, help="Learning rate of Adam.")]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of first weights, split and batches.")]
@@ -123,7 +131,7 @@ def train(
     hidden: Hidden = [AUTO],  # noqa: B006
     activation: Activation = "tanh",
     preprocess: Preprocess = "",
-    epochs: Epochs = 200,
+    epochs: Epochs = None,
     batch_size: BatchSize = 64,
     learning_rate: LearningRate = 1e-3,
     validation: Validation = 0.1,
@@ -144,6 +152,8 @@ def train(
 ) -> None:
     """Train a network on spectra with labels, and keep it with its error bars.
 
+    Without --hidden several networks are tried, linear, wider and wider, and the smallest is kept
+    whose log score on stars held out is within its standard error of the best.
     Adam first, then Newton steps to the minimum (with --tune at the noise and prior of largest
     evidence), then the inverse Hessian with its certificate. The noise starts at 0.3 of each
     label's spread, around which the prior of predicted noise is, too; errors that the labels came
@@ -161,7 +171,8 @@ def train(
         hidden=WIDEST if widths is None else widths, activation=activation, preprocess=preprocess,
         sigma_noise=sigma_noise or None, prior_precision=prior_precision,
         dof=dof if noise == "student-t" else None, predicts_noise=noise == "predicted",
-        epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, tune=tune,
+        epochs=epochs or (EPOCHS if widths is None else FitOptions.epochs),
+        batch_size=batch_size, learning_rate=learning_rate, tune=tune,
         structure=structure, memory=memory,
     )  # fmt: skip
     if tune:

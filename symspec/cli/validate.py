@@ -40,6 +40,7 @@ from symspec.cli.train import (
 )
 from symspec.errors import OptionError
 from symspec.files.catalogues import SUFFIXES, write_catalogue
+from symspec.fitting.fit import FitOptions
 from symspec.fitting.validation import Validation
 from symspec.fitting.validation import validate as cross_validate
 from symspec.inverse_hessian.choice import check_structure
@@ -82,7 +83,7 @@ def validate(
     hidden: Widths = ["32"],  # noqa: B006
     activation: Activation = "tanh",
     preprocess: Preprocess = "",
-    epochs: Epochs = 200,
+    epochs: Epochs = None,
     batch_size: BatchSize = 64,
     learning_rate: LearningRate = 1e-3,
     tune: Tune = True,
@@ -120,7 +121,8 @@ def validate(
     stars = read_labelled_spectra(spectra, label, reading)
     result = cross_validate(
         stars, folds=folds, seed=seed, n_workers=workers,
-        hidden=widths, activation=activation, preprocess=preprocess, epochs=epochs,
+        hidden=widths, activation=activation, preprocess=preprocess,
+        epochs=epochs or FitOptions.epochs,
         batch_size=batch_size, learning_rate=learning_rate, tune=tune,
         sigma_noise=sigma_noise or None, prior_precision=prior_precision,
         dof=dof if noise == "student-t" else None, predicts_noise=noise == "predicted",

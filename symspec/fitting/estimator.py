@@ -17,7 +17,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from symspec.errors import DataError, OptionError
 from symspec.fitting.fit import FitOptions, fit_network
-from symspec.fitting.selection import STARTS, Selection, select
+from symspec.fitting.selection import EPOCHS, STARTS, Selection, select
 from symspec.fitting.weights import as_weights, fit_weighted, weigh
 from symspec.laplace.posterior import LaplacePosterior
 from symspec.safety.options import check_choice
@@ -68,8 +68,10 @@ class SpectraRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
         Degrees of freedom of Student's t noise; by default noise is normal.
     predicts_noise : bool, default False
         Whether the network predicts the noise of each star.
-    epochs, batch_size, learning_rate
-        Of Adam.
+    epochs : int, optional
+        Of Adam; by default 200, or 40 for each network that "auto" tries.
+    batch_size : int, default 64
+    learning_rate : float, default 1e-3
     tune : bool, default True
         Whether noise and prior are set by the evidence, or kept.
     starts : int, default 2
@@ -123,7 +125,7 @@ class SpectraRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
         prior: str = "scale",
         dof: float | None = None,
         predicts_noise: bool = False,
-        epochs: int = 200,
+        epochs: int | None = None,
         batch_size: int = 64,
         learning_rate: float = 1e-3,
         tune: bool = True,
@@ -236,8 +238,10 @@ class SpectraRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
     def _options(self) -> FitOptions:
         """Those of the network that is given, or of a linear one."""
         shared = {name: getattr(self, name) for name in SHARED}
-        hidden = () if isinstance(self.hidden, str) else tuple(self.hidden)
-        return FitOptions(hidden=hidden, prior=self.prior, **shared)
+        is_auto = isinstance(self.hidden, str)
+        hidden = () if is_auto else tuple(self.hidden)
+        epochs = self.epochs or (EPOCHS if is_auto else FitOptions.epochs)
+        return FitOptions(**shared | {"hidden": hidden, "prior": self.prior, "epochs": epochs})
 
     def predict(
         self, X: ArrayLike, return_std: bool = False, return_cov: bool = False

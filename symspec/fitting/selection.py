@@ -43,9 +43,10 @@ from symspec.validation.scores import (
     score_stars,
 )
 
-HIDDEN: tuple[tuple[int, ...], ...] = ((), (4,), (8,), (16,), (32,), (64,))
+HIDDEN: tuple[tuple[int, ...], ...] = ((), (4,), (8,), (16,), (32,))
 PRIORS = ("scale",)
 STARTS = 2
+EPOCHS = 40  # of Adam, after which Newton's steps go on
 TOLERANCE = 1e-3  # nats of Newton decrement of a refit, which a score does not feel
 _PRIOR_NAMES = {
     "scale": "",
@@ -102,7 +103,7 @@ def select(
         With labels. Stars without any are left out.
     hidden : sequence of sequences of int
         Widths of the hidden layers of each candidate, in the order in which they are tried; () is a
-        linear network. By default linear, and one layer of 4, 8, 16, 32 and 64.
+        linear network. By default linear, and one layer of 4, 8, 16 and 32.
     priors : sequence of str, default ("scale",)
         What of the prior is tuned, see `symspec.tune`: each makes a candidate of its own of each
         network with hidden layers.
@@ -119,8 +120,8 @@ def select(
         True: a bar on stderr. A callable is called with (stage, done, total) after each network.
     **options
         How the networks are built and trained: activation, preprocess, sigma_noise,
-        prior_precision, dof, predicts_noise, epochs, batch_size, learning_rate, tune, starts (2),
-        structure, memory.
+        prior_precision, dof, predicts_noise, epochs (40), batch_size, learning_rate, tune,
+        starts (2), structure, memory.
 
     Returns
     -------
@@ -200,7 +201,7 @@ def _list_candidates(
     for widths in hidden:
         for width in widths:
             check_count(width, "a width in hidden")
-    alike = FitOptions(**{"starts": STARTS} | options)
+    alike = FitOptions(**{"starts": STARTS, "epochs": EPOCHS} | options)
     return [
         [
             replace(alike, hidden=tuple(widths), prior=prior)
