@@ -25,7 +25,7 @@ from symspec.spectra.pixels import fill_flux
 from symspec.spectra.spectra import Spectra
 from symspec.training.evidence import tune
 
-MOVES = ("none", "minimum")
+ROUNDS = {"none": 1, "minimum": 2}  # as the noise of the flux depends on weights that move
 FLUX_SCALINGS = ("none", "zscore")
 LEAST_NOISE = 1e-3  # of a label's spread, at the start, where a network meets its labels exactly
 START_PRIOR = 1.0
@@ -91,7 +91,7 @@ def adopt_network(
         The spectra are not what the network takes, have no labels, or its outputs do not follow
         these labels.
     """
-    check_choice(move, "move", MOVES)
+    check_choice(move, "move", tuple(ROUNDS))
     check_choice(flux_scaling, "flux_scaling", FLUX_SCALINGS)
     weights = np.array(check_theta(theta, net.n_params))
     _check_stars(net, stars)
@@ -107,12 +107,13 @@ def adopt_network(
     sigma = np.maximum(scaling.scatter, LEAST_NOISE * np.nanstd(Y, axis=0))
     prior = scaled_prior(scaled, START_PRIOR)
     reg = Regression(scaled, sigma_noise=sigma, prior_precision=prior)
-    noisy = add_flux_noise(scaled, weights, stars)
     with show_progress(progress) as show:
-        reg, weights = tune(
-            reg, weights, noisy,
-            move=move == "minimum", structure=structure, memory=memory, progress=show,
-        )  # fmt: skip
+        for _ in range(ROUNDS[move]):
+            noisy = add_flux_noise(scaled, weights, stars)
+            reg, weights = tune(
+                reg, weights, noisy,
+                move=move == "minimum", structure=structure, memory=memory, progress=show,
+            )  # fmt: skip
         show("inverting the Hessian", 0, None)
         laplace = fit_laplace(
             reg, weights, noisy,

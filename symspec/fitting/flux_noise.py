@@ -51,7 +51,11 @@ def add_flux_noise(net: Network, theta: ArrayLike, stars: Spectra) -> Spectra:
         completed = prior.complete(X[rows], stars.ivar[rows])
         by_noise, by_missing = completed.propagate(jacobian(theta, completed.flux))
         covariance[rows] += FluxNoise.of(stars.ivar[rows], noise).propagate(by_noise) + by_missing
-    return replace(stars, label_errors=None, label_covariance=covariance)
+    variance = np.einsum("ncc->nc", covariance)
+    variance[variance == 0] = np.nan  # where the network does not see the flux, it adds nothing
+    return replace(
+        stars, label_errors=None, label_covariance=covariance, missing_label_error="infer"
+    )
 
 
 def _find_own_covariance(stars: Spectra) -> np.ndarray:
