@@ -80,6 +80,7 @@ from symspec.errors import (
     ShapeError,
     SymspecError,
     TooLargeError,
+    UnsettledEvidenceWarning,
     UnusedDataWarning,
     ValuesDroppedWarning,
 )
@@ -294,6 +295,7 @@ __all__ = [
     "MissingPixelsWarning",
     "EdgeOfRangeWarning",
     "SeveralMaximaWarning",
+    "UnsettledEvidenceWarning",
     "UnusedDataWarning",
     "AssumedUnitWarning",
     "ValuesDroppedWarning",
