@@ -83,6 +83,7 @@ from symspec.errors import (
     ShapeError,
     SymspecError,
     TooLargeError,
+    UnsettledEvidenceWarning,
     UnusedDataWarning,
     ValuesDroppedWarning,
 )
@@ -299,6 +300,7 @@ __all__ = [
     "MissingPixelsWarning",
     "EdgeOfRangeWarning",
     "SeveralMaximaWarning",
+    "UnsettledEvidenceWarning",
     "UnusedDataWarning",
     "AssumedUnitWarning",
     "ValuesDroppedWarning",
