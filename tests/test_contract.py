@@ -78,6 +78,7 @@ SIGNATURES = {
     "fit_laplace": "reg theta X Y * label_errors ivar curvature structure require_minimum backend"
     " dtype memory"
     " options resume progress",
+    "select": "spectra * hidden priors folds groups seed n_workers progress",
     "audit_structures": "reg theta X Y X_sample * label_errors ivar structures options backend"
     " dtype memory progress callback",
     "sandwich_covariance": "laplace X_train Y_train X * label_errors ivar X_new",

@@ -111,12 +111,7 @@ def validate(
     check_structure(structure, "ggn", {})
     parse_preprocessing(preprocess)
     check_choice(noise, "--noise", NOISES)
-    widths = parse_hidden(hidden)
-    if widths is None:
-        raise OptionError(
-            "--hidden should be the network to validate, got auto: name the one that 'symspec train"
-            " --hidden auto' chose."
-        )
+    widths = _parse_widths(hidden)
     reading = {"label_errors": label_errors, "group": group} | parse_reading(uncertainty, read)
     stars = read_labelled_spectra(spectra, label, reading)
     result = cross_validate(
@@ -131,6 +126,16 @@ def validate(
     if catalogue is not None:
         write_or_keep(partial(_write, result=result, overwrite=overwrite), catalogue)
     _print(result, catalogue)
+
+
+def _parse_widths(hidden: list[str]) -> tuple[int, ...]:
+    widths = parse_hidden(hidden)
+    if widths is None:
+        raise OptionError(
+            "--hidden should be the network to validate, got auto: name the one that 'symspec train"
+            " --hidden auto' chose."
+        )
+    return widths
 
 
 def _write(path: Path, result: Validation, overwrite: bool) -> None:

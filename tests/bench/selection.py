@@ -113,12 +113,16 @@ def test(one, training, held_out, spread):
     return scores, squares.mean(axis=0), ss.coverage(prediction, held_out.labels).mean(axis=1)
 
 
+def follow(stage, done, total, **_):
+    print(f"  {time.strftime('%X')} {stage} {done}/{total}", file=sys.stderr, flush=True)
+
+
 def run_split(stars, k):
     """What each criterion chose on one split: name, log scores beside the best, RMSE, ..."""
     training, held_out = split(stars, k)
     spread = training.labels.std(axis=0)
     begin = time.perf_counter()
-    found = ss.select(training, progress=False)
+    found = ss.select(training, progress=follow)
     seconds = time.perf_counter() - begin
     tested = [test(one, training, held_out, spread) for one in found.candidates]
     residuals = predict_by_ridge(training, held_out.flux) - held_out.labels
