@@ -26,7 +26,7 @@ from symspec.cli.shared.options import (
 from symspec.errors import OptionError, TooLargeError
 from symspec.files.archives import write_laplace
 from symspec.fitting.fit import FitOptions, fit_network
-from symspec.fitting.selection import EPOCHS, HIDDEN, select
+from symspec.fitting.selection import HIDDEN, select
 from symspec.fitting.start import build_start
 from symspec.inverse_hessian.choice import INVERSES, check_structure, choose_structure
 from symspec.laplace.posterior import LaplacePosterior
@@ -66,8 +66,8 @@ Epochs = Annotated[
     int | None,
     typer.Option(
         min=1,
-        help="Passes of Adam through the stars; by default 200, or 40 for each network that auto"
-        " tries.",
+        help="Passes of Adam through the stars; by default 200, or some 2,000 steps of each"
+        " network that auto tries.",
         show_default=False,
     ),
 ]
@@ -171,14 +171,13 @@ def train(
         hidden=WIDEST if widths is None else widths, activation=activation, preprocess=preprocess,
         sigma_noise=sigma_noise or None, prior_precision=prior_precision,
         dof=dof if noise == "student-t" else None, predicts_noise=noise == "predicted",
-        epochs=epochs or (EPOCHS if widths is None else FitOptions.epochs),
-        batch_size=batch_size, learning_rate=learning_rate, tune=tune,
-        structure=structure, memory=memory,
+        epochs=epochs or FitOptions.epochs, batch_size=batch_size,
+        learning_rate=learning_rate, tune=tune, structure=structure, memory=memory,
     )  # fmt: skip
     if tune:
         check_tunable(rest, options)
     if widths is None:
-        laplace = _select(rest, options, seed)
+        laplace = _select(rest, options, seed, epochs)
     else:
         laplace = fit_network(rest, options, seed=seed, held_out=held_out)
     write_or_keep(partial(write_laplace, laplace=laplace, overwrite=overwrite), output)
@@ -186,10 +185,11 @@ def train(
     print_written(open_console(), "model", output)
 
 
-def _select(stars: Spectra, options: FitOptions, seed: int) -> LaplacePosterior:
+def _select(stars: Spectra, options: FitOptions, seed: int, epochs: int | None) -> LaplacePosterior:
     """Try several networks, and print how each of them did."""
-    alike = {field.name: getattr(options, field.name) for field in fields(options)}
-    tried = select(stars, seed=seed, **{name: alike[name] for name in alike if name not in VARIED})
+    own = VARIED if epochs is not None else (*VARIED, "epochs")
+    names = [field.name for field in fields(options) if field.name not in own]
+    tried = select(stars, seed=seed, **{name: getattr(options, name) for name in names})
     open_console().print(selection_table(tried.candidates))
     return tried.laplace
 

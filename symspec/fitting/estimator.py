@@ -17,7 +17,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from symspec.errors import DataError, OptionError
 from symspec.fitting.fit import FitOptions, fit_network
-from symspec.fitting.selection import EPOCHS, STARTS, Selection, select
+from symspec.fitting.selection import STARTS, Selection, select
 from symspec.fitting.weights import as_weights, fit_weighted, weigh
 from symspec.laplace.posterior import LaplacePosterior
 from symspec.safety.options import check_choice
@@ -69,7 +69,7 @@ class SpectraRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
     predicts_noise : bool, default False
         Whether the network predicts the noise of each star.
     epochs : int, optional
-        Of Adam; by default 200, or 40 for each network that "auto" tries.
+        Of Adam; by default 200, or some 2,000 steps of each network that "auto" tries.
     batch_size : int, default 64
     learning_rate : float, default 1e-3
     tune : bool, default True
@@ -231,16 +231,16 @@ class SpectraRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
         if weights is not None:
             linear = fit_weighted(stars, weights, options, seed=seed, progress=self.progress)
             stars = weigh(stars, weights, linear.reg.sigma_noise**2)
-        tried = {name: getattr(options, name) for name in SHARED}
+        own = () if self.epochs else ("epochs",)  # which `select` chooses
+        tried = {name: getattr(options, name) for name in SHARED if name not in own}
         n_workers = effective_n_jobs(self.n_jobs)
         return select(stars, seed=seed, n_workers=n_workers, progress=self.progress, **tried)
 
     def _options(self) -> FitOptions:
         """Those of the network that is given, or of a linear one."""
         shared = {name: getattr(self, name) for name in SHARED}
-        is_auto = isinstance(self.hidden, str)
-        hidden = () if is_auto else tuple(self.hidden)
-        epochs = self.epochs or (EPOCHS if is_auto else FitOptions.epochs)
+        hidden = () if isinstance(self.hidden, str) else tuple(self.hidden)
+        epochs = self.epochs or FitOptions.epochs
         return FitOptions(**shared | {"hidden": hidden, "prior": self.prior, "epochs": epochs})
 
     def predict(

@@ -4,13 +4,14 @@ Each candidate is trained on all stars, with noise and prior of the largest evid
 trained again, from other weights, without a fifth of the stars, five times; the density that the
 predictions of the stars held out give to their labels is its log score.
 
-Neither the evidence nor leaving stars out of the linearised network (`laplace.leave_one_out`),
-which both cost less, chooses as well: the evidence is that of one of many minima, and the features
-of a wide network have seen the stars that are left out.
+`laplace.leave_one_out` would cost less, but the features of a wide network have seen the stars that
+are left out: of 161 spectra of meat (Tecator) it promised more of 8 units than of 4, which
+predicted other samples better. So did refits that start from the weights of all stars.
 """
 
 from __future__ import annotations
 
+import math
 import time
 import warnings
 from collections.abc import Sequence
@@ -46,7 +47,8 @@ from symspec.validation.scores import (
 HIDDEN: tuple[tuple[int, ...], ...] = ((), (4,), (8,), (16,), (32,))
 PRIORS = ("scale",)
 STARTS = 2
-EPOCHS = 40  # of Adam, after which Newton's steps go on
+STEPS = 2000  # of Adam, after which Newton's go on
+REFIT_STEPS = 500  # of Newton's, in the refits
 TOLERANCE = 1e-3  # nats of Newton decrement of a refit, which a score does not feel
 _PRIOR_NAMES = {
     "scale": "",
@@ -120,8 +122,8 @@ def select(
         True: a bar on stderr. A callable is called with (stage, done, total) after each network.
     **options
         How the networks are built and trained: activation, preprocess, sigma_noise,
-        prior_precision, dof, predicts_noise, epochs (40), batch_size, learning_rate, tune,
-        starts (2), structure, memory.
+        prior_precision, dof, predicts_noise, epochs (by default some 2,000 steps), batch_size,
+        learning_rate, tune, starts (2), structure, memory.
 
     Returns
     -------
@@ -148,6 +150,9 @@ def select(
     >>> found.laplace.predict(stars).labels.shape
     (60, 3)
     """
+    if "epochs" not in options:
+        batch_size = options.get("batch_size", FitOptions.batch_size)
+        options["epochs"] = math.ceil(STEPS * batch_size / max(len(spectra), batch_size))
     candidates = _list_candidates(hidden, priors, options)
     if spectra.labels is None:
         raise DataError("select needs labels, got spectra without: give Spectra(labels=...).")
@@ -201,7 +206,7 @@ def _list_candidates(
     for widths in hidden:
         for width in widths:
             check_count(width, "a width in hidden")
-    alike = FitOptions(**{"starts": STARTS, "epochs": EPOCHS} | options)
+    alike = FitOptions(**{"starts": STARTS} | options)
     return [
         [
             replace(alike, hidden=tuple(widths), prior=prior)
@@ -345,7 +350,7 @@ def _refit(fold: _Fold) -> tuple[Prediction, float]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         polished = polish(
-            reg, theta, training, tolerance=TOLERANCE,
+            reg, theta, training, tolerance=TOLERANCE, max_iterations=REFIT_STEPS,
             structure=options.structure, memory=options.memory, progress=False,
         )  # fmt: skip
         laplace = fit_laplace(
