@@ -47,7 +47,8 @@ N_WORST = 10  # training labels shown, of those that count least
 
 EXAMPLES = (
     "Examples: [bold]symspec train stars.h5 model.h5[/]\n\n"
-    "[bold]symspec train stars.npz model.h5 --hidden 64 --hidden 16 --label TEFF --label LOGG[/]"
+    "[bold]symspec train stars.npz model.h5 --hidden 64 --hidden 16 --label TEFF --label LOGG[/]\n\n"
+    "[bold]symspec train stars.h5 model.h5 --hidden auto[/]"
 )
 
 ModelOutput = Annotated[
@@ -128,7 +129,7 @@ Labels = Annotated[
 def train(
     spectra: SpectraFile,
     output: ModelOutput,
-    hidden: Hidden = [AUTO],  # noqa: B006
+    hidden: Hidden = ["32"],  # noqa: B006
     activation: Activation = "tanh",
     preprocess: Preprocess = "",
     epochs: Epochs = None,
@@ -152,12 +153,11 @@ def train(
 ) -> None:
     """Train a network on spectra with labels, and keep it with its error bars.
 
-    Without --hidden several networks are tried, linear, wider and wider, and the smallest is kept
-    whose log score on stars held out is within its standard error of the best.
     Adam first, then Newton steps to the minimum (with --tune at the noise and prior of largest
     evidence), then the inverse Hessian with its certificate. The noise starts at 0.3 of each
     label's spread, around which the prior of predicted noise is, too; errors that the labels came
-    with add to it.
+    with add to it. With --hidden auto several networks are tried, linear, wider and wider, and the
+    smallest is kept whose log score on stars held out is within its standard error of the best.
     """
     check_output(output, overwrite, MODEL_SUFFIXES, spectra)
     check_structure(structure, "ggn", {})

@@ -1,4 +1,4 @@
-"""Without a word about its layers, `symspec train` finds out which network it should be."""
+"""`symspec train --hidden auto` finds out which network it should be."""
 
 import re
 from functools import partial
@@ -18,10 +18,10 @@ def stars(tmp_path_factory):
     return write_stars(tmp_path_factory.mktemp("auto") / "stars.h5", spectra)
 
 
-def test_train_tries_several_networks_by_default(stars, tmp_path, monkeypatch):
+def test_train_tries_several_networks_and_says_how_they_did(stars, tmp_path, monkeypatch):
     few = {"hidden": [(), (2,)], "priors": ["scale"], "folds": 2, "n_workers": 1}
     monkeypatch.setattr("symspec.cli.train.select", partial(select, **few))
-    said = run("train", stars, tmp_path / "m.h5", "--epochs", 20, "--no-tune")
+    said = run("train", stars, tmp_path / "m.h5", "--hidden", "auto", "--no-tune")
     assert "2 networks, each scored on 54 stars held out" in said.stdout
     assert re.search(r"linear 39 -?[\d.]+ ", said.stdout)
     assert re.search(r"2 tanh 35 -?[\d.]+ ", said.stdout)
