@@ -46,9 +46,8 @@ NOISES = ("gaussian", "student-t", "predicted")
 N_WORST = 10  # training labels shown, of those that count least
 
 EXAMPLES = (
-    "Examples: [bold]symspec train stars.h5 model.h5[/]\n\n"
-    "[bold]symspec train stars.npz model.h5 --hidden 64 --hidden 16 --label TEFF --label LOGG[/]\n\n"
-    "[bold]symspec train stars.h5 model.h5 --hidden auto[/]"
+    "Examples: [bold]symspec train stars.h5 model.h5 --hidden auto[/]\n\n"
+    "[bold]symspec train stars.npz model.h5 --hidden 64 --hidden 16 --label TEFF --label LOGG[/]"
 )
 
 ModelOutput = Annotated[
