@@ -12,14 +12,18 @@ from symspec.cli.shared.files import read_labelled_spectra
 from symspec.cli.shared.options import (
     Memory,
     ModelFile,
+    ObjectName,
     Overwrite,
     Reading,
+    ReportPage,
     SpectraFile,
     Uncertainty,
     check_output,
+    check_report,
     parse_reading,
 )
-from symspec.files.archives import read_regression
+from symspec.files.archives import read_laplace, read_regression
+from symspec.reports.pages import write_report
 from symspec.reports.plots import plot_structure_audit, save_figure
 from symspec.reports.star_tables import STAR_TABLE_SUFFIXES, check_star_table, write_audit
 from symspec.reports.tables import open_console, print_audit, print_written
@@ -64,6 +68,8 @@ def audit(
     uncertainty: Uncertainty = None,
     read: Reading = None,
     memory: Memory = "8GB",
+    report: ReportPage = None,
+    object_name: ObjectName = "star",
     overwrite: Overwrite = False,
 ) -> None:
     """Compare the error bars of every structure of the inverse Hessian with the exact ones.
@@ -76,7 +82,9 @@ def audit(
         check_output(output, overwrite, STAR_TABLE_SUFFIXES, *inputs, *figures)
     if plot is not None:
         check_output(plot, overwrite, None, *inputs)
+    check_report(report, overwrite, output, *inputs)
     reg, theta = read_regression(model)
+    laplace = None if report is None else read_laplace(model)
     reading = parse_reading(uncertainty, read)
     stars = read_labelled_spectra(spectra, reg.net.label_names, reading)
     check_grid(reg.net, stars, str(spectra))
@@ -102,3 +110,9 @@ def audit(
     if plot is not None:
         figure = plot_structure_audit(result)[0].figure
         print_written(console, "figure", save_figure(figure, plot))
+    if report is not None and laplace is not None:
+        write_report(
+            report, laplace, audit=result, object_name=object_name, overwrite=overwrite,
+            about={"file of the model": model.name},
+        )  # fmt: skip
+        print_written(console, "report", report)

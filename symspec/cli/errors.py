@@ -14,13 +14,16 @@ from symspec.cli.shared.files import offer_to_resume, read_labelled_spectra
 from symspec.cli.shared.options import (
     Fill,
     ModelFile,
+    ObjectName,
     Overwrite,
     Reading,
+    ReportPage,
     Resample,
     Restart,
     SpectraFile,
     Uncertainty,
     check_output,
+    check_report,
     parse_reading,
 )
 from symspec.errors import OptionError
@@ -31,6 +34,7 @@ from symspec.files.surveys import Survey, predict_survey
 from symspec.laplace.budget import Choices
 from symspec.laplace.flags import FlagOptions
 from symspec.laplace.posterior import LaplacePosterior
+from symspec.reports.pages import write_report
 from symspec.reports.tables import (
     flag_lines,
     open_console,
@@ -39,6 +43,9 @@ from symspec.reports.tables import (
     summary_table,
 )
 from symspec.spectra.grids import fit_to_network
+from symspec.spectra.readers.read import open_spectra
+from symspec.spectra.resampling import Resampled
+from symspec.spectra.spectra import Spectra
 from symspec.validation.calibration import ErrorCalibration, calibrate_errors
 
 EXAMPLES = (
@@ -46,6 +53,7 @@ EXAMPLES = (
     " model.h5 stars.h5 catalogue.ecsv --uncertainty std --min-snr 30 --dialect lower[/]"
 )
 
+MOST_REPORTED = 2**26  # values of the flux that a report holds in memory
 Catalogue = Annotated[
     Path,
     typer.Argument(
@@ -137,6 +145,8 @@ def errors(
     interval: Interval = 0.68,
     calibrate_on: CalibrationFile = None,
     leave_one_out: LeaveOneOut = False,
+    report: ReportPage = None,
+    object_name: ObjectName = "star",
     restart: Restart = False,
     overwrite: Overwrite = False,
 ) -> None:
@@ -149,6 +159,7 @@ def errors(
     inputs = [path for path in (model, spectra, calibrate_on) if path is not None]
     may_exist = overwrite or is_finished(catalogue)
     check_output(catalogue, may_exist, tuple(SUFFIXES), *inputs)
+    check_report(report, overwrite, catalogue, *inputs)
     limits = FlagOptions(
         edge=edge, max_bad_fraction=max_bad_fraction, min_snr=min_snr, max_distance=max_distance,
         max_newton_shift=max_newton_shift, max_missing=max_missing,
@@ -167,6 +178,24 @@ def errors(
         )  # fmt: skip
     _print_survey(survey, spectra.name, calibration)
     print_written(open_console(), "catalogue", catalogue)
+    if report is not None:
+        write_report(
+            report, laplace, prediction=survey.prediction, true_labels=survey.true_labels,
+            ids=survey.ids, stars=_read_for_report(laplace, spectra, reading, resample),
+            object_name=object_name, overwrite=overwrite,
+            about={"file of the model": model.name, "file of spectra": spectra.name},
+        )  # fmt: skip
+        print_written(open_console(), "report", report)
+
+
+def _read_for_report(
+    laplace: LaplacePosterior, path: Path, reading: dict[str, Any], resample: str | None
+) -> Spectra | Resampled | None:
+    """Spectra whose derivatives a report draws; None of files that do not fit in memory."""
+    with open_spectra(path, **reading) as source:
+        if source.n_stars * source.n_pixels > MOST_REPORTED:
+            return None
+        return fit_to_network(laplace.reg.net, source.read(), resample)
 
 
 def _calibrate(

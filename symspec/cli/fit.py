@@ -13,11 +13,14 @@ from symspec.cli.shared.files import read_labelled_spectra, write_or_keep
 from symspec.cli.shared.options import (
     MODEL_SUFFIXES,
     Memory,
+    ObjectName,
     Overwrite,
     Reading,
+    ReportPage,
     SpectraFile,
     Uncertainty,
     check_output,
+    check_report,
     parse_reading,
 )
 from symspec.errors import OptionError
@@ -25,6 +28,7 @@ from symspec.files.archives import write_laplace
 from symspec.files.importers.read import read_network
 from symspec.fitting.adoption import adopt_network
 from symspec.reports.contents import print_adopted
+from symspec.reports.pages import write_report
 from symspec.reports.tables import open_console, print_written
 
 EXAMPLES = (
@@ -86,6 +90,8 @@ def fit(
         str, typer.Option(help="Structure of the inverse Hessian: auto is exact; kronecker, ...")
     ] = "auto",
     memory: Memory = "8GB",
+    report: ReportPage = None,
+    object_name: ObjectName = "star",
     overwrite: Overwrite = False,
 ) -> None:
     """Give a trained network error bars, from the SPECTRA that it was trained on.
@@ -95,6 +101,7 @@ def fit(
     left out in turn, without training again, to see whether the error bars are true.
     """
     check_output(output, overwrite, MODEL_SUFFIXES, network, spectra)
+    check_report(report, overwrite, network, spectra, output)
     net, theta = read_network(network)
     stars = read_labelled_spectra(spectra, label, parse_reading(uncertainty, read))
     adopted = adopt_network(
@@ -107,6 +114,13 @@ def fit(
     console = open_console()
     print_adopted(console, adopted.laplace, adopted.label_scaling.describe(), stars)
     print_written(console, "model", output)
+    if report is not None:
+        about = {"file of the network": network.name, "file of training spectra": spectra.name}
+        write_report(
+            report, adopted.laplace, training=stars, object_name=object_name, about=about,
+            overwrite=overwrite,
+        )  # fmt: skip
+        print_written(console, "report", report)
 
 
 def _parse_scaling(texts: list[str] | None) -> tuple[np.ndarray, np.ndarray] | None:

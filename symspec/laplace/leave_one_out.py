@@ -29,8 +29,9 @@ from symspec.laplace.budget import Choices, begin, sum_up
 from symspec.laplace.flags import FlagOptions
 from symspec.laplace.prediction import Prediction, standard_deviations
 from symspec.safety.label_errors import Labels
+from symspec.spectra.flux_prior import FluxPrior
 from symspec.spectra.resampling import Resampled
-from symspec.spectra.selections import as_stars
+from symspec.spectra.selections import as_flux, as_stars
 from symspec.spectra.spectra import Spectra
 
 if TYPE_CHECKING:
@@ -74,6 +75,15 @@ def find_training(
     return laplace.training_stars
 
 
+def _complete(laplace: LaplacePosterior, X: ArrayLike | Spectra | Resampled) -> np.ndarray:
+    """Flux (star, pixel) of new stars, missing pixels filled as for a prediction."""
+    flux, ivar, _ = as_flux(laplace.reg.net, X)
+    if ivar is None:
+        return flux
+    prior = laplace.flux_prior or FluxPrior.of_mean(laplace.flux_mean)
+    return prior.complete(flux, ivar).flux
+
+
 def leave_out(
     laplace: LaplacePosterior,
     stars: TrainingStars,
@@ -90,7 +100,10 @@ def leave_out(
 
 
 def find_influence(
-    laplace: LaplacePosterior, stars: TrainingStars, X: np.ndarray, groups: ArrayLike | None
+    laplace: LaplacePosterior,
+    stars: TrainingStars,
+    X_new: ArrayLike | Spectra | Resampled,
+    groups: ArrayLike | None,
 ) -> np.ndarray:
     """By how much each group of training stars moves each label of new stars.
 
@@ -99,6 +112,7 @@ def find_influence(
     numpy.ndarray, shape (star, label, group)
         In the labels' units.
     """
+    X = _complete(laplace, X_new)
     members = _find_members(groups, len(stars.flux))
     _, z = _compute(laplace, stars, members, Choices())
     cross_covariance = laplace.inverse_hessian.cross_covariance()
@@ -114,8 +128,11 @@ def find_influence(
     return np.stack([moved[:, :, group].sum(axis=2) for group in members], axis=2)
 
 
-def find_joint_covariance(laplace: LaplacePosterior, X: np.ndarray) -> np.ndarray:
+def find_joint_covariance(
+    laplace: LaplacePosterior, X_new: ArrayLike | Spectra | Resampled
+) -> np.ndarray:
     """Covariance (star, label, star, label) of labels that comes from the weights."""
+    X = _complete(laplace, X_new)
     cross_covariance = laplace.inverse_hessian.cross_covariance()
     n_labels = laplace.reg.net.n_labels
     V = np.empty((len(X), n_labels, len(X), n_labels))

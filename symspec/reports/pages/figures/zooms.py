@@ -1,0 +1,107 @@
+"""Figures that can be zoomed: items for BokehJS, equal for equal numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from symspec.reports.plots import COLOURS, GREY
+
+_HEIGHT = 190  # pixels of a page
+_TOOLS = "xbox_zoom,xpan,xwheel_zoom,reset"
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Curves:
+    """Curves of one panel (pixel,) by the names of their stars; `name` is that of the y axis."""
+
+    name: str
+    values: Mapping[str, np.ndarray]
+
+
+def build_zoom(
+    x: np.ndarray, x_name: str, curves: Sequence[Curves], lines: Mapping[str, float]
+) -> dict[str, Any]:
+    """What `Bokeh.embed.embed_item` takes: panels one above the other, which zoom together."""
+    from bokeh.embed import json_item
+    from bokeh.layouts import gridplot
+    from bokeh.models import Range1d
+
+    ends = (float(x.min()), float(x.max()))
+    x_range = Range1d(*ends, bounds="auto")
+    panels = [_draw(x, one, lines, x_range, is_first=one is curves[0]) for one in curves]
+    panels[-1].xaxis.axis_label = x_name
+    grid = gridplot(
+        [[panel] for panel in panels],
+        sizing_mode="stretch_width",
+        merge_tools=True,
+        toolbar_options={"logo": None},
+    )
+    return _number_anew(json_item(grid))
+
+
+@cache
+def read_bokeh() -> str:
+    """BokehJS, the part of it that draws figures."""
+    from bokeh.resources import Resources
+
+    return "\n".join(Resources(mode="inline", components=["bokeh"], minified=True).js_raw)
+
+
+def _draw(
+    x: np.ndarray, curves: Curves, lines: Mapping[str, float], x_range: Any, *, is_first: bool
+) -> Any:
+    from bokeh.models import ColumnDataSource, Label, Span
+    from bokeh.plotting import figure
+
+    panel = figure(
+        height=_HEIGHT + 40 * is_first,
+        sizing_mode="stretch_width",
+        x_range=x_range,
+        tools=_TOOLS,
+        active_drag="xbox_zoom",
+        output_backend="canvas",
+    )
+    columns = {f"y{i}": np.float32(y) for i, y in enumerate(curves.values.values())}
+    source = ColumnDataSource({"x": x, **columns})
+    for i, name in enumerate(curves.values):
+        colour = "black" if i == 0 else COLOURS[(i - 1) % len(COLOURS)]
+        legend = {"legend_label": name} if is_first and len(curves.values) > 1 else {}
+        panel.line("x", f"y{i}", source=source, line_color=colour, line_width=1.0, **legend)
+    for name, at in lines.items():
+        panel.add_layout(Span(location=at, dimension="height", line_color=GREY, line_width=0.5))
+        if is_first:
+            panel.add_layout(_name_line(Label, name, at))
+    panel.yaxis.axis_label = curves.name
+    panel.yaxis.axis_label_text_font_size = "9pt"
+    if panel.legend:
+        panel.legend.orientation = "horizontal"
+        panel.add_layout(panel.legend[0], "above")
+    return panel
+
+
+def _name_line(label: Any, name: str, at: float) -> Any:
+    return label(
+        x=at, y=_HEIGHT - 70, y_units="screen", text=name, angle=np.pi / 2, text_font_size="8pt",
+        text_color="#555555", x_offset=-2, text_align="left",
+    )  # fmt: skip
+
+
+def _number_anew(item: Any) -> Any:
+    """The same with models numbered from 1: Bokeh counts all of a process's."""
+    numbers: dict[str, str] = {}
+
+    def rename(value: Any, key: str = "") -> Any:
+        if isinstance(value, Mapping):
+            return {name: rename(part, name) for name, part in value.items()}
+        if isinstance(value, list | tuple):
+            return [rename(part) for part in value]
+        if key in ("id", "root_id") and isinstance(value, str):
+            return numbers.setdefault(value, f"m{len(numbers) + 1}")
+        return value
+
+    return rename(item)

@@ -1,0 +1,222 @@
+"""What a report is given, checked against the model, as predicted stars."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from symspec.errors import DataError, OptionError, ShapeError
+from symspec.files.surveys import Catalogue, read_catalogue
+from symspec.laplace.identity import hash_network, hash_posterior
+from symspec.laplace.posterior import LaplacePosterior
+from symspec.laplace.prediction import Prediction
+from symspec.reports.pages.figures.samples import Sample
+from symspec.reports.pages.figures.words import Words
+from symspec.safety.arrays import as_texts
+from symspec.spectra.grids import check_grid
+from symspec.spectra.pixels import fill_flux
+from symspec.spectra.resampling import Resampled
+from symspec.spectra.selections import match_labels
+from symspec.spectra.spectra import Spectra
+from symspec.validation.calibration import check_true_labels
+
+_CENTERS = {
+    "weights": "Labels are those of the network at its weights",
+    "linearized": "Labels are those of the network linearised at its weights, at its own minimum",
+}
+SAME_MEAN = 1e-9  # relative, of training spectra that are those of the model
+
+
+def gather_given(
+    laplace: LaplacePosterior,
+    words: Words,
+    stars: Spectra | Resampled | None,
+    prediction: Prediction | None,
+    true_labels: ArrayLike | None,
+    ids: Any,
+) -> Sample | None:
+    """Predicted stars from their spectra, their prediction, or both; None without either.
+
+    Raises
+    ------
+    ShapeError, DataError
+        They do not fit the model, or each other.
+    """
+    spectra = stars.spectra if isinstance(stars, Resampled) else stars
+    if prediction is None and stars is not None:
+        prediction = laplace.predict(stars, progress=False)
+    if prediction is None:
+        return None
+    _check_labels(laplace, prediction.label_names)
+    n_stars = len(prediction.labels)
+    if spectra is not None:
+        if len(spectra) != n_stars:
+            raise ShapeError(
+                f"stars should be those of the prediction, {n_stars:,}, got {len(spectra):,}: give"
+                " the same ones in the same order."
+            )
+        true_labels = match_labels(spectra, laplace.reg.net) if true_labels is None else true_labels
+        ids = spectra.ids if ids is None else ids
+    truth = None if true_labels is None else check_true_labels(prediction, true_labels)
+    is_trained = spectra is not None and _has_mean_of(laplace, spectra)
+    return Sample(
+        heading=f"{'Training' if is_trained else 'New'} {words.many}",
+        origin=_describe_given(prediction, truth is not None, is_trained, words),
+        prediction=prediction,
+        true_labels=truth,
+        ids=None if ids is None else as_texts(ids, "ids"),
+    )
+
+
+def gather_catalogue(
+    laplace: LaplacePosterior, words: Words, path: str | os.PathLike[str]
+) -> tuple[Sample, dict[str, str]]:
+    """Predicted stars of a catalogue, and what its header says of their origin.
+
+    Raises
+    ------
+    FileFormatError
+        It is no catalogue of symspec's.
+    DataError
+        It is another model's.
+    """
+    catalogue = read_catalogue(path)
+    prediction = catalogue.prediction
+    _check_labels(laplace, prediction.label_names)
+    header = catalogue.header
+    if header.get("NETHASH", hash_network(laplace.reg.net, laplace.theta)) != hash_network(
+        laplace.reg.net, laplace.theta
+    ):
+        raise DataError(
+            f"{path} should be a catalogue of this model, got one of another network: give the"
+            " model that 'symspec errors' had."
+        )
+    prediction, has_tails = _find_tails(laplace, catalogue)
+    known = catalogue.true_labels is not None
+    sample = Sample(
+        heading=f"{words.many.capitalize()} of the catalogue",
+        origin=_describe_given(prediction, known, False, words)
+        + _describe_match(laplace, header, words),
+        prediction=prediction,
+        true_labels=catalogue.true_labels,
+        ids=catalogue.ids,
+        has_tails=has_tails,
+        interval=catalogue.interval,
+        level=catalogue.level,
+    )
+    about = {f"catalogue's {key}": str(header[key]) for key in _SHOWN if key in header}
+    return sample, about
+
+
+_SHOWN = ("SYMSPEC", "NETHASH", "MODHASH", "DATAHASH", "UNCERT", "RESAMPLE", "CALFROM", "FILL")
+
+
+def gather_left_out(
+    laplace: LaplacePosterior, words: Words, training: Spectra, center: str
+) -> Sample | None:
+    """Training stars, each left out in turn; None where this inverse Hessian cannot tell.
+
+    Raises
+    ------
+    DataError
+        They are not those that the model was trained on, or have no labels.
+    """
+    net = laplace.reg.net
+    check_grid(net, training, "the training stars")
+    truth = match_labels(training, net)
+    if truth is None:
+        raise DataError(
+            f"the training {words.many} should have the labels {', '.join(net.label_names)}, got"
+            " none of them: give the file that the model was trained on."
+        )
+    if not _has_mean_of(laplace, training):
+        raise DataError(
+            f"the training {words.many} should be those that the model was trained on, got"
+            f" {len(training):,} of another mean spectrum: give that file, without what was set"
+            " aside."
+        )
+    inverse = laplace.inverse_hessian
+    if laplace.curvature != "ggn" or not inverse.is_complete or inverse.accuracy == "interval":
+        return None
+    how = (
+        "" if inverse.accuracy == "exact" else f", by an inverse Hessian that is {inverse.accuracy}"
+    )
+    return Sample(
+        heading=f"Training {words.many}, each left out in turn",
+        origin=f"{_CENTERS[center]}, each {words.one} predicted as if it had been left out of"
+        f" training, without training again: exact for the network linearised at its weights{how}."
+        " Their errors hold no part of the flux.",
+        prediction=laplace.leave_one_out(training, center=center),
+        true_labels=truth,
+        ids=training.ids,
+    )
+
+
+def _has_mean_of(laplace: LaplacePosterior, stars: Spectra) -> bool:
+    """Whether stars have the mean spectrum of the training stars."""
+    mean = fill_flux(stars).mean(axis=0, dtype=np.float64)
+    return bool(np.allclose(mean, laplace.flux_mean, rtol=SAME_MEAN, atol=0))
+
+
+def _describe_given(prediction: Prediction, is_tested: bool, is_trained: bool, words: Words) -> str:
+    text = f"{_CENTERS[prediction.center]}."
+    if is_trained:
+        return (
+            f"{text} These are the {words.many} that the model was trained on: their residuals are"
+            " smaller than those of new ones, and their coverage says little."
+        )
+    if is_tested:
+        return f"{text} The test is honest if none of these {words.many} was trained on."
+    return text
+
+
+def _describe_match(laplace: LaplacePosterior, header: dict[str, Any], words: Words) -> str:
+    if "NETHASH" not in header:
+        return " The catalogue does not say which model it is of."
+    if header.get("MODHASH") == hash_posterior(laplace):
+        return " The catalogue is of this model."
+    return (
+        " The catalogue is of the same network with another posterior, such as one before"
+        " Hamiltonian Monte Carlo's verdict: its errors are shown as they are in it."
+    )
+
+
+def _find_tails(laplace: LaplacePosterior, catalogue: Catalogue) -> tuple[Prediction, bool]:
+    """The prediction, and whether the tails of its noise are known."""
+    prediction = catalogue.prediction
+    noise = laplace.reg.noise
+    is_own = catalogue.header.get("MODHASH") == hash_posterior(laplace)
+    if noise.n_outputs > len(prediction.label_names):
+        return prediction, False
+    dof = noise.tail_dof
+    if catalogue.has_wide_tails and is_own and dof is not None:
+        return replace(prediction, noise_dof=np.broadcast_to(dof, prediction.labels.shape)), True
+    return prediction, not catalogue.has_wide_tails
+
+
+def _check_labels(laplace: LaplacePosterior, names: tuple[str, ...]) -> None:
+    own = laplace.reg.net.label_names
+    if names != own:
+        raise DataError(
+            f"the prediction should be of the model's labels, {', '.join(own)}, got"
+            f" {', '.join(names)}: give one of this model."
+        )
+
+
+def refuse_both(catalogue: object, **others: object) -> None:
+    """Refuse a catalogue beside what it brings itself.
+
+    Raises
+    ------
+    OptionError
+    """
+    given = [name for name, value in others.items() if value is not None]
+    if catalogue is not None and given:
+        raise OptionError(
+            f"catalogue should be given alone, as it brings what {given[0]} is, got both: leave one"
+            " of them out."
+        )
