@@ -22,8 +22,8 @@ from symspec.cli.shared.options import (
     check_report,
     parse_reading,
 )
+from symspec.cli.shared.pages import write_page
 from symspec.files.archives import read_laplace, read_regression
-from symspec.reports.pages import write_report
 from symspec.reports.plots import plot_structure_audit, save_figure
 from symspec.reports.star_tables import STAR_TABLE_SUFFIXES, check_star_table, write_audit
 from symspec.reports.tables import open_console, print_audit, print_written
@@ -77,12 +77,7 @@ def audit(
     SPECTRA are the stars that the model was trained on, with their labels.
     """
     inputs = [path for path in (model, spectra, sample) if path is not None]
-    if output is not None:
-        figures = [] if plot is None else [plot]
-        check_output(output, overwrite, STAR_TABLE_SUFFIXES, *inputs, *figures)
-    if plot is not None:
-        check_output(plot, overwrite, None, *inputs)
-    check_report(report, overwrite, output, *inputs)
+    _check_outputs(output, plot, report, overwrite, inputs)
     reg, theta = read_regression(model)
     laplace = None if report is None else read_laplace(model)
     reading = parse_reading(uncertainty, read)
@@ -110,9 +105,22 @@ def audit(
     if plot is not None:
         figure = plot_structure_audit(result)[0].figure
         print_written(console, "figure", save_figure(figure, plot))
-    if report is not None and laplace is not None:
-        write_report(
-            report, laplace, audit=result, object_name=object_name, overwrite=overwrite,
-            about={"file of the model": model.name},
-        )  # fmt: skip
-        print_written(console, "report", report)
+    write_page(
+        report, laplace, audit=result, files={"the model": model},
+        object_name=object_name, overwrite=overwrite,
+    )  # fmt: skip
+
+
+def _check_outputs(
+    output: Path | None,
+    plot: Path | None,
+    report: Path | None,
+    overwrite: bool,
+    inputs: list[Path],
+) -> None:
+    if output is not None:
+        figures = [] if plot is None else [plot]
+        check_output(output, overwrite, STAR_TABLE_SUFFIXES, *inputs, *figures)
+    if plot is not None:
+        check_output(plot, overwrite, None, *inputs)
+    check_report(report, overwrite, output, plot, *inputs)

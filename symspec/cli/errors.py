@@ -26,6 +26,7 @@ from symspec.cli.shared.options import (
     check_report,
     parse_reading,
 )
+from symspec.cli.shared.pages import write_page
 from symspec.errors import OptionError
 from symspec.files.archives import read_laplace
 from symspec.files.catalogues import SUFFIXES
@@ -34,7 +35,6 @@ from symspec.files.surveys import Survey, predict_survey
 from symspec.laplace.budget import Choices
 from symspec.laplace.flags import FlagOptions
 from symspec.laplace.posterior import LaplacePosterior
-from symspec.reports.pages import write_report
 from symspec.reports.tables import (
     flag_lines,
     open_console,
@@ -157,8 +157,7 @@ def errors(
     there.
     """
     inputs = [path for path in (model, spectra, calibrate_on) if path is not None]
-    may_exist = overwrite or is_finished(catalogue)
-    check_output(catalogue, may_exist, tuple(SUFFIXES), *inputs)
+    check_output(catalogue, overwrite or is_finished(catalogue), tuple(SUFFIXES), *inputs)
     check_report(report, overwrite, catalogue, *inputs)
     limits = FlagOptions(
         edge=edge, max_bad_fraction=max_bad_fraction, min_snr=min_snr, max_distance=max_distance,
@@ -178,20 +177,24 @@ def errors(
         )  # fmt: skip
     _print_survey(survey, spectra.name, calibration)
     print_written(open_console(), "catalogue", catalogue)
-    if report is not None:
-        write_report(
-            report, laplace, prediction=survey.prediction, true_labels=survey.true_labels,
-            ids=survey.ids, stars=_read_for_report(laplace, spectra, reading, resample),
-            object_name=object_name, overwrite=overwrite,
-            about={"file of the model": model.name, "file of spectra": spectra.name},
-        )  # fmt: skip
-        print_written(open_console(), "report", report)
+    write_page(
+        report, laplace, prediction=survey.prediction, true_labels=survey.true_labels,
+        ids=survey.ids, stars=_read_for_report(report, laplace, spectra, reading, resample),
+        files={"the model": model, "spectra": spectra},
+        object_name=object_name, overwrite=overwrite,
+    )  # fmt: skip
 
 
 def _read_for_report(
-    laplace: LaplacePosterior, path: Path, reading: dict[str, Any], resample: str | None
+    report: Path | None,
+    laplace: LaplacePosterior,
+    path: Path,
+    reading: dict[str, Any],
+    resample: str | None,
 ) -> Spectra | Resampled | None:
     """Spectra whose derivatives a report draws; None of files that do not fit in memory."""
+    if report is None:
+        return None
     with open_spectra(path, **reading) as source:
         if source.n_stars * source.n_pixels > MOST_REPORTED:
             return None

@@ -23,12 +23,12 @@ from symspec.cli.shared.options import (
     check_report,
     parse_reading,
 )
+from symspec.cli.shared.pages import write_page
 from symspec.errors import OptionError
 from symspec.files.archives import write_laplace
 from symspec.files.importers.read import read_network
 from symspec.fitting.adoption import adopt_network
 from symspec.reports.contents import print_adopted
-from symspec.reports.pages import write_report
 from symspec.reports.tables import open_console, print_written
 
 EXAMPLES = (
@@ -114,13 +114,11 @@ def fit(
     console = open_console()
     print_adopted(console, adopted.laplace, adopted.label_scaling.describe(), stars)
     print_written(console, "model", output)
-    if report is not None:
-        about = {"file of the network": network.name, "file of training spectra": spectra.name}
-        write_report(
-            report, adopted.laplace, training=stars, object_name=object_name, about=about,
-            overwrite=overwrite,
-        )  # fmt: skip
-        print_written(console, "report", report)
+    write_page(
+        report, adopted.laplace, training=stars,
+        files={"the network": network, "training spectra": spectra},
+        object_name=object_name, overwrite=overwrite,
+    )  # fmt: skip
 
 
 def _parse_scaling(texts: list[str] | None) -> tuple[np.ndarray, np.ndarray] | None:

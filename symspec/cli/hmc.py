@@ -27,6 +27,7 @@ from symspec.cli.shared.options import (
     check_report,
     parse_reading,
 )
+from symspec.cli.shared.pages import write_page
 from symspec.cli.shared.signals import going_on
 from symspec.cli.shared.training import find_training_stars
 from symspec.files.archives import read_laplace, write_laplace
@@ -35,7 +36,6 @@ from symspec.hmc.sampling import run_hmc
 from symspec.laplace.posterior import LaplacePosterior
 from symspec.reports.hmc_plots import plot_hmc_densities, plot_hmc_intervals, plot_hmc_traces
 from symspec.reports.hmc_tables import print_comparison
-from symspec.reports.pages import write_report
 from symspec.reports.plots import save_figure
 from symspec.reports.star_tables import (
     DRAWS_SUFFIXES,
@@ -225,12 +225,10 @@ class _Outputs:
         if self.model is not None:
             write_laplace(self.model, comparison.mark(laplace), overwrite=self.overwrite)
             print_written(console, "model with the verdict", self.model)
-        if self.report is not None:
-            write_report(
-                self.report, comparison.mark(laplace), comparison=comparison, training=training,
-                object_name=self.object_name, overwrite=self.overwrite,
-            )  # fmt: skip
-            print_written(console, "report", self.report)
+        write_page(
+            self.report, comparison.mark(laplace), comparison=comparison, training=training,
+            files={"draws": self.draws}, object_name=self.object_name, overwrite=self.overwrite,
+        )  # fmt: skip
 
 
 def _plot(folder: Path, comparison: HmcComparison, draws: DataTree, console: Console) -> None:

@@ -19,16 +19,15 @@ from symspec.cli.shared.options import (
     TrainSeed,
     Uncertainty,
     Validation,
-    check_output,
+    check_report,
     parse_reading,
 )
+from symspec.cli.shared.pages import write_page
 from symspec.cli.shared.training import find_training_stars
 from symspec.errors import OptionError
 from symspec.files.archives import read_laplace
 from symspec.files.surveys import is_catalogue
 from symspec.laplace.posterior import LaplacePosterior
-from symspec.reports.pages import SUFFIXES, write_report
-from symspec.reports.tables import open_console, print_written
 from symspec.spectra.grids import fit_to_network
 from symspec.spectra.readers.read import read_spectra
 from symspec.spectra.selections import split_stars
@@ -93,30 +92,29 @@ def report(
             " give training spectra by --training."
         )
     inputs = [path for path in (model, *given, training) if path is not None]
-    check_output(page, overwrite, SUFFIXES, *inputs)
+    check_report(page, overwrite, *inputs)
     laplace = read_laplace(model)
     reading = parse_reading(uncertainty, read)
     trained, stars = _read_training(laplace, training, reading, validation, train_seed)
-    about = {"file of the model": model.name}
+    files_read = {"the model": model}
     options: dict[str, Any] = {}
     if given and is_catalogue(given[0]):
-        about["file of the catalogue"] = given[0].name
+        files_read["the catalogue"] = given[0]
         options["catalogue"] = given[0]
         stars = None
     elif given:
-        about["file of spectra"] = given[0].name
+        files_read["spectra"] = given[0]
         stars = read_spectra(given[0], **reading)
     if training is not None:
-        about["file of training spectra"] = training.name
+        files_read["training spectra"] = training
     if stars is not None:
         fitted = fit_to_network(laplace.reg.net, stars, resample)
         options["stars"] = fitted
         options["prediction"] = laplace.predict(fitted, center=center, fill=fill, flux=flux_errors)
-    write_report(
-        page, laplace, training=trained, chosen=choose or (), object_name=object_name,
-        title=title, about=about, overwrite=overwrite, **options,
+    write_page(
+        page, laplace, training=trained, chosen=choose or (), title=title, files=files_read,
+        object_name=object_name, overwrite=overwrite, **options,
     )  # fmt: skip
-    print_written(open_console(), "report", page)
 
 
 def _read_training(

@@ -224,13 +224,13 @@ def _read_hdf5(path: Path) -> StoredTable | None:
     return _unpack(path, format="hdf5", path=TABLE)
 
 
-def _unpack(path: Path, **options: Any) -> StoredTable:
+def _unpack(file: Path, **options: Any) -> StoredTable:
     from astropy.table import Table
     from astropy.units import UnitsWarning
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UnitsWarning)  # surveys write what astropy does not know
-        table = Table.read(path, **options)
+        table = Table.read(file, **options)
     columns = {name: np.asarray(table[name]) for name in table.colnames}
     return StoredTable(columns, dict(table.meta))
 

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 
@@ -22,6 +23,14 @@ _FLAGS = (
     "--hide-scrollbars",
     "--remote-debugging-pipe",
 )
+# runs a program with these two pipes as its files 3 and 4, which it reads and writes
+_REDIRECT = """
+import fcntl, os, sys
+there, back = [fcntl.fcntl(int(n), fcntl.F_DUPFD, 10) for n in sys.argv[1:3]]
+os.dup2(there, 3)
+os.dup2(back, 4)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
 
 
 def find_browser():
@@ -40,9 +49,8 @@ class Browser:
         there, self._write = os.pipe()
         self._read, back = os.pipe()
         arguments = [path, *_FLAGS, f"--user-data-dir={self._folder}", "about:blank"]
-        redirected = ["sh", "-c", f'exec "$@" 3<&{there} 4>&{back}', "sh", *arguments]
         self._process = subprocess.Popen(
-            redirected,
+            [sys.executable, "-c", _REDIRECT, str(there), str(back), *arguments],
             pass_fds=(there, back),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -50,6 +58,13 @@ class Browser:
         os.close(there)
         os.close(back)
         self._session = None
+        try:
+            self._attach()
+        except BaseException:
+            self.close()
+            raise
+
+    def _attach(self):
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
         attached = self.call("Target.attachToTarget", targetId=target, flatten=True)
         self._session = attached["sessionId"]
@@ -60,6 +75,9 @@ class Browser:
         return self
 
     def __exit__(self, *error):
+        self.close()
+
+    def close(self):
         self._process.kill()
         self._process.wait()
         os.close(self._write)
@@ -95,6 +113,7 @@ class Browser:
         """Wait for an expression to be true."""
         end = time.monotonic() + SECONDS
         while not self.evaluate(expression):
+            assert self.complaints == []
             assert time.monotonic() < end, f"not true in {SECONDS} s: {expression}"
             time.sleep(0.1)
 

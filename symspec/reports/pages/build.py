@@ -11,6 +11,7 @@ from symspec.laplace.posterior import LaplacePosterior
 from symspec.reports.contents import MATRICES
 from symspec.reports.pages.figures.derivative_figures import Grid, derivative_figures
 from symspec.reports.pages.figures.derivatives import (
+    Derivatives,
     choose_stars,
     find_derivatives,
     find_training_scatter,
@@ -40,6 +41,7 @@ from symspec.spectra.spectra import Spectra
 from symspec.validation.audit import StructureAudit
 
 STARS = Words()
+LEAST_SHARE = 0.005  # of missing pixels that is told
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -167,8 +169,19 @@ def _derivative_section(subject: Subject) -> Section:
         subject.spectra,
         chosen,
     )
-    scatter = find_training_scatter(laplace)
     grid = Grid.of(laplace.reg.net, mark_lines=words == STARS)
+    return Section(
+        "derivatives",
+        "Derivatives along the spectrum",
+        [
+            *_explain_derivatives(subject, found),
+            *derivative_figures(grid, found, find_training_scatter(laplace)),
+        ],
+    )
+
+
+def _explain_derivatives(subject: Subject, found: list[Derivatives]) -> list[Block]:
+    """What they are, and what is not known of them."""
     blocks: list[Block] = [
         Paragraph(
             "What a change of the flux at one pixel does to a label: per unit of flux; times the"
@@ -192,18 +205,13 @@ def _derivative_section(subject: Subject) -> Section:
                 " their budget belongs to a single pixel."
             )
         )
+    names = subject.laplace.reg.net.label_names
     missing = [
-        f"{one.name}, of {net_name}: {100 * share:.0f} % of the budget is what missing pixels"
-        " leave open."
+        f"{one.name}: {100 * share:.0f} % of the flux error budget of {name} is what missing"
+        " pixels leave open."
         for one in found
         if one.missing_share is not None
-        for net_name, share in zip(laplace.reg.net.label_names, one.missing_share, strict=True)
-        if share >= 0.005
+        for name, share in zip(names, one.missing_share, strict=True)
+        if share >= LEAST_SHARE
     ]
-    if missing:
-        blocks.append(Listing(missing))
-    return Section(
-        "derivatives",
-        "Derivatives along the spectrum",
-        [*blocks, *derivative_figures(grid, found, scatter)],
-    )
+    return [*blocks, Listing(missing)] if missing else blocks

@@ -72,8 +72,9 @@ def _list_suspicious(left_out: Sample, words: Words) -> Table:
         error = float(left_out.find_deviations()[star, c])
         title = with_unit(prediction.label_names[c], prediction.label_units[c])
         without = format_to(float(prediction.labels[star, c]), error)
-        cells = [number(float(truth[star, c])), f"{without} ± {format_to(error, error)}"]
-        rows.append([left_out.name(star), title, *cells, number(float(z[star, c]))])
+        predicted = f"{without} ± {format_to(error, error)}"
+        label = number(float(truth[star, c]))
+        rows.append([left_out.name(star), title, label, predicted, number(float(z[star, c]))])
     return Table(
         caption=f"Training labels that contradict all other {words.many}",
         columns=[words.one, "label", "its label", f"predicted without the {words.one}", "z"],

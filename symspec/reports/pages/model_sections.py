@@ -159,7 +159,7 @@ def _show_audit(audit: StructureAudit | None, words: Words) -> list[Block]:
         for one in audit.summarize()
     ]
     figure = new_figure((2.6 + 4.4 * len(audit.label_names), 4.2))
-    axes = figure.subplots(1, len(audit.label_names), sharey=True, squeeze=False).ravel()
+    axes = figure.subplots(1, len(audit.label_names), sharey=True, squeeze=False).ravel().tolist()
     plot_structure_audit(audit, axes=axes)
     skipped = "".join(f" {name} was left out: {why}." for name, why in audit.skipped.items())
     table = Table(
@@ -215,7 +215,9 @@ def _show_comparison(comparison: HmcComparison | None, words: Words) -> list[Blo
         rows.append([title, *numbers(map(float, numbers_of_label)), comparison.verdict[c]])
     n_labels = len(comparison.label_names)
     figure = new_figure((11.0, 0.5 + 2.7 * n_labels))
-    plot_hmc_intervals(comparison, axes=figure.subplots(n_labels, 1, squeeze=False).ravel())
+    plot_hmc_intervals(
+        comparison, axes=figure.subplots(n_labels, 1, squeeze=False).ravel().tolist()
+    )
     columns = ["label", "Laplace's sd", "HMC's sd", "ratio", "its error", "shift [sd]"]
     table = Table(
         caption=f"Medians over {words.count(len(comparison.hmc_mean))}; {comparison.varied}",

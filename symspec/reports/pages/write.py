@@ -207,5 +207,5 @@ def _close_no_script(script: str) -> str:
 
 def _as_json(item: Any) -> str:
     """JSON for inside an element: without the signs that begin another."""
-    text = json.dumps(item, sort_keys=True, separators=(",", ":"))
+    text = json.dumps(item, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")

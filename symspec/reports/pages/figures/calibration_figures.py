@@ -84,6 +84,7 @@ def pit_figure(sample: Sample, words: Words) -> Figure:
             panel.axhline(expected, color="black", linewidth=0.8)
             panel.stairs(counts, edges, fill=True, color=COLOURS[c % len(COLOURS)], alpha=0.6)
             panel.set(xlim=(0, 1), xlabel=f"PIT of {names[c]}", ylabel=words.many)
+            panel.set_ylim(bottom=0)
 
         alt = (
             f"{names[c]}: histogram of the probability integral transform of {values.size:,} known"

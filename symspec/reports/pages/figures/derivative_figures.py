@@ -11,7 +11,7 @@ import numpy as np
 from symspec.networks.network import Network
 from symspec.reports.pages.figures.derivatives import Derivatives
 from symspec.reports.pages.figures.images import MOST_VECTORS, as_image, new_figure
-from symspec.reports.pages.figures.parts import Cell, Figure, Image, Number, Table, Zoom
+from symspec.reports.pages.figures.parts import Block, Cell, Figure, Image, Number, Table, Zoom
 from symspec.reports.pages.figures.words import number, percent
 from symspec.reports.pages.figures.zooms import Curves, build_zoom
 from symspec.reports.plots import COLOURS
@@ -24,8 +24,12 @@ if TYPE_CHECKING:
 PER_FLUX = "per unit of flux"
 PER_SCATTER = "per training scatter"
 SHARE = "share of the flux error budget"
+_SHORT = {SHARE: "share of budget [%]"}  # for an axis of a few letters
 MOST_WINDOWS = 24  # rows of a table
+_NAMES_OF_LINES = 0.85  # inches above the panels
+_FLUX_PANEL = 0.6  # height, in those of the others
 ZOOM_FROM = 300  # pixels that a page has room for
+MOST_BYTES = 1.6e6  # of the pictures of a page
 MOST_ZOOMED = 400_000  # numbers in the zoomable figures of a page, of 4 bytes
 
 
@@ -74,19 +78,28 @@ def find_rows(c: int, one: Derivatives, scatter: np.ndarray | None) -> dict[str,
 
 def derivative_figures(
     grid: Grid, derivatives: Sequence[Derivatives], scatter: np.ndarray | None
-) -> list[Figure]:
-    """One figure a label; where there are many pixels, with another one that can be zoomed."""
+) -> list[Block]:
+    """One figure a label, or its table alone once figures have taken the room that there is.
+
+    Where there are many pixels, figures come with another one that can be zoomed.
+    """
     zoomed = _choose_zoomed(grid, derivatives, scatter)
-    figures = []
+    n_zooms = _count_zooms(grid, zoomed, scatter)
+    room = MOST_BYTES
+    blocks: list[Block] = []
     for c in range(grid.net.n_labels):
-        some = zoomed if c < _count_zooms(grid, zoomed, scatter) else []
-        figures.append(_draw_label(c, grid, derivatives, some, scatter))
-    return figures
+        if room <= 0:
+            blocks.append(_tabulate(c, grid, derivatives[0], scatter))
+            continue
+        figure = _draw_label(c, grid, derivatives, zoomed if c < n_zooms else [], scatter)
+        room -= sum(len(image.address) for image in figure.images)
+        blocks.append(figure)
+    return blocks
 
 
 def _count_numbers(grid: Grid, derivatives: Sequence[Derivatives], scatter: object) -> int:
     """Numbers in a label's zoomable figure."""
-    n_rows = 1 + (scatter is not None) + (derivatives[0].share is not None)
+    n_rows = 2 + (scatter is not None) + (derivatives[0].share is not None)  # one is the flux
     return grid.x.size * (1 + n_rows * len(derivatives))
 
 
@@ -130,9 +143,11 @@ def _draw_image(
 ) -> Image:
     net = grid.net
     (first, of_first), *others = rows.items()
-    figure = new_figure((10.0, 2.4 + 1.7 * len(of_first)))
+    above = _NAMES_OF_LINES if grid.lines else 0.15
+    height = 1.0 + above + 1.7 * (len(of_first) + _FLUX_PANEL)
+    figure = new_figure((10.0, height), (0.95, 0.35, 0.9 if others else 0.6, above))
     axes = figure.subplots(
-        1 + len(of_first), 1, sharex=True, height_ratios=[0.6, *[1] * len(of_first)]
+        1 + len(of_first), 1, sharex=True, height_ratios=[_FLUX_PANEL, *[1] * len(of_first)]
     )
     panels = plot_sensitivity(
         np.array(list(of_first.values())),
@@ -154,13 +169,13 @@ def _draw_image(
         _rasterize(panel, grid.x.size)
     if others:
         handles, labels = panels[1].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=8.5)
+        figure.legend(handles, labels, loc="lower center", ncols=4, fontsize=8.5)
     return as_image(figure, _describe(c, grid, of_first))
 
 
 def _rasterize(panel: Axes, n_pixels: int) -> None:
     for line in panel.lines:
-        line.set_rasterized(n_pixels > MOST_VECTORS and len(line.get_xdata()) == n_pixels)
+        line.set_rasterized(n_pixels > MOST_VECTORS and np.size(line.get_xdata()) == n_pixels)
 
 
 def _name_axis(kind: str, unit: str) -> str:
@@ -223,7 +238,7 @@ def _zoom(
         return None
     curves = [
         Curves(
-            name=_name_axis(kind, grid.net.label_units[c]).replace("\n", " "),
+            name=_SHORT.get(kind) or with_unit(kind, grid.net.label_units[c]),
             values={
                 one.name: rows[kind]
                 for one in derivatives
@@ -232,8 +247,9 @@ def _zoom(
         )
         for kind in find_rows(c, derivatives[0], scatter)
     ]
+    flux = Curves(name="flux", values={one.name: one.flux for one in derivatives})
     label = f"Zoom into the derivatives of {grid.net.label_names[c]}"
-    item = build_zoom(grid.x, grid.name, curves, grid.lines)
+    item = build_zoom(grid.x, grid.name, [flux, *curves], grid.lines)
     return Zoom(name=f"zoom-{c + 1}", label=label, item=item)
 
 

@@ -7,7 +7,9 @@ import io
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from symspec.reports.pages.figures.parts import Image
 
@@ -15,15 +17,17 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-PANEL = (4.4, 3.5)  # inches
-MOST_VECTORS = 1500  # points of one panel that are drawn as such: more become a bitmap in the SVG
+PANEL = (3.7, 3.0)  # inches
+MARGINS = (0.78, 0.15, 0.52, 0.12)  # of a panel: left, right, below, above, in inches
+MOST_VECTORS = 300  # points of one panel that are drawn as such: more become a bitmap in the SVG
 DPI = 96  # pixels of a page in an inch
-BITMAP_DPI = 192
-_STYLE = {
+BITMAP_DPI = 120
+_DIGITS = 6  # of places in a figure, whose last ones depend on the order of a solver's steps
+_STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text, in a font of the reader's
     "svg.hashsalt": "symspec",
     "text.parse_math": False,  # names of labels may hold dollars
-    "font.size": 9.5,
+    "font.size": 9.0,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
@@ -46,20 +50,41 @@ def page_style() -> Iterator[None]:
 
 def draw_panel(draw: Callable[[Axes], None], alt: str) -> Image:
     """A picture of one panel, which `draw` fills."""
-    figure = new_figure(PANEL)
+    figure = new_figure(PANEL, MARGINS)
     draw(figure.subplots())
     return as_image(figure, alt)
 
 
-def new_figure(size: tuple[float, float]) -> Figure:
-    """An empty figure of this size in inches, which no window knows of."""
+def new_figure(
+    size: tuple[float, float], margins: tuple[float, float, float, float] | None = None
+) -> Figure:
+    """An empty figure, which no window knows of.
+
+    Parameters
+    ----------
+    size : tuple of float
+        Width and height in inches.
+    margins : tuple of float, optional
+        Left, right, below, above, in inches; by default what labels take.
+    """
     from matplotlib.figure import Figure
 
-    return Figure(figsize=size, layout="constrained")
+    if margins is None:
+        return Figure(figsize=size, layout="constrained")
+    figure = Figure(figsize=size)
+    left, right, below, above = margins
+    figure.subplots_adjust(
+        left=left / size[0],
+        right=1 - right / size[0],
+        bottom=below / size[1],
+        top=1 - above / size[1],
+    )
+    return figure
 
 
 def as_image(figure: Figure, alt: str) -> Image:
     """A figure as SVG in a data address."""
+    _settle(figure)
     stream = io.BytesIO()
     figure.savefig(stream, format="svg", dpi=BITMAP_DPI, metadata={"Date": None, "Creator": None})
     width, height = figure.get_size_inches()
@@ -70,3 +95,24 @@ def as_image(figure: Figure, alt: str) -> Image:
         height=round(DPI * height),
         alt=alt,
     )
+
+
+def _settle(figure: Figure) -> None:
+    """Keep panels where the layout puts them, to digits that are always the same."""
+    if figure.get_layout_engine() is None:
+        return
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    for panel in figure.axes:
+        left, bottom, width, height = np.round(panel.get_position().bounds, _DIGITS).tolist()
+        panel.set_position((left, bottom, width, height))
+
+
+def set_log_scale(panel: Axes) -> None:
+    """A logarithmic y axis with plain numbers: powers would be mathematics, which is off."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    panel.set_yscale("log")
+    panel.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    panel.yaxis.set_minor_formatter(NullFormatter())

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from symspec.reports.pages.figures.images import MOST_VECTORS, draw_panel
+from symspec.reports.pages.figures.images import MOST_VECTORS, draw_panel, set_log_scale
 from symspec.reports.pages.figures.parts import Cell, Figure, Image, Table
 from symspec.reports.pages.figures.samples import Sample, find_bins, find_median, find_scatter
 from symspec.reports.pages.figures.words import Words, count, number, numbers
@@ -25,15 +25,16 @@ _PART_STYLES = {
     "noise": (COLOURS[2], ":"),
     "total": ("black", "-"),
 }
+MOST_PANELS = 8  # of a figure: a page has room for no more
 OUTERMOST = 5.0  # z beyond which points stand at the edge
 
 
 def draw_labels(
     n_labels: int, draw: Callable[[int], tuple[Image, Rows]]
 ) -> tuple[list[Image], Rows]:
-    """Pictures, one a label, and their rows of a table, one after the other."""
+    """Pictures of the first labels, and rows of a table of all, one label after the other."""
     drawn = [draw(c) for c in range(n_labels)]
-    return [image for image, _ in drawn], [row for _, rows in drawn for row in rows]
+    return [image for image, _ in drawn[:MOST_PANELS]], [row for _, rows in drawn for row in rows]
 
 
 def budget_figure(sample: Sample, words: Words) -> Figure:
@@ -57,7 +58,7 @@ def budget_figure(sample: Sample, words: Words) -> Figure:
                 places = [one.x for one in bins]
                 panel.plot(places, values, color=colour, linestyle=line, marker=".", label=part)
             if bins and medians["total"].max() > 0:
-                panel.set_yscale("log")
+                set_log_scale(panel)
             panel.set(xlabel=with_unit(name, unit), ylabel=with_unit("error", unit))
             panel.legend(fontsize=8, ncols=2)
 

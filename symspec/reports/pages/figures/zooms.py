@@ -11,7 +11,7 @@ import numpy as np
 
 from symspec.reports.plots import COLOURS, GREY
 
-_HEIGHT = 190  # pixels of a page
+_HEIGHT = 180  # pixels of a page
 _TOOLS = "xbox_zoom,xpan,xwheel_zoom,reset"
 
 
@@ -59,7 +59,7 @@ def _draw(
     from bokeh.plotting import figure
 
     panel = figure(
-        height=_HEIGHT + 40 * is_first,
+        height=_HEIGHT,
         sizing_mode="stretch_width",
         x_range=x_range,
         tools=_TOOLS,
@@ -76,6 +76,7 @@ def _draw(
         panel.add_layout(Span(location=at, dimension="height", line_color=GREY, line_width=0.5))
         if is_first:
             panel.add_layout(_name_line(Label, name, at))
+    panel.axis.axis_label_text_font_style = "normal"
     panel.yaxis.axis_label = curves.name
     panel.yaxis.axis_label_text_font_size = "9pt"
     if panel.legend:
@@ -86,8 +87,8 @@ def _draw(
 
 def _name_line(label: Any, name: str, at: float) -> Any:
     return label(
-        x=at, y=_HEIGHT - 70, y_units="screen", text=name, angle=np.pi / 2, text_font_size="8pt",
-        text_color="#555555", x_offset=-2, text_align="left",
+        x=at, y=4, y_units="screen", text=name, angle=np.pi / 2, text_font_size="8pt",
+        text_color="#333333", background_fill_color="white", background_fill_alpha=0.7,
     )  # fmt: skip
 
 
