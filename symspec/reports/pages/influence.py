@@ -79,7 +79,8 @@ def _list_suspicious(left_out: Sample, words: Words) -> Table:
         caption=f"Training labels that contradict all other {words.many}",
         columns=[words.one, "label", "its label", f"predicted without the {words.one}", "z"],
         rows=rows,
-        note="z: predicted, less the label, over the error. A z of 5 hardly ever comes of chance.",
+        note="z: predicted, less the label, over the error. Of normal errors a z beyond 5 hardly"
+        " ever comes of chance.",
     )
 
 

@@ -259,7 +259,14 @@ def _tabulate_flags(sample: Sample, words: Words) -> Table:
         [str(flag.name), count(n), percent(n / max(len(flags), 1), 1), flag.meaning]
         for flag, n in counts
     ]
-    rows.append(["none", count(free), percent(free / max(len(flags), 1), 1), "nothing is known"])
+    rows.append(
+        [
+            "none",
+            count(free),
+            percent(free / max(len(flags), 1), 1),
+            "nothing is known against them",
+        ]
+    )
     return Table(
         caption=f"{words.many.capitalize()} with each flag",
         columns=["flag", words.many, "share", "meaning"],

@@ -161,7 +161,7 @@ def _draw_image(
     panels[-1].set_xlabel(grid.name)
     for panel, kind in zip(panels[1:], of_first, strict=True):
         panel.set_ylabel(_name_axis(kind, net.label_units[c]), fontsize=8.5)
-        panel.lines[1].set(color="black", label=first)  # behind it is the line of zero
+        panel.lines[1].set(color="black", label=first, zorder=3)  # the one before is at zero
         for i, (star, of_star) in enumerate(others):
             if kind in of_star:
                 colour = COLOURS[i % len(COLOURS)]

@@ -106,13 +106,3 @@ def _settle(figure: Figure) -> None:
     for panel in figure.axes:
         left, bottom, width, height = np.round(panel.get_position().bounds, _DIGITS).tolist()
         panel.set_position((left, bottom, width, height))
-
-
-def set_log_scale(panel: Axes) -> None:
-    """A logarithmic y axis with plain numbers: powers would be mathematics, which is off."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
-
-    panel.set_yscale("log")
-    panel.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-    panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    panel.yaxis.set_minor_formatter(NullFormatter())

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from symspec.reports.pages.figures.images import MOST_VECTORS, draw_panel, set_log_scale
+from symspec.reports.pages.figures.images import MOST_VECTORS, draw_panel
 from symspec.reports.pages.figures.parts import Cell, Figure, Image, Table
 from symspec.reports.pages.figures.samples import Sample, find_bins, find_median, find_scatter
 from symspec.reports.pages.figures.words import Words, count, number, numbers
@@ -57,8 +57,7 @@ def budget_figure(sample: Sample, words: Words) -> Figure:
                 colour, line = _PART_STYLES[part]
                 places = [one.x for one in bins]
                 panel.plot(places, values, color=colour, linestyle=line, marker=".", label=part)
-            if bins and medians["total"].max() > 0:
-                set_log_scale(panel)
+            panel.set_ylim(bottom=0)
             panel.set(xlabel=with_unit(name, unit), ylabel=with_unit("error", unit))
             panel.legend(fontsize=8, ncols=2)
 

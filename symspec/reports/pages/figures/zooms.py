@@ -68,7 +68,7 @@ def _draw(
     )
     columns = {f"y{i}": np.float32(y) for i, y in enumerate(curves.values.values())}
     source = ColumnDataSource({"x": x, **columns})
-    for i, name in enumerate(curves.values):
+    for i, name in reversed(list(enumerate(curves.values))):  # the first on top
         colour = "black" if i == 0 else COLOURS[(i - 1) % len(COLOURS)]
         legend = {"legend_label": name} if is_first and len(curves.values) > 1 else {}
         panel.line("x", f"y{i}", source=source, line_color=colour, line_width=1.0, **legend)
