@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -12,7 +13,13 @@ from html_pages import Page
 import symspec as ss
 from symspec.errors import DataError, FileKeptError, OptionError, ShapeError
 from symspec.reports.pages import write_report
+from symspec.reports.pages.figures import (
+    calibration_figures,
+    derivative_figures,
+    sample_figures,
+)
 from symspec.reports.pages.figures.derivatives import find_derivatives
+from symspec.reports.pages.figures.parts import Image
 from symspec.reports.pages.figures.words import Words
 from symspec.validation.audit import StructureAudit
 
@@ -78,13 +85,39 @@ def whole(tmp_path_factory, laplace, stars, training):
     return Page(path.read_text(encoding="utf-8"))
 
 
-def standard_deviations(covariance):
-    return np.sqrt(np.diagonal(covariance, axis1=1, axis2=2))
+@pytest.fixture
+def _undrawn(monkeypatch):
+    """Numbers alone are looked at: drawing takes most of the time that a page takes."""
+    nothing = "data:image/svg+xml;base64,"
+    stands_in = partial(Image, address=nothing, width=1, height=1)
+    for figures in (sample_figures, calibration_figures):
+        monkeypatch.setattr(figures, "draw_panel", lambda draw, alt: stands_in(alt=alt))
+    monkeypatch.setattr(derivative_figures, "_draw_image", lambda *_: stands_in(alt="derivatives"))
+
+
+@pytest.fixture(scope="module")
+def audit():
+    rng = np.random.default_rng(0)
+    exact = rng.uniform(1, 2, (5, 3))
+    return StructureAudit(
+        structures=("diagonal",),
+        accuracy=("approximate",),
+        exact="primal",
+        reason="few parameters",
+        exact_sd=exact,
+        exact_interval=np.stack([exact, exact], axis=2),
+        ratio=rng.uniform(0.5, 0.9, (1, 5, 3)),
+        distance=np.arange(5.0),
+        quantile=np.array([0.1, 0.3, 0.5, 0.7, 0.99]),
+        seconds=(1.0,),
+        label_names=NAMES,
+    )
 
 
 # --- numbers
 
 
+@pytest.mark.usefixtures("_undrawn")
 @pytest.mark.parametrize("suffix", [".fits", ".ecsv"])
 def test_numbers_of_the_page_are_those_of_the_catalogue(
     tmp_path, laplace, prediction, stars, suffix
@@ -260,6 +293,7 @@ def test_names_of_strangers_stay_text(tmp_path, training):
     assert not page.find("i")
 
 
+@pytest.mark.usefixtures("_undrawn")
 def test_words_follow_the_data(tmp_path, laplace, stars, training):
     path = tmp_path / "report.html"
     chemistry = replace(stars, ids=np.array([f"grain {i}" for i in range(len(stars))]))
@@ -286,6 +320,7 @@ def test_plurals_are_english_ones_or_given(name, expected):
     assert Words.of(name) == expected
 
 
+@pytest.mark.usefixtures("_undrawn")
 def test_what_is_missing_is_said_with_the_way_to_give_it(tmp_path, laplace):
     path = write_report(tmp_path / "report.html", laplace)
     page = Page(path.read_text(encoding="utf-8"))
@@ -303,22 +338,8 @@ def test_what_is_missing_is_said_with_the_way_to_give_it(tmp_path, laplace):
     assert page.tables("Derivatives of TEFF")
 
 
-def test_audit_and_verdict_are_shown_where_they_are(tmp_path, laplace):
-    rng = np.random.default_rng(0)
-    exact = rng.uniform(1, 2, (5, 3))
-    audit = StructureAudit(
-        structures=("diagonal",),
-        accuracy=("approximate",),
-        exact="primal",
-        reason="few parameters",
-        exact_sd=exact,
-        exact_interval=np.stack([exact, exact], axis=2),
-        ratio=rng.uniform(0.5, 0.9, (1, 5, 3)),
-        distance=np.arange(5.0),
-        quantile=np.array([0.1, 0.3, 0.5, 0.7, 0.99]),
-        seconds=(1.0,),
-        label_names=NAMES,
-    )
+@pytest.mark.usefixtures("_undrawn")
+def test_audit_and_verdict_are_shown_where_they_are(tmp_path, laplace, audit):
     marked = replace(laplace, hmc_verdict=("agree", "Laplace too small", "agree"))
     path = write_report(tmp_path / "report.html", marked, audit=audit)
     page = Page(path.read_text(encoding="utf-8"))
@@ -327,6 +348,7 @@ def test_audit_and_verdict_are_shown_where_they_are(tmp_path, laplace):
     assert "LOGG: Laplace too small" in page.text
 
 
+@pytest.mark.usefixtures("_undrawn")
 def test_noise_with_wide_tails_of_another_model_is_not_taken_for_normal(
     tmp_path, laplace, prediction, stars
 ):
@@ -345,10 +367,9 @@ def test_noise_with_wide_tails_of_another_model_is_not_taken_for_normal(
 # --- files
 
 
-def test_equal_input_gives_equal_bytes(tmp_path):
-    stars = generate(12, 3, 300)  # as few pixels as are zoomed
-    model = fit(stars, hidden=())
-    pages = [write_report(tmp_path / name, model, stars=stars) for name in ("a.html", "b.html")]
+def test_equal_input_gives_equal_bytes(tmp_path, audit):
+    model = fit(generate(12, 3, 300), hidden=())  # as few pixels as are zoomed
+    pages = [write_report(tmp_path / name, model, audit=audit) for name in ("a.html", "b.html")]
     assert pages[0].read_bytes() == pages[1].read_bytes()
     assert "data-zoom" in pages[0].read_text(encoding="utf-8")
 
@@ -390,6 +411,7 @@ def test_a_page_that_cannot_be_written_is_refused_first(tmp_path, laplace, stars
     assert not path.exists()
 
 
+@pytest.mark.usefixtures("_undrawn")
 def test_a_catalogue_of_another_network_is_refused(tmp_path, laplace, training, stars):
     other = fit(training, hidden=(3,))
     catalogue = tmp_path / "catalogue.fits"
