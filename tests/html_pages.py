@@ -1,7 +1,15 @@
 """A page as a reader's program sees it: elements, texts, tables with their numbers."""
 
+from functools import partial
 from html.parser import HTMLParser
 from types import SimpleNamespace
+
+from symspec.reports.pages.figures import (
+    calibration_figures,
+    derivative_figures,
+    sample_figures,
+)
+from symspec.reports.pages.figures.parts import Image
 
 VOID = {"meta", "img", "br", "link", "input"}
 
@@ -65,3 +73,11 @@ class Page(HTMLParser):
             rows.append(cells)
         header, *others = rows
         return [dict(zip(header, row, strict=True)) for row in others]
+
+
+def leave_undrawn(monkeypatch):
+    """Have pages without pictures, where numbers alone are looked at: drawing takes seconds."""
+    stands_in = partial(Image, address="data:image/svg+xml;base64,", width=1, height=1)
+    for figures in (sample_figures, calibration_figures):
+        monkeypatch.setattr(figures, "draw_panel", lambda draw, alt: stands_in(alt=alt))
+    monkeypatch.setattr(derivative_figures, "_draw_image", lambda *_: stands_in(alt="derivatives"))

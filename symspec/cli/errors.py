@@ -165,23 +165,20 @@ def errors(
         max_nonlinearity=max_nonlinearity,
     )  # fmt: skip
     laplace = read_laplace(model)
-    how = Choices(center=center, fill=fill, flux=flux_errors)
     reading = parse_reading(uncertainty, read)
+    how = Choices(center=center, fill=fill, flux=flux_errors)
     calibration = _calibrate(laplace, how, calibrate_on, leave_one_out, reading, resample)
     with offer_to_resume(catalogue):
         survey = predict_survey(
-            catalogue, laplace, spectra,
-            center=center, fill=fill, flux_errors=flux_errors,
+            catalogue, laplace, spectra, center=center, fill=fill, flux_errors=flux_errors,
             flag_options=limits, calibration=calibration, interval=interval, dialect=dialect,
             resample=resample, restart=restart, overwrite=overwrite, **reading,
         )  # fmt: skip
-    _print_survey(survey, spectra.name, calibration)
-    print_written(open_console(), "catalogue", catalogue)
+    _print_survey(survey, spectra.name, calibration, catalogue)
+    stars = _read_for_report(report, laplace, spectra, reading, resample)
     write_page(
-        report, laplace, prediction=survey.prediction, true_labels=survey.true_labels,
-        ids=survey.ids, stars=_read_for_report(report, laplace, spectra, reading, resample),
+        report, laplace, **vars(survey), stars=stars, object_name=object_name, overwrite=overwrite,
         files={"the model": model, "spectra": spectra},
-        object_name=object_name, overwrite=overwrite,
     )  # fmt: skip
 
 
@@ -224,7 +221,9 @@ def _calibrate(
     return calibrate_errors(prediction, np.asarray(stars.labels), source=source)
 
 
-def _print_survey(survey: Survey, name: str, calibration: ErrorCalibration | None) -> None:
+def _print_survey(
+    survey: Survey, name: str, calibration: ErrorCalibration | None, catalogue: Path
+) -> None:
     console = open_console()
     prediction = survey.prediction
     console.print(star_table(prediction, survey.ids, survey.true_labels))
@@ -241,3 +240,4 @@ def _print_survey(survey: Survey, name: str, calibration: ErrorCalibration | Non
         console.print(
             "The file has no uncertainties of the flux: errors are those of model and noise only."
         )
+    print_written(console, "catalogue", catalogue)

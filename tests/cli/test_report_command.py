@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from html_pages import Page
+from html_pages import Page, leave_undrawn
 from test_cli import run, write_stars
 
 import symspec as ss
@@ -34,6 +34,11 @@ def folder(tmp_path_factory):
     laplace = ss.fit_laplace(reg, theta, training, require_minimum=False)
     ss.write_laplace(folder / "model.h5", laplace)
     return folder
+
+
+@pytest.fixture(autouse=True)
+def _undrawn(monkeypatch):
+    leave_undrawn(monkeypatch)
 
 
 def read_page(path):

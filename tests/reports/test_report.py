@@ -2,24 +2,17 @@
 
 import re
 from dataclasses import replace
-from functools import partial
 
 import numpy as np
 import pytest
 from astropy.table import Table as AstropyTable
 from browser import Browser, find_browser
-from html_pages import Page
+from html_pages import Page, leave_undrawn
 
 import symspec as ss
 from symspec.errors import DataError, FileKeptError, OptionError, ShapeError
 from symspec.reports.pages import write_report
-from symspec.reports.pages.figures import (
-    calibration_figures,
-    derivative_figures,
-    sample_figures,
-)
 from symspec.reports.pages.figures.derivatives import find_derivatives
-from symspec.reports.pages.figures.parts import Image
 from symspec.reports.pages.figures.words import Words
 from symspec.validation.audit import StructureAudit
 
@@ -87,12 +80,7 @@ def whole(tmp_path_factory, laplace, stars, training):
 
 @pytest.fixture
 def _undrawn(monkeypatch):
-    """Numbers alone are looked at: drawing takes most of the time that a page takes."""
-    nothing = "data:image/svg+xml;base64,"
-    stands_in = partial(Image, address=nothing, width=1, height=1)
-    for figures in (sample_figures, calibration_figures):
-        monkeypatch.setattr(figures, "draw_panel", lambda draw, alt: stands_in(alt=alt))
-    monkeypatch.setattr(derivative_figures, "_draw_image", lambda *_: stands_in(alt="derivatives"))
+    leave_undrawn(monkeypatch)
 
 
 @pytest.fixture(scope="module")
