@@ -112,7 +112,7 @@ def fit(
     write = partial(write_laplace, laplace=adopted.laplace, overwrite=overwrite)
     write_or_keep(write, output)
     console = open_console()
-    print_adopted(console, adopted.laplace, adopted.label_scaling.describe(), stars)
+    print_adopted(console, adopted.laplace, adopted.label_scaling.describe())
     print_written(console, "model", output)
     write_page(
         report, adopted.laplace, training=stars,

@@ -96,6 +96,14 @@ class InverseBuilder:
         other._hessian = other._compile_hessian()
         return other
 
+    def with_stars(self, stars: np.ndarray) -> InverseBuilder:
+        """The same, by the same structure, from some of the training stars."""
+        other = copy(self)
+        other.X = self.X[stars]
+        other.Y = self.Y[stars]
+        other.observed = self.observed[stars]
+        return other
+
     def _compile_hessian(self) -> Callable[..., np.ndarray] | None:
         if self.curvature == "ggn":
             return None

@@ -141,9 +141,10 @@ def fit_laplace(
             checkpoint=Checkpoint(resume, fingerprint, show),
         )
         inverse = builder.build(theta)
-    U, gradient, certificate = _certify(builder, inverse, theta)
-    _report_minimum(certificate, require_minimum)
-    return _build_posterior(builder, known, theta, inverse, U, gradient, certificate)
+        certified = _certify(builder, inverse, theta)
+        laplace = _build_posterior(builder, known, theta, inverse, *certified)
+    _report_minimum(laplace.certificate, require_minimum)
+    return laplace
 
 
 def _find_ivar(X: ArrayLike | Spectra | Resampled) -> np.ndarray | None:

@@ -56,26 +56,81 @@ class TrainingStars:
     labels: Labels
 
 
-def find_training(
-    laplace: LaplacePosterior,
-    X: ArrayLike | Spectra | Resampled | None,
-    Y: ArrayLike | None,
-    label_errors: ArrayLike | None,
-) -> TrainingStars:
-    """The training stars as given, or those that the posterior holds."""
-    if X is not None:
-        return TrainingStars(
-            *check_stars(laplace.reg.net, *as_stars(laplace.reg.net, X, Y, label_errors))
+@dataclass(frozen=True, eq=False, kw_only=True)
+class LeftOut:
+    """Training stars, each predicted as if its group had been left out.
+
+    Attributes
+    ----------
+    laplace : LaplacePosterior
+    stars : TrainingStars
+    members : list of numpy.ndarray, or None
+        Stars of each group; None where each stands alone.
+    state : dict of numpy.ndarray
+        What `sum_up` takes, around the weights.
+    steps : numpy.ndarray, shape (star, output)
+        What a Newton step changes.
+    pulls : numpy.ndarray, shape (star, output)
+        z.
+    """
+
+    laplace: LaplacePosterior
+    stars: TrainingStars
+    members: list[np.ndarray] | None
+    state: dict[str, np.ndarray]
+    steps: np.ndarray
+    pulls: np.ndarray
+
+    @classmethod
+    def of(
+        cls,
+        laplace: LaplacePosterior,
+        groups: ArrayLike | None,
+        X: ArrayLike | Spectra | Resampled | None,
+        Y: ArrayLike | None = None,
+        label_errors: ArrayLike | None = None,
+        ivar: ArrayLike | None = None,
+    ) -> LeftOut:
+        """Of the training stars as given, or of those that the posterior holds."""
+        stars = _find_training(laplace, X, Y, label_errors, ivar)
+        return _leave_out(laplace, stars, _find_members(groups, len(stars.flux)))
+
+    def predict(self, center: str = "weights", options: FlagOptions | None = None) -> Prediction:
+        """The stars' labels; their noise is that of these, with the errors that they came with."""
+        state = dict(self.state)
+        if center == "linearized":
+            state["outputs"] = state["outputs"] + self.steps
+            state["labels"] = state["outputs"][:, : state["labels"].shape[1]]
+        how = Choices(center=center)
+        labels = self.stars.labels
+        return sum_up(
+            self.laplace, self.stars.flux, None, state, how, options or FlagOptions(), labels
         )
-    if laplace.training_stars is None:
-        raise DataError(
-            "the training stars should be given, as fit_laplace had them: a posterior that was read"
-            " from a file does not hold them."
-        )
-    return laplace.training_stars
+
+    def find_influence(self, X_new: ArrayLike | Spectra | Resampled) -> np.ndarray:
+        """By how much each group of training stars moves each label of new stars.
+
+        Returns
+        -------
+        numpy.ndarray, shape (star, label, group)
+            In the labels' units.
+        """
+        laplace = self.laplace
+        X = complete_flux(laplace, X_new)
+        flux = self.stars.flux
+        cross_covariance = laplace.inverse_hessian.cross_covariance()
+        moved = np.zeros((len(X), laplace.reg.net.n_labels, len(flux)))
+        size = find_block_size(laplace)
+        for train, others in laplace.output_tangents(flux, size):
+            for rows, tangents in laplace.tangents(X, stars_at_once=size):
+                C = cross_covariance(tangents, others)
+                moved[rows, :, train] = np.einsum("ncmd,md->ncm", C, self.pulls[train])
+        if self.members is None:
+            return moved
+        return np.stack([moved[:, :, group].sum(axis=2) for group in self.members], axis=2)
 
 
-def _complete(laplace: LaplacePosterior, X: ArrayLike | Spectra | Resampled) -> np.ndarray:
+def complete_flux(laplace: LaplacePosterior, X: ArrayLike | Spectra | Resampled) -> np.ndarray:
     """Flux (star, pixel) of new stars, missing pixels filled as for a prediction."""
     flux, ivar, _ = as_flux(laplace.reg.net, X)
     if ivar is None:
@@ -84,55 +139,11 @@ def _complete(laplace: LaplacePosterior, X: ArrayLike | Spectra | Resampled) -> 
     return prior.complete(flux, ivar).flux
 
 
-def leave_out(
-    laplace: LaplacePosterior,
-    stars: TrainingStars,
-    groups: ArrayLike | None,
-    how: Choices,
-    options: FlagOptions,
-) -> Prediction:
-    """Predictions of the training stars, each as if its group had been left out.
-
-    Their noise is that of the training labels: with the errors that these came with.
-    """
-    state, _ = _compute(laplace, stars, _find_members(groups, len(stars.flux)), how)
-    return sum_up(laplace, stars.flux, None, state, how, options, stars.labels)
-
-
-def find_influence(
-    laplace: LaplacePosterior,
-    stars: TrainingStars,
-    X_new: ArrayLike | Spectra | Resampled,
-    groups: ArrayLike | None,
-) -> np.ndarray:
-    """By how much each group of training stars moves each label of new stars.
-
-    Returns
-    -------
-    numpy.ndarray, shape (star, label, group)
-        In the labels' units.
-    """
-    X = _complete(laplace, X_new)
-    members = _find_members(groups, len(stars.flux))
-    _, z = _compute(laplace, stars, members, Choices())
-    cross_covariance = laplace.inverse_hessian.cross_covariance()
-    n_labels = laplace.reg.net.n_labels
-    moved = np.zeros((len(X), n_labels, len(stars.flux)))
-    size = find_block_size(laplace)
-    for train, others in laplace.output_tangents(stars.flux, size):
-        for rows, tangents in laplace.tangents(X, stars_at_once=size):
-            C = cross_covariance(tangents, others)
-            moved[rows, :, train] = np.einsum("ncmd,md->ncm", C, z[train])
-    if members is None:
-        return moved
-    return np.stack([moved[:, :, group].sum(axis=2) for group in members], axis=2)
-
-
 def find_joint_covariance(
     laplace: LaplacePosterior, X_new: ArrayLike | Spectra | Resampled
 ) -> np.ndarray:
     """Covariance (star, label, star, label) of labels that comes from the weights."""
-    X = _complete(laplace, X_new)
+    X = complete_flux(laplace, X_new)
     cross_covariance = laplace.inverse_hessian.cross_covariance()
     n_labels = laplace.reg.net.n_labels
     V = np.empty((len(X), n_labels, len(X), n_labels))
@@ -151,6 +162,24 @@ def find_block_size(laplace: LaplacePosterior) -> int:
     return int(np.clip(BLOCK_BYTES // bytes_a_star, 1, MAX_BLOCK_STARS))
 
 
+def _find_training(
+    laplace: LaplacePosterior,
+    X: ArrayLike | Spectra | Resampled | None,
+    Y: ArrayLike | None,
+    label_errors: ArrayLike | None,
+    ivar: ArrayLike | None,
+) -> TrainingStars:
+    if X is not None:
+        net = laplace.reg.net
+        return TrainingStars(*check_stars(net, *as_stars(net, X, Y, label_errors, ivar)))
+    if laplace.training_stars is None:
+        raise DataError(
+            "the training stars should be given, as fit_laplace had them: a posterior that was read"
+            " from a file does not hold them."
+        )
+    return laplace.training_stars
+
+
 def _find_members(groups: ArrayLike | None, n_stars: int) -> list[np.ndarray] | None:
     """Stars of each group, in the order of the groups' names; None where each stands alone."""
     if groups is None:
@@ -167,26 +196,20 @@ def _find_members(groups: ArrayLike | None, n_stars: int) -> list[np.ndarray] | 
     return [np.flatnonzero(which == group) for group in range(len(unique))]
 
 
-def _compute(
-    laplace: LaplacePosterior,
-    stars: TrainingStars,
-    members: list[np.ndarray] | None,
-    how: Choices,
-) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """What `sum_up` takes, of stars that are left out, and z (star, output)."""
+def _leave_out(
+    laplace: LaplacePosterior, stars: TrainingStars, members: list[np.ndarray] | None
+) -> LeftOut:
     _check(laplace)
     C = laplace.reg.net.n_labels
     state = begin(len(stars.flux), C, laplace.reg.net.n_outputs)
+    steps = np.zeros_like(state["outputs"])
     z = np.zeros_like(state["outputs"])
     noise = laplace.reg.noise
     T = noise.of_stars(stars.labels, lambda: laplace.predict_outputs(stars.flux)).whiteners
     for rows, tangents, V, bounds in _walk_groups(laplace, stars.flux, members):
         outputs = laplace.predict_outputs(stars.flux[rows])
         step = tangents.matvec(laplace.newton_step)
-        at_minimum = outputs + step
-        if how.center == "linearized":
-            outputs = at_minimum
-        score = noise.score(at_minimum, stars.labels[rows])
+        score = noise.score(outputs + step, stars.labels[rows])
         shape = (*V.shape[:-1], 1)
         T_group = _on_diagonal(T[rows], V.shape)
         z[rows] = _solve(V, T_group, score.reshape(shape)).reshape(score.shape)
@@ -199,7 +222,8 @@ def _compute(
         state["model"][rows] = own[:, :C, :C]
         state["interval"][rows] = np.stack(ends, axis=-1)[:, :C]
         state["step"][rows] = step[:, :C]
-    return state, z
+        steps[rows] = step
+    return LeftOut(laplace=laplace, stars=stars, members=members, state=state, steps=steps, pulls=z)
 
 
 def _check(laplace: LaplacePosterior) -> None:

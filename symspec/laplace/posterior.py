@@ -23,13 +23,7 @@ from symspec.laplace.certificate import Certificate
 from symspec.laplace.flags import FlagOptions
 from symspec.laplace.flux_errors import METHODS, ResampledCovariance
 from symspec.laplace.identity import describe_posterior
-from symspec.laplace.leave_one_out import (
-    TrainingStars,
-    find_influence,
-    find_joint_covariance,
-    find_training,
-    leave_out,
-)
+from symspec.laplace.leave_one_out import LeftOut, TrainingStars, find_joint_covariance
 from symspec.laplace.prediction import Prediction
 from symspec.laplace.training_space import TrainingSpace
 from symspec.networks.regression import Regression
@@ -307,6 +301,7 @@ class LaplacePosterior:
         Y: ArrayLike | None = None,
         *,
         label_errors: ArrayLike | None = None,
+        ivar: ArrayLike | None = None,
         groups: ArrayLike | None = None,
         center: str = "weights",
         flag_options: FlagOptions | None = None,
@@ -319,7 +314,7 @@ class LaplacePosterior:
 
         Parameters
         ----------
-        X, Y, label_errors
+        X, Y, label_errors, ivar
             The training stars, as `fit_laplace` had them; by default those, if it was not read from
             a file.
         groups : array_like, shape (star,), optional
@@ -343,8 +338,8 @@ class LaplacePosterior:
             The stars or groups are not what is expected, or the posterior holds no stars.
         """
         check_center(self, center)
-        stars = find_training(self, X, Y, label_errors)
-        return leave_out(self, stars, groups, Choices(center=center), flag_options or FlagOptions())
+        left_out = LeftOut.of(self, groups, X, Y, label_errors, ivar)
+        return left_out.predict(center, flag_options)
 
     def influence(
         self,
@@ -353,6 +348,7 @@ class LaplacePosterior:
         Y: ArrayLike | None = None,
         *,
         label_errors: ArrayLike | None = None,
+        ivar: ArrayLike | None = None,
         groups: ArrayLike | None = None,
     ) -> np.ndarray:
         """By how much each training star moves each label of new stars, in the labels' units.
@@ -361,7 +357,7 @@ class LaplacePosterior:
         or (star, label, group) in the order of the groups' sorted names. Exact as `leave_one_out`
         is, whose arguments these are; for structure="primal" and "dual".
         """
-        return find_influence(self, find_training(self, X, Y, label_errors), X_new, groups)
+        return LeftOut.of(self, groups, X, Y, label_errors, ivar).find_influence(X_new)
 
     def joint_covariance(self, X: ArrayLike | Spectra | Resampled) -> np.ndarray:
         """Covariance (star, label, star, label) of all labels that comes from the weights.

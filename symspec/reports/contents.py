@@ -11,10 +11,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from symspec.files.importers.descriptions import FileDescription
+from symspec.laplace.leave_one_out import LeftOut
 from symspec.laplace.posterior import LaplacePosterior
 from symspec.networks.network import Network
 from symspec.networks.regression import Regression
 from symspec.reports.tables import certificate_line, format_sigma, new_table, summary_table
+from symspec.safety.label_errors import find_labels_alone
 from symspec.safety.named_arrays import Contents
 from symspec.spectra.readers.unused import describe_unused
 from symspec.spectra.spectra import Spectra
@@ -190,18 +192,18 @@ def print_trained(console: Console, laplace: LaplacePosterior, held_out: Spectra
     console.print(certificate_line(laplace.certificate), soft_wrap=True)
 
 
-def print_adopted(
-    console: Console, laplace: LaplacePosterior, scaling: str, stars: Spectra
-) -> None:
+def print_adopted(console: Console, laplace: LaplacePosterior, scaling: str) -> None:
     """Print a model made of a network that came trained, with each star left out in turn."""
     console.print(network_table(laplace.reg.net, laplace.reg))
     console.print(label_table(laplace.reg.net, laplace))
     console.print(f"Outputs of the network: {escape(scaling)}", soft_wrap=True)
     console.print(_describe_noise(laplace.reg))
-    for center, words in _CENTERS.items() if laplace.inverse_hessian.accuracy != "interval" else ():
-        left_out = laplace.leave_one_out(stars, center=center)
-        title = f"{len(stars):,} stars, each left out in turn: {words}"
-        console.print(summary_table(left_out, np.asarray(stars.labels), title=title))
+    if laplace.inverse_hessian.accuracy != "interval":
+        left_out = LeftOut.of(laplace, None, None)
+        labels = find_labels_alone(left_out.stars.labels)
+        for center, words in _CENTERS.items():
+            title = f"{len(labels):,} stars, each left out in turn: {words}"
+            console.print(summary_table(left_out.predict(center), labels, title=title))
     console.print(certificate_line(laplace.certificate), soft_wrap=True)
 
 

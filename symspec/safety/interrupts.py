@@ -27,6 +27,8 @@ class _Interrupts:
     def __init__(self) -> None:
         self.asked: int | None = None  # number of the signal
         self.is_waiting = False
+        self.is_dropped = False
+        self.is_heeding = False
         self.n_deferring = 0
         self.is_keeping = False
         self.lock = threading.Lock()  # between the work's end and what is sent again
@@ -44,6 +46,7 @@ class _Interrupts:
         if not issubclass(dropped.exc_type, KeyboardInterrupt):
             self.hook(dropped)
         elif self.asked is not None and _is_main_thread():
+            self.is_dropped = True
             again = Timer(SECONDS_BEFORE_AGAIN, self.send_again)
             again.daemon = True
             again.start()
@@ -53,6 +56,7 @@ class _Interrupts:
         with self.lock:
             self.asked = None
             self.is_waiting = False
+            self.is_dropped = False
             self.is_keeping = False
             _send_to_main(ctypes.py_object())
 
@@ -60,6 +64,7 @@ class _Interrupts:
         with self.lock:
             if self.asked is None:  # the work has ended since
                 return
+            self.is_dropped = False
             if self.n_deferring:
                 self.is_waiting = True
             else:
@@ -92,23 +97,41 @@ def heeding_interrupts(numbers: Sequence[int] | None = None) -> Iterator[None]:
         The signals that interrupt, each by a `KeyboardInterrupt`; by default that of Ctrl-C, unless
         somebody else handles it.
     """
-    if numbers is None:
-        is_free = signal.getsignal(signal.SIGINT) is signal.default_int_handler
-        numbers = (signal.SIGINT,) if is_free else ()
+    numbers = _find_free() if numbers is None else numbers
     if not numbers or not _is_main_thread():
         yield
         return
-    handlers = {number: signal.signal(number, _interrupts.note) for number in numbers}
     hook = sys.unraisablehook
-    _interrupts.hook = hook
-    sys.unraisablehook = _interrupts.find_dropped
+    handlers = {number: signal.getsignal(number) for number in numbers}
     try:
+        _interrupts.is_heeding = True
+        _interrupts.hook = hook
+        sys.unraisablehook = _interrupts.find_dropped
+        for number in numbers:
+            signal.signal(number, _interrupts.note)
         yield
+        if _interrupts.is_dropped:  # the work ended before it was sent again
+            raise KeyboardInterrupt
     finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-        sys.unraisablehook = hook
-        _interrupts.forget()
+        _interrupts.n_deferring += 1  # what comes while all is put back waits
+        _interrupts.is_waiting = False
+        try:
+            sys.unraisablehook = hook
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+        finally:
+            is_late = _interrupts.is_waiting
+            _interrupts.n_deferring -= 1
+            _interrupts.is_heeding = False
+            _interrupts.forget()
+    if is_late:
+        raise KeyboardInterrupt
+
+
+def _find_free() -> tuple[int, ...]:
+    """SIGINT, unless it is heeded already or somebody else handles it."""
+    is_free = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    return (signal.SIGINT,) if is_free and not _interrupts.is_heeding else ()
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from symspec.errors import DataError, ShapeError
 from symspec.safety.arrays import as_float_array, describe_bad
 
 AXES = ("star", "label")
-SYMMETRY = 1e-10  # of covariances, relative to their largest variance
+SYMMETRY = 1e-10  # of covariances, relative to their largest variance; rounding of correlations
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,16 +133,25 @@ def _check_covariances(errors: np.ndarray, known: np.ndarray) -> np.ndarray:
     scale = np.einsum("ncc->nc", E).max(axis=1, initial=0.0)
     bad |= np.abs(E - E.transpose(0, 2, 1)).max(axis=(1, 2), initial=0.0) > SYMMETRY * scale
     with_ones = E + np.eye(E.shape[1]) * ~known[:, None, :]
-    bad |= np.linalg.eigvalsh(with_ones).min(axis=1) <= 0
+    bad |= _find_lowest_eigenvalues(with_ones) < -SYMMETRY
     if bad.any():
         star = int(np.flatnonzero(bad)[0])
         raise DataError(
-            "label_errors should be covariances (star, label, label), finite, symmetric and"
-            f" positive definite, got {np.count_nonzero(bad)} that are not (first: star {star},"
-            f" {errors[star].tolist()}): give (star, label) standard deviations if they do not"
-            " belong together."
+            "label_errors should be covariances (star, label, label), finite, symmetric, with"
+            " positive variances, and not indefinite, got"
+            f" {np.count_nonzero(bad)} that are not (first: star {star}, {errors[star].tolist()}):"
+            " give (star, label) standard deviations if they do not belong together."
         )
     return (E + E.transpose(0, 2, 1)) / 2
+
+
+def _find_lowest_eigenvalues(E: np.ndarray) -> np.ndarray:
+    """Of the correlations of covariances (star, label, label); -1 where a variance is not one."""
+    variance = np.einsum("ncc->nc", E)
+    positive = (variance > 0).all(axis=1)
+    scale = np.sqrt(np.where(positive[:, None], variance, 1.0))
+    lowest = np.linalg.eigvalsh(E / scale[:, :, None] / scale[:, None, :]).min(axis=1)
+    return np.where(positive, lowest, -1.0)
 
 
 def _refuse_unknown(bad: np.ndarray, errors: np.ndarray) -> None:

@@ -57,22 +57,22 @@ def show_progress(progress: bool | Progress) -> Iterator[Progress]:
     Progress
         To be called by the work; after the block it does nothing.
     """
-    bar = None if callable(progress) or not progress else _Bar()
-    follow: Progress = progress if callable(progress) else bar or be_silent
-    is_open = True
+    with heeding_interrupts():
+        bar = None if callable(progress) or not progress else _Bar()
+        follow: Progress = progress if callable(progress) else bar or be_silent
+        is_open = True
 
-    def show(stage: str, done: int, total: int | None, /, **news: float | str) -> None:
-        if is_open:
-            raise_if_interrupted()
-            follow(stage, done, total, **news)
+        def show(stage: str, done: int, total: int | None, /, **news: float | str) -> None:
+            if is_open:
+                raise_if_interrupted()
+                follow(stage, done, total, **news)
 
-    try:
-        with heeding_interrupts():
+        try:
             yield show
-    finally:
-        is_open = False
-        if bar is not None:
-            bar.close()
+        finally:
+            is_open = False
+            if bar is not None:
+                bar.close()
 
 
 class _Bar:
@@ -84,7 +84,7 @@ class _Bar:
         self._stages: dict[str, tuple[int, int | None, dict[str, float | str]]] = {}
         self._bar: RichProgress | None = None
         self._is_closed = False
-        self._timer = Timer(SECONDS_BEFORE, self._open_in_time)
+        self._timer: Timer | None = Timer(SECONDS_BEFORE, self._open_in_time)
         self._timer.daemon = True
         self._timer.start()
 
@@ -99,9 +99,14 @@ class _Bar:
     def close(self) -> None:
         with self._lock:
             self._is_closed = True
-            self._timer.cancel()
             if self._bar is not None:
                 self._bar.stop()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer.join()
+            # Python forgets a thread by a callback, where an interrupt would be dropped: it has to
+            # go while interrupts are heeded
+            self._timer = None
 
     def _open_in_time(self) -> None:
         with self._lock:

@@ -34,23 +34,14 @@ from symspec.safety.progress import Progress, show_progress
 from symspec.spectra.resampling import Resampled
 from symspec.spectra.selections import as_stars
 from symspec.spectra.spectra import Spectra
-from symspec.training.climb import SHORTER, Evaluate, Point, climb, find_free
+from symspec.training.climb import Point, find_free
 from symspec.training.hyperparameters import Hyperparameters
-from symspec.training.linearized import linearize
-from symspec.training.marginal_likelihood import (
-    MAX_DECREMENT,
-    Evidence,
-    EvidenceFunction,
-    MarginalLikelihood,
-)
+from symspec.training.marginal_likelihood import MAX_DECREMENT, Evidence, MarginalLikelihood
+from symspec.training.search import Summit, alternate, maximize, maximize_linearized
 
 FINAL_TOLERANCE = 1e-13  # nats of Newton decrement: weights within 1e-6 of their deviations
-STEPS_AT_FIXED_WEIGHTS = 30
 START_SEED = 0  # of the weights of further starts, where no `rng` is given
 DOWNHILL_STEPS = 500  # of L-BFGS from weights that were drawn
-
-Follow = Callable[[np.ndarray, Evidence], None]  # called with h (entry,) and what holds there
-Summit = tuple[Point, bool]  # of `climb`
 
 
 def tune(
@@ -175,8 +166,10 @@ def tune(
             firsts = _find_starts(start, span, weights, starts, rng)
             best, is_end = _search(start, firsts, tolerance, max_evaluations, follow)
         else:
-            linearized = linearize(builder, of_span, span.project(weights))
-            best, _ = _maximize(linearized, weights, tolerance, max_evaluations, follow)
+            fixed = span.project(weights)
+            best, _ = maximize_linearized(
+                builder, of_span, fixed, tolerance, max_evaluations, follow
+            )
     hyperparameters.warn_at_edges(best.h, best.n_effective)
     tuned = hyperparameters.regression(best.h)
     if not move:
@@ -226,7 +219,7 @@ def _search(
     follow: _Follow,
 ) -> Summit:
     """The largest F found from several weights."""
-    search = _maximize if start.builder.inverse.has_evidence_gradient else _alternate
+    search = maximize if start.builder.inverse.has_evidence_gradient else alternate
     summits: list[Summit] = []
     for first in firsts:
         follow.start += 1
@@ -312,81 +305,3 @@ class _Follow:
         if self._n_starts > 1:
             news["start"] = self.start
         self._show(self.stage, self._n_evaluations, None, log_evidence=log_evidence, **news)
-
-
-def _maximize(
-    start: EvidenceFunction,
-    theta: np.ndarray,
-    tolerance: float,
-    max_evaluations: int,
-    follow: Follow,
-) -> tuple[Point, bool]:
-    """Climb to the largest F by its gradient, from the weights `theta`.
-
-    The noise goes first, which the labels determine best: far from it, no prior is right.
-    """
-    evaluate = _evaluation(start, follow)
-    limits = start.hyperparameters.limits
-    here = evaluate(start.h, theta)
-    leading = start.hyperparameters.is_noise
-    return climb(evaluate, here, limits, tolerance, max_evaluations - 1, leading)
-
-
-def _alternate(
-    start: MarginalLikelihood,
-    theta: np.ndarray,
-    tolerance: float,
-    max_evaluations: int,
-    follow: Follow,
-) -> tuple[Point, bool]:
-    """Maximise F at fixed weights and minimise U, in turn until neither changes.
-
-    Where F at the minimum falls, the step in h is shortened.
-    """
-    evaluate = _evaluation(start, follow)
-    limits = start.hyperparameters.limits
-    here = evaluate(start.h, theta)
-    share = 1.0
-    for _ in range(max_evaluations - 1):
-        if share == 1.0:
-            at_fixed_weights = _evaluation_at_fixed_weights(start, here)
-            target, _ = climb(at_fixed_weights, here, limits, tolerance, STEPS_AT_FIXED_WEIGHTS)
-        step = share * (target.h - here.h)
-        if 0.5 * np.sum(here.curvature * step**2) <= tolerance:
-            break
-        there = evaluate(here.h + step, here.theta)
-        if there.is_above(here):
-            here = there
-            share = 1.0
-        else:
-            share *= SHORTER
-    return here, False  # the gradient at fixed weights does not tell where F ends
-
-
-def _evaluation(start: EvidenceFunction, follow: Follow) -> Evaluate:
-    """F at h and the minimum near given weights, told to `follow`."""
-
-    def evaluate(h: np.ndarray, theta: np.ndarray, is_near: bool = False) -> Point:
-        evidence = start.at(h).evaluate(theta, is_near=is_near)
-        follow(h, evidence)
-        return Point(
-            h=h,
-            F=evidence.log_marginal_likelihood,
-            gradient=evidence.gradient,
-            curvature=start.curvature(evidence),
-            is_certain=evidence.is_minimum,
-            theta=evidence.theta,
-            n_effective=evidence.n_effective_by_block,
-        )
-
-    return evaluate
-
-
-def _evaluation_at_fixed_weights(start: MarginalLikelihood, here: Point) -> Evaluate:
-    def evaluate(h: np.ndarray, theta: np.ndarray, is_near: bool = False) -> Point:
-        there = start.at(h)
-        F = there.find_log_evidence(theta)
-        gradient = there.differentiate_at_fixed_weights(theta)
-        return replace(here, h=h, F=F, gradient=gradient)
-
-    return evaluate

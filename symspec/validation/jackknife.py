@@ -5,12 +5,11 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
-from symspec.laplace.leave_one_out import find_training
+from symspec.laplace.leave_one_out import LeftOut, complete_flux
 from symspec.laplace.posterior import LaplacePosterior
 from symspec.safety.label_errors import find_labels_alone
 from symspec.safety.options import check_number
 from symspec.spectra.resampling import Resampled
-from symspec.spectra.selections import as_flux
 from symspec.spectra.spectra import Spectra
 
 
@@ -21,6 +20,7 @@ def jackknife_intervals(
     Y: ArrayLike | None = None,
     *,
     label_errors: ArrayLike | None = None,
+    ivar: ArrayLike | None = None,
     level: float = 0.68,
 ) -> np.ndarray:
     r"""Intervals of new labels by the jackknife+, which takes no noise to be true.
@@ -39,7 +39,7 @@ def jackknife_intervals(
         With structure="primal" or "dual".
     X_new : array_like, shape (star, pixel), Spectra or Resampled
         The stars to predict, with flux as noisy as that of the training stars.
-    X, Y, label_errors
+    X, Y, label_errors, ivar
         The training stars, as for `LaplacePosterior.leave_one_out`.
     level : float, default 0.68
 
@@ -56,14 +56,12 @@ def jackknife_intervals(
         The stars are not what is expected.
     """
     check_number(level, "level", "between 0 and 1", lambda x: 0 < x < 1)
-    stars = find_training(laplace, X, Y, label_errors)
-    labels = find_labels_alone(stars.labels)
+    flux = complete_flux(laplace, X_new)
+    left_out = LeftOut.of(laplace, None, X, Y, label_errors, ivar)
+    labels = find_labels_alone(left_out.stars.labels)
     known = ~np.isnan(labels)
-    left_out = laplace.leave_one_out(X, Y, label_errors=label_errors)
-    residuals = np.abs(labels - left_out.labels)
-    influence = laplace.influence(X_new, X, Y, label_errors=label_errors)
-    flux, *_ = as_flux(laplace.reg.net, X_new)
-    without = laplace.predict_labels(flux)[:, :, None] - influence
+    residuals = np.abs(labels - left_out.predict().labels)
+    without = laplace.predict_labels(flux)[:, :, None] - left_out.find_influence(flux)
     ends = np.empty((*without.shape[:2], 2))
     for c, stars_with in enumerate(known.T):
         R = residuals[stars_with, c]

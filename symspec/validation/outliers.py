@@ -48,6 +48,7 @@ def find_outliers(
     Y: ArrayLike | None = None,
     *,
     label_errors: ArrayLike | None = None,
+    ivar: ArrayLike | None = None,
     n_worst: int = 20,
 ) -> Outliers:
     """Find the training labels that the noise gave the least weight; nothing is thrown away.
@@ -57,7 +58,7 @@ def find_outliers(
     laplace : LaplacePosterior
     X, Y : array_like, shapes (star, pixel), (star, label)
         The training set, or `Spectra` alone; NaN labels are missing.
-    label_errors : array_like, shape (star, label) or (star, label, label), optional
+    label_errors, ivar : array_like, optional
         As for `fit_laplace`.
     n_worst : int, default 20
         Number of labels to list. Normal noise trusts all alike: then they are those of the largest
@@ -70,7 +71,7 @@ def find_outliers(
     """
     check_count(n_worst, "n_worst")
     reg = laplace.reg
-    flux, labels = check_stars(reg.net, *as_stars(reg.net, X, Y, label_errors))
+    flux, labels = check_stars(reg.net, *as_stars(reg.net, X, Y, label_errors, ivar))
     outputs = laplace.predict_outputs(flux)
     predicted = outputs[:, : reg.net.n_labels]
     values = find_labels_alone(labels)

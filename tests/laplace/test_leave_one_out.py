@@ -65,6 +65,28 @@ def test_a_star_left_out_is_as_if_it_had_not_been_there(case, star):
     assert_entries(case.laplace.influence(case.new)[:, :, star], moved, SOLVED)
 
 
+def test_bad_pixels_are_filled_in_arrays_as_in_spectra(case):
+    ivar = np.ones((N, 6))
+    ivar[4, 2] = ivar[7, 1] = 0.0
+    flux = np.where(ivar == 0, np.nan, case.X[:N])
+    given = {"label_errors": case.errors, "ivar": ivar}
+    spectra = ss.Spectra(flux=flux, ivar=ivar, labels=case.Y, label_errors=case.errors)
+    found = case.laplace.leave_one_out(flux, case.Y, **given)
+    expected = case.laplace.leave_one_out(spectra)
+    assert_entries(found.labels, expected.labels, SOLVED)
+    assert np.abs(found.labels[4] - case.laplace.leave_one_out().labels[4]).max() > 1e-3
+    assert_entries(
+        case.laplace.influence(case.new, flux, case.Y, **given),
+        case.laplace.influence(case.new, spectra),
+        SOLVED,
+    )
+    assert_entries(
+        ss.jackknife_intervals(case.laplace, case.new, flux, case.Y, **given),
+        ss.jackknife_intervals(case.laplace, case.new, spectra),
+        SOLVED,
+    )
+
+
 @pytest.mark.parametrize("group", [2, 5])
 def test_stars_of_a_group_are_left_out_together(case, group):
     refit = case.fit(group != GROUPS)
@@ -223,3 +245,9 @@ def test_missing_pixels_of_new_stars_are_filled_as_for_a_prediction(case):
     assert_entries(
         case.laplace.joint_covariance(spectra), case.laplace.joint_covariance(filled), SOLVED
     )
+    training = {"label_errors": case.errors}
+    intervals = [
+        ss.jackknife_intervals(case.laplace, X, case.X[:N], case.Y, **training)
+        for X in (spectra, filled)
+    ]
+    assert_entries(*intervals, SOLVED)

@@ -311,7 +311,7 @@ BAD = {
     "negative": (-GOOD, "positive standard deviations, got 6"),
     "infinite": (GOOD * np.inf, "positive standard deviations"),
     "unknown": (np.full((3, 2), np.nan), "known where the label is.*missing_label_error='infer'"),
-    "not definite": (np.tile([[1.0, 2.0], [2.0, 1.0]], (3, 1, 1)), "positive definite.*star 0"),
+    "not definite": (np.tile([[1.0, 2.0], [2.0, 1.0]], (3, 1, 1)), "not indefinite.*star 0"),
     "not symmetric": (np.tile([[1.0, 0.5], [0.0, 1.0]], (3, 1, 1)), "symmetric"),
     "of other stars": (GOOD[:2], r"should have shape \(3, 2\)"),
     "of other labels": (GOOD[:, :1], r"should have shape \(3, 2\)"),

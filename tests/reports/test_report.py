@@ -165,6 +165,20 @@ def test_training_stars_are_left_out_in_turn(whole, laplace, training):
     assert worst[0]["z"] == pytest.approx(z[star, c], rel=1e-6)
 
 
+@pytest.mark.usefixtures("_undrawn")
+def test_other_errors_of_the_labels_than_those_of_the_model_are_told(tmp_path, laplace, training):
+    ss.write_laplace(tmp_path / "model.h5", laplace)
+    model = ss.read_laplace(tmp_path / "model.h5")
+    scatter = np.broadcast_to([50.0, 0.1, 0.1], training.labels.shape)
+    words = "its errors of labels were others"
+    for label_errors in (None, scatter):
+        path = tmp_path / "report.html"
+        stars = replace(training, label_errors=label_errors)
+        write_report(path, model, training=stars, overwrite=True)
+        page = Page(path.read_text(encoding="utf-8"))
+        assert (words in page.text) == (label_errors is not None)
+
+
 def test_the_most_influential_stars_are_those_that_move_predictions(
     whole, laplace, training, stars
 ):

@@ -13,7 +13,7 @@ from symspec.derivatives.compiled import compile_jacobian, compile_predict
 from symspec.derivatives.matrices import compile_ggn
 from symspec.derivatives.span import find_span
 from symspec.inverse_hessian.builder import InverseBuilder
-from symspec.training import evidence, marginal_likelihood
+from symspec.training import marginal_likelihood, search
 from symspec.training.hyperparameters import Hyperparameters
 from symspec.training.marginal_likelihood import MarginalLikelihood
 
@@ -305,7 +305,7 @@ def test_alternating_ends_at_a_minimum_where_the_noise_and_prior_are_stationary(
         build_reference(reg.net),
     )
     seen = []
-    last, _ = evidence._alternate(functions, theta, 1e-4, 40, lambda *both: seen.append(both))
+    last, _ = search.alternate(functions, theta, 1e-4, 40, lambda *both: seen.append(both))
     h = last.h
 
     def F(h):

@@ -72,9 +72,12 @@ class StarNoise:
     @property
     def _patterns(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Each set of observed labels (label,) that occurs, and the indices of its stars."""
-        patterns, which = np.unique(self.observed, axis=0, return_inverse=True)
-        for k, seen in enumerate(patterns):
-            yield seen, np.flatnonzero(which.ravel() == k)
+        which = np.zeros(len(self.observed), int)
+        for column in self.observed.T:  # whole numbers: NumPy compares no rows of booleans
+            which = np.unique(2 * which + column, return_inverse=True)[1]
+        for k in range(which.max(initial=-1) + 1):
+            stars = np.flatnonzero(which == k)
+            yield self.observed[stars[0]], stars
 
     def _block(self, seen: np.ndarray, stars: np.ndarray) -> np.ndarray:
         """S of the labels `seen`: (label, label), or (star, label, label) where stars differ."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from symspec.hmc.comparison import HmcComparison
+from symspec.laplace.leave_one_out import LeftOut
 from symspec.laplace.posterior import LaplacePosterior
 from symspec.reports.contents import MATRICES
 from symspec.reports.pages.figures.derivative_figures import Grid, derivative_figures
@@ -34,7 +35,7 @@ from symspec.reports.pages.sample_sections import (
     calibration_section,
     flag_section,
     residual_section,
-    summary_table,
+    summarize,
 )
 from symspec.spectra.resampling import Resampled
 from symspec.spectra.spectra import Spectra
@@ -53,8 +54,10 @@ class Subject:
     laplace : LaplacePosterior
     given : Sample or None
         Predicted stars.
-    left_out : Sample or None
+    left_out : LeftOut or None
         The training stars, each left out in turn.
+    of_left_out : Sample or None
+        Their predictions.
     spectra : Spectra, Resampled or None
         Those of `given`.
     training : Spectra or None
@@ -70,7 +73,8 @@ class Subject:
 
     laplace: LaplacePosterior
     given: Sample | None
-    left_out: Sample | None
+    left_out: LeftOut | None
+    of_left_out: Sample | None
     spectra: Spectra | Resampled | None
     training: Spectra | None
     chosen: tuple[str, ...]
@@ -83,7 +87,7 @@ class Subject:
     @cached_property
     def samples(self) -> list[Sample]:
         """All predicted stars."""
-        return [sample for sample in (self.given, self.left_out) if sample is not None]
+        return [sample for sample in (self.given, self.of_left_out) if sample is not None]
 
 
 def build_page(subject: Subject) -> Page:
@@ -110,6 +114,7 @@ def build_page(subject: Subject) -> Page:
                     laplace,
                     subject.training,
                     subject.left_out,
+                    subject.of_left_out,
                     spectra.spectra if isinstance(spectra, Resampled) else spectra,
                     words,
                 ),
@@ -137,7 +142,7 @@ def _summary_section(subject: Subject) -> Section:
             " derivatives along the spectrum; and the noise, the scatter of training labels."
         ),
         Listing([_verdict(laplace), *(f"{s.heading}: {s.origin}" for s in subject.samples)]),
-        *(summary_table(sample) for sample in subject.samples),
+        *(block for sample in subject.samples for block in summarize(sample)),
     ]
     if not subject.samples:
         blocks.append(

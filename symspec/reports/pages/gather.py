@@ -9,18 +9,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from symspec.derivatives.compiled import compile_objective
+from symspec.derivatives.functions import check_stars
 from symspec.errors import DataError, OptionError, ShapeError
 from symspec.files.surveys import Catalogue, read_catalogue
 from symspec.laplace.identity import hash_network, hash_posterior
+from symspec.laplace.leave_one_out import LeftOut
 from symspec.laplace.posterior import LaplacePosterior
 from symspec.laplace.prediction import Prediction
 from symspec.reports.pages.figures.samples import Sample
 from symspec.reports.pages.figures.words import Words
 from symspec.safety.arrays import as_texts
+from symspec.safety.label_errors import find_labels_alone
 from symspec.spectra.grids import check_grid
 from symspec.spectra.pixels import fill_flux
 from symspec.spectra.resampling import Resampled
-from symspec.spectra.selections import match_labels
+from symspec.spectra.selections import as_stars, match_labels
 from symspec.spectra.spectra import Spectra
 from symspec.validation.calibration import check_true_labels
 
@@ -28,6 +32,7 @@ _CENTERS = {
     "weights": "Labels are those of the network at its weights",
     "linearized": "Labels are those of the network linearised at its weights, at its own minimum",
 }
+SAME_LOSS = {"float64": 1e-6, "float32": 1e-3}  # relative, of the negative log posterior
 SAME_MEAN = 1e-9  # relative, of training spectra that are those of the model
 
 
@@ -115,20 +120,19 @@ def gather_catalogue(
 _SHOWN = ("SYMSPEC", "NETHASH", "MODHASH", "DATAHASH", "UNCERT", "RESAMPLE", "CALFROM", "FILL")
 
 
-def gather_left_out(
-    laplace: LaplacePosterior, words: Words, training: Spectra, center: str
-) -> Sample | None:
+def leave_out(laplace: LaplacePosterior, words: Words, training: Spectra) -> LeftOut | None:
     """Training stars, each left out in turn; None where this inverse Hessian cannot tell.
+
+    Labels and their errors are those that the posterior holds, or those of `training`.
 
     Raises
     ------
     DataError
-        They are not those that the model was trained on, or have no labels.
+        They are not the stars that the model was trained on, or have no labels.
     """
     net = laplace.reg.net
     check_grid(net, training, "the training stars")
-    truth = match_labels(training, net)
-    if truth is None:
+    if match_labels(training, net) is None:
         raise DataError(
             f"the training {words.many} should have the labels {', '.join(net.label_names)}, got"
             " none of them: give the file that the model was trained on."
@@ -142,18 +146,41 @@ def gather_left_out(
     inverse = laplace.inverse_hessian
     if laplace.curvature != "ggn" or not inverse.is_complete or inverse.accuracy == "interval":
         return None
-    how = (
-        "" if inverse.accuracy == "exact" else f", by an inverse Hessian that is {inverse.accuracy}"
+    held = laplace.training_stars is not None
+    return LeftOut.of(laplace, None, None if held else training)
+
+
+def gather_left_out(left_out: LeftOut, words: Words, training: Spectra, center: str) -> Sample:
+    """Predictions of the training stars, each left out in turn."""
+    laplace = left_out.laplace
+    accuracy = laplace.inverse_hessian.accuracy
+    how = "" if accuracy == "exact" else f", by an inverse Hessian that is {accuracy}"
+    warning = (
+        "The negative log posterior of these labels and their errors is another one than that which"
+        " the model was fitted to: its errors of labels were others, and what follows is not"
+        " calibrated."
     )
     return Sample(
         heading=f"Training {words.many}, each left out in turn",
         origin=f"{_CENTERS[center]}, each {words.one} predicted as if it had been left out of"
         f" training, without training again: exact for the network linearised at its weights{how}."
-        " Their errors hold no part of the flux.",
-        prediction=laplace.leave_one_out(training, center=center),
-        true_labels=truth,
+        " Noise holds the errors that these labels came with.",
+        prediction=left_out.predict(center),
+        true_labels=find_labels_alone(left_out.stars.labels),
         ids=training.ids,
+        warning="" if has_loss_of(laplace, training) else warning,
     )
+
+
+def has_loss_of(laplace: LaplacePosterior, stars: Spectra) -> bool:
+    """Whether flux, labels and their errors give the negative log posterior of the model."""
+    if laplace.training_stars is not None:
+        return True
+    X, Y, _ = as_stars(laplace.reg.net, stars)
+    objective = compile_objective(laplace.reg, backend=laplace.backend, dtype=laplace.dtype)
+    found, _ = objective(laplace.theta, *check_stars(laplace.reg.net, X, Y))
+    tolerance = SAME_LOSS[laplace.dtype]
+    return bool(np.isclose(found, laplace.negative_log_posterior, rtol=tolerance, atol=tolerance))
 
 
 def _has_mean_of(laplace: LaplacePosterior, stars: Spectra) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from symspec.errors import OptionError
+from symspec.laplace.leave_one_out import LeftOut
 from symspec.laplace.posterior import LaplacePosterior
 from symspec.reports.pages.figures.parts import Block, Cell, Paragraph, Section, Table
 from symspec.reports.pages.figures.samples import Sample
@@ -20,7 +21,8 @@ MOST_MOVED = 100  # stars whose predictions are looked at
 def influence_section(
     laplace: LaplacePosterior,
     training: Spectra | None,
-    left_out: Sample | None,
+    left_out: LeftOut | None,
+    of_left_out: Sample | None,
     stars: Spectra | None,
     words: Words,
 ) -> Section:
@@ -31,8 +33,10 @@ def influence_section(
     laplace : LaplacePosterior
     training : Spectra, optional
         The training stars, filled.
-    left_out : Sample, optional
+    left_out : LeftOut, optional
         These, each left out in turn.
+    of_left_out : Sample, optional
+        Their predictions.
     stars : Spectra, optional
         Stars whose predictions are moved; by default the training stars.
     words : Words
@@ -46,7 +50,7 @@ def influence_section(
                 " labels contradict all others."
             )
         ]
-    elif left_out is None:
+    elif left_out is None or of_left_out is None:
         blocks = [
             Paragraph(
                 f"Training {words.many} cannot be left out in turn: that takes the Gauss-Newton"
@@ -55,7 +59,10 @@ def influence_section(
             )
         ]
     else:
-        blocks = [_list_suspicious(left_out, words), *_show_moved(laplace, training, stars, words)]
+        blocks = [
+            _list_suspicious(of_left_out, words),
+            *_show_moved(left_out, training, stars, words),
+        ]
     return Section("influence", f"Most influential {words.many}", blocks)
 
 
@@ -85,13 +92,14 @@ def _list_suspicious(left_out: Sample, words: Words) -> Table:
 
 
 def _show_moved(
-    laplace: LaplacePosterior, training: Spectra, stars: Spectra | None, words: Words
+    left_out: LeftOut, training: Spectra, stars: Spectra | None, words: Words
 ) -> list[Block]:
     """Training stars by how far they move the predictions of some stars."""
+    laplace = left_out.laplace
     moved = training if stars is None else stars
     some = moved[pick_evenly(len(moved), MOST_MOVED)]
     try:
-        changes = laplace.influence(some, training)
+        changes = left_out.find_influence(some)
     except OptionError as error:
         return [Paragraph(f"What each of them moves is not known: {error}")]
     errors = laplace.predict(some, progress=False).errors

@@ -30,8 +30,16 @@ ASKED = (0.68, 0.95)  # levels that everybody asks for
 MOST_LISTED = 100  # stars in a table
 
 
-def summary_table(sample: Sample) -> Table:
-    """One row a label: what a reader wants to know first."""
+def summarize(sample: Sample) -> list[Block]:
+    """What a reader wants to know first, one row a label."""
+    return [*_warn(sample), _summary_table(sample)]
+
+
+def _warn(sample: Sample) -> list[Block]:
+    return [Paragraph(sample.warning, "warning")] if sample.warning else []
+
+
+def _summary_table(sample: Sample) -> Table:
     columns = ["label", *sample.find_budget()]
     tested = [*_test_columns(sample)] if sample.is_tested else []
     rows: list[list[Cell]] = []

@@ -24,6 +24,7 @@ from symspec.reports.pages.gather import (
     gather_catalogue,
     gather_given,
     gather_left_out,
+    leave_out,
     refuse_both,
 )
 from symspec.safety.whole_files import check_target, replace_when_complete
@@ -138,9 +139,14 @@ def write_report(
         given, of_catalogue = gather_catalogue(laplace, words, catalogue)
         lines |= of_catalogue
     center = "weights" if given is None else given.prediction.center
-    left_out = None if training is None else gather_left_out(laplace, words, training, center)
+    left_out = None if training is None else leave_out(laplace, words, training)
+    if training is None or left_out is None:
+        of_left_out = None
+    else:
+        of_left_out = gather_left_out(left_out, words, training, center)
     subject = Subject(
-        laplace=laplace, given=given, left_out=left_out, spectra=stars, training=training,
+        laplace=laplace, given=given, left_out=left_out, of_left_out=of_left_out, spectra=stars,
+        training=training,
         chosen=tuple(chosen), audit=audit, comparison=comparison, words=words, title=title,
         about=lines,
     )  # fmt: skip

@@ -37,6 +37,8 @@ class Sample:
         In that case, those that the catalogue holds.
     level : float or None
         Their level.
+    warning : str
+        What a reader has to know before the numbers; empty if there is nothing.
     """
 
     heading: str
@@ -47,6 +49,7 @@ class Sample:
     has_tails: bool = True
     interval: np.ndarray | None = None
     level: float | None = None
+    warning: str = ""
 
     def __len__(self) -> int:
         return len(self.prediction.labels)

@@ -1,0 +1,120 @@
+"""The largest evidence F: by its gradient, at weights that move with it, in turn, or stay."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+
+from symspec.inverse_hessian.builder import InverseBuilder
+from symspec.training.climb import SHORTER, Evaluate, Point, climb
+from symspec.training.hyperparameters import Hyperparameters
+from symspec.training.linearized import linearize
+from symspec.training.marginal_likelihood import Evidence, EvidenceFunction, MarginalLikelihood
+
+STEPS_AT_FIXED_WEIGHTS = 30
+FEW_ROWS = 2400  # labels of stars, of which F costs a second; of more than twice as many, a minute
+
+Follow = Callable[[np.ndarray, Evidence], None]  # called with h (entry,) and what holds there
+Summit = tuple[Point, bool]  # of `climb`
+
+
+def maximize_linearized(
+    builder: InverseBuilder,
+    hyperparameters: Hyperparameters,
+    theta: np.ndarray,
+    tolerance: float,
+    max_evaluations: int,
+    follow: Follow,
+) -> Summit:
+    """Climb to the largest F of the network linearised at `theta` (param,).
+
+    Of many stars a random share, for which F costs next to nothing, gives the start.
+    """
+    start = linearize(builder, hyperparameters, theta)
+    n_rows = int(builder.observed.sum())
+    if n_rows > 2 * FEW_ROWS and builder.inverse.linear_space == "data":
+        n_stars = FEW_ROWS * len(builder.labelled) // n_rows
+        few = linearize(builder.with_stars(builder.pick_stars(n_stars)), hyperparameters, theta)
+        near, _ = maximize(few, theta, tolerance, max_evaluations, lambda h, evidence: None)
+        start = start.at(near.h)
+    return maximize(start, theta, tolerance, max_evaluations, follow)
+
+
+def maximize(
+    start: EvidenceFunction,
+    theta: np.ndarray,
+    tolerance: float,
+    max_evaluations: int,
+    follow: Follow,
+) -> Summit:
+    """Climb to the largest F by its gradient, from the weights `theta`.
+
+    The noise goes first, which the labels determine best: far from it, no prior is right.
+    """
+    evaluate = _evaluation(start, follow)
+    limits = start.hyperparameters.limits
+    here = evaluate(start.h, theta)
+    leading = start.hyperparameters.is_noise
+    return climb(evaluate, here, limits, tolerance, max_evaluations - 1, leading)
+
+
+def alternate(
+    start: MarginalLikelihood,
+    theta: np.ndarray,
+    tolerance: float,
+    max_evaluations: int,
+    follow: Follow,
+) -> Summit:
+    """Maximise F at fixed weights and minimise U, in turn until neither changes.
+
+    Where F at the minimum falls, the step in h is shortened.
+    """
+    evaluate = _evaluation(start, follow)
+    limits = start.hyperparameters.limits
+    here = evaluate(start.h, theta)
+    share = 1.0
+    for _ in range(max_evaluations - 1):
+        if share == 1.0:
+            at_fixed_weights = _evaluation_at_fixed_weights(start, here)
+            target, _ = climb(at_fixed_weights, here, limits, tolerance, STEPS_AT_FIXED_WEIGHTS)
+        step = share * (target.h - here.h)
+        if 0.5 * np.sum(here.curvature * step**2) <= tolerance:
+            break
+        there = evaluate(here.h + step, here.theta)
+        if there.is_above(here):
+            here = there
+            share = 1.0
+        else:
+            share *= SHORTER
+    return here, False  # the gradient at fixed weights does not tell where F ends
+
+
+def _evaluation(start: EvidenceFunction, follow: Follow) -> Evaluate:
+    """F at h and the minimum near given weights, told to `follow`."""
+
+    def evaluate(h: np.ndarray, theta: np.ndarray, is_near: bool = False) -> Point:
+        evidence = start.at(h).evaluate(theta, is_near=is_near)
+        follow(h, evidence)
+        return Point(
+            h=h,
+            F=evidence.log_marginal_likelihood,
+            gradient=evidence.gradient,
+            curvature=start.curvature(evidence),
+            is_certain=evidence.is_minimum,
+            theta=evidence.theta,
+            n_effective=evidence.n_effective_by_block,
+        )
+
+    return evaluate
+
+
+def _evaluation_at_fixed_weights(start: MarginalLikelihood, here: Point) -> Evaluate:
+    def evaluate(h: np.ndarray, theta: np.ndarray, is_near: bool = False) -> Point:
+        there = start.at(h)
+        F = there.find_log_evidence(theta)
+        gradient = there.differentiate_at_fixed_weights(theta)
+        return replace(here, h=h, F=F, gradient=gradient)
+
+    return evaluate
