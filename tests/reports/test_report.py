@@ -8,6 +8,7 @@ import pytest
 from astropy.table import Table as AstropyTable
 from browser import Browser, find_browser
 from html_pages import Page, leave_undrawn
+from test_hmc_plots import build_comparison
 
 import symspec as ss
 from symspec.errors import DataError, FileKeptError, OptionError, ShapeError
@@ -347,6 +348,21 @@ def test_audit_and_verdict_are_shown_where_they_are(tmp_path, laplace, audit):
     page = Page(path.read_text(encoding="utf-8"))
     [table] = page.tables("Model error by each structure")
     assert table[0]["median"] == pytest.approx(np.median(audit.ratio[0, :4, 0]))
+    assert "LOGG: Laplace too small" in page.text
+
+
+def test_the_comparison_with_hmc_is_shown_with_its_verdict(tmp_path, laplace):
+    rng = np.random.default_rng(0)
+    f = rng.normal([5000.0, 4.0, 0.0], [50.0, 0.2, 0.1], size=(4, 60, 7, 3))
+    mean = np.broadcast_to([5000.0, 4.0, 0.0], (7, 3))
+    comparison = build_comparison(f, mean, np.broadcast_to([50.0, 0.1, 0.1], (7, 3)))
+    path = write_report(tmp_path / "report.html", laplace, comparison=comparison)
+    page = Page(path.read_text(encoding="utf-8"))
+    [table] = page.tables("Medians over 7 stars")
+    np.testing.assert_allclose(
+        [row["ratio"] for row in table], np.median(comparison.sd_ratio, axis=0), rtol=1e-12
+    )
+    assert [row["verdict"] for row in table] == list(comparison.verdict)
     assert "LOGG: Laplace too small" in page.text
 
 
