@@ -382,6 +382,24 @@ def test_noise_with_wide_tails_of_another_model_is_not_taken_for_normal(
     np.testing.assert_allclose([row["in 90 %"] for row in table], expected, atol=1e-12)
 
 
+@pytest.mark.usefixtures("_undrawn")
+def test_noise_with_wide_tails_of_this_model_gives_every_interval(tmp_path, laplace, stars):
+    noise = ss.StudentTNoise([300.0, 0.4, 0.2], [2.0, 3.0, 4.0])
+    wide = replace(laplace, reg=laplace.reg.with_noise(noise))
+    catalogue = tmp_path / "catalogue.fits"
+    ss.predict_survey(catalogue, wide, stars, progress=False)
+    path = write_report(tmp_path / "report.html", wide, catalogue=catalogue)
+    page = Page(path.read_text(encoding="utf-8"))
+    prediction = wide.predict(stars)
+    [table] = page.tables("Shares of known labels within their intervals")
+    shares = [[row["in 68 %"], row["in 95 %"]] for row in table]
+    np.testing.assert_allclose(shares, ss.coverage(prediction, stars.labels).T, atol=1e-12)
+    [residuals] = page.tables("Predicted less known labels")
+    z = (prediction.labels - stars.labels) / prediction.half_width(0.682689492137086)
+    scatter = [row["scatter of z"] for row in residuals]
+    np.testing.assert_allclose(scatter, ss.sigma_mad(z), rtol=1e-9)
+
+
 # --- files
 
 

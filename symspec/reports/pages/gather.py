@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -234,8 +235,8 @@ def _check_labels(laplace: LaplacePosterior, names: tuple[str, ...]) -> None:
         )
 
 
-def refuse_both(catalogue: object, **others: object) -> None:
-    """Refuse a catalogue beside what it brings itself.
+def check_given(catalogue: object, chosen: Sequence[str], **others: object) -> None:
+    """Refuse a catalogue beside what it brings itself, and chosen stars without their spectra.
 
     Raises
     ------
@@ -246,4 +247,8 @@ def refuse_both(catalogue: object, **others: object) -> None:
         raise OptionError(
             f"catalogue should be given alone, as it brings what {given[0]} is, got both: leave one"
             " of them out."
+        )
+    if chosen and "stars" not in given:
+        raise OptionError(
+            "chosen needs the spectra of these stars, got none: give stars, or leave it out."
         )

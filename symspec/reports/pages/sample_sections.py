@@ -28,6 +28,7 @@ from symspec.spectra.spectra import with_unit
 
 ASKED = (0.68, 0.95)  # levels that everybody asks for
 MOST_LISTED = 100  # stars in a table
+MOST_CELLS = 3000  # of numbers in it
 
 
 def summarize(sample: Sample) -> list[Block]:
@@ -133,7 +134,8 @@ def _show_budget(sample: Sample, words: Words) -> list[Block]:
 def _list_stars(sample: Sample, words: Words) -> Table:
     """Labels and errors of the first stars."""
     prediction = sample.prediction
-    n = min(len(sample), MOST_LISTED)
+    n_cells = (3 if sample.is_tested else 2) * len(prediction.label_names)
+    n = min(len(sample), MOST_LISTED, max(1, MOST_CELLS // n_cells))
     columns = [words.one]
     for title in _titles(sample):
         columns += [title, "error", *(["known"] if sample.is_tested else [])]

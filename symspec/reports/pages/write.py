@@ -21,11 +21,11 @@ from symspec.reports.pages.figures.parts import Page
 from symspec.reports.pages.figures.words import Words
 from symspec.reports.pages.figures.zooms import read_bokeh
 from symspec.reports.pages.gather import (
+    check_given,
     gather_catalogue,
     gather_given,
     gather_left_out,
     leave_out,
-    refuse_both,
 )
 from symspec.safety.whole_files import check_target, replace_when_complete
 from symspec.spectra.resampling import Resampled
@@ -34,6 +34,7 @@ from symspec.validation.audit import StructureAudit
 from symspec.version import __version__
 
 SUFFIXES = (".html", ".htm")
+MOST_BYTES = 6e6  # of a page whose figures can be zoomed
 _HERE = Path(__file__).parent
 _TEMPLATE = "page.html.j2"
 
@@ -127,11 +128,9 @@ def write_report(
     path = Path(path)
     check_report(path, overwrite=overwrite)
     words = Words.of(object_name)
-    refuse_both(catalogue, stars=stars, prediction=prediction, true_labels=true_labels, ids=ids)
-    if chosen and stars is None:
-        raise OptionError(
-            "chosen needs the spectra of these stars, got none: give stars, or leave it out."
-        )
+    check_given(
+        catalogue, chosen, stars=stars, prediction=prediction, true_labels=true_labels, ids=ids
+    )
     lines = dict(about or {})
     if catalogue is None:
         given = gather_given(laplace, words, stars, prediction, true_labels, ids)
@@ -150,7 +149,10 @@ def write_report(
         chosen=tuple(chosen), audit=audit, comparison=comparison, words=words, title=title,
         about=lines,
     )  # fmt: skip
-    html = render(build_page(subject))
+    page = build_page(subject)
+    html = render(page)
+    if len(html) > MOST_BYTES:
+        html = render(page.without_zooms())
     with replace_when_complete(path, overwrite=overwrite) as temporary:
         temporary.write_text(html, encoding="utf-8")
     return path

@@ -29,8 +29,8 @@ MOST_WINDOWS = 24  # rows of a table
 _NAMES_OF_LINES = 0.85  # inches above the panels
 _FLUX_PANEL = 0.6  # height, in those of the others
 ZOOM_FROM = 300  # pixels that a page has room for
-MOST_BYTES = 1.6e6  # of the pictures of a page
-MOST_ZOOMED = 400_000  # numbers in the zoomable figures of a page, of 4 bytes
+MOST_BYTES = 1.2e6  # of the pictures of a page
+MOST_ZOOMED = 250_000  # numbers in the zoomable figures of a page, of 4 bytes
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -98,19 +98,21 @@ def derivative_figures(
 
 
 def _count_numbers(grid: Grid, derivatives: Sequence[Derivatives], scatter: object) -> int:
-    """Numbers in a label's zoomable figure."""
-    n_rows = 2 + (scatter is not None) + (derivatives[0].share is not None)  # one is the flux
-    return grid.x.size * (1 + n_rows * len(derivatives))
+    """Numbers in a label's zoomable figure: x, the flux, and the rows of each spectrum."""
+    n_rows = 1 + (scatter is not None) + (derivatives[0].share is not None)
+    return grid.x.size * (2 + n_rows * len(derivatives))
 
 
 def _choose_zoomed(
     grid: Grid, derivatives: Sequence[Derivatives], scatter: np.ndarray | None
 ) -> Sequence[Derivatives]:
-    """All, or the first alone where all would be more than a page should hold; none of few."""
+    """As many as a page has room for, but at least the first; none of few pixels."""
     if grid.x.size < ZOOM_FROM:
         return []
-    n = grid.net.n_labels * _count_numbers(grid, derivatives, scatter)
-    return derivatives if n <= MOST_ZOOMED else derivatives[:1]
+    some = derivatives
+    while len(some) > 1 and grid.net.n_labels * _count_numbers(grid, some, scatter) > MOST_ZOOMED:
+        some = some[:-1]
+    return some
 
 
 def _count_zooms(grid: Grid, zoomed: Sequence[Derivatives], scatter: np.ndarray | None) -> int:
@@ -175,7 +177,9 @@ def _draw_image(
 
 def _rasterize(panel: Axes, n_pixels: int) -> None:
     for line in panel.lines:
-        line.set_rasterized(n_pixels > MOST_VECTORS and np.size(line.get_xdata()) == n_pixels)
+        is_bitmap = n_pixels > MOST_VECTORS and np.size(line.get_xdata()) == n_pixels
+        line.set_rasterized(is_bitmap)
+        line.set_antialiased(not is_bitmap)  # shades of grey take most of a bitmap's bytes
 
 
 def _name_axis(kind: str, unit: str) -> str:
@@ -247,8 +251,9 @@ def _zoom(
         )
         for kind in find_rows(c, derivatives[0], scatter)
     ]
-    flux = Curves(name="flux", values={one.name: one.flux for one in derivatives})
-    label = f"Zoom into the derivatives of {grid.net.label_names[c]}"
+    flux = Curves(name="flux", values={derivatives[0].name: derivatives[0].flux})
+    names = ", ".join(one.name for one in derivatives)
+    label = f"Zoom into the derivatives of {grid.net.label_names[c]} ({names})"
     item = build_zoom(grid.x, grid.name, [flux, *curves], grid.lines)
     return Zoom(name=f"zoom-{c + 1}", label=label, item=item)
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 PANEL = (3.7, 3.0)  # inches
 MARGINS = (0.78, 0.15, 0.52, 0.12)  # of a panel: left, right, below, above, in inches
-MOST_VECTORS = 300  # points of one panel that are drawn as such: more become a bitmap in the SVG
+MOST_VECTORS = 100  # points of one panel that are drawn as such: more become a bitmap in the SVG
 DPI = 96  # pixels of a page in an inch
 BITMAP_DPI = 120
 _DIGITS = 6  # of places in a figure, whose last ones depend on the order of a solver's steps
@@ -51,7 +51,9 @@ def page_style() -> Iterator[None]:
 def draw_panel(draw: Callable[[Axes], None], alt: str) -> Image:
     """A picture of one panel, which `draw` fills."""
     figure = new_figure(PANEL, MARGINS)
-    draw(figure.subplots())
+    panel = figure.subplots()
+    draw(panel)
+    panel.locator_params(axis="x", nbins=5)
     return as_image(figure, alt)
 
 

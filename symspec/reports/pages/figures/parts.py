@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 
@@ -105,6 +105,22 @@ class Page:
 
     title: str
     sections: Sequence[Section]
+
+    def without_zooms(self) -> Page:
+        """The same with figures that stand still."""
+
+        def still(blocks: Sequence[Block]) -> list[Block]:
+            return [replace(one, zoom=None) if isinstance(one, Figure) else one for one in blocks]
+
+        sections = [
+            replace(
+                section,
+                blocks=still(section.blocks),
+                parts=[replace(part, blocks=still(part.blocks)) for part in section.parts],
+            )
+            for section in self.sections
+        ]
+        return replace(self, sections=sections)
 
     @property
     def zooms(self) -> list[Zoom]:

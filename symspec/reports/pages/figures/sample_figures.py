@@ -25,7 +25,7 @@ _PART_STYLES = {
     "noise": (COLOURS[2], ":"),
     "total": ("black", "-"),
 }
-MOST_PANELS = 8  # of a figure: a page has room for no more
+MOST_PANELS = 6  # of a figure: a page has room for no more
 OUTERMOST = 5.0  # z beyond which points stand at the edge
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from symspec.reports.plots import COLOURS, GREY
 
 _HEIGHT = 180  # pixels of a page
+_LEGEND = 45
 _TOOLS = "xbox_zoom,xpan,xwheel_zoom,reset"
 
 
@@ -26,14 +27,20 @@ class Curves:
 def build_zoom(
     x: np.ndarray, x_name: str, curves: Sequence[Curves], lines: Mapping[str, float]
 ) -> dict[str, Any]:
-    """What `Bokeh.embed.embed_item` takes: panels one above the other, which zoom together."""
+    """What `Bokeh.embed.embed_item` takes: panels one above the other, which zoom together.
+
+    Lines are named in the first panel, stars in the second.
+    """
     from bokeh.embed import json_item
     from bokeh.layouts import gridplot
-    from bokeh.models import Range1d
+    from bokeh.models import ColumnDataSource, Range1d
 
-    ends = (float(x.min()), float(x.max()))
-    x_range = Range1d(*ends, bounds="auto")
-    panels = [_draw(x, one, lines, x_range, is_first=one is curves[0]) for one in curves]
+    columns = {f"{i}/{name}": y for i, one in enumerate(curves) for name, y in one.values.items()}
+    source = ColumnDataSource({name: np.float32(y) for name, y in {"x": x, **columns}.items()})
+    x_range = Range1d(float(x.min()), float(x.max()), bounds="auto")
+    panels = [_draw(source, i, one, x_range, has_legend=i == 1) for i, one in enumerate(curves)]
+    for panel in panels:
+        _mark(panel, lines, has_names=panel is panels[0])
     panels[-1].xaxis.axis_label = x_name
     grid = gridplot(
         [[panel] for panel in panels],
@@ -52,37 +59,38 @@ def read_bokeh() -> str:
     return "\n".join(Resources(mode="inline", components=["bokeh"], minified=True).js_raw)
 
 
-def _draw(
-    x: np.ndarray, curves: Curves, lines: Mapping[str, float], x_range: Any, *, is_first: bool
-) -> Any:
-    from bokeh.models import ColumnDataSource, Label, Span
+def _draw(source: Any, number: int, curves: Curves, x_range: Any, *, has_legend: bool) -> Any:
     from bokeh.plotting import figure
 
     panel = figure(
-        height=_HEIGHT,
+        height=_HEIGHT + _LEGEND * has_legend,
         sizing_mode="stretch_width",
         x_range=x_range,
         tools=_TOOLS,
         active_drag="xbox_zoom",
         output_backend="canvas",
     )
-    columns = {f"y{i}": np.float32(y) for i, y in enumerate(curves.values.values())}
-    source = ColumnDataSource({"x": x, **columns})
     for i, name in reversed(list(enumerate(curves.values))):  # the first on top
         colour = "black" if i == 0 else COLOURS[(i - 1) % len(COLOURS)]
-        legend = {"legend_label": name} if is_first and len(curves.values) > 1 else {}
-        panel.line("x", f"y{i}", source=source, line_color=colour, line_width=1.0, **legend)
-    for name, at in lines.items():
-        panel.add_layout(Span(location=at, dimension="height", line_color=GREY, line_width=0.5))
-        if is_first:
-            panel.add_layout(_name_line(Label, name, at))
+        legend = {"legend_label": name} if has_legend and len(curves.values) > 1 else {}
+        panel.line("x", f"{number}/{name}", source=source, line_color=colour, **legend)
     panel.axis.axis_label_text_font_style = "normal"
     panel.yaxis.axis_label = curves.name
     panel.yaxis.axis_label_text_font_size = "9pt"
     if panel.legend:
         panel.legend.orientation = "horizontal"
+        panel.legend[0].items = panel.legend[0].items[::-1]
         panel.add_layout(panel.legend[0], "above")
     return panel
+
+
+def _mark(panel: Any, lines: Mapping[str, float], *, has_names: bool) -> None:
+    from bokeh.models import Label, Span
+
+    for name, at in lines.items():
+        panel.add_layout(Span(location=at, dimension="height", line_color=GREY, line_width=0.5))
+        if has_names:
+            panel.add_layout(_name_line(Label, name, at))
 
 
 def _name_line(label: Any, name: str, at: float) -> Any:
