@@ -82,6 +82,7 @@ from symspec.errors import (
     ShapeError,
     SymspecError,
     TooLargeError,
+    UnsettledEvidenceWarning,
     UnusedDataWarning,
     ValuesDroppedWarning,
 )
@@ -301,6 +302,7 @@ __all__ = [
     "MissingPixelsWarning",
     "EdgeOfRangeWarning",
     "SeveralMaximaWarning",
+    "UnsettledEvidenceWarning",
     "UnusedDataWarning",
     "AssumedUnitWarning",
     "ValuesDroppedWarning",

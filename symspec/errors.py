@@ -84,6 +84,10 @@ class SeveralMaximaWarning(UserWarning):
     """The evidence has several maxima; which one is found depends on rounding, so on units."""
 
 
+class UnsettledEvidenceWarning(NotAtMinimumWarning, SeveralMaximaWarning):
+    """No minimum was reached at which the evidence holds: rounding decides where it ended."""
+
+
 class UnusedDataWarning(UserWarning):
     """A file holds arrays, HDUs or columns that were not read; the message names them."""
 

@@ -31,7 +31,7 @@ BELOW = {
     "inverse_hessian": "derivatives",
     "training.steps": "inverse_hessian",
     "training": "training.steps spectra",
-    "laplace": "inverse_hessian spectra",
+    "laplace": "training.steps spectra",
     "validation": "laplace",
     "fitting": "validation training",
     "hmc": "laplace",

@@ -46,8 +46,8 @@ CONTRACT = {
     "errors and warnings": "SymspecError ShapeError DataError OptionError FileFormatError"
     " FileKeptError MissingDependencyError TooLargeError DiskFullError DivergedError"
     " NotAtMinimumError NotPositiveDefiniteError NotAtMinimumWarning MissingPixelsWarning"
-    " EdgeOfRangeWarning SeveralMaximaWarning UnusedDataWarning ValuesDroppedWarning"
-    " AssumedUnitWarning",
+    " EdgeOfRangeWarning SeveralMaximaWarning UnsettledEvidenceWarning UnusedDataWarning"
+    " ValuesDroppedWarning AssumedUnitWarning",
 }
 # positional names in their order, then "*", then those that go by keyword
 SIGNATURES = {

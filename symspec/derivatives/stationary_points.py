@@ -62,9 +62,11 @@ class LowestCurvature:
 
 
 def find_lowest_curvature(
-    product: Product, inverse: LinearOperator, n_products: int
+    product: Product, inverse: LinearOperator, n_products: int, n_held: int = 0
 ) -> LowestCurvature:
     """Lowest eigenpair of the pencil of the Hessian and the inverse of `inverse`.
+
+    `inverse` may be zero in `n_held` directions: the pencil is that of the others.
 
     Dense for up to `DENSE_LIMIT` parameters. Otherwise by at most `n_products` products with H: one
     for each step of Lanczos in the inner product of A, beside one with A^-1, and one for the
@@ -74,7 +76,8 @@ def find_lowest_curvature(
     """
     n = inverse.shape[0]
     if n <= DENSE_LIMIT:
-        return _find_dense(np.stack([product(e) for e in np.eye(n)]), inverse @ np.eye(n))
+        H = np.stack([product(e) for e in np.eye(n)])
+        return _find_dense(H, inverse @ np.eye(n), n_held)
     lowest = find_lowest(product, inverse, min(n_products, n) - 1)
     direction = lowest.vector / np.linalg.norm(lowest.vector)
     image = product(direction)
@@ -93,12 +96,14 @@ def count_products(n_params: int, n_stars: int) -> int:
     return int(np.clip(PRODUCT_BUDGET / (n_params * n_stars), MIN_PRODUCTS, MAX_PRODUCTS))
 
 
-def _find_dense(H: np.ndarray, inverse: np.ndarray) -> LowestCurvature:
-    H = (H + H.T) / 2
+def _find_dense(H: np.ndarray, inverse: np.ndarray, n_held: int) -> LowestCurvature:
     variances, axes = eigh((inverse + inverse.T) / 2)
-    root = axes * np.sqrt(np.maximum(variances, 0))
+    variances = variances[n_held:]
+    axes = axes[:, n_held:]
+    H = axes.T @ ((H + H.T) / 2) @ axes
+    root = np.sqrt(np.maximum(variances, 0))
     return LowestCurvature(
-        smallest_ratio=float(eigh(root.T @ H @ root, eigvals_only=True)[0]),
+        smallest_ratio=float(eigh(root[:, None] * H * root, eigvals_only=True)[0]),
         smallest_ratio_error=0.0,
         smallest_eigenvalue=float(eigh(H, eigvals_only=True)[0]),
         eigenvalue_error=0.0,

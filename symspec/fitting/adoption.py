@@ -9,7 +9,6 @@ from numpy.typing import ArrayLike
 
 from symspec.derivatives import compiled
 from symspec.errors import DataError, OptionError, ShapeError
-from symspec.fitting.flux_noise import add_flux_noise
 from symspec.fitting.label_scaling import LabelScaling, find_label_scaling, find_scatter
 from symspec.laplace.fit import fit_laplace
 from symspec.laplace.posterior import LaplacePosterior
@@ -25,7 +24,7 @@ from symspec.spectra.pixels import fill_flux
 from symspec.spectra.spectra import Spectra
 from symspec.training.evidence import tune
 
-ROUNDS = {"none": 1, "minimum": 2}  # as the noise of the flux depends on weights that move
+MOVES = ("none", "minimum")
 FLUX_SCALINGS = ("none", "zscore")
 LEAST_NOISE = 1e-3  # of a label's spread, at the start, where a network meets its labels exactly
 START_PRIOR = 1.0
@@ -69,8 +68,7 @@ def adopt_network(
     theta : array_like, shape (param,)
     stars : Spectra
         With labels, in their own units and in the order of the network's outputs; with the errors
-        of the labels where they are known. What the errors of its flux do to a star's labels at
-        these weights counts among these, see `symspec.fitting.flux_noise`.
+        of the labels where they are known.
     move : {"none", "minimum"}
         The weights stay, and noise and prior maximise the evidence of the network linearised there;
         or they go to the minimum of the posterior at the noise and prior of largest evidence, see
@@ -91,7 +89,7 @@ def adopt_network(
         The spectra are not what the network takes, have no labels, or its outputs do not follow
         these labels.
     """
-    check_choice(move, "move", tuple(ROUNDS))
+    check_choice(move, "move", MOVES)
     check_choice(flux_scaling, "flux_scaling", FLUX_SCALINGS)
     weights = np.array(check_theta(theta, net.n_params))
     _check_stars(net, stars)
@@ -108,15 +106,13 @@ def adopt_network(
     prior = scaled_prior(scaled, START_PRIOR)
     reg = Regression(scaled, sigma_noise=sigma, prior_precision=prior)
     with show_progress(progress) as show:
-        for _ in range(ROUNDS[move]):
-            noisy = add_flux_noise(scaled, weights, stars)
-            reg, weights = tune(
-                reg, weights, noisy,
-                move=move == "minimum", structure=structure, memory=memory, progress=show,
-            )  # fmt: skip
+        reg, weights = tune(
+            reg, weights, stars,
+            move=move == "minimum", structure=structure, memory=memory, progress=show,
+        )  # fmt: skip
         show("inverting the Hessian", 0, None)
         laplace = fit_laplace(
-            reg, weights, noisy,
+            reg, weights, stars,
             structure=structure, memory=memory, require_minimum=False, progress=show,
         )  # fmt: skip
     return Adopted(laplace=laplace, label_scaling=scaling)

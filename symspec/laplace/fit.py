@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -38,6 +40,8 @@ from symspec.spectra.pixels import NOISELESS
 from symspec.spectra.resampling import Resampled
 from symspec.spectra.selections import as_stars
 from symspec.spectra.spectra import Spectra
+from symspec.training.steps.proofs import KinkProof, find_kink_proof
+from symspec.training.steps.shared import find_shared_objective
 from symspec.version import __version__
 
 SHIFT_STARS = 256  # training stars over which the effect of a Newton step is averaged
@@ -74,8 +78,9 @@ def fit_laplace(
         Standard deviations or covariances of errors that the labels came with, in their units.
         They add to the noise. `Spectra` bring their own.
     ivar : array_like, shape (star, pixel), optional
-        Inverse variance of the training flux X, of which only zeros count: such pixels are filled
-        by what the other pixels and stars tell of them. `Spectra` bring their own.
+        Inverse variance of the training flux X. Pixels where it is 0 are filled by what the other
+        pixels and stars tell of them; elsewhere it says how much of the labels' scatter the errors
+        of the training flux explain, see `symspec.laplace`. `Spectra` bring their own.
     curvature : {"ggn", "hessian"}
         The generalised Gauss-Newton matrix, always positive definite, or the exact Hessian.
     structure : str, default "auto"
@@ -119,6 +124,7 @@ def fit_laplace(
     """
     theta = np.array(check_theta(theta, reg.net.n_params))
     known = _find_ivar(X) if ivar is None else np.atleast_2d(ivar)
+    is_correlated = isinstance(X, Spectra) and X.flux_covariance is not None
     X, Y = check_stars(reg.net, *as_stars(reg.net, X, Y, label_errors, ivar))
     options = dict(options or {})
     fingerprint = ""
@@ -144,7 +150,7 @@ def fit_laplace(
         certified = _certify(builder, inverse, theta)
         laplace = _build_posterior(builder, known, theta, inverse, *certified)
     _report_minimum(laplace.certificate, require_minimum)
-    return laplace
+    return laplace if is_correlated else replace(laplace, flux_variance=_find_flux_variance(known))
 
 
 def _find_ivar(X: ArrayLike | Spectra | Resampled) -> np.ndarray | None:
@@ -189,6 +195,15 @@ def _build_posterior(
     )
 
 
+def _find_flux_variance(ivar: np.ndarray | None) -> np.ndarray | None:
+    """Mean variance of the good pixels (pixel,), 0 of one that never is; None if it is unknown."""
+    if ivar is None or not (0 < np.min(ivar, where=ivar > 0, initial=NOISELESS) < NOISELESS):
+        return None
+    good = ivar > 0
+    variance = np.divide(1.0, ivar, out=np.zeros(ivar.shape), where=good)
+    return variance.sum(axis=0) / np.maximum(good.sum(axis=0), 1)
+
+
 def _find_label_range(Y: Labels) -> np.ndarray:
     """Smallest and largest training label (2, label); NaN for a label that no star has."""
     labels = find_labels_alone(Y)
@@ -211,9 +226,15 @@ def _certify(
     U, gradient = stars.differentiate()
     n_pieces = 1
     step = inverse.cheap() @ gradient
+    search = stars.find_lowest_curvature
     if stars.may_kink and 0.5 * gradient @ step > MAX_DECREMENT:
-        bundle = stars.settle(U, gradient)
-        if bundle.decrement <= MAX_DECREMENT:
+        proof = stars.prove_kink(U, gradient)
+        if proof is not None:
+            n_pieces = proof.n_pieces
+            gradient = proof.slope
+            step = inverse.cheap() @ gradient
+            search = partial(proof.find_lowest_curvature, stars.n_products)
+        elif (bundle := stars.settle(U, gradient)).decrement <= MAX_DECREMENT:
             n_pieces = bundle.n_pieces
             gradient = bundle.least
             step = inverse.cheap() @ gradient
@@ -222,7 +243,7 @@ def _certify(
         newton_decrement=0.5 * float(gradient @ step),
         newton_shift=_rms_newton_shift(builder, theta, step),
         n_pieces=n_pieces,
-        search=stars.find_lowest_curvature,
+        search=search,
     )
     if inverse.free.stop - inverse.free.start <= DENSE_LIMIT:
         certificate.decide()
@@ -234,6 +255,7 @@ class _FreeParameters:
 
     def __init__(self, builder: InverseBuilder, inverse: InverseHessian, theta: np.ndarray):
         self.inverse = inverse
+        self.builder = builder
         self.reg = builder.reg
         self.theta = theta
         self.X = builder.X
@@ -261,13 +283,28 @@ class _FreeParameters:
         """Whether U is piecewise smooth, and computed with the digits that tell pieces apart."""
         return not self.reg.net.is_smooth and self.passes["dtype"] == "float64"
 
+    @property
+    def n_products(self) -> int:
+        """Products with the Hessian that a search for its sign may take."""
+        return count_products(self.theta.size, len(self.X))
+
+    def prove_kink(self, U: float, gradient: np.ndarray) -> KinkProof | None:
+        """The proof of a minimum where kinks meet, if all kinks of the network are known."""
+        if self.reg is not self.builder.reg:  # some parameters are held
+            return None
+        shared = find_shared_objective(self.builder)
+        if shared is None:
+            return None
+        place = Place(self.theta, U, gradient)
+        return find_kink_proof(shared, place, self.inverse.cheap(), RADIUS, MAX_DECREMENT)
+
     def settle(self, U: float, gradient: np.ndarray) -> Bundle:
         """Gradients of pieces of U nearby, until some of them cancel or U is lower somewhere.
 
         It takes at most three gradients for each product that a search for the sign may take.
         """
         objective = compiled.compile_objective(self.reg, **self.passes)
-        n_products = count_products(self.theta.size, len(self.X))
+        n_products = self.n_products
         bundle = Bundle(Place(self.theta, U, gradient), self.inverse.cheap(), n_products)
         bundle.settle(
             lambda theta: objective(theta, self.X, self.Y),
@@ -292,7 +329,7 @@ class _FreeParameters:
             matvec=lambda v: (cheap @ _embed(v, cheap.shape[0], free))[free],
             dtype=np.float64,
         )
-        return find_lowest_curvature(multiply, restricted, count_products(n, len(self.X)))
+        return find_lowest_curvature(multiply, restricted, self.n_products)
 
 
 def _embed(v: np.ndarray, size: int, where: slice) -> np.ndarray:

@@ -24,7 +24,7 @@ from scipy.optimize import minimize as scipy_minimize
 
 from symspec.derivatives.functions import check_stars
 from symspec.derivatives.span import Span, keep_whole, reduce_to_span
-from symspec.errors import NotAtMinimumWarning, OptionError, SeveralMaximaWarning
+from symspec.errors import OptionError, SeveralMaximaWarning, UnsettledEvidenceWarning
 from symspec.inverse_hessian.builder import InverseBuilder
 from symspec.inverse_hessian.choice import APPROXIMATE, INVERSES
 from symspec.networks.regression import Regression
@@ -131,7 +131,7 @@ def tune(
     -----
     EdgeOfRangeWarning
         A hyperparameter reached the edge of its range, a factor of 10,000 from its start.
-    NotAtMinimumWarning
+    UnsettledEvidenceWarning
         No minimum of U was reached at the noise and prior returned, as at the kinks of ReLU.
     SeveralMaximaWarning
         The evidence still rises there, but the minimum of U ends that was followed: the evidence
@@ -239,9 +239,10 @@ def _settle(start: MarginalLikelihood, best: Point, is_end: bool) -> np.ndarray:
     if not (best.is_certain and result.newton_decrement <= MAX_DECREMENT):
         warnings.warn(
             "the weights returned are at no minimum of U at the noise and prior returned: Newton"
-            f" stopped as {result.reason} (decrement {result.newton_decrement:.3g} nats). {advice},"
-            " and so does starts=5.",
-            NotAtMinimumWarning,
+            f" stopped as {result.reason} (decrement {result.newton_decrement:.3g} nats). Elsewhere"
+            " the evidence has several maxima, and rounding decides which one is found."
+            f" {advice}, and so does starts=5.",
+            UnsettledEvidenceWarning,
             stacklevel=3,
         )
     if is_end:

@@ -6,17 +6,21 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
-from scipy.linalg import eigh
+from scipy.linalg import eigh, null_space
 
 import symspec as ss
 from symspec.derivatives import stationary_points as module
+from symspec.derivatives.bundles import Place
 from symspec.derivatives.stationary_points import (
     LowestCurvature,
     count_products,
     find_lowest_curvature,
 )
+from symspec.inverse_hessian.builder import InverseBuilder
 from symspec.inverse_hessian.primal import PrimalInverse
 from symspec.laplace.certificate import MAX_DECREMENT, Certificate
+from symspec.training.steps.proofs import find_kink_proof
+from symspec.training.steps.shared import find_shared_objective
 
 TANH, TANH_FULL = (
     "tanh-1-hidden-2-labels-own-units-missing",
@@ -298,27 +302,74 @@ def test_a_saddle_without_any_gradient_is_not_taken_for_a_minimum():
 # --- kinks ---
 
 
-def test_a_kink_is_certified_by_the_pieces_that_meet_there(tmp_path):
-    """Where a unit turns on at a star, the gradient of neither side vanishes."""
+@pytest.fixture(scope="module")
+def kinked():
+    """A network whose first layer takes the units away, and its end, at kinks."""
     rng = np.random.default_rng(3)
     X = rng.normal(size=(60, 4))
     Y = np.maximum(X[:, :1], 0) - np.maximum(X[:, 1:2], 0) + 0.3 * rng.normal(size=(60, 1))
-    net = ss.mlp([4, 6, 1], activation="relu")
+    net = ss.standardized(ss.mlp([4, 6, 1], activation="relu"), X, Y)
     reg = ss.Regression(net, sigma_noise=0.1, prior_precision=1.0)
     polished = ss.polish(reg, net.init_params(rng), X, Y, progress=False)
     assert polished.at_kink
-    laplace = ss.fit_laplace(reg, polished.theta, X, Y)  # without a warning
+    return reg, polished.theta, X, Y
+
+
+def test_a_kink_is_certified_by_the_pieces_that_meet_there(kinked, tmp_path):
+    """Where a unit turns on at a star, the gradient of neither side vanishes."""
+    reg, theta, X, Y = kinked
+    laplace = ss.fit_laplace(reg, theta, X, Y)  # without a warning
     certificate = laplace.certificate
     assert certificate.n_pieces > 1
-    assert certificate.is_stationary
-    assert "kink" in certificate.message or certificate.is_minimum
-    _, g = ss.compile_objective(reg)(polished.theta, X, Y)
+    assert certificate.newton_decrement < 1e-6
+    assert certificate.is_minimum
+    _, g = ss.compile_objective(reg)(theta, X, Y)
     assert 0.5 * g @ (laplace.inverse_hessian @ g) > MAX_DECREMENT
     assert not (laplace.predict(X).flags & ss.Flag.NOT_AT_MINIMUM).any()
     ss.write_laplace(tmp_path / "model.h5", laplace)
     again = ss.read_laplace(tmp_path / "model.h5").certificate
     assert again.n_pieces == certificate.n_pieces
     assert again.message == certificate.message
+
+
+@pytest.mark.parametrize("unit", [1e-17, 1e12])
+def test_rounding_does_not_decide_on_which_side_of_a_kink_weights_are(kinked, unit):
+    reg, theta, X, Y = kinked
+    net = ss.standardized(ss.mlp([4, 6, 1], activation="relu"), unit * X, Y)
+    certificate = ss.fit_laplace(reg, theta, X, Y).certificate
+    found = ss.fit_laplace(reg.with_network(net), theta, unit * X, Y).certificate
+    jitter = theta * (1 + 1e-13 * np.random.default_rng(0).normal(size=theta.shape))
+    beside = ss.fit_laplace(reg, jitter, X, Y).certificate
+    for other in (found, beside):
+        assert other.n_pieces == certificate.n_pieces
+        np.testing.assert_allclose(other.smallest_ratio, certificate.smallest_ratio, rtol=1e-6)
+        np.testing.assert_allclose(
+            other.newton_decrement, certificate.newton_decrement, rtol=1e-3, atol=1e-12
+        )
+
+
+def test_the_lowest_curvature_at_a_kink_is_that_of_the_ridge(kinked):
+    """Against the Hessian by differences at the shares, on the null space of the kinks' rows."""
+    reg, theta, X, Y = kinked
+    laplace = ss.fit_laplace(reg, theta, X, Y)
+    shared = find_shared_objective(InverseBuilder(reg, X, Y))
+    U, gradient = ss.compile_objective(reg)(theta, X, Y)
+    place = Place(theta, float(U), gradient)
+    proof = find_kink_proof(shared, place, laplace.inverse_hessian, 1e-3, MAX_DECREMENT)
+    held = proof.ridge.held
+    shares = (shared.arguments(theta) > 0).astype(float)
+    shares[tuple(held.kinks.T)] = held.shares
+    gradients = [
+        shared.differentiate(theta + sign * e, shares)[1]
+        for e in 1e-5 * np.eye(theta.size)
+        for sign in (1, -1)
+    ]
+    H = (np.array(gradients[::2]) - gradients[1::2]) / 2e-5
+    along = null_space(shared.rows(theta, shares, held.kinks))
+    A = np.linalg.inv(laplace.inverse_hessian.to_dense())
+    ratios = eigh(along.T @ (H + H.T) @ along / 2, along.T @ A @ along, eigvals_only=True)
+    # differences of gradients of size 100, of rounding 1e-14, over 1e-5
+    np.testing.assert_allclose(laplace.certificate.smallest_ratio, ratios[0], rtol=1e-5)
 
 
 def test_on_a_slope_of_a_piecewise_smooth_network_there_is_no_kink():
