@@ -50,6 +50,8 @@ budget), `.validation` (whether it is true), `.hmc` (the check by Hamiltonian Mo
 `.reports` (figures and tables), `.cli`.
 """
 
+from typing import TYPE_CHECKING, Any
+
 from symspec.safety import interrupts as interrupts  # first: the others take seconds
 
 # isort: split
@@ -169,6 +171,9 @@ from symspec.validation import (
 )
 from symspec.version import __version__ as __version__
 
+if TYPE_CHECKING:
+    from symspec.reports.pages import write_report
+
 __all__ = [
     # networks
     "Network",
@@ -278,6 +283,8 @@ __all__ = [
     "catalogue_dataset",
     "predict_survey",
     "write_jacobian",
+    # reports
+    "write_report",
     # errors and warnings
     "SymspecError",
     "ShapeError",
@@ -300,3 +307,12 @@ __all__ = [
     "AssumedUnitWarning",
     "ValuesDroppedWarning",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import reports when they are first asked for: they take figures and templates along."""
+    if name == "write_report":
+        from symspec.reports.pages import write_report
+
+        return write_report
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
