@@ -43,6 +43,7 @@ from symspec.training.steps.proofs import KinkProof, find_kink_proof
 from symspec.training.steps.shared import find_shared_objective
 from symspec.version import __version__
 
+NEARLY = 1.0  # nats that a bundle of gradients leaves, below which kinks may prove a minimum
 SHIFT_STARS = 256  # training stars over which the effect of a Newton step is averaged
 
 
@@ -216,16 +217,16 @@ def _certify(
     step = inverse.cheap() @ gradient
     search = stars.find_lowest_curvature
     if stars.may_kink and 0.5 * gradient @ step > MAX_DECREMENT:
-        proof = stars.prove_kink(U, gradient)
+        bundle = stars.settle(U, gradient)
+        proof = stars.prove_kink(U, gradient) if bundle.decrement <= NEARLY else None
         if proof is not None:
             n_pieces = proof.n_pieces
             gradient = proof.slope
-            step = inverse.cheap() @ gradient
             search = partial(proof.find_lowest_curvature, stars.n_products)
-        elif (bundle := stars.settle(U, gradient)).decrement <= MAX_DECREMENT:
+        elif bundle.decrement <= MAX_DECREMENT:
             n_pieces = bundle.n_pieces
             gradient = bundle.least
-            step = inverse.cheap() @ gradient
+        step = inverse.cheap() @ gradient
     certificate = Certificate(
         gradient_norm=float(np.abs(gradient).max()),
         newton_decrement=0.5 * float(gradient @ step),
