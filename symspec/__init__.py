@@ -53,6 +53,8 @@ budget), `.validation` (whether it is true), `.hmc` (the check by Hamiltonian Mo
 `.reports` (figures and tables), `.cli`.
 """
 
+from typing import TYPE_CHECKING, Any
+
 from symspec.safety import interrupts as interrupts  # first: the others take seconds
 
 # isort: split
@@ -172,6 +174,9 @@ from symspec.validation import (
 )
 from symspec.version import __version__ as __version__
 
+if TYPE_CHECKING:
+    from symspec.reports.pages import write_report
+
 __all__ = [
     # networks
     "Network",
@@ -283,6 +288,8 @@ __all__ = [
     "catalogue_dataset",
     "predict_survey",
     "write_jacobian",
+    # reports
+    "write_report",
     # errors and warnings
     "SymspecError",
     "ShapeError",
@@ -307,10 +314,21 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> object:
-    """`SpectraRegressor`, which imports scikit-learn, when it is asked for."""
-    if name != "SpectraRegressor":
-        raise AttributeError(f"module 'symspec' has no attribute {name!r}")
+def __getattr__(name: str) -> Any:
+    """Import what takes more packages along when it is first asked for.
+
+    Reports take figures and templates, `SpectraRegressor` scikit-learn.
+    """
+    if name == "write_report":
+        from symspec.reports.pages import write_report
+
+        return write_report
+    if name == "SpectraRegressor":
+        return _import_estimator()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def _import_estimator() -> Any:
     try:
         from symspec.fitting.estimator import SpectraRegressor
     except ModuleNotFoundError as error:

@@ -40,7 +40,9 @@ BELOW = {
     "files.importers.onnx": "files",
     "files.importers": "files.importers.keras files.importers.onnx",
     "reports": "files.importers hmc",
-    "cli.shared": "reports",
+    "reports.pages.figures": "reports",
+    "reports.pages": "reports.pages.figures",
+    "cli.shared": "reports.pages",
     "cli": "cli.shared fitting",
 }
 FOUNDATIONS = {"errors", "version"}  # under the house: every room may import them
@@ -49,7 +51,9 @@ ONLY = {
     "pytensor": "networks.noise networks derivatives hmc",
     "pymc": "hmc",
     "arviz_stats": "hmc",
-    "matplotlib": "reports",
+    "matplotlib": "reports reports.pages.figures",
+    "bokeh": "reports.pages.figures",
+    "jinja2": "reports.pages",
     "typer": "cli cli.shared",
     "onnx": "files.importers.onnx",
     "rich": "safety reports cli cli.shared",
@@ -62,6 +66,8 @@ ONLY = {
 }
 LATE = (
     "matplotlib",
+    "bokeh",
+    "jinja2",
     "astropy",
     "dask",
     "pymc",

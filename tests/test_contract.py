@@ -43,6 +43,7 @@ CONTRACT = {
     " Resampled datasets",
     "files": "read_network write_network import_network import_payne read_regression read_laplace"
     " write_laplace write_catalogue catalogue_dataset predict_survey write_jacobian",
+    "reports": "write_report",
     "errors and warnings": "SymspecError ShapeError DataError OptionError FileFormatError"
     " FileKeptError MissingDependencyError TooLargeError DiskFullError DivergedError"
     " NotAtMinimumError NotPositiveDefiniteError NotAtMinimumWarning MissingPixelsWarning"
@@ -100,6 +101,7 @@ SIGNATURES = {
     " dialect resample overwrite restart progress show",
     "write_jacobian": "path net theta spectra * flux_mean flux_prior fill dtype backend compression"
     " resample overwrite restart progress show",
+    "write_report": "path laplace * stars prediction",
     "LaplacePosterior.predict": "self X * ivar flux_covariance center fill flux flag_options"
     " resume progress",
     "LaplacePosterior.sample": "self n_draws * rng",
@@ -119,7 +121,18 @@ ROOMS = {  # paths of modules that scripts import from, with one name of each
     "symspec.errors": "SymspecError",
     "symspec.cli": "main",
 }
-COMMANDS = {"demo", "train", "fit", "validate", "errors", "jacobian", "audit", "hmc", "info"}
+COMMANDS = {
+    "demo",
+    "train",
+    "fit",
+    "validate",
+    "errors",
+    "jacobian",
+    "audit",
+    "hmc",
+    "report",
+    "info",
+}
 # what `import symspec` loads beside the standard library; numpy.f2py takes charset_normalizer along
 LOADED = {"symspec", "numpy", "scipy", "pytensor", "threadpoolctl"}
 MAY_LOAD = LOADED | {"charset_normalizer", "cython_runtime"}

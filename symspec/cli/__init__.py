@@ -10,6 +10,7 @@
     symspec audit model.h5 stars.h5          what approximations of the inverse Hessian get wrong
     symspec hmc model.h5 stars.h5 draws.nc   the check by Hamiltonian Monte Carlo
     symspec jacobian model.h5 new.h5 J.h5    d label / d flux of every star
+    symspec report model.h5 out.fits r.html  all that a referee asks, as one page
     symspec info FILE                        what a model, a network or a file of spectra holds
 
 Each has `--help` with an example. Spectra are HDF5, npz, FITS, CSV, Excel, JCAMP-DX or folders;

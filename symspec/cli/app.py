@@ -8,7 +8,7 @@ import typer
 from rich.markup import escape
 from typer.core import TyperGroup
 
-from symspec.cli import audit, demo, errors, fit, hmc, info, jacobian, train, validate
+from symspec.cli import audit, demo, errors, fit, hmc, info, jacobian, report, train, validate
 from symspec.cli.shared.signals import find_exit_code, heeding_signals, say_interrupted
 from symspec.cli.shared.words import say
 from symspec.errors import SymspecError
@@ -45,6 +45,7 @@ app.command(epilog=errors.EXAMPLES)(errors.errors)
 app.command(epilog=audit.EXAMPLES)(audit.audit)
 app.command(epilog=hmc.EXAMPLES)(hmc.hmc)
 app.command(epilog=jacobian.EXAMPLES)(jacobian.jacobian)
+app.command(epilog=report.EXAMPLES)(report.report)
 app.command(epilog=info.EXAMPLES)(info.info)
 
 

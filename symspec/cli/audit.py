@@ -12,14 +12,18 @@ from symspec.cli.shared.files import read_labelled_spectra
 from symspec.cli.shared.options import (
     Memory,
     ModelFile,
+    ObjectName,
     Overwrite,
     Reading,
+    ReportPage,
     SpectraFile,
     Uncertainty,
     check_output,
+    check_report,
     parse_reading,
 )
-from symspec.files.archives import read_regression
+from symspec.cli.shared.pages import write_page
+from symspec.files.archives import read_laplace, read_regression
 from symspec.reports.plots import plot_structure_audit, save_figure
 from symspec.reports.star_tables import STAR_TABLE_SUFFIXES, check_star_table, write_audit
 from symspec.reports.tables import open_console, print_audit, print_written
@@ -64,6 +68,8 @@ def audit(
     uncertainty: Uncertainty = None,
     read: Reading = None,
     memory: Memory = "8GB",
+    report: ReportPage = None,
+    object_name: ObjectName = "star",
     overwrite: Overwrite = False,
 ) -> None:
     """Compare the error bars of every structure of the inverse Hessian with the exact ones.
@@ -71,12 +77,9 @@ def audit(
     SPECTRA are the stars that the model was trained on, with their labels.
     """
     inputs = [path for path in (model, spectra, sample) if path is not None]
-    if output is not None:
-        figures = [] if plot is None else [plot]
-        check_output(output, overwrite, STAR_TABLE_SUFFIXES, *inputs, *figures)
-    if plot is not None:
-        check_output(plot, overwrite, None, *inputs)
+    _check_outputs(output, plot, report, overwrite, inputs)
     reg, theta = read_regression(model)
+    laplace = None if report is None else read_laplace(model)
     reading = parse_reading(uncertainty, read)
     stars = read_labelled_spectra(spectra, reg.net.label_names, reading)
     check_grid(reg.net, stars, str(spectra))
@@ -102,3 +105,22 @@ def audit(
     if plot is not None:
         figure = plot_structure_audit(result)[0].figure
         print_written(console, "figure", save_figure(figure, plot))
+    write_page(
+        report, laplace, audit=result, files={"the model": model},
+        object_name=object_name, overwrite=overwrite,
+    )  # fmt: skip
+
+
+def _check_outputs(
+    output: Path | None,
+    plot: Path | None,
+    report: Path | None,
+    overwrite: bool,
+    inputs: list[Path],
+) -> None:
+    if output is not None:
+        figures = [] if plot is None else [plot]
+        check_output(output, overwrite, STAR_TABLE_SUFFIXES, *inputs, *figures)
+    if plot is not None:
+        check_output(plot, overwrite, None, *inputs)
+    check_report(report, overwrite, output, plot, *inputs)

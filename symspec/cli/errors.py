@@ -14,15 +14,19 @@ from symspec.cli.shared.files import offer_to_resume, read_labelled_spectra
 from symspec.cli.shared.options import (
     Fill,
     ModelFile,
+    ObjectName,
     Overwrite,
     Reading,
+    ReportPage,
     Resample,
     Restart,
     SpectraFile,
     Uncertainty,
     check_output,
+    check_report,
     parse_reading,
 )
+from symspec.cli.shared.pages import write_page
 from symspec.errors import OptionError
 from symspec.files.archives import read_laplace
 from symspec.files.catalogues import SUFFIXES
@@ -39,6 +43,9 @@ from symspec.reports.tables import (
     summary_table,
 )
 from symspec.spectra.grids import fit_to_network
+from symspec.spectra.readers.read import open_spectra
+from symspec.spectra.resampling import Resampled
+from symspec.spectra.spectra import Spectra
 from symspec.validation.calibration import ErrorCalibration, calibrate_errors
 
 EXAMPLES = (
@@ -46,6 +53,7 @@ EXAMPLES = (
     " model.h5 stars.h5 catalogue.ecsv --uncertainty std --min-snr 30 --dialect lower[/]"
 )
 
+MOST_REPORTED = 2**26  # values of the flux that a report holds in memory
 Catalogue = Annotated[
     Path,
     typer.Argument(
@@ -137,6 +145,8 @@ def errors(
     interval: Interval = 0.68,
     calibrate_on: CalibrationFile = None,
     leave_one_out: LeaveOneOut = False,
+    report: ReportPage = None,
+    object_name: ObjectName = "star",
     restart: Restart = False,
     overwrite: Overwrite = False,
 ) -> None:
@@ -147,26 +157,45 @@ def errors(
     there.
     """
     inputs = [path for path in (model, spectra, calibrate_on) if path is not None]
-    may_exist = overwrite or is_finished(catalogue)
-    check_output(catalogue, may_exist, tuple(SUFFIXES), *inputs)
+    check_output(catalogue, overwrite or is_finished(catalogue), tuple(SUFFIXES), *inputs)
+    check_report(report, overwrite, catalogue, *inputs)
     limits = FlagOptions(
         edge=edge, max_bad_fraction=max_bad_fraction, min_snr=min_snr, max_distance=max_distance,
         max_newton_shift=max_newton_shift, max_missing=max_missing,
         max_nonlinearity=max_nonlinearity,
     )  # fmt: skip
     laplace = read_laplace(model)
-    how = Choices(center=center, fill=fill, flux=flux_errors)
     reading = parse_reading(uncertainty, read)
+    how = Choices(center=center, fill=fill, flux=flux_errors)
     calibration = _calibrate(laplace, how, calibrate_on, leave_one_out, reading, resample)
     with offer_to_resume(catalogue):
         survey = predict_survey(
-            catalogue, laplace, spectra,
-            center=center, fill=fill, flux_errors=flux_errors,
+            catalogue, laplace, spectra, center=center, fill=fill, flux_errors=flux_errors,
             flag_options=limits, calibration=calibration, interval=interval, dialect=dialect,
             resample=resample, restart=restart, overwrite=overwrite, **reading,
         )  # fmt: skip
-    _print_survey(survey, spectra.name, calibration)
-    print_written(open_console(), "catalogue", catalogue)
+    _print_survey(survey, spectra.name, calibration, catalogue)
+    stars = _read_for_report(report, laplace, spectra, reading, resample)
+    write_page(
+        report, laplace, **vars(survey), stars=stars, object_name=object_name, overwrite=overwrite,
+        files={"the model": model, "spectra": spectra},
+    )  # fmt: skip
+
+
+def _read_for_report(
+    report: Path | None,
+    laplace: LaplacePosterior,
+    path: Path,
+    reading: dict[str, Any],
+    resample: str | None,
+) -> Spectra | Resampled | None:
+    """Spectra whose derivatives a report draws; None of files that do not fit in memory."""
+    if report is None:
+        return None
+    with open_spectra(path, **reading) as source:
+        if source.n_stars * source.n_pixels > MOST_REPORTED:
+            return None
+        return fit_to_network(laplace.reg.net, source.read(), resample)
 
 
 def _calibrate(
@@ -192,7 +221,9 @@ def _calibrate(
     return calibrate_errors(prediction, np.asarray(stars.labels), source=source)
 
 
-def _print_survey(survey: Survey, name: str, calibration: ErrorCalibration | None) -> None:
+def _print_survey(
+    survey: Survey, name: str, calibration: ErrorCalibration | None, catalogue: Path
+) -> None:
     console = open_console()
     prediction = survey.prediction
     console.print(star_table(prediction, survey.ids, survey.true_labels))
@@ -209,3 +240,4 @@ def _print_survey(survey: Survey, name: str, calibration: ErrorCalibration | Non
         console.print(
             "The file has no uncertainties of the flux: errors are those of model and noise only."
         )
+    print_written(console, "catalogue", catalogue)

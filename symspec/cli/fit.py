@@ -13,13 +13,17 @@ from symspec.cli.shared.files import read_labelled_spectra, write_or_keep
 from symspec.cli.shared.options import (
     MODEL_SUFFIXES,
     Memory,
+    ObjectName,
     Overwrite,
     Reading,
+    ReportPage,
     SpectraFile,
     Uncertainty,
     check_output,
+    check_report,
     parse_reading,
 )
+from symspec.cli.shared.pages import write_page
 from symspec.errors import OptionError
 from symspec.files.archives import write_laplace
 from symspec.files.importers.read import read_network
@@ -86,6 +90,8 @@ def fit(
         str, typer.Option(help="Structure of the inverse Hessian: auto is exact; kronecker, ...")
     ] = "auto",
     memory: Memory = "8GB",
+    report: ReportPage = None,
+    object_name: ObjectName = "star",
     overwrite: Overwrite = False,
 ) -> None:
     """Give a trained network error bars, from the SPECTRA that it was trained on.
@@ -95,6 +101,7 @@ def fit(
     left out in turn, without training again, to see whether the error bars are true.
     """
     check_output(output, overwrite, MODEL_SUFFIXES, network, spectra)
+    check_report(report, overwrite, network, spectra, output)
     net, theta = read_network(network)
     stars = read_labelled_spectra(spectra, label, parse_reading(uncertainty, read))
     adopted = adopt_network(
@@ -107,6 +114,11 @@ def fit(
     console = open_console()
     print_adopted(console, adopted.laplace, adopted.label_scaling.describe())
     print_written(console, "model", output)
+    write_page(
+        report, adopted.laplace, training=stars,
+        files={"the network": network, "training spectra": spectra},
+        object_name=object_name, overwrite=overwrite,
+    )  # fmt: skip
 
 
 def _parse_scaling(texts: list[str] | None) -> tuple[np.ndarray, np.ndarray] | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,16 +15,21 @@ from symspec.cli.shared.options import (
     MODEL_SUFFIXES,
     Fill,
     ModelFile,
+    ObjectName,
     Overwrite,
     Reading,
+    ReportPage,
     SpectraFile,
+    TrainSeed,
     Uncertainty,
     Validation,
     check_output,
+    check_report,
     parse_reading,
 )
+from symspec.cli.shared.pages import write_page
 from symspec.cli.shared.signals import going_on
-from symspec.errors import DataError
+from symspec.cli.shared.training import find_training_stars
 from symspec.files.archives import read_laplace, write_laplace
 from symspec.hmc.comparison import HmcComparison, compare_hmc
 from symspec.hmc.sampling import run_hmc
@@ -43,9 +48,8 @@ from symspec.reports.tables import open_console, print_written
 from symspec.safety.interrupts import raise_if_interrupted
 from symspec.spectra.flux_prior import FILL_WORDS, FluxPrior
 from symspec.spectra.grids import check_grid
-from symspec.spectra.pixels import fill_by_mean, fill_flux
 from symspec.spectra.readers.read import read_spectra
-from symspec.spectra.selections import pick_evenly, split_stars
+from symspec.spectra.selections import pick_evenly
 from symspec.spectra.spectra import Spectra
 
 if TYPE_CHECKING:
@@ -99,9 +103,6 @@ ThetaEvery = Annotated[
     typer.Option(min=0, help="Thinning of the weights kept: 10 keeps every tenth draw; 0 none."),
 ]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of the chains.")]
-TrainSeed = Annotated[
-    int, typer.Option(min=0, help="The --seed of 'symspec train', which set stars aside.")
-]
 MaxHours = Annotated[float, typer.Option(help="Refuse what would take longer.")]
 
 
@@ -128,19 +129,21 @@ def hmc(
     max_hours: MaxHours = 24.0,
     uncertainty: Uncertainty = None,
     read: Reading = None,
+    report: ReportPage = None,
+    object_name: ObjectName = "star",
     overwrite: Overwrite = False,
 ) -> None:
     """Check a model's error bars by Hamiltonian Monte Carlo, which assumes no normal posterior.
 
     SPECTRA are the stars that the model was trained on, with their labels.
     """
-    outputs = _Outputs(output, table, plots, checked_model, overwrite)
+    outputs = _Outputs(output, table, plots, checked_model, report, object_name, overwrite)
     outputs.check([path for path in (model, spectra, check) if path is not None])
     reading = parse_reading(uncertainty, read)
     laplace = read_laplace(model)
     stars = read_labelled_spectra(spectra, laplace.reg.net.label_names, reading)
     check_grid(laplace.reg.net, stars, str(spectra))
-    training, sample = _find_training_stars(laplace, stars, validation, train_seed)
+    training, sample = find_training_stars(laplace, stars, validation, train_seed)
     if check is not None:
         sample = read_spectra(check, **reading)
         check_grid(laplace.reg.net, sample, str(check))
@@ -156,7 +159,7 @@ def hmc(
             theta_every=theta_every, max_hours=max_hours,
         )  # fmt: skip
         sampled.attrs["fill"] = how
-        outputs.write(laplace, sampled, flux, some.ids)
+        outputs.write(laplace, sampled, flux, some.ids, training)
 
 
 def _fill(laplace: LaplacePosterior, stars: Spectra, fill: str) -> tuple[str, np.ndarray]:
@@ -170,35 +173,6 @@ def _fill(laplace: LaplacePosterior, stars: Spectra, fill: str) -> tuple[str, np
     return FILL_WORDS[fill], prior.complete(stars.flux, stars.ivar, fill).flux
 
 
-def _find_training_stars(
-    laplace: LaplacePosterior, spectra: Spectra, validation: float, seed: int
-) -> tuple[Spectra, Spectra]:
-    """Stars of a file that a model was trained on, and those to compare on.
-
-    The mean spectrum identifies the training stars: all with labels, or those that `split_stars`
-    leaves. The stars that it sets aside are those to compare on; without any, the training stars.
-    Their missing pixels are filled as when the model was trained, by symspec 0.1 with their mean.
-
-    Raises
-    ------
-    DataError
-        The model was trained on other stars.
-    """
-    for fraction in (0.0, validation):
-        training, others = split_stars(spectra, fraction, seed)
-        for fill in (fill_flux, fill_by_mean):
-            flux = fill(training)
-            mean = flux.mean(axis=0, dtype=np.float64)
-            if np.allclose(mean, laplace.flux_mean, rtol=1e-9, atol=0):
-                filled = replace(training, flux=flux, ivar=None, flux_covariance=None)
-                return filled, training if others is None else others
-    raise DataError(
-        f"the spectra should be those that the model was trained on, got {len(spectra)} stars of"
-        " another mean spectrum: give that file, and --validation and --train-seed as they were"
-        " for 'symspec train'."
-    )
-
-
 @dataclass(frozen=True)
 class _Outputs:
     """Files to write; `write` begins with the draws, which took longest."""
@@ -207,6 +181,8 @@ class _Outputs:
     table: Path | None
     plots: Path | None
     model: Path | None
+    report: Path | None
+    object_name: str
     overwrite: bool
 
     def check(self, inputs: list[Path]) -> None:
@@ -215,6 +191,7 @@ class _Outputs:
             check_output(self.table, self.overwrite, STAR_TABLE_SUFFIXES, *inputs)
         if self.model is not None:
             check_output(self.model, self.overwrite, MODEL_SUFFIXES, *inputs)
+        check_report(self.report, self.overwrite, self.draws, self.table, self.model, *inputs)
         if self.plots is not None and self.plots.is_file():
             raise FileExistsError(
                 f"{self.plots} should be a folder for figures, got a file: give another name."
@@ -227,7 +204,12 @@ class _Outputs:
         return "the draws were not written; the same command starts again."
 
     def write(
-        self, laplace: LaplacePosterior, draws: DataTree, flux: np.ndarray, ids: np.ndarray | None
+        self,
+        laplace: LaplacePosterior,
+        draws: DataTree,
+        flux: np.ndarray,
+        ids: np.ndarray | None,
+        training: Spectra,
     ) -> None:
         write_or_keep(partial(write_draws, draws=draws, overwrite=self.overwrite), self.draws)
         raise_if_interrupted()  # while the chains ran, which keep what they have
@@ -243,6 +225,10 @@ class _Outputs:
         if self.model is not None:
             write_laplace(self.model, comparison.mark(laplace), overwrite=self.overwrite)
             print_written(console, "model with the verdict", self.model)
+        write_page(
+            self.report, comparison.mark(laplace), comparison=comparison, training=training,
+            files={"draws": self.draws}, object_name=self.object_name, overwrite=self.overwrite,
+        )  # fmt: skip
 
 
 def _plot(folder: Path, comparison: HmcComparison, draws: DataTree, console: Console) -> None:

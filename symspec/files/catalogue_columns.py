@@ -18,7 +18,7 @@ from symspec.safety.arrays import as_float_array, as_texts
 from symspec.validation.calibration import ErrorCalibration
 
 DIALECTS = ("upper", "lower")
-_NAMES = {  # {0} is the label, {1} the part of the error
+COLUMN_NAMES = {  # {0} is the label, {1} the part of the error
     "upper": {
         "total": "{0}_ERR",
         "part": "{0}_{1}_ERR",
@@ -48,16 +48,16 @@ _PARTS = {
     "FLUX": "flux-error",
     "NOISE": "noise (label scatter)",
 }
-_CENTERS = {
+CENTERS = {
     "weights": "labels of the network at its weights",
     "linearized": "labels of the network linearised at its weights, at its minimum",
 }
-_FILLS = {
+FILLS = {
     "conditional": "missing pixels hold their mean given the good ones, its error is counted",
     "mean": "missing pixels hold the training mean, its error is counted",
     "uncounted": "missing pixels hold the training mean, its error is not counted",
 }
-_PROPAGATIONS = {
+PROPAGATIONS = {
     "linear": "flux errors by the derivatives at the spectrum",
     "sampled": "flux errors by draws through the network",
 }
@@ -94,7 +94,7 @@ def build_columns(
         As `write_catalogue`.
     """
     truth = _check_truth(true_labels, prediction)
-    names = _NAMES[dialect]
+    names = COLUMN_NAMES[dialect]
     fold = str.upper if dialect == "upper" else str.lower
     columns = [
         ("ID", Column(_check_ids(ids, len(prediction.labels)), "", "the star")),
@@ -115,7 +115,7 @@ def list_columns(label_names: Sequence[str], dialect: str) -> list[str]:
     DataError
         As `name_labels`, or two columns have the same name.
     """
-    names = _NAMES[dialect]
+    names = COLUMN_NAMES[dialect]
     fold = str.upper if dialect == "upper" else str.lower
     parts = [part for part in _PARTS if part]
     listed = ["ID", *_QUALITY, names["total_cov"]]
@@ -281,9 +281,9 @@ def build_header(
     for i, (name, unit) in enumerate(labels, 1):
         header[f"LABEL{i}"] = name
         header[f"UNIT{i}"] = unit
-    header["CENTER"] = _CENTERS[prediction.center]
-    header["FILL"] = _FILLS[prediction.fill]
-    header["FLUXPROP"] = _PROPAGATIONS[prediction.flux]
+    header["CENTER"] = CENTERS[prediction.center]
+    header["FILL"] = FILLS[prediction.fill]
+    header["FLUXPROP"] = PROPAGATIONS[prediction.flux]
     header["ERRTYPE"] = "columns of errors are standard deviations"
     if prediction.noise_dof is not None:
         header["ERRTYPE"] += "; of noise with wide tails half widths of 68.27 %"

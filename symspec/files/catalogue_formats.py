@@ -1,15 +1,19 @@
 """Formats of tables of stars: their endings, and the texts that each of them can hold.
 
 What a format cannot hold is refused before the work that fills the table, and never cut or changed.
+`find_table` reads a catalogue back.
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterable, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from symspec.errors import DataError, OptionError
 from symspec.safety.arrays import as_texts
@@ -135,6 +139,7 @@ CSV = TableFormat(
     texts=(_PRINTABLE, _NO_BLANKS),
 )
 CATALOGUES = (FITS, ECSV, HDF5, NETCDF)
+TABLE = "catalogue"  # name of the FITS extension and of the HDF5 dataset
 STAR_TABLES = (ECSV, CSV)
 
 
@@ -177,3 +182,71 @@ def write_text_table(path: Path, table: Any, form: TableFormat) -> None:
 def _quote_name(line: str) -> str:
     name, _, rest = line.partition(" ")
     return f'"{name}" {rest}' if line.startswith("#") else line
+
+
+class StoredTable(NamedTuple):
+    """Columns (star, ...) and header of a catalogue as it is stored."""
+
+    columns: dict[str, np.ndarray]
+    header: dict[str, Any]
+
+
+def find_table(path: Path) -> StoredTable | None:
+    """The table of a file, if it is a catalogue by its ending and holds one of symspec's."""
+    form = next((one for one in CATALOGUES if path.name.lower().endswith(one.suffixes)), None)
+    if form is None or not path.is_file():
+        return None
+    table = _READ[form.name](path)
+    return table if table is not None and "N_LABELS" in table.header else None
+
+
+def _read_fits(path: Path) -> StoredTable | None:
+    from astropy.io import fits
+
+    with fits.open(path) as file:
+        if TABLE.upper() not in [hdu.name.upper() for hdu in file]:
+            return None
+        hdu = file[TABLE]
+        names = hdu.columns.names
+        return StoredTable({name: np.array(hdu.data[name]) for name in names}, dict(hdu.header))
+
+
+def _read_ecsv(path: Path) -> StoredTable:
+    return _unpack(path, format="ascii.ecsv")
+
+
+def _read_hdf5(path: Path) -> StoredTable | None:
+    import h5py
+
+    with h5py.File(path) as file:
+        if not isinstance(file.get(TABLE), h5py.Dataset):
+            return None
+    return _unpack(path, format="hdf5", path=TABLE)
+
+
+def _unpack(file: Path, **options: Any) -> StoredTable:
+    from astropy.table import Table
+    from astropy.units import UnitsWarning
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UnitsWarning)  # surveys write what astropy does not know
+        table = Table.read(file, **options)
+    columns = {name: np.asarray(table[name]) for name in table.colnames}
+    return StoredTable(columns, dict(table.meta))
+
+
+def _read_netcdf(path: Path) -> StoredTable:
+    import xarray as xr
+
+    with xr.open_dataset(path, engine="h5netcdf", decode_cf=False) as dataset:
+        columns = {str(name): np.asarray(values) for name, values in dataset.data_vars.items()}
+        ids = np.asarray(dataset["star"])
+        return StoredTable({"ID": ids, "id": ids, **columns}, dict(dataset.attrs))
+
+
+_READ: Mapping[str, Callable[[Path], StoredTable | None]] = {
+    FITS.name: _read_fits,
+    ECSV.name: _read_ecsv,
+    HDF5.name: _read_hdf5,
+    NETCDF.name: _read_netcdf,
+}

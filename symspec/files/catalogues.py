@@ -28,6 +28,7 @@ from symspec.files.catalogue_formats import (
     FITS,
     HDF5,
     NETCDF,
+    TABLE,
     TableFormat,
     find_table_format,
     list_suffixes,
@@ -44,7 +45,6 @@ if TYPE_CHECKING:
 
 SUFFIXES = list_suffixes(CATALOGUES)
 Columns = Mapping[str, Column]
-_TABLE = "catalogue"  # name of the FITS extension and of the HDF5 dataset
 
 
 def write_catalogue(
@@ -260,7 +260,7 @@ def _write_hdf5(path: Path, columns: Columns, header: dict[str, Any]) -> None:
 
     table = _build_table(columns, header)
     with stream_for_hdf5(path) as stream, h5py.File(stream, "w") as file:
-        table.write(file, format="hdf5", path=_TABLE, serialize_meta=True)
+        table.write(file, format="hdf5", path=TABLE, serialize_meta=True)
 
 
 def _build_dataset(columns: Columns, header: dict[str, Any]) -> Any:
@@ -297,7 +297,7 @@ def _write_fits(path: Path, columns: Columns, header: dict[str, Any]) -> None:
 
     with fits.open(_build_fits(columns)) as file:
         hdu = file[1]
-        hdu.name = _TABLE
+        hdu.name = TABLE
         for i, (_, unit, description) in enumerate(columns.values(), 1):
             standard = _find_fits_unit(unit)
             if standard:

@@ -29,8 +29,9 @@ from symspec.laplace.budget import Choices, begin, sum_up
 from symspec.laplace.flags import FlagOptions
 from symspec.laplace.prediction import Prediction, standard_deviations
 from symspec.safety.label_errors import Labels
+from symspec.spectra.flux_prior import FluxPrior
 from symspec.spectra.resampling import Resampled
-from symspec.spectra.selections import as_stars
+from symspec.spectra.selections import as_flux, as_stars
 from symspec.spectra.spectra import Spectra
 
 if TYPE_CHECKING:
@@ -106,7 +107,7 @@ class LeftOut:
             self.laplace, self.stars.flux, None, state, how, options or FlagOptions(), labels
         )
 
-    def find_influence(self, X: np.ndarray) -> np.ndarray:
+    def find_influence(self, X_new: ArrayLike | Spectra | Resampled) -> np.ndarray:
         """By how much each group of training stars moves each label of new stars.
 
         Returns
@@ -115,6 +116,7 @@ class LeftOut:
             In the labels' units.
         """
         laplace = self.laplace
+        X = complete_flux(laplace, X_new)
         flux = self.stars.flux
         cross_covariance = laplace.inverse_hessian.cross_covariance()
         moved = np.zeros((len(X), laplace.reg.net.n_labels, len(flux)))
@@ -128,8 +130,20 @@ class LeftOut:
         return np.stack([moved[:, :, group].sum(axis=2) for group in self.members], axis=2)
 
 
-def find_joint_covariance(laplace: LaplacePosterior, X: np.ndarray) -> np.ndarray:
+def complete_flux(laplace: LaplacePosterior, X: ArrayLike | Spectra | Resampled) -> np.ndarray:
+    """Flux (star, pixel) of new stars, missing pixels filled as for a prediction."""
+    flux, ivar, _ = as_flux(laplace.reg.net, X)
+    if ivar is None:
+        return flux
+    prior = laplace.flux_prior or FluxPrior.of_mean(laplace.flux_mean)
+    return prior.complete(flux, ivar).flux
+
+
+def find_joint_covariance(
+    laplace: LaplacePosterior, X_new: ArrayLike | Spectra | Resampled
+) -> np.ndarray:
     """Covariance (star, label, star, label) of labels that comes from the weights."""
+    X = complete_flux(laplace, X_new)
     cross_covariance = laplace.inverse_hessian.cross_covariance()
     n_labels = laplace.reg.net.n_labels
     V = np.empty((len(X), n_labels, len(X), n_labels))

@@ -74,8 +74,6 @@ class LaplacePosterior:
         without it.
     label_spread : numpy.ndarray, shape (label,), or None
         Standard deviations of the training labels; None in a file without them.
-    flux_variance : numpy.ndarray, shape (pixel,), or None
-        Mean variance of the training flux, where it is known and independent from pixel to pixel.
     training_stars : TrainingStars or None
         Those that it was fitted to, not copied; None if it was read from a file.
     """
@@ -97,7 +95,6 @@ class LaplacePosterior:
     gradient: np.ndarray | None = None
     flux_prior: FluxPrior | None = None
     label_spread: np.ndarray | None = None
-    flux_variance: np.ndarray | None = None
     training_stars: TrainingStars | None = None
 
     @property
@@ -360,8 +357,7 @@ class LaplacePosterior:
         or (star, label, group) in the order of the groups' sorted names. Exact as `leave_one_out`
         is, whose arguments these are; for structure="primal" and "dual".
         """
-        flux, *_ = as_flux(self.reg.net, X_new)
-        return LeftOut.of(self, groups, X, Y, label_errors, ivar).find_influence(flux)
+        return LeftOut.of(self, groups, X, Y, label_errors, ivar).find_influence(X_new)
 
     def joint_covariance(self, X: ArrayLike | Spectra | Resampled) -> np.ndarray:
         """Covariance (star, label, star, label) of all labels that comes from the weights.
@@ -369,7 +365,7 @@ class LaplacePosterior:
         The variance of a cluster's mean is the mean of its entries: unlike noise, this part does
         not average out. For structure="primal" and "dual".
         """
-        return find_joint_covariance(self, as_flux(self.reg.net, X)[0])
+        return find_joint_covariance(self, X)
 
     def sample(self, n_draws: int, *, rng: np.random.Generator) -> np.ndarray:
         """Draws of theta (draw, param) from Normal(theta, A^-1)."""

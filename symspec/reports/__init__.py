@@ -4,6 +4,7 @@ Plots take Axes and return Axes: they draw what is given and compute next to not
 `save_figure(figure, path)` writes one as PNG, PDF or SVG. Tables for the screen are rich's, printed
 on `open_console()`; tables by star go to ECSV or CSV.
 
+- `symspec.reports.pages.write_report`: one page on a model's error bars, for a referee.
 - `plot_predicted_against_true`, `plot_sensitivity`: predictions beside known labels; the derivative
   of each label along the spectrum.
 - `plot_structure_audit`, `write_audit`: what `symspec.audit_structures` found.

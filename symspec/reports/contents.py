@@ -25,13 +25,24 @@ _CENTERS = {
     "weights": "the network as it is",
     "linearized": "linearised, at its own minimum (--center linearized)",
 }
-_MATRICES = {"ggn": "generalised Gauss-Newton matrix", "hessian": "exact Hessian"}
+MATRICES = {"ggn": "generalised Gauss-Newton matrix", "hessian": "exact Hessian"}
 
 
 def network_table(net: Network, reg: Regression | None = None) -> Table:
     """One row a layer: its kind, width, parameters, and the prior's standard deviation."""
-    columns = ["layer", "what", "out", "parameters"] + (["prior sigma"] if reg is not None else [])
+    columns, rows = list_layers(net, reg)
     table = new_table(f"{net.n_pixels:,} pixels -> {net.n_labels} labels", columns, left=2)
+    for row in rows:
+        table.add_row(*map(escape, row))
+    table.add_section()
+    table.add_row("all", "", "", f"{net.n_params:,}")
+    return table
+
+
+def list_layers(net: Network, reg: Regression | None = None) -> tuple[list[str], list[list[str]]]:
+    """Columns and rows of `network_table`, but for the last row."""
+    columns = ["layer", "what", "out", "parameters"] + (["prior sigma"] if reg is not None else [])
+    rows = []
     for i, (name, layer) in enumerate(zip(net.layer_names, net.layers, strict=True)):
         shapes = layer.param_shapes(net.shapes[i])
         what = ", ".join(f"{key} {' x '.join(map(str, shape))}" for key, shape in shapes.items())
@@ -45,23 +56,32 @@ def network_table(net: Network, reg: Regression | None = None) -> Table:
         if reg is not None:
             sigmas = [_prior_sigma(reg.prior_precision[f"{name}/{key}"]) for key in shapes]
             cells.append(", ".join(sigmas))
-        table.add_row(*map(escape, cells))
-    table.add_section()
-    table.add_row("all", "", "", f"{net.n_params:,}")
-    return table
+        rows.append(cells)
+    return columns, rows
 
 
 def label_table(net: Network, laplace: LaplacePosterior | None = None) -> Table:
     """One row a label: its unit, the noise, and the range of the training stars."""
-    columns = ["label", "unit"] + ([] if laplace is None else ["sigma_noise", "trained from", "to"])
+    columns, rows = list_labels(net, laplace)
     table = new_table("Labels", columns, left=2)
+    for row in rows:
+        table.add_row(*map(escape, row))
+    return table
+
+
+def list_labels(
+    net: Network, laplace: LaplacePosterior | None = None
+) -> tuple[list[str], list[list[str]]]:
+    """Columns and rows of `label_table`."""
+    columns = ["label", "unit"] + ([] if laplace is None else ["sigma_noise", "trained from", "to"])
+    rows = []
     for c, name in enumerate(net.label_names):
-        cells = [escape(name), escape(net.label_units[c] or "-")]
+        cells = [name, net.label_units[c] or "-"]
         if laplace is not None:
             cells.append(format_sigma(laplace.reg.sigma_noise[c], 5))
             cells += [f"{value:.5g}" for value in laplace.label_range[:, c]]
-        table.add_row(*cells)
-    return table
+        rows.append(cells)
+    return columns, rows
 
 
 def layout_lines(contents: Contents) -> list[str]:
@@ -152,7 +172,7 @@ def print_laplace(console: Console, laplace: LaplacePosterior, path: str) -> Non
     console.print(network_table(laplace.reg.net, laplace.reg))
     console.print(label_table(laplace.reg.net, laplace))
     console.print(_describe_noise(laplace.reg))
-    matrix = _MATRICES[laplace.curvature]
+    matrix = MATRICES[laplace.curvature]
     console.print(f"Curvature: {matrix}, inverted by {escape(laplace.reason)}", soft_wrap=True)
     console.print(f"Log evidence: {laplace.log_marginal_likelihood():,.1f} nats")
     console.print(certificate_line(laplace.certificate), soft_wrap=True)

@@ -89,12 +89,12 @@ def plot_sensitivity(
     _finish_wavelength_axis(every, x, name)
     if lines is None:
         known = wavelength is not None and wavelength_unit == "Angstrom"
-        lines = _find_lines(wavelength_medium) if known else {}
+        lines = find_lines(wavelength_medium) if known else {}
     _mark_lines(every, {name: at for name, at in lines.items() if x.min() <= at <= x.max()})
     return every
 
 
-def _find_lines(medium: str | None) -> dict[str, float]:
+def find_lines(medium: str | None) -> dict[str, float]:
     """Strong lines in Angstrom of this medium, or of air where it is not known."""
     lines = strong_lines()
     found = convert_medium(np.array([*lines.values()]), "Angstrom", "air", medium)

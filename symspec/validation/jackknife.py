@@ -5,12 +5,11 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
-from symspec.laplace.leave_one_out import LeftOut
+from symspec.laplace.leave_one_out import LeftOut, complete_flux
 from symspec.laplace.posterior import LaplacePosterior
 from symspec.safety.label_errors import find_labels_alone
 from symspec.safety.options import check_number
 from symspec.spectra.resampling import Resampled
-from symspec.spectra.selections import as_flux
 from symspec.spectra.spectra import Spectra
 
 
@@ -57,7 +56,7 @@ def jackknife_intervals(
         The stars are not what is expected.
     """
     check_number(level, "level", "between 0 and 1", lambda x: 0 < x < 1)
-    flux, *_ = as_flux(laplace.reg.net, X_new)
+    flux = complete_flux(laplace, X_new)
     left_out = LeftOut.of(laplace, None, X, Y, label_errors, ivar)
     labels = find_labels_alone(left_out.stars.labels)
     known = ~np.isnan(labels)

@@ -3,10 +3,12 @@
 import numpy as np
 import pytest
 from astropy.table import Table
+from html_pages import Page
 from test_cli import run, write_stars
 
 import symspec as ss
 from symspec.files import read_laplace
+from symspec.reports.tables import format_number
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +29,8 @@ def work(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def said(work):
-    return run("fit", work / "net.h5", work / "stars.h5", work / "model.h5")
+    report = ("--report", work / "report.html", "--object-name", "sample")
+    return run("fit", work / "net.h5", work / "stars.h5", work / "model.h5", *report)
 
 
 def test_it_tells_what_it_found_and_what_stars_left_out_say(work, said):
@@ -39,6 +42,16 @@ def test_it_tells_what_it_found_and_what_stars_left_out_say(work, said):
     left_out = laplace.leave_one_out(stars)
     inside = 100 * ss.coverage(left_out, stars.labels)[:, 0]
     assert f"{inside[0]:.0f} % {inside[1]:.0f} %" in said.stdout
+
+
+def test_the_report_holds_each_star_left_out(work, said):
+    assert f"Wrote report: {work / 'report.html'}" in said.stdout
+    page = Page((work / "report.html").read_text(encoding="utf-8"))
+    [budget] = page.tables("Training samples, each left out in turn: median errors")
+    assert [row["known"] for row in budget] == [120] * 3
+    for row in budget:
+        cells = [format_number(row[part]) for part in ("noise", "total")]
+        assert " ".join(cells) in said.stdout  # of the table of stars left out
 
 
 @pytest.mark.usefixtures("said")

@@ -234,3 +234,20 @@ def test_a_subset_and_the_exact_hessian_are_refused(case):
     for laplace in (of_subset, exact):
         with pytest.raises(ss.OptionError, match="leaving stars out should be asked of"):
             laplace.leave_one_out()
+
+
+def test_missing_pixels_of_new_stars_are_filled_as_for_a_prediction(case):
+    ivar = np.ones(case.new.shape)
+    ivar[0, 2] = 0
+    filled = case.laplace.flux_prior.complete(case.new, ivar).flux
+    spectra = ss.Spectra(flux=np.where(ivar > 0, case.new, 1e6), ivar=ivar)
+    assert_entries(case.laplace.influence(spectra), case.laplace.influence(filled), SOLVED)
+    assert_entries(
+        case.laplace.joint_covariance(spectra), case.laplace.joint_covariance(filled), SOLVED
+    )
+    training = {"label_errors": case.errors}
+    intervals = [
+        ss.jackknife_intervals(case.laplace, X, case.X[:N], case.Y, **training)
+        for X in (spectra, filled)
+    ]
+    assert_entries(*intervals, SOLVED)

@@ -72,11 +72,32 @@ Group = Annotated[
         " column group, else spectra of one name.",
     ),
 ]
+TrainSeed = Annotated[
+    int, typer.Option(min=0, help="The --seed of 'symspec train', which set stars aside.")
+]
+ReportPage = Annotated[
+    Path | None,
+    typer.Option(
+        "--report",
+        metavar="PAGE",
+        help="Write a page on all this, as 'symspec report' does, .html.",
+    ),
+]
+ObjectName = Annotated[
+    str, typer.Option(metavar="WORD", help="What the spectra are of, in the report: sample, ...")
+]
 Memory = Annotated[str, typer.Option(help="What a factorisation may take.")]
 Restart = Annotated[
     bool, typer.Option("--restart", help="Start again, without the pieces of an interrupted run.")
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the output if it exists.")]
+
+
+def check_report(page: Path | None, overwrite: bool, *others: Path | None) -> None:
+    """Refuse a page that could not be written, or that another file is, before any work."""
+    if page is not None:
+        named = [path for path in others if path is not None]
+        check_output(page, overwrite, (".html", ".htm"), *named)
 
 
 def check_output(

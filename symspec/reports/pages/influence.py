@@ -1,0 +1,124 @@
+"""The section on single training stars: those that move predictions most, and suspicious ones."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from symspec.errors import OptionError
+from symspec.laplace.leave_one_out import LeftOut
+from symspec.laplace.posterior import LaplacePosterior
+from symspec.reports.pages.figures.parts import Block, Cell, Paragraph, Section, Table
+from symspec.reports.pages.figures.samples import Sample
+from symspec.reports.pages.figures.words import Words, number
+from symspec.reports.tables import format_to
+from symspec.spectra.selections import pick_evenly
+from symspec.spectra.spectra import Spectra, with_unit
+
+MOST_ROWS = 10
+MOST_MOVED = 100  # stars whose predictions are looked at
+
+
+def influence_section(
+    laplace: LaplacePosterior,
+    training: Spectra | None,
+    left_out: LeftOut | None,
+    of_left_out: Sample | None,
+    stars: Spectra | None,
+    words: Words,
+) -> Section:
+    """Two tables of training stars, or what it takes to have them.
+
+    Parameters
+    ----------
+    laplace : LaplacePosterior
+    training : Spectra, optional
+        The training stars, filled.
+    left_out : LeftOut, optional
+        These, each left out in turn.
+    of_left_out : Sample, optional
+        Their predictions.
+    stars : Spectra, optional
+        Stars whose predictions are moved; by default the training stars.
+    words : Words
+    """
+    blocks: list[Block]
+    if training is None:
+        blocks = [
+            Paragraph(
+                f"A model does not hold the {words.many} that it was trained on. With '--training"
+                f" SPECTRA' this section lists those that move predictions most, and those whose"
+                " labels contradict all others."
+            )
+        ]
+    elif left_out is None or of_left_out is None:
+        blocks = [
+            Paragraph(
+                f"Training {words.many} cannot be left out in turn: that takes the Gauss-Newton"
+                f" matrix of all of them, and this inverse Hessian is {laplace.structure},"
+                f" curvature {laplace.curvature}."
+            )
+        ]
+    else:
+        blocks = [
+            _list_suspicious(of_left_out, words),
+            *_show_moved(left_out, training, stars, words),
+        ]
+    return Section("influence", f"Most influential {words.many}", blocks)
+
+
+def _list_suspicious(left_out: Sample, words: Words) -> Table:
+    """Training labels farthest from what all other stars say of them."""
+    prediction = left_out.prediction
+    truth = np.asarray(left_out.true_labels)
+    z = left_out.find_residuals() / left_out.find_deviations()
+    order = np.argsort(-np.abs(np.nan_to_num(z)), axis=None, kind="stable")[:MOST_ROWS]
+    rows: list[list[Cell]] = []
+    for star, c in zip(*np.unravel_index(order, z.shape), strict=True):
+        if not np.isfinite(z[star, c]):
+            continue
+        error = float(left_out.find_deviations()[star, c])
+        title = with_unit(prediction.label_names[c], prediction.label_units[c])
+        without = format_to(float(prediction.labels[star, c]), error)
+        predicted = f"{without} ± {format_to(error, error)}"
+        label = number(float(truth[star, c]))
+        rows.append([left_out.name(star), title, label, predicted, number(float(z[star, c]))])
+    return Table(
+        caption=f"Training labels that contradict all other {words.many}",
+        columns=[words.one, "label", "its label", f"predicted without the {words.one}", "z"],
+        rows=rows,
+        note="z: predicted, less the label, over the error. Of normal errors a z beyond 5 hardly"
+        " ever comes of chance.",
+    )
+
+
+def _show_moved(
+    left_out: LeftOut, training: Spectra, stars: Spectra | None, words: Words
+) -> list[Block]:
+    """Training stars by how far they move the predictions of some stars."""
+    laplace = left_out.laplace
+    moved = training if stars is None else stars
+    some = moved[pick_evenly(len(moved), MOST_MOVED)]
+    try:
+        changes = left_out.find_influence(some)
+    except OptionError as error:
+        return [Paragraph(f"What each of them moves is not known: {error}")]
+    errors = laplace.predict(some, progress=False).errors
+    share = changes / errors[:, :, None]
+    rms = np.sqrt(np.nanmean(share**2, axis=0))  # (label, training star)
+    order = np.argsort(-rms.max(axis=0), kind="stable")[:MOST_ROWS]
+    names = laplace.reg.net.label_names
+    rows: list[list[Cell]] = []
+    for star in order:
+        name = str(star) if training.ids is None else str(training.ids[star])
+        most = np.nanmax(np.abs(share[:, :, star]))
+        rows.append([name, *(number(float(one)) for one in rms[:, star]), number(float(most))])
+    whose = f"{words.count(len(some))}" + (" of the training set" if stars is None else "")
+    return [
+        Table(
+            caption=f"Training {words.many} that move predictions most",
+            columns=[words.one, *names, "largest"],
+            rows=rows,
+            note=f"How far labels would move without the {words.one}, in units of their total"
+            f" error: root mean square over {whose}, and the largest of any label.",
+        )
+    ]
