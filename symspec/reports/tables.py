@@ -199,7 +199,8 @@ def selection_table(candidates: Sequence[Candidate]) -> Table:
     """One row a network that was tried; the one chosen is bold."""
     columns = ["network", "weights", "log score", "behind", "RMSE", "in 68, 95 %", "evidence", "s"]
     n = len(candidates[0].log_scores)
-    table = new_table(f"{len(candidates)} networks, each scored on {n:,} stars held out", columns)
+    title = f"Networks tried, each scored on {n:,} stars while they were held out"
+    table = new_table(title, columns)
     table.caption = (
         "log score: nats a star; behind: the best; RMSE: over the spread of the labels; bold: the"
         " smallest that is no more behind than its standard error"

@@ -69,10 +69,10 @@ def test_it_passes_the_checks_of_scikit_learn(monkeypatch):
 def test_it_is_the_functions_that_it_stands_on():
     X, Y = make_data()
     Y[3, 1] = np.nan
-    model = ss.SpectraRegressor(hidden=(2,), epochs=5, starts=1, random_state=3, progress=False)
-    model.fit(X, Y)
+    given = {"hidden": (2,), "epochs": 5, "tune": False}
+    model = ss.SpectraRegressor(random_state=3, progress=False, **given).fit(X, Y)
     seed = np.random.RandomState(3).randint(2**31 - 1)
-    options = FitOptions(hidden=(2,), epochs=5)
+    options = FitOptions(starts=2, **given)
     laplace = fit_network(ss.Spectra(flux=X, labels=Y), options, seed=seed, progress=False)
     prediction = laplace.predict(X[:9], progress=False)
     labels, std = model.predict(X[:9], return_std=True)
@@ -86,7 +86,7 @@ def test_it_is_the_functions_that_it_stands_on():
     assert model.selection_ is None
 
 
-def test_one_label_has_one_axis():
+def test_one_label_has_one_axis_and_pickles_keep_it():
     X, Y = make_data()
     model = ss.SpectraRegressor(**LINEAR).fit(X, Y[:, 0])
     labels, std = model.predict(X, return_std=True)
@@ -95,6 +95,11 @@ def test_one_label_has_one_axis():
     # residuals of the noise 0.3 that was drawn; 0.3 / sqrt(2 * 60) is its standard error
     assert np.std(labels - Y[:, 0]) == pytest.approx(0.3, abs=0.1)
     assert model.score(X, Y[:, 0]) > 0.95
+    again = pickle.loads(pickle.dumps(model))
+    assert_array_equal(again.predict(X), labels)
+    assert again.get_params() == model.get_params()
+    with pytest.raises(OptionError, match="return_std or return_cov, got both"):
+        model.predict(X, return_std=True, return_cov=True)
 
 
 def test_auto_is_select():
@@ -107,7 +112,7 @@ def test_auto_is_select():
             return ss.select(stars, hidden=[()], folds=2, **options)
 
         patch.setattr("symspec.fitting.estimator.select", select)
-        model = ss.SpectraRegressor(random_state=0, n_jobs=1, progress=False)
+        model = ss.SpectraRegressor(random_state=0, n_jobs=1, tune=False, progress=False)
         model.fit(X, Y, groups=np.repeat(np.arange(20), 2))
     assert asked["n_workers"] == 1
     assert model.selection_.chosen.name == "linear"
@@ -122,15 +127,6 @@ def test_pipelines_and_folds_take_it():
     scores = cross_val_score(pipeline, X, Y, cv=GroupKFold(2), groups=groups)
     # noise 0.3 of a spread of 2.3 and 1.2, of thirty samples
     assert (scores > 0.8).all()
-
-
-def test_it_comes_back_from_a_pickle_and_keeps_its_parameters():
-    X, Y = make_data()
-    model = ss.SpectraRegressor(tune=False, **LINEAR).fit(X, Y)
-    again = pickle.loads(pickle.dumps(model))
-    assert_array_equal(again.predict(X), model.predict(X))
-    assert again.get_params() == model.get_params()
-    assert model.set_params(prior_precision=2.0).prior_precision == 2.0
 
 
 # --- weights
@@ -212,13 +208,9 @@ def test_mistakes_are_refused(options, fit, error, words):
         ss.SpectraRegressor(**LINEAR | options).fit(X, Y, **fit)
 
 
-def test_it_wants_to_be_fitted_and_gives_one_kind_of_error():
-    X, Y = make_data()
+def test_it_wants_to_be_fitted():
     with pytest.raises(NotFittedError):
-        ss.SpectraRegressor().predict(X)
-    model = ss.SpectraRegressor(tune=False, **LINEAR).fit(X, Y)
-    with pytest.raises(OptionError, match="return_std or return_cov, got both"):
-        model.predict(X, return_std=True, return_cov=True)
+        ss.SpectraRegressor().predict(make_data()[0])
 
 
 def test_without_scikit_learn_only_it_is_missing():
