@@ -165,7 +165,8 @@ def gather_left_out(left_out: LeftOut, words: Words, training: Spectra, center: 
         heading=f"Training {words.many}, each left out in turn",
         origin=f"{_CENTERS[center]}, each {words.one} predicted as if it had been left out of"
         f" training, without training again: exact for the network linearised at its weights{how}."
-        " Noise holds the errors that these labels came with.",
+        " Noise is all of their labels' scatter around the network: errors that these labels came"
+        " with, and what errors of the training flux do, included.",
         prediction=left_out.predict(center),
         true_labels=find_labels_alone(left_out.stars.labels),
         ids=training.ids,
