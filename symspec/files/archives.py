@@ -48,8 +48,6 @@ from symspec.networks.theta import check_theta
 from symspec.safety.options import check_choice
 from symspec.spectra.flux_prior import FluxPrior
 
-_LATER = ("gradient", "label_spread", "flux_variance")  # of posteriors, not in every file
-
 
 def write_network(
     path: str | os.PathLike[str],
@@ -176,6 +174,8 @@ def write_laplace(
         write_attribute(group, "dtype", laplace.dtype)
         write_array(group, "flux_mean", laplace.flux_mean)
         write_array(group, "label_range", laplace.label_range)
+        if laplace.gradient is not None:
+            write_array(group, "gradient", laplace.gradient)
         if laplace.hmc_verdict:
             write_strings(group, "hmc_verdict", laplace.hmc_verdict)
         _write_certificate(group.create_group("certificate"), laplace.certificate)
@@ -183,9 +183,8 @@ def write_laplace(
             _write_arrays(group.create_group("training_space"), laplace.training_space)
         if laplace.flux_prior is not None:
             _write_arrays(group.create_group("flux_prior"), laplace.flux_prior)
-        for name in _LATER:
-            if (array := getattr(laplace, name)) is not None:
-                write_array(group, name, array)
+        if laplace.label_spread is not None:
+            write_array(group, "label_spread", laplace.label_spread)
         for name, array in laplace.inverse_hessian.arrays().items():
             write_array(group, f"inverse_hessian/{name}", array)
 
@@ -215,12 +214,9 @@ def read_laplace(path: str | os.PathLike[str]) -> LaplacePosterior:
         kind = INVERSES[check_choice(structure, "structure", tuple(INVERSES))]
         backend, dtype = (archive.attribute("laplace", n, str) for n in ("backend", "dtype"))
         there = archive.find("laplace")
-        sizes = (net.n_params, net.n_labels, net.n_pixels)
-        later = {
-            name: archive.array(f"laplace/{name}", (size,), finite=True)
-            for name, size in zip(_LATER, sizes, strict=True)
-            if name in there
-        }
+        gradient = None
+        if "gradient" in there:  # not in a file of symspec 0.1
+            gradient = archive.array("laplace/gradient", (net.n_params,), finite=True)
         return LaplacePosterior(
             reg=reg,
             theta=theta,
@@ -238,8 +234,11 @@ def read_laplace(path: str | os.PathLike[str]) -> LaplacePosterior:
             if "hmc_verdict" in there
             else (),
             training_space=_read_training_space(archive, net.n_pixels),
+            gradient=gradient,
             flux_prior=_read_flux_prior(archive, net.n_pixels),
-            **later,
+            label_spread=archive.array("laplace/label_spread", (net.n_labels,), finite=True)
+            if "label_spread" in there
+            else None,
         )
 
 

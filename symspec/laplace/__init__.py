@@ -9,9 +9,8 @@ J_x = df/dx:
                                     from the training stars
 `flux_cov`   J_x (Sigma_x+C) J_x^T  what the errors of this spectrum, and its missing pixels, do to
                                     its labels
-`noise_cov`  S - J_x Sigma J_x^T    scatter of the training labels around the best network, the
-                                    labels' own errors included unless they were given, less what
-                                    the errors of the training flux explain
+`noise_cov`  S                      scatter of the training labels around the best network, the
+                                    labels' own errors included unless they were given
 `total_cov`  their sum              the error bar of a label as the training set defines labels
 ===========  =====================  ============================================================
 
@@ -40,11 +39,10 @@ How to read it
 --------------
 Errors of the training flux
     A network learns from noisy spectra, so that S, the scatter of the training labels around it,
-    holds what the noise of the training flux did to them. New spectra bring a noise of their own:
-    Sigma, the mean variance of the training flux (`laplace.flux_variance`), is taken out of S, or
-    it would count twice. For a network that is linear over the noise this is exact, whatever the
-    noise of a new spectrum. Where nothing is known of the errors of a new spectrum, or of the
-    training spectra, `noise_cov` is S: right for spectra as noisy as those.
+    holds what that noise did to them. Where the errors of a new spectrum are known, too, they count
+    a second time in the total: of spectra as noisy as the training ones, without `ivar`, the total
+    is that of `model_cov` and S alone. It is the safe side, as S is often too small where many
+    weights fit few stars; a calibration (`symspec.validation`) tells by how much.
 Certificate
     A^-1 is a covariance only at a minimum of U. `laplace.certificate` carries |gradient| and the
     Newton decrement in nats; `certificate.is_minimum` looks for a direction in which U curves down,

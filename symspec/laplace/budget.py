@@ -14,7 +14,6 @@ from symspec.errors import MissingPixelsWarning, OptionError
 from symspec.laplace.flags import Flag, FlagOptions, find_flags, find_label_flags
 from symspec.laplace.flux_errors import FluxNoise, find_flux_errors
 from symspec.laplace.prediction import Prediction, standard_deviations
-from symspec.networks.noise import Noise
 from symspec.safety.checkpoint import Checkpoint
 from symspec.safety.label_errors import Labels
 from symspec.safety.memory import Batches
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
     from symspec.laplace.posterior import LaplacePosterior
 
 CENTERS = ("weights", "linearized")
-LEAST_NOISE = 1e-6  # of the variance of the noise, where errors of the training flux explain it all
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +79,6 @@ def begin(n_stars: int, n_labels: int, n_outputs: int) -> dict[str, np.ndarray]:
         "step": np.zeros(of_labels),
         "nonlinearity": np.ones(of_labels),
         "sampling": np.zeros(of_labels),
-        "training": np.zeros(square),
     }
 
 
@@ -129,7 +126,6 @@ class Budgets:
             completed,
             noise,
             rest=np.einsum("ncc->nc", others),
-            training=self.laplace.flux_variance,
             method=self.how.flux,
             eps=float(np.finfo(self.laplace.dtype).eps),
         )
@@ -171,8 +167,9 @@ def sum_up(
 
     The noise is that of new labels, or of these `labels`, with their own errors.
     """
-    noise_cov, mixture = _find_noise(laplace.reg.noise, computed, labels)
-    dof = laplace.reg.noise.tail_dof
+    noise = laplace.reg.noise
+    noise_cov = noise.predict(computed["outputs"], computed["variances"], labels)
+    dof = noise.tail_dof
     total_cov = computed["model"] + computed["flux"] + noise_cov
     n_bad = np.zeros(len(X), int) if ivar is None else np.count_nonzero(ivar == 0, axis=1)
     snr = find_snr(X, ivar)
@@ -208,47 +205,8 @@ def sum_up(
         fill=how.fill,
         flux=how.flux,
         noise_dof=None if dof is None else np.broadcast_to(dof, computed["labels"].shape),
-        noise_mixture=mixture,
+        noise_mixture=noise.find_mixture(computed["outputs"], computed["variances"]),
     )
-
-
-def _find_noise(
-    noise: Noise, computed: Mapping[str, np.ndarray], labels: Labels | None
-) -> tuple[np.ndarray, np.ndarray | None]:
-    """Its covariances, and the mixture of `Prediction.noise_mixture`."""
-    of_stars = computed["outputs"], computed["variances"]
-    mixture = noise.find_mixture(*of_stars)
-    return take_out_training(noise.predict(*of_stars, labels), mixture, computed["training"])
-
-
-def take_out_training(
-    noise_cov: np.ndarray, mixture: np.ndarray | None, training: np.ndarray
-) -> tuple[np.ndarray, np.ndarray | None]:
-    r"""The noise without what errors of the training flux did to the training labels.
-
-    With :math:`S = L L^T` and :math:`T = J \Sigma J^T` it is :math:`L (1 - L^{-1} T L^{-T})_+ L^T`,
-    S - T where that is a covariance: at least `LEAST_NOISE` of S in every direction.
-
-    Parameters
-    ----------
-    noise_cov, training : numpy.ndarray, shape (star, label, label)
-        S and T.
-    mixture : numpy.ndarray, shape (star, label, 2), or None
-        As `Prediction.noise_mixture`.
-    """
-    some = np.flatnonzero(np.einsum("ncc->n", training) > 0)
-    if not some.size:
-        return noise_cov, mixture
-    S = noise_cov[some]
-    L = np.linalg.cholesky(S)
-    half = np.linalg.solve(L, training[some])
-    shares, vectors = np.linalg.eigh(np.linalg.solve(L, half.transpose(0, 2, 1)))
-    root = L @ (vectors * np.sqrt(np.maximum(1 - shares, LEAST_NOISE))[:, None])
-    noise_cov[some] = root @ root.transpose(0, 2, 1)
-    if mixture is not None:
-        left = np.einsum("ncc->nc", noise_cov[some]) / np.einsum("ncc->nc", S)
-        mixture[some, :, 0] *= np.sqrt(left)
-    return noise_cov, mixture
 
 
 def _flag_labels(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Mapping
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -44,6 +43,7 @@ from symspec.training.steps.proofs import KinkProof, find_kink_proof
 from symspec.training.steps.shared import find_shared_objective
 from symspec.version import __version__
 
+NEARLY = 1.0  # nats that a bundle of gradients leaves, below which kinks may prove a minimum
 SHIFT_STARS = 256  # training stars over which the effect of a Newton step is averaged
 
 
@@ -78,9 +78,8 @@ def fit_laplace(
         Standard deviations or covariances of errors that the labels came with, in their units.
         They add to the noise. `Spectra` bring their own.
     ivar : array_like, shape (star, pixel), optional
-        Inverse variance of the training flux X. Pixels where it is 0 are filled by what the other
-        pixels and stars tell of them; elsewhere it says how much of the labels' scatter the errors
-        of the training flux explain, see `symspec.laplace`. `Spectra` bring their own.
+        Inverse variance of the training flux X, of which only zeros count: such pixels are filled
+        by what the other pixels and stars tell of them. `Spectra` bring their own.
     curvature : {"ggn", "hessian"}
         The generalised Gauss-Newton matrix, always positive definite, or the exact Hessian.
     structure : str, default "auto"
@@ -124,7 +123,6 @@ def fit_laplace(
     """
     theta = np.array(check_theta(theta, reg.net.n_params))
     known = _find_ivar(X) if ivar is None else np.atleast_2d(ivar)
-    is_correlated = isinstance(X, Spectra) and X.flux_covariance is not None
     X, Y = check_stars(reg.net, *as_stars(reg.net, X, Y, label_errors, ivar))
     options = dict(options or {})
     fingerprint = ""
@@ -150,7 +148,7 @@ def fit_laplace(
         certified = _certify(builder, inverse, theta)
         laplace = _build_posterior(builder, known, theta, inverse, *certified)
     _report_minimum(laplace.certificate, require_minimum)
-    return laplace if is_correlated else replace(laplace, flux_variance=_find_flux_variance(known))
+    return laplace
 
 
 def _find_ivar(X: ArrayLike | Spectra | Resampled) -> np.ndarray | None:
@@ -195,15 +193,6 @@ def _build_posterior(
     )
 
 
-def _find_flux_variance(ivar: np.ndarray | None) -> np.ndarray | None:
-    """Mean variance of the good pixels (pixel,), 0 of one that never is; None if it is unknown."""
-    if ivar is None or not (0 < np.min(ivar, where=ivar > 0, initial=NOISELESS) < NOISELESS):
-        return None
-    good = ivar > 0
-    variance = np.divide(1.0, ivar, out=np.zeros(ivar.shape), where=good)
-    return variance.sum(axis=0) / np.maximum(good.sum(axis=0), 1)
-
-
 def _find_label_range(Y: Labels) -> np.ndarray:
     """Smallest and largest training label (2, label); NaN for a label that no star has."""
     labels = find_labels_alone(Y)
@@ -228,16 +217,16 @@ def _certify(
     step = inverse.cheap() @ gradient
     search = stars.find_lowest_curvature
     if stars.may_kink and 0.5 * gradient @ step > MAX_DECREMENT:
-        proof = stars.prove_kink(U, gradient)
+        bundle = stars.settle(U, gradient)
+        proof = stars.prove_kink(U, gradient) if bundle.decrement <= NEARLY else None
         if proof is not None:
             n_pieces = proof.n_pieces
             gradient = proof.slope
-            step = inverse.cheap() @ gradient
             search = partial(proof.find_lowest_curvature, stars.n_products)
-        elif (bundle := stars.settle(U, gradient)).decrement <= MAX_DECREMENT:
+        elif bundle.decrement <= MAX_DECREMENT:
             n_pieces = bundle.n_pieces
             gradient = bundle.least
-            step = inverse.cheap() @ gradient
+        step = inverse.cheap() @ gradient
     certificate = Certificate(
         gradient_norm=float(np.abs(gradient).max()),
         newton_decrement=0.5 * float(gradient @ step),

@@ -140,15 +140,12 @@ class FluxErrors:
         where both are too small to matter, see `find_flux_errors`.
     sampling_error : numpy.ndarray, shape (star, label)
         Monte Carlo error of the standard deviation; 0 for linear covariances.
-    training : numpy.ndarray, shape (star, label, label)
-        What errors of the training flux would do to these labels, linearly.
     """
 
     covariance: np.ndarray
     missing: np.ndarray
     nonlinearity: np.ndarray
     sampling_error: np.ndarray
-    training: np.ndarray
 
     def to_arrays(self) -> dict[str, np.ndarray]:
         """All of them, by the names under which a prediction in the making holds them."""
@@ -157,7 +154,6 @@ class FluxErrors:
             "missing": self.missing,
             "nonlinearity": self.nonlinearity,
             "sampling": self.sampling_error,
-            "training": self.training,
         }
 
 
@@ -168,7 +164,6 @@ def find_flux_errors(
     noise: FluxNoise,
     *,
     rest: np.ndarray | None = None,
-    training: np.ndarray | None = None,
     method: str = "linear",
     eps: float = np.finfo(np.float64).eps,
 ) -> FluxErrors:
@@ -197,8 +192,6 @@ def find_flux_errors(
     noise : FluxNoise
     rest : numpy.ndarray, shape (star, label), optional
         Variances r of the labels that are not of the flux.
-    training : numpy.ndarray, shape (pixel,), optional
-        Variance of the training flux; by default none.
     method : {"linear", "sampled"}
         "sampled": the covariance is the second moment of the draws about the labels.
     eps : float
@@ -210,16 +203,9 @@ def find_flux_errors(
     draws = _Draws(noise.n_normals, completed)
     parts = []
     n_stars, n_pixels = completed.flux.shape
-    sigma = np.zeros(n_pixels) if training is None else np.sqrt(training)
     for rows in chunks(n_stars, max(8, CACHE_BYTES // (8 * n_pixels))):
         part = _Propagation(
-            respond,
-            at_center[rows],
-            completed.pick(rows),
-            noise.pick(rows),
-            draws,
-            floor[rows],
-            sigma,
+            respond, at_center[rows], completed.pick(rows), noise.pick(rows), draws, floor[rows]
         )
         parts.append((part.sample() if method == "sampled" else part.check()).to_arrays())
     joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
@@ -228,7 +214,6 @@ def find_flux_errors(
         missing=joined["missing"],
         nonlinearity=joined["nonlinearity"],
         sampling_error=joined["sampling"],
-        training=joined["training"],
     )
 
 
@@ -262,7 +247,6 @@ class _Propagation:
         noise: FluxNoise,
         draws: _Draws,
         floor: np.ndarray,
-        training_sigma: np.ndarray,
     ):
         self.completed = completed
         self.noise = noise
@@ -272,7 +256,6 @@ class _Propagation:
         self.response = respond(completed.flux)
         noise_jacobian, self.missing = completed.propagate(self.response.J)
         self.linear = noise.propagate(noise_jacobian) + self.missing
-        self.training = square(self.response.J * training_sigma)
 
     def sample(self) -> FluxErrors:
         """Covariances of draws."""
@@ -283,7 +266,6 @@ class _Propagation:
             missing=self.missing,
             nonlinearity=self._find_ratio(moments.variance, moments.linear / N_SAMPLED),
             sampling_error=moments.sampling_error,
-            training=self.training,
         )
 
     def check(self) -> FluxErrors:
@@ -306,7 +288,6 @@ class _Propagation:
             missing=self.missing,
             nonlinearity=self._find_ratio(variance + moments.excess / moments.n, variance),
             sampling_error=np.zeros(variance.shape),
-            training=self.training,
         )
 
     def _add(self, moments: _Moments, stars: np.ndarray, pairs: range) -> None:

@@ -101,7 +101,6 @@ def hash_posterior(laplace: LaplacePosterior) -> str:
     prior = laplace.flux_prior
     # digests of the first version, whose posteriors had none, stay as they are
     later = () if prior is None else (vars(prior), laplace.label_spread)
-    later += () if laplace.flux_variance is None else (laplace.flux_variance,)
     return _find_stored_digest(
         hash_network(laplace.reg.net, laplace.theta),
         laplace.reg.noise.identity(),

@@ -74,8 +74,6 @@ class LaplacePosterior:
         without it.
     label_spread : numpy.ndarray, shape (label,), or None
         Standard deviations of the training labels; None in a file without them.
-    flux_variance : numpy.ndarray, shape (pixel,), or None
-        Mean variance of the training flux, where it is known and independent from pixel to pixel.
     training_stars : TrainingStars or None
         Those that it was fitted to, not copied; None if it was read from a file.
     """
@@ -97,7 +95,6 @@ class LaplacePosterior:
     gradient: np.ndarray | None = None
     flux_prior: FluxPrior | None = None
     label_spread: np.ndarray | None = None
-    flux_variance: np.ndarray | None = None
     training_stars: TrainingStars | None = None
 
     @property

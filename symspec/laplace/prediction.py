@@ -36,9 +36,8 @@ class Prediction:
         :math:`J_x (\Sigma_x + C) J_x^T`: from the errors of the flux, and from what the good pixels
         leave open of the missing ones; zero where `has_flux_errors` is False.
     noise_cov : numpy.ndarray, shape (star, label, label)
-        S: the scatter of the training labels around the network, less what the errors of the
-        training flux explain of it, see `symspec.laplace`; of Student's t the squares of half
-        widths of 68.27 %, see `StudentTNoise`.
+        S: the scatter of the training labels around the network; of Student's t the squares of
+        half widths of 68.27 %, see `StudentTNoise`.
     total_cov : numpy.ndarray, shape (star, label, label)
         The sum of the three.
     flags : numpy.ndarray of int, shape (star,)

@@ -9,6 +9,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 import symspec as ss
 from symspec.derivatives.backends import find_mode
+from symspec.safety.label_errors import add_errors
 
 N = 14
 SHAPES = ("deviations", "covariances")
@@ -327,6 +328,14 @@ def test_what_are_no_errors_is_refused_before_any_work(errors, words):
     name = "label_errors" if errors.ndim == 2 else "label_covariance"
     with pytest.raises((ss.DataError, ss.ShapeError), match=words):
         ss.Spectra(flux=X, labels=Y, **{name: errors})
+
+
+def test_covariances_of_labels_in_units_far_apart_are_taken():
+    scales = np.array([280.0, 0.3, 0.16])  # K and dex, of one spectrum's noise: nearly of rank one
+    along = scales * [[1.0], [-0.999], [0.998]]
+    E = np.einsum("ic,jc->ij", along, along) / 3 + np.diag(1e-16 * scales**2)
+    labels = add_errors(np.ones((4, 3)), np.tile(E, (4, 1, 1)))
+    np.testing.assert_array_equal(labels.covariance[2], (E + E.T) / 2)
 
 
 def test_errors_of_missing_labels_are_ignored_and_missing_errors_are_what_is_said():

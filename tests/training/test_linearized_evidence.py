@@ -12,6 +12,7 @@ import symspec as ss
 from symspec.derivatives.compiled import compile_jacobian, compile_predict
 from symspec.inverse_hessian.builder import InverseBuilder
 from symspec.safety.label_errors import add_errors
+from symspec.training import search
 from symspec.training.hyperparameters import Hyperparameters
 from symspec.training.linearized import linearize
 
@@ -128,6 +129,25 @@ def test_tuning_ends_at_the_maximum_of_the_closed_form_and_keeps_the_weights(
     for size in (0.01, 0.1, 0.5):
         for direction in np.vstack([np.eye(n), -np.eye(n)]):
             assert F(size * direction) <= top + 1e-5  # ten tolerances
+
+
+def test_many_stars_start_from_what_few_of_them_tell(monkeypatch):
+    problem = build_problem(n_stars=120)
+
+    def tune():
+        seen = []
+        ss.tune(
+            *problem, structure="dual", move=False, tolerance=1e-6, progress=False,
+            callback=lambda *both: seen.append(both[1].log_marginal_likelihood),
+        )  # fmt: skip
+        return seen
+
+    at_once = tune()
+    monkeypatch.setattr(search, "FEW_ROWS", 60)
+    after_few = tune()
+    assert after_few[-1] == pytest.approx(at_once[-1], abs=2e-6)
+    assert after_few[0] > at_once[0] + 10
+    assert len(after_few) < len(at_once)
 
 
 @pytest.mark.parametrize("structure", ["primal", "dual"])
