@@ -452,6 +452,9 @@ def test_a_page_that_cannot_be_written_is_refused_first(tmp_path, laplace, stars
         write_report(path, laplace, stars=stars, chosen=["nobody"])
     with pytest.raises(ShapeError, match="stars should be those of the prediction"):
         write_report(path, laplace, stars=stars, prediction=laplace.predict(stars[:3]))
+    other = replace(laplace.predict(stars), label_units=("kK", "dex", "dex"))
+    with pytest.raises(DataError, match=r"got TEFF \[kK\], LOGG \[dex\]"):
+        write_report(path, laplace, prediction=other)
     assert not path.exists()
 
 

@@ -237,9 +237,9 @@ def _show_calibration(sample: Sample, words: Words) -> list[Block]:
     known = "" if levels else " Nor does it hold intervals: 'symspec errors' writes them."
     return [
         Paragraph(
-            "The noise has wide tails, of which a catalogue holds intervals of one level only:"
-            " coverage at other levels and the PIT take the spectra in place of the catalogue."
-            + known,
+            "The noise is not normal, or has wide tails, of which a catalogue holds intervals of"
+            " one level only: coverage at other levels and the PIT take the spectra in place of the"
+            " catalogue." + known,
             "warning",
         ),
         table,
