@@ -53,8 +53,8 @@ def _summary_table(sample: Sample) -> Table:
         columns=[*columns, *tested],
         rows=rows,
         note="model: what the training set leaves open of the weights; flux: what errors of the"
-        " spectrum do; noise: the scatter of training labels, where errors of both training and new"
-        " flux are known less what those of the training flux explain; total: the error bar.",
+        " spectrum do; noise: the scatter of training labels, with what errors of the training flux"
+        " did to them; total: the error bar.",
     )
 
 
