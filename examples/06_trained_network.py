@@ -106,6 +106,12 @@ print(table["ID", "TEFF", "TEFF_ERR", "TEFF_MODEL_ERR", "TEFF_FLUX_ERR", "SNR", 
 z = (survey.prediction.labels - new.labels) / survey.prediction.errors
 print(f"check: two errors hold at least 90 % of the true labels: {np.mean(np.abs(z) < 2) > 0.9}")
 
+# One page for a referee: what was done, the error budget, whether the error bars are true.
+page = ss.write_report(
+    folder / "report.html", laplace, catalogue=folder / "catalogue.fits", training=stars
+)
+print(f"{page.name}: {page.stat().st_size / 2**20:.1f} MiB, loads nothing")
+
 # The derivative of the first label, averaged over the stars, shows what the temperature rests on.
 summary = ss.write_jacobian(
     folder / "jacobian.h5", net, theta, folder / "new.npz", resample="flux_conserving"

@@ -53,6 +53,7 @@ SAID = {
         "certificate: not at a minimum",
         "as they are: the network takes spectra of 64 pixels, got 192",
         "check: they are what was trained, in float32: True",
+        "report.html: ",
         "dTEFF/dflux is largest at",
     ],
     "05_pymc_script": [

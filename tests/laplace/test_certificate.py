@@ -336,15 +336,21 @@ def test_a_kink_is_certified_by_the_pieces_that_meet_there(kinked, tmp_path):
 def test_rounding_does_not_decide_on_which_side_of_a_kink_weights_are(kinked, unit):
     reg, theta, X, Y = kinked
     net = ss.standardized(ss.mlp([4, 6, 1], activation="relu"), unit * X, Y)
-    certificate = ss.fit_laplace(reg, theta, X, Y).certificate
-    found = ss.fit_laplace(reg.with_network(net), theta, unit * X, Y).certificate
+    laplace = ss.fit_laplace(reg, theta, X, Y)
+    in_units = ss.fit_laplace(reg.with_network(net), theta, unit * X, Y)
     jitter = theta * (1 + 1e-13 * np.random.default_rng(0).normal(size=theta.shape))
-    beside = ss.fit_laplace(reg, jitter, X, Y).certificate
-    for other in (found, beside):
-        assert other.n_pieces == certificate.n_pieces
-        np.testing.assert_allclose(other.smallest_ratio, certificate.smallest_ratio, rtol=1e-6)
+    beside = ss.fit_laplace(reg, jitter, X, Y)
+    new = X + 0.1
+    for other, flux in ((in_units, unit * new), (beside, new)):
+        V = other.label_covariance(flux)
+        np.testing.assert_allclose(V, laplace.label_covariance(new), rtol=1e-6)
+        certificate = other.certificate
+        expected = laplace.certificate
+        assert certificate.n_pieces == expected.n_pieces
         np.testing.assert_allclose(
-            other.newton_decrement, certificate.newton_decrement, rtol=1e-3, atol=1e-12
+            [certificate.smallest_ratio, certificate.newton_decrement],
+            [expected.smallest_ratio, expected.newton_decrement],
+            rtol=1e-6,
         )
 
 

@@ -1,5 +1,6 @@
 """The page for a referee: its numbers are those of arrays, and a stranger's names stay text."""
 
+import base64
 import re
 from dataclasses import replace
 
@@ -297,16 +298,23 @@ def test_names_of_strangers_stay_text(tmp_path, training):
 
 
 @pytest.mark.usefixtures("_undrawn")
-def test_words_follow_the_data(tmp_path, laplace, stars, training):
+def test_words_follow_the_data(tmp_path, laplace, stars, training, audit):
     path = tmp_path / "report.html"
     chemistry = replace(stars, ids=np.array([f"grain {i}" for i in range(len(stars))]))
     named = replace(training, ids=np.array([f"grain {i}" for i in range(len(training))]))
-    write_report(path, laplace, stars=chemistry, training=named, object_name="sample")
+    write_report(path, laplace, stars=chemistry, training=named, audit=audit, object_name="sample")
     page = Page(path.read_text(encoding="utf-8"))
     alts = " ".join(one.attributes.get("alt", "") for one in page.elements)
     assert re.findall(r"\bstars?\b", f"{page.text} {alts}", flags=re.IGNORECASE) == []
     assert "50 samples" in page.text
     assert "Mg b" not in page.text  # lines of stars are none of theirs
+    [drawn] = [
+        base64.b64decode(one.attributes["src"].partition(",")[2]).decode()
+        for one in page.find("img")
+        if one.attributes["alt"].startswith("Ratio of each structure")
+    ]
+    assert "nearest training sample" in drawn
+    assert re.findall(r"\bstars?\b", drawn) == []
 
 
 @pytest.mark.parametrize(
@@ -444,6 +452,9 @@ def test_a_page_that_cannot_be_written_is_refused_first(tmp_path, laplace, stars
         write_report(path, laplace, stars=stars, chosen=["nobody"])
     with pytest.raises(ShapeError, match="stars should be those of the prediction"):
         write_report(path, laplace, stars=stars, prediction=laplace.predict(stars[:3]))
+    other = replace(laplace.predict(stars), label_units=("kK", "dex", "dex"))
+    with pytest.raises(DataError, match=r"got TEFF \[kK\], LOGG \[dex\]"):
+        write_report(path, laplace, prediction=other)
     assert not path.exists()
 
 

@@ -26,13 +26,15 @@ from symspec.spectra.grids import check_grid
 from symspec.spectra.pixels import fill_flux
 from symspec.spectra.resampling import Resampled
 from symspec.spectra.selections import as_stars, match_labels
-from symspec.spectra.spectra import Spectra
+from symspec.spectra.spectra import Spectra, with_unit
 from symspec.validation.calibration import check_true_labels
 
 _CENTERS = {
     "weights": "Labels are those of the network at its weights",
     "linearized": "Labels are those of the network linearised at its weights, at its own minimum",
 }
+# of a catalogue's header
+_SHOWN = ("SYMSPEC", "NETHASH", "MODHASH", "DATAHASH", "UNCERT", "RESAMPLE", "CALFROM", "FILL")
 SAME_LOSS = {"float64": 1e-6, "float32": 1e-3}  # relative, of the negative log posterior
 SAME_MEAN = 1e-9  # relative, of training spectra that are those of the model
 
@@ -57,7 +59,7 @@ def gather_given(
         prediction = laplace.predict(stars, progress=False)
     if prediction is None:
         return None
-    _check_labels(laplace, prediction.label_names)
+    _check_labels(laplace, prediction)
     n_stars = len(prediction.labels)
     if spectra is not None:
         if len(spectra) != n_stars:
@@ -92,11 +94,10 @@ def gather_catalogue(
     """
     catalogue = read_catalogue(path)
     prediction = catalogue.prediction
-    _check_labels(laplace, prediction.label_names)
+    _check_labels(laplace, prediction)
     header = catalogue.header
-    if header.get("NETHASH", hash_network(laplace.reg.net, laplace.theta)) != hash_network(
-        laplace.reg.net, laplace.theta
-    ):
+    own = hash_network(laplace.reg.net, laplace.theta)
+    if header.get("NETHASH", own) != own:
         raise DataError(
             f"{path} should be a catalogue of this model, got one of another network: give the"
             " model that 'symspec errors' had."
@@ -116,9 +117,6 @@ def gather_catalogue(
     )
     about = {f"catalogue's {key}": str(header[key]) for key in _SHOWN if key in header}
     return sample, about
-
-
-_SHOWN = ("SYMSPEC", "NETHASH", "MODHASH", "DATAHASH", "UNCERT", "RESAMPLE", "CALFROM", "FILL")
 
 
 def leave_out(laplace: LaplacePosterior, words: Words, training: Spectra) -> LeftOut | None:
@@ -165,7 +163,8 @@ def gather_left_out(left_out: LeftOut, words: Words, training: Spectra, center: 
         heading=f"Training {words.many}, each left out in turn",
         origin=f"{_CENTERS[center]}, each {words.one} predicted as if it had been left out of"
         f" training, without training again: exact for the network linearised at its weights{how}."
-        " Noise holds the errors that these labels came with.",
+        " Noise is all of their labels' scatter around the network: errors that these labels came"
+        " with, and what errors of the training flux do, included.",
         prediction=left_out.predict(center),
         true_labels=find_labels_alone(left_out.stars.labels),
         ids=training.ids,
@@ -226,12 +225,14 @@ def _find_tails(laplace: LaplacePosterior, catalogue: Catalogue) -> tuple[Predic
     return prediction, not catalogue.has_wide_tails
 
 
-def _check_labels(laplace: LaplacePosterior, names: tuple[str, ...]) -> None:
-    own = laplace.reg.net.label_names
-    if names != own:
+def _check_labels(laplace: LaplacePosterior, prediction: Prediction) -> None:
+    net = laplace.reg.net
+    own = list(map(with_unit, net.label_names, net.label_units))
+    found = list(map(with_unit, prediction.label_names, prediction.label_units))
+    if found != own:
         raise DataError(
             f"the prediction should be of the model's labels, {', '.join(own)}, got"
-            f" {', '.join(names)}: give one of this model."
+            f" {', '.join(found)}: give one of this model."
         )
 
 

@@ -14,7 +14,7 @@ from symspec.laplace.posterior import LaplacePosterior
 from symspec.networks.network import Network
 from symspec.reports.contents import MATRICES, list_labels, list_layers
 from symspec.reports.hmc_plots import plot_hmc_intervals
-from symspec.reports.pages.figures.images import as_image, new_figure
+from symspec.reports.pages.figures.images import adapt_axes, as_image, new_figure
 from symspec.reports.pages.figures.parts import Block, Cell, Figure, Paragraph, Section, Table
 from symspec.reports.pages.figures.words import Words, count, number, numbers
 from symspec.reports.plots import plot_structure_audit
@@ -130,8 +130,8 @@ def checks_section(
         "Structure audit and Hamiltonian Monte Carlo",
         [
             Paragraph(
-                f"The inverse Hessian is {laplace.inverse_hessian.accuracy}: {laplace.structure},"
-                f" {words.adapt(laplace.reason)}."
+                f"The inverse Hessian is {laplace.inverse_hessian.accuracy}, by"
+                f" {words.adapt(laplace.reason).rstrip('.')}."
             ),
             *_show_audit(audit, words),
             *_show_verdict(laplace, comparison),
@@ -161,6 +161,7 @@ def _show_audit(audit: StructureAudit | None, words: Words) -> list[Block]:
     figure = new_figure((2.6 + 4.4 * len(audit.label_names), 4.2))
     axes = figure.subplots(1, len(audit.label_names), sharey=True, squeeze=False).ravel().tolist()
     plot_structure_audit(audit, axes=axes)
+    adapt_axes(figure, words)
     skipped = "".join(f" {name} was left out: {why}." for name, why in audit.skipped.items())
     table = Table(
         caption=f"Model error by each structure over the exact one ({audit.exact})",
@@ -218,6 +219,7 @@ def _show_comparison(comparison: HmcComparison | None, words: Words) -> list[Blo
     plot_hmc_intervals(
         comparison, axes=figure.subplots(n_labels, 1, squeeze=False).ravel().tolist()
     )
+    adapt_axes(figure, words)
     columns = ["label", "Laplace's sd", "HMC's sd", "ratio", "its error", "shift [sd]"]
     table = Table(
         caption=f"Medians over {words.count(len(comparison.hmc_mean))}; {comparison.varied}",
@@ -249,7 +251,7 @@ def provenance_section(
         **about,
         **{f"version of {name}": number for name, number in find_versions().items()},
         "curvature": MATRICES[laplace.curvature],
-        "inverted by": f"{laplace.structure}: {words.adapt(laplace.reason)}",
+        "inverted by": words.adapt(laplace.reason),
         "passes through the network": f"{laplace.backend}, {laplace.dtype}",
         "digest of the network": hash_network(net, laplace.theta),
         "digest of the model": hash_posterior(laplace),

@@ -53,7 +53,8 @@ def _summary_table(sample: Sample) -> Table:
         columns=[*columns, *tested],
         rows=rows,
         note="model: what the training set leaves open of the weights; flux: what errors of the"
-        " spectrum do; noise: the scatter of training labels; total: the error bar.",
+        " spectrum do; noise: the scatter of training labels, with what errors of the training flux"
+        " did to them; total: the error bar.",
     )
 
 
@@ -236,9 +237,9 @@ def _show_calibration(sample: Sample, words: Words) -> list[Block]:
     known = "" if levels else " Nor does it hold intervals: 'symspec errors' writes them."
     return [
         Paragraph(
-            "The noise has wide tails, of which a catalogue holds intervals of one level only:"
-            " coverage at other levels and the PIT take the spectra in place of the catalogue."
-            + known,
+            "The noise is not normal, or has wide tails, of which a catalogue holds intervals of"
+            " one level only: coverage at other levels and the PIT take the spectra in place of the"
+            " catalogue." + known,
             "warning",
         ),
         table,

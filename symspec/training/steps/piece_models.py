@@ -217,8 +217,8 @@ class Ridge:
         v = self._model.inverse.dot(g)
         return v - self._columns @ self.solve(self._rows @ v)
 
-    def lead_back(self, s: Vector) -> Vector:
-        """The step s (param,) and then to the ridge."""
+    def lead_back(self, s: Vector, ends: Vector | float = 0.0) -> Vector:
+        """The step s (param,) and then to the ridge, or to where kinks bend U by `ends` (kink,)."""
         if not len(self.held.kinks):
             return s
         for _ in range(2):
@@ -228,7 +228,7 @@ class Ridge:
             left = slopes[tuple(self.held.kinks.T)]
             if not np.isfinite(left).all():
                 return s
-            s = s - self._columns @ self.solve(left)
+            s = s - self._columns @ self.solve(left - ends)
         return s
 
     def find_newton_step(self, step: ModelStep, radius: float) -> tuple[Vector, Held, bool]:

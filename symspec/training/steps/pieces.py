@@ -83,6 +83,7 @@ class PieceSteps:
             if is_flat and self._gain <= tolerance:
                 lower = self._descend(ridge, tolerance)
                 if lower is None:
+                    self.place = self._step_aside(ridge, tolerance)
                     return True
                 new = lower
                 self._gain = self.place.U - new.U
@@ -175,6 +176,19 @@ class PieceSteps:
                 return further
         self._radius = max(0.01 * self._radius, LEAST_RADIUS)
         return new
+
+    def _step_aside(self, ridge: Ridge, tolerance: float) -> Place:
+        """A place beside the kinks held, on the side of each that has the larger share.
+
+        On the kinks themselves rounding would choose the sides, and with them the Gauss-Newton
+        matrix.
+        """
+        shares = ridge.held.shares
+        if not len(shares):
+            return self.place
+        ends = np.where(shares > 0.5, 1.0, -1.0) * tolerance / len(shares)
+        new = self._look(ridge.lead_back(np.zeros_like(self.place.theta), ends))
+        return new if self.place.U + tolerance >= new.U else self.place
 
     def _descend(self, ridge: Ridge, tolerance: float) -> Place | None:
         """A place lower by more than the tolerance in a direction in which U curves down."""

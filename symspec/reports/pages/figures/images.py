@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from symspec.reports.pages.figures.parts import Image
+from symspec.reports.pages.figures.words import Words
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -82,6 +83,17 @@ def new_figure(
         top=1 - above / size[1],
     )
     return figure
+
+
+def adapt_axes(figure: Figure, words: Words) -> None:
+    """Have axes speak of what the page speaks of, where another room drew stars."""
+    from matplotlib.ticker import FixedLocator
+
+    for panel in figure.axes:
+        panel.set_xlabel(words.adapt(panel.get_xlabel()))
+        if isinstance(panel.xaxis.get_major_locator(), FixedLocator):
+            texts = [label.get_text() for label in panel.get_xticklabels()]
+            panel.set_xticklabels([words.adapt(text) for text in texts])
 
 
 def as_image(figure: Figure, alt: str) -> Image:
