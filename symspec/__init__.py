@@ -53,11 +53,11 @@ budget), `.validation` (whether it is true), `.hmc` (the check by Hamiltonian Mo
 `.reports` (figures and tables), `.cli`.
 """
 
-from typing import TYPE_CHECKING, Any
-
 from symspec.safety import interrupts as interrupts  # first: the others take seconds
 
 # isort: split
+from typing import TYPE_CHECKING, Any
+
 from symspec.derivatives import (
     compile_ggn,
     compile_ggn_vector_product,
