@@ -6,12 +6,35 @@ import multiprocessing
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import replace
 
+import numpy as np
+from numpy.typing import ArrayLike
 from threadpoolctl import threadpool_limits
 
 from symspec.safety.progress import Progress, show_progress
+from symspec.spectra.selections import assign_folds
+from symspec.spectra.spectra import Spectra
 
 STAGE = "folds: training, tuning, certifying"
+
+
+def divide(
+    spectra: Spectra, folds: int, groups: ArrayLike | None, seed: int
+) -> tuple[Spectra, np.ndarray]:
+    """The stars that have labels, and the fold (star,) in which each is held out.
+
+    `groups` (star,) take the place of those of the spectra, if they are given.
+
+    Raises
+    ------
+    OptionError
+        There are fewer than two folds, or fewer groups than folds.
+    """
+    if groups is not None:
+        spectra = replace(spectra, groups=np.asarray(groups))
+    fold = assign_folds(spectra, folds, seed)
+    return spectra[fold >= 0], fold[fold >= 0]
 
 
 def run_folds[Job, Result](

@@ -24,7 +24,7 @@ from numpy.typing import ArrayLike
 
 from symspec.errors import DataError, OptionError
 from symspec.fitting.fit import FitOptions, find_first_weights, fit_network
-from symspec.fitting.folds import run_folds
+from symspec.fitting.folds import divide, run_folds
 from symspec.laplace.fit import fit_laplace
 from symspec.laplace.posterior import LaplacePosterior
 from symspec.laplace.prediction import Prediction, join_predictions
@@ -32,7 +32,7 @@ from symspec.networks.regression import Regression
 from symspec.safety.label_errors import LabelsWithErrors
 from symspec.safety.options import check_choice, check_count
 from symspec.safety.progress import Progress, show_progress
-from symspec.spectra.selections import as_stars, assign_folds, find_groups
+from symspec.spectra.selections import as_stars, find_groups
 from symspec.spectra.spectra import Spectra
 from symspec.training.newton import polish
 from symspec.validation.calibration import coverage, sigma_mad
@@ -156,11 +156,8 @@ def select(
     candidates = _list_candidates(hidden, priors, options)
     if spectra.labels is None:
         raise DataError("select needs labels, got spectra without: give Spectra(labels=...).")
-    if groups is not None:
-        spectra = replace(spectra, groups=np.asarray(groups))
-    fold = assign_folds(spectra, folds, seed)
-    stars = spectra[fold >= 0]
-    trial = _Trial(stars, fold[fold >= 0], seed, n_workers)
+    stars, fold = divide(spectra, folds, groups, seed)
+    trial = _Trial(stars, fold, seed, n_workers)
     with show_progress(progress) as show:
         tried: list[_Tried] = []
         for alike in candidates:

@@ -10,12 +10,11 @@ from numpy.typing import ArrayLike
 
 from symspec.errors import DataError, OptionError
 from symspec.fitting.fit import FitOptions, fit_network
-from symspec.fitting.folds import run_folds
+from symspec.fitting.folds import divide, run_folds
 from symspec.laplace.certificate import Certificate
 from symspec.laplace.prediction import Prediction, join_predictions
 from symspec.networks.regression import Regression
 from symspec.safety.progress import Progress
-from symspec.spectra.selections import assign_folds
 from symspec.spectra.spectra import Spectra
 
 
@@ -108,11 +107,7 @@ def validate(
         )
     if spectra.labels is None:
         raise DataError("validation needs labels, got spectra without: give Spectra(labels=...).")
-    if groups is not None:
-        spectra = replace(spectra, groups=np.asarray(groups))
-    fold = assign_folds(spectra, folds, seed)
-    spectra = spectra[fold >= 0]
-    fold = fold[fold >= 0]
+    spectra, fold = divide(spectra, folds, groups, seed)
     settings = FitOptions(**options)
     jobs = [_Job(spectra[fold != k], spectra[fold == k], settings, seed + k) for k in range(folds)]
     done = run_folds(_fit_fold, jobs, n_workers=n_workers, progress=progress)

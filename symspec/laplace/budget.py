@@ -19,7 +19,7 @@ from symspec.safety.label_errors import Labels
 from symspec.safety.memory import Batches
 from symspec.safety.options import check_choice
 from symspec.spectra.covariances.interface import FluxCovariance
-from symspec.spectra.flux_prior import FILLS, FluxPrior
+from symspec.spectra.flux_prior import FILLS, Completed, FluxPrior
 from symspec.spectra.pixels import find_snr
 
 if TYPE_CHECKING:
@@ -113,8 +113,7 @@ class Budgets:
         if self.ivar is None:
             self._add_labels(state, rows, self.flux[rows])
             return
-        prior = self.laplace.flux_prior or FluxPrior.of_mean(self.laplace.flux_mean)
-        completed = prior.complete(self.flux[rows], self.ivar[rows], self.how.fill)
+        completed = complete(self.laplace, self.flux[rows], self.ivar[rows], self.how.fill)
         self._add_labels(state, rows, completed.flux)
         noise = FluxNoise.of(self.ivar[rows], self.covariance and self.covariance.pick(rows))
         labels = state["labels"][rows]
@@ -152,6 +151,14 @@ class Budgets:
             state["step"][stars] = step[:, :C]
         state["outputs"][rows] = outputs
         state["labels"][rows] = outputs[:, :C]
+
+
+def complete(
+    laplace: LaplacePosterior, flux: np.ndarray, ivar: np.ndarray, fill: str = "conditional"
+) -> Completed:
+    """Fill the missing pixels of stars (star, pixel), by the mean alone if no more is known."""
+    prior = laplace.flux_prior or FluxPrior.of_mean(laplace.flux_mean)
+    return prior.complete(flux, ivar, fill)
 
 
 def sum_up(

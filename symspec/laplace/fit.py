@@ -222,11 +222,12 @@ def _certify(
         if proof is not None:
             n_pieces = proof.n_pieces
             gradient = proof.slope
+            step = inverse.cheap() @ gradient
             search = partial(proof.find_lowest_curvature, stars.n_products)
         elif bundle.decrement <= MAX_DECREMENT:
             n_pieces = bundle.n_pieces
             gradient = bundle.least
-        step = inverse.cheap() @ gradient
+            step = inverse.cheap() @ gradient
     certificate = Certificate(
         gradient_norm=float(np.abs(gradient).max()),
         newton_decrement=0.5 * float(gradient @ step),

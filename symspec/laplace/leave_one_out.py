@@ -25,11 +25,10 @@ from numpy.typing import ArrayLike
 from symspec.derivatives.functions import check_stars
 from symspec.derivatives.tangents import Tangents
 from symspec.errors import DataError, OptionError, ShapeError
-from symspec.laplace.budget import Choices, begin, sum_up
+from symspec.laplace.budget import Choices, begin, complete, sum_up
 from symspec.laplace.flags import FlagOptions
 from symspec.laplace.prediction import Prediction, standard_deviations
 from symspec.safety.label_errors import Labels
-from symspec.spectra.flux_prior import FluxPrior
 from symspec.spectra.resampling import Resampled
 from symspec.spectra.selections import as_flux, as_stars
 from symspec.spectra.spectra import Spectra
@@ -135,8 +134,7 @@ def complete_flux(laplace: LaplacePosterior, X: ArrayLike | Spectra | Resampled)
     flux, ivar, _ = as_flux(laplace.reg.net, X)
     if ivar is None:
         return flux
-    prior = laplace.flux_prior or FluxPrior.of_mean(laplace.flux_mean)
-    return prior.complete(flux, ivar).flux
+    return complete(laplace, flux, ivar).flux
 
 
 def find_joint_covariance(

@@ -33,6 +33,8 @@ from symspec.derivatives.stationary_points import find_lowest
 from symspec.training.steps.boxes import add_ridge, maximize_in_box
 from symspec.training.steps.shared import SharedObjective
 
+FEW_KINKS = 50  # that enter a model at once
+MOST_TRIALS = 30  # of a model's step, as kinks enter
 MOST_PRODUCTS = 100  # of a Newton step
 CURVATURE_PRODUCTS = 40  # that the search for a direction of descent may take
 DESCENDING = 1e-6  # relative eigenvalue below which minus it is followed
@@ -132,6 +134,10 @@ class Model:
         rounding = ROUNDING * np.abs(self.arguments).max()
         bends_up = self._slopes * self.arguments >= 0
         self._bends_up = bends_up | (np.abs(self.arguments) <= rounding)
+
+    def add_nearest(self, crossed: np.ndarray) -> None:
+        """Let the model bend at the first of these kinks: a quarter more, at least `FEW_KINKS`."""
+        self.add(crossed[: max(FEW_KINKS, len(self.kinks) // 4)])
 
     def add(self, kinks: np.ndarray) -> None:
         """Let the model bend at further kinks (kink, 2)."""

@@ -7,16 +7,22 @@ from collections.abc import Callable
 import numpy as np
 
 from symspec.derivatives.bundles import RADIUS, STORED_BYTES, Inverse, Objective, Place, Vector
-from symspec.training.steps.piece_models import NOTHING_HELD, Held, Model, ModelStep, Ridge
+from symspec.training.steps.piece_models import (
+    FEW_KINKS,
+    MOST_TRIALS,
+    NOTHING_HELD,
+    Held,
+    Model,
+    ModelStep,
+    Ridge,
+)
 from symspec.training.steps.shared import SharedObjective
 
-FEW_KINKS = 50  # that enter a model at once
 MOST_KINKS = 800  # of a model
 KEPT = 0.25  # share of what the model promised, at which no more kinks are looked for
 LED_BACK = 0.1  # the same of a step that was led back to the kinks
 ACCEPTED = 1e-3  # at which a step is taken
 DAMPING = 0.25  # of a step that is refused
-MOST_TRIALS = 30
 MOST_DAMPINGS = 3  # before the model is built anew around the shares found
 BEGIN_AGAIN = 4  # steps that do not lead down, before all is forgotten, and before the end
 MOST_STUCK = 8
@@ -156,7 +162,7 @@ class PieceSteps:
         n_known = len(model.kinks)
         if len(crossed) > 4 * FEW_KINKS + n_known:
             self._damping *= DAMPING
-        model.add(crossed[: max(FEW_KINKS, n_known // 4)])
+        model.add_nearest(crossed)
         return len(crossed) > 0
 
     def _go_along(self, ridge: Ridge, step: ModelStep, new: Place) -> Place:

@@ -9,11 +9,9 @@ from scipy.sparse.linalg import LinearOperator
 
 from symspec.derivatives.bundles import STORED_BYTES, Inverse, Place, Vector
 from symspec.derivatives.stationary_points import LowestCurvature, find_lowest_curvature
-from symspec.training.steps.piece_models import NOTHING_HELD, Model, ModelStep, Ridge
+from symspec.training.steps.piece_models import MOST_TRIALS, NOTHING_HELD, Model, ModelStep, Ridge
 from symspec.training.steps.shared import SharedObjective
 
-FEW_KINKS = 50  # that enter the model at once
-MOST_TRIALS = 30
 MOST_ROUNDS = 20  # as shares of one layer's kinks tell how those of another bend
 ROUND_GAIN = 0.5  # of the decrement, from round to round
 
@@ -92,5 +90,5 @@ def _find_shares(model: Model, radius: float) -> ModelStep:
         crossed = model.find_crossed(model.shared.arguments(place.theta + s))
         if not len(crossed) or len(model.kinks) >= most_kinks:
             break
-        model.add(crossed[: max(FEW_KINKS, len(model.kinks) // 4)])
+        model.add_nearest(crossed)
     return step

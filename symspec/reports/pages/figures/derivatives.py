@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from symspec.errors import OptionError
+from symspec.laplace.budget import complete
 from symspec.laplace.posterior import LaplacePosterior
-from symspec.spectra.flux_prior import FluxPrior
 from symspec.spectra.resampling import Resampled
 from symspec.spectra.selections import as_flux, pick_evenly
 from symspec.spectra.spectra import Spectra
@@ -136,8 +136,7 @@ def _differentiate_star(
     """Derivatives at one star's spectrum (1, pixel), as its prediction has them."""
     if ivar is None:
         return _differentiate(laplace, center, name, flux, None)
-    prior = laplace.flux_prior or FluxPrior.of_mean(laplace.flux_mean)
-    completed = prior.complete(flux, ivar, "mean" if fill == "uncounted" else fill)
+    completed = complete(laplace, flux, ivar, "mean" if fill == "uncounted" else fill)
     J = laplace.respond(completed.flux, center=center).J
     if is_correlated:
         return Derivatives(name=name, flux=completed.flux[0], jacobian=J[0])
