@@ -70,13 +70,14 @@ def _list_suspicious(left_out: Sample, words: Words) -> Table:
     """Training labels farthest from what all other stars say of them."""
     prediction = left_out.prediction
     truth = np.asarray(left_out.true_labels)
-    z = left_out.find_residuals() / left_out.find_deviations()
+    deviations = left_out.find_deviations()
+    z = left_out.find_residuals() / deviations
     order = np.argsort(-np.abs(np.nan_to_num(z)), axis=None, kind="stable")[:MOST_ROWS]
     rows: list[list[Cell]] = []
     for star, c in zip(*np.unravel_index(order, z.shape), strict=True):
         if not np.isfinite(z[star, c]):
             continue
-        error = float(left_out.find_deviations()[star, c])
+        error = float(deviations[star, c])
         title = with_unit(prediction.label_names[c], prediction.label_units[c])
         without = format_to(float(prediction.labels[star, c]), error)
         predicted = f"{without} ± {format_to(error, error)}"
