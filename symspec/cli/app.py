@@ -8,7 +8,18 @@ import typer
 from rich.markup import escape
 from typer.core import TyperGroup
 
-from symspec.cli import audit, demo, errors, fit, hmc, info, jacobian, report, train, validate
+from symspec.cli.commands import (
+    audit,
+    demo,
+    errors,
+    fit,
+    hmc,
+    info,
+    jacobian,
+    report,
+    train,
+    validate,
+)
 from symspec.cli.shared.signals import find_exit_code, heeding_signals, say_interrupted
 from symspec.cli.shared.words import say
 from symspec.errors import SymspecError

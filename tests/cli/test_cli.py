@@ -508,7 +508,7 @@ def test_demo_prints_what_the_demo_found(work, monkeypatch, stars, tmp_path):
             seconds=12.3,
         )
 
-    monkeypatch.setattr(symspec.cli.demo, "run_demo", run_demo)
+    monkeypatch.setattr("symspec.cli.commands.demo.run_demo", run_demo)
     said = run("demo", "--output", tmp_path, "--folds", 2, "--seed", 7).stdout
     assert asked == {"output": tmp_path, "folds": 2, "seed": 7, "progress": True}
     assert re.search(r"TEFF \[K\] \S+ 95 ", said)  # the ridge baseline beside the scatter

@@ -95,7 +95,7 @@ def test_folds_are_trained_with_the_noise_that_is_asked_for(table, noise, kind, 
         asked.update(options, stars=stars)
         raise OptionError("enough")
 
-    monkeypatch.setattr("symspec.cli.validate.cross_validate", validate)
+    monkeypatch.setattr("symspec.cli.commands.validate.cross_validate", validate)
     run("validate", table, *WORDS, "--group", "Sample", "--noise", noise, code=1)
     stars = asked["stars"]
     options = {name: asked[name] for name in asked if name in FitOptions.__dataclass_fields__}

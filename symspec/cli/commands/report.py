@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from symspec.cli.errors import Center, FluxErrors
+from symspec.cli.commands.errors import Center, FluxErrors
 from symspec.cli.shared.files import read_labelled_spectra
 from symspec.cli.shared.options import (
     Fill,

@@ -9,18 +9,7 @@ from typing import Annotated
 import numpy as np
 import typer
 
-from symspec.cli.shared.files import read_labelled_spectra, write_or_keep
-from symspec.cli.shared.options import (
-    Group,
-    Memory,
-    Overwrite,
-    Reading,
-    SpectraFile,
-    Uncertainty,
-    check_output,
-    parse_reading,
-)
-from symspec.cli.train import (
+from symspec.cli.commands.train import (
     NOISES,
     Activation,
     BatchSize,
@@ -37,6 +26,17 @@ from symspec.cli.train import (
     Structure,
     Tune,
     parse_hidden,
+)
+from symspec.cli.shared.files import read_labelled_spectra, write_or_keep
+from symspec.cli.shared.options import (
+    Group,
+    Memory,
+    Overwrite,
+    Reading,
+    SpectraFile,
+    Uncertainty,
+    check_output,
+    parse_reading,
 )
 from symspec.errors import OptionError
 from symspec.files.catalogues import SUFFIXES, write_catalogue
