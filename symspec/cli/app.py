@@ -14,6 +14,7 @@ from symspec.cli.commands import (
     errors,
     fit,
     hmc,
+    influence,
     info,
     jacobian,
     report,
@@ -54,6 +55,7 @@ app.command(epilog=fit.EXAMPLES)(fit.fit)
 app.command(epilog=validate.EXAMPLES)(validate.validate)
 app.command(epilog=errors.EXAMPLES)(errors.errors)
 app.command(epilog=audit.EXAMPLES)(audit.audit)
+app.command(epilog=influence.EXAMPLES)(influence.influence)
 app.command(epilog=hmc.EXAMPLES)(hmc.hmc)
 app.command(epilog=jacobian.EXAMPLES)(jacobian.jacobian)
 app.command(epilog=report.EXAMPLES)(report.report)

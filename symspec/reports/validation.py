@@ -30,7 +30,6 @@ def validation_table(prediction: Prediction, true_labels: np.ndarray, *, title: 
     columns = ["label", "n", "RMSE", "bias", "R2", "RPD", "error", "in 68 %", "in 95 %"]
     table = new_table(title, columns)
     table.caption = "error: median error bar; RPD: spread of the labels over RMSE"
-    table.caption_justify = "left"
     covered = coverage(prediction, true_labels)
     errors = prediction.errors
     for c, name in enumerate(prediction.label_names):

@@ -26,7 +26,9 @@ from symspec.spectra.readers.read import read_spectra
 from symspec.validation.audit import AUDITED, audit_structures
 
 N_STARS, N_PIXELS = 60, 50
-COMMANDS = ("demo", "train", "validate", "errors", "audit", "hmc", "jacobian", "info")
+COMMANDS = tuple(
+    command.name or command.callback.__name__ for command in app.app.registered_commands
+)
 
 
 def run(*words, code=0):
