@@ -119,20 +119,11 @@ def influence(
     SPECTRA are the stars that the model was trained on, with their labels. Each is left out in
     turn, without training again: exact for the network linearised at its weights, and normal noise.
     """
-    inputs = [path for path in (model, spectra, new) if path is not None]
-    _check_outputs(output, suspects, overwrite, inputs)
-    if new is not None and is_catalogue(new):
-        raise OptionError(
-            f"{new} should hold spectra, got a catalogue of labels: give the spectra that it was"
-            " made of."
-        )
+    _check_files(output, suspects, overwrite, model, spectra, new)
     laplace = read_laplace(model)
     reading = parse_reading(uncertainty, read)
-    known = read_training_stars(
-        laplace, spectra, reading | {"group": group}, validation, train_seed
-    )
-    trained = known.training
-    sample = known.compared
+    own = reading | {"group": group}
+    trained, sample, _ = read_training_stars(laplace, spectra, own, validation, train_seed)
     _check_loss(laplace, trained)
     if new is not None:
         sample = read_spectra(new, **reading)
@@ -159,9 +150,21 @@ def influence(
         print_written(console, "suspects", suspects)
 
 
-def _check_outputs(
-    output: Path | None, suspects: Path | None, overwrite: bool, inputs: list[Path]
+def _check_files(
+    output: Path | None,
+    suspects: Path | None,
+    overwrite: bool,
+    model: Path,
+    spectra: Path,
+    new: Path | None,
 ) -> None:
+    """Refuse outputs that could not be written, and a catalogue in place of spectra."""
+    inputs = [path for path in (model, spectra, new) if path is not None]
+    if new is not None and is_catalogue(new):
+        raise OptionError(
+            f"{new} should hold spectra, got a catalogue of labels: give the spectra that it was"
+            " made of."
+        )
     written = [path for path in (output, suspects) if path is not None]
     for i, path in enumerate(written):
         check_output(path, overwrite, tuple(SUFFIXES), *inputs, *written[:i])
