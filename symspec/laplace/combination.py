@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from symspec.errors import DataError, OptionError
 from symspec.laplace.flags import FlagOptions
 from symspec.laplace.posterior import LaplacePosterior
 from symspec.laplace.prediction import Prediction, standard_deviations
+from symspec.networks.noise.crps import find_distance
 from symspec.safety.options import check_choice
 from symspec.safety.progress import Progress, show_progress
 from symspec.spectra.resampling import Resampled
@@ -64,6 +66,17 @@ class CombinedPrediction(Prediction):
         """Log density (star, label) of new labels (star, label), each by itself."""
         each = np.array([part.log_density(labels) for part in self.parts])
         return logsumexp(each, axis=0, b=self.weights[:, None, None])
+
+    def crps(self, labels: ArrayLike) -> np.ndarray:
+        r"""Continuous ranked probability score (star, label) of new labels (star, label).
+
+        That of a mixture is :math:`\sum_k w_k C_k - \sum_{k<l} w_k w_l \int (F_k - F_l)^2 dx`.
+        """
+        scores = np.tensordot(self.weights, [part.crps(labels) for part in self.parts], axes=1)
+        for k, m in combinations(range(len(self.parts)), 2):
+            apart = _find_distance(self.parts[k], self.parts[m])
+            scores = scores - self.weights[k] * self.weights[m] * apart
+        return scores
 
     def half_width(self, level: float = 0.68) -> np.ndarray:
         """Half of the width of `interval` (star, label)."""
@@ -185,6 +198,19 @@ def _find_weights(posteriors: tuple[LaplacePosterior, ...], weights: str | Array
             f"weights should be {n} numbers of at least 0, one for each posterior, got {weights}."
         )
     return found / found.sum()
+
+
+def _find_distance(first: Prediction, second: Prediction) -> np.ndarray:
+    """Integral (star, label) of the squared difference of two distributions of labels."""
+    distance = np.full(first.labels.shape, np.nan)
+    apart = first.labels - second.labels
+    for own, normals in first.split_normals():
+        for others, other_normals in second.split_normals():
+            both = own & others
+            distance[both] = find_distance(
+                apart[both], normals.take(both[own]), other_normals.take(both[others])
+            )
+    return distance
 
 
 def _spread(labels: np.ndarray, weights: np.ndarray) -> np.ndarray:

@@ -180,10 +180,8 @@ def fold_table(certificates: Iterable[Certificate], regressions: Iterable[Regres
         colour = "green" if certificate.is_minimum else "yellow"
         verdict = f"[{colour}]{certificate.verdict}[/]"
         ratio = f"{certificate.smallest_ratio:.2g} +- {certificate.smallest_ratio_error:.1g}"
-        noise = ", ".join(format_sigma(s, 3) for s in reg.sigma_noise)
-        if reg.noise.tail_dof is not None:
-            noise += f" (dof {', '.join(f'{dof:.2g}' for dof in reg.noise.tail_dof)})"
-        table.add_row(str(i), verdict, f"{certificate.newton_decrement:.2g}", ratio, noise)
+        decrement = f"{certificate.newton_decrement:.2g}"
+        table.add_row(str(i), verdict, decrement, ratio, format_noise(reg))
     return table
 
 
@@ -289,6 +287,14 @@ def format_to(value: float, error: float) -> str:
     if not (math.isfinite(error) and error > 0):
         return f"{value:.5g}"
     return f"{value:.{max(0, 1 - math.floor(math.log10(error)))}f}"
+
+
+def format_noise(reg: Regression) -> str:
+    """Standard deviation of each label's noise, and degrees of freedom where it has tails."""
+    noise = ", ".join(format_sigma(s, 3) for s in reg.sigma_noise)
+    if reg.noise.tail_dof is None:
+        return noise
+    return f"{noise} (dof {', '.join(f'{dof:.2g}' for dof in reg.noise.tail_dof)})"
 
 
 def format_sigma(sigma: float, digits: int) -> str:
