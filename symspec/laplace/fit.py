@@ -13,7 +13,6 @@ from numpy.typing import ArrayLike
 from scipy.sparse.linalg import LinearOperator
 
 from symspec.derivatives import compiled
-from symspec.derivatives.bundles import RADIUS, Bundle, Place
 from symspec.derivatives.functions import check_stars
 from symspec.derivatives.stationary_points import (
     DENSE_LIMIT,
@@ -39,6 +38,7 @@ from symspec.spectra.pixels import NOISELESS
 from symspec.spectra.resampling import Resampled
 from symspec.spectra.selections import as_stars
 from symspec.spectra.spectra import Spectra
+from symspec.training.steps.bundles import RADIUS, Bundle, Place
 from symspec.training.steps.proofs import KinkProof, find_kink_proof
 from symspec.training.steps.shared import find_shared_objective
 from symspec.version import __version__

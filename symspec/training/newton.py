@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from symspec.derivatives import compiled, matrices
-from symspec.derivatives.bundles import Objective, Place
 from symspec.derivatives.functions import check_stars
 from symspec.derivatives.span import reduce_to_span
 from symspec.derivatives.stationary_points import Vector
@@ -28,6 +27,7 @@ from symspec.safety.progress import Progress, show_progress
 from symspec.spectra.resampling import Resampled
 from symspec.spectra.selections import as_stars
 from symspec.spectra.spectra import Spectra
+from symspec.training.steps.bundles import Objective, Place
 from symspec.training.steps.kinks import KinkResult, minimize_at_kinks
 from symspec.training.steps.newton_models import DenseModel, FindModel, ProductModel, is_small
 from symspec.training.steps.shared import find_shared_objective
