@@ -20,6 +20,7 @@ from symspec.derivatives.stationary_points import (
     count_products,
     find_lowest_curvature,
 )
+from symspec.derivatives.threads import Threads
 from symspec.errors import NotAtMinimumError, NotAtMinimumWarning
 from symspec.inverse_hessian.builder import InverseBuilder
 from symspec.inverse_hessian.interface import InverseHessian
@@ -131,7 +132,7 @@ def fit_laplace(
         passes = {"backend": backend, "dtype": dtype}
         regression = describe_regression(reg)
         fingerprint = find_fingerprint("fit", __version__, regression, theta, X, Y, how, passes)
-    with show_progress(progress) as show:
+    with show_progress(progress) as show, Threads(reg.net).for_stars(len(X)):
         builder = InverseBuilder(
             reg,
             X,

@@ -18,6 +18,7 @@ from symspec.derivatives import compiled, matrices
 from symspec.derivatives.functions import check_stars
 from symspec.derivatives.span import reduce_to_span
 from symspec.derivatives.stationary_points import Vector
+from symspec.derivatives.threads import Threads
 from symspec.inverse_hessian.builder import InverseBuilder
 from symspec.inverse_hessian.interface import InverseHessian
 from symspec.networks.regression import Regression
@@ -140,7 +141,7 @@ def polish(
     builder = InverseBuilder(
         span.reg, span.X, labels, structure=structure, backend=backend, memory=memory
     )
-    with show_progress(progress) as show:
+    with show_progress(progress) as show, Threads(span.reg.net).for_stars(len(flux)):
 
         def follow(stage: str, iteration: int, U: float, decrement: float) -> None:
             show(stage, iteration, None, U=U, decrement=decrement)
