@@ -67,7 +67,7 @@ class PerStarFunction:
         theta = check_theta(theta, self.net.n_params, dtype=self.dtype)
         X = check_flux(X, self.net.n_pixels, dtype=None)
         stars = np.atleast_2d(X)
-        with self.threads.for_stars(len(stars)):
+        with self.threads.for_passes(len(stars)):
             results = self._walk(theta, stars)
         if X.ndim == 1:
             results = [r[0] for r in results]
@@ -162,7 +162,7 @@ class SumFunction:
             )
         pairs = zip(extra, self._extra, strict=True)
         checked = [self._check_extra(value, v) for value, v in pairs]
-        with self.threads.for_stars(len(X)):
+        with self.threads.for_passes(len(X)):
             return self._sum(theta, X, Y, checked)
 
     def _sum(self, theta: np.ndarray, X: np.ndarray, Y: Labels, extra: list[np.ndarray]) -> Any:

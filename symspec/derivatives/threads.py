@@ -3,9 +3,10 @@
 NumPy and SciPy bring a BLAS library each, with a pool of threads each. Threads that wait for the
 next product do so spinning, and keep the cores from those of the other library: on two cores a
 product of NumPy's followed by a decomposition of SciPy's took up to 20 times as long with two
-threads as with one, the gradient of a network up to 90. Small products gain nothing by threads, and
-lose as much where the machine has other work. So for the time of a call one library has the threads
-that the user allows, or none has; afterwards all is as it was.
+threads as with one, an epoch of training 35 times. Small products gain little by threads, and lose
+as much where the machine has other work: a thread may wait milliseconds for its turn. So for the
+time of a call one library has the threads that the user allows, or none has; afterwards all is as
+it was.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from threadpoolctl import ThreadpoolController
 from symspec.networks.network import Network
 
 MAX_PRODUCTS_ALONE = 9000  # below, OpenBLAS takes no threads itself
-MIN_PRODUCTS = 1e7  # multiplications in a matrix product that pays for threads: half a millisecond
+MIN_PRODUCTS = 3e7  # multiplications in a matrix product that pays for threads: a millisecond
 MIN_ORDER = 500  # of matrices, decomposed by NumPy, that do
 MIN_ORDER_OF_SCIPY = 3000  # of those decomposed by SciPy, while NumPy's threads still spin
 
@@ -33,9 +34,6 @@ _inside = threading.local()
 
 class Threads:
     """Which library has threads while a function of a network walks some stars.
-
-    Matrices of the call may have a row for each parameter, or for each label of each star,
-    whichever are fewer.
 
     Parameters
     ----------
@@ -55,13 +53,20 @@ class Threads:
         self.n_params = net.n_params
         self.n_outputs = net.n_outputs
 
-    def for_stars(self, n_stars: float) -> AbstractContextManager[None]:
-        """Give threads to the library if that many stars are worth them, else to none."""
+    def for_passes(self, n_stars: int) -> AbstractContextManager[None]:
+        """Give threads to the library if passes of so many stars are worth them, else to none."""
         n_products = n_stars * self.n_products
         if max(n_products, self.n_params) < MAX_PRODUCTS_ALONE:
             return nullcontext()
+        return _outermost(self.library if n_products >= MIN_PRODUCTS else "none")
+
+    def for_matrices(self, n_stars: float) -> AbstractContextManager[None]:
+        """The same if there are matrices, too.
+
+        They have a row for each parameter, or for each label of each star, whichever are fewer.
+        """
         order = min(self.n_params, n_stars * self.n_outputs)
-        are_worth = n_products >= MIN_PRODUCTS or order >= MIN_ORDER
+        are_worth = n_stars * self.n_products >= MIN_PRODUCTS or order >= MIN_ORDER
         return _outermost(self.library if are_worth else "none")
 
 

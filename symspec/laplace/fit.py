@@ -132,7 +132,7 @@ def fit_laplace(
         passes = {"backend": backend, "dtype": dtype}
         regression = describe_regression(reg)
         fingerprint = find_fingerprint("fit", __version__, regression, theta, X, Y, how, passes)
-    with show_progress(progress) as show, Threads(reg.net).for_stars(len(X)):
+    with show_progress(progress) as show, Threads(reg.net).for_matrices(len(X)):
         builder = InverseBuilder(
             reg,
             X,

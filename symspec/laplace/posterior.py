@@ -292,7 +292,7 @@ class LaplacePosterior:
             what = ("prediction", __version__, how, describe_posterior(self))
             fingerprint = find_fingerprint(*what, observed, ivar, covariance)
         n_stars = max(len(observed), self.inverse_hessian.n_rows / self.reg.net.n_outputs)
-        with show_progress(progress) as show, Threads(self.reg.net).for_stars(n_stars):
+        with show_progress(progress) as show, Threads(self.reg.net).for_matrices(n_stars):
             budgets = Budgets(self, observed, ivar, covariance, how)
             state = budgets.compute(Checkpoint(resume, fingerprint, show))
         return sum_up(self, observed, ivar, state, how, flag_options or FlagOptions())

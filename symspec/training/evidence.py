@@ -160,7 +160,7 @@ def tune(
         structure=structure, backend=backend, memory=memory, options=options,
     )  # fmt: skip
     of_span = Hyperparameters(span.reg, noise, prior)
-    with show_progress(progress) as show, Threads(span.reg.net).for_stars(len(flux)):
+    with show_progress(progress) as show, Threads(span.reg.net).for_matrices(len(flux)):
         follow = _Follow(show, callback, hyperparameters, span, starts)
         if move:
             start = MarginalLikelihood(builder, of_span)

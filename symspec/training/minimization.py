@@ -129,7 +129,7 @@ def minimize(
     objective = compile_objective(reg, backend=backend)
     hess, hessp = _compile_curvature(reg, flux, labels, method, backend)
     quiet = np.errstate(over="ignore", invalid="ignore")
-    with show_progress(progress) as show, Threads(reg.net).for_stars(len(flux)), quiet:
+    with show_progress(progress) as show, Threads(reg.net).for_passes(len(flux)), quiet:
         stage = f"minimizing by {method}"
         search = _Search(objective, flux, labels, reg.constant(labels), stage, show)
         try:

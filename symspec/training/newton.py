@@ -141,7 +141,7 @@ def polish(
     builder = InverseBuilder(
         span.reg, span.X, labels, structure=structure, backend=backend, memory=memory
     )
-    with show_progress(progress) as show, Threads(span.reg.net).for_stars(len(flux)):
+    with show_progress(progress) as show, Threads(span.reg.net).for_matrices(len(flux)):
 
         def follow(stage: str, iteration: int, U: float, decrement: float) -> None:
             show(stage, iteration, None, U=U, decrement=decrement)
