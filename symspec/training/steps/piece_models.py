@@ -28,9 +28,9 @@ import numpy as np
 from scipy.linalg import cho_factor, cho_solve
 from scipy.sparse.linalg import LinearOperator
 
-from symspec.derivatives.bundles import Inverse, Place, Vector
 from symspec.derivatives.stationary_points import find_lowest
 from symspec.training.steps.boxes import add_ridge, maximize_in_box
+from symspec.training.steps.bundles import Inverse, Place, Vector
 from symspec.training.steps.shared import SharedObjective
 
 FEW_KINKS = 50  # that enter a model at once

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.sparse.linalg import LinearOperator
 
-from symspec.derivatives.bundles import STORED_BYTES, Inverse, Place, Vector
 from symspec.derivatives.stationary_points import LowestCurvature, find_lowest_curvature
+from symspec.training.steps.bundles import STORED_BYTES, Inverse, Place, Vector
 from symspec.training.steps.piece_models import MOST_TRIALS, NOTHING_HELD, Model, ModelStep, Ridge
 from symspec.training.steps.shared import SharedObjective
 
