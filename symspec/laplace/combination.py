@@ -15,6 +15,7 @@ from symspec.errors import DataError, OptionError
 from symspec.laplace.flags import FlagOptions
 from symspec.laplace.posterior import LaplacePosterior
 from symspec.laplace.prediction import Prediction, standard_deviations
+from symspec.networks.noise import Noise
 from symspec.networks.noise.crps import find_distance
 from symspec.safety.options import check_choice
 from symspec.safety.progress import Progress, show_progress
@@ -82,6 +83,14 @@ class CombinedPrediction(Prediction):
         """Half of the width of `interval` (star, label)."""
         low, high = np.moveaxis(self.interval(level), -1, 0)
         return (high - low) / 2
+
+    def select(self, stars: np.ndarray | slice) -> CombinedPrediction:
+        """The prediction of some of the stars: an index array, slice or mask."""
+        return _mix([part.select(stars) for part in self.parts], self.weights)
+
+    def with_noise(self, noise: Noise) -> CombinedPrediction:
+        """The same prediction with another noise, of each network; flags stay what they are."""
+        return _mix([part.with_noise(noise) for part in self.parts], self.weights)
 
     def _find_quantile(self, share: float, each: np.ndarray) -> np.ndarray:
         """By halving the range of the networks' own quantiles, which holds that of the mixture."""
