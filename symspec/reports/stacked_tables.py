@@ -13,6 +13,7 @@ from rich.text import Text
 BESIDE = 3  # blanks beside a column
 AT_ENDS = 1  # and at the ends of a line
 LONGEST_WORD = 26  # of a text, longer ones are broken
+SHORT = 12  # texts of so many characters stay whole
 
 
 class _Width(NamedTuple):
@@ -49,20 +50,15 @@ class StackedTable(Table):
         if _join([width.most for width in widths]) <= options.max_width:
             yield from super().__rich_console__(console, options)
             return
-        pieces = _divide([width.least for width in widths], self.n_keys, options.max_width)
-        for piece in pieces:
-            given = _spread([widths[i] for i in piece], options.max_width)
-            yield self._pick(piece, given, is_first=piece == pieces[0], is_last=piece == pieces[-1])
+        yield Text.from_markup(str(self.title), style="bold")
+        for piece in _divide([width.least for width in widths], self.n_keys, options.max_width):
+            yield self._pick(piece, _spread([widths[i] for i in piece], options.max_width))
+        if self.caption:
+            yield Text.from_markup(str(self.caption), style="table.caption")
 
-    def _pick(
-        self, piece: Sequence[int], widths: Sequence[int], *, is_first: bool, is_last: bool
-    ) -> Table:
-        """Some of the columns, in these widths; the title stands above all, the caption below."""
-        table = Table(
-            title=self.title if is_first else None, caption=self.caption if is_last else None,
-            title_justify="left", title_style="bold", caption_justify="left",
-            header_style="bold", box=self.box,
-        )  # fmt: skip
+    def _pick(self, piece: Sequence[int], widths: Sequence[int]) -> Table:
+        """Some of the columns, in these widths."""
+        table = Table(header_style="bold", box=self.box)
         for i, width in zip(piece, widths, strict=True):
             column = self.columns[i]
             table.add_column(column.header, justify=column.justify, overflow="fold", width=width)
@@ -74,12 +70,18 @@ class StackedTable(Table):
 
 def _find_width(column: Column) -> _Width:
     head, *cells = (Text.from_markup(str(text)) for text in (column.header, *column.cells))
-    words = [len(word) for text in (head, *cells) for word in text.plain.split()]
     whole = max((text.cell_len for text in cells), default=0)
     most = max(whole, head.cell_len)
     if column.justify == "right":
-        return _Width(max(whole, *map(len, head.plain.split()), 0), most, is_text=False)
-    return _Width(min(max(words, default=0), LONGEST_WORD), most, is_text=True)
+        return _Width(max(whole, _find_least(head)), most, is_text=False)
+    least = max(map(_find_least, (head, *cells)))
+    return _Width(min(least, LONGEST_WORD), most, is_text=True)
+
+
+def _find_least(text: Text) -> int:
+    """Characters of the longest word, or of a short text as a whole."""
+    words = [len(word) for word in text.plain.split()]
+    return text.cell_len if text.cell_len <= SHORT else max(words)
 
 
 def _join(widths: Sequence[int]) -> int:
