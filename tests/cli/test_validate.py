@@ -79,6 +79,9 @@ def check_page(page, residuals, crps, score):
     np.testing.assert_allclose(found, [score, crps], rtol=1e-10)
     [folds] = page.tables("Certificate and noise of each fold")
     assert [row["fold"] for row in folds] == ["1", "2"]
+    [layers] = page.tables("Layers of each")
+    assert "snv" in layers[0]["layer"]
+    assert "half widths" not in page.text
     assert "46 samples, of 23 groups which were never parted, were divided" in page.text
 
 

@@ -130,7 +130,7 @@ def validate(
         write_or_keep(partial(_write, result=result, overwrite=overwrite), catalogue)
     _print(result, catalogue)
     if report is not None:
-        _write_page(report, result, spectra, object_name, overwrite)
+        _write_page(report, result, spectra, seed, object_name, overwrite)
 
 
 def _parse_widths(hidden: list[str]) -> tuple[int, ...]:
@@ -154,11 +154,12 @@ def _write(path: Path, result: Validation, overwrite: bool) -> None:
 
 
 def _write_page(
-    page: Path, result: Validation, spectra: Path, object_name: str, overwrite: bool
+    page: Path, result: Validation, spectra: Path, seed: int, object_name: str, overwrite: bool
 ) -> None:
+    about = {"file of spectra": spectra.name, "seed": str(seed)}
     write_validation_report(
         page, result.prediction, result.spectra, result.certificates, result.regressions,
-        object_name=object_name, about={"file of spectra": spectra.name}, overwrite=overwrite,
+        object_name=object_name, about=about, overwrite=overwrite,
     )  # fmt: skip
     print_written(open_console(), "report", page)
 

@@ -102,14 +102,20 @@ def budget_section(samples: Sequence[Sample], words: Words) -> Section:
         "Error budget by label",
         [
             Paragraph(
-                "All errors are standard deviations in the label's unit. That of the flux is"
-                f" independent from {words.one} to {words.one}; that of the model is shared by"
-                f" similar {words.many}, and does not average out over them."
+                f"All errors are standard deviations in the label's unit{_explain_tails(samples)}."
+                f" That of the flux is independent from {words.one} to {words.one}; that of the"
+                f" model is shared by similar {words.many}, and does not average out over them."
             )
         ],
         [Part(sample.heading, _show_budget(sample, words)) for sample in samples],
     )
     return section if samples else _without(section, _advise(words))
+
+
+def _explain_tails(samples: Sequence[Sample]) -> str:
+    """What the errors are of noise with wide tails, where there is such."""
+    wide = any(not one.has_tails or one.prediction.noise_dof is not None for one in samples)
+    return ", and of noise with wide tails half widths of 68.27 %" if wide else ""
 
 
 def _show_budget(sample: Sample, words: Words) -> list[Block]:

@@ -13,8 +13,9 @@ from symspec.files.provenance import find_versions
 from symspec.laplace.certificate import Certificate
 from symspec.laplace.prediction import Prediction
 from symspec.networks.regression import Regression
+from symspec.reports.contents import list_layers
 from symspec.reports.pages.figures.images import page_style
-from symspec.reports.pages.figures.parts import Cell, Page, Paragraph, Section, Table
+from symspec.reports.pages.figures.parts import Block, Cell, Page, Paragraph, Section, Table
 from symspec.reports.pages.figures.samples import Sample
 from symspec.reports.pages.figures.words import Words, number
 from symspec.reports.pages.sample_sections import (
@@ -73,8 +74,8 @@ def write_validation_report(
         raise DataError("stars should have the labels that were predicted, got none.")
     sample = Sample(
         heading=f"{words.many.capitalize()} held out",
-        origin=f"Each {words.one} is predicted by the network of a fold that was trained without it"
-        " and its group.",
+        origin=f"Each {words.one} is predicted by the network of the fold in which it and its group"
+        " were held out.",
         prediction=prediction,
         true_labels=np.asarray(stars.labels),
         ids=stars.ids,
@@ -105,8 +106,8 @@ def _summary_section(sample: Sample, stars: Spectra, n_folds: int, words: Words)
         [
             Paragraph(
                 f"{words.count(len(stars))}{groups} were divided into {n_folds} folds. Each was"
-                " held out once: a network was built, trained, tuned and inverted on the others"
-                f" alone, and predicted its {words.many} with their error bars."
+                " held out once: a network was built, trained and given its error bars on the"
+                f" others alone, and predicted its {words.many}."
             ),
             *summarize(sample),
         ],
@@ -137,7 +138,12 @@ def _fold_section(
         note="At a minimum the decrement is at most 0.01 nats, and the ratio of the Hessian to the"
         " matrix that gives the error bars is above its error bound.",
     )
-    return Section("folds", "Networks of the folds", [table])
+    layer_columns, layers = list_layers(regressions[0].net)
+    blocks: list[Block] = [
+        Table(caption="Layers of each", columns=layer_columns, rows=layers),
+        table,
+    ]
+    return Section("folds", "Networks of the folds", blocks)
 
 
 def _provenance_section(about: Mapping[str, str]) -> Section:
