@@ -71,7 +71,7 @@ def influence_table(found: Influence, name: str, star: int) -> Table:
     """A row a label of a new star: as predicted, and without each star that moved it most."""
     movers = found.movers
     table = new_table(
-        f"{name}: the training {found.unit}s that moved it most",
+        f"Star {name}: the training {found.unit}s that moved it most",
         ["without", "label", "is", "moved by", "over error"],
         left=2,
     )

@@ -10,6 +10,7 @@ from test_cli import run
 
 import symspec as ss
 from symspec.files.catalogue_formats import find_table
+from symspec.spectra.selections import split_stars
 
 N, N_NEW, N_PIXELS = 18, 3, 5
 NAMES, UNITS = ("TEFF", "LOGG"), ("K", "dex")
@@ -140,7 +141,7 @@ def find_columns(path):
 
 def test_the_screen_names_stars_and_what_they_would_be(case):
     said = case.run(case.folder / "new.npz", "--choose", "B", "--most", 1)
-    assert "B: the training stars that moved it most" in said.stdout
+    assert "Star B: the training stars that moved it most" in said.stdout
     assert "A: the training" not in said.stdout
     moved = find_all_moved(case, np.eye(N, dtype=bool))[:, 1]
     errors = np.sqrt(np.diag(case.laplace.label_covariance(case.X[N + 1])))
@@ -151,6 +152,25 @@ def test_the_screen_names_stars_and_what_they_would_be(case):
     assert without == pytest.approx(predicted - moved[star, 0], abs=0.51)
     assert by == pytest.approx(moved[star, 0], rel=5e-3)
     assert share == pytest.approx(moved[star, 0] / errors[0], abs=5.1e-3)
+
+
+def test_stars_without_names_are_called_by_their_rows_in_the_file(case, tmp_path):
+    """Those of the training stars alone would be others, once some were set aside."""
+    columns = {name: case.Y[:, c] for c, name in enumerate(NAMES)}
+    columns |= {f"{name}_ERR": case.errors[:, c] for c, name in enumerate(NAMES)}
+    np.savez(tmp_path / "unnamed.npz", flux=case.X[:N], **columns)
+    everything = ss.Spectra(flux=case.X[:N], labels=case.Y, ids=np.arange(N).astype(str))
+    kept = split_stars(everything, 0.3, 0)[0].ids.astype(int)
+    ss.write_laplace(tmp_path / "model.h5", case.fit(np.isin(np.arange(N), kept)))
+    output = tmp_path / "suspects.ecsv"
+    run(
+        "influence", tmp_path / "model.h5", tmp_path / "unnamed.npz", "--validation", 0.3,
+        "--suspects", output,
+    )  # fmt: skip
+    rows = Table.read(output)
+    assert sorted(map(int, rows["ID"])) == list(kept)
+    own = np.array([case.Y[int(name)] for name in rows["ID"]])
+    np.testing.assert_array_equal(np.transpose([rows[name] for name in NAMES]), own)
 
 
 def test_a_table_is_not_taken_for_a_catalogue(case, tmp_path):
