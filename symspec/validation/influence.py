@@ -128,6 +128,9 @@ def find_suspects(
 ) -> Suspects:
     """Find the training labels that contradict all other stars.
 
+    Labels of a star that alone determines some weights, so that nothing is left without it, have no
+    z and are left out.
+
     Parameters
     ----------
     prediction : Prediction

@@ -28,6 +28,7 @@ from symspec.files.catalogues import SUFFIXES, write_columns
 from symspec.files.surveys import is_catalogue
 from symspec.laplace.leave_one_out import LeftOut
 from symspec.laplace.posterior import LaplacePosterior
+from symspec.laplace.prediction import Prediction
 from symspec.reports.influence import (
     Contradictions,
     Influence,
@@ -41,11 +42,12 @@ from symspec.reports.pages.figures.derivatives import choose_stars
 from symspec.reports.pages.gather import has_loss_of
 from symspec.reports.tables import open_console, print_written
 from symspec.safety.label_errors import find_labels_alone
+from symspec.safety.progress import show_progress
 from symspec.spectra.grids import fit_to_network
 from symspec.spectra.readers.read import read_spectra
 from symspec.spectra.selections import find_groups, name_groups
 from symspec.spectra.spectra import Spectra
-from symspec.validation.influence import find_movers, find_suspects
+from symspec.validation.influence import Movers, find_movers, find_suspects
 
 EXAMPLES = (
     "Examples: [bold]symspec influence model.h5 stars.h5 new.h5 --output moved.ecsv[/]\n\n"
@@ -122,23 +124,25 @@ def influence(
     _check_files(output, suspects, overwrite, model, spectra, new)
     laplace = read_laplace(model)
     reading = parse_reading(uncertainty, read)
-    own = reading | {"group": group}
+    own = {"group": group} | reading
     trained, sample, _ = read_training_stars(laplace, spectra, own, validation, train_seed)
     _check_loss(laplace, trained)
     if new is not None:
         sample = read_spectra(new, **reading)
     fitted = fit_to_network(laplace.reg.net, sample, resample)
-    groups = _find_groups(trained)
-    left_out = LeftOut.of(laplace, groups, trained)
     prediction = laplace.predict(fitted, center=center)
-    moved = Influence(
-        movers=find_movers(left_out, fitted, prediction, n_most=most), prediction=prediction,
-        ids=_name_stars(sample), group_names=name_groups(trained),
-        unit="star" if groups is None else "group",
-    )  # fmt: skip
+    ids = _name_stars(sample)
+    chosen = choose_stars(prediction.labels, ids, choose or ())
+    groups = _find_groups(trained)
+    with show_progress(True) as show:
+        show("leaving training stars out", 0, 2)
+        left_out = LeftOut.of(laplace, groups, trained)
+        show("finding what they moved", 1, 2)
+        movers = find_movers(left_out, fitted, prediction, n_most=most)
+    moved = _name_movers(movers, prediction, ids, trained, groups)
     suspicious = _find_contradictions(left_out, trained, groups, center)
     console = open_console()
-    for name, star in choose_stars(prediction.labels, moved.ids, choose or ()).items():
+    for name, star in chosen.items():
         console.print(influence_table(moved, name, star))
     console.print(suspect_table(suspicious, n_worst=worst))
     header = describe_labels(prediction)
@@ -188,6 +192,22 @@ def _find_groups(trained: Spectra) -> np.ndarray | None:
 
 def _name_stars(spectra: Spectra) -> list[str]:
     return list(map(str, range(len(spectra)) if spectra.ids is None else spectra.ids))
+
+
+def _name_movers(
+    movers: Movers,
+    prediction: Prediction,
+    ids: list[str],
+    trained: Spectra,
+    groups: np.ndarray | None,
+) -> Influence:
+    return Influence(
+        movers=movers,
+        prediction=prediction,
+        ids=ids,
+        group_names=name_groups(trained),
+        unit="star" if groups is None else "group",
+    )
 
 
 def _find_contradictions(
