@@ -14,12 +14,6 @@ from scipy.sparse.linalg import LinearOperator
 
 from symspec.derivatives import compiled
 from symspec.derivatives.functions import check_stars
-from symspec.derivatives.stationary_points import (
-    DENSE_LIMIT,
-    LowestCurvature,
-    count_products,
-    find_lowest_curvature,
-)
 from symspec.derivatives.threads import Threads
 from symspec.errors import NotAtMinimumError, NotAtMinimumWarning
 from symspec.inverse_hessian.builder import InverseBuilder
@@ -42,6 +36,12 @@ from symspec.spectra.spectra import Spectra
 from symspec.training.steps.bundles import RADIUS, Bundle, Place
 from symspec.training.steps.proofs import KinkProof, find_kink_proof
 from symspec.training.steps.shared import find_shared_objective
+from symspec.training.steps.stationary_points import (
+    DENSE_LIMIT,
+    LowestCurvature,
+    count_products,
+    find_lowest_curvature,
+)
 from symspec.version import __version__
 
 NEARLY = 1.0  # nats that a bundle of gradients leaves, below which kinks may prove a minimum

@@ -17,7 +17,6 @@ from numpy.typing import ArrayLike
 from symspec.derivatives import compiled, matrices
 from symspec.derivatives.functions import check_stars
 from symspec.derivatives.span import reduce_to_span
-from symspec.derivatives.stationary_points import Vector
 from symspec.derivatives.threads import Threads
 from symspec.inverse_hessian.builder import InverseBuilder
 from symspec.inverse_hessian.interface import InverseHessian
@@ -32,6 +31,7 @@ from symspec.training.steps.bundles import Objective, Place
 from symspec.training.steps.kinks import KinkResult, minimize_at_kinks
 from symspec.training.steps.newton_models import DenseModel, FindModel, ProductModel, is_small
 from symspec.training.steps.shared import find_shared_objective
+from symspec.training.steps.stationary_points import Vector
 
 Callback = Callable[[int, float, float], object]
 MANY_PARAMS = 10_000  # beyond these an iteration takes more than a moment
