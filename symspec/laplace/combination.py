@@ -14,9 +14,14 @@ from scipy.special import logsumexp, softmax
 from symspec.errors import DataError, OptionError
 from symspec.laplace.flags import FlagOptions
 from symspec.laplace.posterior import LaplacePosterior
-from symspec.laplace.prediction import Prediction, standard_deviations
+from symspec.laplace.prediction import (
+    STARS_SCORED_AT_ONCE,
+    Prediction,
+    standard_deviations,
+)
 from symspec.networks.noise import Noise
 from symspec.networks.noise.crps import find_distance
+from symspec.safety.memory import chunks
 from symspec.safety.options import check_choice
 from symspec.safety.progress import Progress, show_progress
 from symspec.spectra.resampling import Resampled
@@ -213,12 +218,13 @@ def _find_distance(first: Prediction, second: Prediction) -> np.ndarray:
     """Integral (star, label) of the squared difference of two distributions of labels."""
     distance = np.full(first.labels.shape, np.nan)
     apart = first.labels - second.labels
-    for own, normals in first.split_normals():
-        for others, other_normals in second.split_normals():
-            both = own & others
-            distance[both] = find_distance(
-                apart[both], normals.take(both[own]), other_normals.take(both[others])
-            )
+    for rows in chunks(len(apart), STARS_SCORED_AT_ONCE):
+        for own, normals in first.select(rows).split_normals():
+            for others, other_normals in second.select(rows).split_normals():
+                both = own & others
+                distance[rows][both] = find_distance(
+                    apart[rows][both], normals.take(both[own]), other_normals.take(both[others])
+                )
     return distance
 
 

@@ -15,8 +15,10 @@ from symspec.laplace.flags import FlagOptions
 from symspec.networks.noise import LOG_2PI, Noise, mixtures, tails
 from symspec.networks.noise.crps import Normals, find_crps
 from symspec.safety.arrays import as_float_array
+from symspec.safety.memory import chunks
 from symspec.safety.options import check_level
 
+STARS_SCORED_AT_ONCE = 4096
 LEAST_DOF = 0.5  # degrees of freedom of noise with a finite continuous ranked probability score
 
 
@@ -221,8 +223,9 @@ class Prediction:
         """
         residuals = self._find_residuals(labels)
         scores = np.full(residuals.shape, np.nan)
-        for own, normals in self.split_normals():
-            scores[own] = find_crps(residuals[own], normals)
+        for rows in chunks(len(residuals), STARS_SCORED_AT_ONCE):
+            for own, normals in self.select(rows).split_normals():
+                scores[rows][own] = find_crps(residuals[rows][own], normals)
         if self.noise_dof is not None:
             scores[np.isfinite(residuals) & (self.noise_dof <= LEAST_DOF)] = np.inf
         return scores

@@ -147,6 +147,15 @@ def test_missing_labels_and_failed_predictions_have_no_score():
     np.testing.assert_array_equal(np.isnan(scores), [[True, False], [True, True], [True, False]])
 
 
+@pytest.mark.parametrize("kind", CASES)
+def test_many_stars_are_scored_like_one(kind, monkeypatch):
+    monkeypatch.setattr("symspec.laplace.prediction.STARS_SCORED_AT_ONCE", 2)
+    monkeypatch.setattr("symspec.laplace.combination.STARS_SCORED_AT_ONCE", 3)
+    y = np.random.default_rng(1).normal(size=(7, 2))
+    found = repeat(CASES[kind], 7).crps(y)
+    np.testing.assert_allclose(found, [CASES[kind].crps([one])[0] for one in y], rtol=ROUNDED)
+
+
 def test_of_half_a_degree_of_freedom_it_is_infinite():
     prediction = NORMAL.with_noise(ss.StudentTNoise(SCALE, dof=[0.5, 2.0]))
     np.testing.assert_array_equal(np.isinf(prediction.crps(MIDDLE)), [[True, False]])
