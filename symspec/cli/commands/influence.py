@@ -57,7 +57,7 @@ EXAMPLES = (
 NewFile = Annotated[
     Path | None,
     typer.Argument(
-        metavar="[NEW]",
+        metavar="NEW",
         help="Spectra whose labels are moved; by default those that train set aside, or its own.",
         show_default=False,
     ),

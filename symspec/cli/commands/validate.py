@@ -60,7 +60,7 @@ EXAMPLES = (
 Catalogue = Annotated[
     Path | None,
     typer.Argument(
-        metavar="[CATALOGUE]",
+        metavar="CATALOGUE",
         help="Table to write of each star's labels while held out: .fits, .ecsv, .h5 or .nc.",
         show_default=False,
     ),
