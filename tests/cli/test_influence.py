@@ -141,6 +141,8 @@ def find_columns(path):
 
 def test_the_screen_names_stars_and_what_they_would_be(case):
     said = case.run(case.folder / "new.npz", "--choose", "B", "--most", 1)
+    assert "Predictions of the 3 stars of new.npz" in said.stdout
+    assert f"Predictions of the {N} stars that the model was trained on" in case.run().stdout
     assert "Star B: the training stars that moved it most" in said.stdout
     assert "A: the training" not in said.stdout
     moved = find_all_moved(case, np.eye(N, dtype=bool))[:, 1]

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import numpy as np
 import typer
+from rich.markup import escape
 
 from symspec.cli.commands.errors import Center
 from symspec.cli.shared.options import (
@@ -125,7 +126,7 @@ def influence(
     laplace = read_laplace(model)
     reading = parse_reading(uncertainty, read)
     own = {"group": group} | reading
-    trained, sample, _ = read_training_stars(laplace, spectra, own, validation, train_seed)
+    trained, sample, is_other = read_training_stars(laplace, spectra, own, validation, train_seed)
     _check_loss(laplace, trained)
     if new is not None:
         sample = read_spectra(new, **reading)
@@ -142,6 +143,7 @@ def influence(
     moved = _name_movers(movers, prediction, ids, trained, groups)
     suspicious = _find_contradictions(left_out, trained, groups, center)
     console = open_console()
+    console.print(_say_whose(len(ids), new, is_other), soft_wrap=True)
     for name, star in chosen.items():
         console.print(influence_table(moved, name, star))
     console.print(suspect_table(suspicious, n_worst=worst))
@@ -182,6 +184,14 @@ def _check_loss(laplace: LaplacePosterior, trained: Spectra) -> None:
             " was trained on, got others, of another negative log posterior: give the same file and"
             " --read options, such as --read label_errors=none."
         )
+
+
+def _say_whose(n_stars: int, new: Path | None, is_other: bool) -> str:
+    """Whose predictions were moved."""
+    if new is not None:
+        return f"Predictions of the {n_stars:,} stars of {escape(new.name)}"
+    own = "that were set aside in training" if is_other else "that the model was trained on"
+    return f"Predictions of the {n_stars:,} stars {own}"
 
 
 def _find_groups(trained: Spectra) -> np.ndarray | None:
