@@ -19,7 +19,8 @@ bias
     has the variance c A^-1 delta A^-1 c over truths.
 
 Trainings go from the truth to the minimum. Ratios are roots of mean squares, to within 1 /
-sqrt(2 N_TRAININGS); *alone* is that to the error of independent stars, sqrt(sum V) / 100.
+sqrt(2 N_TRAININGS), with robust ones behind them; *alone* is that to the error of independent
+stars, sqrt(sum V) / 100.
 """
 
 import sys
@@ -87,10 +88,11 @@ class Problem:
 
 
 def describe(z):
-    """Root mean square of deviations (training, label) in units of an error."""
+    """Root mean square of deviations (training, label) in units of an error, and robust scatter."""
     rms = np.sqrt(np.mean(np.square(z), axis=0))
     error = 1 / np.sqrt(2 * len(z))
-    return ", ".join(f"{x:.2f} ± {x * error:.2f}" for x in rms)
+    each = ", ".join(f"{x:.2f} ± {x * error:.2f}" for x in rms)
+    return f"{each} ({', '.join(f'{x:.2f}' for x in ss.sigma_mad(z))})"
 
 
 def run(name, n_trainings):
