@@ -1,10 +1,12 @@
 r"""The error of the mean of 100 stars, which `joint_covariance` gives, against 200 trainings.
 
-    OPENBLAS_NUM_THREADS=1 python tests/bench/cluster_mean.py [N_TRAININGS]     # ten minutes
+    OPENBLAS_NUM_THREADS=1 python tests/bench/cluster_mean.py [N_TRAININGS [NETWORK ... DRAWN ...]]
 
 Two networks of 30 pixels and 2 labels, one linear and one of 6 tanh units, are trained on 200 stars
 whose labels are those of weights that are known, plus noise that is known. With c the mean of the
-stars' df/dtheta, A = H + delta, and H the stars' part of it, three things have a distribution:
+stars' df/dtheta, A = H + delta, and H the stars' part of it, three things have a
+distribution. With 200 trainings each it takes ten minutes; NETWORK is one of `NETWORKS`, DRAWN
+truth or noise.
 
 truth and noise drawn
     Weights are drawn from the prior, then noise, and what counts is the mean predicted less the
@@ -101,7 +103,7 @@ def describe(z):
     return f"{each} ({', '.join(f'{x:.2f}' for x in ss.sigma_mad(z))})"
 
 
-def run(name, n_trainings):
+def draw_truths(name, n_trainings):
     problem = Problem(*NETWORKS[name])
     rng = np.random.default_rng(1)
     deviations, errors = [], []
@@ -111,13 +113,21 @@ def run(name, n_trainings):
         deviations.append(problem.find_mean(laplace.theta) - problem.find_mean(truth))
         errors.append(problem.find_errors(laplace))
     said, alone, _ = np.moveaxis(errors, 1, 0)
-    report(name, "truth and noise drawn", deviations / said, None, deviations / alone)
-    truth = problem.draw_truth(np.random.default_rng(2))
+    report(name, "truth and noise", deviations / said, None, deviations / alone)
+
+
+def draw_noise(name, n_trainings):
+    problem = Problem(*NETWORKS[name])
+    rng = np.random.default_rng(2)
+    truth = problem.draw_truth(rng)
     each = [problem.train(truth, rng) for _ in range(n_trainings)]
     means = np.array([problem.find_mean(laplace.theta) for laplace in each])
     away = (means - means.mean(axis=0)) * np.sqrt(n_trainings / (n_trainings - 1))
     said, alone, scatters = np.moveaxis([problem.find_errors(one) for one in each], 1, 0)
-    report(name, "noise drawn", away / said, away / scatters, away / alone)
+    report(name, "noise", away / said, away / scatters, away / alone)
+
+
+DRAWN = {"truth": draw_truths, "noise": draw_noise}
 
 
 def report(name, what, to_said, to_scatter, to_alone):
@@ -127,12 +137,13 @@ def report(name, what, to_said, to_scatter, to_alone):
     )
 
 
-def main(n_trainings="200"):
+def main(n_trainings="200", *words):
     begin = time.perf_counter()
     print("| network | what is drawn | over the error said | over c A^-1 H A^-1 c | over alone |")
     print("|---|---|---:|---:|---:|")
-    for name in NETWORKS:
-        run(name, int(n_trainings))
+    for name in [word for word in words if word in NETWORKS] or NETWORKS:
+        for what in [word for word in words if word in DRAWN] or DRAWN:
+            DRAWN[what](name, int(n_trainings))
     print(f"{time.perf_counter() - begin:.0f} s")
 
 
