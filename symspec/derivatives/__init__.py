@@ -31,7 +31,9 @@ very often; ``"jax"`` (`pip install "symspec[jax]"`) is the way to a GPU. ``dtyp
 memory and time. The warning "PyTensor could not link to a BLAS" concerns ``backend="c"`` only;
 `PYTENSOR_FLAGS=blas__ldflags=-lopenblas` mends it.
 
-Any number of threads may call one function: their calls take turns.
+Any number of threads may call one function: their calls take turns. How many threads BLAS takes
+within a call is chosen by the size of its products, see `symspec.derivatives.threads`; it is never
+more than `OPENBLAS_NUM_THREADS` or `threadpoolctl.threadpool_limits` allow.
 """
 
 from symspec.derivatives.compiled import (

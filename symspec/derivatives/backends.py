@@ -17,10 +17,10 @@ import pytensor.tensor as pt
 from pytensor.compile.mode import Mode, get_mode
 from pytensor.graph.basic import Constant
 from pytensor.graph.rewriting.basic import dfs_rewriter, node_rewriter
-from pytensor.link.vm import VMLinker
 from pytensor.scalar.basic import GT, Cast
 from pytensor.tensor.elemwise import Elemwise
 
+from symspec.derivatives.virtual_machine import DirectLinker
 from symspec.errors import MissingDependencyError, OptionError
 from symspec.networks.network import Network
 from symspec.networks.regression import Regression
@@ -79,7 +79,7 @@ class CompiledGraph:
         self._lock = Lock()
 
     def __call__(self, *inputs: Any) -> list[Any]:
-        with self._lock:
+        with self._lock, np.errstate(all="ignore"):
             return self.function(*inputs)
 
 
@@ -102,8 +102,7 @@ def find_mode(backend: str, dtype: str) -> Any:
         _check_jax_precision(dtype)
         register_jax()
     if backend == "numpy":
-        linker = VMLinker(use_cloop=False, c_thunks=False)
-        mode = Mode(linker=linker, optimizer="fast_run").excluding("fusion")
+        mode = Mode(linker=DirectLinker(), optimizer="fast_run").excluding("fusion")
         mode = mode.register(
             *((dfs_rewriter(rewrite), BEFORE_INPLACE) for rewrite in (rectify, write_out_softplus))
         )

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike
 
 from symspec.derivatives import graphs
 from symspec.derivatives.backends import choose_backend, compile_graph
+from symspec.derivatives.threads import Threads
 from symspec.errors import ShapeError
 from symspec.networks.network import Network
 from symspec.networks.params import Params, Shape, Symbol
@@ -45,6 +46,7 @@ class PerStarFunction:
         self.backend = choose_backend(backend)
         self.dtype = dtype
         self.chunk = _chunk_size(floats_per_star, dtype)
+        self.threads = Threads(net, self.backend)
         theta, params, flux, _ = declare_symbols(net, dtype)
         outputs = build(params, flux)
         self._many = isinstance(outputs, list)
@@ -64,7 +66,9 @@ class PerStarFunction:
         """
         theta = check_theta(theta, self.net.n_params, dtype=self.dtype)
         X = check_flux(X, self.net.n_pixels, dtype=None)
-        results = self._walk(theta, np.atleast_2d(X))
+        stars = np.atleast_2d(X)
+        with self.threads.for_passes(len(stars)):
+            results = self._walk(theta, stars)
         if X.ndim == 1:
             results = [r[0] for r in results]
         return results if self._many else results[0]
@@ -101,6 +105,7 @@ class SumFunction:
         self.backend = choose_backend(backend)
         self.dtype = dtype
         self.chunk = _chunk_size(int(copies * reg.net.floats_per_star), dtype)
+        self.threads = Threads(reg.net, self.backend)
         self._build = build
         self._extra = list(extra)
         self._function = self._compile(reg.net.n_labels)
@@ -156,7 +161,9 @@ class SumFunction:
                 " arguments."
             )
         pairs = zip(extra, self._extra, strict=True)
-        return self._sum(theta, X, Y, [self._check_extra(value, v) for value, v in pairs])
+        checked = [self._check_extra(value, v) for value, v in pairs]
+        with self.threads.for_passes(len(X)):
+            return self._sum(theta, X, Y, checked)
 
     def _sum(self, theta: np.ndarray, X: np.ndarray, Y: Labels, extra: list[np.ndarray]) -> Any:
         total: list[Any] = []

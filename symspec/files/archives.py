@@ -16,7 +16,6 @@ from numpy.typing import ArrayLike
 
 from symspec.derivatives.backends import BACKENDS
 from symspec.derivatives.functions import DTYPES
-from symspec.derivatives.stationary_points import LowestCurvature
 from symspec.errors import OptionError
 from symspec.files.archive_format import (
     LAPLACE,
@@ -47,6 +46,7 @@ from symspec.networks.regression import Regression
 from symspec.networks.theta import check_theta
 from symspec.safety.options import check_choice
 from symspec.spectra.flux_prior import FluxPrior
+from symspec.training.steps.stationary_points import LowestCurvature
 
 
 def write_network(

@@ -312,8 +312,7 @@ def _write_fits(path: Path, columns: Columns, header: dict[str, Any]) -> None:
             part.add_checksum(when="")  # without the time that astropy would put there
         content = io.BytesIO()  # astropy says of a full disk what no program understands
         file.writeto(content)
-        with path.open("wb") as raw, _compress(raw, path) as stream:
-            stream.write(content.getbuffer())
+        path.write_bytes(_compress(content.getvalue(), path))
 
 
 def _build_fits(columns: Columns) -> io.BytesIO:
@@ -359,11 +358,11 @@ def _find_fits_unit(unit: str) -> str | None:
         return None
 
 
-def _compress(raw: io.BufferedWriter, path: Path) -> Any:
-    """The stream itself, or gzip without the usual name and time in its header."""
+def _compress(content: bytes, path: Path) -> bytes:
+    """The bytes themselves, or packed by gzip without the usual name and time in its header."""
     if path.name.lower().endswith(".gz"):
-        return gzip.GzipFile("", "wb", fileobj=raw, mtime=0)
-    return raw
+        return gzip.compress(content, mtime=0)
+    return content
 
 
 def _add_card(header: Any, key: str, value: Any) -> None:

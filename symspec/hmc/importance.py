@@ -39,7 +39,7 @@ def weigh_laplace_draws(model: pm.Model, n: int, seed: int) -> Dataset:
     size = int(np.prod(model.initial_point(0)[variable.name].shape))
     z = np.random.default_rng(seed).normal(size=(max(n, 1), size))
     log_density = model.compile_logp(mode=find_mode("numpy", "float64"))
-    with np.errstate(over="ignore", invalid="ignore"):
+    with np.errstate(all="ignore"):
         log_p = np.array([log_density({variable.name: row}) for row in [np.zeros(size), *z]])
     at_mode = log_p[0]
     log_p = log_p[1:]

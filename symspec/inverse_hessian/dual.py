@@ -12,6 +12,7 @@ from scipy.linalg.lapack import dpotrf, dpotri
 
 from symspec.derivatives import compiled
 from symspec.derivatives.tangents import Tangents
+from symspec.derivatives.threads import threads_of_scipy
 from symspec.errors import DataError, TooLargeError
 from symspec.inverse_hessian.digits import (
     PROMISED,
@@ -322,7 +323,8 @@ class DualInverse(InverseHessian):
         """M^-1 (label, star, label, star), zero in the rows and columns of missing labels."""
         N, C = self.observed.shape
         out = np.zeros((C * N, C * N))
-        inverse, _ = dpotri(self.cholesky, lower=1)
+        with threads_of_scipy(self.n_rows):
+            inverse, _ = dpotri(self.cholesky, lower=1)
         out[np.ix_(self.rows, self.rows)] = np.tril(inverse) + np.tril(inverse, -1).T
         return out.reshape(C, N, C, N)
 
@@ -339,9 +341,10 @@ class DualInverse(InverseHessian):
         return self.tangents.rmatvec(by_label.swapaxes(0, 1))
 
     def _solve(self, b: np.ndarray, *, transposed: bool = False) -> np.ndarray:
-        return solve_triangular(
-            self.cholesky, b, lower=True, trans=int(transposed), check_finite=False
-        )
+        with threads_of_scipy(self.n_rows):
+            return solve_triangular(
+                self.cholesky, b, lower=True, trans=int(transposed), check_finite=False
+            )
 
     def _solve_M(self, b: np.ndarray) -> np.ndarray:
         return self._solve(self._solve(b), transposed=True)
@@ -376,7 +379,8 @@ def factorize_kernel(K: np.ndarray, noise: StarNoise) -> np.ndarray:
         rows = np.flatnonzero(noise.observed.T)
         M = M[np.ix_(rows, rows)]
     # the transpose is Fortran-ordered, so that LAPACK works in place; M is symmetric
-    factor, info = dpotrf(M.T, lower=1, clean=1, overwrite_a=1)
+    with threads_of_scipy(len(M)):
+        factor, info = dpotrf(M.T, lower=1, clean=1, overwrite_a=1)
     _check_factor(factor, info)
     return factor
 

@@ -31,6 +31,7 @@ from scipy.linalg import eigh
 
 from symspec.derivatives.tangent_stream import TangentStream
 from symspec.derivatives.tangents import Tangents
+from symspec.derivatives.threads import threads_of_scipy
 from symspec.errors import OptionError
 from symspec.inverse_hessian.interface import Arrays, Problem
 from symspec.inverse_hessian.layerwise import (
@@ -171,5 +172,6 @@ def _correct(
 
 def _eigen(M: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Eigenvalues, at least 0 whatever rounding does, and eigenvectors of a positive matrix."""
-    values, vectors = eigh(M, driver="evd", overwrite_a=True, check_finite=False)
+    with threads_of_scipy(len(M)):
+        values, vectors = eigh(M, driver="evd", overwrite_a=True, check_finite=False)
     return np.maximum(values, 0), vectors

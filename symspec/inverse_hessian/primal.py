@@ -17,6 +17,7 @@ from symspec.derivatives.functions import check_square_fits
 from symspec.derivatives.matrices import add_upper_triangle, fill_lower_triangle
 from symspec.derivatives.tangent_stream import TangentStream
 from symspec.derivatives.tangents import Tangents
+from symspec.derivatives.threads import threads_of_scipy
 from symspec.errors import DataError, NotPositiveDefiniteError
 from symspec.inverse_hessian.digits import (
     PROMISED,
@@ -129,7 +130,8 @@ class PrimalInverse(InverseHessian):
             raise DataError(
                 "the curvature matrix is not finite: theta has diverged; train it again."
             )
-        factor, info = dpotrf(A, lower=1, clean=1, overwrite_a=0)
+        with threads_of_scipy(len(A)):
+            factor, info = dpotrf(A, lower=1, clean=1, overwrite_a=0)
         if info != 0:
             smallest = float(eigh(A, eigvals_only=True, subset_by_index=[0, 0])[0])
             raise NotPositiveDefiniteError(
@@ -154,7 +156,8 @@ class PrimalInverse(InverseHessian):
         """L^-1, lower triangular (param, param), in C order."""
         upper = np.array(self.cholesky.T, order="F")
         # its inverse is that of L transposed, so in C order
-        return dtrtri(upper, lower=0, overwrite_c=1)[0].T
+        with threads_of_scipy(len(upper)):
+            return dtrtri(upper, lower=0, overwrite_c=1)[0].T
 
     def logdet(self) -> float:
         return -2.0 * float(np.log(np.diag(self.cholesky)).sum())
@@ -303,9 +306,10 @@ class PrimalInverse(InverseHessian):
         return {"cholesky": self.cholesky, "is_of_products": np.array(self.is_of_products)}
 
     def _solve(self, V: np.ndarray, *, transposed: bool = False) -> np.ndarray:
-        return solve_triangular(
-            self.cholesky, V, lower=True, trans=int(transposed), check_finite=False
-        )
+        with threads_of_scipy(len(self.cholesky)):
+            return solve_triangular(
+                self.cholesky, V, lower=True, trans=int(transposed), check_finite=False
+            )
 
 
 def _sum_outer_products(stream: TangentStream, net: Network) -> np.ndarray:

@@ -1,6 +1,6 @@
 """Certificate of the optimum: how far weights are from a minimum of U, and whether it is one.
 
-The distance is the Newton decrement; `symspec.derivatives.stationary_points` tells what it is.
+The distance is the Newton decrement; `symspec.training.steps.stationary_points` tells what it is.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from symspec.derivatives.stationary_points import LowestCurvature
+from symspec.training.steps.stationary_points import LowestCurvature
 
 MAX_DECREMENT = 1e-2
 

@@ -13,14 +13,8 @@ from numpy.typing import ArrayLike
 from scipy.sparse.linalg import LinearOperator
 
 from symspec.derivatives import compiled
-from symspec.derivatives.bundles import RADIUS, Bundle, Place
 from symspec.derivatives.functions import check_stars
-from symspec.derivatives.stationary_points import (
-    DENSE_LIMIT,
-    LowestCurvature,
-    count_products,
-    find_lowest_curvature,
-)
+from symspec.derivatives.threads import Threads
 from symspec.errors import NotAtMinimumError, NotAtMinimumWarning
 from symspec.inverse_hessian.builder import InverseBuilder
 from symspec.inverse_hessian.interface import InverseHessian
@@ -39,8 +33,15 @@ from symspec.spectra.pixels import NOISELESS
 from symspec.spectra.resampling import Resampled
 from symspec.spectra.selections import as_stars
 from symspec.spectra.spectra import Spectra
+from symspec.training.steps.bundles import RADIUS, Bundle, Place
 from symspec.training.steps.proofs import KinkProof, find_kink_proof
 from symspec.training.steps.shared import find_shared_objective
+from symspec.training.steps.stationary_points import (
+    DENSE_LIMIT,
+    LowestCurvature,
+    count_products,
+    find_lowest_curvature,
+)
 from symspec.version import __version__
 
 NEARLY = 1.0  # nats that a bundle of gradients leaves, below which kinks may prove a minimum
@@ -131,7 +132,7 @@ def fit_laplace(
         passes = {"backend": backend, "dtype": dtype}
         regression = describe_regression(reg)
         fingerprint = find_fingerprint("fit", __version__, regression, theta, X, Y, how, passes)
-    with show_progress(progress) as show:
+    with show_progress(progress) as show, Threads(reg.net).for_matrices(len(X)):
         builder = InverseBuilder(
             reg,
             X,

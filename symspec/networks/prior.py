@@ -12,16 +12,16 @@ from typing import Any
 import numpy as np
 import pytensor.tensor as pt
 from numpy.typing import ArrayLike
-from scipy.linalg.blas import daxpy, saxpy
 
 from symspec.errors import DataError, OptionError, ShapeError
 from symspec.networks.network import Network
 from symspec.networks.noise import LOG_2PI
 from symspec.networks.params import Block, ParamLayout, Symbol
 from symspec.safety.arrays import as_float_array
+from symspec.safety.memory import chunks
 
 Precision = float | np.ndarray  # of a block: one number, or an array of its shape
-_AXPY = {np.dtype(np.float64): daxpy, np.dtype(np.float32): saxpy}  # y += a x in place
+_AT_ONCE = 2**16  # parameters, whose products stay in a core's second-level cache
 
 
 class NormalPrior:
@@ -92,7 +92,7 @@ class NormalPrior:
             precision = self.precision[block.name]
             if isinstance(precision, float):
                 total += precision * float(np.dot(part, part))
-                _AXPY[gradient.dtype](part, gradient[block.slice], a=weight * precision)
+                _add_multiple(gradient[block.slice], weight * precision, part)
             else:
                 step = (precision.ravel() * part).astype(gradient.dtype)
                 total += float(np.dot(step, part))
@@ -105,6 +105,12 @@ class NormalPrior:
         is_held[free] = False
         precision = self.vector()[is_held]
         return 0.5 * float(np.sum(precision * theta[is_held] ** 2 - np.log(precision) + LOG_2PI))
+
+
+def _add_multiple(y: np.ndarray, a: float, x: np.ndarray) -> None:
+    """Y += a x in place."""
+    for some in chunks(y.size, _AT_ONCE):
+        y[some] += a * x[some]
 
 
 def scaled_prior(net: Network, precision: float) -> dict[str, float]:

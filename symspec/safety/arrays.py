@@ -143,8 +143,9 @@ def check_finite(array: np.ndarray, name: str, axes: tuple[str, ...], advice: st
         With the count of such values and the place of the first.
     """
     with np.errstate(over="ignore", invalid="ignore"):
-        # one pass on all cores, without a temporary; the slow check below decides on overflows
-        if array.flags.c_contiguous and np.isfinite(np.vdot(array, array)):
+        # one pass without a temporary, and without threads of BLAS, which would wait for each other
+        # in small arrays; the slow check below decides on overflows
+        if np.isfinite(np.sum(array)):
             return
     if not (good := np.isfinite(array)).all():
         raise DataError(

@@ -2,7 +2,8 @@
 
 Python drops a `KeyboardInterrupt` that falls into a callback, such as those by which h5py and
 PyTensor are told that an object is gone. Inside `heeding_interrupts`, which `show_progress` is, a
-dropped one is sent again. The package imports this module first, and this one none of it.
+dropped one is sent again. One that falls into the import of a package waits for its end, as
+packages in C++ abort the process. The package imports this module first, and this one none of it.
 """
 
 from __future__ import annotations
@@ -16,9 +17,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Timer
+from types import FrameType
 from typing import Any
 
 SECONDS_BEFORE_AGAIN = 0.05  # until an interrupt that was dropped is sent again
+_IMPORTING = "<frozen importlib"  # the files of Python's own import
 
 
 class _Interrupts:
@@ -30,26 +33,37 @@ class _Interrupts:
         self.is_dropped = False
         self.is_heeding = False
         self.n_deferring = 0
+        self.n_imports = 0  # under way as the work began
         self.is_keeping = False
         self.lock = threading.Lock()  # between the work's end and what is sent again
         self.hook = sys.__unraisablehook__
 
-    def note(self, number: int, frame: Any) -> None:
+    def note(self, number: int, frame: FrameType | None) -> None:
         """Handle a signal: end the work now, or where it can be ended."""
         self.asked = number
         self.is_waiting = self.n_deferring > 0
-        if not self.is_waiting:
+        if self.is_waiting:
+            return
+        if not self.is_importing(frame):
             raise KeyboardInterrupt
+        self.send_later()
+
+    def is_importing(self, frame: FrameType | None) -> bool:
+        """Whether a package is being imported where the main thread stands."""
+        return _count_imports(frame) > self.n_imports
 
     def find_dropped(self, dropped: Any) -> None:
         """Hook for exceptions that Python can raise nowhere: an interrupt is sent again."""
         if not issubclass(dropped.exc_type, KeyboardInterrupt):
             self.hook(dropped)
         elif self.asked is not None and _is_main_thread():
-            self.is_dropped = True
-            again = Timer(SECONDS_BEFORE_AGAIN, self.send_again)
-            again.daemon = True
-            again.start()
+            self.send_later()
+
+    def send_later(self) -> None:
+        self.is_dropped = True
+        again = Timer(SECONDS_BEFORE_AGAIN, self.send_again)
+        again.daemon = True
+        again.start()
 
     def forget(self) -> None:
         """Be ready for the next signal; what was sent again and has not come yet never comes."""
@@ -64,6 +78,9 @@ class _Interrupts:
         with self.lock:
             if self.asked is None:  # the work has ended since
                 return
+            if self.is_importing(sys._current_frames().get(_find_main())):
+                self.send_later()
+                return
             self.is_dropped = False
             if self.n_deferring:
                 self.is_waiting = True
@@ -71,10 +88,21 @@ class _Interrupts:
                 _send_to_main(ctypes.py_object(KeyboardInterrupt))
 
 
+def _count_imports(frame: FrameType | None) -> int:
+    n = 0
+    while frame is not None:
+        n += frame.f_code.co_filename.startswith(_IMPORTING)
+        frame = frame.f_back
+    return n
+
+
+def _find_main() -> int:
+    return threading.main_thread().ident or 0
+
+
 def _send_to_main(error: Any) -> None:
     """Raise an error in the main thread; NULL takes back one that it has not noticed yet."""
-    main = ctypes.c_ulong(threading.main_thread().ident or 0)
-    ctypes.pythonapi.PyThreadState_SetAsyncExc(main, error)
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(_find_main()), error)
 
 
 _interrupts = _Interrupts()
@@ -105,6 +133,7 @@ def heeding_interrupts(numbers: Sequence[int] | None = None) -> Iterator[None]:
     handlers = {number: signal.getsignal(number) for number in numbers}
     try:
         _interrupts.is_heeding = True
+        _interrupts.n_imports = _count_imports(sys._getframe())
         _interrupts.hook = hook
         sys.unraisablehook = _interrupts.find_dropped
         for number in numbers:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from symspec.derivatives.backends import choose_backend
+from symspec.derivatives.threads import Threads
 from symspec.errors import DivergedError
 from symspec.networks.regression import Regression
 from symspec.networks.theta import check_theta
@@ -181,8 +182,8 @@ def train(
         decay=decay,
     )
     training = _Training(np.array(start, dtype), adam, loss, watched)
-    with show_progress(progress) as show, np.errstate(over="ignore", invalid="ignore"):
-        stopped = training.run(epochs, min(batch_size, len(stars)), schedule, rng, show)
+    with show_progress(progress) as show, Threads(reg.net).for_passes(min(batch_size, len(stars))):
+        stopped = training.run(epochs, batch_size, schedule, rng, show)
     return training.result(stopped)
 
 
@@ -208,6 +209,7 @@ class _Training:
             name: [] for name in ("loss", watched.name, "learning_rate")
         }
 
+    @np.errstate(over="ignore", invalid="ignore")
     def run(
         self,
         epochs: int,

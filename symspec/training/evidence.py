@@ -24,6 +24,7 @@ from scipy.optimize import minimize as scipy_minimize
 
 from symspec.derivatives.functions import check_stars
 from symspec.derivatives.span import Span, keep_whole, reduce_to_span
+from symspec.derivatives.threads import Threads
 from symspec.errors import OptionError, SeveralMaximaWarning, UnsettledEvidenceWarning
 from symspec.inverse_hessian.builder import InverseBuilder
 from symspec.inverse_hessian.choice import APPROXIMATE, INVERSES
@@ -159,22 +160,20 @@ def tune(
         structure=structure, backend=backend, memory=memory, options=options,
     )  # fmt: skip
     of_span = Hyperparameters(span.reg, noise, prior)
-    with show_progress(progress) as show:
+    with show_progress(progress) as show, Threads(span.reg.net).for_matrices(len(flux)):
         follow = _Follow(show, callback, hyperparameters, span, starts)
         if move:
             start = MarginalLikelihood(builder, of_span)
             firsts = _find_starts(start, span, weights, starts, rng)
             best, is_end = _search(start, firsts, tolerance, max_evaluations, follow)
+            weights = span.lift(_settle(start, best, is_end))
         else:
             fixed = span.project(weights)
             best, _ = maximize_linearized(
                 builder, of_span, fixed, tolerance, max_evaluations, follow
             )
     hyperparameters.warn_at_edges(best.h, best.n_effective)
-    tuned = hyperparameters.regression(best.h)
-    if not move:
-        return tuned, weights
-    return tuned, span.lift(_settle(start, best, is_end))
+    return hyperparameters.regression(best.h), weights
 
 
 def _check_options(

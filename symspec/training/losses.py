@@ -19,12 +19,14 @@ from symspec.networks.normalizations import split_fixed
 from symspec.networks.params import Symbol
 from symspec.networks.regression import Regression
 from symspec.safety.label_errors import Labels, LabelsWithErrors, find_labels_alone, find_observed
-from symspec.safety.memory import chunks
+from symspec.safety.memory import STARS_AT_ONCE, chunks
 from symspec.safety.stars import check_flux, check_labels
 from symspec.spectra.pixels import fill_others
 from symspec.spectra.resampling import Resampled
 from symspec.spectra.selections import as_stars
 from symspec.spectra.spectra import Spectra
+
+KEPT_BYTES = 2**31  # of stars behind fixed layers
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +40,7 @@ class Stars:
     rows : numpy.ndarray of int
         The rows of both that belong to it.
     fixed : callable, optional
-        Makes of flux (star, pixel) what the weights see.
+        Makes of flux (star, pixel) what the weights see, batch by batch.
     """
 
     flux: np.ndarray
@@ -54,6 +56,18 @@ class Stars:
         rows = self.rows[places]
         flux = self.flux[rows]
         return flux if self.fixed is None else self.fixed(flux), self.labels[rows]
+
+    def behind(self, fixed: Callable[[np.ndarray], np.ndarray], width: int, dtype: str) -> Stars:
+        """The same stars as the weights see them, behind fixed layers that make `width` numbers.
+
+        They are kept in `dtype`, or made batch by batch where that takes more than `KEPT_BYTES`.
+        """
+        if len(self) * width * np.dtype(dtype).itemsize > KEPT_BYTES:
+            return replace(self, fixed=fixed)
+        seen = np.empty((len(self), width), dtype)
+        for places in chunks(len(self), STARS_AT_ONCE):
+            seen[places] = fixed(self.flux[self.rows[places]])
+        return Stars(seen, self.labels[self.rows], np.arange(len(self)))
 
 
 def hold_out_stars(
@@ -204,8 +218,8 @@ def compile_losses(
     fixed, rest = split_fixed(reg.net)
     if fixed is not None:
         reg = reg.with_network(rest)
-        function = partial(compile_predict(fixed), np.empty(0))
-        stars = replace(stars, fixed=function)
-        held_out = None if held_out is None else replace(held_out, fixed=function)
+        seen = (partial(compile_predict(fixed), np.empty(0)), rest.n_pixels, dtype)
+        stars = stars.behind(*seen)
+        held_out = None if held_out is None else held_out.behind(*seen)
     loss = TrainingLoss(reg, stars, backend, dtype)
     return loss, loss if held_out is None else ValidationLoss(reg, held_out, backend, dtype)

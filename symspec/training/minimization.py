@@ -14,6 +14,7 @@ from symspec.derivatives.backends import choose_backend
 from symspec.derivatives.compiled import compile_hessian_vector_product, compile_objective
 from symspec.derivatives.functions import check_square_fits, check_stars
 from symspec.derivatives.matrices import compile_hessian
+from symspec.derivatives.threads import Threads
 from symspec.errors import DivergedError, OptionError, TooLargeError
 from symspec.networks.regression import Regression
 from symspec.networks.theta import check_theta
@@ -127,7 +128,8 @@ def minimize(
         _check_matrix_fits(reg, method)
     objective = compile_objective(reg, backend=backend)
     hess, hessp = _compile_curvature(reg, flux, labels, method, backend)
-    with show_progress(progress) as show, np.errstate(over="ignore", invalid="ignore"):
+    quiet = np.errstate(over="ignore", invalid="ignore")
+    with show_progress(progress) as show, Threads(reg.net).for_passes(len(flux)), quiet:
         stage = f"minimizing by {method}"
         search = _Search(objective, flux, labels, reg.constant(labels), stage, show)
         try:

@@ -15,10 +15,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from symspec.derivatives import compiled, matrices
-from symspec.derivatives.bundles import Objective, Place
 from symspec.derivatives.functions import check_stars
 from symspec.derivatives.span import reduce_to_span
-from symspec.derivatives.stationary_points import Vector
+from symspec.derivatives.threads import Threads
 from symspec.inverse_hessian.builder import InverseBuilder
 from symspec.inverse_hessian.interface import InverseHessian
 from symspec.networks.regression import Regression
@@ -28,9 +27,11 @@ from symspec.safety.progress import Progress, show_progress
 from symspec.spectra.resampling import Resampled
 from symspec.spectra.selections import as_stars
 from symspec.spectra.spectra import Spectra
+from symspec.training.steps.bundles import Objective, Place
 from symspec.training.steps.kinks import KinkResult, minimize_at_kinks
 from symspec.training.steps.newton_models import DenseModel, FindModel, ProductModel, is_small
 from symspec.training.steps.shared import find_shared_objective
+from symspec.training.steps.stationary_points import Vector
 
 Callback = Callable[[int, float, float], object]
 MANY_PARAMS = 10_000  # beyond these an iteration takes more than a moment
@@ -140,7 +141,7 @@ def polish(
     builder = InverseBuilder(
         span.reg, span.X, labels, structure=structure, backend=backend, memory=memory
     )
-    with show_progress(progress) as show:
+    with show_progress(progress) as show, Threads(span.reg.net).for_matrices(len(flux)):
 
         def follow(stage: str, iteration: int, U: float, decrement: float) -> None:
             show(stage, iteration, None, U=U, decrement=decrement)

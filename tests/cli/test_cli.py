@@ -16,13 +16,13 @@ from typer.testing import CliRunner
 import symspec
 from symspec.cli import app
 from symspec.derivatives.compiled import compile_jacobian, compile_outputs
-from symspec.derivatives.stationary_points import LowestCurvature
 from symspec.files.archives import read_laplace, read_network, read_regression, write_network
 from symspec.fitting.start import build_start
 from symspec.laplace.certificate import Certificate
 from symspec.networks.regression import Regression
 from symspec.spectra import datasets
 from symspec.spectra.readers.read import read_spectra
+from symspec.training.steps.stationary_points import LowestCurvature
 from symspec.validation.audit import AUDITED, audit_structures
 
 N_STARS, N_PIXELS = 60, 50

@@ -1,6 +1,7 @@
 """Ctrl-C and SIGTERM end a command in good order, also where Python drops the interrupt."""
 
 import ast
+import importlib
 import os
 import signal
 import subprocess
@@ -113,6 +114,41 @@ def test_an_interrupt_that_waits_is_heeded_between_parts():
         raise_if_interrupted()
         done.append("second")
     assert done == ["first"]
+
+
+PACKAGE = """
+import os, signal
+os.kill(os.getpid(), signal.SIGINT)
+sum(range(10))  # the handler runs here
+is_whole = True
+"""
+
+
+def test_an_interrupt_waits_for_the_end_of_an_import(tmp_path, monkeypatch):
+    (tmp_path / "interrupted_package.py").write_text(PACKAGE)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "interrupted_package", raising=False)
+    with pytest.raises(KeyboardInterrupt), show_progress(False):  # noqa: PT012
+        package = importlib.import_module("interrupted_package")
+        assert package.is_whole
+        wait()
+
+
+WORK = """
+import os, signal
+import pytest
+from symspec.safety.progress import show_progress
+with pytest.raises(KeyboardInterrupt), show_progress(False):
+    os.kill(os.getpid(), signal.SIGINT)
+    raise AssertionError("the interrupt did not come")
+"""
+
+
+def test_work_that_an_import_does_is_interrupted(tmp_path, monkeypatch):
+    (tmp_path / "module_that_works.py").write_text(WORK)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "module_that_works", raising=False)
+    importlib.import_module("module_that_works")
 
 
 PROGRAM = """

@@ -1,30 +1,187 @@
-"""Compiled functions may be called by several threads at once."""
+"""One BLAS library has threads at a time, none where they do not pay, and the user's will holds."""
 
-from concurrent.futures import ThreadPoolExecutor
+import threading
 
 import numpy as np
-import pytensor
 import pytest
 
 import symspec as ss
+from symspec.derivatives import threads
+from symspec.derivatives.threads import Threads, threads_of_scipy
 
-NEEDS_COMPILER = pytest.mark.skipif(not pytensor.config.cxx, reason="no C++ compiler")
+ALLOWED = 4
+
+
+class Library:
+    """A BLAS library that only counts its threads."""
+
+    def __init__(self, filepath, n=ALLOWED):
+        self.filepath = filepath
+        self.n = n
+
+    def get_num_threads(self):
+        return self.n
+
+    def set_num_threads(self, n):
+        self.n = n
+
+
+NET = ss.Network([ss.Dense(1000), ss.Dense(2)], 1000)
+PAYS, PAYS_NOT = 30, 29
+
+
+def few():
+    return Threads(NET).for_passes(PAYS_NOT)
+
+
+def many(backend="numpy"):
+    return Threads(NET, backend).for_passes(PAYS)
+
+
+def use(monkeypatch, *paths, n=ALLOWED):
+    libraries = [Library(path, n) for path in paths]
+    pools = threads._Pools(libraries)
+    monkeypatch.setattr(threads, "_find_pools", lambda: pools)
+    return lambda: [library.n for library in libraries]
+
+
+@pytest.fixture
+def count(monkeypatch):
+    """Threads of NumPy's and of SciPy's library."""
+    return use(monkeypatch, "/lib/numpy.libs/libopenblas64.so", "/lib/scipy.libs/libopenblas.so")
+
+
+def test_one_library_at_a_time_has_threads(count):
+    with many():
+        assert count() == [ALLOWED, 1]
+        with threads_of_scipy(10_000):
+            assert count() == [1, ALLOWED]
+        with threads_of_scipy(100):
+            assert count() == [ALLOWED, 1]
+    assert count() == [ALLOWED, ALLOWED]
+    with many("numba"):
+        assert count() == [1, ALLOWED]
+    with few():
+        assert count() == [1, 1]
+
+
+def test_the_outermost_block_decides(count):
+    with few(), many():
+        assert count() == [1, 1]
+    with many(), few():
+        assert count() == [ALLOWED, 1]
+
+
+def test_an_error_puts_all_back(count):
+    with pytest.raises(ZeroDivisionError), few():
+        1 / 0  # noqa: B018
+    assert count() == [ALLOWED, ALLOWED]
+    with many():
+        assert count() == [ALLOWED, 1]
+
+
+def test_a_user_who_allows_one_thread_gets_no_more(monkeypatch):
+    count = use(monkeypatch, "/numpy.libs/libopenblas.so", "/scipy.libs/libopenblas.so", n=1)
+    for block in (many(), few(), threads_of_scipy(10_000)):
+        with block:
+            assert count() == [1, 1]
+    assert count() == [1, 1]
+
+
+@pytest.mark.parametrize("path", ["/usr/lib/libopenblas.so", "/opt/scipy-env/lib/libmkl_rt.so"])
+def test_one_library_for_both_serves_both(monkeypatch, path):
+    count = use(monkeypatch, path)
+    for block, n in ((many(), ALLOWED), (threads_of_scipy(10_000), ALLOWED)):
+        with block:
+            assert count() == [n]
+    with few():
+        assert count() == [1]
+    assert count() == [ALLOWED]
+
+
+def test_calls_of_other_threads_leave_nothing_behind(count):
+    begun, ended = threading.Event(), threading.Event()
+
+    def work():
+        with few():
+            begun.set()
+            ended.wait()
+
+    other = threading.Thread(target=work)
+    with many():
+        other.start()
+        begun.wait()
+        assert count() == [1, 1]
+    assert count() == [1, 1]  # the other call goes on
+    ended.set()
+    other.join()
+    assert count() == [ALLOWED, ALLOWED]
 
 
 @pytest.mark.parametrize(
-    "backend", ["numpy", pytest.param("c", marks=NEEDS_COMPILER), "numba", "jax"]
+    ("layers", "n_pixels", "least"),
+    [
+        ([ss.Dense(32), ss.Activation("relu"), ss.Dense(3)], 100, 500 / 3),
+        ([ss.Dense(2)], 10, 3e7 / 22),  # too few parameters for large matrices
+        ([ss.Dense(2048), ss.Activation("relu"), ss.Dense(3)], 7213, 3e7 / (7214 * 2048)),
+    ],
+    ids=["matrices", "products", "one star"],
 )
-def test_threads_that_share_a_function_get_the_bits_of_one_thread(backend):
-    """Without a lock a fourth of such calls raise, some mix up their stars, and "c" aborts."""
-    if backend == "jax":
-        pytest.importorskip("jax")
+def test_a_call_of_many_stars_is_worth_threads(count, layers, n_pixels, least):
+    net = ss.Network(layers, n_pixels)
+    with Threads(net).for_matrices(np.floor(least)):
+        assert count() == [1, 1]
+    with Threads(net).for_matrices(np.ceil(least)):
+        assert count() == [ALLOWED, 1]
+
+
+@pytest.mark.parametrize(
+    ("order", "shape"), [("channels_last", (100, 1)), ("channels_first", (1, 100))]
+)
+def test_convolutions_count_each_position(order, shape):
+    convolution = ss.Conv1D(4, 5, padding="same", data_format=order)
+    net = ss.Network([ss.Reshape(shape), convolution, ss.Flatten(), ss.Dense(1)], 100)
+    products = 100 * (5 * 4 + 4)
+    assert Threads(net).n_products == products
+
+
+@pytest.fixture
+def seen(count, monkeypatch):
+    """Threads that each compiled graph is called with."""
+    found = []
+    call = ss.derivatives.backends.CompiledGraph.__call__
+
+    def watch(self, *inputs):
+        found.append(tuple(count()))
+        return call(self, *inputs)
+
+    monkeypatch.setattr(ss.derivatives.backends.CompiledGraph, "__call__", watch)
+    return found
+
+
+def test_every_call_chooses(seen, count):
     rng = np.random.default_rng(0)
-    net = ss.mlp([20, 2])
-    theta = net.init_params(rng)
-    predict = ss.compile_predict(net, backend=backend)
-    spectra = [rng.normal(size=(1 + i % 5, 20)) for i in range(400)]
-    expected = [predict(theta, X) for X in spectra]
-    with ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(lambda X: predict(theta, X), spectra))
-    for one, right in zip(found, expected, strict=True):
-        np.testing.assert_array_equal(one, right)
+    X = rng.normal(size=(30, 20))
+    Y = X[:, :1] + 0.1 * rng.normal(size=(30, 1))
+    reg = ss.Regression(
+        ss.mlp([20, 20, 1], activation="tanh"), sigma_noise=0.1, prior_precision=1.0
+    )
+    theta = reg.net.init_params(rng)
+    quiet = {"progress": False}
+    calls = {
+        "predict": lambda: ss.compile_predict(reg.net)(theta, X),
+        "objective": lambda: ss.compile_objective(reg)(theta, X, Y),
+        "train": lambda: ss.train(reg, X, Y, epochs=1, rng=rng, **quiet),
+        "minimize": lambda: ss.minimize(reg, theta, X, Y, max_iterations=2, **quiet),
+        "polish": lambda: ss.polish(reg, theta, X, Y, max_iterations=2, **quiet),
+        "tune": lambda: ss.tune(reg, theta, X, Y, max_evaluations=2, move=False, **quiet),
+        "fit_laplace": lambda: ss.fit_laplace(reg, theta, X, Y, require_minimum=False, **quiet),
+    }
+    laplace = calls["fit_laplace"]()
+    calls["a prediction"] = lambda: laplace.predict(X, **quiet)
+    for name, call in calls.items():
+        seen.clear()
+        call()
+        assert seen, name
+        assert set(seen) == {(1, 1)}, name
+        assert count() == [ALLOWED, ALLOWED]

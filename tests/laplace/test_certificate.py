@@ -10,17 +10,17 @@ from scipy.linalg import eigh, null_space
 
 import symspec as ss
 from symspec.derivatives import stationary_points as module
-from symspec.derivatives.bundles import Place
-from symspec.derivatives.stationary_points import (
+from symspec.inverse_hessian.builder import InverseBuilder
+from symspec.inverse_hessian.primal import PrimalInverse
+from symspec.laplace.certificate import MAX_DECREMENT, Certificate
+from symspec.training.steps.bundles import Place
+from symspec.training.steps.proofs import find_kink_proof
+from symspec.training.steps.shared import find_shared_objective
+from symspec.training.steps.stationary_points import (
     LowestCurvature,
     count_products,
     find_lowest_curvature,
 )
-from symspec.inverse_hessian.builder import InverseBuilder
-from symspec.inverse_hessian.primal import PrimalInverse
-from symspec.laplace.certificate import MAX_DECREMENT, Certificate
-from symspec.training.steps.proofs import find_kink_proof
-from symspec.training.steps.shared import find_shared_objective
 
 TANH, TANH_FULL = (
     "tanh-1-hidden-2-labels-own-units-missing",

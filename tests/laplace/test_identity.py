@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 import symspec as ss
-from symspec.derivatives.stationary_points import LowestCurvature
 from symspec.laplace.identity import hash_network, hash_posterior, hash_weights
+from symspec.training.steps.stationary_points import LowestCurvature
 
 
 def build_network(**changed):

@@ -55,6 +55,7 @@ WRITERS = {
     "archive.h5": write_arrays,
     "network.h5": write_problem,
     "catalogue.fits": lambda path: write_catalogue(path, predict(50)),
+    "catalogue.fits.gz": lambda path: write_catalogue(path, predict(50)),
     "catalogue.ecsv": lambda path: write_catalogue(path, predict(50)),
     "catalogue.h5": lambda path: write_catalogue(path, predict(50)),
     "catalogue.nc": lambda path: write_catalogue(path, predict(50)),

@@ -21,8 +21,9 @@ from symspec.derivatives.compiled import compile_objective
 from symspec.derivatives.functions import SumFunction
 from symspec.errors import DataError, DivergedError, OptionError, ShapeError
 from symspec.networks.layers import Dense, Dropout
-from symspec.networks.network import Network
+from symspec.networks.network import Network, mlp, standardized
 from symspec.networks.regression import Regression
+from symspec.training import losses
 from symspec.training.epochs import train
 
 
@@ -135,6 +136,18 @@ def test_batches_larger_than_a_chunk_are_added_up(linear, stars, monkeypatch):
     np.testing.assert_allclose(parts.theta, whole.theta, rtol=1e-11, atol=1e-12)
     for name, values in whole.history.items():
         np.testing.assert_allclose(parts.history[name], values, rtol=1e-12)
+
+
+def test_stars_behind_fixed_layers_are_kept_or_made_batch_by_batch(stars, monkeypatch):
+    X, Y = stars
+    net = standardized(mlp([X.shape[1], 3, Y.shape[1]]), X, Y)
+    reg = Regression(net, sigma_noise=0.1, prior_precision=1.0)
+    options = {"epochs": 2, "batch_size": 7, "validation": 0.2, "progress": False}
+    kept = train(reg, X, Y, rng=rng(), **options)
+    monkeypatch.setattr(losses, "KEPT_BYTES", 0)
+    made = train(reg, X, Y, rng=rng(), **options)
+    np.testing.assert_array_equal(kept.theta, made.theta)
+    assert kept.history == made.history
 
 
 def test_validation_loss_is_the_likelihood_per_star_without_prior(linear, stars):

@@ -8,8 +8,8 @@ from numpy.testing import assert_allclose
 from scipy.optimize import minimize, nnls
 
 import symspec as ss
-from symspec.derivatives.bundles import Bundle, Place, find_least
 from symspec.inverse_hessian.builder import InverseBuilder
+from symspec.training.steps.bundles import Bundle, Place, find_least
 from symspec.training.steps.kinks import go_on, minimize_at_kinks
 
 SIGN = {True: 1.0, False: -1.0}

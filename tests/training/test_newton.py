@@ -8,8 +8,8 @@ from numpy.testing import assert_allclose
 from scipy.sparse.linalg import LinearOperator
 
 import symspec as ss
-from symspec.derivatives.stationary_points import find_lowest
 from symspec.training.steps.newton_models import minimize_in_ball
+from symspec.training.steps.stationary_points import find_lowest
 
 
 def build_problem(activation, sizes=(4, 3, 2), n_stars=30, seed=0, **options):

@@ -6,11 +6,11 @@ from numpy.testing import assert_allclose
 from scipy.optimize import lsq_linear
 
 import symspec as ss
-from symspec.derivatives.bundles import Place
 from symspec.derivatives.weighted_sums import compile_shared_sum
 from symspec.inverse_hessian.builder import InverseBuilder
 from symspec.safety.label_errors import add_errors
 from symspec.training.steps.boxes import maximize_in_box
+from symspec.training.steps.bundles import Place
 from symspec.training.steps.pieces import PieceSteps
 from symspec.training.steps.shared import find_shared_objective
 

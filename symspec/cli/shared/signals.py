@@ -15,7 +15,7 @@ from threading import Thread
 from symspec.safety.interrupts import find_signal, heeding_interrupts, is_keeping
 from symspec.safety.whole_files import remove_unfinished
 
-SECONDS_TO_END = 1.5  # in good order; then the command ends at once
+SECONDS_TO_END = 1.2  # in good order; then the command ends at once
 SECONDS_TO_KEEP = 60.0  # what the work has until then, see `keep_on_interrupt`
 _NUMBERS = (signal.SIGINT, signal.SIGTERM)
 

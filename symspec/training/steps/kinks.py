@@ -2,7 +2,7 @@
 
 BFGS finds them, if its line search asks for the weak Wolfe conditions only (Lewis & Overton 2013,
 doi:10.1007/s10107-012-0514-2). What proves one is a bundle of gradients around it, see
-`symspec.derivatives.bundles`. BFGS forgets what it learned far away, at turns twice as long each
+`symspec.training.steps.bundles`. BFGS forgets what it learned far away, at turns twice as long each
 time. Where it learns little from step to step, steps along the kinks lead on and prove the end, if
 these are known (`symspec.training.steps.pieces`).
 """
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.linalg.blas import dsymv, dsyr2
 
-from symspec.derivatives.bundles import (
+from symspec.training.steps.bundles import (
     HALVINGS,
     RADIUS,
     STORED_BYTES,

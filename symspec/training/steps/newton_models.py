@@ -25,17 +25,17 @@ from scipy.linalg import eigh, solve_triangular
 from scipy.optimize import brentq
 
 from symspec.derivatives.curvature import has_elementwise_layers
-from symspec.derivatives.stationary_points import (
+from symspec.inverse_hessian.builder import InverseBuilder
+from symspec.inverse_hessian.interface import InverseHessian
+from symspec.networks.network import Network
+from symspec.networks.regression import Regression
+from symspec.training.steps.stationary_points import (
     Eigenpair,
     Product,
     Vector,
     count_products,
     find_lowest,
 )
-from symspec.inverse_hessian.builder import InverseBuilder
-from symspec.inverse_hessian.interface import InverseHessian
-from symspec.networks.network import Network
-from symspec.networks.regression import Regression
 
 DENSE_PARAMS = 500  # an eigendecomposition a step: with 900 it takes five times as long as products
 FLAT = 1e-8  # relative eigenvalue below which minus it is followed, above rounding's 1e-12

@@ -28,10 +28,10 @@ import numpy as np
 from scipy.linalg import cho_factor, cho_solve
 from scipy.sparse.linalg import LinearOperator
 
-from symspec.derivatives.bundles import Inverse, Place, Vector
-from symspec.derivatives.stationary_points import find_lowest
 from symspec.training.steps.boxes import add_ridge, maximize_in_box
+from symspec.training.steps.bundles import Inverse, Place, Vector
 from symspec.training.steps.shared import SharedObjective
+from symspec.training.steps.stationary_points import find_lowest
 
 FEW_KINKS = 50  # that enter a model at once
 MOST_TRIALS = 30  # of a model's step, as kinks enter

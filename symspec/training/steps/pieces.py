@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from symspec.derivatives.bundles import RADIUS, STORED_BYTES, Inverse, Objective, Place, Vector
+from symspec.training.steps.bundles import RADIUS, STORED_BYTES, Inverse, Objective, Place, Vector
 from symspec.training.steps.piece_models import (
     FEW_KINKS,
     MOST_TRIALS,

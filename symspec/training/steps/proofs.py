@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.sparse.linalg import LinearOperator
 
-from symspec.derivatives.bundles import STORED_BYTES, Inverse, Place, Vector
-from symspec.derivatives.stationary_points import LowestCurvature, find_lowest_curvature
+from symspec.training.steps.bundles import STORED_BYTES, Inverse, Place, Vector
 from symspec.training.steps.piece_models import MOST_TRIALS, NOTHING_HELD, Model, ModelStep, Ridge
 from symspec.training.steps.shared import SharedObjective
+from symspec.training.steps.stationary_points import LowestCurvature, find_lowest_curvature
 
 MOST_ROUNDS = 20  # as shares of one layer's kinks tell how those of another bend
 ROUND_GAIN = 0.5  # of the decrement, from round to round

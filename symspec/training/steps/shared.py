@@ -6,11 +6,11 @@ from typing import cast
 
 import numpy as np
 
-from symspec.derivatives.bundles import STORED_BYTES, Vector
 from symspec.derivatives.weighted_sums import SharedSum, compile_shared_sum
 from symspec.inverse_hessian.builder import InverseBuilder
 from symspec.networks.noise.noise import TunableNoise
 from symspec.safety.label_errors import find_labels_alone
+from symspec.training.steps.bundles import STORED_BYTES, Vector
 
 LEAST_KINKS = 50  # that have to fit in memory, with three vectors each
 

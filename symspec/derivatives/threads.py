@@ -1,0 +1,151 @@
+"""One pool of BLAS threads at a time, and none where threads do not pay.
+
+NumPy and SciPy bring a BLAS library each, with a pool of threads each. Threads that wait for the
+next product do so spinning, and keep the cores from those of the other library: on two cores a
+product of NumPy's followed by a decomposition of SciPy's took up to 20 times as long with two
+threads as with one, an epoch of training 35 times. Small products gain little by threads, and lose
+as much where the machine has other work: a thread may wait milliseconds for its turn. So for the
+time of a call one library has the threads that the user allows, or none has; afterwards all is as
+it was.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import scipy.linalg  # noqa: F401  it loads SciPy's library
+from threadpoolctl import ThreadpoolController
+
+from symspec.networks.network import Network
+
+MAX_PRODUCTS_ALONE = 9000  # below, OpenBLAS takes no threads itself
+MIN_PRODUCTS = 3e7  # multiplications in a matrix product that pays for threads: a millisecond
+MIN_ORDER = 500  # of matrices, decomposed by NumPy, that do
+MIN_ORDER_OF_SCIPY = 3000  # of those decomposed by SciPy, while NumPy's threads still spin
+
+_inside = threading.local()
+
+
+class Threads:
+    """Which library has threads while a function of a network walks some stars.
+
+    Parameters
+    ----------
+    net : Network
+    backend : str
+        Numba takes SciPy's library, PyTensor's virtual machine NumPy's.
+    """
+
+    def __init__(self, net: Network, backend: str = "numpy"):
+        shapes = dict(zip(net.layer_names, net.shapes[1:], strict=True))
+        products = [
+            math.prod(shapes[name]) * sum(block.size // block.shape[-1] for block in layer.blocks)
+            for name, layer in net.layout.layers.items()
+        ]
+        self.library = "scipy" if backend == "numba" else "numpy"
+        self.n_products = max(products, default=1)
+        self.n_params = net.n_params
+        self.n_outputs = net.n_outputs
+
+    def for_passes(self, n_stars: int) -> AbstractContextManager[None]:
+        """Give threads to the library if passes of so many stars are worth them, else to none."""
+        n_products = n_stars * self.n_products
+        if max(n_products, self.n_params) < MAX_PRODUCTS_ALONE:
+            return nullcontext()
+        return _outermost(self.library if n_products >= MIN_PRODUCTS else "none")
+
+    def for_matrices(self, n_stars: float) -> AbstractContextManager[None]:
+        """The same if there are matrices, too.
+
+        They have a row for each parameter, or for each label of each star, whichever are fewer.
+        """
+        order = min(self.n_params, n_stars * self.n_outputs)
+        are_worth = n_stars * self.n_products >= MIN_PRODUCTS or order >= MIN_ORDER
+        return _outermost(self.library if are_worth else "none")
+
+
+@contextmanager
+def _outermost(library: str) -> Iterator[None]:
+    """Give threads to one library; within another such block change nothing.
+
+    The outermost block of a thread decides, so that what a call computes does not depend on what
+    other threads compute meanwhile.
+    """
+    if getattr(_inside, "block", False):
+        yield
+        return
+    try:
+        _inside.block = True
+        with _find_pools().threads_of(library):
+            yield
+    finally:
+        _inside.block = False
+
+
+@contextmanager
+def threads_of_scipy(order: int) -> Iterator[None]:
+    """Give threads to SciPy's library for a decomposition of this order, if it is worth them."""
+    if order < MIN_ORDER_OF_SCIPY:
+        yield
+        return
+    with _find_pools().threads_of("scipy"):
+        yield
+
+
+class _Pools:
+    """The BLAS libraries of the process, and the blocks that want one of them now."""
+
+    def __init__(self, libraries: list[Any]):
+        self.libraries = libraries
+        self.names = ["scipy" if _is_of_scipy(library) else "numpy" for library in libraries]
+        if len(set(self.names)) == 1:  # one for both, as conda and Linux distributions have it
+            self.names = ["numpy and scipy"] * len(libraries)
+        self.wishes: list[list[str]] = []  # the last one counts
+        self.allowed: list[int] = []  # threads of each library, by the user's will
+        self.present: list[int] = []
+        self.lock = threading.Lock()
+
+    @contextmanager
+    def threads_of(self, library: str) -> Iterator[None]:
+        wish = [library]  # a list, to be told from equal ones
+        with self.lock:
+            if not self.wishes:
+                self.allowed = [each.get_num_threads() for each in self.libraries]
+                self.present = self.allowed
+            self.wishes.append(wish)
+            self._set()
+        try:
+            yield
+        finally:
+            with self.lock:
+                self.wishes = [other for other in self.wishes if other is not wish]
+                self._set()
+
+    def _set(self) -> None:
+        wanted = self.allowed
+        if self.wishes:
+            (wish,) = self.wishes[-1]
+            pairs = zip(self.names, self.allowed, strict=True)
+            wanted = [n if wish in name else 1 for name, n in pairs]
+        for library, before, n in zip(self.libraries, self.present, wanted, strict=True):
+            if n != before:
+                library.set_num_threads(n)
+        self.present = wanted
+
+
+@cache
+def _find_pools() -> _Pools:
+    """The libraries that are loaded when this is first called."""
+    found = ThreadpoolController().lib_controllers
+    return _Pools([library for library in found if library.user_api == "blas"])
+
+
+def _is_of_scipy(library: Any) -> bool:
+    """Whether it came with SciPy: wheels keep it in a folder of this name."""
+    return not {"scipy", "scipy.libs"}.isdisjoint(Path(library.filepath).parts)

@@ -1,0 +1,165 @@
+"""Small functions and epochs of training, beside JAX written by hand, in one run.
+
+    python tests/bench/small_functions.py        # two minutes; JAX is in the extra `test`
+
+Calls are those of users, checks of the arguments included; JAX's are jitted and have their
+arguments on the device. Threads are what each of the two chooses. The two take turns; times are
+medians of five, results are compared first.
+"""
+
+import time
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import symspec as ss
+
+SIGMA, PRIOR, BATCH, RATE = 0.1, 1.0, 64, 1e-3
+REPEATS, SECONDS = 5, 0.2
+FUNCTIONS = [100, 32, 3]
+TRAINED = {(713, 64, 32, 3): "relu", (100, 32, 3): "tanh"}
+N_TRAIN = 6400
+
+jax.config.update("jax_enable_x64", True)
+
+
+def predict(params, X, activation=jax.nn.relu):
+    for W, b in params[:-1]:
+        X = activation(X @ W + b)
+    W, b = params[-1]
+    return X @ W + b
+
+
+def negative_log_posterior(params, X, Y, weight=1.0, activation=jax.nn.relu):
+    prior = sum(jnp.sum(p**2) for p in jax.tree.leaves(params))
+    misfit = jnp.sum(((Y - predict(params, X, activation)) / SIGMA) ** 2)
+    return misfit / 2 + weight * PRIOR * prior / 2
+
+
+def find_flux_jacobian(params, X):
+    return jax.vmap(jax.jacrev(lambda x: predict(params, x)))(X)
+
+
+@partial(jax.jit, static_argnames="activation", donate_argnums=(0, 1, 2))
+def step(params, m, v, t, X, Y, activation):
+    """Adam, as `train` has it."""
+    n = len(X)
+    U, g = jax.value_and_grad(negative_log_posterior)(params, X, Y, n / N_TRAIN, activation)
+    g = jax.tree.map(lambda a: a / n, g)
+    m = jax.tree.map(lambda a, b: 0.9 * a + 0.1 * b, m, g)
+    v = jax.tree.map(lambda a, b: 0.999 * a + 0.001 * b**2, v, g)
+    rate = RATE * jnp.sqrt(1 - 0.999**t) / (1 - 0.9**t)
+    move = lambda p, a, b: p - (rate * a / (jnp.sqrt(b) + 1e-7)).astype(p.dtype)  # noqa: E731
+    return jax.tree.map(move, params, m, v), m, v, U
+
+
+def train_by_hand(params, X, Y, activation):
+    params, m, v = (jax.tree.map(f, params) for f in (jnp.array, jnp.zeros_like, jnp.zeros_like))
+    order = np.random.default_rng(1).permutation(len(X))
+    for i, start in enumerate(range(0, len(X), BATCH)):
+        rows = order[start : start + BATCH]
+        params, m, v, _ = step(params, m, v, i + 1.0, X[rows], Y[rows], activation)
+    return params
+
+
+def split(net, theta):
+    blocks = net.unpack(theta)
+    names = [name.removesuffix("/kernel") for name in blocks if name.endswith("/kernel")]
+    return [
+        tuple(jnp.array(blocks[f"{name}/{part}"]) for part in ("kernel", "bias")) for name in names
+    ]
+
+
+def time_once(call, n):
+    begin = time.perf_counter()
+    for _ in range(n):
+        call()
+    return (time.perf_counter() - begin) / n
+
+
+def compare(name, ours, by_hand):
+    jax.block_until_ready(by_hand())
+    ours()
+    n = max(1, int(SECONDS / max(time_once(ours, 2), 1e-6)))
+    times = [[], []]
+    for _ in range(REPEATS):
+        times[0].append(time_once(ours, n))
+        times[1].append(time_once(lambda: jax.block_until_ready(by_hand()), n))
+    a, b = 1e3 * np.median(times, axis=1)
+    print(f"| {name} | {a:.3g} | {b:.3g} | {a / b:.2f} |", flush=True)
+
+
+def compare_functions():
+    rng = np.random.default_rng(0)
+    net = ss.mlp(FUNCTIONS)
+    reg = ss.Regression(net, sigma_noise=SIGMA, prior_precision=PRIOR)
+    theta = net.init_params(rng)
+    params = split(net, theta)
+    U = jax.jit(jax.value_and_grad(negative_log_posterior))
+    jacobian = jax.jit(find_flux_jacobian)
+    for n in (1, 200, 2000):
+        X, Y = rng.normal(size=(n, FUNCTIONS[0])), rng.normal(size=(n, FUNCTIONS[-1]))
+        on_device = jnp.array(X), jnp.array(Y)
+        ours = ss.compile_objective(reg)
+        gradient = np.concatenate([np.ravel(p) for p in jax.tree.leaves(U(params, *on_device)[1])])
+        np.testing.assert_allclose(ours(theta, X, Y)[1], gradient, rtol=1e-9, atol=1e-8)
+        compare(
+            f"gradient, 100-32-3, {n} spectra",
+            partial(ours, theta, X, Y),
+            partial(U, params, *on_device),
+        )
+        flux = ss.compile_jacobian(net)
+        np.testing.assert_allclose(
+            flux(theta, X), jacobian(params, on_device[0]), rtol=1e-9, atol=1e-12
+        )
+        compare(
+            f"flux Jacobian, 100-32-3, {n} spectra",
+            partial(flux, theta, X),
+            partial(jacobian, params, on_device[0]),
+        )
+
+
+def compare_training(sizes, activation):
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(N_TRAIN, sizes[0])).astype("f4")
+    Y = rng.normal(size=(N_TRAIN, sizes[-1])).astype("f4")
+    net = ss.mlp(sizes, activation=activation)
+    reg = ss.Regression(net, sigma_noise=SIGMA, prior_precision=PRIOR)
+    theta = net.init_params(rng)
+    by_name = {"relu": jax.nn.relu, "tanh": jnp.tanh}[activation]
+
+    def train():
+        return ss.train(
+            reg,
+            X,
+            Y,
+            theta=theta,
+            epochs=1,
+            batch_size=BATCH,
+            rng=np.random.default_rng(1),
+            progress=False,
+        )
+
+    params = split(net, theta.astype("f4"))
+    found = np.concatenate(
+        [
+            np.ravel(p)
+            for p in jax.tree.leaves(train_by_hand(params, jnp.array(X), jnp.array(Y), by_name))
+        ]
+    )
+    np.testing.assert_allclose(train().theta, found, atol=2e-3)
+    name = "-".join(map(str, sizes))
+    compare(
+        f"an epoch of Adam, {name} {activation}, 6,400 spectra, batches of 64",
+        train,
+        partial(train_by_hand, params, jnp.array(X), jnp.array(Y), by_name),
+    )
+
+
+if __name__ == "__main__":
+    print("| | symspec [ms] | JAX [ms] | ratio |\n|---|---:|---:|---:|")
+    compare_functions()
+    for sizes, activation in TRAINED.items():
+        compare_training(sizes, activation)

@@ -1,0 +1,89 @@
+"""Calls of NumPy in place of PyTensor's thunks: the same numbers, dtypes and arguments."""
+
+import numpy as np
+import pytensor
+import pytensor.tensor as pt
+import pytest
+from pytensor.compile.mode import Mode
+from pytensor.link.vm import VMLinker
+from pytensor.tensor.elemwise import Elemwise
+
+from symspec.derivatives.virtual_machine import DirectLinker
+
+x, y = pt.matrices("xy")
+z = pt.matrix("z", dtype="float32")
+k = pt.matrix("k", dtype="int64")
+s = pt.scalar("s")
+GRAPHS = {
+    "sum of two": x + y,
+    "sum of many, the last is larger": x[0][None] + y[1][None] + x[2][None] + y,
+    "product of many": x * y * (x + 1) * s,
+    "overwritten": pt.exp(pt.tanh(pt.dot(x, y)) + 1) * y,
+    "sum of many, overwritten": pt.dot(x, y) + x + y,
+    "mask": pt.switch(x > 0, y, 0.0),
+    "mask of a mask, overwritten": pt.switch(pt.isnan(x), 0.0, pt.exp(y) * 2),
+    "comparisons": pt.and_(x > y, pt.le(y, 0.5)),
+    "two precisions": x * z,
+    "single": pt.sqrt(pt.abs(z)) + z,
+    "casts": pt.cast(x, "float32") * z + pt.cast(x > 0, "float32"),
+    "integers": k + 2 * k,
+    "integers to floats": pt.exp(k) + k / 2,
+    "of SciPy": pt.erf(x) + pt.gammaln(pt.abs(y)),
+    "softplus and sigmoid": pt.softplus(x) * pt.sigmoid(y),
+    "scalars": pt.exp(s) + pt.sum(x) * s,
+    "a scalar overwritten": pt.exp(pt.sum(pt.sqr(x)) + s) - s,
+    "shapes": pt.reshape(x, (9,)) + pt.reshape(y.T, (9,)),
+    "shapes that are computed": pt.reshape(x, (x.shape[0] * 3,)),
+}
+
+
+@pytest.fixture
+def values():
+    rng = np.random.default_rng(0)
+    a, b, c = rng.normal(size=(3, 3, 3))
+    a[0, 1] = np.nan
+    return {x: a, y: b, z: c.astype("f4"), k: np.arange(9).reshape(3, 3), s: np.array(0.7)}
+
+
+def compile_with(linker, graph):
+    inputs = [v for v in (x, y, z, k, s) if v in pytensor.graph.traversal.ancestors([graph])]
+    mode = Mode(linker=linker, optimizer="fast_run").excluding("fusion")
+    return inputs, pytensor.function(inputs, graph, mode=mode)
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+def test_numbers_and_dtypes_are_those_of_pytensor(values, name):
+    graph = GRAPHS[name]
+    inputs, direct = compile_with(DirectLinker(), graph)
+    _, own = compile_with(VMLinker(use_cloop=False, c_thunks=False), graph)
+    before = {v: values[v].copy() for v in inputs}
+    with np.errstate(all="ignore"):
+        for _ in range(2):  # the second call finds what the first one left
+            found = direct(*(values[v] for v in inputs))
+            expected = own(*(values[v] for v in inputs))
+            assert isinstance(found, np.ndarray)
+            assert found.dtype == expected.dtype
+            np.testing.assert_array_equal(found, expected)
+    for v in inputs:
+        np.testing.assert_array_equal(values[v], before[v])
+
+
+@pytest.mark.parametrize("name", ["overwritten", "sum of many, overwritten"])
+def test_what_may_be_overwritten_is(name):
+    _, direct = compile_with(DirectLinker(), GRAPHS[name])
+    nodes = direct.maker.fgraph.toposort()
+    assert any(isinstance(n.op, Elemwise) and n.op.inplace_pattern for n in nodes)
+
+
+def test_elementwise_operations_are_calls_of_numpy():
+    _, direct = compile_with(DirectLinker(), GRAPHS["overwritten"])
+    thunks = zip(direct.vm.nodes, direct.vm.thunks, strict=True)
+    assert not [
+        n for n, thunk in thunks if isinstance(n.op, Elemwise) and hasattr(thunk, "perform")
+    ]
+
+
+def test_shapes_that_do_not_go_together_are_refused():
+    _, direct = compile_with(DirectLinker(), GRAPHS["sum of two"])
+    with pytest.raises(ValueError, match="could not be broadcast together with shapes"):
+        direct(np.ones((2, 3)), np.ones((3, 3)))
