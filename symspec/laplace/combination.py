@@ -143,8 +143,8 @@ def combine(
     One network's error bars are those of one basin; between the training stars, several starts
     differ by more (Lakshminarayanan et al. 2017, arXiv:1612.01474; Eschenhagen et al. 2021,
     arXiv:2111.03577, for mixtures of Laplace approximations). They have to end in different minima
-    for that: small first weights may all lead to the same one, and then `between_cov` is zero and
-    the mixture is one network again. Draws from the prior lead to more of them.
+    for that: where all lead to the same one, up to signs and order of units, `between_cov` is zero
+    and the mixture is one network again.
 
     Parameters
     ----------

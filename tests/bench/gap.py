@@ -43,10 +43,9 @@ def train(reg, x, y, rng):
     ).theta  # fmt: skip
 
 
-def descend(reg, x, y, rng):
-    """Weights downhill of a draw from the prior."""
-    theta = rng.normal(size=reg.net.n_params) / np.sqrt(reg.prior_precision_vector())
-    return ss.minimize(reg, theta, x, y, max_iterations=2000, progress=False).x
+def draw(reg, _x, _y, rng):
+    """Weights of the prior."""
+    return rng.normal(size=reg.net.n_params) / np.sqrt(reg.prior_precision_vector())
 
 
 def fit(reg, x, y, start, seed):
@@ -93,7 +92,7 @@ def main(path=None):
     net = ss.mlp([1, 20, 20, 1], activation="tanh", label_names=["y"])
     reg = ss.Regression(net, sigma_noise=0.1, prior_precision=1.0)
     trained = [fit(reg, x, y, train, seed) for seed in range(1, N_TRAINED + 1)]
-    drawn = [fit(reg, x, y, descend, seed) for seed in range(1, N_DRAWN + 1)]
+    drawn = [fit(reg, x, y, draw, seed) for seed in range(1, N_DRAWN + 1)]
     draws = find_draws(path and Path(path), trained[0], x, y, x_check)
     others = find_sds("trained", trained, x_check) | find_sds("from the prior", drawn, x_check)
     check = ss.compare_hmc(trained[0], draws, x_check, others=others)
