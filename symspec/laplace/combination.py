@@ -169,7 +169,9 @@ def combine(
 
     One network's error bars are those of one basin; between the training stars, several starts
     differ by more (Lakshminarayanan et al. 2017, arXiv:1612.01474; Eschenhagen et al. 2021,
-    arXiv:2111.03577, for mixtures of Laplace approximations).
+    arXiv:2111.03577, for mixtures of Laplace approximations). They have to end in different minima
+    for that: where all lead to the same one, up to signs and order of units, `between_cov` is zero
+    and the mixture is one network again.
 
     Parameters
     ----------

@@ -11,6 +11,12 @@ Newton step of the linearised network takes the group g away:
 For normal noise, :math:`s_g = S_g^{-1} r_g`, it is exact: the residuals become :math:`S_g (S_g -
 V_{gg})^{-1} r_g` (Cook & Weisberg 1982, Residuals and Influence in Regression). For other noise it
 is the one-step approximation of Pregibon 1981, doi:10.1214/aos/1176345513.
+
+Of a network with hidden layers it is the network linearised, by the Gauss-Newton matrix. On MILES,
+8 tanh units, real trainings without a star correlate with it by 0.96 and more in the star's own
+labels, and by 0.81 to 0.97 in those of other stars (`tests/bench/leave_one_out.py`): influence on
+others tells which stars to look at, and how far they move a label to some tenths. A step with the
+exact Hessian comes closer.
 """
 
 from __future__ import annotations

@@ -356,8 +356,9 @@ class LaplacePosterior:
         """By how much each training star moves each label of new stars, in the labels' units.
 
         Labels as predicted, less those without the training star: (star, label, training star),
-        or (star, label, group) in the order of the groups' sorted names. Exact as `leave_one_out`
-        is, whose arguments these are; for structure="primal" and "dual".
+        or (star, label, group) in the order of the groups' sorted names. Exact where
+        `leave_one_out` is, whose arguments these are, and rougher where a network bends, see
+        `symspec.laplace.leave_one_out`; for structure="primal" and "dual".
         """
         return LeftOut.of(self, groups, X, Y, label_errors, ivar).find_influence(X_new)
 
