@@ -24,10 +24,11 @@ from threadpoolctl import ThreadpoolController
 
 from symspec.networks.network import Network
 
-MAX_PRODUCTS_ALONE = 9000  # below, OpenBLAS takes no threads itself
+# multiplications with matrices, and with vectors, below which OpenBLAS takes no threads itself
+MAX_PRODUCTS_ALONE, MAX_VECTOR_ALONE = 5e5, 9000
 MIN_PRODUCTS = 3e7  # multiplications in a matrix product that pays for threads: a millisecond
 MIN_ORDER = 500  # of matrices, decomposed by NumPy, that do
-MIN_ORDER_OF_SCIPY = 3000  # of those decomposed by SciPy, while NumPy's threads still spin
+MIN_ORDER_OF_SCIPY = 5000  # of those decomposed by SciPy, while NumPy's threads still spin
 
 _inside = threading.local()
 
@@ -50,13 +51,16 @@ class Threads:
         ]
         self.library = "scipy" if backend == "numba" else "numpy"
         self.n_products = max(products, default=1)
+        self.is_narrow = any(shape[-1] == 1 for shape in shapes.values())
         self.n_params = net.n_params
         self.n_outputs = net.n_outputs
 
     def for_passes(self, n_stars: int) -> AbstractContextManager[None]:
         """Give threads to the library if passes of so many stars are worth them, else to none."""
         n_products = n_stars * self.n_products
-        if max(n_products, self.n_params) < MAX_PRODUCTS_ALONE:
+        has_vectors = self.is_narrow or n_stars < 2
+        limit = MAX_VECTOR_ALONE if has_vectors else MAX_PRODUCTS_ALONE
+        if n_products < limit and self.n_params < MAX_VECTOR_ALONE:
             return nullcontext()
         return _outermost(self.library if n_products >= MIN_PRODUCTS else "none")
 

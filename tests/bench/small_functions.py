@@ -42,25 +42,25 @@ def find_flux_jacobian(params, X):
     return jax.vmap(jax.jacrev(lambda x: predict(params, x)))(X)
 
 
-@partial(jax.jit, static_argnames="activation", donate_argnums=(0, 1, 2))
-def step(params, m, v, t, X, Y, activation):
-    """Adam, as `train` has it."""
-    n = len(X)
-    U, g = jax.value_and_grad(negative_log_posterior)(params, X, Y, n / N_TRAIN, activation)
-    g = jax.tree.map(lambda a: a / n, g)
-    m = jax.tree.map(lambda a, b: 0.9 * a + 0.1 * b, m, g)
-    v = jax.tree.map(lambda a, b: 0.999 * a + 0.001 * b**2, v, g)
-    rate = RATE * jnp.sqrt(1 - 0.999**t) / (1 - 0.9**t)
-    move = lambda p, a, b: p - (rate * a / (jnp.sqrt(b) + 1e-7)).astype(p.dtype)  # noqa: E731
-    return jax.tree.map(move, params, m, v), m, v, U
+@partial(jax.jit, static_argnames="activation")
+def train_by_hand(params, X, Y, order, activation):
+    """An epoch of Adam, as `train` has it: a scan over batches (batch, star)."""
 
+    def step(state, rows):
+        params, m, v, t = state
+        share = BATCH / N_TRAIN
+        U, g = jax.value_and_grad(negative_log_posterior)(
+            params, X[rows], Y[rows], share, activation
+        )
+        g = jax.tree.map(lambda a: a / BATCH, g)
+        m = jax.tree.map(lambda a, b: 0.9 * a + 0.1 * b, m, g)
+        v = jax.tree.map(lambda a, b: 0.999 * a + 0.001 * b**2, v, g)
+        rate = (RATE * jnp.sqrt(1 - 0.999**t) / (1 - 0.9**t)).astype(X.dtype)
+        params = jax.tree.map(lambda p, a, b: p - rate * a / (jnp.sqrt(b) + 1e-7), params, m, v)
+        return (params, m, v, t + 1), U
 
-def train_by_hand(params, X, Y, activation):
-    params, m, v = (jax.tree.map(f, params) for f in (jnp.array, jnp.zeros_like, jnp.zeros_like))
-    order = np.random.default_rng(1).permutation(len(X))
-    for i, start in enumerate(range(0, len(X), BATCH)):
-        rows = order[start : start + BATCH]
-        params, m, v, _ = step(params, m, v, i + 1.0, X[rows], Y[rows], activation)
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    (params, *_), _ = jax.lax.scan(step, (params, zeros, zeros, 1.0), order.reshape(-1, BATCH))
     return params
 
 
@@ -142,20 +142,13 @@ def compare_training(sizes, activation):
             progress=False,
         )
 
-    params = split(net, theta.astype("f4"))
-    found = np.concatenate(
-        [
-            np.ravel(p)
-            for p in jax.tree.leaves(train_by_hand(params, jnp.array(X), jnp.array(Y), by_name))
-        ]
-    )
+    order = jnp.array(np.random.default_rng(1).permutation(N_TRAIN))
+    given = split(net, theta.astype("f4")), jnp.array(X), jnp.array(Y), order
+    by_hand = partial(train_by_hand, *given, activation=by_name)
+    found = np.concatenate([np.ravel(p) for p in jax.tree.leaves(by_hand())])
     np.testing.assert_allclose(train().theta, found, atol=2e-3)
     name = "-".join(map(str, sizes))
-    compare(
-        f"an epoch of Adam, {name} {activation}, 6,400 spectra, batches of 64",
-        train,
-        partial(train_by_hand, params, jnp.array(X), jnp.array(Y), by_name),
-    )
+    compare(f"an epoch of Adam, {name} {activation}, 6,400 spectra, batches of 64", train, by_hand)
 
 
 if __name__ == "__main__":

@@ -56,7 +56,7 @@ def test_one_library_at_a_time_has_threads(count):
         assert count() == [ALLOWED, 1]
         with threads_of_scipy(10_000):
             assert count() == [1, ALLOWED]
-        with threads_of_scipy(100):
+        with threads_of_scipy(4000):
             assert count() == [ALLOWED, 1]
     assert count() == [ALLOWED, ALLOWED]
     with many("numba"):
