@@ -128,6 +128,7 @@ COMMANDS = {
     "validate",
     "errors",
     "jacobian",
+    "influence",
     "audit",
     "hmc",
     "report",

@@ -1,4 +1,4 @@
-"""The command line: one file a command, which parses, calls and prints.
+"""The command line: one file a command in `commands`, which parses, calls and prints.
 
 ::
 
@@ -7,6 +7,7 @@
     symspec fit net.keras stars.h5 model.h5  error bars for a network that came trained
     symspec validate stars.h5 out.fits       labels of held-out stars, by cross-validation
     symspec errors model.h5 new.h5 out.fits  labels with their error budget, any number of stars
+    symspec influence model.h5 stars.h5      which training stars move labels, and suspicious ones
     symspec audit model.h5 stars.h5          what approximations of the inverse Hessian get wrong
     symspec hmc model.h5 stars.h5 draws.nc   the check by Hamiltonian Monte Carlo
     symspec jacobian model.h5 new.h5 J.h5    d label / d flux of every star

@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
 from typer.core import TyperGroup
 
-from symspec.cli import audit, demo, errors, fit, hmc, info, jacobian, report, train, validate
+from symspec.cli.commands import (
+    audit,
+    demo,
+    errors,
+    fit,
+    hmc,
+    influence,
+    info,
+    jacobian,
+    report,
+    train,
+    validate,
+)
 from symspec.cli.shared.signals import find_exit_code, heeding_signals, say_interrupted
 from symspec.cli.shared.words import say
 from symspec.errors import SymspecError
@@ -37,16 +51,26 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command(epilog=demo.EXAMPLES)(demo.demo)
-app.command(epilog=train.EXAMPLES)(train.train)
-app.command(epilog=fit.EXAMPLES)(fit.fit)
-app.command(epilog=validate.EXAMPLES)(validate.validate)
-app.command(epilog=errors.EXAMPLES)(errors.errors)
-app.command(epilog=audit.EXAMPLES)(audit.audit)
-app.command(epilog=hmc.EXAMPLES)(hmc.hmc)
-app.command(epilog=jacobian.EXAMPLES)(jacobian.jacobian)
-app.command(epilog=report.EXAMPLES)(report.report)
-app.command(epilog=info.EXAMPLES)(info.info)
+
+
+def _register(command: Callable[..., None], examples: str) -> None:
+    """Add a command; its docstring is broken into lines by the screen, not as in the file."""
+    paragraphs = inspect.cleandoc(command.__doc__ or "").split("\n\n")
+    words = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
+    app.command(help=words, epilog=examples)(command)
+
+
+_register(demo.demo, demo.EXAMPLES)
+_register(train.train, train.EXAMPLES)
+_register(fit.fit, fit.EXAMPLES)
+_register(validate.validate, validate.EXAMPLES)
+_register(errors.errors, errors.EXAMPLES)
+_register(audit.audit, audit.EXAMPLES)
+_register(influence.influence, influence.EXAMPLES)
+_register(hmc.hmc, hmc.EXAMPLES)
+_register(jacobian.jacobian, jacobian.EXAMPLES)
+_register(report.report, report.EXAMPLES)
+_register(info.info, info.EXAMPLES)
 
 
 def main() -> None:

@@ -103,7 +103,7 @@ def build_columns(
         *_list_quality(prediction),
     ]
     named = [(fold(name), column) for name, column in columns]
-    _refuse_duplicates([name for name, _ in named])
+    refuse_duplicates([name for name, _ in named])
     return dict(named)
 
 
@@ -124,7 +124,7 @@ def list_columns(label_names: Sequence[str], dialect: str) -> list[str]:
         listed += [label, *(names[kind].format(label) for kind in _OF_LABEL)]
         listed += [names["part"].format(label, part) for part in (*parts, "CAL")]
     listed = [fold(name) for name in listed]
-    _refuse_duplicates(listed)
+    refuse_duplicates(listed)
     return listed
 
 
@@ -219,7 +219,13 @@ def _find_covariances(prediction: Prediction) -> dict[str, np.ndarray]:
     return covariances
 
 
-def _refuse_duplicates(names: list[str]) -> None:
+def refuse_duplicates(names: Sequence[str]) -> None:
+    """Refuse columns of equal names.
+
+    Raises
+    ------
+    DataError
+    """
     if twice := sorted(name for name, count in Counter(names).items() if count > 1):
         raise DataError(
             f"columns should have different names, got {', '.join(twice)} twice: rename the labels"

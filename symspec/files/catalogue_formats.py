@@ -184,6 +184,27 @@ def _quote_name(line: str) -> str:
     return f'"{name}" {rest}' if line.startswith("#") else line
 
 
+def find_unit(unit: str) -> Any:
+    """The unit of astropy, or None if astropy does not know it."""
+    from astropy.units import Unit
+
+    try:
+        return Unit(unit) if unit else None
+    except ValueError:
+        return None
+
+
+def find_fits_unit(unit: str) -> str | None:
+    """The unit as the FITS standard spells it, or None if it is not part of the standard."""
+    known = find_unit(unit)
+    if known is None:
+        return None
+    try:
+        return known.to_string("fits")
+    except ValueError:
+        return None
+
+
 class StoredTable(NamedTuple):
     """Columns (star, ...) and header of a catalogue as it is stored."""
 

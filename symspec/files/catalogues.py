@@ -30,7 +30,9 @@ from symspec.files.catalogue_formats import (
     NETCDF,
     TABLE,
     TableFormat,
+    find_fits_unit,
     find_table_format,
+    find_unit,
     list_suffixes,
     write_text_table,
 )
@@ -87,10 +89,9 @@ def write_catalogue(
 
     Columns without content (no flux errors, no known labels, ...) are left out. The header gives
     versions, the order and units of the labels (LABEL1, UNIT1, ...), what they are (CENTER), the
-    meanings of the flags
-    (FLAG1, FLAG2, FLAG4, ..., by the value of the bit), their limits, the flags that could not be
-    evaluated (NOTEVAL), the level of the intervals (INTERVAL), and the source of a calibration
-    (CALFROM, CAL1, ...). Nothing depends on the time or the place of writing.
+    meanings of the flags (FLAG1, FLAG2, FLAG4, ..., by the value of the bit), their limits, the
+    flags that could not be evaluated (NOTEVAL), the level of the intervals (INTERVAL), and the
+    source of a calibration (CALFROM, CAL1, ...). Nothing depends on the time or place of writing.
 
     FITS: a unit of the FITS standard is in TUNITn, as the standard spells it. Another unit, such as
     dex, is in the column's comment, TCOMMn, and in the header's UNITn; comments of astropy's own
@@ -136,6 +137,27 @@ def write_catalogue(
     columns, header = _prepare(
         prediction, ids, true_labels, calibration, interval, dialect, meta, form
     )
+    with replace_when_complete(path, overwrite=overwrite) as temporary:
+        _WRITE[form.name](temporary, columns, header)
+
+
+def write_columns(
+    path: str | os.PathLike[str],
+    columns: Columns,
+    header: dict[str, Any],
+    *,
+    overwrite: bool = False,
+) -> None:
+    """Write other columns (row,) in the formats of catalogues; the first one names the rows.
+
+    Raises
+    ------
+    OptionError, DataError, FileKeptError
+        As `write_catalogue`.
+    """
+    path = Path(path)
+    form = find_table_format(path, CATALOGUES)
+    _check_texts(columns, header, form)
     with replace_when_complete(path, overwrite=overwrite) as temporary:
         _WRITE[form.name](temporary, columns, header)
 
@@ -229,10 +251,14 @@ def _prepare(
         dialect=dialect,
     )
     header = build_header(prediction, meta or {}, calibration, interval)
-    texts = [value for value in header.values() if isinstance(value, str)]
-    stars = next(iter(columns.values())).values
-    form.check(list(columns), texts, stars.tolist() if stars.dtype.kind == "U" else ())
+    _check_texts(columns, header, form)
     return columns, header
+
+
+def _check_texts(columns: Columns, header: dict[str, Any], form: TableFormat) -> None:
+    texts = [value for value in header.values() if isinstance(value, str)]
+    words = [one.values for one in columns.values() if one.values.dtype.kind == "U"]
+    form.check(list(columns), texts, [text for values in words for text in values.tolist()])
 
 
 # --- formats
@@ -277,9 +303,11 @@ def _build_dataset(columns: Columns, header: dict[str, Any]) -> Any:
             attributes["flag_meanings"] = " ".join(Flag.__members__)
         dims = ("star", "label", "other_label")[: values.ndim]
         variables[name] = (dims, values, attributes)
-    names = name_labels([header[f"LABEL{i}"] for i in range(1, header["N_LABELS"] + 1)])
     star = ("star", ids.values, {"long_name": f"{ids.description} ({id_name})"})
-    coordinates = {"star": star, "label": names, "other_label": names}
+    coordinates: dict[str, Any] = {"star": star}
+    if "N_LABELS" in header:
+        names = name_labels([header[f"LABEL{i}"] for i in range(1, header["N_LABELS"] + 1)])
+        coordinates |= {"label": names, "other_label": names}
     numbers = {
         key: int(value) if isinstance(value, bool) else value for key, value in header.items()
     }
@@ -299,7 +327,7 @@ def _write_fits(path: Path, columns: Columns, header: dict[str, Any]) -> None:
         hdu = file[1]
         hdu.name = TABLE
         for i, (_, unit, description) in enumerate(columns.values(), 1):
-            standard = _find_fits_unit(unit)
+            standard = find_fits_unit(unit)
             if standard:
                 hdu.columns[i - 1].unit = standard
             elif unit:
@@ -325,7 +353,7 @@ def _build_fits(columns: Columns) -> io.BytesIO:
     table = QTable()
     buffer = io.BytesIO()
     for name, (values, unit, description) in columns.items():
-        known = None if _find_fits_unit(unit) else _find_unit(unit)
+        known = None if find_fits_unit(unit) else find_unit(unit)
         table[name] = TableColumn(values) if known is None else Quantity(values, known, subok=True)
         table[name].info.description = description
     with warnings.catch_warnings():
@@ -335,27 +363,6 @@ def _build_fits(columns: Columns) -> io.BytesIO:
         table.write(buffer, format="fits")
     buffer.seek(0)
     return buffer
-
-
-def _find_unit(unit: str) -> Any:
-    """The unit of astropy, or None if astropy does not know it."""
-    from astropy.units import Unit
-
-    try:
-        return Unit(unit) if unit else None
-    except ValueError:
-        return None
-
-
-def _find_fits_unit(unit: str) -> str | None:
-    """The unit as the FITS standard spells it, or None if it is not part of the standard."""
-    known = _find_unit(unit)
-    if known is None:
-        return None
-    try:
-        return known.to_string("fits")
-    except ValueError:
-        return None
 
 
 def _compress(content: bytes, path: Path) -> bytes:

@@ -17,9 +17,9 @@ J_x = df/dx:
 All are full covariances between labels, in the labels' units; `prediction.errors` are standard
 deviations of the total, `prediction.interval(0.68)` holds a label with that probability, whatever
 the tails of the noise, and `prediction.log_density(labels)` is the score of labels that were held
-out. A is the Hessian of the negative log posterior U (a sum over stars, never a mean): the
-generalised Gauss-Newton matrix by default, the exact Hessian with ``curvature="hessian"``. How A is
-inverted: `help(symspec.inverse_hessian)`.
+out, as `prediction.crps(labels)` is in their units. A is the Hessian of the negative log posterior
+U (a sum over stars, never a mean): the generalised Gauss-Newton matrix by default, the exact
+Hessian with ``curvature="hessian"``. How A is inverted: `help(symspec.inverse_hessian)`.
 
 >>> import numpy as np
 >>> import symspec as ss

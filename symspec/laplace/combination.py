@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,14 @@ from scipy.special import logsumexp, softmax
 from symspec.errors import DataError, OptionError
 from symspec.laplace.flags import FlagOptions
 from symspec.laplace.posterior import LaplacePosterior
-from symspec.laplace.prediction import Prediction, standard_deviations
+from symspec.laplace.prediction import (
+    STARS_SCORED_AT_ONCE,
+    Prediction,
+    standard_deviations,
+)
+from symspec.networks.noise import Noise
+from symspec.networks.noise.crps import find_distance
+from symspec.safety.memory import chunks
 from symspec.safety.options import check_choice
 from symspec.safety.progress import Progress, show_progress
 from symspec.spectra.resampling import Resampled
@@ -65,10 +73,29 @@ class CombinedPrediction(Prediction):
         each = np.array([part.log_density(labels) for part in self.parts])
         return logsumexp(each, axis=0, b=self.weights[:, None, None])
 
+    def crps(self, labels: ArrayLike) -> np.ndarray:
+        r"""Continuous ranked probability score (star, label) of new labels (star, label).
+
+        That of a mixture is :math:`\sum_k w_k C_k - \sum_{k<l} w_k w_l \int (F_k - F_l)^2 dx`.
+        """
+        scores = np.tensordot(self.weights, [part.crps(labels) for part in self.parts], axes=1)
+        for k, m in combinations(range(len(self.parts)), 2):
+            apart = _find_distance(self.parts[k], self.parts[m])
+            scores = scores - self.weights[k] * self.weights[m] * apart
+        return scores
+
     def half_width(self, level: float = 0.68) -> np.ndarray:
         """Half of the width of `interval` (star, label)."""
         low, high = np.moveaxis(self.interval(level), -1, 0)
         return (high - low) / 2
+
+    def select(self, stars: np.ndarray | slice) -> CombinedPrediction:
+        """The prediction of some of the stars: an index array, slice or mask."""
+        return _mix([part.select(stars) for part in self.parts], self.weights)
+
+    def with_noise(self, noise: Noise) -> CombinedPrediction:
+        """The same prediction with another noise, of each network; flags stay what they are."""
+        return _mix([part.with_noise(noise) for part in self.parts], self.weights)
 
     def _find_quantile(self, share: float, each: np.ndarray) -> np.ndarray:
         """By halving the range of the networks' own quantiles, which holds that of the mixture."""
@@ -187,6 +214,20 @@ def _find_weights(posteriors: tuple[LaplacePosterior, ...], weights: str | Array
             f"weights should be {n} numbers of at least 0, one for each posterior, got {weights}."
         )
     return found / found.sum()
+
+
+def _find_distance(first: Prediction, second: Prediction) -> np.ndarray:
+    """Integral (star, label) of the squared difference of two distributions of labels."""
+    distance = np.full(first.labels.shape, np.nan)
+    apart = first.labels - second.labels
+    for rows in chunks(len(apart), STARS_SCORED_AT_ONCE):
+        for own, normals in first.select(rows).split_normals():
+            for others, other_normals in second.select(rows).split_normals():
+                both = own & others
+                distance[rows][both] = find_distance(
+                    apart[rows][both], normals.take(both[own]), other_normals.take(both[others])
+                )
+    return distance
 
 
 def _spread(labels: np.ndarray, weights: np.ndarray) -> np.ndarray:

@@ -22,6 +22,7 @@ exact Hessian comes closer.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -30,6 +31,7 @@ from numpy.typing import ArrayLike
 
 from symspec.derivatives.functions import check_stars
 from symspec.derivatives.tangents import Tangents
+from symspec.derivatives.threads import Threads
 from symspec.errors import DataError, OptionError, ShapeError
 from symspec.laplace.budget import Choices, begin, complete, sum_up
 from symspec.laplace.flags import FlagOptions
@@ -98,7 +100,9 @@ class LeftOut:
     ) -> LeftOut:
         """Of the training stars as given, or of those that the posterior holds."""
         stars = _find_training(laplace, X, Y, label_errors, ivar)
-        return _leave_out(laplace, stars, _find_members(groups, len(stars.flux)))
+        members = _find_members(groups, len(stars.flux))
+        with threads_for(laplace):
+            return _leave_out(laplace, stars, members)
 
     def predict(self, center: str = "weights", options: FlagOptions | None = None) -> Prediction:
         """The stars' labels; their noise is that of these, with the errors that they came with."""
@@ -126,10 +130,11 @@ class LeftOut:
         cross_covariance = laplace.inverse_hessian.cross_covariance()
         moved = np.zeros((len(X), laplace.reg.net.n_labels, len(flux)))
         size = find_block_size(laplace)
-        for train, others in laplace.output_tangents(flux, size):
-            for rows, tangents in laplace.tangents(X, stars_at_once=size):
-                C = cross_covariance(tangents, others)
-                moved[rows, :, train] = np.einsum("ncmd,md->ncm", C, self.pulls[train])
+        with threads_for(laplace):
+            for train, others in laplace.output_tangents(flux, size):
+                for rows, tangents in laplace.tangents(X, stars_at_once=size):
+                    C = cross_covariance(tangents, others)
+                    moved[rows, :, train] = np.einsum("ncmd,md->ncm", C, self.pulls[train])
         if self.members is None:
             return moved
         return np.stack([moved[:, :, group].sum(axis=2) for group in self.members], axis=2)
@@ -152,12 +157,19 @@ def find_joint_covariance(
     n_labels = laplace.reg.net.n_labels
     V = np.empty((len(X), n_labels, len(X), n_labels))
     size = find_block_size(laplace)
-    for rows, tangents in laplace.tangents(X, stars_at_once=size):
-        for columns, others in laplace.tangents(X[: rows.stop], stars_at_once=size):
-            block = cross_covariance(tangents, tangents if columns == rows else others)
-            V[rows, :, columns] = block
-            V[columns, :, rows] = block.transpose(2, 3, 0, 1)
+    with threads_for(laplace):
+        for rows, tangents in laplace.tangents(X, stars_at_once=size):
+            for columns, others in laplace.tangents(X[: rows.stop], stars_at_once=size):
+                block = cross_covariance(tangents, tangents if columns == rows else others)
+                V[rows, :, columns] = block
+                V[columns, :, rows] = block.transpose(2, 3, 0, 1)
     return V
+
+
+def threads_for(laplace: LaplacePosterior) -> AbstractContextManager[None]:
+    """Threads as the matrices of the inverse Hessian are worth them."""
+    net = laplace.reg.net
+    return Threads(net).for_matrices(laplace.inverse_hessian.n_rows / net.n_outputs)
 
 
 def find_block_size(laplace: LaplacePosterior) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -12,15 +12,14 @@ from scipy.special import ndtr, ndtri
 
 from symspec.errors import ShapeError
 from symspec.laplace.flags import FlagOptions
-from symspec.networks.noise import LOG_2PI, Noise, mixtures
-from symspec.networks.noise.tails import (
-    find_half_widths,
-    find_log_densities,
-    find_probabilities,
-    find_sigma,
-)
+from symspec.networks.noise import LOG_2PI, Noise, mixtures, tails
+from symspec.networks.noise.crps import Normals, find_crps
 from symspec.safety.arrays import as_float_array
+from symspec.safety.memory import chunks
 from symspec.safety.options import check_level
+
+STARS_SCORED_AT_ONCE = 4096
+LEAST_DOF = 0.5  # degrees of freedom of noise with a finite continuous ranked probability score
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,12 +137,12 @@ class Prediction:
             return mixtures.find_half_widths(*self._split_mixture(self.noise_mixture), level)
         if self.noise_dof is None:
             return ndtri(0.5 + level / 2) * self.errors
-        return find_half_widths(*self._find_parts(self.noise_dof), level)
+        return tails.find_half_widths(*self._find_parts(self.noise_dof), level)
 
     def _find_parts(self, dof: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Variance of model and flux, and scale and degrees of freedom of the noise."""
         variance = np.einsum("ncc->nc", self.total_cov - self.noise_cov)
-        return variance, standard_deviations(self.noise_cov) / find_sigma(dof), dof
+        return variance, standard_deviations(self.noise_cov) / tails.find_sigma(dof), dof
 
     def _split_mixture(self, mixture: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Variance of all but the noise, and the noise in the middle with the spread of its log."""
@@ -172,7 +171,7 @@ class Prediction:
             parts = self._split_mixture(self.noise_mixture)
             return mixtures.find_log_densities(residuals, *parts)
         if self.noise_dof is not None:
-            return find_log_densities(residuals, *self._find_parts(self.noise_dof))
+            return tails.find_log_densities(residuals, *self._find_parts(self.noise_dof))
         errors = self.errors
         return -0.5 * ((residuals / errors) ** 2 + LOG_2PI) - np.log(errors)
 
@@ -196,8 +195,51 @@ class Prediction:
             parts = self._split_mixture(self.noise_mixture)
             return mixtures.find_probabilities(residuals, *parts)
         if self.noise_dof is not None:
-            return find_probabilities(residuals, *self._find_parts(self.noise_dof))
+            return tails.find_probabilities(residuals, *self._find_parts(self.noise_dof))
         return ndtr(residuals / self.errors)
+
+    def crps(self, labels: ArrayLike) -> np.ndarray:
+        r"""Continuous ranked probability score (star, label) of new labels, each by itself.
+
+        :math:`\int (F(x) - 1[x \ge y])^2 dx` with F the `cdf`, in the units of the labels: the mean
+        over stars that were not trained on is smaller for better predictions. Of a prediction
+        without error bars it would be the absolute residual; unlike the log density it makes little
+        of single outliers (Gneiting & Raftery 2007, doi:10.1198/016214506000001437).
+
+        Parameters
+        ----------
+        labels : array_like, shape (star, label)
+            In the units of the labels; NaN gives NaN.
+
+        Returns
+        -------
+        numpy.ndarray, shape (star, label)
+            Infinite for noise of at most half a degree of freedom.
+
+        Raises
+        ------
+        ShapeError
+            `labels` has another shape than the labels predicted.
+        """
+        residuals = self._find_residuals(labels)
+        scores = np.full(residuals.shape, np.nan)
+        for rows in chunks(len(residuals), STARS_SCORED_AT_ONCE):
+            for own, normals in self.select(rows).split_normals():
+                scores[rows][own] = find_crps(residuals[rows][own], normals)
+        if self.noise_dof is not None:
+            scores[np.isfinite(residuals) & (self.noise_dof <= LEAST_DOF)] = np.inf
+        return scores
+
+    def split_normals(self) -> Iterator[tuple[np.ndarray, Normals]]:
+        """The distribution of labels as mixtures of normals: masks (star, label), and each's."""
+        if self.noise_mixture is not None:
+            yield from mixtures.split_normals(*self._split_mixture(self.noise_mixture))
+        elif self.noise_dof is not None:
+            yield from tails.split_normals(*self._find_parts(self.noise_dof))
+        else:
+            variance = np.einsum("ncc->nc", self.total_cov)
+            known = np.isfinite(variance)
+            yield known, Normals(variance[known][:, None], np.ones(1))
 
     def _find_residuals(self, labels: ArrayLike) -> np.ndarray:
         y = as_float_array(labels, "labels", unit=self.label_units)

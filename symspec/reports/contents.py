@@ -186,7 +186,7 @@ def print_trained(console: Console, laplace: LaplacePosterior, held_out: Spectra
     console.print(label_table(laplace.reg.net, laplace))
     console.print(_describe_noise(laplace.reg))
     if held_out is not None and held_out.labels is not None:
-        prediction = laplace.predict(held_out.flux, ivar=held_out.ivar)
+        prediction = laplace.predict(held_out)
         title = f"{len(held_out):,} stars that were not trained on"
         console.print(summary_table(prediction, held_out.labels, title=title))
     console.print(certificate_line(laplace.certificate), soft_wrap=True)

@@ -43,7 +43,6 @@ def comparison_table(comparison: HmcComparison, *, title: str = "") -> Table:
     ]
     table = new_table(title, [*columns, "verdict"], left=2)
     table.columns[-1].justify = "left"
-    table.caption_justify = "left"
     table.caption = (
         "medians over the stars ± their Monte Carlo error; R-hat and ESS: the worst star's"
     )

@@ -15,7 +15,12 @@ from symspec.laplace.prediction import Prediction
 from symspec.safety.whole_files import replace_when_complete
 from symspec.spectra.spectra import with_unit
 from symspec.validation.audit import INSIDE, StructureAudit
-from symspec.validation.calibration import check_true_labels, coverage, sigma_mad
+from symspec.validation.calibration import (
+    ONE_SIGMA,
+    check_true_labels,
+    coverage,
+    sigma_mad,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,7 +30,6 @@ COLOURS = ("#b5402d", "#22668d", "#3d7a3a", "#7a4b94", "#8a6d1d", "#2f9e9a", "#d
 GREY = "#888888"
 # behind text in a panel
 _PAPER = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1.5}
-ONE_SIGMA = 0.682689492137086  # probability of a normal variate within a standard deviation
 _MARKERS = "osD^vP*X"
 _STRIP = 0.3  # width of the strips beside the quantiles, in units of these
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -18,6 +17,7 @@ from symspec.laplace.flags import Flag
 from symspec.laplace.prediction import Prediction, standard_deviations
 from symspec.networks.network import Network
 from symspec.networks.regression import Regression
+from symspec.reports.stacked_tables import StackedTable
 from symspec.spectra.spectra import with_unit
 from symspec.validation.audit import GROUPS, INSIDE, StructureAudit
 from symspec.validation.calibration import coverage, sigma_mad
@@ -51,13 +51,7 @@ def open_console() -> Console:
 
 def new_table(title: str, columns: Sequence[str], *, left: int = 1) -> Table:
     """Empty table whose first `left` columns are text and whose others are numbers."""
-    table = Table(
-        title=escape(title),
-        title_justify="left",
-        title_style="bold",
-        header_style="bold",
-        box=box.SIMPLE_HEAD,
-    )
+    table = StackedTable(escape(title), left)
     for i, column in enumerate(columns):
         table.add_column(escape(column), justify="left" if i < left else "right", overflow="fold")
     return table
@@ -91,7 +85,6 @@ def summary_table(
         names.insert(2, "ridge")
     table = new_table(title, names)
     table.caption = "model, flux, noise, total: median errors"
-    table.caption_justify = "left"
     if baseline is not None:
         table.caption += "; ridge: scatter of ridge regression on the same stars"
     for c, name in enumerate(prediction.label_names):
@@ -150,7 +143,6 @@ def outlier_table(outliers: Outliers, net: Network, ids: Any = None) -> Table:
     n = len(outliers.star)
     table = new_table(f"The {n} training labels of least weight", columns, left=2)
     table.caption = "weight: 1 as without wide tails; none is left out"
-    table.caption_justify = "left"
     for i, star in enumerate(outliers.star):
         c = outliers.label[i]
         name = with_unit(net.label_names[c], net.label_units[c])
@@ -188,10 +180,8 @@ def fold_table(certificates: Iterable[Certificate], regressions: Iterable[Regres
         colour = "green" if certificate.is_minimum else "yellow"
         verdict = f"[{colour}]{certificate.verdict}[/]"
         ratio = f"{certificate.smallest_ratio:.2g} +- {certificate.smallest_ratio_error:.1g}"
-        noise = ", ".join(format_sigma(s, 3) for s in reg.sigma_noise)
-        if reg.noise.tail_dof is not None:
-            noise += f" (dof {', '.join(f'{dof:.2g}' for dof in reg.noise.tail_dof)})"
-        table.add_row(str(i), verdict, f"{certificate.newton_decrement:.2g}", ratio, noise)
+        decrement = f"{certificate.newton_decrement:.2g}"
+        table.add_row(str(i), verdict, decrement, ratio, format_noise(reg))
     return table
 
 
@@ -205,7 +195,6 @@ def selection_table(candidates: Sequence[Candidate]) -> Table:
         "log score: nats a star; behind: the best; RMSE: over the spread of the labels; bold: the"
         " smallest that is no more behind than its standard error"
     )
-    table.caption_justify = "left"
     for one in candidates:
         covered = [f"{100 * share:.0f}" for share in np.nanmean(one.coverage, axis=1)]
         cells = [
@@ -234,7 +223,6 @@ def audit_table(audit: StructureAudit) -> Table:
     columns = [f"{group} ({counts[group]:,} stars)" for group in groups]
     table = new_table(title, ["structure", "is", "label", *columns, "seconds"], left=3)
     table.caption = f"outside: farther from the training set than {INSIDE:.0%} of its own stars"
-    table.caption_justify = "left"
     rows = {(row.structure, row.label, row.group): row for row in audit.summarize()}
     for name, accuracy, seconds in zip(
         audit.structures, audit.accuracy, audit.seconds, strict=True
@@ -299,6 +287,14 @@ def format_to(value: float, error: float) -> str:
     if not (math.isfinite(error) and error > 0):
         return f"{value:.5g}"
     return f"{value:.{max(0, 1 - math.floor(math.log10(error)))}f}"
+
+
+def format_noise(reg: Regression) -> str:
+    """Standard deviation of each label's noise, and degrees of freedom where it has tails."""
+    noise = ", ".join(format_sigma(s, 3) for s in reg.sigma_noise)
+    if reg.noise.tail_dof is None:
+        return noise
+    return f"{noise} (dof {', '.join(f'{dof:.2g}' for dof in reg.noise.tail_dof)})"
 
 
 def format_sigma(sigma: float, digits: int) -> str:

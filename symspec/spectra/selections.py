@@ -220,6 +220,13 @@ def find_groups(spectra: Spectra) -> np.ndarray:
     return np.argsort(np.argsort(first))[inverse]
 
 
+def name_groups(spectra: Spectra) -> list[str]:
+    """Names of the groups that `find_groups` numbers: those of their first stars without any."""
+    _, first = np.unique(find_groups(spectra), return_index=True)
+    given = [names for names in (spectra.groups, spectra.ids) if names is not None]
+    return [next((str(n[star]) for n in given if n[star]), str(star)) for star in first]
+
+
 def assign_folds(spectra: Spectra, folds: int, seed: int) -> np.ndarray:
     """Fold (star,) in which each star is held out, -1 for stars without any label.
 

@@ -6,10 +6,13 @@ Against labels
     `fit_noise` the noise with tails that their labels have. They take predictions of stars that the
     network was not trained on, with their known labels. `studentized_residuals` finds wrong labels
     in the training set, `find_outliers` those that noise with wide tails made little of.
+    `find_mean_scores` is the mean log density of known labels, and their mean continuous ranked
+    probability score, by which predictions are compared.
 Without other stars
     `laplace.leave_one_out()` predicts each training star as if it had not been trained on, for all
     of these; `jackknife_intervals` need no noise to be true, `laplace.influence` tells what each
-    training star does to a prediction.
+    training star does to a prediction: `find_movers` ranks them, `find_suspects` the labels that
+    contradict all others.
 Against the exact inverse Hessian
     `audit_structures` compares the error bars of every structure on a sample of stars, inside the
     training set and outside.
@@ -28,18 +31,26 @@ from symspec.validation.calibration import (
     sigma_mad,
     studentized_residuals,
 )
+from symspec.validation.influence import Movers, Suspects, find_movers, find_suspects
 from symspec.validation.jackknife import jackknife_intervals
 from symspec.validation.outliers import Outliers, find_outliers
 from symspec.validation.sandwich import sandwich_covariance
+from symspec.validation.scores import MeanScores, find_mean_scores
 
 __all__ = [
     "ErrorCalibration",
+    "MeanScores",
+    "Movers",
     "Outliers",
     "StructureAudit",
+    "Suspects",
     "audit_structures",
     "calibrate_errors",
     "coverage",
+    "find_mean_scores",
+    "find_movers",
     "find_outliers",
+    "find_suspects",
     "fit_noise",
     "jackknife_intervals",
     "sandwich_covariance",

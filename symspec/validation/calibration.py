@@ -22,6 +22,7 @@ SCALES = (1e-3, 1e3)  # of the noise, in medians of the residuals
 DOFS = (0.3, 1e3)
 # 1 / norm.ppf(0.75): the median absolute deviation of a unit normal is 0.6745
 MAD_TO_SIGMA = 1.4826
+ONE_SIGMA = 0.682689492137086  # probability of a normal variate within a standard deviation
 
 
 def coverage(

@@ -7,7 +7,7 @@ from numpy.typing import ArrayLike
 
 from symspec.derivatives.functions import check_stars
 from symspec.errors import OptionError
-from symspec.laplace.leave_one_out import find_block_size
+from symspec.laplace.leave_one_out import find_block_size, threads_for
 from symspec.laplace.posterior import LaplacePosterior
 from symspec.safety.stars import check_flux
 from symspec.spectra.selections import as_stars
@@ -82,9 +82,10 @@ def sandwich_covariance(
     scores = laplace.reg.noise.score(laplace.predict_outputs(X_train), Y_train)
     size = find_block_size(laplace)
     V = np.zeros((len(np.atleast_2d(flux)), net.n_labels, net.n_labels))
-    for rows, tangents in laplace.tangents(flux, stars_at_once=size):
-        for train, others in laplace.output_tangents(X_train, size):
-            C = cross_covariance(tangents, others)
-            shifts = np.einsum("ncmd,md->ncm", C, scores[train])
-            V[rows] += np.matmul(shifts, shifts.transpose(0, 2, 1))
+    with threads_for(laplace):
+        for rows, tangents in laplace.tangents(flux, stars_at_once=size):
+            for train, others in laplace.output_tangents(X_train, size):
+                C = cross_covariance(tangents, others)
+                shifts = np.einsum("ncmd,md->ncm", C, scores[train])
+                V[rows] += np.matmul(shifts, shifts.transpose(0, 2, 1))
     return V if flux.ndim == 2 else V[0]

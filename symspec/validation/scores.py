@@ -1,9 +1,10 @@
-"""Log scores of networks on stars held out, and which network they are for.
+"""Scores of predictions against labels held out, and which network they are for.
 
 The log score of a star is the log density that a prediction gave its labels, summed over them: it
 asks for good labels and for true error bars at once (Gneiting & Raftery 2007,
 doi:10.1198/016214506000001437). Two networks are compared star by star, so that what is hard to
-predict for both counts for neither.
+predict for both counts for neither. The continuous ranked probability score, `Prediction.crps`, is
+in the units of the label, and makes less of single outliers.
 """
 
 from __future__ import annotations
@@ -12,9 +13,27 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from symspec.laplace.prediction import Prediction
 from symspec.networks.regression import Regression
+from symspec.validation.calibration import check_true_labels
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class MeanScores:
+    """Means over the stars whose label is known, and whose prediction is not NaN; NaN without any.
+
+    Attributes
+    ----------
+    log_score : numpy.ndarray, shape (label,)
+        Log density of the label [nats, with labels in their units]; larger is better.
+    crps : numpy.ndarray, shape (label,)
+        Continuous ranked probability score, in the label's unit; smaller is better.
+    """
+
+    log_score: np.ndarray
+    crps: np.ndarray
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -72,6 +91,35 @@ class Candidate:
     def n_params(self) -> int:
         """Number of weights."""
         return self.reg.net.n_params
+
+
+def find_mean_scores(prediction: Prediction, true_labels: ArrayLike) -> MeanScores:
+    """Mean scores of a prediction of stars that were not trained on.
+
+    Parameters
+    ----------
+    prediction : Prediction
+    true_labels : array_like, shape (star, label)
+        In the units of the labels; NaN is left out.
+
+    Raises
+    ------
+    ShapeError
+        `true_labels` has another shape than the labels predicted.
+    """
+    truth = check_true_labels(prediction, true_labels)
+    return MeanScores(
+        log_score=_average_known(prediction.log_density(truth)),
+        crps=_average_known(prediction.crps(truth)),
+    )
+
+
+def _average_known(scores: np.ndarray) -> np.ndarray:
+    """Means (label,) of scores (star, label) that are not NaN."""
+    known = ~np.isnan(scores)
+    n_known = known.sum(axis=0)
+    sums = np.where(known, scores, 0.0).sum(axis=0)
+    return np.where(n_known > 0, sums / np.maximum(n_known, 1), np.nan)
 
 
 def score_stars(prediction: Prediction, labels: np.ndarray, spread: np.ndarray) -> np.ndarray:

@@ -31,9 +31,9 @@ from dataclasses import replace
 from functools import cache
 
 import numpy as np
+from symspec.cli.demo import ACTIVATION, DOF, EPOCHS, FLUX_RANGE, HIDDEN, START_PRIOR
 
 import symspec as ss
-from symspec.cli.demo import ACTIVATION, DOF, EPOCHS, FLUX_RANGE, HIDDEN, START_PRIOR
 from symspec.fitting.fit import FitOptions, fit_network
 from symspec.laplace.prediction import join_predictions
 

@@ -26,7 +26,9 @@ from symspec.training.steps.stationary_points import LowestCurvature
 from symspec.validation.audit import AUDITED, audit_structures
 
 N_STARS, N_PIXELS = 60, 50
-COMMANDS = ("demo", "train", "validate", "errors", "audit", "hmc", "jacobian", "info")
+COMMANDS = tuple(
+    command.name or command.callback.__name__ for command in app.app.registered_commands
+)
 
 
 def run(*words, code=0):
@@ -508,7 +510,7 @@ def test_demo_prints_what_the_demo_found(work, monkeypatch, stars, tmp_path):
             seconds=12.3,
         )
 
-    monkeypatch.setattr(symspec.cli.demo, "run_demo", run_demo)
+    monkeypatch.setattr("symspec.cli.commands.demo.run_demo", run_demo)
     said = run("demo", "--output", tmp_path, "--folds", 2, "--seed", 7).stdout
     assert asked == {"output": tmp_path, "folds": 2, "seed": 7, "progress": True}
     assert re.search(r"TEFF \[K\] \S+ 95 ", said)  # the ridge baseline beside the scatter

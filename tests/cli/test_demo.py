@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import symspec as ss
-from symspec.cli import demo
+from symspec.cli.commands import demo
 
 pytestmark = pytest.mark.skipif(
     find_spec("mangadap") is None, reason="the MILES stars come with the extra demo"

@@ -23,7 +23,7 @@ def stars():
 @pytest.mark.parametrize("fill", [fill_flux, fill_by_mean], ids=["now", "by symspec 0.1"])
 def test_training_stars_are_filled_as_when_the_model_was_trained(stars, fill):
     model = SimpleNamespace(flux_mean=fill(stars).mean(axis=0))
-    training, compared = find_training_stars(model, stars, 0.1, 0)
+    training, compared, _ = find_training_stars(model, stars, 0.1, 0)
     np.testing.assert_array_equal(training.flux, fill(stars))
     assert training.ivar is None
     assert len(compared) == 60

@@ -80,6 +80,22 @@ def test_without_spectra_those_set_aside_are_predicted_and_the_others_left_out(f
     assert found.tables("that move predictions most")
 
 
+def test_train_reports_stars_set_aside_and_each_of_its_own_left_out(folder, tmp_path):
+    page = tmp_path / "page.html"
+    said = run(
+        "train", folder / "stars.h5", tmp_path / "m.h5", "--hidden", "linear", "--epochs", 1,
+        "--no-tune", "--report", page,
+    )  # fmt: skip
+    assert f"Wrote report: {page}" in said.stdout
+    found = read_page(page)
+    assert "New stars" in find_headings(found)
+    assert "Training stars, each left out in turn" in find_headings(found)
+    of_new, of_trained = found.tables("Predicted less known labels")
+    assert [of_new[0]["known"], of_trained[0]["known"]] == [6, 54]
+    run("train", folder / "stars.h5", tmp_path / "n.h5", "--report", page, code=1)
+    assert not (tmp_path / "n.h5").exists()
+
+
 def test_audit_reports_what_it_found(folder, tmp_path):
     page = tmp_path / "page.html"
     run(

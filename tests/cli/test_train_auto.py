@@ -20,7 +20,7 @@ def stars(tmp_path_factory):
 
 def test_train_tries_several_networks_and_says_how_they_did(stars, tmp_path, monkeypatch):
     few = {"hidden": [()], "folds": 2, "n_workers": 1}
-    monkeypatch.setattr("symspec.cli.train.select", partial(select, **few))
+    monkeypatch.setattr("symspec.cli.commands.train.select", partial(select, **few))
     said = run("train", stars, tmp_path / "m.h5", "--hidden", "auto", "--no-tune")
     assert "Networks tried, each scored on 54 stars while they were held out" in said.stdout
     assert re.search(r"linear 39 -?[\d.]+ ", said.stdout)

@@ -5,6 +5,9 @@ import re
 import numpy as np
 import pytest
 from astropy.table import Table
+from html_pages import Page, leave_undrawn
+from scipy.special import ndtr
+from scipy.stats import norm
 from test_cli import run
 
 from symspec.errors import OptionError
@@ -38,13 +41,17 @@ def table(tmp_path_factory):
 
 
 @pytest.mark.filterwarnings("ignore::symspec.UnusedDataWarning")
-def test_one_command_gives_cross_validated_error_bars(table, tmp_path):
+def test_one_command_gives_cross_validated_error_bars(table, tmp_path, monkeypatch):
+    leave_undrawn(monkeypatch)
     catalogue = tmp_path / "held_out.ecsv"
+    report = tmp_path / "page.html"
     said = run(
-        "validate", table, catalogue, *WORDS, "--folds", 2, "--group", "Sample", "--workers", 1
-    )
+        "validate", table, catalogue, *WORDS, "--folds", 2, "--group", "Sample", "--workers", 1,
+        "--report", report, "--object-name", "sample",
+    )  # fmt: skip
     assert "46 spectra of 23 samples, each predicted while held out" in said.stdout
-    for word in ("RMSE", "bias", "R2", "RPD", "in 68 %", "in 95 %", "Certificate of each fold"):
+    words = ("RMSE", "bias", "R2", "RPD", "in 68 %", "in 95 %", "Certificate of each fold")
+    for word in words:
         assert word in said.stdout
     rows = Table.read(catalogue)
     stars = read_spectra(table, group="Sample", wavelength_unit="nm")
@@ -55,7 +62,27 @@ def test_one_command_gives_cross_validated_error_bars(table, tmp_path):
     # three times the scatter that the noise of the bands leaves; the labels' spread is 3
     assert np.sqrt(np.mean(residuals**2)) < 1.0
     assert f"{np.sqrt(np.mean(residuals**2)):.3g}" in said.stdout
-    assert (np.asarray(rows["PROTEIN_ERR"]) > 0).all()
+    errors = np.asarray(rows["PROTEIN_ERR"])
+    assert (errors > 0).all()
+    z = residuals / errors
+    crps = errors * (z * (2 * ndtr(z) - 1) + 2 * norm.pdf(z) - 1 / np.sqrt(np.pi))
+    score = norm.logpdf(residuals, scale=errors).mean()
+    assert f"{crps.mean():.3g} {score:.3f}" in said.stdout
+    check_page(Page(report.read_text()), residuals, crps.mean(), score)
+
+
+def check_page(page, residuals, crps, score):
+    [[row]] = page.tables("Predicted less known labels")
+    np.testing.assert_allclose(row["RMS"], np.sqrt(np.mean(residuals**2)), rtol=1e-12)
+    [[row]] = page.tables("Shares of known labels within their intervals")
+    found = [row["mean log score [nats]"], row["mean CRPS"]]
+    np.testing.assert_allclose(found, [score, crps], rtol=1e-10)
+    [folds] = page.tables("Certificate and noise of each fold")
+    assert [row["fold"] for row in folds] == ["1", "2"]
+    [layers] = page.tables("Layers of each")
+    assert "snv" in layers[0]["layer"]
+    assert "half widths" not in page.text
+    assert "46 samples, of 23 groups which were never parted, were divided" in page.text
 
 
 @pytest.mark.filterwarnings("ignore::symspec.UnusedDataWarning")
@@ -95,7 +122,7 @@ def test_folds_are_trained_with_the_noise_that_is_asked_for(table, noise, kind, 
         asked.update(options, stars=stars)
         raise OptionError("enough")
 
-    monkeypatch.setattr("symspec.cli.validate.cross_validate", validate)
+    monkeypatch.setattr("symspec.cli.commands.validate.cross_validate", validate)
     run("validate", table, *WORDS, "--group", "Sample", "--noise", noise, code=1)
     stars = asked["stars"]
     options = {name: asked[name] for name in asked if name in FitOptions.__dataclass_fields__}

@@ -9,10 +9,10 @@ from numpy.testing import assert_allclose
 from scipy.linalg import eigh, null_space
 
 import symspec as ss
-from symspec.derivatives import stationary_points as module
 from symspec.inverse_hessian.builder import InverseBuilder
 from symspec.inverse_hessian.primal import PrimalInverse
 from symspec.laplace.certificate import MAX_DECREMENT, Certificate
+from symspec.training.steps import stationary_points as module
 from symspec.training.steps.bundles import Place
 from symspec.training.steps.proofs import find_kink_proof
 from symspec.training.steps.shared import find_shared_objective

@@ -81,6 +81,24 @@ def test_intervals_densities_and_probabilities_are_those_of_the_mixture(combined
     assert_entries(combined.half_width(level), (interval[..., 1] - interval[..., 0]) / 2, ROUNDED)
 
 
+def test_some_stars_and_another_noise_keep_the_mixture(posteriors, new, combined):
+    X, ivar = new
+    some = combined.select(np.array([2, 0]))
+    assert_entries(some.labels, combined.labels[[2, 0]], ROUNDED)
+    assert_entries(some.interval(0.95), combined.interval(0.95)[[2, 0]], 1e-9)
+    assert_entries(
+        some.cdf(some.labels - 0.2), combined.cdf(combined.labels - 0.2)[[2, 0]], ROUNDED
+    )
+    noise = ss.StudentTNoise([0.3, 0.1], dof=[3.0, 6.0])
+    other = combined.with_noise(noise)
+    parts = [one.predict(X, ivar=ivar, progress=False).with_noise(noise) for one in posteriors]
+    y = combined.labels + 0.4
+    expected = np.tensordot(WEIGHTS, [part.cdf(y) for part in parts], 1)
+    assert_entries(other.cdf(y), expected, ROUNDED)
+    assert_entries(other.noise_cov, parts[0].noise_cov, ROUNDED)
+    assert np.abs(other.interval(0.9) - combined.interval(0.9)).max() > 0.01
+
+
 def test_students_t_has_its_own_tails_in_the_mixture(new):
     X, _ = new
     one = fit(ss.StudentTNoise([0.1, 0.2], dof=[2.0, 5.0]), 0)

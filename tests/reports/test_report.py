@@ -145,6 +145,8 @@ def test_coverage_and_pit_are_those_of_the_prediction(whole, prediction, stars):
     density = np.nanmean(prediction.log_density(stars.labels), axis=0)
     scores = [row["mean log score [nats]"] for row in table]
     np.testing.assert_allclose(scores, density, rtol=1e-12)
+    crps = np.nanmean(prediction.crps(stars.labels), axis=0)
+    np.testing.assert_allclose([row["mean CRPS"] for row in table], crps, rtol=1e-12)
     histogram = whole.tables("Histogram of the probability integral transform")[0]
     pit = prediction.cdf(stars.labels)
     for name, values in zip(NAMES, pit.T, strict=True):

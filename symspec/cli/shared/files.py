@@ -5,8 +5,11 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from symspec.cli.shared.signals import going_on
 from symspec.errors import DataError, DiskFullError
@@ -17,7 +20,9 @@ from symspec.spectra.spectra import Spectra
 def read_labelled_spectra(
     path: Path, label_names: Sequence[str] | None, options: dict[str, Any]
 ) -> Spectra:
-    """Read spectra, which should have labels.
+    """Read spectra, which should have labels; stars without names are called by their rows, from 0.
+
+    Whatever is made of some of them says then which of the file's they are.
 
     Parameters
     ----------
@@ -39,6 +44,8 @@ def read_labelled_spectra(
             " the file, labels with label_names, or TEFF, LOGG, FE_H; or say which to read,"
             " --label NAME."
         )
+    if stars.ids is None:
+        return replace(stars, ids=np.arange(len(stars)).astype(str))
     return stars
 
 

@@ -17,7 +17,11 @@ MODEL_SUFFIXES = (".h5", ".hdf5")
 
 ModelFile = Annotated[
     Path,
-    typer.Argument(metavar="MODEL", help="File written by 'symspec train'.", show_default=False),
+    typer.Argument(
+        metavar="MODEL",
+        help="File written by 'symspec train' or 'symspec fit'.",
+        show_default=False,
+    ),
 ]
 SpectraFile = Annotated[
     Path,

@@ -3,19 +3,59 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from symspec.cli.shared.files import read_labelled_spectra
 from symspec.errors import DataError
 from symspec.laplace.posterior import LaplacePosterior
+from symspec.spectra.grids import check_grid
 from symspec.spectra.pixels import fill_by_mean, fill_flux
 from symspec.spectra.selections import split_stars
 from symspec.spectra.spectra import Spectra
 
 
+class Found(NamedTuple):
+    """Stars that a model was trained on, filled; those to compare on; whether these are others."""
+
+    training: Spectra
+    compared: Spectra
+    is_set_aside: bool
+
+
+def read_training_stars(
+    laplace: LaplacePosterior,
+    path: Path,
+    reading: dict[str, Any],
+    validation: float,
+    seed: int,
+) -> Found:
+    """Read the stars that a model was trained on, and those to compare on.
+
+    Parameters
+    ----------
+    laplace : LaplacePosterior
+    path : Path
+    reading : dict
+        Options of `symspec.read_spectra`.
+    validation, seed
+        As for `find_training_stars`.
+
+    Raises
+    ------
+    DataError, ShapeError
+        The file has no labels, is on another grid, or the model was trained on other stars.
+    """
+    stars = read_labelled_spectra(path, laplace.reg.net.label_names, reading)
+    check_grid(laplace.reg.net, stars, str(path))
+    return find_training_stars(laplace, stars, validation, seed)
+
+
 def find_training_stars(
     laplace: LaplacePosterior, spectra: Spectra, validation: float, seed: int
-) -> tuple[Spectra, Spectra]:
+) -> Found:
     """Stars of a file that a model was trained on, and those to compare on.
 
     The mean spectrum identifies the training stars: all with labels, or those that `split_stars`
@@ -34,9 +74,11 @@ def find_training_stars(
             mean = flux.mean(axis=0, dtype=np.float64)
             if np.allclose(mean, laplace.flux_mean, rtol=1e-9, atol=0):
                 filled = replace(training, flux=flux, ivar=None, flux_covariance=None)
-                return filled, training if others is None else others
+                if others is None:
+                    return Found(filled, training, is_set_aside=False)
+                return Found(filled, others, is_set_aside=True)
     raise DataError(
         f"the spectra should be those that the model was trained on, got {len(spectra)} stars of"
-        " another mean spectrum: give that file, and --validation and --train-seed as they were"
-        " for 'symspec train'."
+        " another mean spectrum: give that file, and --validation, --train-seed and --group as they"
+        " were for 'symspec train'."
     )

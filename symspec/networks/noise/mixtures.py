@@ -8,14 +8,18 @@ by the trapezoidal rule, which converges exponentially.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 from scipy.special import logsumexp, ndtr, ndtri
 
+from symspec.networks.noise.crps import Normals
 from symspec.networks.noise.noise import LOG_2PI
 from symspec.safety.memory import chunks
 
 END = 8.5  # of z, beyond which there is a probability of 2e-17
 STEP = 0.1  # between nodes, over the larger of 1 and s
+PAIR_STEP = 0.3  # where pairs of nodes are summed: the rule is exact to rounding then, too
 WIDEST = 30.0  # spread for which the nodes suffice
 MAX_NODES = 2**21  # at once, of all stars
 MAX_STEPS = 200
@@ -98,10 +102,22 @@ def find_probabilities(
     return out
 
 
-def _find_nodes(spread: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def split_normals(
+    variance: np.ndarray, sigma: np.ndarray, spread: np.ndarray
+) -> Iterator[tuple[np.ndarray, Normals]]:
+    """Labels as mixtures of normals, around their own middle: masks (star, label), and each's.
+
+    Arguments as for `find_half_widths`.
+    """
+    known = np.isfinite(variance + sigma + spread)
+    z, p = _find_nodes(spread[known], PAIR_STEP)
+    yield known, Normals(variance[known][:, None] + _mix(sigma[known], spread[known], z), p)
+
+
+def _find_nodes(spread: np.ndarray, step: float = STEP) -> tuple[np.ndarray, np.ndarray]:
     """Nodes z (node,) and their shares."""
     widest = float(np.clip(np.max(spread, initial=0.0), 1.0, WIDEST))
-    z = np.linspace(-END, END, int(np.ceil(2 * END / STEP * widest)) + 1)
+    z = np.linspace(-END, END, int(np.ceil(2 * END / step * widest)) + 1)
     p = np.exp(-(z**2) / 2)
     return z, p / p.sum()
 

@@ -7,15 +7,19 @@ which converges exponentially.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 from scipy.special import gammaln, ndtr, ndtri, stdtrit
 from scipy.stats import gamma
 
+from symspec.networks.noise.crps import Normals
 from symspec.networks.noise.noise import LOG_2PI
 from symspec.safety.memory import chunks
 
 LOST = 1e-16  # probability beyond either end of the quadrature
 STEP = 0.1  # between its nodes, in standard deviations of log g
+PAIR_STEP = 0.3  # where pairs of nodes are summed: the rule is exact to rounding then, too
 MAX_LOG = 700.0  # of a float
 MAX_NODES = 2**21  # at once, of all stars
 MAX_STEPS = 100
@@ -71,6 +75,19 @@ def find_probabilities(
         s = scale[own]
         out[own] = find_probability(residuals[own] / s, variance[own] / s**2, nu)
     return out
+
+
+def split_normals(
+    variance: np.ndarray, scale: np.ndarray, dof: np.ndarray
+) -> Iterator[tuple[np.ndarray, Normals]]:
+    """Labels as mixtures of normals, around their own middle: masks (star, label), and each's.
+
+    Arguments as for `find_half_widths`.
+    """
+    for nu in np.unique(dof):
+        own = (dof == nu) & np.isfinite(variance)
+        mixed, p = _mix_normals(nu, step=PAIR_STEP)
+        yield own, Normals(variance[own][:, None] + scale[own][:, None] ** 2 * mixed, p)
 
 
 def find_sigma(dof: np.ndarray) -> np.ndarray:
@@ -149,7 +166,9 @@ def find_probability(residuals: np.ndarray, variance: np.ndarray, dof: float) ->
     return out
 
 
-def _mix_normals(dof: float, farthest: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
+def _mix_normals(
+    dof: float, farthest: float = 0.0, step: float = STEP
+) -> tuple[np.ndarray, np.ndarray]:
     """Variances (node,) of normal variates whose mixture is Student's t, and their shares.
 
     The quadrature holds for densities up to `farthest` from the middle.
@@ -160,7 +179,7 @@ def _mix_normals(dof: float, farthest: float = 0.0) -> tuple[np.ndarray, np.ndar
         low = np.log(gamma.ppf(LOST, shape))
     low -= np.log1p(farthest**2 / dof)
     high = np.log(gamma.isf(LOST, shape))
-    n_nodes = int(np.ceil((high - low) / (STEP * min(1.0, np.sqrt(1 / shape)))))
+    n_nodes = int(np.ceil((high - low) / (step * min(1.0, np.sqrt(1 / shape)))))
     log_g = np.linspace(max(low, -MAX_LOG), high, n_nodes)
     log_p = shape * log_g - np.exp(log_g)  # of log g
     p = np.exp(log_p - log_p.max())

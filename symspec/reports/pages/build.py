@@ -167,8 +167,11 @@ def _derivative_section(subject: Subject) -> Section:
     if given is not None and subject.spectra is not None:
         names = [given.name(star) for star in range(len(given))]
         chosen = choose_stars(given.prediction.labels, names, subject.chosen)
-        if given.ids is None:  # a number alone would not say of what
-            chosen = {f"{words.one} {name}": star for name, star in chosen.items()}
+        # a number alone would not say of what
+        chosen = {
+            f"{words.one} {name}" if name.isdecimal() else name: star
+            for name, star in chosen.items()
+        }
     found = find_derivatives(
         laplace,
         "weights" if given is None else given.prediction.center,

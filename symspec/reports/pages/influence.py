@@ -10,9 +10,10 @@ from symspec.laplace.posterior import LaplacePosterior
 from symspec.reports.pages.figures.parts import Block, Cell, Paragraph, Section, Table
 from symspec.reports.pages.figures.samples import Sample
 from symspec.reports.pages.figures.words import Words, number
-from symspec.reports.tables import format_to
+from symspec.reports.tables import format_with_error
 from symspec.spectra.selections import pick_evenly
 from symspec.spectra.spectra import Spectra, with_unit
+from symspec.validation.influence import find_suspects
 
 MOST_ROWS = 10
 MOST_MOVED = 100  # stars whose predictions are looked at
@@ -69,20 +70,13 @@ def influence_section(
 def _list_suspicious(left_out: Sample, words: Words) -> Table:
     """Training labels farthest from what all other stars say of them."""
     prediction = left_out.prediction
-    truth = np.asarray(left_out.true_labels)
-    deviations = left_out.find_deviations()
-    z = left_out.find_residuals() / deviations
-    order = np.argsort(-np.abs(np.nan_to_num(z)), axis=None, kind="stable")[:MOST_ROWS]
+    found = find_suspects(prediction, np.asarray(left_out.true_labels), n_worst=MOST_ROWS)
     rows: list[list[Cell]] = []
-    for star, c in zip(*np.unravel_index(order, z.shape), strict=True):
-        if not np.isfinite(z[star, c]):
-            continue
-        error = float(deviations[star, c])
+    for i, (star, c) in enumerate(zip(found.star, found.label, strict=True)):
         title = with_unit(prediction.label_names[c], prediction.label_units[c])
-        without = format_to(float(prediction.labels[star, c]), error)
-        predicted = f"{without} ± {format_to(error, error)}"
-        label = number(float(truth[star, c]))
-        rows.append([left_out.name(star), title, label, predicted, number(float(z[star, c]))])
+        predicted = format_with_error(float(found.predicted[i]), float(found.error[i]))
+        value = number(float(found.value[i]))
+        rows.append([left_out.name(star), title, value, predicted, number(float(found.z[i]))])
     return Table(
         caption=f"Training labels that contradict all other {words.many}",
         columns=[words.one, "label", "its label", f"predicted without the {words.one}", "z"],

@@ -25,10 +25,16 @@ from symspec.reports.pages.figures.samples import (
 from symspec.reports.pages.figures.words import Words, count, number, numbers, percent
 from symspec.reports.tables import describe_flags, format_to
 from symspec.spectra.spectra import with_unit
+from symspec.validation.scores import find_mean_scores
 
 ASKED = (0.68, 0.95)  # levels that everybody asks for
 MOST_LISTED = 100  # stars in a table
 MOST_CELLS = 3000  # of numbers in it
+_SCORES = (
+    " Noises and networks are compared by their scores: the log score is the mean log density of"
+    " the known labels, larger is better; CRPS the mean continuous ranked probability score, in the"
+    " label's unit, smaller is better, which makes less of single outliers."
+)
 
 
 def summarize(sample: Sample) -> list[Block]:
@@ -96,14 +102,20 @@ def budget_section(samples: Sequence[Sample], words: Words) -> Section:
         "Error budget by label",
         [
             Paragraph(
-                "All errors are standard deviations in the label's unit. That of the flux is"
-                f" independent from {words.one} to {words.one}; that of the model is shared by"
-                f" similar {words.many}, and does not average out over them."
+                f"All errors are standard deviations in the label's unit{_explain_tails(samples)}."
+                f" That of the flux is independent from {words.one} to {words.one}; that of the"
+                f" model is shared by similar {words.many}, and does not average out over them."
             )
         ],
         [Part(sample.heading, _show_budget(sample, words)) for sample in samples],
     )
     return section if samples else _without(section, _advise(words))
+
+
+def _explain_tails(samples: Sequence[Sample]) -> str:
+    """What the errors are of noise with wide tails, where there is such."""
+    wide = any(not one.has_tails or one.prediction.noise_dof is not None for one in samples)
+    return ", and of noise with wide tails half widths of 68.27 %" if wide else ""
 
 
 def _show_budget(sample: Sample, words: Words) -> list[Block]:
@@ -203,7 +215,7 @@ def _show_residuals(sample: Sample, words: Words) -> list[Block]:
 
 
 def calibration_section(samples: Sequence[Sample], words: Words) -> Section:
-    """Coverage, PIT and log score."""
+    """Coverage, PIT and scores."""
     section = Section(
         "calibration",
         "Are the error bars true?",
@@ -219,18 +231,19 @@ def _show_calibration(sample: Sample, words: Words) -> list[Block]:
     for level in levels:
         columns += [f"in {100 * level:g} %", "+-"]
     rows: list[list[Cell]] = []
+    scores = _list_scores(sample)
     for c, title in enumerate(_titles(sample)):
         n = int(np.isfinite(np.asarray(sample.true_labels)[:, c]).sum())
         cells: list[Cell] = [title, count(n)]
         for level, share in zip(levels, find_label_coverage(sample, c), strict=True):
             cells += [percent(share, 1), percent(find_binomial_error(level, n), 1)]
-        rows.append([*cells, *_score(sample, c)])
+        rows.append([*cells, *(number(float(means[c])) for means in scores.values())])
     table = Table(
         caption="Shares of known labels within their intervals",
-        columns=[*columns, *(["mean log score [nats]"] if sample.has_tails else [])],
+        columns=[*columns, *scores],
         rows=rows,
-        note="+-: binomial error of the share, if the error bars are true. The log score is the"
-        " mean log density of the known labels, by which noises and networks are compared.",
+        note="+-: binomial error of the share, if the error bars are true."
+        + (_SCORES if scores else ""),
     )
     if sample.has_tails:
         return [table, coverage_figure(sample), pit_figure(sample, words)]
@@ -246,12 +259,12 @@ def _show_calibration(sample: Sample, words: Words) -> list[Block]:
     ]
 
 
-def _score(sample: Sample, c: int) -> list[Cell]:
+def _list_scores(sample: Sample) -> dict[str, np.ndarray]:
+    """Mean scores (label,) of known labels, where the distribution of labels is known."""
     if not sample.has_tails:
-        return []
-    density = sample.prediction.log_density(np.asarray(sample.true_labels))[:, c]
-    known = density[np.isfinite(density)]
-    return [number(float(known.mean()) if known.size else np.nan)]
+        return {}
+    found = find_mean_scores(sample.prediction, np.asarray(sample.true_labels))
+    return {"mean log score [nats]": found.log_score, "mean CRPS": found.crps}
 
 
 def flag_section(samples: Sequence[Sample], words: Words) -> Section:

@@ -149,7 +149,17 @@ def write_report(
         chosen=tuple(chosen), audit=audit, comparison=comparison, words=words, title=title,
         about=lines,
     )  # fmt: skip
-    page = build_page(subject)
+    return save_page(path, build_page(subject), overwrite=overwrite)
+
+
+def save_page(path: Path, page: Page, *, overwrite: bool) -> Path:
+    """Write a page; its figures stand still if it would be too large otherwise.
+
+    Raises
+    ------
+    FileKeptError
+        There is a file already, and `overwrite` is False.
+    """
     html = render(page)
     if len(html) > MOST_BYTES:
         html = render(page.without_zooms())

@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 
 from symspec.laplace.prediction import Prediction, standard_deviations
-from symspec.reports.plots import ONE_SIGMA
-from symspec.validation.calibration import sigma_mad
+from symspec.validation.calibration import ONE_SIGMA, sigma_mad
 
 MOST_BINS = 10
 LEAST_IN_BIN = 8

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 import typer
 
-from symspec.cli.shared.files import read_labelled_spectra, write_or_keep
+from symspec.cli.shared.files import write_or_keep
 from symspec.cli.shared.options import (
     MODEL_SUFFIXES,
     Fill,
@@ -29,7 +29,7 @@ from symspec.cli.shared.options import (
 )
 from symspec.cli.shared.pages import write_page
 from symspec.cli.shared.signals import going_on
-from symspec.cli.shared.training import find_training_stars
+from symspec.cli.shared.training import read_training_stars
 from symspec.files.archives import read_laplace, write_laplace
 from symspec.hmc.comparison import HmcComparison, compare_hmc
 from symspec.hmc.sampling import run_hmc
@@ -141,9 +141,8 @@ def hmc(
     outputs.check([path for path in (model, spectra, check) if path is not None])
     reading = parse_reading(uncertainty, read)
     laplace = read_laplace(model)
-    stars = read_labelled_spectra(spectra, laplace.reg.net.label_names, reading)
-    check_grid(laplace.reg.net, stars, str(spectra))
-    training, sample = find_training_stars(laplace, stars, validation, train_seed)
+    found = read_training_stars(laplace, spectra, reading, validation, train_seed)
+    sample = found.compared
     if check is not None:
         sample = read_spectra(check, **reading)
         check_grid(laplace.reg.net, sample, str(check))
@@ -153,13 +152,13 @@ def hmc(
     how, flux = _fill(laplace, some, fill)
     with going_on(outputs.describe):
         sampled = run_hmc(
-            laplace.reg, training, laplace=laplace, X_check=flux,
+            laplace.reg, found.training, laplace=laplace, X_check=flux,
             subset=int(subset) if subset.isdigit() else subset, n_draws=draws, n_tune=tune,
             n_chains=chains, seed=seed, sampler=sampler, target_accept=target_accept,
             theta_every=theta_every, max_hours=max_hours,
         )  # fmt: skip
         sampled.attrs["fill"] = how
-        outputs.write(laplace, sampled, flux, some.ids, training)
+        outputs.write(laplace, sampled, flux, some.ids, found.training)
 
 
 def _fill(laplace: LaplacePosterior, stars: Spectra, fill: str) -> tuple[str, np.ndarray]:

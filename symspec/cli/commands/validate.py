@@ -9,18 +9,7 @@ from typing import Annotated
 import numpy as np
 import typer
 
-from symspec.cli.shared.files import read_labelled_spectra, write_or_keep
-from symspec.cli.shared.options import (
-    Group,
-    Memory,
-    Overwrite,
-    Reading,
-    SpectraFile,
-    Uncertainty,
-    check_output,
-    parse_reading,
-)
-from symspec.cli.train import (
+from symspec.cli.commands.train import (
     NOISES,
     Activation,
     BatchSize,
@@ -36,18 +25,31 @@ from symspec.cli.train import (
     SigmaNoise,
     Structure,
     Tune,
+    check_training,
     parse_hidden,
+)
+from symspec.cli.shared.files import read_labelled_spectra, write_or_keep
+from symspec.cli.shared.options import (
+    Group,
+    Memory,
+    ObjectName,
+    Overwrite,
+    Reading,
+    ReportPage,
+    SpectraFile,
+    Uncertainty,
+    check_output,
+    check_report,
+    parse_reading,
 )
 from symspec.errors import OptionError
 from symspec.files.catalogues import SUFFIXES, write_catalogue
 from symspec.fitting.fit import FitOptions
 from symspec.fitting.validation import Validation
 from symspec.fitting.validation import validate as cross_validate
-from symspec.inverse_hessian.choice import check_structure
-from symspec.networks.preprocessing import parse_preprocessing
+from symspec.reports.pages import write_validation_report
 from symspec.reports.tables import fold_table, open_console, print_written, summary_table
 from symspec.reports.validation import validation_table
-from symspec.safety.options import check_choice
 from symspec.spectra.selections import find_groups
 
 EXAMPLES = (
@@ -58,7 +60,7 @@ EXAMPLES = (
 Catalogue = Annotated[
     Path | None,
     typer.Argument(
-        metavar="[CATALOGUE]",
+        metavar="CATALOGUE",
         help="Table to write of each star's labels while held out: .fits, .ecsv, .h5 or .nc.",
         show_default=False,
     ),
@@ -99,6 +101,8 @@ def validate(
     structure: Structure = "auto",
     memory: Memory = "8GB",
     workers: Workers = None,
+    report: ReportPage = None,
+    object_name: ObjectName = "star",
     overwrite: Overwrite = False,
 ) -> None:
     """Cross-validate: predict each star, with its error bars, by a network that never saw it.
@@ -108,9 +112,8 @@ def validate(
     """
     if catalogue is not None:
         check_output(catalogue, overwrite, tuple(SUFFIXES), spectra)
-    check_structure(structure, "ggn", {})
-    parse_preprocessing(preprocess)
-    check_choice(noise, "--noise", NOISES)
+    check_report(report, overwrite, spectra, catalogue)
+    check_training(structure, preprocess, noise)
     widths = _parse_widths(hidden)
     reading = {"label_errors": label_errors, "group": group} | parse_reading(uncertainty, read)
     stars = read_labelled_spectra(spectra, label, reading)
@@ -126,6 +129,8 @@ def validate(
     if catalogue is not None:
         write_or_keep(partial(_write, result=result, overwrite=overwrite), catalogue)
     _print(result, catalogue)
+    if report is not None:
+        _write_page(report, result, spectra, seed, object_name, overwrite)
 
 
 def _parse_widths(hidden: list[str]) -> tuple[int, ...]:
@@ -146,6 +151,17 @@ def _write(path: Path, result: Validation, overwrite: bool) -> None:
         overwrite=overwrite,
         true_labels=result.spectra.labels,
     )
+
+
+def _write_page(
+    page: Path, result: Validation, spectra: Path, seed: int, object_name: str, overwrite: bool
+) -> None:
+    about = {"file of spectra": spectra.name, "seed": str(seed)}
+    write_validation_report(
+        page, result.prediction, result.spectra, result.certificates, result.regressions,
+        object_name=object_name, about=about, overwrite=overwrite,
+    )  # fmt: skip
+    print_written(open_console(), "report", page)
 
 
 def _print(result: Validation, catalogue: Path | None) -> None:

@@ -15,14 +15,18 @@ from symspec.cli.shared.options import (
     MODEL_SUFFIXES,
     Group,
     Memory,
+    ObjectName,
     Overwrite,
     Reading,
+    ReportPage,
     SpectraFile,
     Uncertainty,
     Validation,
     check_output,
+    check_report,
     parse_reading,
 )
+from symspec.cli.shared.pages import write_page
 from symspec.errors import OptionError, TooLargeError
 from symspec.files.archives import write_laplace
 from symspec.fitting.fit import FitOptions, fit_network
@@ -148,6 +152,8 @@ def train(
     seed: Seed = 0,
     structure: Structure = "auto",
     memory: Memory = "8GB",
+    report: ReportPage = None,
+    object_name: ObjectName = "star",
     overwrite: Overwrite = False,
 ) -> None:
     """Train a network on spectra with labels, and keep it with its error bars.
@@ -159,11 +165,10 @@ def train(
     smallest is kept whose log score on stars held out is within its standard error of the best.
     """
     check_output(output, overwrite, MODEL_SUFFIXES, spectra)
-    check_structure(structure, "ggn", {})
-    parse_preprocessing(preprocess)
+    check_report(report, overwrite, spectra, output)
+    check_training(structure, preprocess, noise)
     widths = parse_hidden(hidden)
     reading = {"label_errors": label_errors, "group": group} | parse_reading(uncertainty, read)
-    check_choice(noise, "--noise", NOISES)
     stars = read_labelled_spectra(spectra, label, reading)
     rest, held_out = split_stars(stars, validation, seed)
     options = FitOptions(
@@ -173,15 +178,28 @@ def train(
         epochs=epochs or FitOptions.epochs, batch_size=batch_size,
         learning_rate=learning_rate, tune=tune, structure=structure, memory=memory,
     )  # fmt: skip
-    if tune:
-        check_tunable(rest, options)
-    if widths is None:
-        laplace = _select(rest, options, seed, epochs)
-    else:
-        laplace = fit_network(rest, options, seed=seed, held_out=held_out)
+    check_tunable(rest, options)
+    laplace = _fit(rest, held_out, options, seed, widths is None, epochs)
     write_or_keep(partial(write_laplace, laplace=laplace, overwrite=overwrite), output)
-    _print(laplace, rest, held_out)
-    print_written(open_console(), "model", output)
+    _print(laplace, rest, held_out, output)
+    write_page(
+        report, laplace, stars=held_out, training=rest, files={"training spectra": spectra},
+        object_name=object_name, overwrite=overwrite,
+    )  # fmt: skip
+
+
+def _fit(
+    stars: Spectra,
+    held_out: Spectra | None,
+    options: FitOptions,
+    seed: int,
+    tries_several: bool,
+    epochs: int | None,
+) -> LaplacePosterior:
+    """The network asked for, or the best of several, with these epochs if any are given."""
+    if tries_several:
+        return _select(stars, options, seed, epochs)
+    return fit_network(stars, options, seed=seed, held_out=held_out)
 
 
 def _select(stars: Spectra, options: FitOptions, seed: int, epochs: int | None) -> LaplacePosterior:
@@ -193,12 +211,27 @@ def _select(stars: Spectra, options: FitOptions, seed: int, epochs: int | None) 
     return tried.laplace
 
 
-def _print(laplace: LaplacePosterior, trained_on: Spectra, held_out: Spectra | None) -> None:
+def _print(
+    laplace: LaplacePosterior, trained_on: Spectra, held_out: Spectra | None, output: Path
+) -> None:
     console = open_console()
     print_trained(console, laplace, held_out)
     if laplace.reg.noise.tail_dof is not None:
         outliers = find_outliers(laplace, trained_on, n_worst=N_WORST)
         console.print(outlier_table(outliers, laplace.reg.net, trained_on.ids))
+    print_written(console, "model", output)
+
+
+def check_training(structure: str, preprocess: str, noise: str) -> None:
+    """Refuse words for a network that there are not, before any work.
+
+    Raises
+    ------
+    OptionError
+    """
+    check_structure(structure, "ggn", {})
+    parse_preprocessing(preprocess)
+    check_choice(noise, "--noise", NOISES)
 
 
 def parse_hidden(texts: list[str]) -> tuple[int, ...] | None:
@@ -229,7 +262,7 @@ def check_tunable(spectra: Spectra, options: FitOptions) -> None:
     TooLargeError
         "auto" would take krylov for this many stars and weights.
     """
-    if options.structure != "auto":
+    if not options.tune or options.structure != "auto":
         return
     net = build_start(
         spectra, options.hidden, options.activation,

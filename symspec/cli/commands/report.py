@@ -7,8 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from symspec.cli.errors import Center, FluxErrors
-from symspec.cli.shared.files import read_labelled_spectra
+from symspec.cli.commands.errors import Center, FluxErrors
 from symspec.cli.shared.options import (
     Fill,
     ModelFile,
@@ -23,14 +22,13 @@ from symspec.cli.shared.options import (
     parse_reading,
 )
 from symspec.cli.shared.pages import write_page
-from symspec.cli.shared.training import find_training_stars
+from symspec.cli.shared.training import read_training_stars
 from symspec.errors import OptionError
 from symspec.files.archives import read_laplace
 from symspec.files.surveys import is_catalogue
 from symspec.laplace.posterior import LaplacePosterior
 from symspec.spectra.grids import fit_to_network
 from symspec.spectra.readers.read import read_spectra
-from symspec.spectra.selections import split_stars
 from symspec.spectra.spectra import Spectra
 
 EXAMPLES = (
@@ -127,7 +125,5 @@ def _read_training(
     """Training stars, and those that were set aside, if there are any."""
     if path is None:
         return None, None
-    stars = read_labelled_spectra(path, laplace.reg.net.label_names, reading)
-    trained, others = find_training_stars(laplace, stars, validation, seed)
-    every, _ = split_stars(stars, 0.0, seed)
-    return trained, others if len(trained) < len(every) else None
+    found = read_training_stars(laplace, path, reading, validation, seed)
+    return found.training, found.compared if found.is_set_aside else None
