@@ -108,10 +108,12 @@ from symspec.laplace import (
     CombinedPrediction,
     Flag,
     FlagOptions,
+    GroupMeans,
     LaplacePosterior,
     Prediction,
     combine,
     fit_laplace,
+    predict_means,
 )
 from symspec.networks import (
     ACTIVATIONS,
@@ -239,6 +241,8 @@ __all__ = [
     # error bars
     "fit_laplace",
     "combine",
+    "predict_means",
+    "GroupMeans",
     "CombinedPosterior",
     "CombinedPrediction",
     "LaplacePosterior",

@@ -91,6 +91,9 @@ Noise and flux errors
     is on the safe side.
 Do they tell the truth?
     `help(symspec.validation)` has what holds them against labels, other structures and other noise.
+Stars together
+    The weights err for all stars at once, and that part of an error does not average out:
+    `symspec.predict_means` has the mean labels of a cluster's stars, `joint_covariance` any others.
 Other basins
     The error bars are those of one basin of the posterior. `symspec.combine` takes several networks
     together, from other starts, say, whose labels differ where the training stars leave gaps.
@@ -107,6 +110,7 @@ from symspec.laplace.certificate import Certificate
 from symspec.laplace.combination import CombinedPosterior, CombinedPrediction, combine
 from symspec.laplace.fit import fit_laplace
 from symspec.laplace.flags import Flag, FlagOptions
+from symspec.laplace.means import GroupMeans, predict_means
 from symspec.laplace.posterior import LaplacePosterior
 from symspec.laplace.prediction import Prediction
 
@@ -116,8 +120,10 @@ __all__ = [
     "CombinedPrediction",
     "Flag",
     "FlagOptions",
+    "GroupMeans",
     "LaplacePosterior",
     "Prediction",
     "combine",
     "fit_laplace",
+    "predict_means",
 ]

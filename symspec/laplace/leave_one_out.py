@@ -140,9 +140,13 @@ class LeftOut:
         return np.stack([moved[:, :, group].sum(axis=2) for group in self.members], axis=2)
 
 
-def complete_flux(laplace: LaplacePosterior, X: ArrayLike | Spectra | Resampled) -> np.ndarray:
+def complete_flux(
+    laplace: LaplacePosterior,
+    X: ArrayLike | Spectra | Resampled,
+    ivar: ArrayLike | None = None,
+) -> np.ndarray:
     """Flux (star, pixel) of new stars, missing pixels filled as for a prediction."""
-    flux, ivar, _ = as_flux(laplace.reg.net, X)
+    flux, ivar, _ = as_flux(laplace.reg.net, X, ivar)
     if ivar is None:
         return flux
     return complete(laplace, flux, ivar).flux
