@@ -37,6 +37,7 @@ CONTRACT = {
     " audit_structures StructureAudit sandwich_covariance validate Validation select Selection"
     " coverage"
     " calibrate_errors jackknife_intervals combine CombinedPosterior CombinedPrediction"
+    " predict_means GroupMeans"
     " ErrorCalibration sigma_mad studentized_residuals find_outliers Outliers fit_noise",
     "HMC": "pymc_model run_hmc compare_hmc HmcComparison",
     "spectra": "Spectra read_spectra open_spectra BandedCovariance LowRankCovariance resample"
