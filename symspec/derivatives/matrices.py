@@ -231,6 +231,11 @@ def fill_lower_triangle(net: Network, H: np.ndarray) -> None:
         own = blocks[k, k]
         for o in range(own.shape[1]):
             own[:, o + 1 :, :, o] = own[:, o, :, o + 1 :].transpose(0, 2, 1)
+    mirror(H)
+
+
+def mirror(H: np.ndarray) -> None:
+    """Fill the lower triangle of a matrix by its upper one, in place and some rows at a time."""
     for rows in chunks(len(H), MIRROR_ROWS):
         H[rows, : rows.start] = H[: rows.start, rows].T
         H[rows, rows] = np.triu(H[rows, rows]) + np.triu(H[rows, rows], 1).T

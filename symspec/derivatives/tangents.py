@@ -145,6 +145,23 @@ class Tangents:
                 K[d, :, c] = K[c, :, d].T
         return K.reshape(C * n, D * m)
 
+    def grams_by_block(self, layer: str) -> Iterator[tuple[str, np.ndarray]]:
+        """Name of each block of a layer, and J J^T of its parameters alone, as from `gram`."""
+        part = self.of_layer(layer)
+        names = [block.name for block in part.layout.blocks]
+        nothing = dict.fromkeys(names, 0.0)
+        described = part.layout.layers[layer]
+        if not (described.n_in and described.has_bias):
+            for name in names:
+                yield name, part.gram(part, nothing | {name: 1.0})
+            return
+        kernel, bias = names
+        K = part.gram(part, nothing | {bias: 1.0})
+        yield bias, K
+        a, _ = part.layer_factors(layer)
+        by_label = K.reshape(self.n_labels, len(a), self.n_labels, len(a))
+        yield kernel, (by_label * (a @ a.T)[:, None]).reshape(K.shape)
+
     def layer_factors(self, layer: str) -> tuple[np.ndarray, np.ndarray]:
         """Inputs (star, in) and cotangents (label, star, out) of one layer in float64."""
         g = self.cotangents[layer].transpose(1, 0, 2)

@@ -11,6 +11,7 @@ from scipy.linalg import eigh, solve_triangular
 from scipy.linalg.lapack import dpotrf, dpotri
 
 from symspec.derivatives import compiled
+from symspec.derivatives.matrices import mirror
 from symspec.derivatives.tangents import Tangents
 from symspec.derivatives.threads import threads_of_scipy
 from symspec.errors import DataError, TooLargeError
@@ -322,10 +323,14 @@ class DualInverse(InverseHessian):
     def kernel_inverse(self) -> np.ndarray:
         """M^-1 (label, star, label, star), zero in the rows and columns of missing labels."""
         N, C = self.observed.shape
-        out = np.zeros((C * N, C * N))
         with threads_of_scipy(self.n_rows):
-            inverse, _ = dpotri(self.cholesky, lower=1)
-        out[np.ix_(self.rows, self.rows)] = np.tril(inverse) + np.tril(inverse, -1).T
+            lower, _ = dpotri(self.cholesky, lower=1)
+        inverse = lower.T  # in C order
+        mirror(inverse)
+        if self.n_rows == C * N:
+            return inverse.reshape(C, N, C, N)
+        out = np.zeros((C * N, C * N))
+        out[np.ix_(self.rows, self.rows)] = inverse
         return out.reshape(C, N, C, N)
 
     def _tangent(self, V: np.ndarray) -> np.ndarray:

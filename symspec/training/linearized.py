@@ -255,21 +255,18 @@ class _ByKernel(LinearizedEvidence):
     ):
         super().__init__(builder, hyperparameters, theta)
         self._tangents = builder.tangents(theta, builder.X[builder.labelled])
-        names = [block.name for block in builder.reg.net.layout.blocks]
-        fits = 8 * self.observed.size**2 * len(names) <= builder.memory / 2
-        self._kept = dict(self._find_kernels()) if fits else {}
-
-    def _find_kernels(self) -> Iterator[tuple[str, np.ndarray]]:
-        """Name of each block, and its kernel over all (label, star) rows."""
-        for layer in self._tangents.cotangents:
-            part = self._tangents.of_layer(layer)
-            names = [block.name for block in part.layout.blocks]
-            for name in names:
-                yield name, part.gram(part, dict.fromkeys(names, 0.0) | {name: 1.0})
+        self._kept: dict[str, dict[str, np.ndarray]] = {}  # kernels of some layers
+        room = builder.memory / 2
+        for name, layer in self._tangents.layout.layers.items():
+            room -= 8 * self.observed.size**2 * len(layer.blocks)
+            if room >= 0:
+                self._kept[name] = dict(self._tangents.grams_by_block(name))
 
     def _kernels(self) -> Iterator[tuple[str, np.ndarray]]:
         """The kernels that are kept, or computed again."""
-        yield from self._kept.items() or self._find_kernels()
+        for layer in self._tangents.cotangents:
+            kept = self._kept.get(layer, {}).items()
+            yield from kept or self._tangents.grams_by_block(layer)
 
     def evaluate(self, _: np.ndarray, *, is_near: bool = False) -> Evidence:
         variance = {name: 1 / float(p) for name, p in self.reg.prior_precision.items()}

@@ -331,6 +331,10 @@ def test_the_gram_matrix_is_the_tangent_kernel_label_major(problem, factored, pr
     assert_entries(tangents.gram(tangents, variance), K.reshape(C * N, C * N), EXACT)
     assert_entries(tangents.gram(few, variance), K[:, :, :, 1:4].reshape(C * N, C * 3), EXACT)
     assert_entries(few.gram(tangents, variance), K[:, 1:4].reshape(C * 3, C * N), EXACT)
+    for layer in tangents.layout.layers:
+        for block, own in tangents.grams_by_block(layer):
+            alone = dict.fromkeys(variance, 0.0) | {block: 1.0}
+            assert_entries(own, tangents.gram(tangents, alone), EXACT)
     assert_entries(tangents.own_gram(variance), np.einsum("cndn->ncd", K), EXACT)
 
 
