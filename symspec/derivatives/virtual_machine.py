@@ -83,15 +83,17 @@ def _find_call(node: Any) -> tuple[Function, list[int]] | None:
         return None
     places = list(range(len(node.inputs)))
     function = _find_function(node)
+    if function is None:
+        return None
     if isinstance(function, np.ufunc):
         if len(node.inputs) > function.nin:
             function = _fold(function)
         if node.op.inplace_pattern:
             places += node.op.inplace_pattern.values()
             function = _overwrite_last(function)
-    if function is None or node.outputs[0].type.ndim > 0:
-        return None if function is None else (function, places)
-    return lambda *args: np.asarray(function(*args)), places  # NumPy makes scalars of them
+    if node.outputs[0].type.ndim == 0:
+        return lambda *args: np.asarray(function(*args)), places  # NumPy makes scalars of them
+    return function, places
 
 
 def _find_function(node: Any) -> Function | None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from symspec.derivatives.threads import Threads
 from symspec.errors import MissingPixelsWarning, OptionError
 from symspec.laplace.flags import Flag, FlagOptions, find_flags, find_label_flags
 from symspec.laplace.flux_errors import FluxNoise, find_flux_errors
@@ -105,8 +107,10 @@ class Budgets:
     def compute(self, checkpoint: Checkpoint) -> dict[str, np.ndarray]:
         """Of all stars, but for those that the checkpoint has kept."""
         net = self.laplace.reg.net
-        start = begin(len(self.flux), net.n_labels, net.n_outputs)
-        return checkpoint.accumulate("prediction", Batches(len(self.flux)), start, self.add)
+        n_stars = len(self.flux)
+        start = begin(n_stars, net.n_labels, net.n_outputs)
+        with threads_for(self.laplace, n_stars):
+            return checkpoint.accumulate("prediction", Batches(n_stars), start, self.add)
 
     def add(self, state: dict[str, np.ndarray], rows: slice) -> None:
         """Put these stars into a state of `begin`."""
@@ -239,6 +243,13 @@ def _flag_labels(
         nonlinearity=computed["nonlinearity"] if how.flux == "linear" else None,
         options=options,
     )
+
+
+def threads_for(laplace: LaplacePosterior, n_stars: int = 0) -> AbstractContextManager[None]:
+    """Threads as the matrices of the inverse Hessian, or passes of new stars, are worth them."""
+    net = laplace.reg.net
+    n_inside = laplace.inverse_hessian.n_rows / net.n_outputs
+    return Threads(net).for_matrices(max(n_stars, n_inside))
 
 
 def choose_fill(fill: str, ivar: np.ndarray | None, prior: FluxPrior | None) -> str:

@@ -22,7 +22,6 @@ exact Hessian comes closer.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -31,9 +30,8 @@ from numpy.typing import ArrayLike
 
 from symspec.derivatives.functions import check_stars
 from symspec.derivatives.tangents import Tangents
-from symspec.derivatives.threads import Threads
 from symspec.errors import DataError, OptionError, ShapeError
-from symspec.laplace.budget import Choices, begin, complete, sum_up
+from symspec.laplace.budget import Choices, begin, complete, sum_up, threads_for
 from symspec.laplace.flags import FlagOptions
 from symspec.laplace.prediction import Prediction, standard_deviations
 from symspec.safety.label_errors import Labels
@@ -170,12 +168,6 @@ def find_joint_covariance(
     return V
 
 
-def threads_for(laplace: LaplacePosterior) -> AbstractContextManager[None]:
-    """Threads as the matrices of the inverse Hessian are worth them."""
-    net = laplace.reg.net
-    return Threads(net).for_matrices(laplace.inverse_hessian.n_rows / net.n_outputs)
-
-
 def find_block_size(laplace: LaplacePosterior) -> int:
     """Stars whose cross covariances are computed at once."""
     bytes_a_star = 8 * laplace.reg.net.n_outputs * laplace.inverse_hessian.n_rows
@@ -204,16 +196,22 @@ def _find_members(groups: ArrayLike | None, n_stars: int) -> list[np.ndarray] | 
     """Stars of each group, in the order of the groups' names; None where each stands alone."""
     if groups is None:
         return None
+    names = check_groups(groups, n_stars, "training star", "that are left out together")
+    unique, which = np.unique(names, return_inverse=True)
+    return [np.flatnonzero(which == group) for group in range(len(unique))]
+
+
+def check_groups(groups: ArrayLike, n_stars: int, star: str, together: str) -> np.ndarray:
+    """Names (star,) of groups; the error says of what stars, and which of them are together."""
     names = np.asarray(groups)
     if names.shape != (n_stars,):
         raise ShapeError(
-            f"groups should have shape ({n_stars},), a name for each training star, got"
-            f" {names.shape}: give equal names to stars that are left out together."
+            f"groups should have shape ({n_stars},), a name for each {star}, got {names.shape}:"
+            f" give equal names to stars {together}."
         )
     if names.dtype.kind == "f" and np.isnan(names).any():
         raise DataError("groups should be names or numbers, got NaN: give each star a group.")
-    unique, which = np.unique(names, return_inverse=True)
-    return [np.flatnonzero(which == group) for group in range(len(unique))]
+    return names
 
 
 def _leave_out(

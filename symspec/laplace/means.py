@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike
 
-from symspec.errors import DataError, ShapeError
-from symspec.laplace.leave_one_out import complete_flux, threads_for
+from symspec.laplace.budget import threads_for
+from symspec.laplace.leave_one_out import check_groups, complete_flux
 from symspec.laplace.prediction import Prediction, standard_deviations
 from symspec.networks.noise import tails
 from symspec.spectra.resampling import Resampled
@@ -100,7 +100,8 @@ def predict_means(
     """
     prediction = laplace.predict(X, ivar=ivar, center=center, progress=False)
     n = len(prediction.labels)
-    checked = _check_groups(groups, n)
+    given = np.full(n, "all") if groups is None else groups
+    checked = check_groups(given, n, "star", "whose mean is wanted")
     names, which, counts = np.unique(checked, return_inverse=True, return_counts=True)
     share = np.zeros((n, len(names)))
     share[np.arange(n), which] = 1 / counts[which]
@@ -118,20 +119,6 @@ def predict_means(
         label_names=prediction.label_names,
         label_units=prediction.label_units,
     )
-
-
-def _check_groups(groups: ArrayLike | None, n_stars: int) -> np.ndarray:
-    if groups is None:
-        return np.full(n_stars, "all")
-    names = np.asarray(groups)
-    if names.shape != (n_stars,):
-        raise ShapeError(
-            f"groups should have shape ({n_stars},), the name of each star's group, got"
-            f" {names.shape}: give equal names to the stars whose mean is wanted."
-        )
-    if names.dtype.kind == "f" and np.isnan(names).any():
-        raise DataError("groups should be names or numbers, got NaN: give each star a group.")
-    return names
 
 
 def _find_shared(laplace: LaplacePosterior, X: np.ndarray, share: np.ndarray) -> np.ndarray:

@@ -16,7 +16,6 @@ from symspec.derivatives import compiled
 from symspec.derivatives.functions import PerStarFunction
 from symspec.derivatives.span import Response, compile_response
 from symspec.derivatives.tangents import Tangents, walk_tangents
-from symspec.derivatives.threads import Threads
 from symspec.errors import OptionError
 from symspec.inverse_hessian.interface import InverseHessian, log_evidence
 from symspec.laplace.budget import Budgets, Choices, check_center, choose_fill, sum_up
@@ -291,8 +290,7 @@ class LaplacePosterior:
         if resume is not None:
             what = ("prediction", __version__, how, describe_posterior(self))
             fingerprint = find_fingerprint(*what, observed, ivar, covariance)
-        n_stars = max(len(observed), self.inverse_hessian.n_rows / self.reg.net.n_outputs)
-        with show_progress(progress) as show, Threads(self.reg.net).for_matrices(n_stars):
+        with show_progress(progress) as show:
             budgets = Budgets(self, observed, ivar, covariance, how)
             state = budgets.compute(Checkpoint(resume, fingerprint, show))
         return sum_up(self, observed, ivar, state, how, flag_options or FlagOptions())

@@ -7,7 +7,8 @@ from numpy.typing import ArrayLike
 
 from symspec.derivatives.functions import check_stars
 from symspec.errors import OptionError
-from symspec.laplace.leave_one_out import find_block_size, threads_for
+from symspec.laplace.budget import threads_for
+from symspec.laplace.leave_one_out import find_block_size
 from symspec.laplace.posterior import LaplacePosterior
 from symspec.safety.stars import check_flux
 from symspec.spectra.selections import as_stars
