@@ -19,11 +19,10 @@ from symspec.errors import NotAtMinimumError, NotAtMinimumWarning
 from symspec.inverse_hessian.builder import InverseBuilder
 from symspec.inverse_hessian.interface import InverseHessian
 from symspec.laplace.certificate import MAX_DECREMENT, Certificate
-from symspec.laplace.identity import describe_regression
 from symspec.laplace.leave_one_out import TrainingStars
 from symspec.laplace.posterior import LaplacePosterior
 from symspec.laplace.training_space import describe_training
-from symspec.networks.regression import Regression
+from symspec.networks.regression import Regression, describe_regression
 from symspec.networks.theta import check_theta
 from symspec.safety.checkpoint import Checkpoint, find_fingerprint
 from symspec.safety.label_errors import Labels, find_labels_alone
@@ -125,7 +124,10 @@ def fit_laplace(
     theta = np.array(check_theta(theta, reg.net.n_params))
     known = _find_ivar(X) if ivar is None else np.atleast_2d(ivar)
     X, Y = check_stars(reg.net, *as_stars(reg.net, X, Y, label_errors, ivar))
-    options = dict(options or {})
+    options = {
+        name: os.fspath(value) if isinstance(value, os.PathLike) else value
+        for name, value in (options or {}).items()
+    }
     fingerprint = ""
     if resume is not None:
         how = {"structure": structure, "curvature": curvature, "memory": memory, "options": options}
