@@ -259,7 +259,8 @@ class DualInverse(WoodburyInverse):
         return self.tangents.rmatvec(by_label.swapaxes(0, 1))
 
     def _take_rows(self, values: np.ndarray) -> Rows:
-        return [values.T.ravel()[self.rows]]
+        by_label = values.swapaxes(0, 1)
+        return [by_label.reshape(self.observed.size, *values.shape[2:])[self.rows]]
 
     def _reduce(self, tangents: Tangents) -> Rows:
         return [self._solve(self.tangents.gram(tangents, self.variance)[self.rows])]

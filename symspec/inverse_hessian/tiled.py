@@ -25,9 +25,11 @@ from symspec.inverse_hessian.woodbury import Rows, WoodburyInverse, invert_prior
 from symspec.networks.noise.star_noise import StarNoise
 from symspec.networks.regression import Regression
 from symspec.safety.checkpoint import Checkpoint, find_fingerprint
+from symspec.safety.progress import Progress
 
 MAX_HOURS = 24.0
 FLOPS_TOLD = 1e9  # operations that progress counts as one
+STAGE = "tiles [Gflop]"
 
 
 class TiledDualInverse(WoodburyInverse):
@@ -63,6 +65,9 @@ class TiledDualInverse(WoodburyInverse):
         folder = Path(problem.options["scratch"])
         whole = _open_layout(problem, theta, folder)
         tiles = TileFolder(folder, _find_key(problem, theta, whole))
+        StarCosts.of(problem.reg.net.layout, problem.reg.net.n_outputs).check_block(
+            whole.stars_a_block, whole.n_rows, problem.memory
+        )
         layout = whole.leading(problem.options.get("subset", len(whole.stars)))
         noise = problem.noise(theta, layout.stars)
         params = problem.reg.net.layout
@@ -93,30 +98,20 @@ class TiledDualInverse(WoodburyInverse):
     def _fill(self, problem: Problem, theta: np.ndarray) -> None:
         """Compute what is not there: blocks of stars, and tiles row by row."""
         n = len(self.factor.sizes)
-        star_costs = StarCosts.of(self.layout, problem.reg.net.n_outputs)
-        costs = TileCosts.of(self.stars.layout, star_costs)
-        missing = np.array(
-            [[j <= i and not self.factor.has_tile(i, j) for j in range(n)] for i in range(n)]
-        )
-        lacking = sum(not self.stars.has(i) for i in range(n))
-        tangent_bytes = lacking * self.stars.layout.stars_a_block * star_costs.tangent_bytes
+        layout = self.stars.layout
+        costs = TileCosts.of(layout, StarCosts.of(self.layout, problem.reg.net.n_outputs))
+        is_there = [[j <= i and self.factor.has_tile(i, j) for j in range(n)] for i in range(n)]
+        missing = np.tri(n, dtype=bool) & ~np.array(is_there)
+        lacking = [i for i in range(n) if not self.stars.has(i)]
         max_hours = problem.options.get("max_hours", MAX_HOURS)
-        check_costs(costs, missing, self.factor.folder.path, tangent_bytes, max_hours)
-        total = math.ceil(costs.flops.sum() / FLOPS_TOLD)
-        ends = np.cumsum(costs.flops[np.tril_indices(n)]) / FLOPS_TOLD
+        hours = check_costs(costs, missing, lacking, self.factor.folder.path, max_hours)
+        progress = _Progress(problem.checkpoint.progress, costs, missing, layout)
+        progress.show(estimated_hours=hours)
         for i in range(n):
             self.stars.compute(i, lambda stars: problem.tangents(theta, problem.X[stars]))
             if missing[i].any():
-                first = i * (i + 1) // 2
-
-                def tell(j: int, i: int = i, first: int = first) -> None:
-                    usable = self.stars.layout.blocks[i].start
-                    problem.checkpoint.progress(
-                        "tiles [Gflop]", int(ends[first + j]), total, usable_stars=usable
-                    )
-
-                self.factor.complete_row(i, partial(self._find_block, i, self.stars[i]), tell)
-        self.factor.forget()
+                block = partial(self._find_block, i, self.stars[i])
+                self.factor.complete_row(i, block, partial(progress.tell, i))
 
     def _find_block(self, i: int, tangents: Tangents, j: int) -> np.ndarray:
         """Block (row of j, row of i) of M, of which the tangents of block i are given."""
@@ -153,7 +148,7 @@ class TiledDualInverse(WoodburyInverse):
         return [x.reshape(part.shape) for x, part in zip(parts, b, strict=True)]
 
     def _reduce(self, tangents: Tangents) -> Rows:
-        parts = [np.array(part, order="F") for part in self.stars.kernel(tangents)]
+        parts = list(self.stars.kernel(tangents))
         self.factor.solve_lower(parts)
         return parts
 
@@ -188,6 +183,28 @@ class TiledDualInverse(WoodburyInverse):
             "tiles/key": _encode(tiles.key),
             "tiles/stars_a_block": np.array(float(self.stars.layout.stars_a_block)),
         }
+
+
+class _Progress:
+    """Operations that are done, and leading stars of which upper bounds can be had already."""
+
+    def __init__(self, follow: Progress, costs: TileCosts, missing: np.ndarray, layout: Layout):
+        self._follow = follow
+        self._flops = costs.flops
+        self._missing = missing.copy()
+        self._ends = [0, *(block.stop for block in layout.blocks)]
+
+    def tell(self, i: int, j: int) -> None:
+        """The tile (i, j) is there."""
+        self._missing[i, j] = False
+        self.show()
+
+    def show(self, **news: float) -> None:
+        """What is done, and what else is known."""
+        n_rows = int(np.argmax(self._missing.any(axis=1))) if self._missing.any() else -1
+        done = self._flops[~self._missing].sum() / FLOPS_TOLD
+        total = self._flops.sum() / FLOPS_TOLD
+        self._follow(STAGE, int(done), math.ceil(total), usable_stars=self._ends[n_rows], **news)
 
 
 def _open_layout(problem: Problem, theta: np.ndarray, folder: Path) -> Layout:

@@ -22,7 +22,9 @@ from symspec.inverse_hessian.numerics.digits import (
 from symspec.networks.noise.star_noise import StarNoise
 from symspec.networks.params import ParamLayout
 from symspec.networks.regression import Regression
+from symspec.safety.memory import chunks
 
+DRAW_BYTES = 2**27  # of draws that are conditioned together
 Rows = list[np.ndarray]  # vectors with an entry a row of the kernel, in one piece or in blocks
 
 
@@ -74,7 +76,7 @@ class WoodburyInverse(InverseHessian):
 
     @abstractmethod
     def _take_rows(self, values: np.ndarray) -> Rows:
-        """The observed ones of values (star, label)."""
+        """The observed ones of values (star, label, ...), copied."""
 
     @abstractmethod
     def _solve_M(self, b: Rows) -> Rows:
@@ -120,12 +122,16 @@ class WoodburyInverse(InverseHessian):
     def draw(self, n_draws: int, rng: np.random.Generator) -> np.ndarray:
         """Draws by Matheron's rule: prior draws, each conditioned on data simulated from it."""
         out = np.empty((n_draws, self.shape[0]))
-        for k in range(n_draws):
-            theta = np.sqrt(self._variance_vector) * rng.normal(size=self.shape[0])
-            noise = self._take_rows(self.noise.draw(rng))
-            data = [u + e for u, e in zip(self._tangent(theta), noise, strict=True)]
+        for some in chunks(n_draws, max(1, DRAW_BYTES // (8 * self.shape[0]))):
+            noise = []
+            for theta in out[some]:
+                theta[:] = np.sqrt(self._variance_vector) * rng.normal(size=len(theta))
+                noise.append(self.noise.draw(rng))
+            data = self._take_rows(np.stack(noise, axis=-1))
+            for part, simulated in zip(data, self._tangent(out[some].T), strict=True):
+                part += simulated
             gain = self._tangent_transposed(self._solve_M(data))
-            out[k] = theta - self._variance_vector * gain
+            out[some] -= (self._variance_vector[:, None] * gain).T
         return out
 
     def label_covariance(self, tangents: Tangents) -> np.ndarray:

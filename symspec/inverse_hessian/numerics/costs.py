@@ -56,24 +56,26 @@ class StarCosts:
         return 8 * rows * n_rows + 6 * 8 * rows**2 + 3 * self.tangent_bytes * n_stars
 
     def choose_block(self, n_stars: int, n_rows: int, memory: float) -> int:
-        """Stars of a block: as many as fit in memory, up to `MOST_ROWS` rows.
-
-        Raises
-        ------
-        TooLargeError
-            Fewer than `LEAST_ROWS` rows fit.
-        """
+        """Stars of a block: as many as fit in memory, from `LEAST_ROWS` rows to `MOST_ROWS`."""
         most = min(n_stars, max(1, MOST_ROWS // self.n_outputs))
         least = min(n_stars, -(-LEAST_ROWS // self.n_outputs))
         while most > least and self.find_bytes(most, n_rows) > memory:
             most = max(least, most * 3 // 4)
-        if (needed := self.find_bytes(most, n_rows)) > memory:
-            raise TooLargeError(
-                f"a kernel of {n_rows:,} rows in tiles takes {needed / 2**30:.2g} GiB of memory, a"
-                f" row of tiles at a time, and memory was {memory / 2**30:.2g} GiB: give more, or"
-                ' options={"subset": n} for upper bounds.'
-            )
         return most
+
+    def check_block(self, n_stars: int, n_rows: int, memory: float) -> None:
+        """Refuse blocks that do not fit in memory.
+
+        Raises
+        ------
+        TooLargeError
+        """
+        if (needed := self.find_bytes(n_stars, n_rows)) > memory:
+            raise TooLargeError(
+                f"a kernel of {n_rows:,} rows in tiles of {n_stars} stars takes"
+                f" {needed / 2**30:.2g} GiB of memory, a row of tiles at a time, and memory was"
+                f" {memory / 2**30:.2g} GiB: give more, or a new folder and fewer stars a tile."
+            )
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,10 +85,13 @@ class TileCosts:
     Attributes
     ----------
     flops, n_bytes : numpy.ndarray, shape (block, block)
+    tangent_bytes : numpy.ndarray, shape (block,)
+        Of the stars of each block, in float64.
     """
 
     flops: np.ndarray
     n_bytes: np.ndarray
+    tangent_bytes: np.ndarray
 
     @classmethod
     def of(cls, layout: Layout, stars: StarCosts) -> TileCosts:
@@ -98,7 +103,7 @@ class TileCosts:
         factor = np.outer(m, 2 * m * before + m**2)
         diagonal = m**2 * before + m**3 / 3
         flops = np.tril(kernel + factor, -1) + np.diag(np.diag(kernel) / 2 + diagonal)
-        return cls(flops, np.tril(8 * np.outer(m, m)))
+        return cls(flops, np.tril(8 * np.outer(m, m)), stars.tangent_bytes * n)
 
     def estimate_hours(self, missing: np.ndarray) -> float:
         """Hours that the tiles `missing` (block, block) take on this machine."""
@@ -107,18 +112,18 @@ class TileCosts:
 
 
 def check_costs(
-    costs: TileCosts, missing: np.ndarray, folder: Path, tangent_bytes: float, max_hours: float
-) -> None:
-    """Refuse what would not fit on the disk, or would take too long.
+    costs: TileCosts, missing: np.ndarray, lacking: list[int], folder: Path, max_hours: float
+) -> float:
+    """Hours that are left; refuse what would not fit on the disk, or would take too long.
 
     Parameters
     ----------
     costs : TileCosts
     missing : numpy.ndarray of bool, shape (block, block)
         Tiles that are not there yet.
+    lacking : list of int
+        Blocks whose stars are not there yet.
     folder : Path
-    tangent_bytes : float
-        Of the blocks of stars that are not there yet.
     max_hours : float
 
     Raises
@@ -126,7 +131,7 @@ def check_costs(
     TooLargeError
         With the estimate.
     """
-    n_bytes = float(costs.n_bytes[missing].sum()) + tangent_bytes
+    n_bytes = float(costs.n_bytes[missing].sum() + costs.tangent_bytes[lacking].sum())
     hours = costs.estimate_hours(missing)
     estimate = (
         f"the kernel in tiles takes {n_bytes / 2**30:.2f} GiB of disk and about {hours:.2g} hours"
@@ -144,6 +149,7 @@ def check_costs(
             f' options={{"max_hours": {np.ceil(hours):.0f}}} allows it, {{"subset": n}} gives upper'
             " bounds sooner."
         )
+    return hours
 
 
 def measure_rate() -> float:

@@ -81,8 +81,11 @@ class TileFolder:
         """
         self._require(name)
         with self._path(name).open("rb") as stream:
-            np.lib.format.read_magic(stream)
-            shape, *_ = np.lib.format.read_array_header_1_0(stream)
+            try:
+                np.lib.format.read_magic(stream)
+                shape, *_ = np.lib.format.read_array_header_1_0(stream)
+            except ValueError as error:
+                raise self._refuse(name) from error
             n_read = stream.readinto(memoryview(out).cast("B")) if shape == out.shape else 0
         if n_read != out.nbytes:
             raise self._refuse(name)

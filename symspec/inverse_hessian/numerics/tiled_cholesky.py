@@ -38,8 +38,6 @@ class TiledCholesky:
     def __init__(self, folder: TileFolder, sizes: list[int]):
         self.folder = folder
         self.sizes = sizes
-        self._tile = np.empty(0)
-        self._row: list[np.ndarray] = []
 
     @property
     def n_rows(self) -> int:
@@ -68,95 +66,76 @@ class TiledCholesky:
         DataError
             The matrix is not positive definite.
         """
-        row = []
+        row: list[np.ndarray] = []
+        place = self._make_place()
         for j in range(i):
-            Z = self._take_from_row(j, i)
-            if self.folder.has(_name_tile(i, j)):
+            Z = np.empty((self.sizes[j], self.sizes[i]), order="F")
+            row.append(Z)
+            if self.has_tile(i, j):
                 self.folder.read_matrix(_name_tile(i, j), Z.T)
-                row.append(Z)
-            else:
-                Z[...] = block(j)
-                row.append(Z)
-                self._eliminate(j, row)
-                self.folder.write_matrix(_name_tile(i, j), Z.T)
+                continue
+            Z[...] = block(j)
+            self._eliminate(j, row, place)
+            self.folder.write_matrix(_name_tile(i, j), row[j].T)
             tell(j)
-        if not self.folder.has(_name_tile(i, i)):
-            M = np.asfortranarray(block(i))
-            self.folder.write_matrix(_name_tile(i, i), self._factorize(M, row).T)
-        tell(i)
+        if not self.has_tile(i, i):
+            factor = self._factorize(np.asfortranarray(block(i)), row)
+            self.folder.write_matrix(_name_tile(i, i), factor.T)
+            tell(i)
 
     def solve_lower(self, blocks: list[np.ndarray]) -> None:
-        """L^-1 b in place, for b by blocks (row, k) in Fortran order."""
+        """L^-1 b in the place of b, by blocks (row, k) in Fortran order."""
+        place = self._make_place()
         for j in range(len(self.sizes)):
-            self._eliminate(j, blocks)
+            self._eliminate(j, blocks, place)
 
     def solve_upper(self, blocks: list[np.ndarray]) -> None:
-        """L^-T b in place, for b by blocks (row, k) in Fortran order."""
-        for j in reversed(range(len(self.sizes))):
-            with threads_of_scipy(self.n_rows):
-                dtrsm(1.0, self._read(j, j).T, blocks[j], lower=0, overwrite_b=1)
+        """L^-T b in the place of b, by blocks (row, k) in Fortran order."""
+        place = self._make_place()
+        with threads_of_scipy(self.n_rows):
+            for j in reversed(range(len(self.sizes))):
+                U = self._read(j, j, place)
+                blocks[j] = dtrsm(1.0, U, blocks[j], lower=0, overwrite_b=1)
                 for k in range(j):
-                    self._announce(j, k + 1)
-                    dgemm(
-                        -1.0,
-                        self._read(j, k).T,
-                        blocks[j],
-                        beta=1.0,
-                        c=blocks[k],
-                        overwrite_c=1,
-                    )
+                    self.folder.announce(_name_tile(j, k + 1))
+                    U = self._read(j, k, place)
+                    blocks[k] = dgemm(-1.0, U, blocks[j], beta=1.0, c=blocks[k], overwrite_c=1)
 
     def diagonals(self) -> Iterator[np.ndarray]:
         """Diagonal of L, block by block."""
-        return (np.diag(self._read(j, j)).copy() for j in range(len(self.sizes)))
+        place = self._make_place()
+        return (np.diag(self._read(j, j, place)).copy() for j in range(len(self.sizes)))
 
-    def _eliminate(self, j: int, blocks: list[np.ndarray]) -> None:
-        """Block j of L^-1 b in place, when those before it are there."""
+    def _eliminate(self, j: int, blocks: list[np.ndarray], place: np.ndarray) -> None:
+        """Block j of L^-1 b in the place of that of b, when those before it are there."""
         with threads_of_scipy(self.n_rows):
             for k in range(j):
-                self._announce(j, k + 1)
-                dgemm(
-                    -1.0,
-                    self._read(j, k).T,
-                    blocks[k],
-                    beta=1.0,
-                    c=blocks[j],
-                    trans_a=1,
-                    overwrite_c=1,
+                self.folder.announce(_name_tile(j, k + 1))
+                U = self._read(j, k, place)
+                blocks[j] = dgemm(
+                    -1.0, U, blocks[k], beta=1.0, c=blocks[j], trans_a=1, overwrite_c=1
                 )
-            dtrsm(1.0, self._read(j, j).T, blocks[j], lower=0, trans_a=1, overwrite_b=1)
+            U = self._read(j, j, place)
+            blocks[j] = dtrsm(1.0, U, blocks[j], lower=0, trans_a=1, overwrite_b=1)
 
     def _factorize(self, M: np.ndarray, row: list[np.ndarray]) -> np.ndarray:
         """Upper Cholesky factor of M - sum of Z^T Z, in the place of M."""
         with threads_of_scipy(self.n_rows):
             for Z in row:
-                dsyrk(-1.0, Z, beta=1.0, c=M, trans=1, overwrite_c=1)
+                M = dsyrk(-1.0, Z, beta=1.0, c=M, trans=1, overwrite_c=1)
             factor, info = dpotrf(M, lower=0, clean=1, overwrite_a=1)
         check_factor(factor, info)
         return factor
 
-    def _read(self, j: int, k: int) -> np.ndarray:
-        """Tile of L, until the next one is read."""
-        n = self.sizes[j] * self.sizes[k]
-        if self._tile.size < n:
-            self._tile = np.empty(max(self.sizes) ** 2)
-        tile = self._tile[:n].reshape(self.sizes[j], self.sizes[k])
+    def _make_place(self) -> np.ndarray:
+        """Memory for the tile that is read: fresh memory would take as long as the reading."""
+        return np.empty(max(self.sizes) ** 2)
+
+    def _read(self, j: int, k: int, place: np.ndarray) -> np.ndarray:
+        """L_jk transposed, in Fortran order, until the next one is read there."""
+        tile = place[: self.sizes[j] * self.sizes[k]].reshape(self.sizes[j], self.sizes[k])
         self.folder.read_matrix(_name_tile(j, k), tile)
-        return tile
-
-    def _announce(self, j: int, k: int) -> None:
-        self.folder.announce(_name_tile(j, k))
-
-    def _take_from_row(self, j: int, i: int) -> np.ndarray:
-        """Place in memory of the block (row of j, row of i), in Fortran order, used row by row."""
-        if len(self._row) <= j:
-            self._row.append(np.empty(max(self.sizes) ** 2))
-        flat = self._row[j][: self.sizes[j] * self.sizes[i]]
-        return flat.reshape(self.sizes[i], self.sizes[j]).T
-
-    def forget(self) -> None:
-        """Give back the memory of rows."""
-        self._row = []
+        return tile.T
 
 
 def check_factor(factor: np.ndarray, info: int = 0) -> None:
