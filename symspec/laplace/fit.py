@@ -98,14 +98,17 @@ def fit_laplace(
     memory : str, default "8GB"
         Memory that the factorisation may take.
     options : mapping, optional
-        Of the structure. "dual": subset (number of training stars used, for upper bounds).
-        "krylov": subset (stars of the preconditioner), tolerance (0.01: relative width of the
-        intervals), max_iterations (200), max_seconds (for each 256 stars). "low_rank": rank (100).
+        Of the structure. "dual": subset (number of training stars used, for upper bounds); scratch
+        (a folder, where a kernel beyond `memory` is factorised in tiles, which the result needs:
+        the same call continues after an interruption), max_hours (24: refused if it is estimated to
+        take longer), stars_a_tile. "krylov": subset (stars of the preconditioner), tolerance (0.01:
+        relative width of the intervals), max_iterations (200), max_seconds (for each 256 stars).
+        "low_rank": rank (100).
     resume : path, optional
         A folder that keeps finished blocks: the same call continues from there after an
-        interruption. Primal and dual, one factorisation each, start again. Another call, in any
-        argument but `require_minimum` and `progress`, is refused; damaged files are computed again,
-        with a warning. Delete the folder when the result is safe.
+        interruption. Primal and dual, one factorisation each, start again (but not dual with
+        `scratch`). Another call, in any argument but `require_minimum` and `progress`, is refused;
+        damaged files are computed again, with a warning. Delete the folder when the result is safe.
     progress : bool or Progress, default True
         True: a bar on stderr if it takes more than three seconds. A callable is called with
         (stage, done, total) after each block.
@@ -117,7 +120,7 @@ def fit_laplace(
     NotAtMinimumError
         With require_minimum=True, or an indefinite exact Hessian of the certificate.
     TooLargeError
-        The exact Hessian does not fit in `memory`.
+        The exact Hessian does not fit in `memory`, or tiles not on the disk or in max_hours.
     ShapeError, DataError, OptionError
         Arguments that are not what is expected, or `resume` holds the progress of another fit.
     """
