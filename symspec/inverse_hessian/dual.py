@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
@@ -31,7 +31,7 @@ from symspec.inverse_hessian.numerics.digits import (
     loses_digits,
 )
 from symspec.inverse_hessian.numerics.tiled_cholesky import check_factor
-from symspec.inverse_hessian.primal import PrimalInverse, find_last_layer, read_cholesky
+from symspec.inverse_hessian.primal import read_cholesky
 from symspec.inverse_hessian.tiled import TiledDualInverse
 from symspec.inverse_hessian.woodbury import Rows, WoodburyInverse, invert_prior
 from symspec.networks.network import Network
@@ -185,14 +185,6 @@ class DualInverse(WoodburyInverse):
     def whitening(self, reg: Regression) -> Factor:
         return self.directions(reg).factor()
 
-    def of_last_layer(self, reg: Regression) -> PrimalInverse:
-        if not self.is_complete:
-            return super().of_last_layer(reg)
-        layer, free = find_last_layer(reg.net.layout)
-        whitened = self.tangents.whiten(self.noise.whiteners)
-        J = whitened.of_layer(layer).dense().reshape(self.observed.size, -1)
-        return PrimalInverse.factorize(J.T @ J + np.diag(reg.prior_precision_vector()[free]))
-
     @classmethod
     def compile_log_det_gradient(cls, net: Network, *, backend: str) -> Callable[..., np.ndarray]:
         return compiled.compile_kernel_trace_gradient(net, backend=backend)
@@ -270,6 +262,9 @@ class DualInverse(WoodburyInverse):
 
     def _log_det_factor(self) -> float:
         return float(np.log(np.diag(self.cholesky)).sum())
+
+    def _walk(self) -> Iterator[tuple[slice, Tangents]]:
+        yield slice(None), self.tangents
 
     def _own_kernel(self) -> np.ndarray:
         return self.tangents.own_gram(self.variance)

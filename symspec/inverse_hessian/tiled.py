@@ -7,6 +7,7 @@ so that after each row of tiles the factor is that of a subset, from which upper
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,8 @@ import numpy as np
 
 from symspec.derivatives.tangents import Tangents
 from symspec.errors import DataError, OptionError
-from symspec.inverse_hessian.interface import ArrayReader, Problem
+from symspec.inverse_hessian.interface import ArrayReader, Factor, Problem
+from symspec.inverse_hessian.low_rank import LowRankInverse
 from symspec.inverse_hessian.numerics.costs import StarCosts, TileCosts, check_costs
 from symspec.inverse_hessian.numerics.layout import Layout
 from symspec.inverse_hessian.numerics.star_blocks import StarBlocks
@@ -62,7 +64,7 @@ class TiledDualInverse(WoodburyInverse):
     @classmethod
     def build(cls, problem: Problem, theta: np.ndarray) -> TiledDualInverse:
         """From all training stars, or from as many rows of tiles as hold the option "subset"."""
-        folder = Path(problem.options["scratch"])
+        folder = Path(problem.options["scratch"]).absolute()
         whole = _open_layout(problem, theta, folder)
         tiles = TileFolder(folder, _find_key(problem, theta, whole))
         StarCosts.of(problem.reg.net.layout, problem.reg.net.n_outputs).check_block(
@@ -155,21 +157,22 @@ class TiledDualInverse(WoodburyInverse):
     def _log_det_factor(self) -> float:
         return float(sum(np.log(diagonal).sum() for diagonal in self.factor.diagonals()))
 
+    def _walk(self) -> Iterator[tuple[slice, Tangents]]:
+        return zip(self.stars.layout.blocks, self.stars, strict=True)
+
     def _own_kernel(self) -> np.ndarray:
         return self.stars.own_gram()
 
-    def diagonal(self) -> np.ndarray:
-        """Refused: it takes M^-1, which tiles do not give.
+    # --- what takes the whole kernel at once
 
-        Raises
-        ------
-        OptionError
-        """
-        raise OptionError(
-            "variances of single weights take the inverse of the whole kernel, which tiles on disk"
-            ' do not give: leave scratch out of the options, or use structure="diagonal" or'
-            ' "krylov".'
-        )
+    def diagonal(self) -> np.ndarray:
+        raise _refuse("variances of single weights", '"krylov"')
+
+    def directions(self, reg: Regression, n: int | None = None) -> LowRankInverse:
+        raise _refuse("leading directions", '"low_rank"')
+
+    def whitening(self, reg: Regression) -> Factor:
+        raise _refuse("square roots of A^-1", '"low_rank" or "kronecker"')
 
     def arrays(self) -> dict[str, np.ndarray]:
         tiles = self.factor.folder
@@ -179,7 +182,7 @@ class TiledDualInverse(WoodburyInverse):
             "observed": self.observed,
             "covariances": np.ascontiguousarray(covariances),
             "is_subset": np.array(not self.is_complete),
-            "tiles/folder": _encode(str(tiles.path.resolve())),
+            "tiles/folder": _encode(str(tiles.path)),
             "tiles/key": _encode(tiles.key),
             "tiles/stars_a_block": np.array(float(self.stars.layout.stars_a_block)),
         }
@@ -205,6 +208,13 @@ class _Progress:
         done = self._flops[~self._missing].sum() / FLOPS_TOLD
         total = self._flops.sum() / FLOPS_TOLD
         self._follow(STAGE, int(done), math.ceil(total), usable_stars=self._ends[n_rows], **news)
+
+
+def _refuse(what: str, structures: str) -> OptionError:
+    return OptionError(
+        f"{what} take the whole kernel in memory, got one in tiles on disk: leave scratch out of"
+        f" the options, or use structure={structures}."
+    )
 
 
 def _open_layout(problem: Problem, theta: np.ndarray, folder: Path) -> Layout:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Iterator
 from functools import cached_property
 from typing import Any
 
@@ -19,6 +20,7 @@ from symspec.inverse_hessian.numerics.digits import (
     loses_digits,
     round_difference,
 )
+from symspec.inverse_hessian.primal import PrimalInverse, find_last_layer
 from symspec.networks.noise.star_noise import StarNoise
 from symspec.networks.params import ParamLayout
 from symspec.networks.regression import Regression
@@ -89,6 +91,10 @@ class WoodburyInverse(InverseHessian):
     @abstractmethod
     def _log_det_factor(self) -> float:
         """Log det L."""
+
+    @abstractmethod
+    def _walk(self) -> Iterator[tuple[slice, Tangents]]:
+        """Training stars, as the noise has them, and their tangents, some at a time."""
 
     @abstractmethod
     def _own_kernel(self) -> np.ndarray:
@@ -166,6 +172,17 @@ class WoodburyInverse(InverseHessian):
             return C.transpose(1, 0, 3, 2)
 
         return covariance
+
+    def of_last_layer(self, reg: Regression) -> PrimalInverse:
+        if not self.is_complete:
+            return super().of_last_layer(reg)
+        layer, free = find_last_layer(reg.net.layout)
+        A = np.diag(reg.prior_precision_vector()[free])
+        for stars, tangents in self._walk():
+            whitened = tangents.of_layer(layer).whiten(self.noise.whiteners[stars])
+            J = whitened.dense().reshape(-1, len(A))
+            A += J.T @ J
+        return PrimalInverse.factorize(A)
 
     @property
     def _n_terms(self) -> int:

@@ -159,6 +159,21 @@ def test_what_a_posterior_is_asked_for_comes_from_tiles_as_well(posteriors, ask)
     assert_allclose(tiled, dense, atol=1e-9 * np.nanmax(np.abs(dense)))
 
 
+def test_the_last_layer_given_the_others_comes_from_tiles_as_well(whole):
+    found, expected = (
+        inverse.of_last_layer(REG).to_dense() for inverse in (whole.tiled, whole.dense)
+    )
+    assert_allclose(found, expected, atol=AGREED)
+
+
+def test_a_folder_is_found_again_from_elsewhere(whole, folder, monkeypatch, tmp_path):
+    monkeypatch.chdir(folder.parent)
+    tiled = build(folder.name)
+    monkeypatch.chdir("/")
+    expected = whole.tiled.label_covariance(whole.tangents)
+    assert_array_equal(tiled.label_covariance(whole.tangents), expected)
+
+
 def test_draws_have_the_covariance_of_tiles(whole):
     draws = whole.tiled.draw(4000, np.random.default_rng(1))
     A_inverse = whole.tiled.to_dense()
@@ -384,10 +399,12 @@ def test_options_that_do_not_go_together_are_refused(options, words, tmp_path, m
 def test_tuning_and_what_takes_the_whole_inverse_are_refused(whole, tmp_path):
     with pytest.raises(ss.OptionError, match="tuning inverts at many weights, noises and priors"):
         ss.tune(REG, THETA, X, Y, structure="dual", options={"scratch": tmp_path}, progress=False)
-    with pytest.raises(ss.OptionError, match="variances of single weights take the inverse"):
+    with pytest.raises(ss.OptionError, match="variances of single weights take the whole kernel"):
         whole.tiled.diagonal()
-    with pytest.raises(ss.OptionError, match="leading directions should come from"):
+    with pytest.raises(ss.OptionError, match="leading directions take the whole kernel"):
         whole.tiled.directions(REG)
+    with pytest.raises(ss.OptionError, match=r"square roots of A\^-1 take"):
+        whole.tiled.whitening(REG)
 
 
 # --- there and back
