@@ -28,6 +28,7 @@ from symspec.networks.noise.star_noise import StarNoise
 from symspec.networks.regression import Regression
 from symspec.safety.checkpoint import Checkpoint, find_fingerprint
 from symspec.safety.progress import Progress
+from symspec.safety.whole_files import remove_abandoned
 
 MAX_HOURS = 24.0
 FLOPS_TOLD = 1e9  # operations that progress counts as one
@@ -66,6 +67,7 @@ class TiledDualInverse(WoodburyInverse):
         """From all training stars, or from as many rows of tiles as hold the option "subset"."""
         folder = Path(problem.options["scratch"]).absolute()
         whole = _open_layout(problem, theta, folder)
+        remove_abandoned(folder)
         tiles = TileFolder(folder, _find_key(problem, theta, whole))
         StarCosts.of(problem.reg.net.layout, problem.reg.net.n_outputs).check_block(
             whole.stars_a_block, whole.n_rows, problem.memory

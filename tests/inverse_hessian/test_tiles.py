@@ -1,5 +1,6 @@
 """The dual in tiles on disk: the numbers of the dense one, and never a tile that is not its own."""
 
+import os
 import pickle
 import shutil
 import warnings
@@ -227,6 +228,21 @@ def test_a_run_goes_on_where_it_was_ended_and_ends_with_the_same_bytes(whole, tm
     build(tmp_path)
     assert read_all(tmp_path).items() >= kept.items()
     assert read_all(tmp_path) == read_all(whole.folder)
+
+
+def test_what_a_killed_process_left_is_removed_and_what_another_writes_is_kept(whole, folder):
+    old, new, other = (
+        folder / name
+        for name in (".0123456789ab.tile.npy", ".ba9876543210.tile.npy", ".profile.txt")
+    )
+    for path in (old, new, other):
+        path.write_bytes(b"half")
+    for path in (old, other):
+        os.utime(path, (0, 0))
+    build(folder)
+    assert not old.exists()
+    assert new.exists()
+    assert other.exists()
 
 
 def test_stars_that_are_done_give_upper_bounds_without_further_work(whole, tmp_path, monkeypatch):

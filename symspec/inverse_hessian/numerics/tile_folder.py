@@ -65,7 +65,7 @@ class TileFolder:
 
     def write_matrix(self, name: str, matrix: np.ndarray) -> None:
         """Keep a matrix; it lies in the file row by row."""
-        with replace_when_complete(self._path(name), overwrite=True) as temporary:
+        with replace_when_complete(self._path(name), overwrite=True, sync=False) as temporary:
             with temporary.open("wb") as stream:
                 np.save(stream, matrix)
             seal_file(temporary, self._name_content(name))
@@ -93,7 +93,7 @@ class TileFolder:
     def write_arrays(self, name: str, arrays: Arrays) -> None:
         """Keep arrays by their names."""
         contents: dict[str, Any] = dict(arrays)
-        with replace_when_complete(self._path(name), overwrite=True) as temporary:
+        with replace_when_complete(self._path(name), overwrite=True, sync=False) as temporary:
             with temporary.open("wb") as stream:
                 np.savez(stream, **contents)
             seal_file(temporary, self._name_content(name))
