@@ -183,7 +183,6 @@ class MarginalLikelihood(EvidenceFunction):
 
     def __init__(self, builder: InverseBuilder, hyperparameters: Hyperparameters):
         super().__init__(builder, hyperparameters, builder.Y)
-        self.can_be_rough = builder.inverse.has_evidence_gradient
         self.X = builder.X
         self.Y = np.nan_to_num(find_labels_alone(builder.Y))
         net = builder.reg.net
@@ -199,6 +198,7 @@ class MarginalLikelihood(EvidenceFunction):
         if builder.inverse.has_evidence_gradient:
             compile_gradient = builder.inverse.compile_log_det_gradient
             self._log_det_gradient = compile_gradient(net, backend=backend)
+            self.can_be_rough = self._hessian is not None
 
     def _stand_at(self, h: np.ndarray, reg: Regression) -> None:
         super()._stand_at(h, reg)
@@ -307,8 +307,6 @@ class MarginalLikelihood(EvidenceFunction):
         return self._differentiate_by_differences(result, inverse)
 
     def evaluate_roughly(self, theta: np.ndarray) -> Evidence:
-        if self._hessian is None:
-            return self._differentiate(*self.minimize(theta, tolerance=ROUGH), is_rough=True)
         theta, _ = self._descend(theta, FAR_DESCENTS, ROUGH)
         inverse = self.builder.build(theta)
         U, slope = self.objective(theta)
