@@ -52,8 +52,8 @@ class StarCosts:
         """Memory that a row of tiles of so many stars takes, of a kernel of `n_rows` rows."""
         rows = n_stars * self.n_outputs
         # the row, the tile that is read, one of the kernel and what it is summed from; tangents of
-        # two blocks, and of one layer of each in float64
-        return 8 * rows * n_rows + 6 * 8 * rows**2 + 3 * self.tangent_bytes * n_stars
+        # two blocks, of one as they are and in float64, and of a layer of the other
+        return 8 * rows * n_rows + 6 * 8 * rows**2 + 4 * self.tangent_bytes * n_stars
 
     def choose_block(self, n_stars: int, n_rows: int, memory: float) -> int:
         """Stars of a block: as many as fit in memory, from `LEAST_ROWS` rows to `MOST_ROWS`."""
