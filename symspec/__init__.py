@@ -88,6 +88,7 @@ from symspec.errors import (
     UnsettledEvidenceWarning,
     UnusedDataWarning,
     ValuesDroppedWarning,
+    WorkersError,
 )
 from symspec.files import (
     catalogue_dataset,
@@ -307,6 +308,7 @@ __all__ = [
     "DivergedError",
     "NotAtMinimumError",
     "NotPositiveDefiniteError",
+    "WorkersError",
     "NotAtMinimumWarning",
     "MissingPixelsWarning",
     "EdgeOfRangeWarning",

@@ -47,9 +47,9 @@ CONTRACT = {
     "reports": "write_report",
     "errors and warnings": "SymspecError ShapeError DataError OptionError FileFormatError"
     " FileKeptError MissingDependencyError TooLargeError DiskFullError DivergedError"
-    " NotAtMinimumError NotPositiveDefiniteError NotAtMinimumWarning MissingPixelsWarning"
-    " EdgeOfRangeWarning SeveralMaximaWarning UnsettledEvidenceWarning UnusedDataWarning"
-    " ValuesDroppedWarning AssumedUnitWarning",
+    " NotAtMinimumError NotPositiveDefiniteError WorkersError NotAtMinimumWarning"
+    " MissingPixelsWarning EdgeOfRangeWarning SeveralMaximaWarning UnsettledEvidenceWarning"
+    " UnusedDataWarning ValuesDroppedWarning AssumedUnitWarning",
 }
 # positional names in their order, then "*", then those that go by keyword
 SIGNATURES = {

@@ -155,6 +155,21 @@ def _check_jax_precision(dtype: str) -> None:
         )
 
 
+class Remade:
+    """A compiled function that pickles as what it was made of: another process compiles it anew."""
+
+    recipe: tuple[Any, ...] | None = None  # of `remember`
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self.recipe is None:
+            raise TypeError(f"{self!r} was not made by a function of symspec.derivatives.compiled.")
+        return _make_again, self.recipe
+
+
+def _make_again(make: Callable[..., Any], owner: Any, args: Any, options: Any) -> Any:
+    return make(owner, *args, **options)
+
+
 def remember[Owner: (Network, Regression), **Options, Compiled](
     make: Callable[Concatenate[Owner, Options], Compiled],
 ) -> Callable[Concatenate[Owner, Options], Compiled]:
@@ -171,6 +186,8 @@ def remember[Owner: (Network, Regression), **Options, Compiled](
             return owner.compiled[key]
         except (KeyError, TypeError):  # TypeError: options that are not what is expected
             compiled = make(owner, *args, **options)
+        if isinstance(compiled, Remade) and compiled.recipe is None:
+            compiled.recipe = (recall, owner, args, options)
         owner.compiled[key] = compiled
         return compiled
 

@@ -1,0 +1,270 @@
+"""Workers of a dask cluster: the one module that imports dask, imported when it is asked for.
+
+What is dask's own is left to it: pieces are its tasks, which it gives to whoever is free and runs
+again when a worker dies; what all pieces need goes to each worker once, by a plugin, also to
+workers that come later; so few pieces are on their way that nobody's memory fills.
+"""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
+from typing import Any
+from uuid import uuid4
+
+import dask
+from dask.system import CPU_COUNT
+from distributed import (
+    CancelledError,
+    Client,
+    Future,
+    KilledWorker,
+    LocalCluster,
+    WorkerPlugin,
+    as_completed,
+    get_worker,
+)
+
+from symspec.errors import WorkersError
+from symspec.workers.interface import LOCAL, Task, Workers
+from symspec.workers.versions import describe_difference, find_own_versions
+
+SECONDS_TO_CONNECT = 30
+PIECES_AHEAD = 2  # of each worker, so that it has the next one when it is done
+MOST_SENDINGS = 3  # of what all pieces need, if workers die meanwhile
+_UNSEEN = "the worker does not see the file"
+_ALONE = threading.Lock()  # warnings are caught for a whole process
+
+
+def connect(scheduler: Any) -> AbstractContextManager[Cluster] | None:
+    """The cluster of a client, of an address, or of this machine; None for anything else."""
+    if isinstance(scheduler, Client):
+        return _use(scheduler)
+    if scheduler == LOCAL:
+        return _start_here()
+    return _reach(scheduler) if isinstance(scheduler, str) else None
+
+
+@contextmanager
+def _use(client: Client) -> Iterator[Cluster]:
+    yield Cluster(client)
+
+
+@contextmanager
+def _start_here() -> Iterator[Cluster]:
+    """A process for each core, each with one thread of BLAS, and as much memory as there is."""
+    with (
+        LocalCluster(
+            n_workers=CPU_COUNT, threads_per_worker=1, memory_limit=None, dashboard_address=None
+        ) as cluster,
+        Client(cluster, set_as_default=False) as client,
+    ):
+        yield Cluster(client)
+
+
+@contextmanager
+def _reach(address: str) -> Iterator[Cluster]:
+    try:
+        client = Client(address, timeout=SECONDS_TO_CONNECT, set_as_default=False)
+    except (OSError, ValueError) as error:
+        raise WorkersError(
+            f"scheduler should be the address of a dask scheduler, got {address}, which could not"
+            f" be reached within {SECONDS_TO_CONNECT} seconds: look whether it runs and whether"
+            f" this machine may connect to it ({error})."
+        ) from error
+    with client:
+        yield Cluster(client)
+
+
+class Cluster(Workers):
+    """The workers of a dask cluster, all of the versions that this process has.
+
+    Parameters
+    ----------
+    client : distributed.Client
+
+    Raises
+    ------
+    WorkersError
+        There are no workers, or they have other versions.
+    """
+
+    def __init__(self, client: Client):
+        self._client = client
+        self._check_workers()
+
+    def map(
+        self, task: Task, pieces: Sequence[Any], *, in_order: bool = False
+    ) -> Iterator[tuple[int, Any]]:
+        """Results, each with its place, as they are finished.
+
+        A piece of a worker that died is worked on by another one, up to dask's limit.
+
+        Raises
+        ------
+        WorkersError
+            Workers died again and again, the scheduler was lost, or a worker that came later has
+            other versions.
+        """
+        name = f"symspec-{uuid4().hex}"
+        with self._sharing(_Shared(task, find_own_versions()), name):
+            yield from _Pieces(self._client, name, task, pieces).follow(in_order)
+
+    def _check_workers(self) -> None:
+        try:
+            self._client.wait_for_workers(1, timeout=SECONDS_TO_CONNECT)
+        except TimeoutError as error:
+            raise WorkersError(
+                f"the scheduler {self._client.scheduler.address} should have workers, got none"
+                f" within {SECONDS_TO_CONNECT} seconds: start some, and wait for them by"
+                " client.wait_for_workers(1)."
+            ) from error
+        here = find_own_versions()
+        # each piece looks again: workers may come later, and some die just now
+        answers = self._client.run(_define_find_versions(), on_error="ignore")
+        for worker, there in answers.items():
+            _check_versions(here, there, worker)
+
+    @contextmanager
+    def _sharing(self, shared: _Shared, name: str) -> Iterator[None]:
+        """Send what all pieces need to each worker, now or when it comes."""
+        try:
+            for n_left in reversed(range(MOST_SENDINGS)):
+                try:
+                    self._client.register_plugin(shared, name)
+                    break
+                except OSError as error:  # a worker died while it was sent
+                    if not n_left:
+                        raise WorkersError(
+                            f"workers could not be sent what they need, {MOST_SENDINGS} times:"
+                            f" {error}."
+                        ) from error
+            yield
+        finally:
+            with suppress(OSError, ValueError, CancelledError):  # whoever is gone has forgotten it
+                self._client.unregister_worker_plugin(name)
+
+
+class _Shared(WorkerPlugin):
+    """What all pieces of a task need, on a worker."""
+
+    def __init__(self, task: Task, versions: Mapping[str, str]):
+        self.prepare = task.prepare
+        self.find = task.find
+        self.read_there = task.read_there
+        self.versions = versions
+
+    def work(self, piece: Any, data: Any) -> Any:
+        """The result of a piece, whose data are read here if none are given."""
+        if data is None and self.read_there is not None:
+            data = self.read_there(piece)
+        if data is None:
+            return _UNSEEN
+        return self.find(data if self.prepare is None else self.prepare(data))
+
+    def teardown(self, worker: Any) -> None:
+        """Close files."""
+        if self.read_there is not None:
+            self.read_there.close()
+
+
+class _Pieces:
+    """The pieces of a task on their way to workers and back."""
+
+    def __init__(self, client: Client, name: str, task: Task, pieces: Sequence[Any]):
+        self.client = client
+        self.name = name
+        self.task = task
+        self.pieces = pieces
+        self.reads_there = task.read_there is not None
+        self.places: dict[Future, int] = {}
+        self.completed = as_completed(loop=client.loop)
+
+    def follow(self, in_order: bool) -> Iterator[tuple[int, Any]]:
+        n_sent = 0
+        n_done = 0
+        finished: dict[int, Future] = {}
+        try:
+            while n_done < len(self.pieces):
+                most = n_done + PIECES_AHEAD * len(self.client.nthreads()) + 1
+                for place in range(n_sent, min(most, len(self.pieces))):
+                    self.send(place)
+                    n_sent = place + 1
+                future = next(self.completed)
+                finished[self.places[future]] = future
+                place = n_done if in_order else self.places[future]
+                while place in finished:
+                    future = finished.pop(place)
+                    result, told = self.fetch(future)
+                    del self.places[future]
+                    if isinstance(result, str) and result == _UNSEEN:
+                        self.reads_there = False
+                        self.send(place)
+                        break
+                    for category, words in told:
+                        warnings.warn(words, category, stacklevel=2)
+                    yield place, result
+                    n_done += 1
+                    place = n_done if in_order else -1
+        finally:
+            with suppress(OSError, CancelledError):
+                self.client.cancel(list(self.places), force=True)
+
+    def send(self, place: int) -> None:
+        piece = self.pieces[place]
+        data = None if self.reads_there else self.task.read(piece)
+        # a piece is not small, and there are few at a time: dask need not warn of them
+        with dask.config.set({"distributed.admin.large-graph-warning-threshold": "1TB"}):
+            future = self.client.submit(
+                _work, self.name, piece, data, key=f"{self.name}-{uuid4().hex}", pure=False
+            )
+        self.places[future] = place
+        self.completed.add(future)
+
+    def fetch(self, future: Future) -> Any:
+        try:
+            return future.result()
+        except KilledWorker as error:
+            raise WorkersError(
+                f"a piece should be worked on by one worker, got {error.allowed_failures + 1} that"
+                f" died of it, the last of them {error.last_worker.address}: look into their logs;"
+                " mostly memory was short, then start fewer workers on each machine."
+            ) from error
+        except CancelledError as error:
+            raise WorkersError(
+                f"the scheduler {self.client.scheduler.address} was lost ({error}): start it again."
+            ) from error
+
+
+def _work(name: str, piece: Any, data: Any) -> tuple[Any, list[tuple[type[Warning], str]]]:
+    """On a worker: the result of a piece, and warnings."""
+    worker = get_worker()
+    shared = worker.plugins[name]
+    _check_versions(shared.versions, find_own_versions(), worker.address)
+    with _ALONE, warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        result = shared.work(piece, data)
+    return result, [(warning.category, str(warning.message)) for warning in told]
+
+
+def _define_find_versions() -> Any:
+    """A function that dask sends as it is, to be run where there may be no symspec, or another."""
+
+    def find_versions_there() -> Mapping[str, str]:
+        try:
+            from symspec.workers.versions import find_own_versions
+        except ImportError:
+            return {}
+        return find_own_versions()
+
+    return find_versions_there
+
+
+def _check_versions(here: Mapping[str, str], there: Mapping[str, str], worker: str) -> None:
+    if difference := describe_difference(here, there):
+        raise WorkersError(
+            f"the worker {worker} should have the versions of this process, got {difference}:"
+            " install the same on all machines, as other versions may give other numbers."
+        )
