@@ -171,16 +171,26 @@ class SumFunction(Remade):
         pairs = zip(extra, self._extra, strict=True)
         checked = [self._check_extra(value, v) for value, v in pairs]
         if scheduler is not None:
-            return self._sum_elsewhere(scheduler, theta, X, Y, checked)
+            return self._finish(self._sum_elsewhere(scheduler, theta, X, Y, checked))
         with self.threads.for_passes(len(X)):
-            return _add_up(
-                self.of_batch(theta, X[rows], Y[rows], float(rows.start == 0), *checked)
-                for rows in chunks(len(X), self.chunk)
-            )
+            return self._finish(self._sum(theta, X, Y, checked))
+
+    def _sum(
+        self, theta: np.ndarray, X: np.ndarray, Y: Labels, extra: list[np.ndarray]
+    ) -> list[np.ndarray]:
+        return _add_up(
+            self.part(theta, X[rows], Y[rows], float(rows.start == 0), *extra)
+            for rows in chunks(len(X), self.chunk)
+        )
+
+    def _finish(self, total: list[np.ndarray]) -> Any:
+        """What is returned, of the sum over all stars."""
+        results = [float(t) if t.ndim == 0 else t for t in total]
+        return results[0] if len(results) == 1 else tuple(results)
 
     def _sum_elsewhere(
         self, scheduler: Any, theta: np.ndarray, X: np.ndarray, Y: Labels, extra: list[np.ndarray]
-    ) -> Any:
+    ) -> list[np.ndarray]:
         def read(rows: slice) -> tuple[np.ndarray, Labels, float]:
             return X[rows], Y[rows], float(rows.start == 0)
 
@@ -191,6 +201,17 @@ class SumFunction(Remade):
             closing(workers.map(task, pieces, in_order=True)) as found,
         ):
             return _add_up(part for _, part in found)
+
+    def part(
+        self,
+        theta: np.ndarray,
+        X: np.ndarray,
+        Y: Labels,
+        prior_weight: float,
+        *extra: np.ndarray,
+    ) -> list[np.ndarray]:
+        """What a few stars, and `prior_weight` times the prior, add to the sum."""
+        return self.of_batch(theta, X, Y, prior_weight, *extra)
 
     def of_batch(
         self,
@@ -228,15 +249,14 @@ class _BatchOf:
     def __call__(self, stars: tuple[np.ndarray, Labels, float]) -> list[np.ndarray]:
         X, Y, prior_weight = stars
         with self.function.threads.for_passes(len(X)):
-            return self.function.of_batch(self.theta, X, Y, prior_weight, *self.extra)
+            return self.function.part(self.theta, X, Y, prior_weight, *self.extra)
 
 
-def _add_up(parts: Iterable[list[np.ndarray]]) -> Any:
+def _add_up(parts: Iterable[list[np.ndarray]]) -> list[np.ndarray]:
     total: list[Any] = []
     for part in parts:
         total = [t + p for t, p in zip(total, part, strict=True)] if total else list(part)
-    total = [float(t) if t.ndim == 0 else t for t in total]
-    return total[0] if len(total) == 1 else tuple(total)
+    return total
 
 
 class ObjectiveFunction(SumFunction):
