@@ -20,6 +20,7 @@ from symspec.cli.shared.options import (
     ReportPage,
     Resample,
     Restart,
+    Scheduler,
     SpectraFile,
     Uncertainty,
     check_output,
@@ -147,6 +148,7 @@ def errors(
     leave_one_out: LeaveOneOut = False,
     report: ReportPage = None,
     object_name: ObjectName = "star",
+    scheduler: Scheduler = None,
     restart: Restart = False,
     overwrite: Overwrite = False,
 ) -> None:
@@ -172,7 +174,7 @@ def errors(
         survey = predict_survey(
             catalogue, laplace, spectra, center=center, fill=fill, flux_errors=flux_errors,
             flag_options=limits, calibration=calibration, interval=interval, dialect=dialect,
-            resample=resample, restart=restart, overwrite=overwrite, **reading,
+            resample=resample, scheduler=scheduler, restart=restart, overwrite=overwrite, **reading,
         )  # fmt: skip
     _print_survey(survey, spectra.name, calibration, catalogue)
     stars = _read_for_report(report, laplace, spectra, reading, resample)
