@@ -3,10 +3,14 @@
 What is dask's own is left to it: pieces are its tasks, which it gives to whoever is free and runs
 again when a worker dies; what all pieces need goes to each worker once, by a plugin, also to
 workers that come later; so few pieces are on their way that nobody's memory fills.
+
+Data and results are pickled here: arrays that dask unpacks may begin at any byte, where NumPy works
+on them in other portions, and so rounds sums otherwise than on its own arrays.
 """
 
 from __future__ import annotations
 
+import pickle
 import threading
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -34,7 +38,6 @@ from symspec.workers.versions import describe_difference, find_own_versions
 SECONDS_TO_CONNECT = 30
 PIECES_AHEAD = 2  # of each worker, so that it has the next one when it is done
 MOST_SENDINGS = 3  # of what all pieces need, if workers die meanwhile
-_UNSEEN = "the worker does not see the file"
 _ALONE = threading.Lock()  # warnings are caught for a whole process
 
 
@@ -57,7 +60,11 @@ def _start_here() -> Iterator[Cluster]:
     """A process for each core, each with one thread of BLAS, and as much memory as there is."""
     with (
         LocalCluster(
-            n_workers=CPU_COUNT, threads_per_worker=1, memory_limit=None, dashboard_address=None
+            n_workers=CPU_COUNT,
+            threads_per_worker=1,
+            memory_limit=None,
+            dashboard_address=None,
+            scheduler_kwargs={"dashboard_address": ":0"},  # any port, as others may run
         ) as cluster,
         Client(cluster, set_as_default=False) as client,
     ):
@@ -156,13 +163,16 @@ class _Shared(WorkerPlugin):
         self.read_there = task.read_there
         self.versions = versions
 
-    def work(self, piece: Any, data: Any) -> Any:
-        """The result of a piece, whose data are read here if none are given."""
-        if data is None and self.read_there is not None:
+    def work(self, piece: Any, sent: bytes | None) -> bytes | None:
+        """The result of a piece; None if its data are not sent, and not found here either."""
+        data = None
+        if sent is not None:
+            data = pickle.loads(sent)
+        elif self.read_there is not None:
             data = self.read_there(piece)
         if data is None:
-            return _UNSEEN
-        return self.find(data if self.prepare is None else self.prepare(data))
+            return None
+        return pickle.dumps(self.find(data if self.prepare is None else self.prepare(data)))
 
     def teardown(self, worker: Any) -> None:
         """Close files."""
@@ -199,13 +209,13 @@ class _Pieces:
                     future = finished.pop(place)
                     result, told = self.fetch(future)
                     del self.places[future]
-                    if isinstance(result, str) and result == _UNSEEN:
+                    if result is None:  # workers do not see the file
                         self.reads_there = False
                         self.send(place)
                         break
                     for category, words in told:
                         warnings.warn(words, category, stacklevel=2)
-                    yield place, result
+                    yield place, pickle.loads(result)
                     n_done += 1
                     place = n_done if in_order else -1
         finally:
@@ -214,7 +224,7 @@ class _Pieces:
 
     def send(self, place: int) -> None:
         piece = self.pieces[place]
-        data = None if self.reads_there else self.task.read(piece)
+        data = None if self.reads_there else pickle.dumps(self.task.read(piece))
         # a piece is not small, and there are few at a time: dask need not warn of them
         with dask.config.set({"distributed.admin.large-graph-warning-threshold": "1TB"}):
             future = self.client.submit(
@@ -238,14 +248,16 @@ class _Pieces:
             ) from error
 
 
-def _work(name: str, piece: Any, data: Any) -> tuple[Any, list[tuple[type[Warning], str]]]:
+def _work(
+    name: str, piece: Any, sent: bytes | None
+) -> tuple[bytes | None, list[tuple[type[Warning], str]]]:
     """On a worker: the result of a piece, and warnings."""
     worker = get_worker()
     shared = worker.plugins[name]
     _check_versions(shared.versions, find_own_versions(), worker.address)
     with _ALONE, warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
-        result = shared.work(piece, data)
+        result = shared.work(piece, sent)
     return result, [(warning.category, str(warning.message)) for warning in told]
 
 
