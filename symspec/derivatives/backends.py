@@ -5,6 +5,7 @@ What has been compiled is kept with its network, or its regression: the second c
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 from collections.abc import Callable, Hashable
 from functools import wraps
@@ -166,8 +167,8 @@ class Remade:
         return _make_again, self.recipe
 
 
-def _make_again(make: Callable[..., Any], owner: Any, args: Any, options: Any) -> Any:
-    return make(owner, *args, **options)
+def _make_again(module: str, name: str, owner: Any, args: Any, options: Any) -> Any:
+    return getattr(importlib.import_module(module), name)(owner, *args, **options)
 
 
 def remember[Owner: (Network, Regression), **Options, Compiled](
@@ -187,7 +188,7 @@ def remember[Owner: (Network, Regression), **Options, Compiled](
         except (KeyError, TypeError):  # TypeError: options that are not what is expected
             compiled = make(owner, *args, **options)
         if isinstance(compiled, Remade) and compiled.recipe is None:
-            compiled.recipe = (recall, owner, args, options)
+            compiled.recipe = (make.__module__, make.__name__, owner, args, options)
         owner.compiled[key] = compiled
         return compiled
 

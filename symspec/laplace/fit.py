@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -45,6 +45,7 @@ from symspec.training.steps.stationary_points import (
 )
 from symspec.version import __version__
 from symspec.workers import open_workers
+from symspec.workers.interface import Workers
 
 NEARLY = 1.0  # nats that a bundle of gradients leaves, below which kinks may prove a minimum
 SHIFT_STARS = 256  # training stars over which the effect of a Newton step is averaged
@@ -139,11 +140,8 @@ def fit_laplace(
         passes = {"backend": backend, "dtype": dtype}
         regression = describe_regression(reg)
         fingerprint = find_fingerprint("fit", __version__, regression, theta, X, Y, how, passes)
-    with (
-        show_progress(progress) as show,
-        Threads(reg.net).for_matrices(len(X)),
-        nullcontext() if scheduler is None else open_workers(scheduler) as workers,
-    ):
+    threads = Threads(reg.net).for_matrices(len(X))
+    with show_progress(progress) as show, threads, _open_others(scheduler) as workers:
         builder = InverseBuilder(
             reg,
             X,
@@ -162,6 +160,11 @@ def fit_laplace(
         laplace = _build_posterior(builder, known, theta, inverse, *certified)
     _report_minimum(laplace.certificate, require_minimum)
     return laplace
+
+
+def _open_others(scheduler: Any) -> AbstractContextManager[Workers | None]:
+    """Workers that are asked for; None for this process, which adds up in place."""
+    return nullcontext() if scheduler is None else open_workers(scheduler)
 
 
 def _find_ivar(X: ArrayLike | Spectra | Resampled) -> np.ndarray | None:

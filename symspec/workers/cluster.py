@@ -13,9 +13,10 @@ from __future__ import annotations
 import pickle
 import threading
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, cast
 from uuid import uuid4
 
 import dask
@@ -31,7 +32,7 @@ from distributed import (
     get_worker,
 )
 
-from symspec.errors import WorkersError
+from symspec.errors import SymspecError, WorkersError
 from symspec.workers.interface import LOCAL, Task, Workers
 from symspec.workers.versions import describe_difference, find_own_versions
 
@@ -104,7 +105,7 @@ class Cluster(Workers):
 
     def map(
         self, task: Task, pieces: Sequence[Any], *, in_order: bool = False
-    ) -> Iterator[tuple[int, Any]]:
+    ) -> Generator[tuple[int, Any]]:
         """Results, each with its place, as they are finished.
 
         A piece of a worker that died is worked on by another one, up to dask's limit.
@@ -124,7 +125,7 @@ class Cluster(Workers):
             self._client.wait_for_workers(1, timeout=SECONDS_TO_CONNECT)
         except TimeoutError as error:
             raise WorkersError(
-                f"the scheduler {self._client.scheduler.address} should have workers, got none"
+                f"the scheduler {_name(self._client)} should have workers, got none"
                 f" within {SECONDS_TO_CONNECT} seconds: start some, and wait for them by"
                 " client.wait_for_workers(1)."
             ) from error
@@ -192,7 +193,7 @@ class _Pieces:
         self.places: dict[Future, int] = {}
         self.completed = as_completed(loop=client.loop)
 
-    def follow(self, in_order: bool) -> Iterator[tuple[int, Any]]:
+    def follow(self, in_order: bool) -> Generator[tuple[int, Any]]:
         n_sent = 0
         n_done = 0
         finished: dict[int, Future] = {}
@@ -207,15 +208,13 @@ class _Pieces:
                 place = n_done if in_order else self.places[future]
                 while place in finished:
                     future = finished.pop(place)
-                    result, told = self.fetch(future)
+                    answer = self.fetch(future)
                     del self.places[future]
-                    if result is None:  # workers do not see the file
+                    if answer.result is None:  # workers do not see the file
                         self.reads_there = False
                         self.send(place)
                         break
-                    for category, words in told:
-                        warnings.warn(words, category, stacklevel=2)
-                    yield place, pickle.loads(result)
+                    yield place, pickle.loads(answer.result)
                     n_done += 1
                     place = n_done if in_order else -1
         finally:
@@ -233,9 +232,18 @@ class _Pieces:
         self.places[future] = place
         self.completed.add(future)
 
-    def fetch(self, future: Future) -> Any:
+    def fetch(self, future: Future) -> _Answer:
+        answer = self.wait(future)
+        for category, words in answer.told:
+            warnings.warn(words, category, stacklevel=2)
+        if answer.error is not None:
+            raise answer.error
+        return answer
+
+    def wait(self, future: Future) -> _Answer:
         try:
-            return future.result()
+            answer: _Answer = future.result()
+            return answer
         except KilledWorker as error:
             raise WorkersError(
                 f"a piece should be worked on by one worker, got {error.allowed_failures + 1} that"
@@ -244,21 +252,37 @@ class _Pieces:
             ) from error
         except CancelledError as error:
             raise WorkersError(
-                f"the scheduler {self.client.scheduler.address} was lost ({error}): start it again."
+                f"the scheduler {_name(self.client)} was lost ({error}): start it again."
             ) from error
 
 
-def _work(
-    name: str, piece: Any, sent: bytes | None
-) -> tuple[bytes | None, list[tuple[type[Warning], str]]]:
-    """On a worker: the result of a piece, and warnings."""
+@dataclass(frozen=True)
+class _Answer:
+    """What a worker says of a piece: its result pickled, or what symspec refuses; and warnings."""
+
+    result: bytes | None
+    error: SymspecError | None
+    told: list[tuple[type[Warning], str]]
+
+
+def _work(name: str, piece: Any, sent: bytes | None) -> _Answer:
+    """On a worker: answer for a piece."""
     worker = get_worker()
-    shared = worker.plugins[name]
-    _check_versions(shared.versions, find_own_versions(), worker.address)
+    shared = cast(_Shared, worker.plugins[name])
+    result = None
+    refusal = None
     with _ALONE, warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
-        result = shared.work(piece, sent)
-    return result, [(warning.category, str(warning.message)) for warning in told]
+        try:
+            _check_versions(shared.versions, find_own_versions(), worker.address)
+            result = shared.work(piece, sent)
+        except SymspecError as error:  # of others dask keeps the traceback, and logs it
+            refusal = error
+    return _Answer(result, refusal, [(one.category, str(one.message)) for one in told])
+
+
+def _name(client: Client) -> str:
+    return str(getattr(client.scheduler, "address", "of the client"))
 
 
 def _define_find_versions() -> Any:

@@ -5,7 +5,7 @@ It is what a cluster is compared with: the results are the same.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -17,7 +17,7 @@ class Here(Workers):
 
     def map(
         self, task: Task, pieces: Sequence[Any], *, in_order: bool = False
-    ) -> Iterator[tuple[int, Any]]:
+    ) -> Generator[tuple[int, Any]]:
         """Results in the order of the pieces; data are read one piece ahead, in another thread."""
 
         def read(piece: Any) -> Any:

@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 LOCAL = "local"  # a process for each core of this machine
+
+
+class ReadThere(Protocol):
+    """Reads data of a piece where the worker is."""
+
+    def __call__(self, piece: Any) -> Any:
+        """The data; None if what they are read from is not there, or another."""
+
+    def close(self) -> None:
+        """Close files."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -22,14 +32,14 @@ class Task:
         What is made of the data before they are used, while other pieces are.
     find : callable
         The result. Like `prepare` it goes to every worker once, pickled.
-    read_there : callable, optional
-        `read` for a worker, which may see the same files; None if it does not. It has `close()`.
+    read_there : ReadThere, optional
+        `read` for workers that may see the same files.
     """
 
     read: Callable[[Any], Any]
     find: Callable[[Any], Any]
     prepare: Callable[[Any], Any] | None = None
-    read_there: Callable[[Any], Any] | None = None
+    read_there: ReadThere | None = None
 
 
 class Workers(ABC):
@@ -38,7 +48,7 @@ class Workers(ABC):
     @abstractmethod
     def map(
         self, task: Task, pieces: Sequence[Any], *, in_order: bool = False
-    ) -> Iterator[tuple[int, Any]]:
+    ) -> Generator[tuple[int, Any]]:
         """Results of the pieces, each with its place among them, as they are finished.
 
         Warnings that a piece gives are given here. The iterator has to be closed, see

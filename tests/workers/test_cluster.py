@@ -5,13 +5,12 @@ import warnings
 from contextlib import closing
 from types import SimpleNamespace
 
+import h5py
 import numpy as np
 import pytest
 from killing import KillNext
-from typer.testing import CliRunner
 
 import symspec as ss
-from symspec.cli.app import app
 from symspec.derivatives import tangent_stream
 from symspec.errors import OptionError, WorkersError
 from symspec.files import jacobians, surveys
@@ -32,8 +31,7 @@ QUIETLY = {  # no page of its own, on any port, without limits
 
 @pytest.fixture(scope="module")
 def work(tmp_path_factory):
-    """A file of stars, a posterior of them and its file."""
-    folder = tmp_path_factory.mktemp("work")
+    """A file of stars, and a posterior of them."""
     rng = np.random.default_rng(0)
     stars = ss.datasets.generated_stars(N_STARS, n_pixels=N_PIXELS, snr=100, rng=rng)
     net = ss.mlp(
@@ -47,26 +45,11 @@ def work(tmp_path_factory):
     laplace = ss.fit_laplace(
         reg, theta, stars, structure="dual", require_minimum=False, progress=False
     )
-    ss.write_laplace(folder / "model.h5", laplace)
-    np.savez(
-        folder / "stars.npz", flux=stars.flux, ivar=stars.ivar, wavelength=stars.wavelength,
-        ids=stars.ids, labels=stars.labels, label_names=stars.label_names,
-        label_units=stars.label_units,
-    )  # fmt: skip
-    with_h5py(folder / "stars.h5", stars)
-    return SimpleNamespace(
-        folder=folder, stars=stars, net=net, reg=reg, theta=theta, laplace=laplace
-    )
-
-
-def with_h5py(path, stars):
-    import h5py
-
+    path = tmp_path_factory.mktemp("work") / "stars.h5"
     with h5py.File(path, "w") as file:
         for name in ("flux", "ivar", "wavelength"):
             file[name] = getattr(stars, name)
-        for c, name in enumerate(stars.label_names):
-            file[name] = stars.labels[:, c]
+    return SimpleNamespace(path=path, stars=stars, net=net, reg=reg, theta=theta, laplace=laplace)
 
 
 @pytest.fixture(scope="module")
@@ -93,28 +76,21 @@ def small_pieces(monkeypatch):
     monkeypatch.setattr(jacobians, "find_piece_size", lambda *_: 8)
 
 
-def call(*words):
-    result = CliRunner().invoke(app, [str(word) for word in words])
-    assert result.exit_code == 0, result.output
-
-
 def test_a_survey_is_the_same_file_though_a_worker_died(work, cluster, tmp_path, small_pieces):
     """The workers read the file themselves."""
-    words = ("errors", work.folder / "model.h5", work.folder / "stars.h5")
-    call(*words, tmp_path / "here.fits")
+    predict = functools.partial(ss.predict_survey, progress=False)
+    predict(tmp_path / "here.fits", work.laplace, work.path)
     cluster.kill_next()
-    call(*words, tmp_path / "there.fits", "--scheduler", cluster.address)
+    predict(tmp_path / "there.fits", work.laplace, work.path, scheduler=cluster.address)
     assert cluster.has_killed()
     assert (tmp_path / "there.fits").read_bytes() == (tmp_path / "here.fits").read_bytes()
 
 
-def test_derivatives_are_the_same_file_though_a_worker_died(work, cluster, tmp_path, small_pieces):
-    """The workers are sent the spectra: no rows of this format can be read alone."""
-    words = ("jacobian", work.folder / "model.h5", work.folder / "stars.npz")
-    call(*words, tmp_path / "here.h5")
-    cluster.kill_next()
-    call(*words, tmp_path / "there.h5", "--scheduler", cluster.address)
-    assert cluster.has_killed()
+def test_derivatives_are_the_same_file(work, cluster, tmp_path, small_pieces):
+    """The workers are sent the spectra, which are in memory."""
+    write = functools.partial(ss.write_jacobian, net=work.net, theta=work.theta, progress=False)
+    write(tmp_path / "here.h5", spectra=work.stars)
+    write(tmp_path / "there.h5", spectra=work.stars, scheduler=cluster.client)
     assert (tmp_path / "there.h5").read_bytes() == (tmp_path / "here.h5").read_bytes()
 
 
@@ -179,29 +155,28 @@ def test_sums_over_stars_are_the_same_to_the_last_bit(work, cluster, compile_sum
         np.testing.assert_array_equal(one, other)
 
 
-def test_folds_are_the_same_though_a_worker_died(work, cluster, tmp_path):
-    words = ("--folds", 2, "--hidden", 2, "--epochs", 3, "--no-tune", "--workers", 1)
-    call("validate", work.folder / "stars.h5", tmp_path / "here.fits", *words)
+def test_folds_are_the_same_though_a_worker_died(work, cluster):
+    validate = functools.partial(
+        ss.validate, work.stars, folds=2, hidden=(), tune=False, n_workers=1, progress=False
+    )
+    here = validate()
     cluster.kill_next()
-    call(
-        "validate", work.folder / "stars.h5", tmp_path / "there.fits", *words,
-        "--scheduler", cluster.address,
-    )  # fmt: skip
+    there = validate(scheduler=cluster.address)
     assert cluster.has_killed()
-    assert (tmp_path / "there.fits").read_bytes() == (tmp_path / "here.fits").read_bytes()
+    np.testing.assert_array_equal(there.prediction.labels, here.prediction.labels)
+    np.testing.assert_array_equal(there.prediction.total_cov, here.prediction.total_cov)
 
 
-def test_a_piece_of_which_workers_die_ends_the_run_and_the_others_are_kept(
-    work, cluster, tmp_path, small_pieces, monkeypatch
-):
-    monkeypatch.setattr(cluster.scheduler, "allowed_failures", 0)
-    cluster.kill_next()
-    with pytest.raises(WorkersError, match=r"a piece should .* got 1 that died of it.*memory"):
-        ss.predict_survey(
-            tmp_path / "c.fits", work.laplace, work.stars, progress=False, scheduler=cluster.client
-        )
-    assert cluster.has_killed()
-    assert not (tmp_path / "c.fits").exists()
+def die_of(number):
+    """What dask says of a piece that killed one worker after the other."""
+    raise distributed.KilledWorker("piece", SimpleNamespace(address="tcp://node1:4000"), 3)
+
+
+def test_a_piece_of_which_workers_die_is_told(cluster):
+    words = r"a piece should .* got 4 that died of it, the last of them tcp://node1:4000.* memory"
+    task = Task(read=abs, find=die_of)
+    with open_workers(cluster.client) as workers, pytest.raises(WorkersError, match=words):
+        list(workers.map(task, [1]))
 
 
 def test_workers_with_other_versions_are_refused(work, cluster, monkeypatch):

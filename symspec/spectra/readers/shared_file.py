@@ -33,7 +33,8 @@ class SharedFile:
         self.path = path
         self.options = dict(options)
         self.state = _find_state(path)
-        self._forget()
+        self._opened = ExitStack()
+        self._source: SpectraSource | None = None
 
     @classmethod
     def of(cls, source: Any, options: Mapping[str, Any]) -> Self | None:
@@ -48,13 +49,13 @@ class SharedFile:
         is_by_rows = is_hdf5(start) or start.startswith(FITS_START)
         return cls(os.path.abspath(path), options) if is_by_rows else None
 
-    def __call__(self, rows: slice) -> Spectra | None:
+    def __call__(self, piece: slice) -> Spectra | None:
         """Read some stars; None if there is another file, or none."""
         if self._source is None and _find_state(self.path) == self.state:
             with warnings.catch_warnings():  # of which whoever has the task has told
                 warnings.simplefilter("ignore")
                 self._source = self._opened.enter_context(open_spectra(self.path, **self.options))
-        return None if self._source is None else self._source.read(rows)
+        return None if self._source is None else self._source.read(piece)
 
     def close(self) -> None:
         """Close the file."""
@@ -71,7 +72,7 @@ class SharedFile:
 
     def _forget(self) -> None:
         self._opened = ExitStack()
-        self._source: SpectraSource | None = None
+        self._source = None
 
 
 def _find_state(path: str) -> tuple[int, ...] | None:
