@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import pickle
 from collections.abc import Callable, Hashable
-from functools import wraps
+from functools import lru_cache, wraps
 from threading import Lock
 from typing import Any, Concatenate
 
@@ -164,11 +165,15 @@ class Remade:
     def __reduce__(self) -> tuple[Any, ...]:
         if self.recipe is None:
             raise TypeError(f"{self!r} was not made by a function of symspec.derivatives.compiled.")
-        return _make_again, self.recipe
+        module, name, owner, args, options = self.recipe
+        return _make_again, (module, name, pickle.dumps(owner), args, tuple(options.items()))
 
 
-def _make_again(module: str, name: str, owner: Any, args: Any, options: Any) -> Any:
-    return getattr(importlib.import_module(module), name)(owner, *args, **options)
+@lru_cache(maxsize=32)
+def _make_again(module: str, name: str, owner: bytes, args: Any, options: Any) -> Any:
+    """The same function for the same bytes, however often it is sent."""
+    make = getattr(importlib.import_module(module), name)
+    return make(pickle.loads(owner), *args, **dict(options))
 
 
 def remember[Owner: (Network, Regression), **Options, Compiled](

@@ -10,7 +10,9 @@ on them in other portions, and so rounds sums otherwise than on its own arrays.
 
 from __future__ import annotations
 
+import logging
 import pickle
+import signal
 import threading
 import warnings
 from collections.abc import Generator, Iterator, Mapping, Sequence
@@ -60,15 +62,18 @@ def _use(client: Client) -> Iterator[Cluster]:
 def _start_here() -> Iterator[Cluster]:
     """A process for each core, each with one thread of BLAS, and as much memory as there is."""
     with (
+        dask.config.set({"distributed.worker.profile.enabled": False}),  # nobody looks at it
         LocalCluster(
             n_workers=CPU_COUNT,
             threads_per_worker=1,
             memory_limit=None,
             dashboard_address=None,
             scheduler_kwargs={"dashboard_address": ":0"},  # any port, as others may run
+            silence_logs=logging.ERROR,
         ) as cluster,
         Client(cluster, set_as_default=False) as client,
     ):
+        client.register_plugin(_LeaveInterrupts())
         yield Cluster(client)
 
 
@@ -153,6 +158,14 @@ class Cluster(Workers):
         finally:
             with suppress(OSError, ValueError, CancelledError):  # whoever is gone has forgotten it
                 self._client.unregister_worker_plugin(name)
+
+
+class _LeaveInterrupts(WorkerPlugin):
+    """Ctrl-C reaches all processes of a terminal; the one that started the workers ends them."""
+
+    def setup(self, worker: Any) -> None:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 class _Shared(WorkerPlugin):

@@ -96,4 +96,5 @@ def test_a_compiled_function_is_sent_as_what_it_was_made_of():
     again = pickle.loads(pickle.dumps(function))
     assert again is not function
     assert again.dtype == "float32"
+    assert pickle.loads(pickle.dumps(function)) is again  # which is compiled once
     np.testing.assert_array_equal(again(theta, X), function(theta, X))
