@@ -1,6 +1,6 @@
 """Two worker processes of one thread each against one process: rates, the same bytes, and kills.
 
-    python tests/bench/dask_workers.py FOLDER [N_STARS]   # 100,000 stars: ten minutes, 4 GB on disk
+    python tests/bench/dask_workers.py FOLDER [N_STARS]   # 100,000: half an hour, 4 GB on disk
 
 The spectra are those of `survey.py`, the network is wider: with the smaller one there, reading a
 star takes an eighth of the time of its error bars, and one process reads on the second core. One

@@ -8,7 +8,6 @@ from types import SimpleNamespace
 import h5py
 import numpy as np
 import pytest
-from killing import KillNext
 
 import symspec as ss
 from symspec.derivatives import tangent_stream
@@ -19,6 +18,8 @@ from symspec.workers import open_workers
 from symspec.workers.interface import Task
 
 distributed = pytest.importorskip("distributed")
+from killing import KillNext  # noqa: E402
+
 from symspec.workers import cluster as dask_cluster  # noqa: E402
 
 N_STARS, N_PIXELS = 60, 20
