@@ -156,7 +156,7 @@ class Cluster(Workers):
                         ) from error
             yield
         finally:
-            with suppress(OSError, ValueError, CancelledError):  # whoever is gone has forgotten it
+            with suppress(Exception, CancelledError):  # whoever is gone has forgotten it
                 self._client.unregister_worker_plugin(name)
 
 
@@ -212,7 +212,7 @@ class _Pieces:
         finished: dict[int, Future] = {}
         try:
             while n_done < len(self.pieces):
-                most = n_done + PIECES_AHEAD * len(self.client.nthreads()) + 1
+                most = n_done + PIECES_AHEAD * self.count_workers() + 1
                 for place in range(n_sent, min(most, len(self.pieces))):
                     self.send(place)
                     n_sent = place + 1
@@ -231,7 +231,7 @@ class _Pieces:
                     n_done += 1
                     place = n_done if in_order else -1
         finally:
-            with suppress(OSError, CancelledError):
+            with suppress(Exception, CancelledError):
                 self.client.cancel(list(self.places), force=True)
 
     def send(self, place: int) -> None:
@@ -264,9 +264,19 @@ class _Pieces:
                 " mostly memory was short, then start fewer workers on each machine."
             ) from error
         except CancelledError as error:
-            raise WorkersError(
-                f"the scheduler {_name(self.client)} was lost ({error}): start it again."
-            ) from error
+            raise self.find_loss(error) from error
+
+    def count_workers(self) -> int:
+        try:
+            return len(self.client.nthreads())
+        except Exception as error:  # dask raises one thing or another
+            raise self.find_loss(error) from error
+
+    def find_loss(self, error: BaseException) -> WorkersError:
+        return WorkersError(
+            f"the scheduler {_name(self.client)} was lost ({error}): start it again; what is"
+            " finished is kept where work can be resumed."
+        )
 
 
 @dataclass(frozen=True)

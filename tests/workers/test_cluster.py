@@ -267,6 +267,20 @@ def test_a_scheduler_without_workers_is_told(monkeypatch):
         pass
 
 
+def test_a_scheduler_that_is_lost_is_told():
+    with distributed.LocalCluster(n_workers=1, processes=False, **QUIETLY) as local:
+        client = distributed.Client(local, set_as_default=False)
+        with (
+            open_workers(client) as workers,
+            closing(workers.map(Task(read=abs, find=negate), range(10, 30))) as found,
+        ):
+            next(found)
+            local.close()
+            with pytest.raises(WorkersError, match=r"was lost .* start it again"):
+                list(found)
+        client.close()
+
+
 @pytest.mark.parametrize("scheduler", ["lokal", 3, b"tcp://127.0.0.1:9"])
 def test_what_is_no_scheduler_is_refused(scheduler):
     with (
