@@ -107,7 +107,8 @@ def predict_survey(
         stars after each piece.
     scheduler : None, "local", str or distributed.Client, optional
         Who works on the pieces, this process by default, see `symspec.workers`. The catalogue is
-        the same, and a run may go on with another one.
+        the same, but for last digits where this process takes more threads of BLAS than a worker,
+        and a run may go on with another one.
     **options
         Of `symspec.open_spectra`: how the spectra are read.
 
