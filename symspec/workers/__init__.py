@@ -4,7 +4,8 @@
 compiled sums such as `compile_ggn_vector_product(reg)(theta, X, Y, v, scheduler=...)` takes
 
 - None, this process;
-- ``"local"``, a process for each core of this machine, started and ended by the call;
+- ``"local"``, a process for each core of this machine, started and ended by the call, which in a
+  script has to stand below ``if __name__ == "__main__":``;
 - ``"tcp://node1:8786"``, the address of a running dask scheduler;
 - a ``distributed.Client``, which stays open.
 

@@ -60,21 +60,29 @@ def _use(client: Client) -> Iterator[Cluster]:
 
 @contextmanager
 def _start_here() -> Iterator[Cluster]:
-    """A process for each core, each with one thread of BLAS, and as much memory as there is."""
-    with (
-        dask.config.set({"distributed.worker.profile.enabled": False}),  # nobody looks at it
-        LocalCluster(
-            n_workers=CPU_COUNT,
-            threads_per_worker=1,
-            memory_limit=None,
-            dashboard_address=None,
-            scheduler_kwargs={"dashboard_address": ":0"},  # any port, as others may run
-            silence_logs=logging.ERROR,
-        ) as cluster,
-        Client(cluster, set_as_default=False) as client,
-    ):
+    with _start_processes() as cluster, Client(cluster, set_as_default=False) as client:
         client.register_plugin(_LeaveInterrupts())
         yield Cluster(client)
+
+
+def _start_processes() -> LocalCluster:
+    """A process for each core, each with one thread of BLAS, and as much memory as there is."""
+    nobody_looks = {"distributed.worker.profile.enabled": False}
+    try:
+        with dask.config.set(nobody_looks):
+            return LocalCluster(
+                n_workers=CPU_COUNT,
+                threads_per_worker=1,
+                memory_limit=None,
+                dashboard_address=None,
+                scheduler_kwargs={"dashboard_address": ":0"},  # any port, as others may run
+                silence_logs=logging.ERROR,
+            )
+    except RuntimeError as error:
+        raise WorkersError(
+            'scheduler="local" should start processes, which failed: in a script, call it below'
+            ' `if __name__ == "__main__":`, as each of them imports the script.'
+        ) from error
 
 
 @contextmanager

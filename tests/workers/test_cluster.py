@@ -247,6 +247,16 @@ def test_local_starts_workers_and_ends_them(monkeypatch):
     assert (n_workers, n_threads, local.status.name) == (1, 1, "closed")
 
 
+def test_processes_that_do_not_start_are_told(monkeypatch):
+    def start(**_):
+        raise RuntimeError("Nanny failed to start.")
+
+    monkeypatch.setattr(dask_cluster, "LocalCluster", start)
+    words = 'scheduler="local" .* below `if __name__ == "__main__":`'
+    with pytest.raises(WorkersError, match=words), open_workers("local"):
+        pass
+
+
 def test_a_scheduler_out_of_reach_is_named(monkeypatch):
     monkeypatch.setattr(dask_cluster, "SECONDS_TO_CONNECT", 0.2)
     with (
