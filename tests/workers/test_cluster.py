@@ -218,6 +218,25 @@ def test_warnings_and_errors_of_workers_are_given_here(cluster):
         assert told.value.smallest_eigenvalue == -5.0
 
 
+class SeesNothing:
+    """Reads where there is another file."""
+
+    def __call__(self, piece):
+        return None
+
+    def close(self):
+        """Nothing is open."""
+
+
+def test_workers_that_do_not_see_the_file_are_sent_what_is_in_it(cluster):
+    task = Task(read=abs, find=negate, read_there=SeesNothing())
+    numbers = [10 + i for i in range(9)]
+    expected = [(i, -number) for i, number in enumerate(numbers)]
+    with open_workers(cluster.client) as workers:
+        assert sorted(workers.map(task, numbers)) == expected
+        assert list(workers.map(task, numbers, in_order=True)) == expected
+
+
 def test_each_worker_is_sent_a_model_once(work, cluster, tmp_path, small_pieces, monkeypatch):
     asked = []
     whole = LaplacePosterior.__getstate__
