@@ -16,7 +16,7 @@ Which number comes out does not depend on who works. Stars are parted by their n
 alone, and sums are added in the same order, so that files, fits and folds are byte by byte those of
 one process with one thread of BLAS. (More threads, another processor or another BLAS round
 otherwise, on workers as anywhere.) Workers with another version of symspec, NumPy, PyTensor or
-Python are refused, also those that come later.
+Python, or with changed modules of symspec, are refused, also those that come later.
 
 A worker that dies costs the pieces it had; dask gives them to others, and gives up when four have
 died of one piece, mostly for want of memory. Finished pieces of a survey are kept beside the

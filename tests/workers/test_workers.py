@@ -2,7 +2,9 @@
 
 import os
 import pickle
+import shutil
 import sys
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -11,7 +13,7 @@ import pytest
 import symspec as ss
 from symspec.errors import DivergedError, MissingDependencyError
 from symspec.spectra.readers.shared_file import SharedFile
-from symspec.workers import open_workers
+from symspec.workers import open_workers, versions
 from symspec.workers.interface import Task
 
 
@@ -69,6 +71,25 @@ def test_only_files_whose_rows_are_read_alone_are_shared(tmp_path):
     assert SharedFile.of(tmp_path / "stars.npz", {}) is None
     assert SharedFile.of(tmp_path, {}) is None
     assert SharedFile.of(ss.Spectra(flux=np.ones((4, 3))), {}) is None
+
+
+def test_a_changed_copy_of_the_package_is_told_by_its_code(tmp_path, monkeypatch):
+    here = versions.find_own_versions()
+    copy = tmp_path / "symspec"
+    shutil.copytree(Path(ss.__file__).parent, copy, ignore=shutil.ignore_patterns("*.pyc"))
+
+    def find_there():
+        versions.hash_code.cache_clear()
+        return versions.find_own_versions()
+
+    monkeypatch.setattr(versions, "__file__", str(copy / "workers/versions.py"))
+    assert versions.describe_difference(here, find_there()) == ""
+    with (copy / "networks/layers.py").open("a") as stream:
+        stream.write("# changed\n")
+    difference = versions.describe_difference(here, find_there())
+    assert difference.startswith("code of symspec ")
+    assert difference.endswith(f" where {here['code of symspec']} is expected")
+    versions.hash_code.cache_clear()
 
 
 @pytest.mark.parametrize(
