@@ -50,7 +50,7 @@ Each room has a help of its own: `help(symspec.networks)` (layers and networks),
 backends), `.training`, `.inverse_hessian` (which structure), `.laplace` (how to read the error
 budget), `.validation` (whether it is true), `.hmc` (the check by Hamiltonian Monte Carlo),
 `.files` (archives, catalogues, long runs), `.files.importers` (networks of other programs),
-`.reports` (figures and tables), `.cli`.
+`.workers` (all cores, and clusters), `.reports` (figures and tables), `.cli`.
 """
 
 from symspec.safety import interrupts as interrupts  # first: the others take seconds
@@ -88,6 +88,7 @@ from symspec.errors import (
     UnsettledEvidenceWarning,
     UnusedDataWarning,
     ValuesDroppedWarning,
+    WorkersError,
 )
 from symspec.files import (
     catalogue_dataset,
@@ -307,6 +308,7 @@ __all__ = [
     "DivergedError",
     "NotAtMinimumError",
     "NotPositiveDefiniteError",
+    "WorkersError",
     "NotAtMinimumWarning",
     "MissingPixelsWarning",
     "EdgeOfRangeWarning",

@@ -25,8 +25,8 @@ from symspec.cli.shared.options import (
 from symspec.cli.shared.training import read_training_stars
 from symspec.errors import DataError, OptionError
 from symspec.files.archives import read_laplace
+from symspec.files.catalogue_reading import is_catalogue
 from symspec.files.catalogues import SUFFIXES, write_columns
-from symspec.files.surveys import is_catalogue
 from symspec.laplace.leave_one_out import LeftOut
 from symspec.laplace.posterior import LaplacePosterior
 from symspec.laplace.prediction import Prediction

@@ -15,6 +15,7 @@ from symspec.cli.shared.options import (
     Reading,
     Resample,
     Restart,
+    Scheduler,
     SpectraFile,
     Uncertainty,
     check_output,
@@ -66,6 +67,7 @@ def jacobian(
     uncertainty: Uncertainty = None,
     read: Reading = None,
     resample: Resample = None,
+    scheduler: Scheduler = None,
     restart: Restart = False,
     overwrite: Overwrite = False,
 ) -> None:
@@ -91,6 +93,7 @@ def jacobian(
             dtype=dtype,
             compression=compression,
             resample=resample,
+            scheduler=scheduler,
             restart=restart,
             overwrite=overwrite,
             **parse_reading(uncertainty, read),

@@ -25,7 +25,7 @@ from symspec.cli.shared.pages import write_page
 from symspec.cli.shared.training import read_training_stars
 from symspec.errors import OptionError
 from symspec.files.archives import read_laplace
-from symspec.files.surveys import is_catalogue
+from symspec.files.catalogue_reading import is_catalogue
 from symspec.laplace.posterior import LaplacePosterior
 from symspec.spectra.grids import fit_to_network
 from symspec.spectra.readers.read import read_spectra

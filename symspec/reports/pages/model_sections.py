@@ -6,7 +6,6 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from symspec.files.provenance import find_versions
 from symspec.hmc.comparison import AGREE, THRESHOLDS, HmcComparison
 from symspec.laplace.certificate import Certificate
 from symspec.laplace.identity import hash_network, hash_posterior
@@ -20,6 +19,7 @@ from symspec.reports.pages.figures.words import Words, count, number, numbers
 from symspec.reports.plots import plot_structure_audit
 from symspec.spectra.spectra import with_unit
 from symspec.validation.audit import INSIDE, StructureAudit
+from symspec.workers.versions import find_versions
 
 
 def describe_pixels(net: Network) -> str:
