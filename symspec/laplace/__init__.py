@@ -107,7 +107,6 @@ network.
 """
 
 from symspec.laplace.certificate import Certificate
-from symspec.laplace.combination import CombinedPosterior, CombinedPrediction, combine
 from symspec.laplace.fit import fit_laplace
 from symspec.laplace.flags import Flag, FlagOptions
 from symspec.laplace.means import GroupMeans, predict_means
@@ -116,14 +115,11 @@ from symspec.laplace.prediction import Prediction
 
 __all__ = [
     "Certificate",
-    "CombinedPosterior",
-    "CombinedPrediction",
     "Flag",
     "FlagOptions",
     "GroupMeans",
     "LaplacePosterior",
     "Prediction",
-    "combine",
     "fit_laplace",
     "predict_means",
 ]

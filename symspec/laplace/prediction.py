@@ -349,7 +349,7 @@ def join_predictions(
     arrays = [part.to_arrays() for part in parts]
     joined = {name: np.concatenate([part[name] for part in arrays])[order] for name in arrays[0]}
     first = parts[0]
-    return Prediction.from_arrays(
+    return type(first).from_arrays(
         joined,
         has_flux_errors=first.has_flux_errors,
         label_names=first.label_names,

@@ -10,9 +10,9 @@ import typer
 
 from symspec.cli.shared.options import Reading, Uncertainty, parse_reading
 from symspec.errors import UnusedDataWarning
-from symspec.files.archive_format import find_archive_kind
 from symspec.files.archives import read_laplace, read_network, read_regression
 from symspec.files.importers.descriptions import describe_file, is_foreign_network
+from symspec.files.stored.archive import find_archive_kind
 from symspec.reports.contents import (
     print_foreign_network,
     print_laplace,
