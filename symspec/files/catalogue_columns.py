@@ -14,6 +14,7 @@ from symspec.errors import DataError, OptionError, ShapeError
 from symspec.files.provenance import find_versions
 from symspec.laplace.flags import Flag
 from symspec.laplace.prediction import Prediction, standard_deviations
+from symspec.mixtures.prediction import CombinedPrediction
 from symspec.safety.arrays import as_float_array, as_texts
 from symspec.validation.calibration import ErrorCalibration
 
@@ -45,6 +46,7 @@ COLUMN_NAMES = {  # {0} is the label, {1} the part of the error
 _PARTS = {
     "": "total",
     "MODEL": "model (weights)",
+    "BETWEEN": "between-network (part of the model's)",
     "FLUX": "flux-error",
     "NOISE": "noise (label scatter)",
 }
@@ -213,6 +215,8 @@ def _list_quality(prediction: Prediction) -> Iterator[tuple[str, Column]]:
 def _find_covariances(prediction: Prediction) -> dict[str, np.ndarray]:
     """Covariances by the part of the error; that of the flux only if its errors are known."""
     covariances = {"": prediction.total_cov, "MODEL": prediction.model_cov}
+    if isinstance(prediction, CombinedPrediction):
+        covariances["BETWEEN"] = prediction.between_cov
     if prediction.has_flux_errors:
         covariances["FLUX"] = prediction.flux_cov
     covariances["NOISE"] = prediction.noise_cov
@@ -291,6 +295,8 @@ def build_header(
     header["FILL"] = FILLS[prediction.fill]
     header["FLUXPROP"] = PROPAGATIONS[prediction.flux]
     header["ERRTYPE"] = "columns of errors are standard deviations"
+    if isinstance(prediction, CombinedPrediction):
+        header["ERRTYPE"] += f" of a mixture of {len(prediction.parts)} networks, not normal"
     if prediction.noise_dof is not None:
         header["ERRTYPE"] += "; of noise with wide tails half widths of 68.27 %"
     if interval is not None:

@@ -269,6 +269,14 @@ class Prediction:
             noise_mixture=None,
         )
 
+    def with_flux_of(self, other: Prediction) -> Prediction:
+        """The same prediction with the flux errors of another one of these stars beside its own."""
+        return replace(
+            self,
+            flux_cov=self.flux_cov + other.flux_cov,
+            total_cov=self.total_cov + other.flux_cov,
+        )
+
     @property
     def errors(self) -> np.ndarray:
         """Standard deviations (star, label): the square root of the total covariance's diagonal."""

@@ -76,11 +76,25 @@ def leave_out(
     """
     if isinstance(laplace, LaplacePosterior):
         return LeftOut.of(laplace, groups, X, Y, label_errors, ivar)
-    first = laplace.posteriors[0].flux_mean
-    if not all(np.allclose(o.flux_mean, first, rtol=SAME_MEAN, atol=0) for o in laplace.posteriors):
-        raise OptionError(
-            "networks should have been trained on the same stars to leave these out, got networks"
-            " of different training stars: ask each of them alone."
-        )
+    find_flux_mean(laplace)
     parts = [LeftOut.of(o, groups, X, Y, label_errors, ivar) for o in laplace.posteriors]
     return CombinedLeftOut(tuple(parts), laplace.weights)
+
+
+def find_flux_mean(laplace: AnyPosterior) -> np.ndarray:
+    """Mean training spectrum (pixel,), which tells stars that a model was trained on.
+
+    Raises
+    ------
+    OptionError
+        The networks were trained on different stars.
+    """
+    if isinstance(laplace, LaplacePosterior):
+        return laplace.flux_mean
+    first, *others = (one.flux_mean for one in laplace.posteriors)
+    if not all(np.allclose(other, first, rtol=SAME_MEAN, atol=0) for other in others):
+        raise OptionError(
+            "the networks should have been trained on the same stars, to be known by these, got"
+            " networks of different ones: take each of them alone."
+        )
+    return first

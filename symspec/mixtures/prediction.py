@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import logsumexp
 
-from symspec.errors import DataError
+from symspec.errors import DataError, OptionError
 from symspec.laplace.prediction import STARS_SCORED_AT_ONCE, Prediction, standard_deviations
 from symspec.networks.noise import Noise
 from symspec.networks.noise.crps import find_distance
@@ -85,6 +85,31 @@ class CombinedPrediction(Prediction):
     def with_noise(self, noise: Noise) -> CombinedPrediction:
         """The same prediction with another noise, of each network; flags stay what they are."""
         return mix_predictions([part.with_noise(noise) for part in self.parts], self.weights)
+
+    def with_flux_of(self, other: Prediction) -> CombinedPrediction:
+        """The same with the flux errors that each network has in another one of this mixture.
+
+        Raises
+        ------
+        OptionError
+            The other prediction is not of as many networks.
+        """
+        if not isinstance(other, CombinedPrediction) or len(other.parts) != len(self.parts):
+            raise OptionError(
+                f"other should be a prediction of the same mixture of {len(self.parts)} networks,"
+                " got another one: predict the stars with this mixture."
+            )
+        pairs = zip(self.parts, other.parts, strict=True)
+        return mix_predictions([mine.with_flux_of(theirs) for mine, theirs in pairs], self.weights)
+
+    @property
+    def between_share(self) -> np.ndarray:
+        """Share (star, label) of the model's variance that is between the networks."""
+        between, model = (
+            np.diagonal(covariance, axis1=1, axis2=2)
+            for covariance in (self.between_cov, self.model_cov)
+        )
+        return np.divide(between, model, out=np.zeros_like(model), where=model != 0)
 
     def to_arrays(self) -> dict[str, np.ndarray]:
         """Arrays with a star axis: of the mixture, and of each network under a name of its own."""

@@ -13,9 +13,16 @@ from rich.table import Table
 from symspec.files.importers.descriptions import FileDescription
 from symspec.laplace.leave_one_out import LeftOut
 from symspec.laplace.posterior import LaplacePosterior
+from symspec.mixtures.posterior import CombinedPosterior
 from symspec.networks.network import Network
 from symspec.networks.regression import Regression
-from symspec.reports.tables import certificate_line, format_sigma, new_table, summary_table
+from symspec.reports.tables import (
+    certificate_line,
+    format_noise,
+    format_sigma,
+    new_table,
+    summary_table,
+)
 from symspec.safety.label_errors import find_labels_alone
 from symspec.safety.named_arrays import Contents
 from symspec.spectra.readers.unused import describe_unused
@@ -164,6 +171,41 @@ def foreign_table(description: FileDescription) -> Table:
     n_numbers = sum(row.n_numbers for row in description.rows)
     table.add_row("all", *[""] * (len(table.columns) - 2), f"{n_numbers:,}")
     return table
+
+
+def list_networks(combined: CombinedPosterior) -> tuple[list[str], list[list[str]]]:
+    """Columns and rows of `mixture_table`."""
+    columns = ["network", "its weights are", "sigma_noise", "share", "parameters", "log evidence"]
+    rows = []
+    pairs = zip(combined.weights, combined.posteriors, strict=True)
+    for k, (share, one) in enumerate(pairs, 1):
+        is_known = one.inverse_hessian.is_complete
+        evidence = f"{one.log_marginal_likelihood():,.1f}" if is_known else "unknown"
+        verdict = one.certificate.verdict
+        cells = [verdict, format_noise(one.reg), f"{share:.3g}", f"{one.net.n_params:,}", evidence]
+        rows.append([str(k), *cells])
+    return columns, rows
+
+
+def mixture_table(combined: CombinedPosterior) -> Table:
+    """One row a network: its certificate, noise, share of the mixture, size and evidence."""
+    columns, rows = list_networks(combined)
+    table = new_table(f"A mixture of {len(rows)} networks", columns, left=3)
+    for row in rows:
+        table.add_row(*map(escape, row))
+    return table
+
+
+def print_mixture(console: Console, combined: CombinedPosterior, path: str) -> None:
+    """Print the contents of a file of several networks."""
+    n = len(combined.posteriors)
+    console.print(f"[bold]{escape(path)}[/]: {n} networks with error bars", soft_wrap=True)
+    console.print(mixture_table(combined))
+    console.print(label_table(combined.net))
+    for k, one in enumerate(combined.posteriors, 1):
+        for name, verdict in zip(one.net.label_names, one.hmc_verdict, strict=False):
+            console.print(f"Hamiltonian Monte Carlo, network {k}, {escape(name)}: {verdict}")
+    console.print(f"One of them in full: symspec info {escape(path)} --network 1", soft_wrap=True)
 
 
 def print_laplace(console: Console, laplace: LaplacePosterior, path: str) -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
+import numpy as np
 import typer
 
 from symspec.cli.shared.files import offer_to_resume
+from symspec.cli.shared.models import OneNetwork, read_one_network
 from symspec.cli.shared.options import (
     MODEL_SUFFIXES,
     ModelFile,
@@ -24,9 +26,12 @@ from symspec.files.archives import read_flux_prior
 from symspec.files.importers.read import read_network
 from symspec.files.jacobians import write_jacobian
 from symspec.files.partial_runs import is_finished
+from symspec.files.stored.archive import find_archive_kind
+from symspec.networks.network import Network
 from symspec.reports.plots import save_figure
 from symspec.reports.sensitivity import plot_sensitivity
 from symspec.reports.tables import open_console, print_written
+from symspec.spectra.flux_prior import FluxPrior
 
 EXAMPLES = (
     "Examples: [bold]symspec jacobian model.h5 stars.h5 jacobian.h5[/]\n\n"
@@ -59,6 +64,7 @@ def jacobian(
     model: ModelFile,
     spectra: SpectraFile,
     output: JacobianOutput,
+    network: OneNetwork = None,
     plot: Plot = None,
     dtype: Dtype = "float64",
     compression: Compression = "gzip",
@@ -79,14 +85,14 @@ def jacobian(
     check_output(output, may_exist, MODEL_SUFFIXES, model, spectra)
     if plot is not None:
         check_output(plot, overwrite, None, output, model, spectra)
-    net, theta = read_network(model)
+    net, theta, flux_prior = _read_model(model, network)
     with offer_to_resume(output):
         summary = write_jacobian(
             output,
             net,
             theta,
             spectra,
-            flux_prior=read_flux_prior(model),
+            flux_prior=flux_prior,
             fill=fill,
             dtype=dtype,
             compression=compression,
@@ -109,3 +115,12 @@ def jacobian(
             wavelength_medium=summary.wavelength_medium,
         )
         print_written(console, "figure", save_figure(axes[0].figure, plot))
+
+
+def _read_model(model: Path, network: int | None) -> tuple[Network, np.ndarray, FluxPrior | None]:
+    """A network, its weights, and what training spectra tell of missing pixels, if it is known."""
+    if network is None and find_archive_kind(model) != "mixture":
+        return *read_network(model), read_flux_prior(model)
+    why = "derivatives are written of one network"
+    laplace = read_one_network(model, network, why)
+    return laplace.net, laplace.theta, laplace.flux_prior

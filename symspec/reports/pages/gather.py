@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 from symspec.derivatives.compiled import compile_objective
 from symspec.derivatives.functions import check_stars
 from symspec.errors import DataError, OptionError, ShapeError
-from symspec.files.surveys import Catalogue, read_catalogue
+from symspec.files.catalogue_reading import Catalogue, read_catalogue
 from symspec.laplace.identity import hash_network, hash_posterior
 from symspec.laplace.leave_one_out import LeftOut
 from symspec.laplace.posterior import LaplacePosterior
