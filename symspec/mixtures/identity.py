@@ -39,13 +39,13 @@ def describe_origin(laplace: AnyPosterior) -> dict[str, str | int]:
     if not isinstance(laplace, LaplacePosterior):
         entries["NETWORKS"] = len(each)
         entries["WEIGHTS"] = ", ".join(f"{weight:.6g}" for weight in laplace.weights)
-    entries["STRUCT"] = _name_each([one.structure for one in each])
-    entries["CURVAT"] = _name_each([one.curvature for one in each])
-    entries["NOISE"] = _name_each([one.reg.noise.describe() for one in each])
+    entries["STRUCT"] = name_each([one.structure for one in each])
+    entries["CURVAT"] = name_each([one.curvature for one in each])
+    entries["NOISE"] = name_each([one.reg.noise.describe() for one in each])
     return entries
 
 
-def _name_each(texts: list[str]) -> str:
+def name_each(texts: list[str]) -> str:
     """What all have in common, or the text of each with its number."""
     if len(set(texts)) == 1:
         return texts[0]

@@ -135,6 +135,11 @@ def list_posteriors(laplace: AnyPosterior) -> tuple[LaplacePosterior, ...]:
     return (laplace,) if isinstance(laplace, LaplacePosterior) else laplace.posteriors
 
 
+def find_weights(laplace: AnyPosterior) -> np.ndarray:
+    """Those of a mixture (network,), or 1 of the network that stands alone."""
+    return np.ones(1) if isinstance(laplace, LaplacePosterior) else laplace.weights
+
+
 def combine(
     posteriors: Sequence[LaplacePosterior], *, weights: str | ArrayLike = "equal"
 ) -> CombinedPosterior:
@@ -163,7 +168,7 @@ def combine(
     """
     each = tuple(posteriors)
     combined = CombinedPosterior(each, np.full(len(each), np.nan))
-    return replace(combined, weights=_find_weights(each, weights))
+    return replace(combined, weights=_weigh(each, weights))
 
 
 def _check_alike(first: Network, other: Network) -> None:
@@ -179,7 +184,7 @@ def _check_alike(first: Network, other: Network) -> None:
             )
 
 
-def _find_weights(posteriors: tuple[LaplacePosterior, ...], weights: str | ArrayLike) -> np.ndarray:
+def _weigh(posteriors: tuple[LaplacePosterior, ...], weights: str | ArrayLike) -> np.ndarray:
     n = len(posteriors)
     if isinstance(weights, str):
         if check_choice(weights, "weights", WEIGHTS) == "equal":
