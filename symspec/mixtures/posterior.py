@@ -173,11 +173,11 @@ def combine(
 
 def _check_alike(first: Network, other: Network) -> None:
     """Refuse networks of other pixels, wavelengths or labels."""
-    grid = [name for name in GRID if None not in (getattr(first, name), getattr(other, name))]
-    for name in (*ALIKE, *grid):
+    for name in (*ALIKE, *GRID):
         wanted = getattr(first, name)
         found = getattr(other, name)
-        if not np.array_equal(wanted, found):
+        is_known = wanted is not None and found is not None
+        if is_known and not np.array_equal(wanted, found):
             raise DataError(
                 f"the networks should have the same {name}, got {wanted} and {found}: combine"
                 " networks of the same spectra and labels."

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,13 +13,16 @@ from rich.markup import escape
 from rich.table import Table
 
 from symspec.files.importers.descriptions import FileDescription
-from symspec.laplace.leave_one_out import LeftOut
 from symspec.laplace.posterior import LaplacePosterior
-from symspec.mixtures.posterior import CombinedPosterior
+from symspec.laplace.prediction import Prediction
+from symspec.mixtures.left_out import leave_out
+from symspec.mixtures.posterior import AnyPosterior, CombinedPosterior, list_posteriors
+from symspec.mixtures.prediction import CombinedPrediction
 from symspec.networks.network import Network
 from symspec.networks.regression import Regression
 from symspec.reports.tables import (
     certificate_line,
+    describe_between,
     format_noise,
     format_sigma,
     new_table,
@@ -222,31 +227,65 @@ def print_laplace(console: Console, laplace: LaplacePosterior, path: str) -> Non
         console.print(f"Hamiltonian Monte Carlo, {escape(name)}: {verdict}")
 
 
-def print_trained(console: Console, laplace: LaplacePosterior, held_out: Spectra | None) -> None:
+def print_trained(console: Console, laplace: AnyPosterior, held_out: Spectra | None) -> None:
     """Print a model just trained, tested on stars that it has not seen."""
-    console.print(network_table(laplace.reg.net, laplace.reg))
-    console.print(label_table(laplace.reg.net, laplace))
-    console.print(_describe_noise(laplace.reg))
+    _print_networks(console, laplace)
     if held_out is not None and held_out.labels is not None:
         prediction = laplace.predict(held_out)
         title = f"{len(held_out):,} stars that were not trained on"
-        console.print(summary_table(prediction, held_out.labels, title=title))
-    console.print(certificate_line(laplace.certificate), soft_wrap=True)
+        _print_summary(console, prediction, held_out.labels, title)
+    _print_certificates(console, laplace)
 
 
-def print_adopted(console: Console, laplace: LaplacePosterior, scaling: str) -> None:
-    """Print a model made of a network that came trained, with each star left out in turn."""
-    console.print(network_table(laplace.reg.net, laplace.reg))
-    console.print(label_table(laplace.reg.net, laplace))
-    console.print(f"Outputs of the network: {escape(scaling)}", soft_wrap=True)
-    console.print(_describe_noise(laplace.reg))
-    if laplace.inverse_hessian.accuracy != "interval":
-        left_out = LeftOut.of(laplace, None, None)
+def _print_networks(console: Console, laplace: AnyPosterior) -> None:
+    """Layers, labels and noise of one network, or one row a network of several."""
+    if isinstance(laplace, LaplacePosterior):
+        console.print(network_table(laplace.reg.net, laplace.reg))
+        console.print(label_table(laplace.reg.net, laplace))
+        console.print(_describe_noise(laplace.reg))
+    else:
+        console.print(mixture_table(laplace))
+        console.print(label_table(laplace.net))
+
+
+def _print_summary(
+    console: Console, prediction: Prediction, labels: np.ndarray, title: str
+) -> None:
+    console.print(summary_table(prediction, labels, title=title))
+    if isinstance(prediction, CombinedPrediction):
+        console.print(escape(describe_between(prediction)), soft_wrap=True)
+
+
+def _print_certificates(console: Console, laplace: AnyPosterior) -> None:
+    """The certificate of one network; `mixture_table` has the verdicts of several."""
+    if isinstance(laplace, LaplacePosterior):
+        console.print(certificate_line(laplace.certificate), soft_wrap=True)
+
+
+def print_adopted(
+    console: Console, laplace: AnyPosterior, scalings: Sequence[tuple[Path, str]]
+) -> None:
+    """Print a model of networks that came trained, with each star left out in turn.
+
+    Parameters
+    ----------
+    console : Console
+    laplace : LaplacePosterior or CombinedPosterior
+    scalings : sequence of Path and str
+        Files of the networks, and how each scales its labels.
+    """
+    _print_networks(console, laplace)
+    for path, scaling in scalings:
+        whose = path.name if len(scalings) > 1 else "the network"
+        console.print(escape(f"Outputs of {whose}: {scaling}"), soft_wrap=True)
+    accuracies = {one.inverse_hessian.accuracy for one in list_posteriors(laplace)}
+    if "interval" not in accuracies:
+        left_out = leave_out(laplace)
         labels = find_labels_alone(left_out.stars.labels)
         for center, words in _CENTERS.items():
             title = f"{len(labels):,} stars, each left out in turn: {words}"
-            console.print(summary_table(left_out.predict(center), labels, title=title))
-    console.print(certificate_line(laplace.certificate), soft_wrap=True)
+            _print_summary(console, left_out.predict(center), labels, title)
+    _print_certificates(console, laplace)
 
 
 def print_network(console: Console, net: Network, reg: Regression | None, path: str) -> None:

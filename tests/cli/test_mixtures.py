@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from astropy.io import fits
 from astropy.table import Table
+from html_pages import leave_undrawn
 from scipy.optimize import brentq
 from scipy.stats import norm
 from test_cli import run, write_stars
@@ -12,6 +13,8 @@ from test_cli import run, write_stars
 import symspec as ss
 from symspec.files import partial_runs
 from symspec.files.catalogue_reading import read_catalogue
+from symspec.fitting import starts
+from symspec.fitting.fit import FitOptions
 from symspec.mixtures.identity import hash_model, hash_networks
 
 N_PIXELS = 10
@@ -214,3 +217,112 @@ def test_a_network_without_error_bars_is_sent_to_fit(work, tmp_path):
     ss.write_network(path, work.reg.net, work.posteriors[0].theta)
     said = run("errors", path, work.path("new.h5"), tmp_path / "out.fits", code=1)
     assert "got a network alone: 'symspec fit net.h5 STARS model.h5' makes one" in said.stderr
+
+
+# --- several networks become a model
+
+
+@pytest.fixture(scope="module")
+def ensemble(work):
+    """Files of two networks which give z-scores, and the labels that they mean (network, ...)."""
+    paths = [work.path(f"net_{k}.h5") for k in range(2)]
+    labels = []
+    for k, path in enumerate(paths):
+        net = ss.standardized(
+            ss.mlp([N_PIXELS, 3, 3], activation="tanh"), work.known.flux, work.known.labels
+        )
+        reg = ss.Regression(net, sigma_noise=0.1 * work.known.labels.std(axis=0),
+                            prior_precision=1.0)  # fmt: skip
+        theta = ss.train(reg, work.known, epochs=400, learning_rate=1e-2, progress=False,
+                         rng=np.random.default_rng(k)).theta  # fmt: skip
+        ss.write_network(path, ss.Network(net.layers[:-1], N_PIXELS), theta)
+        labels.append(ss.compile_predict(net)(theta, work.new.flux))
+    return paths, np.array(labels)
+
+
+def test_networks_of_an_ensemble_go_in_as_one_model(work, ensemble, tmp_path, monkeypatch):
+    leave_undrawn(monkeypatch)
+    paths, labels = ensemble
+    model = tmp_path / "model.h5"
+    said = run("fit", *paths, work.path("stars.h5"), model, "--report", tmp_path / "page.html")
+    assert "A mixture of 2 networks" in said.stdout
+    assert "Outputs of net_1.h5: z-scores of these labels" in said.stdout
+    laplace = ss.read_laplace(model)
+    np.testing.assert_array_equal(laplace.weights, [0.5, 0.5])
+    # as good as the scaling is found, from 40 stars
+    spread = work.known.labels.std(axis=0)
+    found = laplace.predict(work.new, progress=False)
+    assert (np.abs(found.labels - labels.mean(axis=0)) < 0.02 * spread).all()
+    apart = (labels[0] - labels[1]) / 2
+    expected = np.abs(np.einsum("ncc->nc", found.between_cov) ** 0.5 - np.abs(apart))
+    assert (expected < 0.02 * spread).all()
+    inside = 100 * ss.coverage(laplace.leave_one_out(work.known), work.known.labels)[:, 0]
+    assert f"{inside[0]:.0f} % {inside[1]:.0f} %" in said.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--starts", 3), "--starts is of one NETWORK, got 2"),
+        (("--weights", "evidence"), "--weights evidence takes --move minimum"),
+    ],
+)
+def test_what_several_networks_cannot_be_is_refused(work, ensemble, tmp_path, options, words):
+    paths, _ = ensemble
+    model = tmp_path / "model.h5"
+    said = run("fit", *paths, work.path("stars.h5"), model, *options, code=1)
+    assert words in said.stderr
+    labels = ("--label", "LOGG", "--label", "TEFF", "--label", "FE_H")
+    said = run("fit", *paths[::-1], work.path("stars.h5"), model, *labels, code=1)
+    assert "It is network 1 of 2." in said.stderr
+    said = run("fit", paths[0], work.path("stars.h5"), model, "--starts", 2, code=1)
+    assert "--starts takes --move minimum: how NETWORK was trained is not known" in said.stderr
+    said = run("fit", paths[0], paths[0], work.path("stars.h5"), model, code=1)
+    assert "should be different files, got one of them twice" in said.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_network_is_trained_again_from_other_starts(work, ensemble, tmp_path):
+    model = tmp_path / "model.h5"
+    words = ("--move", "minimum", "--starts", 2, "--weights", "evidence")
+    run("fit", ensemble[0][0], work.path("stars.h5"), model, *words)
+    one, other = ss.read_laplace(model).posteriors
+    assert one.certificate.is_stationary
+    assert other.certificate.is_stationary
+    assert one.net.label_names == other.net.label_names
+    assert np.abs(one.theta - other.theta).max() > 0.1  # units in another order at the least
+    assert (abs(one.log_marginal_likelihood() - other.log_marginal_likelihood())) < 20
+
+
+def test_train_keeps_several_starts_in_one_model(work, tmp_path, monkeypatch):
+    seeds = []
+
+    def fit_network(stars, options, *, seed, **given):
+        seeds.append(seed)
+        assert options.hidden == (3,)
+        return work.posteriors[seed - 4]
+
+    monkeypatch.setattr(starts, "fit_network", fit_network)
+    model = tmp_path / "model.h5"
+    words = ("--hidden", 3, "--seed", 4, "--starts", 2)
+    said = run("train", work.path("stars.h5"), model, *words)
+    assert seeds == [4, 5]
+    assert "A mixture of 2 networks" in said.stdout
+    assert "what lies between them of the model's variance" in said.stdout
+    found = ss.read_laplace(model)
+    for one, expected in zip(found.posteriors, work.posteriors, strict=False):
+        np.testing.assert_array_equal(one.theta, expected.theta)
+    said = run("train", work.path("stars.h5"), tmp_path / "no.h5", "--hidden", "linear",
+               "--starts", 2, code=1)  # fmt: skip
+    assert "--starts should be 1 of a linear network, which has one minimum" in said.stderr
+
+
+def test_the_network_that_auto_chose_is_the_first_start(work, monkeypatch):
+    monkeypatch.setattr(starts, "fit_network", lambda *given, seed, **more: work.posteriors[seed])
+    first, second, _ = work.posteriors
+    options = FitOptions(hidden=(3,))
+    found = starts.fit_starts(work.known, options, n_starts=2, first=first)
+    assert found.posteriors == (first, second)
+    assert starts.fit_starts(work.known, options, first=first) is first
+    with pytest.raises(ss.OptionError, match="a linear network has one minimum"):
+        starts.fit_starts(work.known, FitOptions(hidden=()), n_starts=2)

@@ -1,5 +1,7 @@
 """Several networks as one: the law of total covariance, and the mixture's own intervals."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from conftest import assert_entries
@@ -8,6 +10,7 @@ from scipy.integrate import quad
 from scipy.optimize import brentq
 
 import symspec as ss
+from symspec.laplace.prediction import join_predictions
 
 WEIGHTS = np.array([0.5, 0.3, 0.2])
 ROUNDED = 1e-12
@@ -151,3 +154,26 @@ def test_networks_that_do_not_go_together_and_bad_weights_are_refused(posteriors
     for bad in ([1.0, 2.0], [1.0, -1.0, 1.0], [0.0, 0.0, 0.0], [np.nan, 1.0, 1.0]):
         with pytest.raises(ss.DataError, match="weights should be 3 numbers"):
             ss.combine(posteriors, weights=bad)
+
+
+def test_networks_on_other_wavelengths_are_refused_where_both_are_known(posteriors):
+    def on(wavelength):
+        net = posteriors[0].net
+        own = ss.Network(net.layers, 4, label_names=net.label_names, wavelength=wavelength)
+        return replace(posteriors[0], reg=ss.Regression(own, noise=posteriors[0].reg.noise,
+                                                        prior_precision=0.3))  # fmt: skip
+
+    grid = np.linspace(5000.0, 5100.0, 4)
+    combined = ss.combine([on(grid), posteriors[0], on(grid)])
+    assert combined.net.wavelength is not None
+    with pytest.raises(ss.DataError, match="should have the same wavelength"):
+        ss.combine([on(grid), on(grid + 1)])
+
+
+def test_predictions_of_other_mixtures_are_not_joined(posteriors, new, combined):
+    X, ivar = new
+    joined = join_predictions([combined, combined.select(slice(1, 2))])
+    assert_entries(joined.interval(0.9)[[0, 3]], combined.interval(0.9)[[0, 1]], 1e-9)
+    other = ss.combine(posteriors).predict(X, ivar=ivar, progress=False)
+    with pytest.raises(ss.DataError, match="of one mixture to be joined"):
+        join_predictions([combined, other])

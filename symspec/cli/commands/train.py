@@ -20,8 +20,10 @@ from symspec.cli.shared.options import (
     Reading,
     ReportPage,
     SpectraFile,
+    Starts,
     Uncertainty,
     Validation,
+    Weights,
     check_output,
     check_report,
     parse_reading,
@@ -29,11 +31,13 @@ from symspec.cli.shared.options import (
 from symspec.cli.shared.pages import write_page
 from symspec.errors import OptionError, TooLargeError
 from symspec.files.archives import write_laplace
-from symspec.fitting.fit import FitOptions, fit_network
+from symspec.fitting.fit import FitOptions
 from symspec.fitting.selection import HIDDEN, select
 from symspec.fitting.start import build_start
+from symspec.fitting.starts import fit_starts, has_one_minimum
 from symspec.inverse_hessian.choice import INVERSES, check_structure, choose_structure
 from symspec.laplace.posterior import LaplacePosterior
+from symspec.mixtures.posterior import AnyPosterior
 from symspec.networks.preprocessing import parse_preprocessing
 from symspec.reports.contents import print_trained
 from symspec.reports.tables import open_console, outlier_table, print_written, selection_table
@@ -150,6 +154,8 @@ def train(
     uncertainty: Uncertainty = None,
     read: Reading = None,
     seed: Seed = 0,
+    starts: Starts = 1,
+    weights: Weights = "equal",
     structure: Structure = "auto",
     memory: Memory = "8GB",
     report: ReportPage = None,
@@ -163,6 +169,8 @@ def train(
     label's spread, around which the prior of predicted noise is, too; errors that the labels came
     with add to it. With --hidden auto several networks are tried, linear, wider and wider, and the
     smallest is kept whose log score on stars held out is within its standard error of the best.
+    With --starts 5 five networks are trained from other first weights, whose labels differ where
+    the stars leave gaps: the error bars hold that, too.
     """
     check_output(output, overwrite, MODEL_SUFFIXES, spectra)
     check_report(report, overwrite, spectra, output)
@@ -179,7 +187,14 @@ def train(
         learning_rate=learning_rate, tune=tune, structure=structure, memory=memory,
     )  # fmt: skip
     check_tunable(rest, options)
-    laplace = _fit(rest, held_out, options, seed, widths is None, epochs)
+    check_starts(starts, options, widths is None)
+    first = None
+    if widths is None:
+        first, options = _select(rest, options, seed, epochs)
+        starts = 1 if has_one_minimum(options) else starts
+    laplace = fit_starts(
+        rest, options, n_starts=starts, weights=weights, seed=seed, held_out=held_out, first=first
+    )
     write_or_keep(partial(write_laplace, laplace=laplace, overwrite=overwrite), output)
     _print(laplace, rest, held_out, output)
     write_page(
@@ -188,35 +203,37 @@ def train(
     )  # fmt: skip
 
 
-def _fit(
-    stars: Spectra,
-    held_out: Spectra | None,
-    options: FitOptions,
-    seed: int,
-    tries_several: bool,
-    epochs: int | None,
-) -> LaplacePosterior:
-    """The network asked for, or the best of several, with these epochs if any are given."""
-    if tries_several:
-        return _select(stars, options, seed, epochs)
-    return fit_network(stars, options, seed=seed, held_out=held_out)
-
-
-def _select(stars: Spectra, options: FitOptions, seed: int, epochs: int | None) -> LaplacePosterior:
-    """Try several networks, and print how each of them did."""
+def _select(
+    stars: Spectra, options: FitOptions, seed: int, epochs: int | None
+) -> tuple[LaplacePosterior, FitOptions]:
+    """Try several networks, and print how each of them did; the best, and how it is trained."""
     own = VARIED if epochs is not None else (*VARIED, "epochs")
     names = [field.name for field in fields(options) if field.name not in own]
     tried = select(stars, seed=seed, **{name: getattr(options, name) for name in names})
     open_console().print(selection_table(tried.candidates))
-    return tried.laplace
+    return tried.laplace, tried.options
+
+
+def check_starts(starts: int, options: FitOptions, tries_several: bool) -> None:
+    """Refuse, before any work, starts that would all end at the same weights.
+
+    Raises
+    ------
+    OptionError
+    """
+    if starts > 1 and not tries_several and has_one_minimum(options):
+        raise OptionError(
+            f"--starts should be 1 of a linear network, which has one minimum, got {starts}: leave"
+            " it out, or give --hidden."
+        )
 
 
 def _print(
-    laplace: LaplacePosterior, trained_on: Spectra, held_out: Spectra | None, output: Path
+    laplace: AnyPosterior, trained_on: Spectra, held_out: Spectra | None, output: Path
 ) -> None:
     console = open_console()
     print_trained(console, laplace, held_out)
-    if laplace.reg.noise.tail_dof is not None:
+    if isinstance(laplace, LaplacePosterior) and laplace.reg.noise.tail_dof is not None:
         outliers = find_outliers(laplace, trained_on, n_worst=N_WORST)
         console.print(outlier_table(outliers, laplace.reg.net, trained_on.ids))
     print_written(console, "model", output)
