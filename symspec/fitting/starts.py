@@ -55,7 +55,7 @@ def fit_starts(
     if n_starts > 1 and has_one_minimum(options):
         raise OptionError(
             f"a linear network has one minimum, where all of {n_starts} starts would end: train it"
-            " once."
+            " once, or give it hidden layers."
         )
     each = [] if first is None else [first]
     for k in range(len(each), n_starts):

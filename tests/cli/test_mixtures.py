@@ -314,7 +314,7 @@ def test_train_keeps_several_starts_in_one_model(work, tmp_path, monkeypatch):
         np.testing.assert_array_equal(one.theta, expected.theta)
     said = run("train", work.path("stars.h5"), tmp_path / "no.h5", "--hidden", "linear",
                "--starts", 2, code=1)  # fmt: skip
-    assert "--starts should be 1 of a linear network, which has one minimum" in said.stderr
+    assert "a linear network has one minimum, where all of 2 starts would end" in said.stderr
 
 
 def test_the_network_that_auto_chose_is_the_first_start(work, monkeypatch):

@@ -88,19 +88,11 @@ def jacobian(
     net, theta, flux_prior = _read_model(model, network)
     with offer_to_resume(output):
         summary = write_jacobian(
-            output,
-            net,
-            theta,
-            spectra,
-            flux_prior=flux_prior,
-            fill=fill,
-            dtype=dtype,
-            compression=compression,
-            resample=resample,
-            restart=restart,
-            overwrite=overwrite,
+            output, net, theta, spectra,
+            flux_prior=flux_prior, fill=fill, dtype=dtype, compression=compression,
+            resample=resample, restart=restart, overwrite=overwrite,
             **parse_reading(uncertainty, read),
-        )
+        )  # fmt: skip
     console = open_console()
     shape = f"(star {summary.n_stars:,}, label {net.n_labels}, pixel {net.n_pixels:,})"
     print_written(console, f"jacobian {shape}", output)

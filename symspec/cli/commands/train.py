@@ -177,30 +177,42 @@ def train(
     check_training(structure, preprocess, noise)
     widths = parse_hidden(hidden)
     reading = {"label_errors": label_errors, "group": group} | parse_reading(uncertainty, read)
-    stars = read_labelled_spectra(spectra, label, reading)
-    rest, held_out = split_stars(stars, validation, seed)
+    rest, held_out = split_stars(read_labelled_spectra(spectra, label, reading), validation, seed)
     options = FitOptions(
         hidden=WIDEST if widths is None else widths, activation=activation, preprocess=preprocess,
         sigma_noise=sigma_noise or None, prior_precision=prior_precision,
         dof=dof if noise == "student-t" else None, predicts_noise=noise == "predicted",
-        epochs=epochs or FitOptions.epochs, batch_size=batch_size,
-        learning_rate=learning_rate, tune=tune, structure=structure, memory=memory,
+        epochs=epochs or FitOptions.epochs, batch_size=batch_size, learning_rate=learning_rate,
+        tune=tune, structure=structure, memory=memory,
     )  # fmt: skip
     check_tunable(rest, options)
-    check_starts(starts, options, widths is None)
-    first = None
-    if widths is None:
-        first, options = _select(rest, options, seed, epochs)
-        starts = 1 if has_one_minimum(options) else starts
-    laplace = fit_starts(
-        rest, options, n_starts=starts, weights=weights, seed=seed, held_out=held_out, first=first
-    )
+    laplace = _fit(rest, held_out, options, seed, starts, weights, widths is None, epochs)
     write_or_keep(partial(write_laplace, laplace=laplace, overwrite=overwrite), output)
     _print(laplace, rest, held_out, output)
     write_page(
         report, laplace, stars=held_out, training=rest, files={"training spectra": spectra},
         object_name=object_name, overwrite=overwrite,
     )  # fmt: skip
+
+
+def _fit(
+    stars: Spectra,
+    held_out: Spectra | None,
+    options: FitOptions,
+    seed: int,
+    starts: int,
+    weights: str,
+    tries_several: bool,
+    epochs: int | None,
+) -> AnyPosterior:
+    """The network asked for, or the best of several, from so many starts."""
+    first = None
+    if tries_several:
+        first, options = _select(stars, options, seed, epochs)
+        starts = 1 if has_one_minimum(options) else starts
+    return fit_starts(
+        stars, options, n_starts=starts, weights=weights, seed=seed, held_out=held_out, first=first
+    )
 
 
 def _select(
@@ -212,20 +224,6 @@ def _select(
     tried = select(stars, seed=seed, **{name: getattr(options, name) for name in names})
     open_console().print(selection_table(tried.candidates))
     return tried.laplace, tried.options
-
-
-def check_starts(starts: int, options: FitOptions, tries_several: bool) -> None:
-    """Refuse, before any work, starts that would all end at the same weights.
-
-    Raises
-    ------
-    OptionError
-    """
-    if starts > 1 and not tries_several and has_one_minimum(options):
-        raise OptionError(
-            f"--starts should be 1 of a linear network, which has one minimum, got {starts}: leave"
-            " it out, or give --hidden."
-        )
 
 
 def _print(
