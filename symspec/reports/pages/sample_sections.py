@@ -53,14 +53,14 @@ def _summary_table(sample: Sample) -> Table:
     for c, name in enumerate(_titles(sample)):
         cells = [number(find_median(error[:, c])) for error in sample.find_budget().values()]
         rows.append([name, *cells, *_test_label(sample, c)] if tested else [name, *cells])
+    flux = " flux: what errors of the spectrum do;" if sample.prediction.has_flux_errors else ""
     return Table(
         caption=f"{sample.heading}: median errors"
         + (", and residuals against known labels" if tested else ""),
         columns=[*columns, *tested],
         rows=rows,
-        note=f"{_explain_model(sample)}; flux: what errors of the"
-        " spectrum do; noise: the scatter of training labels, with what errors of the training flux"
-        " did to them; total: the error bar.",
+        note=f"{_explain_model(sample)};{flux} noise: the scatter of training labels, with what"
+        " errors of the training flux did to them; total: the error bar.",
     )
 
 
