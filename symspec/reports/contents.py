@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from symspec.laplace.prediction import Prediction
 from symspec.mixtures.left_out import leave_out
 from symspec.mixtures.posterior import AnyPosterior, CombinedPosterior, list_posteriors
 from symspec.mixtures.prediction import CombinedPrediction
+from symspec.networks.layers import Layer
 from symspec.networks.network import Network
 from symspec.networks.regression import Regression
 from symspec.reports.tables import (
@@ -37,6 +39,7 @@ _CENTERS = {
     "weights": "the network as it is",
     "linearized": "linearised, at its own minimum (--center linearized)",
 }
+_UNTOLD = ("data_format", "epsilon")
 MATRICES = {"ggn": "generalised Gauss-Newton matrix", "hessian": "exact Hessian"}
 
 
@@ -58,7 +61,7 @@ def list_layers(net: Network, reg: Regression | None = None) -> tuple[list[str],
     for i, (name, layer) in enumerate(zip(net.layer_names, net.layers, strict=True)):
         shapes = layer.param_shapes(net.shapes[i])
         what = ", ".join(f"{key} {' x '.join(map(str, shape))}" for key, shape in shapes.items())
-        what = what or getattr(layer, "function", "") or ("fixed" if hasattr(layer, "mean") else "")
+        what = what or getattr(layer, "function", "") or _list_settings(layer)
         cells = [
             name,
             what,
@@ -70,6 +73,18 @@ def list_layers(net: Network, reg: Regression | None = None) -> tuple[list[str],
             cells.append(", ".join(sigmas))
         rows.append(cells)
     return columns, rows
+
+
+def _list_settings(layer: Layer) -> str:
+    """What a layer without parameters does: its numbers and words, or that it is fixed."""
+    if hasattr(layer, "mean"):
+        return "fixed"
+    values = {field.name: getattr(layer, field.name) for field in fields(layer)}
+    return ", ".join(
+        f"{name} {value}"
+        for name, value in values.items()
+        if isinstance(value, int | float | str) and name not in _UNTOLD
+    )
 
 
 def label_table(net: Network, laplace: LaplacePosterior | None = None) -> Table:
