@@ -46,6 +46,7 @@ from symspec.safety.memory import chunks
 
 CACHE_BYTES = 16 * 2**20  # of what lies between the two products of a block
 BLOCK_BYTES = 64 * 2**20
+SHORT_ROWS = 1200  # numbers of a star's J up to which J itself is faster than its factors
 
 
 class PrimalInverse(InverseHessian):
@@ -313,8 +314,14 @@ class PrimalInverse(InverseHessian):
 
 
 def _sum_outer_products(stream: TangentStream, net: Network) -> np.ndarray:
-    """Sum of J^T J (param, param) of whitened tangents, contracted layer by layer."""
+    """Sum of J^T J (param, param) of whitened tangents: of J, or contracted layer by layer."""
     A = np.zeros((net.n_params, net.n_params))
+    if stream.n_labels * net.n_params <= SHORT_ROWS:
+        for _, tangents in stream.blocks():
+            for some in chunks(tangents.n_stars, CACHE_BYTES // (8 * SHORT_ROWS)):
+                J = _flatten(tangents[some])
+                A += J.T @ J  # one SYRK
+        return A
     n_out = sum(layer.n_out for layer in net.layout.layers.values())
     step = max(1, BLOCK_BYTES // (8 * n_out**2))
     for _, tangents in stream.blocks():

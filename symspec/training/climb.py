@@ -29,7 +29,8 @@ class Point:
     gradient, curvature : numpy.ndarray, shape (entry,)
         Of F, and approximately minus its second derivatives.
     is_certain : bool
-        Whether F is the evidence: its weights are at a minimum of U.
+        Whether F is the evidence, perhaps roughly: its weights are at a minimum of U.
+    is_rough : bool
     theta : numpy.ndarray, shape (param,)
         The weights.
     n_effective : mapping of str to float
@@ -43,6 +44,7 @@ class Point:
     is_certain: bool
     theta: np.ndarray
     n_effective: Mapping[str, float]
+    is_rough: bool = False
 
     def gain(self, free: np.ndarray) -> float:
         """Nats that a Newton step in some of the entries would gain."""
@@ -120,7 +122,7 @@ def climb(
             radius = FIRST_RADIUS
             B = np.diag(np.maximum(here.curvature, np.abs(here.gradient)))
             continue
-        there = evaluate(here.h + step, here.theta, is_broken)
+        there = evaluate(here.h + step, here.theta, not (alone or leaps))
         size = float(np.abs(step).max())
         if there.is_above(here, LEAST_SHARE * promised):
             B = _update(B, step, here.gradient - there.gradient)

@@ -49,8 +49,9 @@ MAX_DECREMENT = 1e-6  # nats; weights that are farther from a minimum are at non
 DENSE_PARAMS = 1000  # few dense Hessians are needed after the descents, and they tell saddles
 DESCENT_STEPS = 50  # of L-BFGS, after which G is built again
 NEAR = 1e-9  # nats of decrement, from which on Newton is faster
-FAR_DESCENTS = 40
-NEAR_DESCENTS = 15
+ROUGH = 0.1  # nats of decrement that are left where the noise is far from right
+FAR_DESCENTS = 25
+NEAR_DESCENTS = 5
 NEWTON_STEPS = 6  # between descents
 MOST_STEPS = 200  # of Newton, for larger networks
 DIFFERENCE = 1e-3  # in h: its square times third derivatives of F is far below any tolerance
@@ -112,7 +113,11 @@ class EvidenceFunction(ABC):
     ----------
     h : numpy.ndarray, shape (entry,)
         The hyperparameters.
+    can_be_rough : bool
+        Whether `evaluate_roughly` takes less time.
     """
+
+    can_be_rough = False
 
     def __init__(self, builder: InverseBuilder, hyperparameters: Hyperparameters, labels: Labels):
         self.builder = builder
@@ -136,6 +141,10 @@ class EvidenceFunction(ABC):
     @abstractmethod
     def evaluate(self, theta: np.ndarray, *, is_near: bool = False) -> Evidence:
         """F and its gradient, at the minimum near `theta`."""
+
+    def evaluate_roughly(self, theta: np.ndarray) -> Evidence:
+        """F and its gradient at fixed weights, near enough to the minimum for a large step."""
+        return self.evaluate(theta)
 
     @abstractmethod
     def find_log_evidence(self, theta: np.ndarray) -> float:
@@ -189,9 +198,11 @@ class MarginalLikelihood(EvidenceFunction):
         if builder.inverse.has_evidence_gradient:
             compile_gradient = builder.inverse.compile_log_det_gradient
             self._log_det_gradient = compile_gradient(net, backend=backend)
+            self.can_be_rough = self._hessian is not None
 
     def _stand_at(self, h: np.ndarray, reg: Regression) -> None:
         super()._stand_at(h, reg)
+        self._last_hessian: tuple[np.ndarray, np.ndarray] | None = None  # at which theta
         self._own = cast(TunableNoise, reg.noise)  # Hyperparameters know no other
         self._given = self._own.given(self.labels)
         self._peak = self._own.negative_log_peak(self.labels)
@@ -208,11 +219,13 @@ class MarginalLikelihood(EvidenceFunction):
             + self.reg.prior_precision_vector() * v
         )
 
-    def _add_prior_to(self, hessian: WeightedHessian, theta: np.ndarray) -> np.ndarray:
-        """The exact Hessian (param, param) of U, from that of L."""
-        H = hessian(theta, self.X, self.Y, self._given)
-        H[np.diag_indices(len(H))] += self.reg.prior_precision_vector()
-        return H
+    def _find_hessian(self, hessian: WeightedHessian, theta: np.ndarray) -> np.ndarray:
+        """The exact Hessian (param, param) of U, from that of L; the last one is kept."""
+        if self._last_hessian is None or not np.array_equal(self._last_hessian[0], theta):
+            H = hessian(theta, self.X, self.Y, self._given)
+            H[np.diag_indices(len(H))] += self.reg.prior_precision_vector()
+            self._last_hessian = theta.copy(), H
+        return self._last_hessian[1]
 
     def minimize(
         self, theta: np.ndarray, *, tolerance: float, is_near: bool = False
@@ -231,7 +244,7 @@ class MarginalLikelihood(EvidenceFunction):
                 tolerance=tolerance,
                 max_iterations=MOST_STEPS,
             )
-        find_model = partial(DenseModel, partial(self._add_prior_to, self._hessian))
+        find_model = partial(DenseModel, partial(self._find_hessian, self._hessian))
         budget = NEAR_DESCENTS if is_near else FAR_DESCENTS
         while True:
             theta, n_descents = self._descend(theta, budget)
@@ -249,7 +262,9 @@ class MarginalLikelihood(EvidenceFunction):
             budget -= 1
             theta = result.theta  # beyond a saddle point, say
 
-    def _descend(self, theta: np.ndarray, max_descents: int) -> tuple[np.ndarray, int]:
+    def _descend(
+        self, theta: np.ndarray, max_descents: int, tolerance: float = NEAR
+    ) -> tuple[np.ndarray, int]:
         """Go downhill by L-BFGS in the coordinates of G, which is built again every few steps.
 
         In the curved valleys of a network that fits its labels closely, fifty of these steps cost
@@ -264,7 +279,7 @@ class MarginalLikelihood(EvidenceFunction):
         for n_descents in range(max_descents):
             L = self.builder.cholesky(theta)
             slope = dtrsv(L, self.objective(theta)[1], lower=1)
-            if 0.5 * slope @ slope <= NEAR:
+            if 0.5 * slope @ slope <= tolerance:
                 return theta, n_descents
             objective = partial(self._objective_around, theta, L)
             options = {"maxiter": DESCENT_STEPS, "maxcor": DESCENT_STEPS, "ftol": 0.0, "gtol": 0.0}
@@ -289,14 +304,36 @@ class MarginalLikelihood(EvidenceFunction):
         result, inverse = self.minimize(theta, tolerance=POLISH_TOLERANCE, is_near=is_near)
         if self.builder.inverse.has_evidence_gradient:
             return self._differentiate(result, inverse)
+        return self._differentiate_by_differences(result, inverse)
+
+    def evaluate_roughly(self, theta: np.ndarray) -> Evidence:
+        theta, _ = self._descend(theta, FAR_DESCENTS, ROUGH)
+        inverse = self.builder.build(theta)
+        U, slope = self.objective(theta)
+        result = PolishResult(
+            theta=theta,
+            negative_log_posterior=U,
+            newton_decrement=0.5 * float(slope @ (inverse @ slope)),
+            iterations=0,
+            converged=False,
+            reason="it was to come near a minimum alone",
+        )
+        return self._differentiate(result, inverse, is_rough=True)
+
+    def _differentiate_by_differences(
+        self, result: PolishResult, inverse: InverseHessian
+    ) -> Evidence:
+        """F and its gradient at fixed weights, by any structure."""
         F = log_evidence(self.reg, result.theta, result.negative_log_posterior, inverse)
         gradient = self.differentiate_at_fixed_weights(result.theta)
         V = inverse.label_covariance(self.builder.tangents(result.theta))
         WV = np.matmul(self.builder.noise(result.theta).weights, V)
         return self._evidence(F, inverse, gradient, result, WV, inverse.count_effective(self.reg))
 
-    def _differentiate(self, result: PolishResult, inverse: InverseHessian) -> Evidence:
-        """F and its complete gradient at a minimum."""
+    def _differentiate(
+        self, result: PolishResult, inverse: InverseHessian, *, is_rough: bool = False
+    ) -> Evidence:
+        """F and its complete gradient at a minimum; roughly, that at fixed weights."""
         theta = result.theta
         precision = self.reg.prior_precision_vector()
         weights = self.builder.noise(theta).weights
@@ -307,7 +344,7 @@ class MarginalLikelihood(EvidenceFunction):
         V = inverse.label_covariance(tangents)
         outputs = self.find_outputs(theta, self.X)
         by_theta += tangents.rmatvec(self._own.differentiate_weights(outputs, self.labels, V))
-        q = self._solve_hessian(theta, inverse, by_theta)
+        q = 0 * theta if is_rough else self._solve_hessian(theta, inverse, by_theta)
         residuals = self.Y - outputs[:, : self.Y.shape[1]]
         by_noise = self._own.differentiate_evidence(residuals, V, tangents.matvec(q), self._given)
         pull = self._sum_by_block(precision * theta * (q - 0.5 * theta))
@@ -349,7 +386,7 @@ class MarginalLikelihood(EvidenceFunction):
         self, theta: np.ndarray, inverse: InverseHessian, b: np.ndarray
     ) -> np.ndarray:
         if self._hessian is not None:
-            return solve(self._add_prior_to(self._hessian, theta), b, assume_a="sym")
+            return solve(self._find_hessian(self._hessian, theta), b, assume_a="sym")
         H = LinearOperator(
             inverse.shape, matvec=lambda v: self.hessian_product(theta, v.ravel()), dtype=np.float64
         )

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from symspec.inverse_hessian.builder import InverseBuilder
-from symspec.training.climb import SHORTER, Evaluate, Point, climb
+from symspec.training.climb import MUCH, SHORTER, Evaluate, Point, climb, find_free
 from symspec.training.hyperparameters import Hyperparameters
 from symspec.training.linearized import linearize
 from symspec.training.marginal_likelihood import Evidence, EvidenceFunction, MarginalLikelihood
@@ -51,13 +51,18 @@ def maximize(
 ) -> Summit:
     """Climb to the largest F by its gradient, from the weights `theta`.
 
-    The noise goes first, which the labels determine best: far from it, no prior is right.
+    The noise goes first, which the labels determine best: far from it, no prior is right, and no
+    minimum of U need be found to the last digit.
     """
-    evaluate = _evaluation(start, follow)
+    evaluate = _Evaluation(start, follow, is_rough=start.can_be_rough)
     limits = start.hyperparameters.limits
     here = evaluate(start.h, theta)
     leading = start.hyperparameters.is_noise
-    return climb(evaluate, here, limits, tolerance, max_evaluations - 1, leading)
+    summit, is_end = climb(evaluate, here, limits, tolerance, max_evaluations - 1, leading)
+    if summit.is_rough:
+        evaluate.is_rough = False
+        summit = evaluate(summit.h, summit.theta)
+    return summit, is_end
 
 
 def alternate(
@@ -71,7 +76,7 @@ def alternate(
 
     Where F at the minimum falls, the step in h is shortened.
     """
-    evaluate = _evaluation(start, follow)
+    evaluate = _Evaluation(start, follow)
     limits = start.hyperparameters.limits
     here = evaluate(start.h, theta)
     share = 1.0
@@ -91,23 +96,50 @@ def alternate(
     return here, False  # the gradient at fixed weights does not tell where F ends
 
 
-def _evaluation(start: EvidenceFunction, follow: Follow) -> Evaluate:
-    """F at h and the minimum near given weights, told to `follow`."""
+class _Evaluation:
+    """F at h and the minimum near given weights, told to `follow`.
 
-    def evaluate(h: np.ndarray, theta: np.ndarray, is_near: bool = False) -> Point:
-        evidence = start.at(h).evaluate(theta, is_near=is_near)
-        follow(h, evidence)
+    Parameters
+    ----------
+    start : EvidenceFunction
+    follow : callable
+    is_rough : bool, default False
+        Whether to look roughly as long as the noise is far from right.
+    """
+
+    def __init__(self, start: EvidenceFunction, follow: Follow, *, is_rough: bool = False):
+        self._start = start
+        self._follow = follow
+        self.is_rough = is_rough
+
+    def __call__(self, h: np.ndarray, theta: np.ndarray, is_near: bool = False) -> Point:
+        there = self._start.at(h)
+        if self.is_rough:
+            point = self._tell(h, there.evaluate_roughly(theta))
+            if self._is_far(point):
+                return point
+            self.is_rough = False
+            theta = point.theta
+        return self._tell(h, there.evaluate(theta, is_near=is_near))
+
+    def _is_far(self, point: Point) -> bool:
+        """Whether the noise is to move by itself."""
+        hyperparameters = self._start.hyperparameters
+        free = find_free(point, hyperparameters.limits)
+        return point.gain(free & hyperparameters.is_noise) > MUCH
+
+    def _tell(self, h: np.ndarray, evidence: Evidence) -> Point:
+        self._follow(h, evidence)
         return Point(
             h=h,
             F=evidence.log_marginal_likelihood,
             gradient=evidence.gradient,
-            curvature=start.curvature(evidence),
-            is_certain=evidence.is_minimum,
+            curvature=self._start.curvature(evidence),
+            is_certain=evidence.is_minimum or self.is_rough,
             theta=evidence.theta,
             n_effective=evidence.n_effective_by_block,
+            is_rough=self.is_rough,
         )
-
-    return evaluate
 
 
 def _evaluation_at_fixed_weights(start: MarginalLikelihood, here: Point) -> Evaluate:
