@@ -17,7 +17,7 @@ from symspec.spectra.resampling import Resampled
 from symspec.spectra.spectra import Spectra
 
 if TYPE_CHECKING:
-    from symspec.mixtures.posterior import AnyPosterior
+    from symspec.mixtures.posterior import AnyPosterior, CombinedPosterior
 
 SAME_MEAN = 1e-9  # relative, of training spectra that are the same for all networks
 
@@ -81,6 +81,12 @@ def leave_out(
     return CombinedLeftOut(tuple(parts), laplace.weights)
 
 
+def has_one_training_set(combined: CombinedPosterior) -> bool:
+    """Whether all networks were trained on the same stars, as their mean spectra tell."""
+    first, *others = (one.flux_mean for one in combined.posteriors)
+    return all(np.allclose(other, first, rtol=SAME_MEAN, atol=0) for other in others)
+
+
 def find_flux_mean(laplace: AnyPosterior) -> np.ndarray:
     """Mean training spectrum (pixel,), which tells stars that a model was trained on.
 
@@ -91,10 +97,9 @@ def find_flux_mean(laplace: AnyPosterior) -> np.ndarray:
     """
     if isinstance(laplace, LaplacePosterior):
         return laplace.flux_mean
-    first, *others = (one.flux_mean for one in laplace.posteriors)
-    if not all(np.allclose(other, first, rtol=SAME_MEAN, atol=0) for other in others):
+    if not has_one_training_set(laplace):
         raise OptionError(
             "the networks should have been trained on the same stars, to be known by these, got"
             " networks of different ones: take each of them alone."
         )
-    return first
+    return laplace.posteriors[0].flux_mean

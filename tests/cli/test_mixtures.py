@@ -178,7 +178,6 @@ def test_info_lists_the_networks_or_one_of_them(work):
 COMMANDS = {
     "audit": (("stars.h5",), "an audit inverts the Hessian of one network"),
     "hmc": (("stars.h5", "draws.nc"), "chains explore the posterior of one network"),
-    "jacobian": (("new.h5", "jacobian.h5"), "derivatives are written of one network"),
 }
 
 
@@ -201,6 +200,11 @@ def test_derivatives_and_audits_are_of_the_network_that_is_chosen(work, tmp_path
     expected = ss.compile_jacobian(work.reg.net)(theta, work.new.flux)
     with h5py.File(out) as file:
         np.testing.assert_allclose(file["jacobian"], expected, rtol=1e-9)
+    run("jacobian", work.model, work.path("new.h5"), tmp_path / "mean.h5")
+    J = [ss.compile_jacobian(work.reg.net)(one.theta, work.new.flux) for one in work.posteriors[:2]]
+    with h5py.File(tmp_path / "mean.h5") as file:
+        np.testing.assert_allclose(file["jacobian"], 0.4 * J[0] + 0.6 * J[1], rtol=1e-9)
+        assert list(file["label_names"].asstr()) == list(work.reg.net.label_names)
     table = tmp_path / "audit.csv"
     run("audit", work.model, work.path("stars.h5"), "--network", 2, "--structure", "diagonal",
         "--sample", work.path("new.h5"), "--output", table)  # fmt: skip

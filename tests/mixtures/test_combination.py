@@ -11,6 +11,7 @@ from scipy.optimize import brentq
 
 import symspec as ss
 from symspec.laplace.prediction import join_predictions
+from symspec.mixtures.mean_network import build_mean_network
 
 WEIGHTS = np.array([0.5, 0.3, 0.2])
 ROUNDED = 1e-12
@@ -177,3 +178,30 @@ def test_predictions_of_other_mixtures_are_not_joined(posteriors, new, combined)
     other = ss.combine(posteriors).predict(X, ivar=ivar, progress=False)
     with pytest.raises(ss.DataError, match="of one mixture to be joined"):
         join_predictions([combined, other])
+
+
+def test_the_mean_network_gives_the_mean_labels_of_networks_of_any_kind():
+    rng = np.random.default_rng(2)
+    X = rng.normal(size=(12, 6))
+    Y = np.stack([X[:, 0], X[:, 1] ** 2], axis=1)
+    start = ss.Identity()
+    first = ss.Dense(2)
+    branched = ss.Network(
+        [start, first, ss.Activation("tanh"), ss.From(start), ss.Dense(2), ss.Add(first)], 6
+    )
+    twice = ss.Activation("tanh")  # one object at two places
+    plain = ss.Network([ss.Dense(3), twice, ss.Dense(2), twice, ss.Dense(2)], 6)
+    predicted = ss.Network([ss.Dense(3), ss.Activation("tanh"), ss.Dense(4)], 6, n_labels=2)
+    noises = [ss.GaussianNoise(0.3), ss.GaussianNoise(0.2), ss.GaussianNoise(0.2),
+              ss.PredictedNoise()]  # fmt: skip
+    posteriors = []
+    for k, (net, noise) in enumerate(zip([branched, plain, plain, predicted], noises, strict=True)):
+        reg = ss.Regression(net, noise=noise, prior_precision=1.0)
+        theta = net.init_params(np.random.default_rng(k))
+        options = {"require_minimum": False, "progress": False}
+        posteriors.append(ss.fit_laplace(reg, theta, X, Y, **options))
+    combined = ss.combine(posteriors, weights=[0.4, 0.3, 0.2, 0.1])
+    net, theta = build_mean_network(combined)
+    assert net.n_params == sum(one.net.n_params for one in posteriors) + 4 * 2 * 2
+    mean = ss.compile_predict(net)(theta, X)
+    assert_entries(mean, combined.predict_labels(X), 1e-12)

@@ -9,7 +9,7 @@ import numpy as np
 import typer
 
 from symspec.cli.shared.files import offer_to_resume
-from symspec.cli.shared.models import OneNetwork, read_one_network
+from symspec.cli.shared.models import OneNetwork, choose_network, read_model
 from symspec.cli.shared.options import (
     MODEL_SUFFIXES,
     ModelFile,
@@ -27,6 +27,9 @@ from symspec.files.importers.read import read_network
 from symspec.files.jacobians import write_jacobian
 from symspec.files.partial_runs import is_finished
 from symspec.files.stored.archive import find_archive_kind
+from symspec.mixtures.left_out import has_one_training_set
+from symspec.mixtures.mean_network import build_mean_network
+from symspec.mixtures.posterior import CombinedPosterior
 from symspec.networks.network import Network
 from symspec.reports.plots import save_figure
 from symspec.reports.sensitivity import plot_sensitivity
@@ -79,7 +82,8 @@ def jacobian(
 
     Files may be of any length. Until the output is complete, finished pieces are kept in
     OUTPUT.partial, for anyone to read: after an interruption the same command resumes from there.
-    They take as much disk space as the output.
+    They take as much disk space as the output. Of several networks, derivatives are those of their
+    mean labels, or of the one that --network chooses.
     """
     may_exist = overwrite or is_finished(output)
     check_output(output, may_exist, MODEL_SUFFIXES, model, spectra)
@@ -113,6 +117,9 @@ def _read_model(model: Path, network: int | None) -> tuple[Network, np.ndarray, 
     """A network, its weights, and what training spectra tell of missing pixels, if it is known."""
     if network is None and find_archive_kind(model) != "mixture":
         return *read_network(model), read_flux_prior(model)
-    why = "derivatives are written of one network"
-    laplace = read_one_network(model, network, why)
-    return laplace.net, laplace.theta, laplace.flux_prior
+    laplace = read_model(model)
+    if network is None and isinstance(laplace, CombinedPosterior):
+        prior = laplace.posteriors[0].flux_prior if has_one_training_set(laplace) else None
+        return *build_mean_network(laplace), prior
+    one = choose_network(laplace, model, network)
+    return one.net, one.theta, one.flux_prior
