@@ -180,28 +180,21 @@ def test_predictions_of_other_mixtures_are_not_joined(posteriors, new, combined)
         join_predictions([combined, other])
 
 
-def test_the_mean_network_gives_the_mean_labels_of_networks_of_any_kind():
-    rng = np.random.default_rng(2)
-    X = rng.normal(size=(12, 6))
-    Y = np.stack([X[:, 0], X[:, 1] ** 2], axis=1)
+def test_the_mean_network_gives_the_mean_labels_of_networks_of_any_kind(posteriors):
     start = ss.Identity()
     first = ss.Dense(2)
-    branched = ss.Network(
-        [start, first, ss.Activation("tanh"), ss.From(start), ss.Dense(2), ss.Add(first)], 6
-    )
     twice = ss.Activation("tanh")  # one object at two places
-    plain = ss.Network([ss.Dense(3), twice, ss.Dense(2), twice, ss.Dense(2)], 6)
-    predicted = ss.Network([ss.Dense(3), ss.Activation("tanh"), ss.Dense(4)], 6, n_labels=2)
-    noises = [ss.GaussianNoise(0.3), ss.GaussianNoise(0.2), ss.GaussianNoise(0.2),
-              ss.PredictedNoise()]  # fmt: skip
-    posteriors = []
-    for k, (net, noise) in enumerate(zip([branched, plain, plain, predicted], noises, strict=True)):
+    branched = [start, first, twice, ss.Dense(2), twice, ss.From(start), ss.Dense(2), ss.Add(first)]
+    with_noise = [ss.Dense(3), twice, ss.Dense(4)]
+    names = posteriors[0].net.label_names
+    each = [posteriors[0], posteriors[1]]
+    for layers, noise in ((branched, ss.GaussianNoise(0.3)), (with_noise, ss.PredictedNoise())):
+        net = ss.Network(layers, 4, n_labels=2, label_names=names)
         reg = ss.Regression(net, noise=noise, prior_precision=1.0)
-        theta = net.init_params(np.random.default_rng(k))
-        options = {"require_minimum": False, "progress": False}
-        posteriors.append(ss.fit_laplace(reg, theta, X, Y, **options))
-    combined = ss.combine(posteriors, weights=[0.4, 0.3, 0.2, 0.1])
+        theta = net.init_params(np.random.default_rng(len(each)))
+        each.append(replace(posteriors[0], reg=reg, theta=theta))
+    combined = ss.combine(each, weights=[0.4, 0.3, 0.2, 0.1])
     net, theta = build_mean_network(combined)
-    assert net.n_params == sum(one.net.n_params for one in posteriors) + 4 * 2 * 2
-    mean = ss.compile_predict(net)(theta, X)
-    assert_entries(mean, combined.predict_labels(X), 1e-12)
+    assert net.n_params == sum(one.net.n_params for one in each) + 4 * 2 * 2
+    X = np.random.default_rng(2).normal(size=(5, 4))
+    assert_entries(ss.compile_predict(net)(theta, X), combined.predict_labels(X), 1e-12)
