@@ -111,9 +111,8 @@ from symspec.laplace import (
     LaplacePosterior,
     Prediction,
     fit_laplace,
-    predict_means,
 )
-from symspec.mixtures import CombinedPosterior, CombinedPrediction, combine
+from symspec.mixtures import CombinedPosterior, CombinedPrediction, combine, predict_means
 from symspec.networks import (
     ACTIVATIONS,
     MSC,

@@ -22,7 +22,8 @@ is no normal distribution. `write_laplace` and `read_laplace` keep all of it in 
 commands take like that of one network.
 """
 
+from symspec.mixtures.means import predict_means
 from symspec.mixtures.posterior import AnyPosterior, CombinedPosterior, combine
 from symspec.mixtures.prediction import CombinedPrediction
 
-__all__ = ["AnyPosterior", "CombinedPosterior", "CombinedPrediction", "combine"]
+__all__ = ["AnyPosterior", "CombinedPosterior", "CombinedPrediction", "combine", "predict_means"]

@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -48,6 +48,14 @@ class CombinedPosterior:
             raise OptionError("combine takes at least one posterior, got none.")
         for one in self.posteriors[1:]:
             _check_alike(self.net, one.reg.net)
+
+    if not TYPE_CHECKING:  # which would believe in every attribute
+
+        def __getattr__(self, name: str) -> Any:
+            raise AttributeError(
+                f"a mixture of networks has no {name!r}, which each has for itself: take one of its"
+                " posteriors, .posteriors[0] for example."
+            )
 
     @property
     def net(self) -> Network:

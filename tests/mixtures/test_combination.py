@@ -1,5 +1,7 @@
 """Several networks as one: the law of total covariance, and the mixture's own intervals."""
 
+import copy
+import pickle
 from dataclasses import replace
 
 import numpy as np
@@ -155,6 +157,33 @@ def test_networks_that_do_not_go_together_and_bad_weights_are_refused(posteriors
     for bad in ([1.0, 2.0], [1.0, -1.0, 1.0], [0.0, 0.0, 0.0], [np.nan, 1.0, 1.0]):
         with pytest.raises(ss.DataError, match="weights should be 3 numbers"):
             ss.combine(posteriors, weights=bad)
+
+
+def test_means_of_groups_err_by_how_far_the_networks_find_them_apart(posteriors, new):
+    X, ivar = new
+    groups = ["x", "y", "x"]
+    both = ss.combine(posteriors[:2], weights=[0.25, 0.75])
+    found = ss.predict_means(both, X, groups, ivar=ivar)
+    one, other = (ss.predict_means(p, X, groups, ivar=ivar) for p in posteriors[:2])
+    assert_entries(found.labels, 0.25 * one.labels + 0.75 * other.labels, ROUNDED)
+    apart = one.labels - other.labels
+    between = 0.25 * 0.75 * np.einsum("gc,gd->gcd", apart, apart)
+    assert_entries(found.model_cov, 0.25 * one.model_cov + 0.75 * other.model_cov + between, 1e-10)
+    rest = found.model_cov + found.flux_cov + found.noise_cov
+    assert_entries(found.total_cov, rest, ROUNDED)
+    assert_entries(found.flux_cov, 0.25 * one.flux_cov + 0.75 * other.flux_cov, ROUNDED)
+    assert list(found.names) == ["x", "y"]
+
+
+def test_what_single_networks_have_is_asked_of_these(posteriors, new):
+    both = ss.combine(posteriors[:2])
+    with pytest.raises(AttributeError, match=r"no 'inverse_hessian'.* take one of its posteriors"):
+        both.inverse_hessian  # noqa: B018
+    with pytest.raises(AttributeError, match="take one of its posteriors"):
+        ss.jackknife_intervals(both, new[0])
+    again = pickle.loads(pickle.dumps(both))
+    np.testing.assert_array_equal(again.weights, both.weights)
+    assert copy.copy(both).posteriors == both.posteriors
 
 
 def test_networks_on_other_wavelengths_are_refused_where_both_are_known(posteriors):
