@@ -54,6 +54,7 @@ CENTERS = {
     "weights": "labels of the network at its weights",
     "linearized": "labels of the network linearised at its weights, at its minimum",
 }
+MEAN = ", the mean of all networks"  # behind these, of a mixture
 FILLS = {
     "conditional": "missing pixels hold their mean given the good ones, its error is counted",
     "mean": "missing pixels hold the training mean, its error is counted",
@@ -292,6 +293,8 @@ def build_header(
         header[f"LABEL{i}"] = name
         header[f"UNIT{i}"] = unit
     header["CENTER"] = CENTERS[prediction.center]
+    if isinstance(prediction, CombinedPrediction):
+        header["CENTER"] += MEAN
     header["FILL"] = FILLS[prediction.fill]
     header["FLUXPROP"] = PROPAGATIONS[prediction.flux]
     header["ERRTYPE"] = "columns of errors are standard deviations"

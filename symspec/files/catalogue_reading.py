@@ -11,7 +11,14 @@ from typing import Any
 import numpy as np
 
 from symspec.errors import FileFormatError
-from symspec.files.catalogue_columns import CENTERS, COLUMN_NAMES, FILLS, PROPAGATIONS, name_labels
+from symspec.files.catalogue_columns import (
+    CENTERS,
+    COLUMN_NAMES,
+    FILLS,
+    MEAN,
+    PROPAGATIONS,
+    name_labels,
+)
 from symspec.files.catalogue_formats import StoredTable, find_table
 from symspec.files.surveys import Survey
 from symspec.laplace.prediction import Prediction
@@ -118,7 +125,8 @@ class _Stored:
         """The word for what the header says; `before` the first version that says it."""
         if key not in self.header:
             return before
-        return {meaning: word for word, meaning in meanings.items()}[str(self.header[key])]
+        said = str(self.header[key]).removesuffix(MEAN)
+        return {meaning: word for word, meaning in meanings.items()}[said]
 
 
 def _build_catalogue(table: StoredTable) -> Catalogue:

@@ -93,6 +93,8 @@ def test_a_catalogue_in_pieces_holds_the_mixture(work, prediction, tmp_path):
         f" TEFF {100 * share[0]:.0f} %" in said.stdout  # fmt: skip
     read = read_catalogue(out)
     assert read.n_networks == 2
+    assert read.prediction.center == "weights"
+    assert read.header["CENTER"].endswith("the mean of all networks")
     np.testing.assert_allclose(read.between_cov, prediction.between_cov, rtol=1e-9, atol=1e-12)
 
 
