@@ -165,7 +165,17 @@ class Tangents:
     def layer_factors(self, layer: str) -> tuple[np.ndarray, np.ndarray]:
         """Inputs (star, in) and cotangents (label, star, out) of one layer in float64."""
         g = self.cotangents[layer].transpose(1, 0, 2)
-        return self.inputs[layer].astype(np.float64), np.ascontiguousarray(g, dtype=np.float64)
+        a = np.asarray(self.inputs[layer], dtype=np.float64)
+        return a, np.ascontiguousarray(g, dtype=np.float64)
+
+    def in_double(self) -> Tangents:
+        """The same in float64, as `layer_factors` has them: for products with many others."""
+        factors = {layer: self.layer_factors(layer) for layer in self.cotangents}
+        return Tangents(
+            self.layout,
+            {layer: a for layer, (a, _) in factors.items()},
+            {layer: g.transpose(1, 0, 2) for layer, (_, g) in factors.items()},
+        )
 
     def own_gram(self, variance: dict[str, Any]) -> np.ndarray:
         """The blocks of `gram(self)` that belong to one star each: (star, label, label)."""

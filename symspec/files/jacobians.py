@@ -24,9 +24,10 @@ from symspec.files.partial_runs import (
     show_pieces,
 )
 from symspec.files.provenance import find_versions, join_hashes
-from symspec.laplace.identity import describe_network, hash_network
+from symspec.laplace.identity import hash_network
 from symspec.networks.layers import Standardize
 from symspec.networks.network import Network
+from symspec.networks.regression import describe_network
 from symspec.safety.checkpoint import find_fingerprint
 from symspec.safety.options import check_choice
 from symspec.safety.progress import Progress

@@ -12,6 +12,10 @@ precision, S the noise, X the training stars and * new ones.
     The same in the space of the data. J's rows are outer products, layer by layer, so that K = J
     Lambda^-1 J^T costs matrix products of the widths, and J A^-1 J^T = K** - K*X (K_XX + S)^-1
     K_X*. Up to some 20,000 observed labels. Exact; upper bounds with ``options={"subset": n}``.
+    Beyond, the same numbers in tiles on disk, with ``options={"scratch": FOLDER}``: 8 bytes x
+    (labels)^2 / 2 there, and one row of tiles in memory. The time and the disk are estimated before
+    anything is done (``"max_hours": 24``); after an interruption, or kill -9, the same call goes
+    on, and ``"subset": n`` takes the stars that are done. The folder belongs to the result.
 ``"krylov"``
     Conjugate gradients on streamed products, preconditioned by the dual of a subset: any number of
     parameters and stars. An interval that is proved to hold the error bars, as narrow as asked for.
@@ -27,8 +31,8 @@ Predictions carry `model_interval`, between whose ends the model's standard devi
 be, and flag 16 where that is unknown or wide. For exact structures it is as wide as rounding may
 make it, and flagged beyond 1e-5. The less the prior and the more the data say, the more digits
 cancel: where that shows and the tangents fit in 64 MiB, primal factorises them without summing
-products, and dual and krylov sum squares (`symspec.inverse_hessian.digits`); `laplace.reason` then
-says so.
+products, and dual and krylov sum squares (`symspec.inverse_hessian.numerics.digits`);
+`laplace.reason` then says so.
 
 Look at what an approximation does to your own stars before you use it: `symspec.audit_structures`,
 or `symspec audit`, divides every structure's standard deviations by the exact ones, among the
@@ -66,6 +70,7 @@ from symspec.inverse_hessian.last_layer import LastLayerInverse
 from symspec.inverse_hessian.layerwise import DiagonalInverse, LayerwiseInverse
 from symspec.inverse_hessian.low_rank import LowRankInverse
 from symspec.inverse_hessian.primal import PrimalInverse
+from symspec.inverse_hessian.tiled import TiledDualInverse
 
 __all__ = [
     "CURVATURES",
@@ -82,5 +87,6 @@ __all__ = [
     "LayerwiseInverse",
     "LowRankInverse",
     "PrimalInverse",
+    "TiledDualInverse",
     "choose_structure",
 ]

@@ -15,10 +15,11 @@ from symspec.inverse_hessian.choice import INVERSES, check_structure, choose_str
 from symspec.inverse_hessian.interface import InverseHessian
 from symspec.inverse_hessian.primal import PrimalInverse
 from symspec.networks.noise.star_noise import StarNoise
-from symspec.networks.regression import Regression
-from symspec.safety.checkpoint import Checkpoint
+from symspec.networks.regression import Regression, describe_regression
+from symspec.safety.checkpoint import Checkpoint, find_fingerprint
 from symspec.safety.label_errors import Labels, find_observed
 from symspec.safety.memory import parse_memory
+from symspec.version import __version__
 
 SUBSET_SEED = 0  # subsets of the training stars are the same at each call
 
@@ -80,7 +81,7 @@ class InverseBuilder:
         else:
             self.reason = f"{structure}: as asked."
         self.structure = structure
-        self.inverse = INVERSES[structure]
+        self.inverse = INVERSES[structure].form(self.options)
         self.curvature = curvature
         self.backend = backend
         self.dtype = dtype
@@ -163,6 +164,11 @@ class InverseBuilder:
         if self._hessian is None:
             raise ValueError('the exact Hessian is compiled for curvature="hessian" only.')
         return self._hessian(theta, self.X, self.Y).astype(np.float64)
+
+    def identity(self, theta: np.ndarray) -> str:
+        """Digest of all that the curvature at `theta` depends on, for fingerprints."""
+        curvature = (self.curvature, self._how, __version__)
+        return find_fingerprint(describe_regression(self.reg), theta, self.X, self.Y, curvature)
 
     def pick_stars(self, n: int) -> np.ndarray:
         """Indices of `n` labelled training stars at random, the same at each call.

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -112,10 +114,18 @@ def check_structure(structure: str, curvature: str, options: Mapping[str, Any]) 
             raise OptionError(
                 f'structure="{structure}" should be given options among {takes}, got {name!r}.'
             )
-        if known[name] is int:
-            is_whole = isinstance(value, float) and value.is_integer()  # 1e3 is a count, too
-            check_count(int(value) if is_whole else value, name)
-            continue
-        is_real = isinstance(value, int | float | np.number) and not isinstance(value, bool)
-        if not is_real or not value > 0:
-            raise OptionError(f"{name} should be a positive number, got {value!r}.")
+        _check_option(known[name], name, value)
+
+
+def _check_option(kind: type, name: str, value: Any) -> None:
+    if kind is Path:
+        if not isinstance(value, str | os.PathLike) or not os.fspath(value):
+            raise OptionError(f"{name} should be the name of a folder, got {value!r}.")
+        return
+    if kind is int:
+        is_whole = isinstance(value, float) and value.is_integer()  # 1e3 is a count, too
+        check_count(int(value) if is_whole else value, name)
+        return
+    is_real = isinstance(value, int | float | np.number) and not isinstance(value, bool)
+    if not is_real or not value > 0:
+        raise OptionError(f"{name} should be a positive number, got {value!r}.")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
 from functools import cached_property
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -14,30 +15,25 @@ from symspec.derivatives import compiled
 from symspec.derivatives.matrices import mirror
 from symspec.derivatives.tangents import Tangents
 from symspec.derivatives.threads import threads_of_scipy
-from symspec.errors import DataError, TooLargeError
-from symspec.inverse_hessian.digits import (
-    PROMISED,
-    TRUSTED,
-    Enclosure,
-    SumsOfSquares,
-    describe_condition,
-    factorize_stacked,
-    fits_densely,
-    loses_digits,
-    round_difference,
-)
+from symspec.errors import OptionError, TooLargeError
 from symspec.inverse_hessian.interface import (
     ArrayReader,
     Cost,
-    CrossCovariance,
     Factor,
     InverseHessian,
     Problem,
-    find_last_layer,
-    read_cholesky,
 )
 from symspec.inverse_hessian.low_rank import NEGLIGIBLE, LowRankInverse
-from symspec.inverse_hessian.primal import PrimalInverse
+from symspec.inverse_hessian.numerics.digits import (
+    SumsOfSquares,
+    factorize_stacked,
+    fits_densely,
+    loses_digits,
+)
+from symspec.inverse_hessian.numerics.tiled_cholesky import check_factor
+from symspec.inverse_hessian.primal import read_cholesky
+from symspec.inverse_hessian.tiled import TiledDualInverse
+from symspec.inverse_hessian.woodbury import Rows, WoodburyInverse, invert_prior
 from symspec.networks.network import Network
 from symspec.networks.noise.star_noise import StarNoise
 from symspec.networks.regression import Regression
@@ -45,15 +41,8 @@ from symspec.networks.regression import Regression
 MAX_BYTES = 4 * 2**30  # of all directions
 
 
-class DualInverse(InverseHessian):
-    r"""A^-1 by the Woodbury identity, with the tangent kernel K = J Lambda^-1 J^T of the stars.
-
-    A is the Gauss-Newton matrix:
-
-    .. math::
-        A^{-1} = \Lambda^{-1} - \Lambda^{-1} J^T M^{-1} J \Lambda^{-1}, \qquad M = K + S = L L^T,
-
-        \log\det A^{-1} = -\log\det \Lambda - \log\det M + \log\det S.
+class DualInverse(WoodburyInverse):
+    """A^-1 with the kernel's Cholesky factor in memory.
 
     Parameters
     ----------
@@ -70,11 +59,11 @@ class DualInverse(InverseHessian):
     """
 
     structure = "dual"
-    options: ClassVar = {"subset": int}
+    options: ClassVar = {"subset": int, "scratch": Path, "max_hours": float, "stars_a_tile": int}
     partial_options = ("subset",)
+    fixed_options = ("scratch",)
     has_evidence_gradient = True
     linear_space = "data"
-    widest = PROMISED
 
     def __init__(
         self,
@@ -85,14 +74,8 @@ class DualInverse(InverseHessian):
         *,
         is_subset: bool = False,
     ):
-        super().__init__(tangents.layout.n_params)
-        self.accuracy = "upper bound" if is_subset else "exact"
-        self.is_complete = not is_subset
+        super().__init__(tangents.layout, variance, noise, is_subset)
         self.tangents = tangents
-        self.variance = variance
-        self.noise = noise
-        self.observed = noise.observed
-        self._variance_vector = tangents.layout.expand(variance)
         self.rows = np.flatnonzero(self.observed.T)  # label-major, as `Tangents.gram` orders them
         self.cholesky = self._factorize() if cholesky is None else cholesky
 
@@ -102,8 +85,19 @@ class DualInverse(InverseHessian):
         return Cost(n_rows**2 * widths + n_rows**3 / 3, n_rows)
 
     @classmethod
+    def form(cls, names: Collection[str]) -> type[InverseHessian]:
+        """In tiles if there is a folder for them."""
+        return cls if {"scratch", "tiles"}.isdisjoint(names) else TiledDualInverse
+
+    @classmethod
     def build(cls, problem: Problem, theta: np.ndarray) -> DualInverse:
         """From all training stars, or as many as the option "subset" says."""
+        for name in ("max_hours", "stars_a_tile"):
+            if name in problem.options:
+                raise OptionError(
+                    f'{name} goes with tiles on disk: give options={{"scratch": FOLDER}}, too, or'
+                    " leave it out."
+                )
         if "subset" in problem.options:
             return cls.of_stars(problem, theta, problem.pick_stars(problem.options["subset"]))
         return cls.of_stars(problem, theta, slice(None))
@@ -121,7 +115,7 @@ class DualInverse(InverseHessian):
         noise = problem.noise(theta, stars)
         is_subset = bool(noise.observed.any(axis=1).sum() < len(problem.labelled))
         tangents = problem.tangents(theta, problem.X[stars])
-        return cls(tangents, _invert_prior(problem.reg), noise, is_subset=is_subset)
+        return cls(tangents, invert_prior(problem.reg), noise, is_subset=is_subset)
 
     @classmethod
     def from_arrays(cls, reader: ArrayReader, place: str, reg: Regression) -> DualInverse:
@@ -136,27 +130,18 @@ class DualInverse(InverseHessian):
             noise = StarNoise(observed, reader.array(f"{place}/covariances", shape, finite=True))
         else:
             noise = reg.noise.of_stars(np.where(observed, 0.0, np.nan))
-        return cls(tangents, _invert_prior(reg), noise, cholesky, is_subset=is_subset)
+        return cls(tangents, invert_prior(reg), noise, cholesky, is_subset=is_subset)
 
     def _factorize(self) -> np.ndarray:
         """Lower Cholesky factor of M; from J itself if K would lose its digits, and J fits."""
         is_poor = loses_digits(self.condition, self._n_terms)
-        if not (is_poor and fits_densely(self.n_rows, self.shape[0])):
+        if not (is_poor and self._may_sum_squares):
             return factorize_kernel(self.tangents.gram(self.tangents, self.variance), self.noise)
         J = self.tangents.dense().swapaxes(0, 1).reshape(-1, self.shape[0])[self.rows]
         S = self.noise.add_to(np.zeros((self.observed.size,) * 2))[np.ix_(self.rows, self.rows)]
         factor = factorize_stacked((J * np.sqrt(self._variance_vector)).T, np.linalg.cholesky(S).T)
-        _check_factor(factor)
+        check_factor(factor)
         return factor
-
-    def _matmat(self, V: np.ndarray) -> np.ndarray:
-        V = V * self._variance_vector[:, None]
-        gain = self._tangent_transposed(self._solve_M(self._tangent(V)))
-        gain *= self._variance_vector[:, None]
-        return np.subtract(V, gain, out=gain)
-
-    def _matvec(self, v: np.ndarray) -> np.ndarray:
-        return self._matmat(v.reshape(-1, 1))[:, 0]
 
     def diagonal(self) -> np.ndarray:
         """Diagonal of A^-1; costs (rows)^2 operations a parameter over the labels squared."""
@@ -171,84 +156,13 @@ class DualInverse(InverseHessian):
                 part[layer.n_in :, o] = B.sum()
         return self._variance_vector - self._variance_vector**2 * out
 
-    def logdet(self) -> float:
-        log_det_prior = -float(np.log(self._variance_vector).sum())
-        log_det_kernel = 2.0 * float(np.log(np.diag(self.cholesky)).sum())
-        return -log_det_prior - log_det_kernel + self.noise.log_det
-
-    def draw(self, n_draws: int, rng: np.random.Generator) -> np.ndarray:
-        """Draws by Matheron's rule: prior draws, each conditioned on data simulated from it."""
-        out = np.empty((n_draws, self.shape[0]))
-        for k in range(n_draws):
-            theta = np.sqrt(self._variance_vector) * rng.normal(size=self.shape[0])
-            noise = self.noise.draw(rng).T.ravel()[self.rows]
-            gain = self._tangent_transposed(self._solve_M(self._tangent(theta) + noise))
-            out[k] = theta - self._variance_vector * gain
-        return out
-
-    def label_covariance(self, tangents: Tangents) -> np.ndarray:
-        return self.enclose(tangents).value
-
-    def enclose(self, tangents: Tangents) -> Enclosure:
-        n = tangents.n_stars
-        C = tangents.n_labels
-        Z = self._solve(self.tangents.gram(tangents, self.variance)[self.rows]).reshape(-1, C, n)
-        prior = tangents.own_gram(self.variance)
-        V = prior - np.einsum("icn,idn->ncd", Z, Z, optimize=True)
-        relative = round_difference(V, prior, self.condition, self._n_terms)
-        enclosure = Enclosure.of_relative(V, relative, most=prior)
-        poor = ~(relative < TRUSTED).all(axis=1)
-        if poor.any() and self._sums_of_squares is not None:
-            enclosure.replace(poor, self._sums_of_squares.enclose(tangents[poor]))
-        if not self.is_complete:
-            enclosure.lower[:] = 0
-        return enclosure
-
     @property
-    def _n_terms(self) -> int:
-        widths = [layer.n_in + layer.n_out for layer in self.tangents.layout.layers.values()]
-        return self.n_rows + sum(widths)
+    def _may_sum_squares(self) -> bool:
+        return fits_densely(self.n_rows, self.shape[0])
 
     @cached_property
-    def condition(self) -> float:
-        """Largest ratio of what the prior and the noise let a label vary to the noise alone."""
-        kernel = np.diagonal(self.tangents.own_gram(self.variance), axis1=1, axis2=2)
-        precision = np.diagonal(self.noise.weights, axis1=1, axis2=2)
-        return 1 + float(np.max(np.sum(kernel * precision, axis=1), initial=0.0))
-
-    @property
-    def remark(self) -> str:
-        form = ""
-        if loses_digits(self.condition, self._n_terms):
-            fits = fits_densely(self.n_rows, self.shape[0])
-            form = "sums of squares" if fits else "error bars may lose digits, and are flagged then"
-        return describe_condition(self.condition, form)
-
-    @cached_property
-    def _sums_of_squares(self) -> SumsOfSquares | None:
-        """The form that keeps more digits, where it fits."""
-        if not fits_densely(self.n_rows, self.shape[0]):
-            return None
+    def _sums_of_squares(self) -> SumsOfSquares:
         return SumsOfSquares([self.tangents.whiten(self.noise.whiteners)], self._variance_vector)
-
-    @property
-    def n_rows(self) -> int:
-        return len(self.rows)
-
-    def cross_covariance(self) -> CrossCovariance:
-        if not self.is_complete:
-            return super().cross_covariance()
-
-        def covariance(tangents: Tangents, other: Tangents) -> np.ndarray:
-            Z = self._solve(self.tangents.gram(tangents, self.variance)[self.rows])
-            W = Z
-            if other is not tangents:
-                W = self._solve(self.tangents.gram(other, self.variance)[self.rows])
-            C = tangents.gram(other, self.variance) - Z.T @ W
-            C = C.reshape(-1, tangents.n_stars, other.n_labels, other.n_stars)
-            return C.transpose(1, 0, 3, 2)
-
-        return covariance
 
     def directions(self, reg: Regression, n: int | None = None) -> LowRankInverse:
         N, C = self.observed.shape
@@ -270,14 +184,6 @@ class DualInverse(InverseHessian):
 
     def whitening(self, reg: Regression) -> Factor:
         return self.directions(reg).factor()
-
-    def of_last_layer(self, reg: Regression) -> PrimalInverse:
-        if not self.is_complete:
-            return super().of_last_layer(reg)
-        layer, free = find_last_layer(reg.net.layout)
-        whitened = self.tangents.whiten(self.noise.whiteners)
-        J = whitened.of_layer(layer).dense().reshape(self.observed.size, -1)
-        return PrimalInverse.factorize(J.T @ J + np.diag(reg.prior_precision_vector()[free]))
 
     @classmethod
     def compile_log_det_gradient(cls, net: Network, *, backend: str) -> Callable[..., np.ndarray]:
@@ -333,26 +239,41 @@ class DualInverse(InverseHessian):
         out[np.ix_(self.rows, self.rows)] = inverse
         return out.reshape(C, N, C, N)
 
-    def _tangent(self, V: np.ndarray) -> np.ndarray:
-        """J V over the observed rows (row, ...) for V (param, ...)."""
+    def _tangent(self, V: np.ndarray) -> Rows:
         by_label = self.tangents.matvec(V).swapaxes(0, 1)
-        return by_label.reshape(self.observed.size, *V.shape[1:])[self.rows]
+        return [by_label.reshape(self.observed.size, *V.shape[1:])[self.rows]]
 
-    def _tangent_transposed(self, u: np.ndarray) -> np.ndarray:
-        """J^T u (param, ...) for u (row, ...) over the observed rows."""
-        full = np.zeros((self.observed.size, *u.shape[1:]))
-        full[self.rows] = u
-        by_label = full.reshape(*self.observed.T.shape, *u.shape[1:])
+    def _tangent_transposed(self, u: Rows) -> np.ndarray:
+        (part,) = u
+        full = np.zeros((self.observed.size, *part.shape[1:]))
+        full[self.rows] = part
+        by_label = full.reshape(*self.observed.T.shape, *part.shape[1:])
         return self.tangents.rmatvec(by_label.swapaxes(0, 1))
+
+    def _take_rows(self, values: np.ndarray) -> Rows:
+        by_label = values.swapaxes(0, 1)
+        return [by_label.reshape(self.observed.size, *values.shape[2:])[self.rows]]
+
+    def _reduce(self, tangents: Tangents) -> Rows:
+        return [self._solve(self.tangents.gram(tangents, self.variance)[self.rows])]
+
+    def _solve_M(self, b: Rows) -> Rows:
+        return [self._solve(self._solve(b[0]), transposed=True)]
+
+    def _log_det_factor(self) -> float:
+        return float(np.log(np.diag(self.cholesky)).sum())
+
+    def _walk(self) -> Iterator[tuple[slice, Tangents]]:
+        yield slice(None), self.tangents
+
+    def _own_kernel(self) -> np.ndarray:
+        return self.tangents.own_gram(self.variance)
 
     def _solve(self, b: np.ndarray, *, transposed: bool = False) -> np.ndarray:
         with threads_of_scipy(self.n_rows):
             return solve_triangular(
                 self.cholesky, b, lower=True, trans=int(transposed), check_finite=False
             )
-
-    def _solve_M(self, b: np.ndarray) -> np.ndarray:
-        return self._solve(self._solve(b), transposed=True)
 
 
 def read_tangents(reader: ArrayReader, place: str, net: Network, n_stars: int) -> Tangents:
@@ -364,11 +285,6 @@ def read_tangents(reader: ArrayReader, place: str, net: Network, n_stars: int) -
         inputs[name] = reader.array(f"{place}/inputs/{name}", (n_stars, layer.n_in), finite=True)
         cotangents[name] = reader.array(f"{place}/cotangents/{name}", shape, finite=True)
     return Tangents(net.layout, inputs, cotangents)
-
-
-def _invert_prior(reg: Regression) -> dict[str, Any]:
-    """Prior variance of each block."""
-    return {name: 1 / np.asarray(p) for name, p in reg.prior_precision.items()}
 
 
 def factorize_kernel(K: np.ndarray, noise: StarNoise) -> np.ndarray:
@@ -386,14 +302,5 @@ def factorize_kernel(K: np.ndarray, noise: StarNoise) -> np.ndarray:
     # the transpose is Fortran-ordered, so that LAPACK works in place; M is symmetric
     with threads_of_scipy(len(M)):
         factor, info = dpotrf(M.T, lower=1, clean=1, overwrite_a=1)
-    _check_factor(factor, info)
+    check_factor(factor, info)
     return factor
-
-
-def _check_factor(factor: np.ndarray, info: int = 0) -> None:
-    if info != 0 or not np.isfinite(np.diag(factor)).all():  # OpenBLAS lets NaN pass
-        raise DataError(
-            "the network's tangent kernel is not finite or not positive definite: theta has"
-            " diverged, or flux and labels differ by so many orders of magnitude that float64 does"
-            " not hold; standardise them."
-        )

@@ -19,11 +19,10 @@ from scipy.sparse.linalg import LinearOperator
 from symspec.derivatives.tangent_stream import TangentStream
 from symspec.derivatives.tangents import Tangents
 from symspec.errors import OptionError
-from symspec.inverse_hessian.digits import Enclosure
+from symspec.inverse_hessian.numerics.digits import Enclosure
 from symspec.networks.network import Network
 from symspec.networks.noise import LOG_2PI
 from symspec.networks.noise.star_noise import StarNoise
-from symspec.networks.params import ParamLayout
 from symspec.networks.regression import Regression
 from symspec.safety.checkpoint import Checkpoint
 from symspec.safety.label_errors import Labels
@@ -81,6 +80,10 @@ class Problem(Protocol):
 
     def hessian(self, theta: np.ndarray) -> np.ndarray:
         """Exact Hessian of the negative log posterior (param, param)."""
+        ...
+
+    def identity(self, theta: np.ndarray) -> str:
+        """Digest of all that the curvature at `theta` depends on."""
         ...
 
     def pick_stars(self, n: int) -> np.ndarray:
@@ -155,6 +158,8 @@ class InverseHessian(LinearOperator, ABC):
         The options that `build` takes.
     partial_options : tuple of str
         Those of the options that leave training stars out.
+    fixed_options : tuple of str
+        Those that keep one factorisation.
     curvatures : tuple of str
         The matrices that it inverts: "ggn", "hessian".
     has_evidence_gradient : bool
@@ -176,6 +181,7 @@ class InverseHessian(LinearOperator, ABC):
     accuracy: str = "exact"
     options: ClassVar[Mapping[str, type]] = {}
     partial_options: ClassVar[tuple[str, ...]] = ()
+    fixed_options: ClassVar[tuple[str, ...]] = ()
     curvatures: ClassVar[tuple[str, ...]] = ("ggn",)
     has_evidence_gradient: ClassVar[bool] = False
     linear_space: ClassVar[str] = "products"
@@ -193,6 +199,11 @@ class InverseHessian(LinearOperator, ABC):
     def cost(cls, net: Network, n_rows: int) -> Cost:
         """Cost for `n_rows` outputs of observed labels; by default it fits but takes for ever."""
         return Cost(math.inf, 0)
+
+    @classmethod
+    def form(cls, names: Collection[str]) -> type[InverseHessian]:
+        """The class that takes these options, or is made of these arrays."""
+        return cls
 
     @classmethod
     @abstractmethod
@@ -370,21 +381,6 @@ class InverseHessian(LinearOperator, ABC):
         the training set and the weights of its noise, which are held fixed.
         """
         raise NotImplementedError(f"{self.structure} has no gradient of the evidence.")
-
-
-def find_last_layer(layout: ParamLayout) -> tuple[str, slice]:
-    """Name of the last layer with parameters, and its place in theta."""
-    name, layer = next(reversed(layout.layers.items()))
-    return name, layer.slice
-
-
-def read_cholesky(reader: ArrayReader, place: str, n: int) -> np.ndarray:
-    """The Cholesky factor (n, n) under `place`."""
-    name = f"{place}/cholesky"
-    cholesky = reader.array(name, (n, n), finite=True)
-    if not (np.diag(cholesky) > 0).all():
-        raise reader.refusal(name, "a Cholesky factor", "one whose diagonal is not positive")
-    return cholesky
 
 
 def log_evidence(reg: Regression, theta: np.ndarray, U: float, inverse: InverseHessian) -> float:

@@ -39,7 +39,9 @@ import numpy as np
 from symspec.derivatives.tangent_stream import TangentStream
 from symspec.derivatives.tangents import Tangents
 from symspec.errors import DataError, OptionError
-from symspec.inverse_hessian.digits import (
+from symspec.inverse_hessian.dual import DualInverse, read_tangents
+from symspec.inverse_hessian.interface import ArrayReader, InverseHessian, Problem
+from symspec.inverse_hessian.numerics.digits import (
     HOPELESS,
     PROMISED,
     TRUSTED,
@@ -49,9 +51,7 @@ from symspec.inverse_hessian.digits import (
     loses_digits,
     round_difference,
 )
-from symspec.inverse_hessian.dual import DualInverse, read_tangents
-from symspec.inverse_hessian.interface import ArrayReader, InverseHessian, Problem
-from symspec.inverse_hessian.krylov_space import Brackets, KrylovSpace, estimate_log_det
+from symspec.inverse_hessian.numerics.krylov_space import Brackets, KrylovSpace, estimate_log_det
 from symspec.networks.regression import Regression
 from symspec.safety.checkpoint import Checkpoint, find_fingerprint
 

@@ -14,10 +14,8 @@ from symspec.inverse_hessian.interface import (
     ArrayReader,
     InverseHessian,
     Problem,
-    find_last_layer,
-    read_cholesky,
 )
-from symspec.inverse_hessian.primal import PrimalInverse
+from symspec.inverse_hessian.primal import PrimalInverse, find_last_layer, read_cholesky
 from symspec.networks.network import Network
 from symspec.networks.params import ParamLayout
 from symspec.networks.regression import Regression

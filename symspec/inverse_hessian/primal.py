@@ -19,7 +19,16 @@ from symspec.derivatives.tangent_stream import TangentStream
 from symspec.derivatives.tangents import Tangents
 from symspec.derivatives.threads import threads_of_scipy
 from symspec.errors import DataError, NotPositiveDefiniteError
-from symspec.inverse_hessian.digits import (
+from symspec.inverse_hessian.interface import (
+    ArrayReader,
+    Cost,
+    CrossCovariance,
+    Factor,
+    InverseHessian,
+    Problem,
+)
+from symspec.inverse_hessian.low_rank import LowRankInverse
+from symspec.inverse_hessian.numerics.digits import (
     PROMISED,
     TRUSTED,
     Enclosure,
@@ -29,18 +38,8 @@ from symspec.inverse_hessian.digits import (
     loses_digits,
     rounding,
 )
-from symspec.inverse_hessian.interface import (
-    ArrayReader,
-    Cost,
-    CrossCovariance,
-    Factor,
-    InverseHessian,
-    Problem,
-    find_last_layer,
-    read_cholesky,
-)
-from symspec.inverse_hessian.low_rank import LowRankInverse
 from symspec.networks.network import Network
+from symspec.networks.params import ParamLayout
 from symspec.networks.regression import Regression
 from symspec.safety.memory import chunks
 
@@ -349,3 +348,18 @@ def _join_biases(tangents: Tangents) -> Iterator[tuple[int, np.ndarray, np.ndarr
             a = np.hstack([a, np.ones((len(a), 1))])
         g = tangents.cotangents[name].astype(np.float64).transpose(0, 2, 1)
         yield layer.offset, a, np.ascontiguousarray(g)
+
+
+def read_cholesky(reader: ArrayReader, place: str, n: int) -> np.ndarray:
+    """The Cholesky factor (n, n) under `place`."""
+    name = f"{place}/cholesky"
+    cholesky = reader.array(name, (n, n), finite=True)
+    if not (np.diag(cholesky) > 0).all():
+        raise reader.refusal(name, "a Cholesky factor", "one whose diagonal is not positive")
+    return cholesky
+
+
+def find_last_layer(layout: ParamLayout) -> tuple[str, slice]:
+    """Name of the last layer with parameters, and its place in theta."""
+    name, layer = next(reversed(layout.layers.items()))
+    return name, layer.slice

@@ -19,11 +19,10 @@ from symspec.errors import NotAtMinimumError, NotAtMinimumWarning
 from symspec.inverse_hessian.builder import InverseBuilder
 from symspec.inverse_hessian.interface import InverseHessian
 from symspec.laplace.certificate import MAX_DECREMENT, Certificate
-from symspec.laplace.identity import describe_regression
 from symspec.laplace.leave_one_out import TrainingStars
 from symspec.laplace.posterior import LaplacePosterior
 from symspec.laplace.training_space import describe_training
-from symspec.networks.regression import Regression
+from symspec.networks.regression import Regression, describe_regression
 from symspec.networks.theta import check_theta
 from symspec.safety.checkpoint import Checkpoint, find_fingerprint
 from symspec.safety.label_errors import Labels, find_labels_alone
@@ -99,14 +98,17 @@ def fit_laplace(
     memory : str, default "8GB"
         Memory that the factorisation may take.
     options : mapping, optional
-        Of the structure. "dual": subset (number of training stars used, for upper bounds).
-        "krylov": subset (stars of the preconditioner), tolerance (0.01: relative width of the
-        intervals), max_iterations (200), max_seconds (for each 256 stars). "low_rank": rank (100).
+        Of the structure. "dual": subset (number of training stars used, for upper bounds); scratch
+        (a folder, where a kernel beyond `memory` is factorised in tiles, which the result needs:
+        the same call continues after an interruption), max_hours (24: refused if it is estimated to
+        take longer), stars_a_tile. "krylov": subset (stars of the preconditioner), tolerance (0.01:
+        relative width of the intervals), max_iterations (200), max_seconds (for each 256 stars).
+        "low_rank": rank (100).
     resume : path, optional
         A folder that keeps finished blocks: the same call continues from there after an
-        interruption. Primal and dual, one factorisation each, start again. Another call, in any
-        argument but `require_minimum` and `progress`, is refused; damaged files are computed again,
-        with a warning. Delete the folder when the result is safe.
+        interruption. Primal and dual, one factorisation each, start again (but not dual with
+        `scratch`). Another call, in any argument but `require_minimum` and `progress`, is refused;
+        damaged files are computed again, with a warning. Delete the folder when the result is safe.
     progress : bool or Progress, default True
         True: a bar on stderr if it takes more than three seconds. A callable is called with
         (stage, done, total) after each block.
@@ -118,14 +120,17 @@ def fit_laplace(
     NotAtMinimumError
         With require_minimum=True, or an indefinite exact Hessian of the certificate.
     TooLargeError
-        The exact Hessian does not fit in `memory`.
+        The exact Hessian does not fit in `memory`, or tiles not on the disk or in max_hours.
     ShapeError, DataError, OptionError
         Arguments that are not what is expected, or `resume` holds the progress of another fit.
     """
     theta = np.array(check_theta(theta, reg.net.n_params))
     known = _find_ivar(X) if ivar is None else np.atleast_2d(ivar)
     X, Y = check_stars(reg.net, *as_stars(reg.net, X, Y, label_errors, ivar))
-    options = dict(options or {})
+    options = {
+        name: os.fspath(value) if isinstance(value, os.PathLike) else value
+        for name, value in (options or {}).items()
+    }
     fingerprint = ""
     if resume is not None:
         how = {"structure": structure, "curvature": curvature, "memory": memory, "options": options}

@@ -1,7 +1,7 @@
 """What says whether two networks, or two Laplace posteriors, are the same.
 
-`describe_posterior` and `describe_regression` give all that results depend on: runs that can be
-resumed take the fingerprint of it. The digests of the `hash_` functions are stored in draws,
+`describe_posterior` gives all that results depend on: runs that can be resumed take the fingerprint
+of it. The digests of the `hash_` functions are stored in draws,
 catalogues and files of derivatives, so that what is digested, and in which order, stays as it is.
 """
 
@@ -15,42 +15,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from symspec.networks.layers import Layer
 from symspec.networks.network import Network
-from symspec.networks.regression import Regression
+from symspec.networks.regression import describe_regression, find_medium, find_settings
 
 if TYPE_CHECKING:
     from symspec.laplace.posterior import LaplacePosterior
 
 # fields without a part in predictions
 _NOT_PREDICTED = ("reason", "negative_log_posterior", "training_stars")
-
-
-def describe_network(net: Network) -> dict[str, Any]:
-    """All that a network is but for its weights, for `find_fingerprint`."""
-    layers = [
-        (f"{type(one).__module__}.{type(one).__qualname__}", _find_settings(one))
-        for one in net.layers
-    ]
-    return {
-        "layers": layers,
-        "sources": net.sources,
-        "n_pixels": net.n_pixels,
-        "label_names": net.label_names,
-        "label_units": net.label_units,
-        "wavelength": net.wavelength,
-        "wavelength_unit": net.wavelength_unit,
-        **_find_medium(net),
-    }
-
-
-def describe_regression(reg: Regression) -> dict[str, Any]:
-    """All that a regression is, for `find_fingerprint`."""
-    return {
-        "network": describe_network(reg.net),
-        "noise": reg.noise,
-        "prior": reg.prior_precision,
-    }
 
 
 def describe_posterior(laplace: LaplacePosterior) -> dict[str, Any]:
@@ -64,7 +36,7 @@ def describe_posterior(laplace: LaplacePosterior) -> dict[str, Any]:
 
 def hash_network(net: Network, theta: ArrayLike) -> str:
     """Digest of layers, labels, wavelengths and weights, whatever file they come from."""
-    layers = [{"kind": layer.kind} | _find_settings(layer) for layer in net.layers]
+    layers = [{"kind": layer.kind} | find_settings(layer) for layer in net.layers]
     return _find_stored_digest(
         *layers,
         net.sources,
@@ -73,7 +45,7 @@ def hash_network(net: Network, theta: ArrayLike) -> str:
         net.label_units,
         net.wavelength,
         net.wavelength_unit,
-        *_find_medium(net).values(),
+        *find_medium(net).values(),
         np.asarray(theta, np.float64),
     )
 
@@ -148,25 +120,3 @@ def _find_stored_digest(*parts: Any) -> str:
             digest.update(repr(part).encode())
         digest.update(b"|")
     return digest.hexdigest()
-
-
-def _find_medium(net: Network) -> dict[str, str]:
-    """Medium of the wavelengths; nothing where it is not known, as of the first versions."""
-    return {} if net.wavelength_medium is None else {"wavelength_medium": net.wavelength_medium}
-
-
-def _find_settings(layer: Layer) -> dict[str, Any]:
-    """Fields of a layer, but for other layers, which the network lists itself.
-
-    A convolution of one group is what it was before there were several.
-    """
-    values = {field.name: getattr(layer, field.name) for field in fields(layer)}
-    if values.get("groups") == 1:
-        del values["groups"]
-    return {name: value for name, value in values.items() if not _is_layers(value)}
-
-
-def _is_layers(value: Any) -> bool:
-    return isinstance(value, Layer) or (
-        isinstance(value, tuple) and any(isinstance(v, Layer) for v in value)
-    )

@@ -17,6 +17,7 @@ PyMC's logp.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ import pytensor.tensor as pt
 from numpy.typing import ArrayLike
 
 from symspec.errors import OptionError, ShapeError
+from symspec.networks.layers import Layer
 from symspec.networks.network import Network
 from symspec.networks.noise import LOG_2PI, GaussianNoise, Noise
 from symspec.networks.params import Compilable, Symbol
@@ -207,3 +209,52 @@ def _choose_noise(
             " deviation goes into sigma_noise."
         )
     return noise
+
+
+def describe_network(net: Network) -> dict[str, Any]:
+    """All that a network is but for its weights, for `find_fingerprint`."""
+    layers = [
+        (f"{type(one).__module__}.{type(one).__qualname__}", find_settings(one))
+        for one in net.layers
+    ]
+    return {
+        "layers": layers,
+        "sources": net.sources,
+        "n_pixels": net.n_pixels,
+        "label_names": net.label_names,
+        "label_units": net.label_units,
+        "wavelength": net.wavelength,
+        "wavelength_unit": net.wavelength_unit,
+        **find_medium(net),
+    }
+
+
+def describe_regression(reg: Regression) -> dict[str, Any]:
+    """All that a regression is, for `find_fingerprint`."""
+    return {
+        "network": describe_network(reg.net),
+        "noise": reg.noise,
+        "prior": reg.prior_precision,
+    }
+
+
+def find_medium(net: Network) -> dict[str, str]:
+    """Medium of the wavelengths; nothing where it is not known, as of the first versions."""
+    return {} if net.wavelength_medium is None else {"wavelength_medium": net.wavelength_medium}
+
+
+def find_settings(layer: Layer) -> dict[str, Any]:
+    """Fields of a layer, but for other layers, which the network lists itself.
+
+    A convolution of one group is what it was before there were several.
+    """
+    values = {field.name: getattr(layer, field.name) for field in fields(layer)}
+    if values.get("groups") == 1:
+        del values["groups"]
+    return {name: value for name, value in values.items() if not _is_layers(value)}
+
+
+def _is_layers(value: Any) -> bool:
+    return isinstance(value, Layer) or (
+        isinstance(value, tuple) and any(isinstance(v, Layer) for v in value)
+    )

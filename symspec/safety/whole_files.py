@@ -7,8 +7,9 @@ import io
 import os
 import secrets
 import shutil
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,13 @@ from symspec.errors import DiskFullError, FileKeptError
 from symspec.safety.interrupts import deferring_interrupts
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+SECONDS_TO_WRITE = 3600.0  # a file that is being written changes sooner
 _unfinished: set[Path] = set()
 
 
 @contextmanager
 def replace_when_complete(
-    path: str | os.PathLike[str], *, overwrite: bool = False
+    path: str | os.PathLike[str], *, overwrite: bool = False, sync: bool = True
 ) -> Iterator[Path]:
     """Yield a temporary name beside `path`; rename the file written there when it is complete.
 
@@ -33,6 +35,9 @@ def replace_when_complete(
         Name of the file; a symbolic link is followed.
     overwrite : bool, default False
         Whether an existing file is replaced.
+    sync : bool, default True
+        Whether to wait until the disk has the file: not one of many whose seals would show what the
+        end of power left of them.
 
     Yields
     ------
@@ -54,8 +59,9 @@ def replace_when_complete(
     _unfinished.add(temporary)
     try:
         yield temporary
-        with temporary.open("rb+") as stream:
-            os.fsync(stream.fileno())
+        if sync:
+            with temporary.open("rb+") as stream:
+                os.fsync(stream.fileno())
         check_target(path, overwrite=overwrite)  # writing may have taken an hour
         os.replace(temporary, target)
     except OSError as error:
@@ -68,6 +74,14 @@ def replace_when_complete(
         raise
     finally:
         _unfinished.discard(temporary)
+
+
+def remove_abandoned(folder: Path) -> None:
+    """Remove temporary files of processes that were killed: those that an hour has not changed."""
+    for path in folder.glob(f".{'[0-9a-f]' * 12}.*"):
+        with suppress(FileNotFoundError):
+            if time.time() - path.stat().st_mtime > SECONDS_TO_WRITE:
+                _remove(path)
 
 
 def remove_unfinished() -> None:

@@ -184,6 +184,12 @@ def _check_options(
         raise OptionError(
             f"move=False keeps the weights as they are, got starts={starts}: leave starts at 1."
         )
+    fixed_options = INVERSES[structure].fixed_options if structure in INVERSES else ()
+    if options and any(name in fixed_options for name in options):
+        raise OptionError(
+            f"tuning inverts at many weights, noises and priors, got options={dict(options)}, which"
+            " keep the inverse of one: tune without, and give them to fit_laplace."
+        )
     partial_options = INVERSES[structure].partial_options if structure in INVERSES else ()
     if options and any(name in partial_options for name in options):
         raise OptionError(

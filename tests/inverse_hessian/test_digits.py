@@ -12,7 +12,7 @@ from numpy.testing import assert_allclose
 
 import symspec as ss
 from symspec.inverse_hessian.builder import InverseBuilder
-from symspec.inverse_hessian.digits import Enclosure, SumsOfSquares, factorize_stacked
+from symspec.inverse_hessian.numerics.digits import Enclosure, SumsOfSquares, factorize_stacked
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "bench"))
 from fuzz_digits import STRUCTURES, draw_case, judge

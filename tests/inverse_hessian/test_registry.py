@@ -19,6 +19,7 @@ from symspec.inverse_hessian.interface import InverseHessian
 from symspec.validation.audit import AUDITED, KNOWN
 
 PACKAGE = Path(ss.__file__).parent
+EXAMPLES = {int: 1, float: 0.5, Path: "folder"}  # of options
 OPTIONS = {"krylov": {"subset": 5}, "low_rank": {"rank": 4}}
 
 # --- nobody else knows them
@@ -121,7 +122,7 @@ def test_the_registry_holds_every_structure_by_its_name():
 @pytest.mark.parametrize("structure", INVERSES)
 def test_a_structure_takes_its_own_options_alone(structure):
     own = INVERSES[structure].options
-    check_structure(structure, "ggn", dict.fromkeys(own, 1))
+    check_structure(structure, "ggn", {name: EXAMPLES[kind] for name, kind in own.items()})
     for name in {o for inverse in INVERSES.values() for o in inverse.options} - set(own):
         with pytest.raises(ss.OptionError, match=f"given options among .*, got '{name}'"):
             check_structure(structure, "ggn", {name: 1})

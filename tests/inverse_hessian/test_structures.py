@@ -16,7 +16,7 @@ from scipy.linalg import block_diag
 
 import symspec as ss
 from symspec.inverse_hessian.builder import InverseBuilder
-from symspec.inverse_hessian.krylov_space import estimate_log_det
+from symspec.inverse_hessian.numerics.krylov_space import estimate_log_det
 from symspec.networks.layers import Dense
 from symspec.networks.network import Network
 from symspec.safety.checkpoint import Checkpoint

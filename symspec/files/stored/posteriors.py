@@ -74,13 +74,14 @@ def read_posterior(archive: Archive) -> LaplacePosterior:
     kind = INVERSES[check_choice(structure, "structure", tuple(INVERSES))]
     backend, dtype = (archive.attribute("laplace", n, str) for n in ("backend", "dtype"))
     there = archive.find("laplace")
+    form = kind.form(archive.find("laplace/inverse_hessian"))
     gradient = None
     if "gradient" in there:  # not in a file of symspec 0.1
         gradient = archive.array("laplace/gradient", (net.n_params,), finite=True)
     return LaplacePosterior(
         reg=reg,
         theta=theta,
-        inverse_hessian=kind.from_arrays(archive, "laplace/inverse_hessian", reg),
+        inverse_hessian=form.from_arrays(archive, "laplace/inverse_hessian", reg),
         certificate=_read_certificate(archive, net.n_labels),
         negative_log_posterior=archive.attribute("laplace", "negative_log_posterior", float),
         curvature=check_choice(curvature, "curvature", CURVATURES),

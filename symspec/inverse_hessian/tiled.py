@@ -1,0 +1,286 @@
+"""The dual of more stars than fit in memory: its factor in tiles on disk.
+
+Star by star the same numbers as `DualInverse`. The stars are in the order of `Problem.pick_stars`,
+so that after each row of tiles the factor is that of a subset, from which upper bounds come.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from symspec.derivatives.tangents import Tangents
+from symspec.errors import DataError, OptionError
+from symspec.inverse_hessian.interface import ArrayReader, Factor, Problem
+from symspec.inverse_hessian.low_rank import LowRankInverse
+from symspec.inverse_hessian.numerics.costs import StarCosts, TileCosts, check_costs
+from symspec.inverse_hessian.numerics.layout import Layout
+from symspec.inverse_hessian.numerics.star_blocks import StarBlocks
+from symspec.inverse_hessian.numerics.tile_folder import TileFolder
+from symspec.inverse_hessian.numerics.tiled_cholesky import TiledCholesky
+from symspec.inverse_hessian.woodbury import Rows, WoodburyInverse, invert_prior
+from symspec.networks.noise.star_noise import StarNoise
+from symspec.networks.regression import Regression
+from symspec.safety.checkpoint import Checkpoint, find_fingerprint
+from symspec.safety.progress import Progress
+from symspec.safety.whole_files import remove_abandoned
+
+MAX_HOURS = 24.0
+FLOPS_TOLD = 1e9  # operations that progress counts as one
+STAGE = "tiles [Gflop]"
+
+
+class TiledDualInverse(WoodburyInverse):
+    """A^-1 with the kernel's Cholesky factor on disk.
+
+    It holds the names of files, and reads them tile by tile whenever it is asked: the folder has to
+    stay where it is.
+
+    Parameters
+    ----------
+    stars : StarBlocks
+        Tangents of the training stars.
+    factor : TiledCholesky
+        L.
+    noise : StarNoise
+        Of the training stars, in the order of the tiles.
+    is_subset : bool
+        Whether there are other stars; variances are then upper bounds.
+    """
+
+    structure = "dual"
+
+    def __init__(
+        self, stars: StarBlocks, factor: TiledCholesky, noise: StarNoise, *, is_subset: bool
+    ):
+        super().__init__(stars.params, stars.variance, noise, is_subset)
+        self.stars = stars
+        self.factor = factor
+
+    @classmethod
+    def build(cls, problem: Problem, theta: np.ndarray) -> TiledDualInverse:
+        """From all training stars, or from as many rows of tiles as hold the option "subset"."""
+        folder = Path(problem.options["scratch"]).absolute()
+        whole = _open_layout(problem, theta, folder)
+        remove_abandoned(folder)
+        tiles = TileFolder(folder, _find_key(problem, theta, whole))
+        StarCosts.of(problem.reg.net.layout, problem.reg.net.n_outputs).check_block(
+            whole.stars_a_block, whole.n_rows, problem.memory
+        )
+        layout = whole.leading(problem.options.get("subset", len(whole.stars)))
+        noise = problem.noise(theta, layout.stars)
+        params = problem.reg.net.layout
+        stars = StarBlocks(tiles, layout, params, invert_prior(problem.reg))
+        factor = TiledCholesky(tiles, layout.sizes)
+        is_subset = len(layout.stars) < len(whole.stars)
+        inverse = cls(stars, factor, noise, is_subset=is_subset)
+        inverse._fill(problem, theta)
+        return inverse
+
+    @classmethod
+    def from_arrays(cls, reader: ArrayReader, place: str, reg: Regression) -> TiledDualInverse:
+        observed = reader.array(f"{place}/observed", (None, reg.net.n_outputs), kind=bool)
+        shape = *observed.shape, observed.shape[1]
+        covariances = reader.array(f"{place}/covariances", shape, finite=True)
+        path = _read_text(reader, f"{place}/tiles/folder")
+        size = max(1, int(reader.array(f"{place}/tiles/stars_a_block", (), finite=True)))
+        layout = Layout(np.arange(len(observed)), observed, size)
+        tiles = TileFolder(path, _read_text(reader, f"{place}/tiles/key"))
+        stars = StarBlocks(tiles, layout, reg.net.layout, invert_prior(reg))
+        factor = TiledCholesky(tiles, layout.sizes)
+        for i in range(len(layout.blocks)):
+            if not (stars.has(i) and all(factor.has_tile(i, j) for j in range(i + 1))):
+                raise reader.refusal(f"{place}/tiles/folder", "a folder with all tiles", path)
+        is_subset = bool(reader.array(f"{place}/is_subset", (), kind=bool))
+        return cls(stars, factor, StarNoise(observed, covariances), is_subset=is_subset)
+
+    def _fill(self, problem: Problem, theta: np.ndarray) -> None:
+        """Compute what is not there: blocks of stars, and tiles row by row."""
+        n = len(self.factor.sizes)
+        layout = self.stars.layout
+        costs = TileCosts.of(layout, StarCosts.of(self.layout, problem.reg.net.n_outputs))
+        is_there = [[j <= i and self.factor.has_tile(i, j) for j in range(n)] for i in range(n)]
+        missing = np.tri(n, dtype=bool) & ~np.array(is_there)
+        lacking = [i for i in range(n) if not self.stars.has(i)]
+        max_hours = problem.options.get("max_hours", MAX_HOURS)
+        hours = check_costs(costs, missing, lacking, self.factor.folder.path, max_hours)
+        progress = _Progress(problem.checkpoint.progress, costs, missing, layout)
+        progress.show(estimated_hours=hours)
+        for i in range(n):
+            self.stars.compute(i, lambda stars: problem.tangents(theta, problem.X[stars]))
+            if missing[i].any():
+                block = partial(self._find_block, i, self.stars[i].in_double())
+                self.factor.complete_row(i, block, partial(progress.tell, i))
+
+    def _find_block(self, i: int, tangents: Tangents, j: int) -> np.ndarray:
+        """Block (row of j, row of i) of M, of which the tangents of block i are given."""
+        layout = self.stars.layout
+        if j < i:
+            K = tangents.gram(self.stars[j], self.variance)
+        else:
+            K = self._block_noise(layout.blocks[i]).add_to(tangents.gram(tangents, self.variance))
+        rows, columns = (layout.rows[k] for k in (i, j))
+        is_whole = len(rows) == len(K) and len(columns) == K.shape[1]
+        return (K if is_whole else K[np.ix_(rows, columns)]).T
+
+    def _block_noise(self, block: slice) -> StarNoise:
+        covariance = self.noise.covariance
+        if covariance.ndim == 3:
+            covariance = covariance[block]
+        return StarNoise(self.observed[block], covariance)
+
+    # --- the forms of the factor
+
+    def _tangent(self, V: np.ndarray) -> Rows:
+        return self.stars.matvec(V)
+
+    def _tangent_transposed(self, u: Rows) -> np.ndarray:
+        return self.stars.rmatvec(u)
+
+    def _take_rows(self, values: np.ndarray) -> Rows:
+        return self.stars.layout.split(values)
+
+    def _solve_M(self, b: Rows) -> Rows:
+        parts = [np.array(part.reshape(len(part), -1), np.float64, order="F") for part in b]
+        self.factor.solve_lower(parts)
+        self.factor.solve_upper(parts)
+        return [x.reshape(part.shape) for x, part in zip(parts, b, strict=True)]
+
+    def _reduce(self, tangents: Tangents) -> Rows:
+        parts = list(self.stars.kernel(tangents))
+        self.factor.solve_lower(parts)
+        return parts
+
+    def _log_det_factor(self) -> float:
+        return float(sum(np.log(diagonal).sum() for diagonal in self.factor.diagonals()))
+
+    def _walk(self) -> Iterator[tuple[slice, Tangents]]:
+        return zip(self.stars.layout.blocks, self.stars, strict=True)
+
+    def _own_kernel(self) -> np.ndarray:
+        return self.stars.own_gram()
+
+    # --- what takes the whole kernel at once
+
+    def diagonal(self) -> np.ndarray:
+        raise _refuse("variances of single weights", '"krylov"')
+
+    def directions(self, reg: Regression, n: int | None = None) -> LowRankInverse:
+        raise _refuse("leading directions", '"low_rank"')
+
+    def whitening(self, reg: Regression) -> Factor:
+        raise _refuse("square roots of A^-1", '"low_rank" or "kronecker"')
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        tiles = self.factor.folder
+        C = self.observed.shape[1]
+        covariances = np.broadcast_to(self.noise.covariance, (len(self.observed), C, C))
+        return {
+            "observed": self.observed,
+            "covariances": np.ascontiguousarray(covariances),
+            "is_subset": np.array(not self.is_complete),
+            "tiles/folder": _encode(str(tiles.path)),
+            "tiles/key": _encode(tiles.key),
+            "tiles/stars_a_block": np.array(float(self.stars.layout.stars_a_block)),
+        }
+
+
+class _Progress:
+    """Operations that are done, and leading stars of which upper bounds can be had already."""
+
+    def __init__(self, follow: Progress, costs: TileCosts, missing: np.ndarray, layout: Layout):
+        self._follow = follow
+        self._flops = costs.flops
+        self._missing = missing.copy()
+        self._ends = [0, *(block.stop for block in layout.blocks)]
+
+    def tell(self, i: int, j: int) -> None:
+        """The tile (i, j) is there."""
+        self._missing[i, j] = False
+        self.show()
+
+    def show(self, **news: float) -> None:
+        """What is done, and what else is known."""
+        n_rows = int(np.argmax(self._missing.any(axis=1))) if self._missing.any() else -1
+        done = self._flops[~self._missing].sum() / FLOPS_TOLD
+        total = self._flops.sum() / FLOPS_TOLD
+        self._follow(STAGE, int(done), math.ceil(total), usable_stars=self._ends[n_rows], **news)
+
+
+def _refuse(what: str, structures: str) -> OptionError:
+    return OptionError(
+        f"{what} take the whole kernel in memory, got one in tiles on disk: leave scratch out of"
+        f" the options, or use structure={structures}."
+    )
+
+
+def _open_layout(problem: Problem, theta: np.ndarray, folder: Path) -> Layout:
+    """The layout that a folder was begun with, or a new one, which is kept there.
+
+    Raises
+    ------
+    OptionError
+        It is no folder.
+    DataError
+        It is of another computation.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise OptionError(f"scratch should be a folder, got {folder}, which is none.")
+    kept = Checkpoint(folder, find_fingerprint(_describe(problem, theta)))
+    try:
+        state = kept.load("layout")
+    except DataError as error:
+        raise DataError(
+            f"{folder} should hold tiles of this kernel, got those of another one (another network,"
+            " weights, stars, noise, prior, dtype or tile size): give another folder, or delete"
+            " this one."
+        ) from error
+    if state is None:
+        state = _lay_out(problem, theta)
+        kept.save("layout", state)
+    return Layout(state["stars"], state["observed"], int(state["stars_a_block"]))
+
+
+def _lay_out(problem: Problem, theta: np.ndarray) -> dict[str, np.ndarray]:
+    """Stars in an order of which every beginning is a subset of `pick_stars`, and their blocks."""
+    n_stars = len(problem.labelled)
+    observed = problem.noise(theta).observed
+    size = problem.options.get("stars_a_tile")
+    if size is None:
+        costs = StarCosts.of(problem.reg.net.layout, problem.reg.net.n_outputs)
+        size = costs.choose_block(n_stars, int(observed.sum()), problem.memory)
+    parts = []
+    for first in range(0, n_stars, size):
+        more = problem.pick_stars(min(first + size, n_stars))
+        parts.append(np.setdiff1d(more, problem.pick_stars(first)))
+    stars = np.concatenate(parts)
+    return {"stars": stars, "observed": observed[stars], "stars_a_block": np.array(size)}
+
+
+def _describe(problem: Problem, theta: np.ndarray) -> tuple[Any, ...]:
+    """All that tiles depend on but for the order of stars."""
+    return "kernel in tiles", problem.identity(theta), problem.options.get("stars_a_tile")
+
+
+def _find_key(problem: Problem, theta: np.ndarray, layout: Layout) -> str:
+    return find_fingerprint(
+        _describe(problem, theta), layout.stars, layout.observed, layout.stars_a_block
+    )
+
+
+def _encode(text: str) -> np.ndarray:
+    """Bytes of a text as numbers, which archives hold."""
+    return np.frombuffer(text.encode(), np.uint8).astype(float)
+
+
+def _read_text(reader: ArrayReader, name: str) -> str:
+    """A text of `_encode`."""
+    values = reader.array(name, (None,), finite=True)
+    if not ((values > 0) & (values < 256)).all():
+        raise reader.refusal(name, "bytes of a text", "other numbers")
+    return bytes(values.astype(np.uint8)).decode(errors="replace")
