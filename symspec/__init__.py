@@ -48,9 +48,10 @@ Where to read on
 Each room has a help of its own: `help(symspec.networks)` (layers and networks), `.spectra` and
 `.spectra.readers` (formats, uncertainties, bad pixels), `.derivatives` (compiled functions and
 backends), `.training`, `.inverse_hessian` (which structure), `.laplace` (how to read the error
-budget), `.validation` (whether it is true), `.hmc` (the check by Hamiltonian Monte Carlo),
+budget), `.mixtures` (several networks), `.validation` (whether it is true), `.hmc` (the check by
+Hamiltonian Monte Carlo),
 `.files` (archives, catalogues, long runs), `.files.importers` (networks of other programs),
-`.reports` (figures and tables), `.cli`.
+`.workers` (all cores, and clusters), `.reports` (figures and tables), `.cli`.
 """
 
 from symspec.safety import interrupts as interrupts  # first: the others take seconds
@@ -88,6 +89,7 @@ from symspec.errors import (
     UnsettledEvidenceWarning,
     UnusedDataWarning,
     ValuesDroppedWarning,
+    WorkersError,
 )
 from symspec.files import (
     catalogue_dataset,
@@ -104,17 +106,14 @@ from symspec.fitting import Selection, Validation, select, validate
 from symspec.hmc import HmcComparison, compare_hmc, pymc_model, run_hmc
 from symspec.laplace import (
     Certificate,
-    CombinedPosterior,
-    CombinedPrediction,
     Flag,
     FlagOptions,
     GroupMeans,
     LaplacePosterior,
     Prediction,
-    combine,
     fit_laplace,
-    predict_means,
 )
+from symspec.mixtures import CombinedPosterior, CombinedPrediction, combine, predict_means
 from symspec.networks import (
     ACTIVATIONS,
     MSC,
@@ -307,6 +306,7 @@ __all__ = [
     "DivergedError",
     "NotAtMinimumError",
     "NotPositiveDefiniteError",
+    "WorkersError",
     "NotAtMinimumWarning",
     "MissingPixelsWarning",
     "EdgeOfRangeWarning",

@@ -19,6 +19,7 @@ PACKAGE = Path(symspec.__file__).parent
 # a room imports from itself, from the rooms named here, and from whatever lies below these
 BELOW = {
     "safety": "",
+    "workers": "safety",
     "networks.noise": "safety",
     "networks": "networks.noise",
     "spectra.covariances": "safety",
@@ -27,16 +28,18 @@ BELOW = {
     "spectra.readers.layouts": "spectra.readers.fits",
     "spectra.readers.tables": "spectra",
     "spectra.readers": "spectra.readers.layouts spectra.readers.tables",
-    "derivatives": "networks",
+    "derivatives": "networks workers",
     "inverse_hessian.numerics": "derivatives",
     "inverse_hessian": "inverse_hessian.numerics",
     "training.steps": "inverse_hessian",
     "training": "training.steps spectra",
     "laplace": "training.steps spectra",
-    "validation": "laplace",
+    "mixtures": "laplace",
+    "validation": "mixtures",
     "fitting": "validation training",
     "hmc": "laplace",
-    "files": "validation spectra.readers",
+    "files.stored": "mixtures",
+    "files": "files.stored validation spectra.readers",
     "files.importers.keras": "files",
     "files.importers.onnx": "files",
     "files.importers": "files.importers.keras files.importers.onnx",
@@ -60,11 +63,13 @@ ONLY = {
     "onnx": "files.importers.onnx",
     "rich": "safety reports cli cli.commands cli.shared",
     "astropy": "safety spectra spectra.readers spectra.readers.fits files reports",
-    "h5py": "safety files files.importers.keras",
+    "h5py": "safety files files.stored files.importers.keras",
     "python_calamine": "spectra.readers.tables",
     "jcamp": "spectra.readers.tables",
     "sklearn": "fitting",
     "joblib": "fitting",
+    "dask": "workers",
+    "distributed": "workers",
 }
 LATE = (
     "matplotlib",
@@ -72,6 +77,7 @@ LATE = (
     "jinja2",
     "astropy",
     "dask",
+    "distributed",
     "pymc",
     "arviz_plots",
     "jax",
@@ -249,10 +255,16 @@ def test_who_imports_another_package_is_known(package):
     assert rooms == set(ONLY[package].split())
 
 
-def test_only_the_estimator_needs_scikit_learn():
-    assert [name for name in FILES if "sklearn" in top_levels(SOURCES[name])] == [
-        "fitting.estimator"
-    ]
+@pytest.mark.parametrize(
+    ("package", "module"),
+    [
+        ("sklearn", "fitting.estimator"),
+        ("dask", "workers.cluster"),
+        ("distributed", "workers.cluster"),
+    ],
+)
+def test_one_module_alone_needs_a_package(package, module):
+    assert [name for name in FILES if package in top_levels(SOURCES[name])] == [module]
 
 
 def test_no_private_name_crosses_a_room():

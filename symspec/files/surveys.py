@@ -1,4 +1,4 @@
-"""Error bars of any number of stars into one catalogue, in little memory, and back from it."""
+"""Error bars of any number of stars into one catalogue, in little memory."""
 
 from __future__ import annotations
 
@@ -6,32 +6,32 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from symspec.errors import FileFormatError
-from symspec.files.catalogue_columns import CENTERS, COLUMN_NAMES, FILLS, PROPAGATIONS, name_labels
-from symspec.files.catalogue_formats import StoredTable, find_table
 from symspec.files.catalogues import check_catalogue, write_catalogue
 from symspec.files.partial_runs import MOST_STARS, Show, find_piece_size, open_run, show_pieces
-from symspec.files.provenance import find_versions, join_hashes
+from symspec.files.run_plans import join_hashes
 from symspec.laplace.budget import Choices
 from symspec.laplace.flags import FlagOptions
-from symspec.laplace.identity import describe_posterior, hash_network, hash_posterior
 from symspec.laplace.posterior import LaplacePosterior
 from symspec.laplace.prediction import Prediction
+from symspec.mixtures.identity import describe_model, describe_origin, hash_model, hash_networks
+from symspec.mixtures.posterior import AnyPosterior, list_posteriors
+from symspec.mixtures.prediction import CombinedPrediction
 from symspec.networks.network import Network
 from symspec.safety.checkpoint import find_fingerprint
-from symspec.safety.file_formats import as_format_error
 from symspec.safety.progress import Progress
 from symspec.spectra.grids import check_grid, fit_to_network
 from symspec.spectra.readers.read import SpectraSource, open_spectra
+from symspec.spectra.readers.shared_file import SharedFile
 from symspec.spectra.resampling import Resampled
 from symspec.spectra.selections import match_labels
 from symspec.spectra.spectra import Spectra, hash_spectra
 from symspec.validation.calibration import ErrorCalibration
+from symspec.workers.interface import Task
+from symspec.workers.versions import find_versions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +53,7 @@ class Survey:
 
 def predict_survey(
     path: str | os.PathLike[str],
-    laplace: LaplacePosterior,
+    laplace: AnyPosterior,
     spectra: Any,
     *,
     center: str = "weights",
@@ -68,6 +68,7 @@ def predict_survey(
     restart: bool = False,
     progress: bool | Progress = True,
     show: Show | None = None,
+    scheduler: Any = None,
     **options: Any,
 ) -> Survey:
     """Predict the stars of a file into a catalogue, piece by piece.
@@ -80,7 +81,7 @@ def predict_survey(
     ----------
     path : str or path
         The catalogue, see `write_catalogue`.
-    laplace : LaplacePosterior
+    laplace : LaplacePosterior or CombinedPosterior
     spectra : path, Spectra, or what else `symspec.read_spectra` takes
         A file of any length, or spectra in memory.
     center : {"weights", "linearized"}
@@ -106,6 +107,10 @@ def predict_survey(
         An older form of `progress`, in its place: called with the number of stars, and of those
         done already, it gives a context manager of a function that is called with the number of
         stars after each piece.
+    scheduler : None, "local", str or distributed.Client, optional
+        Who works on the pieces, this process by default, see `symspec.workers`. The catalogue is
+        the same, but for last digits where this process takes more threads of BLAS than a worker,
+        and a run may go on with another one.
     **options
         Of `symspec.open_spectra`: how the spectra are read.
 
@@ -118,12 +123,15 @@ def predict_survey(
         other spectra, options or versions.
     FileKeptError
         There is a file at `path` and `overwrite` is False, or another process is at work on it.
+    WorkersError, MissingDependencyError
+        As `symspec.workers.open_workers`.
     SymspecError
         As `write_catalogue` and `open_spectra`.
     """
-    net, limits = laplace.reg.net, flag_options or FlagOptions()
+    net, limits = laplace.net, flag_options or FlagOptions()
     how = Choices(center=center, fill=fill, flux=flux_errors)
     check_catalogue(path, net.label_names, net.label_units, dialect=dialect, interval=interval)
+    there = None if scheduler is None else SharedFile.of(spectra, options)
     with open_spectra(spectra, **options) as source:
         if resample is None:
             check_grid(net, source, source.name)
@@ -131,17 +139,17 @@ def predict_survey(
         if ids is not None:
             check_catalogue(path, net.label_names, net.label_units, ids, dialect=dialect)
         plan = _plan(laplace, source, how, limits, resample)
-        most = laplace.inverse_hessian.stars_a_piece or MOST_STARS
+        most = min(o.inverse_hessian.stars_a_piece or MOST_STARS for o in list_posteriors(laplace))
         size = find_piece_size(8 * net.n_pixels, most)
-        read = partial(_read_piece, source, net, resample)
+        prepare = partial(_prepare_piece, net, resample)
         find = partial(_predict_piece, laplace, how, limits)
-        with open_run(
-            path, plan, source.n_stars, size, overwrite=overwrite, restart=restart
-        ) as run:
+        task = Task(read=source.read, read_there=there, prepare=prepare, find=find)
+        again = {"overwrite": overwrite, "restart": restart}
+        with open_run(path, plan, source.n_stars, size, **again) as run:
             with show_pieces(progress, show, run) as follow:
-                run.compute(read, find, stage="predicting", progress=follow)
+                run.compute(task, scheduler=scheduler, stage="predicting", progress=follow)
             arrays = run.load()
-            survey = _build_survey(arrays, net, limits)
+            survey = _build_survey(arrays, laplace, limits)
             write = partial(
                 write_catalogue, prediction=survey.prediction, ids=survey.ids,
                 true_labels=survey.true_labels, calibration=calibration, interval=interval,
@@ -162,7 +170,7 @@ class _Piece:
 
 
 def _plan(
-    laplace: LaplacePosterior,
+    laplace: AnyPosterior,
     source: SpectraSource,
     how: Choices,
     limits: FlagOptions,
@@ -171,7 +179,7 @@ def _plan(
     """Everything that the pieces depend on."""
     return {
         "run": "errors",
-        "model": find_fingerprint(describe_posterior(laplace)),
+        "model": find_fingerprint(describe_model(laplace)),
         **source.identity(),
         **asdict(how),
         **asdict(limits),
@@ -180,24 +188,18 @@ def _plan(
     }
 
 
-def _read_piece(
-    source: SpectraSource,
-    net: Network,
-    resample: str | None,
-    rows: slice,
-) -> _Piece:
+def _prepare_piece(net: Network, resample: str | None, stars: Spectra) -> _Piece:
     """Some stars, as they are and on the network's grid."""
-    stars = source.read(rows)
     fitted = fit_to_network(net, stars, resample)
     return _Piece(stars=stars, fitted=fitted, digest=hash_spectra(stars))
 
 
 def _predict_piece(
-    laplace: LaplacePosterior, how: Choices, limits: FlagOptions, piece: _Piece
+    laplace: AnyPosterior, how: Choices, limits: FlagOptions, piece: _Piece
 ) -> dict[str, np.ndarray]:
     """Arrays of a prediction, and what a catalogue takes from the spectra."""
     prediction = laplace.predict(piece.fitted, **asdict(how), flag_options=limits, progress=False)
-    truth = match_labels(piece.stars, laplace.reg.net)
+    truth = match_labels(piece.stars, laplace.net)
     arrays = prediction.to_arrays()
     if piece.stars.ids is not None:
         arrays["ids"] = piece.stars.ids
@@ -210,13 +212,16 @@ def _predict_piece(
     return arrays
 
 
-def _build_survey(arrays: Mapping[str, np.ndarray], net: Network, limits: FlagOptions) -> Survey:
+def _build_survey(
+    arrays: Mapping[str, np.ndarray], laplace: AnyPosterior, limits: FlagOptions
+) -> Survey:
     """The whole survey from the joined arrays of its pieces."""
-    prediction = Prediction.from_arrays(
+    kind = Prediction if isinstance(laplace, LaplacePosterior) else CombinedPrediction
+    prediction = kind.from_arrays(
         arrays,
         has_flux_errors=bool(arrays["has_flux_errors"].all()),
-        label_names=net.label_names,
-        label_units=net.label_units,
+        label_names=laplace.net.label_names,
+        label_units=laplace.net.label_units,
         flag_options=limits,
         center=str(arrays["center"][0]),
         fill=str(arrays["fill"][0]),
@@ -228,163 +233,18 @@ def _build_survey(arrays: Mapping[str, np.ndarray], net: Network, limits: FlagOp
 
 
 def _describe_origin(
-    laplace: LaplacePosterior,
+    laplace: AnyPosterior,
     plan: Mapping[str, Any],
     stars_a_piece: int,
     data_hashes: Iterable[str],
 ) -> dict[str, str | int]:
     """Entries of a catalogue's header: which model, which spectra, and how they were taken."""
-    net = laplace.reg.net
-    entries: dict[str, str | int] = {
-        "STRUCT": laplace.structure,
-        "CURVAT": laplace.curvature,
-        "NOISE": laplace.reg.noise.describe(),
-        "N_PIXELS": net.n_pixels,
-    }
+    entries = describe_origin(laplace) | {"N_PIXELS": laplace.net.n_pixels}
     if plan["resample"] is not None:
         entries["RESAMPLE"] = plan["resample"]
-    entries["NETHASH"] = hash_network(net, laplace.theta)
-    entries["MODHASH"] = hash_posterior(laplace)
+    entries["NETHASH"] = hash_networks(laplace)
+    entries["MODHASH"] = hash_model(laplace)
     entries["DATAHASH"] = join_hashes(data_hashes)
     entries["PIECE"] = stars_a_piece
     entries["UNCERT"] = plan.get("uncertainty") or "as the spectra say"
     return entries
-
-
-# --- back from a catalogue
-
-
-@dataclass(frozen=True, kw_only=True)
-class Catalogue(Survey):
-    """A catalogue that was read: what it holds of its survey, and its header.
-
-    Attributes
-    ----------
-    header : dict of str to str or number
-    interval : numpy.ndarray, shape (star, label, 2), or None
-        Intervals, if it holds some.
-    level : float or None
-        Their level.
-    has_wide_tails : bool
-        The noise is not normal: errors are half widths of 68.27 %, and intervals of other levels
-        do not follow from them.
-    """
-
-    header: dict[str, Any]
-    interval: np.ndarray | None
-    level: float | None
-    has_wide_tails: bool
-
-
-def is_catalogue(path: str | os.PathLike[str]) -> bool:
-    """Whether a file is a catalogue of symspec's; a damaged file is none."""
-    try:
-        return find_table(Path(path)) is not None
-    except Exception:  # a library may raise anything at all on a file of another kind
-        return False
-
-
-def read_catalogue(path: str | os.PathLike[str]) -> Catalogue:
-    """Read a catalogue that `write_catalogue` or `predict_survey` wrote.
-
-    Columns of it that are left out are None, or zero for errors of the flux that are unknown.
-
-    Raises
-    ------
-    FileFormatError
-        It is no catalogue of symspec's, or a damaged one.
-    """
-    what = "a catalogue of symspec's"
-    with as_format_error(path, what):
-        table = find_table(Path(path))
-    if table is None:
-        raise FileFormatError(
-            f"{path} should be {what}, got another file: give one that 'symspec errors' or"
-            " write_catalogue wrote."
-        )
-    with as_format_error(path, what):
-        return _build_catalogue(table)
-
-
-class _Stored:
-    """Arrays of a stored table, by the kinds of its columns under either convention of names."""
-
-    def __init__(self, table: StoredTable):
-        self.header = table.header
-        self._columns = table.columns
-        is_upper = "FLAGS" in table.columns
-        self._fold = str.upper if is_upper else str.lower
-        self._names = COLUMN_NAMES["upper" if is_upper else "lower"]
-        self.labels = [str(self.header[f"LABEL{i + 1}"]) for i in range(self.header["N_LABELS"])]
-        self.units = [str(self.header.get(f"UNIT{i + 1}") or "") for i in range(len(self.labels))]
-
-    def find(self, name: str) -> np.ndarray | None:
-        """A column, numbers in the machine's order of bytes; None if it was left out."""
-        column = self._columns.get(self._fold(name))
-        if column is None or column.dtype.isnative:
-            return column
-        return column.astype(column.dtype.newbyteorder("="))
-
-    def take(self, name: str) -> np.ndarray:
-        """A column that every catalogue has."""
-        column = self.find(name)
-        if column is None:
-            raise KeyError(self._fold(name))
-        return column
-
-    def covariance(self, part: str = "") -> np.ndarray | None:
-        """The total covariance, or a part of it."""
-        return self.find(self._names["part_cov" if part else "total_cov"].format("", part))
-
-    def stack(self, kind: str) -> np.ndarray | None:
-        """A column of each label, side by side; None if they were left out."""
-        patterns = {"": "{0}", **self._names}
-        names = [patterns[kind].format(label) for label in name_labels(self.labels)]
-        if self.find(names[0]) is None:
-            return None
-        return np.stack([self.take(name) for name in names], axis=1)
-
-    def find_word(self, key: str, meanings: Mapping[str, str], before: str) -> str:
-        """The word for what the header says; `before` the first version that says it."""
-        if key not in self.header:
-            return before
-        return {meaning: word for word, meaning in meanings.items()}[str(self.header[key])]
-
-
-def _build_catalogue(table: StoredTable) -> Catalogue:
-    stored = _Stored(table)
-    arrays = {
-        "labels": stored.stack(""),
-        "total_cov": stored.covariance(),
-        "model_cov": stored.covariance("MODEL"),
-        "noise_cov": stored.covariance("NOISE"),
-        "flux_cov": stored.covariance("FLUX"),
-        "flags": stored.take("FLAGS"),
-        "n_bad_pixels": stored.take("N_BAD_PIXELS"),
-        "label_flags": stored.stack("flags"),
-        "snr": stored.find("SNR"),
-        "flux_distance": stored.find("FLUX_DISTANCE"),
-        "newton_shift": stored.stack("shift"),
-    }
-    known = {name: array for name, array in arrays.items() if array is not None}
-    known.setdefault("flux_cov", np.zeros_like(known["total_cov"]))
-    prediction = Prediction.from_arrays(
-        known,
-        has_flux_errors=bool(stored.header["FLUXERR"]),
-        label_names=tuple(stored.labels),
-        label_units=tuple(stored.units),
-        center=stored.find_word("CENTER", CENTERS, "weights"),
-        fill=stored.find_word("FILL", FILLS, "uncounted"),
-        flux=stored.find_word("FLUXPROP", PROPAGATIONS, "linear"),
-    )
-    low = stored.stack("low")
-    high = stored.stack("high")
-    return Catalogue(
-        prediction=prediction,
-        ids=stored.take("ID").astype(str),
-        true_labels=stored.stack("truth"),
-        header=stored.header,
-        interval=None if low is None or high is None else np.stack([low, high], axis=2),
-        level=stored.header.get("INTERVAL"),
-        has_wide_tails="wide tails" in str(stored.header.get("ERRTYPE", "")),
-    )

@@ -7,7 +7,7 @@ import pytest
 
 import symspec as ss
 from symspec.errors import FileFormatError
-from symspec.files.surveys import is_catalogue, read_catalogue
+from symspec.files.catalogue_reading import is_catalogue, read_catalogue
 from symspec.laplace.prediction import Prediction
 
 NAMES, UNITS = ("TEFF", "[Fe/H]"), ("K", "dex")

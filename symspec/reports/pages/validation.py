@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 
 from symspec.errors import DataError
-from symspec.files.provenance import find_versions
 from symspec.laplace.certificate import Certificate
 from symspec.laplace.prediction import Prediction
 from symspec.networks.regression import Regression
@@ -29,6 +28,7 @@ from symspec.reports.pages.write import check_report, save_page
 from symspec.reports.tables import format_noise
 from symspec.spectra.selections import find_groups
 from symspec.spectra.spectra import Spectra
+from symspec.workers.versions import find_versions
 
 
 def write_validation_report(
@@ -40,6 +40,7 @@ def write_validation_report(
     *,
     object_name: str = "star",
     title: str = "",
+    remark: str = "",
     about: Mapping[str, str] | None = None,
     overwrite: bool = False,
 ) -> Path:
@@ -57,6 +58,8 @@ def write_validation_report(
         One a fold.
     object_name, title, about, overwrite
         As of `symspec.write_report`.
+    remark : str, optional
+        A sentence on how the predictions were made, beyond what each fold did.
 
     Raises
     ------
@@ -75,7 +78,7 @@ def write_validation_report(
     sample = Sample(
         heading=f"{words.many.capitalize()} held out",
         origin=f"Each {words.one} is predicted by the network of the fold in which it and its group"
-        " were held out.",
+        f" were held out.{f' {remark}' if remark else ''}",
         prediction=prediction,
         true_labels=np.asarray(stars.labels),
         ids=stars.ids,
