@@ -1,7 +1,7 @@
 """A convolutional network of which only the weights are left: error bars, derivatives, a catalogue.
 
-python examples/06_trained_network.py            # a minute or two
-python examples/06_trained_network.py --small    # seconds
+python examples/06_trained_network.py --page report.html    # a minute or two
+python examples/06_trained_network.py --small               # seconds
 """
 
 import argparse
@@ -16,7 +16,9 @@ import symspec as ss
 
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
 parser.add_argument("--small", action="store_true", help="fewer stars and pixels")
-n_train, n_pixels, epochs = (300, 64, 60) if parser.parse_args().small else (2000, 256, 100)
+parser.add_argument("--page", type=Path, help="the page; by default it is not kept")
+args = parser.parse_args()
+n_train, n_pixels, epochs = (300, 64, 60) if args.small else (2000, 256, 100)
 rng = np.random.default_rng(6)
 temporary = tempfile.TemporaryDirectory()
 folder = Path(temporary.name)
@@ -108,7 +110,11 @@ print(f"check: two errors hold at least 90 % of the true labels: {np.mean(np.abs
 
 # One page for a referee: what was done, the error budget, whether the error bars are true.
 page = ss.write_report(
-    folder / "report.html", laplace, catalogue=folder / "catalogue.fits", training=stars
+    args.page or folder / "report.html",
+    laplace,
+    catalogue=folder / "catalogue.fits",
+    training=stars,
+    overwrite=True,
 )
 print(f"{page.name}: {page.stat().st_size / 2**20:.1f} MiB, loads nothing")
 

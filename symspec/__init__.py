@@ -48,7 +48,8 @@ Where to read on
 Each room has a help of its own: `help(symspec.networks)` (layers and networks), `.spectra` and
 `.spectra.readers` (formats, uncertainties, bad pixels), `.derivatives` (compiled functions and
 backends), `.training`, `.inverse_hessian` (which structure), `.laplace` (how to read the error
-budget), `.validation` (whether it is true), `.hmc` (the check by Hamiltonian Monte Carlo),
+budget), `.mixtures` (several networks), `.validation` (whether it is true), `.hmc` (the check by
+Hamiltonian Monte Carlo),
 `.files` (archives, catalogues, long runs), `.files.importers` (networks of other programs),
 `.workers` (all cores, and clusters), `.reports` (figures and tables), `.cli`.
 """
@@ -105,17 +106,14 @@ from symspec.fitting import Selection, Validation, select, validate
 from symspec.hmc import HmcComparison, compare_hmc, pymc_model, run_hmc
 from symspec.laplace import (
     Certificate,
-    CombinedPosterior,
-    CombinedPrediction,
     Flag,
     FlagOptions,
     GroupMeans,
     LaplacePosterior,
     Prediction,
-    combine,
     fit_laplace,
-    predict_means,
 )
+from symspec.mixtures import CombinedPosterior, CombinedPrediction, combine, predict_means
 from symspec.networks import (
     ACTIVATIONS,
     MSC,

@@ -56,6 +56,12 @@ SAID = {
         "report.html: ",
         "dTEFF/dflux is largest at",
     ],
+    "07_meat": [
+        "linear",
+        "certificate: at a minimum",
+        "16 new samples: scatter, median error, share within 68 and 95 %",
+        "meat.html: ",
+    ],
     "05_pymc_script": [
         "free variables: level, between, log_sigma, theta_whitened",
         "r_hat",
@@ -70,6 +76,7 @@ N_CHECKS = {
     "04_hmc_check": 3,
     "05_pymc_script": 2,
     "06_trained_network": 2,
+    "07_meat": 1,
 }
 
 

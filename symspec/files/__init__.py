@@ -1,7 +1,8 @@
 """Files: results and networks to files and back; runs of any length.
 
 - `write_network`, `symspec.read_network`, `read_regression`: a network with its weights, and noise
-  and prior if given. `write_laplace`, `read_laplace`: a posterior with its inverse Hessian. These
+  and prior if given. `write_laplace`, `read_laplace`: a posterior with its inverse Hessian, or a
+  mixture of several (`symspec.combine`), which all commands take but those on one network. These
   archives are HDF5 with plain arrays, numbers and strings; reading runs nothing that is in them.
 - `write_catalogue`: predictions, one row a star, as FITS, ECSV, HDF5 or NetCDF by the suffix;
   `catalogue_dataset` is the same in memory. The same input gives the same bytes.

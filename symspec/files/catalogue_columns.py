@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike
 from symspec.errors import DataError, OptionError, ShapeError
 from symspec.laplace.flags import Flag
 from symspec.laplace.prediction import Prediction, standard_deviations
+from symspec.mixtures.prediction import CombinedPrediction
 from symspec.safety.arrays import as_float_array, as_texts
 from symspec.validation.calibration import ErrorCalibration
 from symspec.workers.versions import find_versions
@@ -45,6 +46,7 @@ COLUMN_NAMES = {  # {0} is the label, {1} the part of the error
 _PARTS = {
     "": "total",
     "MODEL": "model (weights)",
+    "BETWEEN": "between-network (part of the model's)",
     "FLUX": "flux-error",
     "NOISE": "noise (label scatter)",
 }
@@ -52,6 +54,7 @@ CENTERS = {
     "weights": "labels of the network at its weights",
     "linearized": "labels of the network linearised at its weights, at its minimum",
 }
+MEAN = ", the mean of all networks"  # behind these, of a mixture
 FILLS = {
     "conditional": "missing pixels hold their mean given the good ones, its error is counted",
     "mean": "missing pixels hold the training mean, its error is counted",
@@ -213,6 +216,8 @@ def _list_quality(prediction: Prediction) -> Iterator[tuple[str, Column]]:
 def _find_covariances(prediction: Prediction) -> dict[str, np.ndarray]:
     """Covariances by the part of the error; that of the flux only if its errors are known."""
     covariances = {"": prediction.total_cov, "MODEL": prediction.model_cov}
+    if isinstance(prediction, CombinedPrediction):
+        covariances["BETWEEN"] = prediction.between_cov
     if prediction.has_flux_errors:
         covariances["FLUX"] = prediction.flux_cov
     covariances["NOISE"] = prediction.noise_cov
@@ -288,9 +293,13 @@ def build_header(
         header[f"LABEL{i}"] = name
         header[f"UNIT{i}"] = unit
     header["CENTER"] = CENTERS[prediction.center]
+    if isinstance(prediction, CombinedPrediction):
+        header["CENTER"] += MEAN
     header["FILL"] = FILLS[prediction.fill]
     header["FLUXPROP"] = PROPAGATIONS[prediction.flux]
     header["ERRTYPE"] = "columns of errors are standard deviations"
+    if isinstance(prediction, CombinedPrediction):
+        header["ERRTYPE"] += f" of a mixture of {len(prediction.parts)} networks, not normal"
     if prediction.noise_dof is not None:
         header["ERRTYPE"] += "; of noise with wide tails half widths of 68.27 %"
     if interval is not None:

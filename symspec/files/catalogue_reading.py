@@ -1,4 +1,4 @@
-"""Catalogues that `write_catalogue` and `predict_survey` wrote, read back as predictions."""
+"""Catalogues read back: predictions with what their headers say of them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,14 @@ from typing import Any
 import numpy as np
 
 from symspec.errors import FileFormatError
-from symspec.files.catalogue_columns import CENTERS, COLUMN_NAMES, FILLS, PROPAGATIONS, name_labels
+from symspec.files.catalogue_columns import (
+    CENTERS,
+    COLUMN_NAMES,
+    FILLS,
+    MEAN,
+    PROPAGATIONS,
+    name_labels,
+)
 from symspec.files.catalogue_formats import StoredTable, find_table
 from symspec.files.surveys import Survey
 from symspec.laplace.prediction import Prediction
@@ -32,12 +39,18 @@ class Catalogue(Survey):
     has_wide_tails : bool
         The noise is not normal: errors are half widths of 68.27 %, and intervals of other levels
         do not follow from them.
+    n_networks : int
+        Those of the mixture that it is of; of more than one its intervals do not follow, either.
+    between_cov : numpy.ndarray, shape (star, label, label), or None
+        The part of the model covariance between them.
     """
 
     header: dict[str, Any]
     interval: np.ndarray | None
     level: float | None
     has_wide_tails: bool
+    n_networks: int
+    between_cov: np.ndarray | None
 
 
 def is_catalogue(path: str | os.PathLike[str]) -> bool:
@@ -112,7 +125,8 @@ class _Stored:
         """The word for what the header says; `before` the first version that says it."""
         if key not in self.header:
             return before
-        return {meaning: word for word, meaning in meanings.items()}[str(self.header[key])]
+        said = str(self.header[key]).removesuffix(MEAN)
+        return {meaning: word for word, meaning in meanings.items()}[said]
 
 
 def _build_catalogue(table: StoredTable) -> Catalogue:
@@ -151,4 +165,6 @@ def _build_catalogue(table: StoredTable) -> Catalogue:
         interval=None if low is None or high is None else np.stack([low, high], axis=2),
         level=stored.header.get("INTERVAL"),
         has_wide_tails="wide tails" in str(stored.header.get("ERRTYPE", "")),
+        n_networks=int(stored.header.get("NETWORKS", 1)),
+        between_cov=stored.covariance("BETWEEN"),
     )

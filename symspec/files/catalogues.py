@@ -70,6 +70,7 @@ def write_catalogue(
     TEFF               teff               a label, followed by columns of the same kind:
     TEFF_ERR           e_teff             its total standard deviation
     TEFF_MODEL_ERR     e_teff_model       the part of it from the weights
+    TEFF_BETWEEN_ERR   e_teff_between     the part of that between the networks of a mixture
     TEFF_FLUX_ERR      e_teff_flux        the part from the errors of the flux
     TEFF_NOISE_ERR     e_teff_noise       the part from the scatter of the training labels
     TEFF_CAL_ERR       e_teff_cal         TEFF_ERR times the factor of `calibration`
@@ -79,6 +80,7 @@ def write_catalogue(
     TEFF_TRUE          teff_true          its known value
     COV                cov                total covariance (label, label) in products of units
     MODEL_COV          cov_model          its parts, as above
+    BETWEEN_COV        cov_between
     FLUX_COV           cov_flux
     NOISE_COV          cov_noise
     FLAGS              flags              bits of `Flag`

@@ -15,9 +15,11 @@ from symspec.files.partial_runs import MOST_STARS, Show, find_piece_size, open_r
 from symspec.files.run_plans import join_hashes
 from symspec.laplace.budget import Choices
 from symspec.laplace.flags import FlagOptions
-from symspec.laplace.identity import describe_posterior, hash_network, hash_posterior
 from symspec.laplace.posterior import LaplacePosterior
 from symspec.laplace.prediction import Prediction
+from symspec.mixtures.identity import describe_model, describe_origin, hash_model, hash_networks
+from symspec.mixtures.posterior import AnyPosterior, list_posteriors
+from symspec.mixtures.prediction import CombinedPrediction
 from symspec.networks.network import Network
 from symspec.safety.checkpoint import find_fingerprint
 from symspec.safety.progress import Progress
@@ -51,7 +53,7 @@ class Survey:
 
 def predict_survey(
     path: str | os.PathLike[str],
-    laplace: LaplacePosterior,
+    laplace: AnyPosterior,
     spectra: Any,
     *,
     center: str = "weights",
@@ -79,7 +81,7 @@ def predict_survey(
     ----------
     path : str or path
         The catalogue, see `write_catalogue`.
-    laplace : LaplacePosterior
+    laplace : LaplacePosterior or CombinedPosterior
     spectra : path, Spectra, or what else `symspec.read_spectra` takes
         A file of any length, or spectra in memory.
     center : {"weights", "linearized"}
@@ -126,7 +128,7 @@ def predict_survey(
     SymspecError
         As `write_catalogue` and `open_spectra`.
     """
-    net, limits = laplace.reg.net, flag_options or FlagOptions()
+    net, limits = laplace.net, flag_options or FlagOptions()
     how = Choices(center=center, fill=fill, flux=flux_errors)
     check_catalogue(path, net.label_names, net.label_units, dialect=dialect, interval=interval)
     there = None if scheduler is None else SharedFile.of(spectra, options)
@@ -137,7 +139,7 @@ def predict_survey(
         if ids is not None:
             check_catalogue(path, net.label_names, net.label_units, ids, dialect=dialect)
         plan = _plan(laplace, source, how, limits, resample)
-        most = laplace.inverse_hessian.stars_a_piece or MOST_STARS
+        most = min(o.inverse_hessian.stars_a_piece or MOST_STARS for o in list_posteriors(laplace))
         size = find_piece_size(8 * net.n_pixels, most)
         prepare = partial(_prepare_piece, net, resample)
         find = partial(_predict_piece, laplace, how, limits)
@@ -147,7 +149,7 @@ def predict_survey(
             with show_pieces(progress, show, run) as follow:
                 run.compute(task, scheduler=scheduler, stage="predicting", progress=follow)
             arrays = run.load()
-            survey = _build_survey(arrays, net, limits)
+            survey = _build_survey(arrays, laplace, limits)
             write = partial(
                 write_catalogue, prediction=survey.prediction, ids=survey.ids,
                 true_labels=survey.true_labels, calibration=calibration, interval=interval,
@@ -168,7 +170,7 @@ class _Piece:
 
 
 def _plan(
-    laplace: LaplacePosterior,
+    laplace: AnyPosterior,
     source: SpectraSource,
     how: Choices,
     limits: FlagOptions,
@@ -177,7 +179,7 @@ def _plan(
     """Everything that the pieces depend on."""
     return {
         "run": "errors",
-        "model": find_fingerprint(describe_posterior(laplace)),
+        "model": find_fingerprint(describe_model(laplace)),
         **source.identity(),
         **asdict(how),
         **asdict(limits),
@@ -193,11 +195,11 @@ def _prepare_piece(net: Network, resample: str | None, stars: Spectra) -> _Piece
 
 
 def _predict_piece(
-    laplace: LaplacePosterior, how: Choices, limits: FlagOptions, piece: _Piece
+    laplace: AnyPosterior, how: Choices, limits: FlagOptions, piece: _Piece
 ) -> dict[str, np.ndarray]:
     """Arrays of a prediction, and what a catalogue takes from the spectra."""
     prediction = laplace.predict(piece.fitted, **asdict(how), flag_options=limits, progress=False)
-    truth = match_labels(piece.stars, laplace.reg.net)
+    truth = match_labels(piece.stars, laplace.net)
     arrays = prediction.to_arrays()
     if piece.stars.ids is not None:
         arrays["ids"] = piece.stars.ids
@@ -210,13 +212,16 @@ def _predict_piece(
     return arrays
 
 
-def _build_survey(arrays: Mapping[str, np.ndarray], net: Network, limits: FlagOptions) -> Survey:
+def _build_survey(
+    arrays: Mapping[str, np.ndarray], laplace: AnyPosterior, limits: FlagOptions
+) -> Survey:
     """The whole survey from the joined arrays of its pieces."""
-    prediction = Prediction.from_arrays(
+    kind = Prediction if isinstance(laplace, LaplacePosterior) else CombinedPrediction
+    prediction = kind.from_arrays(
         arrays,
         has_flux_errors=bool(arrays["has_flux_errors"].all()),
-        label_names=net.label_names,
-        label_units=net.label_units,
+        label_names=laplace.net.label_names,
+        label_units=laplace.net.label_units,
         flag_options=limits,
         center=str(arrays["center"][0]),
         fill=str(arrays["fill"][0]),
@@ -228,23 +233,17 @@ def _build_survey(arrays: Mapping[str, np.ndarray], net: Network, limits: FlagOp
 
 
 def _describe_origin(
-    laplace: LaplacePosterior,
+    laplace: AnyPosterior,
     plan: Mapping[str, Any],
     stars_a_piece: int,
     data_hashes: Iterable[str],
 ) -> dict[str, str | int]:
     """Entries of a catalogue's header: which model, which spectra, and how they were taken."""
-    net = laplace.reg.net
-    entries: dict[str, str | int] = {
-        "STRUCT": laplace.structure,
-        "CURVAT": laplace.curvature,
-        "NOISE": laplace.reg.noise.describe(),
-        "N_PIXELS": net.n_pixels,
-    }
+    entries = describe_origin(laplace) | {"N_PIXELS": laplace.net.n_pixels}
     if plan["resample"] is not None:
         entries["RESAMPLE"] = plan["resample"]
-    entries["NETHASH"] = hash_network(net, laplace.theta)
-    entries["MODHASH"] = hash_posterior(laplace)
+    entries["NETHASH"] = hash_networks(laplace)
+    entries["MODHASH"] = hash_model(laplace)
     entries["DATAHASH"] = join_hashes(data_hashes)
     entries["PIECE"] = stars_a_piece
     entries["UNCERT"] = plan.get("uncertainty") or "as the spectra say"

@@ -7,13 +7,16 @@ best. `symspec.fitting.estimator` holds all of it for scikit-learn: `SpectraRegr
 `adopt_network(net, theta, stars)` does without training: a network of another program, as it is,
 becomes a `LaplacePosterior`; how it scales its labels is found by comparing them
 (`find_label_scaling`), noise and prior by the evidence of the network linearised at its weights.
+`fit_starts` trains networks of the same layers from several first weights, `train_again` one that
+was adopted, and `adopt_networks` takes those of an ensemble: mixtures, see `symspec.mixtures`.
 """
 
-from symspec.fitting.adoption import Adopted, adopt_network
+from symspec.fitting.adoption import Adopted, adopt_network, adopt_networks
 from symspec.fitting.fit import FitOptions, finish, fit_network, run_adam
 from symspec.fitting.label_scaling import LabelScaling, find_label_scaling
 from symspec.fitting.selection import Selection, select
 from symspec.fitting.start import build_start
+from symspec.fitting.starts import fit_starts, train_again
 from symspec.fitting.validation import Validation, validate
 
 __all__ = [
@@ -23,11 +26,14 @@ __all__ = [
     "Selection",
     "Validation",
     "adopt_network",
+    "adopt_networks",
     "build_start",
     "find_label_scaling",
     "finish",
     "fit_network",
+    "fit_starts",
     "run_adam",
     "select",
+    "train_again",
     "validate",
 ]

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from symspec.derivatives import compiled
-from symspec.errors import DataError, OptionError, ShapeError
+from symspec.errors import DataError, OptionError, ShapeError, SymspecError
 from symspec.fitting.label_scaling import LabelScaling, find_label_scaling, find_scatter
 from symspec.laplace.fit import fit_laplace
 from symspec.laplace.posterior import LaplacePosterior
@@ -116,6 +119,44 @@ def adopt_network(
             structure=structure, memory=memory, require_minimum=False, progress=show,
         )  # fmt: skip
     return Adopted(laplace=laplace, label_scaling=scaling)
+
+
+def adopt_networks(
+    networks: Sequence[tuple[Network, ArrayLike]], stars: Spectra, **options: Any
+) -> list[Adopted]:
+    """`adopt_network` for each of several, such as an ensemble, for `symspec.combine`.
+
+    Parameters
+    ----------
+    networks : sequence of network and weights
+    stars, **options
+        As for `adopt_network`.
+
+    Raises
+    ------
+    ShapeError, DataError, OptionError
+        As `adopt_network`; before any work where the stars are not what a network takes.
+    """
+    n = len(networks)
+    for k, (net, _) in enumerate(networks, 1):
+        with _naming(k, n):
+            _check_stars(net, stars)
+    found = []
+    for k, (net, theta) in enumerate(networks, 1):
+        with _naming(k, n):
+            found.append(adopt_network(net, theta, stars, **options))
+    return found
+
+
+@contextmanager
+def _naming(k: int, n: int) -> Iterator[None]:
+    """Say in errors which of several networks they are about."""
+    try:
+        yield
+    except SymspecError as error:
+        if n > 1:
+            error.add_note(f"It is network {k} of {n}.")
+        raise
 
 
 def _check_stars(net: Network, stars: Spectra) -> None:

@@ -96,7 +96,8 @@ Stars together
     `symspec.predict_means` has the mean labels of a cluster's stars, `joint_covariance` any others.
 Other basins
     The error bars are those of one basin of the posterior. `symspec.combine` takes several networks
-    together, from other starts, say, whose labels differ where the training stars leave gaps.
+    together, from other starts, say, whose labels differ where the training stars leave gaps, see
+    `help(symspec.mixtures)`.
 What this is not
     They say nothing of stars unlike all training stars, whose features the network has never met.
 
@@ -107,7 +108,6 @@ network.
 """
 
 from symspec.laplace.certificate import Certificate
-from symspec.laplace.combination import CombinedPosterior, CombinedPrediction, combine
 from symspec.laplace.fit import fit_laplace
 from symspec.laplace.flags import Flag, FlagOptions
 from symspec.laplace.means import GroupMeans, predict_means
@@ -116,14 +116,11 @@ from symspec.laplace.prediction import Prediction
 
 __all__ = [
     "Certificate",
-    "CombinedPosterior",
-    "CombinedPrediction",
     "Flag",
     "FlagOptions",
     "GroupMeans",
     "LaplacePosterior",
     "Prediction",
-    "combine",
     "fit_laplace",
     "predict_means",
 ]

@@ -26,6 +26,7 @@ from symspec.laplace.identity import describe_posterior
 from symspec.laplace.leave_one_out import LeftOut, TrainingStars, find_joint_covariance
 from symspec.laplace.prediction import Prediction
 from symspec.laplace.training_space import TrainingSpace
+from symspec.networks.network import Network
 from symspec.networks.regression import Regression
 from symspec.safety.checkpoint import Checkpoint, find_fingerprint
 from symspec.safety.memory import STARS_AT_ONCE
@@ -98,9 +99,14 @@ class LaplacePosterior:
     training_stars: TrainingStars | None = None
 
     @property
+    def net(self) -> Network:
+        """The network."""
+        return self.reg.net
+
+    @property
     def contradicted(self) -> np.ndarray:
         """Whether Hamiltonian Monte Carlo contradicts the error bars of each label (label,)."""
-        verdicts = self.hmc_verdict or ("",) * self.reg.net.n_labels
+        verdicts = self.hmc_verdict or ("",) * self.net.n_labels
         return np.array([verdict.startswith("Laplace") for verdict in verdicts])
 
     def __getstate__(self) -> dict[str, Any]:
@@ -114,21 +120,20 @@ class LaplacePosterior:
 
     @cached_property
     def _factors(self) -> PerStarFunction:
-        return compiled.compile_tangent_factors(self.reg.net, **self._options)
+        return compiled.compile_tangent_factors(self.net, **self._options)
 
     @cached_property
     def _outputs(self) -> PerStarFunction:
-        return compiled.compile_outputs(self.reg.net, **self._options)
+        return compiled.compile_outputs(self.net, **self._options)
 
     @cached_property
     def _response(self) -> Callable[[np.ndarray], Response]:
-        return compile_response(self.reg.net, self.theta, **self._options)
+        return compile_response(self.net, self.theta, **self._options)
 
     @cached_property
     def _linearized_flux_jacobian(self) -> PerStarFunction:
-        return compiled.compile_linearized_flux_jacobian(
-            self.reg.net, self.newton_step, **self._options
-        )
+        step = self.newton_step
+        return compiled.compile_linearized_flux_jacobian(self.net, step, **self._options)
 
     @property
     def newton_step(self) -> np.ndarray:
@@ -161,16 +166,16 @@ class LaplacePosterior:
             The stars, 256 by default, and df/dtheta in factors, see `Tangents.matvec`, `rmatvec`.
         """
         for rows, tangents in self.output_tangents(X, stars_at_once):
-            yield rows, tangents.take_labels(self.reg.net.n_labels)
+            yield rows, tangents.take_labels(self.net.n_labels)
 
     def output_tangents(self, X: ArrayLike, size: int | None = None) -> _Walk:
         """`tangents` of all outputs: what is for the noise stands behind the labels."""
-        X = np.atleast_2d(check_flux(X, self.reg.net.n_pixels, dtype=None))
-        return walk_tangents(self.reg.net, self._factors, self.theta, X, size or STARS_AT_ONCE)
+        X = np.atleast_2d(check_flux(X, self.net.n_pixels, dtype=None))
+        return walk_tangents(self.net, self._factors, self.theta, X, size or STARS_AT_ONCE)
 
     def predict_labels(self, X: ArrayLike, *, center: str = "weights") -> np.ndarray:
         """Labels (star, label) or (label,) without error bars; `center` is that of `predict`."""
-        return self.predict_outputs(X, center=center)[..., : self.reg.net.n_labels]
+        return self.predict_outputs(X, center=center)[..., : self.net.n_labels]
 
     def predict_outputs(self, X: ArrayLike, *, center: str = "weights") -> np.ndarray:
         """All outputs of the network: what is for the noise stands behind the labels."""
@@ -208,9 +213,9 @@ class LaplacePosterior:
     def _walk_tangents(
         self, X: ArrayLike, function: Callable[[Tangents], Sequence[np.ndarray]]
     ) -> list[np.ndarray]:
-        X = check_flux(X, self.reg.net.n_pixels, dtype=None)
+        X = check_flux(X, self.net.n_pixels, dtype=None)
         parts = [function(tangents) for _, tangents in self.tangents(X)]
-        empty = [np.empty((0, *[self.reg.net.n_labels] * 2))] * 2
+        empty = [np.empty((0, *[self.net.n_labels] * 2))] * 2
         joined = [np.concatenate(part) for part in zip(*parts, strict=True)] or empty
         return joined if X.ndim == 2 else [part[0] for part in joined]
 
@@ -283,7 +288,7 @@ class LaplacePosterior:
         check_center(self, center)
         check_choice(flux, "flux", METHODS)
         resampled = X if isinstance(X, Resampled) else None
-        observed, ivar, covariance = as_flux(self.reg.net, X, ivar, flux_covariance)
+        observed, ivar, covariance = as_flux(self.net, X, ivar, flux_covariance)
         covariance = covariance or ResampledCovariance.of(resampled)
         how = Choices(center=center, fill=choose_fill(fill, ivar, self.flux_prior), flux=flux)
         fingerprint = ""
@@ -338,8 +343,7 @@ class LaplacePosterior:
             The stars or groups are not what is expected, or the posterior holds no stars.
         """
         check_center(self, center)
-        left_out = LeftOut.of(self, groups, X, Y, label_errors, ivar)
-        return left_out.predict(center, flag_options)
+        return LeftOut.of(self, groups, X, Y, label_errors, ivar).predict(center, flag_options)
 
     def influence(
         self,

@@ -269,6 +269,14 @@ class Prediction:
             noise_mixture=None,
         )
 
+    def with_flux_of(self, other: Prediction) -> Prediction:
+        """The same prediction with the flux errors of another one of these stars beside its own."""
+        return replace(
+            self,
+            flux_cov=self.flux_cov + other.flux_cov,
+            total_cov=self.total_cov + other.flux_cov,
+        )
+
     @property
     def errors(self) -> np.ndarray:
         """Standard deviations (star, label): the square root of the total covariance's diagonal."""
@@ -349,7 +357,7 @@ def join_predictions(
     arrays = [part.to_arrays() for part in parts]
     joined = {name: np.concatenate([part[name] for part in arrays])[order] for name in arrays[0]}
     first = parts[0]
-    return Prediction.from_arrays(
+    return type(first).from_arrays(
         joined,
         has_flux_errors=first.has_flux_errors,
         label_names=first.label_names,

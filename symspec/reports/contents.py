@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,11 +14,22 @@ from rich.markup import escape
 from rich.table import Table
 
 from symspec.files.importers.descriptions import FileDescription
-from symspec.laplace.leave_one_out import LeftOut
 from symspec.laplace.posterior import LaplacePosterior
+from symspec.laplace.prediction import Prediction
+from symspec.mixtures.left_out import leave_out
+from symspec.mixtures.posterior import AnyPosterior, CombinedPosterior, list_posteriors
+from symspec.mixtures.prediction import CombinedPrediction
+from symspec.networks.layers import Layer
 from symspec.networks.network import Network
 from symspec.networks.regression import Regression
-from symspec.reports.tables import certificate_line, format_sigma, new_table, summary_table
+from symspec.reports.tables import (
+    certificate_line,
+    describe_between,
+    format_noise,
+    format_sigma,
+    new_table,
+    summary_table,
+)
 from symspec.safety.label_errors import find_labels_alone
 from symspec.safety.named_arrays import Contents
 from symspec.spectra.readers.unused import describe_unused
@@ -25,6 +39,7 @@ _CENTERS = {
     "weights": "the network as it is",
     "linearized": "linearised, at its own minimum (--center linearized)",
 }
+_UNTOLD = ("data_format", "epsilon")
 MATRICES = {"ggn": "generalised Gauss-Newton matrix", "hessian": "exact Hessian"}
 
 
@@ -46,7 +61,7 @@ def list_layers(net: Network, reg: Regression | None = None) -> tuple[list[str],
     for i, (name, layer) in enumerate(zip(net.layer_names, net.layers, strict=True)):
         shapes = layer.param_shapes(net.shapes[i])
         what = ", ".join(f"{key} {' x '.join(map(str, shape))}" for key, shape in shapes.items())
-        what = what or getattr(layer, "function", "") or ("fixed" if hasattr(layer, "mean") else "")
+        what = what or getattr(layer, "function", "") or _list_settings(layer)
         cells = [
             name,
             what,
@@ -58,6 +73,18 @@ def list_layers(net: Network, reg: Regression | None = None) -> tuple[list[str],
             cells.append(", ".join(sigmas))
         rows.append(cells)
     return columns, rows
+
+
+def _list_settings(layer: Layer) -> str:
+    """What a layer without parameters does: its numbers and words, or that it is fixed."""
+    if hasattr(layer, "mean"):
+        return "fixed"
+    values = {field.name: getattr(layer, field.name) for field in fields(layer)}
+    return ", ".join(
+        f"{name} {value}"
+        for name, value in values.items()
+        if isinstance(value, int | float | str) and name not in _UNTOLD
+    )
 
 
 def label_table(net: Network, laplace: LaplacePosterior | None = None) -> Table:
@@ -166,6 +193,41 @@ def foreign_table(description: FileDescription) -> Table:
     return table
 
 
+def list_networks(combined: CombinedPosterior) -> tuple[list[str], list[list[str]]]:
+    """Columns and rows of `mixture_table`."""
+    columns = ["network", "its weights are", "sigma_noise", "share", "parameters", "log evidence"]
+    rows = []
+    pairs = zip(combined.weights, combined.posteriors, strict=True)
+    for k, (share, one) in enumerate(pairs, 1):
+        is_known = one.inverse_hessian.is_complete
+        evidence = f"{one.log_marginal_likelihood():,.1f}" if is_known else "unknown"
+        verdict = one.certificate.verdict
+        cells = [verdict, format_noise(one.reg), f"{share:.3g}", f"{one.net.n_params:,}", evidence]
+        rows.append([str(k), *cells])
+    return columns, rows
+
+
+def mixture_table(combined: CombinedPosterior) -> Table:
+    """One row a network: its certificate, noise, share of the mixture, size and evidence."""
+    columns, rows = list_networks(combined)
+    table = new_table(f"A mixture of {len(rows)} networks", columns, left=3)
+    for row in rows:
+        table.add_row(*map(escape, row))
+    return table
+
+
+def print_mixture(console: Console, combined: CombinedPosterior, path: str) -> None:
+    """Print the contents of a file of several networks."""
+    n = len(combined.posteriors)
+    console.print(f"[bold]{escape(path)}[/]: {n} networks with error bars", soft_wrap=True)
+    console.print(mixture_table(combined))
+    console.print(label_table(combined.net))
+    for k, one in enumerate(combined.posteriors, 1):
+        for name, verdict in zip(one.net.label_names, one.hmc_verdict, strict=False):
+            console.print(f"Hamiltonian Monte Carlo, network {k}, {escape(name)}: {verdict}")
+    console.print(f"One of them in full: symspec info {escape(path)} --network 1", soft_wrap=True)
+
+
 def print_laplace(console: Console, laplace: LaplacePosterior, path: str) -> None:
     """Print the contents of a model's file."""
     console.print(f"[bold]{escape(path)}[/]: a network with error bars", soft_wrap=True)
@@ -180,31 +242,65 @@ def print_laplace(console: Console, laplace: LaplacePosterior, path: str) -> Non
         console.print(f"Hamiltonian Monte Carlo, {escape(name)}: {verdict}")
 
 
-def print_trained(console: Console, laplace: LaplacePosterior, held_out: Spectra | None) -> None:
+def print_trained(console: Console, laplace: AnyPosterior, held_out: Spectra | None) -> None:
     """Print a model just trained, tested on stars that it has not seen."""
-    console.print(network_table(laplace.reg.net, laplace.reg))
-    console.print(label_table(laplace.reg.net, laplace))
-    console.print(_describe_noise(laplace.reg))
+    _print_networks(console, laplace)
     if held_out is not None and held_out.labels is not None:
         prediction = laplace.predict(held_out)
         title = f"{len(held_out):,} stars that were not trained on"
-        console.print(summary_table(prediction, held_out.labels, title=title))
-    console.print(certificate_line(laplace.certificate), soft_wrap=True)
+        _print_summary(console, prediction, held_out.labels, title)
+    _print_certificates(console, laplace)
 
 
-def print_adopted(console: Console, laplace: LaplacePosterior, scaling: str) -> None:
-    """Print a model made of a network that came trained, with each star left out in turn."""
-    console.print(network_table(laplace.reg.net, laplace.reg))
-    console.print(label_table(laplace.reg.net, laplace))
-    console.print(f"Outputs of the network: {escape(scaling)}", soft_wrap=True)
-    console.print(_describe_noise(laplace.reg))
-    if laplace.inverse_hessian.accuracy != "interval":
-        left_out = LeftOut.of(laplace, None, None)
+def _print_networks(console: Console, laplace: AnyPosterior) -> None:
+    """Layers, labels and noise of one network, or one row a network of several."""
+    if isinstance(laplace, LaplacePosterior):
+        console.print(network_table(laplace.reg.net, laplace.reg))
+        console.print(label_table(laplace.reg.net, laplace))
+        console.print(_describe_noise(laplace.reg))
+    else:
+        console.print(mixture_table(laplace))
+        console.print(label_table(laplace.net))
+
+
+def _print_summary(
+    console: Console, prediction: Prediction, labels: np.ndarray, title: str
+) -> None:
+    console.print(summary_table(prediction, labels, title=title))
+    if isinstance(prediction, CombinedPrediction):
+        console.print(escape(describe_between(prediction)), soft_wrap=True)
+
+
+def _print_certificates(console: Console, laplace: AnyPosterior) -> None:
+    """The certificate of one network; `mixture_table` has the verdicts of several."""
+    if isinstance(laplace, LaplacePosterior):
+        console.print(certificate_line(laplace.certificate), soft_wrap=True)
+
+
+def print_adopted(
+    console: Console, laplace: AnyPosterior, scalings: Sequence[tuple[Path, str]]
+) -> None:
+    """Print a model of networks that came trained, with each star left out in turn.
+
+    Parameters
+    ----------
+    console : Console
+    laplace : LaplacePosterior or CombinedPosterior
+    scalings : sequence of Path and str
+        Files of the networks, and how each scales its labels.
+    """
+    _print_networks(console, laplace)
+    for path, scaling in scalings:
+        whose = path.name if len(scalings) > 1 else "the network"
+        console.print(escape(f"Outputs of {whose}: {scaling}"), soft_wrap=True)
+    accuracies = {one.inverse_hessian.accuracy for one in list_posteriors(laplace)}
+    if "interval" not in accuracies:
+        left_out = leave_out(laplace)
         labels = find_labels_alone(left_out.stars.labels)
         for center, words in _CENTERS.items():
             title = f"{len(labels):,} stars, each left out in turn: {words}"
-            console.print(summary_table(left_out.predict(center), labels, title=title))
-    console.print(certificate_line(laplace.certificate), soft_wrap=True)
+            _print_summary(console, left_out.predict(center), labels, title)
+    _print_certificates(console, laplace)
 
 
 def print_network(console: Console, net: Network, reg: Regression | None, path: str) -> None:

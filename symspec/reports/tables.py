@@ -15,6 +15,7 @@ from rich.table import Table
 from symspec.laplace.certificate import Certificate
 from symspec.laplace.flags import Flag
 from symspec.laplace.prediction import Prediction, standard_deviations
+from symspec.mixtures.prediction import CombinedPrediction
 from symspec.networks.network import Network
 from symspec.networks.regression import Regression
 from symspec.reports.stacked_tables import StackedTable
@@ -161,6 +162,17 @@ def flag_lines(prediction: Prediction) -> list[str]:
         f"{count:,} of {n:,} {flag.name}: {flag.meaning}" for flag, count in counts.items() if count
     ]
     return lines or [f"no star of {n:,} is flagged"]
+
+
+def describe_between(prediction: CombinedPrediction) -> str:
+    """One line on a mixture: how much of each label's model error lies between the networks."""
+    shares = np.nanmedian(prediction.between_share, axis=0)
+    named = zip(prediction.label_names, shares, strict=True)
+    listed = ", ".join(f"{name} {100 * share:.0f} %" for name, share in named)
+    return (
+        f"A mixture of {len(prediction.parts)} networks: what lies between them of the model's"
+        f" variance (median): {listed}"
+    )
 
 
 def certificate_line(certificate: Certificate) -> str:

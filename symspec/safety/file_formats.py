@@ -16,6 +16,7 @@ HDF5_START = b"\x89HDF\r\n\x1a\n"
 HDF5_OFFSETS = (0, 512, 1024, 2048)  # HDF5 allows a foreign block before its signature
 NPZ_START = b"PK\x03\x04"
 _FOREIGN = {
+    NPZ_START: "a zip file, as .npz, .keras and .pt are",
     b"\x93NUMPY": "a single array (.npy)",
     b"\x80": "perhaps a Python pickle, which is never opened",
     b"\xff\xfe": "text in UTF-16: save it as UTF-8",
@@ -73,10 +74,12 @@ def is_text(start: bytes) -> bool:
 
 def describe_start(start: bytes) -> str:
     """Describe a file of an unexpected format by its first bytes, for an error."""
+    for signature, kind in _FOREIGN.items():
+        if start.startswith(signature):
+            return kind
     if start[1:2] in _SPC_VERSIONS and not is_text(start):
         return "perhaps a GRAMS file (.spc): export it as JCAMP-DX or as text of two columns"
-    known = (kind for signature, kind in _FOREIGN.items() if start.startswith(signature))
-    return next(known, f"a file that starts with {start[:8]!r}")
+    return f"a file that starts with {start[:8]!r}"
 
 
 @contextmanager

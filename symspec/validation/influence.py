@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from symspec.errors import ShapeError
-from symspec.laplace.leave_one_out import LeftOut
 from symspec.laplace.prediction import Prediction, standard_deviations
+from symspec.mixtures.left_out import AnyLeftOut
 from symspec.safety.memory import chunks
 from symspec.safety.options import check_count
 from symspec.spectra.resampling import Resampled
@@ -42,7 +42,7 @@ class Movers:
 
 
 def find_movers(
-    left_out: LeftOut, X_new: Spectra | Resampled, prediction: Prediction, *, n_most: int = 5
+    left_out: AnyLeftOut, X_new: Spectra | Resampled, prediction: Prediction, *, n_most: int = 5
 ) -> Movers:
     """Find the training stars that moved the labels of new stars most.
 
@@ -51,7 +51,7 @@ def find_movers(
 
     Parameters
     ----------
-    left_out : LeftOut
+    left_out : LeftOut or CombinedLeftOut
         Training stars, left out one by one or in groups.
     X_new : Spectra or Resampled
     prediction : Prediction

@@ -34,6 +34,7 @@ STRUCTURES = (
     "low_rank",
     "krylov",
 )
+MIXTURE = "mixture"
 OLD = "version 0.1"
 UNCHECKED = (
     OLD,
@@ -63,6 +64,9 @@ def make(folder):
             reg, theta, stars, structure=structure, require_minimum=False, progress=False
         )
         ss.write_laplace(folder / structure, lap)
+    alike = {"require_minimum": False, "progress": False}
+    each = [ss.fit_laplace(reg, theta + 0.1 * k, stars, **alike) for k in range(2)]
+    ss.write_laplace(folder / MIXTURE, ss.combine(each))
     shutil.copy(OLD_FILE, folder / OLD)
     ss.write_network(folder / "network", net, theta, reg=reg)
     prediction = ss.fit_laplace(reg, theta, stars, require_minimum=False).predict(stars.flux)
@@ -82,6 +86,14 @@ def make(folder):
         file.create_dataset("ids", data=[f"star {i}" for i in range(30)], compression="gzip")
 
 
+def list_contents(lap):
+    """Arrays and words of one posterior."""
+    arrays = [lap.theta, *lap.inverse_hessian.arrays().values(), lap.flux_mean]
+    arrays += [lap.label_range, *lap.reg.prior_precision.values()]
+    arrays += [*lap.reg.noise.to_arrays().values(), lap.negative_log_posterior]
+    return [*arrays, repr(lap.reg.net), repr(lap.certificate), lap.reason, lap.structure]
+
+
 def read(kind, path):
     """Digest of all numbers of a file."""
     import symspec as ss
@@ -89,11 +101,12 @@ def read(kind, path):
 
     arrays = []
     if kind in (*STRUCTURES, OLD):
-        lap = ss.read_laplace(path)
-        arrays = [lap.theta, *lap.inverse_hessian.arrays().values(), lap.flux_mean]
-        arrays += [lap.label_range, *lap.reg.prior_precision.values()]
-        arrays += [*lap.reg.noise.to_arrays().values(), lap.negative_log_posterior]
-        arrays += [repr(lap.reg.net), repr(lap.certificate), lap.reason, lap.structure]
+        arrays = list_contents(ss.read_laplace(path))
+    elif kind == MIXTURE:
+        combined = ss.read_laplace(path)
+        arrays = [combined.weights]
+        for one in combined.posteriors:
+            arrays += list_contents(one)
     elif kind == "network":
         reg, theta = ss.read_regression(path)
         arrays = [theta, repr(reg.net), *reg.prior_precision.values()]
@@ -199,7 +212,7 @@ def main(n_each, seed, kinds):
         folder = Path(name)
         make(folder)
         print(f"{'kind':17} | tried | failed | " + " | ".join(outcomes) + " | slowest [s]")
-        for kind in kinds or [*STRUCTURES, "network", *UNCHECKED]:
+        for kind in kinds or [*STRUCTURES, MIXTURE, "network", *UNCHECKED]:
             content = (folder / kind).read_bytes()
             _, expected, _ = worker.ask(kind, folder / kind)
             counts = dict.fromkeys(outcomes, 0)

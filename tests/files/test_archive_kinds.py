@@ -5,8 +5,8 @@ import pytest
 from conftest import build_problem
 
 from symspec import FileFormatError, fit_laplace
-from symspec.files.archive_format import find_archive_kind, is_archive
 from symspec.files.archives import write_laplace, write_network
+from symspec.files.stored.archive import find_archive_kind, is_archive
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from symspec.files.archives import (
     write_laplace,
     write_network,
 )
-from symspec.files.layer_archives import LAYERS
+from symspec.files.stored.layers import LAYERS
 from symspec.laplace.prediction import Prediction
 from symspec.networks.layers import Dense, Layer
 from symspec.networks.network import Network
@@ -176,7 +176,7 @@ def test_a_network_alone_has_no_regression(path):
     write_network(path, net, np.zeros(net.n_params))
     with pytest.raises(FileFormatError, match=r"'regression' should be in the file.*reg=reg"):
         read_regression(path)
-    with pytest.raises(FileFormatError, match="of 'symspec laplace', got one of 'symspec network'"):
+    with pytest.raises(FileFormatError, match="or 'symspec mixture', got one of 'symspec network'"):
         read_laplace(path)
 
 
@@ -310,7 +310,7 @@ def test_an_existing_file_survives_errors_and_refusals(path, overwrite, monkeypa
     net, reg = build_problem(OPTIONS).net, build_problem(OPTIONS).reg
     path.write_bytes(b"an input")
     if overwrite:
-        monkeypatch.setattr(archives, "_write_regression", lambda file, reg: 1 / 0)
+        monkeypatch.setattr(archives.networks, "write_regression", lambda file, reg: 1 / 0)
     with pytest.raises(ZeroDivisionError if overwrite else FileKeptError):
         write_network(path, net, np.zeros(net.n_params), reg=reg, overwrite=overwrite)
     assert path.read_bytes() == b"an input"

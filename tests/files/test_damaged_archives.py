@@ -8,7 +8,7 @@ from conftest import build_problem
 
 from symspec import fit_laplace, read_laplace, read_network, read_spectra, write_laplace
 from symspec.errors import FileFormatError, SymspecError
-from symspec.files.archive_format import is_archive
+from symspec.files.stored.archive import is_archive
 
 OLD = Path(__file__).parent / "files_of_version_0_1/posteriors"
 N_MUTANTS = 150

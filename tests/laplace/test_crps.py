@@ -9,8 +9,8 @@ from scipy.integrate import simpson
 from scipy.special import beta
 
 import symspec as ss
-from symspec.laplace.combination import CombinedPrediction
 from symspec.laplace.prediction import Prediction
+from symspec.mixtures.prediction import CombinedPrediction
 
 # Simpson's rule on 4,001 points, and rounding of its sum
 INTEGRATED = 1e-9
@@ -150,7 +150,7 @@ def test_missing_labels_and_failed_predictions_have_no_score():
 @pytest.mark.parametrize("kind", CASES)
 def test_many_stars_are_scored_like_one(kind, monkeypatch):
     monkeypatch.setattr("symspec.laplace.prediction.STARS_SCORED_AT_ONCE", 2)
-    monkeypatch.setattr("symspec.laplace.combination.STARS_SCORED_AT_ONCE", 3)
+    monkeypatch.setattr("symspec.mixtures.prediction.STARS_SCORED_AT_ONCE", 3)
     y = np.random.default_rng(1).normal(size=(7, 2))
     found = repeat(CASES[kind], 7).crps(y)
     np.testing.assert_allclose(found, [CASES[kind].crps([one])[0] for one in y], rtol=ROUNDED)

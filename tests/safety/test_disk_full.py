@@ -11,7 +11,7 @@ from conftest import build_problem
 
 from symspec import write_catalogue, write_network
 from symspec.errors import DiskFullError
-from symspec.files.archive_format import create_archive, write_array
+from symspec.files.stored.archive import create_archive, write_array
 from symspec.laplace.prediction import Prediction
 from symspec.reports.star_tables import write_draws, write_star_table
 

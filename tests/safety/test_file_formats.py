@@ -3,7 +3,7 @@
 import pytest
 
 from symspec.errors import FileFormatError, OptionError, ShapeError
-from symspec.safety.file_formats import as_format_error
+from symspec.safety.file_formats import as_format_error, describe_start
 
 
 def test_an_error_of_a_library_becomes_one_about_the_file():
@@ -30,3 +30,15 @@ def test_only_errors_that_are_asked_for_pass():
         as_format_error("net.h5", "a file", passing=(OptionError,)),
     ):
         raise ShapeError("the sizes differ")
+
+
+@pytest.mark.parametrize(
+    ("start", "words"),
+    [
+        (b"PK\x03\x04\x14\0\0\0", "zip"),
+        (b"\0K\0\0\x80?\0\0", "perhaps a GRAMS file"),
+        (b"SIMPLE  ", "starts with b'SIMPLE  '"),
+    ],
+)
+def test_a_file_is_described_by_its_signature(start, words):
+    assert words in describe_start(start)

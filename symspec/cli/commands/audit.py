@@ -9,6 +9,7 @@ import numpy as np
 import typer
 
 from symspec.cli.shared.files import read_labelled_spectra
+from symspec.cli.shared.models import OneNetwork, read_one_network
 from symspec.cli.shared.options import (
     Memory,
     ModelFile,
@@ -23,7 +24,10 @@ from symspec.cli.shared.options import (
     parse_reading,
 )
 from symspec.cli.shared.pages import write_page
-from symspec.files.archives import read_laplace, read_regression
+from symspec.files.archives import read_regression
+from symspec.files.stored.archive import find_archive_kind
+from symspec.laplace.posterior import LaplacePosterior
+from symspec.networks.regression import Regression
 from symspec.reports.plots import plot_structure_audit, save_figure
 from symspec.reports.star_tables import STAR_TABLE_SUFFIXES, check_star_table, write_audit
 from symspec.reports.tables import open_console, print_audit, print_written
@@ -58,6 +62,7 @@ AuditOutput = Annotated[
 def audit(
     model: ModelFile,
     spectra: SpectraFile,
+    network: OneNetwork = None,
     sample: SampleFile = None,
     n_sample: Annotated[
         int, typer.Option(min=1, help="Training stars to compare on, without --sample.")
@@ -78,8 +83,7 @@ def audit(
     """
     inputs = [path for path in (model, spectra, sample) if path is not None]
     _check_outputs(output, plot, report, overwrite, inputs)
-    reg, theta = read_regression(model)
-    laplace = None if report is None else read_laplace(model)
+    reg, theta, laplace = _read_model(model, network, report is not None)
     reading = parse_reading(uncertainty, read)
     stars = read_labelled_spectra(spectra, reg.net.label_names, reading)
     check_grid(reg.net, stars, str(spectra))
@@ -109,6 +113,21 @@ def audit(
         report, laplace, audit=result, files={"the model": model},
         object_name=object_name, overwrite=overwrite,
     )  # fmt: skip
+
+
+def _read_model(
+    model: Path, network: int | None, is_reported: bool
+) -> tuple[Regression, np.ndarray, LaplacePosterior | None]:
+    """Network with noise and prior, weights, and the posterior where a report is wanted."""
+    if (
+        network is None
+        and not is_reported
+        and find_archive_kind(model) in ("regression", "laplace")
+    ):
+        return *read_regression(model), None
+    why = "an audit inverts the Hessian of one network"
+    laplace = read_one_network(model, network, why)
+    return laplace.reg, laplace.theta, laplace
 
 
 def _check_outputs(

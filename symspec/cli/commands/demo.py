@@ -23,6 +23,7 @@ from symspec.fitting.start import build_start
 from symspec.laplace.certificate import Certificate
 from symspec.laplace.prediction import Prediction, join_predictions
 from symspec.networks.regression import Regression
+from symspec.reports.pages import write_validation_report
 from symspec.reports.plots import plot_predicted_against_true, save_figure
 from symspec.reports.sensitivity import plot_sensitivity
 from symspec.reports.tables import (
@@ -50,7 +51,13 @@ FILES = {
     "model": "model.h5",
     "sensitivity": "sensitivity.png",
     "predicted against true": "predicted_against_true.png",
+    "report": "report.html",
 }
+REMARK = (
+    "The noise in its error bar is that which the stars of the other folds have around their"
+    " predictions, in place of sigma_noise of the fold, which the evidence gives."
+)
+TITLE = "Labels of the MILES stars, each predicted while held out"
 RIDGE_BASELINE = {"TEFF": 95.0, "LOGG": 0.26, "FE_H": 0.138}  # K, dex, dex
 FLUX_RANGE = (0.0, 3.0)  # a few published spectra run off at their ends
 
@@ -110,7 +117,7 @@ class DemoResult:
 def run_demo(
     output: str | Path, *, folds: int = 5, seed: int = 0, progress: bool | Progress = True
 ) -> DemoResult:
-    """Predict the MILES stars by cross-validation, and write catalogue, model and plots.
+    """Predict the MILES stars by cross-validation, and write catalogue, model, plots and a page.
 
     Parameters
     ----------
@@ -157,6 +164,11 @@ def run_demo(
         interval=LEVEL,
     )
     _write_plots(files, done[0], prediction, spectra, jobs[0].held_out)
+    write_validation_report(
+        files["report"], prediction, spectra,
+        [part.certificate for part in done], [part.reg for part in done],
+        title=TITLE, remark=REMARK, about={"seed": str(seed)}, overwrite=True,
+    )  # fmt: skip
     return DemoResult(
         prediction=prediction,
         uncalibrated=first,

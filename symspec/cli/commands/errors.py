@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -11,6 +11,7 @@ import typer
 from rich.markup import escape
 
 from symspec.cli.shared.files import offer_to_resume, read_labelled_spectra
+from symspec.cli.shared.models import read_model
 from symspec.cli.shared.options import (
     Fill,
     ModelFile,
@@ -29,14 +30,16 @@ from symspec.cli.shared.options import (
 )
 from symspec.cli.shared.pages import write_page
 from symspec.errors import OptionError
-from symspec.files.archives import read_laplace
 from symspec.files.catalogues import SUFFIXES
 from symspec.files.partial_runs import is_finished
 from symspec.files.surveys import Survey, predict_survey
 from symspec.laplace.budget import Choices
 from symspec.laplace.flags import FlagOptions
-from symspec.laplace.posterior import LaplacePosterior
+from symspec.mixtures.left_out import leave_out
+from symspec.mixtures.posterior import AnyPosterior
+from symspec.mixtures.prediction import CombinedPrediction
 from symspec.reports.tables import (
+    describe_between,
     flag_lines,
     open_console,
     print_written,
@@ -164,7 +167,7 @@ def errors(
         max_newton_shift=max_newton_shift, max_missing=max_missing,
         max_nonlinearity=max_nonlinearity,
     )  # fmt: skip
-    laplace = read_laplace(model)
+    laplace = read_model(model)
     reading = parse_reading(uncertainty, read)
     how = Choices(center=center, fill=fill, flux=flux_errors)
     calibration = _calibrate(laplace, how, calibrate_on, leave_one_out, reading, resample)
@@ -193,7 +196,7 @@ def _check_files(
 
 def _read_for_report(
     report: Path | None,
-    laplace: LaplacePosterior,
+    laplace: AnyPosterior,
     path: Path,
     reading: dict[str, Any],
     resample: str | None,
@@ -204,11 +207,11 @@ def _read_for_report(
     with open_spectra(path, **reading) as source:
         if source.n_stars * source.n_pixels > MOST_REPORTED:
             return None
-        return fit_to_network(laplace.reg.net, source.read(), resample)
+        return fit_to_network(laplace.net, source.read(), resample)
 
 
 def _calibrate(
-    laplace: LaplacePosterior,
+    laplace: AnyPosterior,
     how: Choices,
     path: Path | None,
     leave_one_out: bool,
@@ -219,14 +222,13 @@ def _calibrate(
         if leave_one_out:
             raise OptionError("--leave-one-out needs the training stars: add --calibrate-on FILE.")
         return None
-    stars = read_labelled_spectra(path, laplace.reg.net.label_names, reading)
-    fitted = fit_to_network(laplace.reg.net, stars, resample)
+    stars = read_labelled_spectra(path, laplace.net.label_names, reading)
+    fitted = fit_to_network(laplace.net, stars, resample)
     prediction = laplace.predict(fitted, **asdict(how))
     source = path.name
     if leave_one_out:
         source = f"{source}, each star left out in turn"
-        left_out = laplace.leave_one_out(fitted, center=how.center)
-        prediction = replace(left_out, total_cov=left_out.total_cov + prediction.flux_cov)
+        prediction = leave_out(laplace, fitted).predict(how.center).with_flux_of(prediction)
     return calibrate_errors(prediction, np.asarray(stars.labels), source=source)
 
 
@@ -239,6 +241,8 @@ def _print_survey(
     if survey.true_labels is not None:
         title = f"Against the labels in {name}, honest if these stars were not trained on"
         console.print(summary_table(prediction, survey.true_labels, title=title))
+    if isinstance(prediction, CombinedPrediction):
+        console.print(escape(describe_between(prediction)), soft_wrap=True)
     for line in flag_lines(prediction):
         console.print(f"Flags: {escape(line)}")
     if calibration is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
@@ -19,6 +20,7 @@ from symspec.cli.shared.options import (
     ReportPage,
     SpectraFile,
     Uncertainty,
+    Weights,
     check_output,
     check_report,
     parse_reading,
@@ -27,21 +29,23 @@ from symspec.cli.shared.pages import write_page
 from symspec.errors import OptionError
 from symspec.files.archives import write_laplace
 from symspec.files.importers.read import read_network
-from symspec.fitting.adoption import adopt_network
+from symspec.fitting.adoption import adopt_networks
+from symspec.fitting.starts import put_together, train_again
 from symspec.reports.contents import print_adopted
 from symspec.reports.tables import open_console, print_written
 
 EXAMPLES = (
     "Examples: [bold]symspec fit net.keras train.h5 model.h5[/]\n\n"
     "[bold]symspec fit net.onnx train.fits model.h5 --label TEFF --label LOGG --flux-scaling"
-    " zscore[/]"
+    " zscore[/]\n\n[bold]symspec fit ensemble_*.keras train.h5 model.h5[/]"
 )
 
-NetworkFile = Annotated[
-    Path,
+NetworkFiles = Annotated[
+    list[Path],
     typer.Argument(
         metavar="NETWORK",
-        help="Keras, ONNX, PyTorch, or symspec: whatever 'symspec info' reads with its layers.",
+        help="Keras, ONNX, PyTorch, or symspec: whatever 'symspec info' reads with its layers."
+        " Several, such as those of an ensemble, become one model, a mixture.",
         show_default=False,
     ),
 ]
@@ -76,14 +80,26 @@ FluxScaling = Annotated[
 ]
 
 
+OwnStarts = Annotated[
+    int,
+    typer.Option(
+        min=1,
+        help="Networks of the model: NETWORK, and others of its layers that are trained from other"
+        " first weights to minima of its posterior. With --move minimum.",
+    ),
+]
+
+
 def fit(
-    network: NetworkFile,
+    network: NetworkFiles,
     spectra: SpectraFile,
     output: ModelOutput,
     label: Labels = None,
     label_scaling: LabelScaling = None,
     flux_scaling: FluxScaling = "none",
     move: Move = "none",
+    starts: OwnStarts = 1,
+    weights: Weights = "equal",
     uncertainty: Uncertainty = None,
     read: Reading = None,
     structure: Annotated[
@@ -99,26 +115,63 @@ def fit(
     Noise and prior come from the evidence of the network linearised at its weights; how it scales
     its labels is found by comparing. Names, units and wavelengths come from SPECTRA. Each star is
     left out in turn, without training again, to see whether the error bars are true.
+
+    Labels of several networks are the mean of theirs, and the error bars hold how far these are
+    apart.
     """
-    check_output(output, overwrite, MODEL_SUFFIXES, network, spectra)
-    check_report(report, overwrite, network, spectra, output)
-    net, theta = read_network(network)
+    check_output(output, overwrite, MODEL_SUFFIXES, *network, spectra)
+    check_report(report, overwrite, *network, spectra, output)
+    _check_several(network, starts, weights, move)
+    networks = [read_network(path) for path in network]
     stars = read_labelled_spectra(spectra, label, parse_reading(uncertainty, read))
-    adopted = adopt_network(
-        net, theta, stars,
+    adopted = adopt_networks(
+        networks, stars,
         move=move, flux_scaling=flux_scaling, label_scaling=_parse_scaling(label_scaling),
         structure=structure, memory=memory,
     )  # fmt: skip
-    write = partial(write_laplace, laplace=adopted.laplace, overwrite=overwrite)
-    write_or_keep(write, output)
+    first = adopted[0].laplace
+    further = train_again(first, stars, n_starts=starts - 1, structure=structure, memory=memory)
+    laplace = put_together([*(one.laplace for one in adopted), *further], weights)
+    write_or_keep(partial(write_laplace, laplace=laplace, overwrite=overwrite), output)
     console = open_console()
-    print_adopted(console, adopted.laplace, adopted.label_scaling.describe())
+    scalings = [one.label_scaling.describe() for one in adopted]
+    print_adopted(console, laplace, list(zip(network, scalings, strict=True)))
     print_written(console, "model", output)
+    files = {"the network": network[0]}
+    if len(network) > 1:
+        files = {f"network {k}": path for k, path in enumerate(network, 1)}
     write_page(
-        report, adopted.laplace, training=stars,
-        files={"the network": network, "training spectra": spectra},
+        report, laplace, training=stars, files=files | {"training spectra": spectra},
         object_name=object_name, overwrite=overwrite,
     )  # fmt: skip
+
+
+def _check_several(network: list[Path], starts: int, weights: str, move: str) -> None:
+    """Refuse, before any work, several networks that would not be what they seem.
+
+    Raises
+    ------
+    OptionError
+    """
+    n_networks = len({os.path.realpath(path) for path in network})
+    if n_networks < len(network):
+        raise OptionError("networks of a mixture should be different files, got one of them twice.")
+    if starts > 1 and n_networks > 1:
+        raise OptionError(
+            f"--starts is of one NETWORK, got {n_networks}, which make a mixture as they are: leave"
+            " it out."
+        )
+    if starts > 1 and move == "none":
+        raise OptionError(
+            "--starts takes --move minimum: how NETWORK was trained is not known, so that others"
+            " go to minima of its posterior, where it is then, too. Or give several networks that"
+            " were trained alike."
+        )
+    if weights == "evidence" and move == "none":
+        raise OptionError(
+            "--weights evidence takes --move minimum: the evidence of a network is that around a"
+            " minimum, and without it weights stay where training stopped."
+        )
 
 
 def _parse_scaling(texts: list[str] | None) -> tuple[np.ndarray, np.ndarray] | None:

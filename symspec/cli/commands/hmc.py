@@ -11,6 +11,7 @@ import numpy as np
 import typer
 
 from symspec.cli.shared.files import write_or_keep
+from symspec.cli.shared.models import OneNetwork, read_one_network
 from symspec.cli.shared.options import (
     MODEL_SUFFIXES,
     Fill,
@@ -30,7 +31,7 @@ from symspec.cli.shared.options import (
 from symspec.cli.shared.pages import write_page
 from symspec.cli.shared.signals import going_on
 from symspec.cli.shared.training import read_training_stars
-from symspec.files.archives import read_laplace, write_laplace
+from symspec.files.archives import write_laplace
 from symspec.hmc.comparison import HmcComparison, compare_hmc
 from symspec.hmc.sampling import run_hmc
 from symspec.laplace.posterior import LaplacePosterior
@@ -110,6 +111,7 @@ def hmc(
     model: ModelFile,
     spectra: SpectraFile,
     output: Draws,
+    network: OneNetwork = None,
     check: Check = None,
     n_check: NCheck = 200,
     fill: Fill = "conditional",
@@ -140,7 +142,7 @@ def hmc(
     outputs = _Outputs(output, table, plots, checked_model, report, object_name, overwrite)
     outputs.check([path for path in (model, spectra, check) if path is not None])
     reading = parse_reading(uncertainty, read)
-    laplace = read_laplace(model)
+    laplace = read_one_network(model, network, "chains explore the posterior of one network")
     found = read_training_stars(laplace, spectra, reading, validation, train_seed)
     sample = found.compared
     if check is not None:

@@ -10,6 +10,7 @@ import typer
 from rich.markup import escape
 
 from symspec.cli.commands.errors import Center
+from symspec.cli.shared.models import read_model
 from symspec.cli.shared.options import (
     ModelFile,
     Overwrite,
@@ -24,12 +25,11 @@ from symspec.cli.shared.options import (
 )
 from symspec.cli.shared.training import read_training_stars
 from symspec.errors import DataError, OptionError
-from symspec.files.archives import read_laplace
 from symspec.files.catalogue_reading import is_catalogue
 from symspec.files.catalogues import SUFFIXES, write_columns
-from symspec.laplace.leave_one_out import LeftOut
-from symspec.laplace.posterior import LaplacePosterior
 from symspec.laplace.prediction import Prediction
+from symspec.mixtures.left_out import AnyLeftOut, leave_out
+from symspec.mixtures.posterior import AnyPosterior, list_posteriors
 from symspec.reports.influence import (
     Contradictions,
     Influence,
@@ -123,21 +123,21 @@ def influence(
     turn, without training again: exact for the network linearised at its weights, and normal noise.
     """
     _check_files(output, suspects, overwrite, model, spectra, new)
-    laplace = read_laplace(model)
+    laplace = read_model(model)
     reading = parse_reading(uncertainty, read)
     own = {"group": group} | reading
     trained, sample, is_other = read_training_stars(laplace, spectra, own, validation, train_seed)
     _check_loss(laplace, trained)
     if new is not None:
         sample = read_spectra(new, **reading)
-    fitted = fit_to_network(laplace.reg.net, sample, resample)
+    fitted = fit_to_network(laplace.net, sample, resample)
     prediction = laplace.predict(fitted, center=center)
     ids = _name_stars(sample)
     chosen = choose_stars(prediction.labels, ids, choose or ())
     groups = _find_groups(trained)
     with show_progress(True) as show:
         show("leaving training stars out", 0, 2)
-        left_out = LeftOut.of(laplace, groups, trained)
+        left_out = leave_out(laplace, trained, groups=groups)
         show("finding what they moved", 1, 2)
         movers = find_movers(left_out, fitted, prediction, n_most=most)
     moved = _name_movers(movers, prediction, ids, trained, groups)
@@ -176,9 +176,9 @@ def _check_files(
         check_output(path, overwrite, tuple(SUFFIXES), *inputs, *written[:i])
 
 
-def _check_loss(laplace: LaplacePosterior, trained: Spectra) -> None:
+def _check_loss(laplace: AnyPosterior, trained: Spectra) -> None:
     """Refuse labels, or errors of labels, that the model was not trained on."""
-    if not has_loss_of(laplace, trained):
+    if not all(has_loss_of(one, trained) for one in list_posteriors(laplace)):
         raise DataError(
             "the training stars should have the labels, and the errors of labels, that the model"
             " was trained on, got others, of another negative log posterior: give the same file and"
@@ -221,7 +221,7 @@ def _name_movers(
 
 
 def _find_contradictions(
-    left_out: LeftOut, trained: Spectra, groups: np.ndarray | None, center: str
+    left_out: AnyLeftOut, trained: Spectra, groups: np.ndarray | None, center: str
 ) -> Contradictions:
     prediction = left_out.predict(center)
     names = name_groups(trained)

@@ -7,15 +7,19 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
 
+from symspec.cli.shared.models import OneNetwork, choose_network, read_model
 from symspec.cli.shared.options import Reading, Uncertainty, parse_reading
 from symspec.errors import UnusedDataWarning
-from symspec.files.archive_format import find_archive_kind
-from symspec.files.archives import read_laplace, read_network, read_regression
+from symspec.files.archives import read_network, read_regression
 from symspec.files.importers.descriptions import describe_file, is_foreign_network
+from symspec.files.stored.archive import find_archive_kind
+from symspec.mixtures.posterior import CombinedPosterior
 from symspec.reports.contents import (
     print_foreign_network,
     print_laplace,
+    print_mixture,
     print_network,
     print_spectra,
 )
@@ -31,14 +35,15 @@ AnyFile = Annotated[
 
 def info(
     file: AnyFile,
+    network: OneNetwork = None,
     uncertainty: Uncertainty = None,
     read: Reading = None,
 ) -> None:
     """Describe a file: a model with error bars, a network of any program, or spectra."""
     console = open_console()
     kind = find_archive_kind(file)
-    if kind == "laplace":
-        print_laplace(console, read_laplace(file), str(file))
+    if kind in ("laplace", "mixture"):
+        _print_model(console, file, network)
     elif kind == "regression":
         reg, _ = read_regression(file)
         print_network(console, reg.net, reg, str(file))
@@ -53,3 +58,11 @@ def info(
             opened = open_spectra(file, **parse_reading(uncertainty, read))
             with opened as source:
                 print_spectra(console, source.read(), str(file), source.contents)
+
+
+def _print_model(console: Console, file: Path, network: int | None) -> None:
+    model = read_model(file)
+    if network is None and isinstance(model, CombinedPosterior):
+        print_mixture(console, model, str(file))
+    else:
+        print_laplace(console, choose_network(model, file, network), str(file))

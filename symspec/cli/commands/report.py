@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from symspec.cli.commands.errors import Center, FluxErrors
+from symspec.cli.shared.models import read_model
 from symspec.cli.shared.options import (
     Fill,
     ModelFile,
@@ -24,9 +25,8 @@ from symspec.cli.shared.options import (
 from symspec.cli.shared.pages import write_page
 from symspec.cli.shared.training import read_training_stars
 from symspec.errors import OptionError
-from symspec.files.archives import read_laplace
 from symspec.files.catalogue_reading import is_catalogue
-from symspec.laplace.posterior import LaplacePosterior
+from symspec.mixtures.posterior import AnyPosterior
 from symspec.spectra.grids import fit_to_network
 from symspec.spectra.readers.read import read_spectra
 from symspec.spectra.spectra import Spectra
@@ -91,7 +91,7 @@ def report(
         )
     inputs = [path for path in (model, *given, training) if path is not None]
     check_report(page, overwrite, *inputs)
-    laplace = read_laplace(model)
+    laplace = read_model(model)
     reading = parse_reading(uncertainty, read)
     trained, stars = _read_training(laplace, training, reading, validation, train_seed)
     files_read = {"the model": model}
@@ -106,7 +106,7 @@ def report(
     if training is not None:
         files_read["training spectra"] = training
     if stars is not None:
-        fitted = fit_to_network(laplace.reg.net, stars, resample)
+        fitted = fit_to_network(laplace.net, stars, resample)
         options["stars"] = fitted
         options["prediction"] = laplace.predict(fitted, center=center, fill=fill, flux=flux_errors)
     write_page(
@@ -116,7 +116,7 @@ def report(
 
 
 def _read_training(
-    laplace: LaplacePosterior,
+    laplace: AnyPosterior,
     path: Path | None,
     reading: dict[str, Any],
     validation: float,

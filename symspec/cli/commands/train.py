@@ -20,8 +20,10 @@ from symspec.cli.shared.options import (
     Reading,
     ReportPage,
     SpectraFile,
+    Starts,
     Uncertainty,
     Validation,
+    Weights,
     check_output,
     check_report,
     parse_reading,
@@ -29,11 +31,13 @@ from symspec.cli.shared.options import (
 from symspec.cli.shared.pages import write_page
 from symspec.errors import OptionError, TooLargeError
 from symspec.files.archives import write_laplace
-from symspec.fitting.fit import FitOptions, fit_network
+from symspec.fitting.fit import FitOptions
 from symspec.fitting.selection import HIDDEN, select
 from symspec.fitting.start import build_start
+from symspec.fitting.starts import fit_starts, has_one_minimum
 from symspec.inverse_hessian.choice import INVERSES, check_structure, choose_structure
 from symspec.laplace.posterior import LaplacePosterior
+from symspec.mixtures.posterior import AnyPosterior
 from symspec.networks.preprocessing import parse_preprocessing
 from symspec.reports.contents import print_trained
 from symspec.reports.tables import open_console, outlier_table, print_written, selection_table
@@ -150,6 +154,8 @@ def train(
     uncertainty: Uncertainty = None,
     read: Reading = None,
     seed: Seed = 0,
+    starts: Starts = 1,
+    weights: Weights = "equal",
     structure: Structure = "auto",
     memory: Memory = "8GB",
     report: ReportPage = None,
@@ -163,23 +169,24 @@ def train(
     label's spread, around which the prior of predicted noise is, too; errors that the labels came
     with add to it. With --hidden auto several networks are tried, linear, wider and wider, and the
     smallest is kept whose log score on stars held out is within its standard error of the best.
+    With --starts 5 five networks are trained from other first weights, whose labels differ where
+    the stars leave gaps: the error bars hold that, too.
     """
     check_output(output, overwrite, MODEL_SUFFIXES, spectra)
     check_report(report, overwrite, spectra, output)
     check_training(structure, preprocess, noise)
     widths = parse_hidden(hidden)
     reading = {"label_errors": label_errors, "group": group} | parse_reading(uncertainty, read)
-    stars = read_labelled_spectra(spectra, label, reading)
-    rest, held_out = split_stars(stars, validation, seed)
+    rest, held_out = split_stars(read_labelled_spectra(spectra, label, reading), validation, seed)
     options = FitOptions(
         hidden=WIDEST if widths is None else widths, activation=activation, preprocess=preprocess,
         sigma_noise=sigma_noise or None, prior_precision=prior_precision,
         dof=dof if noise == "student-t" else None, predicts_noise=noise == "predicted",
-        epochs=epochs or FitOptions.epochs, batch_size=batch_size,
-        learning_rate=learning_rate, tune=tune, structure=structure, memory=memory,
+        epochs=epochs or FitOptions.epochs, batch_size=batch_size, learning_rate=learning_rate,
+        tune=tune, structure=structure, memory=memory,
     )  # fmt: skip
     check_tunable(rest, options)
-    laplace = _fit(rest, held_out, options, seed, widths is None, epochs)
+    laplace = _fit(rest, held_out, options, seed, starts, weights, widths is None, epochs)
     write_or_keep(partial(write_laplace, laplace=laplace, overwrite=overwrite), output)
     _print(laplace, rest, held_out, output)
     write_page(
@@ -193,30 +200,38 @@ def _fit(
     held_out: Spectra | None,
     options: FitOptions,
     seed: int,
+    starts: int,
+    weights: str,
     tries_several: bool,
     epochs: int | None,
-) -> LaplacePosterior:
-    """The network asked for, or the best of several, with these epochs if any are given."""
+) -> AnyPosterior:
+    """The network asked for, or the best of several, from so many starts."""
+    first = None
     if tries_several:
-        return _select(stars, options, seed, epochs)
-    return fit_network(stars, options, seed=seed, held_out=held_out)
+        first, options = _select(stars, options, seed, epochs)
+        starts = 1 if has_one_minimum(options) else starts
+    return fit_starts(
+        stars, options, n_starts=starts, weights=weights, seed=seed, held_out=held_out, first=first
+    )
 
 
-def _select(stars: Spectra, options: FitOptions, seed: int, epochs: int | None) -> LaplacePosterior:
-    """Try several networks, and print how each of them did."""
+def _select(
+    stars: Spectra, options: FitOptions, seed: int, epochs: int | None
+) -> tuple[LaplacePosterior, FitOptions]:
+    """Try several networks, and print how each of them did; the best, and how it is trained."""
     own = VARIED if epochs is not None else (*VARIED, "epochs")
     names = [field.name for field in fields(options) if field.name not in own]
     tried = select(stars, seed=seed, **{name: getattr(options, name) for name in names})
     open_console().print(selection_table(tried.candidates))
-    return tried.laplace
+    return tried.laplace, tried.options
 
 
 def _print(
-    laplace: LaplacePosterior, trained_on: Spectra, held_out: Spectra | None, output: Path
+    laplace: AnyPosterior, trained_on: Spectra, held_out: Spectra | None, output: Path
 ) -> None:
     console = open_console()
     print_trained(console, laplace, held_out)
-    if laplace.reg.noise.tail_dof is not None:
+    if isinstance(laplace, LaplacePosterior) and laplace.reg.noise.tail_dof is not None:
         outliers = find_outliers(laplace, trained_on, n_worst=N_WORST)
         console.print(outlier_table(outliers, laplace.reg.net, trained_on.ids))
     print_written(console, "model", output)

@@ -99,6 +99,17 @@ Scheduler = Annotated[
         show_default=False,
     ),
 ]
+Starts = Annotated[
+    int,
+    typer.Option(min=1, help="Networks trained from other first weights, as one model: a mixture."),
+]
+Weights = Annotated[
+    Literal["equal", "evidence"],
+    typer.Option(
+        help="How several networks count: alike, or by the evidence, of which a few nats make one"
+        " count alone."
+    ),
+]
 Memory = Annotated[str, typer.Option(help="What a factorisation may take.")]
 Restart = Annotated[
     bool, typer.Option("--restart", help="Start again, without the pieces of an interrupted run.")

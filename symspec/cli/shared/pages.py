@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from symspec.laplace.posterior import LaplacePosterior
+from symspec.mixtures.posterior import AnyPosterior
 from symspec.reports.pages import write_report
 from symspec.reports.tables import open_console, print_written
 
 
 def write_page(
     page: Path | None,
-    laplace: LaplacePosterior | None,
+    laplace: AnyPosterior | None,
     *,
     files: dict[str, Path],
     object_name: str,
@@ -24,7 +24,7 @@ def write_page(
     Parameters
     ----------
     page : Path or None
-    laplace : LaplacePosterior or None
+    laplace : LaplacePosterior, CombinedPosterior or None
     files : dict of str to Path
         What the numbers come from, for the provenance.
     object_name : str

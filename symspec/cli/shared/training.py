@@ -10,7 +10,8 @@ import numpy as np
 
 from symspec.cli.shared.files import read_labelled_spectra
 from symspec.errors import DataError
-from symspec.laplace.posterior import LaplacePosterior
+from symspec.mixtures.left_out import find_flux_mean
+from symspec.mixtures.posterior import AnyPosterior
 from symspec.spectra.grids import check_grid
 from symspec.spectra.pixels import fill_by_mean, fill_flux
 from symspec.spectra.selections import split_stars
@@ -26,7 +27,7 @@ class Found(NamedTuple):
 
 
 def read_training_stars(
-    laplace: LaplacePosterior,
+    laplace: AnyPosterior,
     path: Path,
     reading: dict[str, Any],
     validation: float,
@@ -36,7 +37,7 @@ def read_training_stars(
 
     Parameters
     ----------
-    laplace : LaplacePosterior
+    laplace : LaplacePosterior or CombinedPosterior
     path : Path
     reading : dict
         Options of `symspec.read_spectra`.
@@ -48,13 +49,13 @@ def read_training_stars(
     DataError, ShapeError
         The file has no labels, is on another grid, or the model was trained on other stars.
     """
-    stars = read_labelled_spectra(path, laplace.reg.net.label_names, reading)
-    check_grid(laplace.reg.net, stars, str(path))
+    stars = read_labelled_spectra(path, laplace.net.label_names, reading)
+    check_grid(laplace.net, stars, str(path))
     return find_training_stars(laplace, stars, validation, seed)
 
 
 def find_training_stars(
-    laplace: LaplacePosterior, spectra: Spectra, validation: float, seed: int
+    laplace: AnyPosterior, spectra: Spectra, validation: float, seed: int
 ) -> Found:
     """Stars of a file that a model was trained on, and those to compare on.
 
@@ -66,13 +67,16 @@ def find_training_stars(
     ------
     DataError
         The model was trained on other stars.
+    OptionError
+        Its networks were trained on different ones.
     """
+    wanted = find_flux_mean(laplace)
     for fraction in (0.0, validation):
         training, others = split_stars(spectra, fraction, seed)
         for fill in (fill_flux, fill_by_mean):
             flux = fill(training)
             mean = flux.mean(axis=0, dtype=np.float64)
-            if np.allclose(mean, laplace.flux_mean, rtol=1e-9, atol=0):
+            if np.allclose(mean, wanted, rtol=1e-9, atol=0):
                 filled = replace(training, flux=flux, ivar=None, flux_covariance=None)
                 if others is None:
                     return Found(filled, training, is_set_aside=False)

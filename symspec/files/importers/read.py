@@ -11,7 +11,6 @@ from numpy.typing import ArrayLike
 
 from symspec.derivatives.compiled import compile_outputs
 from symspec.errors import DataError, OptionError, ShapeError
-from symspec.files.archive_format import is_archive
 from symspec.files.archives import read_network as read_archived_network
 from symspec.files.importers.keras.files import import_keras, import_keras_hdf5
 from symspec.files.importers.kinds import find_kind
@@ -20,6 +19,7 @@ from symspec.files.importers.payne import PAYNE_ACTIVATIONS, import_payne
 from symspec.files.importers.safetensors import import_safetensors
 from symspec.files.importers.torch import import_torch, refuse_positions_first
 from symspec.files.matching import Heads
+from symspec.files.stored.archive import is_archive
 from symspec.networks.layers import Standardize, Unstandardize
 from symspec.networks.network import Network
 from symspec.safety.arrays import as_float_array

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from symspec.hmc.comparison import HmcComparison
-from symspec.laplace.leave_one_out import LeftOut
 from symspec.laplace.posterior import LaplacePosterior
+from symspec.mixtures.identity import name_each
+from symspec.mixtures.left_out import AnyLeftOut
+from symspec.mixtures.posterior import AnyPosterior, list_posteriors
 from symspec.reports.contents import MATRICES
 from symspec.reports.pages.figures.derivative_figures import Grid, derivative_figures
 from symspec.reports.pages.figures.derivatives import (
@@ -51,10 +53,10 @@ class Subject:
 
     Attributes
     ----------
-    laplace : LaplacePosterior
+    laplace : LaplacePosterior or CombinedPosterior
     given : Sample or None
         Predicted stars.
-    left_out : LeftOut or None
+    left_out : LeftOut, CombinedLeftOut or None
         The training stars, each left out in turn.
     of_left_out : Sample or None
         Their predictions.
@@ -71,9 +73,9 @@ class Subject:
         More lines for the provenance.
     """
 
-    laplace: LaplacePosterior
+    laplace: AnyPosterior
     given: Sample | None
-    left_out: LeftOut | None
+    left_out: AnyLeftOut | None
     of_left_out: Sample | None
     spectra: Spectra | Resampled | None
     training: Spectra | None
@@ -94,7 +96,7 @@ def build_page(subject: Subject) -> Page:
     """Its sections from top to bottom, with all figures drawn."""
     laplace = subject.laplace
     words = subject.words
-    title = subject.title or f"Error bars of {', '.join(laplace.reg.net.label_names)}"
+    title = subject.title or f"Error bars of {', '.join(laplace.net.label_names)}"
     spectra = subject.spectra
     with page_style():
         return Page(
@@ -125,23 +127,11 @@ def build_page(subject: Subject) -> Page:
 
 def _summary_section(subject: Subject) -> Section:
     """A paragraph of what was done, and the numbers that a reader looks for first."""
-    laplace = subject.laplace
-    net = laplace.reg.net
     words = subject.words
-    exact = laplace.inverse_hessian.accuracy == "exact"
-    names = ", ".join(net.label_names)
+    told = [f"{sample.heading}: {sample.origin}" for sample in subject.samples]
     blocks: list[Block] = [
-        Paragraph(
-            f"A network of {net.n_params:,} parameters takes a spectrum of {describe_pixels(net)}"
-            f" to {names}. Its weights are uncertain: their posterior is taken as the normal"
-            " distribution around the trained ones whose inverse covariance is the"
-            f" {MATRICES[laplace.curvature]} of the negative log posterior (Laplace's"
-            f" approximation), inverted {'exactly' if exact else 'approximately'}"
-            f" ({laplace.structure}). The error of every label is the sum of three covariances:"
-            " that of the model, which the weights leave open; that of the flux, by the network's"
-            " derivatives along the spectrum; and the noise, the scatter of training labels."
-        ),
-        Listing([_verdict(laplace), *(f"{s.heading}: {s.origin}" for s in subject.samples)]),
+        Paragraph(_describe_model(subject.laplace)),
+        Listing([*_list_verdicts(subject.laplace), *told]),
         *(block for sample in subject.samples for block in summarize(sample)),
     ]
     if not subject.samples:
@@ -154,8 +144,39 @@ def _summary_section(subject: Subject) -> Section:
     return Section("summary", "What was done", blocks)
 
 
-def _verdict(laplace: LaplacePosterior) -> str:
-    return f"Certificate: the weights are {laplace.certificate.verdict}."
+def _describe_model(laplace: AnyPosterior) -> str:
+    """What was done, in a paragraph."""
+    net = laplace.net
+    each = list_posteriors(laplace)
+    taken = f"a spectrum of {describe_pixels(net)} to {', '.join(net.label_names)}"
+    if isinstance(laplace, LaplacePosterior):
+        first = f"A network of {net.n_params:,} parameters takes {taken}. Its weights are"
+        whose = "which the weights leave open"
+    else:
+        first = (
+            f"A mixture of {len(each)} networks takes {taken}, as the mean of theirs. The weights"
+            " of each are"
+        )
+        whose = "which the weights leave open within each network and between the networks"
+    exact = all(one.inverse_hessian.accuracy == "exact" for one in each)
+    return (
+        f"{first} uncertain: their posterior is taken as the normal"
+        " distribution around the trained ones whose inverse covariance is the"
+        f" {name_each([MATRICES[one.curvature] for one in each])} of the negative log posterior"
+        f" (Laplace's approximation), inverted {'exactly' if exact else 'approximately'}"
+        f" ({name_each([one.structure for one in each])}). The error of every label is the sum of"
+        f" three covariances: that of the model, {whose}; that of the flux, by the network's"
+        " derivatives along the spectrum; and the noise, the scatter of training labels."
+    )
+
+
+def _list_verdicts(laplace: AnyPosterior) -> list[str]:
+    if isinstance(laplace, LaplacePosterior):
+        return [f"Certificate: the weights are {laplace.certificate.verdict}."]
+    return [
+        f"Certificate of network {k}: the weights are {one.certificate.verdict}."
+        for k, one in enumerate(laplace.posteriors, 1)
+    ]
 
 
 def _derivative_section(subject: Subject) -> Section:
@@ -179,7 +200,7 @@ def _derivative_section(subject: Subject) -> Section:
         subject.spectra,
         chosen,
     )
-    grid = Grid.of(laplace.reg.net, mark_lines=words == STARS)
+    grid = Grid.of(laplace.net, mark_lines=words == STARS)
     return Section(
         "derivatives",
         "Derivatives along the spectrum",
@@ -215,7 +236,7 @@ def _explain_derivatives(subject: Subject, found: list[Derivatives]) -> list[Blo
                 " their budget belongs to a single pixel."
             )
         )
-    names = subject.laplace.reg.net.label_names
+    names = subject.laplace.net.label_names
     missing = [
         f"{one.name}: {100 * share:.0f} % of the flux error budget of {name} is what missing"
         " pixels leave open."

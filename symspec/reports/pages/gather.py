@@ -14,10 +14,13 @@ from symspec.derivatives.compiled import compile_objective
 from symspec.derivatives.functions import check_stars
 from symspec.errors import DataError, OptionError, ShapeError
 from symspec.files.catalogue_reading import Catalogue, read_catalogue
-from symspec.laplace.identity import hash_network, hash_posterior
-from symspec.laplace.leave_one_out import LeftOut
 from symspec.laplace.posterior import LaplacePosterior
 from symspec.laplace.prediction import Prediction
+from symspec.mixtures.identity import hash_model, hash_networks
+from symspec.mixtures.left_out import AnyLeftOut, find_flux_mean
+from symspec.mixtures.left_out import leave_out as leave_each_out
+from symspec.mixtures.posterior import AnyPosterior, list_posteriors
+from symspec.mixtures.prediction import CombinedPrediction
 from symspec.reports.pages.figures.samples import Sample
 from symspec.reports.pages.figures.words import Words
 from symspec.safety.arrays import as_texts
@@ -33,6 +36,11 @@ _CENTERS = {
     "weights": "Labels are those of the network at its weights",
     "linearized": "Labels are those of the network linearised at its weights, at its own minimum",
 }
+_MEAN_CENTERS = {
+    "weights": "Labels are the mean of those of the networks at their weights",
+    "linearized": "Labels are the mean of those of the networks linearised at their weights, at the"
+    " minimum of each",
+}
 # of a catalogue's header
 _SHOWN = ("SYMSPEC", "NETHASH", "MODHASH", "DATAHASH", "UNCERT", "RESAMPLE", "CALFROM", "FILL")
 SAME_LOSS = {"float64": 1e-6, "float32": 1e-3}  # relative, of the negative log posterior
@@ -40,7 +48,7 @@ SAME_MEAN = 1e-9  # relative, of training spectra that are those of the model
 
 
 def gather_given(
-    laplace: LaplacePosterior,
+    laplace: AnyPosterior,
     words: Words,
     stars: Spectra | Resampled | None,
     prediction: Prediction | None,
@@ -67,21 +75,24 @@ def gather_given(
                 f"stars should be those of the prediction, {n_stars:,}, got {len(spectra):,}: give"
                 " the same ones in the same order."
             )
-        true_labels = match_labels(spectra, laplace.reg.net) if true_labels is None else true_labels
+        true_labels = match_labels(spectra, laplace.net) if true_labels is None else true_labels
         ids = spectra.ids if ids is None else ids
     truth = None if true_labels is None else check_true_labels(prediction, true_labels)
     is_trained = spectra is not None and _has_mean_of(laplace, spectra)
     return Sample(
         heading=f"{'Training' if is_trained else 'New'} {words.many}",
-        origin=_describe_given(prediction, truth is not None, is_trained, words),
+        origin=_describe_given(
+            laplace, prediction.center, truth is not None, is_trained=is_trained, words=words
+        ),
         prediction=prediction,
         true_labels=truth,
         ids=None if ids is None else as_texts(ids, "ids"),
+        between_cov=_find_between(prediction),
     )
 
 
 def gather_catalogue(
-    laplace: LaplacePosterior, words: Words, path: str | os.PathLike[str]
+    laplace: AnyPosterior, words: Words, path: str | os.PathLike[str]
 ) -> tuple[Sample, dict[str, str]]:
     """Predicted stars of a catalogue, and what its header says of their origin.
 
@@ -96,7 +107,7 @@ def gather_catalogue(
     prediction = catalogue.prediction
     _check_labels(laplace, prediction)
     header = catalogue.header
-    own = hash_network(laplace.reg.net, laplace.theta)
+    own = hash_networks(laplace)
     if header.get("NETHASH", own) != own:
         raise DataError(
             f"{path} should be a catalogue of this model, got one of another network: give the"
@@ -106,7 +117,7 @@ def gather_catalogue(
     known = catalogue.true_labels is not None
     sample = Sample(
         heading=f"{words.many.capitalize()} of the catalogue",
-        origin=_describe_given(prediction, known, False, words)
+        origin=_describe_given(laplace, prediction.center, known, is_trained=False, words=words)
         + _describe_match(laplace, header, words),
         prediction=prediction,
         true_labels=catalogue.true_labels,
@@ -114,12 +125,13 @@ def gather_catalogue(
         has_tails=has_tails,
         interval=catalogue.interval,
         level=catalogue.level,
+        between_cov=catalogue.between_cov,
     )
     about = {f"catalogue's {key}": str(header[key]) for key in _SHOWN if key in header}
     return sample, about
 
 
-def leave_out(laplace: LaplacePosterior, words: Words, training: Spectra) -> LeftOut | None:
+def leave_out(laplace: AnyPosterior, words: Words, training: Spectra) -> AnyLeftOut | None:
     """Training stars, each left out in turn; None where this inverse Hessian cannot tell.
 
     Labels and their errors are those that the posterior holds, or those of `training`.
@@ -128,8 +140,11 @@ def leave_out(laplace: LaplacePosterior, words: Words, training: Spectra) -> Lef
     ------
     DataError
         They are not the stars that the model was trained on, or have no labels.
+    OptionError
+        The networks of a mixture were trained on different stars.
     """
-    net = laplace.reg.net
+    net = laplace.net
+    find_flux_mean(laplace)
     check_grid(net, training, "the training stars")
     if match_labels(training, net) is None:
         raise DataError(
@@ -142,18 +157,26 @@ def leave_out(laplace: LaplacePosterior, words: Words, training: Spectra) -> Lef
             f" {len(training):,} of another mean spectrum: give that file, without what was set"
             " aside."
         )
-    inverse = laplace.inverse_hessian
-    if laplace.curvature != "ggn" or not inverse.is_complete or inverse.accuracy == "interval":
+    each = list_posteriors(laplace)
+    if not all(map(_can_leave_out, each)):
         return None
-    held = laplace.training_stars is not None
-    return LeftOut.of(laplace, None, None if held else training)
+    held = all(one.training_stars is not None for one in each)
+    return leave_each_out(laplace, None if held else training)
 
 
-def gather_left_out(left_out: LeftOut, words: Words, training: Spectra, center: str) -> Sample:
+def _can_leave_out(laplace: LaplacePosterior) -> bool:
+    inverse = laplace.inverse_hessian
+    return laplace.curvature == "ggn" and inverse.is_complete and inverse.accuracy != "interval"
+
+
+def gather_left_out(
+    laplace: AnyPosterior, left_out: AnyLeftOut, words: Words, training: Spectra, center: str
+) -> Sample:
     """Predictions of the training stars, each left out in turn."""
-    laplace = left_out.laplace
-    accuracy = laplace.inverse_hessian.accuracy
-    how = "" if accuracy == "exact" else f", by an inverse Hessian that is {accuracy}"
+    each = list_posteriors(laplace)
+    rough = sorted({one.inverse_hessian.accuracy for one in each} - {"exact"})
+    how = f", by an inverse Hessian that is {' or '.join(rough)}" if rough else ""
+    prediction = left_out.predict(center)
     warning = (
         "The negative log posterior of these labels and their errors is another one than that which"
         " the model was fitted to: its errors of labels were others, and what follows is not"
@@ -161,14 +184,15 @@ def gather_left_out(left_out: LeftOut, words: Words, training: Spectra, center: 
     )
     return Sample(
         heading=f"Training {words.many}, each left out in turn",
-        origin=f"{_CENTERS[center]}, each {words.one} predicted as if it had been left out of"
-        f" training, without training again: exact for the network linearised at its weights{how}."
-        " Noise is all of their labels' scatter around the network: errors that these labels came"
-        " with, and what errors of the training flux do, included.",
-        prediction=left_out.predict(center),
+        origin=f"{_describe_center(laplace, center)}, each {words.one} predicted as if it had been"
+        " left out of training, without training again: exact for the network linearised at its"
+        f" weights{how}. Noise is all of their labels' scatter around the network: errors that"
+        " these labels came with, and what errors of the training flux do, included.",
+        prediction=prediction,
         true_labels=find_labels_alone(left_out.stars.labels),
         ids=training.ids,
-        warning="" if has_loss_of(laplace, training) else warning,
+        between_cov=_find_between(prediction),
+        warning="" if all(has_loss_of(one, training) for one in each) else warning,
     )
 
 
@@ -183,14 +207,25 @@ def has_loss_of(laplace: LaplacePosterior, stars: Spectra) -> bool:
     return bool(np.isclose(found, laplace.negative_log_posterior, rtol=tolerance, atol=tolerance))
 
 
-def _has_mean_of(laplace: LaplacePosterior, stars: Spectra) -> bool:
-    """Whether stars have the mean spectrum of the training stars."""
+def _has_mean_of(laplace: AnyPosterior, stars: Spectra) -> bool:
+    """Whether stars have the mean spectrum of the training stars of a network."""
     mean = fill_flux(stars).mean(axis=0, dtype=np.float64)
-    return bool(np.allclose(mean, laplace.flux_mean, rtol=SAME_MEAN, atol=0))
+    trained = [one.flux_mean for one in list_posteriors(laplace)]
+    return any(np.allclose(mean, own, rtol=SAME_MEAN, atol=0) for own in trained)
 
 
-def _describe_given(prediction: Prediction, is_tested: bool, is_trained: bool, words: Words) -> str:
-    text = f"{_CENTERS[prediction.center]}."
+def _find_between(prediction: Prediction) -> np.ndarray | None:
+    return prediction.between_cov if isinstance(prediction, CombinedPrediction) else None
+
+
+def _describe_center(laplace: AnyPosterior, center: str) -> str:
+    return (_CENTERS if isinstance(laplace, LaplacePosterior) else _MEAN_CENTERS)[center]
+
+
+def _describe_given(
+    laplace: AnyPosterior, center: str, is_tested: bool, *, is_trained: bool, words: Words
+) -> str:
+    text = f"{_describe_center(laplace, center)}."
     if is_trained:
         return (
             f"{text} These are the {words.many} that the model was trained on: their residuals are"
@@ -201,10 +236,10 @@ def _describe_given(prediction: Prediction, is_tested: bool, is_trained: bool, w
     return text
 
 
-def _describe_match(laplace: LaplacePosterior, header: dict[str, Any], words: Words) -> str:
+def _describe_match(laplace: AnyPosterior, header: dict[str, Any], words: Words) -> str:
     if "NETHASH" not in header:
         return " The catalogue does not say which model it is of."
-    if header.get("MODHASH") == hash_posterior(laplace):
+    if header.get("MODHASH") == hash_model(laplace):
         return " The catalogue is of this model."
     return (
         " The catalogue is of the same network with another posterior, such as one before"
@@ -212,11 +247,13 @@ def _describe_match(laplace: LaplacePosterior, header: dict[str, Any], words: Wo
     )
 
 
-def _find_tails(laplace: LaplacePosterior, catalogue: Catalogue) -> tuple[Prediction, bool]:
-    """The prediction, and whether the tails of its noise are known."""
+def _find_tails(laplace: AnyPosterior, catalogue: Catalogue) -> tuple[Prediction, bool]:
+    """The prediction, and whether its distribution is known, which a mixture's is not."""
     prediction = catalogue.prediction
+    if catalogue.n_networks > 1 or not isinstance(laplace, LaplacePosterior):
+        return prediction, False
     noise = laplace.reg.noise
-    is_own = catalogue.header.get("MODHASH") == hash_posterior(laplace)
+    is_own = catalogue.header.get("MODHASH") == hash_model(laplace)
     if noise.n_outputs > len(prediction.label_names):
         return prediction, False
     dof = noise.tail_dof
@@ -225,8 +262,8 @@ def _find_tails(laplace: LaplacePosterior, catalogue: Catalogue) -> tuple[Predic
     return prediction, not catalogue.has_wide_tails
 
 
-def _check_labels(laplace: LaplacePosterior, prediction: Prediction) -> None:
-    net = laplace.reg.net
+def _check_labels(laplace: AnyPosterior, prediction: Prediction) -> None:
+    net = laplace.net
     own = list(map(with_unit, net.label_names, net.label_units))
     found = list(map(with_unit, prediction.label_names, prediction.label_units))
     if found != own:
@@ -252,4 +289,19 @@ def check_given(catalogue: object, chosen: Sequence[str], **others: object) -> N
     if chosen and "stars" not in given:
         raise OptionError(
             "chosen needs the spectra of these stars, got none: give stars, or leave it out."
+        )
+
+
+def check_single(laplace: AnyPosterior, **checks: object) -> None:
+    """Refuse, of a mixture, what is said of one network.
+
+    Raises
+    ------
+    OptionError
+    """
+    given = [name for name, value in checks.items() if value is not None]
+    if given and not isinstance(laplace, LaplacePosterior):
+        raise OptionError(
+            f"{given[0]} is of one network, and laplace a mixture of {len(laplace.posteriors)}:"
+            " write a page on that one, laplace.posteriors[0] for example."
         )

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from symspec.errors import OptionError
-from symspec.laplace.leave_one_out import LeftOut
-from symspec.laplace.posterior import LaplacePosterior
+from symspec.mixtures.identity import name_each
+from symspec.mixtures.left_out import AnyLeftOut
+from symspec.mixtures.posterior import AnyPosterior, list_posteriors
 from symspec.reports.pages.figures.parts import Block, Cell, Paragraph, Section, Table
 from symspec.reports.pages.figures.samples import Sample
 from symspec.reports.pages.figures.words import Words, number
@@ -20,9 +21,9 @@ MOST_MOVED = 100  # stars whose predictions are looked at
 
 
 def influence_section(
-    laplace: LaplacePosterior,
+    laplace: AnyPosterior,
     training: Spectra | None,
-    left_out: LeftOut | None,
+    left_out: AnyLeftOut | None,
     of_left_out: Sample | None,
     stars: Spectra | None,
     words: Words,
@@ -34,7 +35,7 @@ def influence_section(
     laplace : LaplacePosterior
     training : Spectra, optional
         The training stars, filled.
-    left_out : LeftOut, optional
+    left_out : LeftOut or CombinedLeftOut, optional
         These, each left out in turn.
     of_left_out : Sample, optional
         Their predictions.
@@ -52,17 +53,18 @@ def influence_section(
             )
         ]
     elif left_out is None or of_left_out is None:
+        each = list_posteriors(laplace)
         blocks = [
             Paragraph(
                 f"Training {words.many} cannot be left out in turn: that takes the Gauss-Newton"
-                f" matrix of all of them, and this inverse Hessian is {laplace.structure},"
-                f" curvature {laplace.curvature}."
+                " matrix of all of them, and this inverse Hessian is"
+                f" {name_each([f'{one.structure}, curvature {one.curvature}' for one in each])}."
             )
         ]
     else:
         blocks = [
             _list_suspicious(of_left_out, words),
-            *_show_moved(left_out, training, stars, words),
+            *_show_moved(laplace, left_out, training, stars, words),
         ]
     return Section("influence", f"Most influential {words.many}", blocks)
 
@@ -87,10 +89,13 @@ def _list_suspicious(left_out: Sample, words: Words) -> Table:
 
 
 def _show_moved(
-    left_out: LeftOut, training: Spectra, stars: Spectra | None, words: Words
+    laplace: AnyPosterior,
+    left_out: AnyLeftOut,
+    training: Spectra,
+    stars: Spectra | None,
+    words: Words,
 ) -> list[Block]:
     """Training stars by how far they move the predictions of some stars."""
-    laplace = left_out.laplace
     moved = training if stars is None else stars
     some = moved[pick_evenly(len(moved), MOST_MOVED)]
     try:
@@ -101,7 +106,7 @@ def _show_moved(
     share = changes / errors[:, :, None]
     rms = np.sqrt(np.nanmean(share**2, axis=0))  # (label, training star)
     order = np.argsort(-rms.max(axis=0), kind="stable")[:MOST_ROWS]
-    names = laplace.reg.net.label_names
+    names = laplace.net.label_names
     rows: list[list[Cell]] = []
     for star in order:
         name = str(star) if training.ids is None else str(training.ids[star])

@@ -53,14 +53,23 @@ def _summary_table(sample: Sample) -> Table:
     for c, name in enumerate(_titles(sample)):
         cells = [number(find_median(error[:, c])) for error in sample.find_budget().values()]
         rows.append([name, *cells, *_test_label(sample, c)] if tested else [name, *cells])
+    flux = " flux: what errors of the spectrum do;" if sample.prediction.has_flux_errors else ""
     return Table(
         caption=f"{sample.heading}: median errors"
         + (", and residuals against known labels" if tested else ""),
         columns=[*columns, *tested],
         rows=rows,
-        note="model: what the training set leaves open of the weights; flux: what errors of the"
-        " spectrum do; noise: the scatter of training labels, with what errors of the training flux"
-        " did to them; total: the error bar.",
+        note=f"{_explain_model(sample)};{flux} noise: the scatter of training labels, with what"
+        " errors of the training flux did to them; total: the error bar.",
+    )
+
+
+def _explain_model(sample: Sample) -> str:
+    if sample.between_cov is None:
+        return "model: what the training set leaves open of the weights"
+    return (
+        "within: what the training set leaves open of the weights of each network; between: how far"
+        " the networks are apart; both are errors of the model"
     )
 
 
@@ -250,9 +259,9 @@ def _show_calibration(sample: Sample, words: Words) -> list[Block]:
     known = "" if levels else " Nor does it hold intervals: 'symspec errors' writes them."
     return [
         Paragraph(
-            "The noise is not normal, or has wide tails, of which a catalogue holds intervals of"
-            " one level only: coverage at other levels and the PIT take the spectra in place of the"
-            " catalogue." + known,
+            "The noise is not normal, or has wide tails, or several networks are mixed, of which a"
+            " catalogue holds intervals of one level only: coverage at other levels and the PIT"
+            " take the spectra in place of the catalogue." + known,
             "warning",
         ),
         table,

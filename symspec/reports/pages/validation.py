@@ -40,6 +40,7 @@ def write_validation_report(
     *,
     object_name: str = "star",
     title: str = "",
+    remark: str = "",
     about: Mapping[str, str] | None = None,
     overwrite: bool = False,
 ) -> Path:
@@ -57,6 +58,8 @@ def write_validation_report(
         One a fold.
     object_name, title, about, overwrite
         As of `symspec.write_report`.
+    remark : str, optional
+        A sentence on how the predictions were made, beyond what each fold did.
 
     Raises
     ------
@@ -75,7 +78,7 @@ def write_validation_report(
     sample = Sample(
         heading=f"{words.many.capitalize()} held out",
         origin=f"Each {words.one} is predicted by the network of the fold in which it and its group"
-        " were held out.",
+        f" were held out.{f' {remark}' if remark else ''}",
         prediction=prediction,
         true_labels=np.asarray(stars.labels),
         ids=stars.ids,

@@ -14,14 +14,15 @@ from numpy.typing import ArrayLike
 
 from symspec.errors import OptionError
 from symspec.hmc.comparison import HmcComparison
-from symspec.laplace.posterior import LaplacePosterior
 from symspec.laplace.prediction import Prediction
+from symspec.mixtures.posterior import AnyPosterior
 from symspec.reports.pages.build import Subject, build_page
 from symspec.reports.pages.figures.parts import Page
 from symspec.reports.pages.figures.words import Words
 from symspec.reports.pages.figures.zooms import read_bokeh
 from symspec.reports.pages.gather import (
     check_given,
+    check_single,
     gather_catalogue,
     gather_given,
     gather_left_out,
@@ -41,7 +42,7 @@ _TEMPLATE = "page.html.j2"
 
 def write_report(
     path: str | os.PathLike[str],
-    laplace: LaplacePosterior,
+    laplace: AnyPosterior,
     *,
     stars: Spectra | Resampled | None = None,
     prediction: Prediction | None = None,
@@ -70,7 +71,7 @@ def write_report(
     ----------
     path : str or path
         The page, .html.
-    laplace : LaplacePosterior
+    laplace : LaplacePosterior or CombinedPosterior
     stars : Spectra or Resampled, optional
         Spectra on the network's grid. Their labels, under the network's names, are held against the
         predictions: honest if the network was not trained on them.
@@ -88,6 +89,7 @@ def write_report(
         Names of `stars` whose derivatives are drawn; by default three along the first label.
     audit : StructureAudit, optional
     comparison : HmcComparison, optional
+        Both are of one network, not of a mixture.
     object_name : str, default "star"
         What the spectra are of: "sample", or with a plural of its own "ox/oxen".
     title : str, optional
@@ -131,6 +133,7 @@ def write_report(
     check_given(
         catalogue, chosen, stars=stars, prediction=prediction, true_labels=true_labels, ids=ids
     )
+    check_single(laplace, audit=audit, comparison=comparison)
     lines = dict(about or {})
     if catalogue is None:
         given = gather_given(laplace, words, stars, prediction, true_labels, ids)
@@ -142,7 +145,7 @@ def write_report(
     if training is None or left_out is None:
         of_left_out = None
     else:
-        of_left_out = gather_left_out(left_out, words, training, center)
+        of_left_out = gather_left_out(laplace, left_out, words, training, center)
     subject = Subject(
         laplace=laplace, given=given, left_out=left_out, of_left_out=of_left_out, spectra=stars,
         training=training,

@@ -10,6 +10,7 @@ import numpy as np
 from symspec.errors import OptionError
 from symspec.laplace.budget import complete
 from symspec.laplace.posterior import LaplacePosterior
+from symspec.mixtures.posterior import AnyPosterior, find_weights, list_posteriors
 from symspec.spectra.resampling import Resampled
 from symspec.spectra.selections import as_flux, pick_evenly
 from symspec.spectra.spectra import Spectra
@@ -45,7 +46,7 @@ class Derivatives:
 
 
 def find_derivatives(
-    laplace: LaplacePosterior,
+    laplace: AnyPosterior,
     center: str,
     fill: str,
     stars: Spectra | Resampled | None,
@@ -57,32 +58,36 @@ def find_derivatives(
 
     Parameters
     ----------
-    laplace : LaplacePosterior
+    laplace : LaplacePosterior or CombinedPosterior
+        Of several networks, derivatives of their mean labels.
     center, fill : str
         As for `LaplacePosterior.predict`.
     stars : Spectra or Resampled, optional
     chosen : mapping of str to int
         Names of the chosen stars, and their places in `stars`.
     """
-    mean = laplace.flux_mean[None]
+    each = list_posteriors(laplace)
+    weights = find_weights(laplace)
     if stars is None:
-        return [_differentiate(laplace, center, MEAN, mean, None)]
-    flux, ivar, covariance = as_flux(laplace.reg.net, stars)
+        return [_share_out(MEAN, weights, [_at_mean(one, center, None) for one in each])]
+    flux, ivar, covariance = as_flux(laplace.net, stars)
     is_correlated = covariance is not None or isinstance(stars, Resampled)
     variance = None if ivar is None or is_correlated else _find_median_variance(ivar)
-    found = [_differentiate(laplace, center, MEAN, mean, variance)]
+    found = [_share_out(MEAN, weights, [_at_mean(one, center, variance) for one in each])]
     for name, star in chosen.items():
         row = slice(star, star + 1)
         known = None if ivar is None else ivar[row]
-        found.append(
-            _differentiate_star(laplace, center, fill, name, flux[row], known, is_correlated)
-        )
+        parts = [_at_star(one, center, fill, flux[row], known, is_correlated) for one in each]
+        found.append(_share_out(name, weights, parts))
     return found
 
 
-def find_training_scatter(laplace: LaplacePosterior) -> np.ndarray | None:
-    """Standard deviation (pixel,) of the training spectra; None where a file does not tell."""
-    space = laplace.training_space
+def find_training_scatter(laplace: AnyPosterior) -> np.ndarray | None:
+    """Standard deviation (pixel,) of the training spectra, those of the first of several networks.
+
+    None where a file does not tell.
+    """
+    space = list_posteriors(laplace)[0].training_space
     if space is None:
         return None
     return np.where(np.isfinite(space.scale), space.scale, 0.0)
@@ -124,53 +129,71 @@ def _find_median_variance(ivar: np.ndarray) -> np.ndarray:
     return variance
 
 
-def _differentiate_star(
+@dataclass(frozen=True, eq=False, kw_only=True)
+class _Response:
+    """What one network makes of one spectrum: derivatives, and variances due to its errors."""
+
+    flux: np.ndarray
+    jacobian: np.ndarray
+    variances: np.ndarray | None = None
+    missing: np.ndarray | None = None
+
+
+def _at_star(
     laplace: LaplacePosterior,
     center: str,
     fill: str,
-    name: str,
     flux: np.ndarray,
     ivar: np.ndarray | None,
     is_correlated: bool,
-) -> Derivatives:
-    """Derivatives at one star's spectrum (1, pixel), as its prediction has them."""
+) -> _Response:
+    """At one star's spectrum (1, pixel), as its prediction has it."""
     if ivar is None:
-        return _differentiate(laplace, center, name, flux, None)
+        return _Response(flux=flux[0], jacobian=laplace.respond(flux, center=center).J[0])
     completed = complete(laplace, flux, ivar, "mean" if fill == "uncounted" else fill)
     J = laplace.respond(completed.flux, center=center).J
     if is_correlated:
-        return Derivatives(name=name, flux=completed.flux[0], jacobian=J[0])
+        return _Response(flux=completed.flux[0], jacobian=J[0])
     effective, missing = completed.propagate(J)
     variance = np.zeros_like(ivar[0])
     np.divide(1, ivar[0], out=variance, where=ivar[0] > 0)
-    lost = np.diagonal(missing[0])
-    return _share_out(name, completed.flux[0], J[0], effective[0] ** 2 * variance, lost)
+    return _Response(
+        flux=completed.flux[0],
+        jacobian=J[0],
+        variances=effective[0] ** 2 * variance,
+        missing=np.diagonal(missing[0]),
+    )
 
 
-def _differentiate(
-    laplace: LaplacePosterior,
-    center: str,
-    name: str,
-    flux: np.ndarray,
-    variance: np.ndarray | None,
-) -> Derivatives:
-    """Derivatives at one spectrum (1, pixel) without missing pixels."""
-    J = laplace.respond(flux, center=center).J[0]
+def _at_mean(laplace: LaplacePosterior, center: str, variance: np.ndarray | None) -> _Response:
+    """At the mean training spectrum, without missing pixels."""
+    flux = laplace.flux_mean
+    J = laplace.respond(flux[None], center=center).J[0]
     if variance is None:
-        return Derivatives(name=name, flux=flux[0], jacobian=J)
-    return _share_out(name, flux[0], J, J**2 * variance, np.zeros(len(J)))
+        return _Response(flux=flux, jacobian=J)
+    return _Response(flux=flux, jacobian=J, variances=J**2 * variance, missing=np.zeros(len(J)))
 
 
-def _share_out(
-    name: str, flux: np.ndarray, J: np.ndarray, variances: np.ndarray, missing: np.ndarray
-) -> Derivatives:
-    """Variances (label, pixel) and what is missing (label,) as shares of their sum."""
-    total = variances.sum(axis=1) + missing
+def _share_out(name: str, weights: np.ndarray, parts: Sequence[_Response]) -> Derivatives:
+    """Derivatives of the mean label, and each pixel's share of what errors of the flux leave."""
+
+    def average(values: Sequence[np.ndarray]) -> np.ndarray:
+        return values[0] if len(values) == 1 else np.tensordot(weights, values, axes=1)
+
+    flux = average([part.flux for part in parts])
+    jacobian = average([part.jacobian for part in parts])
+    variances = [part.variances for part in parts if part.variances is not None]
+    lost = [part.missing for part in parts if part.missing is not None]
+    if not variances:
+        return Derivatives(name=name, flux=flux, jacobian=jacobian)
+    of_pixels = average(variances)
+    missing = average(lost)
+    total = of_pixels.sum(axis=1) + missing
     with np.errstate(invalid="ignore", divide="ignore"):
         return Derivatives(
             name=name,
             flux=flux,
-            jacobian=J,
-            share=variances / total[:, None],
+            jacobian=jacobian,
+            share=of_pixels / total[:, None],
             missing_share=missing / total,
         )

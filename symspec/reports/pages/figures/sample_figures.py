@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 Rows = list[list[Cell]]
 _PART_STYLES = {
     "model": (COLOURS[0], "-"),
+    "within": (COLOURS[0], "-"),
+    "between": (COLOURS[3], "-."),
     "flux": (COLOURS[1], "--"),
     "noise": (COLOURS[2], ":"),
     "total": ("black", "-"),

@@ -36,6 +36,8 @@ class Sample:
         In that case, those that the catalogue holds.
     level : float or None
         Their level.
+    between_cov : numpy.ndarray, shape (star, label, label), or None
+        Of a mixture of networks, the part of the model covariance that is between them.
     warning : str
         What a reader has to know before the numbers; empty if there is nothing.
     """
@@ -48,6 +50,7 @@ class Sample:
     has_tails: bool = True
     interval: np.ndarray | None = None
     level: float | None = None
+    between_cov: np.ndarray | None = None
     warning: str = ""
 
     def __len__(self) -> int:
@@ -84,6 +87,8 @@ class Sample:
         """Standard deviations (star, label) by the part of the error."""
         prediction = self.prediction
         parts = {"model": prediction.model_cov}
+        if self.between_cov is not None:
+            parts = {"within": prediction.model_cov - self.between_cov, "between": self.between_cov}
         if prediction.has_flux_errors:
             parts["flux"] = prediction.flux_cov
         parts |= {"noise": prediction.noise_cov, "total": prediction.total_cov}

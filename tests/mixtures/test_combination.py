@@ -1,5 +1,9 @@
 """Several networks as one: the law of total covariance, and the mixture's own intervals."""
 
+import copy
+import pickle
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from conftest import assert_entries
@@ -8,6 +12,8 @@ from scipy.integrate import quad
 from scipy.optimize import brentq
 
 import symspec as ss
+from symspec.laplace.prediction import join_predictions
+from symspec.mixtures.mean_network import build_mean_network
 
 WEIGHTS = np.array([0.5, 0.3, 0.2])
 ROUNDED = 1e-12
@@ -151,3 +157,73 @@ def test_networks_that_do_not_go_together_and_bad_weights_are_refused(posteriors
     for bad in ([1.0, 2.0], [1.0, -1.0, 1.0], [0.0, 0.0, 0.0], [np.nan, 1.0, 1.0]):
         with pytest.raises(ss.DataError, match="weights should be 3 numbers"):
             ss.combine(posteriors, weights=bad)
+
+
+def test_means_of_groups_err_by_how_far_the_networks_find_them_apart(posteriors, new):
+    X, ivar = new
+    groups = ["x", "y", "x"]
+    both = ss.combine(posteriors[:2], weights=[0.25, 0.75])
+    found = ss.predict_means(both, X, groups, ivar=ivar)
+    one, other = (ss.predict_means(p, X, groups, ivar=ivar) for p in posteriors[:2])
+    assert_entries(found.labels, 0.25 * one.labels + 0.75 * other.labels, ROUNDED)
+    apart = one.labels - other.labels
+    between = 0.25 * 0.75 * np.einsum("gc,gd->gcd", apart, apart)
+    assert_entries(found.model_cov, 0.25 * one.model_cov + 0.75 * other.model_cov + between, 1e-10)
+    rest = found.model_cov + found.flux_cov + found.noise_cov
+    assert_entries(found.total_cov, rest, ROUNDED)
+    assert_entries(found.flux_cov, 0.25 * one.flux_cov + 0.75 * other.flux_cov, ROUNDED)
+    assert list(found.names) == ["x", "y"]
+
+
+def test_what_single_networks_have_is_asked_of_these(posteriors, new):
+    both = ss.combine(posteriors[:2])
+    with pytest.raises(AttributeError, match=r"no 'inverse_hessian'.* take one of its posteriors"):
+        both.inverse_hessian  # noqa: B018
+    with pytest.raises(AttributeError, match="take one of its posteriors"):
+        ss.jackknife_intervals(both, new[0])
+    again = pickle.loads(pickle.dumps(both))
+    np.testing.assert_array_equal(again.weights, both.weights)
+    assert copy.copy(both).posteriors == both.posteriors
+
+
+def test_networks_on_other_wavelengths_are_refused_where_both_are_known(posteriors):
+    def on(wavelength):
+        net = posteriors[0].net
+        own = ss.Network(net.layers, 4, label_names=net.label_names, wavelength=wavelength)
+        return replace(posteriors[0], reg=ss.Regression(own, noise=posteriors[0].reg.noise,
+                                                        prior_precision=0.3))  # fmt: skip
+
+    grid = np.linspace(5000.0, 5100.0, 4)
+    combined = ss.combine([on(grid), posteriors[0], on(grid)])
+    assert combined.net.wavelength is not None
+    with pytest.raises(ss.DataError, match="should have the same wavelength"):
+        ss.combine([on(grid), on(grid + 1)])
+
+
+def test_predictions_of_other_mixtures_are_not_joined(posteriors, new, combined):
+    X, ivar = new
+    joined = join_predictions([combined, combined.select(slice(1, 2))])
+    assert_entries(joined.interval(0.9)[[0, 3]], combined.interval(0.9)[[0, 1]], 1e-9)
+    other = ss.combine(posteriors).predict(X, ivar=ivar, progress=False)
+    with pytest.raises(ss.DataError, match="of one mixture to be joined"):
+        join_predictions([combined, other])
+
+
+def test_the_mean_network_gives_the_mean_labels_of_networks_of_any_kind(posteriors):
+    start = ss.Identity()
+    first = ss.Dense(2)
+    twice = ss.Activation("tanh")  # one object at two places
+    branched = [start, first, twice, ss.Dense(2), twice, ss.From(start), ss.Dense(2), ss.Add(first)]
+    with_noise = [ss.Dense(3), twice, ss.Dense(4)]
+    names = posteriors[0].net.label_names
+    each = [posteriors[0], posteriors[1]]
+    for layers, noise in ((branched, ss.GaussianNoise(0.3)), (with_noise, ss.PredictedNoise())):
+        net = ss.Network(layers, 4, n_labels=2, label_names=names)
+        reg = ss.Regression(net, noise=noise, prior_precision=1.0)
+        theta = net.init_params(np.random.default_rng(len(each)))
+        each.append(replace(posteriors[0], reg=reg, theta=theta))
+    combined = ss.combine(each, weights=[0.4, 0.3, 0.2, 0.1])
+    net, theta = build_mean_network(combined)
+    assert net.n_params == sum(one.net.n_params for one in each) + 4 * 2 * 2
+    X = np.random.default_rng(2).normal(size=(5, 4))
+    assert_entries(ss.compile_predict(net)(theta, X), combined.predict_labels(X), 1e-12)

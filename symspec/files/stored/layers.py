@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from symspec.errors import OptionError
-from symspec.files.archive_format import Archive, write_array, write_attribute, write_strings
+from symspec.files.stored.archive import Archive, write_array, write_attribute, write_strings
 from symspec.networks.convolutions import (
     AveragePool1D,
     Conv1D,

@@ -1,33 +1,22 @@
-"""Several networks as one: the mixture of their posteriors."""
+"""Labels of several networks together: the law of total covariance, and mixture intervals."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from itertools import combinations
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.special import logsumexp, softmax
+from scipy.special import logsumexp
 
 from symspec.errors import DataError, OptionError
-from symspec.laplace.flags import FlagOptions
-from symspec.laplace.posterior import LaplacePosterior
-from symspec.laplace.prediction import (
-    STARS_SCORED_AT_ONCE,
-    Prediction,
-    standard_deviations,
-)
+from symspec.laplace.prediction import STARS_SCORED_AT_ONCE, Prediction, standard_deviations
 from symspec.networks.noise import Noise
 from symspec.networks.noise.crps import find_distance
 from symspec.safety.memory import chunks
-from symspec.safety.options import check_choice
-from symspec.safety.progress import Progress, show_progress
-from symspec.spectra.resampling import Resampled
-from symspec.spectra.spectra import Spectra
 
-WEIGHTS = ("equal", "evidence")
 HALVINGS = 60  # of the range that holds a quantile: to rounding
 
 
@@ -91,11 +80,69 @@ class CombinedPrediction(Prediction):
 
     def select(self, stars: np.ndarray | slice) -> CombinedPrediction:
         """The prediction of some of the stars: an index array, slice or mask."""
-        return _mix([part.select(stars) for part in self.parts], self.weights)
+        return mix_predictions([part.select(stars) for part in self.parts], self.weights)
 
     def with_noise(self, noise: Noise) -> CombinedPrediction:
         """The same prediction with another noise, of each network; flags stay what they are."""
-        return _mix([part.with_noise(noise) for part in self.parts], self.weights)
+        return mix_predictions([part.with_noise(noise) for part in self.parts], self.weights)
+
+    def with_flux_of(self, other: Prediction) -> CombinedPrediction:
+        """The same with the flux errors that each network has in another one of this mixture.
+
+        Raises
+        ------
+        OptionError
+            The other prediction is not of as many networks.
+        """
+        if not isinstance(other, CombinedPrediction) or len(other.parts) != len(self.parts):
+            raise OptionError(
+                f"other should be a prediction of the same mixture of {len(self.parts)} networks,"
+                " got another one: predict the stars with this mixture."
+            )
+        pairs = zip(self.parts, other.parts, strict=True)
+        return mix_predictions([mine.with_flux_of(theirs) for mine, theirs in pairs], self.weights)
+
+    @property
+    def between_share(self) -> np.ndarray:
+        """Share (star, label) of the model's variance that is between the networks."""
+        between, model = (
+            np.diagonal(covariance, axis1=1, axis2=2)
+            for covariance in (self.between_cov, self.model_cov)
+        )
+        return np.divide(between, model, out=np.zeros_like(model), where=model != 0)
+
+    def to_arrays(self) -> dict[str, np.ndarray]:
+        """Arrays with a star axis: of the mixture, and of each network under a name of its own."""
+        arrays = super().to_arrays() | {"between_cov": self.between_cov}
+        shape = (len(self.labels), len(self.weights))
+        arrays["network_weights"] = np.broadcast_to(self.weights, shape)
+        for k, part in enumerate(self.parts):
+            arrays |= {f"network_{k}_{name}": array for name, array in part.to_arrays().items()}
+        return arrays
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray], **described: Any) -> CombinedPrediction:
+        """Prediction of the arrays of `to_arrays`; more names among them do no harm.
+
+        Raises
+        ------
+        DataError
+            They are of mixtures with different weights.
+        """
+        weights = np.unique(arrays["network_weights"], axis=0)
+        if len(weights) != 1:
+            raise DataError(
+                "predictions should be of one mixture to be joined, got those of"
+                f" {len(weights)} with other weights: keep them apart."
+            )
+        parts = []
+        for k in range(weights.shape[1]):
+            own = f"network_{k}_"
+            named = {
+                name.removeprefix(own): a for name, a in arrays.items() if name.startswith(own)
+            }
+            parts.append(Prediction.from_arrays(named, **described))
+        return mix_predictions(parts, weights[0])
 
     def _find_quantile(self, share: float, each: np.ndarray) -> np.ndarray:
         """By halving the range of the networks' own quantiles, which holds that of the mixture."""
@@ -108,112 +155,6 @@ class CombinedPrediction(Prediction):
             low = np.where(is_below, middle, low)
             high = np.where(is_below, high, middle)
         return (low + high) / 2
-
-
-@dataclass(frozen=True, eq=False)
-class CombinedPosterior:
-    """A mixture of the posteriors of several networks, each around its own weights.
-
-    Attributes
-    ----------
-    posteriors : tuple of LaplacePosterior
-    weights : numpy.ndarray, shape (network,)
-    """
-
-    posteriors: tuple[LaplacePosterior, ...]
-    weights: np.ndarray
-
-    def predict_labels(self, X: ArrayLike) -> np.ndarray:
-        """Labels (star, label) or (label,), the weighted mean of the networks'."""
-        return np.tensordot(self.weights, [one.predict_labels(X) for one in self.posteriors], 1)
-
-    def label_covariance(self, X: ArrayLike) -> np.ndarray:
-        """Covariance (star, label, label) of the labels within the networks and between them."""
-        within = np.tensordot(self.weights, [one.label_covariance(X) for one in self.posteriors], 1)
-        labels = np.array([one.predict_labels(X) for one in self.posteriors])
-        return within + _spread(labels, self.weights)
-
-    def predict(
-        self,
-        X: ArrayLike | Spectra | Resampled,
-        *,
-        ivar: ArrayLike | None = None,
-        flag_options: FlagOptions | None = None,
-        progress: bool | Progress = True,
-        **options: Any,
-    ) -> CombinedPrediction:
-        """Labels with the error budget of the mixture.
-
-        Parameters
-        ----------
-        X, ivar, flag_options, progress, **options
-            As for `LaplacePosterior.predict`, which is called for each network.
-
-        Returns
-        -------
-        CombinedPrediction
-            A star has the flags that any network gives it, the widest distance and shift.
-        """
-        with show_progress(progress) as show:
-            parts = [
-                one.predict(X, ivar=ivar, flag_options=flag_options, progress=show, **options)
-                for one in self.posteriors
-            ]
-        return _mix(parts, self.weights)
-
-
-def combine(
-    posteriors: Sequence[LaplacePosterior], *, weights: str | ArrayLike = "equal"
-) -> CombinedPosterior:
-    """Take several networks together: trained from other starts, or of other sizes.
-
-    One network's error bars are those of one basin; between the training stars, several starts
-    differ by more (Lakshminarayanan et al. 2017, arXiv:1612.01474; Eschenhagen et al. 2021,
-    arXiv:2111.03577, for mixtures of Laplace approximations). They have to end in different minima
-    for that: where all lead to the same one, up to signs and order of units, `between_cov` is zero
-    and the mixture is one network again.
-
-    Parameters
-    ----------
-    posteriors : sequence of LaplacePosterior
-        Of the same pixels and labels.
-    weights : {"equal", "evidence"} or array_like (network,)
-        "evidence": proportional to the marginal likelihood, of posteriors of the same training set;
-        a few nats make one of them count alone. Numbers are divided by their sum.
-
-    Raises
-    ------
-    DataError
-        They differ in their pixels or labels, or the weights are no positive numbers.
-    OptionError
-        Fewer than one posterior, or a name of weights that there is not.
-    """
-    each = tuple(posteriors)
-    if not each:
-        raise OptionError("combine takes at least one posterior, got none.")
-    first = each[0].reg.net
-    for other in (one.reg.net for one in each[1:]):
-        for name in ("n_pixels", "label_names", "label_units"):
-            if getattr(other, name) != getattr(first, name):
-                raise DataError(
-                    f"the networks should have the same {name}, got {getattr(first, name)} and"
-                    f" {getattr(other, name)}: combine networks of the same spectra and labels."
-                )
-    return CombinedPosterior(each, _find_weights(each, weights))
-
-
-def _find_weights(posteriors: tuple[LaplacePosterior, ...], weights: str | ArrayLike) -> np.ndarray:
-    n = len(posteriors)
-    if isinstance(weights, str):
-        if check_choice(weights, "weights", WEIGHTS) == "equal":
-            return np.full(n, 1 / n)
-        return softmax([one.log_marginal_likelihood() for one in posteriors])
-    found = np.asarray(weights, float)
-    if found.shape != (n,) or not (np.isfinite(found) & (found >= 0)).all() or not found.any():
-        raise DataError(
-            f"weights should be {n} numbers of at least 0, one for each posterior, got {weights}."
-        )
-    return found / found.sum()
 
 
 def _find_distance(first: Prediction, second: Prediction) -> np.ndarray:
@@ -230,20 +171,20 @@ def _find_distance(first: Prediction, second: Prediction) -> np.ndarray:
     return distance
 
 
-def _spread(labels: np.ndarray, weights: np.ndarray) -> np.ndarray:
+def find_spread(labels: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Covariance (..., label, label) between the networks of labels (network, ..., label)."""
     apart = labels - np.tensordot(weights, labels, axes=1)
     return np.einsum("k,k...c,k...d->...cd", weights, apart, apart)
 
 
-def _mix(parts: list[Prediction], weights: np.ndarray) -> CombinedPrediction:
+def mix_predictions(parts: list[Prediction], weights: np.ndarray) -> CombinedPrediction:
     """One prediction of several, of the same stars."""
     arrays = [part.to_arrays() for part in parts]
 
     def average(name: str) -> np.ndarray:
         return np.tensordot(weights, [own[name] for own in arrays], axes=1)
 
-    between = _spread(np.array([part.labels for part in parts]), weights)
+    between = find_spread(np.array([part.labels for part in parts]), weights)
     means = {name: average(name) for name in ("labels", "model_cov", "flux_cov", "noise_cov")}
     means["model_cov"] = means["model_cov"] + between
     means["total_cov"] = means["model_cov"] + means["flux_cov"] + means["noise_cov"]
@@ -258,6 +199,9 @@ def _mix(parts: list[Prediction], weights: np.ndarray) -> CombinedPrediction:
             "flux_distance": _take_largest(arrays, "flux_distance"),
             "newton_shift": _take_largest(arrays, "newton_shift"),
             "nonlinearity": _take_largest(arrays, "nonlinearity"),
+            "flux_sampling_error": _take_largest(arrays, "flux_sampling_error"),
+            "noise_dof": _take_widest_tails(arrays),
+            "noise_mixture": None,  # that of each network is in its part
             "missing_cov": average("missing_cov"),
         },
         between_cov=between,
@@ -273,6 +217,12 @@ def _take_largest(arrays: list[dict[str, np.ndarray]], name: str) -> np.ndarray 
     values = np.array([own[name] for own in arrays])
     largest = np.abs(values).argmax(axis=0)
     return np.take_along_axis(values, largest[None], axis=0)[0]
+
+
+def _take_widest_tails(arrays: list[dict[str, np.ndarray]]) -> np.ndarray | None:
+    """The fewest degrees of freedom of any network's noise; None if all of them are normal."""
+    known = [own["noise_dof"] for own in arrays if "noise_dof" in own]
+    return np.min(known, axis=0) if known else None
 
 
 def _mix_intervals(

@@ -28,11 +28,15 @@ from symspec.version import __version__
 
 NETWORK = "symspec network"
 LAPLACE = "symspec laplace"
+MIXTURE = "symspec mixture"
 FORMAT_VERSION = 2
 _WITHOUT_DIGEST = 1  # the version of symspec 0.1
 _DIGEST = "digest"
 _HASHED_AT_A_TIME = 2**24  # bytes
 _LARGEST_ATTRIBUTE = 2**16  # bytes
+_ADVICE = {
+    MIXTURE: "it holds several networks, which read_laplace reads; take one of its posteriors"
+}
 _KINDS: dict[type, str] = {str: "S", int: "iu", bool: "b", float: "f"}  # of NumPy dtypes
 _DTYPES: dict[type, tuple[str, ...]] = {float: ("float32", "float64"), bool: ("bool",)}
 
@@ -190,9 +194,10 @@ def _check_format(archive: Archive, formats: tuple[str, ...], wanted: str) -> No
             f"{archive.path} should be an HDF5 file of {wanted}, got a foreign one, without"
             " symspec's attribute 'format': give a file that symspec wrote."
         )
-    if (found := archive.attribute("/", "format", str)) not in formats:
+    if (found := archive.format) not in formats:
+        advice = _ADVICE.get(found, "give another file")
         raise FileFormatError(
-            f"{archive.path} should be a file of {wanted}, got one of {found!r}: give another file."
+            f"{archive.path} should be a file of {wanted}, got one of {found!r}: {advice}."
         )
     version = archive.version
     if version not in (_WITHOUT_DIGEST, FORMAT_VERSION):
@@ -214,9 +219,21 @@ class Archive:
     Attributes
     ----------
     file : Hdf5File
+    root : str
+        The group that names are in, where it is another than the file's own.
     """
 
     file: Hdf5File
+    root: str = ""
+
+    def inside(self, root: str) -> Archive:
+        """The same file, of which a group is read as if it were the file."""
+        return Archive(self.file, self._name(root))
+
+    def _name(self, name: str) -> str:
+        if not self.root:
+            return name
+        return self.root if name == "/" else f"{self.root}/{name}"
 
     @property
     def path(self) -> Path:
@@ -225,25 +242,30 @@ class Archive:
 
     @property
     def tree(self) -> Any:
-        """The open `h5py.File`."""
-        return self.file.tree
+        """The open group that names are in."""
+        return self.find("/")
+
+    @property
+    def format(self) -> str:
+        """The name of the format."""
+        return str(Archive(self.file).attribute("/", "format", str))
 
     @property
     def version(self) -> int:
         """The version of the format."""
-        return int(self.attribute("/", "format_version", int))
+        return int(Archive(self.file).attribute("/", "format_version", int))
 
     def refusal(self, name: str, expected: str, got: str, advice: str = AGAIN) -> FileFormatError:
         """Error about one part of the file, to be raised."""
-        return self.file.refusal(name, expected, got, advice)
+        return self.file.refusal(self._name(name), expected, got, advice)
 
     def find(self, name: str) -> Any:
         """Group or dataset; no part of its name may be a link."""
-        return self.file.find(name)
+        return self.file.find(self._name(name))
 
     def load(self, name: str) -> np.ndarray:
         """One dataset, whose digest is verified."""
-        array = self.file.load(name)
+        array = self.file.load(self._name(name))
         if self.version != _WITHOUT_DIGEST:
             digest = self.attribute(name, _DIGEST, str)
             if digest != (found := _digest_array(array)):
@@ -258,7 +280,7 @@ class Archive:
     def _attribute(
         self, name: str, key: str, shape: tuple[int, ...], kinds: str, expected: str
     ) -> Any:
-        value = _read_attribute(self.file, name, key)
+        value = _read_attribute(self.file, self._name(name), key)
         if value.shape != shape or value.dtype.kind not in kinds:
             got = f"{value.dtype} of shape {value.shape}"
             raise self.refusal(f"{name}@{key}", expected, got)
@@ -329,7 +351,8 @@ def find_archive_kind(path: str | os.PathLike[str]) -> str | None:
     Returns
     -------
     str or None
-        "network"; "regression", a network with noise and prior; "laplace"; None for any other file.
+        "network"; "regression", a network with noise and prior; "laplace"; "mixture", several of
+        these; None for any other file.
 
     Raises
     ------
@@ -343,11 +366,9 @@ def find_archive_kind(path: str | os.PathLike[str]) -> str | None:
     with open_hdf5_file(path) as file, as_format_error(path, "an HDF5 file"):
         written = find_format(file)
         has_regression = "regression" in file.tree
-    if written == LAPLACE:
-        return "laplace"
     if written == NETWORK:
         return "regression" if has_regression else "network"
-    return None
+    return {LAPLACE: "laplace", MIXTURE: "mixture"}.get(written or "")
 
 
 def is_archive(path: str | os.PathLike[str]) -> bool:

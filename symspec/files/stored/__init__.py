@@ -1,0 +1,1 @@
+"""What symspec's own files hold: named arrays, layers, networks, posteriors, several of these."""
