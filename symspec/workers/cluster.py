@@ -22,6 +22,7 @@ from typing import Any, cast
 from uuid import uuid4
 
 import dask
+import numpy as np
 from dask.system import CPU_COUNT
 from distributed import (
     CancelledError,
@@ -185,7 +186,7 @@ class _Shared(WorkerPlugin):
         self.read_there = task.read_there
         self.versions = versions
 
-    def work(self, piece: Any, sent: bytes | None) -> bytes | None:
+    def work(self, piece: Any, sent: np.ndarray | None) -> np.ndarray | None:
         """The result of a piece; None if its data are not sent, and not found here either."""
         data = None
         if sent is not None:
@@ -194,7 +195,7 @@ class _Shared(WorkerPlugin):
             data = self.read_there(piece)
         if data is None:
             return None
-        return pickle.dumps(self.find(data if self.prepare is None else self.prepare(data)))
+        return _pack(self.find(data if self.prepare is None else self.prepare(data)))
 
     def teardown(self, worker: Any) -> None:
         """Close files."""
@@ -244,7 +245,9 @@ class _Pieces:
 
     def send(self, place: int) -> None:
         piece = self.pieces[place]
-        data = None if self.reads_there else pickle.dumps(self.task.read(piece))
+        data = None
+        if not self.reads_there:
+            data = _pack(self.task.read(piece))
         # a piece is not small, and there are few at a time: dask need not warn of them
         with dask.config.set({"distributed.admin.large-graph-warning-threshold": "1TB"}):
             future = self.client.submit(
@@ -291,12 +294,12 @@ class _Pieces:
 class _Answer:
     """What a worker says of a piece: its result pickled, or what symspec refuses; and warnings."""
 
-    result: bytes | None
+    result: np.ndarray | None
     error: SymspecError | None
     told: list[tuple[type[Warning], str]]
 
 
-def _work(name: str, piece: Any, sent: bytes | None) -> _Answer:
+def _work(name: str, piece: Any, sent: np.ndarray | None) -> _Answer:
     """On a worker: answer for a piece."""
     worker = get_worker()
     shared = cast(_Shared, worker.plugins[name])
@@ -310,6 +313,11 @@ def _work(name: str, piece: Any, sent: bytes | None) -> _Answer:
         except SymspecError as error:  # of others dask keeps the traceback, and logs it
             refusal = error
     return _Answer(result, refusal, [(one.category, str(one.message)) for one in told])
+
+
+def _pack(value: Any) -> np.ndarray:
+    """A value pickled, as an array of bytes, which dask passes on without copies."""
+    return np.frombuffer(pickle.dumps(value), np.uint8)
 
 
 def _name(client: Client) -> str:

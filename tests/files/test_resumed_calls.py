@@ -136,6 +136,7 @@ FITS = {
     "require_minimum": [],
     "resume": [],
     "progress": [],
+    "scheduler": [],
 }
 
 
@@ -438,6 +439,7 @@ SURVEYS = {
     "restart": [],
     "progress": [],
     "show": [],
+    "scheduler": [],
 }
 JACOBIANS = {
     "net": [reg.net for reg in REGRESSIONS[:6]],
@@ -457,6 +459,7 @@ JACOBIANS = {
     "restart": [],
     "progress": [],
     "show": [],
+    "scheduler": [],
 }
 
 
