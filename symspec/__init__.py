@@ -51,7 +51,7 @@ backends), `.training`, `.inverse_hessian` (which structure), `.laplace` (how to
 budget), `.mixtures` (several networks), `.validation` (whether it is true), `.hmc` (the check by
 Hamiltonian Monte Carlo),
 `.files` (archives, catalogues, long runs), `.files.importers` (networks of other programs),
-`.reports` (figures and tables), `.cli`.
+`.workers` (all cores, and clusters), `.reports` (figures and tables), `.cli`.
 """
 
 from symspec.safety import interrupts as interrupts  # first: the others take seconds
@@ -89,6 +89,7 @@ from symspec.errors import (
     UnsettledEvidenceWarning,
     UnusedDataWarning,
     ValuesDroppedWarning,
+    WorkersError,
 )
 from symspec.files import (
     catalogue_dataset,
@@ -305,6 +306,7 @@ __all__ = [
     "DivergedError",
     "NotAtMinimumError",
     "NotPositiveDefiniteError",
+    "WorkersError",
     "NotAtMinimumWarning",
     "MissingPixelsWarning",
     "EdgeOfRangeWarning",

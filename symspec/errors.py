@@ -6,7 +6,7 @@ attributes.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from symspec.laplace.certificate import Certificate
@@ -14,6 +14,10 @@ if TYPE_CHECKING:
 
 class SymspecError(Exception):
     """Base of every error symspec raises on purpose."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Words and attributes, for other processes, whatever the class takes to be made."""
+        return _restore, (type(self), self.args, vars(self))
 
 
 class ShapeError(SymspecError, ValueError):
@@ -120,3 +124,14 @@ class FileKeptError(SymspecError, FileExistsError):
 
 class DiskFullError(SymspecError, OSError):
     """A disk has no space for a file, of which nothing is left there."""
+
+
+class WorkersError(SymspecError, RuntimeError):
+    """Workers of a cluster cannot be reached, have other versions, or died again and again."""
+
+
+def _restore(kind: type[SymspecError], args: tuple[Any, ...], held: dict[str, Any]) -> SymspecError:
+    error = kind.__new__(kind, *args)
+    error.args = args
+    vars(error).update(held)
+    return error

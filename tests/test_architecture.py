@@ -19,6 +19,7 @@ PACKAGE = Path(symspec.__file__).parent
 # a room imports from itself, from the rooms named here, and from whatever lies below these
 BELOW = {
     "safety": "",
+    "workers": "safety",
     "networks.noise": "safety",
     "networks": "networks.noise",
     "spectra.covariances": "safety",
@@ -27,7 +28,7 @@ BELOW = {
     "spectra.readers.layouts": "spectra.readers.fits",
     "spectra.readers.tables": "spectra",
     "spectra.readers": "spectra.readers.layouts spectra.readers.tables",
-    "derivatives": "networks",
+    "derivatives": "networks workers",
     "inverse_hessian.numerics": "derivatives",
     "inverse_hessian": "inverse_hessian.numerics",
     "training.steps": "inverse_hessian",
@@ -67,6 +68,8 @@ ONLY = {
     "jcamp": "spectra.readers.tables",
     "sklearn": "fitting",
     "joblib": "fitting",
+    "dask": "workers",
+    "distributed": "workers",
 }
 LATE = (
     "matplotlib",
@@ -74,6 +77,7 @@ LATE = (
     "jinja2",
     "astropy",
     "dask",
+    "distributed",
     "pymc",
     "arviz_plots",
     "jax",
@@ -251,10 +255,16 @@ def test_who_imports_another_package_is_known(package):
     assert rooms == set(ONLY[package].split())
 
 
-def test_only_the_estimator_needs_scikit_learn():
-    assert [name for name in FILES if "sklearn" in top_levels(SOURCES[name])] == [
-        "fitting.estimator"
-    ]
+@pytest.mark.parametrize(
+    ("package", "module"),
+    [
+        ("sklearn", "fitting.estimator"),
+        ("dask", "workers.cluster"),
+        ("distributed", "workers.cluster"),
+    ],
+)
+def test_one_module_alone_needs_a_package(package, module):
+    assert [name for name in FILES if package in top_levels(SOURCES[name])] == [module]
 
 
 def test_no_private_name_crosses_a_room():

@@ -47,9 +47,9 @@ CONTRACT = {
     "reports": "write_report",
     "errors and warnings": "SymspecError ShapeError DataError OptionError FileFormatError"
     " FileKeptError MissingDependencyError TooLargeError DiskFullError DivergedError"
-    " NotAtMinimumError NotPositiveDefiniteError NotAtMinimumWarning MissingPixelsWarning"
-    " EdgeOfRangeWarning SeveralMaximaWarning UnsettledEvidenceWarning UnusedDataWarning"
-    " ValuesDroppedWarning AssumedUnitWarning",
+    " NotAtMinimumError NotPositiveDefiniteError WorkersError NotAtMinimumWarning"
+    " MissingPixelsWarning EdgeOfRangeWarning SeveralMaximaWarning UnsettledEvidenceWarning"
+    " UnusedDataWarning ValuesDroppedWarning AssumedUnitWarning",
 }
 # positional names in their order, then "*", then those that go by keyword
 SIGNATURES = {
@@ -79,7 +79,8 @@ SIGNATURES = {
     " max_evaluations structure backend memory options progress callback",
     "fit_laplace": "reg theta X Y * label_errors ivar curvature structure require_minimum backend"
     " dtype memory"
-    " options resume progress",
+    " options resume progress scheduler",
+    "validate": "spectra * folds groups seed n_workers scheduler progress",
     "select": "spectra * hidden priors folds groups seed n_workers progress",
     "audit_structures": "reg theta X Y X_sample * label_errors ivar structures options backend"
     " dtype memory progress callback",
@@ -99,9 +100,9 @@ SIGNATURES = {
     "read_network": "path",
     "write_catalogue": "path prediction ids * overwrite true_labels calibration dialect meta",
     "predict_survey": "path laplace spectra * center fill flux_errors flag_options calibration"
-    " dialect resample overwrite restart progress show",
+    " dialect resample overwrite restart progress show scheduler",
     "write_jacobian": "path net theta spectra * flux_mean flux_prior fill dtype backend compression"
-    " resample overwrite restart progress show",
+    " resample overwrite restart progress show scheduler",
     "write_report": "path laplace * stars prediction",
     "LaplacePosterior.predict": "self X * ivar flux_covariance center fill flux flag_options"
     " resume progress",

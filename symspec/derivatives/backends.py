@@ -5,9 +5,11 @@ What has been compiled is kept with its network, or its regression: the second c
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
+import pickle
 from collections.abc import Callable, Hashable
-from functools import wraps
+from functools import lru_cache, wraps
 from threading import Lock
 from typing import Any, Concatenate
 
@@ -155,6 +157,25 @@ def _check_jax_precision(dtype: str) -> None:
         )
 
 
+class Remade:
+    """A compiled function that pickles as what it was made of: another process compiles it anew."""
+
+    recipe: tuple[Any, ...] | None = None  # of `remember`
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self.recipe is None:
+            raise TypeError(f"{self!r} was not made by a function of symspec.derivatives.compiled.")
+        module, name, owner, args, options = self.recipe
+        return _make_again, (module, name, pickle.dumps(owner), args, tuple(options.items()))
+
+
+@lru_cache(maxsize=32)
+def _make_again(module: str, name: str, owner: bytes, args: Any, options: Any) -> Any:
+    """The same function for the same bytes, however often it is sent."""
+    make = getattr(importlib.import_module(module), name)
+    return make(pickle.loads(owner), *args, **dict(options))
+
+
 def remember[Owner: (Network, Regression), **Options, Compiled](
     make: Callable[Concatenate[Owner, Options], Compiled],
 ) -> Callable[Concatenate[Owner, Options], Compiled]:
@@ -171,6 +192,8 @@ def remember[Owner: (Network, Regression), **Options, Compiled](
             return owner.compiled[key]
         except (KeyError, TypeError):  # TypeError: options that are not what is expected
             compiled = make(owner, *args, **options)
+        if isinstance(compiled, Remade) and compiled.recipe is None:
+            compiled.recipe = (make.__module__, make.__name__, owner, args, options)
         owner.compiled[key] = compiled
         return compiled
 

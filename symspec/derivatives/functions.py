@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,7 +13,7 @@ import pytensor.tensor as pt
 from numpy.typing import ArrayLike
 
 from symspec.derivatives import graphs
-from symspec.derivatives.backends import choose_backend, compile_graph
+from symspec.derivatives.backends import Remade, choose_backend, compile_graph
 from symspec.derivatives.threads import Threads
 from symspec.errors import ShapeError
 from symspec.networks.network import Network
@@ -23,13 +25,15 @@ from symspec.safety.label_errors import Labels, LabelsWithErrors, add_errors
 from symspec.safety.memory import check_fits, chunks
 from symspec.safety.options import check_choice
 from symspec.safety.stars import check_flux, check_labels
+from symspec.workers.choice import open_workers
+from symspec.workers.interface import Task
 
 DTYPES = ("float64", "float32")
 CHUNK_BYTES = 256 * 2**20  # of intermediates
 MAX_CHUNK = 4096  # stars
 
 
-class PerStarFunction:
+class PerStarFunction(Remade):
     """Compiled graph with one result a star, written chunk by chunk: `fn(theta, X)`."""
 
     def __init__(
@@ -87,7 +91,7 @@ class PerStarFunction:
         return out
 
 
-class SumFunction:
+class SumFunction(Remade):
     """Compiled graph summed over stars: `fn(theta, X, Y, *extra)`, by chunks, the prior once."""
 
     prior_in_graph = True
@@ -137,6 +141,7 @@ class SumFunction:
         Y: ArrayLike | LabelsWithErrors,
         *extra: ArrayLike,
         label_errors: ArrayLike | None = None,
+        scheduler: Any = None,
     ) -> Any:
         """Sum over the stars of X (star, pixel), Y (star, label); or one star, (pixel,), (label,).
 
@@ -146,6 +151,9 @@ class SumFunction:
         label_errors : array_like, shape (star, label) or (star, label, label), optional
             Standard deviations or covariances of errors that the labels came with, which add to the
             noise. The first call with them compiles once more.
+        scheduler : None, "local", str or distributed.Client, optional
+            Who adds up, this process by default, see `symspec.workers`. The stars are parted in the
+            same way, and their sums added in the same order.
 
         Raises
         ------
@@ -162,16 +170,48 @@ class SumFunction:
             )
         pairs = zip(extra, self._extra, strict=True)
         checked = [self._check_extra(value, v) for value, v in pairs]
+        if scheduler is not None:
+            return self._finish(self._sum_elsewhere(scheduler, theta, X, Y, checked))
         with self.threads.for_passes(len(X)):
-            return self._sum(theta, X, Y, checked)
+            return self._finish(self._sum(theta, X, Y, checked))
 
-    def _sum(self, theta: np.ndarray, X: np.ndarray, Y: Labels, extra: list[np.ndarray]) -> Any:
-        total: list[Any] = []
-        for rows in chunks(len(X), self.chunk):
-            part = self.of_batch(theta, X[rows], Y[rows], float(rows.start == 0), *extra)
-            total = [t + p for t, p in zip(total, part, strict=True)] if total else list(part)
-        total = [float(t) if t.ndim == 0 else t for t in total]
-        return total[0] if len(total) == 1 else tuple(total)
+    def _sum(
+        self, theta: np.ndarray, X: np.ndarray, Y: Labels, extra: list[np.ndarray]
+    ) -> list[np.ndarray]:
+        return _add_up(
+            self.part(theta, X[rows], Y[rows], float(rows.start == 0), *extra)
+            for rows in chunks(len(X), self.chunk)
+        )
+
+    def _finish(self, total: list[np.ndarray]) -> Any:
+        """What is returned, of the sum over all stars."""
+        results = [float(t) if t.ndim == 0 else t for t in total]
+        return results[0] if len(results) == 1 else tuple(results)
+
+    def _sum_elsewhere(
+        self, scheduler: Any, theta: np.ndarray, X: np.ndarray, Y: Labels, extra: list[np.ndarray]
+    ) -> list[np.ndarray]:
+        def read(rows: slice) -> tuple[np.ndarray, Labels, float]:
+            return X[rows], Y[rows], float(rows.start == 0)
+
+        task = Task(read=read, find=_BatchOf(self, theta, extra))
+        pieces = list(chunks(len(X), self.chunk))
+        with (
+            open_workers(scheduler) as workers,
+            closing(workers.map(task, pieces, in_order=True)) as found,
+        ):
+            return _add_up(part for _, part in found)
+
+    def part(
+        self,
+        theta: np.ndarray,
+        X: np.ndarray,
+        Y: Labels,
+        prior_weight: float,
+        *extra: np.ndarray,
+    ) -> list[np.ndarray]:
+        """What a few stars, and `prior_weight` times the prior, add to the sum."""
+        return self.of_batch(theta, X, Y, prior_weight, *extra)
 
     def of_batch(
         self,
@@ -196,6 +236,27 @@ class SumFunction:
                 f"{symbol.name} should have {symbol.ndim} axes, the last of {n}, got {array.shape}."
             )
         return array
+
+
+@dataclass(frozen=True, eq=False)
+class _BatchOf:
+    """What a worker does of a sum: the part of some stars."""
+
+    function: SumFunction
+    theta: np.ndarray
+    extra: list[np.ndarray]
+
+    def __call__(self, stars: tuple[np.ndarray, Labels, float]) -> list[np.ndarray]:
+        X, Y, prior_weight = stars
+        with self.function.threads.for_passes(len(X)):
+            return self.function.part(self.theta, X, Y, prior_weight, *self.extra)
+
+
+def _add_up(parts: Iterable[list[np.ndarray]]) -> list[np.ndarray]:
+    total: list[Any] = []
+    for part in parts:
+        total = [t + p for t, p in zip(total, part, strict=True)] if total else list(part)
+    return total
 
 
 class ObjectiveFunction(SumFunction):

@@ -94,14 +94,35 @@ class CurvatureMatrix(SumFunction):
 
     def _sum(
         self, theta: np.ndarray, X: np.ndarray, Y: Labels, extra: list[np.ndarray]
-    ) -> np.ndarray:
-        n = self.reg.net.n_params
-        H = np.zeros((n, n), self.dtype)
+    ) -> list[np.ndarray]:
+        H = self._zeros()
         for rows in chunks(len(X), self.chunk):
-            arrays = self.of_batch(theta, X[rows], Y[rows], 0.0)
-            add_upper_triangle(self.reg.net, self._factors.replaced_by(arrays), H)
+            self._add(theta, X[rows], Y[rows], H)
+        return [H]
+
+    def part(
+        self,
+        theta: np.ndarray,
+        X: np.ndarray,
+        Y: Labels,
+        prior_weight: float,
+        *extra: np.ndarray,
+    ) -> list[np.ndarray]:
+        H = self._zeros()
+        self._add(theta, X, Y, H)
+        return [H]
+
+    def _zeros(self) -> np.ndarray:
+        return np.zeros([self.reg.net.n_params] * 2, self.dtype)
+
+    def _add(self, theta: np.ndarray, X: np.ndarray, Y: Labels, H: np.ndarray) -> None:
+        arrays = self.of_batch(theta, X, Y, 0.0)
+        add_upper_triangle(self.reg.net, self._factors.replaced_by(arrays), H)
+
+    def _finish(self, total: list[np.ndarray]) -> np.ndarray:
+        (H,) = total
         fill_lower_triangle(self.reg.net, H)
-        H[np.diag_indices(n)] += self.reg.prior_precision_vector().astype(self.dtype)
+        H[np.diag_indices(len(H))] += self.reg.prior_precision_vector().astype(self.dtype)
         return H
 
 

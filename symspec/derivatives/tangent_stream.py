@@ -3,13 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
 
 import numpy as np
 
 from symspec.derivatives.tangents import Tangents
-from symspec.safety.checkpoint import find_fingerprint
+from symspec.derivatives.threads import Threads
+from symspec.safety.checkpoint import Checkpoint, State, find_fingerprint
+from symspec.safety.memory import chunks
+from symspec.workers.interface import Task, Workers
 
 BLOCK_STARS = 2048
+
+
+@dataclass(frozen=True, eq=False)
+class Elsewhere:
+    """Workers that may walk a stream, and what they need for it.
+
+    Attributes
+    ----------
+    workers : Workers
+    tangents : callable
+        Tangents of spectra (star, pixel); it pickles.
+    X : numpy.ndarray, shape (star, pixel)
+        All training spectra.
+    threads : Threads
+    """
+
+    workers: Workers
+    tangents: Callable[[np.ndarray], Tangents]
+    X: np.ndarray
+    threads: Threads
 
 
 class TangentStream:
@@ -31,6 +56,8 @@ class TangentStream:
         again.
     stars : numpy.ndarray of int, optional
         Which of the training stars, all by default.
+    elsewhere : Elsewhere, optional
+        Who sums over the blocks, this process by default.
     """
 
     def __init__(
@@ -40,6 +67,7 @@ class TangentStream:
         n_params: int,
         keep_bytes: float,
         stars: np.ndarray | None = None,
+        elsewhere: Elsewhere | None = None,
     ):
         self._compute = compute
         self._whiteners = whiteners
@@ -50,6 +78,7 @@ class TangentStream:
         self.n_params = n_params
         self._kept: dict[int, Tangents] = {}
         self._keeps: bool | None = None
+        self._elsewhere = elsewhere
 
     @classmethod
     def of(cls, whitened: Tangents) -> TangentStream:
@@ -71,6 +100,26 @@ class TangentStream:
                     self._kept[first] = tangents
             yield rows, tangents
 
+    def accumulate(
+        self,
+        checkpoint: Checkpoint,
+        stage: str,
+        zeros: State,
+        add: Callable[[State, Tangents], None],
+    ) -> State:
+        """Add every block to `zeros`, by workers if there are any: the same sum in the same order.
+
+        Parameters
+        ----------
+        checkpoint : Checkpoint
+            Where the sum is kept meanwhile, under the name of the `stage`.
+        add : callable
+            Adds a block of tangents to a state, in place.
+        """
+        if self._elsewhere is None:
+            return checkpoint.accumulate(stage, self, zeros, add)
+        return checkpoint.accumulate(stage, _Sums(self, self._elsewhere, zeros, add), zeros, _join)
+
     def identity(self) -> list[str]:
         """A digest of each block, for fingerprints."""
         return [find_fingerprint(t.inputs, t.cotangents) for _, t in self.blocks()]
@@ -86,6 +135,10 @@ class TangentStream:
             out += tangents.rmatvec(u[rows])
         return out
 
+    def whiteners(self, rows: slice) -> np.ndarray:
+        """Whiteners (star, label, label) of some rows."""
+        return self._whiteners[self.stars[rows]]
+
     def _fits(self, tangents: Tangents) -> bool:
         if self._keeps is None:
             arrays = [*tangents.inputs.values(), *tangents.cotangents.values()]
@@ -93,3 +146,55 @@ class TangentStream:
                 sum(a.nbytes for a in arrays) * self.n_stars / tangents.n_stars <= self._keep_bytes
             )
         return self._keeps
+
+
+class _Sums:
+    """What each block of a stream adds to a state, found by workers."""
+
+    def __init__(
+        self,
+        stream: TangentStream,
+        where: Elsewhere,
+        zeros: State,
+        add: Callable[[State, Tangents], None],
+    ):
+        self.n_stars = stream.n_stars
+        self._stream = stream
+        self._where = where
+        shapes = {name: array.shape for name, array in zeros.items()}
+        self._find = _SumOfBlock(where.tangents, where.threads, add, shapes)
+
+    def blocks(self, start: int = 0) -> Iterator[tuple[slice, State]]:
+        rows = [
+            slice(start + r.start, start + r.stop)
+            for r in chunks(self.n_stars - start, BLOCK_STARS)
+        ]
+        task = Task(read=self._read, find=self._find)
+        with closing(self._where.workers.map(task, rows, in_order=True)) as found:
+            for place, part in found:
+                yield rows[place], part
+
+    def _read(self, rows: slice) -> tuple[np.ndarray, np.ndarray]:
+        return self._where.X[self._stream.stars[rows]], self._stream.whiteners(rows)
+
+
+@dataclass(frozen=True, eq=False)
+class _SumOfBlock:
+    """What a worker does of a sum."""
+
+    tangents: Callable[[np.ndarray], Tangents]
+    threads: Threads
+    add: Callable[[State, Tangents], None]
+    shapes: dict[str, tuple[int, ...]]
+
+    def __call__(self, data: tuple[np.ndarray, np.ndarray]) -> State:
+        X, whiteners = data
+        state = {name: np.zeros(shape) for name, shape in self.shapes.items()}
+        with self.threads.for_matrices(len(X)):
+            self.add(state, self.tangents(X).whiten(whiteners))
+        return state
+
+
+def _join(state: State, part: State) -> None:
+    for name, array in part.items():
+        state[name] += array

@@ -20,11 +20,14 @@ Outputs appear when they are complete, and replace nothing without ``overwrite=T
 >>> net
 Network(20-4-3, 99 parameters, labels TEFF, LOGG, FE_H)
 
-Long runs --------- Until the output NAME of `predict_survey` or `write_jacobian` (`symspec errors`,
-`symspec jacobian`) is whole, finished pieces lie in the folder NAME.partial, for anyone to read.
-Interrupted, or killed, the same call goes on from there and ends with the same bytes. Another
-model, other spectra or other options are recognised and refused; ``restart=True`` (`--restart`)
-starts again.
+Long runs
+---------
+Until the output NAME of `predict_survey` or `write_jacobian` (`symspec errors`, `symspec jacobian`)
+is whole, finished pieces lie in the folder NAME.partial, for anyone to read. Interrupted, or
+killed, the same call goes on from there and ends with the same bytes. Another model, other spectra
+or other options are recognised and refused; ``restart=True`` (`--restart`) starts again.
+``scheduler="local"`` (`--scheduler local`) works with all cores, ``"tcp://..."`` with the workers
+of a cluster, see `help(symspec.workers)`.
 
 ``resample="flux_conserving"`` (`--resample flux_conserving`) takes spectra to the network's
 wavelengths. ``calibration=`` (`--calibrate-on stars.h5`) puts `TEFF_CAL_ERR`, scaled to the scatter

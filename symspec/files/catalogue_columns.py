@@ -11,12 +11,12 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from symspec.errors import DataError, OptionError, ShapeError
-from symspec.files.provenance import find_versions
 from symspec.laplace.flags import Flag
 from symspec.laplace.prediction import Prediction, standard_deviations
 from symspec.mixtures.prediction import CombinedPrediction
 from symspec.safety.arrays import as_float_array, as_texts
 from symspec.validation.calibration import ErrorCalibration
+from symspec.workers.versions import find_versions
 
 DIALECTS = ("upper", "lower")
 COLUMN_NAMES = {  # {0} is the label, {1} the part of the error

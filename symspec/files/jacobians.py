@@ -23,7 +23,7 @@ from symspec.files.partial_runs import (
     open_run,
     show_pieces,
 )
-from symspec.files.provenance import find_versions, join_hashes
+from symspec.files.run_plans import join_hashes
 from symspec.laplace.identity import hash_network
 from symspec.networks.layers import Standardize
 from symspec.networks.network import Network
@@ -35,8 +35,11 @@ from symspec.safety.whole_files import replace_when_complete, stream_for_hdf5
 from symspec.spectra.flux_prior import FILL_WORDS, FILLS, FluxPrior
 from symspec.spectra.grids import Pixels, check_grid, fit_to_network
 from symspec.spectra.readers.read import SpectraSource, open_spectra
+from symspec.spectra.readers.shared_file import SharedFile
 from symspec.spectra.resampling import Resampled
 from symspec.spectra.spectra import Spectra, hash_spectra
+from symspec.workers.interface import Task
+from symspec.workers.versions import find_versions
 
 CHUNK_BYTES = 2**20  # of HDF5, which reads whole ones
 COMPRESSIONS: dict[str, dict[str, Any]] = {  # not lzf, whose bytes are others each time
@@ -88,6 +91,7 @@ def write_jacobian(
     restart: bool = False,
     progress: bool | Progress = True,
     show: Show | None = None,
+    scheduler: Any = None,
     **options: Any,
 ) -> JacobianSummary:
     r"""Write :math:`J_x = \partial f / \partial x` of every star, piece by piece.
@@ -132,6 +136,8 @@ def write_jacobian(
         As for `predict_survey`.
     show : callable, optional
         As for `predict_survey`.
+    scheduler : optional
+        As for `predict_survey`.
     **options
         Of `symspec.open_spectra`: how the spectra are read.
 
@@ -154,24 +160,24 @@ def write_jacobian(
     check_choice(compression, "compression", tuple(COMPRESSIONS))
     filling = _Filling.choose(net, flux_mean, flux_prior, fill)
     jacobian = compile_jacobian(net, "flux", backend=backend, dtype=dtype)
+    there = None if scheduler is None else SharedFile.of(spectra, options)
     with open_spectra(spectra, **options) as source:
         if resample is None:
             check_grid(net, source, source.name)
-        plan = _plan(net, theta, filling, source) | {
-            "dtype": dtype,
-            "backend": backend,
-            "compression": compression,
-            "resample": resample,
-        }
+        plan = _plan(net, theta, filling, source) | {"dtype": dtype, "backend": backend}
+        plan |= {"compression": compression, "resample": resample}
         size = find_piece_size(8 * net.n_labels * net.n_pixels)
-        read = partial(_read, source, net, resample)
         find = partial(_differentiate, partial(jacobian, theta), filling)
-        with open_run(
-            path, plan, source.n_stars, size, overwrite=overwrite, restart=restart
-        ) as run:
+        prepare = partial(_fit, net, resample)
+        task = Task(read=source.read, read_there=there, prepare=prepare, find=find)
+        again = {"overwrite": overwrite, "restart": restart}
+        with open_run(path, plan, source.n_stars, size, **again) as run:
             layouts = _find_layouts(run, net, COMPRESSIONS[compression])
             with show_pieces(progress, show, run) as follow:
-                run.compute(read, find, stage="differentiating", progress=follow, layouts=layouts)
+                stage = "differentiating"
+                run.compute(
+                    task, scheduler=scheduler, stage=stage, progress=follow, layouts=layouts
+                )
             pixels = source if resample is None else net
             summary = _summarize(run, pixels)
             said = {"network_hash": hash_network(net, theta), "fill": FILL_WORDS[filling.how]}
@@ -180,8 +186,8 @@ def write_jacobian(
     return summary
 
 
-def _read(source: SpectraSource, net: Network, kind: str | None, rows: slice) -> Spectra:
-    fitted = fit_to_network(net, source.read(rows), kind)
+def _fit(net: Network, kind: str | None, stars: Spectra) -> Spectra:
+    fitted = fit_to_network(net, stars, kind)
     return fitted.spectra if isinstance(fitted, Resampled) else fitted
 
 

@@ -22,12 +22,12 @@ if it was killed when the output was at its place already.
 from __future__ import annotations
 
 import filecmp
+import io
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,9 +36,12 @@ import numpy as np
 from symspec.errors import DataError, FileKeptError
 from symspec.files.run_plans import FINISHED, LOCK, PLAN, check_plan
 from symspec.safety.checkpoint import find_fingerprint, has_seal, seal_file
+from symspec.safety.interrupts import deferring_interrupts
 from symspec.safety.memory import chunks
 from symspec.safety.progress import Progress, be_silent, show_progress
-from symspec.safety.whole_files import check_target, replace_when_complete, stream_for_hdf5
+from symspec.safety.whole_files import check_target, replace_when_complete
+from symspec.workers.choice import open_workers
+from symspec.workers.interface import Task
 
 Arrays = Mapping[str, np.ndarray]
 Show = Callable[[int, int], AbstractContextManager[Callable[[int], object]]]
@@ -179,9 +182,9 @@ class PartialRun:
 
     def compute(
         self,
-        read: Callable[[slice], Any],
-        find: Callable[[Any], Arrays],
+        task: Task,
         *,
+        scheduler: Any = None,
         stage: str = "computing",
         progress: Progress = be_silent,
         layouts: Mapping[str, Mapping[str, Any]] | None = None,
@@ -190,10 +193,10 @@ class PartialRun:
 
         Parameters
         ----------
-        read : callable
-            Reads the data of a slice of stars; called one piece ahead, in a thread of its own.
-        find : callable
-            Computes named arrays from them.
+        task : Task
+            Of slices of stars; it finds named arrays.
+        scheduler : optional
+            Who does it, see `symspec.workers`.
         stage : str
             What is computed, for `progress`.
         progress : Progress, optional
@@ -201,22 +204,20 @@ class PartialRun:
         layouts : mapping, optional
             By name of array, options of h5py's `create_dataset`.
         """
-        import h5py
-
-        layouts = layouts or {}
         missing = [rows for rows in self.pieces if not self._path(rows).exists()]
         n_done = self.n_done
         progress(stage, n_done, self.n_stars)
-        for rows, data in _read_ahead(read, missing):
-            arrays = find(data)
-            with replace_when_complete(self._path(rows)) as temporary:
-                with stream_for_hdf5(temporary) as stream, h5py.File(stream, "w") as file:
-                    for name, array in arrays.items():
-                        layout = layouts.get(name, {})
-                        file.create_dataset(name, data=encode_strings(array), **layout)
-                seal_file(temporary, self._name_content(rows))
-            n_done += rows.stop - rows.start
-            progress(stage, n_done, self.n_stars)
+        if not missing:
+            return
+        packed = replace(task, find=_Packed(task.find, layouts or {}))
+        with open_workers(scheduler) as workers, closing(workers.map(packed, missing)) as found:
+            for place, content in found:
+                rows = missing[place]
+                with replace_when_complete(self._path(rows)) as temporary:
+                    temporary.write_bytes(content)
+                    seal_file(temporary, self._name_content(rows))
+                n_done += rows.stop - rows.start
+                progress(stage, n_done, self.n_stars)
 
     def open_pieces(self) -> Iterator[tuple[slice, Any]]:
         """Stars and open `h5py.File` of every piece, one after the other.
@@ -329,14 +330,23 @@ def show_pieces(
         yield follow_pieces
 
 
-def _read_ahead(read: Callable[[slice], Any], pieces: list[slice]) -> Iterator[tuple[slice, Any]]:
-    """Each piece with its data, while the data of the next are being read."""
-    with ThreadPoolExecutor(1) as reader:
-        ahead = [reader.submit(read, rows) for rows in pieces[:1]]
-        for i, rows in enumerate(pieces):
-            data = ahead.pop().result()
-            ahead = [reader.submit(read, after) for after in pieces[i + 1 : i + 2]]
-            yield rows, data
+@dataclass(frozen=True)
+class _Packed:
+    """Content of the file of a piece, whose arrays `find` finds."""
+
+    find: Callable[[Any], Arrays]
+    layouts: Mapping[str, Mapping[str, Any]]
+
+    def __call__(self, data: Any) -> bytes:
+        import h5py
+
+        arrays = self.find(data)
+        content = io.BytesIO()
+        with deferring_interrupts(), h5py.File(content, "w") as file:
+            for name, array in arrays.items():
+                layout = self.layouts.get(name, {})
+                file.create_dataset(name, data=encode_strings(array), **layout)
+        return content.getvalue()
 
 
 def encode_strings(array: np.ndarray) -> np.ndarray:

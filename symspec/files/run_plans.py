@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,11 @@ def check_plan(folder: Path, plan: Mapping[str, str | float]) -> None:
             " delete the folder, or restart (--restart on the command line, restart=True in"
             " Python)."
         )
+
+
+def join_hashes(hashes: Iterable[str]) -> str:
+    """One digest of those of the pieces, in their order."""
+    return hashlib.sha256("".join(hashes).encode()).hexdigest()
 
 
 def _is_own(path: Path) -> bool:

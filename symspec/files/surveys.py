@@ -12,7 +12,7 @@ import numpy as np
 
 from symspec.files.catalogues import check_catalogue, write_catalogue
 from symspec.files.partial_runs import MOST_STARS, Show, find_piece_size, open_run, show_pieces
-from symspec.files.provenance import find_versions, join_hashes
+from symspec.files.run_plans import join_hashes
 from symspec.laplace.budget import Choices
 from symspec.laplace.flags import FlagOptions
 from symspec.laplace.posterior import LaplacePosterior
@@ -25,10 +25,13 @@ from symspec.safety.checkpoint import find_fingerprint
 from symspec.safety.progress import Progress
 from symspec.spectra.grids import check_grid, fit_to_network
 from symspec.spectra.readers.read import SpectraSource, open_spectra
+from symspec.spectra.readers.shared_file import SharedFile
 from symspec.spectra.resampling import Resampled
 from symspec.spectra.selections import match_labels
 from symspec.spectra.spectra import Spectra, hash_spectra
 from symspec.validation.calibration import ErrorCalibration
+from symspec.workers.interface import Task
+from symspec.workers.versions import find_versions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +68,7 @@ def predict_survey(
     restart: bool = False,
     progress: bool | Progress = True,
     show: Show | None = None,
+    scheduler: Any = None,
     **options: Any,
 ) -> Survey:
     """Predict the stars of a file into a catalogue, piece by piece.
@@ -103,6 +107,10 @@ def predict_survey(
         An older form of `progress`, in its place: called with the number of stars, and of those
         done already, it gives a context manager of a function that is called with the number of
         stars after each piece.
+    scheduler : None, "local", str or distributed.Client, optional
+        Who works on the pieces, this process by default, see `symspec.workers`. The catalogue is
+        the same, but for last digits where this process takes more threads of BLAS than a worker,
+        and a run may go on with another one.
     **options
         Of `symspec.open_spectra`: how the spectra are read.
 
@@ -115,12 +123,15 @@ def predict_survey(
         other spectra, options or versions.
     FileKeptError
         There is a file at `path` and `overwrite` is False, or another process is at work on it.
+    WorkersError, MissingDependencyError
+        As `symspec.workers.open_workers`.
     SymspecError
         As `write_catalogue` and `open_spectra`.
     """
     net, limits = laplace.net, flag_options or FlagOptions()
     how = Choices(center=center, fill=fill, flux=flux_errors)
     check_catalogue(path, net.label_names, net.label_units, dialect=dialect, interval=interval)
+    there = None if scheduler is None else SharedFile.of(spectra, options)
     with open_spectra(spectra, **options) as source:
         if resample is None:
             check_grid(net, source, source.name)
@@ -130,13 +141,13 @@ def predict_survey(
         plan = _plan(laplace, source, how, limits, resample)
         most = min(o.inverse_hessian.stars_a_piece or MOST_STARS for o in list_posteriors(laplace))
         size = find_piece_size(8 * net.n_pixels, most)
-        read = partial(_read_piece, source, net, resample)
+        prepare = partial(_prepare_piece, net, resample)
         find = partial(_predict_piece, laplace, how, limits)
-        with open_run(
-            path, plan, source.n_stars, size, overwrite=overwrite, restart=restart
-        ) as run:
+        task = Task(read=source.read, read_there=there, prepare=prepare, find=find)
+        again = {"overwrite": overwrite, "restart": restart}
+        with open_run(path, plan, source.n_stars, size, **again) as run:
             with show_pieces(progress, show, run) as follow:
-                run.compute(read, find, stage="predicting", progress=follow)
+                run.compute(task, scheduler=scheduler, stage="predicting", progress=follow)
             arrays = run.load()
             survey = _build_survey(arrays, laplace, limits)
             write = partial(
@@ -177,14 +188,8 @@ def _plan(
     }
 
 
-def _read_piece(
-    source: SpectraSource,
-    net: Network,
-    resample: str | None,
-    rows: slice,
-) -> _Piece:
+def _prepare_piece(net: Network, resample: str | None, stars: Spectra) -> _Piece:
     """Some stars, as they are and on the network's grid."""
-    stars = source.read(rows)
     fitted = fit_to_network(net, stars, resample)
     return _Piece(stars=stars, fitted=fitted, digest=hash_spectra(stars))
 

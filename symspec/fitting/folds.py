@@ -6,7 +6,9 @@ import multiprocessing
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import closing
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -15,6 +17,8 @@ from threadpoolctl import threadpool_limits
 from symspec.safety.progress import Progress, show_progress
 from symspec.spectra.selections import assign_folds
 from symspec.spectra.spectra import Spectra
+from symspec.workers import open_workers
+from symspec.workers.interface import Task
 
 STAGE = "folds: training, tuning, certifying"
 
@@ -42,6 +46,7 @@ def run_folds[Job, Result](
     jobs: Sequence[Job],
     *,
     n_workers: int | None = None,
+    scheduler: Any = None,
     progress: bool | Progress = True,
     stage: str = STAGE,
 ) -> list[Result]:
@@ -54,6 +59,8 @@ def run_folds[Job, Result](
     jobs : sequence
     n_workers : int, optional
         Processes; by default one a job, but no more than there are cores. 1: this process itself.
+    scheduler : None, "local", str or distributed.Client, optional
+        In place of these, see `symspec.workers`.
     progress : bool or Progress, default True
         It is called after each job.
     stage : str
@@ -62,6 +69,8 @@ def run_folds[Job, Result](
     n = min(len(jobs), n_workers or os.cpu_count() or 1)
     with show_progress(progress) as show:
         show(stage, 0, len(jobs))
+        if scheduler is not None:
+            return _run_elsewhere(scheduler, work, jobs, show, stage)
         if n == 1:
             results = []
             for n_done, job in enumerate(jobs, start=1):
@@ -76,3 +85,26 @@ def run_folds[Job, Result](
                 future.result()
                 show(stage, n_done, len(jobs))
             return [future.result() for future in futures]
+
+
+def _run_elsewhere[Job, Result](
+    scheduler: Any,
+    work: Callable[[Job], Result],
+    jobs: Sequence[Job],
+    show: Progress,
+    stage: str,
+) -> list[Result]:
+    results: dict[int, Result] = {}
+    task = Task(read=_as_it_is, find=work)
+    with (
+        open_workers(scheduler) as workers,
+        closing(workers.map(task, jobs)) as found,
+    ):
+        for place, result in found:
+            results[place] = result
+            show(stage, len(results), len(jobs))
+    return [results[place] for place in range(len(jobs))]
+
+
+def _as_it_is[Job](job: Job) -> Job:
+    return job

@@ -50,6 +50,7 @@ def validate(
     groups: ArrayLike | None = None,
     seed: int = 0,
     n_workers: int | None = None,
+    scheduler: Any = None,
     progress: bool | Progress = True,
     **options: Any,
 ) -> Validation:
@@ -71,6 +72,8 @@ def validate(
         Of the folds, first weights and batches.
     n_workers : int, optional
         Processes; by default one a fold, but no more than there are cores.
+    scheduler : None, "local", str or distributed.Client, optional
+        In place of these, who trains, each fold for itself: see `symspec.workers`.
     progress : bool or Progress, default True
         True: a bar on stderr. A callable is called with (stage, done, total) after each fold.
     **options
@@ -88,6 +91,8 @@ def validate(
         The spectra have no labels.
     OptionError
         There are fewer groups than folds, or an option is unknown.
+    WorkersError, MissingDependencyError
+        As `symspec.workers.open_workers`.
 
     Examples
     --------
@@ -110,7 +115,7 @@ def validate(
     spectra, fold = divide(spectra, folds, groups, seed)
     settings = FitOptions(**options)
     jobs = [_Job(spectra[fold != k], spectra[fold == k], settings, seed + k) for k in range(folds)]
-    done = run_folds(_fit_fold, jobs, n_workers=n_workers, progress=progress)
+    done = run_folds(_fit_fold, jobs, n_workers=n_workers, scheduler=scheduler, progress=progress)
     by_fold = np.argsort(fold, kind="stable")
     return Validation(
         prediction=join_predictions([part.prediction for part in done], np.argsort(by_fold)),

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from copy import copy
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from symspec.derivatives import compiled, matrices
-from symspec.derivatives.tangent_stream import TangentStream
+from symspec.derivatives.tangent_stream import Elsewhere, TangentStream
 from symspec.derivatives.tangents import Tangents, compute_tangents, walk_tangents
+from symspec.derivatives.threads import Threads
 from symspec.inverse_hessian.choice import INVERSES, check_structure, choose_structure
 from symspec.inverse_hessian.interface import InverseHessian
 from symspec.inverse_hessian.primal import PrimalInverse
@@ -20,6 +22,7 @@ from symspec.safety.checkpoint import Checkpoint, find_fingerprint
 from symspec.safety.label_errors import Labels, find_observed
 from symspec.safety.memory import parse_memory
 from symspec.version import __version__
+from symspec.workers.interface import Workers
 
 SUBSET_SEED = 0  # subsets of the training stars are the same at each call
 
@@ -43,6 +46,8 @@ class InverseBuilder:
         Of the structure, see `fit_laplace`.
     checkpoint : Checkpoint, optional
         Where finished blocks are kept.
+    workers : Workers, optional
+        Who sums over the stars, this process by default.
 
     Attributes
     ----------
@@ -65,6 +70,7 @@ class InverseBuilder:
         memory: str = "8GB",
         options: Mapping[str, Any] | None = None,
         checkpoint: Checkpoint | None = None,
+        workers: Workers | None = None,
     ):
         self.options = dict(options or {})
         check_structure(structure, curvature, self.options)
@@ -86,6 +92,7 @@ class InverseBuilder:
         self.backend = backend
         self.dtype = dtype
         self.checkpoint = Checkpoint() if checkpoint is None else checkpoint
+        self.workers = workers
         self._factors = compiled.compile_tangent_factors(reg.net, backend=backend, dtype=dtype)
         self._how = {"backend": backend, "dtype": dtype}
         self._hessian = self._compile_hessian()
@@ -157,7 +164,15 @@ class InverseBuilder:
             self.reg.net.n_params,
             self.memory / 3,
             self.labelled if stars is None else stars,
+            self._find_elsewhere(theta),
         )
+
+    def _find_elsewhere(self, theta: np.ndarray) -> Elsewhere | None:
+        if self.workers is None:
+            return None
+        net = self.reg.net
+        tangents = partial(compute_tangents, net, self._factors, theta)
+        return Elsewhere(self.workers, tangents, self.X, Threads(net))
 
     def hessian(self, theta: np.ndarray) -> np.ndarray:
         """Exact Hessian of the negative log posterior (param, param)."""

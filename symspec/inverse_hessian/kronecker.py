@@ -141,7 +141,7 @@ def _accumulate_factors(
             state[f"{name}/inputs"] += a.T @ a
             state[f"{name}/cotangents"] += g.T @ g
 
-    return checkpoint.accumulate("kronecker factors", stream, zeros, add)
+    return stream.accumulate(checkpoint, "kronecker factors", zeros, add)
 
 
 def _correct(
@@ -165,7 +165,7 @@ def _correct(
             total += (a**2).T @ (g**2).sum(axis=1)
 
     zeros = {name: np.zeros_like(block.precision) for name, block in blocks.items()}
-    state = checkpoint.accumulate("kronecker correction", stream, zeros, add)
+    state = stream.accumulate(checkpoint, "kronecker correction", zeros, add)
     for name, total in state.items():
         blocks[name].precision[...] = total
 

@@ -57,7 +57,7 @@ class LastLayerInverse(InverseHessian):
             state["A"] += J.T @ J
 
         zeros = {"A": np.zeros((n, n))}
-        A = problem.checkpoint.accumulate("last layer", problem.stream(theta), zeros, add)["A"]
+        A = problem.stream(theta).accumulate(problem.checkpoint, "last layer", zeros, add)["A"]
         A[np.diag_indices(n)] += problem.reg.prior_precision_vector()[free]
         return cls(layout, PrimalInverse.factorize(A))
 

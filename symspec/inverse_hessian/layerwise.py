@@ -286,7 +286,7 @@ class DiagonalInverse(LayerwiseInverse):
                 total += (a**2).T @ (g**2).sum(axis=1)
 
         zeros = {name: np.zeros(cls.find_shape(layer)) for name, layer in layout.layers.items()}
-        state = problem.checkpoint.accumulate("diagonal", problem.stream(theta), zeros, add)
+        state = problem.stream(theta).accumulate(problem.checkpoint, "diagonal", zeros, add)
         for name, (kernel, bias) in layout.by_layer(problem.reg.prior_precision).items():
             n_in = layout.layers[name].n_in
             state[name][:n_in] += kernel

@@ -93,9 +93,8 @@ class TiledDualInverse(WoodburyInverse):
         tiles = TileFolder(path, _read_text(reader, f"{place}/tiles/key"))
         stars = StarBlocks(tiles, layout, reg.net.layout, invert_prior(reg))
         factor = TiledCholesky(tiles, layout.sizes)
-        for i in range(len(layout.blocks)):
-            if not (stars.has(i) and all(factor.has_tile(i, j) for j in range(i + 1))):
-                raise reader.refusal(f"{place}/tiles/folder", "a folder with all tiles", path)
+        if not (stars.are_whole() and factor.is_whole()):
+            raise reader.refusal(f"{place}/tiles/folder", "a folder with all tiles", path)
         is_subset = bool(reader.array(f"{place}/is_subset", (), kind=bool))
         return cls(stars, factor, StarNoise(observed, covariances), is_subset=is_subset)
 

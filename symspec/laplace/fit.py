@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -42,6 +43,8 @@ from symspec.training.steps.stationary_points import (
     find_lowest_curvature,
 )
 from symspec.version import __version__
+from symspec.workers import open_workers
+from symspec.workers.interface import Workers
 
 NEARLY = 1.0  # nats that a bundle of gradients leaves, below which kinks may prove a minimum
 SHIFT_STARS = 256  # training stars over which the effect of a Newton step is averaged
@@ -64,6 +67,7 @@ def fit_laplace(
     options: Mapping[str, Any] | None = None,
     resume: str | os.PathLike[str] | None = None,
     progress: bool | Progress = True,
+    scheduler: Any = None,
 ) -> LaplacePosterior:
     """Invert the Hessian at trained weights and certify that they are at a minimum.
 
@@ -112,6 +116,10 @@ def fit_laplace(
     progress : bool or Progress, default True
         True: a bar on stderr if it takes more than three seconds. A callable is called with
         (stage, done, total) after each block.
+    scheduler : None, "local", str or distributed.Client, optional
+        Who sums over the stars, this process by default, see `symspec.workers`: for "kronecker",
+        "ekfac", "diagonal" and "last_layer" what is factorised, and U and its gradient for every
+        structure. Blocks of stars and the order of their sums are the same.
 
     Raises
     ------
@@ -127,17 +135,15 @@ def fit_laplace(
     theta = np.array(check_theta(theta, reg.net.n_params))
     known = _find_ivar(X) if ivar is None else np.atleast_2d(ivar)
     X, Y = check_stars(reg.net, *as_stars(reg.net, X, Y, label_errors, ivar))
-    options = {
-        name: os.fspath(value) if isinstance(value, os.PathLike) else value
-        for name, value in (options or {}).items()
-    }
+    options = _write_out_paths(options or {})
     fingerprint = ""
     if resume is not None:
         how = {"structure": structure, "curvature": curvature, "memory": memory, "options": options}
         passes = {"backend": backend, "dtype": dtype}
         regression = describe_regression(reg)
         fingerprint = find_fingerprint("fit", __version__, regression, theta, X, Y, how, passes)
-    with show_progress(progress) as show, Threads(reg.net).for_matrices(len(X)):
+    threads = Threads(reg.net).for_matrices(len(X))
+    with show_progress(progress) as show, threads, _open_others(scheduler) as workers:
         builder = InverseBuilder(
             reg,
             X,
@@ -149,12 +155,25 @@ def fit_laplace(
             memory=memory,
             options=options,
             checkpoint=Checkpoint(resume, fingerprint, show),
+            workers=workers,
         )
         inverse = builder.build(theta)
         certified = _certify(builder, inverse, theta)
         laplace = _build_posterior(builder, known, theta, inverse, *certified)
     _report_minimum(laplace.certificate, require_minimum)
     return laplace
+
+
+def _write_out_paths(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: os.fspath(value) if isinstance(value, os.PathLike) else value
+        for name, value in options.items()
+    }
+
+
+def _open_others(scheduler: Any) -> AbstractContextManager[Workers | None]:
+    """Workers that are asked for; None for this process, which adds up in place."""
+    return nullcontext() if scheduler is None else open_workers(scheduler)
 
 
 def _find_ivar(X: ArrayLike | Spectra | Resampled) -> np.ndarray | None:
@@ -270,7 +289,8 @@ class _FreeParameters:
     def differentiate(self) -> tuple[float, np.ndarray]:
         """U, and its gradient (param,), zero for what is held fixed."""
         objective = compiled.compile_objective(self.reg, **self.passes)
-        U, gradient = objective(self.theta, self.X, self.Y)
+        workers = self.builder.workers
+        U, gradient = objective(self.theta, self.X, self.Y, scheduler=workers)
         free = np.asarray(gradient[self.inside], np.float64)
         return U + self.rest, _embed(free, self.inverse.shape[0], self.inverse.free)
 

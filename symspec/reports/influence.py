@@ -14,11 +14,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from symspec.files.catalogue_columns import CENTERS, Column, name_labels, refuse_duplicates
-from symspec.files.provenance import find_versions
 from symspec.laplace.prediction import Prediction, standard_deviations
 from symspec.reports.tables import format_number, format_to, format_with_error, new_table
 from symspec.spectra.spectra import with_unit
 from symspec.validation.influence import Movers, Suspects
+from symspec.workers.versions import find_versions
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -543,6 +543,14 @@ def test_demo_prints_what_the_demo_found(work, monkeypatch, stars, tmp_path):
         ),
         (("errors", "model.h5", "stars.h5", "c.txt"), "c.txt should end in one of .fits"),
         (
+            ("errors", "model.h5", "stars.h5", "c.fits", "--scheduler", "lokal"),
+            "scheduler should be None (this process)",
+        ),
+        (
+            ("jacobian", "model.h5", "stars.h5", "j.h5", "--scheduler", "lokal"),
+            "scheduler should be None (this process)",
+        ),
+        (
             ("errors", "stars.h5", "stars.h5", "c.fits"),
             "should be an HDF5 file of 'symspec laplace'",
         ),

@@ -95,6 +95,12 @@ def test_a_model_of_the_table_predicts_with_its_preprocessing(table, tmp_path):
     assert len(Table.read(tmp_path / "out.ecsv")) == N_SAMPLES * N_REPEATS
 
 
+@pytest.mark.filterwarnings("ignore::symspec.UnusedDataWarning")
+def test_who_trains_the_folds_may_be_said(table, tmp_path):
+    said = run("validate", table, tmp_path / "out.ecsv", *WORDS, "--scheduler", "node1", code=1)
+    assert re.search(r"scheduler should be None .* got 'node1'", said.stderr)
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -27,6 +27,7 @@ from symspec.files.surveys import predict_survey
 from symspec.inverse_hessian.krylov import KrylovInverse
 from symspec.laplace.flags import FlagOptions
 from symspec.spectra.datasets import generated_stars
+from symspec.workers.interface import Task
 
 PLAN = {"model": "abc", "limit": 0.5}
 N_STARS, N_PIXELS = 37, 40
@@ -55,7 +56,9 @@ def test_pieces_cover_all_stars_in_their_order(tmp_path):
     with open_run(tmp_path / "out", PLAN, 10, 4) as run:
         assert run.pieces == [slice(0, 4), slice(4, 8), slice(8, 10)]
         counts = []
-        run.compute(same, squares, progress=lambda stage, done, total: counts.append(done))
+        run.compute(
+            Task(read=same, find=squares), progress=lambda stage, done, total: counts.append(done)
+        )
         assert counts == [0, 4, 8, 10]
         loaded = run.load()
         np.testing.assert_array_equal(loaded["x"], np.arange(10) ** 2)
@@ -75,17 +78,14 @@ def test_finished_pieces_are_not_computed_again(tmp_path):
         return squares(rows)
 
     with pytest.raises(KeyboardInterrupt), open_run(tmp_path / "out", PLAN, 10, 4) as run:
-        run.compute(same, stop_at_the_third)
+        run.compute(Task(read=same, find=stop_at_the_third))
     names = ["lock", "plan.json", "stars_000000000-000000003.h5", "stars_000000004-000000007.h5"]
     assert sorted(os.listdir(tmp_path / "out.partial")) == names
     with open_run(tmp_path / "out", PLAN, 10, 4) as run:
         assert run.n_done == 8
         counts = []
-        run.compute(
-            same,
-            lambda rows: asked.append(rows.start) or squares(rows),
-            progress=lambda stage, done, total: counts.append(done),
-        )
+        task = Task(read=same, find=lambda rows: asked.append(rows.start) or squares(rows))
+        run.compute(task, progress=lambda stage, done, total: counts.append(done))
         assert counts == [8, 10]
         run.finish(lambda path: write_squares(run, path))
     assert asked == [0, 4, 8, 8]
@@ -103,7 +103,7 @@ def test_a_finished_piece_is_readable_while_others_are_computed(tmp_path):
         return squares(rows)
 
     with open_run(tmp_path / "out", PLAN, 10, 4) as run:
-        run.compute(same, look)
+        run.compute(Task(read=same, find=look))
     assert seen == [0, 0, 16]
 
 
@@ -125,7 +125,7 @@ def test_pieces_are_read_one_ahead_and_what_cannot_be_read_is_told_after_those_b
         pytest.raises(DataError, match="damaged there"),
         open_run(tmp_path / "out", PLAN, 12, 4) as run,
     ):
-        run.compute(read, find)
+        run.compute(Task(read=read, find=find))
     assert happened == ["read 0", "read 4", "found 0", "read 8", "found 4"]
     assert len(list((tmp_path / "out.partial").glob("stars_*.h5"))) == 2
 
@@ -135,7 +135,7 @@ def test_without_any_finished_piece_the_folder_goes(tmp_path):
         raise ValueError("no flux")
 
     with pytest.raises(ValueError, match="no flux"), open_run(tmp_path / "out", PLAN, 10, 4) as run:
-        run.compute(same, fail)
+        run.compute(Task(read=same, find=fail))
     assert not os.listdir(tmp_path)
 
 
@@ -151,7 +151,7 @@ def test_without_any_finished_piece_the_folder_goes(tmp_path):
 )
 def test_pieces_of_another_run_are_refused_with_what_differs(tmp_path, changed, words):
     with open_run(tmp_path / "out", PLAN, 10, 4) as run:
-        run.compute(same, squares)
+        run.compute(Task(read=same, find=squares))
     before = {path: path.read_bytes() for path in (tmp_path / "out.partial").iterdir()}
     with (
         pytest.raises(DataError, match=words + ".*delete the folder, or restart.*--restart"),
@@ -166,7 +166,7 @@ def test_pieces_of_another_run_are_refused_with_what_differs(tmp_path, changed, 
     assert {path: path.read_bytes() for path in (tmp_path / "out.partial").iterdir()} == before
     with open_run(tmp_path / "out", PLAN | changed, 10, 4, restart=True) as run:
         assert run.n_done == 0
-        run.compute(same, squares)
+        run.compute(Task(read=same, find=squares))
     assert (
         changed.items() <= json.loads((tmp_path / "out.partial" / "plan.json").read_text()).items()
     )
@@ -197,7 +197,7 @@ def test_a_folder_of_others_is_left_alone(tmp_path):
 
 def test_files_that_others_put_beside_the_pieces_survive(tmp_path):
     with open_run(tmp_path / "out", PLAN, 10, 4) as run:
-        run.compute(same, squares)
+        run.compute(Task(read=same, find=squares))
         (run.folder / "notes.txt").write_text("mine")
         run.finish(lambda path: write_squares(run, path))
     assert os.listdir(tmp_path / "out.partial") == ["notes.txt"]
@@ -205,7 +205,7 @@ def test_files_that_others_put_beside_the_pieces_survive(tmp_path):
 
 def test_what_a_killed_process_left_half_written_is_removed_in_the_end(tmp_path):
     with open_run(tmp_path / "out", PLAN, 10, 4) as run:
-        run.compute(same, squares)
+        run.compute(Task(read=same, find=squares))
     (tmp_path / "out.partial" / ".0123456789ab.stars_000000000-000000003.h5").write_bytes(b"half")
     (tmp_path / "out.partial" / ".output.out").write_bytes(b"assembled, but for the end")
     with open_run(tmp_path / "out", PLAN, 10, 4) as run:
@@ -215,7 +215,7 @@ def test_what_a_killed_process_left_half_written_is_removed_in_the_end(tmp_path)
 
 def test_an_output_that_appears_meanwhile_is_kept_and_so_are_the_pieces(tmp_path):
     with open_run(tmp_path / "out", PLAN, 10, 4) as run:
-        run.compute(same, squares)
+        run.compute(Task(read=same, find=squares))
         (tmp_path / "out").write_text("theirs")
         with pytest.raises(FileKeptError, match="which is kept"):
             run.finish(lambda path: write_squares(run, path))
@@ -490,7 +490,7 @@ def test_another_model_other_spectra_or_options_are_told_and_restart_begins_anew
     words = ("errors", folder / "model.h5", folder / "stars.h5", catalogue)
     plan = {"min_snr": 20.0, "spectra": "some"}
     with open_run(catalogue, plan, N_STARS, 8) as unfinished:
-        unfinished.compute(same, squares)
+        unfinished.compute(Task(read=same, find=squares))
     said = run(*words, code=1)
     assert "c.ecsv.partial should hold the pieces of this run, got those of another one" in said
     assert "spectra was 'some' and is" in said

@@ -5,8 +5,9 @@ from dataclasses import replace
 import numpy as np
 
 import symspec as ss
-from symspec.files.provenance import find_versions, join_hashes
+from symspec.files.run_plans import join_hashes
 from symspec.spectra.spectra import Spectra, hash_spectra
+from symspec.workers.versions import find_versions
 
 
 def test_spectra_are_known_by_their_numbers_labels_and_names():

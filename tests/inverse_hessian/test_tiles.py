@@ -6,6 +6,7 @@ import shutil
 import warnings
 from types import SimpleNamespace
 
+import h5py
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
@@ -293,6 +294,13 @@ def test_what_is_damaged_is_computed_again(whole, folder, name, damage):
     assert_array_equal(tiled.label_covariance(whole.tangents), expected)
 
 
+def test_a_folder_in_the_place_of_a_tile_is_refused(folder):
+    (folder / "tile_00001_00000.npy").unlink()
+    (folder / "tile_00001_00000.npy").mkdir()
+    with pytest.raises(ss.DataError, match="should be a file, got a folder: move it away"):
+        build(folder)
+
+
 def test_a_tile_that_goes_while_it_is_needed_is_an_error(whole, folder):
     tiled = build(folder)
     (folder / "tile_00001_00000.npy").unlink()
@@ -452,3 +460,29 @@ def test_a_model_in_a_file_finds_its_tiles_again(posteriors, tmp_path):
         ss.read_laplace(tmp_path / "model.h5")
     assert read_all(scratch) == damaged
     (scratch / "tile_00001_00001.npy").write_bytes(kept["tile_00001_00001.npy"])
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("tiles/folder", np.full(5, np.nan)),
+        ("tiles/folder", np.full(5, 300.0)),
+        ("tiles/folder", np.zeros(5)),
+        ("tiles/key", np.full(5, 65.0)),
+        ("tiles/stars_a_block", np.array(TILE + 1.0)),
+        ("tiles/stars_a_block", np.array(1e300)),
+        ("tiles/stars_a_block", np.array(-1.0)),
+        ("observed", np.ones((N_STARS - 1, N_LABELS), bool)),
+    ],
+    ids=["nan", "no-bytes", "zeros", "key", "size", "huge", "negative", "observed"],
+)
+@pytest.mark.filterwarnings("ignore:.*should hold a part of this kernel:RuntimeWarning")
+def test_a_model_whose_words_on_its_tiles_are_damaged_is_refused(posteriors, tmp_path, name, value):
+    path = tmp_path / "model.h5"
+    ss.write_laplace(path, posteriors[1])
+    with h5py.File(path, "r+") as file:
+        place = f"laplace/inverse_hessian/{name}"
+        del file[place]
+        file[place] = value
+    with pytest.raises(ss.FileFormatError, match=r"model\.h5"):
+        ss.read_laplace(path)

@@ -21,6 +21,7 @@ from symspec.cli.shared.options import (
     ReportPage,
     Resample,
     Restart,
+    Scheduler,
     SpectraFile,
     Uncertainty,
     check_output,
@@ -150,6 +151,7 @@ def errors(
     leave_one_out: LeaveOneOut = False,
     report: ReportPage = None,
     object_name: ObjectName = "star",
+    scheduler: Scheduler = None,
     restart: Restart = False,
     overwrite: Overwrite = False,
 ) -> None:
@@ -159,9 +161,7 @@ def errors(
     CATALOGUE.partial, for anyone to read: after an interruption the same command resumes from
     there.
     """
-    inputs = [path for path in (model, spectra, calibrate_on) if path is not None]
-    check_output(catalogue, overwrite or is_finished(catalogue), tuple(SUFFIXES), *inputs)
-    check_report(report, overwrite, catalogue, *inputs)
+    _check_files(catalogue, report, overwrite, model, spectra, calibrate_on)
     limits = FlagOptions(
         edge=edge, max_bad_fraction=max_bad_fraction, min_snr=min_snr, max_distance=max_distance,
         max_newton_shift=max_newton_shift, max_missing=max_missing,
@@ -175,7 +175,7 @@ def errors(
         survey = predict_survey(
             catalogue, laplace, spectra, center=center, fill=fill, flux_errors=flux_errors,
             flag_options=limits, calibration=calibration, interval=interval, dialect=dialect,
-            resample=resample, restart=restart, overwrite=overwrite, **reading,
+            resample=resample, scheduler=scheduler, restart=restart, overwrite=overwrite, **reading,
         )  # fmt: skip
     _print_survey(survey, spectra.name, calibration, catalogue)
     stars = _read_for_report(report, laplace, spectra, reading, resample)
@@ -183,6 +183,15 @@ def errors(
         report, laplace, **vars(survey), stars=stars, object_name=object_name, overwrite=overwrite,
         files={"the model": model, "spectra": spectra},
     )  # fmt: skip
+
+
+def _check_files(
+    catalogue: Path, report: Path | None, overwrite: bool, *given: Path | None
+) -> None:
+    """Refuse outputs that could not be written, before any work."""
+    inputs = [path for path in given if path is not None]
+    check_output(catalogue, overwrite or is_finished(catalogue), tuple(SUFFIXES), *inputs)
+    check_report(report, overwrite, catalogue, *inputs)
 
 
 def _read_for_report(

@@ -17,6 +17,7 @@ from symspec.cli.shared.options import (
     Reading,
     Resample,
     Restart,
+    Scheduler,
     SpectraFile,
     Uncertainty,
     check_output,
@@ -75,6 +76,7 @@ def jacobian(
     uncertainty: Uncertainty = None,
     read: Reading = None,
     resample: Resample = None,
+    scheduler: Scheduler = None,
     restart: Restart = False,
     overwrite: Overwrite = False,
 ) -> None:
@@ -94,7 +96,7 @@ def jacobian(
         summary = write_jacobian(
             output, net, theta, spectra,
             flux_prior=flux_prior, fill=fill, dtype=dtype, compression=compression,
-            resample=resample, restart=restart, overwrite=overwrite,
+            resample=resample, scheduler=scheduler, restart=restart, overwrite=overwrite,
             **parse_reading(uncertainty, read),
         )  # fmt: skip
     console = open_console()

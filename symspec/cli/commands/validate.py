@@ -36,6 +36,7 @@ from symspec.cli.shared.options import (
     Overwrite,
     Reading,
     ReportPage,
+    Scheduler,
     SpectraFile,
     Uncertainty,
     check_output,
@@ -101,6 +102,7 @@ def validate(
     structure: Structure = "auto",
     memory: Memory = "8GB",
     workers: Workers = None,
+    scheduler: Scheduler = None,
     report: ReportPage = None,
     object_name: ObjectName = "star",
     overwrite: Overwrite = False,
@@ -118,7 +120,7 @@ def validate(
     reading = {"label_errors": label_errors, "group": group} | parse_reading(uncertainty, read)
     stars = read_labelled_spectra(spectra, label, reading)
     result = cross_validate(
-        stars, folds=folds, seed=seed, n_workers=workers,
+        stars, folds=folds, seed=seed, n_workers=workers, scheduler=scheduler,
         hidden=widths, activation=activation, preprocess=preprocess,
         epochs=epochs or FitOptions.epochs,
         batch_size=batch_size, learning_rate=learning_rate, tune=tune,

@@ -101,6 +101,15 @@ Weights = Annotated[
         " count alone."
     ),
 ]
+Scheduler = Annotated[
+    str | None,
+    typer.Option(
+        metavar="local|ADDRESS",
+        help="Who does the work: a process for each core, or the workers of a dask scheduler, such"
+        " as tcp://node1:8786. By default this process alone.",
+        show_default=False,
+    ),
+]
 Memory = Annotated[str, typer.Option(help="What a factorisation may take.")]
 Restart = Annotated[
     bool, typer.Option("--restart", help="Start again, without the pieces of an interrupted run.")

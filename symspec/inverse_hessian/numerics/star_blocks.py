@@ -48,6 +48,10 @@ class StarBlocks:
         """Whether a block is there."""
         return self.folder.has(_name_block(b))
 
+    def are_whole(self) -> bool:
+        """Whether all blocks are there."""
+        return all(self.has(b) for b in range(len(self.layout.blocks)))
+
     def __getitem__(self, b: int) -> Tangents:
         """Tangents of a block."""
         arrays = self.folder.read_arrays(_name_block(b))

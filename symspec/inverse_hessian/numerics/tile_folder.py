@@ -11,7 +11,7 @@ import os
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -71,6 +71,18 @@ class TileFolder:
             seal_file(temporary, self._name_content(name))
         self._verified.add(name)
 
+    def find_shape(self, name: str) -> tuple[int, ...]:
+        """Shape of a matrix.
+
+        Raises
+        ------
+        DataError
+            The file is gone or damaged.
+        """
+        self._require(name)
+        with self._path(name).open("rb") as stream:
+            return self._read_shape(name, stream)
+
     def read_matrix(self, name: str, out: np.ndarray) -> None:
         """Fill `out`, contiguous, with a matrix of its shape.
 
@@ -80,13 +92,10 @@ class TileFolder:
             The file is gone or damaged.
         """
         self._require(name)
+        n_read = 0
         with self._path(name).open("rb") as stream:
-            try:
-                np.lib.format.read_magic(stream)
-                shape, *_ = np.lib.format.read_array_header_1_0(stream)
-            except ValueError as error:
-                raise self._refuse(name) from error
-            n_read = stream.readinto(memoryview(out).cast("B")) if shape == out.shape else 0
+            if self._read_shape(name, stream) == out.shape:
+                n_read = stream.readinto(memoryview(out).cast("B"))
         if n_read != out.nbytes:
             raise self._refuse(name)
 
@@ -118,6 +127,13 @@ class TileFolder:
             return
         with path.open("rb") as stream:
             os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
+
+    def _read_shape(self, name: str, stream: BinaryIO) -> tuple[int, ...]:
+        try:
+            np.lib.format.read_magic(stream)
+            return np.lib.format.read_array_header_1_0(stream)[0]
+        except ValueError as error:
+            raise self._refuse(name) from error
 
     def _require(self, name: str) -> None:
         if not self.has(name) or not self._path(name).exists():

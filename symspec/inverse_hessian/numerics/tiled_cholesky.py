@@ -48,6 +48,16 @@ class TiledCholesky:
         """Whether a tile is there."""
         return self.folder.has(_name_tile(i, j))
 
+    def is_whole(self) -> bool:
+        """Whether all tiles are there, and those of the diagonal have the sizes of the blocks."""
+        n = len(self.sizes)
+        if not all(self.has_tile(i, j) for i in range(n) for j in range(i + 1)):
+            return False
+        return all(
+            self.folder.find_shape(_name_tile(i, i)) == (size, size)
+            for i, size in enumerate(self.sizes)
+        )
+
     def complete_row(
         self, i: int, block: Callable[[int], np.ndarray], tell: Callable[[int], object]
     ) -> None:

@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import numpy as np
 
-from symspec.files.provenance import find_versions
 from symspec.hmc.comparison import AGREE, THRESHOLDS, HmcComparison
 from symspec.laplace.certificate import Certificate
 from symspec.laplace.posterior import LaplacePosterior
@@ -32,6 +31,7 @@ from symspec.reports.plots import plot_structure_audit
 from symspec.reports.tables import format_noise
 from symspec.spectra.spectra import with_unit
 from symspec.validation.audit import INSIDE, StructureAudit
+from symspec.workers.versions import find_versions
 
 
 def describe_pixels(net: Network) -> str:

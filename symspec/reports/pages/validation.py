@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 
 from symspec.errors import DataError
-from symspec.files.provenance import find_versions
 from symspec.laplace.certificate import Certificate
 from symspec.laplace.prediction import Prediction
 from symspec.networks.regression import Regression
@@ -29,6 +28,7 @@ from symspec.reports.pages.write import check_report, save_page
 from symspec.reports.tables import format_noise
 from symspec.spectra.selections import find_groups
 from symspec.spectra.spectra import Spectra
+from symspec.workers.versions import find_versions
 
 
 def write_validation_report(
