@@ -1,6 +1,7 @@
 """Who does long work: this process, a process for each core, or the workers of a cluster.
 
-``scheduler=`` of `symspec.predict_survey`, `write_jacobian`, `validate`, `fit_laplace` and of
+``scheduler=`` of `symspec.predict_survey`, `write_jacobian`, `validate`, `fit_laplace`, of
+`symspec.fitting.fit_starts` and of
 compiled sums such as `compile_ggn_vector_product(reg)(theta, X, Y, v, scheduler=...)` takes
 
 - None, this process;
