@@ -1,4 +1,4 @@
-"""Catalogues read back: predictions with what their headers say of them."""
+"""Catalogues that `write_catalogue` and `predict_survey` wrote, read back as predictions."""
 
 from __future__ import annotations
 

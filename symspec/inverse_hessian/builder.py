@@ -13,7 +13,12 @@ from symspec.derivatives import compiled, matrices
 from symspec.derivatives.tangent_stream import Elsewhere, TangentStream
 from symspec.derivatives.tangents import Tangents, compute_tangents, walk_tangents
 from symspec.derivatives.threads import Threads
-from symspec.inverse_hessian.choice import INVERSES, check_structure, choose_structure
+from symspec.inverse_hessian.choice import (
+    INVERSES,
+    check_structure,
+    choose_structure,
+    parse_options,
+)
 from symspec.inverse_hessian.interface import InverseHessian
 from symspec.inverse_hessian.primal import PrimalInverse
 from symspec.networks.noise.star_noise import StarNoise
@@ -72,8 +77,8 @@ class InverseBuilder:
         checkpoint: Checkpoint | None = None,
         workers: Workers | None = None,
     ):
-        self.options = dict(options or {})
-        check_structure(structure, curvature, self.options)
+        check_structure(structure, curvature, options or {})
+        self.options = parse_options(structure, options or {})
         self.reg = reg
         self.X = X
         self.Y = Y

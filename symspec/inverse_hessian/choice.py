@@ -117,13 +117,18 @@ def check_structure(structure: str, curvature: str, options: Mapping[str, Any]) 
         _check_option(known[name], name, value)
 
 
+def parse_options(structure: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options that `check_structure` has let pass, each of its own type: 1e3 is a count, too."""
+    return {name: INVERSES[structure].options[name](value) for name, value in options.items()}
+
+
 def _check_option(kind: type, name: str, value: Any) -> None:
     if kind is Path:
         if not isinstance(value, str | os.PathLike) or not os.fspath(value):
             raise OptionError(f"{name} should be the name of a folder, got {value!r}.")
         return
     if kind is int:
-        is_whole = isinstance(value, float) and value.is_integer()  # 1e3 is a count, too
+        is_whole = isinstance(value, float) and value.is_integer()
         check_count(int(value) if is_whole else value, name)
         return
     is_real = isinstance(value, int | float | np.number) and not isinstance(value, bool)

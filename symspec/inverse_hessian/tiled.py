@@ -10,7 +10,6 @@ import math
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -65,17 +64,18 @@ class TiledDualInverse(WoodburyInverse):
     @classmethod
     def build(cls, problem: Problem, theta: np.ndarray) -> TiledDualInverse:
         """From all training stars, or from as many rows of tiles as hold the option "subset"."""
-        folder = Path(problem.options["scratch"]).absolute()
-        whole = _open_layout(problem, theta, folder)
+        folder = problem.options["scratch"].absolute()
+        size = problem.options.get("stars_a_tile")
+        fingerprint = find_fingerprint("kernel in tiles", problem.identity(theta), size)
+        whole = _open_layout(problem, theta, folder, fingerprint)
         remove_abandoned(folder)
-        tiles = TileFolder(folder, _find_key(problem, theta, whole))
-        StarCosts.of(problem.reg.net.layout, problem.reg.net.n_outputs).check_block(
-            whole.stars_a_block, whole.n_rows, problem.memory
-        )
+        tiles = TileFolder(folder, find_fingerprint(fingerprint, whole))
         layout = whole.leading(problem.options.get("subset", len(whole.stars)))
         noise = problem.noise(theta, layout.stars)
-        params = problem.reg.net.layout
-        stars = StarBlocks(tiles, layout, params, invert_prior(problem.reg))
+        net = problem.reg.net
+        costs = StarCosts.of(net.layout, net.n_outputs)
+        costs.check_block(layout.stars_a_block, layout.n_rows, problem.memory)
+        stars = StarBlocks(tiles, layout, net.layout, invert_prior(problem.reg))
         factor = TiledCholesky(tiles, layout.sizes)
         is_subset = len(layout.stars) < len(whole.stars)
         inverse = cls(stars, factor, noise, is_subset=is_subset)
@@ -218,7 +218,7 @@ def _refuse(what: str, structures: str) -> OptionError:
     )
 
 
-def _open_layout(problem: Problem, theta: np.ndarray, folder: Path) -> Layout:
+def _open_layout(problem: Problem, theta: np.ndarray, folder: Path, fingerprint: str) -> Layout:
     """The layout that a folder was begun with, or a new one, which is kept there.
 
     Raises
@@ -230,14 +230,14 @@ def _open_layout(problem: Problem, theta: np.ndarray, folder: Path) -> Layout:
     """
     if folder.exists() and not folder.is_dir():
         raise OptionError(f"scratch should be a folder, got {folder}, which is none.")
-    kept = Checkpoint(folder, find_fingerprint(_describe(problem, theta)))
+    kept = Checkpoint(folder, fingerprint)
     try:
         state = kept.load("layout")
     except DataError as error:
         raise DataError(
             f"{folder} should hold tiles of this kernel, got those of another one (another network,"
-            " weights, stars, noise, prior, dtype or tile size): give another folder, or delete"
-            " this one."
+            " weights, stars, noise, prior, dtype, tile size or version): give another folder, or"
+            " delete this one."
         ) from error
     if state is None:
         state = _lay_out(problem, theta)
@@ -259,17 +259,6 @@ def _lay_out(problem: Problem, theta: np.ndarray) -> dict[str, np.ndarray]:
         parts.append(np.setdiff1d(more, problem.pick_stars(first)))
     stars = np.concatenate(parts)
     return {"stars": stars, "observed": observed[stars], "stars_a_block": np.array(size)}
-
-
-def _describe(problem: Problem, theta: np.ndarray) -> tuple[Any, ...]:
-    """All that tiles depend on but for the order of stars."""
-    return "kernel in tiles", problem.identity(theta), problem.options.get("stars_a_tile")
-
-
-def _find_key(problem: Problem, theta: np.ndarray, layout: Layout) -> str:
-    return find_fingerprint(
-        _describe(problem, theta), layout.stars, layout.observed, layout.stars_a_block
-    )
 
 
 def _encode(text: str) -> np.ndarray:

@@ -12,6 +12,7 @@ from scipy.special import ndtri
 
 from symspec.errors import DataError, OptionError, ShapeError
 from symspec.laplace.prediction import Prediction
+from symspec.mixtures.prediction import CombinedPrediction
 from symspec.networks.noise import StudentTNoise
 from symspec.networks.noise.tails import find_log_density
 from symspec.safety.arrays import as_float_array
@@ -89,7 +90,14 @@ def studentized_residuals(prediction: Prediction, training_labels: ArrayLike) ->
     ------
     ShapeError
         `training_labels` has another shape than the labels predicted.
+    OptionError
+        The prediction is that of a mixture of networks.
     """
+    if isinstance(prediction, CombinedPrediction):
+        raise OptionError(
+            "prediction should be that of one network, whose noise is less than its scatter by what"
+            " it learnt, got one of a mixture: take one of its parts, or leave_one_out."
+        )
     labels = check_true_labels(prediction, training_labels)
     variance = np.diagonal(prediction.noise_cov - prediction.model_cov, axis1=1, axis2=2)
     # a star that was not trained on may have V > S: NaN

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
-from symspec.laplace.leave_one_out import LeftOut, complete_flux
-from symspec.laplace.posterior import LaplacePosterior
+from symspec.laplace.leave_one_out import complete_flux
+from symspec.mixtures.left_out import leave_out
+from symspec.mixtures.posterior import AnyPosterior, list_posteriors
 from symspec.safety.label_errors import find_labels_alone
 from symspec.safety.options import check_number
 from symspec.spectra.resampling import Resampled
@@ -14,7 +15,7 @@ from symspec.spectra.spectra import Spectra
 
 
 def jackknife_intervals(
-    laplace: LaplacePosterior,
+    laplace: AnyPosterior,
     X_new: ArrayLike | Spectra | Resampled,
     X: ArrayLike | Spectra | Resampled | None = None,
     Y: ArrayLike | None = None,
@@ -35,7 +36,7 @@ def jackknife_intervals(
 
     Parameters
     ----------
-    laplace : LaplacePosterior
+    laplace : LaplacePosterior or CombinedPosterior
         With structure="primal" or "dual".
     X_new : array_like, shape (star, pixel), Spectra or Resampled
         The stars to predict, with flux as noisy as that of the training stars.
@@ -56,8 +57,8 @@ def jackknife_intervals(
         The stars are not what is expected.
     """
     check_number(level, "level", "between 0 and 1", lambda x: 0 < x < 1)
-    flux = complete_flux(laplace, X_new)
-    left_out = LeftOut.of(laplace, None, X, Y, label_errors, ivar)
+    left_out = leave_out(laplace, X, Y, label_errors=label_errors, ivar=ivar)
+    flux = complete_flux(list_posteriors(laplace)[0], X_new)  # all were trained on the same stars
     labels = find_labels_alone(left_out.stars.labels)
     known = ~np.isnan(labels)
     residuals = np.abs(labels - left_out.predict().labels)

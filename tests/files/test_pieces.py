@@ -15,6 +15,7 @@ import symspec as ss
 from symspec.cli.app import app
 from symspec.errors import DataError, FileKeptError
 from symspec.files.partial_runs import PartialRun, is_finished, open_run
+from symspec.workers.interface import Task
 
 PLAN = {"model": "abc", "limit": 0.5}
 STARS = (10, 4)  # in all, and in a piece
@@ -38,7 +39,7 @@ def write_squares(run, path):
 def start(folder, plan=PLAN, name="out"):
     """A run whose pieces are all finished, and its folder."""
     with open_run(folder / name, plan, *STARS) as run:
-        run.compute(same, squares)
+        run.compute(Task(read=same, find=squares))
     return folder / f"{name}.partial"
 
 
@@ -46,7 +47,7 @@ def finish(output, **words):
     """Go on to the end; which stars were computed."""
     asked = []
     with open_run(output, PLAN, *STARS, **words) as run:
-        run.compute(same, lambda rows: asked.append(rows.start) or squares(rows))
+        run.compute(Task(read=same, find=lambda rows: asked.append(rows.start) or squares(rows)))
         run.finish(lambda path: write_squares(run, path), overwrite=words.get("overwrite", False))
     assert output.read_text() == "0 1 4 9 16 25 36 49 64 81"
     assert not output.with_name(f"{output.name}.partial").exists()

@@ -168,6 +168,17 @@ def test_the_last_layer_given_the_others_comes_from_tiles_as_well(whole):
     assert_allclose(found, expected, atol=AGREED)
 
 
+def test_whole_numbers_may_be_floats(whole, folder):
+    kept = read_all(folder)
+    tiled = build(folder, options={"stars_a_tile": float(TILE), "subset": 1e1})
+    assert tiled.n_rows == np.isfinite(Y[tiled.stars.layout.stars]).sum()
+    assert read_all(folder) == kept
+    options = {"subset": 1e1}
+    dense = InverseBuilder(REG, X, Y, structure="dual", options=options).build(THETA)
+    expected = dense.label_covariance(whole.tangents)
+    assert_allclose(tiled.label_covariance(whole.tangents), expected, rtol=AGREED)
+
+
 def test_a_folder_is_found_again_from_elsewhere(whole, folder, monkeypatch, tmp_path):
     monkeypatch.chdir(folder.parent)
     tiled = build(folder.name)

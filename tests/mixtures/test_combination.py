@@ -175,12 +175,28 @@ def test_means_of_groups_err_by_how_far_the_networks_find_them_apart(posteriors,
     assert list(found.names) == ["x", "y"]
 
 
+def test_the_jackknife_takes_the_mean_labels_without_each_star(posteriors, new):
+    both = ss.combine(posteriors[:2], weights=[0.25, 0.75])
+    X = new[0]
+    found = ss.jackknife_intervals(both, X, level=0.8)
+    rng = np.random.default_rng(0)  # the training stars of `fit`
+    flux = rng.normal(size=(20, 4))
+    Y = np.tanh(flux @ rng.normal(size=(4, 2))) + 0.1 * rng.normal(size=(20, 2))
+    residuals = np.abs(Y - both.leave_one_out().labels)
+    without = both.predict_labels(X)[:, :, None] - both.influence(X)
+    upper = np.sort(without + residuals.T, axis=2)[..., 16]  # the 17th of 20, 0.8 of 21
+    lower = np.sort(without - residuals.T, axis=2)[..., 3]
+    assert_entries(found, np.stack([lower, upper], axis=2), 1e-10)
+
+
 def test_what_single_networks_have_is_asked_of_these(posteriors, new):
     both = ss.combine(posteriors[:2])
     with pytest.raises(AttributeError, match=r"no 'inverse_hessian'.* take one of its posteriors"):
         both.inverse_hessian  # noqa: B018
     with pytest.raises(AttributeError, match="take one of its posteriors"):
-        ss.jackknife_intervals(both, new[0])
+        ss.sandwich_covariance(both, new[0], np.ones((3, 2)), new[0])
+    with pytest.raises(ss.OptionError, match="should be that of one network"):
+        ss.studentized_residuals(both.predict(new[0], progress=False), np.ones((3, 2)))
     again = pickle.loads(pickle.dumps(both))
     np.testing.assert_array_equal(again.weights, both.weights)
     assert copy.copy(both).posteriors == both.posteriors

@@ -90,15 +90,6 @@ ReportPage = Annotated[
 ObjectName = Annotated[
     str, typer.Option(metavar="WORD", help="What the spectra are of, in the report: sample, ...")
 ]
-Scheduler = Annotated[
-    str | None,
-    typer.Option(
-        metavar="local|ADDRESS",
-        help="Who does the work: a process for each core, or the workers of a dask scheduler, such"
-        " as tcp://node1:8786. By default this process alone.",
-        show_default=False,
-    ),
-]
 Starts = Annotated[
     int,
     typer.Option(min=1, help="Networks trained from other first weights, as one model: a mixture."),
@@ -108,6 +99,15 @@ Weights = Annotated[
     typer.Option(
         help="How several networks count: alike, or by the evidence, of which a few nats make one"
         " count alone."
+    ),
+]
+Scheduler = Annotated[
+    str | None,
+    typer.Option(
+        metavar="local|ADDRESS",
+        help="Who does the work: a process for each core, or the workers of a dask scheduler, such"
+        " as tcp://node1:8786. By default this process alone.",
+        show_default=False,
     ),
 ]
 Memory = Annotated[str, typer.Option(help="What a factorisation may take.")]
