@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 from numpy.typing import ArrayLike
 
+from symspec.derivatives.functions import check_stars
 from symspec.errors import OptionError
 from symspec.fitting.fit import FitOptions, finish, fit_network, run_adam
+from symspec.fitting.folds import run_folds
+from symspec.laplace.leave_one_out import TrainingStars
 from symspec.laplace.posterior import LaplacePosterior
 from symspec.mixtures.posterior import AnyPosterior, combine
 from symspec.safety.options import check_count
 from symspec.safety.progress import Progress
+from symspec.spectra.selections import as_stars
 from symspec.spectra.spectra import Spectra
+
+STAGE = "starts: training, tuning, certifying"
 
 
 def has_one_minimum(options: FitOptions) -> bool:
@@ -29,6 +37,7 @@ def fit_starts(
     seed: int = 0,
     held_out: Spectra | None = None,
     first: LaplacePosterior | None = None,
+    scheduler: Any = None,
     progress: bool | Progress = True,
 ) -> AnyPosterior:
     """Train networks by `fit_network` from several first weights, and combine them.
@@ -45,6 +54,9 @@ def fit_starts(
         Of the first network; the others have the numbers that follow.
     first : LaplacePosterior, optional
         The first network, where it is trained already.
+    scheduler : None, "local", str or distributed.Client, optional
+        Who trains, each network for itself: see `symspec.workers`. By default this process, one
+        after the other.
 
     Raises
     ------
@@ -58,10 +70,36 @@ def fit_starts(
             " once, or give it hidden layers."
         )
     each = [] if first is None else [first]
-    for k in range(len(each), n_starts):
-        fitted = fit_network(spectra, options, seed=seed + k, held_out=held_out, progress=progress)
-        each.append(fitted)
+    seeds = range(seed + len(each), seed + n_starts)
+    if scheduler is None:
+        for one in seeds:
+            fitted = fit_network(spectra, options, seed=one, held_out=held_out, progress=progress)
+            each.append(fitted)
+    else:
+        starts = [_Start(spectra, options, held_out, one) for one in seeds]
+        found = run_folds(_fit_start, starts, scheduler=scheduler, progress=progress, stage=STAGE)
+        each += [_with_stars(laplace, spectra) for laplace in found]
     return put_together(each, weights)
+
+
+@dataclass(frozen=True, eq=False)
+class _Start:
+    spectra: Spectra
+    options: FitOptions
+    held_out: Spectra | None
+    seed: int
+
+
+def _fit_start(start: _Start) -> LaplacePosterior:
+    return fit_network(
+        start.spectra, start.options, seed=start.seed, held_out=start.held_out, progress=False
+    )
+
+
+def _with_stars(laplace: LaplacePosterior, spectra: Spectra) -> LaplacePosterior:
+    """The posterior with its training stars, which no process sends back."""
+    stars = TrainingStars(*check_stars(laplace.reg.net, *as_stars(laplace.reg.net, spectra)))
+    return replace(laplace, training_stars=stars)
 
 
 def train_again(

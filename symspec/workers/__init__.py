@@ -1,7 +1,8 @@
 """Who does long work: this process, a process for each core, or the workers of a cluster.
 
-``scheduler=`` of `symspec.predict_survey`, `write_jacobian`, `validate`, `fit_laplace` and of
-compiled sums such as `compile_ggn_vector_product(reg)(theta, X, Y, v, scheduler=...)` takes
+``scheduler=`` of `symspec.predict_survey`, `write_jacobian`, `validate`, `fit_laplace`, of
+`symspec.fitting.fit_starts`, and of compiled sums such as
+``compile_ggn_vector_product(reg)(theta, X, Y, v, scheduler=...)`` takes
 
 - None, this process;
 - ``"local"``, a process for each core of this machine, started and ended by the call, which in a

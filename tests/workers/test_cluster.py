@@ -13,6 +13,8 @@ import symspec as ss
 from symspec.derivatives import tangent_stream
 from symspec.errors import OptionError, WorkersError
 from symspec.files import jacobians, surveys
+from symspec.fitting.fit import FitOptions
+from symspec.fitting.starts import fit_starts
 from symspec.laplace.posterior import LaplacePosterior
 from symspec.workers import open_workers
 from symspec.workers.interface import Task
@@ -166,6 +168,17 @@ def test_folds_are_the_same_though_a_worker_died(work, cluster):
     assert cluster.has_killed()
     np.testing.assert_array_equal(there.prediction.labels, here.prediction.labels)
     np.testing.assert_array_equal(there.prediction.total_cov, here.prediction.total_cov)
+
+
+def test_starts_are_the_same(work, cluster):
+    options = FitOptions(hidden=(), dof=4.0, epochs=1, tune=False)
+    here = fit_starts(work.stars, options, n_starts=2, progress=False)
+    there = fit_starts(work.stars, options, n_starts=2, progress=False, scheduler=cluster.client)
+    for one, other in zip(there.posteriors, here.posteriors, strict=True):
+        np.testing.assert_array_equal(one.theta, other.theta)
+        np.testing.assert_array_equal(one.training_stars.flux, other.training_stars.flux)
+    expected = here.predict(work.stars, progress=False).total_cov
+    np.testing.assert_array_equal(there.predict(work.stars, progress=False).total_cov, expected)
 
 
 def die_of(number):
