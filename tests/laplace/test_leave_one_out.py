@@ -62,7 +62,9 @@ def test_a_star_left_out_is_as_if_it_had_not_been_there(case, star):
     assert_entries(found.noise_cov[star], with_errors, SOLVED)
     assert_entries(found.total_cov[star], expected.model_cov[0] + with_errors, SOLVED)
     moved = case.laplace.predict_labels(case.new) - refit.predict_labels(case.new)
-    assert_entries(case.laplace.influence(case.new)[:, :, star], moved, SOLVED)
+    # the refit ends within 1e-12 of the labels' errors, which are below 1
+    influence = case.laplace.influence(case.new)[:, :, star]
+    np.testing.assert_allclose(influence, moved, rtol=SOLVED, atol=1e-12)
 
 
 def test_bad_pixels_are_filled_in_arrays_as_in_spectra(case):
