@@ -127,7 +127,7 @@ class DiskFullError(SymspecError, OSError):
 
 
 class WorkersError(SymspecError, RuntimeError):
-    """Workers of a cluster cannot be reached, have other versions, or died again and again."""
+    """Processes died, or workers of a cluster cannot be reached or have other versions."""
 
 
 def _restore(kind: type[SymspecError], args: tuple[Any, ...], held: dict[str, Any]) -> SymspecError:

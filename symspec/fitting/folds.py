@@ -6,6 +6,7 @@ import multiprocessing
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
 from dataclasses import replace
 from typing import Any
@@ -14,6 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from threadpoolctl import threadpool_limits
 
+from symspec.errors import WorkersError
 from symspec.safety.progress import Progress, show_progress
 from symspec.spectra.selections import assign_folds
 from symspec.spectra.spectra import Spectra
@@ -65,6 +67,11 @@ def run_folds[Job, Result](
         It is called after each job.
     stage : str
         What the progress calls the work.
+
+    Raises
+    ------
+    WorkersError
+        A process died.
     """
     n = min(len(jobs), n_workers or os.cpu_count() or 1)
     with show_progress(progress) as show:
@@ -77,14 +84,27 @@ def run_folds[Job, Result](
                 results.append(work(job))
                 show(stage, n_done, len(jobs))
             return results
-        context = multiprocessing.get_context("spawn")
-        limit = {"initializer": threadpool_limits, "initargs": (1,)}
+        return _run_in_processes(n, work, jobs, show, stage)
+
+
+def _run_in_processes[Job, Result](
+    n: int, work: Callable[[Job], Result], jobs: Sequence[Job], show: Progress, stage: str
+) -> list[Result]:
+    context = multiprocessing.get_context("spawn")
+    limit = {"initializer": threadpool_limits, "initargs": (1,)}
+    try:
         with ProcessPoolExecutor(n, context, **limit) as pool:
             futures = [pool.submit(work, job) for job in jobs]
             for n_done, future in enumerate(as_completed(futures), start=1):
                 future.result()
                 show(stage, n_done, len(jobs))
             return [future.result() for future in futures]
+    except BrokenProcessPool as error:
+        raise WorkersError(
+            f"{n} processes should do the work, but one died: in a script, call this below `if"
+            ' __name__ == "__main__":`, as each of them imports the script; or memory was short,'
+            " where fewer processes, of smaller networks or fewer spectra, get through."
+        ) from error
 
 
 def _run_elsewhere[Job, Result](

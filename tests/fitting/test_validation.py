@@ -1,5 +1,6 @@
 """Cross-validation: each star is predicted by a refit that saw nothing of its group."""
 
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 import symspec as ss
-from symspec.errors import DataError, OptionError
+from symspec.errors import DataError, OptionError, WorkersError
 from symspec.fitting.fit import FitOptions, fit_network
 from symspec.fitting.folds import run_folds
 from symspec.spectra.selections import assign_folds
@@ -94,3 +95,8 @@ def test_processes_give_results_in_their_order():
     )
     assert done == [9, 1, 4]
     assert steps == [(0, 3), (1, 3), (2, 3), (3, 3)]
+
+
+def test_a_process_that_dies_is_told_with_what_helps():
+    with pytest.raises(WorkersError, match='below `if __name__ == "__main__":`'):
+        run_folds(os._exit, [1, 1], n_workers=2, progress=False)
