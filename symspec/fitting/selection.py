@@ -137,6 +137,8 @@ def select(
         There are fewer groups than folds, or an option is unknown.
     DivergedError
         The training of a candidate left the finite numbers.
+    WorkersError
+        A process died, as in a script without ``if __name__ == "__main__":`` above the call.
 
     Examples
     --------

@@ -92,7 +92,8 @@ def validate(
     OptionError
         There are fewer groups than folds, or an option is unknown.
     WorkersError, MissingDependencyError
-        As `symspec.workers.open_workers`.
+        As `symspec.workers.open_workers`; or a process died, as in a script without
+        ``if __name__ == "__main__":`` above the call.
 
     Examples
     --------
