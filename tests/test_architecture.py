@@ -7,6 +7,7 @@ A new module needs no edit here: it belongs to the room that it lies in. A new r
 import ast
 import subprocess
 import sys
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -128,14 +129,17 @@ def walk(node):
         yield from walk(child)
 
 
+@cache
 def imported_names(source):
     """Dotted names that a module imports, wherever in it: `from a import b` counts as a.b."""
+    names = []
     for node in walk(ast.parse(source)):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, "imports are absolute"
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            names += [f"{node.module}.{alias.name}" for alias in node.names]
+    return names
 
 
 def imported_modules(source, known):
