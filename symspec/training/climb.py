@@ -31,6 +31,7 @@ class Point:
     is_certain : bool
         Whether F is the evidence, perhaps roughly: its weights are at a minimum of U.
     is_rough : bool
+        Whether it is roughly: large steps of the noise need no more.
     theta : numpy.ndarray, shape (param,)
         The weights.
     n_effective : mapping of str to float

@@ -1,6 +1,6 @@
 """The exact dual of the 17.6-million-weight network in tiles on disk, killed twice and resumed.
 
-    python tests/bench/tiled_dual.py FOLDER [N_STARS]        # 20,000: an hour, 17 GB on disk
+    python tests/bench/tiled_dual.py FOLDER [N_STARS]        # 20,000: 20 minutes, 17 GB on disk
     python tests/bench/tiled_dual.py FOLDER compare [N_STARS]   # against the dense dual, 4,000
 
 Spectra are generated, weights untrained: the arithmetic is the same. Each run is a process of its

@@ -7,8 +7,11 @@ import pytest
 from scipy.linalg import eigh
 
 import symspec as ss
+from symspec.inverse_hessian.builder import InverseBuilder
 from symspec.training import marginal_likelihood
 from symspec.training.climb import Point, climb
+from symspec.training.hyperparameters import Hyperparameters
+from symspec.training.marginal_likelihood import MarginalLikelihood
 
 LIMITS = np.full(2, 9.0)
 TOP = np.array([1.5, -0.8])
@@ -155,3 +158,29 @@ def test_starts_are_counted(problem):
     reg, theta, X, Y = problem
     with pytest.raises(ss.OptionError, match="starts should be a positive integer, got 0"):
         ss.tune(reg, theta, X, Y, starts=0)
+
+
+@pytest.mark.parametrize("structure", ["primal", "dual"])
+def test_far_from_the_noise_the_evidence_is_rough_and_at_the_end_it_is_not(structure):
+    rng = np.random.default_rng(4)
+    X = rng.normal(size=(40, 3))
+    Y = np.tanh(X[:, :1]) + 0.02 * rng.normal(size=(40, 1))
+    reg = ss.Regression(ss.mlp([3, 4, 1], activation="tanh"), sigma_noise=2.0, prior_precision=1.0)
+    theta = reg.net.init_params(rng)
+    builder = InverseBuilder(reg, X, Y, structure=structure)
+    start = MarginalLikelihood(builder, Hyperparameters(reg))
+    rough = start.evaluate_roughly(theta)
+    assert start.can_be_rough
+    assert not rough.is_minimum
+    assert rough.newton_decrement <= marginal_likelihood.ROUGH
+    # central differences with a step of 1e-3
+    fixed = start.differentiate_at_fixed_weights(rough.theta)
+    np.testing.assert_allclose(rough.gradient, fixed, rtol=1e-5)
+
+    seen = []
+    ss.tune(
+        reg, theta, X, Y, structure=structure, progress=False,
+        callback=lambda _, evidence: seen.append(evidence.is_minimum),
+    )  # fmt: skip
+    assert not seen[0]
+    assert seen[-1]
