@@ -9,6 +9,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
 from dataclasses import replace
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -91,9 +92,8 @@ def _run_in_processes[Job, Result](
     n: int, work: Callable[[Job], Result], jobs: Sequence[Job], show: Progress, stage: str
 ) -> list[Result]:
     context = multiprocessing.get_context("spawn")
-    limit = {"initializer": threadpool_limits, "initargs": (1,)}
     try:
-        with ProcessPoolExecutor(n, context, **limit) as pool:
+        with ProcessPoolExecutor(n, context, initializer=_use_one_thread) as pool:
             futures = [pool.submit(work, job) for job in jobs]
             for n_done, future in enumerate(as_completed(futures), start=1):
                 future.result()
@@ -105,6 +105,12 @@ def _run_in_processes[Job, Result](
             ' __name__ == "__main__":`, as each of them imports the script; or memory was short,'
             " where fewer processes, of smaller networks or fewer spectra, get through."
         ) from error
+
+
+def _use_one_thread() -> None:
+    """Only libraries that are loaded can be told: SciPy's BLAS is another one than NumPy's."""
+    import_module("scipy.linalg")
+    threadpool_limits(1)
 
 
 def _run_elsewhere[Job, Result](

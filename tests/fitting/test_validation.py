@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
+from threadpoolctl import threadpool_info
 
 import symspec as ss
 from symspec.errors import DataError, OptionError, WorkersError
@@ -100,3 +101,14 @@ def test_processes_give_results_in_their_order():
 def test_a_process_that_dies_is_told_with_what_helps():
     with pytest.raises(WorkersError, match='below `if __name__ == "__main__":`'):
         run_folds(os._exit, [1, 1], n_workers=2, progress=False)
+
+
+def count_threads(_):
+    return [library["num_threads"] for library in threadpool_info()]
+
+
+def test_a_process_has_one_thread_of_each_blas(monkeypatch):
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", "2")
+    (counts, _) = run_folds(count_threads, [0, 1], n_workers=2, progress=False)
+    assert len(counts) >= 2
+    assert set(counts) == {1}
