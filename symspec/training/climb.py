@@ -111,7 +111,7 @@ def climb(
         gain = here.gain(free)
         if gain <= tolerance:
             return here, False
-        alone = leading is not None and here.gain(free & leading) > MUCH
+        alone = leading is not None and moves_alone(here, leading, limits)
         step = _find_step(here, B, free & leading if alone else free, limits, radius)
         promised = float(here.gradient @ step - 0.5 * step @ B @ step)
         if promised <= tolerance or (is_broken and last_rise <= SMALL * gain):
@@ -141,6 +141,11 @@ def climb(
             radius = SHORTER * size
             last_rise = np.inf
     return here, False
+
+
+def moves_alone(here: Point, leading: np.ndarray, limits: np.ndarray) -> bool:
+    """Whether the leading entries are to move before the others: they would gain much."""
+    return here.gain(find_free(here, limits) & leading) > MUCH
 
 
 def find_free(here: Point, limits: np.ndarray) -> np.ndarray:

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from symspec.inverse_hessian.builder import InverseBuilder
-from symspec.training.climb import MUCH, SHORTER, Evaluate, Point, climb, find_free
+from symspec.training.climb import SHORTER, Evaluate, Point, climb, moves_alone
 from symspec.training.hyperparameters import Hyperparameters
 from symspec.training.linearized import linearize
 from symspec.training.marginal_likelihood import Evidence, EvidenceFunction, MarginalLikelihood
@@ -116,17 +116,12 @@ class _Evaluation:
         there = self._start.at(h)
         if self.is_rough:
             point = self._tell(h, there.evaluate_roughly(theta))
-            if self._is_far(point):
+            hyperparameters = self._start.hyperparameters
+            if moves_alone(point, hyperparameters.is_noise, hyperparameters.limits):
                 return point
             self.is_rough = False
             theta = point.theta
         return self._tell(h, there.evaluate(theta, is_near=is_near))
-
-    def _is_far(self, point: Point) -> bool:
-        """Whether the noise is to move by itself."""
-        hyperparameters = self._start.hyperparameters
-        free = find_free(point, hyperparameters.limits)
-        return point.gain(free & hyperparameters.is_noise) > MUCH
 
     def _tell(self, h: np.ndarray, evidence: Evidence) -> Point:
         self._follow(h, evidence)
