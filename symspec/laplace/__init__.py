@@ -110,7 +110,7 @@ network.
 from symspec.laplace.certificate import Certificate
 from symspec.laplace.fit import fit_laplace
 from symspec.laplace.flags import Flag, FlagOptions
-from symspec.laplace.means import GroupMeans, predict_means
+from symspec.laplace.means import GroupMeans
 from symspec.laplace.posterior import LaplacePosterior
 from symspec.laplace.prediction import Prediction
 
@@ -122,5 +122,4 @@ __all__ = [
     "LaplacePosterior",
     "Prediction",
     "fit_laplace",
-    "predict_means",
 ]

@@ -1,8 +1,8 @@
 """What says whether two networks, or two Laplace posteriors, are the same.
 
 `describe_posterior` gives all that results depend on: runs that can be resumed take the fingerprint
-of it. The digests of the `hash_` functions are stored in draws,
-catalogues and files of derivatives, so that what is digested, and in which order, stays as it is.
+of it. The digests of the `hash_` functions are stored in draws, catalogues and files of
+derivatives, so that what is digested, and in which order, stays as it is.
 """
 
 from __future__ import annotations

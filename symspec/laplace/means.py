@@ -73,31 +73,7 @@ def predict_means(
     ivar: ArrayLike | None = None,
     center: str = "weights",
 ) -> GroupMeans:
-    """Predict the mean labels of groups of stars.
-
-    Parameters
-    ----------
-    laplace : LaplacePosterior
-        Of any structure: the mean's model error is as exact as that of single stars.
-    X : array_like, shape (star, pixel), Spectra or Resampled
-    groups : array_like, shape (star,), optional
-        Name or number of each star's group; by default all stars are one, named "all".
-    ivar : array_like, shape (star, pixel), optional
-        As for `LaplacePosterior.predict`; `Spectra` bring their own.
-    center : {"weights", "linearized"}
-        As for `LaplacePosterior.predict`.
-
-    Returns
-    -------
-    GroupMeans
-
-    Raises
-    ------
-    ShapeError, DataError
-        `groups` is not one name a star; X or ivar is not what `predict` takes.
-    OptionError
-        The posterior has no linearised centre.
-    """
+    """Mean labels of groups by one network; `symspec.predict_means` says what is what."""
     prediction = laplace.predict(X, ivar=ivar, center=center, progress=False)
     n = len(prediction.labels)
     given = np.full(n, "all") if groups is None else groups
