@@ -12,37 +12,23 @@ in a survey and in fits; all catalogues have to be the same byte by byte, and al
 """
 
 import hashlib
-import os
-import signal
 import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import survey as spectra_of
-from distributed import Client, LocalCluster, WorkerPlugin
+from distributed import Client, LocalCluster
 from threadpoolctl import threadpool_limits
 
 import symspec as ss
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "workers"))
+
+from killing import KillNext
+
 HIDDEN, N_FIT, N_FIT_PIXELS = [512, 64], 20_000, 1500
 MOST_SENT = 20_000  # stars of a survey from memory
-
-
-class KillOne(WorkerPlugin):
-    """Kill the worker that begins a piece while there is the file `flag`, which goes then."""
-
-    def __init__(self, flag):
-        self.flag = flag
-
-    def transition(self, key, start, finish, **more):
-        if finish != "executing" or not str(key).startswith("symspec"):
-            return
-        try:
-            os.unlink(self.flag)
-        except FileNotFoundError:
-            return
-        os.kill(os.getpid(), signal.SIGKILL)
 
 
 class KillLater:
@@ -183,7 +169,7 @@ def main(folder, n_stars):
         ) as cluster,
         Client(cluster, set_as_default=False) as client,
     ):
-        client.register_plugin(KillOne(flag))
+        client.register_plugin(KillNext(flag))
         measure_surveys(folder, client, flag, n_stars)
         measure_fits(client, flag, min(n_stars, N_FIT))
 
