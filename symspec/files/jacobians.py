@@ -31,7 +31,7 @@ from symspec.networks.regression import describe_network
 from symspec.safety.checkpoint import find_fingerprint
 from symspec.safety.options import check_choice
 from symspec.safety.progress import Progress
-from symspec.safety.whole_files import replace_when_complete, stream_for_hdf5
+from symspec.safety.whole_files import replace_hdf5_when_complete
 from symspec.spectra.flux_prior import FILL_WORDS, FILLS, FluxPrior
 from symspec.spectra.grids import Pixels, check_grid, fit_to_network
 from symspec.spectra.readers.read import SpectraSource, open_spectra
@@ -314,11 +314,7 @@ def _assemble(
     """The whole file from its pieces, whose chunks are copied as they are."""
     import h5py
 
-    with (
-        replace_when_complete(path) as temporary,
-        stream_for_hdf5(temporary) as stream,
-        h5py.File(stream, "w") as file,
-    ):
+    with replace_hdf5_when_complete(path) as stream, h5py.File(stream, "w") as file:
         hashes = []
         ids = []
         for rows, piece in run.open_pieces():

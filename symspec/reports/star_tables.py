@@ -18,7 +18,7 @@ from symspec.files.catalogue_formats import (
 )
 from symspec.hmc.comparison import PROBABILITIES, THRESHOLDS, HmcComparison
 from symspec.safety.arrays import as_texts
-from symspec.safety.whole_files import replace_when_complete, stream_for_hdf5
+from symspec.safety.whole_files import replace_hdf5_when_complete, replace_when_complete
 from symspec.validation.audit import StructureAudit
 from symspec.version import __version__
 
@@ -95,10 +95,7 @@ def write_draws(path: str | os.PathLike[str], draws: DataTree, *, overwrite: boo
     FileKeptError
         There is a file already, and `overwrite` is False.
     """
-    with (
-        replace_when_complete(path, overwrite=overwrite) as temporary,
-        stream_for_hdf5(temporary) as stream,
-    ):
+    with replace_hdf5_when_complete(path, overwrite=overwrite) as stream:
         draws.to_netcdf(stream, engine="h5netcdf")
 
 

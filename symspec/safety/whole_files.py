@@ -121,6 +121,18 @@ def check_target(path: str | os.PathLike[str], *, overwrite: bool) -> Path:
 
 
 @contextmanager
+def replace_hdf5_when_complete(
+    path: str | os.PathLike[str], *, overwrite: bool = False
+) -> Iterator[io.RawIOBase]:
+    """`replace_when_complete` for HDF5: yield what `stream_for_hdf5` does of the temporary file."""
+    with (
+        replace_when_complete(path, overwrite=overwrite) as temporary,
+        stream_for_hdf5(temporary) as stream,
+    ):
+        yield stream
+
+
+@contextmanager
 def stream_for_hdf5(path: Path) -> Iterator[io.RawIOBase]:
     """Create a file for HDF5 to write through: `h5py.File(stream, "w")`, or h5netcdf.
 

@@ -23,7 +23,7 @@ from symspec.safety.file_formats import as_format_error, describe_start, is_hdf5
 from symspec.safety.hdf5_files import AGAIN, Hdf5File, open_hdf5_file
 from symspec.safety.interrupts import raise_if_interrupted
 from symspec.safety.memory import chunks
-from symspec.safety.whole_files import replace_when_complete, stream_for_hdf5
+from symspec.safety.whole_files import replace_hdf5_when_complete
 from symspec.version import __version__
 
 NETWORK = "symspec network"
@@ -56,8 +56,7 @@ def create_archive(
 
     # with the format of HDF5 1.10 the file's own structures carry checksums, too
     with (
-        replace_when_complete(path, overwrite=overwrite) as temporary,
-        stream_for_hdf5(temporary) as stream,
+        replace_hdf5_when_complete(path, overwrite=overwrite) as stream,
         h5py.File(stream, "w", libver=("v110", "v110")) as file,
     ):
         write_attribute(file, "format", file_format)
