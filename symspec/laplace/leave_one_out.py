@@ -14,9 +14,9 @@ is the one-step approximation of Pregibon 1981, doi:10.1214/aos/1176345513.
 
 Of a network with hidden layers it is the network linearised, by the Gauss-Newton matrix. On MILES,
 8 tanh units, real trainings without a star correlate with it by 0.96 and more in the star's own
-labels, and by 0.81 to 0.97 in those of other stars (`tests/bench/leave_one_out.py`): influence on
-others tells which stars to look at, and how far they move a label to some tenths. A step with the
-exact Hessian comes closer.
+labels, and by 0.81 to 0.97 in those of other stars (`tests/bench/leave_one_out.py`). At a minimum
+`influence` takes :math:`J_x H^{-1} J_g^T` in the place of C, with the exact Hessian H of U, by
+conjugate gradients: 0.99 where the other matrix gave 0.956 to 0.990.
 """
 
 from __future__ import annotations
@@ -32,9 +32,11 @@ from symspec.derivatives.functions import check_stars
 from symspec.derivatives.tangents import Tangents
 from symspec.errors import DataError, OptionError, ShapeError
 from symspec.laplace.budget import Choices, begin, complete, sum_up, threads_for
+from symspec.laplace.exact_influence import find_exact_influence, takes_hessian
 from symspec.laplace.flags import FlagOptions
 from symspec.laplace.prediction import Prediction, standard_deviations
 from symspec.safety.label_errors import Labels
+from symspec.safety.progress import Progress, show_progress
 from symspec.spectra.resampling import Resampled
 from symspec.spectra.selections import as_flux, as_stars
 from symspec.spectra.spectra import Spectra
@@ -114,8 +116,19 @@ class LeftOut:
             self.laplace, self.stars.flux, None, state, how, options or FlagOptions(), labels
         )
 
-    def find_influence(self, X_new: ArrayLike | Spectra | Resampled) -> np.ndarray:
+    def find_influence(
+        self,
+        X_new: ArrayLike | Spectra | Resampled,
+        *,
+        curvature: str = "ggn",
+        progress: bool | Progress = True,
+    ) -> np.ndarray:
         """By how much each group of training stars moves each label of new stars.
+
+        Parameters
+        ----------
+        X_new, curvature, progress
+            As for `LaplacePosterior.influence`.
 
         Returns
         -------
@@ -123,19 +136,32 @@ class LeftOut:
             In the labels' units.
         """
         laplace = self.laplace
+        laplace.inverse_hessian.cross_covariance()  # or a refusal
+        by_hessian = takes_hessian(laplace.certificate, curvature)
         X = complete_flux(laplace, X_new)
+        with threads_for(laplace), show_progress(progress) as show:
+            if by_hessian:
+                moved = find_exact_influence(
+                    laplace, self.stars.flux, self.stars.labels, self.pulls, X, show
+                )
+            else:
+                moved = self._find_influence(X, show)
+        if self.members is None:
+            return moved
+        return np.stack([moved[:, :, group].sum(axis=2) for group in self.members], axis=2)
+
+    def _find_influence(self, X: np.ndarray, show: Progress) -> np.ndarray:
+        laplace = self.laplace
         flux = self.stars.flux
         cross_covariance = laplace.inverse_hessian.cross_covariance()
         moved = np.zeros((len(X), laplace.reg.net.n_labels, len(flux)))
         size = find_block_size(laplace)
-        with threads_for(laplace):
-            for train, others in laplace.output_tangents(flux, size):
-                for rows, tangents in laplace.tangents(X, stars_at_once=size):
-                    C = cross_covariance(tangents, others)
-                    moved[rows, :, train] = np.einsum("ncmd,md->ncm", C, self.pulls[train])
-        if self.members is None:
-            return moved
-        return np.stack([moved[:, :, group].sum(axis=2) for group in self.members], axis=2)
+        for train, others in laplace.output_tangents(flux, size):
+            show("what training stars move", train.start, len(flux))
+            for rows, tangents in laplace.tangents(X, stars_at_once=size):
+                C = cross_covariance(tangents, others)
+                moved[rows, :, train] = np.einsum("ncmd,md->ncm", C, self.pulls[train])
+        return moved
 
 
 def complete_flux(

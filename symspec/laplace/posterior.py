@@ -203,9 +203,8 @@ class LaplacePosterior:
     def label_covariance_bounds(self, X: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
         """Proved lower and upper bounds of `label_covariance`, each of its shape.
 
-        For exact structures they are apart by what rounding may do. The lower one is zero where the
-        structure gives an upper bound only, and both are NaN for approximations. The bounds hold in
-        Loewner order, that is for the variance of every linear combination of labels.
+        Exact structures: apart by what rounding may do; upper bounds: the lower one is zero;
+        approximations: NaN. They hold for the variance of every linear combination of labels.
         """
         lower, upper = self._walk_tangents(X, self.inverse_hessian.label_covariance_bounds)
         return lower, upper
@@ -258,16 +257,14 @@ class LaplacePosterior:
             Missing pixels get their mean given the good ones, as the training spectra have it, or
             the training mean. The error of either counts, see `Completed.propagate`.
         flux : {"linear", "sampled"}
-            Errors of the flux reach the labels by the derivatives at this spectrum, or by 512 draws
-            through the network, for low signal-to-noise ratios. The linear ones are checked by a
-            few draws, see `Prediction.nonlinearity`.
+            By the derivatives at this spectrum, checked by a few draws (`Prediction.nonlinearity`),
+            or by 512 draws through the network, for low signal-to-noise ratios.
         flag_options : FlagOptions, optional
             Limits beyond which stars are flagged.
         resume : path, optional
-            A folder that keeps finished stars: the same call continues from there after an
-            interruption. Another posterior or other spectra are refused; `flag_options` may change,
-            as flags are found at the end. Damaged files are computed again, with a warning. Delete
-            the folder when the result is safe.
+            A folder that keeps finished stars, from where the same call goes on if interrupted.
+            Another posterior or other spectra are refused, `flag_options` may change; damaged files
+            are computed again, with a warning. Delete the folder when the result is safe.
         progress : bool or Progress, default True
             True: a bar on stderr if it takes more than three seconds. A callable is called with
             (stage, done, total) after each batch of stars.
@@ -282,8 +279,8 @@ class LaplacePosterior:
         ShapeError, DataError
             X or ivar is not what is expected, or `resume` holds the progress of something else.
         OptionError
-            The posterior has no linearised centre: curvature="hessian", an inverse Hessian of a
-            subset of the training stars, or a file of symspec 0.1.
+            There is no linearised centre: curvature="hessian", an inverse Hessian of a subset of
+            the training stars, or a file of symspec 0.1.
         """
         check_center(self, center)
         check_choice(flux, "flux", METHODS)
@@ -354,21 +351,24 @@ class LaplacePosterior:
         label_errors: ArrayLike | None = None,
         ivar: ArrayLike | None = None,
         groups: ArrayLike | None = None,
+        curvature: str = "auto",
+        progress: bool | Progress = True,
     ) -> np.ndarray:
         """By how much each training star moves each label of new stars, in the labels' units.
 
         Labels as predicted, less those without the training star: (star, label, training star),
-        or (star, label, group) in the order of the groups' sorted names. Exact where
-        `leave_one_out` is, whose arguments these are, and rougher where a network bends, see
-        `symspec.laplace.leave_one_out`; for structure="primal" and "dual".
+        or (star, label, group) in the order of the groups' sorted names. `curvature` is "ggn", by
+        which `leave_one_out` goes, whose arguments the others are; "hessian", as refits have it, at
+        a minimum, for some sixty products with it a label and new star; or "auto", that at
+        certified minima. See `symspec.laplace.leave_one_out`; for structure="primal" and "dual".
         """
-        return LeftOut.of(self, groups, X, Y, label_errors, ivar).find_influence(X_new)
+        left_out = LeftOut.of(self, groups, X, Y, label_errors, ivar)
+        return left_out.find_influence(X_new, curvature=curvature, progress=progress)
 
     def joint_covariance(self, X: ArrayLike | Spectra | Resampled) -> np.ndarray:
         """Covariance (star, label, star, label) of all labels that comes from the weights.
 
-        The variance of a cluster's mean is the mean of its entries: unlike noise, this part does
-        not average out. For structure="primal" and "dual".
+        Unlike noise, this part does not average out. For structure="primal" and "dual".
         """
         return find_joint_covariance(self, X)
 

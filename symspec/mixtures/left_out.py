@@ -13,6 +13,7 @@ from symspec.laplace.flags import FlagOptions
 from symspec.laplace.leave_one_out import LeftOut, TrainingStars
 from symspec.laplace.posterior import LaplacePosterior
 from symspec.mixtures.prediction import CombinedPrediction, mix_predictions
+from symspec.safety.progress import Progress, show_progress
 from symspec.spectra.resampling import Resampled
 from symspec.spectra.spectra import Spectra
 
@@ -48,10 +49,20 @@ class CombinedLeftOut:
         """The stars' labels; their noise is that of these, with the errors that they came with."""
         return mix_predictions([part.predict(center, options) for part in self.parts], self.weights)
 
-    def find_influence(self, X_new: ArrayLike | Spectra | Resampled) -> np.ndarray:
+    def find_influence(
+        self,
+        X_new: ArrayLike | Spectra | Resampled,
+        *,
+        curvature: str = "ggn",
+        progress: bool | Progress = True,
+    ) -> np.ndarray:
         """By how much each group moves each label of new stars (star, label, group)."""
-        pairs = zip(self.weights, self.parts, strict=True)
-        moved: np.ndarray = sum(weight * part.find_influence(X_new) for weight, part in pairs)
+        with show_progress(progress) as show:
+            each = [
+                part.find_influence(X_new, curvature=curvature, progress=show)
+                for part in self.parts
+            ]
+        moved: np.ndarray = np.einsum("k,kncg->ncg", self.weights, each)
         return moved
 
 

@@ -132,7 +132,10 @@ class CombinedPosterior:
         X_new, *stars, **options
             As for `LaplacePosterior.influence`. The weights of the mixture stay.
         """
-        return leave_out(self, *stars, **options).find_influence(X_new)
+        curvature = options.pop("curvature", "auto")
+        progress = options.pop("progress", True)
+        left_out = leave_out(self, *stars, **options)
+        return left_out.find_influence(X_new, curvature=curvature, progress=progress)
 
 
 AnyPosterior = LaplacePosterior | CombinedPosterior

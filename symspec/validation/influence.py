@@ -12,6 +12,7 @@ from symspec.laplace.prediction import Prediction, standard_deviations
 from symspec.mixtures.left_out import AnyLeftOut
 from symspec.safety.memory import chunks
 from symspec.safety.options import check_count
+from symspec.safety.progress import Progress, show_progress
 from symspec.spectra.resampling import Resampled
 from symspec.spectra.spectra import Spectra
 from symspec.validation.calibration import ONE_SIGMA, check_true_labels
@@ -42,7 +43,13 @@ class Movers:
 
 
 def find_movers(
-    left_out: AnyLeftOut, X_new: Spectra | Resampled, prediction: Prediction, *, n_most: int = 5
+    left_out: AnyLeftOut,
+    X_new: Spectra | Resampled,
+    prediction: Prediction,
+    *,
+    n_most: int = 5,
+    curvature: str = "ggn",
+    progress: bool | Progress = True,
 ) -> Movers:
     """Find the training stars that moved the labels of new stars most.
 
@@ -58,11 +65,14 @@ def find_movers(
         Of these.
     n_most : int, default 5
         Training stars or groups for each new star.
+    curvature, progress
+        As for `LaplacePosterior.influence`.
 
     Raises
     ------
     OptionError
-        The posterior is of another structure than "primal" and "dual".
+        The posterior is of another structure than "primal" and "dual", or not at a minimum for
+        curvature="hessian".
     ShapeError
         The prediction is not of these stars.
     """
@@ -76,10 +86,12 @@ def find_movers(
         )
     errors = standard_deviations(prediction.model_cov)
     size = max(1, MOST_AT_ONCE // (n_labels * len(left_out.stars.flux)))
-    parts = [
-        _take_most(left_out.find_influence(spectra[rows]), errors[rows], n_most)
-        for rows in chunks(n_stars, size)
-    ]
+    parts = []
+    with show_progress(progress) as show:
+        for rows in chunks(n_stars, size):
+            some = spectra[rows]
+            found = left_out.find_influence(some, curvature=curvature, progress=show)
+            parts.append(_take_most(found, errors[rows], n_most))
     group, moved, shares = (np.concatenate(part) for part in zip(*parts, strict=True))
     without = prediction.labels[:, None, :] - moved
     return Movers(group=group, moved=moved, shares=shares, without=without)

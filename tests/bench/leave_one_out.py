@@ -31,9 +31,9 @@ from dataclasses import replace
 from functools import cache
 
 import numpy as np
-from symspec.cli.demo import ACTIVATION, DOF, EPOCHS, FLUX_RANGE, HIDDEN, START_PRIOR
 
 import symspec as ss
+from symspec.cli.commands.demo import ACTIVATION, DOF, EPOCHS, FLUX_RANGE, HIDDEN, START_PRIOR
 from symspec.fitting.fit import FitOptions, fit_network
 from symspec.laplace.prediction import join_predictions
 
@@ -108,11 +108,15 @@ def compare_refits(noise):
     said = laplace.leave_one_out().labels[chosen]
     own = np.array(own)
     moved = laplace.predict_labels(new.flux)[:, :, None] - np.moveaxis(others, 0, 2)
-    influence = laplace.influence(new)[:, :, chosen]
+    by_ggn, by_hessian = (
+        laplace.influence(new, curvature=curvature)[:, :, chosen]
+        for curvature in ("ggn", "hessian")
+    )
     rows = {
         "change of the star's own labels": (before - own, before - said),
         "residuals left out": (truth - own, truth - said),
-        f"changes of {N_NEW} other stars": (flatten(moved), flatten(influence)),
+        f"changes of {N_NEW} other stars": (flatten(moved), flatten(by_ggn)),
+        "the same by the exact Hessian": (flatten(moved), flatten(by_hessian)),
     }
     for what, (real, expected) in rows.items():
         print(f"| {noise} | {what} | {compare(real, expected)} | {max(left):.0e} |", flush=True)

@@ -76,12 +76,12 @@ def find_all_moved(case, left_out):
     [
         ((), [f"S{i}" for i in range(N)], np.eye(N, dtype=bool)),
         (
-            ("--group", "sample"),
+            ("--group", "sample", "--curvature", "hessian"),
             [f"field {i}" for i in range(6)],
             np.array([f"field {i}" == SAMPLE for i in range(6)]),
         ),
     ],
-    ids=["stars", "groups"],
+    ids=["stars", "groups, exact Hessian"],
 )
 def test_the_table_of_influence_is_that_of_refits(case, tmp_path, words, names, members):
     output = tmp_path / "moved.ecsv"

@@ -8,6 +8,7 @@ from conftest import assert_entries
 from scipy import stats
 
 import symspec as ss
+from symspec.training.steps.hessian_solves import solve_hessian
 
 N, N_NEW = 24, 3
 GROUPS = np.arange(N) % 7
@@ -150,7 +151,9 @@ def test_a_label_far_out_hardly_moves_students_t(structure):
     refit = case.fit(np.arange(N) != 1)
     moved = laplace.predict_labels(case.new) - refit.predict_labels(case.new)
     a_tenth = 0.1 * noise.scale.min()
-    assert np.abs(laplace.influence(case.new)[:, :, 1]).max() < a_tenth
+    assert np.abs(laplace.influence(case.new, curvature="ggn")[:, :, 1]).max() < a_tenth
+    # what the star's own noise curves is by its expected information, which doubles what is left
+    assert np.abs(laplace.influence(case.new, curvature="hessian")[:, :, 1]).max() < 2 * a_tenth
     assert np.abs(moved).max() < a_tenth
 
 
@@ -189,6 +192,78 @@ def test_approximate_structures_leave_single_stars_out(case):
     ):
         with pytest.raises(ss.OptionError, match="covariances between stars should come from"):
             ask()
+
+
+@pytest.fixture(scope="module", params=[3, 50], ids=["few pixels", "fewer stars than pixels"])
+def bent(request):
+    """A network of two tanh units at a minimum, whose labels it fits badly; and other stars."""
+    rng = np.random.default_rng(5)
+    X = rng.normal(size=(40 + N_NEW, request.param))
+    Y = np.c_[np.sin(2 * X[:40, 0]) + X[:40, 1], X[:40, 2] ** 2] + 0.3 * rng.normal(size=(40, 2))
+    reg = ss.Regression(
+        ss.mlp([request.param, 2, 2], activation="tanh"),
+        sigma_noise=[0.4, 0.6],
+        prior_precision=0.5,
+    )
+    theta = ss.polish(reg, reg.net.init_params(rng), X[:40], Y, tolerance=1e-20, progress=False)
+    laplace = ss.fit_laplace(reg, theta.theta, X[:40], Y, structure="dual", progress=False)
+    return laplace, X[40:], Y
+
+
+def test_influence_at_a_minimum_is_by_the_exact_hessian(bent):
+    laplace, new, Y = bent
+    X = laplace.training_stars.flux
+    H = ss.compile_hessian(laplace.reg)(laplace.theta, X, Y)
+    J, J_new = (np.concatenate([t.dense() for _, t in laplace.tangents(x)]) for x in (X, new))
+    V = laplace.label_covariance(X)
+    weights = np.diag(1 / laplace.reg.sigma_noise**2)
+    scores = (Y - laplace.predict_labels(X)) @ weights
+    pulls = np.linalg.solve(np.eye(2) - weights @ V, scores[:, :, None])
+    steps = np.linalg.solve(H, (J.transpose(0, 2, 1) @ pulls)[:, :, 0].T)
+    found = laplace.influence(new)
+    # conjugate gradients end within 1e-8 in the norm of A^-1
+    assert_entries(found, np.einsum("ncp,pm->ncm", J_new, steps), 1e-5)
+    groups = np.arange(40) // 2
+    by_group = laplace.influence(new, groups=groups, curvature="hessian")
+    assert by_group.shape == (N_NEW, 2, 20)
+
+
+@pytest.mark.parametrize("bent", [3], indirect=True)
+def test_the_exact_hessian_is_nearer_to_refits(bent):
+    laplace, new, Y = bent
+    X = laplace.training_stars.flux
+    found = laplace.influence(new)
+    refits = [
+        ss.polish(laplace.reg, laplace.theta, X[kept], Y[kept], progress=False).theta
+        for kept in (np.arange(40) != k for k in range(10))
+    ]
+    predict = ss.compile_predict(laplace.reg.net)
+    moved = np.stack([predict(laplace.theta, new) - predict(t, new) for t in refits], axis=2)
+    rough = laplace.influence(new, curvature="ggn")
+    error, rough_error = (np.linalg.norm(x[:, :, :10] - moved) for x in (found, rough))
+    assert error < 0.7 * rough_error
+    assert np.corrcoef(found[:, :, :10].ravel(), moved.ravel())[0, 1] > 0.95
+
+
+def test_the_exact_hessian_is_for_minima(bent):
+    laplace, new, Y = bent
+    X = laplace.training_stars.flux
+    away = ss.fit_laplace(
+        laplace.reg, laplace.theta + 0.1, X, Y, require_minimum=False, progress=False
+    )
+    with pytest.raises(ss.OptionError, match=r"asked for at a minimum .* not at a minimum"):
+        away.influence(new, curvature="hessian")
+    np.testing.assert_array_equal(away.influence(new), away.influence(new, curvature="ggn"))
+    with pytest.raises(ss.OptionError, match="curvature should be"):
+        away.influence(new, curvature="exact")
+
+
+def test_solving_with_a_hessian_that_curves_down_is_refused():
+    H = np.diag([1.0, -0.5, 2.0])
+    with pytest.raises(ss.NotPositiveDefiniteError, match="along one direction its curvature is -"):
+        solve_hessian(lambda v: H @ v, np.eye(3), np.array([1.0, 2.0, 0.1]))
+    x = solve_hessian(lambda v: H @ v, np.eye(3), np.array([1.0, 0.0, 4.0]))
+    assert_entries(x, np.array([1.0, 0.0, 2.0]), SOLVED)
 
 
 def test_a_star_that_alone_determines_a_label_is_flagged():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 import typer
@@ -89,6 +89,13 @@ SuspectOutput = Annotated[
         show_default=False,
     ),
 ]
+Curvature = Annotated[
+    Literal["ggn", "hessian", "auto"],
+    typer.Option(
+        help="What others move by: the Gauss-Newton matrix, or at a minimum the exact Hessian, as"
+        " training again would, for some sixty products with it for each label of NEW."
+    ),
+]
 OwnGroup = Annotated[
     str | None,
     typer.Option(
@@ -110,6 +117,7 @@ def influence(
     output: Output = None,
     suspects: SuspectOutput = None,
     center: Center = "weights",
+    curvature: Curvature = "ggn",
     validation: Validation = 0.1,
     train_seed: TrainSeed = 0,
     uncertainty: Uncertainty = None,
@@ -136,10 +144,9 @@ def influence(
     chosen = choose_stars(prediction.labels, ids, choose or ())
     groups = _find_groups(trained)
     with show_progress(True) as show:
-        show("leaving training stars out", 0, 2)
+        show("leaving training stars out", 0, None)
         left_out = leave_out(laplace, trained, groups=groups)
-        show("finding what they moved", 1, 2)
-        movers = find_movers(left_out, fitted, prediction, n_most=most)
+    movers = find_movers(left_out, fitted, prediction, n_most=most, curvature=curvature)
     moved = _name_movers(movers, prediction, ids, trained, groups)
     suspicious = _find_contradictions(left_out, trained, groups, center)
     console = open_console()
