@@ -120,9 +120,15 @@ class GaussianNoise(TunableNoise):
     def log_likelihood(self, f: Symbol, targets: Symbol) -> Symbol:
         labels, _ = split_targets(targets, self.n_labels)
         z = self.whiten(find_residual(f, labels), f, targets)
-        n_observed = pt.sum(mark_observed(labels, f.dtype), axis=-1)
-        constant = self._log_det(targets) + n_observed * np.asarray(LOG_2PI, f.dtype)
-        return np.asarray(-0.5, f.dtype) * (pt.sum(z**2, axis=-1) + constant)
+        observed = mark_observed(labels, f.dtype)
+        sigma = self._find_sigma(targets)
+        if sigma is not None:
+            constants = (2 * np.log(sigma) + LOG_2PI).astype(f.dtype)
+            total = pt.sum(z**2 + observed * constants, axis=-1)
+        else:
+            constant = pt.sum(observed, axis=-1) * np.asarray(LOG_2PI, f.dtype)
+            total = pt.sum(z**2, axis=-1) + constant + self._log_det(targets)
+        return np.asarray(-0.5, f.dtype) * total
 
     def gradient(self, f: Symbol, targets: Symbol) -> Symbol:
         labels, _ = split_targets(targets, self.n_labels)
@@ -152,14 +158,9 @@ class GaussianNoise(TunableNoise):
         return w[0] if targets.ndim == 1 else w
 
     def _log_det(self, targets: Symbol) -> Symbol:
-        """Log det S_n of each star (star,), or a scalar for one star."""
-        sigma = self._find_sigma(targets)
-        if sigma is None:
-            log_det = self._find_whiteners(targets)[1]
-            return log_det[0] if targets.ndim == 1 else log_det
-        labels, _ = split_targets(targets, self.n_labels)
-        log_variances = (2 * np.log(sigma)).astype(targets.dtype)
-        return pt.sum(mark_observed(labels, targets.dtype) * log_variances, axis=-1)
+        """Log det S_n of each star (star,), or a scalar for one star, where labels share noise."""
+        log_det = self._find_whiteners(targets)[1]
+        return log_det[0] if targets.ndim == 1 else log_det
 
     def _find_sigma(self, targets: Symbol) -> np.ndarray | Symbol | None:
         """Standard deviations, (label,) or of each star, where labels do not share their noise."""
