@@ -43,6 +43,7 @@ class NormalPrior:
     def __init__(self, precision: ArrayLike | Mapping[str, Any], layout: ParamLayout):
         self.layout = layout
         self.precision = _check_prior(precision, layout)
+        self._kept: tuple[Any, np.ndarray] | None = None
 
     def vector(self) -> np.ndarray:
         """Precision of each parameter (param,)."""
@@ -58,6 +59,16 @@ class NormalPrior:
                 for b in self.layout.blocks
             )
         )
+
+    def _as_vector(self, dtype: np.dtype) -> np.ndarray:
+        """Precision of each parameter; the last one is kept, as training asks for each batch."""
+        precisions = list(self.precision.values())
+        key = (dtype, *precisions)
+        if not all(isinstance(precision, float) for precision in precisions):
+            return self.vector().astype(dtype)
+        if self._kept is None or self._kept[0] != key:
+            self._kept = key, self.vector().astype(dtype)
+        return self._kept[1]
 
     def build_negative_log(self, params: Mapping[str, Symbol]) -> Symbol:
         """Minus the log density, a symbolic scalar, from named blocks."""
@@ -87,6 +98,12 @@ class NormalPrior:
             `weight` times minus the log density.
         """
         total = self.layout.n_params * LOG_2PI - self.log_det
+        if theta.size <= _AT_ONCE:
+            step = self._as_vector(theta.dtype) * theta
+            total += float(np.dot(step, theta))
+            step *= weight
+            gradient += step
+            return 0.5 * weight * total
         for block in self.layout.blocks if weight else ():
             part = theta[block.slice]
             precision = self.precision[block.name]

@@ -67,9 +67,14 @@ class Adam:
         self.beta_1 = beta_1
         self.beta_2 = beta_2
         self.iterations = 0
+        # the averages without the factors 1 - beta: two passes less
         self._m = np.zeros(n_params, dtype)
         self._v = np.zeros(n_params, dtype)
         self._scratch = np.empty(min(BLOCK, n_params), dtype)
+        # arrays: NumPy takes longer for Python's numbers
+        self._beta_1 = np.asarray(beta_1, dtype)
+        self._beta_2 = np.asarray(beta_2, dtype)
+        self._epsilon = np.asarray(epsilon / math.sqrt(1 - beta_2), dtype)
 
     @property
     def decayed_rate(self) -> float:
@@ -82,27 +87,32 @@ class Adam:
         self.iterations += 1
         t = self.iterations
         rate *= math.sqrt(1 - self.beta_2**t) / (1 - self.beta_1**t)
+        rate *= (1 - self.beta_1) / math.sqrt(1 - self.beta_2)
+        factors = np.asarray(scale, theta.dtype), np.asarray(rate, theta.dtype)
         size = max(self._scratch.size, 1)
         for start in range(0, theta.size, size):
-            self._update(theta, gradient, slice(start, start + size), scale, rate)
+            self._update(theta, gradient, slice(start, start + size), *factors)
 
     def _update(
-        self, theta: np.ndarray, gradient: np.ndarray, block: slice, scale: float, rate: float
+        self,
+        theta: np.ndarray,
+        gradient: np.ndarray,
+        block: slice,
+        scale: np.ndarray,
+        rate: np.ndarray,
     ) -> None:
         g = gradient[block]
         m = self._m[block]
         v = self._v[block]
         s = self._scratch[: g.size]
-        np.multiply(g, (1 - self.beta_1) * scale, out=s)
-        m *= self.beta_1
-        m += s
         np.multiply(g, scale, out=s)
+        m *= self._beta_1
+        m += s
         s *= s
-        s *= 1 - self.beta_2
-        v *= self.beta_2
+        v *= self._beta_2
         v += s
         np.sqrt(v, out=s)
-        s += self.epsilon
+        s += self._epsilon
         np.divide(m, s, out=s)
         s *= rate
         theta[block] -= s
