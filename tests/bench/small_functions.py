@@ -1,4 +1,4 @@
-"""Small functions and epochs of training, beside JAX written by hand, in one run.
+"""Small functions, an emulator and epochs of training, beside JAX written by hand, in one run.
 
     python tests/bench/small_functions.py        # two minutes; JAX is in the extra `test`
 
@@ -19,6 +19,7 @@ import symspec as ss
 SIGMA, PRIOR, BATCH, RATE = 0.1, 1.0, 64, 1e-3
 REPEATS, SECONDS = 5, 0.2
 FUNCTIONS = [100, 32, 3]
+EMULATOR = [5, 300, 300, 7214]  # The Payne's: labels in, flux out
 TRAINED = {(713, 64, 32, 3): "relu", (100, 32, 3): "tanh"}
 N_TRAIN = 6400
 
@@ -91,7 +92,7 @@ def compare(name, ours, by_hand):
     print(f"| {name} | {a:.3g} | {b:.3g} | {a / b:.2f} |", flush=True)
 
 
-def compare_functions():
+def compare_functions(backend="auto"):
     rng = np.random.default_rng(0)
     net = ss.mlp(FUNCTIONS)
     reg = ss.Regression(net, sigma_noise=SIGMA, prior_precision=PRIOR)
@@ -102,7 +103,7 @@ def compare_functions():
     for n in (1, 200, 2000):
         X, Y = rng.normal(size=(n, FUNCTIONS[0])), rng.normal(size=(n, FUNCTIONS[-1]))
         on_device = jnp.array(X), jnp.array(Y)
-        ours = ss.compile_objective(reg)
+        ours = ss.compile_objective(reg, backend=backend)
         gradient = np.concatenate([np.ravel(p) for p in jax.tree.leaves(U(params, *on_device)[1])])
         np.testing.assert_allclose(ours(theta, X, Y)[1], gradient, rtol=1e-9, atol=1e-8)
         compare(
@@ -110,7 +111,7 @@ def compare_functions():
             partial(ours, theta, X, Y),
             partial(U, params, *on_device),
         )
-        flux = ss.compile_jacobian(net)
+        flux = ss.compile_jacobian(net, backend=backend)
         np.testing.assert_allclose(
             flux(theta, X), jacobian(params, on_device[0]), rtol=1e-9, atol=1e-12
         )
@@ -121,7 +122,27 @@ def compare_functions():
         )
 
 
-def compare_training(sizes, activation):
+def compare_emulator(backend="auto"):
+    """The Jacobian of flux by labels, of one star; leaky relu, as The Payne has it."""
+    rng = np.random.default_rng(0)
+    layers = []
+    for units in EMULATOR[1:]:
+        layers += [ss.Dense(units), ss.Activation("leaky_relu", {"negative_slope": 0.01})]
+    net = ss.Network(layers[:-1], EMULATOR[0])
+    theta = net.init_params(rng)
+    x = rng.normal(size=EMULATOR[0])
+    activation = partial(jax.nn.leaky_relu, negative_slope=0.01)
+    by_hand = jax.jit(jax.jacfwd(lambda x, params: predict(params, x, activation)))
+    params = split(net, theta)
+    at = jnp.array(x)
+    ours = ss.compile_jacobian(net, backend=backend)
+    np.testing.assert_allclose(ours(theta, x), by_hand(at, params), rtol=1e-9, atol=1e-12)
+    compare(
+        "Jacobian of an emulator, 7,214 x 5", partial(ours, theta, x), partial(by_hand, at, params)
+    )
+
+
+def compare_training(sizes, activation, backend="auto"):
     rng = np.random.default_rng(0)
     X = rng.normal(size=(N_TRAIN, sizes[0])).astype("f4")
     Y = rng.normal(size=(N_TRAIN, sizes[-1])).astype("f4")
@@ -140,6 +161,7 @@ def compare_training(sizes, activation):
             batch_size=BATCH,
             rng=np.random.default_rng(1),
             progress=False,
+            backend=backend,
         )
 
     order = jnp.array(np.random.default_rng(1).permutation(N_TRAIN))
@@ -154,5 +176,6 @@ def compare_training(sizes, activation):
 if __name__ == "__main__":
     print("| | symspec [ms] | JAX [ms] | ratio |\n|---|---:|---:|---:|")
     compare_functions()
+    compare_emulator()
     for sizes, activation in TRAINED.items():
         compare_training(sizes, activation)
