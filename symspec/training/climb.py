@@ -123,7 +123,10 @@ def climb(
             radius = FIRST_RADIUS
             B = np.diag(np.maximum(here.curvature, np.abs(here.gradient)))
             continue
-        there = evaluate(here.h + step, here.theta, not (alone or leaps))
+        is_near = not (alone or leaps)
+        there = evaluate(here.h + step, here.theta, is_near)
+        if here.F < there.F and not there.is_certain:
+            there = evaluate(there.h, there.theta, False)
         size = float(np.abs(step).max())
         if there.is_above(here, LEAST_SHARE * promised):
             B = _update(B, step, here.gradient - there.gradient)
