@@ -123,10 +123,9 @@ def climb(
             radius = FIRST_RADIUS
             B = np.diag(np.maximum(here.curvature, np.abs(here.gradient)))
             continue
-        is_near = not (alone or leaps)
-        there = evaluate(here.h + step, here.theta, is_near)
-        if here.F < there.F and not there.is_certain:
-            there = evaluate(there.h, there.theta, False)
+        there = evaluate(here.h + step, here.theta, not (alone or leaps))
+        if here.F + MUCH < there.F and not there.is_certain:
+            there = evaluate(there.h, there.theta)
         size = float(np.abs(step).max())
         if there.is_above(here, LEAST_SHARE * promised):
             B = _update(B, step, here.gradient - there.gradient)
@@ -138,6 +137,8 @@ def climb(
             leaps = False
         elif leaps:
             return here, True
+        elif alone:
+            leading = None
         else:
             is_broken |= not there.is_certain or BREAK * promised < here.F - there.F
             distance = size
