@@ -96,6 +96,36 @@ def test_another_minimum_of_more_evidence_is_followed():
     assert end.F > 5.0 - 1e-4
 
 
+def test_a_search_that_ends_high_above_goes_on():
+    """It is given up where it would take long, unless much is to be gained there."""
+    briefly = []
+
+    def evaluate(h, theta, is_near=False):
+        there = smooth(h, theta)
+        high = replace(there, F=there.F + 20.0, is_certain=not is_near)
+        briefly.append(is_near)
+        return high if h[0] >= 0.7 else there
+
+    end, is_end = climb(evaluate, smooth(np.zeros(2), None), LIMITS, 1e-6, 60)
+    assert not is_end
+    assert end.F > 19.9
+    assert briefly[0]
+    assert not all(briefly)
+
+
+def test_noise_that_leads_no_higher_leads_no_longer():
+    seen = []
+
+    def evaluate(h, theta, is_near=False):
+        seen.append(h)
+        there = smooth(h, theta)
+        return replace(there, F=there.F - 50.0) if h[1] == 0 else there
+
+    end, _ = climb(evaluate, smooth(np.zeros(2), None), LIMITS, 1e-6, 40, np.array([True, False]))
+    assert [h[1] == 0 for h in seen[:2]] == [True, False]
+    assert end.F > -1e-4
+
+
 @pytest.fixture(scope="module")
 def problem():
     """Sixty stars of six inputs with little noise, and a network that could interpolate them."""
