@@ -90,7 +90,7 @@ def climb(
         Of the gain, in nats.
     max_evaluations : int
     leading : numpy.ndarray of bool, shape (entry,), optional
-        Entries that move alone as long as they gain much.
+        Entries that move alone as long as they gain much and lead higher.
 
     Returns
     -------
@@ -104,16 +104,15 @@ def climb(
     radius = FIRST_RADIUS
     last_rise = np.inf
     distance = 0.0  # to where the last step was refused
-    is_broken = False
-    leaps = False
+    is_broken = leaps = False
     for _ in range(max_evaluations):
         free = find_free(here, limits)
         gain = here.gain(free)
         if gain <= tolerance:
             return here, False
         alone = leading is not None and moves_alone(here, leading, limits)
-        step = _find_step(here, B, free & leading if alone else free, limits, radius)
-        promised = float(here.gradient @ step - 0.5 * step @ B @ step)
+        moving = free & leading if alone else free
+        step, promised = _find_step(here, B, moving, limits, radius)
         if promised <= tolerance or (is_broken and last_rise <= SMALL * gain):
             if not (alone or is_broken):
                 return here, False
@@ -123,9 +122,7 @@ def climb(
             radius = FIRST_RADIUS
             B = np.diag(np.maximum(here.curvature, np.abs(here.gradient)))
             continue
-        there = evaluate(here.h + step, here.theta, not (alone or leaps))
-        if here.F + MUCH < there.F and not there.is_certain:
-            there = evaluate(there.h, there.theta)
+        there = _search(evaluate, here, step, is_near=not (alone or leaps))
         size = float(np.abs(step).max())
         if there.is_above(here, LEAST_SHARE * promised):
             B = _update(B, step, here.gradient - there.gradient)
@@ -159,12 +156,24 @@ def find_free(here: Point, limits: np.ndarray) -> np.ndarray:
 
 def _find_step(
     here: Point, B: np.ndarray, free: np.ndarray, limits: np.ndarray, radius: float
-) -> np.ndarray:
-    """Newton step (entry,) of the free entries, none longer than `radius` or beyond its limit."""
+) -> tuple[np.ndarray, float]:
+    """Newton step (entry,) of the free entries, and its gain as promised.
+
+    None is longer than `radius` or beyond its limit.
+    """
     step = np.zeros_like(here.h)
     step[free] = np.linalg.solve(B[np.ix_(free, free)], here.gradient[free])
     step *= min(1.0, radius / np.abs(step).max())
-    return np.clip(here.h + step, -limits, limits) - here.h
+    step = np.clip(here.h + step, -limits, limits) - here.h
+    return step, float(here.gradient @ step - 0.5 * step @ B @ step)
+
+
+def _search(evaluate: Evaluate, here: Point, step: np.ndarray, *, is_near: bool) -> Point:
+    """F after the step; the search goes on where it was given up far above."""
+    there = evaluate(here.h + step, here.theta, is_near)
+    if there.is_certain or there.F < here.F + MUCH:
+        return there
+    return evaluate(there.h, there.theta)
 
 
 def _update(B: np.ndarray, step: np.ndarray, fall: np.ndarray) -> np.ndarray:
