@@ -98,6 +98,15 @@ def compile_graph(inputs: list[Any], outputs: list[Any], backend: str, dtype: st
     return CompiledGraph(fn)
 
 
+def send_to_device(arrays: list[np.ndarray], backend: str) -> list[Any]:
+    """Arrays that go into call after call: with JAX on its device, where they need not go again."""
+    if backend != "jax":
+        return arrays
+    import jax
+
+    return [jax.device_put(array) for array in arrays]
+
+
 def find_mode(backend: str, dtype: str) -> Any:
     """Mode for `pytensor.function` of one of the backends."""
     if backend == "jax":

@@ -13,7 +13,7 @@ import pytensor.tensor as pt
 from numpy.typing import ArrayLike
 
 from symspec.derivatives import graphs
-from symspec.derivatives.backends import Remade, choose_backend, compile_graph
+from symspec.derivatives.backends import Remade, choose_backend, compile_graph, send_to_device
 from symspec.derivatives.threads import Threads
 from symspec.errors import ShapeError
 from symspec.networks.network import Network
@@ -83,6 +83,7 @@ class PerStarFunction(Remade):
         check_fits(n_numbers * np.dtype(self.dtype).itemsize, f"{n} stars")
         if n <= self.chunk:
             return [_as_writable(r) for r in self._function(theta, np.asarray(X, self.dtype))]
+        (theta,) = send_to_device([theta], self.backend)
         out = [np.empty((n, *tail), self.dtype) for tail in self.tails]
         for rows in chunks(n, self.chunk):
             results = self._function(theta, np.asarray(X[rows], self.dtype))
@@ -178,6 +179,8 @@ class SumFunction(Remade):
     def _sum(
         self, theta: np.ndarray, X: np.ndarray, Y: Labels, extra: list[np.ndarray]
     ) -> list[np.ndarray]:
+        if len(X) > self.chunk:
+            theta, *extra = send_to_device([theta, *extra], self.backend)
         return _add_up(
             self.part(theta, X[rows], Y[rows], float(rows.start == 0), *extra)
             for rows in chunks(len(X), self.chunk)
@@ -280,7 +283,9 @@ class ObjectiveFunction(SumFunction):
         *extra: np.ndarray,
     ) -> list[np.ndarray]:
         value, gradient = super().of_batch(theta, X, Y, prior_weight, *extra)
-        return [value + self.reg.add_prior(gradient, theta, prior_weight), gradient]
+        if prior_weight:
+            value = value + self.reg.add_prior(gradient, np.asarray(theta), prior_weight)
+        return [value, gradient]
 
 
 def check_stars(
