@@ -20,17 +20,15 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 PYTEST = ("-m", "pytest", "-q", "-s", "-n", "0", "-o", "addopts=")
-# what is run, with "FOLDER" for one that is empty; minutes on two idle cores stand in README.md
+# what is run, with "FOLDER" for one that is empty
 TABLES = {
     "speed": (*PYTEST, "test_speed.py"),
     "small": ("small_functions.py",),
     "starnet": (*PYTEST, "test_starnet.py"),
     "dual": (*PYTEST, "test_dual.py"),
     "matrices": (*PYTEST, "test_matrices.py"),
-    "krylov": (*PYTEST, "test_krylov.py"),
     "threads": ("threads.py",),
     "tiles": ("tiled_dual.py", "FOLDER", "20000"),
-    "workers": ("dask_workers.py", "FOLDER"),
 }
 
 
@@ -64,12 +62,13 @@ def find_tables(text):
 
 def replace_table(text, name, lines):
     """A text with other lines in one of its tables."""
-    begin = f"<!-- table {name} -->"
-    if begin not in text:
-        raise SystemExit(f"the file should have a line {begin} where its table stands.")
-    old = re.compile(re.escape(begin) + r".*?<!-- end -->", re.DOTALL)
-    new = "\n".join([begin, *lines, "<!-- end -->"])
-    return old.sub(lambda _: new, text, count=1)
+    new = "\n".join([f"<!-- table {name} -->", *lines, "<!-- end -->"])
+    return find_place(name).sub(lambda _: new, text, count=1)
+
+
+def find_place(name):
+    """Pattern of a table in a text."""
+    return re.compile(f"<!-- table {name} -->.*?<!-- end -->", re.DOTALL)
 
 
 def main():
@@ -80,8 +79,14 @@ def main():
     unknown = [name for name in options.names if name not in TABLES]
     if unknown:
         parser.error(f"no such table: {', '.join(unknown)}; there are {', '.join(TABLES)}")
+    wanted = options.names or list(TABLES)
+    if options.into != "-":
+        text = Path(options.into).read_text()
+        missing = [name for name in wanted if not find_place(name).search(text)]
+        if missing:
+            parser.error(f"{options.into} has no place for {', '.join(missing)}")
     failed = []
-    for name in options.names or TABLES:
+    for name in wanted:
         begin = time.perf_counter()
         try:
             lines = measure(TABLES[name])
