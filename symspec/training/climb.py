@@ -111,8 +111,7 @@ def climb(
         if gain <= tolerance:
             return here, False
         alone = leading is not None and moves_alone(here, leading, limits)
-        moving = free & leading if alone else free
-        step, promised = _find_step(here, B, moving, limits, radius)
+        step, promised = _find_step(here, B, free & leading if alone else free, limits, radius)
         if promised <= tolerance or (is_broken and last_rise <= SMALL * gain):
             if not (alone or is_broken):
                 return here, False
