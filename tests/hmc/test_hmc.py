@@ -531,6 +531,7 @@ def test_an_interrupted_run_keeps_the_finished_draws(tmp_path):
             warnings.simplefilter("always")
             draws = ss.run_hmc(
                 reg, X, Y, laplace=laplace, seed=0, n_draws=1_000_000, n_tune=100, n_chains=2,
+                max_hours=np.inf,
                 n_importance=1, X_check=X[:1], theta_every=0, memory="100GB", progress=False,
             )
         f = draws["posterior"]["f"]
