@@ -123,17 +123,20 @@ class CombinedPosterior:
         return leave_out(self, *stars, **options).predict(center, flag_options)
 
     def influence(
-        self, X_new: ArrayLike | Spectra | Resampled, *stars: Any, **options: Any
+        self,
+        X_new: ArrayLike | Spectra | Resampled,
+        *stars: Any,
+        curvature: str = "auto",
+        progress: bool | Progress = True,
+        **options: Any,
     ) -> np.ndarray:
         """By how much each training star moves each label of new stars, in the labels' units.
 
         Parameters
         ----------
-        X_new, *stars, **options
+        X_new, *stars, curvature, progress, **options
             As for `LaplacePosterior.influence`. The weights of the mixture stay.
         """
-        curvature = options.pop("curvature", "auto")
-        progress = options.pop("progress", True)
         left_out = leave_out(self, *stars, **options)
         return left_out.find_influence(X_new, curvature=curvature, progress=progress)
 
