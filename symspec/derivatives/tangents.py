@@ -125,7 +125,8 @@ class Tangents:
     def gram(self, other: Tangents, variance: dict[str, Any]) -> np.ndarray:
         """J diag(variance) J'^T: (label * star, other label * other star), label-major; float64.
 
-        `variance` gives each block of parameters a number or an array of the block's shape.
+        `variance` gives each block of parameters a number or an array of the block's shape. Layers
+        of variance 0 cost nothing.
         """
         n = self.n_stars
         m = other.n_stars
@@ -144,23 +145,6 @@ class Tangents:
             for c, d in _label_pairs(C, D, symmetric=True):
                 K[d, :, c] = K[c, :, d].T
         return K.reshape(C * n, D * m)
-
-    def grams_by_block(self, layer: str) -> Iterator[tuple[str, np.ndarray]]:
-        """Name of each block of a layer, and J J^T of its parameters alone, as from `gram`."""
-        part = self.of_layer(layer)
-        names = [block.name for block in part.layout.blocks]
-        nothing = dict.fromkeys(names, 0.0)
-        described = part.layout.layers[layer]
-        if not (described.n_in and described.has_bias):
-            for name in names:
-                yield name, part.gram(part, nothing | {name: 1.0})
-            return
-        kernel, bias = names
-        K = part.gram(part, nothing | {bias: 1.0})
-        yield bias, K
-        a, _ = part.layer_factors(layer)
-        by_label = K.reshape(self.n_labels, len(a), self.n_labels, len(a))
-        yield kernel, (by_label * (a @ a.T)[:, None]).reshape(K.shape)
 
     def layer_factors(self, layer: str) -> tuple[np.ndarray, np.ndarray]:
         """Inputs (star, in) and cotangents (label, star, out) of one layer in float64."""
@@ -223,8 +207,9 @@ def _separate(
     a: np.ndarray, b: np.ndarray, g: np.ndarray, v: Any, w: Any
 ) -> Iterator[tuple[Any, np.ndarray]]:
     """Pairs (inputs' Gram, cotangents): the kernel is the sum of products of their Grams."""
-    if a.shape[1] == 0:
-        yield 1.0, g * w
+    if not np.any(v):
+        if np.any(w):
+            yield 1.0, g * w
         return
     if np.ndim(v) == 0 and np.ndim(w) == 0:
         ab = a @ b.T

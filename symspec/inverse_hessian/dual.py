@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 from scipy.linalg import eigh, solve_triangular
-from scipy.linalg.lapack import dpotrf, dpotri
+from scipy.linalg.lapack import dpotri
 
 from symspec.derivatives import compiled
 from symspec.derivatives.matrices import mirror
@@ -30,6 +30,7 @@ from symspec.inverse_hessian.numerics.digits import (
     fits_densely,
     loses_digits,
 )
+from symspec.inverse_hessian.numerics.inverse_kernels import factorize_kernel
 from symspec.inverse_hessian.numerics.tiled_cholesky import check_factor
 from symspec.inverse_hessian.primal import read_cholesky
 from symspec.inverse_hessian.tiled import TiledDualInverse
@@ -101,13 +102,6 @@ class DualInverse(WoodburyInverse):
         if "subset" in problem.options:
             return cls.of_stars(problem, theta, problem.pick_stars(problem.options["subset"]))
         return cls.of_stars(problem, theta, slice(None))
-
-    @classmethod
-    def from_kernel(
-        cls, tangents: Tangents, variance: dict[str, Any], noise: StarNoise, K: np.ndarray
-    ) -> DualInverse:
-        """From the kernel K of the tangents over all (label, star) rows, which is overwritten."""
-        return cls(tangents, variance, noise, factorize_kernel(K, noise))
 
     @classmethod
     def of_stars(cls, problem: Problem, theta: np.ndarray, stars: Any) -> DualInverse:
@@ -208,12 +202,10 @@ class DualInverse(WoodburyInverse):
         K_b is the tangent kernel of the block alone: nothing of size (param, param).
         """
         counts = {}
-        for layer in self.tangents.cotangents:
-            part = self.tangents.of_layer(layer)
-            names = [block.name for block in part.layout.blocks]
-            for name in names:
-                alone = dict.fromkeys(names, 0.0) | {name: self.variance[name]}
-                counts[name] = float(np.vdot(kernel_inverse, part.gram(part, alone)))
+        for name, variance in self.variance.items():
+            alone = dict.fromkeys(self.variance, 0.0) | {name: variance}
+            kernel = self.tangents.gram(self.tangents, alone)
+            counts[name] = float(np.vdot(kernel_inverse, kernel))
         return counts
 
     def arrays(self) -> dict[str, np.ndarray]:
@@ -285,22 +277,3 @@ def read_tangents(reader: ArrayReader, place: str, net: Network, n_stars: int) -
         inputs[name] = reader.array(f"{place}/inputs/{name}", (n_stars, layer.n_in), finite=True)
         cotangents[name] = reader.array(f"{place}/cotangents/{name}", shape, finite=True)
     return Tangents(net.layout, inputs, cotangents)
-
-
-def factorize_kernel(K: np.ndarray, noise: StarNoise) -> np.ndarray:
-    """Lower Cholesky factor of K + S over the observed (label, star) rows; K is overwritten.
-
-    Raises
-    ------
-    DataError
-        The kernel is not finite.
-    """
-    M = noise.add_to(K)
-    if not noise.observed.all():
-        rows = np.flatnonzero(noise.observed.T)
-        M = M[np.ix_(rows, rows)]
-    # the transpose is Fortran-ordered, so that LAPACK works in place; M is symmetric
-    with threads_of_scipy(len(M)):
-        factor, info = dpotrf(M.T, lower=1, clean=1, overwrite_a=1)
-    check_factor(factor, info)
-    return factor

@@ -26,8 +26,10 @@ class Point:
     h : numpy.ndarray, shape (entry,)
     F : float
         In nats.
-    gradient, curvature : numpy.ndarray, shape (entry,)
-        Of F, and approximately minus its second derivatives.
+    gradient : numpy.ndarray, shape (entry,)
+        Of F.
+    curvature : numpy.ndarray, shape (entry, entry)
+        Approximately minus the second derivatives of F; positive definite.
     is_certain : bool
         Whether F is the evidence, perhaps roughly: its weights are at a minimum of U.
     is_rough : bool
@@ -35,7 +37,7 @@ class Point:
     theta : numpy.ndarray, shape (param,)
         The weights.
     n_effective : mapping of str to float
-        Effective number of parameters of each block.
+        Effective number of parameters by factor of the prior.
     """
 
     h: np.ndarray
@@ -49,7 +51,8 @@ class Point:
 
     def gain(self, free: np.ndarray) -> float:
         """Nats that a Newton step in some of the entries would gain."""
-        return 0.5 * float(np.sum(self.gradient[free] ** 2 / self.curvature[free]))
+        slope = self.gradient[free]
+        return 0.5 * float(slope @ np.linalg.solve(self.curvature[np.ix_(free, free)], slope))
 
     def is_above(self, other: Point, least: float = 0.0) -> bool:
         """Whether F is larger by more than `least`; an evidence is above whatever is none."""
@@ -100,7 +103,7 @@ def climb(
         Whether F rises there but no step leads higher.
     """
     here = start
-    B = np.diag(np.maximum(here.curvature, np.abs(here.gradient)))
+    B = _begin_matrix(here)
     radius = FIRST_RADIUS
     last_rise = np.inf
     distance = 0.0  # to where the last step was refused
@@ -119,7 +122,7 @@ def climb(
             leading = None
             is_broken = False
             radius = FIRST_RADIUS
-            B = np.diag(np.maximum(here.curvature, np.abs(here.gradient)))
+            B = _begin_matrix(here)
             continue
         there = _search(evaluate, here, step, is_near=not (alone or leaps))
         size = float(np.abs(step).max())
@@ -151,6 +154,12 @@ def moves_alone(here: Point, leading: np.ndarray, limits: np.ndarray) -> bool:
 def find_free(here: Point, limits: np.ndarray) -> np.ndarray:
     """Entries (entry,) that are not held at their limit by the gradient."""
     return (np.abs(here.h) < limits - 1e-9) | (here.h * here.gradient < 0)
+
+
+def _begin_matrix(here: Point) -> np.ndarray:
+    """Matrix (entry, entry) of the first quasi-Newton step, with which no entry goes beyond 1."""
+    diagonal = np.diag(here.curvature)
+    return here.curvature + np.diag(np.maximum(np.abs(here.gradient) - diagonal, 0.0))
 
 
 def _find_step(

@@ -57,6 +57,8 @@ class Hyperparameters:
     ----------
     names : list of str
         Names of the entries of h.
+    factors : dict of str to list of str
+        Blocks whose prior precisions share a factor that varies, by its name.
 
     Raises
     ------
@@ -75,9 +77,9 @@ class Hyperparameters:
             )
         self.start = start
         self.is_full = noise == "full"
-        self._groups = _group(list(start.prior_precision), prior)
+        self.factors = _group(list(start.prior_precision), prior)
         self._n_noise = len(self._noise.names)
-        self.names = [*self._noise.names, *(f"prior_precision of {g}" for g in self._groups)]
+        self.names = [*self._noise.names, *(f"prior_precision of {g}" for g in self.factors)]
 
     def __len__(self) -> int:
         return len(self.names)
@@ -85,7 +87,7 @@ class Hyperparameters:
     @property
     def limits(self) -> np.ndarray:
         """Largest size of each entry of h (entry,)."""
-        return np.r_[self._noise.limits, np.full(len(self._groups), MAX_LOG_FACTOR)]
+        return np.r_[self._noise.limits, np.full(len(self.factors), MAX_LOG_FACTOR)]
 
     @property
     def is_noise(self) -> np.ndarray:
@@ -94,38 +96,43 @@ class Hyperparameters:
 
     def regression(self, h: np.ndarray) -> Regression:
         """Regression at h (entry,)."""
-        by_group = h[self._n_noise :]
-        factors = {
-            name: f
-            for names, f in zip(self._groups.values(), by_group, strict=True)
+        logs = {
+            name: log
+            for names, log in zip(self.factors.values(), h[self._n_noise :], strict=True)
             for name in names
         }
         prior = {
-            name: float(p * np.exp(factors.get(name, 0.0)))
+            name: float(p * np.exp(logs.get(name, 0.0)))
             for name, p in self.start.prior_precision.items()
         }
         noise = self._noise.noise(h[: self._n_noise])
         return Regression(self.start.net, noise=noise, prior_precision=prior)
 
     def gradient(
-        self, h: np.ndarray, by_noise: np.ndarray, by_block: Mapping[str, float]
+        self, h: np.ndarray, by_noise: np.ndarray, by_factor: Mapping[str, float]
     ) -> np.ndarray:
-        """dF/dh (entry,) from `Noise.differentiate_evidence`, and dF/d log delta_b by block."""
-        by_group = [sum(by_block[name] for name in names) for names in self._groups.values()]
-        return np.r_[self._noise.gradient(h[: self._n_noise], by_noise), by_group]
+        """dF/dh (entry,) from `Noise.differentiate_evidence`, and dF/d log delta by factor."""
+        by_prior = [by_factor[name] for name in self.factors]
+        return np.r_[self._noise.gradient(h[: self._n_noise], by_noise), by_prior]
+
+    def sum_by_factor(self, by_block: Mapping[str, float]) -> dict[str, float]:
+        """Sums over the blocks that share a factor, by its name."""
+        return {
+            factor: sum(by_block[name] for name in names) for factor, names in self.factors.items()
+        }
 
     def curvature(self, n_observed: np.ndarray, n_effective: Mapping[str, float]) -> np.ndarray:
-        """Approximately -d^2 F / dh^2 of each entry at a maximum (entry,).
+        """Approximately -d^2 F / dh^2 (entry, entry) at a maximum, without its mixed derivatives.
 
         Parameters
         ----------
         n_observed : numpy.ndarray, shape (label,)
             Number of stars that have each label.
         n_effective : mapping of str to float
-            Effective number of parameters of each block.
+            Effective number of parameters by factor.
         """
-        counts = self._count(n_effective)
-        return np.r_[self._noise.curvature(n_observed), 0.5 * np.maximum(counts, MIN_COUNT)]
+        by_prior = [0.5 * max(n_effective[name], MIN_COUNT) for name in self.factors]
+        return np.diag(np.r_[self._noise.curvature(n_observed), by_prior])
 
     def warn_at_edges(self, h: np.ndarray, n_effective: Mapping[str, float]) -> None:
         """Warn of entries at the edge of their range, and of priors that switch weights off.
@@ -134,9 +141,9 @@ class Hyperparameters:
         ----------
         h : numpy.ndarray, shape (entry,)
         n_effective : mapping of str to float
-            Effective number of parameters of each block.
+            Effective number of parameters by factor.
         """
-        counts = [np.inf] * self._n_noise + self._count(n_effective)
+        counts = [np.inf] * self._n_noise + [n_effective[name] for name in self.factors]
         for i, (name, value, limit) in enumerate(zip(self.names, h, self.limits, strict=True)):
             is_edge = abs(value) > limit - 1e-6
             if not is_edge and (counts[i] > MIN_COUNT or value <= 0):
@@ -152,9 +159,6 @@ class Hyperparameters:
                 EdgeOfRangeWarning,
                 stacklevel=3,
             )
-
-    def _count(self, n_effective: Mapping[str, float]) -> list[float]:
-        return [sum(n_effective[name] for name in names) for names in self._groups.values()]
 
 
 def _group(blocks: list[str], prior: str) -> dict[str, list[str]]:

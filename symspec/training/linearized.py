@@ -18,14 +18,21 @@ without the terms of the minimum that moves, which does not change A:
 
 for normal noise, with :math:`r = t - J \theta^*` and :math:`V_n = J_n A^{-1} J_n^T`.
 
-What does not change with noise and prior is computed once: for the dual the kernel of each block,
-for the primal structure (but for full noise) the sum of :math:`J^T J` of each label.
+What does not change with noise and prior is computed once: for the dual the kernel of the blocks
+that share a factor of the prior, for the primal structure (but for full noise) the sum of
+:math:`J^T J` of each label.
+
+In the space of the data, with :math:`M = J \Lambda^{-1} J^T + S` and :math:`x = M^{-1} t`, the mean
+of the observed and the expected information costs products alone (Gilmour, Thompson & Cullis 1995,
+doi:10.2307/2533274),
+
+.. math::
+    -\frac{d^2F}{dh_i\, dh_j} \approx \tfrac12\, x^T \frac{dM}{dh_i} M^{-1} \frac{dM}{dh_j} x.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
 import numpy as np
@@ -35,20 +42,22 @@ from symspec.derivatives.tangent_stream import TangentStream
 from symspec.errors import OptionError
 from symspec.inverse_hessian.builder import InverseBuilder
 from symspec.inverse_hessian.interface import InverseHessian, log_evidence
+from symspec.inverse_hessian.numerics.inverse_kernels import InverseKernel, find_trace
 from symspec.networks.noise import GaussianNoise, StudentTNoise
 from symspec.networks.noise.noise import TunableNoise
 from symspec.networks.regression import Regression
 from symspec.safety.label_errors import find_labels_alone
 from symspec.safety.memory import chunks
-from symspec.training.hyperparameters import Hyperparameters
-from symspec.training.marginal_likelihood import MAX_DECREMENT, Evidence, EvidenceFunction
+from symspec.training.hyperparameters import MIN_COUNT, Hyperparameters
+from symspec.training.marginal_likelihood import (
+    DIFFERENCE,
+    MAX_DECREMENT,
+    Evidence,
+    EvidenceFunction,
+)
+from symspec.training.steps.linear_modes import Coordinates, find_mode
 
 BLOCK_BYTES = 64 * 2**20  # of the dense tangents of some stars
-ARRIVED = 1e-16  # nats of decrement: weights within 1e-8 of their deviations
-MAX_STEPS = 50
-SOLUTION = 1e-20  # squared residual of a step, relative
-MAX_PRODUCTS = 500
-ROUNDING = 1e-12  # of U
 
 
 def linearize(
@@ -74,16 +83,6 @@ def linearize(
             f' structure="{builder.structure}", which holds some of them: leave structure out.'
         )
     return _KINDS[space](builder, hyperparameters, theta)
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class _Coordinates:
-    """Weights of the linear model by coordinates x, and what Newton's steps take of them."""
-
-    outputs: Callable[[np.ndarray], np.ndarray]  # J theta (star, label) of x
-    slope: Callable[[np.ndarray, np.ndarray], np.ndarray]  # Lambda theta + J^T u of x and u
-    dot: Callable[[np.ndarray, np.ndarray], float]  # of a slope and a step
-    precondition: Callable[[np.ndarray], np.ndarray]  # A^-1 times a slope, a step
 
 
 class LinearizedEvidence(EvidenceFunction):
@@ -128,8 +127,8 @@ class LinearizedEvidence(EvidenceFunction):
         inverse = self._build()
         space = self._find_coordinates(inverse)
         start = space.slope(np.zeros_like(self.theta), self.noise.weigh(self._start))
-        theta, decrement = self._minimize(space, start)
-        counts = inverse.count_effective(self.reg)
+        theta, decrement = self._find_mode(space, start)
+        counts = self.hyperparameters.sum_by_factor(inverse.count_effective(self.reg))
         V = self._find_covariances(inverse)
         return self._evidence(
             log_evidence(self.reg, theta, self._negative_log_posterior(theta), inverse),
@@ -163,47 +162,21 @@ class LinearizedEvidence(EvidenceFunction):
         """L of outputs f (star, label), its gradient, and second derivatives of each star."""
         return self._compiled_likelihood(f, self.targets, self._given)
 
-    def _find_coordinates(self, inverse: InverseHessian) -> _Coordinates:
+    def _find_coordinates(self, inverse: InverseHessian) -> Coordinates:
         """The weights themselves."""
         precision = self.reg.prior_precision_vector()
         cheap = inverse.cheap()
-        return _Coordinates(
+        return Coordinates(
             outputs=self.stream.matvec,
             slope=lambda theta, u: precision * theta + self.stream.rmatvec(u),
             dot=np.dot,
             precondition=lambda slope: cheap @ slope,
+            is_exact=cheap is inverse and inverse.accuracy == "exact",
         )
 
-    def _minimize(self, space: _Coordinates, start: np.ndarray) -> tuple[np.ndarray, float]:
-        """Minimum of the linear model's U, and the decrement there, from A^-1 times `start`.
-
-        By Newton's steps, or where U is not convex those of reweighted least squares, which lower
-        it from anywhere.
-        """
-        x, _ = _solve(space, self.noise.weights, start)
-        decrement = np.inf
-        for _ in range(MAX_STEPS):
-            f = space.outputs(x)
-            _, gradient, hessian = self._likelihood(f)
-            slope = space.slope(x, gradient)
-            decrement = 0.5 * space.dot(slope, space.precondition(slope))
-            if decrement <= ARRIVED:
-                break
-            step, is_convex = _solve(space, hessian, -slope)
-            if not is_convex or self._rises(space, x, step):
-                step, _ = _solve(space, _majorise(f - self.targets, gradient, hessian), -slope)
-            x = x + step
-        return x, decrement
-
-    def _rises(self, space: _Coordinates, x: np.ndarray, step: np.ndarray) -> bool:
-        """Whether a step raises U."""
-
-        def find_U(x: np.ndarray) -> float:
-            L = float(self._likelihood(space.outputs(x))[0])
-            return L + 0.5 * space.dot(space.slope(x, np.zeros_like(self.targets)), x)
-
-        here = find_U(x)
-        return find_U(x + step) > here + ROUNDING * abs(here)
+    def _find_mode(self, space: Coordinates, start: np.ndarray) -> tuple[np.ndarray, float]:
+        """Mode, and the decrement there, from A^-1 times `start`."""
+        return find_mode(space, self._likelihood, self.targets, self.noise.weights, start)
 
     def _find_covariances(self, inverse: InverseHessian) -> np.ndarray:
         V = np.empty((*self.observed.shape, self.observed.shape[1]))
@@ -220,7 +193,10 @@ class LinearizedEvidence(EvidenceFunction):
         counts: dict[str, float],
         decrement: float,
         error: float = 0.0,
+        curvature: np.ndarray | None = None,
     ) -> Evidence:
+        if curvature is None:
+            curvature = self.hyperparameters.curvature(self.observed.sum(axis=0), counts)
         return Evidence(
             log_marginal_likelihood=F,
             standard_error=error,
@@ -230,21 +206,23 @@ class LinearizedEvidence(EvidenceFunction):
             newton_decrement=decrement,
             is_minimum=decrement <= MAX_DECREMENT,
             n_effective=np.einsum("ncd,ndc->c", self.noise.weights, V),
-            n_effective_by_block=counts,
+            n_effective_by_factor=counts,
+            curvature=curvature,
         )
 
     def _differentiate(
         self, residuals: np.ndarray, V: np.ndarray, counts: dict[str, float], theta: np.ndarray
     ) -> np.ndarray:
-        """Gradient (entry,) from residuals, V, and the effective parameters of the blocks."""
+        """Gradient (entry,) from residuals, V, and effective parameters by factor."""
         by_noise = self._own.differentiate_evidence(residuals, V, 0 * residuals, self._given)
         pull = self._sum_by_block(self.reg.prior_precision_vector() * theta**2)
-        by_block = {name: 0.5 * (count - pull[name]) for name, count in counts.items()}
-        return self.hyperparameters.gradient(self.h, by_noise, by_block)
+        pull = self.hyperparameters.sum_by_factor(pull)
+        by_factor = {name: 0.5 * (count - pull[name]) for name, count in counts.items()}
+        return self.hyperparameters.gradient(self.h, by_noise, by_factor)
 
 
 class _ByKernel(LinearizedEvidence):
-    r"""In the space of the data, from the kernel of each block at unit prior precision.
+    r"""In the space of the data, from the kernel of the blocks of each factor of the prior.
 
     Coordinates are x (star, label) of :math:`\theta = \Lambda^{-1} J^T x`, in which
     :math:`J \theta = K x`, and u of slopes :math:`J^T u`.
@@ -255,60 +233,111 @@ class _ByKernel(LinearizedEvidence):
     ):
         super().__init__(builder, hyperparameters, theta)
         self._tangents = builder.tangents(theta, builder.X[builder.labelled])
-        self._kept: dict[str, dict[str, np.ndarray]] = {}  # kernels of some layers
-        room = builder.memory / 2
-        for name, layer in self._tangents.layout.layers.items():
-            room -= 8 * self.observed.size**2 * len(layer.blocks)
-            if room >= 0:
-                self._kept[name] = dict(self._tangents.grams_by_block(name))
+        self._first = {name: 1 / float(p) for name, p in builder.reg.prior_precision.items()}
+        every = {"all blocks": list(self._first)}
+        self._factors: Mapping[str, list[str]] = hyperparameters.factors or every
+        n_kept = int(builder.memory / 2 // (8 * self.observed.size**2))
+        self._kept = {name: self._find_kernel(name) for name in list(self._factors)[:n_kept]}
 
-    def _kernels(self) -> Iterator[tuple[str, np.ndarray]]:
-        """The kernels that are kept, or computed again."""
-        for layer in self._tangents.cotangents:
-            kept = self._kept.get(layer, {}).items()
-            yield from kept or self._tangents.grams_by_block(layer)
+    def _find_kernel(self, factor: str) -> np.ndarray:
+        """Kernel (label and star, label and star) of the blocks of a factor, at h = 0."""
+        blocks = self._factors[factor]
+        variance = {name: v if name in blocks else 0.0 for name, v in self._first.items()}
+        return self._tangents.gram(self._tangents, variance)
 
-    def evaluate(self, _: np.ndarray, *, is_near: bool = False) -> Evidence:
-        variance = {name: 1 / float(p) for name, p in self.reg.prior_precision.items()}
-        K = np.zeros((self.observed.size, self.observed.size))
-        for name, kernel in self._kernels():
-            K += variance[name] * kernel
-        structure: Any = self.builder.inverse
-        inverse = structure.from_kernel(self._tangents, variance, self.noise, K)
-        M_inverse = inverse.kernel_inverse()
+    def _kernels(self) -> Iterator[tuple[str, float, np.ndarray]]:
+        """Kernels at h = 0, those kept or computed again, and what they are multiplied by at h."""
+        for factor, (block, *_) in self._factors.items():
+            scale = 1 / float(self.reg.prior_precision[block]) / self._first[block]
+            kept = self._kept.get(factor)
+            yield factor, scale, self._find_kernel(factor) if kept is None else kept
+
+    def _sum_kernels(self) -> np.ndarray:
+        kernels = self._kernels()
+        _, scale, kernel = next(kernels)
+        K = scale * kernel
+        for _, scale, kernel in kernels:
+            K += scale * kernel
+        return K
+
+    def evaluate(self, theta: np.ndarray, *, is_near: bool = False) -> Evidence:
+        inverse = InverseKernel.of(self._sum_kernels(), self.noise)
         S = np.broadcast_to(self.noise.covariance, (*self.observed.shape, self.observed.shape[1]))
-        space = _find_data_coordinates(inverse, M_inverse, S)
-        x, decrement = self._minimize(space, self.noise.weigh(self._start))
+        space = self._find_data_coordinates(inverse, S)
+        x, decrement = self._find_mode(space, self.noise.weigh(self._start))
         f = space.outputs(x)
-        log_det = 2 * float(np.log(np.diag(inverse.cholesky)).sum()) - self.noise.log_det
         U = float(self._likelihood(f)[0]) + 0.5 * space.dot(x, x)
+        log_det = inverse.log_det - self.noise.log_det
         F = -U - self._own.negative_log_peak(self.labels) - 0.5 * log_det
-        V = S - S @ np.einsum("cndn->ncd", M_inverse) @ S
-        theta = self._tangents.layout.expand(variance) * self._tangents.rmatvec(x)
-        flat = M_inverse.reshape(K.shape)
-        counts = {name: variance[name] * float(np.vdot(flat, k)) for name, k in self._kernels()}
-        gradient = self._differentiate(self.targets - f, V, counts, theta)
-        return self._evidence(F, gradient, theta, V, counts, decrement)
+        V = S - S @ inverse.find_blocks() @ S
+        theta = self._find_weights(x)
+        counts = self._count(inverse, V)
+        return self._evidence(
+            F,
+            self._differentiate(self.targets - f, V, counts, theta),
+            theta,
+            V,
+            counts,
+            decrement,
+            curvature=self._find_information(inverse, x, theta),
+        )
 
+    def _find_data_coordinates(self, inverse: InverseKernel, S: np.ndarray) -> Coordinates:
+        shape = self.observed.T.shape
 
-def _find_data_coordinates(inverse: Any, M_inverse: np.ndarray, S: np.ndarray) -> _Coordinates:
-    """Those of `_ByKernel`, with K = M - S from the factor of M in the space of the data."""
-    L = inverse.cholesky
-    rows = inverse.rows
-    observed = inverse.observed
+        def outputs(x: np.ndarray) -> np.ndarray:
+            if len(self._kept) < len(self._factors):
+                return np.where(self.observed, self._tangents.matvec(self._find_weights(x)), 0.0)
+            flat = x.T.ravel()
+            Kx = sum(scale * (kernel @ flat) for _, scale, kernel in self._kernels())
+            return np.where(self.observed, np.reshape(Kx, shape).T, 0.0)
 
-    def outputs(x: np.ndarray) -> np.ndarray:
-        out = np.zeros(x.size)
-        out[rows] = L @ (L.T @ x.T.ravel()[rows])
-        Kx = out.reshape(x.T.shape).T - np.einsum("ncd,nd->nc", S, x)
-        return np.where(observed, Kx, 0.0)
+        def precondition(u: np.ndarray) -> np.ndarray:
+            Su = np.einsum("ncd,nd->cn", S, u)
+            return inverse.solve(Su.ravel()).reshape(shape).T
 
-    return _Coordinates(
-        outputs=outputs,
-        slope=lambda x, u: x + u,
-        dot=lambda slope, step: float(np.vdot(slope, outputs(step))),
-        precondition=lambda u: np.einsum("cndm,mde,me->nc", M_inverse, S, u, optimize=True),
-    )
+        return Coordinates(
+            outputs=outputs,
+            slope=lambda x, u: x + u,
+            dot=lambda slope, step: float(np.vdot(slope, outputs(step))),
+            precondition=precondition,
+            is_exact=True,
+        )
+
+    def _count(self, inverse: InverseKernel, V: np.ndarray) -> dict[str, float]:
+        """Effective parameters by factor, tr(M^-1 K) of its kernel; of all, tr(W V)."""
+        factors = list(self.hyperparameters.factors)
+        if len(factors) <= 1:
+            return dict.fromkeys(factors, float(np.einsum("ncd,ncd->", self.noise.weights, V)))
+        lower = inverse.find_inverse()
+        rows = np.ix_(inverse.rows, inverse.rows)
+        return {
+            factor: scale * find_trace(lower, kernel if self.observed.all() else kernel[rows])
+            for factor, scale, kernel in self._kernels()
+        }
+
+    def _find_weights(self, x: np.ndarray) -> np.ndarray:
+        """Weights theta (param,) of x."""
+        return self._tangents.rmatvec(x) / self.reg.prior_precision_vector()
+
+    def _find_information(
+        self, inverse: InverseKernel, x: np.ndarray, theta: np.ndarray
+    ) -> np.ndarray:
+        """Average information (entry, entry)."""
+        pushes = [np.einsum("ncd,nd->nc", dS, x) for dS in self._differentiate_noise()]
+        for blocks in self.hyperparameters.factors.values():
+            alone = dict.fromkeys(self._first, 0.0) | dict.fromkeys(blocks, 1.0)
+            pushes.append(-self._tangents.matvec(self._tangents.layout.expand(alone) * theta))
+        D = np.reshape(pushes, (len(self.h), *x.shape)).transpose(2, 1, 0).reshape(x.size, -1)
+        return 0.5 * D.T @ inverse.solve(D) + 0.5 * MIN_COUNT * np.eye(len(self.h))
+
+    def _differentiate_noise(self) -> Iterator[np.ndarray]:
+        """dS/dh (star, label, label) of each entry of h that is the noise's, by differences."""
+        for e in DIFFERENCE * np.eye(len(self.h))[self.hyperparameters.is_noise]:
+            ends = [self.hyperparameters.regression(h).noise for h in (self.h + e, self.h - e)]
+            above, below = (np.asarray(end.of_stars(self.labels).covariance) for end in ends)
+            rise = (above - below) / (2 * DIFFERENCE)
+            yield np.broadcast_to(rise, (*self.observed.shape, self.observed.shape[1]))
 
 
 class _ByNormalMatrix(LinearizedEvidence):
@@ -355,35 +384,6 @@ class _ByNormalMatrix(LinearizedEvidence):
         total = np.einsum("cpq,pq->c", self._squares, inverse.to_dense())
         mean = total / np.maximum(self.observed.sum(axis=0), 1)
         return (self.observed * mean)[:, :, None] * np.eye(len(mean))
-
-
-def _majorise(r: np.ndarray, gradient: np.ndarray, hessian: np.ndarray) -> np.ndarray:
-    """Weights (star, label, label) of the parabolas above L that touch it at residuals r."""
-    with np.errstate(invalid="ignore", divide="ignore"):
-        weights = np.where(r == 0, np.einsum("ncc->nc", hessian), gradient / r)
-    return weights[:, :, None] * np.eye(r.shape[1])
-
-
-def _solve(space: _Coordinates, weights: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, bool]:
-    """Solution of (J^T W J + Lambda) theta = b by conjugate gradients; False if it curves down."""
-    z = space.precondition(b)
-    direction = z
-    step = np.zeros_like(z)
-    size = first = space.dot(b, z)
-    for _ in range(MAX_PRODUCTS):
-        u = np.einsum("ncd,nd->nc", weights, space.outputs(direction))
-        product = space.slope(direction, u)
-        curvature = space.dot(product, direction)
-        if curvature <= 0:
-            return step, False
-        step = step + size / curvature * direction
-        b = b - size / curvature * product
-        z = space.precondition(b)
-        size, previous = space.dot(b, z), size
-        if size <= SOLUTION * first:
-            break
-        direction = z + size / previous * direction
-    return step, True
 
 
 _KINDS: dict[str, type[LinearizedEvidence]] = {

@@ -82,8 +82,11 @@ class Evidence:
         Whether the search for the minimum arrived; if not, the value is no evidence.
     n_effective : numpy.ndarray, shape (label,)
         Number of parameters that each label's data determine.
-    n_effective_by_block : dict of str to float
-        Number of each block's parameters that the data determine, rather than the prior.
+    n_effective_by_factor : dict of str to float
+        Number of parameters that the data determine, rather than the prior, for each factor of the
+        prior that varies: of all blocks, a layer, or a block.
+    curvature : numpy.ndarray, shape (entry, entry)
+        Approximately minus the second derivatives of the log marginal likelihood.
     """
 
     log_marginal_likelihood: float
@@ -94,7 +97,8 @@ class Evidence:
     newton_decrement: float
     is_minimum: bool
     n_effective: np.ndarray
-    n_effective_by_block: dict[str, float]
+    n_effective_by_factor: dict[str, float]
+    curvature: np.ndarray
 
 
 class EvidenceFunction(ABC):
@@ -158,12 +162,6 @@ class EvidenceFunction(ABC):
             for e in DIFFERENCE * np.eye(len(self.h))
         ]
         return np.array(rises) / (2 * DIFFERENCE)
-
-    def curvature(self, evidence: Evidence) -> np.ndarray:
-        """Approximately -d^2 F / dh^2 (entry,) at a maximum near `evidence`."""
-        return self.hyperparameters.curvature(
-            self.observed.sum(axis=0), evidence.n_effective_by_block
-        )
 
     def _sum_by_block(self, values: np.ndarray) -> dict[str, float]:
         return {
@@ -328,7 +326,8 @@ class MarginalLikelihood(EvidenceFunction):
         gradient = self.differentiate_at_fixed_weights(result.theta)
         V = inverse.label_covariance(self.builder.tangents(result.theta))
         WV = np.matmul(self.builder.noise(result.theta).weights, V)
-        return self._evidence(F, inverse, gradient, result, WV, inverse.count_effective(self.reg))
+        counts = self.hyperparameters.sum_by_factor(inverse.count_effective(self.reg))
+        return self._evidence(F, inverse, gradient, result, WV, counts)
 
     def _differentiate(
         self, result: PolishResult, inverse: InverseHessian, *, is_rough: bool = False
@@ -348,8 +347,10 @@ class MarginalLikelihood(EvidenceFunction):
         residuals = self.Y - outputs[:, : self.Y.shape[1]]
         by_noise = self._own.differentiate_evidence(residuals, V, tangents.matvec(q), self._given)
         pull = self._sum_by_block(precision * theta * (q - 0.5 * theta))
-        by_block = {name: 0.5 * count + pull[name] for name, count in counts.items()}
-        gradient = self.hyperparameters.gradient(self.h, by_noise, by_block)
+        counts = self.hyperparameters.sum_by_factor(counts)
+        pull = self.hyperparameters.sum_by_factor(pull)
+        by_factor = {name: 0.5 * count + pull[name] for name, count in counts.items()}
+        gradient = self.hyperparameters.gradient(self.h, by_noise, by_factor)
         F = log_evidence(self.reg, theta, result.negative_log_posterior, inverse)
         slope = self.objective(theta)[1]
         if 0.5 * slope @ (inverse @ slope) <= MAX_DECREMENT:
@@ -379,7 +380,8 @@ class MarginalLikelihood(EvidenceFunction):
             newton_decrement=result.newton_decrement,
             is_minimum=result.converged,
             n_effective=by_output.reshape(-1, self.reg.net.n_labels).sum(axis=0),
-            n_effective_by_block=counts,
+            n_effective_by_factor=counts,
+            curvature=self.hyperparameters.curvature(self.observed.sum(axis=0), counts),
         )
 
     def _solve_hessian(

@@ -20,7 +20,12 @@ from symspec.derivatives.tangents import compute_tangents
 from symspec.inverse_hessian import primal
 from symspec.inverse_hessian.builder import InverseBuilder
 from symspec.inverse_hessian.choice import choose_structure
-from symspec.inverse_hessian.dual import DualInverse, factorize_kernel
+from symspec.inverse_hessian.dual import DualInverse
+from symspec.inverse_hessian.numerics.inverse_kernels import (
+    InverseKernel,
+    factorize_kernel,
+    find_trace,
+)
 from symspec.inverse_hessian.primal import PrimalInverse
 from symspec.networks.noise.star_noise import StarNoise
 from symspec.safety.memory import parse_memory
@@ -207,6 +212,30 @@ def test_an_indefinite_hessian_is_refused_with_its_smallest_eigenvalue(problem):
     assert_allclose(caught.value.smallest_eigenvalue, expected, rtol=1e-9)
 
 
+@pytest.mark.parametrize("n_missing", [0, 5])
+def test_the_inverse_of_a_kernel_is_that_of_its_observed_rows(n_missing):
+    rng = np.random.default_rng(0)
+    N, C = 7, 3
+    observed = np.ones((N, C), bool)
+    observed.flat[rng.permutation(N * C)[:n_missing]] = False
+    root = rng.normal(size=(C * N, C * N))
+    K = root @ root.T
+    noise = StarNoise(observed, np.diag([0.3, 0.5, 0.7]) + 0.1)
+    rows = np.flatnonzero(observed.T)
+    M = noise.add_to(K.copy())[np.ix_(rows, rows)]
+    inverse = InverseKernel.of(K.copy(), noise)
+    assert_allclose(inverse.log_det, np.linalg.slogdet(M)[1], rtol=1e-12)
+    dense = np.zeros((C * N, C * N))
+    dense[np.ix_(rows, rows)] = np.linalg.inv(M)
+    assert_entries(inverse.solve(np.eye(C * N)), dense, EXACT)
+    blocks = np.einsum("cndn->ncd", dense.reshape(C, N, C, N))
+    assert_entries(inverse.find_blocks(), blocks, EXACT)
+    lower = inverse.find_inverse()
+    assert_entries(lower, np.tril(np.linalg.inv(M)), EXACT)
+    other = K[np.ix_(rows, rows)]
+    assert_allclose(find_trace(lower, other), np.trace(np.linalg.solve(M, other)), rtol=1e-9)
+
+
 def test_a_kernel_that_is_not_finite_is_refused():
     K = np.full((4, 4), np.nan)
     with pytest.raises(
@@ -331,10 +360,12 @@ def test_the_gram_matrix_is_the_tangent_kernel_label_major(problem, factored, pr
     assert_entries(tangents.gram(tangents, variance), K.reshape(C * N, C * N), EXACT)
     assert_entries(tangents.gram(few, variance), K[:, :, :, 1:4].reshape(C * N, C * 3), EXACT)
     assert_entries(few.gram(tangents, variance), K[:, 1:4].reshape(C * 3, C * N), EXACT)
-    for layer in tangents.layout.layers:
-        for block, own in tangents.grams_by_block(layer):
-            alone = dict.fromkeys(variance, 0.0) | {block: 1.0}
-            assert_entries(own, tangents.gram(tangents, alone), EXACT)
+    for block in layout.blocks:
+        alone = dict.fromkeys(variance, 0.0) | {block.name: variance[block.name]}
+        own = np.einsum(
+            "ncp,p,mdp->cndm", J[:, :, block.slice], V[block.slice], J[:, :, block.slice]
+        )
+        assert_entries(tangents.gram(tangents, alone), own.reshape(C * N, C * N), EXACT)
     assert_entries(tangents.own_gram(variance), np.einsum("cndn->ncd", K), EXACT)
 
 

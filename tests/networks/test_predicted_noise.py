@@ -348,7 +348,7 @@ def test_the_gradient_of_the_evidence_by_differences(kind, structure):
     # the weights are a small step from the minimum, which F takes into account
     assert_allclose(here.log_marginal_likelihood, by_hand, rtol=1e-7)
     assert here.n_effective.shape == (2,)
-    assert_allclose(here.n_effective.sum(), sum(here.n_effective_by_block.values()), rtol=1e-6)
+    assert_allclose(here.n_effective.sum(), sum(here.n_effective_by_factor.values()), rtol=1e-6)
     step = 1e-4
     differences = [
         (

@@ -19,7 +19,7 @@ CURVATURE = np.array([[40.0, 6.0], [6.0, 3.0]])
 
 
 def make_point(h, F, gradient, *, is_certain=True):
-    curvature = np.diag(CURVATURE)
+    curvature = np.diag(np.diag(CURVATURE))
     return Point(h=h, F=F, gradient=gradient, curvature=curvature, is_certain=is_certain,
                  theta=h, n_effective={})  # fmt: skip
 

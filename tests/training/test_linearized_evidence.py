@@ -13,7 +13,7 @@ from symspec.derivatives.compiled import compile_jacobian, compile_predict
 from symspec.inverse_hessian.builder import InverseBuilder
 from symspec.safety.label_errors import add_errors
 from symspec.training import search
-from symspec.training.hyperparameters import Hyperparameters
+from symspec.training.hyperparameters import MIN_COUNT, Hyperparameters
 from symspec.training.linearized import linearize
 
 KINDS = [("per_label", "scale"), ("per_label", "per_block"), ("full", "per_layer")]
@@ -43,12 +43,16 @@ def linear_model(n_pixels, activation):
     return J[seen], t[seen], np.argwhere(seen)
 
 
-def log_density(reg, J, t, places):
-    """Log N(t | 0, J Lambda^-1 J^T + S), written out row by row."""
+def find_covariance(reg, J, places):
+    """J Lambda^-1 J^T + S, written out row by row."""
     star, label = places.T
     S = np.where(star[:, None] == star, reg.noise_covariance[label[:, None], label], 0.0)
-    M = J @ np.diag(1 / reg.prior_precision_vector()) @ J.T + S
-    return multivariate_normal.logpdf(t, np.zeros(len(t)), M)
+    return J @ np.diag(1 / reg.prior_precision_vector()) @ J.T + S
+
+
+def log_density(reg, J, t, places):
+    """Log N(t | 0, J Lambda^-1 J^T + S)."""
+    return multivariate_normal.logpdf(t, np.zeros(len(t)), find_covariance(reg, J, places))
 
 
 @pytest.mark.parametrize("activation", ["tanh", "relu"])
@@ -78,12 +82,35 @@ def test_value_and_gradient_are_those_of_the_closed_form(
     np.testing.assert_allclose(found.gradient, slopes, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize(("noise", "prior"), KINDS)
+@pytest.mark.parametrize("memory", ["1GB", "8kB"], ids=["kept", "nothing kept"])
+def test_the_curvature_is_the_average_information_of_the_dense_covariance(memory, noise, prior):
+    reg, theta, X, Y = build_problem(noise=noise)
+    builder = InverseBuilder(reg, X, Y, structure="dual", memory=memory)
+    hyperparameters = Hyperparameters(reg, noise, prior)
+    h = 0.3 * np.random.default_rng(1).normal(size=len(hyperparameters))
+    found = linearize(builder, hyperparameters, theta).at(h).evaluate(theta).curvature
+    J, t, places = linear_model(3, "tanh")
+
+    def M(h):
+        return find_covariance(hyperparameters.regression(h), J, places)
+
+    step = 1e-4
+    pushes = [(M(h + e) - M(h - e)) / (2 * step) for e in step * np.eye(len(h))]
+    columns = np.stack([dM @ np.linalg.solve(M(h), t) for dM in pushes], axis=1)
+    expected = 0.5 * columns.T @ np.linalg.solve(M(h), columns)
+    floor = 0.5 * MIN_COUNT * np.eye(len(h))  # of a prior that the data do not feel
+    # the square of the step times third derivatives
+    scale = np.abs(expected).max()
+    np.testing.assert_allclose(found, expected + floor, rtol=1e-5, atol=1e-5 * scale)
+
+
 @pytest.mark.parametrize("structure", ["primal", "dual", "krylov"])
 def test_the_weights_and_the_counts_are_those_of_the_linear_model(structure):
     reg, theta, X, Y = build_problem(noise="full")
     options = {"subset": 10} if structure == "krylov" else None
     builder = InverseBuilder(reg, X, Y, structure=structure, options=options)
-    found = linearize(builder, Hyperparameters(reg, "full", "scale"), theta).evaluate(theta)
+    found = linearize(builder, Hyperparameters(reg, "full", "per_block"), theta).evaluate(theta)
     J, t, (star, label) = *linear_model(3, "tanh")[:2], linear_model(3, "tanh")[2].T
     S = np.where(star[:, None] == star, reg.noise_covariance[label[:, None], label], 0.0)
     precision = reg.prior_precision_vector()
@@ -97,7 +124,7 @@ def test_the_weights_and_the_counts_are_those_of_the_linear_model(structure):
         return
     dense = {name: part.sum() for name, part in reg.net.unpack(share).items()}
     for name, count in dense.items():
-        np.testing.assert_allclose(found.n_effective_by_block[name], count, rtol=1e-8)
+        np.testing.assert_allclose(found.n_effective_by_factor[name], count, rtol=1e-8)
     by_label = np.diag(np.linalg.solve(S, J @ np.linalg.solve(A, J.T)))
     expected = [by_label[label == c].sum() for c in range(2)]
     np.testing.assert_allclose(found.n_effective, expected, rtol=1e-8)
