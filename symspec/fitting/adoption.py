@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike
 from symspec.derivatives import compiled
 from symspec.errors import DataError, OptionError, ShapeError, SymspecError
 from symspec.fitting.label_scaling import LabelScaling, find_label_scaling, find_scatter
+from symspec.laplace.budget import CENTERS, can_be_linearized
 from symspec.laplace.fit import fit_laplace
 from symspec.laplace.posterior import LaplacePosterior
 from symspec.networks.layers import Layer, Standardize, Unstandardize
@@ -28,6 +29,9 @@ from symspec.spectra.spectra import Spectra
 from symspec.training.evidence import tune
 
 MOVES = ("none", "minimum")
+FLUX_ERRORS = ("beyond_training", "all")
+N_SAMPLED = 256  # training stars whose flux errors are propagated: their mean is known to some %
+SEED = 0
 FLUX_SCALINGS = ("none", "zscore")
 LEAST_NOISE = 1e-3  # of a label's spread, at the start, where a network meets its labels exactly
 START_PRIOR = 1.0
@@ -57,6 +61,7 @@ def adopt_network(
     move: str = "none",
     flux_scaling: str = "none",
     label_scaling: tuple[ArrayLike, ArrayLike] | None = None,
+    flux_errors: str = "beyond_training",
     structure: str = "auto",
     memory: str = "8GB",
     progress: bool | Progress = True,
@@ -81,6 +86,10 @@ def adopt_network(
         divided by its standard deviation.
     label_scaling : tuple of mean and scale, each a number or (label,), optional
         Labels are mean + scale * output. By default it is found, see `find_label_scaling`.
+    flux_errors : {"beyond_training", "all"}
+        What flux errors of new spectra count. Noise and model errors, as the evidence finds them,
+        hold what those of `stars` did to the labels (if their `ivar` is known): new spectra as
+        noisy as these have no further ones. With "all", they count a second time.
     structure, memory : str
         As for `fit_laplace`.
     progress : bool or Progress, default True
@@ -94,6 +103,7 @@ def adopt_network(
     """
     check_choice(move, "move", MOVES)
     check_choice(flux_scaling, "flux_scaling", FLUX_SCALINGS)
+    check_choice(flux_errors, "flux_errors", FLUX_ERRORS)
     weights = np.array(check_theta(theta, net.n_params))
     _check_stars(net, stars)
     X = fill_flux(stars)
@@ -118,7 +128,31 @@ def adopt_network(
             reg, weights, stars,
             structure=structure, memory=memory, require_minimum=False, progress=show,
         )  # fmt: skip
+        if flux_errors == "beyond_training":
+            laplace = count_beyond_training(laplace, stars)
     return Adopted(laplace=laplace, label_scaling=scaling)
+
+
+def count_beyond_training(laplace: LaplacePosterior, stars: Spectra) -> LaplacePosterior:
+    """The posterior, for which flux errors count beyond those of its training spectra.
+
+    Noise and model errors, as the evidence finds them, hold what these did to the labels.
+
+    Parameters
+    ----------
+    laplace : LaplacePosterior
+    stars : Spectra
+        The training stars; without errors of their flux all counts as before.
+    """
+    if stars.ivar is None:
+        return laplace
+    some = np.random.default_rng(SEED).permutation(stars.n_stars)[:N_SAMPLED]
+    means: list[np.ndarray] = []
+    for center in CENTERS:
+        there = center if can_be_linearized(laplace) else "weights"
+        prediction = laplace.predict(stars[np.sort(some)], center=there, progress=False)
+        means.append(prediction.flux_cov.mean(axis=0))
+    return replace(laplace, training_flux_cov=np.stack(means))
 
 
 def adopt_networks(

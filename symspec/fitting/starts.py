@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike
 
 from symspec.derivatives.functions import check_stars
 from symspec.errors import OptionError
+from symspec.fitting.adoption import count_beyond_training
 from symspec.fitting.fit import FitOptions, finish, fit_network, run_adam
 from symspec.fitting.folds import run_folds
 from symspec.laplace.leave_one_out import TrainingStars
@@ -137,6 +138,8 @@ def train_again(
             laplace.reg, theta, stars,
             tune=True, structure=structure, memory=memory, progress=progress,
         )  # fmt: skip
+        if laplace.training_flux_cov is not None:
+            again = count_beyond_training(again, stars)
         found.append(again)
     return found
 

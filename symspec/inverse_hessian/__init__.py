@@ -29,7 +29,7 @@ precision, S the noise, X the training stars and * new ones.
 
 Predictions carry `model_interval`, between whose ends the model's standard deviation is proved to
 be, and flag 16 where that is unknown or wide. For exact structures it is as wide as rounding may
-make it, and flagged beyond 1e-5. The less the prior and the more the data say, the more digits
+make it, and flagged beyond 1e-3. The less the prior and the more the data say, the more digits
 cancel: where that shows and the tangents fit in 64 MiB, primal factorises them without summing
 products, and dual and krylov sum squares (`symspec.inverse_hessian.numerics.digits`);
 `laplace.reason` then says so.

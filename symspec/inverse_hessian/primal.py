@@ -29,6 +29,7 @@ from symspec.inverse_hessian.interface import (
 )
 from symspec.inverse_hessian.low_rank import LowRankInverse
 from symspec.inverse_hessian.numerics.digits import (
+    NOTICED,
     PROMISED,
     TRUSTED,
     Enclosure,
@@ -73,7 +74,7 @@ class PrimalInverse(InverseHessian):
     linear_space = "parameters"
     curvatures = ("ggn", "hessian")
     has_evidence_gradient = True
-    widest = PROMISED
+    widest = NOTICED
 
     def __init__(self, cholesky: np.ndarray, *, is_of_products: bool = True):
         super().__init__(len(cholesky))

@@ -12,7 +12,7 @@ import numpy as np
 from symspec.derivatives.tangents import Tangents
 from symspec.inverse_hessian.interface import CrossCovariance, InverseHessian
 from symspec.inverse_hessian.numerics.digits import (
-    PROMISED,
+    NOTICED,
     TRUSTED,
     Enclosure,
     SumsOfSquares,
@@ -52,7 +52,7 @@ class WoodburyInverse(InverseHessian):
         Whether there are other stars; variances are then upper bounds.
     """
 
-    widest = PROMISED
+    widest = NOTICED
 
     def __init__(
         self, layout: ParamLayout, variance: dict[str, Any], noise: StarNoise, is_subset: bool

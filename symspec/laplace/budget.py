@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
@@ -14,7 +14,7 @@ import numpy as np
 from symspec.derivatives.threads import Threads
 from symspec.errors import MissingPixelsWarning, OptionError
 from symspec.laplace.flags import Flag, FlagOptions, find_flags, find_label_flags
-from symspec.laplace.flux_errors import FluxNoise, find_flux_errors
+from symspec.laplace.flux_errors import FluxNoise, find_beyond, find_flux_errors
 from symspec.laplace.prediction import Prediction, standard_deviations
 from symspec.safety.checkpoint import Checkpoint
 from symspec.safety.label_errors import Labels
@@ -49,8 +49,7 @@ def check_center(laplace: LaplacePosterior, center: str) -> None:
     """
     if check_choice(center, "center", CENTERS) == "weights":
         return
-    inverse = laplace.inverse_hessian
-    if laplace.curvature != "ggn" or not inverse.is_complete or laplace.gradient is None:
+    if not can_be_linearized(laplace):
         raise OptionError(
             'center="linearized" should be asked of a posterior of curvature="ggn" from all'
             " training stars and with the gradient of U, which this one is not: call"
@@ -58,6 +57,27 @@ def check_center(laplace: LaplacePosterior, center: str) -> None:
         )
     for words in laplace.newton_warnings:
         warnings.warn(words, RuntimeWarning, stacklevel=4)
+
+
+def choose_center(posteriors: Sequence[LaplacePosterior], center: str) -> str:
+    """The centre; for "auto" the linearised one, if it is there, of weights that are no minimum.
+
+    Raises
+    ------
+    OptionError
+        It is neither "auto" nor one of `CENTERS`.
+    """
+    if check_choice(center, "center", ("auto", *CENTERS)) != "auto":
+        return center
+    if all(one.certificate.is_minimum for one in posteriors):
+        return "weights"
+    return "linearized" if all(map(can_be_linearized, posteriors)) else "weights"
+
+
+def can_be_linearized(laplace: LaplacePosterior) -> bool:
+    """Whether there is a centre of the linearised network."""
+    is_whole = laplace.curvature == "ggn" and laplace.inverse_hessian.is_complete
+    return is_whole and laplace.gradient is not None
 
 
 def find_newton_shift(step: np.ndarray, model_cov: np.ndarray) -> np.ndarray:
@@ -134,6 +154,11 @@ class Budgets:
         )
         for name, array in found.to_arrays().items():
             state[name][rows] = array
+        known = self.laplace.training_flux_cov
+        if known is not None:
+            state["flux"][rows] = find_beyond(
+                found.covariance, known[CENTERS.index(self.how.center)]
+            )
 
     def _add_labels(self, state: dict[str, np.ndarray], rows: slice, flux: np.ndarray) -> None:
         """Labels, their model covariances with bounds, and what a Newton step changes."""

@@ -25,6 +25,7 @@ CACHE_BYTES = 2**20  # of a flux worked on at once: arrays that stay in a proces
 N_SAMPLED = 256  # pairs that make up a sampled covariance
 SEED = 0  # of the draws, the same for every star: results do not depend on what else is predicted
 DIGITS_LOST = 1e3  # roundings of a label: a difference below tells nothing
+LEAST_KNOWN = 1e-12  # of the largest variance: a smaller one is rounding
 TINY = np.finfo(np.float64).tiny
 
 
@@ -125,6 +126,24 @@ class ResampledCovariance(FluxCovariance):
 
     def identity(self) -> dict[str, Any]:
         return {"resampled": self.resampled, "stars": self.stars}
+
+
+def find_beyond(covariances: np.ndarray, known: np.ndarray) -> np.ndarray:
+    r"""What covariances (star, label, label) have beyond a known one (label, label).
+
+    In coordinates in which the known one is the unit matrix, :math:`\max(\lambda_i - 1, 0)` of
+    their eigenvalues is left: nothing is negative, and the labels' units do not matter.
+    """
+    scale = np.sqrt(np.diag(known))
+    scale[scale == 0] = 1.0
+    values, vectors = np.linalg.eigh(known / np.outer(scale, scale))
+    # without flux errors along a combination of labels all that comes is beyond
+    root = vectors * np.sqrt(np.maximum(values, LEAST_KNOWN))
+    root *= scale[:, None]
+    inverse = np.linalg.inv(root)
+    values, vectors = np.linalg.eigh(inverse @ covariances @ inverse.T)
+    left = root @ (vectors * np.sqrt(np.maximum(values - 1, 0))[:, None, :])
+    return left @ left.transpose(0, 2, 1)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

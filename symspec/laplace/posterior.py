@@ -57,24 +57,25 @@ class LaplacePosterior:
     negative_log_posterior : float
         U(theta) in nats.
     curvature, structure, reason : str
-        The kind of A, how it is inverted, and one line on the reason.
+        The kind of A, how it is inverted, why.
     flux_mean : numpy.ndarray, shape (pixel,)
-        Mean training spectrum.
+        Of the training spectra.
     label_range : numpy.ndarray, shape (2, label)
         Smallest and largest training label.
     backend, dtype : str
     hmc_verdict : tuple of str
-        Verdict of `compare_hmc` for each label, see `HmcComparison.mark`; empty before it.
+        Of `compare_hmc` for each label, see `HmcComparison.mark`; empty before it.
     training_space : TrainingSpace or None
-        Description of the training spectra, to flag spectra unlike them; None if there were too
-        few, or in a file without it.
+        To flag spectra unlike those of training; None of few, or in a file without it.
     gradient : numpy.ndarray, shape (param,), or None
         Gradient of U at theta, zero for parameters that are held fixed; None in a file without it.
     flux_prior : FluxPrior or None
-        What training spectra tell of missing pixels; None for one training star, or in a file
-        without it.
+        What training spectra tell of missing pixels; None of one star, or in a file without it.
     label_spread : numpy.ndarray, shape (label,), or None
-        Standard deviations of the training labels; None in a file without them.
+        Standard deviations of training labels; None in a file without.
+    training_flux_cov : numpy.ndarray, shape (center, label, label), or None
+        What flux errors of training spectra do to labels, around the weights and linearised:
+        `flux_cov` is what new spectra have beyond. None: all counts.
     training_stars : TrainingStars or None
         Those that it was fitted to, not copied; None if it was read from a file.
     """
@@ -96,6 +97,7 @@ class LaplacePosterior:
     gradient: np.ndarray | None = None
     flux_prior: FluxPrior | None = None
     label_spread: np.ndarray | None = None
+    training_flux_cov: np.ndarray | None = None
     training_stars: TrainingStars | None = None
 
     @property
@@ -163,7 +165,7 @@ class LaplacePosterior:
         Yields
         ------
         slice, Tangents
-            The stars, 256 by default, and df/dtheta in factors, see `Tangents.matvec`, `rmatvec`.
+            The stars, 256 by default, and df/dtheta in factors, see `Tangents`.
         """
         for rows, tangents in self.output_tangents(X, stars_at_once):
             yield rows, tangents.take_labels(self.net.n_labels)
@@ -201,10 +203,9 @@ class LaplacePosterior:
         return self._walk_tangents(X, lambda t: [self.inverse_hessian.label_covariance(t)])[0]
 
     def label_covariance_bounds(self, X: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-        """Proved lower and upper bounds of `label_covariance`, each of its shape.
+        """Proved bounds of `label_covariance`, for the variance of every combination of labels.
 
-        Exact structures: apart by what rounding may do; upper bounds: the lower one is zero;
-        approximations: NaN. They hold for the variance of every linear combination of labels.
+        Exact structures: apart by rounding; upper bounds: from zero; approximations: NaN.
         """
         lower, upper = self._walk_tangents(X, self.inverse_hessian.label_covariance_bounds)
         return lower, upper
@@ -249,16 +250,15 @@ class LaplacePosterior:
             over its diagonal. Spectra and Resampled bring their own.
         center : {"weights", "linearized"}
             What the error bars are around: the labels that the network gives at theta, or those of
-            the network linearised there, at its own minimum. The model errors of
-            curvature="ggn" are exactly those of the linearised network, wherever training stopped
-            (Immer, Korzepa & Bauer 2021; Antoran et al. 2022). The centres are apart by
-            `Prediction.newton_shift`.
+            the network linearised there, at its own minimum, whose model errors those of
+            curvature="ggn" are, wherever training stopped (Immer, Korzepa & Bauer 2021; Antoran et
+            al. 2022). The centres are apart by `Prediction.newton_shift`.
         fill : {"conditional", "mean"}
-            Missing pixels get their mean given the good ones, as the training spectra have it, or
-            the training mean. The error of either counts, see `Completed.propagate`.
+            Missing pixels get their mean given the good ones, or the training mean. The error of
+            either counts, see `Completed.propagate`.
         flux : {"linear", "sampled"}
-            By the derivatives at this spectrum, checked by a few draws (`Prediction.nonlinearity`),
-            or by 512 draws through the network, for low signal-to-noise ratios.
+            By derivatives, checked by a few draws (`Prediction.nonlinearity`), or by 512 draws
+            through the network, for low signal-to-noise ratios.
         flag_options : FlagOptions, optional
             Limits beyond which stars are flagged.
         resume : path, optional
@@ -368,7 +368,7 @@ class LaplacePosterior:
     def joint_covariance(self, X: ArrayLike | Spectra | Resampled) -> np.ndarray:
         """Covariance (star, label, star, label) of all labels that comes from the weights.
 
-        Unlike noise, this part does not average out. For structure="primal" and "dual".
+        Unlike noise, it does not average out. For structure="primal" and "dual".
         """
         return find_joint_covariance(self, X)
 
@@ -382,18 +382,18 @@ class LaplacePosterior:
         .. math:: \log p(Y) \approx -U - \tfrac12 \log\det A + \tfrac{P}{2} \log 2\pi
 
         MacKay (1992), doi:10.1162/neco.1992.4.3.448. Exact for a network without hidden layers. For
-        structure="last_layer" U and P are those of the last layer's parameters, given the others;
-        "krylov" gives an estimate, with error `inverse_hessian.logdet_standard_error() / 2`.
+        structure="last_layer" U and P are those of the last layer alone; "krylov" gives an
+        estimate, with error `inverse_hessian.logdet_standard_error() / 2`.
 
         Raises
         ------
         OptionError
             The inverse Hessian comes from a subset of the training stars.
         """
-        inverse = self.inverse_hessian
-        if not inverse.is_complete:
+        if not self.inverse_hessian.is_complete:
             raise OptionError(
                 "the log marginal likelihood needs all training stars, got the inverse Hessian of a"
                 ' subset: use structure="krylov".'
             )
-        return log_evidence(self.reg, self.theta, self.negative_log_posterior, inverse)
+        U = self.negative_log_posterior
+        return log_evidence(self.reg, self.theta, U, self.inverse_hessian)

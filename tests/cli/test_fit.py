@@ -8,6 +8,7 @@ from test_cli import run, write_stars
 
 import symspec as ss
 from symspec.files import read_laplace
+from symspec.files.catalogue_reading import read_catalogue
 from symspec.reports.tables import format_number
 
 
@@ -57,8 +58,14 @@ def test_the_report_holds_each_star_left_out(work, said):
 @pytest.mark.usefixtures("said")
 def test_the_other_commands_take_the_model(work):
     run("errors", work / "model.h5", work / "stars.h5", work / "out.fits")
+    catalogue = read_catalogue(work / "out.fits").prediction
+    assert catalogue.center == "linearized"  # as the network was stopped early
     run("jacobian", work / "model.h5", work / "stars.h5", work / "jacobian.h5")
     laplace = read_laplace(work / "model.h5")
+    stars = ss.read_spectra(work / "stars.h5")
+    prediction = laplace.predict(stars, center="linearized", progress=False)
+    np.testing.assert_allclose(catalogue.labels, prediction.labels, rtol=1e-9)
+    np.testing.assert_allclose(catalogue.errors, prediction.errors, rtol=1e-9)
     assert laplace.reg.net.label_names == ("TEFF", "LOGG", "FE_H")
     assert laplace.reg.net.label_units == ("K", "dex", "dex")
 
@@ -69,8 +76,8 @@ def test_errors_are_calibrated_by_training_stars_left_out(work):
     run(*words, "--calibrate-on", work / "stars.h5", "--leave-one-out")
     laplace = read_laplace(work / "model.h5")
     stars = ss.read_spectra(work / "stars.h5")
-    left_out = laplace.leave_one_out(stars)
-    flux = laplace.predict(stars).flux_cov
+    left_out = laplace.leave_one_out(stars, center="linearized")
+    flux = laplace.predict(stars, center="linearized").flux_cov
     errors = np.sqrt(np.einsum("ncc->nc", left_out.total_cov + flux))
     expected = ss.sigma_mad((stars.labels - left_out.labels) / errors)
     rows = Table.read(work / "calibrated.h5", path="catalogue")

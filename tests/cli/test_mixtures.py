@@ -72,7 +72,8 @@ def small_pieces(monkeypatch):
 @pytest.mark.usefixtures("small_pieces")
 def test_a_catalogue_in_pieces_holds_the_mixture(work, prediction, tmp_path):
     out = tmp_path / "out.fits"
-    said = run("errors", work.model, work.path("new.h5"), out, "--interval", 0.9)
+    words = ("--interval", 0.9, "--center", "weights")
+    said = run("errors", work.model, work.path("new.h5"), out, *words)
     rows = Table.read(out)
     interval = prediction.interval(0.9)
     for c, name in enumerate(prediction.label_names):
@@ -127,7 +128,7 @@ def test_a_survey_is_never_resumed_with_another_mixture(work, prediction, tmp_pa
 
 def test_errors_are_calibrated_by_stars_left_out_of_every_network(work, tmp_path):
     out = tmp_path / "out.ecsv"
-    words = ("--calibrate-on", work.path("stars.h5"), "--leave-one-out")
+    words = ("--calibrate-on", work.path("stars.h5"), "--leave-one-out", "--center", "weights")
     run("errors", work.model, work.path("new.h5"), out, *words)
     left_out = work.combined.leave_one_out()
     flux = work.combined.predict(work.known, progress=False)

@@ -281,6 +281,9 @@ POSTERIORS = {
         ),
     ],
     "label_spread": lambda laplace: [replace(laplace, label_spread=laplace.label_spread / 9)],
+    "training_flux_cov": lambda laplace: [
+        replace(laplace, training_flux_cov=np.stack([np.eye(laplace.net.n_labels)] * 2))
+    ],
     "training_stars": lambda laplace: [replace(laplace, training_stars=None)],
 }
 

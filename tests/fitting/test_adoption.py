@@ -1,10 +1,13 @@
 """Networks that came trained get error bars: what is found, and what it agrees with."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from conftest import assert_entries
 
 import symspec as ss
+from symspec.files import read_laplace, write_laplace
 from symspec.fitting import adopt_network
 
 
@@ -53,6 +56,36 @@ def test_noise_and_prior_are_those_of_the_linearised_evidence(foreign, stars):
     # the tolerance of `tune` leaves each of them within 0.14 of the deviation that the evidence
     # leaves it: 1 / sqrt(2 * 150) of a sigma for the noise
     assert_entries(laplace.reg.sigma_noise, tuned.sigma_noise, 0.2 / np.sqrt(300))
+
+
+def test_flux_errors_count_beyond_those_of_the_training_spectra(foreign, stars, tmp_path):
+    beyond = adopt_network(*foreign, stars, progress=False).laplace
+    every = adopt_network(*foreign, stars, flux_errors="all", progress=False).laplace
+    assert every.training_flux_cov is None
+    J = ss.compile_jacobian(beyond.net, "flux")(beyond.theta, stars.flux)
+    covariances = np.einsum("ncp,np,ndp->ncd", J, 1 / stars.ivar, J)
+    assert_entries(beyond.training_flux_cov[0], covariances.mean(axis=0), 1e-10)
+    write_laplace(tmp_path / "model.h5", beyond)
+    read = read_laplace(tmp_path / "model.h5")
+    noisier = replace(stars, ivar=stars.ivar / 9)
+    for center, known in zip(("weights", "linearized"), beyond.training_flux_cov, strict=True):
+        all_of_it = every.predict(noisier, center=center, progress=False)
+        found = read.predict(noisier, center=center, progress=False)
+        # nine times each covariance, less one of them: along no combination less than nothing
+        least = np.linalg.eigvalsh(found.flux_cov - (all_of_it.flux_cov - known))
+        scale = np.abs(all_of_it.flux_cov).max(axis=(1, 2))
+        assert (least >= -1e-10 * scale[:, None]).all()
+        assert (np.linalg.eigvalsh(found.flux_cov) >= -1e-10 * scale[:, None]).all()
+        others = all_of_it.total_cov - all_of_it.flux_cov
+        assert_entries(found.total_cov - found.flux_cov, others, 1e-9)
+        as_noisy = read.predict(stars, center=center, progress=False)
+        share = np.einsum("ncc->nc", as_noisy.flux_cov) / np.diag(known)
+        assert np.median(share) < 0.5  # all of it would be 1
+
+
+def test_spectra_without_errors_leave_nothing_to_count_beyond(foreign, stars):
+    laplace = adopt_network(*foreign, replace(stars, ivar=None), progress=False).laplace
+    assert laplace.training_flux_cov is None
 
 
 def test_flux_is_scaled_where_the_network_expects_it(foreign, stars):

@@ -1,10 +1,14 @@
 """Newton shifts of single stars, and the centre of the linearised network, by dense algebra."""
 
+from dataclasses import replace
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 import symspec as ss
+from symspec.laplace.budget import choose_center
 
 NETWORKS = [
     "tanh-1-hidden-2-labels-own-units-missing",
@@ -140,3 +144,23 @@ def test_a_posterior_without_a_linearised_centre_refuses_it(problem):
         exact.predict(problem.X, center="linearized")
     with pytest.raises(ss.OptionError, match="center should be one of 'weights', 'linearized'"):
         exact.predict(problem.X, center="minimum")
+
+
+@over_networks
+def test_the_centre_is_chosen_by_whether_the_weights_are_a_minimum(problem):
+    laplace = fit(problem)
+    assert not laplace.certificate.is_minimum
+    assert choose_center([laplace], "auto") == "linearized"
+    at_minimum = SimpleNamespace(
+        certificate=SimpleNamespace(is_minimum=True),
+        curvature="ggn",
+        inverse_hessian=SimpleNamespace(is_complete=True),
+        gradient=problem.theta,
+    )
+    assert choose_center([at_minimum], "auto") == "weights"
+    assert choose_center([at_minimum, laplace], "auto") == "linearized"
+    no_centre = replace(laplace, gradient=None)
+    assert choose_center([laplace, no_centre], "auto") == "weights"
+    assert choose_center([laplace], "weights") == "weights"
+    with pytest.raises(ss.OptionError, match="center"):
+        choose_center([laplace], "middle")

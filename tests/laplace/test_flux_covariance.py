@@ -7,6 +7,7 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 import symspec as ss
+from symspec.laplace.flux_errors import find_beyond
 from symspec.laplace.prediction import standard_deviations
 from symspec.spectra.covariances import DenseCovariance
 from symspec.spectra.spectra import hash_spectra
@@ -238,3 +239,26 @@ def test_a_prediction_resumes_with_its_own_covariance_alone(laplace, stars, tmp_
     assert_array_equal(again.flux_cov, first.flux_cov)
     with pytest.raises(ss.DataError, match="that of another one"):
         laplace.predict(stars[0], flux_covariance=0.5 * GOOD, resume=tmp_path / "folder")
+
+
+@pytest.mark.parametrize("units", [[1.0, 1.0, 1.0], [1e3, 1.0, 1e-3]])
+def test_what_is_beyond_a_known_covariance_is_what_the_labels_units_leave(units):
+    rng = np.random.default_rng(0)
+    root = rng.normal(size=(3, 3))
+    factors = np.array([[0.2, 0.5, 0.9], [1.0, 1.0, 1.0], [0.3, 2.0, 9.0], [4.0, 5.0, 6.0]])
+    # along axes that both have, each variance is known: none, none, two and three are beyond
+    known = root @ root.T
+    covariances = np.einsum("ik,nk,jk->nij", root, factors, root)
+    expected = np.einsum("ik,nk,jk->nij", root, np.maximum(factors - 1, 0), root)
+    scale = np.multiply.outer(units, units)
+    found = find_beyond(covariances * scale, known * scale) / scale
+    assert_allclose(found, expected, rtol=1e-9, atol=1e-9)
+
+
+def test_without_known_flux_errors_all_is_beyond():
+    root = np.random.default_rng(1).normal(size=(2, 3, 3))
+    covariances = root @ root.transpose(0, 2, 1)
+    assert_allclose(find_beyond(covariances, np.zeros((3, 3))), covariances, rtol=1e-9)
+    one = np.diag([4.0, 0.0, 0.0])
+    found = find_beyond(covariances, one)
+    assert_allclose(found[:, 1:, 1:], covariances[:, 1:, 1:], rtol=1e-5)

@@ -33,10 +33,10 @@ from symspec.errors import OptionError
 from symspec.files.catalogues import SUFFIXES
 from symspec.files.partial_runs import is_finished
 from symspec.files.surveys import Survey, predict_survey
-from symspec.laplace.budget import Choices
+from symspec.laplace.budget import Choices, choose_center
 from symspec.laplace.flags import FlagOptions
 from symspec.mixtures.left_out import leave_out
-from symspec.mixtures.posterior import AnyPosterior
+from symspec.mixtures.posterior import AnyPosterior, list_posteriors
 from symspec.mixtures.prediction import CombinedPrediction
 from symspec.reports.tables import (
     describe_between,
@@ -85,10 +85,11 @@ MaxNewtonShift = Annotated[
     ),
 ]
 Center = Annotated[
-    Literal["weights", "linearized"],
+    Literal["auto", "weights", "linearized"],
     typer.Option(
         help="Labels of the network as trained, or linearised there and taken to its own minimum,"
-        " for which the model errors are exact wherever training stopped."
+        " for which the model errors are exact wherever training stopped. auto: the latter where"
+        " the weights are no minimum."
     ),
 ]
 FluxErrors = Annotated[
@@ -143,7 +144,7 @@ def errors(
     max_newton_shift: MaxNewtonShift = 0.5,
     max_missing: MaxMissing = 0.5,
     max_nonlinearity: MaxNonlinearity = 0.2,
-    center: Center = "weights",
+    center: Center = "auto",
     fill: Fill = "conditional",
     flux_errors: FluxErrors = "linear",
     interval: Interval = 0.68,
@@ -169,11 +170,12 @@ def errors(
     )  # fmt: skip
     laplace = read_model(model)
     reading = parse_reading(uncertainty, read)
-    how = Choices(center=center, fill=fill, flux=flux_errors)
+    around = choose_center(list_posteriors(laplace), center)
+    how = Choices(center=around, fill=fill, flux=flux_errors)
     calibration = _calibrate(laplace, how, calibrate_on, leave_one_out, reading, resample)
     with offer_to_resume(catalogue):
         survey = predict_survey(
-            catalogue, laplace, spectra, center=center, fill=fill, flux_errors=flux_errors,
+            catalogue, laplace, spectra, center=around, fill=fill, flux_errors=flux_errors,
             flag_options=limits, calibration=calibration, interval=interval, dialect=dialect,
             resample=resample, scheduler=scheduler, restart=restart, overwrite=overwrite, **reading,
         )  # fmt: skip

@@ -80,6 +80,13 @@ FluxScaling = Annotated[
 ]
 
 
+FluxErrors = Annotated[
+    Literal["beyond-training", "all"],
+    typer.Option(
+        help="Flux errors of new spectra that count: those beyond the training spectra's, which"
+        " noise and model errors hold already, or all."
+    ),
+]
 OwnStarts = Annotated[
     int,
     typer.Option(
@@ -97,6 +104,7 @@ def fit(
     label: Labels = None,
     label_scaling: LabelScaling = None,
     flux_scaling: FluxScaling = "none",
+    flux_errors: FluxErrors = "beyond-training",
     move: Move = "none",
     starts: OwnStarts = 1,
     weights: Weights = "equal",
@@ -127,7 +135,7 @@ def fit(
     adopted = adopt_networks(
         networks, stars,
         move=move, flux_scaling=flux_scaling, label_scaling=_parse_scaling(label_scaling),
-        structure=structure, memory=memory,
+        flux_errors=flux_errors.replace("-", "_"), structure=structure, memory=memory,
     )  # fmt: skip
     first = adopted[0].laplace
     further = train_again(first, stars, n_starts=starts - 1, structure=structure, memory=memory)

@@ -27,6 +27,7 @@ from symspec.cli.shared.training import read_training_stars
 from symspec.errors import DataError, OptionError
 from symspec.files.catalogue_reading import is_catalogue
 from symspec.files.catalogues import SUFFIXES, write_columns
+from symspec.laplace.budget import choose_center
 from symspec.laplace.prediction import Prediction
 from symspec.mixtures.left_out import AnyLeftOut, leave_out
 from symspec.mixtures.posterior import AnyPosterior, list_posteriors
@@ -116,7 +117,7 @@ def influence(
     group: OwnGroup = None,
     output: Output = None,
     suspects: SuspectOutput = None,
-    center: Center = "weights",
+    center: Center = "auto",
     curvature: Curvature = "ggn",
     validation: Validation = 0.1,
     train_seed: TrainSeed = 0,
@@ -136,10 +137,10 @@ def influence(
     own = {"group": group} | reading
     trained, sample, is_other = read_training_stars(laplace, spectra, own, validation, train_seed)
     _check_loss(laplace, trained)
-    if new is not None:
-        sample = read_spectra(new, **reading)
+    sample = sample if new is None else read_spectra(new, **reading)
     fitted = fit_to_network(laplace.net, sample, resample)
-    prediction = laplace.predict(fitted, center=center)
+    around = choose_center(list_posteriors(laplace), center)
+    prediction = laplace.predict(fitted, center=around)
     ids = _name_stars(sample)
     chosen = choose_stars(prediction.labels, ids, choose or ())
     groups = _find_groups(trained)
@@ -148,7 +149,7 @@ def influence(
         left_out = leave_out(laplace, trained, groups=groups)
     movers = find_movers(left_out, fitted, prediction, n_most=most, curvature=curvature)
     moved = _name_movers(movers, prediction, ids, trained, groups)
-    suspicious = _find_contradictions(left_out, trained, groups, center)
+    suspicious = _find_contradictions(left_out, trained, groups, around)
     console = open_console()
     console.print(_say_whose(len(ids), new, is_other), soft_wrap=True)
     for name, star in chosen.items():

@@ -26,7 +26,8 @@ from symspec.cli.shared.pages import write_page
 from symspec.cli.shared.training import read_training_stars
 from symspec.errors import OptionError
 from symspec.files.catalogue_reading import is_catalogue
-from symspec.mixtures.posterior import AnyPosterior
+from symspec.laplace.budget import choose_center
+from symspec.mixtures.posterior import AnyPosterior, list_posteriors
 from symspec.spectra.grids import fit_to_network
 from symspec.spectra.readers.read import read_spectra
 from symspec.spectra.spectra import Spectra
@@ -68,7 +69,7 @@ def report(
     choose: Choose = None,
     title: Title = "",
     object_name: ObjectName = "star",
-    center: Center = "weights",
+    center: Center = "auto",
     fill: Fill = "conditional",
     flux_errors: FluxErrors = "linear",
     validation: Validation = 0.1,
@@ -108,7 +109,8 @@ def report(
     if stars is not None:
         fitted = fit_to_network(laplace.net, stars, resample)
         options["stars"] = fitted
-        options["prediction"] = laplace.predict(fitted, center=center, fill=fill, flux=flux_errors)
+        around = choose_center(list_posteriors(laplace), center)
+        options["prediction"] = laplace.predict(fitted, center=around, fill=fill, flux=flux_errors)
     write_page(
         page, laplace, training=trained, chosen=choose or (), title=title, files=files_read,
         object_name=object_name, overwrite=overwrite, **options,

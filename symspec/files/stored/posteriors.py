@@ -18,6 +18,7 @@ from symspec.files.stored.networks import (
     write_regression,
 )
 from symspec.inverse_hessian.choice import CURVATURES, INVERSES
+from symspec.laplace.budget import CENTERS
 from symspec.laplace.certificate import Certificate
 from symspec.laplace.posterior import LaplacePosterior
 from symspec.laplace.training_space import TrainingSpace
@@ -61,6 +62,8 @@ def write_posterior(file: Any, laplace: LaplacePosterior) -> None:
         _write_arrays(group.create_group("flux_prior"), laplace.flux_prior)
     if laplace.label_spread is not None:
         write_array(group, "label_spread", laplace.label_spread)
+    if laplace.training_flux_cov is not None:
+        write_array(group, "training_flux_cov", laplace.training_flux_cov)
     for name, array in laplace.inverse_hessian.arrays().items():
         write_array(group, f"inverse_hessian/{name}", array)
 
@@ -98,7 +101,15 @@ def read_posterior(archive: Archive) -> LaplacePosterior:
         label_spread=archive.array("laplace/label_spread", (net.n_labels,), finite=True)
         if "label_spread" in there
         else None,
+        training_flux_cov=_read_training_flux_cov(archive, net.n_labels),
     )
+
+
+def _read_training_flux_cov(archive: Archive, n_labels: int) -> np.ndarray | None:
+    if "training_flux_cov" not in archive.find("laplace"):
+        return None
+    shape = (len(CENTERS), n_labels, n_labels)
+    return archive.array("laplace/training_flux_cov", shape, finite=True)
 
 
 def _write_certificate(group: Any, certificate: Certificate) -> None:

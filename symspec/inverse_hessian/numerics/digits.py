@@ -27,6 +27,7 @@ from symspec.derivatives.tangents import Tangents
 UNIT = np.finfo(np.float64).eps / 2
 TRUSTED = 1e-6  # relative error of a variance up to which nothing better is sought
 PROMISED = 1e-5  # relative width of the interval of a deviation that is called exact
+NOTICED = 1e-3  # from which on a star is flagged: the third digit of an error bar
 HOPELESS = 0.3  # from which on its first order says nothing
 DENSE_ENTRIES = 2**23  # of a matrix of tangents that is decomposed as a whole
 BLOCK_ENTRIES = 2**22  # of the vectors that are solved together
