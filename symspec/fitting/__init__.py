@@ -7,11 +7,17 @@ best. `symspec.fitting.estimator` holds all of it for scikit-learn: `SpectraRegr
 `adopt_network(net, theta, stars)` does without training: a network of another program, as it is,
 becomes a `LaplacePosterior`; how it scales its labels is found by comparing them
 (`find_label_scaling`), noise and prior by the evidence of the network linearised at its weights.
+Flux errors count beyond those of its training spectra (`count_beyond_training`).
 `fit_starts` trains networks of the same layers from several first weights, `train_again` one that
 was adopted, and `adopt_networks` takes those of an ensemble: mixtures, see `symspec.mixtures`.
 """
 
-from symspec.fitting.adoption import Adopted, adopt_network, adopt_networks
+from symspec.fitting.adoption import (
+    Adopted,
+    adopt_network,
+    adopt_networks,
+    count_beyond_training,
+)
 from symspec.fitting.fit import FitOptions, finish, fit_network, run_adam
 from symspec.fitting.label_scaling import LabelScaling, find_label_scaling
 from symspec.fitting.selection import Selection, select
@@ -28,6 +34,7 @@ __all__ = [
     "adopt_network",
     "adopt_networks",
     "build_start",
+    "count_beyond_training",
     "find_label_scaling",
     "finish",
     "fit_network",

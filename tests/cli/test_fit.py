@@ -71,6 +71,14 @@ def test_the_other_commands_take_the_model(work):
 
 
 @pytest.mark.usefixtures("said")
+def test_flux_errors_count_beyond_training_or_all_of_them(work):
+    assert read_laplace(work / "model.h5").training_flux_cov is not None
+    words = ("fit", work / "net.h5", work / "stars.h5", work / "all.h5")
+    run(*words, "--flux-errors", "all")
+    assert read_laplace(work / "all.h5").training_flux_cov is None
+
+
+@pytest.mark.usefixtures("said")
 def test_errors_are_calibrated_by_training_stars_left_out(work):
     words = ("errors", work / "model.h5", work / "stars.h5", work / "calibrated.h5")
     run(*words, "--calibrate-on", work / "stars.h5", "--leave-one-out")

@@ -122,7 +122,8 @@ def fit(
 
     Noise and prior come from the evidence of the network linearised at its weights; how it scales
     its labels is found by comparing. Names, units and wavelengths come from SPECTRA. Each star is
-    left out in turn, without training again, to see whether the error bars are true.
+    left out in turn, without training again, to see whether the error bars are true. Of a network
+    that was stopped early, the other commands take the linearised one, whose error bars these are.
 
     Labels of several networks are the mean of theirs, and the error bars hold how far these are
     apart.
