@@ -35,7 +35,7 @@ def maximize_linearized(
     """
     start = linearize(builder, hyperparameters, theta)
     n_rows = int(builder.observed.sum())
-    n_halvings = max(0, int(np.log2(n_rows / FEW_ROWS)))
+    n_halvings = max(0, int(np.log2(max(n_rows, 1) / FEW_ROWS)))
     if builder.inverse.linear_space == "data":
         for share in 0.5 ** np.arange(n_halvings, 0, -1):
             some = builder.with_stars(builder.pick_stars(int(share * len(builder.labelled))))

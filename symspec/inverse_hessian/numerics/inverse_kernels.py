@@ -16,8 +16,8 @@ from symspec.networks.noise.star_noise import StarNoise
 class InverseKernel:
     """M^-1 = L^-T L^-1 of M = K + S over the rows (label, star) that are observed.
 
-    Of what the evidence takes of M^-1, all but `find_traces` costs one product with vectors:
-    L^-1 is a third of the work of M^-1.
+    Of what the evidence takes of M^-1, all but `find_inverse` comes from L^-1 by products with
+    vectors, and L^-1 takes half the work that M^-1 takes.
 
     Attributes
     ----------
