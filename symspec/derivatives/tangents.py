@@ -134,6 +134,8 @@ class Tangents:
         D = other.n_labels
         K = np.zeros((C, n, D, m))
         for layer, variances in self.layout.by_layer(variance).items():
+            if not any(map(np.any, variances)):
+                continue
             a, g = self.layer_factors(layer)
             b, h = (a, g) if other is self else other.layer_factors(layer)
             for ab, gv in _separate(a, b, g, *variances):
@@ -208,8 +210,7 @@ def _separate(
 ) -> Iterator[tuple[Any, np.ndarray]]:
     """Pairs (inputs' Gram, cotangents): the kernel is the sum of products of their Grams."""
     if not np.any(v):
-        if np.any(w):
-            yield 1.0, g * w
+        yield 1.0, g * w
         return
     if np.ndim(v) == 0 and np.ndim(w) == 0:
         ab = a @ b.T

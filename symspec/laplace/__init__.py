@@ -88,8 +88,8 @@ Flags
 Noise and flux errors
     `sigma_noise` as `tune` finds it holds what the training spectra's own flux errors do to the
     labels. For new spectra as noisy as those, `flux_cov` counts that a second time, and the total
-    is on the safe side. `count_beyond_training(laplace, stars)` has the flux errors count beyond
-    those of the training spectra alone, as `adopt_network` and `symspec fit` do.
+    is on the safe side. `symspec.fitting.count_beyond_training(laplace, stars)` has only those
+    count that are beyond the training spectra's, as `adopt_network` and `symspec fit` do.
 Do they tell the truth?
     `help(symspec.validation)` has what holds them against labels, other structures and other noise.
 Stars together

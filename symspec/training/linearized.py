@@ -94,6 +94,8 @@ class LinearizedEvidence(EvidenceFunction):
         t of the stars that have labels, zero where one is missing.
     """
 
+    moves_weights = False
+
     def __init__(
         self, builder: InverseBuilder, hyperparameters: Hyperparameters, theta: np.ndarray
     ):

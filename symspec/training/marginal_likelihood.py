@@ -119,9 +119,12 @@ class EvidenceFunction(ABC):
         The hyperparameters.
     can_be_rough : bool
         Whether `evaluate_roughly` takes less time.
+    moves_weights : bool
+        Whether F is that at a minimum of U, which moves with h.
     """
 
     can_be_rough = False
+    moves_weights = True
 
     def __init__(self, builder: InverseBuilder, hyperparameters: Hyperparameters, labels: Labels):
         self.builder = builder

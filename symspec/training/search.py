@@ -40,22 +40,9 @@ def maximize_linearized(
         for share in 0.5 ** np.arange(n_halvings, 0, -1):
             some = builder.with_stars(builder.pick_stars(int(share * len(builder.labelled))))
             few = linearize(some, hyperparameters, theta).at(start.h)
-            near, _ = _climb_linearized(few, theta, tolerance, max_evaluations, _follow_nothing)
+            near, _ = maximize(few, theta, tolerance, max_evaluations, _follow_nothing)
             start = start.at(near.h)
-    return _climb_linearized(start, theta, tolerance, max_evaluations, follow)
-
-
-def _climb_linearized(
-    start: EvidenceFunction,
-    theta: np.ndarray,
-    tolerance: float,
-    max_evaluations: int,
-    follow: Follow,
-) -> Summit:
-    """Climb by all entries at once: there is no minimum that could be lost."""
-    evaluate = _Evaluation(start, follow)
-    limits = start.hyperparameters.limits
-    return climb(evaluate, evaluate(start.h, theta), limits, tolerance, max_evaluations - 1)
+    return maximize(start, theta, tolerance, max_evaluations, follow)
 
 
 def _follow_nothing(h: np.ndarray, evidence: Evidence) -> None:
@@ -72,12 +59,13 @@ def maximize(
     """Climb to the largest F by its gradient, from the weights `theta`.
 
     The noise goes first, which the labels determine best: far from it, no prior is right, and no
-    minimum of U need be found to the last digit.
+    minimum of U need be found to the last digit. Where the weights stay, no minimum could be lost,
+    and all entries go together.
     """
     evaluate = _Evaluation(start, follow, is_rough=start.can_be_rough)
     limits = start.hyperparameters.limits
     here = evaluate(start.h, theta)
-    leading = start.hyperparameters.is_noise
+    leading = start.hyperparameters.is_noise if start.moves_weights else None
     summit, is_end = climb(evaluate, here, limits, tolerance, max_evaluations - 1, leading)
     if summit.is_rough:
         evaluate.is_rough = False

@@ -8,7 +8,7 @@ from conftest import assert_entries
 
 import symspec as ss
 from symspec.files import read_laplace, write_laplace
-from symspec.fitting import adopt_network
+from symspec.fitting import adopt_network, count_beyond_training
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +65,8 @@ def test_flux_errors_count_beyond_those_of_the_training_spectra(foreign, stars, 
     J = ss.compile_jacobian(beyond.net, "flux")(beyond.theta, stars.flux)
     covariances = np.einsum("ncp,np,ndp->ncd", J, 1 / stars.ivar, J)
     assert_entries(beyond.training_flux_cov[0], covariances.mean(axis=0), 1e-10)
+    again = count_beyond_training(beyond, stars).training_flux_cov
+    np.testing.assert_array_equal(again, beyond.training_flux_cov)
     write_laplace(tmp_path / "model.h5", beyond)
     read = read_laplace(tmp_path / "model.h5")
     noisier = replace(stars, ivar=stars.ivar / 9)

@@ -63,11 +63,12 @@ def find_mode(
         _, gradient, hessian = likelihood(f)
         slope = space.slope(x, gradient)
         last = decrement
-        decrement = 0.5 * space.dot(slope, space.precondition(slope))
+        newton = space.precondition(slope)
+        decrement = 0.5 * space.dot(slope, newton)
         if decrement <= ARRIVED or FALLS * last < decrement <= ROUNDED:
             break
         if space.is_exact and np.allclose(hessian, weights, rtol=ALIKE, atol=0.0):
-            x = x + space.precondition(-slope)
+            x = x - newton
             continue
         step, is_convex = _solve(space, hessian, -slope)
         if not is_convex or _rises(space, likelihood, x, step):
