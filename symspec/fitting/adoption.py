@@ -29,7 +29,7 @@ from symspec.spectra.spectra import Spectra
 from symspec.training.evidence import tune
 
 MOVES = ("none", "minimum")
-FLUX_ERRORS = ("beyond_training", "all")
+COUNTED = ("beyond_training", "all")
 N_SAMPLED = 256  # training stars whose flux errors are propagated: their mean is known to some %
 SEED = 0
 FLUX_SCALINGS = ("none", "zscore")
@@ -61,7 +61,7 @@ def adopt_network(
     move: str = "none",
     flux_scaling: str = "none",
     label_scaling: tuple[ArrayLike, ArrayLike] | None = None,
-    flux_errors: str = "beyond_training",
+    count_flux_errors: str = "beyond_training",
     structure: str = "auto",
     memory: str = "8GB",
     progress: bool | Progress = True,
@@ -86,7 +86,7 @@ def adopt_network(
         divided by its standard deviation.
     label_scaling : tuple of mean and scale, each a number or (label,), optional
         Labels are mean + scale * output. By default it is found, see `find_label_scaling`.
-    flux_errors : {"beyond_training", "all"}
+    count_flux_errors : {"beyond_training", "all"}
         What flux errors of new spectra count. Noise and model errors, as the evidence finds them,
         hold what those of `stars` did to the labels (if their `ivar` is known): new spectra as
         noisy as these have no further ones. With "all", they count a second time.
@@ -103,7 +103,7 @@ def adopt_network(
     """
     check_choice(move, "move", MOVES)
     check_choice(flux_scaling, "flux_scaling", FLUX_SCALINGS)
-    check_choice(flux_errors, "flux_errors", FLUX_ERRORS)
+    check_choice(count_flux_errors, "count_flux_errors", COUNTED)
     weights = np.array(check_theta(theta, net.n_params))
     _check_stars(net, stars)
     X = fill_flux(stars)
@@ -128,7 +128,7 @@ def adopt_network(
             reg, weights, stars,
             structure=structure, memory=memory, require_minimum=False, progress=show,
         )  # fmt: skip
-        if flux_errors == "beyond_training":
+        if count_flux_errors == "beyond_training":
             laplace = count_beyond_training(laplace, stars)
     return Adopted(laplace=laplace, label_scaling=scaling)
 

@@ -55,7 +55,7 @@ def build_start(
         What is done to spectra first, see `symspec.networks.preprocessing.parse_preprocessing`.
     """
     Y = np.asarray(spectra.labels)
-    before, X = _preprocess(fill_flux(spectra), preprocess)
+    before = _preprocess(fill_flux(spectra), preprocess)
     scaling = Unstandardize.of(Y)
     sigma = START_NOISE * np.nanstd(Y, axis=0) if sigma_noise is None else np.asarray(sigma_noise)
     sigma = np.squeeze(sigma) if sigma.size == 1 else sigma
@@ -66,7 +66,7 @@ def build_start(
     scaling = scaling.for_outputs(n_outputs, np.log(normal.sigma))
     dense = mlp([spectra.n_pixels, *hidden, n_outputs], activation=activation)
     net = Network(
-        [*before, Standardize.of(X, constant="keep"), *dense.layers, scaling],
+        [*before, *dense.layers, scaling],
         spectra.n_pixels,
         n_labels=Y.shape[1],
         label_names=spectra.label_names,
@@ -79,8 +79,8 @@ def build_start(
     return Regression(net, noise=noise, prior_precision=prior)
 
 
-def _preprocess(flux: np.ndarray, text: str) -> tuple[list[Layer], np.ndarray]:
-    """Layers of a text, and what they make of spectra (star, pixel).
+def _preprocess(flux: np.ndarray, text: str) -> list[Layer]:
+    """Layers of a text, the last of which standardises spectra (star, pixel).
 
     Raises
     ------
@@ -98,4 +98,6 @@ def _preprocess(flux: np.ndarray, text: str) -> tuple[list[Layer], np.ndarray]:
                 f" {np.count_nonzero(bad)} spectra, the first of them star {np.argmax(bad)}: a"
                 " spectrum that is the same at all pixels has no scale; leave it out."
             )
-    return layers, flux
+    if not (layers and isinstance(layers[-1], Standardize)):
+        layers.append(Standardize.of(flux, constant="keep"))
+    return layers

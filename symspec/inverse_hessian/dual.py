@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 from scipy.linalg import eigh, solve_triangular
-from scipy.linalg.lapack import dpotri
+from scipy.linalg.lapack import dpotri, dtrtri
 
 from symspec.derivatives import compiled
 from symspec.derivatives.matrices import mirror
@@ -30,7 +30,7 @@ from symspec.inverse_hessian.numerics.digits import (
     fits_densely,
     loses_digits,
 )
-from symspec.inverse_hessian.numerics.inverse_kernels import factorize_kernel
+from symspec.inverse_hessian.numerics.inverse_kernels import InverseKernel, factorize_kernel
 from symspec.inverse_hessian.numerics.tiled_cholesky import check_factor
 from symspec.inverse_hessian.primal import read_cholesky
 from symspec.inverse_hessian.tiled import TiledDualInverse
@@ -217,6 +217,18 @@ class DualInverse(WoodburyInverse):
         if self.noise.covariance.ndim == 3:  # that differ from star to star
             factors["covariances"] = self.noise.covariance
         return factors
+
+    def own_blocks(self) -> np.ndarray | None:
+        """M^-1 of each training star with itself (star, label, label), where V loses digits.
+
+        None if labels are missing: what the others say of these is not in it.
+        """
+        if not (self._is_stiff and self.observed.all()):
+            return None
+        with threads_of_scipy(self.n_rows):
+            root, _ = dtrtri(self.cholesky, lower=1)
+        log_det = 2 * self._log_det_factor()
+        return InverseKernel(root=root, log_det=log_det, observed=self.observed).find_blocks()
 
     def kernel_inverse(self) -> np.ndarray:
         """M^-1 (label, star, label, star), zero in the rows and columns of missing labels."""

@@ -156,10 +156,8 @@ class InverseHessian(LinearOperator, ABC):
         Label covariances are those of A^-1, bracketed, never too small, or neither.
     options : dict of str to type
         The options that `build` takes.
-    partial_options : tuple of str
-        Those of the options that leave training stars out.
-    fixed_options : tuple of str
-        Those that keep one factorisation.
+    partial_options, fixed_options : tuple of str
+        Those that leave training stars out, and those that keep one factorisation.
     curvatures : tuple of str
         The matrices that it inverts: "ggn", "hessian".
     has_evidence_gradient : bool
@@ -171,8 +169,7 @@ class InverseHessian(LinearOperator, ABC):
     is_complete : bool
         Whether all training stars went into it.
     widest : float
-        Relative width of the interval of a standard deviation up to which the structure does what
-        it promises; predictions are flagged beyond it.
+        Relative width of a standard deviation's interval beyond which predictions are flagged.
     free : slice
         The parameters that vary; the others are held fixed, with zero variance.
     """
@@ -233,6 +230,14 @@ class InverseHessian(LinearOperator, ABC):
     @abstractmethod
     def diagonal(self) -> np.ndarray:
         """Diagonal of A^-1 (param,): the variances of the weights."""
+
+    def find_step(self, theta: np.ndarray, score: Callable[[], np.ndarray]) -> np.ndarray | None:
+        """Newton step from the stars' score (star, output); None where the gradient does it."""
+        return None
+
+    def own_blocks(self) -> np.ndarray | None:
+        """M^-1 of each training star with itself (star, label, label), where V loses digits."""
+        return None
 
     @abstractmethod
     def logdet(self) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from typing import Any
 
@@ -121,6 +121,25 @@ class WoodburyInverse(InverseHessian):
     def _matvec(self, v: np.ndarray) -> np.ndarray:
         return self._matmat(v.reshape(-1, 1))[:, 0]
 
+    def find_step(self, theta: np.ndarray, score: Callable[[], np.ndarray]) -> np.ndarray | None:
+        r"""Newton step from the stars' score s (star, output).
+
+        .. math::
+            \theta + \delta = \Lambda^{-1} J^T M^{-1} (J \theta + S s)
+
+        is :math:`\delta = -A^{-1} g` without the difference of two large vectors, of which nothing
+        is left where noise is very small beside what the prior lets the labels of all stars vary
+        together. Elsewhere the gradient does better, as it vanishes at a minimum.
+        """
+        if not (self.is_complete and self._is_stiff):
+            return None
+        data = self._tangent(theta[:, None])
+        pulls = np.einsum("...cd,nd->nc", self.noise.covariance, score())
+        for part, pull in zip(data, self._take_rows(pulls[:, :, None]), strict=True):
+            part += pull
+        end = self._tangent_transposed(self._solve_M(data))[:, 0]
+        return self._variance_vector * end - theta
+
     def logdet(self) -> float:
         log_det_prior = -float(np.log(self._variance_vector).sum())
         return -log_det_prior - 2.0 * self._log_det_factor() + self.noise.log_det
@@ -195,6 +214,11 @@ class WoodburyInverse(InverseHessian):
         kernel = np.diagonal(self._own_kernel(), axis1=1, axis2=2)
         precision = np.diagonal(self.noise.weights, axis1=1, axis2=2)
         return 1 + float(np.max(np.sum(kernel * precision, axis=1), initial=0.0))
+
+    @property
+    def _is_stiff(self) -> bool:
+        """Whether the labels of all stars together may lose digits: their prior variances add."""
+        return loses_digits(self.condition * self.n_rows, self._n_terms)
 
     @property
     def remark(self) -> str:

@@ -195,6 +195,7 @@ def _build_posterior(
     U: float,
     gradient: np.ndarray,
     certificate: Certificate,
+    exact_step: np.ndarray | None,
 ) -> LaplacePosterior:
     flux_mean = builder.X.mean(axis=0, dtype=np.float64)
     return LaplacePosterior(
@@ -203,6 +204,7 @@ def _build_posterior(
         inverse_hessian=inverse,
         certificate=certificate,
         gradient=gradient,
+        exact_step=exact_step,
         negative_log_posterior=U,
         curvature=builder.curvature,
         structure=builder.structure,
@@ -234,8 +236,8 @@ def _find_label_spread(labels: np.ndarray) -> np.ndarray:
 
 def _certify(
     builder: InverseBuilder, inverse: InverseHessian, theta: np.ndarray
-) -> tuple[float, np.ndarray, Certificate]:
-    """U, its gradient (param,), and the certificate, over the parameters that vary."""
+) -> tuple[float, np.ndarray, Certificate, np.ndarray | None]:
+    """U, its gradient (param,), certificate, and exact step, over the parameters that vary."""
     stars = _FreeParameters(builder, inverse, theta)
     U, gradient = stars.differentiate()
     n_pieces = 1
@@ -253,16 +255,19 @@ def _certify(
             n_pieces = bundle.n_pieces
             gradient = bundle.least
             step = inverse.cheap() @ gradient
+    exact_step = inverse.find_step(theta, stars.score) if n_pieces == 1 else None
+    if exact_step is not None:
+        step = -exact_step
     certificate = Certificate(
         gradient_norm=float(np.abs(gradient).max()),
-        newton_decrement=0.5 * float(gradient @ step),
+        newton_decrement=0.5 * max(float(gradient @ step), 0.0),
         newton_shift=_rms_newton_shift(builder, theta, step),
         n_pieces=n_pieces,
         search=search,
     )
     if inverse.free.stop - inverse.free.start <= DENSE_LIMIT:
         certificate.decide()
-    return U, gradient, certificate
+    return U, gradient, certificate, exact_step
 
 
 class _FreeParameters:
@@ -293,6 +298,11 @@ class _FreeParameters:
         U, gradient = objective(self.theta, self.X, self.Y, scheduler=workers)
         free = np.asarray(gradient[self.inside], np.float64)
         return U + self.rest, _embed(free, self.inverse.shape[0], self.inverse.free)
+
+    def score(self) -> np.ndarray:
+        """Gradient (star, output) of the stars' log density by the network's outputs."""
+        outputs = compiled.compile_outputs(self.builder.reg.net, **self.passes)
+        return self.builder.reg.noise.score(outputs(self.theta, self.X), self.Y)
 
     @property
     def may_kink(self) -> bool:

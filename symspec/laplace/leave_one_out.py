@@ -35,6 +35,7 @@ from symspec.laplace.budget import Choices, begin, complete, sum_up, threads_for
 from symspec.laplace.exact_influence import find_exact_influence, takes_hessian
 from symspec.laplace.flags import FlagOptions
 from symspec.laplace.prediction import Prediction, standard_deviations
+from symspec.networks.noise.star_noise import StarNoise
 from symspec.safety.label_errors import Labels
 from symspec.safety.progress import Progress, show_progress
 from symspec.spectra.resampling import Resampled
@@ -249,22 +250,19 @@ def _leave_out(
     steps = np.zeros_like(state["outputs"])
     z = np.zeros_like(state["outputs"])
     noise = laplace.reg.noise
-    T = noise.of_stars(stars.labels, lambda: laplace.predict_outputs(stars.flux)).whiteners
-    for rows, tangents, V, bounds in _walk_groups(laplace, stars.flux, members):
+    S = noise.of_stars(stars.labels, lambda: laplace.predict_outputs(stars.flux))
+    for rows, tangents, own in _walk_groups(laplace, stars, members, S):
         outputs = laplace.predict_outputs(stars.flux[rows])
         step = tangents.matvec(laplace.newton_step)
         score = noise.score(outputs + step, stars.labels[rows])
-        shape = (*V.shape[:-1], 1)
-        T_group = _on_diagonal(T[rows], V.shape)
-        z[rows] = _solve(V, T_group, score.reshape(shape)).reshape(score.shape)
-        outputs = outputs - (V @ z[rows].reshape(shape)).reshape(outputs.shape)
-        own = _take_own(_spread(V, T_group), outputs.shape)
-        ends = [standard_deviations(_take_own(_spread(B, T_group), outputs.shape)) for B in bounds]
+        z[rows], moved = own.release(score)
+        outputs = outputs - moved
+        covariance, *ends = own.spread(outputs.shape)
         state["outputs"][rows] = outputs
-        state["variances"][rows] = np.einsum("ncc->nc", own)
+        state["variances"][rows] = np.einsum("ncc->nc", covariance)
         state["labels"][rows] = outputs[:, :C]
-        state["model"][rows] = own[:, :C, :C]
-        state["interval"][rows] = np.stack(ends, axis=-1)[:, :C]
+        state["model"][rows] = covariance[:, :C, :C]
+        state["interval"][rows] = np.stack(list(map(standard_deviations, ends)), axis=-1)[:, :C]
         state["step"][rows] = step[:, :C]
         steps[rows] = step
     return LeftOut(laplace=laplace, stars=stars, members=members, state=state, steps=steps, pulls=z)
@@ -280,25 +278,74 @@ def _check(laplace: LaplacePosterior) -> None:
 
 
 def _walk_groups(
-    laplace: LaplacePosterior, X: np.ndarray, members: list[np.ndarray] | None
-) -> Iterator[tuple[slice | np.ndarray, Tangents, np.ndarray, tuple[np.ndarray, np.ndarray]]]:
-    """Stars, their tangents, and V with its bounds (group, star and label, star and label).
-
-    Stars alone are some groups at once.
-    """
+    laplace: LaplacePosterior,
+    stars: TrainingStars,
+    members: list[np.ndarray] | None,
+    noise: StarNoise,
+) -> Iterator[tuple[slice | np.ndarray, Tangents, _Covariances | _Blocks]]:
+    """Stars, their tangents, and what is known of their groups; stars alone are some at once."""
     inverse = laplace.inverse_hessian
     if members is None:
-        for rows, tangents in laplace.output_tangents(X):
-            found = inverse.enclose(tangents)
-            yield rows, tangents, found.value, (found.lower, found.upper)
+        blocks = inverse.own_blocks() if stars is laplace.training_stars else None
+        for rows, tangents in laplace.output_tangents(stars.flux):
+            if blocks is None:
+                found = inverse.enclose(tangents)
+                T = noise.whiteners[rows]
+                yield rows, tangents, _Covariances(found.value, found.lower, found.upper, T)
+            else:
+                S = np.broadcast_to(noise.covariance, blocks.shape)[rows]
+                yield rows, tangents, _Blocks(np.linalg.inv(blocks[rows]), S)
         return
     cross_covariance = inverse.cross_covariance()
     for group in members:
-        ((_, tangents),) = laplace.output_tangents(X[group], len(group))
+        ((_, tangents),) = laplace.output_tangents(stars.flux[group], len(group))
         V = cross_covariance(tangents, tangents)
         n_rows = V.shape[0] * V.shape[1]
         V = V.reshape(1, n_rows, n_rows)
-        yield group, tangents, V, (V, V)
+        yield group, tangents, _Covariances(V, V, V, _on_diagonal(noise.whiteners[group], V.shape))
+
+
+@dataclass(frozen=True, eq=False)
+class _Covariances:
+    """V of groups, its bounds, and the whiteners of their noise (group, row, row)."""
+
+    V: np.ndarray
+    lower: np.ndarray
+    upper: np.ndarray
+    T: np.ndarray
+
+    def release(self, score: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """z, and V z (star, output) of scores at the minimum (star, output)."""
+        V, T = self.V, self.T
+        s = score.reshape(*V.shape[:-1], 1)
+        z = s + T.transpose(0, 2, 1) @ (_invert(V, T) @ (V @ s))  # (1 - W V)^-1 s
+        return z.reshape(score.shape), (V @ z).reshape(score.shape)
+
+    def spread(self, shape: tuple[int, int]) -> list[np.ndarray]:
+        """V (1 - W V)^-1 of each star (star, output, output), and of its bounds, as it grows."""
+        return [_take_own(_spread(V, self.T), shape) for V in (self.V, self.lower, self.upper)]
+
+
+@dataclass(frozen=True, eq=False)
+class _Blocks:
+    """Inverses of blocks B of M^-1, where V = S - S B S, and S of training stars.
+
+    What is left of S where the others say nothing, B S, is not a difference: its digits are there
+    where noise is very small beside what the prior lets a label vary.
+    """
+
+    inverse: np.ndarray
+    S: np.ndarray
+
+    def release(self, score: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """As of V: z = (B S)^-1 s, and V z = B^-1 s - S s."""
+        moved = np.einsum("ncd,nd->nc", self.inverse, score)
+        z = np.linalg.solve(self.S, moved[:, :, None])[:, :, 0]
+        return z, moved - np.einsum("ncd,nd->nc", self.S, score)
+
+    def spread(self, shape: tuple[int, int]) -> list[np.ndarray]:
+        """B^-1 - S (star, output, output), three times."""
+        return [self.inverse - self.S] * 3
 
 
 def _on_diagonal(T: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
@@ -328,11 +375,6 @@ def _invert(V: np.ndarray, T: np.ndarray) -> np.ndarray:
     leverages, vectors = np.linalg.eigh(np.where(known, M, np.eye(M.shape[1])))
     left = np.where(leverages < LARGEST_LEVERAGE, 1 - leverages, np.nan)
     return (vectors / left[:, None, :]) @ (vectors.transpose(0, 2, 1) @ T)
-
-
-def _solve(V: np.ndarray, T: np.ndarray, score: np.ndarray) -> np.ndarray:
-    """(1 - W V)^-1 s."""
-    return score + T.transpose(0, 2, 1) @ (_invert(V, T) @ (V @ score))
 
 
 def _spread(V: np.ndarray, T: np.ndarray) -> np.ndarray:

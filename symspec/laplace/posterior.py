@@ -69,6 +69,8 @@ class LaplacePosterior:
         To flag spectra unlike those of training; None of few, or in a file without it.
     gradient : numpy.ndarray, shape (param,), or None
         Gradient of U at theta, zero for parameters that are held fixed; None in a file without it.
+    exact_step : numpy.ndarray, shape (param,), or None
+        `newton_step`, where the gradient has not its digits.
     flux_prior : FluxPrior or None
         What training spectra tell of missing pixels; None of one star, or in a file without it.
     label_spread : numpy.ndarray, shape (label,), or None
@@ -95,6 +97,7 @@ class LaplacePosterior:
     hmc_verdict: tuple[str, ...] = ()
     training_space: TrainingSpace | None = None
     gradient: np.ndarray | None = None
+    exact_step: np.ndarray | None = None
     flux_prior: FluxPrior | None = None
     label_spread: np.ndarray | None = None
     training_flux_cov: np.ndarray | None = None
@@ -152,6 +155,8 @@ class LaplacePosterior:
 
     @cached_property
     def _solved_step(self) -> tuple[np.ndarray, list[str]]:
+        if self.exact_step is not None:
+            return self.exact_step, []
         if self.gradient is None:
             return np.full(self.theta.size, np.nan), []
         with warnings.catch_warnings(record=True) as told:
@@ -266,8 +271,7 @@ class LaplacePosterior:
             Another posterior or other spectra are refused, `flag_options` may change; damaged files
             are computed again, with a warning. Delete the folder when the result is safe.
         progress : bool or Progress, default True
-            True: a bar on stderr if it takes more than three seconds. A callable is called with
-            (stage, done, total) after each batch of stars.
+            A bar on stderr after three seconds, or called with (stage, done, total) by batches.
 
         Returns
         -------
@@ -383,12 +387,8 @@ class LaplacePosterior:
 
         MacKay (1992), doi:10.1162/neco.1992.4.3.448. Exact for a network without hidden layers. For
         structure="last_layer" U and P are those of the last layer alone; "krylov" gives an
-        estimate, with error `inverse_hessian.logdet_standard_error() / 2`.
-
-        Raises
-        ------
-        OptionError
-            The inverse Hessian comes from a subset of the training stars.
+        estimate, with error `inverse_hessian.logdet_standard_error() / 2`. OptionError for an
+        inverse Hessian of a subset of the training stars.
         """
         if not self.inverse_hessian.is_complete:
             raise OptionError(

@@ -307,6 +307,24 @@ class Standardize(_Affine):
         In the units of the flux; scale positive.
     """
 
+    @classmethod
+    def centering(cls, array: ArrayLike) -> Self:
+        """Layer with the mean of each column of `array` (star, feature), and one scale for all.
+
+        It is the root mean square of the columns' standard deviations: pixels of one unit and one
+        noise stay so, where `of` would make those that hardly vary, and are noise above all, as
+        large as any other. NaN is left out.
+
+        Raises
+        ------
+        DataError
+            A column has fewer than two numbers.
+        """
+        each = cls.of(array, constant="keep")
+        spread = np.nanstd(as_float_array(array, "array"), axis=0)
+        common = np.sqrt(np.mean(spread**2)) or each.scale.max()
+        return cls(each.mean, np.full_like(each.scale, common))
+
     def build(self, x: Symbol, params: Params, shape: Shape, *others: Symbol) -> Symbol:
         return (x - self.mean.astype(x.dtype)) / self.scale.astype(x.dtype)
 

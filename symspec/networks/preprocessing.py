@@ -16,7 +16,7 @@ import pytensor.tensor as pt
 from numpy.typing import ArrayLike
 
 from symspec.errors import DataError, OptionError, ShapeError
-from symspec.networks.layers import Layer
+from symspec.networks.layers import Layer, Standardize
 from symspec.networks.params import Params, Shape, Symbol
 from symspec.networks.windows import Slide
 from symspec.safety.arrays import as_float_array, check_finite
@@ -266,12 +266,14 @@ def parse_preprocessing(text: str) -> list[tuple[str, list[float]]]:
     ----------
     text : str
         Such as ``"absorbance,snv,savgol:11:2:1"``: names between commas, numbers after colons, in
-        the order of the layer's parameters.
+        the order of the layer's parameters. "center", in the last place, is how the network
+        standardises what comes: each pixel less its mean over the training spectra, all over one
+        scale, in place of each over its own.
 
     Raises
     ------
     OptionError
-        A name is unknown, or a number none.
+        A name is unknown, a number none, or "center" not the last word.
     """
     steps = []
     for word in filter(None, (part.strip() for part in text.split(","))):
@@ -283,13 +285,18 @@ def parse_preprocessing(text: str) -> list[tuple[str, list[float]]]:
         except ValueError:
             raise OptionError(
                 "preprocessing should be absorbance, absorbance:100 (of per cent), snv, msc,"
-                " savgol:WINDOW:ORDER:DERIVATIVE, one after the other between commas, got"
+                " savgol:WINDOW:ORDER:DERIVATIVE, center, one after the other between commas, got"
                 f' {word!r}: write it like "snv,savgol:11:2:1".'
             ) from None
+    if "center" in (name for name, _ in steps[:-1]):
+        raise OptionError(
+            f'"center" should be the last word of the preprocessing, got {text!r}: it is how the'
+            " network standardises the pixels that come."
+        )
     return steps
 
 
-_MOST_NUMBERS = {"absorbance": 1, "snv": 0, "msc": 0, "savgol": 3}
+_MOST_NUMBERS = {"absorbance": 1, "snv": 0, "msc": 0, "savgol": 3, "center": 0}
 
 
 def make_preprocessing(name: str, numbers: list[float], flux: np.ndarray) -> Layer:
@@ -304,6 +311,8 @@ def make_preprocessing(name: str, numbers: list[float], flux: np.ndarray) -> Lay
         return MSC.of(flux)
     if name == "snv":
         return SNV()
+    if name == "center":
+        return Standardize.centering(flux)
     if name == "absorbance":
         if not (flux[np.isfinite(flux)] > 0).all():
             raise DataError(

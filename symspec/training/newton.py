@@ -121,7 +121,7 @@ def polish(
         no direction of descent; at a kink when the least combination of gradients is, those within
         a radius of 1e-3, or of the root of twice the tolerance where that is less.
     max_iterations : int, optional
-        Of Newton's; ten steps of BFGS or along kinks stand for one. By default 5,000, or 200 for
+        Of Newton's; ten steps of BFGS or along kinks stand for one. By default 20,000, or 200 for
         networks of more than 10,000 parameters.
     structure, backend, memory : str
         As for `fit_laplace`.
@@ -135,7 +135,7 @@ def polish(
     start = np.array(check_theta(theta, reg.net.n_params))
     flux, labels = check_stars(reg.net, *as_stars(reg.net, X, Y, label_errors, ivar))
     if max_iterations is None:
-        max_iterations = 5000 if reg.net.n_params <= MANY_PARAMS else 200
+        max_iterations = 20_000 if reg.net.n_params <= MANY_PARAMS else 200
     span = reduce_to_span(reg, flux)
     objective = compiled.compile_objective(span.reg, backend=backend)
     builder = InverseBuilder(

@@ -74,7 +74,7 @@ def test_the_other_commands_take_the_model(work):
 def test_flux_errors_count_beyond_training_or_all_of_them(work):
     assert read_laplace(work / "model.h5").training_flux_cov is not None
     words = ("fit", work / "net.h5", work / "stars.h5", work / "all.h5")
-    run(*words, "--flux-errors", "all")
+    run(*words, "--count-flux-errors", "all")
     assert read_laplace(work / "all.h5").training_flux_cov is None
 
 

@@ -60,7 +60,7 @@ def test_noise_and_prior_are_those_of_the_linearised_evidence(foreign, stars):
 
 def test_flux_errors_count_beyond_those_of_the_training_spectra(foreign, stars, tmp_path):
     beyond = adopt_network(*foreign, stars, progress=False).laplace
-    every = adopt_network(*foreign, stars, flux_errors="all", progress=False).laplace
+    every = adopt_network(*foreign, stars, count_flux_errors="all", progress=False).laplace
     assert every.training_flux_cov is None
     J = ss.compile_jacobian(beyond.net, "flux")(beyond.theta, stars.flux)
     covariances = np.einsum("ncp,np,ndp->ncd", J, 1 / stars.ivar, J)

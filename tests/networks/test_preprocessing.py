@@ -10,6 +10,7 @@ import symspec as ss
 from symspec.derivatives.curvature import has_elementwise_layers
 from symspec.derivatives.matrices import CurvatureMatrix
 from symspec.errors import DataError, OptionError, ShapeError
+from symspec.fitting.start import build_start
 from symspec.networks.preprocessing import make_preprocessing, parse_preprocessing
 
 N, N_STARS = 15, 4
@@ -186,6 +187,7 @@ def test_flux_errors_are_those_of_the_raw_spectra(chain):
         (lambda: parse_preprocessing("snv,detrend"), OptionError, "got 'detrend': write it like"),
         (lambda: parse_preprocessing("savgol:a"), OptionError, "got 'savgol:a'"),
         (lambda: parse_preprocessing("snv:1"), OptionError, "got 'snv:1'"),
+        (lambda: parse_preprocessing("center,snv"), OptionError, "should be the last word"),
         (lambda: make_preprocessing("savgol", [], X), OptionError, "should say its window"),
         (lambda: make_preprocessing("savgol", [5.5], X), OptionError, "whole numbers"),
         (lambda: make_preprocessing("absorbance", [], -X), DataError, "positive reflectance"),
@@ -205,3 +207,15 @@ def test_words_become_layers():
     savgol = layers[3]
     assert (savgol.window_length, savgol.polyorder, savgol.deriv, savgol.delta) == (11, 3, 1, 1)
     assert parse_preprocessing("") == []
+
+
+def test_centered_pixels_keep_their_relative_scales():
+    stars = ss.Spectra(flux=np.c_[X, np.full(len(X), 3.0)], labels=X[:, :1])
+    layers = build_start(stars, [2], "tanh", preprocess="snv,center").net.layers
+    assert [type(layer).__name__ for layer in layers[:3]] == ["SNV", "Standardize", "Dense"]
+    (only, *_) = build_start(stars, [2], "tanh", preprocess="center").net.layers
+    found = ss.compile_predict(ss.Network([only], stars.n_pixels))(np.zeros(0), stars.flux)
+    spread = np.sqrt(np.mean(stars.flux.var(axis=0)))  # the pixel that never varies among them
+    assert_allclose(found, (stars.flux - stars.flux.mean(axis=0)) / spread, atol=1e-12)
+    same = ss.Standardize.centering(np.full((3, 2), 4.0))
+    assert_array_equal(same.scale, 4.0)

@@ -42,6 +42,7 @@ EXAMPLES = "Example: [bold]symspec demo --output symspec-demo[/]"
 
 HIDDEN = (8,)
 ACTIVATION = "tanh"
+PREPROCESS = "center"  # all pixels are fractions of one continuum, with much the same noise
 START_PRIOR = 2.0
 DOF = 4.0  # of Student's t: some of the published labels contradict all others
 EPOCHS = 20
@@ -202,7 +203,10 @@ class _Fold:
 
 def _fit_fold(job: _Job) -> _Fold:
     """Train without the stars held out, and predict them."""
-    reg = build_start(job.training, HIDDEN, ACTIVATION, prior_precision=START_PRIOR, dof=DOF)
+    reg = build_start(
+        job.training, HIDDEN, ACTIVATION,
+        prior_precision=START_PRIOR, dof=DOF, preprocess=PREPROCESS,
+    )  # fmt: skip
     theta = run_adam(reg, job.training, None, seed=job.seed, epochs=EPOCHS, progress=False)
     posterior = finish(reg, theta, job.training, tune=True, memory="8GB", progress=False)
     if job.model is not None:

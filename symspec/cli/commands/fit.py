@@ -80,7 +80,7 @@ FluxScaling = Annotated[
 ]
 
 
-FluxErrors = Annotated[
+CountedFluxErrors = Annotated[
     Literal["beyond-training", "all"],
     typer.Option(
         help="Flux errors of new spectra that count: those beyond the training spectra's, which"
@@ -104,7 +104,7 @@ def fit(
     label: Labels = None,
     label_scaling: LabelScaling = None,
     flux_scaling: FluxScaling = "none",
-    flux_errors: FluxErrors = "beyond-training",
+    count_flux_errors: CountedFluxErrors = "beyond-training",
     move: Move = "none",
     starts: OwnStarts = 1,
     weights: Weights = "equal",
@@ -136,7 +136,7 @@ def fit(
     adopted = adopt_networks(
         networks, stars,
         move=move, flux_scaling=flux_scaling, label_scaling=_parse_scaling(label_scaling),
-        flux_errors=flux_errors.replace("-", "_"), structure=structure, memory=memory,
+        count_flux_errors=count_flux_errors.replace("-", "_"), structure=structure, memory=memory,
     )  # fmt: skip
     first = adopted[0].laplace
     further = train_again(first, stars, n_starts=starts - 1, structure=structure, memory=memory)

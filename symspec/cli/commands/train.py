@@ -121,8 +121,9 @@ Preprocess = Annotated[
     typer.Option(
         metavar="STEPS",
         help="What is done to spectra first, within the network, one after the other: absorbance"
-        " (of reflectance; absorbance:100 of per cent), snv, msc, savgol:WINDOW:ORDER:DERIVATIVE;"
-        " for example snv,savgol:11:2:1.",
+        " (of reflectance; absorbance:100 of per cent), snv, msc, savgol:WINDOW:ORDER:DERIVATIVE,"
+        " and last, center: all pixels over one scale, not each over its own; for example"
+        " snv,savgol:11:2:1.",
     ),
 ]
 PriorPrecision = Annotated[

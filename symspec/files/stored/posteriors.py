@@ -53,6 +53,8 @@ def write_posterior(file: Any, laplace: LaplacePosterior) -> None:
     write_array(group, "label_range", laplace.label_range)
     if laplace.gradient is not None:
         write_array(group, "gradient", laplace.gradient)
+    if laplace.exact_step is not None:
+        write_array(group, "exact_step", laplace.exact_step)
     if laplace.hmc_verdict:
         write_strings(group, "hmc_verdict", laplace.hmc_verdict)
     _write_certificate(group.create_group("certificate"), laplace.certificate)
@@ -78,9 +80,11 @@ def read_posterior(archive: Archive) -> LaplacePosterior:
     backend, dtype = (archive.attribute("laplace", n, str) for n in ("backend", "dtype"))
     there = archive.find("laplace")
     form = kind.form(archive.find("laplace/inverse_hessian"))
-    gradient = None
-    if "gradient" in there:  # not in a file of symspec 0.1
-        gradient = archive.array("laplace/gradient", (net.n_params,), finite=True)
+    vectors = {
+        name: archive.array(f"laplace/{name}", (net.n_params,), finite=True)
+        for name in ("gradient", "exact_step")  # not in a file of symspec 0.1
+        if name in there
+    }
     return LaplacePosterior(
         reg=reg,
         theta=theta,
@@ -96,7 +100,7 @@ def read_posterior(archive: Archive) -> LaplacePosterior:
         dtype=check_choice(dtype, "dtype", DTYPES),
         hmc_verdict=tuple(archive.strings("laplace/hmc_verdict")) if "hmc_verdict" in there else (),
         training_space=_read_training_space(archive, net.n_pixels),
-        gradient=gradient,
+        **vectors,
         flux_prior=read_flux_prior(archive, net.n_pixels),
         label_spread=archive.array("laplace/label_spread", (net.n_labels,), finite=True)
         if "label_spread" in there

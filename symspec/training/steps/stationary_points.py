@@ -19,7 +19,8 @@ Product = Callable[[Vector], Vector]
 DENSE_LIMIT = 400
 PRODUCT_BUDGET = 1e11  # parameters x stars x products: some 10 s on two cores
 MIN_PRODUCTS = 10
-MAX_PRODUCTS = 200
+MAX_PRODUCTS = 500
+BASIS_BYTES = 2**31  # of the vectors that as many products leave
 RESIDUAL = 0.1  # of the lowest ratio: its error at which it is known well enough
 MISSED = 0.01  # probability up to which a negative one may have been missed
 ROUNDING = 1e-10  # ratios that are smaller have no sign
@@ -93,7 +94,8 @@ def find_lowest_curvature(
 
 def count_products(n_params: int, n_stars: int) -> int:
     """Products with the Hessian that a search may take."""
-    return int(np.clip(PRODUCT_BUDGET / (n_params * n_stars), MIN_PRODUCTS, MAX_PRODUCTS))
+    most = min(MAX_PRODUCTS, BASIS_BYTES / (8 * n_params), PRODUCT_BUDGET / (n_params * n_stars))
+    return max(MIN_PRODUCTS, int(most))
 
 
 def _find_dense(H: np.ndarray, inverse: np.ndarray, n_held: int) -> LowestCurvature:

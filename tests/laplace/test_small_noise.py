@@ -1,0 +1,85 @@
+"""Noise that is next to nothing beside what the prior lets labels vary, as of generated spectra.
+
+The linear network's posterior is found from singular values of the spectra, which have all digits
+whatever the noise.
+"""
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose
+
+import symspec as ss
+
+SIGMA = np.array([1e-2, 1e-1])
+PRECISION = 1e-7
+N_STARS, N_PIXELS = 40, 60
+
+
+@pytest.fixture(scope="module")
+def stars():
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(N_STARS, N_PIXELS))
+    slopes = rng.normal(size=(N_PIXELS, 2))
+    return X, 5000 + 100 * (X @ slopes) + rng.normal(size=(N_STARS, 2))
+
+
+@pytest.fixture(scope="module")
+def laplace(stars):
+    net = ss.Network([ss.Dense(2)], n_pixels=N_PIXELS)
+    reg = ss.Regression(net, sigma_noise=SIGMA, prior_precision=PRECISION)
+    theta = np.random.default_rng(1).normal(size=net.n_params)
+    return ss.fit_laplace(
+        reg, theta, *stars, structure="dual", require_minimum=False, progress=False
+    )
+
+
+@pytest.fixture(scope="module")
+def kernel_inverse(stars):
+    """Solution a = M^-1 y (star, label) and the diagonal of M^-1 (star, label)."""
+    X, Y = stars
+    U, d, _ = np.linalg.svd(np.c_[X, np.ones(len(X))], full_matrices=False)
+    shares = 1 / (d[:, None] ** 2 / PRECISION + SIGMA**2)
+    return U @ (shares * (U.T @ Y)), np.square(U) @ shares
+
+
+def test_the_linearised_centre_is_the_minimum(laplace, stars, kernel_inverse):
+    X, Y = stars
+    expected = Y - SIGMA**2 * kernel_inverse[0]
+    found = laplace.predict(X, center="linearized", progress=False).labels
+    assert_allclose(found, expected, atol=1e-9)  # rounding of 5000; by the gradient 100 are lost
+    assert_allclose(
+        laplace.certificate.newton_shift,
+        np.sqrt(np.mean((expected - laplace.predict_labels(X)) ** 2, axis=0)),
+        rtol=1e-9,
+    )
+
+
+@pytest.mark.parametrize("center", ["weights", "linearized"])
+def test_a_star_left_out_is_predicted_by_the_others(center, laplace, stars, kernel_inverse):
+    X, Y = stars
+    a, diagonal = kernel_inverse
+    found = laplace.leave_one_out(center=center)
+    variances = np.einsum("ncc->nc", found.model_cov)
+    assert_allclose(variances, 1 / diagonal - SIGMA**2, rtol=1e-9)
+    labels = Y - SIGMA**2 * a if center == "linearized" else laplace.predict_labels(X)
+    expected = labels - (1 / diagonal - SIGMA**2) * a
+    # residuals of 1e-8 are differences of labels of 5000, with eps of these
+    assert_allclose((found.labels - expected) / np.sqrt(variances), 0, atol=5e-3)
+
+
+def test_the_step_is_kept_in_a_file(laplace, stars, tmp_path):
+    path = tmp_path / "model.h5"
+    ss.write_laplace(path, laplace)
+    read = ss.read_laplace(path)
+    assert_allclose(read.exact_step, laplace.exact_step, rtol=0)
+    assert_allclose(read.newton_step, laplace.newton_step, rtol=0)
+
+
+def test_the_gradient_does_where_noise_is_not_small(laplace, stars):
+    reg = ss.Regression(laplace.net, sigma_noise=1.0, prior_precision=1.0)
+    theta = laplace.theta
+    usual = ss.fit_laplace(
+        reg, theta, *stars, structure="dual", require_minimum=False, progress=False
+    )
+    assert usual.exact_step is None
+    assert usual.inverse_hessian.own_blocks() is None
