@@ -134,7 +134,9 @@ class WoodburyInverse(InverseHessian):
         if not (self.is_complete and self._is_stiff):
             return None
         data = self._tangent(theta[:, None])
-        pulls = np.einsum("...cd,nd->nc", self.noise.covariance, score())
+        s = score()
+        S = np.broadcast_to(self.noise.covariance, (*s.shape, s.shape[1]))
+        pulls = np.einsum("ncd,nd->nc", S, s)
         for part, pull in zip(data, self._take_rows(pulls[:, :, None]), strict=True):
             part += pull
         end = self._tangent_transposed(self._solve_M(data))[:, 0]

@@ -45,7 +45,7 @@ from symspec.spectra.spectra import Spectra
 if TYPE_CHECKING:
     from symspec.laplace.posterior import LaplacePosterior
 
-LARGEST_LEVERAGE = 1 - 1e-9  # of a star that alone determines weights: no digit is left
+LEAST_LEFT = 1e-9  # of the noise, of a star that alone determines weights: no digit is left
 BLOCK_BYTES = 2**27  # of the products with a block's tangents
 MAX_BLOCK_STARS = 512
 
@@ -302,7 +302,10 @@ def _walk_groups(
         V = cross_covariance(tangents, tangents)
         n_rows = V.shape[0] * V.shape[1]
         V = V.reshape(1, n_rows, n_rows)
-        yield group, tangents, _Covariances(V, V, V, _on_diagonal(noise.whiteners[group], V.shape))
+        found = inverse.enclose(tangents)
+        unknown = np.abs(found.upper - found.lower).max() * np.eye(n_rows)
+        T = _on_diagonal(noise.whiteners[group], V.shape)
+        yield group, tangents, _Covariances(V, V, V + unknown, T)
 
 
 @dataclass(frozen=True, eq=False)
@@ -318,12 +321,27 @@ class _Covariances:
         """z, and V z (star, output) of scores at the minimum (star, output)."""
         V, T = self.V, self.T
         s = score.reshape(*V.shape[:-1], 1)
-        z = s + T.transpose(0, 2, 1) @ (_invert(V, T) @ (V @ s))  # (1 - W V)^-1 s
+        z = s + T.transpose(0, 2, 1) @ (self._invert(V) @ (V @ s))  # (1 - W V)^-1 s
         return z.reshape(score.shape), (V @ z).reshape(score.shape)
 
     def spread(self, shape: tuple[int, int]) -> list[np.ndarray]:
         """V (1 - W V)^-1 of each star (star, output, output), and of its bounds, as it grows."""
-        return [_take_own(_spread(V, self.T), shape) for V in (self.V, self.lower, self.upper)]
+        return [_take_own(self._spread(V), shape) for V in (self.V, self.lower, self.upper)]
+
+    def _spread(self, V: np.ndarray) -> np.ndarray:
+        return V + V @ self.T.transpose(0, 2, 1) @ self._invert(V) @ V
+
+    def _invert(self, V: np.ndarray) -> np.ndarray:
+        """(1 - T V T^T)^-1 T of each group, NaN where nothing that is known is left without it."""
+        T = self.T
+        M = T @ V @ T.transpose(0, 2, 1)
+        unknown = T @ (self.upper - self.lower) @ T.transpose(0, 2, 1)
+        # approximations have no bounds
+        least = np.fmax(LEAST_LEFT, np.linalg.norm(unknown, axis=(1, 2), keepdims=True))
+        known = np.isfinite(M).all(axis=(1, 2), keepdims=True)
+        leverages, vectors = np.linalg.eigh(np.where(known, M, np.eye(M.shape[1])))
+        left = np.where(1 - leverages > least[:, 0], 1 - leverages, np.nan)
+        return (vectors / left[:, None, :]) @ (vectors.transpose(0, 2, 1) @ T)
 
 
 @dataclass(frozen=True, eq=False)
@@ -367,16 +385,3 @@ def _take_own(V: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     each = np.arange(n_stars)
     return V.reshape(n_stars, n_labels, n_stars, n_labels)[each, :, each]
 
-
-def _invert(V: np.ndarray, T: np.ndarray) -> np.ndarray:
-    """(1 - T V T^T)^-1 T of each group, NaN where nothing is left without it."""
-    M = T @ V @ T.transpose(0, 2, 1)
-    known = np.isfinite(M).all(axis=(1, 2), keepdims=True)
-    leverages, vectors = np.linalg.eigh(np.where(known, M, np.eye(M.shape[1])))
-    left = np.where(leverages < LARGEST_LEVERAGE, 1 - leverages, np.nan)
-    return (vectors / left[:, None, :]) @ (vectors.transpose(0, 2, 1) @ T)
-
-
-def _spread(V: np.ndarray, T: np.ndarray) -> np.ndarray:
-    """V (1 - W V)^-1, which grows with V."""
-    return V + V @ T.transpose(0, 2, 1) @ _invert(V, T) @ V

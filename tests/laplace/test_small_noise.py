@@ -23,14 +23,18 @@ def stars():
     return X, 5000 + 100 * (X @ slopes) + rng.normal(size=(N_STARS, 2))
 
 
-@pytest.fixture(scope="module")
-def laplace(stars):
+@pytest.fixture(scope="module", params=["noise", "label errors"])
+def laplace(stars, request):
     net = ss.Network([ss.Dense(2)], n_pixels=N_PIXELS)
-    reg = ss.Regression(net, sigma_noise=SIGMA, prior_precision=PRECISION)
+    # of each label's variance a quarter may have come with it
+    errors = np.tile(SIGMA / 2, (N_STARS, 1)) if request.param == "label errors" else None
+    sigma = SIGMA if errors is None else np.sqrt(0.75) * SIGMA
+    reg = ss.Regression(net, sigma_noise=sigma, prior_precision=PRECISION)
     theta = np.random.default_rng(1).normal(size=net.n_params)
     return ss.fit_laplace(
-        reg, theta, *stars, structure="dual", require_minimum=False, progress=False
-    )
+        reg, theta, *stars, label_errors=errors, structure="dual", require_minimum=False,
+        progress=False,
+    )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
