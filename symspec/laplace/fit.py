@@ -241,7 +241,8 @@ def _certify(
     stars = _FreeParameters(builder, inverse, theta)
     U, gradient = stars.differentiate()
     n_pieces = 1
-    step = inverse.cheap() @ gradient
+    exact_step = inverse.find_step(theta, stars.score)
+    step = inverse.cheap() @ gradient if exact_step is None else -exact_step
     search = stars.find_lowest_curvature
     if stars.may_kink and 0.5 * gradient @ step > MAX_DECREMENT:
         bundle = stars.settle(U, gradient)
@@ -255,9 +256,6 @@ def _certify(
             n_pieces = bundle.n_pieces
             gradient = bundle.least
             step = inverse.cheap() @ gradient
-    exact_step = inverse.find_step(theta, stars.score) if n_pieces == 1 else None
-    if exact_step is not None:
-        step = -exact_step
     certificate = Certificate(
         gradient_norm=float(np.abs(gradient).max()),
         newton_decrement=0.5 * max(float(gradient @ step), 0.0),
@@ -267,7 +265,7 @@ def _certify(
     )
     if inverse.free.stop - inverse.free.start <= DENSE_LIMIT:
         certificate.decide()
-    return U, gradient, certificate, exact_step
+    return U, gradient, certificate, exact_step if n_pieces == 1 else None
 
 
 class _FreeParameters:

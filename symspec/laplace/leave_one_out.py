@@ -384,4 +384,3 @@ def _take_own(V: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
         return V
     each = np.arange(n_stars)
     return V.reshape(n_stars, n_labels, n_stars, n_labels)[each, :, each]
-
