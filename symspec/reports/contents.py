@@ -21,6 +21,7 @@ from symspec.mixtures.posterior import AnyPosterior, CombinedPosterior, list_pos
 from symspec.mixtures.prediction import CombinedPrediction
 from symspec.networks.layers import Layer
 from symspec.networks.network import Network
+from symspec.networks.noise.noise import list_numbers
 from symspec.networks.regression import Regression
 from symspec.reports.tables import (
     certificate_line,
@@ -234,6 +235,8 @@ def print_laplace(console: Console, laplace: LaplacePosterior, path: str) -> Non
     console.print(network_table(laplace.reg.net, laplace.reg))
     console.print(label_table(laplace.reg.net, laplace))
     console.print(_describe_noise(laplace.reg))
+    if laplace.training_flux_cov is not None:
+        console.print(_describe_counted(laplace.training_flux_cov), soft_wrap=True)
     matrix = MATRICES[laplace.curvature]
     console.print(f"Curvature: {matrix}, inverted by {escape(laplace.reason)}", soft_wrap=True)
     console.print(f"Log evidence: {laplace.log_marginal_likelihood():,.1f} nats")
@@ -314,6 +317,15 @@ def print_network(console: Console, net: Network, reg: Regression | None, path: 
 
 def _describe_noise(reg: Regression) -> str:
     return f"Noise of the labels: {reg.noise.describe()}"
+
+
+def _describe_counted(training_flux_cov: np.ndarray) -> str:
+    """Which flux errors count, from their covariances (center, label, label)."""
+    at_weights, linearized = np.sqrt(np.diagonal(training_flux_cov, axis1=1, axis2=2))
+    return (
+        f"Flux errors: what exceeds the training spectra's ({list_numbers(at_weights)} in labels,"
+        f" {list_numbers(linearized)} linearised), which noise and model errors hold"
+    )
 
 
 def print_foreign_network(console: Console, description: FileDescription, path: str) -> None:

@@ -73,9 +73,11 @@ def test_the_other_commands_take_the_model(work):
 @pytest.mark.usefixtures("said")
 def test_flux_errors_count_beyond_training_or_all_of_them(work):
     assert read_laplace(work / "model.h5").training_flux_cov is not None
+    assert "exceeds the training spectra's" in run("info", work / "model.h5").stdout
     words = ("fit", work / "net.h5", work / "stars.h5", work / "all.h5")
     run(*words, "--count-flux-errors", "all")
     assert read_laplace(work / "all.h5").training_flux_cov is None
+    assert "Flux errors" not in run("info", work / "all.h5").stdout
 
 
 @pytest.mark.usefixtures("said")

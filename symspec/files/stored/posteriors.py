@@ -100,7 +100,8 @@ def read_posterior(archive: Archive) -> LaplacePosterior:
         dtype=check_choice(dtype, "dtype", DTYPES),
         hmc_verdict=tuple(archive.strings("laplace/hmc_verdict")) if "hmc_verdict" in there else (),
         training_space=_read_training_space(archive, net.n_pixels),
-        **vectors,
+        gradient=vectors.get("gradient"),
+        exact_step=vectors.get("exact_step"),
         flux_prior=read_flux_prior(archive, net.n_pixels),
         label_spread=archive.array("laplace/label_spread", (net.n_labels,), finite=True)
         if "label_spread" in there
