@@ -72,7 +72,10 @@ def hash_posterior(laplace: LaplacePosterior) -> str:
     space = laplace.training_space
     prior = laplace.flux_prior
     # digests of the first version, whose posteriors had none, stay as they are
-    later = () if prior is None else (vars(prior), laplace.label_spread)
+    later: list[Any] = [] if prior is None else [vars(prior), laplace.label_spread]
+    for name in ("training_flux_cov", "exact_step"):
+        if (array := getattr(laplace, name)) is not None:
+            later.append((name, array))
     return _find_stored_digest(
         hash_network(laplace.reg.net, laplace.theta),
         laplace.reg.noise.identity(),

@@ -284,6 +284,7 @@ POSTERIORS = {
     "training_flux_cov": lambda laplace: [
         replace(laplace, training_flux_cov=np.stack([np.eye(laplace.net.n_labels)] * 2))
     ],
+    "exact_step": lambda laplace: [replace(laplace, exact_step=np.ones_like(laplace.theta))],
     "training_stars": lambda laplace: [replace(laplace, training_stars=None)],
 }
 

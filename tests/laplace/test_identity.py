@@ -64,6 +64,8 @@ def test_a_posterior_is_known_by_all_that_its_predictions_depend_on(laplace, tmp
         {"hmc_verdict": ("agree", "Laplace too small")},
         {"training_space": None},
         {"training_space": replace(space, quantiles=space.quantiles * 1.1)},
+        {"training_flux_cov": np.stack([np.eye(laplace.net.n_labels)] * 2)},
+        {"exact_step": np.ones_like(laplace.theta)},
     ]
     digests = [hash_posterior(replace(laplace, **change)) for change in changed]
     assert len({*digests, hash_posterior(laplace)}) == len(changed) + 1
