@@ -80,11 +80,6 @@ def read_posterior(archive: Archive) -> LaplacePosterior:
     backend, dtype = (archive.attribute("laplace", n, str) for n in ("backend", "dtype"))
     there = archive.find("laplace")
     form = kind.form(archive.find("laplace/inverse_hessian"))
-    vectors = {
-        name: archive.array(f"laplace/{name}", (net.n_params,), finite=True)
-        for name in ("gradient", "exact_step")  # not in a file of symspec 0.1
-        if name in there
-    }
     return LaplacePosterior(
         reg=reg,
         theta=theta,
@@ -100,21 +95,21 @@ def read_posterior(archive: Archive) -> LaplacePosterior:
         dtype=check_choice(dtype, "dtype", DTYPES),
         hmc_verdict=tuple(archive.strings("laplace/hmc_verdict")) if "hmc_verdict" in there else (),
         training_space=_read_training_space(archive, net.n_pixels),
-        gradient=vectors.get("gradient"),
-        exact_step=vectors.get("exact_step"),
+        gradient=_read_known(archive, "gradient", net.n_params),  # not in a file of symspec 0.1
+        exact_step=_read_known(archive, "exact_step", net.n_params),
         flux_prior=read_flux_prior(archive, net.n_pixels),
-        label_spread=archive.array("laplace/label_spread", (net.n_labels,), finite=True)
-        if "label_spread" in there
-        else None,
-        training_flux_cov=_read_training_flux_cov(archive, net.n_labels),
+        label_spread=_read_known(archive, "label_spread", net.n_labels),
+        training_flux_cov=_read_known(
+            archive, "training_flux_cov", len(CENTERS), net.n_labels, net.n_labels
+        ),
     )
 
 
-def _read_training_flux_cov(archive: Archive, n_labels: int) -> np.ndarray | None:
-    if "training_flux_cov" not in archive.find("laplace"):
+def _read_known(archive: Archive, name: str, *shape: int) -> np.ndarray | None:
+    """An array of the posterior; None where it was not known."""
+    if name not in archive.find("laplace"):
         return None
-    shape = (len(CENTERS), n_labels, n_labels)
-    return archive.array("laplace/training_flux_cov", shape, finite=True)
+    return archive.array(f"laplace/{name}", shape, finite=True)
 
 
 def _write_certificate(group: Any, certificate: Certificate) -> None:
