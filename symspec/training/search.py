@@ -14,6 +14,7 @@ from symspec.training.linearized import linearize
 from symspec.training.marginal_likelihood import Evidence, EvidenceFunction, MarginalLikelihood
 
 STEPS_AT_FIXED_WEIGHTS = 30
+STRONGER = np.log(10)  # rise of the prior's log precisions where no minimum was reached
 FEW_ROWS = 1000  # labels of stars, of which F costs a fraction of a second
 
 Follow = Callable[[np.ndarray, Evidence], None]  # called with h (entry,) and what holds there
@@ -64,13 +65,31 @@ def maximize(
     """
     evaluate = _Evaluation(start, follow, is_rough=start.can_be_rough)
     limits = start.hyperparameters.limits
-    here = evaluate(start.h, theta)
+    here = _reach_minimum(evaluate, start, theta)
     leading = start.hyperparameters.is_noise if start.moves_weights else None
     summit, is_end = climb(evaluate, here, limits, tolerance, max_evaluations - 1, leading)
     if summit.is_rough:
         evaluate.is_rough = False
         summit = evaluate(summit.h, summit.theta)
     return summit, is_end
+
+
+def _reach_minimum(evaluate: _Evaluation, start: EvidenceFunction, theta: np.ndarray) -> Point:
+    """F at the start, or, if there is no minimum within reach, at the least prior that has one.
+
+    Where a weak prior lets the network put nearly no noise to labels that it hits, U falls along
+    curved valleys for thousands of steps.
+    """
+    here = there = evaluate(start.h, theta)
+    hyperparameters = start.hyperparameters
+    limits = hyperparameters.limits
+    rise = np.where(hyperparameters.is_noise, 0.0, STRONGER)
+    while not there.is_certain:
+        h = np.minimum(there.h + rise, limits)
+        if np.array_equal(h, there.h):
+            return here
+        there = evaluate(h, theta)
+    return there
 
 
 def alternate(

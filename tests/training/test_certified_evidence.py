@@ -184,6 +184,24 @@ def test_weights_at_no_minimum_are_told_with_the_numbers(problem, monkeypatch):
         ss.tune(reg, theta, X, Y, max_evaluations=2, progress=False)
 
 
+def test_where_a_weak_prior_has_no_minimum_within_reach_a_stronger_one_has(monkeypatch):
+    monkeypatch.setattr(marginal_likelihood, "FAR_DESCENTS", 2)
+    rng = np.random.default_rng(3)
+    X = rng.normal(size=(20, 3))
+    Y = np.sin(X[:, :1]) + 0.3 * rng.normal(size=(20, 1))
+    net = ss.standardized(ss.mlp([3, 5, 2], activation="tanh", n_labels=1), X, Y)
+    prior = ss.scaled_prior(net, 0.01)
+    reg = ss.Regression(net, noise=ss.PredictedNoise(), prior_precision=prior)
+    seen = []
+    theta = net.init_params(rng)
+    words = {"tolerance": 0.1, "progress": False, "callback": lambda _, at: seen.append(at)}
+    found, theta = ss.tune(reg, theta, X, Y, **words)
+    assert not seen[0].is_minimum
+    best = max(at.log_marginal_likelihood for at in seen if at.is_minimum)
+    assert find_evidence(found, theta, X, Y) == pytest.approx(best, abs=1e-6)
+    assert all(found.prior_precision[name] > 10 * prior[name] for name in prior)
+
+
 def test_starts_are_counted(problem):
     reg, theta, X, Y = problem
     with pytest.raises(ss.OptionError, match="starts should be a positive integer, got 0"):
