@@ -132,9 +132,12 @@ class InverseBuilder:
         """
         return self.inverse.build(self, theta)
 
-    def cholesky(self, theta: np.ndarray) -> np.ndarray:
-        """Lower Cholesky factor of the Gauss-Newton matrix (param, param), for few parameters."""
-        return PrimalInverse.build(self, theta).cholesky
+    def cholesky(self, theta: np.ndarray, **options: float) -> np.ndarray:
+        """Lower Cholesky factor of the Gauss-Newton matrix (param, param), for few parameters.
+
+        Options are those of `PrimalInverse.build`.
+        """
+        return PrimalInverse.build(self, theta, **options).cholesky
 
     # --- what structures are built from
 

@@ -191,10 +191,14 @@ class DualInverse(WoodburyInverse):
         X: np.ndarray,
         Y: np.ndarray,
         weights: np.ndarray,
-    ) -> tuple[np.ndarray, dict[str, float]]:
+        tangents: Tangents,
+    ) -> tuple[np.ndarray, dict[str, float], np.ndarray]:
         kernel_inverse = self.kernel_inverse()
         gradient = derivative(theta, X, self.variance, kernel_inverse)
-        return gradient, self._count_in_kernel(kernel_inverse)
+        own = np.einsum("cndn->ncd", kernel_inverse)
+        S = self.noise.covariance
+        V = S - np.matmul(np.matmul(S, own), S)
+        return gradient, self._count_in_kernel(kernel_inverse), V
 
     def _count_in_kernel(self, kernel_inverse: np.ndarray) -> dict[str, float]:
         r"""Effective parameters of each block, :math:`\gamma_b = \mathrm{tr}(M^{-1} K_b)`.

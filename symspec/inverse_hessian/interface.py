@@ -379,11 +379,13 @@ class InverseHessian(LinearOperator, ABC):
         X: np.ndarray,
         Y: np.ndarray,
         weights: np.ndarray,
-    ) -> tuple[np.ndarray, dict[str, float]]:
-        r"""Gradient of :math:`\tfrac12 \log\det A` (param,), and the effective parameters by block.
+        tangents: Tangents,
+    ) -> tuple[np.ndarray, dict[str, float], np.ndarray]:
+        r"""Gradient of :math:`\tfrac12 \log\det A` (param,), effective parameters by block, and V.
 
-        `derivative` is of `compile_log_det_gradient`; X, Y and weights (star, output, output) are
-        the training set and the weights of its noise, which are held fixed.
+        `derivative` is of `compile_log_det_gradient`; X, Y, weights (star, output, output) and
+        tangents are those of the training set, whose weights are held fixed. V (star, output,
+        output) is J A^-1 J^T of each training star; what it has of missing labels means nothing.
         """
         raise NotImplementedError(f"{self.structure} has no gradient of the evidence.")
 

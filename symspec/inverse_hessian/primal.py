@@ -87,8 +87,13 @@ class PrimalInverse(InverseHessian):
         return Cost(n_rows * P**2 + P**3 / 3, P)
 
     @classmethod
-    def build(cls, problem: Problem, theta: np.ndarray) -> PrimalInverse:
-        """From the exact Hessian, or from whitened tangents, for which nothing is compiled."""
+    def build(
+        cls, problem: Problem, theta: np.ndarray, *, trusted: float = TRUSTED
+    ) -> PrimalInverse:
+        """From the exact Hessian, or from whitened tangents, for which nothing is compiled.
+
+        `trusted` is the relative error of variances up to which sums of products are factorised.
+        """
         if problem.curvature == "hessian":
             return cls.factorize(problem.hessian(theta))
         net = problem.reg.net
@@ -102,7 +107,7 @@ class PrimalInverse(InverseHessian):
             return cls.factorize(A)
         with suppress(NotPositiveDefiniteError):
             inverse = cls.factorize(A)
-            if not loses_digits(inverse.condition, len(A)):
+            if not loses_digits(inverse.condition, len(A), trusted):
                 return inverse
         J = [_flatten(tangents) for _, tangents in stream.blocks()]
         factor = factorize_stacked(np.diag(np.sqrt(precision)), *J)
@@ -298,10 +303,12 @@ class PrimalInverse(InverseHessian):
         X: np.ndarray,
         Y: np.ndarray,
         weights: np.ndarray,
-    ) -> tuple[np.ndarray, dict[str, float]]:
+        tangents: Tangents,
+    ) -> tuple[np.ndarray, dict[str, float], np.ndarray]:
         dense = self.to_dense()
         gradient = derivative(theta, X, Y, weights, dense)
-        return gradient, self.count_effective(reg, np.diag(dense))
+        counts = self.count_effective(reg, np.diag(dense))
+        return gradient, counts, self.label_covariance(tangents)
 
     def arrays(self) -> dict[str, np.ndarray]:
         return {"cholesky": self.cholesky, "is_of_products": np.array(self.is_of_products)}

@@ -50,6 +50,7 @@ DENSE_PARAMS = 1000  # few dense Hessians are needed after the descents, and the
 DESCENT_STEPS = 50  # of L-BFGS, after which G is built again
 NEAR = 1e-9  # nats of decrement, from which on Newton is faster
 ROUGH = 0.1  # nats of decrement that are left where the noise is far from right
+COORDINATES = 0.1  # relative error of variances: U need not be round to more digits
 FAR_DESCENTS = 25
 NEAR_DESCENTS = 5
 NEWTON_STEPS = 6  # between descents
@@ -278,7 +279,7 @@ class MarginalLikelihood(EvidenceFunction):
             How often G was built.
         """
         for n_descents in range(max_descents):
-            L = self.builder.cholesky(theta)
+            L = self.builder.cholesky(theta, trusted=COORDINATES)
             slope = dtrsv(L, self.objective(theta)[1], lower=1)
             if 0.5 * slope @ slope <= tolerance:
                 return theta, n_descents
@@ -339,11 +340,10 @@ class MarginalLikelihood(EvidenceFunction):
         theta = result.theta
         precision = self.reg.prior_precision_vector()
         weights = self.builder.noise(theta).weights
-        by_theta, counts = inverse.differentiate_log_det(
-            self._log_det_gradient, self.reg, theta, self.X, self.Y, weights
-        )
         tangents = self.builder.tangents(theta)
-        V = inverse.label_covariance(tangents)
+        by_theta, counts, V = inverse.differentiate_log_det(
+            self._log_det_gradient, self.reg, theta, self.X, self.Y, weights, tangents
+        )
         outputs = self.find_outputs(theta, self.X)
         by_theta += tangents.rmatvec(self._own.differentiate_weights(outputs, self.labels, V))
         q = 0 * theta if is_rough else self._solve_hessian(theta, inverse, by_theta)

@@ -101,9 +101,9 @@ def round_difference(
     return rounding(n_terms) * np.where((variances > 0) | (most == 0), lost, np.inf)
 
 
-def loses_digits(condition: float, n_terms: int) -> bool:
+def loses_digits(condition: float, n_terms: int, trusted: float = TRUSTED) -> bool:
     """Whether `round_difference` leaves no variance that is trusted, or the condition is NaN."""
-    return not rounding(n_terms) * condition < TRUSTED
+    return not rounding(n_terms) * condition < trusted
 
 
 def describe_condition(condition: float, form: str) -> str:
@@ -126,7 +126,7 @@ def factorize_stacked(*blocks: np.ndarray) -> np.ndarray:
     """
     R = qr(np.vstack(blocks), mode="r", check_finite=False)[0][: blocks[0].shape[1]]
     signs = np.where(np.diag(R) < 0, -1.0, 1.0)
-    return np.ascontiguousarray((signs[:, None] * R).T)
+    return np.asfortranarray((signs[:, None] * R).T)  # as LAPACK takes it
 
 
 class SumsOfSquares:
