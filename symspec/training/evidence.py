@@ -71,8 +71,8 @@ def tune(
 
     The weights are at a minimum of the new negative log posterior when it returns. Only settings
     of noise and prior count at which a minimum was reached; where there is none on the way, the
-    step is shortened, and where none is at the start, the prior is made stronger until there is one.
-    With move=False the weights stay: for networks that were stopped early.
+    step is shortened, and where there is none at the start, the prior is made stronger. With
+    move=False the weights stay: for networks that were stopped early.
 
     Parameters
     ----------
