@@ -223,6 +223,7 @@ class _Fit:
     reg: Regression
     theta: np.ndarray
     evidence: float
+    is_minimum: bool
     warnings: list[Warning | str]
     seconds: float
 
@@ -261,13 +262,7 @@ class _Trial:
     def run(self, alike: list[FitOptions], show: Progress) -> list[_Tried]:
         """Train candidates of the same widths, and predict each star by a refit without it."""
         name = name_network(replace(alike[0], prior="scale"))
-        fits = run_folds(
-            partial(_fit, self.stars, self.seed),
-            alike,
-            n_workers=self.n_workers,
-            progress=show,
-            stage=f"{name}: training on all stars",
-        )
+        fits = self._fit(alike, show, f"{name}: training on all stars")
         folds = range(self.fold.max() + 1)
         parts = run_folds(
             _refit,
@@ -282,6 +277,20 @@ class _Trial:
         )
         by_fit = [parts[i : i + len(folds)] for i in range(0, len(parts), len(folds))]
         return [self._join(fit, own) for fit, own in zip(fits, by_fit, strict=True)]
+
+    def _fit(self, alike: list[FitOptions], show: Progress, stage: str) -> list[_Fit]:
+        """Each candidate from several first weights, of which the largest evidence is kept."""
+        n_starts = alike[0].starts if alike[0].hidden else 1
+        beyond_folds = self.seed + int(self.fold.max()) + 1
+        seeds = [self.seed, *range(beyond_folds + 1, beyond_folds + n_starts)]
+        fits = run_folds(
+            partial(_fit, self.stars),
+            [(options, seed) for options in alike for seed in seeds],
+            n_workers=self.n_workers,
+            progress=show,
+            stage=stage,
+        )
+        return [_find_best(fits[i : i + n_starts]) for i in range(0, len(fits), n_starts)]
 
     def _join(self, fit: _Fit, parts: list[tuple[Prediction, float]]) -> _Tried:
         order = np.argsort(np.argsort(self.fold, kind="stable"))
@@ -327,15 +336,29 @@ class _Trial:
         return rows
 
 
-def _fit(stars: Spectra, seed: int, options: FitOptions) -> _Fit:
+def _fit(stars: Spectra, start: tuple[FitOptions, int]) -> _Fit:
+    """A candidate from the first weights and batches of a seed."""
+    options, seed = start
     begin = time.perf_counter()
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
-        laplace = fit_network(stars, options, seed=seed, progress=False)
-    evidence = laplace.log_marginal_likelihood()
-    seconds = time.perf_counter() - begin
-    said = [warning.message for warning in told]
-    return _Fit(options, laplace.reg, laplace.theta, evidence, said, seconds)
+        one = replace(options, starts=1)
+        laplace = fit_network(stars, one, seed=seed, progress=False)
+    return _Fit(
+        options=options,
+        reg=laplace.reg,
+        theta=laplace.theta,
+        evidence=laplace.log_marginal_likelihood(),
+        is_minimum=laplace.certificate.is_minimum,
+        warnings=[warning.message for warning in told],
+        seconds=time.perf_counter() - begin,
+    )
+
+
+def _find_best(fits: list[_Fit]) -> _Fit:
+    """The largest evidence, of those at a minimum if there are any; the seconds of all."""
+    best = max(fits, key=lambda fit: (fit.is_minimum, fit.evidence))
+    return replace(best, seconds=sum(fit.seconds for fit in fits))
 
 
 def _refit(fold: _Fold) -> tuple[Prediction, float]:
