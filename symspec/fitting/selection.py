@@ -25,6 +25,7 @@ from numpy.typing import ArrayLike
 from symspec.errors import DataError, OptionError
 from symspec.fitting.fit import FitOptions, find_first_weights, fit_network
 from symspec.fitting.folds import divide, run_folds
+from symspec.fitting.starts import has_one_minimum
 from symspec.laplace.fit import fit_laplace
 from symspec.laplace.posterior import LaplacePosterior
 from symspec.laplace.prediction import Prediction, join_predictions
@@ -280,7 +281,7 @@ class _Trial:
 
     def _fit(self, alike: list[FitOptions], show: Progress, stage: str) -> list[_Fit]:
         """Each candidate from several first weights, of which the largest evidence is kept."""
-        n_starts = alike[0].starts if alike[0].hidden else 1
+        n_starts = 1 if has_one_minimum(alike[0]) else alike[0].starts
         beyond_folds = self.seed + int(self.fold.max()) + 1
         seeds = [self.seed, *range(beyond_folds + 1, beyond_folds + n_starts)]
         fits = run_folds(
