@@ -384,8 +384,7 @@ class InverseHessian(LinearOperator, ABC):
         r"""Gradient of :math:`\tfrac12 \log\det A` (param,), effective parameters by block, and V.
 
         `derivative` is of `compile_log_det_gradient`; X, Y, weights (star, output, output) and
-        tangents are those of the training set, whose weights are held fixed. V (star, output,
-        output) is J A^-1 J^T of each training star; what it has of missing labels means nothing.
+        tangents are the training set's. V (star, output, output) is that of its observed labels.
         """
         raise NotImplementedError(f"{self.structure} has no gradient of the evidence.")
 
