@@ -1,6 +1,6 @@
 """White dwarfs: how labels scatter around a network, by noises of normal and of wide tails.
 
-    OPENBLAS_NUM_THREADS=1 python tests/bench/white_dwarfs.py FILE [NOISE ...]   # a quarter of an hour
+    OPENBLAS_NUM_THREADS=1 python tests/bench/white_dwarfs.py FILE [NOISE ...]  # 15 minutes
 
 FILE is sdss_parameters.csv of github.com/vedantchandra/wdtools: widths and heights of four Balmer
 lines of 5,327 SDSS spectra, with Teff [K] and log g. Of the rows whose widths are below 250
