@@ -19,6 +19,7 @@ import xarray as xr
 from astropy.table import Table
 
 import symspec as ss
+from symspec.derivatives import virtual_machine
 from symspec.laplace.flags import Flag
 
 FILES = Path(__file__).parent / "files_of_version_0_1"
@@ -44,6 +45,12 @@ RTOL_OF_BOUNDS = 1e-6  # they are apart by rounding today
 CHECKSUMS = ("CHECKSUM", "DATASUM")  # of FITS, other with the last bit
 
 
+@pytest.fixture(autouse=True)
+def numpys_tanh(monkeypatch):
+    """The tanh of those versions: saturated units have what rounding leaves of 1 - tanh^2."""
+    monkeypatch.setattr(virtual_machine, "TANH", np.tanh)
+
+
 def entries(folder):
     return [name for name in EXPECTED if name.startswith(f"{folder}/")]
 
@@ -63,10 +70,7 @@ def assert_same(found, expected, place=""):
 
 
 def assert_close(found, expected, *, dtype="float64", place=""):
-    """Within `RTOL` of the largest such number among the stars; a covariance, of what bounds it.
-
-    Of a star whose units are saturated a derivative is what rounding left of 1 - tanh^2.
-    """
+    """Within `RTOL` of the largest such number among the stars; a covariance, of what bounds it."""
     found, expected = np.asarray(found), np.asarray(expected)
     if expected.dtype.kind != "f":
         assert_same(found, expected, place)
@@ -76,7 +80,6 @@ def assert_close(found, expected, *, dtype="float64", place=""):
     if "cov" in place.lower():
         sd = np.sqrt(np.diagonal(expected, axis1=1, axis2=2))
         sizes = sd[:, :, None] * sd[:, None, :]
-        sizes = np.maximum(sizes, np.finfo(float).eps / RTOL["float64"] * sizes.max(axis=0))
     elif sizes.ndim > 1:
         sizes = sizes.max(axis=0)
     rtol = max(RTOL[dtype], RTOL_OF_BOUNDS if "interval" in place.lower() else 0)
