@@ -35,7 +35,7 @@ from symspec.safety.options import check_choice, check_count
 from symspec.safety.progress import Progress, show_progress
 from symspec.spectra.selections import as_stars, find_groups
 from symspec.spectra.spectra import Spectra
-from symspec.training.evidence import tune
+from symspec.training.newton import polish
 from symspec.validation.calibration import coverage, sigma_mad
 from symspec.validation.scores import (
     Candidate,
@@ -49,6 +49,8 @@ HIDDEN: tuple[tuple[int, ...], ...] = ((), (4,), (8,), (16,), (32,))
 PRIORS = ("scale",)
 STARTS = 2
 STEPS = 2000  # of Adam, after which Newton's go on
+REFIT_STEPS = 500  # of Newton's, in the refits
+TOLERANCE = 1e-3  # nats of decrement of a refit, which a score does not feel
 _PRIOR_NAMES = {
     "scale": "",
     "per_layer": ", prior by layer",
@@ -370,12 +372,12 @@ def _refit(fold: _Fold) -> tuple[Prediction, float]:
     theta = find_first_weights(reg, training, options, seed=fold.seed, progress=False)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        _, theta = tune(
-            reg, theta, training, noise="fixed", prior="fixed",
+        polished = polish(
+            reg, theta, training, tolerance=TOLERANCE, max_iterations=REFIT_STEPS,
             structure=options.structure, memory=options.memory, progress=False,
         )  # fmt: skip
         laplace = fit_laplace(
-            reg, theta, training,
+            reg, polished.theta, training,
             structure=options.structure, memory=options.memory,
             require_minimum=False, progress=False,
         )  # fmt: skip

@@ -29,8 +29,6 @@ from typing import Self, cast
 
 import numpy as np
 from scipy.linalg import solve
-from scipy.linalg.blas import dtrsv
-from scipy.optimize import minimize as scipy_minimize
 from scipy.sparse.linalg import LinearOperator, cg
 
 from symspec.derivatives import compiled, weighted_sums
@@ -40,21 +38,18 @@ from symspec.inverse_hessian.interface import InverseHessian, log_evidence
 from symspec.networks.noise.noise import TunableNoise
 from symspec.networks.regression import Regression
 from symspec.safety.label_errors import Labels, find_labels_alone, find_observed
+from symspec.training.descents import ITERATIONS, choose_turns, descend, minimize_by_descents
 from symspec.training.hyperparameters import Hyperparameters
-from symspec.training.newton import PolishResult, minimize_by_newton
 from symspec.training.steps.newton_models import DenseModel, FindModel, ProductModel, is_small
+from symspec.training.steps.newton_steps import PolishResult
 
 POLISH_TOLERANCE = 1e-12  # nats; its root matters to the gradient
 MAX_DECREMENT = 1e-6  # nats; weights that are farther from a minimum are at none
 DENSE_PARAMS = 1000  # few dense Hessians are needed after the descents, and they tell saddles
-DESCENT_STEPS = 50  # of L-BFGS, after which G is built again
-NEAR = 1e-9  # nats of decrement, from which on Newton is faster
 ROUGH = 0.1  # nats of decrement that are left where the noise is far from right
-COORDINATES = 0.1  # relative error of variances: U need not be round to more digits
-FAR_DESCENTS = 25
-NEAR_DESCENTS = 5
-NEWTON_STEPS = 6  # between descents
-MOST_STEPS = 200  # of Newton, for larger networks
+FAR_TURNS = 25  # of L-BFGS
+NEAR_TURNS = 5
+MOST_STEPS = 200  # of Newton's, where there are no turns
 DIFFERENCE = 1e-3  # in h: its square times third derivatives of F is far below any tolerance
 ADJOINT = 1e-9  # relative residual: the end of the climb should not depend on rounding
 MAX_ADJOINT = 400  # products
@@ -197,6 +192,7 @@ class MarginalLikelihood(EvidenceFunction):
         self._hessian = None
         if is_small(net, DENSE_PARAMS):
             self._hessian = WeightedHessian(net, **how)
+        self._find_turn = choose_turns(net, is_dense=self._hessian is not None)
         if builder.inverse.has_evidence_gradient:
             compile_gradient = builder.inverse.compile_log_det_gradient
             self._log_det_gradient = compile_gradient(net, backend=backend)
@@ -236,67 +232,19 @@ class MarginalLikelihood(EvidenceFunction):
 
         If it should be near, the search is given up where it would take long.
         """
-        if self._hessian is None:
-            find_model: FindModel = partial(ProductModel, self.hessian_product)
-            return minimize_by_newton(
-                self.objective,
-                find_model,
-                self.builder,
-                theta,
-                tolerance=tolerance,
-                max_iterations=MOST_STEPS,
-            )
-        find_model = partial(DenseModel, partial(self._find_hessian, self._hessian))
-        budget = NEAR_DESCENTS if is_near else FAR_DESCENTS
-        while True:
-            theta, n_descents = self._descend(theta, budget)
-            budget -= n_descents
-            result, inverse = minimize_by_newton(
-                self.objective,
-                find_model,
-                self.builder,
-                theta,
-                tolerance=tolerance,
-                max_iterations=NEWTON_STEPS if budget > 0 else 0,
-            )
-            if result.converged or budget <= 0:
-                return result, inverse
-            budget -= 1
-            theta = result.theta  # beyond a saddle point, say
-
-    def _descend(
-        self, theta: np.ndarray, max_descents: int, tolerance: float = NEAR
-    ) -> tuple[np.ndarray, int]:
-        """Go downhill by L-BFGS in the coordinates of G, which is built again every few steps.
-
-        In the curved valleys of a network that fits its labels closely, fifty of these steps cost
-        less than one of Newton's, and are not shorter.
-
-        Returns
-        -------
-        theta : numpy.ndarray, shape (param,)
-        n_descents : int
-            How often G was built.
-        """
-        for n_descents in range(max_descents):
-            L = self.builder.cholesky(theta, trusted=COORDINATES)
-            slope = dtrsv(L, self.objective(theta)[1], lower=1)
-            if 0.5 * slope @ slope <= tolerance:
-                return theta, n_descents
-            objective = partial(self._objective_around, theta, L)
-            options = {"maxiter": DESCENT_STEPS, "maxcor": DESCENT_STEPS, "ftol": 0.0, "gtol": 0.0}
-            found = scipy_minimize(
-                objective, 0 * theta, jac=True, method="L-BFGS-B", options=options
-            )
-            theta = theta + dtrsv(L, found.x, lower=1, trans=1)
-        return theta, max_descents
-
-    def _objective_around(
-        self, theta: np.ndarray, L: np.ndarray, u: np.ndarray
-    ) -> tuple[float, np.ndarray]:
-        """U and its gradient in coordinates u = L^T s of the step s from `theta`."""
-        U, gradient = self.objective(theta + dtrsv(L, u, lower=1, trans=1))
-        return U, dtrsv(L, gradient, lower=1)
+        find_model: FindModel = partial(ProductModel, self.hessian_product)
+        if self._hessian is not None:
+            find_model = partial(DenseModel, partial(self._find_hessian, self._hessian))
+        max_iterations = ITERATIONS * (NEAR_TURNS if is_near else FAR_TURNS)
+        return minimize_by_descents(
+            self._find_turn,
+            self.objective,
+            find_model,
+            self.builder,
+            theta,
+            tolerance=tolerance,
+            max_iterations=max_iterations if self._find_turn else MOST_STEPS,
+        )
 
     def evaluate(self, theta: np.ndarray, *, is_near: bool = False) -> Evidence:
         """F at the minimum near `theta`, with its gradient: the complete one by primal or dual.
@@ -309,7 +257,9 @@ class MarginalLikelihood(EvidenceFunction):
         return self._differentiate_by_differences(result, inverse)
 
     def evaluate_roughly(self, theta: np.ndarray) -> Evidence:
-        theta, _ = self._descend(theta, FAR_DESCENTS, ROUGH)
+        if self._find_turn is None:
+            return self.evaluate(theta)
+        theta, *_ = descend(self._find_turn, self.objective, self.builder, theta, FAR_TURNS, ROUGH)
         inverse = self.builder.build(theta)
         U, slope = self.objective(theta)
         result = PolishResult(

@@ -1,14 +1,8 @@
-"""Trust-region Newton steps to a true minimum, by the exact Hessian, and on along kinks.
-
-Small networks have it as a matrix, the others its products, see `steps.newton_models`. Networks of
-ReLU, clipped or max-pooled units often are at their best on kinks, where Newton steps end:
-`steps.kinks` goes on from there.
-"""
+"""Down to a true minimum: L-BFGS in the metric of G, then Newton's steps by the exact Hessian."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -19,7 +13,6 @@ from symspec.derivatives.functions import check_stars
 from symspec.derivatives.span import reduce_to_span
 from symspec.derivatives.threads import Threads
 from symspec.inverse_hessian.builder import InverseBuilder
-from symspec.inverse_hessian.interface import InverseHessian
 from symspec.networks.regression import Regression
 from symspec.networks.theta import check_theta
 from symspec.safety.label_errors import Labels
@@ -27,56 +20,11 @@ from symspec.safety.progress import Progress, show_progress
 from symspec.spectra.resampling import Resampled
 from symspec.spectra.selections import as_stars
 from symspec.spectra.spectra import Spectra
-from symspec.training.steps.bundles import Objective, Place
-from symspec.training.steps.kinks import KinkResult, minimize_at_kinks
+from symspec.training.descents import choose_turns, minimize_by_descents
 from symspec.training.steps.newton_models import DenseModel, FindModel, ProductModel, is_small
-from symspec.training.steps.shared import find_shared_objective
-from symspec.training.steps.stationary_points import Vector
+from symspec.training.steps.newton_steps import Callback, PolishResult
 
-Callback = Callable[[int, float, float], object]
 MANY_PARAMS = 10_000  # beyond these an iteration takes more than a moment
-ARRIVED = "the decrement is below the tolerance"
-STUCK = "no step lowers U"
-TOO_LONG = "the iterations allowed are over"
-AT_KINK = "at a kink: gradients of the pieces that meet there combine to one below the tolerance"
-STUCK_AT_KINK = "no step lowers U, at a kink that is not proved a minimum"
-ACCEPTED = 1e-4  # share of what the model promised that a step has to keep
-STUCK_RADIUS = 1e-10  # radius, in lengths of a whole Newton step, at which smooth networks end
-KINKED_RADIUS = 0.3  # that at which the others leave for BFGS, which takes kinks in its stride
-NEWTON_TURN = 100  # of Newton's iterations, among kinks
-STEPS_AT_KINKS = 10  # of BFGS, of one gradient each, that stand for an iteration of Newton's
-
-
-@dataclass(frozen=True, kw_only=True)
-class PolishResult:
-    """Result of `polish`.
-
-    Attributes
-    ----------
-    theta : numpy.ndarray, shape (param,)
-    negative_log_posterior : float
-        U in nats at `theta`.
-    newton_decrement : float
-        Nats that a Gauss-Newton step from `theta` would still gain. At a kink, where no gradient
-        vanishes, it is the least :math:`g^T G^{-1} g / 2` among convex combinations of the
-        gradients within a ball that moves no label by more than 1e-3 of its model error.
-    iterations : int
-        Steps, of Newton's, of BFGS, and along kinks.
-    converged : bool
-        Whether the decrement fell below the tolerance, and no direction of descent was left.
-    reason : str
-        Why it stopped.
-    at_kink : bool
-        Whether pieces of U meet at `theta`, and the decrement is that of a combination.
-    """
-
-    theta: np.ndarray
-    negative_log_posterior: float
-    newton_decrement: float
-    iterations: int
-    converged: bool
-    reason: str
-    at_kink: bool = False
 
 
 def polish(
@@ -97,7 +45,8 @@ def polish(
 ) -> PolishResult:
     r"""Go to the nearest minimum of the negative log posterior U.
 
-    Each step minimises the exact quadratic model :math:`g^T s + s^T H s / 2` within a ball: from
+    From afar L-BFGS leads down, in the metric of the Gauss-Newton matrix G. Each of Newton's steps
+    then minimises the exact quadratic model :math:`g^T s + s^T H s / 2` within a ball: from
     eigenpairs where the network is small, else by conjugate gradients preconditioned by
     :math:`G^{-1}`. As G is nearly H near a minimum, few products are needed there; directions of
     negative curvature are followed out of saddle points, and convergence is quadratic
@@ -121,8 +70,8 @@ def polish(
         no direction of descent; at a kink when the least combination of gradients is, those within
         a radius of 1e-3, or of the root of twice the tolerance where that is less.
     max_iterations : int, optional
-        Of Newton's; ten steps of BFGS or along kinks stand for one. By default 20,000, or 200 for
-        networks of more than 10,000 parameters.
+        Of Newton's; ten steps of L-BFGS, BFGS or along kinks stand for one. By default 20,000, or
+        200 for networks of more than 10,000 parameters.
     structure, backend, memory : str
         As for `fit_laplace`.
     progress : bool or Progress, default True
@@ -130,7 +79,8 @@ def polish(
         ("Newton steps", iteration, None, U=..., decrement=...) before each step, or with "BFGS
         steps across kinks" in that place.
     callback : callable, optional
-        Called with (iteration, U, decrement) before each step.
+        Called with (iteration, U, decrement) before each step; the decrement is the last one
+        known.
     """
     start = np.array(check_theta(theta, reg.net.n_params))
     flux, labels = check_stars(reg.net, *as_stars(reg.net, X, Y, label_errors, ivar))
@@ -149,7 +99,8 @@ def polish(
                 callback(iteration, U, decrement)
 
         show("Newton steps", 0, None)
-        result, _ = minimize_by_newton(
+        result, _ = minimize_by_descents(
+            choose_turns(span.reg.net, is_dense=is_small(span.reg.net)),
             lambda theta: objective(theta, span.X, labels),
             _compile_model(span.reg, span.X, labels, backend),
             builder,
@@ -163,211 +114,6 @@ def polish(
     return replace(result, theta=span.lift(result.theta), negative_log_posterior=U)
 
 
-def minimize_by_newton(
-    objective: Objective,
-    find_model: FindModel,
-    builder: InverseBuilder,
-    theta: Vector,
-    *,
-    tolerance: float,
-    max_iterations: int = 1000,
-    callback: Callback | None = None,
-    callback_at_kinks: Callback | None = None,
-) -> tuple[PolishResult, InverseHessian]:
-    """Minimise U, given as functions; return the result and the inverse Hessian there.
-
-    Parameters
-    ----------
-    objective : callable
-        U and its gradient (param,) at theta.
-    find_model : callable
-        The `Model` of U around (builder, theta, gradient).
-    builder : InverseBuilder
-        Builds the inverse of G.
-    theta : numpy.ndarray, shape (param,)
-    tolerance, max_iterations, callback
-        As for `polish`.
-    callback_at_kinks : callable, optional
-        Called in place of `callback` where the steps are those of BFGS.
-    """
-    if builder.reg.net.is_smooth:
-        steps = _NewtonSteps(objective, find_model, builder, theta)
-        reason = steps.run(tolerance, max_iterations, callback)
-        return steps.result(reason), steps.model.inverse
-    return _minimize_by_turns(
-        objective,
-        find_model,
-        builder,
-        theta,
-        tolerance=tolerance,
-        max_iterations=max_iterations,
-        callback=callback,
-        callback_at_kinks=callback_at_kinks or callback,
-    )
-
-
-def _minimize_by_turns(
-    objective: Objective,
-    find_model: FindModel,
-    builder: InverseBuilder,
-    theta: Vector,
-    *,
-    tolerance: float,
-    max_iterations: int,
-    callback: Callback | None,
-    callback_at_kinks: Callback | None,
-) -> tuple[PolishResult, InverseHessian]:
-    """Newton's steps while they are long, then BFGS; Newton's again where it found no kink."""
-    done = 0
-    budget = max_iterations
-    shared = find_shared_objective(builder)
-    while True:
-        newton = _NewtonSteps(objective, find_model, builder, theta, done)
-        reason = newton.run(tolerance, min(-(-budget // 4), NEWTON_TURN), callback, KINKED_RADIUS)
-        budget -= newton.iteration - done
-        done = newton.iteration
-        if reason == ARRIVED or budget <= 0:
-            return newton.result(reason), newton.model.inverse
-        found = minimize_at_kinks(
-            objective,
-            lambda theta: builder.build(theta).cheap(),
-            newton.place.theta,
-            tolerance=tolerance,
-            max_steps=STEPS_AT_KINKS * budget,
-            shared=shared,
-            callback=_count_from(done, callback_at_kinks),
-        )
-        done += found.steps
-        budget -= -(-found.steps // STEPS_AT_KINKS)
-        theta = found.place.theta
-        if found.n_pieces > 1 or not found.is_stationary:
-            if callback_at_kinks is not None:
-                callback_at_kinks(done, found.place.U, found.decrement)
-            return _describe(found, done, is_over=budget <= 0), builder.build(theta)
-
-
-def _count_from(done: int, callback: Callback | None) -> Callback | None:
-    """Called with further steps, but for the first, before which Newton called already."""
-    if callback is None:
-        return None
-    return lambda step, U, decrement: callback(done + step, U, decrement) if step else None
-
-
-def _describe(found: KinkResult, iterations: int, *, is_over: bool) -> PolishResult:
-    stuck = TOO_LONG if is_over else STUCK_AT_KINK
-    return PolishResult(
-        theta=found.place.theta,
-        negative_log_posterior=found.place.U,
-        newton_decrement=found.decrement,
-        iterations=iterations,
-        converged=found.is_stationary,
-        reason=AT_KINK if found.is_stationary else stuck,
-        at_kink=found.n_pieces > 1,
-    )
-
-
-class _NewtonSteps:
-    """Trust-region Newton, from one theta on.
-
-    Attributes
-    ----------
-    place, model
-        Where it stands, and the model of U around.
-    iteration : int
-        Steps tried, from `done` on.
-    """
-
-    def __init__(
-        self,
-        objective: Objective,
-        find_model: FindModel,
-        builder: InverseBuilder,
-        theta: Vector,
-        done: int = 0,
-    ):
-        self._objective = objective
-        self.place = Place(theta, *objective(theta))
-        self.model = find_model(builder, theta, self.place.gradient)
-        self.iteration = done
-        # a saddle may have no gradient at all
-        radius = max(1.0, np.sqrt(2 * self.model.decrement))
-        self._radii = [radius] * self.model.n_balls
-        self._n_terms = float(np.count_nonzero(builder.observed))
-
-    def run(
-        self,
-        tolerance: float,
-        n_iterations: int,
-        callback: Callback | None,
-        least_radius: float = STUCK_RADIUS,
-    ) -> str:
-        """Take steps until there is a reason to stop, which is returned."""
-        last = self.iteration + n_iterations
-        while True:
-            may_end = self._is_stuck(tolerance, least_radius) or self.iteration == last
-            if (may_end or self.model.decrement <= tolerance) and not self.model.is_fresh:
-                self.model = self.model.refresh()
-            if callback is not None:
-                callback(self.iteration, self.place.U, self.model.decrement)
-            if self.model.decrement <= tolerance and self.model.gain <= tolerance:
-                return ARRIVED
-            if self._is_stuck(tolerance, least_radius):
-                return STUCK
-            if self.iteration == last:
-                return TOO_LONG
-            self._try_step()
-            self.iteration += 1
-
-    def _is_stuck(self, tolerance: float, least_radius: float) -> bool:
-        is_at_saddle = self.model.decrement <= tolerance
-        length = 1.0 if is_at_saddle else np.sqrt(2 * self.model.decrement)
-        return bool(max(self._radii) <= least_radius * length)
-
-    def _try_step(self) -> None:
-        """Move by the best of a step in each of the model's balls, if it lowers U."""
-        trials = [self._try_ball(ball) for ball in range(self.model.n_balls)]
-        best = min(trials, key=lambda trial: trial.place.U if trial.ratio > ACCEPTED else np.inf)
-        # U sums one term a label and more; what it comes to depends on the labels' units
-        rounding = 1e-12 * max(abs(self.place.U), self._n_terms)
-        rise = best.place.U - self.place.U
-        is_lost_in_rounding = best.predicted <= rounding and rise <= rounding
-        if best.ratio > ACCEPTED or is_lost_in_rounding:
-            self.place = best.place
-            self.model = self.model.move(self.place.theta, self.place.gradient)
-
-    def _try_ball(self, ball: int) -> _Trial:
-        """Its step; where steps are cheap, longer ones while they lower U more."""
-        best = self._try(ball)
-        while self.model.has_cheap_steps and best.is_at_edge and self._radii[ball] > best.norm:
-            longer = self._try(ball)
-            if longer.ratio <= ACCEPTED or longer.place.U >= best.place.U:
-                self._radii[ball] = best.norm
-                break
-            best = longer
-        return best
-
-    def _try(self, ball: int) -> _Trial:
-        radius = self._radii[ball]
-        step, predicted, norm = self.model.step(radius, ball)
-        theta = self.place.theta + step
-        place = Place(theta, *self._objective(theta))
-        gained = self.place.U - place.U
-        ratio = gained / predicted if np.isfinite(place.U) else -1.0
-        trial = _Trial(place, predicted, norm, ratio, norm > 0.99 * radius)
-        self._radii[ball] = _next_radius(radius, trial)
-        return trial
-
-    def result(self, reason: str) -> PolishResult:
-        return PolishResult(
-            theta=self.place.theta,
-            negative_log_posterior=self.place.U,
-            newton_decrement=self.model.decrement,
-            iterations=self.iteration,
-            converged=reason == ARRIVED,
-            reason=reason,
-        )
-
-
 def _compile_model(reg: Regression, X: np.ndarray, Y: Labels, backend: str) -> FindModel:
     """The model by H as a matrix for small networks, by its products for others."""
     if is_small(reg.net):
@@ -375,20 +121,3 @@ def _compile_model(reg: Regression, X: np.ndarray, Y: Labels, backend: str) -> F
         return partial(DenseModel, lambda theta: hessian(theta, X, Y))
     product = compiled.compile_hessian_vector_product(reg, backend=backend)
     return partial(ProductModel, lambda theta, v: product(theta, X, Y, v))
-
-
-@dataclass(frozen=True, eq=False)
-class _Trial:
-    """A step's end, what the model said of it, its length, and the share of it that came true."""
-
-    place: Place
-    predicted: float
-    norm: float
-    ratio: float
-    is_at_edge: bool
-
-
-def _next_radius(radius: float, trial: _Trial) -> float:
-    if trial.ratio < 0.25:
-        return 0.25 * trial.norm
-    return max(radius, 2.5 * trial.norm) if trial.ratio > 0.75 else radius

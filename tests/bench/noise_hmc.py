@@ -12,6 +12,8 @@ Where the two disagree, either Laplace's matrix is wrong or the posterior is no 
 row tells which: the same minimum of the posterior to the power of 9 (every star nine times, the
 prior nine times as precise), a third as wide, whose departure from a normal is a ninth of what it
 was. Ratios near one there say that the matrix is right, and the shape is what the first row shows.
+Where a posterior has several modes, chains stay in different ones; *within chains* is the ratio, to
+the expected information's, of the deviations that they have each for itself.
 The prior of the generated spectra is tuned: with that of Tecator, the noise that the network
 predicts goes to nothing at some stars, where U falls for tens of thousands of steps.
 """
@@ -113,6 +115,8 @@ def compare(problem, name, reg, theta, X, Y, errors, X_check):
     sds["exact"] = np.sqrt(np.einsum("ncc->nc", exact.label_covariance(X_check)))
     if isinstance(reg.noise, ss.StudentTNoise):
         sds["majoriser"] = find_majoriser_sd(reg, theta, X, Y, X_check)
+    f = draws["posterior"]["f"].values  # (chain, draw, star, label)
+    within = np.sqrt(f.var(axis=1).mean(axis=0)) / sds["expected"]
     error = np.median(check.sd_ratio_error, axis=0)
     cells = []
     for curvature in CURVATURES:
@@ -120,6 +124,7 @@ def compare(problem, name, reg, theta, X, Y, errors, X_check):
         if curvature in sds:
             ratios = ", ".join(f"{m:.2f}" for m in np.median(check.hmc_sd / sds[curvature], axis=0))
         cells.append(ratios)
+    cells.append(", ".join(f"{m:.2f}" for m in np.median(within, axis=0)))
     print(
         f"| {problem} | {name} | {' | '.join(cells)} | {error.max():.3f} |"
         f" {np.median(np.abs(check.shift), axis=0).max():.2f} | {', '.join(check.verdict)} |"
@@ -129,8 +134,8 @@ def compare(problem, name, reg, theta, X, Y, errors, X_check):
 
 
 def main(problems):
-    titles = "problem | noise | expected | majoriser | exact | error | shift | verdict"
-    print(f"| {titles} | R-hat | ESS | divergences |\n|{'---|' * 11}")
+    titles = "problem | noise | expected | majoriser | exact | within chains | error | shift"
+    print(f"| {titles} | verdict | R-hat | ESS | divergences |\n|{'---|' * 12}")
     for problem in problems or PROBLEMS:
         X, Y, X_check = PROBLEMS[problem]()
         for name, (noise, labels, errors) in list_noises(Y).items():

@@ -171,21 +171,21 @@ def test_a_network_of_many_minima_ends_at_one_and_further_starts_lose_nothing(pr
 
 
 def test_weights_at_no_minimum_are_told_with_the_numbers(problem, monkeypatch):
-    search = marginal_likelihood.minimize_by_newton
+    search = marginal_likelihood.minimize_by_descents
 
     def stop_early(*args, **words):
         result, inverse = search(*args, **words)
         stuck = {"converged": False, "newton_decrement": 0.25, "reason": "no step lowers U"}
         return replace(result, **stuck), inverse
 
-    monkeypatch.setattr(marginal_likelihood, "minimize_by_newton", stop_early)
+    monkeypatch.setattr(marginal_likelihood, "minimize_by_descents", stop_early)
     reg, theta, X, Y = problem
     with pytest.warns(ss.NotAtMinimumWarning, match=r"no step lowers U \(decrement 0\.25 nats\)"):
         ss.tune(reg, theta, X, Y, max_evaluations=2, progress=False)
 
 
 def test_where_a_weak_prior_has_no_minimum_within_reach_a_stronger_one_has(monkeypatch):
-    monkeypatch.setattr(marginal_likelihood, "FAR_DESCENTS", 2)
+    monkeypatch.setattr(marginal_likelihood, "FAR_TURNS", 2)
     rng = np.random.default_rng(3)
     X = rng.normal(size=(20, 3))
     Y = np.sin(X[:, :1]) + 0.3 * rng.normal(size=(20, 1))
