@@ -3,7 +3,7 @@
 ::
 
     symspec demo                             all of it on the MILES stars
-    symspec train stars.h5 model.h5          network, noise and prior from spectra with labels
+    symspec train stars.h5 model.h5          from labelled spectra: which network, noise and prior
     symspec fit net.keras stars.h5 model.h5  error bars for a network that came trained, or several
     symspec validate stars.h5 out.fits       labels of held-out stars, by cross-validation
     symspec errors model.h5 new.h5 out.fits  labels with their error budget, any number of stars

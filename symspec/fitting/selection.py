@@ -28,7 +28,7 @@ from symspec.fitting.folds import divide, run_folds
 from symspec.fitting.starts import has_one_minimum
 from symspec.laplace.fit import fit_laplace
 from symspec.laplace.posterior import LaplacePosterior
-from symspec.laplace.prediction import Prediction, join_predictions
+from symspec.laplace.prediction import Prediction, join_held_out
 from symspec.networks.regression import Regression
 from symspec.safety.label_errors import LabelsWithErrors
 from symspec.safety.options import check_choice, check_count
@@ -294,8 +294,7 @@ class _Trial:
         return [_find_best(fits[i : i + n_starts]) for i in range(0, len(fits), n_starts)]
 
     def _join(self, fit: _Fit, parts: list[tuple[Prediction, float]]) -> _Tried:
-        order = np.argsort(np.argsort(self.fold, kind="stable"))
-        prediction = join_predictions([part for part, _ in parts], order)
+        prediction = join_held_out([part for part, _ in parts], self.fold)
         return _Tried(fit, prediction, fit.seconds + sum(seconds for _, seconds in parts))
 
     def score(self, tried: list[_Tried]) -> list[np.ndarray]:

@@ -369,6 +369,11 @@ def join_predictions(
     )
 
 
+def join_held_out(parts: Sequence[Prediction], fold: np.ndarray) -> Prediction:
+    """Predictions of the stars of each fold, 0, 1, ... in turn, in the order of `fold` (star,)."""
+    return join_predictions(parts, np.argsort(np.argsort(fold, kind="stable")))
+
+
 def standard_deviations(covariance: np.ndarray) -> np.ndarray:
     """Square root of the diagonals (star, label) of covariances (star, label, label)."""
     return np.sqrt(np.diagonal(covariance, axis1=-2, axis2=-1))

@@ -124,7 +124,7 @@ def train_all(folder, n_steps):
         spectra = Path(roomy) / "stars.npz"
         np.savez(spectra, flux=stars.flux, labels=stars.labels, label_names=stars.label_names)
         command = [sys.executable, "-m", "symspec.cli", "train", str(spectra)]
-        command += [str(folder / "trained.h5"), "--epochs", "1", "--no-tune"]
+        command += [str(folder / "trained.h5"), "--hidden", "32", "--epochs", "1", "--no-tune"]
         for free in np.linspace(0, 60_000, n_steps).astype(int).tolist():
             with filled(folder, free):
                 environment = os.environ | {"TMPDIR": roomy}

@@ -22,7 +22,7 @@ import numpy as np
 ALLOWED = 2.0  # seconds, from the signal to the end of the process
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
 COMMANDS = {
-    "train": ["train", "small.npz", "OUT/out.h5", "--epochs", "40"],
+    "train": ["train", "small.npz", "OUT/out.h5", "--hidden", "32", "--epochs", "40"],
     "errors": ["errors", "wide.h5", "many.npz", "OUT/out.fits"],
     "jacobian": ["jacobian", "wide.h5", "many.npz", "OUT/out.h5", "--compression", "none"],
     "hmc": ["hmc", "small.h5", "small.npz", "OUT/out.nc", "--draws", "200", "--tune", "200"],

@@ -35,7 +35,7 @@ import numpy as np
 import symspec as ss
 from symspec.cli.commands.demo import ACTIVATION, DOF, EPOCHS, FLUX_RANGE, HIDDEN, START_PRIOR
 from symspec.fitting.fit import FitOptions, fit_network
-from symspec.laplace.prediction import join_predictions
+from symspec.laplace.prediction import join_held_out
 
 DOFS = {"student": DOF, "normal": None}
 N_NEW = 25
@@ -202,7 +202,7 @@ def calibrate(prediction, truth, fold):
     for k in range(FOLDS):
         noise = ss.fit_noise(prediction.select(fold != k), truth[fold != k])
         parts.append(prediction.select(fold == k).with_noise(noise))
-    return join_predictions(parts, np.argsort(np.argsort(fold, kind="stable")))
+    return join_held_out(parts, fold)
 
 
 def run_coverage(noises):

@@ -17,7 +17,7 @@ import warnings
 import numpy as np
 
 import symspec as ss
-from symspec.laplace.prediction import join_predictions
+from symspec.laplace.prediction import join_held_out
 
 HIDDEN = 20
 SEEDS = (0, 1, 2)  # of the first weights
@@ -63,8 +63,7 @@ def find_noise(X, Y, noise, tuned, seed):
         known = fold != k
         laplace = fit(X[known], Y[known], noise, tuned, seed)
         parts.append(laplace.predict(X[~known], progress=False))
-    order = np.argsort(np.argsort(fold, kind="stable"))
-    return ss.fit_noise(join_predictions(parts, order), Y)
+    return ss.fit_noise(join_held_out(parts, fold), Y)
 
 
 def tell(name, prediction, Y, verdict):

@@ -18,10 +18,11 @@ def stars(tmp_path_factory):
     return write_stars(tmp_path_factory.mktemp("auto") / "stars.h5", spectra)
 
 
-def test_train_tries_several_networks_and_says_how_they_did(stars, tmp_path, monkeypatch):
+@pytest.mark.parametrize("hidden", [(), ("--hidden", "auto")], ids=["by default", "asked for"])
+def test_train_tries_several_networks_and_says_how_they_did(stars, hidden, tmp_path, monkeypatch):
     few = {"hidden": [()], "folds": 2, "n_workers": 1}
     monkeypatch.setattr("symspec.cli.commands.train.select", partial(select, **few))
-    said = run("train", stars, tmp_path / "m.h5", "--hidden", "auto", "--no-tune")
+    said = run("train", stars, tmp_path / "m.h5", *hidden, "--no-tune")
     assert "Networks tried, each scored on 54 stars while they were held out" in said.stdout
     assert re.search(r"linear 39 -?[\d.]+ ", said.stdout)
     assert read_laplace(tmp_path / "m.h5").reg.net.n_params == 39

@@ -12,7 +12,7 @@ from numpy.testing import assert_allclose
 import symspec as ss
 from symspec.laplace.flags import Flag
 from symspec.laplace.flux_errors import FluxNoise
-from symspec.laplace.prediction import join_predictions, standard_deviations
+from symspec.laplace.prediction import join_held_out, join_predictions, standard_deviations
 from symspec.spectra.pixels import fill_bad_pixels, find_snr
 
 N_STARS, N_PIXELS, N_LABELS = 6, 5, 3
@@ -273,6 +273,13 @@ def test_joined_predictions_are_those_of_all_stars(tanh):
     assert_same(join_predictions(parts), whole)
     order = np.array([3, 0, 5])
     assert_same(join_predictions(parts, order), cut(whole, order))
+
+
+def test_predictions_of_folds_are_joined_in_the_order_of_the_stars(tanh):
+    whole = tanh.fit.predict(tanh.X_new, ivar=tanh.ivar)
+    fold = np.arange(N_STARS)[::-1] % 3
+    parts = [whole.select(fold == k) for k in range(3)]
+    assert_same(join_held_out(parts, fold), whole)
 
 
 def test_results_are_built_by_keyword(tanh):

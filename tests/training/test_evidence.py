@@ -326,7 +326,6 @@ def exact():
     """Noise as the exact inverse has it, from a start that is off."""
     reg, theta, X, Y = build_problem(3, 40)
     start = ss.Regression(reg.net, sigma_noise=[0.6, 0.1], prior_precision=reg.prior_precision)
-    theta = ss.polish(start, theta, X, Y, structure="dual").theta
     return start, theta, X, Y, ss.tune(start, theta, X, Y, structure="dual")[0]
 
 

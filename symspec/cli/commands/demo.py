@@ -21,7 +21,7 @@ from symspec.fitting.fit import finish, run_adam
 from symspec.fitting.folds import run_folds
 from symspec.fitting.start import build_start
 from symspec.laplace.certificate import Certificate
-from symspec.laplace.prediction import Prediction, join_predictions
+from symspec.laplace.prediction import Prediction, join_held_out, join_predictions
 from symspec.networks.regression import Regression
 from symspec.reports.pages import write_validation_report
 from symspec.reports.plots import plot_predicted_against_true, save_figure
@@ -226,8 +226,7 @@ def _calibrate(prediction: Prediction, truth: np.ndarray, fold: np.ndarray) -> P
     for k in folds:
         noise = fit_noise(prediction.select(fold != k), truth[fold != k])
         parts.append(prediction.select(fold == k).with_noise(noise))
-    order = np.argsort(np.argsort(fold, kind="stable"))
-    return join_predictions(parts, order)
+    return join_held_out(parts, fold)
 
 
 def _write_plots(

@@ -54,7 +54,7 @@ NOISES = ("gaussian", "student-t", "predicted")
 N_WORST = 10  # training labels shown, of those that count least
 
 EXAMPLES = (
-    "Examples: [bold]symspec train stars.h5 model.h5 --hidden auto[/]\n\n"
+    "Examples: [bold]symspec train stars.h5 model.h5[/]\n\n"
     "[bold]symspec train stars.npz model.h5 --hidden 64 --hidden 16 --label TEFF --label LOGG[/]"
 )
 
@@ -65,8 +65,9 @@ Hidden = Annotated[
     list[str],
     typer.Option(
         metavar="auto|linear|WIDTH",
-        help="Width of a hidden layer; repeat for more. auto tries several networks, and takes the"
-        " smallest that predicts stars held out as well as the best.",
+        help="auto tries several networks, linear, then 4 to 32 units wide, and takes the smallest"
+        " that predicts stars held out as well as the best. Or the width of a hidden layer; repeat"
+        " for more.",
     ),
 ]
 Activation = Annotated[str, typer.Option(help="tanh, relu, softplus, gelu, ...")]
@@ -137,7 +138,7 @@ Labels = Annotated[
 def train(
     spectra: SpectraFile,
     output: ModelOutput,
-    hidden: Hidden = ["32"],  # noqa: B006
+    hidden: Hidden = [AUTO],  # noqa: B006
     activation: Activation = "tanh",
     preprocess: Preprocess = "",
     epochs: Epochs = None,
@@ -165,11 +166,11 @@ def train(
 ) -> None:
     """Train a network on spectra with labels, and keep it with its error bars.
 
-    Adam first, then Newton steps to the minimum (with --tune at the noise and prior of largest
-    evidence), then the inverse Hessian with its certificate. The noise starts at 0.3 of each
-    label's spread, around which the prior of predicted noise is, too; errors that the labels came
-    with add to it. With --hidden auto several networks are tried, linear, wider and wider, and the
-    smallest is kept whose log score on stars held out is within its standard error of the best.
+    Adam first, then steps to the minimum (with --tune at the noise and prior of largest evidence),
+    then the inverse Hessian with its certificate. The noise starts at 0.3 of each label's spread,
+    around which the prior of predicted noise is, too; errors that the labels came with add to it.
+    Several networks are tried, linear, wider and wider, and the smallest is kept whose log score on
+    stars held out is within its standard error of the best; --hidden 32 trains one.
     With --starts 5 five networks are trained from other first weights, whose labels differ where
     the stars leave gaps: the error bars hold that, too.
     """
