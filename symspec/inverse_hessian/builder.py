@@ -20,6 +20,7 @@ from symspec.inverse_hessian.choice import (
     parse_options,
 )
 from symspec.inverse_hessian.interface import InverseHessian
+from symspec.inverse_hessian.numerics.digits import TRUSTED
 from symspec.inverse_hessian.primal import PrimalInverse
 from symspec.networks.noise.star_noise import StarNoise
 from symspec.networks.regression import Regression, describe_regression
@@ -132,12 +133,12 @@ class InverseBuilder:
         """
         return self.inverse.build(self, theta)
 
-    def cholesky(self, theta: np.ndarray, **options: float) -> np.ndarray:
+    def cholesky(self, theta: np.ndarray, *, trusted: float = TRUSTED) -> np.ndarray:
         """Lower Cholesky factor of the Gauss-Newton matrix (param, param), for few parameters.
 
-        Options are those of `PrimalInverse.build`.
+        `trusted` is the relative error that variances from it may have.
         """
-        return PrimalInverse.build(self, theta, **options).cholesky
+        return PrimalInverse.build(self, theta, trusted=trusted).cholesky
 
     # --- what structures are built from
 

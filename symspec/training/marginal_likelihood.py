@@ -21,6 +21,7 @@ its own.
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
 from copy import copy
 from dataclasses import dataclass
@@ -28,7 +29,7 @@ from functools import partial
 from typing import Self, cast
 
 import numpy as np
-from scipy.linalg import solve
+from scipy.linalg import LinAlgWarning, solve
 from scipy.sparse.linalg import LinearOperator, cg
 
 from symspec.derivatives import compiled, weighted_sums
@@ -341,7 +342,9 @@ class MarginalLikelihood(EvidenceFunction):
         self, theta: np.ndarray, inverse: InverseHessian, b: np.ndarray
     ) -> np.ndarray:
         if self._hessian is not None:
-            return solve(self._find_hessian(self._hessian, theta), b, assume_a="sym")
+            with warnings.catch_warnings():  # H may be singular at what is no minimum
+                warnings.simplefilter("ignore", LinAlgWarning)
+                return solve(self._find_hessian(self._hessian, theta), b, assume_a="sym")
         H = LinearOperator(
             inverse.shape, matvec=lambda v: self.hessian_product(theta, v.ravel()), dtype=np.float64
         )
