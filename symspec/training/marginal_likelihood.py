@@ -45,6 +45,7 @@ from symspec.training.steps.newton_models import DenseModel, FindModel, ProductM
 from symspec.training.steps.newton_steps import PolishResult
 
 POLISH_TOLERANCE = 1e-12  # nats; its root matters to the gradient
+BY_PRODUCTS = 1e-8  # the same where Newton's last step costs as much as all others
 MAX_DECREMENT = 1e-6  # nats; weights that are farther from a minimum are at none
 DENSE_PARAMS = 1000  # few dense Hessians are needed after the descents, and they tell saddles
 ROUGH = 0.1  # nats of decrement that are left where the noise is far from right
@@ -252,7 +253,8 @@ class MarginalLikelihood(EvidenceFunction):
 
         `is_near` is that of `minimize`.
         """
-        result, inverse = self.minimize(theta, tolerance=POLISH_TOLERANCE, is_near=is_near)
+        tolerance = BY_PRODUCTS if self._hessian is None else POLISH_TOLERANCE
+        result, inverse = self.minimize(theta, tolerance=tolerance, is_near=is_near)
         if self.builder.inverse.has_evidence_gradient:
             return self._differentiate(result, inverse)
         return self._differentiate_by_differences(result, inverse)
