@@ -20,6 +20,12 @@ from symspec.training.epochs import train
 from symspec.training.evidence import tune as tune_by_evidence
 from symspec.training.newton import polish
 
+PRIORS = {  # what of the prior is tuned, in words
+    "scale": "",
+    "per_layer": ", prior by layer",
+    "per_block": ", prior by block",
+    "fixed": ", prior fixed",
+}
 _SATURATING = ("tanh", "sigmoid")
 
 
@@ -42,6 +48,14 @@ class FitOptions:
     starts: int = 1
     structure: str = "auto"
     memory: str = "8GB"
+
+    @property
+    def name(self) -> str:
+        """The network in words: "linear", "8 tanh", "64-16 relu, prior by layer"."""
+        if not self.hidden:
+            return "linear"
+        widths = "-".join(map(str, self.hidden))
+        return f"{widths} {self.activation}{PRIORS[self.prior]}"
 
 
 def fit_network(

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from symspec.errors import DataError, OptionError
-from symspec.fitting.fit import FitOptions, find_first_weights, fit_network
+from symspec.fitting.fit import PRIORS, FitOptions, find_first_weights, fit_network
 from symspec.fitting.folds import divide, run_folds
 from symspec.fitting.starts import has_one_minimum
 from symspec.laplace.fit import fit_laplace
@@ -46,17 +46,11 @@ from symspec.validation.scores import (
 )
 
 HIDDEN: tuple[tuple[int, ...], ...] = ((), (4,), (8,), (16,), (32,))
-PRIORS = ("scale",)
 STARTS = 2
 STEPS = 2000  # of Adam, after which Newton's go on
 REFIT_STEPS = 500  # of Newton's, in the refits
+PATIENCE = 2  # widths that may be tried without being chosen
 TOLERANCE = 1e-3  # nats of decrement of a refit, which a score does not feel
-_PRIOR_NAMES = {
-    "scale": "",
-    "per_layer": ", prior by layer",
-    "per_block": ", prior by block",
-    "fixed": ", prior fixed",
-}
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -87,7 +81,7 @@ def select(
     spectra: Spectra,
     *,
     hidden: Sequence[Sequence[int]] = HIDDEN,
-    priors: Sequence[str] = PRIORS,
+    priors: Sequence[str] = ("scale",),
     folds: int = 5,
     groups: ArrayLike | None = None,
     seed: int = 0,
@@ -98,7 +92,8 @@ def select(
     """Find the network whose predictions of stars held out have the best log score.
 
     Widths are tried in turn, until one is worse than the best by more than the standard error of
-    the difference. Of the networks within this standard error of the best, the smallest is chosen.
+    the difference, or two more do not change the choice: of the networks within this standard error
+    of the best, the smallest.
 
     Parameters
     ----------
@@ -165,7 +160,7 @@ def select(
         tried: list[_Tried] = []
         for alike in candidates:
             tried += trial.run(alike, show)
-            if trial.is_past_best(tried, len(alike)):
+            if trial.is_over(tried, len(alike)):
                 break
         rows = trial.compare(tried)
         chosen = next(one.fit for one, row in zip(tried, rows, strict=True) if row.is_chosen)
@@ -181,14 +176,6 @@ def select(
     return Selection(candidates=rows, laplace=laplace, options=chosen.options)
 
 
-def name_network(options: FitOptions) -> str:
-    """Hidden layers of a network in words: "linear", "8 tanh", "64-16 relu, prior by layer"."""
-    if not options.hidden:
-        return "linear"
-    widths = "-".join(map(str, options.hidden))
-    return f"{widths} {options.activation}{_PRIOR_NAMES[options.prior]}"
-
-
 def _list_candidates(
     hidden: Sequence[Sequence[int]], priors: Sequence[str], options: dict[str, Any]
 ) -> list[list[FitOptions]]:
@@ -202,7 +189,7 @@ def _list_candidates(
     if not hidden or not priors:
         raise OptionError("hidden and priors should each name one candidate at least, got none.")
     for prior in priors:
-        check_choice(prior, "a prior of select", tuple(_PRIOR_NAMES))
+        check_choice(prior, "a prior of select", tuple(PRIORS))
     for widths in hidden:
         for width in widths:
             check_count(width, "a width in hidden")
@@ -262,7 +249,7 @@ class _Trial:
 
     def run(self, alike: list[FitOptions], show: Progress) -> list[_Tried]:
         """Train candidates of the same widths, and predict each star by a refit without it."""
-        name = name_network(replace(alike[0], prior="scale"))
+        name = replace(alike[0], prior="scale").name
         fits = self._fit(alike, show, f"{name}: training on all stars")
         folds = range(self.fold.max() + 1)
         parts = run_folds(
@@ -301,10 +288,18 @@ class _Trial:
         """Log scores (star,) of each candidate."""
         return [score_stars(one.prediction, self.labels, self.spread) for one in tried]
 
-    def is_past_best(self, tried: list[_Tried], n_last: int) -> bool:
-        """Whether the last of them are all worse than the best by more than a standard error."""
+    def is_over(self, tried: list[_Tried], n_last: int) -> bool:
+        """Whether the last of them are all worse than the best, or wider ones are chosen no more.
+
+        Worse is by more than a standard error.
+        """
         behind = find_behind(self.score(tried), self.groups)
-        return all(mean > error for mean, error in behind[-n_last:])
+        if all(mean > error for mean, error in behind[-n_last:]):
+            return True
+        chosen = find_smallest_good(behind, [one.fit.reg.net.n_params for one in tried])
+        own = tried[chosen].fit.options.hidden
+        others = {one.fit.options.hidden for one in tried[chosen + 1 :]} - {own}
+        return len(others) >= PATIENCE
 
     def compare(self, tried: list[_Tried]) -> list[Candidate]:
         """A row of each, one of which is chosen."""
@@ -316,7 +311,7 @@ class _Trial:
             log_score, log_score_error = find_mean(own, self.groups)
             residuals = one.prediction.labels - self.labels
             row = Candidate(
-                name=name_network(one.fit.options),
+                name=one.fit.options.name,
                 reg=one.fit.reg,
                 theta=one.fit.theta,
                 evidence=one.fit.evidence,

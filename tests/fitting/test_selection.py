@@ -102,6 +102,18 @@ def test_widening_ends_where_it_makes_worse_and_warnings_of_the_chosen_are_said(
     assert len(tried.candidates) == 2
 
 
+def test_widening_ends_where_two_more_are_not_chosen(monkeypatch):
+    """Neither is worse than the best, nor better than the smallest by more than its error."""
+    monkeypatch.setattr(
+        "symspec.fitting.selection.find_behind",
+        lambda scores, _: [(0.1, 0.2), (0.0, 0.0), (0.05, 0.1), (0.0, 0.0)][: len(scores)],
+    )
+    words = {"hidden": [(), (2,), (3,), (4,)], "epochs": 1, "tune": False}
+    tried = ss.select(make_stars(bend=0), **SMALL | words, **QUIET)
+    assert [one.name for one in tried.candidates] == ["linear", "2 tanh", "3 tanh"]
+    assert tried.chosen.name == "linear"
+
+
 def test_the_table_tells_how_each_did(curved, capsys):
     from symspec.reports import open_console
 
