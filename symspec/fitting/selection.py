@@ -49,7 +49,6 @@ HIDDEN: tuple[tuple[int, ...], ...] = ((), (4,), (8,), (16,), (32,))
 STARTS = 2
 STEPS = 2000  # of Adam, after which Newton's go on
 REFIT_STEPS = 500  # of Newton's, in the refits
-PATIENCE = 2  # widths that may be tried without being chosen
 TOLERANCE = 1e-3  # nats of decrement of a refit, which a score does not feel
 
 
@@ -92,8 +91,8 @@ def select(
     """Find the network whose predictions of stars held out have the best log score.
 
     Widths are tried in turn, until one is worse than the best by more than the standard error of
-    the difference, or two more do not change the choice: of the networks within this standard error
-    of the best, the smallest.
+    the difference, or is not chosen: of the networks within this standard error of the best, the
+    smallest is. After a linear network two are tried that are not chosen.
 
     Parameters
     ----------
@@ -289,17 +288,14 @@ class _Trial:
         return [score_stars(one.prediction, self.labels, self.spread) for one in tried]
 
     def is_over(self, tried: list[_Tried], n_last: int) -> bool:
-        """Whether the last of them are all worse than the best, or wider ones are chosen no more.
-
-        Worse is by more than a standard error.
-        """
+        """Whether the last are worse than the best by more than their errors, or not chosen."""
         behind = find_behind(self.score(tried), self.groups)
         if all(mean > error for mean, error in behind[-n_last:]):
             return True
         chosen = find_smallest_good(behind, [one.fit.reg.net.n_params for one in tried])
         own = tried[chosen].fit.options.hidden
         others = {one.fit.options.hidden for one in tried[chosen + 1 :]} - {own}
-        return len(others) >= PATIENCE
+        return len(others) > (0 if own else 1)  # few units may do no better than none, and more do
 
     def compare(self, tried: list[_Tried]) -> list[Candidate]:
         """A row of each, one of which is chosen."""
