@@ -7,7 +7,7 @@ saddle points, and prove the end.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -50,7 +50,7 @@ class DenseTurn:
 
     Attributes
     ----------
-    decrement : float
+    U, decrement : float
         In nats, at theta.
     """
 
@@ -67,13 +67,13 @@ class DenseTurn:
         self._theta = theta
         self._callback = callback
         self._L = builder.cholesky(theta, trusted=COORDINATES)
-        self._U, gradient = objective(theta)
+        self.U, gradient = objective(theta)
         slope = dtrsv(self._L, gradient, lower=1)
         self.decrement = 0.5 * float(slope @ slope)
 
     def run(self) -> tuple[Vector, int]:
         """Where fifty steps lead to, and how many were taken."""
-        step, U = 0, self._U
+        step, U = 0, self.U
 
         def follow(intermediate_result: OptimizeResult) -> None:
             nonlocal step, U
@@ -118,6 +118,7 @@ class ProductTurn:
     ):
         place = Place(theta, *objective(theta))
         self._search = Search(objective, place, builder.build(theta).cheap(), callback)
+        self.U = place.U
         self.decrement = self._search.decrement
 
     def run(self) -> tuple[Vector, int]:
@@ -169,7 +170,7 @@ def minimize_by_descents(
     while True:
         most = max_iterations
         if find_turn is not None:
-            theta, n_turns, n_steps = descend(
+            descent = descend(
                 find_turn,
                 objective,
                 builder,
@@ -178,10 +179,12 @@ def minimize_by_descents(
                 max(find_turn.near, tolerance),
                 count_from(done, callback),
             )
-            max_iterations -= ITERATIONS * n_turns
-            # after steps of Newton's that led no further than near, turns do not either
-            most = NEWTON_STEPS if n_turns > 0 or done == 0 else max_iterations
-            done += n_steps
+            theta = descent.theta
+            max_iterations -= ITERATIONS * descent.n_turns
+            # where Newton's steps lead no further than near, turns do not either
+            may_return = descent.is_near and (descent.n_turns > 0 or done == 0)
+            most = NEWTON_STEPS if may_return else max_iterations
+            done += descent.n_steps
         result, inverse = minimize_by_newton(
             objective,
             find_model,
@@ -199,6 +202,24 @@ def minimize_by_descents(
         theta = result.theta  # beyond a saddle point, say
 
 
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Descent:
+    """Result of `descend`.
+
+    Attributes
+    ----------
+    theta : numpy.ndarray, shape (param,)
+    n_turns, n_steps : int
+    is_near : bool
+        Whether the decrement is below the tolerance there, as far as is known.
+    """
+
+    theta: Vector
+    n_turns: int
+    n_steps: int
+    is_near: bool
+
+
 def descend(
     find_turn: FindTurn,
     objective: Objective,
@@ -207,21 +228,16 @@ def descend(
     max_turns: int,
     tolerance: float,
     callback: Callback | None = None,
-) -> tuple[Vector, int, int]:
-    """Take turns until the decrement is below the tolerance.
-
-    Returns
-    -------
-    theta : numpy.ndarray, shape (param,)
-    n_turns, n_steps : int
-    """
+) -> Descent:
+    """Take turns until the decrement is below the tolerance, or one gained less than that."""
     done = 0
+    U = np.inf
     for n_turns in range(max_turns):
         turn = find_turn(objective, builder, theta, count_from(done, callback))
-        if turn.decrement <= tolerance:
-            return theta, n_turns, done
+        is_near = turn.decrement <= tolerance
+        if is_near or tolerance >= U - turn.U:  # as where rounding hides what is left to gain
+            return Descent(theta=theta, n_turns=n_turns, n_steps=done, is_near=is_near)
+        U = turn.U
         theta, n_steps = turn.run()
         done += n_steps
-        if n_steps == 0:  # rounding hides what is left to gain
-            return theta, n_turns + 1, done
-    return theta, max_turns, done
+    return Descent(theta=theta, n_turns=max_turns, n_steps=done, is_near=False)

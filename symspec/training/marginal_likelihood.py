@@ -262,7 +262,9 @@ class MarginalLikelihood(EvidenceFunction):
     def evaluate_roughly(self, theta: np.ndarray) -> Evidence:
         if self._find_turn is None:
             return self.evaluate(theta)
-        theta, *_ = descend(self._find_turn, self.objective, self.builder, theta, FAR_TURNS, ROUGH)
+        theta = descend(
+            self._find_turn, self.objective, self.builder, theta, FAR_TURNS, ROUGH
+        ).theta
         inverse = self.builder.build(theta)
         U, slope = self.objective(theta)
         result = PolishResult(

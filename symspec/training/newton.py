@@ -99,8 +99,9 @@ def polish(
                 callback(iteration, U, decrement)
 
         show("Newton steps", 0, None)
+        net = span.reg.net
         result, _ = minimize_by_descents(
-            choose_turns(span.reg.net, is_dense=is_small(span.reg.net)),
+            choose_turns(net, is_dense=is_small(net)) if net.is_smooth else None,
             lambda theta: objective(theta, span.X, labels),
             _compile_model(span.reg, span.X, labels, backend),
             builder,

@@ -60,14 +60,16 @@ def test_turns_end_below_the_tolerance_or_where_they_are_over(problem, find_turn
     reg, theta, X, Y = problem
     objective = partial(ss.compile_objective(reg), X=X, Y=Y)
     go = partial(descend, find_turn, objective, InverseBuilder(reg, X, Y))
-    near, n_turns, n_steps = go(theta, 25, 1e-3)
-    assert 1 < n_turns < 25
-    assert STEPS < n_steps <= STEPS * n_turns
-    assert find_decrement(reg, near, X, Y) <= 1e-3
-    assert go(near, 25, 1e-3)[1] == 0
-    some, one, _ = go(theta, 1, 1e-3)
-    assert one == 1
-    assert find_decrement(reg, some, X, Y) > 1e-3
+    end = go(theta, 25, 1e-3)
+    assert end.is_near
+    assert 1 < end.n_turns < 25
+    assert STEPS < end.n_steps <= STEPS * end.n_turns
+    assert find_decrement(reg, end.theta, X, Y) <= 1e-3
+    assert go(end.theta, 25, 1e-3).n_turns == 0
+    first = go(theta, 1, 1e-3)
+    assert first.n_turns == 1
+    assert not first.is_near
+    assert find_decrement(reg, first.theta, X, Y) > 1e-3
 
 
 @pytest.mark.parametrize("find_turn", TURNS)
@@ -75,9 +77,9 @@ def test_turns_end_where_no_step_lowers_u(problem, find_turn):
     reg, theta, X, Y = problem
     _, gradient = ss.compile_objective(reg)(theta, X, Y)
     builder = InverseBuilder(reg, X, Y)
-    end, n_turns, n_steps = descend(find_turn, lambda _: (1.0, gradient), builder, theta, 25, 0.0)
-    assert (n_turns, n_steps) == (1, 0)
-    np.testing.assert_array_equal(end, theta)
+    end = descend(find_turn, lambda _: (1.0, gradient), builder, theta, 25, 0.0)
+    assert (end.n_turns, end.n_steps, end.is_near) == (1, 0, False)
+    np.testing.assert_array_equal(end.theta, theta)
 
 
 def test_polish_ends_where_the_tolerance_is_below_rounding(problem):
