@@ -42,7 +42,7 @@ FLAT = 1e-8  # relative eigenvalue below which minus it is followed, above round
 DESCENDING = 1e-6  # the same of an eigenvalue found by products
 MAX_AGE = 4  # steps after which the preconditioner is built again
 STIFFENING = 4.0
-MAX_PRODUCTS = 40  # that the search for a direction of descent at a saddle may take
+MAX_PRODUCTS = 100  # that the search for a descent at a saddle may take: 40 missed some
 
 
 class Model(Protocol):
