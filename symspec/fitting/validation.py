@@ -12,7 +12,7 @@ from symspec.errors import DataError, OptionError
 from symspec.fitting.fit import FitOptions, fit_network
 from symspec.fitting.folds import divide, run_folds
 from symspec.laplace.certificate import Certificate
-from symspec.laplace.prediction import Prediction, join_predictions
+from symspec.laplace.prediction import Prediction, join_held_out
 from symspec.networks.regression import Regression
 from symspec.safety.progress import Progress
 from symspec.spectra.spectra import Spectra
@@ -117,9 +117,8 @@ def validate(
     settings = FitOptions(**options)
     jobs = [_Job(spectra[fold != k], spectra[fold == k], settings, seed + k) for k in range(folds)]
     done = run_folds(_fit_fold, jobs, n_workers=n_workers, scheduler=scheduler, progress=progress)
-    by_fold = np.argsort(fold, kind="stable")
     return Validation(
-        prediction=join_predictions([part.prediction for part in done], np.argsort(by_fold)),
+        prediction=join_held_out([part.prediction for part in done], fold),
         spectra=spectra,
         fold=fold,
         certificates=[part.certificate for part in done],

@@ -198,7 +198,7 @@ class MarginalLikelihood(EvidenceFunction):
         if builder.inverse.has_evidence_gradient:
             compile_gradient = builder.inverse.compile_log_det_gradient
             self._log_det_gradient = compile_gradient(net, backend=backend)
-            self.can_be_rough = self._hessian is not None
+            self.can_be_rough = self._hessian is not None and self._find_turn is not None
 
     def _stand_at(self, h: np.ndarray, reg: Regression) -> None:
         super()._stand_at(h, reg)
@@ -261,7 +261,7 @@ class MarginalLikelihood(EvidenceFunction):
 
     def evaluate_roughly(self, theta: np.ndarray) -> Evidence:
         if self._find_turn is None:
-            return self.evaluate(theta)
+            return super().evaluate_roughly(theta)
         theta = descend(
             self._find_turn, self.objective, self.builder, theta, FAR_TURNS, ROUGH
         ).theta

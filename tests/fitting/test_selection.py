@@ -114,6 +114,18 @@ def test_widening_ends_where_two_more_are_not_chosen(monkeypatch):
     assert tried.chosen.name == "linear"
 
 
+def test_beyond_a_linear_network_widening_ends_at_one_that_is_not_chosen(monkeypatch):
+    best, worse, as_good = (0.0, 0.0), (0.5, 0.1), (0.05, 0.1)
+    behind = {1: [best], 2: [worse, best], 3: [worse, as_good, best]}
+    monkeypatch.setattr(
+        "symspec.fitting.selection.find_behind", lambda scores, _: behind[len(scores)]
+    )
+    words = {"hidden": [(), (2,), (3,), (4,)], "epochs": 1, "tune": False}
+    tried = ss.select(make_stars(bend=0), **SMALL | words, **QUIET)
+    assert [one.name for one in tried.candidates] == ["linear", "2 tanh", "3 tanh"]
+    assert tried.chosen.name == "2 tanh"
+
+
 def test_the_table_tells_how_each_did(curved, capsys):
     from symspec.reports import open_console
 

@@ -21,7 +21,7 @@ from symspec.fitting.fit import finish, run_adam
 from symspec.fitting.folds import run_folds
 from symspec.fitting.start import build_start
 from symspec.laplace.certificate import Certificate
-from symspec.laplace.prediction import Prediction, join_held_out, join_predictions
+from symspec.laplace.prediction import Prediction, join_held_out
 from symspec.networks.regression import Regression
 from symspec.reports.pages import write_validation_report
 from symspec.reports.plots import plot_predicted_against_true, save_figure
@@ -153,8 +153,7 @@ def run_demo(
         for k in range(folds)
     ]
     done = run_folds(_fit_fold, jobs, progress=progress)
-    by_fold = np.argsort(fold, kind="stable")
-    first = join_predictions([part.prediction for part in done], np.argsort(by_fold))
+    first = join_held_out([part.prediction for part in done], fold)
     prediction = _calibrate(first, np.asarray(spectra.labels), fold)
     write_catalogue(
         files["catalogue"],

@@ -72,7 +72,7 @@ def minimize_by_newton(
     theta: Vector,
     *,
     tolerance: float,
-    max_iterations: int = 1000,
+    max_iterations: int,
     callback: Callback | None = None,
     callback_at_kinks: Callback | None = None,
 ) -> tuple[PolishResult, InverseHessian]:
