@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -181,19 +181,30 @@ def certificate_line(certificate: Certificate) -> str:
     return f"[{colour}]Certificate:[/] the weights are {escape(certificate.message)}"
 
 
-def fold_table(certificates: Iterable[Certificate], regressions: Iterable[Regression]) -> Table:
-    """One row a fold of a cross-validation: the certificate, and the noise."""
+def name_networks(n_folds: int, n_networks: int) -> list[str]:
+    """The number of the fold of each network, and its own where a fold has several."""
+    folds = [str(fold) for fold in range(1, n_folds + 1)]
+    if n_networks == 1:
+        return folds
+    return [f"{fold}, network {k}" for fold in folds for k in range(1, n_networks + 1)]
+
+
+def fold_table(
+    certificates: Sequence[Certificate], regressions: Sequence[Regression], *, n_networks: int = 1
+) -> Table:
+    """One row a network of a cross-validation, `n_networks` a fold: certificate, and noise."""
     table = new_table(
         "Certificate of each fold",
         ["fold", "verdict", "decrement [nats]", "lowest curvature ratio", "sigma_noise"],
         left=2,
     )
-    for i, (certificate, reg) in enumerate(zip(certificates, regressions, strict=True), start=1):
+    names = name_networks(len(certificates) // n_networks, n_networks)
+    for name, certificate, reg in zip(names, certificates, regressions, strict=True):
         colour = "green" if certificate.is_minimum else "yellow"
         verdict = f"[{colour}]{certificate.verdict}[/]"
         ratio = f"{certificate.smallest_ratio:.2g} +- {certificate.smallest_ratio_error:.1g}"
         decrement = f"{certificate.newton_decrement:.2g}"
-        table.add_row(str(i), verdict, decrement, ratio, format_noise(reg))
+        table.add_row(name, verdict, decrement, ratio, format_noise(reg))
     return table
 
 

@@ -33,11 +33,11 @@ from functools import cache
 import numpy as np
 
 import symspec as ss
-from symspec.cli.commands.demo import ACTIVATION, DOF, EPOCHS, FLUX_RANGE, HIDDEN, START_PRIOR
+from symspec.cli.commands.demo import FLUX_RANGE, OPTIONS
 from symspec.fitting.fit import FitOptions, fit_network
 from symspec.laplace.prediction import join_held_out
 
-DOFS = {"student": DOF, "normal": None}
+DOFS = {"student": OPTIONS.dof, "normal": None}
 N_NEW = 25
 N_REFITS = 60
 N_PLANTED = 20
@@ -53,11 +53,10 @@ def read_stars():
 
 def find_options(noise):
     return {
-        "hidden": HIDDEN,
-        "activation": ACTIVATION,
-        "prior_precision": START_PRIOR,
+        "hidden": OPTIONS.hidden,
+        "prior_precision": OPTIONS.prior_precision,
         "dof": DOFS[noise],
-        "epochs": EPOCHS,
+        "epochs": OPTIONS.epochs,
     }
 
 

@@ -21,8 +21,11 @@ def test_every_star_is_predicted_once_while_held_out(tmp_path, monkeypatch):
     monkeypatch.setattr(demo, "miles", lambda clip: few)
     result = demo.run_demo(tmp_path / "out", folds=2, progress=False)
     assert result.prediction.labels.shape == few.labels.shape
-    assert len(result.certificates) == len(result.regressions) == 2
+    assert len(result.certificates) == len(result.regressions) == 2 * demo.NETWORKS
     assert all(path.exists() for path in result.files.values())
+    page = result.files["report"].read_text()
+    assert "by the 2 networks of the fold in which it and its group were held out, together" in page
+    assert ">2, network 2<" in page
     # far better than the mean label, so rows belong to their stars: shuffled ones would scatter by
     # sqrt(2) times more
     assert (

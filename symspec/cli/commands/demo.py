@@ -1,6 +1,7 @@
 """The command `symspec demo`: cross-validated labels and error bars of the MILES stars.
 
-Each fold trains a network without its stars, certifies it, and predicts these stars.
+Each fold trains two networks without its stars, certifies them, and predicts these stars by both
+together.
 """
 
 from __future__ import annotations
@@ -17,11 +18,14 @@ from symspec.derivatives.compiled import compile_jacobian
 from symspec.errors import OptionError
 from symspec.files.archives import write_laplace
 from symspec.files.catalogues import write_catalogue
-from symspec.fitting.fit import finish, run_adam
+from symspec.fitting.fit import FitOptions, fit_network
 from symspec.fitting.folds import run_folds
-from symspec.fitting.start import build_start
 from symspec.laplace.certificate import Certificate
+from symspec.laplace.posterior import LaplacePosterior
 from symspec.laplace.prediction import Prediction, join_held_out
+from symspec.mixtures.mean_network import build_mean_network
+from symspec.mixtures.posterior import CombinedPosterior, combine
+from symspec.mixtures.prediction import mix_predictions
 from symspec.networks.regression import Regression
 from symspec.reports.pages import write_validation_report
 from symspec.reports.plots import plot_predicted_against_true, save_figure
@@ -40,12 +44,15 @@ from symspec.validation.calibration import fit_noise
 
 EXAMPLES = "Example: [bold]symspec demo --output symspec-demo[/]"
 
-HIDDEN = (8,)
-ACTIVATION = "tanh"
-PREPROCESS = "center"  # all pixels are fractions of one continuum, with much the same noise
-START_PRIOR = 2.0
-DOF = 4.0  # of Student's t: some of the published labels contradict all others
-EPOCHS = 20
+OPTIONS = FitOptions(
+    hidden=(8,),
+    preprocess="center",  # all pixels are fractions of one continuum, with much the same noise
+    prior_precision=2.0,
+    dof=4.0,  # of Student's t: some of the published labels contradict all others
+    epochs=20,
+)
+NETWORKS = 2  # a fold: at minima of their own, they err apart
+STAGE = "networks: training, tuning, certifying"
 LEVEL = 0.68  # of the intervals in the catalogue
 FILES = {
     "catalogue": "catalogue.fits",
@@ -79,7 +86,7 @@ def demo(
     console.print(summary_table(result.uncalibrated, truth, title=evidence))
     title = f"{title}, with the noise of the other folds' stars"
     console.print(summary_table(result.prediction, truth, title=title, baseline=RIDGE_BASELINE))
-    console.print(fold_table(result.certificates, result.regressions))
+    console.print(fold_table(result.certificates, result.regressions, n_networks=NETWORKS))
     console.print(star_table(result.prediction, result.spectra.ids, truth))
     for name, path in result.files.items():
         print_written(console, name, path)
@@ -93,15 +100,15 @@ class DemoResult:
     Attributes
     ----------
     prediction : Prediction
-        Prediction of every star, by the network that was trained without it, with the noise that
+        Prediction of every star, by the networks that were trained without it, with the noise that
         the stars of the other folds have around their predictions.
     uncalibrated : Prediction
         The same with the noise of the evidence.
     spectra : Spectra
     certificates : list of Certificate
-        One a fold.
+        One a network, those of a fold beside each other.
     regressions : list of Regression
-        One a fold, noise and prior tuned.
+        One a network, noise and prior tuned.
     files : dict of str to Path
     seconds : float
     """
@@ -149,11 +156,13 @@ def run_demo(
     spectra = miles(clip=FLUX_RANGE)
     fold = np.random.default_rng(seed).permutation(len(spectra)) % folds
     jobs = [
-        _Job(spectra[fold != k], spectra.flux[fold == k], seed + k, None if k else files["model"])
+        _Job(spectra[fold != k], spectra.flux[fold == k], seed + k + folds * i, is_kept=k == 0)
         for k in range(folds)
+        for i in range(NETWORKS)
     ]
-    done = run_folds(_fit_fold, jobs, progress=progress)
-    first = join_held_out([part.prediction for part in done], fold)
+    done = run_folds(_fit, jobs, progress=progress, stage=STAGE)
+    networks = [done[i : i + NETWORKS] for i in range(0, len(done), NETWORKS)]  # of each fold
+    first = join_held_out([_predict_together(each) for each in networks], fold)
     prediction = _calibrate(first, np.asarray(spectra.labels), fold)
     write_catalogue(
         files["catalogue"],
@@ -163,18 +172,21 @@ def run_demo(
         true_labels=spectra.labels,
         interval=LEVEL,
     )
-    _write_plots(files, done[0], prediction, spectra, jobs[0].held_out)
+    model = combine([one.posterior for one in networks[0] if one.posterior is not None])
+    write_laplace(files["model"], model, overwrite=True)
+    _write_plots(files, model, prediction, spectra, spectra.flux[fold == 0])
+    certificates = [one.certificate for one in done]
+    regressions = [one.reg for one in done]
     write_validation_report(
-        files["report"], prediction, spectra,
-        [part.certificate for part in done], [part.reg for part in done],
-        title=TITLE, remark=REMARK, about={"seed": str(seed)}, overwrite=True,
+        files["report"], prediction, spectra, certificates, regressions,
+        n_networks=NETWORKS, title=TITLE, remark=REMARK, about={"seed": str(seed)}, overwrite=True,
     )  # fmt: skip
     return DemoResult(
         prediction=prediction,
         uncalibrated=first,
         spectra=spectra,
-        certificates=[part.certificate for part in done],
-        regressions=[part.reg for part in done],
+        certificates=certificates,
+        regressions=regressions,
         files=files,
         seconds=time.monotonic() - start,
     )
@@ -182,40 +194,39 @@ def run_demo(
 
 @dataclass(frozen=True, eq=False)
 class _Job:
-    """A fold to train and predict, and where its model goes, if it is kept."""
+    """A network to train on some stars, to predict others; whether to keep its posterior."""
 
     training: Spectra
     held_out: np.ndarray
     seed: int
-    model: Path | None
+    is_kept: bool
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class _Fold:
+class _Network:
     """A network trained without some stars, and its prediction of these."""
 
     reg: Regression
-    theta: np.ndarray
     certificate: Certificate
     prediction: Prediction
+    posterior: LaplacePosterior | None
 
 
-def _fit_fold(job: _Job) -> _Fold:
+def _fit(job: _Job) -> _Network:
     """Train without the stars held out, and predict them."""
-    reg = build_start(
-        job.training, HIDDEN, ACTIVATION,
-        prior_precision=START_PRIOR, dof=DOF, preprocess=PREPROCESS,
-    )  # fmt: skip
-    theta = run_adam(reg, job.training, None, seed=job.seed, epochs=EPOCHS, progress=False)
-    posterior = finish(reg, theta, job.training, tune=True, memory="8GB", progress=False)
-    if job.model is not None:
-        write_laplace(job.model, posterior, overwrite=True)
-    return _Fold(
+    posterior = fit_network(job.training, OPTIONS, seed=job.seed, progress=False)
+    return _Network(
         reg=posterior.reg,
-        theta=posterior.theta,
         certificate=posterior.certificate,
         prediction=posterior.predict(job.held_out, progress=False),
+        posterior=posterior if job.is_kept else None,
     )
+
+
+def _predict_together(networks: list[_Network]) -> Prediction:
+    """Prediction of the same stars by networks that count alike."""
+    weights = np.full(len(networks), 1 / len(networks))
+    return mix_predictions([one.prediction for one in networks], weights)
 
 
 def _calibrate(prediction: Prediction, truth: np.ndarray, fold: np.ndarray) -> Prediction:
@@ -230,15 +241,15 @@ def _calibrate(prediction: Prediction, truth: np.ndarray, fold: np.ndarray) -> P
 
 def _write_plots(
     files: dict[str, Path],
-    part: _Fold,
+    model: CombinedPosterior,
     prediction: Prediction,
     spectra: Spectra,
     held_out: np.ndarray,
 ) -> None:
     """Draw the sensitivity of the first fold, and predicted against true labels of all stars."""
-    jacobian = compile_jacobian(part.reg.net)(part.theta, held_out).mean(axis=0)
+    net, theta = build_mean_network(model)
     axes = plot_sensitivity(
-        jacobian,
+        compile_jacobian(net)(theta, held_out).mean(axis=0),
         spectra.wavelength,
         label_names=spectra.label_names,
         label_units=spectra.label_units,

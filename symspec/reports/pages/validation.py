@@ -25,7 +25,7 @@ from symspec.reports.pages.sample_sections import (
     summarize,
 )
 from symspec.reports.pages.write import check_report, save_page
-from symspec.reports.tables import format_noise
+from symspec.reports.tables import format_noise, name_networks
 from symspec.spectra.selections import find_groups
 from symspec.spectra.spectra import Spectra
 from symspec.workers.versions import find_versions
@@ -38,6 +38,7 @@ def write_validation_report(
     certificates: Sequence[Certificate],
     regressions: Sequence[Regression],
     *,
+    n_networks: int = 1,
     object_name: str = "star",
     title: str = "",
     remark: str = "",
@@ -55,7 +56,9 @@ def write_validation_report(
     stars : Spectra
         These stars, with their labels.
     certificates, regressions : sequences of Certificate and Regression
-        One a fold.
+        One a network.
+    n_networks : int, default 1
+        Networks a fold, which predict together.
     object_name, title, about, overwrite
         As of `symspec.write_report`.
     remark : str, optional
@@ -75,24 +78,28 @@ def write_validation_report(
     words = Words.of(object_name)
     if stars.labels is None:
         raise DataError("stars should have the labels that were predicted, got none.")
+    networks, together = "network", ""
+    if n_networks > 1:
+        networks, together = f"{n_networks} networks", ", together"
     sample = Sample(
         heading=f"{words.many.capitalize()} held out",
-        origin=f"Each {words.one} is predicted by the network of the fold in which it and its group"
-        f" were held out.{f' {remark}' if remark else ''}",
+        origin=f"Each {words.one} is predicted by the {networks} of the fold in which it and its"
+        f" group were held out{together}.{f' {remark}' if remark else ''}",
         prediction=prediction,
         true_labels=np.asarray(stars.labels),
         ids=stars.ids,
     )
     samples = [sample]
+    n_folds = len(certificates) // n_networks
     with page_style():
         page = Page(
             title or f"Cross-validation of {', '.join(prediction.label_names)}",
             [
-                _summary_section(sample, stars, len(certificates), words),
+                _summary_section(sample, stars, n_folds, words),
                 budget_section(samples, words),
                 residual_section(samples, words),
                 calibration_section(samples, words),
-                _fold_section(certificates, regressions),
+                _fold_section(certificates, regressions, name_networks(n_folds, n_networks)),
                 flag_section(samples, words),
                 _provenance_section(about or {}),
             ],
@@ -109,8 +116,8 @@ def _summary_section(sample: Sample, stars: Spectra, n_folds: int, words: Words)
         [
             Paragraph(
                 f"{words.count(len(stars))}{groups} were divided into {n_folds} folds. Each was"
-                " held out once: a network was built, trained and given its error bars on the"
-                f" others alone, and predicted its {words.many}."
+                f" held out once, and its {words.many} predicted, with error bars, by what was"
+                " built and trained on the others alone."
             ),
             *summarize(sample),
         ],
@@ -118,20 +125,18 @@ def _summary_section(sample: Sample, stars: Spectra, n_folds: int, words: Words)
 
 
 def _fold_section(
-    certificates: Sequence[Certificate], regressions: Sequence[Regression]
+    certificates: Sequence[Certificate], regressions: Sequence[Regression], names: Sequence[str]
 ) -> Section:
     rows: list[list[Cell]] = [
         [
-            str(fold),
+            name,
             certificate.verdict,
             number(certificate.newton_decrement),
             number(certificate.smallest_ratio),
             number(certificate.smallest_ratio_error),
             format_noise(reg),
         ]
-        for fold, (certificate, reg) in enumerate(
-            zip(certificates, regressions, strict=True), start=1
-        )
+        for name, certificate, reg in zip(names, certificates, regressions, strict=True)
     ]
     columns = ["fold", "the weights are", "Newton decrement [nats]", "lowest curvature ratio"]
     table = Table(
