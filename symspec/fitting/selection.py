@@ -46,6 +46,7 @@ from symspec.validation.scores import (
 )
 
 HIDDEN: tuple[tuple[int, ...], ...] = ((), (4,), (8,), (16,), (32,))
+MOST_WEIGHTS = 10  # a label, in the span of the spectra: more take long, and predict no better
 STARTS = 2
 STEPS = 2000  # of Adam, after which Newton's go on
 REFIT_STEPS = 500  # of Newton's, in the refits
@@ -79,7 +80,7 @@ class Selection:
 def select(
     spectra: Spectra,
     *,
-    hidden: Sequence[Sequence[int]] = HIDDEN,
+    hidden: Sequence[Sequence[int]] | None = None,
     priors: Sequence[str] = ("scale",),
     folds: int = 5,
     groups: ArrayLike | None = None,
@@ -98,9 +99,10 @@ def select(
     ----------
     spectra : Spectra
         With labels. Stars without any are left out.
-    hidden : sequence of sequences of int
+    hidden : sequence of sequences of int, optional
         Widths of the hidden layers of each candidate, in the order in which they are tried; () is a
-        linear network. By default linear, and one layer of 4, 8, 16 and 32.
+        linear network. By default linear, and one layer of 4, 8, 16 and 32, of which no width is
+        tried that has more than ten weights a label in the span of the spectra.
     priors : sequence of str, default ("scale",)
         What of the prior is tuned, see `symspec.tune`: each makes a candidate of its own of each
         network with hidden layers.
@@ -150,9 +152,10 @@ def select(
     if "epochs" not in options:
         batch_size = options.get("batch_size", FitOptions.batch_size)
         options["epochs"] = math.ceil(STEPS * batch_size / max(len(spectra), batch_size))
-    candidates = _list_candidates(hidden, priors, options)
     if spectra.labels is None:
         raise DataError("select needs labels, got spectra without: give Spectra(labels=...).")
+    widths = _list_widths(spectra) if hidden is None else hidden
+    candidates = _list_candidates(widths, priors, options)
     stars, fold = divide(spectra, folds, groups, seed)
     trial = _Trial(stars, fold, seed, n_workers)
     with show_progress(progress) as show:
@@ -173,6 +176,11 @@ def select(
     for said in chosen.warnings:  # in a process of its own, where they were lost
         warnings.warn(said, stacklevel=2)
     return Selection(candidates=rows, laplace=laplace, options=chosen.options)
+
+
+def _list_widths(spectra: Spectra) -> list[tuple[int, ...]]:
+    most = MOST_WEIGHTS * np.isfinite(np.asarray(spectra.labels)).sum()
+    return [widths for widths in HIDDEN if sum(widths) * min(spectra.flux.shape) <= most]
 
 
 def _list_candidates(
@@ -210,7 +218,7 @@ class _Fit:
     reg: Regression
     theta: np.ndarray
     evidence: float
-    is_minimum: bool
+    is_stationary: bool
     warnings: list[Warning | str]
     seconds: float
 
@@ -340,15 +348,15 @@ def _fit(stars: Spectra, start: tuple[FitOptions, int]) -> _Fit:
         reg=laplace.reg,
         theta=laplace.theta,
         evidence=laplace.log_marginal_likelihood(),
-        is_minimum=laplace.certificate.is_minimum,
+        is_stationary=laplace.certificate.is_stationary,
         warnings=[warning.message for warning in told],
         seconds=time.perf_counter() - begin,
     )
 
 
 def _find_best(fits: list[_Fit]) -> _Fit:
-    """The largest evidence, of those at a minimum if there are any; the seconds of all."""
-    best = max(fits, key=lambda fit: (fit.is_minimum, fit.evidence))
+    """The largest evidence, of those whose weights arrived if there are any; the seconds of all."""
+    best = max(fits, key=lambda fit: (fit.is_stationary, fit.evidence))
     return replace(best, seconds=sum(fit.seconds for fit in fits))
 
 

@@ -45,15 +45,15 @@ from symspec.training.steps.newton_models import DenseModel, FindModel, ProductM
 from symspec.training.steps.newton_steps import PolishResult
 
 POLISH_TOLERANCE = 1e-12  # nats; its root matters to the gradient
-BY_PRODUCTS = 1e-8  # the same where Newton's last step costs as much as all others
 MAX_DECREMENT = 1e-6  # nats; weights that are farther from a minimum are at none
+BY_PRODUCTS = MAX_DECREMENT  # where Newton's last steps cost as much as all others
 DENSE_PARAMS = 1000  # few dense Hessians are needed after the descents, and they tell saddles
 ROUGH = 0.1  # nats of decrement that are left where the noise is far from right
 FAR_TURNS = 25  # of L-BFGS
 NEAR_TURNS = 5
 MOST_STEPS = 200  # of Newton's, where there are no turns
 DIFFERENCE = 1e-3  # in h: its square times third derivatives of F is far below any tolerance
-ADJOINT = 1e-5  # relative residual: the gradient is right to a millionth of what F leaves open
+ADJOINT = 1e-3  # relative residual: no step in h feels more digits
 MAX_ADJOINT = 400  # products
 
 

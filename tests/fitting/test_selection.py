@@ -126,6 +126,24 @@ def test_beyond_a_linear_network_widening_ends_at_one_that_is_not_chosen(monkeyp
     assert tried.chosen.name == "2 tanh"
 
 
+def test_widths_of_more_than_ten_weights_a_label_are_tried_only_if_asked_for(monkeypatch):
+    """Sixteen units on twelve pixels have 192 weights, and nine stars 18 labels."""
+    rng = np.random.default_rng(0)
+    stars = ss.Spectra(flux=rng.normal(size=(9, 12)), labels=rng.normal(size=(9, 2)))
+    of_one_label = ss.Spectra(flux=stars.flux, labels=stars.labels[:, :1])
+    monkeypatch.setattr(
+        "symspec.fitting.selection.find_behind",
+        lambda scores, _: [(1.0, 0.1)] * (len(scores) - 1) + [(0.0, 0.0)],
+    )
+    words = {"epochs": 1, "tune": False, "folds": 2, "starts": 1} | QUIET
+    tried = ss.select(stars, **words)  # nine stars span nine pixels: 144 weights
+    assert [one.name for one in tried.candidates] == ["linear", "4 tanh", "8 tanh", "16 tanh"]
+    tried = ss.select(of_one_label, **words)
+    assert [one.name for one in tried.candidates] == ["linear", "4 tanh", "8 tanh"]
+    tried = ss.select(of_one_label, hidden=[(32,)], **words)
+    assert [one.name for one in tried.candidates] == ["32 tanh"]
+
+
 def test_the_table_tells_how_each_did(curved, capsys):
     from symspec.reports import open_console
 
