@@ -77,7 +77,7 @@ def demo(
     folds: Annotated[int, typer.Option(min=2, help="Folds of the cross-validation.")] = 5,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the folds and the first weights.")] = 0,
 ) -> None:
-    """Train on real stars, and predict each, with error bars, by a network that never saw it."""
+    """Train on real stars, and predict each, with error bars, by networks that never saw it."""
     result = run_demo(output, folds=folds, seed=seed, progress=True)
     truth = np.asarray(result.spectra.labels)
     title = f"{len(result.spectra):,} stars, each predicted while held out"
