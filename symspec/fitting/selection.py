@@ -46,7 +46,7 @@ from symspec.validation.scores import (
 )
 
 HIDDEN: tuple[tuple[int, ...], ...] = ((), (4,), (8,), (16,), (32,))
-MOST_WEIGHTS = 10  # a label, in the span of the spectra: more take long, and predict no better
+MOST_WEIGHTS = 10  # a label, in the span of the spectra: more take minutes
 STARTS = 2
 STEPS = 2000  # of Adam, after which Newton's go on
 REFIT_STEPS = 500  # of Newton's, in the refits
@@ -154,9 +154,9 @@ def select(
         options["epochs"] = math.ceil(STEPS * batch_size / max(len(spectra), batch_size))
     if spectra.labels is None:
         raise DataError("select needs labels, got spectra without: give Spectra(labels=...).")
-    widths = _list_widths(spectra) if hidden is None else hidden
-    candidates = _list_candidates(widths, priors, options)
     stars, fold = divide(spectra, folds, groups, seed)
+    widths = _list_widths(stars) if hidden is None else hidden
+    candidates = _list_candidates(widths, priors, options)
     trial = _Trial(stars, fold, seed, n_workers)
     with show_progress(progress) as show:
         tried: list[_Tried] = []
@@ -178,9 +178,10 @@ def select(
     return Selection(candidates=rows, laplace=laplace, options=chosen.options)
 
 
-def _list_widths(spectra: Spectra) -> list[tuple[int, ...]]:
-    most = MOST_WEIGHTS * np.isfinite(np.asarray(spectra.labels)).sum()
-    return [widths for widths in HIDDEN if sum(widths) * min(spectra.flux.shape) <= most]
+def _list_widths(stars: Spectra) -> list[tuple[int, ...]]:
+    """Linear, and one layer as wide as the labels of the stars allow."""
+    most = MOST_WEIGHTS * np.isfinite(np.asarray(stars.labels)).sum()
+    return [widths for widths in HIDDEN if sum(widths) * min(stars.flux.shape) <= most]
 
 
 def _list_candidates(

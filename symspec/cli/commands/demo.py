@@ -136,7 +136,7 @@ def run_demo(
     seed : int
         Seed of the split and of the first weights.
     progress : bool or Progress, default True
-        True: a bar on stderr. A callable is called with (stage, done, total) after each fold.
+        True: a bar on stderr. A callable is called with (stage, done, total) after each network.
 
     Raises
     ------
