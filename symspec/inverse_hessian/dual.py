@@ -111,6 +111,15 @@ class DualInverse(WoodburyInverse):
         tangents = problem.tangents(theta, problem.X[stars])
         return cls(tangents, invert_prior(problem.reg), noise, is_subset=is_subset)
 
+    def in_span(self, problem: Problem, theta: np.ndarray) -> DualInverse:
+        """The inverse of the same regression on the span of its training spectra.
+
+        The kernel is the same, and so is its factor.
+        """
+        noise = problem.noise(theta)
+        variance = invert_prior(problem.reg)
+        return DualInverse(problem.tangents(theta), variance, noise, self.cholesky)
+
     @classmethod
     def from_arrays(cls, reader: ArrayReader, place: str, reg: Regression) -> DualInverse:
         observed = reader.array(f"{place}/observed", (None, reg.net.n_outputs), kind=bool)

@@ -6,20 +6,17 @@ import os
 import warnings
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.sparse.linalg import LinearOperator
 
-from symspec.derivatives import compiled
 from symspec.derivatives.functions import check_stars
 from symspec.derivatives.threads import Threads
 from symspec.errors import NotAtMinimumError, NotAtMinimumWarning
 from symspec.inverse_hessian.builder import InverseBuilder
 from symspec.inverse_hessian.interface import InverseHessian
-from symspec.laplace.certificate import MAX_DECREMENT, Certificate
+from symspec.laplace.certificate import Certificate, certify
 from symspec.laplace.leave_one_out import TrainingStars
 from symspec.laplace.posterior import LaplacePosterior
 from symspec.laplace.training_space import describe_training
@@ -33,21 +30,9 @@ from symspec.spectra.pixels import NOISELESS
 from symspec.spectra.resampling import Resampled
 from symspec.spectra.selections import as_stars
 from symspec.spectra.spectra import Spectra
-from symspec.training.steps.bundles import RADIUS, Bundle, Place
-from symspec.training.steps.proofs import KinkProof, find_kink_proof
-from symspec.training.steps.shared import find_shared_objective
-from symspec.training.steps.stationary_points import (
-    DENSE_LIMIT,
-    LowestCurvature,
-    count_products,
-    find_lowest_curvature,
-)
 from symspec.version import __version__
 from symspec.workers import open_workers
 from symspec.workers.interface import Workers
-
-NEARLY = 1.0  # nats that a bundle of gradients leaves, below which kinks may prove a minimum
-SHIFT_STARS = 256  # training stars over which the effect of a Newton step is averaged
 
 
 def fit_laplace(
@@ -158,7 +143,7 @@ def fit_laplace(
             workers=workers,
         )
         inverse = builder.build(theta)
-        certified = _certify(builder, inverse, theta)
+        certified = certify(builder, inverse, theta)
         laplace = _build_posterior(builder, known, theta, inverse, *certified)
     _report_minimum(laplace.certificate, require_minimum)
     return laplace
@@ -232,140 +217,6 @@ def _find_label_spread(labels: np.ndarray) -> np.ndarray:
     n = np.maximum(known.sum(axis=0), 1)
     deviation = np.where(known, labels - np.where(known, labels, 0.0).sum(axis=0) / n, 0.0)
     return np.sqrt(np.sum(deviation**2, axis=0) / n)
-
-
-def _certify(
-    builder: InverseBuilder, inverse: InverseHessian, theta: np.ndarray
-) -> tuple[float, np.ndarray, Certificate, np.ndarray | None]:
-    """U, its gradient (param,), certificate, and exact step, over the parameters that vary."""
-    stars = _FreeParameters(builder, inverse, theta)
-    U, gradient = stars.differentiate()
-    n_pieces = 1
-    exact_step = inverse.find_step(theta, stars.score)
-    step = inverse.cheap() @ gradient if exact_step is None else -exact_step
-    search = stars.find_lowest_curvature
-    if stars.may_kink and 0.5 * gradient @ step > MAX_DECREMENT:
-        bundle = stars.settle(U, gradient)
-        proof = stars.prove_kink(U, gradient) if bundle.decrement <= NEARLY else None
-        if proof is not None:
-            n_pieces = proof.n_pieces
-            gradient = proof.slope
-            step = inverse.cheap() @ gradient
-            search = partial(proof.find_lowest_curvature, stars.n_products)
-        elif bundle.decrement <= MAX_DECREMENT:
-            n_pieces = bundle.n_pieces
-            gradient = bundle.least
-            step = inverse.cheap() @ gradient
-    certificate = Certificate(
-        gradient_norm=float(np.abs(gradient).max()),
-        newton_decrement=0.5 * max(float(gradient @ step), 0.0),
-        newton_shift=_rms_newton_shift(builder, theta, step),
-        n_pieces=n_pieces,
-        search=search,
-    )
-    if inverse.free.stop - inverse.free.start <= DENSE_LIMIT:
-        certificate.decide()
-    return U, gradient, certificate, exact_step if n_pieces == 1 else None
-
-
-class _FreeParameters:
-    """U as a function of the parameters that vary; those held fixed are passed through once."""
-
-    def __init__(self, builder: InverseBuilder, inverse: InverseHessian, theta: np.ndarray):
-        self.inverse = inverse
-        self.builder = builder
-        self.reg = builder.reg
-        self.theta = theta
-        self.X = builder.X
-        self.Y = builder.Y
-        self.inside = inverse.free
-        self.passes = {"backend": builder.backend, "dtype": builder.dtype}
-        self.rest = 0.0
-        head = inverse.head(builder.reg, theta)
-        if head is not None:
-            self.rest = builder.reg.negative_log_prior_of_held(theta, inverse.free)
-            self.reg = head.reg
-            self.theta = theta[inverse.free]
-            self.X = head.find_features(builder.X, **self.passes)
-            self.inside = slice(None)
-
-    def differentiate(self) -> tuple[float, np.ndarray]:
-        """U, and its gradient (param,), zero for what is held fixed."""
-        objective = compiled.compile_objective(self.reg, **self.passes)
-        workers = self.builder.workers
-        U, gradient = objective(self.theta, self.X, self.Y, scheduler=workers)
-        free = np.asarray(gradient[self.inside], np.float64)
-        return U + self.rest, _embed(free, self.inverse.shape[0], self.inverse.free)
-
-    def score(self) -> np.ndarray:
-        """Gradient (star, output) of the stars' log density by the network's outputs."""
-        outputs = compiled.compile_outputs(self.builder.reg.net, **self.passes)
-        return self.builder.reg.noise.score(outputs(self.theta, self.X), self.Y)
-
-    @property
-    def may_kink(self) -> bool:
-        """Whether U is piecewise smooth, and computed with the digits that tell pieces apart."""
-        return not self.reg.net.is_smooth and self.passes["dtype"] == "float64"
-
-    @property
-    def n_products(self) -> int:
-        """Products with the Hessian that a search for its sign may take."""
-        return count_products(self.theta.size, len(self.X))
-
-    def prove_kink(self, U: float, gradient: np.ndarray) -> KinkProof | None:
-        """The proof of a minimum where kinks meet, if all kinks of the network are known."""
-        if self.reg is not self.builder.reg:  # some parameters are held
-            return None
-        shared = find_shared_objective(self.builder)
-        if shared is None:
-            return None
-        place = Place(self.theta, U, gradient)
-        return find_kink_proof(shared, place, self.inverse.cheap(), RADIUS, MAX_DECREMENT)
-
-    def settle(self, U: float, gradient: np.ndarray) -> Bundle:
-        """Gradients of pieces of U nearby, until some of them cancel or U is lower somewhere.
-
-        It takes at most three gradients for each product that a search for the sign may take.
-        """
-        objective = compiled.compile_objective(self.reg, **self.passes)
-        n_products = self.n_products
-        bundle = Bundle(Place(self.theta, U, gradient), self.inverse.cheap(), n_products)
-        bundle.settle(
-            lambda theta: objective(theta, self.X, self.Y),
-            RADIUS,
-            MAX_DECREMENT,
-            max_calls=3 * n_products,
-        )
-        return bundle
-
-    def find_lowest_curvature(self) -> LowestCurvature:
-        product = compiled.compile_hessian_vector_product(self.reg, **self.passes)
-        free = self.inverse.free
-        cheap = self.inverse.cheap()
-        n = free.stop - free.start
-
-        def multiply(v: np.ndarray) -> np.ndarray:
-            v = _embed(v, self.theta.size, self.inside)
-            return product(self.theta, self.X, self.Y, v)[self.inside].astype(np.float64)
-
-        restricted = LinearOperator(
-            (n, n),
-            matvec=lambda v: (cheap @ _embed(v, cheap.shape[0], free))[free],
-            dtype=np.float64,
-        )
-        return find_lowest_curvature(multiply, restricted, self.n_products)
-
-
-def _embed(v: np.ndarray, size: int, where: slice) -> np.ndarray:
-    out = np.zeros(size)
-    out[where] = v.ravel()
-    return out
-
-
-def _rms_newton_shift(builder: InverseBuilder, theta: np.ndarray, step: np.ndarray) -> np.ndarray:
-    X = builder.X[:: max(1, len(builder.X) // SHIFT_STARS)]
-    squares = [tangents.matvec(step) ** 2 for _, tangents in builder.walk(theta, X)]
-    return np.sqrt(np.concatenate(squares).mean(axis=0))
 
 
 def _report_minimum(certificate: Certificate, require_minimum: bool | None) -> None:

@@ -106,7 +106,7 @@ def assert_bounds_the_smallest(value, error, eigenvalues):
 @pytest.fixture
 def iterative(monkeypatch):
     monkeypatch.setattr(module, "DENSE_LIMIT", 0)
-    monkeypatch.setattr("symspec.laplace.fit.DENSE_LIMIT", 0)
+    monkeypatch.setattr("symspec.laplace.certificate.DENSE_LIMIT", 0)
 
 
 @over_networks
@@ -135,6 +135,25 @@ def test_the_sign_is_looked_for_when_it_is_asked_for(problem):
     assert copied.sign == "not decided"  # it has no training set
     assert np.isnan(copied.smallest_ratio)
     assert pickle.loads(pickle.dumps(certificate)).known == certificate.known
+
+
+@pytest.mark.usefixtures("iterative")
+def test_the_sign_is_that_of_the_span_of_the_stars_where_they_are_fewer_than_the_pixels():
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(20, 50))
+    Y = np.tanh(X[:, :2]) + 0.1 * rng.normal(size=(20, 2))
+    Y[3, 1] = np.nan
+    net = ss.standardized(ss.mlp([50, 3, 2], activation="tanh"), X, Y)
+    reg = ss.Regression(net, sigma_noise=[0.3, 0.2], prior_precision=ss.scaled_prior(net, 1.0))
+    for theta in (net.init_params(rng), net.init_params(rng) / 10):
+        H, G = (compile_it(reg)(theta, X, Y) for compile_it in (ss.compile_hessian, ss.compile_ggn))
+        ratios = eigh(H, G, eigvals_only=True)
+        fitted = ss.fit_laplace(reg, theta, X, Y, structure="dual", require_minimum=False)
+        found = fitted.certificate.decide()
+        assert_bounds_the_smallest(found.smallest_ratio, found.smallest_ratio_error, ratios)
+        assert_allclose(found.smallest_ratio, ratios[0], rtol=0.05)
+        eigenvalues = np.linalg.eigvalsh(H)
+        assert_bounds_the_smallest(found.smallest_eigenvalue, found.eigenvalue_error, eigenvalues)
 
 
 def build_matrix(eigenvalues, seed=0):

@@ -141,13 +141,11 @@ def find_lowest(product: Product, inverse: LinearOperator, n_products: int) -> E
     lanczos = Lanczos(product, inverse, np.random.default_rng(0).normal(size=n))
     for _ in range(n_products):
         lanczos.grow()
-        error = float(lanczos.residual(lanczos.vectors[:, 0]))
-        missed = 0.0 if lanczos.is_whole else _bound_missed(lanczos.values, error, n)
-        if lanczos.is_whole or (error <= RESIDUAL * abs(lanczos.values[0]) and missed <= MISSED):
+        missed = 0.0 if lanczos.is_whole else _bound_missed(lanczos, n)
+        is_known = lanczos.error <= RESIDUAL * abs(lanczos.lowest)
+        if lanczos.is_whole or (is_known and missed <= MISSED):
             break
-    return Eigenpair(
-        float(lanczos.values[0]), lanczos.combine(lanczos.vectors[:, 0]), error, missed
-    )
+    return Eigenpair(lanczos.lowest, lanczos.find_vector(), lanczos.error, missed)
 
 
 class Lanczos:
@@ -166,12 +164,8 @@ class Lanczos:
 
     Attributes
     ----------
-    norm : float
-        Of p, in the norm of A^-1.
-    values : numpy.ndarray, shape (step,)
-        Eigenvalues of H in the span, rising.
-    vectors : numpy.ndarray, shape (step, step)
-        Their coefficients of the v_j, one in a column.
+    lowest, highest : float
+        Eigenvalues of H in the span.
     """
 
     def __init__(self, product: Product, inverse: LinearOperator, p: Vector):
@@ -183,7 +177,7 @@ class Lanczos:
         self._before = np.zeros_like(p)
         self._p = p
         self._v = inverse @ p
-        self.norm = float(np.sqrt(max(p @ self._v, 0.0)))
+        self._norm = float(np.sqrt(max(p @ self._v, 0.0)))  # of p, in the norm of A^-1
 
     def __len__(self) -> int:
         return len(self._basis)
@@ -191,11 +185,11 @@ class Lanczos:
     @property
     def is_whole(self) -> bool:
         """Whether the span is invariant: there is nothing to add."""
-        return bool(self._off[-1] <= 1e-12 * np.abs(self.values).max())
+        return self._off[-1] <= 1e-12 * max(abs(self.lowest), abs(self.highest))
 
     def grow(self) -> None:
         """Take a step."""
-        size = self._off[-1] if self._off else self.norm
+        size = self._off[-1] if self._off else self._norm
         p = self._p / size
         v = self._v / size
         self._basis.append(v)
@@ -206,27 +200,36 @@ class Lanczos:
         self._p = w
         self._v = self._inverse @ w
         self._off.append(float(np.sqrt(max(w @ self._v, 0.0))))
-        self.values, self.vectors = eigh_tridiagonal(self._diagonal, self._off[:-1])
+        last = len(self) - 1
+        low, vectors = self._find_eigenvalue(0)
+        high, _ = self._find_eigenvalue(last)
+        self.lowest, self.highest = float(low[0]), float(high[0])
+        self._coefficients = vectors[:, 0]
 
-    def residual(self, coefficients: Vector) -> float:
-        """Length, in the norm of A^-1, of what H makes of a combination beyond the span."""
-        return float(self._off[-1] * abs(coefficients[-1]))
+    def _find_eigenvalue(self, i: int) -> tuple[np.ndarray, np.ndarray]:
+        """The one alone: all would cost more than the step where there are hundreds."""
+        return eigh_tridiagonal(self._diagonal, self._off[:-1], select="i", select_range=(i, i))
 
-    def combine(self, coefficients: Vector) -> Vector:
-        """The combination (param,) of the v_j."""
-        pairs = zip(coefficients, self._basis, strict=True)
+    @property
+    def error(self) -> float:
+        """An eigenvalue of (H, A) lies within this distance of the lowest."""
+        return float(self._off[-1] * abs(self._coefficients[-1]))
+
+    def find_vector(self) -> Vector:
+        """That of the lowest (param,), of length 1 in the norm of A."""
+        pairs = zip(self._coefficients, self._basis, strict=True)
         return sum((c * v for c, v in pairs), np.zeros_like(self._p))
 
 
-def _bound_missed(values: np.ndarray, error: float, n: int) -> float:
+def _bound_missed(lanczos: Lanczos, n: int) -> float:
     r"""Bound of the probability that there is a negative eigenvalue though no Ritz value is.
 
     After k steps from a random start the lowest Ritz value is above the lowest eigenvalue by more
     than :math:`\epsilon` of the spectrum's width with a probability of at most
     :math:`1.648 \sqrt n\, e^{-\sqrt\epsilon (2k - 1)}`.
     """
-    if values[0] <= 0:
+    if lanczos.lowest <= 0:
         return 0.0
-    width = values[-1] + error
-    exponent = np.sqrt(values[0] / width) * (2 * len(values) - 1)
+    width = lanczos.highest + lanczos.error
+    exponent = np.sqrt(lanczos.lowest / width) * (2 * len(lanczos) - 1)
     return float(min(1.0, 1.648 * np.sqrt(n) * np.exp(-exponent)))
