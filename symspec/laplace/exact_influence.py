@@ -21,7 +21,7 @@ from symspec.safety.label_errors import Labels
 from symspec.safety.memory import STARS_AT_ONCE, chunks
 from symspec.safety.options import check_choice
 from symspec.safety.progress import Progress
-from symspec.training.steps.hessian_solves import solve_hessian
+from symspec.training.steps.hessian_solves import HessianSolver
 
 if TYPE_CHECKING:
     from symspec.laplace.posterior import LaplacePosterior
@@ -85,7 +85,7 @@ def find_exact_influence(
     builder = InverseBuilder(span.reg, span.X, labels, backend=laplace.backend)
     inverse = laplace.inverse_hessian if span.basis is None else builder.build(theta)
     product = compiled.compile_hessian_vector_product(span.reg, backend=laplace.backend)
-    multiply = partial(product, theta, span.X, labels)
+    solver = HessianSolver(partial(product, theta, span.X, labels), inverse.cheap())
     n_labels = laplace.reg.net.n_labels
     moved = np.empty((len(X), n_labels, len(flux)))
     size = max(1, BLOCK_BYTES // (8 * n_labels * laplace.theta.size))
@@ -95,7 +95,7 @@ def find_exact_influence(
         for i, b in enumerate(J):
             done = rows.start * n_labels + i
             show("solving with the exact Hessian", done, len(X) * n_labels)
-            solutions[:, i] = solve_hessian(multiply, inverse.cheap(), span.project(b))
+            solutions[:, i] = solver.solve(span.project(b))
         for train in chunks(len(flux), STARS_AT_ONCE):
             C = builder.tangents(theta, span.X[train]).matvec(solutions)
             changes = np.einsum("mdk,md->km", C, pulls[train])

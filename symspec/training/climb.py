@@ -13,6 +13,7 @@ SHORTER = 0.25  # a step that does not lead higher
 FIRST_RADIUS = 0.5
 LARGEST_RADIUS = 0.6
 MUCH = 10.0  # nats
+FAR_ABOVE = 1.0  # nats: the climb would end beyond, after many evaluations on this side
 BREAK = 3.0  # gains promised that F falls by only where another minimum was found
 SMALL = 0.05  # share of a Newton step's gain: less leads no further up to such a place
 
@@ -179,7 +180,7 @@ def _find_step(
 def _search(evaluate: Evaluate, here: Point, step: np.ndarray, *, is_near: bool) -> Point:
     """F after the step; the search goes on where it was given up far above."""
     there = evaluate(here.h + step, here.theta, is_near)
-    if there.is_certain or there.F < here.F + MUCH:
+    if there.is_certain or there.F < here.F + FAR_ABOVE:
         return there
     return evaluate(there.h, there.theta)
 

@@ -35,13 +35,15 @@ from symspec.safety.progress import Progress, show_progress
 from symspec.spectra.resampling import Resampled
 from symspec.spectra.selections import as_stars
 from symspec.spectra.spectra import Spectra
-from symspec.training.climb import Point, find_free
+from symspec.training.climb import find_free
 from symspec.training.hyperparameters import Hyperparameters
 from symspec.training.marginal_likelihood import MAX_DECREMENT, Evidence, MarginalLikelihood
 from symspec.training.search import Summit, alternate, maximize, maximize_linearized
+from symspec.training.steps.newton_steps import PolishResult
 
 FINAL_TOLERANCE = 1e-13  # nats of Newton decrement: weights within 1e-6 of their deviations
 START_SEED = 0  # of the weights of further starts, where no `rng` is given
+MOST_CLIMBS = 3  # from beyond one saddle point after another
 DOWNHILL_STEPS = 500  # of L-BFGS from weights that were drawn
 
 
@@ -166,8 +168,10 @@ def tune(
         if move:
             start = MarginalLikelihood(builder, of_span)
             firsts = _find_starts(start, span, weights, starts, rng)
-            best, is_end = _search(start, firsts, tolerance, max_evaluations, follow)
-            weights = span.lift(_settle(start, best, is_end))
+            summit = _search(start, firsts, tolerance, max_evaluations, follow)
+            summit, result = _settle(start, summit, tolerance, max_evaluations, follow)
+            _warn_of_end(summit, result, hyperparameters.limits)
+            best, weights = summit[0], span.lift(result.theta)
         else:
             fixed = span.project(weights)
             best, _ = maximize_linearized(
@@ -225,11 +229,10 @@ def _search(
     follow: _Follow,
 ) -> Summit:
     """The largest F found from several weights."""
-    search = maximize if start.builder.inverse.has_evidence_gradient else alternate
     summits: list[Summit] = []
     for first in firsts:
         follow.start += 1
-        summits.append(search(start, first, tolerance, max_evaluations, follow))
+        summits.append(_climb(start, first, tolerance, max_evaluations, follow))
     follow.tell_spread([point.F for point, _ in summits])
     best = summits[0]
     for summit in summits[1:]:
@@ -238,9 +241,39 @@ def _search(
     return best
 
 
-def _settle(start: MarginalLikelihood, best: Point, is_end: bool) -> np.ndarray:
-    """Weights at the minimum of U itself; warn of where it is none, and of F that still rises."""
-    result, _ = start.at(best.h).minimize(best.theta, tolerance=FINAL_TOLERANCE, is_near=True)
+def _climb(
+    start: MarginalLikelihood,
+    theta: np.ndarray,
+    tolerance: float,
+    max_evaluations: int,
+    follow: _Follow,
+) -> Summit:
+    search = maximize if start.builder.inverse.has_evidence_gradient else alternate
+    return search(start, theta, tolerance, max_evaluations, follow)
+
+
+def _settle(
+    start: MarginalLikelihood,
+    summit: Summit,
+    tolerance: float,
+    max_evaluations: int,
+    follow: _Follow,
+) -> tuple[Summit, PolishResult]:
+    """The minimum of U itself; where it is beyond a saddle point, climb on from there."""
+    for climbs in range(MOST_CLIMBS):
+        here = start.at(summit[0].h)
+        theta = summit[0].theta
+        result, _ = here.minimize(theta, tolerance=FINAL_TOLERANCE, is_near=True)
+        fall = here.objective(theta)[0] - result.negative_log_posterior
+        if not summit[0].is_certain or fall <= tolerance or climbs == MOST_CLIMBS - 1:
+            break
+        summit = _climb(here, result.theta, tolerance, max_evaluations, follow)
+    return summit, result
+
+
+def _warn_of_end(summit: Summit, result: PolishResult, limits: np.ndarray) -> None:
+    """Warn of weights that are at no minimum of U, and of F that still rises."""
+    best, is_end = summit
     advice = "Smooth activations (softplus, gelu, tanh) in place of relu, or a stronger prior, help"
     if not (best.is_certain and result.newton_decrement <= MAX_DECREMENT):
         warnings.warn(
@@ -252,7 +285,7 @@ def _settle(start: MarginalLikelihood, best: Point, is_end: bool) -> np.ndarray:
             stacklevel=3,
         )
     if is_end:
-        gain = best.gain(find_free(best, start.hyperparameters.limits))
+        gain = best.gain(find_free(best, limits))
         warnings.warn(
             f"the evidence still rises at the noise and prior returned (a Newton step promises"
             f" {gain:.3g} nats), but there the minimum of U that was followed ends: those beyond"
@@ -261,7 +294,6 @@ def _settle(start: MarginalLikelihood, best: Point, is_end: bool) -> np.ndarray:
             SeveralMaximaWarning,
             stacklevel=3,
         )
-    return result.theta
 
 
 class _Follow:

@@ -24,16 +24,16 @@ from __future__ import annotations
 import warnings
 from abc import ABC, abstractmethod
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Self, cast
 
 import numpy as np
 from scipy.linalg import LinAlgWarning, solve
-from scipy.sparse.linalg import LinearOperator, cg
 
 from symspec.derivatives import compiled, weighted_sums
 from symspec.derivatives.matrices import WeightedHessian
+from symspec.errors import NotPositiveDefiniteError
 from symspec.inverse_hessian.builder import InverseBuilder
 from symspec.inverse_hessian.interface import InverseHessian, log_evidence
 from symspec.networks.noise.noise import TunableNoise
@@ -41,20 +41,22 @@ from symspec.networks.regression import Regression
 from symspec.safety.label_errors import Labels, find_labels_alone, find_observed
 from symspec.training.descents import ITERATIONS, choose_turns, descend, minimize_by_descents
 from symspec.training.hyperparameters import Hyperparameters
+from symspec.training.steps.hessian_solves import HessianSolver, Lessons
 from symspec.training.steps.newton_models import DenseModel, FindModel, ProductModel, is_small
 from symspec.training.steps.newton_steps import PolishResult
 
 POLISH_TOLERANCE = 1e-12  # nats; its root matters to the gradient
 MAX_DECREMENT = 1e-6  # nats; weights that are farther from a minimum are at none
-BY_PRODUCTS = MAX_DECREMENT  # where Newton's last steps cost as much as all others
+BY_PRODUCTS = 1e-5  # where Newton's last steps cost as much as all others, and F feels none
 DENSE_PARAMS = 1000  # few dense Hessians are needed after the descents, and they tell saddles
 ROUGH = 0.1  # nats of decrement that are left where the noise is far from right
 FAR_TURNS = 25  # of L-BFGS
 NEAR_TURNS = 5
 MOST_STEPS = 200  # of Newton's, where there are no turns
 DIFFERENCE = 1e-3  # in h: its square times third derivatives of F is far below any tolerance
-ADJOINT = 1e-3  # relative residual: no step in h feels more digits
-MAX_ADJOINT = 400  # products
+ADJOINT = (
+    1e-10  # squared residual in the norm of A^-1, relative: fewer digits are those of rounding
+)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -191,6 +193,7 @@ class MarginalLikelihood(EvidenceFunction):
         how = {"kind": builder.reg.noise.kind, "n_given": n_given, "backend": backend}
         self._loss = weighted_sums.compile_weighted_squares(net, **how)
         self._product = weighted_sums.compile_weighted_hessian_vector_product(net, **how)
+        self._lessons = Lessons()  # one for all copies
         self._hessian = None
         if is_small(net, DENSE_PARAMS):
             self._hessian = WeightedHessian(net, **how)
@@ -228,13 +231,19 @@ class MarginalLikelihood(EvidenceFunction):
         return self._last_hessian[1]
 
     def minimize(
-        self, theta: np.ndarray, *, tolerance: float, is_near: bool = False
+        self,
+        theta: np.ndarray,
+        *,
+        tolerance: float,
+        is_near: bool = False,
+        looks_for_saddles: bool = True,
     ) -> tuple[PolishResult, InverseHessian]:
         """Minimum of U near `theta`, and the inverse Hessian there.
 
-        If it should be near, the search is given up where it would take long.
+        If it should be near, the search is given up where it would take long. A saddle point is one
+        of the ends, by products with H, where nobody looks for them.
         """
-        find_model: FindModel = partial(ProductModel, self.hessian_product)
+        find_model: FindModel = partial(self._find_product_model, looks_for_saddles)
         if self._hessian is not None:
             find_model = partial(DenseModel, partial(self._find_hessian, self._hessian))
         max_iterations = ITERATIONS * (NEAR_TURNS if is_near else FAR_TURNS)
@@ -248,16 +257,36 @@ class MarginalLikelihood(EvidenceFunction):
             max_iterations=max_iterations if self._find_turn else MOST_STEPS,
         )
 
+    def _find_product_model(
+        self,
+        looks_for_saddles: bool,
+        builder: InverseBuilder,
+        theta: np.ndarray,
+        gradient: np.ndarray,
+    ) -> ProductModel:
+        return ProductModel(
+            self.hessian_product,
+            builder,
+            theta,
+            gradient,
+            learned=self._lessons.at(partial(self.hessian_product, theta)),
+            looks_for_saddles=looks_for_saddles,
+        )
+
     def evaluate(self, theta: np.ndarray, *, is_near: bool = False) -> Evidence:
         """F at the minimum near `theta`, with its gradient: the complete one by primal or dual.
 
-        `is_near` is that of `minimize`.
+        `is_near` is that of `minimize`. To solve with H tells saddle points, too.
         """
         tolerance = BY_PRODUCTS if self._hessian is None else POLISH_TOLERANCE
-        result, inverse = self.minimize(theta, tolerance=tolerance, is_near=is_near)
-        if self.builder.inverse.has_evidence_gradient:
-            return self._differentiate(result, inverse)
-        return self._differentiate_by_differences(result, inverse)
+        minimize = partial(self.minimize, tolerance=tolerance, is_near=is_near)
+        if not self.builder.inverse.has_evidence_gradient:
+            return self._differentiate_by_differences(*minimize(theta))
+        result, inverse = minimize(theta, looks_for_saddles=False)
+        evidence = self._differentiate(result, inverse)
+        if result.converged and not evidence.is_minimum:
+            evidence = self._differentiate(*minimize(result.theta))
+        return evidence
 
     def evaluate_roughly(self, theta: np.ndarray) -> Evidence:
         if self._find_turn is None:
@@ -301,7 +330,10 @@ class MarginalLikelihood(EvidenceFunction):
         )
         outputs = self.find_outputs(theta, self.X)
         by_theta += tangents.rmatvec(self._own.differentiate_weights(outputs, self.labels, V))
-        q = 0 * theta if is_rough else self._solve_hessian(theta, inverse, by_theta)
+        q = None if is_rough else self._solve_hessian(theta, inverse, by_theta)
+        if q is None:
+            q = 0 * theta
+            result = replace(result, converged=False)
         residuals = self.Y - outputs[:, : self.Y.shape[1]]
         by_noise = self._own.differentiate_evidence(residuals, V, tangents.matvec(q), self._given)
         pull = self._sum_by_block(precision * theta * (q - 0.5 * theta))
@@ -311,7 +343,7 @@ class MarginalLikelihood(EvidenceFunction):
         gradient = self.hyperparameters.gradient(self.h, by_noise, by_factor)
         F = log_evidence(self.reg, theta, result.negative_log_posterior, inverse)
         slope = self.objective(theta)[1]
-        if 0.5 * slope @ (inverse @ slope) <= MAX_DECREMENT:
+        if 0.5 * slope @ (inverse @ slope) <= BY_PRODUCTS:
             F += q @ slope  # log det A at the minimum itself, a small step away
         WV = np.matmul(weights, V)
         return self._evidence(F, inverse, gradient, result, WV, counts)
@@ -344,12 +376,18 @@ class MarginalLikelihood(EvidenceFunction):
 
     def _solve_hessian(
         self, theta: np.ndarray, inverse: InverseHessian, b: np.ndarray
-    ) -> np.ndarray:
+    ) -> np.ndarray | None:
+        """H^-1 b (param,); None where products with H show that it is not positive definite."""
         if self._hessian is not None:
             with warnings.catch_warnings():  # H may be singular at what is no minimum
                 warnings.simplefilter("ignore", LinAlgWarning)
                 return solve(self._find_hessian(self._hessian, theta), b, assume_a="sym")
-        H = LinearOperator(
-            inverse.shape, matvec=lambda v: self.hessian_product(theta, v.ravel()), dtype=np.float64
-        )
-        return cg(H, b, rtol=ADJOINT, maxiter=MAX_ADJOINT, M=inverse)[0]
+        product = partial(self.hessian_product, theta)
+        known = self._lessons.at(product)
+        solver = HessianSolver(product, inverse.cheap(), tolerance=ADJOINT, learned=known)
+        try:
+            q = solver.solve(b)
+        except NotPositiveDefiniteError:
+            return None
+        self._lessons.learned = solver.learned
+        return q

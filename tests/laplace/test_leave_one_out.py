@@ -8,7 +8,7 @@ from conftest import assert_entries
 from scipy import stats
 
 import symspec as ss
-from symspec.training.steps.hessian_solves import solve_hessian
+from symspec.training.steps.hessian_solves import HessianSolver
 
 N, N_NEW = 24, 3
 GROUPS = np.arange(N) % 7
@@ -261,8 +261,8 @@ def test_the_exact_hessian_is_for_minima(bent):
 def test_solving_with_a_hessian_that_curves_down_is_refused():
     H = np.diag([1.0, -0.5, 2.0])
     with pytest.raises(ss.NotPositiveDefiniteError, match="along one direction its curvature is -"):
-        solve_hessian(lambda v: H @ v, np.eye(3), np.array([1.0, 2.0, 0.1]))
-    x = solve_hessian(lambda v: H @ v, np.eye(3), np.array([1.0, 0.0, 4.0]))
+        HessianSolver(H.dot, np.eye(3)).solve(np.array([1.0, 2.0, 0.1]))
+    x = HessianSolver(H.dot, np.eye(3)).solve(np.array([1.0, 0.0, 4.0]))
     assert_entries(x, np.array([1.0, 0.0, 2.0]), SOLVED)
 
 

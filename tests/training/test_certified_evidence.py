@@ -201,6 +201,45 @@ def test_starts_are_counted(problem):
         ss.tune(reg, theta, X, Y, starts=0)
 
 
+def build_saddle():
+    """A tanh network of labels of mean zero: at theta = 0 U has no slope, and falls along pairs."""
+    rng = np.random.default_rng(2)
+    X = rng.normal(size=(30, 3))
+    Y = X @ rng.normal(size=(3, 2)) + 0.1 * rng.normal(size=(30, 2))
+    net = ss.mlp([3, 2, 2], activation="tanh")
+    reg = ss.Regression(net, sigma_noise=1.0, prior_precision=1.0)
+    return reg, np.zeros(net.n_params), X, Y - Y.mean(axis=0)
+
+
+def test_from_a_saddle_point_that_no_solution_shows_the_end_is_at_a_minimum(monkeypatch):
+    monkeypatch.setattr(marginal_likelihood, "DENSE_PARAMS", 0)
+    reg, theta, X, Y = build_saddle()
+    seen = []
+    words = {"tolerance": 1e-3, "prior": "fixed", "progress": False}
+    found = ss.tune(reg, theta, X, Y, callback=lambda _, at: seen.append(at), **words)
+    np.testing.assert_array_equal(seen[0].theta, theta)
+    assert seen[0].is_minimum  # as far as that was looked at
+    evidence = find_evidence(*found, X, Y)
+    assert evidence > seen[0].log_marginal_likelihood + 10
+    again = ss.tune(*found, X, Y, **words)
+    assert find_evidence(*again, X, Y) == pytest.approx(evidence, abs=2e-3)
+
+
+def test_beside_a_saddle_point_solving_with_the_hessian_tells_it(monkeypatch):
+    monkeypatch.setattr(marginal_likelihood, "DENSE_PARAMS", 0)
+    reg, theta, X, Y = build_saddle()
+    near = theta + 1e-6 * np.random.default_rng(0).normal(size=theta.size)
+    start = MarginalLikelihood(InverseBuilder(reg, X, Y), Hyperparameters(reg))
+    monkeypatch.setattr(start, "_find_turn", None)
+    there, _ = start.minimize(near, tolerance=1e-5, looks_for_saddles=False)
+    assert there.converged
+    evidence = start.evaluate(near)
+    assert evidence.is_minimum
+    assert start.objective(evidence.theta)[0] < start.objective(near)[0] - 1
+    H = ss.compile_hessian(reg)(evidence.theta, X, Y)
+    assert np.linalg.eigvalsh(H)[0] > 0
+
+
 @pytest.mark.parametrize("structure", ["primal", "dual"])
 def test_far_from_the_noise_the_evidence_is_rough_and_at_the_end_it_is_not(structure):
     rng = np.random.default_rng(4)

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cached_property, partial
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from scipy.linalg import eigh, solve_triangular
@@ -29,6 +29,7 @@ from symspec.inverse_hessian.builder import InverseBuilder
 from symspec.inverse_hessian.interface import InverseHessian
 from symspec.networks.network import Network
 from symspec.networks.regression import Regression
+from symspec.training.steps.hessian_solves import Directions, correct
 from symspec.training.steps.stationary_points import (
     Eigenpair,
     Product,
@@ -219,6 +220,10 @@ class ProductModel:
     inverse : InverseHessian, optional
         Of G, `age` steps before.
     stiffness : float
+    learned : Directions, optional
+        In which H is unlike G, found at a minimum nearby.
+    looks_for_saddles : bool, default True
+        False: wherever the decrement is small, it takes the gain for that.
 
     Attributes
     ----------
@@ -238,6 +243,9 @@ class ProductModel:
         inverse: InverseHessian | None = None,
         age: int = 0,
         stiffness: float = 1.0,
+        *,
+        learned: Directions | None = None,
+        looks_for_saddles: bool = True,
     ):
         self._product = product
         self._builder = builder
@@ -245,6 +253,8 @@ class ProductModel:
         self._gradient = gradient
         self._age = 0 if inverse is None else age
         self._stiffness = stiffness
+        self._learned = learned
+        self._looks_for_saddles = looks_for_saddles
         self.inverse = _build_stiff(builder, theta, stiffness) if inverse is None else inverse
         self.decrement = 0.5 * float(gradient @ (self.inverse.cheap() @ gradient))
         self._radius = np.inf
@@ -257,6 +267,8 @@ class ProductModel:
     @cached_property
     def gain(self) -> float:
         """The decrement, infinite at a saddle: some ten products, when first asked for."""
+        if not self._looks_for_saddles:
+            return self.decrement
         n_products = count_products(self._gradient.size, len(self._builder.X))
         cheap = self.inverse.cheap()
         lowest = find_lowest(self._multiply, cheap, min(n_products, MAX_PRODUCTS))
@@ -266,13 +278,19 @@ class ProductModel:
         return np.inf
 
     def refresh(self) -> ProductModel:
-        return ProductModel(self._product, self._builder, self._theta, self._gradient)
+        return self._stand_at(self._theta, self._gradient)
 
     def move(self, theta: Vector, gradient: Vector) -> ProductModel:
         age = self._age + 1
         kept = self.inverse if age < MAX_AGE else None
         stiffness = self._stiffness if kept is not None else self._find_stiffness()
-        return ProductModel(self._product, self._builder, theta, gradient, kept, age, stiffness)
+        return self._stand_at(theta, gradient, kept, age, stiffness)
+
+    def _stand_at(self, theta: Vector, gradient: Vector, *kept: Any) -> ProductModel:
+        return ProductModel(
+            self._product, self._builder, theta, gradient, *kept,
+            learned=self._learned, looks_for_saddles=self._looks_for_saddles,
+        )  # fmt: skip
 
     def _find_stiffness(self) -> float:
         """More of it where only short steps succeed, less where long ones do."""
@@ -287,7 +305,8 @@ class ProductModel:
         self._radius = radius
         if self._saddle is not None:
             return _step_along(self._saddle, self._gradient, radius)
-        return _steihaug(self._multiply, self.inverse.cheap().dot, self._gradient, radius)
+        precondition = correct(self.inverse.cheap().dot, self._learned)
+        return _steihaug(self._multiply, precondition, self._gradient, radius)
 
     @property
     def _multiply(self) -> Product:
