@@ -64,6 +64,7 @@ def fit_network(
     *,
     seed: int = 0,
     held_out: Spectra | None = None,
+    decide: bool = True,
     progress: bool | Progress = True,
 ) -> LaplacePosterior:
     """Train a network on spectra with labels, and find its error bars.
@@ -76,6 +77,8 @@ def fit_network(
         Of the first weights and of the batches.
     held_out : Spectra, optional
         Stars on which Adam's best epoch is chosen.
+    decide : bool, default True
+        Whether to look at once whether the weights are at a minimum.
     progress : bool or Progress, default True
     """
     start = build_start(
@@ -100,6 +103,7 @@ def fit_network(
         starts=options.starts,
         structure=options.structure,
         memory=options.memory,
+        decide=decide,
         progress=progress,
     )
 
@@ -167,6 +171,7 @@ def finish(
     noise: str = "per_label",
     prior: str = "scale",
     starts: int = 1,
+    decide: bool = True,
     progress: bool | Progress = True,
 ) -> LaplacePosterior:
     """Go to the minimum, with `tune` at the noise and prior of largest evidence, and invert.
@@ -188,6 +193,8 @@ def finish(
         What of them is set, see `symspec.tune`.
     starts : int
         Weights that `tune` starts from, `theta` among them.
+    decide : bool, default True
+        As of `fit_network`.
     progress : bool or Progress, default True
     """
     with show_progress(progress) as show:
@@ -212,6 +219,7 @@ def finish(
             require_minimum=False,
             progress=show,
         )
-        show("looking whether it is a minimum", 0, None)
-        laplace.certificate.decide()
+        if decide:
+            show("looking whether it is a minimum", 0, None)
+            laplace.certificate.decide()
     return laplace

@@ -76,35 +76,57 @@ def run_folds[Job, Result](
     """
     n = min(len(jobs), n_workers or os.cpu_count() or 1)
     with show_progress(progress) as show:
-        show(stage, 0, len(jobs))
         if scheduler is not None:
+            show(stage, 0, len(jobs))
             return _run_elsewhere(scheduler, work, jobs, show, stage)
-        if n == 1:
+        with Processes(n) as processes:
+            return processes.run(work, jobs, show, stage)
+
+
+class Processes:
+    """Processes that do one set of jobs after another, and need not be started for each.
+
+    Parameters
+    ----------
+    n : int, optional
+        By default as many as there are cores. 1: this process itself.
+    """
+
+    def __init__(self, n: int | None = None):
+        self._n = n or os.cpu_count() or 1
+        context = multiprocessing.get_context("spawn")
+        self._pool = ProcessPoolExecutor(self._n, context, initializer=_use_one_thread)
+
+    def __enter__(self) -> Processes:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown()
+
+    def run[Job, Result](
+        self, work: Callable[[Job], Result], jobs: Sequence[Job], show: Progress, stage: str
+    ) -> list[Result]:
+        """Results of all jobs, in their order; as of `run_folds`."""
+        show(stage, 0, len(jobs))
+        if self._n == 1:
             results = []
             for n_done, job in enumerate(jobs, start=1):
                 results.append(work(job))
                 show(stage, n_done, len(jobs))
             return results
-        return _run_in_processes(n, work, jobs, show, stage)
-
-
-def _run_in_processes[Job, Result](
-    n: int, work: Callable[[Job], Result], jobs: Sequence[Job], show: Progress, stage: str
-) -> list[Result]:
-    context = multiprocessing.get_context("spawn")
-    try:
-        with ProcessPoolExecutor(n, context, initializer=_use_one_thread) as pool:
-            futures = [pool.submit(work, job) for job in jobs]
+        try:
+            futures = [self._pool.submit(work, job) for job in jobs]
             for n_done, future in enumerate(as_completed(futures), start=1):
                 future.result()
                 show(stage, n_done, len(jobs))
             return [future.result() for future in futures]
-    except BrokenProcessPool as error:
-        raise WorkersError(
-            f"{n} processes should do the work, but one died: in a script, call this below `if"
-            ' __name__ == "__main__":`, as each of them imports the script; or memory was short,'
-            " where fewer processes, of smaller networks or fewer spectra, get through."
-        ) from error
+        except BrokenProcessPool as error:
+            raise WorkersError(
+                f"{self._n} processes should do the work, but one died: in a script, call this"
+                ' below `if __name__ == "__main__":`, as each of them imports the script; or memory'
+                " was short, where fewer processes, of smaller networks or fewer spectra, get"
+                " through."
+            ) from error
 
 
 def _use_one_thread() -> None:

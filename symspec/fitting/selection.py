@@ -24,7 +24,7 @@ from numpy.typing import ArrayLike
 
 from symspec.errors import DataError, OptionError
 from symspec.fitting.fit import PRIORS, FitOptions, find_first_weights, fit_network
-from symspec.fitting.folds import divide, run_folds
+from symspec.fitting.folds import Processes, divide
 from symspec.fitting.starts import has_one_minimum
 from symspec.laplace.fit import fit_laplace
 from symspec.laplace.posterior import LaplacePosterior
@@ -157,8 +157,8 @@ def select(
     stars, fold = divide(spectra, folds, groups, seed)
     widths = _list_widths(stars) if hidden is None else hidden
     candidates = _list_candidates(widths, priors, options)
-    trial = _Trial(stars, fold, seed, n_workers)
-    with show_progress(progress) as show:
+    with show_progress(progress) as show, Processes(n_workers) as processes:
+        trial = _Trial(stars, fold, seed, processes)
         tried: list[_Tried] = []
         for alike in candidates:
             tried += trial.run(alike, show)
@@ -246,11 +246,11 @@ class _Tried:
 class _Trial:
     """Stars and the fold of each (star,), on which candidates are tried."""
 
-    def __init__(self, stars: Spectra, fold: np.ndarray, seed: int, n_workers: int | None):
+    def __init__(self, stars: Spectra, fold: np.ndarray, seed: int, processes: Processes):
         self.stars = stars
         self.fold = fold
         self.seed = seed
-        self.n_workers = n_workers
+        self.processes = processes
         self.labels = np.asarray(stars.labels)
         self.spread = np.nanstd(self.labels, axis=0)
         self.groups = find_groups(stars)
@@ -260,16 +260,15 @@ class _Trial:
         name = replace(alike[0], prior="scale").name
         fits = self._fit(alike, show, f"{name}: training on all stars")
         folds = range(self.fold.max() + 1)
-        parts = run_folds(
+        parts = self.processes.run(
             _refit,
             [
                 _Fold(fit, self.stars, self.fold == k, self.seed + 1 + k)
                 for fit in fits
                 for k in folds
             ],
-            n_workers=self.n_workers,
-            progress=show,
-            stage=f"{name}: predicting stars held out",
+            show,
+            f"{name}: predicting stars held out",
         )
         by_fit = [parts[i : i + len(folds)] for i in range(0, len(parts), len(folds))]
         return [self._join(fit, own) for fit, own in zip(fits, by_fit, strict=True)]
@@ -279,13 +278,8 @@ class _Trial:
         n_starts = 1 if has_one_minimum(alike[0]) else alike[0].starts
         beyond_folds = self.seed + int(self.fold.max()) + 1
         seeds = [self.seed, *range(beyond_folds + 1, beyond_folds + n_starts)]
-        fits = run_folds(
-            partial(_fit, self.stars),
-            [(options, seed) for options in alike for seed in seeds],
-            n_workers=self.n_workers,
-            progress=show,
-            stage=stage,
-        )
+        jobs = [(options, seed) for options in alike for seed in seeds]
+        fits = self.processes.run(partial(_fit, self.stars), jobs, show, stage)
         return [_find_best(fits[i : i + n_starts]) for i in range(0, len(fits), n_starts)]
 
     def _join(self, fit: _Fit, parts: list[tuple[Prediction, float]]) -> _Tried:
@@ -343,7 +337,7 @@ def _fit(stars: Spectra, start: tuple[FitOptions, int]) -> _Fit:
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         one = replace(options, starts=1)
-        laplace = fit_network(stars, one, seed=seed, progress=False)
+        laplace = fit_network(stars, one, seed=seed, decide=False, progress=False)
     return _Fit(
         options=options,
         reg=laplace.reg,

@@ -11,7 +11,7 @@ from threadpoolctl import threadpool_info
 import symspec as ss
 from symspec.errors import DataError, OptionError, WorkersError
 from symspec.fitting.fit import FitOptions, fit_network
-from symspec.fitting.folds import run_folds
+from symspec.fitting.folds import Processes, run_folds
 from symspec.spectra.selections import assign_folds
 
 OPTIONS = {"hidden": (2,), "epochs": 5, "tune": False}
@@ -101,6 +101,19 @@ def test_processes_give_results_in_their_order():
 def test_a_process_that_dies_is_told_with_what_helps():
     with pytest.raises(WorkersError, match='below `if __name__ == "__main__":`'):
         run_folds(os._exit, [1, 1], n_workers=2, progress=False)
+
+
+def find_process(_):
+    return os.getpid()
+
+
+def test_processes_do_one_set_of_jobs_after_another():
+    show = lambda *step: None  # noqa: E731
+    with Processes(1) as here:
+        assert here.run(find_process, [0, 1], show, "") == [os.getpid()] * 2
+    with Processes(2) as processes:
+        found = [processes.run(find_process, [0], show, "") for _ in range(3)]
+    assert found[0] == found[1] == found[2] != [os.getpid()]
 
 
 def count_threads(_):
