@@ -19,7 +19,7 @@ from symspec.inverse_hessian.builder import InverseBuilder
 from symspec.inverse_hessian.interface import InverseHessian
 from symspec.networks.network import Network
 from symspec.training.steps.bundles import STORED_BYTES, Objective, Place, Vector
-from symspec.training.steps.kinks import Search
+from symspec.training.steps.kinks import LimitedMetric, Search
 from symspec.training.steps.newton_models import FindModel
 from symspec.training.steps.newton_steps import (
     STEPS_AT_KINKS,
@@ -117,7 +117,8 @@ class ProductTurn:
         callback: Callback | None,
     ):
         place = Place(theta, *objective(theta))
-        self._search = Search(objective, place, builder.build(theta).cheap(), callback)
+        inverse = builder.build(theta).cheap()
+        self._search = Search(objective, place, inverse, callback, LimitedMetric)
         self.U = place.U
         self.decrement = self._search.decrement
 

@@ -180,6 +180,9 @@ def go_on(objective: Objective, place: Place, lower: Place) -> Place:
 class Search:
     """BFGS with weak Wolfe steps, from a place with the inverse of G there as first metric.
 
+    `find_metric` makes the metric; by default it is a matrix where one fits, which thousands of
+    steps are worth.
+
     Attributes
     ----------
     objective : callable
@@ -198,10 +201,12 @@ class Search:
         place: Place,
         inverse: Inverse,
         callback: Callable[[int, float, float], object] | None,
+        find_metric: FindMetric | None = None,
     ):
         self.objective = objective
         self._callback = callback
-        self._metric = build_metric(inverse, place.theta.size)
+        self._find_metric = find_metric or choose_metric(place.theta.size)
+        self._metric = self._find_metric(inverse, place.theta.size)
         self.place = place
         self.steps = 0
         self.decrement = 0.5 * float(place.gradient @ inverse.dot(place.gradient))
@@ -237,7 +242,7 @@ class Search:
 
     def renew(self, inverse: Inverse) -> None:
         """Forget what the steps have told, for the inverse of G."""
-        self._metric = build_metric(inverse, self.place.theta.size)
+        self._metric = self._find_metric(inverse, self.place.theta.size)
 
 
 def find_weak_wolfe(objective: Objective, place: Place, direction: Vector) -> Place | None:
@@ -306,7 +311,9 @@ class LimitedMetric:
             self._pairs.append((s, y, sy))
 
 
-def build_metric(inverse: Inverse, n_params: int) -> DenseMetric | LimitedMetric:
-    """The metric that knows the inverse of G and no step yet."""
-    kind = DenseMetric if n_params <= DENSE_PARAMS else LimitedMetric
-    return kind(inverse, n_params)
+FindMetric = type[DenseMetric] | type[LimitedMetric]
+
+
+def choose_metric(n_params: int) -> FindMetric:
+    """How the metric of thousands of steps is kept."""
+    return DenseMetric if n_params <= DENSE_PARAMS else LimitedMetric
