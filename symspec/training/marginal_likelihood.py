@@ -54,9 +54,7 @@ FAR_TURNS = 25  # of L-BFGS
 NEAR_TURNS = 5
 MOST_STEPS = 200  # of Newton's, where there are no turns
 DIFFERENCE = 1e-3  # in h: its square times third derivatives of F is far below any tolerance
-ADJOINT = (
-    1e-10  # squared residual in the norm of A^-1, relative: fewer digits are those of rounding
-)
+ADJOINT = 1e-10  # squared residual, relative: with fewer digits rounding shows in the end
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -333,7 +331,8 @@ class MarginalLikelihood(EvidenceFunction):
         q = None if is_rough else self._solve_hessian(theta, inverse, by_theta)
         if q is None:
             q = 0 * theta
-            result = replace(result, converged=False)
+            # at a kink the Hessian of one piece says little
+            result = replace(result, converged=result.converged and result.at_kink)
         residuals = self.Y - outputs[:, : self.Y.shape[1]]
         by_noise = self._own.differentiate_evidence(residuals, V, tangents.matvec(q), self._given)
         pull = self._sum_by_block(precision * theta * (q - 0.5 * theta))

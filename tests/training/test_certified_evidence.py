@@ -240,6 +240,19 @@ def test_beside_a_saddle_point_solving_with_the_hessian_tells_it(monkeypatch):
     assert np.linalg.eigvalsh(H)[0] > 0
 
 
+@pytest.mark.parametrize("at_kink", [False, True])
+def test_a_hessian_that_falls_tells_of_a_saddle_point_but_at_a_kink(at_kink, monkeypatch):
+    monkeypatch.setattr(marginal_likelihood, "DENSE_PARAMS", 0)
+    reg, theta, X, Y = build_saddle()
+    near = theta + 1e-6 * np.random.default_rng(0).normal(size=theta.size)
+    start = MarginalLikelihood(InverseBuilder(reg, X, Y), Hyperparameters(reg))
+    monkeypatch.setattr(start, "_find_turn", None)
+    result, inverse = start.minimize(near, tolerance=1e-5, looks_for_saddles=False)
+    stays = replace(result, at_kink=at_kink), inverse
+    monkeypatch.setattr(start, "minimize", lambda *_, **__: stays)
+    assert start.evaluate(near).is_minimum == at_kink
+
+
 @pytest.mark.parametrize("structure", ["primal", "dual"])
 def test_far_from_the_noise_the_evidence_is_rough_and_at_the_end_it_is_not(structure):
     rng = np.random.default_rng(4)

@@ -10,8 +10,9 @@ there is one of absolute curvature, too, as in saddle-free Newton (Dauphin et al
 arXiv:1406.2572).
 
 Larger networks have products with H. The inverse of G preconditions conjugate gradients within a
-ball :math:`s^T G s \le r^2` (Steihaug 1983, doi:10.1137/0720042). Where the gradient vanishes, the
-lowest eigenvalue of the pencil tells a minimum from a saddle.
+ball :math:`s^T G s \le r^2` (Steihaug 1983, doi:10.1137/0720042); in the directions in which H is
+known to be unlike G, both are by H. Where the gradient vanishes, the lowest eigenvalue of the
+pencil tells a minimum from a saddle.
 """
 
 from __future__ import annotations
