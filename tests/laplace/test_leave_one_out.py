@@ -258,6 +258,20 @@ def test_the_exact_hessian_is_for_minima(bent):
         away.influence(new, curvature="exact")
 
 
+def test_students_t_goes_by_the_gauss_newton_matrix_unless_asked(bent):
+    laplace, new, Y = bent
+    X = laplace.training_stars.flux
+    noise = ss.StudentTNoise(laplace.reg.sigma_noise, dof=4)
+    reg = ss.Regression(laplace.reg.net, noise=noise, prior_precision=laplace.reg.prior_precision)
+    theta = ss.polish(reg, laplace.theta, X, Y, tolerance=1e-20, progress=False).theta
+    far = ss.fit_laplace(reg, theta, X, Y, structure="dual", progress=False)
+    assert far.certificate.is_minimum
+    by_ggn = far.influence(new, curvature="ggn")
+    np.testing.assert_array_equal(far.influence(new), by_ggn)
+    by_hessian = far.influence(new, curvature="hessian")
+    assert np.abs(by_hessian - by_ggn).max() > 0.01 * np.abs(by_ggn).max()
+
+
 def test_solving_with_a_hessian_that_curves_down_is_refused():
     H = np.diag([1.0, -0.5, 2.0])
     with pytest.raises(ss.NotPositiveDefiniteError, match="along one direction its curvature is -"):
