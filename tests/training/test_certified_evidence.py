@@ -225,28 +225,32 @@ def test_from_a_saddle_point_that_no_solution_shows_the_end_is_at_a_minimum(monk
     assert find_evidence(*again, X, Y) == pytest.approx(evidence, abs=2e-3)
 
 
-def test_beside_a_saddle_point_solving_with_the_hessian_tells_it(monkeypatch):
+@pytest.fixture
+def beside_saddle(monkeypatch):
+    """F by products without turns, and weights beside the saddle point."""
     monkeypatch.setattr(marginal_likelihood, "DENSE_PARAMS", 0)
     reg, theta, X, Y = build_saddle()
-    near = theta + 1e-6 * np.random.default_rng(0).normal(size=theta.size)
     start = MarginalLikelihood(InverseBuilder(reg, X, Y), Hyperparameters(reg))
     monkeypatch.setattr(start, "_find_turn", None)
+    return start, theta + 1e-6 * np.random.default_rng(0).normal(size=theta.size)
+
+
+def test_beside_a_saddle_point_solving_with_the_hessian_tells_it(beside_saddle):
+    start, near = beside_saddle
     there, _ = start.minimize(near, tolerance=1e-5, looks_for_saddles=False)
     assert there.converged
     evidence = start.evaluate(near)
     assert evidence.is_minimum
     assert start.objective(evidence.theta)[0] < start.objective(near)[0] - 1
-    H = ss.compile_hessian(reg)(evidence.theta, X, Y)
+    H = ss.compile_hessian(start.reg)(evidence.theta, start.X, start.Y)
     assert np.linalg.eigvalsh(H)[0] > 0
 
 
 @pytest.mark.parametrize("at_kink", [False, True])
-def test_a_hessian_that_falls_tells_of_a_saddle_point_but_at_a_kink(at_kink, monkeypatch):
-    monkeypatch.setattr(marginal_likelihood, "DENSE_PARAMS", 0)
-    reg, theta, X, Y = build_saddle()
-    near = theta + 1e-6 * np.random.default_rng(0).normal(size=theta.size)
-    start = MarginalLikelihood(InverseBuilder(reg, X, Y), Hyperparameters(reg))
-    monkeypatch.setattr(start, "_find_turn", None)
+def test_a_hessian_that_falls_tells_of_a_saddle_point_but_at_a_kink(
+    at_kink, beside_saddle, monkeypatch
+):
+    start, near = beside_saddle
     result, inverse = start.minimize(near, tolerance=1e-5, looks_for_saddles=False)
     stays = replace(result, at_kink=at_kink), inverse
     monkeypatch.setattr(start, "minimize", lambda *_, **__: stays)
