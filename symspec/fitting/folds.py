@@ -94,21 +94,24 @@ class Processes:
 
     def __init__(self, n: int | None = None):
         self._n = n or os.cpu_count() or 1
-        context = multiprocessing.get_context("spawn")
-        self._pool = ProcessPoolExecutor(self._n, context, initializer=_use_one_thread)
+        self._pool = None
+        if self._n > 1:
+            context = multiprocessing.get_context("spawn")
+            self._pool = ProcessPoolExecutor(self._n, context, initializer=_use_one_thread)
 
     def __enter__(self) -> Processes:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._pool.shutdown()
+        if self._pool is not None:
+            self._pool.shutdown()
 
     def run[Job, Result](
         self, work: Callable[[Job], Result], jobs: Sequence[Job], show: Progress, stage: str
     ) -> list[Result]:
         """Results of all jobs, in their order; as of `run_folds`."""
         show(stage, 0, len(jobs))
-        if self._n == 1:
+        if self._pool is None:
             results = []
             for n_done, job in enumerate(jobs, start=1):
                 results.append(work(job))

@@ -157,13 +157,14 @@ def select(
     stars, fold = divide(spectra, folds, groups, seed)
     widths = _list_widths(stars) if hidden is None else hidden
     candidates = _list_candidates(widths, priors, options)
-    with show_progress(progress) as show, Processes(n_workers) as processes:
-        trial = _Trial(stars, fold, seed, processes)
-        tried: list[_Tried] = []
-        for alike in candidates:
-            tried += trial.run(alike, show)
-            if trial.is_over(tried, len(alike)):
-                break
+    with show_progress(progress) as show:
+        with Processes(n_workers) as processes:
+            trial = _Trial(stars, fold, seed, processes)
+            tried: list[_Tried] = []
+            for alike in candidates:
+                tried += trial.run(alike, show)
+                if trial.is_over(tried, len(alike)):
+                    break
         rows = trial.compare(tried)
         chosen = next(one.fit for one, row in zip(tried, rows, strict=True) if row.is_chosen)
         show("inverting the Hessian", 0, None)
