@@ -22,6 +22,7 @@ from symspec.inverse_hessian.choice import (
 from symspec.inverse_hessian.interface import InverseHessian
 from symspec.inverse_hessian.numerics.digits import TRUSTED
 from symspec.inverse_hessian.primal import PrimalInverse
+from symspec.networks.noise import LOG_2PI
 from symspec.networks.noise.star_noise import StarNoise
 from symspec.networks.regression import Regression, describe_regression
 from symspec.safety.checkpoint import Checkpoint, find_fingerprint
@@ -201,3 +202,13 @@ class InverseBuilder:
         """
         order = np.random.default_rng(SUBSET_SEED).permutation(self.labelled)
         return np.sort(order[:n])
+
+
+def log_evidence(reg: Regression, theta: np.ndarray, U: float, inverse: InverseHessian) -> float:
+    r""":math:`-U - \tfrac12 \log\det A + \tfrac{P}{2} \log 2\pi` over the P parameters that vary.
+
+    Those that are held fixed have no prior: their part of it leaves U.
+    """
+    n_free = inverse.free.stop - inverse.free.start
+    U -= reg.negative_log_prior_of_held(theta, inverse.free)
+    return -U + 0.5 * inverse.logdet() + 0.5 * n_free * LOG_2PI

@@ -64,6 +64,7 @@ class DualInverse(WoodburyInverse):
     partial_options = ("subset",)
     fixed_options = ("scratch",)
     has_evidence_gradient = True
+    has_span = True
     linear_space = "data"
 
     def __init__(
@@ -110,15 +111,6 @@ class DualInverse(WoodburyInverse):
         is_subset = bool(noise.observed.any(axis=1).sum() < len(problem.labelled))
         tangents = problem.tangents(theta, problem.X[stars])
         return cls(tangents, invert_prior(problem.reg), noise, is_subset=is_subset)
-
-    def in_span(self, problem: Problem, theta: np.ndarray) -> DualInverse:
-        """The inverse of the same regression on the span of its training spectra.
-
-        The kernel is the same, and so is its factor.
-        """
-        noise = problem.noise(theta)
-        variance = invert_prior(problem.reg)
-        return DualInverse(problem.tangents(theta), variance, noise, self.cholesky)
 
     @classmethod
     def from_arrays(cls, reader: ArrayReader, place: str, reg: Regression) -> DualInverse:
@@ -230,6 +222,11 @@ class DualInverse(WoodburyInverse):
         if self.noise.covariance.ndim == 3:  # that differ from star to star
             factors["covariances"] = self.noise.covariance
         return factors
+
+    def in_span(self, problem: Problem, theta: np.ndarray) -> DualInverse:
+        """The kernel is the same, and so is its factor."""
+        variance = invert_prior(problem.reg)
+        return DualInverse(problem.tangents(theta), variance, problem.noise(theta), self.cholesky)
 
     def own_blocks(self) -> np.ndarray | None:
         """M^-1 of each training star with itself (star, label, label), where V loses digits.

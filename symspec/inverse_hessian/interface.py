@@ -21,7 +21,6 @@ from symspec.derivatives.tangents import Tangents
 from symspec.errors import OptionError
 from symspec.inverse_hessian.numerics.digits import Enclosure
 from symspec.networks.network import Network
-from symspec.networks.noise import LOG_2PI
 from symspec.networks.noise.star_noise import StarNoise
 from symspec.networks.regression import Regression
 from symspec.safety.checkpoint import Checkpoint
@@ -162,6 +161,8 @@ class InverseHessian(LinearOperator, ABC):
         The matrices that it inverts: "ggn", "hessian".
     has_evidence_gradient : bool
         Whether `compile_log_det_gradient` and `differentiate_log_det` are there.
+    has_span : bool
+        Whether `in_span` is there, and costs no factorisation.
     linear_space : {"products", "data", "parameters", ""}
         Where the evidence of a linearised network is computed; empty: nowhere, as weights are held.
     stars_a_piece : int or None
@@ -181,6 +182,7 @@ class InverseHessian(LinearOperator, ABC):
     fixed_options: ClassVar[tuple[str, ...]] = ()
     curvatures: ClassVar[tuple[str, ...]] = ("ggn",)
     has_evidence_gradient: ClassVar[bool] = False
+    has_span: ClassVar[bool] = False
     linear_space: ClassVar[str] = "products"
     stars_a_piece: ClassVar[int | None] = None
     is_complete: bool = True
@@ -366,6 +368,10 @@ class InverseHessian(LinearOperator, ABC):
         """The regression of the parameters that vary on features that do not; None if all vary."""
         return None
 
+    def in_span(self, problem: Problem, theta: np.ndarray) -> InverseHessian:
+        """The inverse of the same problem on the span of its training spectra, from this one."""
+        raise NotImplementedError(f"{self.structure} knows nothing of the span.")
+
     @classmethod
     def compile_log_det_gradient(cls, net: Network, *, backend: str) -> Callable[..., np.ndarray]:
         """Compile what `differentiate_log_det` needs."""
@@ -387,13 +393,3 @@ class InverseHessian(LinearOperator, ABC):
         tangents are the training set's. V (star, output, output) is that of its observed labels.
         """
         raise NotImplementedError(f"{self.structure} has no gradient of the evidence.")
-
-
-def log_evidence(reg: Regression, theta: np.ndarray, U: float, inverse: InverseHessian) -> float:
-    r""":math:`-U - \tfrac12 \log\det A + \tfrac{P}{2} \log 2\pi` over the P parameters that vary.
-
-    Those that are held fixed have no prior: their part of it leaves U.
-    """
-    n_free = inverse.free.stop - inverse.free.start
-    U -= reg.negative_log_prior_of_held(theta, inverse.free)
-    return -U + 0.5 * inverse.logdet() + 0.5 * n_free * LOG_2PI

@@ -15,7 +15,6 @@ from scipy.sparse.linalg import LinearOperator
 from symspec.derivatives import compiled
 from symspec.derivatives.span import find_span
 from symspec.inverse_hessian.builder import InverseBuilder
-from symspec.inverse_hessian.dual import DualInverse
 from symspec.inverse_hessian.interface import InverseHessian
 from symspec.training.steps.bundles import RADIUS, Bundle, Place
 from symspec.training.steps.proofs import KinkProof, find_kink_proof
@@ -233,12 +232,12 @@ def _find_lowest_curvature(
     builder: InverseBuilder, inverse: InverseHessian, theta: np.ndarray
 ) -> LowestCurvature:
     """In the span of the training spectra where that is smaller, outside of which H is A."""
-    if isinstance(inverse, DualInverse) and inverse.is_complete:
+    if inverse.has_span and inverse.is_complete:
         span = find_span(builder.reg, builder.X)
         if span is not None:
             builder = InverseBuilder(
                 span.reg, span.X, builder.Y,
-                structure="dual", backend=builder.backend, dtype=builder.dtype,
+                structure=inverse.structure, backend=builder.backend, dtype=builder.dtype,
             )  # fmt: skip
             theta = span.project(theta)
             inverse = inverse.in_span(builder, theta)

@@ -17,7 +17,8 @@ from symspec.derivatives.functions import PerStarFunction
 from symspec.derivatives.span import Response, compile_response
 from symspec.derivatives.tangents import Tangents, walk_tangents
 from symspec.errors import OptionError
-from symspec.inverse_hessian.interface import InverseHessian, log_evidence
+from symspec.inverse_hessian.builder import log_evidence
+from symspec.inverse_hessian.interface import InverseHessian
 from symspec.laplace.budget import Budgets, Choices, check_center, choose_fill, sum_up
 from symspec.laplace.certificate import Certificate
 from symspec.laplace.flags import FlagOptions
@@ -395,5 +396,4 @@ class LaplacePosterior:
                 "the log marginal likelihood needs all training stars, got the inverse Hessian of a"
                 ' subset: use structure="krylov".'
             )
-        U = self.negative_log_posterior
-        return log_evidence(self.reg, self.theta, U, self.inverse_hessian)
+        return log_evidence(self.reg, self.theta, self.negative_log_posterior, self.inverse_hessian)

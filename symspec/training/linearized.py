@@ -40,8 +40,8 @@ import numpy as np
 from symspec.derivatives import compiled, weighted_sums
 from symspec.derivatives.tangent_stream import TangentStream
 from symspec.errors import OptionError
-from symspec.inverse_hessian.builder import InverseBuilder
-from symspec.inverse_hessian.interface import InverseHessian, log_evidence
+from symspec.inverse_hessian.builder import InverseBuilder, log_evidence
+from symspec.inverse_hessian.interface import InverseHessian
 from symspec.inverse_hessian.numerics.inverse_kernels import InverseKernel, find_trace
 from symspec.networks.noise import GaussianNoise, StudentTNoise
 from symspec.networks.noise.noise import TunableNoise

@@ -34,8 +34,8 @@ from scipy.linalg import LinAlgWarning, solve
 from symspec.derivatives import compiled, weighted_sums
 from symspec.derivatives.matrices import WeightedHessian
 from symspec.errors import NotPositiveDefiniteError
-from symspec.inverse_hessian.builder import InverseBuilder
-from symspec.inverse_hessian.interface import InverseHessian, log_evidence
+from symspec.inverse_hessian.builder import InverseBuilder, log_evidence
+from symspec.inverse_hessian.interface import InverseHessian
 from symspec.networks.noise.noise import TunableNoise
 from symspec.networks.regression import Regression
 from symspec.safety.label_errors import Labels, find_labels_alone, find_observed
