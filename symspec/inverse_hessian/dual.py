@@ -20,6 +20,7 @@ from symspec.inverse_hessian.interface import (
     ArrayReader,
     Cost,
     Factor,
+    Groups,
     InverseHessian,
     Problem,
 )
@@ -228,17 +229,17 @@ class DualInverse(WoodburyInverse):
         variance = invert_prior(problem.reg)
         return DualInverse(problem.tangents(theta), variance, problem.noise(theta), self.cholesky)
 
-    def own_blocks(self) -> np.ndarray | None:
-        """M^-1 of each training star with itself (star, label, label), where V loses digits.
-
-        None if labels are missing: what the others say of these is not in it.
-        """
+    def own_blocks(self, members: Groups = None) -> list[np.ndarray] | None:
+        """None if labels are missing, too: what the others say of these is not in M^-1."""
         if not (self._is_stiff and self.observed.all()):
             return None
         with threads_of_scipy(self.n_rows):
             root, _ = dtrtri(self.cholesky, lower=1)
         log_det = 2 * self._log_det_factor()
-        return InverseKernel(root=root, log_det=log_det, observed=self.observed).find_blocks()
+        kernel = InverseKernel(root=root, log_det=log_det, observed=self.observed)
+        if members is None:
+            return list(kernel.find_blocks())
+        return [kernel.find_block(stars) for stars in members]
 
     def kernel_inverse(self) -> np.ndarray:
         """M^-1 (label, star, label, star), zero in the rows and columns of missing labels."""

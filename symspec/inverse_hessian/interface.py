@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from symspec.inverse_hessian.primal import PrimalInverse
 
 Arrays = Mapping[str, Any]
+Groups = Sequence[np.ndarray] | None  # of training stars, by their indices
 CrossCovariance = Callable[[Tangents, Tangents], np.ndarray]
 
 
@@ -237,8 +238,11 @@ class InverseHessian(LinearOperator, ABC):
         """Newton step from the stars' score (star, output); None where the gradient does it."""
         return None
 
-    def own_blocks(self) -> np.ndarray | None:
-        """M^-1 of each training star with itself (star, label, label), where V loses digits."""
+    def own_blocks(self, members: Groups = None) -> list[np.ndarray] | None:
+        """M^-1 of each training star, or group, with itself, where V loses digits.
+
+        Its rows are the (star, label) of a group.
+        """
         return None
 
     @abstractmethod

@@ -89,7 +89,9 @@ def find_exact_influence(
     span = reduce_to_span(laplace.reg, flux)
     theta = span.project(laplace.theta)
     builder = InverseBuilder(span.reg, span.X, labels, backend=laplace.backend)
-    inverse = laplace.inverse_hessian if span.basis is None else builder.build(theta)
+    inverse = laplace.inverse_hessian
+    if span.basis is not None:
+        inverse = inverse.in_span(builder, theta) if inverse.has_span else builder.build(theta)
     product = compiled.compile_hessian_vector_product(span.reg, backend=laplace.backend)
     solver = HessianSolver(partial(product, theta, span.X, labels), inverse.cheap())
     n_labels = laplace.reg.net.n_labels

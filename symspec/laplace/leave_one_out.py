@@ -289,25 +289,26 @@ def _walk_groups(
 ) -> Iterator[tuple[slice | np.ndarray, Tangents, _Covariances | _Blocks]]:
     """Stars, their tangents, and what is known of their groups; stars alone are some at once."""
     inverse = laplace.inverse_hessian
+    blocks = inverse.own_blocks(members) if stars is laplace.training_stars else None
     if members is None:
-        blocks = inverse.own_blocks() if stars is laplace.training_stars else None
         for rows, tangents in laplace.output_tangents(stars.flux):
             if blocks is None:
                 found = inverse.enclose(tangents)
                 T = noise.whiteners[rows]
                 yield rows, tangents, _Covariances(found.value, found.lower, found.upper, T)
             else:
-                S = np.broadcast_to(noise.covariance, blocks.shape)[rows]
-                yield rows, tangents, _Blocks(np.linalg.inv(blocks[rows]), S)
+                yield rows, tangents, _Blocks.of(np.stack(blocks[rows]), noise, rows)
         return
     cross_covariance = inverse.cross_covariance()
-    for group in members:
+    for g, group in enumerate(members):
         ((_, tangents),) = laplace.output_tangents(stars.flux[group], len(group))
+        if blocks is not None:
+            yield group, tangents, _Blocks.of(blocks[g][None], noise, group)
+            continue
         V = cross_covariance(tangents, tangents)
-        n_rows = V.shape[0] * V.shape[1]
-        V = V.reshape(1, n_rows, n_rows)
+        V = V.reshape(1, len(group) * V.shape[1], -1)
         found = inverse.enclose(tangents)
-        unknown = np.abs(found.upper - found.lower).max() * np.eye(n_rows)
+        unknown = np.abs(found.upper - found.lower).max() * np.eye(V.shape[1])
         T = _on_diagonal(noise.whiteners[group], V.shape)
         yield group, tangents, _Covariances(V, V, V + unknown, T)
 
@@ -350,7 +351,7 @@ class _Covariances:
 
 @dataclass(frozen=True, eq=False)
 class _Blocks:
-    """Inverses of blocks B of M^-1, where V = S - S B S, and S of training stars.
+    """Inverses of blocks B of M^-1, where V = S - S B S, and S of the stars of a group.
 
     What is left of S where the others say nothing, B S, is not a difference: its digits are there
     where noise is very small beside what the prior lets a label vary.
@@ -359,15 +360,23 @@ class _Blocks:
     inverse: np.ndarray
     S: np.ndarray
 
+    @classmethod
+    def of(cls, B: np.ndarray, noise: StarNoise, rows: slice | np.ndarray) -> _Blocks:
+        """Of blocks (group, row, row) of the stars at `rows`."""
+        n_stars, n_outputs = noise.observed.shape
+        S = np.broadcast_to(noise.covariance, (n_stars, n_outputs, n_outputs))[rows]
+        return cls(np.linalg.inv(B), _on_diagonal(S, B.shape))
+
     def release(self, score: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """As of V: z = (B S)^-1 s, and V z = B^-1 s - S s."""
-        moved = np.einsum("ncd,nd->nc", self.inverse, score)
-        z = np.linalg.solve(self.S, moved[:, :, None])[:, :, 0]
-        return z, moved - np.einsum("ncd,nd->nc", self.S, score)
+        s = score.reshape(*self.S.shape[:-1], 1)
+        moved = self.inverse @ s
+        z = np.linalg.solve(self.S, moved)
+        return z.reshape(score.shape), (moved - self.S @ s).reshape(score.shape)
 
     def spread(self, shape: tuple[int, int]) -> list[np.ndarray]:
-        """B^-1 - S (star, output, output), three times."""
-        return [self.inverse - self.S] * 3
+        """B^-1 - S of each star (star, output, output), three times."""
+        return [_take_own(self.inverse - self.S, shape)] * 3
 
 
 def _on_diagonal(T: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

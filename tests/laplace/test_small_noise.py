@@ -71,6 +71,37 @@ def test_a_star_left_out_is_predicted_by_the_others(center, laplace, stars, kern
     assert_allclose((found.labels - expected) / np.sqrt(variances), 0, atol=5e-3)
 
 
+def leave_out_group(stars, group):
+    """Labels and variances (star, label) of a group by a fit of the other stars."""
+    X, Y = stars
+    Z = np.c_[X, np.ones(len(X))]
+    others = np.delete(np.arange(len(X)), group)
+    U, d, Vt = np.linalg.svd(Z[others], full_matrices=True)
+    along = Z[group] @ Vt.T  # the weights' directions, of which the last have the prior alone
+    d = np.r_[d, np.zeros(len(Vt) - len(d))]
+    labels = np.empty((len(group), 2))
+    variances = np.empty((len(group), 2))
+    for c, sigma in enumerate(SIGMA):
+        A = d**2 / sigma**2 + PRECISION
+        right = np.zeros(len(d))
+        right[: len(others)] = d[: len(others)] * (U.T @ Y[others, c]) / sigma**2
+        labels[:, c] = along @ (right / A)
+        variances[:, c] = np.square(along) @ (1 / A)
+    return labels, variances
+
+
+def test_groups_left_out_are_predicted_by_the_others(laplace, stars):
+    names = np.arange(N_STARS) // 3 + 100  # the last group has one star
+    names[[0, 20]] = 7
+    found = laplace.leave_one_out(groups=names, center="linearized")
+    for name in np.unique(names):
+        group = np.flatnonzero(names == name)
+        labels, variances = leave_out_group(stars, group)
+        assert_allclose(np.einsum("ncc->nc", found.model_cov[group]), variances, rtol=1e-9)
+        residuals = (found.labels[group] - labels) / np.sqrt(variances)
+        assert_allclose(residuals, 0, atol=5e-3)  # digits of labels of 5000, as of single stars
+
+
 def test_the_step_is_kept_in_a_file(laplace, stars, tmp_path):
     path = tmp_path / "model.h5"
     ss.write_laplace(path, laplace)

@@ -66,6 +66,12 @@ class InverseKernel:
                 blocks[both, c, d] = blocks[both, d, c] = np.einsum("nr,nr->n", *ends)
         return blocks
 
+    def find_block(self, stars: np.ndarray) -> np.ndarray:
+        """M^-1 of some stars with each other, rows (star, label), where no label is missing."""
+        N, C = self.observed.shape
+        columns = self.root[:, (stars[:, None] + N * np.arange(C)).ravel()]
+        return columns.T @ columns
+
     def find_inverse(self) -> np.ndarray:
         """Lower triangle of M^-1 over the observed rows, zero above."""
         with threads_of_scipy(len(self.root)):
