@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 from symspec.derivatives import compiled
 from symspec.errors import DataError, OptionError, ShapeError, SymspecError
 from symspec.fitting.label_scaling import LabelScaling, find_label_scaling, find_scatter
-from symspec.laplace.budget import CENTERS, can_be_linearized
+from symspec.laplace.budget import CENTERS, can_be_linearized, find_flux_covariance
 from symspec.laplace.fit import fit_laplace
 from symspec.laplace.posterior import LaplacePosterior
 from symspec.networks.layers import Layer, Standardize, Unstandardize
@@ -147,12 +147,8 @@ def count_beyond_training(laplace: LaplacePosterior, stars: Spectra) -> LaplaceP
     if stars.ivar is None:
         return laplace
     some = np.sort(np.random.default_rng(SEED).permutation(stars.n_stars)[:N_SAMPLED])
-    every = replace(laplace, training_flux_cov=None)  # all flux errors count here
     centers = CENTERS if can_be_linearized(laplace) else ("weights",)
-    means = [
-        every.predict(stars[some], center=center, progress=False).flux_cov.mean(axis=0)
-        for center in centers
-    ]
+    means = [find_flux_covariance(laplace, stars[some], c).mean(axis=0) for c in centers]
     # without a linearised centre nobody can ask for its own
     return replace(laplace, training_flux_cov=np.stack([means[0], means[-1]]))
 

@@ -14,7 +14,12 @@ import numpy as np
 from symspec.derivatives.threads import Threads
 from symspec.errors import MissingPixelsWarning, OptionError
 from symspec.laplace.flags import Flag, FlagOptions, find_flags, find_label_flags
-from symspec.laplace.flux_errors import FluxNoise, find_beyond, find_flux_errors
+from symspec.laplace.flux_errors import (
+    FluxNoise,
+    find_beyond,
+    find_flux_errors,
+    find_linear_errors,
+)
 from symspec.laplace.prediction import Prediction, standard_deviations
 from symspec.safety.checkpoint import Checkpoint
 from symspec.safety.label_errors import Labels
@@ -23,6 +28,8 @@ from symspec.safety.options import check_choice
 from symspec.spectra.covariances.interface import FluxCovariance
 from symspec.spectra.flux_prior import FILLS, Completed, FluxPrior
 from symspec.spectra.pixels import find_snr
+from symspec.spectra.selections import as_flux
+from symspec.spectra.spectra import Spectra
 
 if TYPE_CHECKING:
     from symspec.laplace.posterior import LaplacePosterior
@@ -188,6 +195,21 @@ def complete(
     """Fill the missing pixels of stars (star, pixel), by the mean alone if no more is known."""
     prior = laplace.flux_prior or FluxPrior.of_mean(laplace.flux_mean)
     return prior.complete(flux, ivar, fill)
+
+
+def find_flux_covariance(
+    laplace: LaplacePosterior, spectra: Spectra, center: str = "weights"
+) -> np.ndarray:
+    """Covariances (star, label, label) that errors of the flux make, by derivatives, all of it."""
+    net = laplace.reg.net
+    flux, ivar, covariance = as_flux(net, spectra)
+    if ivar is None:
+        return np.zeros((len(flux), net.n_labels, net.n_labels))
+    completed = complete(laplace, flux, ivar)
+    noise = FluxNoise.of(ivar, covariance)
+    with threads_for(laplace, len(flux)):
+        response = laplace.respond(completed.flux, center=center)
+        return find_linear_errors(response, completed, noise)[0]
 
 
 def sum_up(

@@ -176,6 +176,14 @@ class FluxErrors:
         }
 
 
+def find_linear_errors(
+    response: Response, completed: Completed, noise: FluxNoise
+) -> tuple[np.ndarray, np.ndarray]:
+    """Covariances (star, label, label) by derivatives, and what is of missing pixels of them."""
+    noise_jacobian, missing = completed.propagate(response.J)
+    return noise.propagate(noise_jacobian) + missing, missing
+
+
 def find_flux_errors(
     respond: Callable[[np.ndarray], Response],
     at_center: np.ndarray,
@@ -273,8 +281,7 @@ class _Propagation:
         self.floor = floor
         self.at_center = at_center
         self.response = respond(completed.flux)
-        noise_jacobian, self.missing = completed.propagate(self.response.J)
-        self.linear = noise.propagate(noise_jacobian) + self.missing
+        self.linear, self.missing = find_linear_errors(self.response, completed, noise)
 
     def sample(self) -> FluxErrors:
         """Covariances of draws."""
