@@ -92,6 +92,10 @@ class UnsettledEvidenceWarning(NotAtMinimumWarning, SeveralMaximaWarning):
     """No minimum was reached at which the evidence holds: rounding decides where it ended."""
 
 
+class UnfinishedEvidenceWarning(UserWarning):
+    """The evaluations that were allowed ended while the evidence still rose."""
+
+
 class UnusedDataWarning(UserWarning):
     """A file holds arrays, HDUs or columns that were not read; the message names them."""
 

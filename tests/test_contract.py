@@ -49,6 +49,7 @@ CONTRACT = {
     " FileKeptError MissingDependencyError TooLargeError DiskFullError DivergedError"
     " NotAtMinimumError NotPositiveDefiniteError WorkersError NotAtMinimumWarning"
     " MissingPixelsWarning EdgeOfRangeWarning SeveralMaximaWarning UnsettledEvidenceWarning"
+    " UnfinishedEvidenceWarning"
     " UnusedDataWarning ValuesDroppedWarning AssumedUnitWarning",
 }
 # positional names in their order, then "*", then those that go by keyword

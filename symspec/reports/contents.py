@@ -14,6 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from symspec.files.importers.descriptions import FileDescription
+from symspec.laplace.budget import choose_center
 from symspec.laplace.posterior import LaplacePosterior
 from symspec.laplace.prediction import Prediction
 from symspec.mixtures.left_out import leave_out
@@ -26,6 +27,7 @@ from symspec.networks.regression import Regression
 from symspec.reports.tables import (
     certificate_line,
     describe_between,
+    describe_coverage,
     format_noise,
     format_sigma,
     new_table,
@@ -302,8 +304,24 @@ def print_adopted(
         labels = find_labels_alone(left_out.stars.labels)
         for center, words in _CENTERS.items():
             title = f"{len(labels):,} stars, each left out in turn: {words}"
-            _print_summary(console, left_out.predict(center), labels, title)
+            prediction = left_out.predict(center)
+            _print_summary(console, prediction, labels, title)
+            if center == choose_center(list_posteriors(laplace), "auto"):
+                _advise(console, prediction, labels)
     _print_certificates(console, laplace)
+
+
+def _advise(console: Console, prediction: Prediction, labels: np.ndarray) -> None:
+    """Say which error bars are wrong around the centre that predictions take, and what to do."""
+    wrong = describe_coverage(prediction, labels)
+    for line in wrong:
+        console.print(escape(line), soft_wrap=True)
+    if wrong:
+        console.print(
+            "symspec errors ... --calibrate-on SPECTRA --leave-one-out scales them to the scatter"
+            " of stars left out.",
+            soft_wrap=True,
+        )
 
 
 def print_network(console: Console, net: Network, reg: Regression | None, path: str) -> None:

@@ -39,6 +39,8 @@ _SHORT = {
     Flag.INFORMATION_MISSING: "too little seen",
     Flag.FLUX_ERROR_NONLINEAR: "not linear",
 }
+LEVEL = 0.68
+FAR_OFF = 0.1  # of a coverage: error bars a fourth too large, or a fifth too small
 _PIPE_WIDTH = 110  # characters, where there is no terminal to ask
 
 
@@ -103,6 +105,25 @@ def summary_table(
             texts.insert(1, format_number(baseline[name]) if name in baseline else "-")
         table.add_row(escape(with_unit(name, prediction.label_units[c])), *texts)
     return table
+
+
+def describe_coverage(prediction: Prediction, true_labels: np.ndarray) -> list[str]:
+    """A line for each label of which intervals hold far fewer true values than they say, or more.
+
+    That is by more than `FAR_OFF`, and by more than chance may be.
+    """
+    shares = coverage(prediction, true_labels, (LEVEL,))[0]
+    n_known = (~np.isnan(true_labels)).sum(axis=0)
+    lines = []
+    for name, share, n in zip(prediction.label_names, shares, n_known, strict=True):
+        chance = 4 * math.sqrt(LEVEL * (1 - LEVEL) / max(n, 1))
+        if abs(share - LEVEL) > max(FAR_OFF, chance):
+            size = "small" if share < LEVEL else "large"
+            lines.append(
+                f"{name}: error bars are too {size}: intervals of {100 * LEVEL:.0f} % hold"
+                f" {100 * share:.0f} % of the labels."
+            )
+    return lines
 
 
 def star_table(

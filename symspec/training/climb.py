@@ -168,13 +168,25 @@ def _find_step(
 ) -> tuple[np.ndarray, float]:
     """Newton step (entry,) of the free entries, and its gain as promised.
 
-    None is longer than `radius` or beyond its limit.
+    None is longer than `radius`. Entries that would go beyond their limit go to it, and the others
+    follow from there; where that gains nothing, they stay.
     """
     step = np.zeros_like(here.h)
-    step[free] = np.linalg.solve(B[np.ix_(free, free)], here.gradient[free])
-    step *= min(1.0, radius / np.abs(step).max())
-    step = np.clip(here.h + step, -limits, limits) - here.h
-    return step, float(here.gradient @ step - 0.5 * step @ B @ step)
+    moves = free.copy()
+    while moves.any():
+        slope = here.gradient[moves] - B[np.ix_(moves, ~moves)] @ step[~moves]
+        newton = np.linalg.solve(B[np.ix_(moves, moves)], slope)
+        step[moves] = newton * (radius / max(radius, np.abs(newton).max()))
+        beyond = moves & (np.abs(here.h + step) > limits)
+        if not beyond.any():
+            break
+        step[beyond] = (np.clip(here.h + step, -limits, limits) - here.h)[beyond]
+        moves &= ~beyond
+    promised = float(here.gradient @ step - 0.5 * step @ B @ step)
+    stay = free & ~moves
+    if promised <= 0 and stay.any():
+        return _find_step(here, B, free & ~stay, limits, radius)
+    return step, promised
 
 
 def _search(evaluate: Evaluate, here: Point, step: np.ndarray, *, is_near: bool) -> Point:

@@ -25,7 +25,12 @@ from scipy.optimize import minimize as scipy_minimize
 from symspec.derivatives.functions import check_stars
 from symspec.derivatives.span import Span, keep_whole, reduce_to_span
 from symspec.derivatives.threads import Threads
-from symspec.errors import OptionError, SeveralMaximaWarning, UnsettledEvidenceWarning
+from symspec.errors import (
+    OptionError,
+    SeveralMaximaWarning,
+    UnfinishedEvidenceWarning,
+    UnsettledEvidenceWarning,
+)
 from symspec.inverse_hessian.builder import InverseBuilder
 from symspec.inverse_hessian.choice import APPROXIMATE, INVERSES
 from symspec.networks.regression import Regression
@@ -35,7 +40,7 @@ from symspec.safety.progress import Progress, show_progress
 from symspec.spectra.resampling import Resampled
 from symspec.spectra.selections import as_stars
 from symspec.spectra.spectra import Spectra
-from symspec.training.climb import find_free
+from symspec.training.climb import Point, find_free
 from symspec.training.hyperparameters import Hyperparameters
 from symspec.training.marginal_likelihood import MAX_DECREMENT, Evidence, MarginalLikelihood
 from symspec.training.search import Summit, alternate, maximize, maximize_linearized
@@ -45,6 +50,8 @@ FINAL_TOLERANCE = 1e-13  # nats of Newton decrement: weights within 1e-6 of thei
 START_SEED = 0  # of the weights of further starts, where no `rng` is given
 MOST_CLIMBS = 3  # from beyond one saddle point after another
 DOWNHILL_STEPS = 500  # of L-BFGS from weights that were drawn
+MANY_EVALUATIONS = 40  # who gives fewer knows that they may not suffice
+MUCH_LEFT = 1.0  # nats that another step promises where nobody should rely on what was found
 
 
 def tune(
@@ -61,7 +68,7 @@ def tune(
     starts: int = 1,
     rng: np.random.Generator | None = None,
     tolerance: float = 1e-2,
-    max_evaluations: int = 40,
+    max_evaluations: int = MANY_EVALUATIONS,
     structure: str = "auto",
     backend: str = "auto",
     memory: str = "8GB",
@@ -111,9 +118,9 @@ def tune(
     tolerance : float
         Stop when a Newton step in the hyperparameters would gain less, in nats; 0.01 leaves each of
         them within 0.14 of the standard deviation that the evidence itself leaves it.
-    max_evaluations : int
+    max_evaluations : int, default 40
         Evaluations of the evidence with its gradient, from each start. If they do not suffice, the
-        best so far is returned.
+        best so far is returned, with a warning if they were no fewer than the default.
     structure, backend, memory, options
         As for `fit_laplace`. Primal and dual have the complete gradient. The others alternate
         between the maximum at fixed weights, by central differences, and the minimum of U, up to
@@ -140,6 +147,8 @@ def tune(
     SeveralMaximaWarning
         The evidence still rises there, but the minimum of U ends that was followed: the evidence
         has several maxima, and rounding decides which one is found.
+    UnfinishedEvidenceWarning
+        All evaluations that the default allows did not suffice: a step would gain above a nat.
 
     Raises
     ------
@@ -170,13 +179,14 @@ def tune(
             firsts = _find_starts(start, span, weights, starts, rng)
             summit = _search(start, firsts, tolerance, max_evaluations, follow)
             summit, result = _settle(start, summit, tolerance, max_evaluations, follow)
+            (best, is_end), weights = summit, span.lift(result.theta)
             _warn_of_end(summit, result, hyperparameters.limits)
-            best, weights = summit[0], span.lift(result.theta)
         else:
-            fixed = span.project(weights)
-            best, _ = maximize_linearized(
-                builder, of_span, fixed, tolerance, max_evaluations, follow
+            best, is_end = maximize_linearized(
+                builder, of_span, span.project(weights), tolerance, max_evaluations, follow
             )
+    if max_evaluations >= MANY_EVALUATIONS and not (move and is_end):
+        _warn_of_rise(best, hyperparameters.limits)
     hyperparameters.warn_at_edges(best.h, best.n_effective)
     return hyperparameters.regression(best.h), weights
 
@@ -292,6 +302,19 @@ def _warn_of_end(summit: Summit, result: PolishResult, limits: np.ndarray) -> No
             " have less evidence, or were not reached. The evidence has several maxima, and"
             f" rounding decides which one is found. {advice}, and so does starts=5.",
             SeveralMaximaWarning,
+            stacklevel=3,
+        )
+
+
+def _warn_of_rise(best: Point, limits: np.ndarray) -> None:
+    """Warn of F that still rises because the evaluations ended."""
+    gain = best.gain(find_free(best, limits))
+    if gain > MUCH_LEFT:
+        warnings.warn(
+            f"the evidence still rises at the noise and prior returned (a Newton step promises"
+            f" {gain:.3g} nats): the evaluations did not suffice. Give a larger max_evaluations, or"
+            " tune again from what is returned.",
+            UnfinishedEvidenceWarning,
             stacklevel=3,
         )
 

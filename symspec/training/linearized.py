@@ -49,13 +49,8 @@ from symspec.networks.regression import Regression
 from symspec.safety.label_errors import find_labels_alone
 from symspec.safety.memory import chunks
 from symspec.training.hyperparameters import MIN_COUNT, Hyperparameters
-from symspec.training.marginal_likelihood import (
-    DIFFERENCE,
-    MAX_DECREMENT,
-    Evidence,
-    EvidenceFunction,
-)
-from symspec.training.steps.linear_modes import Coordinates, find_mode
+from symspec.training.marginal_likelihood import DIFFERENCE, Evidence, EvidenceFunction
+from symspec.training.steps.linear_modes import Coordinates, Mode, find_mode
 
 BLOCK_BYTES = 64 * 2**20  # of the dense tangents of some stars
 
@@ -129,7 +124,8 @@ class LinearizedEvidence(EvidenceFunction):
         inverse = self._build()
         space = self._find_coordinates(inverse)
         start = space.slope(np.zeros_like(self.theta), self.noise.weigh(self._start))
-        theta, decrement = self._find_mode(space, start)
+        mode = self._find_mode(space, start)
+        theta = mode.x
         counts = self.hyperparameters.sum_by_factor(inverse.count_effective(self.reg))
         V = self._find_covariances(inverse)
         return self._evidence(
@@ -138,7 +134,7 @@ class LinearizedEvidence(EvidenceFunction):
             theta,
             V,
             counts,
-            decrement,
+            mode,
             error=0.5 * inverse.logdet_standard_error(),
         )
 
@@ -176,8 +172,8 @@ class LinearizedEvidence(EvidenceFunction):
             is_exact=cheap is inverse and inverse.accuracy == "exact",
         )
 
-    def _find_mode(self, space: Coordinates, start: np.ndarray) -> tuple[np.ndarray, float]:
-        """Mode, and the decrement there, from A^-1 times `start`."""
+    def _find_mode(self, space: Coordinates, start: np.ndarray) -> Mode:
+        """Mode from A^-1 times `start`."""
         return find_mode(space, self._likelihood, self.targets, self.noise.weights, start)
 
     def _find_covariances(self, inverse: InverseHessian) -> np.ndarray:
@@ -193,7 +189,7 @@ class LinearizedEvidence(EvidenceFunction):
         theta: np.ndarray,
         V: np.ndarray,
         counts: dict[str, float],
-        decrement: float,
+        mode: Mode,
         error: float = 0.0,
         curvature: np.ndarray | None = None,
     ) -> Evidence:
@@ -205,8 +201,8 @@ class LinearizedEvidence(EvidenceFunction):
             gradient=gradient,
             names=self.hyperparameters.names,
             theta=theta,
-            newton_decrement=decrement,
-            is_minimum=decrement <= MAX_DECREMENT,
+            newton_decrement=mode.decrement,
+            is_minimum=mode.is_minimum,
             n_effective=np.einsum("ncd,ndc->c", self.noise.weights, V),
             n_effective_by_factor=counts,
             curvature=curvature,
@@ -266,9 +262,15 @@ class _ByKernel(LinearizedEvidence):
         inverse = InverseKernel.of(self._sum_kernels(), self.noise)
         S = np.broadcast_to(self.noise.covariance, (*self.observed.shape, self.observed.shape[1]))
         space = self._find_data_coordinates(inverse, S)
-        x, decrement = self._find_mode(space, self.noise.weigh(self._start))
-        f = space.outputs(x)
-        U = float(self._likelihood(f)[0]) + 0.5 * space.dot(x, x)
+        mode = self._find_mode(space, self.noise.weigh(self._start))
+        x = mode.x
+        if mode.is_whole:  # no difference of labels, whose digits are lost where S is small
+            residuals = np.einsum("ncd,nd->nc", S, x)
+            U = 0.5 * float(np.vdot(x, self.targets))
+        else:
+            f = space.outputs(x)
+            residuals = self.targets - f
+            U = float(self._likelihood(f)[0]) + 0.5 * space.dot(x, x)
         log_det = inverse.log_det - self.noise.log_det
         F = -U - self._own.negative_log_peak(self.labels) - 0.5 * log_det
         V = S - S @ inverse.find_blocks() @ S
@@ -276,11 +278,11 @@ class _ByKernel(LinearizedEvidence):
         counts = self._count(inverse, V)
         return self._evidence(
             F,
-            self._differentiate(self.targets - f, V, counts, theta),
+            self._differentiate(residuals, V, counts, theta),
             theta,
             V,
             counts,
-            decrement,
+            mode,
             curvature=self._find_information(inverse, x, theta),
         )
 

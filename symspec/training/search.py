@@ -65,8 +65,12 @@ def maximize(
     """
     evaluate = _Evaluation(start, follow, is_rough=start.can_be_rough)
     limits = start.hyperparameters.limits
-    here = _reach_minimum(evaluate, start, theta)
-    leading = start.hyperparameters.is_noise if start.moves_weights else None
+    if start.moves_weights:
+        here = _reach_minimum(evaluate, start, theta)
+        leading = start.hyperparameters.is_noise
+    else:
+        here = evaluate(start.h, theta)
+        leading = None
     summit, is_end = climb(evaluate, here, limits, tolerance, max_evaluations - 1, leading)
     if summit.is_rough:
         evaluate.is_rough = False

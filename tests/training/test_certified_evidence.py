@@ -65,6 +65,23 @@ def test_the_noise_goes_first():
     assert end.F > -1e-4
 
 
+@pytest.mark.parametrize("first", [0.0, -0.44, -0.4999])
+def test_an_entry_at_its_limit_does_not_end_the_climb_of_the_others(first):
+    """F falls along h_0 alone, but less where h_1 has risen: the first step passes the limit."""
+    slope, steep = np.array([-0.1, 200.0]), np.array([[0.05, 2.0], [2.0, 100.0]])
+    limits = np.array([0.5, 9.0])
+
+    def evaluate(h, theta, is_near=False):
+        return replace(
+            make_point(h, slope @ h - 0.5 * h @ steep @ h, slope - steep @ h), curvature=steep
+        )
+
+    end, is_end = climb(evaluate, evaluate(np.array([first, 0.0]), None), limits, 1e-6, 60)
+    # -0.1 - 0.05 h_0 - 2 h_1 < 0 at the top: h_0 is at its limit, h_1 where 200 = 2 h_0 + 100 h_1
+    np.testing.assert_allclose(end.h, [-0.5, 2.01], atol=1e-3)
+    assert not is_end
+
+
 def test_the_climb_stays_within_the_limits():
     limits = np.array([0.5, 0.5])
     end, is_end = climb(smooth, smooth(np.zeros(2), None), limits, 1e-6, 40)

@@ -158,6 +158,71 @@ def test_tuning_ends_at_the_maximum_of_the_closed_form_and_keeps_the_weights(
             assert F(size * direction) <= top + 1e-5  # ten tolerances
 
 
+@cache
+def build_lines(n_labels=2):
+    """A network far from trained on spectra of two numbers, the first of which is a label."""
+    rng = np.random.default_rng(0)
+    latent = rng.uniform(-1, 1, size=(80, 2))
+    grid = np.linspace(-1, 1, 100)
+    X = 1 + 0.3 * np.exp(-0.5 * ((grid - latent[:, :1]) / 0.5) ** 2) + 0.2 * latent[:, 1:] * grid
+    X += 1e-3 * rng.normal(size=X.shape)
+    Y = np.c_[5000 + 1000 * latent[:, 0], latent[:, 1] + 0.3 * rng.normal(size=len(X))][
+        :, :n_labels
+    ]
+    last = ss.Unstandardize(Y.mean(axis=0), Y.std(axis=0))
+    net = ss.Network([ss.Dense(32), ss.Activation("relu"), ss.Dense(n_labels), last], 100)
+    return net, net.init_params(rng), X, Y
+
+
+def find_closed_form(net, theta, X, Y, sigma):
+    """F and its gradient by log sigma and log precision, of one label, from singular values of J.
+
+    The square roots of the kernel's eigenvalues have twice as many digits as these.
+    """
+    J = compile_jacobian(net, "theta")(theta, X)[:, 0]
+    t = (Y - compile_predict(net)(theta, X))[:, 0] + J @ theta
+    U, d, _ = np.linalg.svd(J, full_matrices=False)
+    own = d**2 + sigma**2
+    along = U.T @ t
+    F = -0.5 * np.sum(along**2 / own + np.log(2 * np.pi * own))
+    by_noise = sigma**2 * np.sum((along / own) ** 2 - 1 / own)
+    by_prior = 0.5 * np.sum(d**2 * (1 / own - (along / own) ** 2))
+    return F, [by_noise, by_prior]
+
+
+@pytest.mark.parametrize("share", [1e-1, 1e-3, 1e-5])
+def test_noise_next_to_nothing_keeps_the_digits_of_the_evidence(share):
+    """Residuals are S M^-1 t, no difference of labels of 5000 and what the weights make of them."""
+    net, theta, X, Y = build_lines(n_labels=1)
+    sigma = share * Y.std()
+    reg = ss.Regression(net, sigma_noise=sigma, prior_precision=1.0)
+    there = linearize(InverseBuilder(reg, X, Y, structure="dual"), Hyperparameters(reg), theta)
+    found = there.evaluate(theta)
+    F, gradient = find_closed_form(net, theta, X, Y, sigma)
+    assert found.is_minimum
+    # the kernel's rounding leaves 1e-8; by differences the gradient was off by 3e-5
+    assert found.log_marginal_likelihood == pytest.approx(F, rel=1e-7)
+    np.testing.assert_allclose(found.gradient, gradient, rtol=1e-7)
+
+
+@pytest.mark.filterwarnings("ignore::symspec.EdgeOfRangeWarning")
+@pytest.mark.parametrize("share", [1e-4, 1e-5, 1e-6])
+def test_tuning_leaves_a_start_of_next_to_no_noise(share):
+    """Rounding there is no reason to take other noise or prior: it ends where F is highest."""
+    net, theta, X, Y = build_lines()
+    sigma = np.array([share, 0.1]) * Y.std(axis=0)
+    reg = ss.Regression(net, sigma_noise=sigma, prior_precision=ss.scaled_prior(net, 1.0))
+    seen = []
+    ss.tune(
+        reg, theta, X, Y, structure="dual", move=False, progress=False,
+        callback=lambda _, evidence: seen.append(evidence),
+    )  # fmt: skip
+    # labels that are interpolated, with a prior at the edge of its range; without noise at all
+    # F ends within the tolerance of 0.01 of the same
+    assert seen[-1].log_marginal_likelihood == pytest.approx(-599.67, abs=0.03)
+    assert max(e.log_marginal_likelihood for e in seen) == seen[-1].log_marginal_likelihood
+
+
 def test_many_stars_start_from_what_few_of_them_tell(monkeypatch):
     problem = build_problem(n_stars=120)
 

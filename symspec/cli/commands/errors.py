@@ -40,6 +40,7 @@ from symspec.mixtures.posterior import AnyPosterior, list_posteriors
 from symspec.mixtures.prediction import CombinedPrediction
 from symspec.reports.tables import (
     describe_between,
+    describe_coverage,
     flag_lines,
     open_console,
     print_written,
@@ -243,6 +244,8 @@ def _print_survey(
     if survey.true_labels is not None:
         title = f"Against the labels in {name}, honest if these stars were not trained on"
         console.print(summary_table(prediction, survey.true_labels, title=title))
+        for line in describe_coverage(prediction, survey.true_labels):
+            console.print(escape(line), soft_wrap=True)
     if isinstance(prediction, CombinedPrediction):
         console.print(escape(describe_between(prediction)), soft_wrap=True)
     for line in flag_lines(prediction):
