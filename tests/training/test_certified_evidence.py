@@ -10,7 +10,7 @@ from scipy.linalg import eigh
 import symspec as ss
 from symspec.inverse_hessian.builder import InverseBuilder
 from symspec.training import marginal_likelihood
-from symspec.training.climb import Point, climb
+from symspec.training.climb import Point, _find_step, climb
 from symspec.training.hyperparameters import Hyperparameters
 from symspec.training.marginal_likelihood import MarginalLikelihood
 
@@ -65,21 +65,21 @@ def test_the_noise_goes_first():
     assert end.F > -1e-4
 
 
-@pytest.mark.parametrize("first", [0.0, -0.44, -0.4999])
-def test_an_entry_at_its_limit_does_not_end_the_climb_of_the_others(first):
-    """F falls along h_0 alone, but less where h_1 has risen: the first step passes the limit."""
-    slope, steep = np.array([-0.1, 200.0]), np.array([[0.05, 2.0], [2.0, 100.0]])
-    limits = np.array([0.5, 9.0])
-
-    def evaluate(h, theta, is_near=False):
-        return replace(
-            make_point(h, slope @ h - 0.5 * h @ steep @ h, slope - steep @ h), curvature=steep
-        )
-
-    end, is_end = climb(evaluate, evaluate(np.array([first, 0.0]), None), limits, 1e-6, 60)
-    # -0.1 - 0.05 h_0 - 2 h_1 < 0 at the top: h_0 is at its limit, h_1 where 200 = 2 h_0 + 100 h_1
-    np.testing.assert_allclose(end.h, [-0.5, 2.01], atol=1e-3)
-    assert not is_end
+@pytest.mark.parametrize("seed", range(40))
+def test_a_step_that_meets_limits_still_promises_a_gain(seed):
+    """Entries are coupled: cut off at its limit, a step of one made those of others a loss."""
+    rng = np.random.default_rng(seed)
+    limits = np.array([1.0, 2.0, 9.0])
+    # near their limits, most of them
+    h = limits * rng.choice([-1, 1], size=3) * rng.uniform(0, 1, size=3) ** 0.1
+    root = rng.normal(size=(3, 3))
+    B = root @ root.T + 1e-2 * np.eye(3)
+    here = replace(smooth(np.zeros(2), None), h=h, gradient=rng.normal(size=3))
+    step, promised = _find_step(here, B, np.full(3, True), limits, 0.5)
+    assert (np.abs(h + step) <= limits + 1e-12).all()
+    assert np.abs(step).max() <= 0.5 + 1e-12
+    assert promised == pytest.approx(here.gradient @ step - 0.5 * step @ B @ step)
+    assert promised > 0
 
 
 def test_the_climb_stays_within_the_limits():

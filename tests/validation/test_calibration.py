@@ -12,7 +12,7 @@ from scipy import stats
 import symspec as ss
 from symspec.errors import DataError, OptionError, ShapeError
 from symspec.laplace.prediction import Prediction
-from symspec.reports.tables import outlier_table
+from symspec.reports.tables import describe_coverage, outlier_table
 from symspec.validation.calibration import coverage, sigma_mad
 
 N_STARS, N_LABELS = 40, 3
@@ -69,6 +69,22 @@ def test_honest_errors_cover_what_they_promise():
     for level, fractions in zip((0.68, 0.95), found, strict=True):
         standard_error = np.sqrt(level * (1 - level) / n)
         np.testing.assert_allclose(fractions, level, atol=4 * standard_error, rtol=0)
+
+
+def test_coverage_far_from_what_it_should_be_is_said_of_the_label():
+    """Of 1,000 stars; of ten, which chance may leave anywhere, nothing is said."""
+    rng, n = np.random.default_rng(0), 1000
+    errors = np.ones((n, 4))
+    labels = np.zeros((n, 4))
+    truth = rng.normal(size=(n, 4)) * [1, 2.5, 0.4, np.nan]
+    found = describe_coverage(build_prediction(labels, errors), truth)
+    shares = 100 * coverage(build_prediction(labels, errors), truth, (0.68,))[0]
+    small = "label_1: error bars are too small: intervals of 68 % hold"
+    large = "label_2: error bars are too large: intervals of 68 % hold"
+    assert found == [
+        f"{small} {shares[1]:.0f} % of the labels.", f"{large} {shares[2]:.0f} % of the labels.",
+    ]  # fmt: skip
+    assert not describe_coverage(build_prediction(labels[:10], errors[:10]), truth[:10])
 
 
 def test_a_label_without_truth_has_no_coverage_and_a_failed_star_is_a_miss(stars):
