@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from symspec.derivatives.threads import multiply_own
 from symspec.networks.network import Network
 from symspec.networks.params import ParamLayout
 from symspec.safety.memory import STARS_AT_ONCE, chunks
@@ -212,14 +213,14 @@ def _separate(
     if not np.any(v):
         yield 1.0, g * w
         return
-    if np.ndim(v) == 0 and np.ndim(w) == 0:
-        ab = a @ b.T
-        ab *= v
-        ab += w
-        yield ab, g
-        return
     if np.ndim(v) == 0:
-        yield v * (a @ b.T), g
+        ab = multiply_own(a) if a is b else a @ b.T
+        ab *= v
+        if np.ndim(w) == 0:
+            ab += w
+            yield ab, g
+            return
+        yield ab, g
     else:  # one variance a weight: an outer product for each feature only
         for i in range(a.shape[1]):
             yield np.outer(a[:, i], b[:, i]), g * v[i]

@@ -19,16 +19,22 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import scipy.linalg  # noqa: F401  it loads SciPy's library
 from threadpoolctl import ThreadpoolController
 
 from symspec.networks.network import Network
+from symspec.safety.memory import chunks
 
 # multiplications with matrices, and with vectors, below which OpenBLAS takes no threads itself
 MAX_PRODUCTS_ALONE, MAX_VECTOR_ALONE = 5e5, 9000
 MIN_PRODUCTS = 3e7  # multiplications in a matrix product that pays for threads: a millisecond
 MIN_ORDER = 500  # of matrices, decomposed by NumPy, that do
 MIN_ORDER_OF_SCIPY = 5000  # of those decomposed by SciPy, while NumPy's threads still spin
+
+# rows of a product of a matrix with its own transpose, which OpenBLAS computes in a way of its own:
+# with two threads it crashes at 11,000 on processors with AVX-512 (numpy issue 19685)
+MOST_OWN_ROWS = 4096
 
 _inside = threading.local()
 
@@ -100,6 +106,18 @@ def threads_of_scipy(order: int) -> Iterator[None]:
         return
     with _find_pools().threads_of("scipy"):
         yield
+
+
+def multiply_own(a: np.ndarray) -> np.ndarray:
+    """Products a a^T (row, row) of rows, by blocks where these are many."""
+    if len(a) <= MOST_OWN_ROWS:
+        return a @ a.T
+    out = np.empty((len(a), len(a)), a.dtype)
+    for rows in chunks(len(a), MOST_OWN_ROWS):
+        for columns in chunks(rows.stop, MOST_OWN_ROWS):
+            out[rows, columns] = a[rows] @ a[columns].T
+            out[columns, rows] = out[rows, columns].T
+    return out
 
 
 class _Pools:

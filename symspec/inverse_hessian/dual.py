@@ -272,6 +272,15 @@ class DualInverse(WoodburyInverse):
     def _reduce(self, tangents: Tangents) -> Rows:
         return [self._solve(self.tangents.gram(tangents, self.variance)[self.rows])]
 
+    def _find_pulled(self, reduced: Rows) -> np.ndarray:
+        alpha = self._solve(reduced[0], transposed=True)
+        return self._sizes @ alpha**2
+
+    @cached_property
+    def _sizes(self) -> np.ndarray:
+        """Diagonal (row,) of M."""
+        return np.einsum("ij,ij->i", self.cholesky, self.cholesky)
+
     def _solve_M(self, b: Rows) -> Rows:
         return [self._solve(self._solve(b[0]), transposed=True)]
 

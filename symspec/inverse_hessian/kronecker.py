@@ -31,7 +31,7 @@ from scipy.linalg import eigh
 
 from symspec.derivatives.tangent_stream import TangentStream
 from symspec.derivatives.tangents import Tangents
-from symspec.derivatives.threads import threads_of_scipy
+from symspec.derivatives.threads import multiply_own, threads_of_scipy
 from symspec.errors import OptionError
 from symspec.inverse_hessian.interface import Arrays, Problem
 from symspec.inverse_hessian.layerwise import (
@@ -138,8 +138,8 @@ def _accumulate_factors(
                 g = scale_rows(g, layer, scales[name]).reshape(-1, *shape)
                 a = g.transpose(0, 2, 1).reshape(-1, g.shape[1])
             g = g.reshape(-1, g.shape[-1])
-            state[f"{name}/inputs"] += a.T @ a
-            state[f"{name}/cotangents"] += g.T @ g
+            state[f"{name}/inputs"] += multiply_own(a.T)
+            state[f"{name}/cotangents"] += multiply_own(g.T)
 
     return stream.accumulate(checkpoint, "kronecker factors", zeros, add)
 

@@ -88,6 +88,13 @@ class WoodburyInverse(InverseHessian):
     def _reduce(self, tangents: Tangents) -> Rows:
         """L^-1 K_X* (row, label and star) for other stars, in Fortran order."""
 
+    def _find_pulled(self, reduced: Rows) -> np.ndarray | None:
+        r""":math:`\sum_i \alpha_i^2 M_{ii}` (label and star) of alpha = L^-T L^-1 K_X*.
+
+        None where that takes another pass through the factor.
+        """
+        return None
+
     @abstractmethod
     def _log_det_factor(self) -> float:
         """Log det L."""
@@ -167,12 +174,19 @@ class WoodburyInverse(InverseHessian):
     def enclose(self, tangents: Tangents) -> Enclosure:
         prior = tangents.own_gram(self.variance)
         V = prior.copy()
-        for part in self._reduce(tangents):
+        reduced = self._reduce(tangents)
+        for part in reduced:
             Z = part.T.reshape(tangents.n_labels, tangents.n_stars, -1)
             V -= np.einsum("cni,dni->ncd", Z, Z, optimize=True)
         relative = round_difference(V, prior, self.condition, self._n_terms)
-        enclosure = Enclosure.of_relative(V, relative, most=prior)
         poor = ~(relative < TRUSTED).all(axis=1)
+        if poor.any() and not self._may_sum_squares:
+            pulled = self._find_pulled(reduced)
+            if pulled is not None:
+                pulled = pulled.reshape(V.shape[1::-1]).T
+                known = round_difference(V, prior, self.condition, self._n_terms, pulled)
+                relative = np.fmin(relative, known)
+        enclosure = Enclosure.of_relative(V, relative, most=prior)
         if poor.any() and self._may_sum_squares:
             enclosure.replace(poor, self._sums_of_squares.enclose(tangents[poor]))
         if not self.is_complete:

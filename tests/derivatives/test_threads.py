@@ -99,6 +99,16 @@ def test_one_library_for_both_serves_both(monkeypatch, path):
     assert count() == [ALLOWED]
 
 
+@pytest.mark.parametrize("n_rows", [0, 1, 5, 6, 17])
+def test_products_with_itself_are_the_same_by_blocks(monkeypatch, n_rows):
+    """More rows at once than OpenBLAS's threads survive on some processors."""
+    a = np.random.default_rng(0).normal(size=(n_rows, 8))
+    expected = np.einsum("np,mp->nm", a, a)
+    for rows in (3, 5, 4096):
+        monkeypatch.setattr(threads, "MOST_OWN_ROWS", rows)
+        np.testing.assert_allclose(threads.multiply_own(a), expected, atol=1e-13)
+
+
 def test_calls_of_other_threads_leave_nothing_behind(count):
     begun, ended = threading.Event(), threading.Event()
 

@@ -59,6 +59,25 @@ def test_error_bars_are_those_of_the_closed_form(case):
     assert not (prediction.flags & (ss.Flag.FAILED | ss.Flag.MODEL_ERROR_INEXACT)).any()
 
 
+@pytest.mark.parametrize("sigma", [1e-1, 1e-3, 1e-5])
+def test_spectra_that_are_interpolated_keep_their_error_bars(monkeypatch, sigma):
+    """Where noise is next to nothing what other stars leave open may be much more than it."""
+    monkeypatch.setattr("symspec.inverse_hessian.numerics.digits.DENSE_ENTRIES", 0)
+    rng = np.random.default_rng(9)
+    X, new = (1e3 * rng.normal(size=(n, 60)) for n in (25, 9))
+    prediction = fit_linear(X, sigma, 1.0, "dual").predict(new, progress=False)
+    exact = find_exact_sd(X, new, sigma, 1.0)
+    assert_allclose(np.sqrt(prediction.model_cov[:, 0, 0]), exact, rtol=1e-9)
+    low, high = prediction.model_interval[:, 0].T
+    assert (low <= exact).all()
+    assert (exact <= high).all()
+    assert_allclose(low, high, rtol=1e-9)  # by the noise alone 1e-6 to 1e4 times them
+    # of training stars nothing is open but the noise, whose third digit is lost below 0.1
+    prediction = fit_linear(X, sigma, 1.0, "dual").predict(X, progress=False)
+    is_told = (prediction.flags & (ss.Flag.MODEL_ERROR_INEXACT | ss.Flag.FAILED)) > 0
+    assert (is_told == (sigma < 0.1)).all()
+
+
 @pytest.mark.parametrize("seed", range(12))
 def test_error_bars_are_right_or_flagged_with_a_bound_or_refused(seed):
     rng = np.random.default_rng([1, seed])

@@ -78,12 +78,17 @@ def rounding(n_terms: int) -> float:
 
 
 def round_difference(
-    V: np.ndarray, prior: np.ndarray, condition: float, n_terms: int
+    V: np.ndarray,
+    prior: np.ndarray,
+    condition: float,
+    n_terms: int,
+    pulled: np.ndarray | None = None,
 ) -> np.ndarray:
     r"""Relative error (star, label) of variances :math:`V = K_{**} - k^T M^{-1} k`.
 
     Entries of the kernels K are known to :math:`\epsilon \sqrt{K_{ii} K_{jj}}`. Those of M enter
-    with the squares of :math:`\alpha = M^{-1} k`, which obey :math:`\alpha^T S \alpha \le V`.
+    with the squares of :math:`\alpha = M^{-1} k`, which obey :math:`\alpha^T S \alpha \le V`. Where
+    S is next to nothing, they may be far below that.
 
     Parameters
     ----------
@@ -93,10 +98,13 @@ def round_difference(
         Largest ratio :math:`M_{ii} / S_{ii}`.
     n_terms : int
         Terms of the sums.
+    pulled : numpy.ndarray, shape (star, label), optional
+        :math:`\sum_i \alpha_i^2 M_{ii}`, if it is known.
     """
     variances, most = (np.diagonal(A, axis1=1, axis2=2) for A in (V, prior))
+    pulled = condition * variances if pulled is None else pulled
     with np.errstate(divide="ignore", invalid="ignore"):
-        lost = (np.sqrt(most / variances) + np.sqrt(condition)) ** 2
+        lost = (np.sqrt(most) + np.sqrt(pulled)) ** 2 / variances
     lost[most == 0] = 0.0  # nothing varies
     return rounding(n_terms) * np.where((variances > 0) | (most == 0), lost, np.inf)
 
