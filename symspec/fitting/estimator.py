@@ -74,8 +74,9 @@ class SpectraRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
     learning_rate : float, default 1e-3
     tune : bool, default True
         Whether noise and prior are set by the evidence, or kept.
-    starts : int, default 2
-        Weights that tuning starts from.
+    starts : int, optional
+        Weights that tuning starts from; by default as many as `symspec.select` takes, and two for a
+        network that is given.
     structure, memory : str
         Of the inverse Hessian, see `symspec.fit_laplace`.
     n_jobs : int, optional
@@ -129,7 +130,7 @@ class SpectraRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
         batch_size: int = 64,
         learning_rate: float = 1e-3,
         tune: bool = True,
-        starts: int = STARTS,
+        starts: int | None = None,
         structure: str = "auto",
         memory: str = "8GB",
         n_jobs: int | None = None,
@@ -231,17 +232,21 @@ class SpectraRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
         if weights is not None:
             linear = fit_weighted(stars, weights, options, seed=seed, progress=self.progress)
             stars = weigh(stars, weights, linear.reg.sigma_noise**2)
-        own = () if self.epochs else ("epochs",)  # which `select` chooses
-        tried = {name: getattr(options, name) for name in SHARED if name not in own}
         n_workers = effective_n_jobs(self.n_jobs)
-        return select(stars, seed=seed, n_workers=n_workers, progress=self.progress, **tried)
+        return select(
+            stars, seed=seed, n_workers=n_workers, progress=self.progress, **self._given()
+        )
 
     def _options(self) -> FitOptions:
         """Those of the network that is given, or of a linear one."""
-        shared = {name: getattr(self, name) for name in SHARED}
         hidden = () if isinstance(self.hidden, str) else tuple(self.hidden)
-        epochs = self.epochs or FitOptions.epochs
-        return FitOptions(**shared | {"hidden": hidden, "prior": self.prior, "epochs": epochs})
+        own = {"hidden": hidden, "prior": self.prior}
+        return FitOptions(**{"starts": STARTS} | self._given() | own)
+
+    def _given(self) -> dict[str, Any]:
+        """Options that are not left to `select` or to defaults."""
+        values = {name: getattr(self, name) for name in SHARED}
+        return {name: value for name, value in values.items() if value is not None}
 
     def predict(
         self, X: ArrayLike, return_std: bool = False, return_cov: bool = False

@@ -47,7 +47,8 @@ from symspec.validation.scores import (
 
 HIDDEN: tuple[tuple[int, ...], ...] = ((), (4,), (8,), (16,), (32,))
 MOST_WEIGHTS = 10  # a label, in the span of the spectra: more take minutes
-STARTS = 2
+STARTS, MORE_STARTS = 2, 3
+CHEAP = 1e6  # weights in the span of the spectra, times labels: more starts take seconds
 STEPS = 2000  # of Adam, after which Newton's go on
 REFIT_STEPS = 500  # of Newton's, in the refits
 TOLERANCE = 1e-3  # nats of decrement of a refit, which a score does not feel
@@ -120,7 +121,7 @@ def select(
     **options
         How the networks are built and trained: activation, preprocess, sigma_noise,
         prior_precision, dof, predicts_noise, epochs (by default some 2,000 steps), batch_size,
-        learning_rate, tune, starts (2), structure, memory.
+        learning_rate, tune, starts (2, or 3 where these take seconds), structure, memory.
 
     Returns
     -------
@@ -156,7 +157,7 @@ def select(
         raise DataError("select needs labels, got spectra without: give Spectra(labels=...).")
     stars, fold = divide(spectra, folds, groups, seed)
     widths = _list_widths(stars) if hidden is None else hidden
-    candidates = _list_candidates(widths, priors, options)
+    candidates = _list_candidates(stars, widths, priors, options)
     with show_progress(progress) as show:
         with Processes(n_workers) as processes:
             trial = _Trial(stars, fold, seed, processes)
@@ -181,12 +182,19 @@ def select(
 
 def _list_widths(stars: Spectra) -> list[tuple[int, ...]]:
     """Linear, and one layer as wide as the labels of the stars allow."""
-    most = MOST_WEIGHTS * np.isfinite(np.asarray(stars.labels)).sum()
+    most = MOST_WEIGHTS * _count_labels(stars)
     return [widths for widths in HIDDEN if sum(widths) * min(stars.flux.shape) <= most]
 
 
+def _count_labels(stars: Spectra) -> int:
+    return int(np.isfinite(np.asarray(stars.labels)).sum())
+
+
 def _list_candidates(
-    hidden: Sequence[Sequence[int]], priors: Sequence[str], options: dict[str, Any]
+    stars: Spectra,
+    hidden: Sequence[Sequence[int]],
+    priors: Sequence[str],
+    options: dict[str, Any],
 ) -> list[list[FitOptions]]:
     """Candidates, those of the same widths together."""
     known = set(FitOptions.__dataclass_fields__) - {"hidden", "prior"}
@@ -202,14 +210,14 @@ def _list_candidates(
     for widths in hidden:
         for width in widths:
             check_count(width, "a width in hidden")
-    alike = FitOptions(**{"starts": STARTS} | options)
-    return [
-        [
-            replace(alike, hidden=tuple(widths), prior=prior)
-            for prior in (priors if len(widths) else ("scale",))
-        ]
-        for widths in hidden
-    ]
+    candidates = []
+    for widths in hidden:
+        size = sum(widths) * min(stars.flux.shape) * _count_labels(stars)
+        starts = MORE_STARTS if size <= CHEAP else STARTS
+        alike = FitOptions(**{"starts": starts} | options | {"hidden": tuple(widths)})
+        own = priors if len(widths) else ("scale",)
+        candidates.append([replace(alike, prior=prior) for prior in own])
+    return candidates
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,6 +9,7 @@ from scipy.stats import norm
 
 import symspec as ss
 from symspec.errors import DataError, EdgeOfRangeWarning, OptionError
+from symspec.fitting import selection
 from symspec.reports.tables import selection_table
 from symspec.spectra.selections import assign_folds
 from symspec.validation.scores import find_behind, find_mean, find_smallest_good, score_stars
@@ -33,6 +34,22 @@ def make_stars(bend, seed=0):
 @pytest.fixture(scope="module")
 def curved():
     return ss.select(make_stars(bend=4), **SMALL, **QUIET)
+
+
+@pytest.mark.parametrize(
+    ("cheap", "given", "starts"), [(1e6, {}, 3), (0, {}, 2), (1e6, {"starts": 1}, 1)]
+)
+def test_more_starts_are_taken_where_they_take_seconds(monkeypatch, cheap, given, starts):
+    monkeypatch.setattr(selection, "CHEAP", cheap)
+    words = {**SMALL, "hidden": [(2,)], "tune": False}
+    del words["starts"]
+    told = []
+    found = ss.select(
+        make_stars(bend=0), **words, **given, n_workers=1,
+        progress=lambda stage, done, total, **_: told.append((stage, done, total)),
+    )  # fmt: skip
+    assert found.options.starts == starts
+    assert ("2 tanh: training on all stars", starts, starts) in told
 
 
 def score_by_hand(stars, linear):
