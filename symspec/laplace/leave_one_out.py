@@ -308,7 +308,7 @@ def _walk_groups(
         V = cross_covariance(tangents, tangents)
         V = V.reshape(1, len(group) * V.shape[1], -1)
         found = inverse.enclose(tangents)
-        unknown = np.abs(found.upper - found.lower).max() * np.eye(V.shape[1])
+        unknown = np.diag(np.einsum("ncc->nc", found.upper - found.lower).ravel())
         T = _on_diagonal(noise.whiteners[group], V.shape)
         yield group, tangents, _Covariances(V, V, V + unknown, T)
 

@@ -104,6 +104,25 @@ def test_stars_of_a_group_are_left_out_together(case, group):
     assert_entries(influence[:, :, group], moved, SOLVED)
 
 
+@pytest.mark.parametrize("structure", ["primal", "dual"])
+def test_groups_are_left_out_whatever_the_units_of_the_labels(structure):
+    """The rounding of a label in K is no rounding of one in dex."""
+    rng = np.random.default_rng(4)
+    X, Y = rng.normal(size=(N, 6)), rng.normal(size=(N, 2))
+    found = []
+    for unit in ([1.0, 1.0], [1e7, 1e-3]):
+        net = ss.Network([ss.Dense(2), ss.Unstandardize(np.zeros(2), unit)], 6)
+        reg = ss.Regression(net, sigma_noise=0.3 * np.array(unit), prior_precision=0.4)
+        laplace = ss.fit_laplace(
+            reg, np.zeros(net.n_params), X, Y * unit, structure=structure, require_minimum=False,
+            progress=False,
+        )  # fmt: skip
+        left_out = laplace.leave_one_out(groups=GROUPS, center="linearized")
+        found.append([left_out.labels / unit, left_out.model_cov / np.outer(unit, unit)])
+    for expected, scaled in zip(*found, strict=True):
+        assert_entries(scaled, expected, SOLVED)
+
+
 def test_residuals_are_those_of_cook_and_weisberg(case):
     laplace = case.laplace
     V = laplace.label_covariance(case.X[:N])
