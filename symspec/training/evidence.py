@@ -51,7 +51,7 @@ START_SEED = 0  # of the weights of further starts, where no `rng` is given
 MOST_CLIMBS = 3  # from beyond one saddle point after another
 DOWNHILL_STEPS = 500  # of L-BFGS from weights that were drawn
 MANY_EVALUATIONS = 40  # who gives fewer knows that they may not suffice
-MUCH_LEFT = 1.0  # nats that another step promises where nobody should rely on what was found
+MUCH_LEFT = 10.0  # nats that another step promises: noise or prior is off by four of its errors
 
 
 def tune(
@@ -148,7 +148,7 @@ def tune(
         The evidence still rises there, but the minimum of U ends that was followed: the evidence
         has several maxima, and rounding decides which one is found.
     UnfinishedEvidenceWarning
-        All evaluations that the default allows did not suffice: a step would gain above a nat.
+        All evaluations that the default allows did not suffice: a step promises above ten nats.
 
     Raises
     ------

@@ -223,6 +223,17 @@ def test_tuning_leaves_a_start_of_next_to_no_noise(share):
     assert max(e.log_marginal_likelihood for e in seen) == seen[-1].log_marginal_likelihood
 
 
+def test_evidence_that_still_rises_is_told_unless_few_evaluations_were_asked_for(monkeypatch):
+    net, theta, X, Y = build_lines()
+    sigma = np.array([1e-4, 0.1]) * Y.std(axis=0)
+    reg = ss.Regression(net, sigma_noise=sigma, prior_precision=ss.scaled_prior(net, 1.0))
+    words = {"structure": "dual", "move": False, "max_evaluations": 3, "progress": False}
+    ss.tune(reg, theta, X, Y, **words)
+    monkeypatch.setattr("symspec.training.evidence.MANY_EVALUATIONS", 3)  # the default, and more
+    with pytest.warns(ss.UnfinishedEvidenceWarning, match="Give a larger max_evaluations"):
+        ss.tune(reg, theta, X, Y, **words)
+
+
 def test_many_stars_start_from_what_few_of_them_tell(monkeypatch):
     problem = build_problem(n_stars=120)
 
