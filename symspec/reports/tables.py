@@ -21,7 +21,7 @@ from symspec.networks.regression import Regression
 from symspec.reports.stacked_tables import StackedTable
 from symspec.spectra.spectra import with_unit
 from symspec.validation.audit import GROUPS, INSIDE, StructureAudit
-from symspec.validation.calibration import coverage, sigma_mad
+from symspec.validation.calibration import coverage, find_binomial_error, sigma_mad
 from symspec.validation.outliers import Outliers
 from symspec.validation.scores import Candidate
 
@@ -116,7 +116,7 @@ def describe_coverage(prediction: Prediction, true_labels: np.ndarray) -> list[s
     n_known = (~np.isnan(true_labels)).sum(axis=0)
     lines = []
     for name, share, n in zip(prediction.label_names, shares, n_known, strict=True):
-        chance = 4 * math.sqrt(LEVEL * (1 - LEVEL) / max(n, 1))
+        chance = 4 * find_binomial_error(LEVEL, n)
         if abs(share - LEVEL) > max(FAR_OFF, chance):
             size = "small" if share < LEVEL else "large"
             lines.append(

@@ -64,6 +64,11 @@ def coverage(
     return np.where(n_known > 0, (inside & known).sum(axis=1) / np.maximum(n_known, 1), np.nan)
 
 
+def find_binomial_error(level: float, n: int) -> float:
+    """Standard deviation of the share of n labels that lie within an interval of this level."""
+    return float(np.sqrt(level * (1 - level) / n)) if n else np.nan
+
+
 def studentized_residuals(prediction: Prediction, training_labels: ArrayLike) -> np.ndarray:
     r"""Residuals of training labels in units of their leave-one-out errors.
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.linalg.lapack import dlauum, dpotrf, dtrtri
 
-from symspec.derivatives.threads import threads_of_scipy
+from symspec.derivatives.threads import multiply_own, threads_of_scipy
 from symspec.inverse_hessian.numerics.tiled_cholesky import check_factor
 from symspec.networks.noise.star_noise import StarNoise
 
@@ -70,7 +70,7 @@ class InverseKernel:
         """M^-1 of some stars with each other, rows (star, label), where no label is missing."""
         N, C = self.observed.shape
         columns = self.root[:, (stars[:, None] + N * np.arange(C)).ravel()]
-        return columns.T @ columns
+        return multiply_own(columns.T)
 
     def find_inverse(self) -> np.ndarray:
         """Lower triangle of M^-1 over the observed rows, zero above."""

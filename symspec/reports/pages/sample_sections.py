@@ -17,7 +17,6 @@ from symspec.reports.pages.figures.sample_figures import (
 )
 from symspec.reports.pages.figures.samples import (
     Sample,
-    find_binomial_error,
     find_coverage,
     find_median,
     find_scatter,
@@ -25,6 +24,7 @@ from symspec.reports.pages.figures.samples import (
 from symspec.reports.pages.figures.words import Words, count, number, numbers, percent
 from symspec.reports.tables import describe_flags, format_to
 from symspec.spectra.spectra import with_unit
+from symspec.validation.calibration import find_binomial_error
 from symspec.validation.scores import find_mean_scores
 
 ASKED = (0.68, 0.95)  # levels that everybody asks for

@@ -9,9 +9,10 @@ import numpy as np
 from symspec.reports.pages.figures.images import draw_panel
 from symspec.reports.pages.figures.parts import Figure, Image, Table
 from symspec.reports.pages.figures.sample_figures import Rows, draw_labels
-from symspec.reports.pages.figures.samples import Sample, find_binomial_error, find_coverage
+from symspec.reports.pages.figures.samples import Sample, find_coverage
 from symspec.reports.pages.figures.words import Words, count, number, percent
 from symspec.reports.plots import COLOURS, GREY
+from symspec.validation.calibration import find_binomial_error
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -128,11 +128,6 @@ def find_coverage(pit: np.ndarray, known: np.ndarray, levels: tuple[float, ...])
     return inside.mean(axis=0) if len(inside) else np.full(len(levels), np.nan)
 
 
-def find_binomial_error(level: float, n: int) -> float:
-    """Standard deviation of the share of n labels that lie within an interval of this level."""
-    return float(np.sqrt(level * (1 - level) / n)) if n else np.nan
-
-
 def find_scatter(values: np.ndarray) -> float:
     """Robust scatter of the known values (star,), NaN without any."""
     return float(sigma_mad(values[:, None])[0])
