@@ -88,13 +88,8 @@ def keep_whole(reg: Regression, X: np.ndarray) -> Span:
 def find_span(reg: Regression, X: np.ndarray) -> Span | None:
     """Reduction of a regression on the flux X (star, pixel), or None if nothing is gained."""
     net = reg.net
-    layer = next(iter(net.layout.layers))
-    first = net.layer_names.index(layer)
-    name = f"{layer}/kernel"
-    goes_around = any(source < first for sources in net.sources for source in sources)
-    if layer not in net.dense_shapes or goes_around or any(net.sources[:first]):
-        return None
-    if len(X) >= net.widths[first] or np.ndim(reg.prior_precision[name]) > 0:
+    first = _find_wide_layer(reg, len(X))
+    if first is None:
         return None
     Z = np.asarray(X, np.float64)
     if first > 0:
@@ -102,7 +97,30 @@ def find_span(reg: Regression, X: np.ndarray) -> Span | None:
         Z = compiled.compile_predict(before)(np.empty(0), Z)
     Q, R = np.linalg.qr(Z.T)
     rest = net.with_layers(net.layers[first:], len(X))
-    return Span(reg.with_network(rest), R.T, reg, Q, name)
+    return Span(reg.with_network(rest), R.T, reg, Q, f"{net.layer_names[first]}/kernel")
+
+
+def count_in_span(reg: Regression, n_stars: int) -> int:
+    """Parameters that are left in the span of so many training spectra."""
+    net = reg.net
+    first = _find_wide_layer(reg, n_stars)
+    if first is None:
+        return net.n_params
+    n_in, n_out = net.dense_shapes[net.layer_names[first]]
+    return net.n_params - (n_in - n_stars) * n_out
+
+
+def _find_wide_layer(reg: Regression, n_stars: int) -> int | None:
+    """Index of the first layer with weights if there is something to gain in the stars' span."""
+    net = reg.net
+    layer = next(iter(net.layout.layers))
+    first = net.layer_names.index(layer)
+    goes_around = any(source < first for sources in net.sources for source in sources)
+    if layer not in net.dense_shapes or goes_around or any(net.sources[:first]):
+        return None
+    if n_stars >= net.widths[first] or np.ndim(reg.prior_precision[f"{layer}/kernel"]) > 0:
+        return None
+    return first
 
 
 class Response:

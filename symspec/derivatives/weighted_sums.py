@@ -78,17 +78,16 @@ def compile_weighted_hessian_vector_product(
 
 @remember
 def compile_likelihood(
-    net: Network, *, kind: str = "gaussian", backend: str = "auto"
+    net: Network, *, kind: str = "gaussian", n_given: int | None = None, backend: str = "auto"
 ) -> CompiledGraph:
-    """Compile L and its derivatives by the outputs f (star, label) of a network.
+    """Compile L and its derivatives by the outputs f (star, output) of a network.
 
-    `fn(f, Y, given)` gives the value, the gradient (star, label) and the second derivatives (star,
-    label, label).
+    `fn(f, Y, given)` gives the value, the gradient (star, output) and the second derivatives (star,
+    output, output). Predicted noise has to know `n_given`, the numbers given of each label.
     """
-    f, labels = (
-        pt.matrix(name, dtype="float64", shape=(None, net.n_labels)) for name in ("f", "labels")
-    )
-    given = pt.tensor3("given", dtype="float64", shape=(None, net.n_labels, None))
+    f = pt.matrix("f", dtype="float64", shape=(None, net.n_outputs))
+    labels = pt.matrix("labels", dtype="float64", shape=(None, net.n_labels))
+    given = pt.tensor3("given", dtype="float64", shape=(None, net.n_labels, n_given))
     likelihood = LIKELIHOODS[kind](given)
     outputs = [pt.sum(likelihood.loss(f, labels))]
     outputs += [likelihood.gradient(f, labels), likelihood.hessian(f, labels)]

@@ -1,40 +1,56 @@
 r"""What training stars move by the exact Hessian H of U, as training again does.
 
-Each label of a new star takes a solution of :math:`H x = J_x^T`, by some sixty products with H; the
-first layer is reduced to the span of the training spectra, see `symspec.derivatives.span`, outside
-of which no training star moves anything.
+With :math:`V = J H^{-1} J^T`, s a star's score and W its curvature as observed, second derivatives
+of minus the log density, leaving group g out moves labels by
+
+.. math:: J_x H^{-1} J_g^T z_g, \qquad z_g = (1 - W_g V_{gg})^{-1} s_g
+
+Where :math:`1 - W V` has an eigenvalue that is not positive, the weights are at no minimum without
+those stars, and no step tells where the next one is: z is NaN.
+
+The first layer is reduced to the span of the training spectra, see `symspec.derivatives.span`,
+outside of which no training star moves anything. Where H is too large for a matrix, each label of a
+new star takes a solution of :math:`H x = J_x^T`, by some sixty products with H, and z is that of
+the Gauss-Newton matrix.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
+from scipy.linalg import block_diag
 
 from symspec.derivatives import compiled
-from symspec.derivatives.span import reduce_to_span
+from symspec.derivatives.curvature import has_elementwise_layers
+from symspec.derivatives.span import count_in_span, reduce_to_span
+from symspec.derivatives.tangents import Tangents
+from symspec.derivatives.weighted_sums import compile_likelihood
 from symspec.errors import OptionError
 from symspec.inverse_hessian.builder import InverseBuilder
-from symspec.networks.noise.gaussian import GaussianNoise
-from symspec.safety.label_errors import Labels
+from symspec.inverse_hessian.interface import InverseHessian
+from symspec.networks.noise.noise import TunableNoise
+from symspec.safety.label_errors import find_labels_alone
 from symspec.safety.memory import STARS_AT_ONCE, chunks
 from symspec.safety.options import check_choice
 from symspec.safety.progress import Progress
 from symspec.training.steps.hessian_solves import HessianSolver
 
 if TYPE_CHECKING:
+    from symspec.laplace.leave_one_out import TrainingStars
     from symspec.laplace.posterior import LaplacePosterior
 
+Solve = Callable[[np.ndarray], np.ndarray]
 CURVATURES = ("auto", "ggn", "hessian")
 BLOCK_BYTES = 2**27  # of solutions
+DENSE_PARAMS = 8000  # up to which H is a matrix: 0.5 GB, and some ten seconds
+LEAST_LEFT = 1e-9  # of the curvature, where a star is left out: less is rounding
 
 
-def takes_hessian(laplace: LaplacePosterior, curvature: str) -> bool:
-    """Whether influence is by the exact Hessian, which "auto" takes at minima under normal noise.
-
-    Student's t has curvatures in H that stars far out make negative, and others in the pulls: on
-    MILES real refits followed the Gauss-Newton matrix as well or better.
+def takes_hessian(laplace: LaplacePosterior, curvature: str, n_stars: int) -> bool:
+    """Whether influence is by H, which "auto" takes at minima where H is small enough a matrix.
 
     Raises
     ------
@@ -42,9 +58,7 @@ def takes_hessian(laplace: LaplacePosterior, curvature: str) -> bool:
         It is asked for elsewhere.
     """
     check_choice(curvature, "curvature", CURVATURES)
-    if curvature == "ggn":
-        return False
-    if curvature == "auto" and not isinstance(laplace.reg.noise, GaussianNoise):
+    if curvature == "ggn" or (curvature == "auto" and not _is_dense(laplace, n_stars)):
         return False
     certificate = laplace.certificate
     is_minimum = certificate.n_pieces == 1 and certificate.is_minimum
@@ -56,56 +70,126 @@ def takes_hessian(laplace: LaplacePosterior, curvature: str) -> bool:
     return is_minimum
 
 
-def find_exact_influence(
-    laplace: LaplacePosterior,
-    flux: np.ndarray,
-    labels: Labels,
-    pulls: np.ndarray,
-    X: np.ndarray,
-    show: Progress,
-) -> np.ndarray:
-    r"""By how much each training star moves each label of new stars X (star, pixel).
+def _is_dense(laplace: LaplacePosterior, n_stars: int) -> bool:
+    reg = laplace.reg
+    return count_in_span(reg, n_stars) <= DENSE_PARAMS and has_elementwise_layers(reg.net)
+
+
+class ExactInfluence:
+    """By how much each training star moves labels, at a minimum.
 
     Parameters
     ----------
     laplace : LaplacePosterior
         At a minimum.
-    flux : numpy.ndarray, shape (training star, pixel)
-    labels : numpy.ndarray, shape (training star, label), or LabelsWithErrors
+    stars : TrainingStars
+    members : list of numpy.ndarray, or None
+        Stars of each group that is left out together; None where each stands alone.
     pulls : numpy.ndarray, shape (training star, output)
-        z, of which :math:`J_g^T z` is the force of a star on the weights.
-    X : numpy.ndarray
-    show : Progress
-
-    Returns
-    -------
-    numpy.ndarray, shape (star, label, training star)
+        z by the Gauss-Newton matrix, of which :math:`J_g^T z` is the force of a star on the
+        weights.
 
     Raises
     ------
     NotPositiveDefiniteError
         H curves down along a direction.
     """
-    span = reduce_to_span(laplace.reg, flux)
-    theta = span.project(laplace.theta)
-    builder = InverseBuilder(span.reg, span.X, labels, backend=laplace.backend)
-    inverse = laplace.inverse_hessian
-    if span.basis is not None:
-        inverse = inverse.in_span(builder, theta) if inverse.has_span else builder.build(theta)
-    product = compiled.compile_hessian_vector_product(span.reg, backend=laplace.backend)
-    solver = HessianSolver(partial(product, theta, span.X, labels), inverse.cheap())
-    n_labels = laplace.reg.net.n_labels
-    moved = np.empty((len(X), n_labels, len(flux)))
-    size = max(1, BLOCK_BYTES // (8 * n_labels * laplace.theta.size))
-    for rows, tangents in laplace.tangents(X, stars_at_once=size):
-        J = tangents.dense().reshape(-1, laplace.theta.size)
-        solutions = np.empty((theta.size, len(J)))
-        for i, b in enumerate(J):
-            done = rows.start * n_labels + i
-            show("solving with the exact Hessian", done, len(X) * n_labels)
-            solutions[:, i] = solver.solve(span.project(b))
-        for train in chunks(len(flux), STARS_AT_ONCE):
-            C = builder.tangents(theta, span.X[train]).matvec(solutions)
-            changes = np.einsum("mdk,md->km", C, pulls[train])
-            moved[rows, :, train] = changes.reshape(-1, n_labels, changes.shape[1])
-    return moved
+
+    def __init__(
+        self,
+        laplace: LaplacePosterior,
+        stars: TrainingStars,
+        members: list[np.ndarray] | None,
+        pulls: np.ndarray,
+    ):
+        self._laplace = laplace
+        self._labels = stars.labels
+        self._span = span = reduce_to_span(laplace.reg, stars.flux)
+        self._theta = span.project(laplace.theta)
+        is_dense = _is_dense(laplace, len(stars.flux))
+        self._builder = InverseBuilder(
+            span.reg, span.X, stars.labels, backend=laplace.backend,
+            curvature="hessian" if is_dense else "ggn",
+        )  # fmt: skip
+        if is_dense:
+            inverse = self._builder.build(self._theta)
+            self._solve: Solve = inverse.dot
+            self._pulls = self._find_pulls(inverse, members)
+        else:
+            self._solve = self._solve_by_products()
+            self._pulls = pulls
+
+    def find(self, X: np.ndarray, show: Progress) -> np.ndarray:
+        """Labels of new stars X (star, pixel), less those without each training star.
+
+        Returns
+        -------
+        numpy.ndarray, shape (star, label, training star)
+        """
+        laplace, span = self._laplace, self._span
+        n_labels = laplace.reg.net.n_labels
+        moved = np.empty((len(X), n_labels, len(span.X)))
+        size = max(1, BLOCK_BYTES // (8 * n_labels * laplace.theta.size))
+        for rows, tangents in laplace.tangents(X, stars_at_once=size):
+            show("solving with the exact Hessian", rows.start, len(X))
+            J = tangents.dense().reshape(-1, laplace.theta.size)
+            solutions = self._solve(np.stack([span.project(row) for row in J], axis=1))
+            for train, others in self._walk_training():
+                changes = np.einsum("mdk,md->km", others.matvec(solutions), self._pulls[train])
+                moved[rows, :, train] = changes.reshape(-1, n_labels, changes.shape[1])
+        return moved
+
+    def _walk_training(self) -> Iterator[tuple[slice, Tangents]]:
+        for rows in chunks(len(self._span.X), STARS_AT_ONCE):
+            yield rows, self._builder.tangents(self._theta, self._span.X[rows])
+
+    def _find_pulls(self, inverse: InverseHessian, members: list[np.ndarray] | None) -> np.ndarray:
+        """Find z of each star (star, output), NaN where no minimum is left without its group."""
+        scores, W = self._differentiate_noise()
+        if members is None:
+            parts = [inverse.label_covariance(tangents) for _, tangents in self._walk_training()]
+            return _release(np.concatenate(parts), W, scores)
+        cross_covariance = inverse.cross_covariance()
+        pulls = np.empty_like(scores)
+        for group in members:
+            tangents = self._builder.tangents(self._theta, self._span.X[group])
+            s = scores[group].reshape(1, -1)
+            V = cross_covariance(tangents, tangents).reshape(1, s.size, s.size)
+            z = _release(V, block_diag(*W[group])[None], s)
+            pulls[group] = z.reshape(-1, scores.shape[1])
+        return pulls
+
+    def _differentiate_noise(self) -> tuple[np.ndarray, np.ndarray]:
+        """Scores (star, output), and curvatures (star, output, output) of the noise as observed."""
+        net, noise = self._span.reg.net, cast(TunableNoise, self._span.reg.noise)
+        given = noise.given(self._labels)
+        differentiate = compile_likelihood(
+            net, kind=noise.kind, n_given=given.shape[2], backend=self._laplace.backend
+        )
+        outputs = self._builder.outputs(self._theta, self._span.X)
+        values = np.nan_to_num(find_labels_alone(self._labels))
+        _, gradient, W = differentiate(outputs, values, given)
+        return -np.asarray(gradient), np.asarray(W)
+
+    def _solve_by_products(self) -> Solve:
+        """Solutions (param, k) with H, one right-hand side after the other."""
+        inverse = self._laplace.inverse_hessian
+        theta, span = self._theta, self._span
+        if span.basis is not None:
+            is_same = inverse.has_span
+            inverse = (
+                inverse.in_span(self._builder, theta) if is_same else self._builder.build(theta)
+            )
+        product = compiled.compile_hessian_vector_product(span.reg, backend=self._laplace.backend)
+        solver = HessianSolver(partial(product, theta, span.X, self._labels), inverse.cheap())
+        return lambda B: np.stack([solver.solve(b) for b in B.T], axis=1)
+
+
+def _release(V: np.ndarray, W: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """(1 - W V)^-1 s of groups: V and W (group, row, row), scores (group, row)."""
+    leverages = np.linalg.eigvals(W @ V).real.max(axis=1)  # of a product with V: they are real
+    left = np.eye(V.shape[1]) - W @ V
+    holds = 1 - leverages > LEAST_LEFT
+    left[~holds] = np.eye(V.shape[1])
+    z = np.linalg.solve(left, scores[:, :, None])[:, :, 0]
+    return np.where(holds[:, None], z, np.nan)

@@ -364,8 +364,8 @@ class LaplacePosterior:
         Labels as predicted, less those without the training star: (star, label, training star),
         or (star, label, group) in the order of the groups' sorted names. `curvature` is "ggn", by
         which `leave_one_out` goes, whose arguments the others are; "hessian", as refits have it, at
-        a minimum, for some sixty products with it a label and new star; "auto" is that at certified
-        minima under normal noise. See `symspec.laplace.leave_one_out`; for "primal" and "dual".
+        a minimum; "auto" is that up to 8,000 weights in the span of the spectra. NaN where nothing
+        is left without the star. For "primal", "dual"; see `symspec.laplace.exact_influence`.
         """
         left_out = LeftOut.of(self, groups, X, Y, label_errors, ivar)
         return left_out.find_influence(X_new, curvature=curvature, progress=progress)

@@ -53,7 +53,7 @@ class CombinedLeftOut:
         self,
         X_new: ArrayLike | Spectra | Resampled,
         *,
-        curvature: str = "ggn",
+        curvature: str = "auto",
         progress: bool | Progress = True,
     ) -> np.ndarray:
         """By how much each group moves each label of new stars (star, label, group)."""

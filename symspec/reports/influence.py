@@ -79,6 +79,8 @@ def influence_table(found: Influence, name: str, star: int) -> Table:
         f"moved by: the label as predicted, less without the training {found.unit}; over error: the"
         " same in model errors, which stand beside the first"
     )
+    if np.isnan(movers.moved[star]).any():
+        table.caption += "; -: without it no minimum is left, or nothing that holds a weight"
     errors = standard_deviations(found.prediction.model_cov)[star]
     titles = _list_titles(found.prediction)
     first = "nothing"
@@ -91,7 +93,8 @@ def influence_table(found: Influence, name: str, star: int) -> Table:
         for c, title in enumerate(titles):
             without = format_to(float(movers.without[star, rank, c]), float(errors[c]))
             moved = format_change(float(movers.moved[star, rank, c]))
-            share = f"{movers.shares[star, rank, c]:+.2f}"
+            share = movers.shares[star, rank, c]
+            share = "-" if np.isnan(share) else f"{share:+.2f}"
             table.add_row(escape(first), escape(title), without, moved, share)
             first = ""
     return table

@@ -48,13 +48,14 @@ def find_movers(
     prediction: Prediction,
     *,
     n_most: int = 5,
-    curvature: str = "ggn",
+    curvature: str = "auto",
     progress: bool | Progress = True,
 ) -> Movers:
     """Find the training stars that moved the labels of new stars most.
 
     They are told by the largest share of a model error that they moved any label by. A star that
-    alone determines some weights, so that nothing is left without it, has NaN, and comes first.
+    alone determines some weights, so that nothing is left without it, or no minimum by the exact
+    Hessian, has NaN, and comes first.
 
     Parameters
     ----------

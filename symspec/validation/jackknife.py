@@ -62,7 +62,9 @@ def jackknife_intervals(
     labels = find_labels_alone(left_out.stars.labels)
     known = ~np.isnan(labels)
     residuals = np.abs(labels - left_out.predict().labels)
-    without = laplace.predict_labels(flux)[:, :, None] - left_out.find_influence(flux)
+    without = laplace.predict_labels(flux)[:, :, None] - left_out.find_influence(
+        flux, curvature="ggn"
+    )
     ends = np.empty((*without.shape[:2], 2))
     for c, stars_with in enumerate(known.T):
         R = residuals[stars_with, c]

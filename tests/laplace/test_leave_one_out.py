@@ -5,10 +5,14 @@ import pickle
 import numpy as np
 import pytest
 from conftest import assert_entries
-from scipy import stats
+from scipy import linalg, stats
 
 import symspec as ss
+from symspec.laplace import exact_influence
+from symspec.laplace.leave_one_out import LeftOut
+from symspec.reports.influence import Influence, influence_table
 from symspec.training.steps.hessian_solves import HessianSolver
+from symspec.validation.influence import find_movers
 
 N, N_NEW = 24, 3
 GROUPS = np.arange(N) % 7
@@ -229,9 +233,85 @@ def bent(request):
     return laplace, X[40:], Y
 
 
-def test_influence_at_a_minimum_is_by_the_exact_hessian(bent):
+def refit_noise(laplace, Y, noise):
+    """The posterior at a minimum with another noise, from the weights of this one."""
+    X = laplace.training_stars.flux
+    net = laplace.reg.net
+    reg = ss.Regression(net, noise=noise, prior_precision=laplace.reg.prior_precision)
+    theta = ss.polish(reg, laplace.theta, X, Y, tolerance=1e-20, progress=False).theta
+    return ss.fit_laplace(reg, theta, X, Y, structure="dual", progress=False)
+
+
+def find_steps(laplace, Y, groups, new):
+    """What Newton steps without each group change, by dense matrices, and second differences."""
+    X = laplace.training_stars.flux
+    H = ss.compile_hessian(laplace.reg)(laplace.theta, X, Y)
+    J, J_new = (
+        np.concatenate([t.dense() for _, t in walk(x)])
+        for x, walk in ((X, laplace.output_tangents), (new, laplace.tangents))
+    )
+    f = laplace.predict_outputs(X)
+    noise = laplace.reg.noise
+    scores = noise.score(f, Y)
+    W = np.zeros((*f.shape, f.shape[1]))
+    for c, unit in enumerate(1e-3 * np.eye(f.shape[1])):
+        near, far = (noise.score(f - k * unit, Y) - noise.score(f + k * unit, Y) for k in (1, 2))
+        W[:, :, c] = (8 * near - far) / 12e-3
+    moved = []
+    for group in (np.flatnonzero(groups == g) for g in np.unique(groups)):
+        J_g = J[group].reshape(-1, len(H))
+        left = H - J_g.T @ linalg.block_diag(*W[group]) @ J_g
+        if np.linalg.eigvalsh(left)[0] <= 0:
+            moved.append(np.full((len(new), 2), np.nan))
+        else:
+            moved.append(J_new @ np.linalg.solve(left, J_g.T @ scores[group].ravel()))
+    return np.stack(moved, axis=2)
+
+
+def check_influence(laplace, Y, new):
+    """Against dense matrices, stars alone and in pairs; NaN where nothing is left."""
+    assert laplace.certificate.is_minimum
+    for groups in (np.arange(40), np.arange(40) // 2):
+        found, expected = laplace.influence(new, groups=groups), find_steps(laplace, Y, groups, new)
+        np.testing.assert_array_equal(np.isnan(found), np.isnan(expected))
+        # fourth-order differences of scores: 1e-11 of W, times up to 1e4 where little is left
+        assert_entries(np.nan_to_num(found), np.nan_to_num(expected), 1e-6)
+
+
+@pytest.mark.parametrize(
+    "noise",
+    [
+        ss.GaussianNoise(covariance=[[0.16, 0.05], [0.05, 0.36]]),
+        ss.StudentTNoise([0.4, 0.6], dof=4),
+    ],
+    ids=["normal", "student"],
+)
+def test_influence_at_a_minimum_is_by_the_exact_hessian(bent, noise):
+    laplace, new, Y = bent
+    Y = Y.copy()
+    Y[4, 0] = Y[9, 1] = np.nan
+    check_influence(refit_noise(laplace, Y, noise), Y, new)
+
+
+@pytest.mark.parametrize("bent", [3], indirect=True)
+def test_influence_by_the_exact_hessian_under_predicted_noise(bent):
     laplace, new, Y = bent
     X = laplace.training_stars.flux
+    net = ss.mlp([3, 2, 4], activation="tanh", n_labels=2)
+    reg = ss.Regression(net, noise=ss.PredictedNoise(), prior_precision=0.5)
+    theta = reg.net.init_params(np.random.default_rng(0))
+    theta = ss.polish(reg, theta, X, Y, tolerance=1e-20, progress=False).theta
+    there = ss.fit_laplace(reg, theta, X, Y, structure="dual", progress=False)
+    check_influence(there, Y, new)
+    assert np.isnan(there.influence(new)).any()
+
+
+def test_influence_of_larger_networks_is_by_products_with_the_hessian(bent, monkeypatch):
+    laplace, new, Y = bent
+    X = laplace.training_stars.flux
+    by_ggn = laplace.influence(new, curvature="ggn")
+    monkeypatch.setattr(exact_influence, "DENSE_PARAMS", 10)
+    np.testing.assert_array_equal(laplace.influence(new), by_ggn)
     H = ss.compile_hessian(laplace.reg)(laplace.theta, X, Y)
     J, J_new = (np.concatenate([t.dense() for _, t in laplace.tangents(x)]) for x in (X, new))
     V = laplace.label_covariance(X)
@@ -239,7 +319,7 @@ def test_influence_at_a_minimum_is_by_the_exact_hessian(bent):
     scores = (Y - laplace.predict_labels(X)) @ weights
     pulls = np.linalg.solve(np.eye(2) - weights @ V, scores[:, :, None])
     steps = np.linalg.solve(H, (J.transpose(0, 2, 1) @ pulls)[:, :, 0].T)
-    found = laplace.influence(new)
+    found = laplace.influence(new, curvature="hessian")
     # conjugate gradients end within 1e-8 in the norm of A^-1
     assert_entries(found, np.einsum("ncp,pm->ncm", J_new, steps), 1e-5)
     groups = np.arange(40) // 2
@@ -277,18 +357,25 @@ def test_the_exact_hessian_is_for_minima(bent):
         away.influence(new, curvature="exact")
 
 
-def test_students_t_goes_by_the_gauss_newton_matrix_unless_asked(bent):
+@pytest.mark.parametrize("bent", [50], indirect=True)
+def test_a_star_that_a_minimum_stands_on_has_no_influence_that_is_known(bent):
     laplace, new, Y = bent
-    X = laplace.training_stars.flux
-    noise = ss.StudentTNoise(laplace.reg.sigma_noise, dof=4)
-    reg = ss.Regression(laplace.reg.net, noise=noise, prior_precision=laplace.reg.prior_precision)
-    theta = ss.polish(reg, laplace.theta, X, Y, tolerance=1e-20, progress=False).theta
-    far = ss.fit_laplace(reg, theta, X, Y, structure="dual", progress=False)
-    assert far.certificate.is_minimum
-    by_ggn = far.influence(new, curvature="ggn")
-    np.testing.assert_array_equal(far.influence(new), by_ggn)
-    by_hessian = far.influence(new, curvature="hessian")
-    assert np.abs(by_hessian - by_ggn).max() > 0.01 * np.abs(by_ggn).max()
+    far = refit_noise(laplace, Y, ss.StudentTNoise(laplace.reg.sigma_noise, dof=4))
+    unknown = np.isnan(far.influence(new)).all(axis=(0, 1))
+    assert 0 < unknown.sum() < 10
+    assert np.isfinite(far.influence(new, curvature="ggn")).all()
+    prediction = far.predict(new)
+    left_out = LeftOut.of(far, None, None)
+    spectra = ss.Spectra(flux=new, ids=["a", "b", "c"])
+    movers = find_movers(left_out, spectra, prediction, n_most=1, progress=False)
+    assert unknown[movers.group].all()
+    names = [str(star) for star in range(40)]
+    found = Influence(
+        movers=movers, prediction=prediction, ids=spectra.ids, group_names=names, unit="star"
+    )
+    table = influence_table(found, "a", 0)
+    assert "-: without it no minimum is left" in table.caption
+    assert list(table.columns[3].cells)[-1] == "-"
 
 
 def test_solving_with_a_hessian_that_curves_down_is_refused():

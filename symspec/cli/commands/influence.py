@@ -94,7 +94,8 @@ Curvature = Annotated[
     Literal["ggn", "hessian", "auto"],
     typer.Option(
         help="What others move by: the Gauss-Newton matrix, or at a minimum the exact Hessian, as"
-        " training again would, for some sixty products with it for each label of NEW."
+        " training again would; auto is that up to 8,000 weights in the span of SPECTRA. Of more it"
+        " takes some sixty products with it for each label of NEW."
     ),
 ]
 OwnGroup = Annotated[
@@ -118,7 +119,7 @@ def influence(
     output: Output = None,
     suspects: SuspectOutput = None,
     center: Center = "auto",
-    curvature: Curvature = "ggn",
+    curvature: Curvature = "auto",
     validation: Validation = 0.1,
     train_seed: TrainSeed = 0,
     uncertainty: Uncertainty = None,

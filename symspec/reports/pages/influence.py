@@ -10,7 +10,7 @@ from symspec.mixtures.left_out import AnyLeftOut
 from symspec.mixtures.posterior import AnyPosterior, list_posteriors
 from symspec.reports.pages.figures.parts import Block, Cell, Paragraph, Section, Table
 from symspec.reports.pages.figures.samples import Sample
-from symspec.reports.pages.figures.words import Words, number
+from symspec.reports.pages.figures.words import Words, number, numbers
 from symspec.reports.tables import format_with_error
 from symspec.spectra.selections import pick_evenly
 from symspec.spectra.spectra import Spectra, with_unit
@@ -103,15 +103,18 @@ def _show_moved(
     except OptionError as error:
         return [Paragraph(f"What each of them moves is not known: {error}")]
     errors = laplace.predict(some, progress=False).errors
-    share = changes / errors[:, :, None]
+    share = np.abs(changes / errors[:, :, None])
+    unknown = np.isnan(changes).any(axis=(0, 1))  # nothing is left without these: they come first
+    share[:, :, unknown] = np.inf
     rms = np.sqrt(np.nanmean(share**2, axis=0))  # (label, training star)
     order = np.argsort(-rms.max(axis=0), kind="stable")[:MOST_ROWS]
     names = laplace.net.label_names
     rows: list[list[Cell]] = []
     for star in order:
         name = str(star) if training.ids is None else str(training.ids[star])
-        most = np.nanmax(np.abs(share[:, :, star]))
-        rows.append([name, *(number(float(one)) for one in rms[:, star]), number(float(most))])
+        most = [*rms[:, star], np.nanmax(share[:, :, star])]
+        rows.append([name, *numbers(np.where(unknown[star], np.nan, most))])
+    unsaid = f" -: no minimum is left without the {words.one}." if unknown.any() else ""
     whose = f"{words.count(len(some))}" + (" of the training set" if stars is None else "")
     return [
         Table(
@@ -119,6 +122,6 @@ def _show_moved(
             columns=[words.one, *names, "largest"],
             rows=rows,
             note=f"How far labels would move without the {words.one}, in units of their total"
-            f" error: root mean square over {whose}, and the largest of any label.",
+            f" error: root mean square over {whose}, and the largest of any label.{unsaid}",
         )
     ]
