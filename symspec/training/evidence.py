@@ -14,13 +14,12 @@ fixed-point rules do.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.optimize import minimize as scipy_minimize
 
 from symspec.derivatives.functions import check_stars
 from symspec.derivatives.span import Span, keep_whole, reduce_to_span
@@ -35,7 +34,7 @@ from symspec.inverse_hessian.builder import InverseBuilder
 from symspec.inverse_hessian.choice import APPROXIMATE, INVERSES
 from symspec.networks.regression import Regression
 from symspec.networks.theta import check_theta
-from symspec.safety.options import check_count, check_rng
+from symspec.safety.options import check_count
 from symspec.safety.progress import Progress, show_progress
 from symspec.spectra.resampling import Resampled
 from symspec.spectra.selections import as_stars
@@ -43,13 +42,11 @@ from symspec.spectra.spectra import Spectra
 from symspec.training.climb import Point, find_free
 from symspec.training.hyperparameters import Hyperparameters
 from symspec.training.marginal_likelihood import MAX_DECREMENT, Evidence, MarginalLikelihood
-from symspec.training.search import Summit, alternate, maximize, maximize_linearized
+from symspec.training.search import Summit, find_starts, list_nearer, maximize_linearized, search
 from symspec.training.steps.newton_steps import PolishResult
 
 FINAL_TOLERANCE = 1e-13  # nats of Newton decrement: weights within 1e-6 of their deviations
-START_SEED = 0  # of the weights of further starts, where no `rng` is given
 MOST_CLIMBS = 3  # from beyond one saddle point after another
-DOWNHILL_STEPS = 500  # of L-BFGS from weights that were drawn
 MANY_EVALUATIONS = 40  # who gives fewer knows that they may not suffice
 MUCH_LEFT = 10.0  # nats that another step promises: noise or prior is off by four of its errors
 
@@ -112,7 +109,9 @@ def tune(
         linearised network.
     starts : int, default 1
         Weights to start from: `theta`, and others drawn by `reg.net.init_params` and taken downhill
-        by L-BFGS. The largest evidence of all is returned.
+        by L-BFGS. The largest evidence of all is returned. Up to a thousand weights in the span of
+        the spectra, every other of the drawn ones begins with a tenth of the prior; and where the
+        prior ends farther than a factor of ten from its start, priors between are starts, too.
     rng : numpy.random.Generator, optional
         For the weights of further starts; by default they are the same at each call.
     tolerance : float
@@ -176,8 +175,8 @@ def tune(
         follow = _Follow(show, callback, hyperparameters, span, starts)
         if move:
             start = MarginalLikelihood(builder, of_span)
-            firsts = _find_starts(start, span, weights, starts, rng)
-            summit = _search(start, firsts, tolerance, max_evaluations, follow)
+            firsts = find_starts(start, span, weights, starts, rng)
+            summit = _search(firsts, tolerance, max_evaluations, follow)
             summit, result = _settle(start, summit, tolerance, max_evaluations, follow)
             (best, is_end), weights = summit, span.lift(result.theta)
             _warn_of_end(summit, result, hyperparameters.limits)
@@ -213,53 +212,26 @@ def _check_options(
         )
 
 
-def _find_starts(
-    start: MarginalLikelihood,
-    span: Span,
-    weights: np.ndarray,
-    n_starts: int,
-    rng: np.random.Generator | None,
-) -> Iterator[np.ndarray]:
-    """The given weights, and others drawn and taken downhill, in the coordinates of the span."""
-    yield span.project(weights)
-    rng = np.random.default_rng(START_SEED) if rng is None else check_rng(rng)
-    for _ in range(n_starts - 1):
-        drawn = span.project(span.full.net.init_params(rng))
-        downhill = {"maxiter": DOWNHILL_STEPS}
-        yield scipy_minimize(
-            start.objective, drawn, jac=True, method="L-BFGS-B", options=downhill
-        ).x
-
-
 def _search(
-    start: MarginalLikelihood,
-    firsts: Iterable[np.ndarray],
+    firsts: Iterable[tuple[MarginalLikelihood, np.ndarray]],
     tolerance: float,
     max_evaluations: int,
     follow: _Follow,
 ) -> Summit:
-    """The largest F found from several weights."""
+    """The largest F found from several weights, and from priors nearer to where the first ended."""
     summits: list[Summit] = []
-    for first in firsts:
+    for start, first in firsts:
         follow.start += 1
-        summits.append(_climb(start, first, tolerance, max_evaluations, follow))
+        summits.append(search(start, first, tolerance, max_evaluations, follow))
+        if follow.start == 1:
+            for nearer in list_nearer(start, summits[0]):
+                summits.append(search(nearer, first, tolerance, max_evaluations, follow))
     follow.tell_spread([point.F for point, _ in summits])
     best = summits[0]
     for summit in summits[1:]:
         if summit[0].is_above(best[0]):
             best = summit
     return best
-
-
-def _climb(
-    start: MarginalLikelihood,
-    theta: np.ndarray,
-    tolerance: float,
-    max_evaluations: int,
-    follow: _Follow,
-) -> Summit:
-    search = maximize if start.builder.inverse.has_evidence_gradient else alternate
-    return search(start, theta, tolerance, max_evaluations, follow)
 
 
 def _settle(
@@ -277,7 +249,7 @@ def _settle(
         fall = here.objective(theta)[0] - result.negative_log_posterior
         if not summit[0].is_certain or fall <= tolerance or climbs == MOST_CLIMBS - 1:
             break
-        summit = _climb(here, result.theta, tolerance, max_evaluations, follow)
+        summit = search(here, result.theta, tolerance, max_evaluations, follow)
     return summit, result
 
 

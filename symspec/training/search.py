@@ -2,23 +2,92 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import numpy as np
+from scipy.optimize import minimize as scipy_minimize
 
+from symspec.derivatives.span import Span
 from symspec.inverse_hessian.builder import InverseBuilder
+from symspec.safety.options import check_rng
 from symspec.training.climb import SHORTER, Evaluate, Point, climb, moves_alone
 from symspec.training.hyperparameters import Hyperparameters
 from symspec.training.linearized import linearize
-from symspec.training.marginal_likelihood import Evidence, EvidenceFunction, MarginalLikelihood
+from symspec.training.marginal_likelihood import (
+    DENSE_PARAMS,
+    Evidence,
+    EvidenceFunction,
+    MarginalLikelihood,
+)
+from symspec.training.steps.newton_models import is_small
 
 STEPS_AT_FIXED_WEIGHTS = 30
 STRONGER = np.log(10)  # rise of the prior's log precisions where no minimum was reached
+START_SEED = 0  # of the weights of further starts, where no `rng` is given
+DOWNHILL_STEPS = 500  # of L-BFGS from weights that were drawn
+FAR = np.log(10)  # between first priors, and from one to where it ended, in logs
+NEARER = (1 / 2, 3 / 4)  # of the way from the one to the other, where climbs begin, too
 FEW_ROWS = 1000  # labels of stars, of which F costs a fraction of a second
 
 Follow = Callable[[np.ndarray, Evidence], None]  # called with h (entry,) and what holds there
 Summit = tuple[Point, bool]  # of `climb`
+
+
+def find_starts(
+    start: MarginalLikelihood,
+    span: Span,
+    weights: np.ndarray,
+    n_starts: int,
+    rng: np.random.Generator | None,
+) -> Iterator[tuple[MarginalLikelihood, np.ndarray]]:
+    """The given weights, and others drawn and taken downhill, in the coordinates of the span.
+
+    Of small networks every other one begins with a tenth of the prior.
+    """
+    yield start, span.project(weights)
+    rng = np.random.default_rng(START_SEED) if rng is None else check_rng(rng)
+    for k in range(n_starts - 1):
+        begin = _change_prior(start, -FAR) if _is_small(start) and k % 2 == 0 else start
+        drawn = span.project(span.full.net.init_params(rng))
+        downhill = {"maxiter": DOWNHILL_STEPS}
+        yield (
+            begin,
+            scipy_minimize(begin.objective, drawn, jac=True, method="L-BFGS-B", options=downhill).x,
+        )
+
+
+def list_nearer(start: MarginalLikelihood, summit: Summit) -> list[MarginalLikelihood]:
+    """The same with other first priors, if climbs take seconds and this one led far.
+
+    What is far from right on the way decides which of several maxima is found.
+    """
+    change = summit[0].h - start.h
+    far = np.abs(change[~start.hyperparameters.is_noise]).max(initial=0.0)
+    if far <= FAR or not _is_small(start):
+        return []
+    return [_change_prior(start, share * change) for share in NEARER]
+
+
+def _change_prior(start: MarginalLikelihood, change: float | np.ndarray) -> MarginalLikelihood:
+    """The same with another first prior, by its change in logs."""
+    return start.at(start.h + np.where(start.hyperparameters.is_noise, 0.0, change))
+
+
+def _is_small(start: MarginalLikelihood) -> bool:
+    return is_small(start.builder.reg.net, DENSE_PARAMS)
+
+
+def search(
+    start: MarginalLikelihood,
+    theta: np.ndarray,
+    tolerance: float,
+    max_evaluations: int,
+    follow: Follow,
+) -> Summit:
+    """Climb to the largest F from the weights `theta`, as the structure is able to."""
+    search_by = maximize if start.builder.inverse.has_evidence_gradient else alternate
+    return search_by(start, theta, tolerance, max_evaluations, follow)
 
 
 def maximize_linearized(

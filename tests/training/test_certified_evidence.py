@@ -180,6 +180,52 @@ def test_a_network_of_many_minima_ends_at_one_and_further_starts_lose_nothing(pr
     assert steps[-1]["spread"] == pytest.approx(max(best.values()) - min(best.values()), abs=1e-6)
 
 
+def follow_starts(reg, theta, X, Y, **words):
+    """What `tune` returns, the evidences at minima, and the first prior of each climb."""
+    seen = []
+    found = ss.tune(reg, theta, X, Y, callback=lambda *at: seen.append(at), progress=False, **words)
+    name = next(iter(reg.prior_precision))
+    priors = [
+        float(at.prior_precision[name])
+        for at, _ in seen
+        if np.array_equal(at.sigma_noise, reg.sigma_noise)
+    ]
+    evidences = [at.log_marginal_likelihood for _, at in seen if at.is_minimum]
+    return found, evidences, list(dict.fromkeys(priors))
+
+
+def build_far_prior(factor):
+    """A network that could interpolate its stars, and a prior `factor` times what is usual."""
+    rng = np.random.default_rng(4)
+    X = rng.normal(size=(60, 4))
+    Y = np.c_[np.sin(2 * X[:, 0]) + X[:, 1], X[:, 2] * X[:, 3]] + 0.1 * rng.normal(size=(60, 2))
+    net = ss.standardized(ss.mlp([4, 6, 2], activation="tanh"), X, Y)
+    prior = ss.scaled_prior(net, factor)
+    reg = ss.Regression(net, sigma_noise=0.3 * Y.std(axis=0), prior_precision=prior)
+    return reg, net.init_params(rng, "glorot_uniform"), X, Y
+
+
+def test_where_the_prior_was_far_off_priors_between_are_starts_too():
+    reg, theta, X, Y = build_far_prior(10.0)
+    (found, weights), evidences, priors = follow_starts(reg, theta, X, Y)
+    assert find_evidence(found, weights, X, Y) == pytest.approx(max(evidences), abs=1e-3)
+    changes = np.log(priors) - np.log(priors[0])
+    assert changes[2] == pytest.approx(1.5 * changes[1])  # three quarters of the way, and half
+    assert len(changes) == 3
+    assert changes[1] < -0.5 * np.log(10)
+    assert len(follow_starts(found, weights, X, Y)[2]) == 1
+
+
+def test_every_other_start_has_a_weaker_prior():
+    reg, theta, X, Y = build_far_prior(30.0)
+    one = follow_starts(reg, theta, X, Y)
+    several = follow_starts(reg, theta, X, Y, starts=3)
+    assert len(one[2]) == 1
+    assert several[2] == pytest.approx([one[2][0], one[2][0] / 10])
+    # where the prior is too strong, what is found first says that the spectra tell nothing
+    assert find_evidence(*several[0], X, Y) > find_evidence(*one[0], X, Y) + 20
+
+
 def test_weights_at_no_minimum_are_told_with_the_numbers(problem, monkeypatch):
     search = marginal_likelihood.minimize_by_descents
 
