@@ -183,7 +183,12 @@ def select(
 def _list_widths(stars: Spectra) -> list[tuple[int, ...]]:
     """Linear, and one layer as wide as the labels of the stars allow."""
     most = MOST_WEIGHTS * _count_labels(stars)
-    return [widths for widths in HIDDEN if sum(widths) * min(stars.flux.shape) <= most]
+    return [widths for widths in HIDDEN if _count_weights(stars, widths) <= most]
+
+
+def _count_weights(stars: Spectra, widths: Sequence[int]) -> int:
+    """Roughly, in the span of the spectra: those of the first layer, as wide as all of them."""
+    return sum(widths) * min(stars.flux.shape)
 
 
 def _count_labels(stars: Spectra) -> int:
@@ -212,7 +217,7 @@ def _list_candidates(
             check_count(width, "a width in hidden")
     candidates = []
     for widths in hidden:
-        size = sum(widths) * min(stars.flux.shape) * _count_labels(stars)
+        size = _count_weights(stars, widths) * _count_labels(stars)
         starts = MORE_STARTS if size <= CHEAP else STARTS
         alike = FitOptions(**{"starts": starts} | options | {"hidden": tuple(widths)})
         own = priors if len(widths) else ("scale",)
@@ -269,16 +274,10 @@ class _Trial:
         name = replace(alike[0], prior="scale").name
         fits = self._fit(alike, show, f"{name}: training on all stars")
         folds = range(self.fold.max() + 1)
-        parts = self.processes.run(
-            _refit,
-            [
-                _Fold(fit, self.stars, self.fold == k, self.seed + 1 + k)
-                for fit in fits
-                for k in folds
-            ],
-            show,
-            f"{name}: predicting stars held out",
-        )
+        jobs = [
+            _Fold(fit, self.stars, self.fold == k, self.seed + 1 + k) for fit in fits for k in folds
+        ]
+        parts = self.processes.run(_refit, jobs, show, f"{name}: predicting stars held out")
         by_fit = [parts[i : i + len(folds)] for i in range(0, len(parts), len(folds))]
         return [self._join(fit, own) for fit, own in zip(fits, by_fit, strict=True)]
 

@@ -176,10 +176,9 @@ class ExactInfluence:
         inverse = self._laplace.inverse_hessian
         theta, span = self._theta, self._span
         if span.basis is not None:
-            is_same = inverse.has_span
-            inverse = (
-                inverse.in_span(self._builder, theta) if is_same else self._builder.build(theta)
-            )
+            has_span = inverse.has_span
+            builder = self._builder
+            inverse = inverse.in_span(builder, theta) if has_span else builder.build(theta)
         product = compiled.compile_hessian_vector_product(span.reg, backend=self._laplace.backend)
         solver = HessianSolver(partial(product, theta, span.X, self._labels), inverse.cheap())
         return lambda B: np.stack([solver.solve(b) for b in B.T], axis=1)

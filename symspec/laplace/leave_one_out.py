@@ -18,9 +18,8 @@ structures give NaN where a bound of V leaves it open whether anything is left.
 
 Of a network with hidden layers it is the network linearised, by the Gauss-Newton matrix. On MILES,
 8 tanh units, real trainings without a star correlate with it by 0.96 and more in the star's own
-labels, and by 0.81 to 0.99 in those of other stars (`tests/bench/leave_one_out.py`). At a minimum
-`influence` goes by the exact Hessian of U instead, see `symspec.laplace.exact_influence`: 0.97 to
-0.98 under Student's t, 0.91 to 0.97 under normal noise, where the other matrix had 0.83 to 0.95.
+labels, and by 0.81 to 0.99 in those of others (`tests/bench/leave_one_out.py`). At a minimum these
+go by the exact Hessian, see `symspec.laplace.exact_influence`: 0.97 and more under Student's t.
 """
 
 from __future__ import annotations
@@ -129,24 +128,23 @@ class LeftOut:
         curvature: str = "auto",
         progress: bool | Progress = True,
     ) -> np.ndarray:
-        """By how much each group of training stars moves each label of new stars.
+        """By how much each group moves each label of new stars (star, label, group), in its units.
 
         Parameters
         ----------
         X_new, curvature, progress
             As for `LaplacePosterior.influence`.
-
-        Returns
-        -------
-        numpy.ndarray, shape (star, label, group)
-            In the labels' units.
         """
         laplace = self.laplace
         laplace.inverse_hessian.cross_covariance()  # or a refusal
         by_hessian = takes_hessian(laplace, curvature, len(self.stars.flux))
         X = complete_flux(laplace, X_new)
         with threads_for(laplace), show_progress(progress) as show:
-            moved = self._exact.find(X, show) if by_hessian else self._find_influence(X, show)
+            if by_hessian:
+                show("inverting the exact Hessian", 0, None)
+                moved = self._exact.find(X, show)
+            else:
+                moved = self._find_influence(X, show)
         if self.members is None:
             return moved
         return np.stack([moved[:, :, group].sum(axis=2) for group in self.members], axis=2)
