@@ -190,11 +190,10 @@ class MarginalLikelihood(EvidenceFunction):
         n_given = self._given.shape[2]
         how = {"kind": builder.reg.noise.kind, "n_given": n_given, "backend": backend}
         self._loss = weighted_sums.compile_weighted_squares(net, **how)
-        self._product = weighted_sums.compile_weighted_hessian_vector_product(net, **how)
         self._lessons = Lessons()  # one for all copies
-        self._hessian = None
-        if is_small(net, DENSE_PARAMS):
-            self._hessian = WeightedHessian(net, **how)
+        self._hessian = WeightedHessian(net, **how) if is_small(net, DENSE_PARAMS) else None
+        if self._hessian is None:
+            self._product = weighted_sums.compile_weighted_hessian_vector_product(net, **how)
         self._find_turn = choose_turns(net, is_dense=self._hessian is not None)
         if builder.inverse.has_evidence_gradient:
             compile_gradient = builder.inverse.compile_log_det_gradient
