@@ -9,9 +9,9 @@ Where :math:`1 - W V` has an eigenvalue that is not positive, the weights are at
 those stars, and no step tells where the next one is: z is NaN.
 
 The first layer is reduced to the span of the training spectra, see `symspec.derivatives.span`,
-outside of which no training star moves anything. Where H is too large for a matrix, each label of a
-new star takes a solution of :math:`H x = J_x^T`, by some sixty products with H, and z is that of
-the Gauss-Newton matrix.
+outside of which no training star moves anything. Where H is too large for a matrix, or float64 does
+not hold its inverse, each label of a new star takes a solution of :math:`H x = J_x^T`, by some
+sixty products with H, and z is that of the Gauss-Newton matrix.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from symspec.derivatives.curvature import has_elementwise_layers
 from symspec.derivatives.span import count_in_span, reduce_to_span
 from symspec.derivatives.tangents import Tangents
 from symspec.derivatives.weighted_sums import compile_likelihood
-from symspec.errors import OptionError
+from symspec.errors import NotPositiveDefiniteError, OptionError
 from symspec.inverse_hessian.builder import InverseBuilder
 from symspec.inverse_hessian.interface import InverseHessian
 from symspec.networks.noise.noise import TunableNoise
@@ -46,6 +46,7 @@ Solve = Callable[[np.ndarray], np.ndarray]
 CURVATURES = ("auto", "ggn", "hessian")
 BLOCK_BYTES = 2**27  # of solutions
 DENSE_PARAMS = 8000  # up to which H is a matrix: 0.5 GB, and some ten seconds
+DIGITS = 1e-3  # relative width of what is known of a variance: more is for products
 LEAST_LEFT = 1e-9  # of the curvature, where a star is left out: less is rounding
 
 
@@ -106,18 +107,15 @@ class ExactInfluence:
         self._labels = stars.labels
         self._span = span = reduce_to_span(laplace.reg, stars.flux)
         self._theta = span.project(laplace.theta)
-        is_dense = _is_dense(laplace, len(stars.flux))
-        self._builder = InverseBuilder(
-            span.reg, span.X, stars.labels, backend=laplace.backend,
-            curvature="hessian" if is_dense else "ggn",
-        )  # fmt: skip
-        if is_dense:
-            inverse = self._builder.build(self._theta)
-            self._solve: Solve = inverse.dot
-            self._pulls = self._find_pulls(inverse, members)
-        else:
+        self._builder = InverseBuilder(span.reg, span.X, stars.labels, backend=laplace.backend)
+        dense = self._invert() if _is_dense(laplace, len(stars.flux)) else None
+        if dense is None:
             self._solve = self._solve_by_products()
             self._pulls = pulls
+        else:
+            inverse, V = dense
+            self._solve = inverse.dot
+            self._pulls = self._find_pulls(inverse, V, members)
 
     def find(self, X: np.ndarray, show: Progress) -> np.ndarray:
         """Labels of new stars X (star, pixel), less those without each training star.
@@ -143,12 +141,31 @@ class ExactInfluence:
         for rows in chunks(len(self._span.X), STARS_AT_ONCE):
             yield rows, self._builder.tangents(self._theta, self._span.X[rows])
 
-    def _find_pulls(self, inverse: InverseHessian, members: list[np.ndarray] | None) -> np.ndarray:
+    def _invert(self) -> tuple[InverseHessian, np.ndarray] | None:
+        """H^-1 by H as a matrix, and V of each star; None where float64 does not hold them."""
+        span, theta = self._span, self._theta
+        of_matrix = InverseBuilder(
+            span.reg, span.X, self._labels, curvature="hessian", backend=self._laplace.backend
+        )
+        try:
+            inverse = of_matrix.build(theta)
+        except NotPositiveDefiniteError:  # by rounding: the weights are at a minimum
+            return None
+        found = [inverse.enclose(tangents) for _, tangents in self._walk_training()]
+        V, lower, upper = (
+            np.concatenate(parts)
+            for parts in zip(*((one.value, one.lower, one.upper) for one in found), strict=True)
+        )
+        unknown, known = (np.einsum("ncc->nc", x) for x in (upper - lower, V))
+        return (inverse, V) if (unknown <= DIGITS * known).all() else None
+
+    def _find_pulls(
+        self, inverse: InverseHessian, V: np.ndarray, members: list[np.ndarray] | None
+    ) -> np.ndarray:
         """Find z of each star (star, output), NaN where no minimum is left without its group."""
         scores, W = self._differentiate_noise()
         if members is None:
-            parts = [inverse.label_covariance(tangents) for _, tangents in self._walk_training()]
-            return _release(np.concatenate(parts), W, scores)
+            return _release(V, W, scores)
         cross_covariance = inverse.cross_covariance()
         pulls = np.empty_like(scores)
         for group in members:

@@ -357,6 +357,24 @@ def test_the_exact_hessian_is_for_minima(bent):
         away.influence(new, curvature="exact")
 
 
+@pytest.mark.parametrize("apart", [1e-6, 1e-7])
+def test_where_float64_does_not_hold_the_hessians_inverse_influence_is_by_products(apart):
+    """Two pixels that are nearly one, and next to no prior; of a linear network H is A."""
+    rng = np.random.default_rng(2)
+    X = rng.normal(size=(43, 3))
+    X[:, 2] = X[:, 1] + apart * rng.normal(size=43)
+    Y = np.c_[np.sin(2 * X[:40, 0]) + X[:40, 1], X[:40, 0] ** 2] + 0.3 * rng.normal(size=(40, 2))
+    reg = ss.Regression(ss.mlp([3, 2]), sigma_noise=[0.4, 0.6], prior_precision=100 * apart**2)
+    theta = np.zeros(reg.net.n_params)
+    theta = ss.polish(reg, theta, X[:40], Y, tolerance=1e-20, progress=False).theta
+    laplace = ss.fit_laplace(reg, theta, X[:40], Y, structure="primal", progress=False)
+    assert laplace.certificate.is_minimum
+    assert LeftOut.of(laplace, None, None)._exact._invert() is None
+    by_ggn = laplace.influence(X[40:], curvature="ggn")
+    # the primal structure takes QR there, which leaves seven digits
+    assert_entries(laplace.influence(X[40:]), by_ggn, 1e-5)
+
+
 @pytest.mark.parametrize("bent", [50], indirect=True)
 def test_a_star_that_a_minimum_stands_on_has_no_influence_that_is_known(bent):
     laplace, new, Y = bent
