@@ -20,6 +20,8 @@ from symspec.spectra.spectra import with_unit
 from symspec.validation.influence import Movers, Suspects
 from symspec.workers.versions import find_versions
 
+MOST_NAMES = 5  # that a sentence lists
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Influence:
@@ -79,8 +81,7 @@ def influence_table(found: Influence, name: str, star: int) -> Table:
         f"moved by: the label as predicted, less without the training {found.unit}; over error: the"
         " same in model errors, which stand beside the first"
     )
-    if np.isnan(movers.moved[star]).any():
-        table.caption += "; -: without it no minimum is left, or nothing that holds a weight"
+    table.caption += describe_unknown([found.group_names[group] for group in movers.unknown])
     errors = standard_deviations(found.prediction.model_cov)[star]
     titles = _list_titles(found.prediction)
     first = "nothing"
@@ -93,11 +94,21 @@ def influence_table(found: Influence, name: str, star: int) -> Table:
         for c, title in enumerate(titles):
             without = format_to(float(movers.without[star, rank, c]), float(errors[c]))
             moved = format_change(float(movers.moved[star, rank, c]))
-            share = movers.shares[star, rank, c]
-            share = "-" if np.isnan(share) else f"{share:+.2f}"
+            share = f"{movers.shares[star, rank, c]:+.2f}"
             table.add_row(escape(first), escape(title), without, moved, share)
             first = ""
     return table
+
+
+def describe_unknown(names: Sequence[str]) -> str:
+    """What is not known of training stars or groups of these names, as the end of a sentence."""
+    if not names:
+        return ""
+    more = f" and {len(names) - MOST_NAMES:,} more" if len(names) > MOST_NAMES else ""
+    return (
+        f"; not known of {', '.join(names[:MOST_NAMES])}{more}: without it no minimum is left, or"
+        " nothing that holds a weight"
+    )
 
 
 def suspect_table(found: Contradictions, *, n_worst: int) -> Table:

@@ -34,12 +34,16 @@ class Movers:
         The same in standard deviations of the label's model error.
     without : numpy.ndarray, shape (star, rank, label)
         What the label would be without them.
+    unknown : numpy.ndarray of int
+        Groups of which it is not known what they moved: without them nothing is left that
+        determines some weights, or, by the exact Hessian, no minimum. They rank last, with NaN.
     """
 
     group: np.ndarray
     moved: np.ndarray
     shares: np.ndarray
     without: np.ndarray
+    unknown: np.ndarray
 
 
 def find_movers(
@@ -53,9 +57,7 @@ def find_movers(
 ) -> Movers:
     """Find the training stars that moved the labels of new stars most.
 
-    They are told by the largest share of a model error that they moved any label by. A star that
-    alone determines some weights, so that nothing is left without it, or no minimum by the exact
-    Hessian, has NaN, and comes first.
+    They are told by the largest share of a model error that they moved any label by.
 
     Parameters
     ----------
@@ -93,9 +95,15 @@ def find_movers(
             some = spectra[rows]
             found = left_out.find_influence(some, curvature=curvature, progress=show)
             parts.append(_take_most(found, errors[rows], n_most))
+            unknown = find_unknown(found)  # the same for all stars
     group, moved, shares = (np.concatenate(part) for part in zip(*parts, strict=True))
     without = prediction.labels[:, None, :] - moved
-    return Movers(group=group, moved=moved, shares=shares, without=without)
+    return Movers(group=group, moved=moved, shares=shares, without=without, unknown=unknown)
+
+
+def find_unknown(influence: np.ndarray) -> np.ndarray:
+    """Numbers of the groups of which influence (star, label, group) tells nothing."""
+    return np.flatnonzero(np.isnan(influence).any(axis=(0, 1)))
 
 
 def _take_most(
@@ -104,7 +112,8 @@ def _take_most(
     """Groups (star, rank) that moved most, by how much, and by how many model errors."""
     with np.errstate(divide="ignore", invalid="ignore"):  # where the model has no error
         shares = influence / errors[:, :, None]
-    size = np.where(np.isnan(shares), np.inf, np.abs(shares)).max(axis=1)
+    size = np.where(np.isnan(shares), np.inf, np.abs(shares))
+    size = np.where(np.isnan(influence), -1.0, size).max(axis=1)
     group = np.argsort(-size, axis=1, kind="stable")[:, :n_most]
     picked = group[:, None, :]
     moved = np.take_along_axis(influence, picked, axis=2)

@@ -8,13 +8,14 @@ from symspec.errors import OptionError
 from symspec.mixtures.identity import name_each
 from symspec.mixtures.left_out import AnyLeftOut
 from symspec.mixtures.posterior import AnyPosterior, list_posteriors
+from symspec.reports.influence import describe_unknown
 from symspec.reports.pages.figures.parts import Block, Cell, Paragraph, Section, Table
 from symspec.reports.pages.figures.samples import Sample
 from symspec.reports.pages.figures.words import Words, number, numbers
 from symspec.reports.tables import format_with_error
 from symspec.spectra.selections import pick_evenly
 from symspec.spectra.spectra import Spectra, with_unit
-from symspec.validation.influence import find_suspects
+from symspec.validation.influence import find_suspects, find_unknown
 
 MOST_ROWS = 10
 MOST_MOVED = 100  # stars whose predictions are looked at
@@ -103,25 +104,25 @@ def _show_moved(
     except OptionError as error:
         return [Paragraph(f"What each of them moves is not known: {error}")]
     errors = laplace.predict(some, progress=False).errors
-    share = np.abs(changes / errors[:, :, None])
-    unknown = np.isnan(changes).any(axis=(0, 1))  # nothing is left without these: they come first
-    share[:, :, unknown] = np.inf
+    names = [str(i) for i in range(len(training))] if training.ids is None else training.ids
+    unknown = find_unknown(changes)
+    share = changes / errors[:, :, None]
+    share[:, :, unknown] = 0.0
     rms = np.sqrt(np.nanmean(share**2, axis=0))  # (label, training star)
-    order = np.argsort(-rms.max(axis=0), kind="stable")[:MOST_ROWS]
-    names = laplace.net.label_names
+    rms[:, unknown] = -1.0  # they rank last
+    order = np.argsort(-rms.max(axis=0), kind="stable")[: min(MOST_ROWS, len(names) - len(unknown))]
     rows: list[list[Cell]] = []
     for star in order:
-        name = str(star) if training.ids is None else str(training.ids[star])
-        most = [*rms[:, star], np.nanmax(share[:, :, star])]
-        rows.append([name, *numbers(np.where(unknown[star], np.nan, most))])
-    unsaid = f" -: no minimum is left without the {words.one}." if unknown.any() else ""
+        most = np.nanmax(np.abs(share[:, :, star]))
+        rows.append([str(names[star]), *numbers([*rms[:, star], most])])
+    unsaid = describe_unknown([str(names[star]) for star in unknown])
     whose = f"{words.count(len(some))}" + (" of the training set" if stars is None else "")
     return [
         Table(
             caption=f"Training {words.many} that move predictions most",
-            columns=[words.one, *names, "largest"],
+            columns=[words.one, *laplace.net.label_names, "largest"],
             rows=rows,
             note=f"How far labels would move without the {words.one}, in units of their total"
-            f" error: root mean square over {whose}, and the largest of any label.{unsaid}",
+            f" error: root mean square over {whose}, and the largest of any label{unsaid}.",
         )
     ]
