@@ -223,7 +223,7 @@ def _search(
     for start, first in firsts:
         follow.start += 1
         summits.append(search(start, first, tolerance, max_evaluations, follow))
-        if follow.start == 1:
+        if len(summits) == 1:
             for nearer in list_nearer(start, summits[0]):
                 summits.append(search(nearer, first, tolerance, max_evaluations, follow))
     follow.tell_spread([point.F for point, _ in summits])

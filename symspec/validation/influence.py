@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -90,20 +91,24 @@ def find_movers(
     errors = standard_deviations(prediction.model_cov)
     size = max(1, MOST_AT_ONCE // (n_labels * len(left_out.stars.flux)))
     parts = []
+    unknown = []
     with show_progress(progress) as show:
         for rows in chunks(n_stars, size):
             some = spectra[rows]
             found = left_out.find_influence(some, curvature=curvature, progress=show)
             parts.append(_take_most(found, errors[rows], n_most))
-            unknown = find_unknown(found)  # the same for all stars
+            unknown.append(find_unknown(found))
     group, moved, shares = (np.concatenate(part) for part in zip(*parts, strict=True))
     without = prediction.labels[:, None, :] - moved
-    return Movers(group=group, moved=moved, shares=shares, without=without, unknown=unknown)
+    return Movers(
+        group=group, moved=moved, shares=shares, without=without,
+        unknown=reduce(np.intersect1d, unknown),
+    )  # fmt: skip
 
 
 def find_unknown(influence: np.ndarray) -> np.ndarray:
-    """Numbers of the groups of which influence (star, label, group) tells nothing."""
-    return np.flatnonzero(np.isnan(influence).any(axis=(0, 1)))
+    """Numbers of the groups of which influence (star, label, group) tells nothing, of any star."""
+    return np.flatnonzero(np.isnan(influence).all(axis=(0, 1)))
 
 
 def _take_most(

@@ -12,7 +12,7 @@ from symspec.laplace import exact_influence
 from symspec.laplace.leave_one_out import LeftOut
 from symspec.reports.influence import Influence, influence_table
 from symspec.training.steps.hessian_solves import HessianSolver
-from symspec.validation.influence import find_movers
+from symspec.validation.influence import find_movers, find_unknown
 
 N, N_NEW = 24, 3
 GROUPS = np.arange(N) % 7
@@ -397,6 +397,13 @@ def test_a_star_that_a_minimum_stands_on_has_no_influence_that_is_known(bent):
     caption = influence_table(found, "a", 0).caption
     assert f"not known of S{movers.unknown[0]}" in caption
     assert "without it no minimum is left" in caption
+
+
+def test_a_new_star_without_influence_leaves_the_training_stars_known():
+    influence = np.zeros((3, 2, 4))
+    influence[1] = np.nan  # a new star
+    influence[:, :, 2] = np.nan  # a training star
+    np.testing.assert_array_equal(find_unknown(influence), [2])
 
 
 def test_solving_with_a_hessian_that_curves_down_is_refused():
