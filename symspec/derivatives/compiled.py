@@ -14,7 +14,7 @@ import pytensor.tensor as pt
 from numpy.typing import ArrayLike
 
 from symspec.derivatives import graphs
-from symspec.derivatives.backends import choose_backend, compile_graph, remember
+from symspec.derivatives.backends import CompiledGraph, choose_backend, compile_graph, remember
 from symspec.derivatives.functions import (
     ObjectiveFunction,
     PerStarFunction,
@@ -59,6 +59,21 @@ def compile_outputs(
     return PerStarFunction(
         net, net.build, [(net.n_outputs,)], 2 * net.floats_per_star, backend, dtype
     )
+
+
+@remember
+def compile_log_likelihood(
+    reg: Regression, *, width: int | None = None, backend: str = "auto"
+) -> CompiledGraph:
+    """Compile the log density of targets around outputs: `fn(f, Y)` -> scalar, in float64.
+
+    Outputs f are (star, output), targets Y (star, width): labels, and behind them their errors.
+    """
+    f = pt.matrix("f", dtype="float64", shape=(None, reg.net.n_outputs))
+    *_, targets = declare_symbols(reg.net, "float64", width)
+    same_stars = pt.specify_shape(targets, (f.shape[0], targets.type.shape[1]))
+    density = pt.sum(reg.noise.log_likelihood(f, same_stars))
+    return compile_graph([f, targets], [density], choose_backend(backend), "float64")
 
 
 @remember

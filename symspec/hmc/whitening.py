@@ -14,7 +14,7 @@ import numpy as np
 import pytensor
 import pytensor.tensor as pt
 
-from symspec.inverse_hessian.interface import Factor
+from symspec.inverse_hessian.numerics.square_roots import Factor
 from symspec.laplace.posterior import LaplacePosterior
 from symspec.networks.params import Symbol
 

@@ -16,14 +16,7 @@ from symspec.derivatives.matrices import mirror
 from symspec.derivatives.tangents import Tangents
 from symspec.derivatives.threads import threads_of_scipy
 from symspec.errors import OptionError, TooLargeError
-from symspec.inverse_hessian.interface import (
-    ArrayReader,
-    Cost,
-    Factor,
-    Groups,
-    InverseHessian,
-    Problem,
-)
+from symspec.inverse_hessian.interface import ArrayReader, Cost, Groups, InverseHessian, Problem
 from symspec.inverse_hessian.low_rank import NEGLIGIBLE, LowRankInverse
 from symspec.inverse_hessian.numerics.digits import (
     SumsOfSquares,
@@ -32,6 +25,7 @@ from symspec.inverse_hessian.numerics.digits import (
     loses_digits,
 )
 from symspec.inverse_hessian.numerics.inverse_kernels import InverseKernel, factorize_kernel
+from symspec.inverse_hessian.numerics.square_roots import Factor
 from symspec.inverse_hessian.numerics.tiled_cholesky import check_factor
 from symspec.inverse_hessian.primal import read_cholesky
 from symspec.inverse_hessian.tiled import TiledDualInverse
@@ -79,6 +73,7 @@ class DualInverse(WoodburyInverse):
     ):
         super().__init__(tangents.layout, variance, noise, is_subset)
         self.tangents = tangents
+        self.training_tangents = tangents if self.is_complete else None
         self.rows = np.flatnonzero(self.observed.T)  # label-major, as `Tangents.gram` orders them
         self.cholesky = self._factorize() if cholesky is None else cholesky
 

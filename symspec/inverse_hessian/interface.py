@@ -20,6 +20,7 @@ from symspec.derivatives.tangent_stream import TangentStream
 from symspec.derivatives.tangents import Tangents
 from symspec.errors import OptionError
 from symspec.inverse_hessian.numerics.digits import Enclosure
+from symspec.inverse_hessian.numerics.square_roots import Factor
 from symspec.networks.network import Network
 from symspec.networks.noise.star_noise import StarNoise
 from symspec.networks.regression import Regression
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from symspec.inverse_hessian.low_rank import LowRankInverse
     from symspec.inverse_hessian.primal import PrimalInverse
 
-Arrays = Mapping[str, Any]
 Groups = Sequence[np.ndarray] | None  # of training stars, by their indices
 CrossCovariance = Callable[[Tangents, Tangents], np.ndarray]
 
@@ -122,27 +122,6 @@ class Cost:
         return 3 * 8 * self.rows**2
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Factor:
-    r"""A square root L of the inverse Hessian, :math:`L L^T = A^{-1}`, for numbers and for graphs.
-
-    Attributes
-    ----------
-    log_det : float
-        Log \|det L\|.
-    arrays : dict of str to numpy.ndarray
-        The arrays that L is made of.
-    colour, uncolour : callable
-        L z and L^-1 x of one vector (param,), called with (vector, arrays, module): the module is
-        `numpy`, or `pytensor.tensor` with the arrays as symbols.
-    """
-
-    log_det: float
-    arrays: dict[str, np.ndarray]
-    colour: Callable[[Any, Arrays, Any], Any]
-    uncolour: Callable[[Any, Arrays, Any], Any]
-
-
 class InverseHessian(LinearOperator, ABC):
     r"""The inverse :math:`A^{-1}` of a positive definite curvature matrix (param, param).
 
@@ -170,6 +149,8 @@ class InverseHessian(LinearOperator, ABC):
         Stars after which results are worth keeping, where a star takes minutes.
     is_complete : bool
         Whether all training stars went into it.
+    training_tangents : Tangents or None
+        Of all training stars, where they are kept.
     widest : float
         Relative width of a standard deviation's interval beyond which predictions are flagged.
     free : slice
@@ -187,6 +168,7 @@ class InverseHessian(LinearOperator, ABC):
     linear_space: ClassVar[str] = "products"
     stars_a_piece: ClassVar[int | None] = None
     is_complete: bool = True
+    training_tangents: Tangents | None = None
     widest: float = 0.05
 
     def __init__(self, n_params: int, free: slice | None = None):

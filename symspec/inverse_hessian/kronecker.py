@@ -33,7 +33,7 @@ from symspec.derivatives.tangent_stream import TangentStream
 from symspec.derivatives.tangents import Tangents
 from symspec.derivatives.threads import multiply_own, threads_of_scipy
 from symspec.errors import OptionError
-from symspec.inverse_hessian.interface import Arrays, Problem
+from symspec.inverse_hessian.interface import Problem
 from symspec.inverse_hessian.layerwise import (
     LayerBlock,
     LayerwiseInverse,
@@ -41,6 +41,7 @@ from symspec.inverse_hessian.layerwise import (
     join_bias,
     scale_rows,
 )
+from symspec.inverse_hessian.numerics.square_roots import Arrays
 from symspec.networks.params import LayerParams, ParamLayout
 from symspec.safety.checkpoint import Checkpoint
 

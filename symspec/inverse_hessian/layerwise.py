@@ -22,7 +22,8 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from symspec.derivatives.tangents import Tangents
-from symspec.inverse_hessian.interface import ArrayReader, Arrays, Factor, InverseHessian, Problem
+from symspec.inverse_hessian.interface import ArrayReader, InverseHessian, Problem
+from symspec.inverse_hessian.numerics.square_roots import Arrays, Factor
 from symspec.networks.params import LayerParams, ParamLayout
 from symspec.networks.regression import Regression
 

@@ -18,8 +18,9 @@ from scipy.sparse.linalg import LinearOperator, eigsh
 from symspec.derivatives.tangent_stream import TangentStream
 from symspec.derivatives.tangents import Tangents
 from symspec.errors import OptionError
-from symspec.inverse_hessian.interface import ArrayReader, Arrays, Factor, InverseHessian, Problem
+from symspec.inverse_hessian.interface import ArrayReader, InverseHessian, Problem
 from symspec.inverse_hessian.numerics.digits import TRUSTED, Enclosure, rounding
+from symspec.inverse_hessian.numerics.square_roots import Arrays, Factor
 from symspec.networks.regression import Regression
 from symspec.safety.checkpoint import Checkpoint
 

@@ -23,7 +23,6 @@ from symspec.inverse_hessian.interface import (
     ArrayReader,
     Cost,
     CrossCovariance,
-    Factor,
     InverseHessian,
     Problem,
 )
@@ -39,6 +38,7 @@ from symspec.inverse_hessian.numerics.digits import (
     loses_digits,
     rounding,
 )
+from symspec.inverse_hessian.numerics.square_roots import Factor
 from symspec.networks.network import Network
 from symspec.networks.params import ParamLayout
 from symspec.networks.regression import Regression

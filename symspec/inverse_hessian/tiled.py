@@ -15,10 +15,11 @@ import numpy as np
 
 from symspec.derivatives.tangents import Tangents
 from symspec.errors import DataError, OptionError
-from symspec.inverse_hessian.interface import ArrayReader, Factor, Problem
+from symspec.inverse_hessian.interface import ArrayReader, Problem
 from symspec.inverse_hessian.low_rank import LowRankInverse
 from symspec.inverse_hessian.numerics.costs import StarCosts, TileCosts, check_costs
 from symspec.inverse_hessian.numerics.layout import Layout
+from symspec.inverse_hessian.numerics.square_roots import Factor
 from symspec.inverse_hessian.numerics.star_blocks import StarBlocks
 from symspec.inverse_hessian.numerics.tile_folder import TileFolder
 from symspec.inverse_hessian.numerics.tiled_cholesky import TiledCholesky

@@ -6,7 +6,7 @@ The distance is the Newton decrement; `symspec.training.steps.stationary_points`
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from scipy.sparse.linalg import LinearOperator
 
 from symspec.derivatives import compiled
 from symspec.derivatives.span import find_span
+from symspec.derivatives.tangents import Tangents
 from symspec.inverse_hessian.builder import InverseBuilder
 from symspec.inverse_hessian.interface import InverseHessian
 from symspec.training.steps.bundles import RADIUS, Bundle, Place
@@ -267,16 +268,32 @@ class _FreeParameters:
 
     def differentiate(self) -> tuple[float, np.ndarray]:
         """U, and its gradient (param,), zero for what is held fixed."""
+        tangents = self.inverse.training_tangents
+        if tangents is not None:
+            return self._differentiate_by(tangents)
         objective = compiled.compile_objective(self.reg, **self.passes)
         workers = self.builder.workers
         U, gradient = objective(self.theta, self.X, self.Y, scheduler=workers)
         free = np.asarray(gradient[self.inside], np.float64)
         return U + self.rest, _embed(free, self.inverse.shape[0], self.inverse.free)
 
+    def _differentiate_by(self, tangents: Tangents) -> tuple[float, np.ndarray]:
+        """The same from tangents that are there already, without a pass through the network."""
+        targets = np.asarray(self.Y, np.float64)
+        find_density = compiled.compile_log_likelihood(
+            self.reg, width=targets.shape[1], backend=self.builder.backend
+        )
+        (density,) = find_density(self._outputs, targets)
+        gradient = tangents.rmatvec(-self.score())
+        return self.reg.add_prior(gradient, self.theta, 1.0) - float(density), gradient
+
+    @cached_property
+    def _outputs(self) -> np.ndarray:
+        return self.builder.outputs(self.theta, self.X).astype(np.float64)
+
     def score(self) -> np.ndarray:
         """Gradient (star, output) of the stars' log density by the network's outputs."""
-        outputs = compiled.compile_outputs(self.builder.reg.net, **self.passes)
-        return self.builder.reg.noise.score(outputs(self.theta, self.X), self.Y)
+        return self.reg.noise.score(self._outputs, self.Y)
 
     @property
     def may_kink(self) -> bool:

@@ -104,7 +104,7 @@ def fit_laplace(
     scheduler : None, "local", str or distributed.Client, optional
         Who sums over the stars, this process by default, see `symspec.workers`: for "kronecker",
         "ekfac", "diagonal" and "last_layer" what is factorised, and U and its gradient for every
-        structure. Blocks of stars and the order of their sums are the same.
+        structure but "dual" in memory. Blocks of stars and the order of their sums are the same.
 
     Raises
     ------

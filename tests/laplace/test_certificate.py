@@ -93,6 +93,31 @@ def test_with_the_exact_hessian_the_decrement_is_its_own(problem):
     assert_allclose(found.certificate.newton_decrement, g @ np.linalg.solve(H, g) / 2, rtol=SOLVED)
 
 
+NOISES = {
+    "covariance": ss.GaussianNoise(covariance=[[0.04, 0.01], [0.01, 0.09]]),
+    "Student's t": ss.StudentTNoise([0.2, 0.3], dof=3.0),
+    "predicted": ss.PredictedNoise(),
+}
+
+
+@pytest.mark.parametrize("noise", NOISES.values(), ids=NOISES)
+@pytest.mark.parametrize("with_errors", [False, True], ids=["labels alone", "with errors"])
+def test_the_dual_differentiates_by_the_tangents_that_it_keeps(noise, with_errors):
+    rng = np.random.default_rng(3)
+    X, Y = rng.normal(size=(20, 4)), rng.normal(size=(20, 2))
+    Y[rng.random(Y.shape) < 0.2] = np.nan
+    errors = rng.uniform(0.1, 0.4, Y.shape) if with_errors else None
+    net = ss.mlp([4, 6, 2 * noise.outputs_per_label], activation="tanh")
+    reg = ss.Regression(net, noise=noise, prior_precision=2.0)
+    theta = net.init_params(rng)
+    options = {"label_errors": errors, "structure": "dual", "require_minimum": False}
+    laplace = ss.fit_laplace(reg, theta, X, Y, **options)
+    U, gradient = ss.compile_objective(reg)(theta, X, Y, label_errors=errors)
+    rounding = 1e-13 * np.abs(gradient).max()
+    assert_allclose(laplace.negative_log_posterior, U, rtol=1e-13)
+    assert_allclose(laplace.gradient, gradient, rtol=0, atol=rounding)
+
+
 # --- the lowest ratio of more parameters than fit in a dense matrix ---
 
 
