@@ -65,17 +65,19 @@ class TrainingSpace:
         Of the training spectra, 1 to 2 % are beyond 1. NaN for a star without a good pixel. A
         distance below 1 does not exclude a gap between the training spectra.
         """
+        return np.max(self.find_parts(X, ivar) / self.quantiles[:, None], axis=0)
+
+    def find_parts(self, X: np.ndarray, ivar: np.ndarray | None = None) -> np.ndarray:
+        """d_t and d_r (2, star)."""
         parts = []
         # flux near the largest number that there is overflows
         with np.errstate(over="ignore", invalid="ignore"):
             for rows in chunks(len(X), max(8, CACHE_BYTES // (8 * X.shape[1]))):
                 known = None if ivar is None else ivar[rows]
-                parts.append(self._find_parts(X[rows], known))
-        distances = np.concatenate(parts, axis=1)
-        return np.max(distances / self.quantiles[:, None], axis=0)
+                parts.append(self._find_few(X[rows], known))
+        return np.concatenate(parts, axis=1)
 
-    def _find_parts(self, X: np.ndarray, ivar: np.ndarray | None) -> np.ndarray:
-        """d_t and d_r (2, star)."""
+    def _find_few(self, X: np.ndarray, ivar: np.ndarray | None) -> np.ndarray:
         good = np.broadcast_to(np.isfinite(self.scale), X.shape)
         if ivar is not None:
             good = good & (ivar > 0)
@@ -141,7 +143,7 @@ def describe_training(X: np.ndarray, mean: np.ndarray) -> TrainingSpace | None:
         residual_variance=residual_variance,
         quantiles=np.ones(2),
     )
-    parts = space._find_parts(second + mean, None)
+    parts = space.find_parts(second + mean)
     return replace(space, quantiles=np.maximum(np.quantile(parts, QUANTILE, axis=1), FLOOR))
 
 

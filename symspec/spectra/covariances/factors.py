@@ -39,10 +39,10 @@ def fit_factors(
     for k in (k for k in ranks if k <= len(V)):
         residual = reference - reference @ V[:k].T @ V[:k]
         F = np.sqrt(variances[:k])[:, None] * V[:k]
-        for length in LENGTHS:
-            d = length * np.maximum(np.mean(residual**2, axis=0), FLOOR)
-            error = float(sum(_predict_hidden(reference, F, d, mask) for mask in hidden))
-            found.append((error, V[:k], F, d, length))
+        squares = np.maximum(np.mean(residual**2, axis=0), FLOOR)
+        errors = sum(_predict_hidden(reference, F, squares, mask) for mask in hidden)
+        for length, error in zip(LENGTHS, errors, strict=True):
+            found.append((error, V[:k], F, length * squares, length))
     enough = NEARLY_BEST * min(one[0] for one in found)
     fewest = min(len(one[1]) for one in found if one[0] <= enough)
     best = min((one for one in found if len(one[1]) == fewest), key=lambda one: one[0])
@@ -58,12 +58,18 @@ def _hide_pixels(varies: np.ndarray) -> list[np.ndarray]:
     return [mask & varies for mask in masks]
 
 
-def _predict_hidden(Z: np.ndarray, F: np.ndarray, d: np.ndarray, hidden: np.ndarray) -> float:
-    """Sum of the squared errors of hidden pixels, given all others."""
-    w = np.where(hidden, 0.0, 1 / d)
-    P = np.eye(len(F)) + (F * w) @ F.T
-    scores = np.linalg.solve(P, (F * w) @ Z.T)
-    return float(np.sum((Z[:, hidden] - scores.T @ F[:, hidden]) ** 2))
+def _predict_hidden(Z: np.ndarray, F: np.ndarray, d: np.ndarray, hidden: np.ndarray) -> np.ndarray:
+    """Sums (length,) of the squared errors of hidden pixels, given all others."""
+    weighted = F * np.where(hidden, 0.0, 1 / d)
+    P = weighted @ F.T
+    seen = weighted @ Z.T
+    missing = Z[:, hidden]
+    others = F[:, hidden]
+    errors = []
+    for length in LENGTHS:
+        scores = np.linalg.solve(np.eye(len(F)) + P / length, seen / length)
+        errors.append(np.sum((missing - scores.T @ others) ** 2))
+    return np.array(errors)
 
 
 def _find_components(Z: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
