@@ -37,6 +37,8 @@ BEFORE_INPLACE = 49  # place of a rewrite among PyTensor's
 # half of the time to compile goes into them: they look for diagonal, symmetric and selecting
 # matrices, which networks hardly have (and take JAX to single precision on the way), and for
 # reshapes that change nothing, which cost nothing
+# products of a column with a row as elementwise ones, and those with a vector by SciPy's library
+VAIN_WITHOUT_C = ("local_dot_to_mul", "local_gemm_to_gemv")
 VAIN_REWRITES = (
     "dot_diag_to_elemwise",
     "useless_symmetric_transpose",
@@ -126,7 +128,8 @@ def find_mode(backend: str, dtype: str) -> Any:
         _check_jax_precision(dtype)
         register_jax()
     if backend == "numpy":
-        mode = Mode(linker=DirectLinker(), optimizer="fast_run").excluding("fusion")
+        mode = Mode(linker=DirectLinker(), optimizer="fast_run")
+        mode = mode.excluding("fusion", *VAIN_WITHOUT_C)
         mode = mode.register(
             *((dfs_rewriter(rewrite), BEFORE_INPLACE) for rewrite in (rectify, write_out_softplus))
         )

@@ -28,8 +28,8 @@ from symspec.safety.memory import chunks
 
 # multiplications with matrices, and with vectors, below which OpenBLAS takes no threads itself
 MAX_PRODUCTS_ALONE, MAX_VECTOR_ALONE = 5e5, 9000
-MIN_PRODUCTS = 3e7  # multiplications in a matrix product that pays for threads: a millisecond
-MIN_ORDER = 500  # of matrices, decomposed by NumPy, that do
+MIN_PRODUCTS = 6e6  # multiplications in a matrix product that pays for threads: half gains nothing
+MIN_ORDER = 1000  # of matrices, decomposed by NumPy, that do, with many small products among them
 MIN_ORDER_OF_SCIPY = 5000  # of those decomposed by SciPy, while NumPy's threads still spin
 
 # rows of a product of a matrix with its own transpose, which OpenBLAS computes in a way of its own:
@@ -57,6 +57,7 @@ class Threads:
         ]
         self.library = "scipy" if backend == "numba" else "numpy"
         self.n_products = max(products, default=1)
+        self.n_sums = max(map(math.prod, shapes.values()), default=1)
         self.is_narrow = any(shape[-1] == 1 for shape in shapes.values())
         self.n_params = net.n_params
         self.n_outputs = net.n_outputs
@@ -66,7 +67,8 @@ class Threads:
         n_products = n_stars * self.n_products
         has_vectors = self.is_narrow or n_stars < 2
         limit = MAX_VECTOR_ALONE if has_vectors else MAX_PRODUCTS_ALONE
-        if n_products < limit and self.n_params < MAX_VECTOR_ALONE:
+        largest_vector = max(n_stars * self.n_sums, self.n_params)  # of sums as products with ones
+        if n_products < limit and largest_vector < MAX_VECTOR_ALONE:
             return nullcontext()
         return _outermost(self.library if n_products >= MIN_PRODUCTS else "none")
 

@@ -41,6 +41,10 @@ GRAPHS = {
     "a scalar overwritten": pt.exp(pt.sum(pt.sqr(x)) + s) - s,
     "shapes": pt.reshape(x, (9,)) + pt.reshape(y.T, (9,)),
     "shapes that are computed": pt.reshape(x, (x.shape[0] * 3,)),
+    "axes in another order": (x + 1).T[None, :, :, None] * y.dimshuffle(1, "x", 0, "x"),
+    "axes left out": pt.specify_shape(x[:1], (1, 3))[0] + pt.specify_shape(y[:1, :1], (1, 1))[0, 0],
+    "slices": x[1:, ::2] * y[:-1, 1:3] + x[0, 1] + y[1, -1:].sum(),
+    "products": pt.dot(x, y) + pt.dot(x.T, y[:, :1]) + pt.dot(x[:1], y),
 }
 
 
@@ -56,6 +60,47 @@ def compile_with(linker, graph):
     inputs = [v for v in (x, y, z, k, s) if v in pytensor.graph.traversal.ancestors([graph])]
     mode = Mode(linker=linker, optimizer="fast_run").excluding("fusion")
     return inputs, pytensor.function(inputs, graph, mode=mode)
+
+
+SUMS = {
+    "over the first axis": pt.sum(x, axis=0),
+    "over the last axis": pt.sum(x * y, axis=1),
+    "of a transposed array": pt.sum(x.T + 0, axis=0) + pt.sum((x * y).T, axis=1),
+    "in single precision": pt.sum(z, axis=0, acc_dtype="float32"),
+    "of many axes, the first": pt.sum(x[:, :, None, None] * y, axis=(0, 1)),
+    "of many axes, the last": pt.sum(x[:, :, None, None] * y, axis=(2, 3)),
+    "of many axes, transposed": pt.sum((x[:, :, None] * y).transpose(2, 0, 1), axis=0),
+    "of an axis between": pt.sum(x[:, :, None] * y, axis=1),
+    "of integers": pt.sum(k, axis=0),
+    "of all": pt.sum(x),
+}
+
+
+@pytest.mark.parametrize("n", [0, 1, 3, 40])
+@pytest.mark.parametrize("name", SUMS)
+def test_sums_are_numpys(name, n):
+    graph = SUMS[name]
+    rng = np.random.default_rng(1)
+    given = {v: rng.normal(size=(n, n)).astype(v.dtype) for v in (x, y, z)}
+    given[k] = rng.integers(9, size=(n, n))
+    inputs, direct = compile_with(DirectLinker(), graph)
+    _, own = compile_with(VMLinker(use_cloop=False, c_thunks=False), graph)
+    found, expected = (fn(*(given[v] for v in inputs)) for fn in (direct, own))
+    assert found.dtype == expected.dtype
+    rounding = 10 * n * np.finfo(graph.dtype).eps if graph.dtype != "int64" else 0
+    np.testing.assert_allclose(found, expected, rtol=rounding, atol=rounding)
+
+
+def test_a_sum_of_very_many_numbers_is_not_a_product():
+    x = np.full((2**17, 2), 0.1, "f4")
+    _, found = compile_with(DirectLinker(), pt.sum(z, axis=0, acc_dtype="float32"))
+    np.testing.assert_array_equal(found(x), np.add.reduce(x, axis=0))
+
+
+def test_a_shape_that_is_not_as_specified_is_refused():
+    inputs, found = compile_with(DirectLinker(), pt.specify_shape(x, (y.shape[0], 3)) * 2 + y[0])
+    with pytest.raises(ValueError, match="shape should be"):
+        found(*(np.ones((2 if v is x else 3, 3)) for v in inputs))
 
 
 @pytest.mark.parametrize("name", GRAPHS)
