@@ -7,6 +7,7 @@ astropy's masked arrays, quantities, columns of tables, NDData, xarray, dask, an
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -60,6 +61,8 @@ def as_float_array(
         ) from error
     if dtype is None:
         dtype = raw.dtype if raw.dtype in (np.float32, np.float64) else np.float64
+    if raw.dtype == dtype:
+        return raw
     if raw.dtype.kind not in "iuf":
         raise DataError(_describe_wrong_kind(value, raw, name))
     with np.errstate(over="ignore", invalid="ignore"):  # damaged files may hold signalling NaN
@@ -142,15 +145,22 @@ def check_finite(array: np.ndarray, name: str, axes: tuple[str, ...], advice: st
     DataError
         With the count of such values and the place of the first.
     """
-    with np.errstate(over="ignore", invalid="ignore"):
-        # one pass without a temporary, and without threads of BLAS, which would wait for each other
-        # in small arrays; the slow check below decides on overflows
-        if np.isfinite(np.sum(array)):
-            return
+    if is_surely_finite(array):
+        return
     if not (good := np.isfinite(array)).all():
         raise DataError(
             f"{name} should be finite, got {describe_bad(~good, array, axes)}: {advice}."
         )
+
+
+def is_surely_finite(array: np.ndarray) -> bool:
+    """Whether the sum of all numbers is finite, and so all of them are; the sum may overflow.
+
+    It is one pass without a temporary, and without threads of BLAS, which would wait for each other
+    in small arrays.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        return math.isfinite(np.add.reduce(array, axis=None))
 
 
 def describe_bad(bad: np.ndarray, values: np.ndarray, axes: tuple[str, ...]) -> str:
