@@ -40,7 +40,7 @@ def fit_factors(
         residual = reference - reference @ V[:k].T @ V[:k]
         F = np.sqrt(variances[:k])[:, None] * V[:k]
         squares = np.maximum(np.mean(residual**2, axis=0), FLOOR)
-        errors = sum(_predict_hidden(reference, F, squares, mask) for mask in hidden)
+        errors = np.sum([_predict_hidden(reference, F, squares, mask) for mask in hidden], axis=0)
         for length, error in zip(LENGTHS, errors, strict=True):
             found.append((error, V[:k], F, length * squares, length))
     enough = NEARLY_BEST * min(one[0] for one in found)
