@@ -18,6 +18,7 @@ from symspec.derivatives.backends import CompiledGraph, choose_backend, compile_
 from symspec.derivatives.functions import (
     ObjectiveFunction,
     PerStarFunction,
+    ProductFunction,
     SumFunction,
     check_square_fits,
     declare_symbols,
@@ -170,34 +171,26 @@ def compile_training_objective(
 @remember
 def compile_hessian_vector_product(
     reg: Regression, *, backend: str = "auto", dtype: str = "float64"
-) -> SumFunction:
+) -> ProductFunction:
     """Compile exact products with the Hessian of U: `fn(theta, X, Y, v)` -> (param,)."""
-    v = pt.vector("v", dtype=dtype, shape=(reg.net.n_params,))
 
-    def build(params: Params, flux: Symbol, labels: Symbol, prior_weight: Symbol) -> list[Symbol]:
-        U = graphs.build_negative_log_posterior(reg, params, flux, labels, prior_weight)
-        layout = reg.net.layout
-        return [layout.join(graphs.build_hessian_vector_product(U, params, layout.unpack(v)))]
+    def build(params: Params, v: Params, flux: Symbol, labels: Symbol) -> dict[str, Symbol]:
+        L = reg.negative_log_likelihood(params, flux, labels)
+        return graphs.build_hessian_vector_product(L, params, v)
 
-    return SumFunction(reg, build, 10, backend, dtype, extra=[v])
+    return ProductFunction(reg, build, 10, backend, dtype)
 
 
 @remember
 def compile_ggn_vector_product(
     reg: Regression, *, backend: str = "auto", dtype: str = "float64"
-) -> SumFunction:
+) -> ProductFunction:
     """Compile products with the Gauss-Newton matrix: `fn(theta, X, Y, v)` -> (param,)."""
-    v = pt.vector("v", dtype=dtype, shape=(reg.net.n_params,))
-    unpack = reg.net.layout.unpack
-    join = reg.net.layout.join
 
-    def build(params: Params, flux: Symbol, labels: Symbol, prior_weight: Symbol) -> list[Symbol]:
-        product = graphs.build_ggn_vector_product(
-            reg, params, flux, labels, unpack(v), prior_weight
-        )
-        return [join(product)]
+    def build(params: Params, v: Params, flux: Symbol, labels: Symbol) -> dict[str, Symbol]:
+        return graphs.build_ggn_vector_product(reg, params, flux, labels, v)
 
-    return SumFunction(reg, build, 8, backend, dtype, extra=[v])
+    return ProductFunction(reg, build, 8, backend, dtype)
 
 
 @remember

@@ -288,6 +288,41 @@ class ObjectiveFunction(SumFunction):
         return [value, gradient]
 
 
+class ProductFunction(SumFunction):
+    """Products of v with second derivatives of U: `fn(theta, X, Y, v)`; the prior's in place."""
+
+    prior_in_graph = False
+
+    def __init__(
+        self,
+        reg: Regression,
+        build: Callable[[Params, Params, Symbol, Symbol], dict[str, Symbol]],
+        copies: float,
+        backend: str,
+        dtype: str,
+    ):
+        v = pt.vector("v", dtype=dtype, shape=(reg.net.n_params,))
+        layout = reg.net.layout
+
+        def build_joined(params: Params, flux: Symbol, labels: Symbol, _: Symbol) -> list[Symbol]:
+            return [layout.join(build(params, layout.unpack(v), flux, labels))]
+
+        super().__init__(reg, build_joined, copies, backend, dtype, extra=[v])
+
+    def of_batch(
+        self,
+        theta: np.ndarray,
+        X: np.ndarray,
+        Y: Labels,
+        prior_weight: float,
+        *extra: np.ndarray,
+    ) -> list[np.ndarray]:
+        (product,) = super().of_batch(theta, X, Y, prior_weight, *extra)
+        if prior_weight:
+            self.reg.add_prior(product, np.asarray(extra[0]), prior_weight)
+        return [product]
+
+
 def check_stars(
     net: Network,
     X: ArrayLike,

@@ -140,10 +140,10 @@ def build_gradient(U: Symbol, params: Params) -> dict[str, Symbol]:
     return dict(zip(params, gradients, strict=True))
 
 
-def build_hessian_vector_product(U: Symbol, params: Params, v: Params) -> dict[str, Symbol]:
-    """H v by block, forward over reverse."""
+def build_hessian_vector_product(L: Symbol, params: Params, v: Params) -> dict[str, Symbol]:
+    """Products of v with the second derivatives of L by block, forward over reverse."""
     wrt = list(params.values())
-    products = _push_forward(grad(U, wrt), wrt, [v[name] for name in params])
+    products = _push_forward(grad(L, wrt), wrt, [v[name] for name in params])
     return dict(zip(params, products, strict=True))
 
 
@@ -153,17 +153,13 @@ def build_ggn_vector_product(
     flux: Symbol,
     labels: Symbol,
     v: Params,
-    prior_weight: Symbol | float = 1.0,
 ) -> dict[str, Symbol]:
-    r""":math:`G v = \sum_n J_n^T W_n J_n v + \delta v` by block, with the noise's weights W_n."""
+    r""":math:`\sum_n J_n^T W_n J_n v` by block, with the noise's weights W_n."""
     wrt = list(params.values())
     f = reg.net.build(params, flux)
     (Jv,) = _push_forward([f], wrt, [v[name] for name in params])
     products = pullback(f, wrt, reg.noise.weigh(Jv, f, labels))
-    return {
-        name: product + prior_weight * _as_dtype(reg.prior_precision[name], product) * v[name]
-        for name, product in zip(params, products, strict=True)
-    }
+    return dict(zip(params, products, strict=True))
 
 
 def build_ggn_of_likelihood(

@@ -13,7 +13,7 @@ NumPy has instructions of the processor for tanh of many numbers at once where t
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache, reduce
 from typing import Any
 
@@ -21,6 +21,7 @@ import numpy as np
 from pytensor.graph.basic import Constant
 from pytensor.link.vm import VMLinker
 from pytensor.scalar.basic import Add, Cast, Mul, Switch, Tanh
+from pytensor.tensor.basic import Join
 from pytensor.tensor.blas import Dot22
 from pytensor.tensor.elemwise import DimShuffle, Elemwise
 from pytensor.tensor.math import Sum
@@ -30,6 +31,7 @@ from pytensor.tensor.subtensor import Subtensor, get_idx_list
 Cell = list[Any]  # holds the value of a variable
 Function = Callable[..., Any]
 SATURATED = 40.0  # 2 x of which tanh x is 1
+LEAST_JOINED = 4096  # numbers of a product that is written where it is joined with others
 PIECE = 16_384  # numbers, which stay in a core's cache from one function to the next
 MOST_SUMMED = 2**16  # numbers that a product with ones adds up, in the array's own precision
 
@@ -80,7 +82,12 @@ class DirectLinker(VMLinker):
 
     def make_vm(self, nodes: Any, thunks: Any, *others: Any) -> Any:
         if not any(thunk.lazy for thunk in thunks):
-            thunks = [_shorten(node, thunk) for node, thunk in zip(nodes, thunks, strict=True)]
+            pairs = dict(zip(nodes, thunks, strict=True))
+            shorter = {node: _shorten(node, thunk) for node, thunk in pairs.items()}
+            for node in nodes:
+                if isinstance(node.op, Join):
+                    shorter |= _multiply_into(node, pairs, self.fgraph.clients)
+            thunks = list(shorter.values())
         return super().make_vm(nodes, thunks, *others)
 
 
@@ -91,7 +98,10 @@ def _shorten(node: Any, thunk: Any) -> Any:
         return thunk
     function, places = found
     (out,) = thunk.outputs
-    direct: Any = _call_into(out, function, [thunk.inputs[i] for i in places])
+    return _like(thunk, _call_into(out, function, [thunk.inputs[i] for i in places]))
+
+
+def _like(thunk: Any, direct: Any) -> Any:
     direct.inputs = thunk.inputs
     direct.outputs = thunk.outputs
     direct.lazy = False
@@ -117,6 +127,61 @@ def _call_into(out: Cell, function: Function, cells: list[Cell]) -> Callable[[],
             out[0] = function(*[cell[0] for cell in cells])
 
     return call
+
+
+def _multiply_into(join: Any, thunks: Mapping[Any, Any], clients: Mapping[Any, Any]) -> Any:
+    """Thunks by which large products are written where `join` puts them: no copy of gradients."""
+    (whole,) = join.outputs
+    ends = np.cumsum([0 if x.type.ndim > 1 else x.type.shape[0] or 0 for x in join.inputs]).tolist()
+    if whole.type.ndim > 1 or whole.type.shape[0] != ends[-1]:  # of unknown lengths
+        return {}
+    products = {}
+    others = []
+    buffer: Cell = [None]  # the array that this call returns, from the first product on
+    places = map(slice, [0, *ends[:-1]], ends)
+    for x, cell, place in zip(join.inputs, thunks[join].inputs, places, strict=True):
+        node = _find_product(x, whole.type.dtype, clients)
+        if node is None or node in products:
+            others.append((cell, place))
+        else:
+            into = _multiply_thunk(thunks[node], buffer, ends[-1], place, node.outputs[0].type)
+            products[node] = _like(thunks[node], into)
+    (out,) = thunks[join].outputs
+
+    def put_together() -> None:
+        out[0], buffer[0] = buffer[0], None
+        for cell, place in others:
+            out[0][place] = cell[0]
+
+    return products | {join: _like(thunks[join], put_together)} if products else {}
+
+
+def _find_product(x: Any, dtype: str, clients: Mapping[Any, Any]) -> Any:
+    """The node of a large product that nothing but the join `x` goes into needs; else None."""
+    flat = x.owner
+    if flat is None or not isinstance(flat.op, Reshape) or x.type.dtype != dtype:
+        return None
+    product = flat.inputs[0]
+    is_product = product.owner is not None and isinstance(product.owner.op, Dot22)
+    is_alone = len(clients[x]) == len(clients[product]) == 1
+    is_known = None not in product.type.shape
+    if not (is_product and is_alone and is_known):
+        return None
+    return product.owner if math.prod(product.type.shape) >= LEAST_JOINED else None
+
+
+def _multiply_thunk(
+    thunk: Any, buffer: Cell, size: int, place: slice, kind: Any
+) -> Callable[[], None]:
+    a, b = thunk.inputs
+    (out,) = thunk.outputs
+
+    def multiply() -> None:
+        if buffer[0] is None:
+            buffer[0] = np.empty(size, kind.dtype)
+        out[0] = np.dot(a[0], b[0], out=buffer[0][place].reshape(kind.shape))
+
+    return multiply
 
 
 def _find_call(node: Any) -> tuple[Function, list[int]] | None:

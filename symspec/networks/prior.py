@@ -108,8 +108,8 @@ class NormalPrior:
             part = theta[block.slice]
             precision = self.precision[block.name]
             if isinstance(precision, float):
-                total += precision * float(np.dot(part, part))
-                _add_multiple(gradient[block.slice], weight * precision, part)
+                square = _add_multiple(gradient[block.slice], weight * precision, part)
+                total += precision * square
             else:
                 step = (precision.ravel() * part).astype(gradient.dtype)
                 total += float(np.dot(step, part))
@@ -124,10 +124,14 @@ class NormalPrior:
         return 0.5 * float(np.sum(precision * theta[is_held] ** 2 - np.log(precision) + LOG_2PI))
 
 
-def _add_multiple(y: np.ndarray, a: float, x: np.ndarray) -> None:
-    """Y += a x in place."""
+def _add_multiple(y: np.ndarray, a: float, x: np.ndarray) -> float:
+    """Y += a x in place; returns x^T x. Pieces stay in a core's cache from one to the other."""
+    square = 0.0
     for some in chunks(y.size, _AT_ONCE):
-        y[some] += a * x[some]
+        part = x[some]
+        square += float(np.dot(part, part))
+        y[some] += a * part
+    return square
 
 
 def scaled_prior(net: Network, precision: float) -> dict[str, float]:

@@ -91,6 +91,36 @@ def test_sums_are_numpys(name, n):
     np.testing.assert_allclose(found, expected, rtol=rounding, atol=rounding)
 
 
+def test_products_are_written_where_they_are_joined(monkeypatch):
+    monkeypatch.setattr(virtual_machine, "LEAST_JOINED", 6)
+    written = []
+    dot = np.dot
+
+    def watch(*args, out=None):
+        written.append(out is not None)
+        return dot(*args, out=out)
+
+    w = pt.matrix("w", shape=(3, 2))
+    v = pt.matrix("v", shape=(2, 4))
+    small = pt.matrix("small", shape=(2, 1))
+    wv, shared = pt.dot(w, v), pt.dot(w, 2 * v)
+    parts = [wv, v, shared, pt.dot(w, small), w, pt.dot(v.T, w.T)]
+    joined = pt.join(0, *(pt.reshape(part, (np.prod(part.type.shape),)) for part in parts))
+    mode = Mode(linker=DirectLinker(), optimizer="fast_run").excluding("fusion")
+    found = pytensor.function([w, v, small], [joined, pt.exp(shared)], mode=mode)
+    monkeypatch.setattr(np, "dot", watch)
+    rng = np.random.default_rng(0)
+    results = []
+    for _ in range(2):
+        a, b, c = (rng.normal(size=x.type.shape) for x in (w, v, small))
+        expected = [a @ b, b, a @ (2 * b), a @ c, a, (a @ b).T]
+        results.append((found(a, b, c)[0], np.concatenate([part.ravel() for part in expected])))
+    for result, expected in results:  # the second call leaves the first one's result alone
+        np.testing.assert_allclose(result, expected, rtol=1e-14)
+    assert any(written)
+    assert not all(written)  # what is small, or needed elsewhere
+
+
 def test_a_sum_of_very_many_numbers_is_not_a_product():
     x = np.full((2**17, 2), 0.1, "f4")
     _, found = compile_with(DirectLinker(), pt.sum(z, axis=0, acc_dtype="float32"))
