@@ -24,8 +24,8 @@ from pytensor.scalar.basic import Add, Cast, Mul, Switch, Tanh
 from pytensor.tensor.basic import Join
 from pytensor.tensor.blas import Dot22
 from pytensor.tensor.elemwise import DimShuffle, Elemwise
-from pytensor.tensor.math import Sum
-from pytensor.tensor.shape import Reshape, SpecifyShape
+from pytensor.tensor.math import Dot, Sum
+from pytensor.tensor.shape import Reshape, Shape_i, SpecifyShape
 from pytensor.tensor.subtensor import Subtensor, get_idx_list
 
 Cell = list[Any]  # holds the value of a variable
@@ -189,11 +189,15 @@ def _find_call(node: Any) -> tuple[Function, list[int]] | None:
     match node.op:
         case Elemwise():
             return _find_elementwise(node)
-        case Dot22():
+        case Dot22() | Dot() if node.outputs[0].type.ndim == 2:
             return np.dot, [0, 1]
         case Reshape() if isinstance(node.inputs[1], Constant):
             shape = tuple(node.inputs[1].data.tolist())
             return lambda x: x.reshape(shape), [0]
+        case Reshape():
+            return lambda x, shape: x.reshape(shape.tolist()), [0, 1]
+        case Shape_i(i=i):
+            return lambda x: np.asarray(x.shape[i]), [0]
         case DimShuffle():
             return _find_shuffle(node.op), [0]
         case Subtensor() if all(isinstance(i, Constant) for i in node.inputs[1:]):
