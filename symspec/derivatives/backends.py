@@ -34,11 +34,12 @@ BACKENDS = ("auto", "numpy", "c", "numba", "jax")
 _COMPILING = Lock()  # PyTensor's rewrites share what they know
 KEPT_BYTES = 31 * 2**20  # below the 32 MiB that malloc's thresholds rise to
 BEFORE_INPLACE = 49  # place of a rewrite among PyTensor's
+# these make elementwise products of those of a column with a row, and give those with a vector to
+# SciPy's library, whose threads would spin beside NumPy's
+VAIN_WITHOUT_C = ("local_dot_to_mul", "local_gemm_to_gemv")
 # half of the time to compile goes into them: they look for diagonal, symmetric and selecting
 # matrices, which networks hardly have (and take JAX to single precision on the way), and for
 # reshapes that change nothing, which cost nothing
-# products of a column with a row as elementwise ones, and those with a vector by SciPy's library
-VAIN_WITHOUT_C = ("local_dot_to_mul", "local_gemm_to_gemv")
 VAIN_REWRITES = (
     "dot_diag_to_elemwise",
     "useless_symmetric_transpose",

@@ -28,7 +28,9 @@ from symspec.safety.memory import chunks
 
 # multiplications with matrices, and with vectors, below which OpenBLAS takes no threads itself
 MAX_PRODUCTS_ALONE, MAX_VECTOR_ALONE = 5e5, 9000
-MIN_PRODUCTS = 6e6  # multiplications in a matrix product that pays for threads: half gains nothing
+# multiplications in a matrix product that pays for threads, alone in a call, and where the threads
+# that wait for the next one hinder what comes between, as in training
+MIN_PRODUCTS, MIN_PRODUCTS_IN_LOOPS = 6e6, 5e7
 MIN_ORDER = 1000  # of matrices, decomposed by NumPy, that do, with many small products among them
 MIN_ORDER_OF_SCIPY = 5000  # of those decomposed by SciPy, while NumPy's threads still spin
 
@@ -62,7 +64,9 @@ class Threads:
         self.n_params = net.n_params
         self.n_outputs = net.n_outputs
 
-    def for_passes(self, n_stars: int) -> AbstractContextManager[None]:
+    def for_passes(
+        self, n_stars: int, *, least: float = MIN_PRODUCTS
+    ) -> AbstractContextManager[None]:
         """Give threads to the library if passes of so many stars are worth them, else to none."""
         n_products = n_stars * self.n_products
         has_vectors = self.is_narrow or n_stars < 2
@@ -70,7 +74,11 @@ class Threads:
         largest_vector = max(n_stars * self.n_sums, self.n_params)  # of sums as products with ones
         if n_products < limit and largest_vector < MAX_VECTOR_ALONE:
             return nullcontext()
-        return _outermost(self.library if n_products >= MIN_PRODUCTS else "none")
+        return _outermost(self.library if n_products >= least else "none")
+
+    def for_loops(self, n_stars: int) -> AbstractContextManager[None]:
+        """The same for pass after pass, with steps of the weights between them."""
+        return self.for_passes(n_stars, least=MIN_PRODUCTS_IN_LOOPS)
 
     def for_matrices(self, n_stars: float) -> AbstractContextManager[None]:
         """The same if there are matrices, too.
@@ -78,7 +86,7 @@ class Threads:
         They have a row for each parameter, or for each label of each star, whichever are fewer.
         """
         order = min(self.n_params, n_stars * self.n_outputs)
-        are_worth = n_stars * self.n_products >= MIN_PRODUCTS or order >= MIN_ORDER
+        are_worth = n_stars * self.n_products >= MIN_PRODUCTS_IN_LOOPS or order >= MIN_ORDER
         return _outermost(self.library if are_worth else "none")
 
 

@@ -130,22 +130,22 @@ def _call_into(out: Cell, function: Function, cells: list[Cell]) -> Callable[[],
 
 
 def _multiply_into(join: Any, thunks: Mapping[Any, Any], clients: Mapping[Any, Any]) -> Any:
-    """Thunks by which large products are written where `join` puts them: no copy of gradients."""
-    (whole,) = join.outputs
-    ends = np.cumsum([0 if x.type.ndim > 1 else x.type.shape[0] or 0 for x in join.inputs]).tolist()
-    if whole.type.ndim > 1 or whole.type.shape[0] != ends[-1]:  # of unknown lengths
+    """Thunks of `join` and of large products in it, which are written where it puts them."""
+    whole = join.outputs[0].type
+    lengths = [0 if x.type.ndim > 1 else x.type.shape[0] or 0 for x in join.inputs]
+    ends = np.cumsum(lengths).tolist()
+    if whole.shape != (ends[-1],):  # some lengths are not known
         return {}
     products = {}
     others = []
-    buffer: Cell = [None]  # the array that this call returns, from the first product on
+    buffer: Cell = [None]  # what a call returns, from its first product on
     places = map(slice, [0, *ends[:-1]], ends)
     for x, cell, place in zip(join.inputs, thunks[join].inputs, places, strict=True):
-        node = _find_product(x, whole.type.dtype, clients)
-        if node is None or node in products:
+        node = _find_product(x, clients) if x.type.dtype == whole.dtype else None
+        if node is None:
             others.append((cell, place))
         else:
-            into = _multiply_thunk(thunks[node], buffer, ends[-1], place, node.outputs[0].type)
-            products[node] = _like(thunks[node], into)
+            products[node] = _write_product(node, thunks[node], whole, buffer, place)
     (out,) = thunks[join].outputs
 
     def put_together() -> None:
@@ -156,32 +156,31 @@ def _multiply_into(join: Any, thunks: Mapping[Any, Any], clients: Mapping[Any, A
     return products | {join: _like(thunks[join], put_together)} if products else {}
 
 
-def _find_product(x: Any, dtype: str, clients: Mapping[Any, Any]) -> Any:
-    """The node of a large product that nothing but the join `x` goes into needs; else None."""
-    flat = x.owner
-    if flat is None or not isinstance(flat.op, Reshape) or x.type.dtype != dtype:
+def _find_product(x: Any, clients: Mapping[Any, Any]) -> Any:
+    """The large product that x is made of by a reshape, if nothing else needs it; or None."""
+    if x.owner is None or not isinstance(x.owner.op, Reshape):
         return None
-    product = flat.inputs[0]
-    is_product = product.owner is not None and isinstance(product.owner.op, Dot22)
+    product = x.owner.inputs[0]
+    if product.owner is None or not isinstance(product.owner.op, Dot22):
+        return None
     is_alone = len(clients[x]) == len(clients[product]) == 1
     is_known = None not in product.type.shape
-    if not (is_product and is_alone and is_known):
-        return None
-    return product.owner if math.prod(product.type.shape) >= LEAST_JOINED else None
+    is_large = is_known and math.prod(product.type.shape) >= LEAST_JOINED
+    return product.owner if is_alone and is_large else None
 
 
-def _multiply_thunk(
-    thunk: Any, buffer: Cell, size: int, place: slice, kind: Any
-) -> Callable[[], None]:
+def _write_product(node: Any, thunk: Any, whole: Any, buffer: Cell, place: slice) -> Any:
+    """The thunk of a product that goes to its place in the buffer, which the first one makes."""
     a, b = thunk.inputs
     (out,) = thunk.outputs
+    shape = node.outputs[0].type.shape
 
     def multiply() -> None:
         if buffer[0] is None:
-            buffer[0] = np.empty(size, kind.dtype)
-        out[0] = np.dot(a[0], b[0], out=buffer[0][place].reshape(kind.shape))
+            buffer[0] = np.empty(whole.shape, whole.dtype)
+        out[0] = np.dot(a[0], b[0], out=buffer[0][place].reshape(shape))
 
-    return multiply
+    return _like(thunk, multiply)
 
 
 def _find_call(node: Any) -> tuple[Function, list[int]] | None:

@@ -182,7 +182,7 @@ def train(
         decay=decay,
     )
     training = _Training(np.array(start, dtype), adam, loss, watched)
-    with show_progress(progress) as show, Threads(reg.net).for_passes(min(batch_size, len(stars))):
+    with show_progress(progress) as show, Threads(reg.net).for_loops(min(batch_size, len(stars))):
         stopped = training.run(epochs, batch_size, schedule, rng, show)
     return training.result(stopped)
 

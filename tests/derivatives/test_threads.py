@@ -65,6 +65,13 @@ def test_one_library_at_a_time_has_threads(count):
         assert count() == [1, 1]
 
 
+def test_loops_need_larger_products(count):
+    with Threads(NET).for_loops(49):
+        assert count() == [1, 1]
+    with Threads(NET).for_loops(50):
+        assert count() == [ALLOWED, 1]
+
+
 def test_the_outermost_block_decides(count):
     with few(), many():
         assert count() == [1, 1]
@@ -140,10 +147,10 @@ def test_calls_of_other_threads_leave_nothing_behind(count):
     ("layers", "n_pixels", "least"),
     [
         ([ss.Dense(32), ss.Activation("relu"), ss.Dense(3)], 100, 1000 / 3),
-        ([ss.Dense(2)], 10, 6e6 / 22),  # too few parameters for large matrices
-        ([ss.Dense(2048), ss.Activation("relu"), ss.Dense(3)], 7213, 6e6 / (7214 * 2048)),
+        ([ss.Dense(2)], 10, 5e7 / 22),  # too few parameters for large matrices
+        ([ss.Dense(2048), ss.Activation("relu"), ss.Dense(3)], 7213, 5e7 / (7214 * 2048)),
     ],
-    ids=["matrices", "products", "one star"],
+    ids=["matrices", "products", "few stars"],
 )
 def test_a_call_of_many_stars_is_worth_threads(count, layers, n_pixels, least):
     net = ss.Network(layers, n_pixels)
