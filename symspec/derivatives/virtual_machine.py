@@ -82,12 +82,12 @@ class DirectLinker(VMLinker):
 
     def make_vm(self, nodes: Any, thunks: Any, *others: Any) -> Any:
         if not any(thunk.lazy for thunk in thunks):
-            pairs = dict(zip(nodes, thunks, strict=True))
-            shorter = {node: _shorten(node, thunk) for node, thunk in pairs.items()}
+            own = dict(zip(nodes, thunks, strict=True))
+            direct = {node: _shorten(node, thunk) for node, thunk in own.items()}
             for node in nodes:
                 if isinstance(node.op, Join):
-                    shorter |= _multiply_into(node, pairs, self.fgraph.clients)
-            thunks = list(shorter.values())
+                    direct |= _multiply_into(node, own, self.fgraph.clients)
+            thunks = list(direct.values())
         return super().make_vm(nodes, thunks, *others)
 
 
@@ -102,6 +102,7 @@ def _shorten(node: Any, thunk: Any) -> Any:
 
 
 def _like(thunk: Any, direct: Any) -> Any:
+    """A call as a thunk in place of another."""
     direct.inputs = thunk.inputs
     direct.outputs = thunk.outputs
     direct.lazy = False

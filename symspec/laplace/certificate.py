@@ -278,7 +278,7 @@ class _FreeParameters:
         return U + self.rest, _embed(free, self.inverse.shape[0], self.inverse.free)
 
     def _differentiate_by(self, tangents: Tangents) -> tuple[float, np.ndarray]:
-        """The same from tangents that are there already, without a pass through the network."""
+        """The same from tangents that are there already, without a pass back."""
         targets = np.asarray(self.Y, np.float64)
         find_density = compiled.compile_log_likelihood(
             self.reg, width=targets.shape[1], backend=self.builder.backend
