@@ -125,7 +125,7 @@ def climb(
             radius = FIRST_RADIUS
             B = _begin_matrix(here)
             continue
-        there = _search(evaluate, here, step, is_near=not (alone or leaps))
+        here, there = _search(evaluate, here, step, promised, is_near=not (alone or leaps))
         size = float(np.abs(step).max())
         if there.is_above(here, LEAST_SHARE * promised):
             B = _update(B, step, here.gradient - there.gradient)
@@ -189,12 +189,20 @@ def _find_step(
     return step, promised
 
 
-def _search(evaluate: Evaluate, here: Point, step: np.ndarray, *, is_near: bool) -> Point:
-    """F after the step; the search goes on where it was given up far above."""
+def _search(
+    evaluate: Evaluate, here: Point, step: np.ndarray, promised: float, *, is_near: bool
+) -> tuple[Point, Point]:
+    """F here and after the step; the search goes on where it was given up far above.
+
+    Before a step is refused, F here is found exactly: roughly it may be too large, or the way down
+    to a minimum be long.
+    """
     there = evaluate(here.h + step, here.theta, is_near)
-    if there.is_certain or there.F < here.F + FAR_ABOVE:
-        return there
-    return evaluate(there.h, there.theta)
+    if not (there.is_certain or there.F < here.F + FAR_ABOVE):
+        there = evaluate(there.h, there.theta)
+    if here.is_rough and not (there.is_rough or there.is_above(here, LEAST_SHARE * promised)):
+        here = evaluate(here.h, here.theta)
+    return here, there
 
 
 def _update(B: np.ndarray, step: np.ndarray, fall: np.ndarray) -> np.ndarray:

@@ -131,6 +131,23 @@ def test_a_search_that_ends_high_above_goes_on():
     assert not all(briefly)
 
 
+@pytest.mark.parametrize("is_certain", [True, False])
+def test_what_was_known_roughly_counts_exactly_before_a_step_is_refused(is_certain):
+    """Roughly F may be too large, and of weights on the way down a valley without a near end."""
+
+    def evaluate(h, theta, is_near=False):
+        there = smooth(h, theta)
+        return there if h.any() else replace(there, is_certain=is_certain)
+
+    start = smooth(np.zeros(2), None)
+    start = replace(start, F=start.F + 100.0, is_rough=True)
+    end, is_end = climb(evaluate, start, LIMITS, 1e-6, 40, np.array([True, False]))
+    assert not is_end
+    assert end.is_certain
+    assert not end.is_rough
+    assert end.F > -1e-4
+
+
 def test_noise_that_leads_no_higher_leads_no_longer():
     seen = []
 
