@@ -6,6 +6,7 @@ attributes.
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -139,3 +140,18 @@ def _restore(kind: type[SymspecError], args: tuple[Any, ...], held: dict[str, An
     error.args = args
     vars(error).update(held)
     return error
+
+
+def tell_without_places() -> None:
+    """Print warnings of symspec as their name and words, without the place in the code.
+
+    It is for commands and the processes behind them: whoever reads there sees no code.
+    """
+    others = warnings.formatwarning
+
+    def format_warning(message: Any, category: type[Warning], *place: Any, **line: Any) -> str:
+        if category.__module__ == __name__:
+            return f"{category.__name__}: {message}\n"
+        return others(message, category, *place, **line)
+
+    warnings.formatwarning = format_warning

@@ -25,7 +25,7 @@ from symspec.cli.commands import (
 )
 from symspec.cli.shared.signals import find_exit_code, heeding_signals, say_interrupted
 from symspec.cli.shared.words import say
-from symspec.errors import SymspecError
+from symspec.errors import SymspecError, tell_without_places
 from symspec.version import __version__
 
 
@@ -75,6 +75,7 @@ _register(info.info, info.EXAMPLES)
 
 def main() -> None:
     """Run the command line, as the command `symspec` does."""
+    tell_without_places()
     try:
         with heeding_signals():
             app(prog_name="symspec")

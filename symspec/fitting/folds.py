@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from threadpoolctl import threadpool_limits
 
-from symspec.errors import WorkersError
+from symspec.errors import WorkersError, tell_without_places
 from symspec.safety.progress import Progress, show_progress
 from symspec.spectra.selections import assign_folds
 from symspec.spectra.spectra import Spectra
@@ -97,7 +97,7 @@ class Processes:
         self._pool = None
         if self._n > 1:
             context = multiprocessing.get_context("spawn")
-            self._pool = ProcessPoolExecutor(self._n, context, initializer=_use_one_thread)
+            self._pool = ProcessPoolExecutor(self._n, context, initializer=_begin_process)
 
     def __enter__(self) -> Processes:
         return self
@@ -132,10 +132,14 @@ class Processes:
             ) from error
 
 
-def _use_one_thread() -> None:
-    """Only libraries that are loaded can be told: SciPy's BLAS is another one than NumPy's."""
+def _begin_process() -> None:
+    """Use one thread; warn in words.
+
+    Only libraries that are loaded can be told: SciPy's BLAS is another one than NumPy's.
+    """
     import_module("scipy.linalg")
     threadpool_limits(1)
+    tell_without_places()
 
 
 def _run_elsewhere[Job, Result](

@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -670,3 +671,22 @@ def test_the_command_line_is_a_module_that_runs():
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
     assert done.returncode == 0, done.stderr
     assert done.stdout == f"symspec {symspec.__version__}\n"
+
+
+def test_a_warning_is_told_without_the_place_in_the_code():
+    code = """
+        import sys, warnings
+        import symspec.cli
+        from symspec.errors import SeveralMaximaWarning
+        def warn(**_):
+            warnings.warn("of its own", SeveralMaximaWarning)
+            warnings.warn("of others", UserWarning)
+        sys.modules["symspec.cli.app"].app = warn
+        symspec.cli.main()
+    """
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    folder = Path(symspec.__file__).parents[1]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
+    own, others = done.stderr.splitlines()
+    assert own == "SeveralMaximaWarning: of its own"
+    assert others == "<string>:7: UserWarning: of others"

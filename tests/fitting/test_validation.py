@@ -1,6 +1,7 @@
 """Cross-validation: each star is predicted by a refit that saw nothing of its group."""
 
 import os
+import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -114,6 +115,16 @@ def test_processes_do_one_set_of_jobs_after_another():
     with Processes(2) as processes:
         found = [processes.run(find_process, [0], show, "") for _ in range(3)]
     assert found[0] == found[1] == found[2] != [os.getpid()]
+
+
+def warn(text):
+    warnings.warn(text, ss.SeveralMaximaWarning, stacklevel=1)
+
+
+def test_a_process_warns_without_the_place_in_the_code(capfd):
+    run_folds(warn, ["of the first", "of the second"], n_workers=2, progress=False)
+    lines = sorted(capfd.readouterr().err.splitlines())
+    assert lines == [f"SeveralMaximaWarning: of the {which}" for which in ("first", "second")]
 
 
 def count_threads(_):
