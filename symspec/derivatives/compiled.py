@@ -16,10 +16,10 @@ from numpy.typing import ArrayLike
 from symspec.derivatives import graphs
 from symspec.derivatives.backends import CompiledGraph, choose_backend, compile_graph, remember
 from symspec.derivatives.functions import (
+    MatrixFunction,
     ObjectiveFunction,
     PerStarFunction,
     ProductFunction,
-    SumFunction,
     check_square_fits,
     declare_symbols,
 )
@@ -63,16 +63,14 @@ def compile_outputs(
 
 
 @remember
-def compile_log_likelihood(
-    reg: Regression, *, width: int | None = None, backend: str = "auto"
-) -> CompiledGraph:
+def compile_log_likelihood(reg: Regression, *, width: int, backend: str = "auto") -> CompiledGraph:
     """Compile the log density of targets around outputs: `fn(f, Y)` -> scalar, in float64.
 
     Outputs f are (star, output), targets Y (star, width): labels, and behind them their errors.
     """
     f = pt.matrix("f", dtype="float64", shape=(None, reg.net.n_outputs))
-    *_, targets = declare_symbols(reg.net, "float64", width)
-    same_stars = pt.specify_shape(targets, (f.shape[0], targets.type.shape[1]))
+    targets = pt.matrix("targets", dtype="float64", shape=(None, width))
+    same_stars = pt.specify_shape(targets, (f.shape[0], width))
     density = pt.sum(reg.noise.log_likelihood(f, same_stars))
     return compile_graph([f, targets], [density], choose_backend(backend), "float64")
 
@@ -196,18 +194,15 @@ def compile_ggn_vector_product(
 @remember
 def compile_generic_ggn(
     reg: Regression, *, backend: str = "auto", dtype: str = "float64"
-) -> SumFunction:
+) -> MatrixFunction:
     """Compile `matrices.compile_ggn` for any network, from the Jacobian itself."""
 
-    def build(params: Params, flux: Symbol, labels: Symbol, prior_weight: Symbol) -> list[Symbol]:
-        prior = reg.prior_precision_vector().astype(dtype)
-        diagonal = np.arange(reg.net.n_params)
-        G = graphs.build_ggn_of_likelihood(reg, params, flux, labels)
-        return [pt.inc_subtensor(G[diagonal, diagonal], prior_weight * prior)]
+    def build(params: Params, flux: Symbol, labels: Symbol) -> list[Symbol]:
+        return [graphs.build_ggn_of_likelihood(reg, params, flux, labels)]
 
     check_square_fits(reg.net, dtype)
     floats = 4 + 4 * reg.net.n_outputs * reg.net.n_params / reg.net.floats_per_star
-    return SumFunction(reg, build, floats, backend, dtype)
+    return MatrixFunction(reg, build, floats, backend, dtype)
 
 
 @remember

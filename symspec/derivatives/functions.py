@@ -95,8 +95,6 @@ class PerStarFunction(Remade):
 class SumFunction(Remade):
     """Compiled graph summed over stars: `fn(theta, X, Y, *extra)`, by chunks, the prior once."""
 
-    prior_in_graph = True
-
     def __init__(
         self,
         reg: Regression,
@@ -127,12 +125,10 @@ class SumFunction(Remade):
     def _compile(self, width: int) -> Any:
         """The function of labels alone, or with as many columns of their errors."""
         theta, params, flux, targets = declare_symbols(self.reg.net, self.dtype, width)
-        prior_weight = pt.scalar("prior_weight", dtype=self.dtype)
-        weight = [prior_weight] if self.prior_in_graph else []
-        inputs = [theta, flux, targets, *weight, *self._extra]
+        inputs = [theta, flux, targets, *self._extra]
         # JAX needs to know that there are as many stars
         same_stars = pt.specify_shape(targets, (flux.shape[0], width))
-        outputs = self._build(params, flux, same_stars, prior_weight)
+        outputs = self._build(params, flux, same_stars)
         return compile_graph(inputs, outputs, self.backend, self.dtype)
 
     def __call__(
@@ -227,9 +223,16 @@ class SumFunction(Remade):
         """One unchecked call on a few stars, with `prior_weight` times the prior."""
         X = np.asarray(X, self.dtype)
         targets = np.asarray(Y, self.dtype)
-        weight = [np.asarray(prior_weight, self.dtype)] if self.prior_in_graph else []
-        outputs = self._find_function(targets.shape[1])(theta, X, targets, *weight, *extra)
-        return [_as_writable(o) if np.ndim(o) else np.asarray(o, np.float64) for o in outputs]
+        outputs = self._find_function(targets.shape[1])(theta, X, targets, *extra)
+        results = [_as_writable(o) if np.ndim(o) else np.asarray(o, np.float64) for o in outputs]
+        if prior_weight:
+            self._add_prior(results, prior_weight, np.asarray(theta), *extra)
+        return results
+
+    def _add_prior(
+        self, results: list[np.ndarray], weight: float, theta: np.ndarray, *extra: np.ndarray
+    ) -> None:
+        """Add `weight` times the prior's part to the results, in place; none by default."""
 
     def _check_extra(self, value: Any, symbol: Any) -> np.ndarray:
         array = as_float_array(value, symbol.name, dtype=self.dtype)
@@ -265,33 +268,22 @@ def _add_up(parts: Iterable[list[np.ndarray]]) -> list[np.ndarray]:
 class ObjectiveFunction(SumFunction):
     """U and its gradient; the prior is added in place: two passes over theta, not a graph's six."""
 
-    prior_in_graph = False
-
     def __init__(self, reg: Regression, masks: dict[str, Any], backend: str, dtype: str):
-        def build(params: Params, flux: Symbol, labels: Symbol, _: Symbol) -> list[Symbol]:
+        def build(params: Params, flux: Symbol, labels: Symbol) -> list[Symbol]:
             U = reg.negative_log_likelihood({**params, **masks}, flux, labels)
             return [U, reg.net.layout.join(graphs.build_gradient(U, params))]
 
         super().__init__(reg, build, 4, backend, dtype, extra=list(masks.values()))
 
-    def of_batch(
-        self,
-        theta: np.ndarray,
-        X: np.ndarray,
-        Y: Labels,
-        prior_weight: float,
-        *extra: np.ndarray,
-    ) -> list[np.ndarray]:
-        value, gradient = super().of_batch(theta, X, Y, prior_weight, *extra)
-        if prior_weight:
-            value = value + self.reg.add_prior(gradient, np.asarray(theta), prior_weight)
-        return [value, gradient]
+    def _add_prior(
+        self, results: list[np.ndarray], weight: float, theta: np.ndarray, *extra: np.ndarray
+    ) -> None:
+        value, gradient = results
+        results[0] = value + self.reg.add_prior(gradient, theta, weight)
 
 
 class ProductFunction(SumFunction):
     """Products of v with second derivatives of U: `fn(theta, X, Y, v)`; the prior's in place."""
-
-    prior_in_graph = False
 
     def __init__(
         self,
@@ -304,23 +296,25 @@ class ProductFunction(SumFunction):
         v = pt.vector("v", dtype=dtype, shape=(reg.net.n_params,))
         layout = reg.net.layout
 
-        def build_joined(params: Params, flux: Symbol, labels: Symbol, _: Symbol) -> list[Symbol]:
+        def build_joined(params: Params, flux: Symbol, labels: Symbol) -> list[Symbol]:
             return [layout.join(build(params, layout.unpack(v), flux, labels))]
 
         super().__init__(reg, build_joined, copies, backend, dtype, extra=[v])
 
-    def of_batch(
-        self,
-        theta: np.ndarray,
-        X: np.ndarray,
-        Y: Labels,
-        prior_weight: float,
-        *extra: np.ndarray,
-    ) -> list[np.ndarray]:
-        (product,) = super().of_batch(theta, X, Y, prior_weight, *extra)
-        if prior_weight:
-            self.reg.add_prior(product, np.asarray(extra[0]), prior_weight)
-        return [product]
+    def _add_prior(
+        self, results: list[np.ndarray], weight: float, theta: np.ndarray, *extra: np.ndarray
+    ) -> None:
+        self.reg.add_prior(results[0], np.asarray(extra[0]), weight)
+
+
+class MatrixFunction(SumFunction):
+    """A matrix of second derivatives of U: `fn(theta, X, Y)` -> (param, param)."""
+
+    def _finish(self, total: list[np.ndarray]) -> np.ndarray:
+        (matrix,) = total
+        prior = self.reg.prior_precision_vector().astype(self.dtype)
+        matrix[np.diag_indices(len(matrix))] += prior
+        return matrix
 
 
 def check_stars(

@@ -122,18 +122,6 @@ def build_theta_jacobian(net: Network, params: Params, flux: Symbol) -> Symbol:
     return pt.concatenate(blocks, axis=2)
 
 
-def build_negative_log_posterior(
-    reg: Regression,
-    params: Params,
-    flux: Symbol,
-    labels: Symbol,
-    prior_weight: Symbol | float = 1.0,
-) -> Symbol:
-    """U of some stars with a share of the prior: parts whose shares add up to 1 add up to U."""
-    likelihood = reg.negative_log_likelihood(params, flux, labels)
-    return likelihood + prior_weight * reg.negative_log_prior(params)
-
-
 def build_gradient(U: Symbol, params: Params) -> dict[str, Symbol]:
     """dU/dtheta by block."""
     gradients = grad(U, list(params.values()), disconnected_inputs="ignore")

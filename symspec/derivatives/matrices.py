@@ -24,7 +24,7 @@ from symspec.derivatives.curvature import (
     build_curvature_factors,
     has_elementwise_layers,
 )
-from symspec.derivatives.functions import SumFunction, check_square_fits
+from symspec.derivatives.functions import MatrixFunction, check_square_fits
 from symspec.derivatives.weighted_sums import WeightedSum
 from symspec.networks.network import Network
 from symspec.networks.noise.given import LIKELIHOODS
@@ -66,7 +66,9 @@ def compile_hessian(
 
 
 @remember
-def compile_ggn(reg: Regression, *, backend: str = "auto", dtype: str = "float64") -> SumFunction:
+def compile_ggn(
+    reg: Regression, *, backend: str = "auto", dtype: str = "float64"
+) -> MatrixFunction:
     r"""Compile the Gauss-Newton matrix :math:`\sum_n J_n^T W_n J_n + \mathrm{diag}(\delta)`.
 
     W_n are the noise's weights, :math:`S_n^{-1}` if it is normal.
@@ -77,13 +79,11 @@ def compile_ggn(reg: Regression, *, backend: str = "auto", dtype: str = "float64
     return compile_generic_ggn(reg, backend=backend, dtype=dtype)
 
 
-class CurvatureMatrix(SumFunction):
+class CurvatureMatrix(MatrixFunction):
     """`fn(theta, X, Y)` -> (param, param): factors by a compiled graph, added up chunk by chunk."""
 
-    prior_in_graph = False
-
     def __init__(self, reg: Regression, gauss_newton: bool, backend: str, dtype: str):
-        def build(params: Params, flux: Symbol, labels: Symbol, _: Symbol) -> list[Symbol]:
+        def build(params: Params, flux: Symbol, labels: Symbol) -> list[Symbol]:
             self._factors = build_curvature_factors(
                 reg.net, reg.noise, params, flux, labels, gauss_newton=gauss_newton
             )
@@ -120,10 +120,8 @@ class CurvatureMatrix(SumFunction):
         add_upper_triangle(self.reg.net, self._factors.replaced_by(arrays), H)
 
     def _finish(self, total: list[np.ndarray]) -> np.ndarray:
-        (H,) = total
-        fill_lower_triangle(self.reg.net, H)
-        H[np.diag_indices(len(H))] += self.reg.prior_precision_vector().astype(self.dtype)
-        return H
+        fill_lower_triangle(self.reg.net, total[0])
+        return super()._finish(total)
 
 
 class WeightedHessian(WeightedSum):

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from symspec.derivatives import graphs
 from symspec.derivatives.compiled import compile_predict, compile_training_objective
 from symspec.derivatives.functions import SumFunction, check_stars
 from symspec.errors import DataError, OptionError
@@ -191,10 +190,8 @@ class ValidationLoss:
     name = "validation_loss"
 
     def __init__(self, reg: Regression, stars: Stars, backend: str, dtype: str):
-        def build(
-            params: dict[str, Symbol], flux: Symbol, labels: Symbol, prior_weight: Symbol
-        ) -> list[Any]:
-            return [graphs.build_negative_log_posterior(reg, params, flux, labels, prior_weight)]
+        def build(params: dict[str, Symbol], flux: Symbol, labels: Symbol) -> list[Any]:
+            return [reg.negative_log_likelihood(params, flux, labels)]
 
         self.stars = stars
         self.function = SumFunction(reg, build, 2, backend, dtype)
