@@ -219,11 +219,15 @@ class SumFunction(Remade):
         Y: Labels,
         prior_weight: float,
         *extra: np.ndarray,
+        into: np.ndarray | None = None,
     ) -> list[np.ndarray]:
-        """One unchecked call on a few stars, with `prior_weight` times the prior."""
+        """One unchecked call on a few stars, with `prior_weight` times the prior.
+
+        What is written may be written `into` an array of its shape, whose numbers are lost.
+        """
         X = np.asarray(X, self.dtype)
         targets = np.asarray(Y, self.dtype)
-        outputs = self._find_function(targets.shape[1])(theta, X, targets, *extra)
+        outputs = self._find_function(targets.shape[1])(theta, X, targets, *extra, into=into)
         results = [_as_writable(o) if np.ndim(o) else np.asarray(o, np.float64) for o in outputs]
         if prior_weight:
             self._add_prior(results, prior_weight, np.asarray(theta), *extra)

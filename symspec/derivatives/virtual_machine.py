@@ -81,14 +81,17 @@ class DirectLinker(VMLinker):
         super().__init__(**{"use_cloop": False, "c_thunks": False} | options)
 
     def make_vm(self, nodes: Any, thunks: Any, *others: Any) -> Any:
+        buffers: list[Buffer] = []
         if not any(thunk.lazy for thunk in thunks):
             own = dict(zip(nodes, thunks, strict=True))
             direct = {node: _shorten(node, thunk) for node, thunk in own.items()}
             for node in nodes:
                 if isinstance(node.op, Join):
-                    direct |= _multiply_into(node, own, self.fgraph.clients)
+                    direct |= _multiply_into(node, own, self.fgraph.clients, buffers)
             thunks = list(direct.values())
-        return super().make_vm(nodes, thunks, *others)
+        vm = super().make_vm(nodes, thunks, *others)
+        vm.buffers = buffers
+        return vm
 
 
 def _shorten(node: Any, thunk: Any) -> Any:
@@ -130,7 +133,33 @@ def _call_into(out: Cell, function: Function, cells: list[Cell]) -> Callable[[],
     return call
 
 
-def _multiply_into(join: Any, thunks: Mapping[Any, Any], clients: Mapping[Any, Any]) -> Any:
+class Buffer:
+    """The array that arrays are joined in: what a call returns, from its first product on."""
+
+    def __init__(self, shape: tuple[int, ...], dtype: str):
+        self._shape = shape
+        self._dtype = np.dtype(dtype)
+        self._array: np.ndarray | None = None
+
+    def offer(self, array: np.ndarray) -> None:
+        """Give memory that nobody needs any more, if it is what is needed here."""
+        if array.shape == self._shape and array.dtype == self._dtype:
+            self._array = array
+
+    def get(self) -> np.ndarray:
+        if self._array is None:
+            self._array = np.empty(self._shape, self._dtype)
+        return self._array
+
+    def take(self) -> np.ndarray:
+        """The array, which is not kept."""
+        array, self._array = self.get(), None
+        return array
+
+
+def _multiply_into(
+    join: Any, thunks: Mapping[Any, Any], clients: Mapping[Any, Any], buffers: list[Buffer]
+) -> Any:
     """Thunks of `join` and of large products in it, which are written where it puts them."""
     whole = join.outputs[0].type
     lengths = [0 if x.type.ndim > 1 else x.type.shape[0] or 0 for x in join.inputs]
@@ -139,22 +168,25 @@ def _multiply_into(join: Any, thunks: Mapping[Any, Any], clients: Mapping[Any, A
         return {}
     products = {}
     others = []
-    buffer: Cell = [None]  # what a call returns, from its first product on
+    buffer = Buffer(whole.shape, whole.dtype)
     places = map(slice, [0, *ends[:-1]], ends)
     for x, cell, place in zip(join.inputs, thunks[join].inputs, places, strict=True):
         node = _find_product(x, clients) if x.type.dtype == whole.dtype else None
         if node is None:
             others.append((cell, place))
         else:
-            products[node] = _write_product(node, thunks[node], whole, buffer, place)
+            products[node] = _write_product(node, thunks[node], buffer, place)
     (out,) = thunks[join].outputs
 
     def put_together() -> None:
-        out[0], buffer[0] = buffer[0], None
+        out[0] = buffer.take()
         for cell, place in others:
             out[0][place] = cell[0]
 
-    return products | {join: _like(thunks[join], put_together)} if products else {}
+    if not products:
+        return {}
+    buffers.append(buffer)
+    return products | {join: _like(thunks[join], put_together)}
 
 
 def _find_product(x: Any, clients: Mapping[Any, Any]) -> Any:
@@ -170,16 +202,14 @@ def _find_product(x: Any, clients: Mapping[Any, Any]) -> Any:
     return product.owner if is_alone and is_large else None
 
 
-def _write_product(node: Any, thunk: Any, whole: Any, buffer: Cell, place: slice) -> Any:
-    """The thunk of a product that goes to its place in the buffer, which the first one makes."""
+def _write_product(node: Any, thunk: Any, buffer: Buffer, place: slice) -> Any:
+    """The thunk of a product that goes to its place in the buffer."""
     a, b = thunk.inputs
     (out,) = thunk.outputs
     shape = node.outputs[0].type.shape
 
     def multiply() -> None:
-        if buffer[0] is None:
-            buffer[0] = np.empty(whole.shape, whole.dtype)
-        out[0] = np.dot(a[0], b[0], out=buffer[0][place].reshape(shape))
+        out[0] = np.dot(a[0], b[0], out=buffer.get()[place].reshape(shape))
 
     return _like(thunk, multiply)
 

@@ -5,7 +5,7 @@ A precision delta is one number a block of parameters, or one a parameter.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import Any
 
@@ -70,6 +70,23 @@ class NormalPrior:
             self._kept = key, self.vector().astype(dtype)
         return self._kept[1]
 
+    def divide(self, most: int, dtype: str) -> Iterator[tuple[slice, float | np.ndarray]]:
+        """Slices of theta of at most `most` parameters, and the precision in each of them.
+
+        The precision is a number, or an array (n,) of a dtype.
+        """
+        pieces = [(block.slice, self.precision[block.name]) for block in self.layout.blocks]
+        whole = slice(0, self.layout.n_params)
+        numbers = [value for _, value in pieces if isinstance(value, float)]
+        if len(numbers) == len(pieces) and len(set(numbers)) == 1:
+            pieces = [(whole, numbers[0])]
+        elif whole.stop <= most:
+            pieces = [(whole, self.vector())]
+        for place, value in pieces:
+            for some in chunks(place.stop - place.start, most):
+                part = slice(place.start + some.start, place.start + some.stop)
+                yield part, value if isinstance(value, float) else value.ravel()[some].astype(dtype)
+
     def build_negative_log(self, params: Mapping[str, Symbol]) -> Symbol:
         """Minus the log density, a symbolic scalar, from named blocks."""
         total = 0
@@ -97,24 +114,27 @@ class NormalPrior:
         float
             `weight` times minus the log density.
         """
-        total = self.layout.n_params * LOG_2PI - self.log_det
+        square = 0.0
         if theta.size <= _AT_ONCE:
             step = self._as_vector(theta.dtype) * theta
-            total += float(np.dot(step, theta))
+            square = float(np.dot(step, theta))
             step *= weight
             gradient += step
-            return 0.5 * weight * total
+            return weight * self.negative_log_of(square)
         for block in self.layout.blocks if weight else ():
             part = theta[block.slice]
             precision = self.precision[block.name]
             if isinstance(precision, float):
-                square = _add_multiple(gradient[block.slice], weight * precision, part)
-                total += precision * square
+                square += precision * _add_multiple(gradient[block.slice], weight * precision, part)
             else:
                 step = (precision.ravel() * part).astype(gradient.dtype)
-                total += float(np.dot(step, part))
+                square += float(np.dot(step, part))
                 gradient[block.slice] += weight * step
-        return 0.5 * weight * total
+        return weight * self.negative_log_of(square)
+
+    def negative_log_of(self, square: float) -> float:
+        """Minus the log density where the squares of theta, times their precisions, sum to this."""
+        return 0.5 * (square + self.layout.n_params * LOG_2PI - self.log_det)
 
     def negative_log_of_held(self, theta: np.ndarray, free: slice) -> float:
         """Minus the log density of the parameters of theta (param,) outside `free`."""

@@ -173,8 +173,9 @@ def train(
     start = check_theta(given, reg.net.n_params)
     loss, watched = compile_losses(reg, stars, held_out, backend, dtype)
     adam = Adam(
-        start.size,
+        reg.prior,
         dtype,
+        n_steps=epochs * -(-len(stars) // batch_size),
         learning_rate=float(learning_rate),
         beta_1=beta_1,
         beta_2=beta_2,
@@ -240,11 +241,11 @@ class _Training:
         order = rng.permutation(n)
         for i in range(0, n, batch_size):
             places = order[i : i + batch_size]
-            U, gradient = self.loss.share(self.theta, places, rng)
-            self.check_finite(U)
-            total = total + U
+            L, gradient = self.loss.of_batch(self.theta, places, rng)
+            self.check_finite(L)
             rate = self.adam.decayed_rate
-            self.adam.step(self.theta, gradient, 1 / places.size)
+            scale, weight = 1 / places.size, places.size / n
+            total += L + self.adam.step(self.theta, gradient, scale, weight)
             self.report(n * self.epoch + i + places.size, epochs, show)
         self.check_finite(float(np.sum(self.theta)))
         losses = {"loss": total / n, "learning_rate": rate}

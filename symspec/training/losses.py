@@ -157,7 +157,7 @@ def _check_validation(net: Network, X: ArrayLike, Y: ArrayLike | LabelsWithError
 
 
 class TrainingLoss:
-    """A batch's share of U and its gradient, with dropout."""
+    """Minus the log likelihood of a batch and its gradient, with dropout."""
 
     name = "loss"
 
@@ -166,22 +166,28 @@ class TrainingLoss:
         self.dtype = dtype
         self.dropouts = tuple(dropout_layers(reg.net).values())
         self.objective = compile_training_objective(reg, backend=backend, dtype=dtype)
+        self._gradient: np.ndarray | None = None
 
-    def share(
+    def of_batch(
         self, theta: np.ndarray, places: np.ndarray, rng: np.random.Generator
     ) -> tuple[float, np.ndarray]:
-        """Share of U and its gradient (param,) of the stars at these places."""
-        U = 0.0
+        """Loss and its gradient (param,) of the stars at these places.
+
+        The gradient holds until the next call, which may write where it is.
+        """
+        L = 0.0
         gradient = np.empty(0)
         for rows in chunks(places.size, self.objective.chunk):
             X, Y = self.stars.take(places[rows])
             masks = [
                 layer.draw_mask((len(X), *shape), rng, self.dtype) for layer, shape in self.dropouts
             ]
-            value, part = self.objective.of_batch(theta, X, Y, len(X) / len(self.stars), *masks)
-            U += float(value)
+            into, self._gradient = self._gradient, None
+            value, part = self.objective.of_batch(theta, X, Y, 0.0, *masks, into=into)
+            L += float(value)
             gradient = gradient + part if rows.start else part
-        return U, gradient
+        self._gradient = gradient
+        return L, gradient
 
 
 class ValidationLoss:

@@ -229,9 +229,12 @@ def test_eleven_stars_are_walked_in_three_chunks_of_three_and_one_of_two(
     monkeypatch.setattr(limits, "MAX_CHUNK", 3)
     function = build(copy.deepcopy(problem.reg))  # which has nothing compiled yet
     inner, seen = function._function, []
-    monkeypatch.setattr(
-        function, "_function", lambda theta, X, *rest: seen.append(len(X)) or inner(theta, X, *rest)
-    )
+
+    def watch(theta, X, *rest, **options):
+        seen.append(len(X))
+        return inner(theta, X, *rest, **options)
+
+    monkeypatch.setattr(function, "_function", watch)
     function(problem.theta, *eleven_stars(problem)[: 1 if build is PER_STAR["predict"] else 2])
     assert seen == [3, 3, 3, 2]
 

@@ -14,6 +14,7 @@ from pytensor.link.vm import VMLinker
 from pytensor.tensor.elemwise import Elemwise
 
 from symspec.derivatives import virtual_machine
+from symspec.derivatives.backends import compile_graph
 from symspec.derivatives.virtual_machine import DirectLinker, take_tanh
 
 x, y = pt.matrices("xy")
@@ -119,6 +120,20 @@ def test_products_are_written_where_they_are_joined(monkeypatch):
         np.testing.assert_allclose(result, expected, rtol=1e-14)
     assert any(written)
     assert not all(written)  # what is small, or needed elsewhere
+
+
+def test_a_result_may_be_written_where_another_was(monkeypatch):
+    monkeypatch.setattr(virtual_machine, "LEAST_JOINED", 4)
+    w = pt.matrix("w", shape=(3, 2))
+    joined = pt.join(0, pt.reshape(pt.dot(w, w.T), (9,)), w[0])
+    found = compile_graph([w], [joined], "numpy", "float64")
+    first, second = np.random.default_rng(0).normal(size=(2, 3, 2))
+    one = found(first)[0]
+    assert found(second, into=one)[0] is one
+    np.testing.assert_allclose(one, [*(second @ second.T).ravel(), *second[0]], rtol=1e-14)
+    assert found(first)[0] is not one  # only the call that was given it
+    for unlike in (one[:-1], one.astype("f4")):
+        np.testing.assert_array_equal(found(second, into=unlike)[0], one)
 
 
 def test_a_sum_of_very_many_numbers_is_not_a_product():

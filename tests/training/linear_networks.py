@@ -77,10 +77,10 @@ def interrupt_after(monkeypatch, k):
     """Raise KeyboardInterrupt in the call of a sum over stars that follows k of them."""
     calls = []
 
-    def of_batch(self, *args):
+    def of_batch(self, *args, **options):
         calls.append(1)
         if len(calls) > k:
             raise KeyboardInterrupt
-        return OF_BATCH(self, *args)
+        return OF_BATCH(self, *args, **options)
 
     monkeypatch.setattr(SumFunction, "of_batch", of_batch)
