@@ -35,8 +35,9 @@ _COMPILING = Lock()  # PyTensor's rewrites share what they know
 KEPT_BYTES = 31 * 2**20  # below the 32 MiB that malloc's thresholds rise to
 BEFORE_INPLACE = 49  # place of a rewrite among PyTensor's
 # these make elementwise products of those of a column with a row, and give those with a vector to
-# SciPy's library, whose threads would spin beside NumPy's
-VAIN_WITHOUT_C = ("local_dot_to_mul", "local_gemm_to_gemv")
+# SciPy's library, whose threads would spin beside NumPy's; what is added to a product is added
+# after it, anyway
+VAIN_WITHOUT_C = ("local_dot_to_mul", "local_gemm_to_gemv", "gemm_optimizer")
 # half of the time to compile goes into them: they look for diagonal, symmetric and selecting
 # matrices, which networks hardly have (and take JAX to single precision on the way), and for
 # reshapes that change nothing, which cost nothing
@@ -136,7 +137,7 @@ def find_mode(backend: str, dtype: str) -> Any:
         mode = Mode(linker=DirectLinker(), optimizer="fast_run")
         mode = mode.excluding("fusion", *VAIN_WITHOUT_C)
         mode = mode.register(
-            *((dfs_rewriter(rewrite), BEFORE_INPLACE) for rewrite in (rectify, write_out_softplus))
+            *((dfs_rewriter(rewrite), BEFORE_INPLACE) for rewrite in OWN_REWRITES)
         )
     else:
         mode = (
@@ -168,6 +169,24 @@ def write_out_softplus(fgraph: Any, node: Any) -> list[Any]:
     """Replace softplus, uncompiled a Python call for each number, by functions of NumPy's."""
     (x,) = node.inputs
     return [_take_positive(x) + pt.log1p(pt.exp(-pt.abs(x)))]
+
+
+@node_rewriter([pt.switch])
+def switch_once(fgraph: Any, node: Any) -> list[Any] | None:
+    """Leave out a choice within another one by the same condition."""
+    condition, *branches = node.inputs
+    chosen = []
+    for i, branch in enumerate(branches, start=1):
+        is_switch = branch.owner is not None and branch.owner.op == pt.switch
+        is_same = is_switch and branch.owner.inputs[0] is condition
+        chosen.append(branch.owner.inputs[i] if is_same else branch)
+    if chosen == branches:
+        return None
+    simpler = pt.switch(condition, *chosen)
+    return [simpler] if simpler.type == node.outputs[0].type else None
+
+
+OWN_REWRITES = (rectify, write_out_softplus, switch_once)
 
 
 def _take_positive(x: Any) -> Any:

@@ -125,6 +125,12 @@ def _call_into(out: Cell, function: Function, cells: list[Cell]) -> Callable[[],
         def call() -> None:
             out[0] = function(a[0], b[0])
 
+    elif len(cells) == 3:
+        a, b, c = cells
+
+        def call() -> None:
+            out[0] = function(a[0], b[0], c[0])
+
     else:
 
         def call() -> None:
@@ -233,16 +239,34 @@ def _find_call(node: Any) -> tuple[Function, list[int]] | None:
         case Subtensor() if all(isinstance(i, Constant) for i in node.inputs[1:]):
             return _find_slices(node), [0]
         case SpecifyShape():
-            return _check_shape, list(range(len(node.inputs)))
+            return _find_check(node)
         case Sum(axis=tuple(axes)) if _may_multiply(node, axes):
             return _find_sum(node.inputs[0].type.ndim, axes), [0]
+        case Sum(axis=None, acc_dtype=inner) if node.inputs[0].type.dtype.startswith("float"):
+            outer = node.outputs[0].type.dtype
+            return lambda x: np.asarray(np.add.reduce(x, axis=None, dtype=inner), outer), [0]
+        case Join() if node.outputs[0].type.ndim == 1:
+            return lambda *parts: np.concatenate(parts), list(range(len(node.inputs)))
     return None
 
 
-def _check_shape(x: np.ndarray, *lengths: Any) -> np.ndarray:
-    if not all(n is None or n == length for n, length in zip(lengths, x.shape, strict=True)):
-        raise ValueError(f"the shape should be {lengths}, got {x.shape}.")
-    return x
+def _find_check(node: Any) -> tuple[Function, list[int]]:
+    """A check of those lengths that are not known to be right."""
+    x, *lengths = node.inputs
+    asked = [
+        (axis, i)
+        for i, (axis, length) in enumerate(enumerate(lengths), start=1)
+        if not isinstance(length, Constant) or length.data not in (None, x.type.shape[axis])
+    ]
+    axes = [axis for axis, _ in asked]
+
+    def check(x: np.ndarray, *lengths: Any) -> np.ndarray:
+        for axis, length in zip(axes, lengths):  # noqa: B905
+            if x.shape[axis] != length.item():
+                raise ValueError(f"the shape should be {length} in axis {axis}, got {x.shape}.")
+        return x
+
+    return check, [0, *(i for _, i in asked)]
 
 
 def _find_shuffle(op: DimShuffle) -> Function:
@@ -250,6 +274,8 @@ def _find_shuffle(op: DimShuffle) -> Function:
     kept = (None if i == "x" else slice(None) for i in op.new_order)
     index = (*kept, *(0 for _ in op.drop), ...)
     order = (*op.shuffle, *op.drop)
+    if index == (slice(None), slice(None), ...):
+        return (lambda x: x.T) if order == (1, 0) else (lambda x: x)
     return lambda x: x.transpose(order)[index]
 
 
@@ -273,6 +299,8 @@ def _may_multiply(node: Any, axes: tuple[int, ...]) -> bool:
 
 
 def _find_sum(ndim: int, axes: tuple[int, ...]) -> Function:
+    if ndim == 2:
+        return _add_rows if axes == (0,) else lambda x: _add_rows(x.T)
     are_first = 0 in axes
     n_left = len(axes) if are_first else ndim - len(axes)
 
@@ -280,7 +308,7 @@ def _find_sum(ndim: int, axes: tuple[int, ...]) -> Function:
         left, right = x.shape[:n_left], x.shape[n_left:]
         n_rows, n_columns = math.prod(left), math.prod(right)
         n = n_rows if are_first else n_columns
-        if n > MOST_SUMMED or not (ndim == 2 or x.flags.c_contiguous):
+        if n > MOST_SUMMED or not x.flags.c_contiguous:
             return np.add.reduce(x, axis=axes)
         matrix = x.reshape(n_rows, n_columns)
         if are_first:
@@ -288,6 +316,11 @@ def _find_sum(ndim: int, axes: tuple[int, ...]) -> Function:
         return np.dot(matrix, _ones(n, x.dtype)).reshape(left)
 
     return add_up
+
+
+def _add_rows(x: np.ndarray) -> np.ndarray:
+    n = len(x)
+    return np.dot(_ones(n, x.dtype), x) if n <= MOST_SUMMED else np.add.reduce(x, axis=0)
 
 
 @lru_cache(maxsize=64)
@@ -304,12 +337,13 @@ def _find_elementwise(node: Any) -> tuple[Function, list[int]] | None:
         return None
     if isinstance(function, np.ufunc) and len(node.inputs) > function.nin:
         function = _fold(function)
+    is_scalar = node.outputs[0].type.ndim == 0
+    if isinstance(function, np.ufunc) and is_scalar:
+        return _keep_array(function, node.outputs[0].type.dtype), places
     if node.op.inplace_pattern and not isinstance(node.op.scalar_op, Cast | Switch):
         places += node.op.inplace_pattern.values()
         function = _overwrite_last(function)
-    if node.outputs[0].type.ndim == 0:
-        return lambda *args: np.asarray(function(*args)), places  # NumPy makes scalars of them
-    return function, places
+    return (lambda *args: np.asarray(function(*args))) if is_scalar else function, places
 
 
 def _find_function(node: Any) -> Function | None:
@@ -347,6 +381,11 @@ def _fold(ufunc: np.ufunc) -> Function:
         return ufunc(reduce(ufunc, args[:-1]), args[-1], out=out)
 
     return fold
+
+
+def _keep_array(ufunc: np.ufunc, dtype: str) -> Function:
+    """A function of arrays without axes, of which NumPy would make a number."""
+    return lambda *args: ufunc(*args, out=np.empty((), dtype))
 
 
 def _overwrite_last(function: Function) -> Function:

@@ -53,7 +53,7 @@ class Stars:
     def take(self, places: np.ndarray | slice) -> tuple[np.ndarray, Labels]:
         """Flux, through the fixed layers, and labels of the stars at these places among `rows`."""
         rows = self.rows[places]
-        flux = self.flux[rows]
+        flux = self.flux.take(rows, axis=0)  # which takes half as long as an index
         return flux if self.fixed is None else self.fixed(flux), self.labels[rows]
 
     def behind(self, fixed: Callable[[np.ndarray], np.ndarray], width: int, dtype: str) -> Stars:
