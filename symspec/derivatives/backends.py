@@ -22,7 +22,7 @@ from pytensor.graph.rewriting.basic import dfs_rewriter, node_rewriter
 from pytensor.scalar.basic import GT, Cast
 from pytensor.tensor.elemwise import Elemwise
 
-from symspec.derivatives.virtual_machine import DirectLinker
+from symspec.derivatives.machine.linker import DirectLinker
 from symspec.errors import MissingDependencyError, OptionError
 from symspec.networks.network import Network
 from symspec.networks.regression import Regression
@@ -136,9 +136,7 @@ def find_mode(backend: str, dtype: str) -> Any:
     if backend == "numpy":
         mode = Mode(linker=DirectLinker(), optimizer="fast_run")
         mode = mode.excluding("fusion", *VAIN_WITHOUT_C)
-        mode = mode.register(
-            *((dfs_rewriter(rewrite), BEFORE_INPLACE) for rewrite in OWN_REWRITES)
-        )
+        mode = mode.register(*((dfs_rewriter(rewrite), BEFORE_INPLACE) for rewrite in OWN_REWRITES))
     else:
         mode = (
             Mode(linker="cvm", optimizer="fast_run")

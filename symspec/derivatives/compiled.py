@@ -102,6 +102,7 @@ def compile_jacobian(
         floats,
         backend,
         dtype,
+        n_rows=n_passes,
     )
 
 
@@ -113,8 +114,8 @@ def compile_linearized_flux_jacobian(
     `fn(theta, X)` -> (star, label, pixel); one spectrum drops the star axis.
     """
     blocks = net.unpack(step)
-    n_passes = 4 * min(net.n_labels, net.n_pixels)
-    floats = 2 * n_passes * net.floats_per_star + 2 * net.n_labels * net.n_pixels
+    n_passes = min(net.n_labels, net.n_pixels)
+    floats = 8 * n_passes * net.floats_per_star + 2 * net.n_labels * net.n_pixels
     return PerStarFunction(
         net,
         lambda params, flux: graphs.build_linearized_flux_jacobian(net, params, flux, blocks),
@@ -122,6 +123,7 @@ def compile_linearized_flux_jacobian(
         floats,
         backend,
         dtype,
+        n_rows=n_passes,
     )
 
 
@@ -143,7 +145,7 @@ def compile_tangent_factors(
     shapes += [(net.n_outputs, layer.n_out) for layer in net.layout.layers.values()]
     explicit = sum(layer.n_out for layer in net.layout.layers.values() if not layer.n_in)
     floats = 3 * net.n_outputs * (net.floats_per_star + (BAND_COPIES * explicit))
-    return PerStarFunction(net, build, shapes, floats, backend, dtype)
+    return PerStarFunction(net, build, shapes, floats, backend, dtype, n_rows=net.n_outputs)
 
 
 @remember

@@ -34,7 +34,10 @@ MAX_CHUNK = 4096  # stars
 
 
 class PerStarFunction(Remade):
-    """Compiled graph with one result a star, written chunk by chunk: `fn(theta, X)`."""
+    """Compiled graph with one result a star, written chunk by chunk: `fn(theta, X)`.
+
+    A star has `n_rows` tangents or cotangents that go through the network together.
+    """
 
     def __init__(
         self,
@@ -44,13 +47,15 @@ class PerStarFunction(Remade):
         floats_per_star: int,
         backend: str,
         dtype: str,
+        *,
+        n_rows: int = 1,
     ):
         self.net = net
         self.tails = list(tails)
         self.backend = choose_backend(backend)
         self.dtype = dtype
         self.chunk = _chunk_size(floats_per_star, dtype)
-        self.threads = Threads(net, self.backend)
+        self.threads = Threads(net, self.backend, n_rows)
         theta, params, flux, _ = declare_symbols(net, dtype)
         outputs = build(params, flux)
         self._many = isinstance(outputs, list)

@@ -49,9 +49,12 @@ class Threads:
     net : Network
     backend : str
         Numba takes SciPy's library, PyTensor's virtual machine NumPy's.
+    n_rows : int, default 1
+        Rows of the largest products that a star has: that of its spectrum, or as many as tangents
+        or cotangents that go through the network together.
     """
 
-    def __init__(self, net: Network, backend: str = "numpy"):
+    def __init__(self, net: Network, backend: str = "numpy", n_rows: int = 1):
         shapes = dict(zip(net.layer_names, net.shapes[1:], strict=True))
         products = [
             math.prod(shapes[name]) * sum(block.size // block.shape[-1] for block in layer.blocks)
@@ -59,6 +62,7 @@ class Threads:
         ]
         self.library = "scipy" if backend == "numba" else "numpy"
         self.n_products = max(products, default=1)
+        self.n_rows = n_rows
         self.n_sums = max(map(math.prod, shapes.values()), default=1)
         self.is_narrow = any(shape[-1] == 1 for shape in shapes.values())
         self.n_params = net.n_params
@@ -69,12 +73,13 @@ class Threads:
     ) -> AbstractContextManager[None]:
         """Give threads to the library if passes of so many stars are worth them, else to none."""
         n_products = n_stars * self.n_products
-        has_vectors = self.is_narrow or n_stars < 2
-        limit = MAX_VECTOR_ALONE if has_vectors else MAX_PRODUCTS_ALONE
-        largest_vector = max(n_stars * self.n_sums, self.n_params)  # of sums as products with ones
-        if n_products < limit and largest_vector < MAX_VECTOR_ALONE:
+        n_largest = self.n_rows * n_products
+        vectors = [n_stars * self.n_sums, self.n_params]  # of sums, as products with ones
+        if self.is_narrow or n_stars < 2:
+            vectors.append(n_products)
+        if n_largest < MAX_PRODUCTS_ALONE and max(vectors) < MAX_VECTOR_ALONE:
             return nullcontext()
-        return _outermost(self.library if n_products >= least else "none")
+        return _outermost(self.library if n_largest >= least else "none")
 
     def for_loops(self, n_stars: int) -> AbstractContextManager[None]:
         """The same for pass after pass, with steps of the weights between them."""

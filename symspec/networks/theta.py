@@ -51,13 +51,8 @@ def check_theta(theta: Any, n_params: int, *, dtype: DTypeLike = np.float64) -> 
         When a value is not finite.
     """
     expected = f"theta should be one flat array of shape ({n_params},)"
-    if isinstance(theta, Mapping):
-        raise ShapeError(
-            f"{expected}, got {_describe_mapping(theta)}: pack them with net.pack(params)."
-        )
-    if (blocks := _describe_blocks(theta)) is not None:
-        advice = 'net.pack({"dense_0/kernel": W0, "dense_0/bias": b0, ...})'
-        raise ShapeError(f"{expected}, got {blocks}: pack them with {advice}.")
+    if type(theta) is not np.ndarray or theta.dtype == object:
+        _refuse_blocks(theta, expected)
     theta = as_float_array(theta, "theta", dtype=dtype)
     if theta.shape != (n_params,):
         raise ShapeError(f"{expected}, got {theta.shape}: {_advise_theta(theta.shape, n_params)}.")
@@ -91,6 +86,16 @@ def as_theta(theta: Any, n_params: int, *, symbolic: bool = True) -> Any:
         got = f"{theta.ndim} axes" if theta.ndim != 1 else f"{length}"
         raise ShapeError(f"theta should be one flat vector of {n_params} parameters, got {got}.")
     return theta
+
+
+def _refuse_blocks(theta: Any, expected: str) -> None:
+    if isinstance(theta, Mapping):
+        raise ShapeError(
+            f"{expected}, got {_describe_mapping(theta)}: pack them with net.pack(params)."
+        )
+    if (blocks := _describe_blocks(theta)) is not None:
+        advice = 'net.pack({"dense_0/kernel": W0, "dense_0/bias": b0, ...})'
+        raise ShapeError(f"{expected}, got {blocks}: pack them with {advice}.")
 
 
 def _describe_blocks(theta: Any) -> str | None:

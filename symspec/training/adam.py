@@ -179,16 +179,16 @@ def _compile_update() -> Callable[..., float]:
         return total + term
 
     @numba.njit(error_model="numpy")
-    def update(theta, gradient, m, v, scratch, pull, scale, rate, beta_1, beta_2, epsilon):  # type: ignore[no-untyped-def]
-        a, c, r, b1, b2, e = pull[()], scale[()], rate[()], beta_1[()], beta_2[()], epsilon[()]
+    def update(theta, gradient, m, v, scratch, *factors):  # type: ignore[no-untyped-def]
+        pull, scale, rate, beta_1, beta_2, epsilon = [factor[()] for factor in factors]
         size = theta.dtype.type(0)
         for i in range(theta.size):
             x = theta[i]
-            s = (x * a + gradient[i]) * c
+            s = (x * pull + gradient[i]) * scale
             size = add(size, x * x)
-            m[i] = m[i] * b1 + s
-            v[i] = v[i] * b2 + s * s
-            theta[i] = x - m[i] / (np.sqrt(v[i]) + e) * r
+            m[i] = m[i] * beta_1 + s
+            v[i] = v[i] * beta_2 + s * s
+            theta[i] = x - m[i] / (np.sqrt(v[i]) + epsilon) * rate
         return size
 
     return update

@@ -184,8 +184,7 @@ def train(
     )
     training = _Training(np.array(start, dtype), adam, loss, watched)
     with show_progress(progress) as show, Threads(reg.net).for_loops(min(batch_size, len(stars))):
-        stopped = training.run(epochs, batch_size, schedule, rng, show)
-    return training.result(stopped)
+        return training.result(training.run(epochs, batch_size, schedule, rng, show))
 
 
 class _Training:

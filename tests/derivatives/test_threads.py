@@ -65,6 +65,17 @@ def test_one_library_at_a_time_has_threads(count):
         assert count() == [1, 1]
 
 
+def test_tangents_that_go_together_make_larger_products(count):
+    """The three labels of one star: their products are worth it where its own are not."""
+    net = ss.mlp([3000, 1000, 3])  # 3 million multiplications a row
+    for n_rows, expected in ((1, [1, 1]), (3, [ALLOWED, 1])):
+        with Threads(net, n_rows=n_rows).for_passes(1):
+            assert count() == expected
+    assert ss.compile_predict(net).threads.n_rows == 1
+    for wrt in ("flux", "theta"):
+        assert ss.compile_jacobian(net, wrt).threads.n_rows == 3
+
+
 def test_loops_need_larger_products(count):
     with Threads(NET).for_loops(49):
         assert count() == [1, 1]

@@ -19,7 +19,7 @@ import xarray as xr
 from astropy.table import Table
 
 import symspec as ss
-from symspec.derivatives import virtual_machine
+from symspec.derivatives.machine import calls
 from symspec.laplace.flags import Flag
 
 FILES = Path(__file__).parent / "files_of_version_0_1"
@@ -48,7 +48,7 @@ CHECKSUMS = ("CHECKSUM", "DATASUM")  # of FITS, other with the last bit
 @pytest.fixture(autouse=True)
 def numpys_tanh(monkeypatch):
     """The tanh of those versions: saturated units have what rounding leaves of 1 - tanh^2."""
-    monkeypatch.setattr(virtual_machine, "TANH", np.tanh)
+    monkeypatch.setattr(calls, "TANH", np.tanh)
 
 
 def entries(folder):

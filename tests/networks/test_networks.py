@@ -6,8 +6,8 @@ import pytensor.tensor as pt
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from symspec.derivatives import virtual_machine
 from symspec.derivatives.compiled import compile_predict
+from symspec.derivatives.machine import calls
 from symspec.errors import DataError, OptionError, ShapeError
 from symspec.networks.convolutions import Conv1D, LocallyConnected1D
 from symspec.networks.layers import Activation, Dense, Dropout, Standardize
@@ -274,7 +274,7 @@ def test_a_matrix_of_flux_gives_a_row_of_labels_for_each_of_its_rows(net, compil
 
 
 def test_numbers_may_stand_for_symbols_and_integers_for_flux(net, compile_plainly, monkeypatch):
-    monkeypatch.setattr(virtual_machine, "TANH", np.tanh)  # which constants meet
+    monkeypatch.setattr(calls, "TANH", np.tanh)  # which constants meet
     t, flux = np.linspace(-1, 1, 23), np.arange(8).reshape(2, 4)
     theta, X = pt.vector("theta"), pt.matrix("X")
     expected = compile_plainly([theta, X], net(theta, X))(t, flux.astype(float))

@@ -246,7 +246,7 @@ def find_residual(f: Symbol, labels: Symbol) -> Symbol:
 
 def mark_observed(labels: Symbol, dtype: str) -> Symbol:
     """1 where a label is observed, 0 where it is missing."""
-    return pt.switch(pt.isnan(labels), 0.0, 1.0).astype(dtype)
+    return pt.switch(pt.isnan(labels), *np.array([0.0, 1.0], dtype))
 
 
 def split_targets(targets: Symbol, n_labels: int) -> tuple[Symbol, Symbol | None]:

@@ -11,11 +11,13 @@ import pytensor.tensor as pt
 import pytest
 from pytensor.compile.mode import Mode
 from pytensor.link.vm import VMLinker
+from pytensor.scalar.basic import Switch
 from pytensor.tensor.elemwise import Elemwise
 
-from symspec.derivatives import virtual_machine
 from symspec.derivatives.backends import compile_graph
-from symspec.derivatives.virtual_machine import DirectLinker, take_tanh
+from symspec.derivatives.machine import calls, joins
+from symspec.derivatives.machine.linker import DirectLinker
+from symspec.derivatives.machine.tanh import take_tanh
 
 x, y = pt.matrices("xy")
 z = pt.matrix("z", dtype="float32")
@@ -63,6 +65,28 @@ def compile_with(linker, graph):
     return inputs, pytensor.function(inputs, graph, mode=mode)
 
 
+CHOICES = {
+    "the second": (pt.switch(x > 0, 0.0, pt.switch(x > 0, 1.0, x * y)), 1),
+    "the first": (pt.switch(x > 0, pt.switch(x > 0, y, 1.0), x), 1),
+    "three times": (pt.switch(x > 0, 0.0, pt.switch(x > 0, 0.0, pt.switch(x > 0, 0.0, y))), 1),
+    "another condition": (pt.switch(x > 0, 0.0, pt.switch(y > 0, 0.0, x)), 2),
+    "what is left out is larger": (pt.switch(x[0] > 0, 0.0, pt.switch(x[0] > 0, y, x[1])), 2),
+}
+
+
+@pytest.mark.parametrize("name", CHOICES)
+def test_a_choice_within_another_by_the_same_condition_is_left_out(values, name):
+    graph, n_left = CHOICES[name]
+    found = compile_graph([x, y], [graph], "numpy", "float64")
+    mode = Mode(linker=VMLinker(use_cloop=False, c_thunks=False), optimizer=None)
+    expected = pytensor.function([x, y], graph, mode=mode, on_unused_input="ignore")
+    given = values[x], values[y]
+    np.testing.assert_allclose(found(*given)[0], expected(*given), rtol=1e-14)
+    ops = [node.op for node in found.function.maker.fgraph.toposort()]
+    switches = [op for op in ops if isinstance(op, Elemwise) and isinstance(op.scalar_op, Switch)]
+    assert len(switches) == n_left
+
+
 SUMS = {
     "over the first axis": pt.sum(x, axis=0),
     "over the last axis": pt.sum(x * y, axis=1),
@@ -93,7 +117,7 @@ def test_sums_are_numpys(name, n):
 
 
 def test_products_are_written_where_they_are_joined(monkeypatch):
-    monkeypatch.setattr(virtual_machine, "LEAST_JOINED", 6)
+    monkeypatch.setattr(joins, "LEAST_JOINED", 6)
     written = []
     dot = np.dot
 
@@ -123,7 +147,7 @@ def test_products_are_written_where_they_are_joined(monkeypatch):
 
 
 def test_a_result_may_be_written_where_another_was(monkeypatch):
-    monkeypatch.setattr(virtual_machine, "LEAST_JOINED", 4)
+    monkeypatch.setattr(joins, "LEAST_JOINED", 4)
     w = pt.matrix("w", shape=(3, 2))
     joined = pt.join(0, pt.reshape(pt.dot(w, w.T), (9,)), w[0])
     found = compile_graph([w], [joined], "numpy", "float64")
@@ -150,7 +174,7 @@ def test_a_shape_that_is_not_as_specified_is_refused():
 
 @pytest.mark.parametrize("name", GRAPHS)
 def test_numbers_and_dtypes_are_those_of_pytensor(values, name, monkeypatch):
-    monkeypatch.setattr(virtual_machine, "TANH", np.tanh)  # which is PyTensor's
+    monkeypatch.setattr(calls, "TANH", np.tanh)  # which is PyTensor's
     graph = GRAPHS[name]
     inputs, direct = compile_with(DirectLinker(), graph)
     _, own = compile_with(VMLinker(use_cloop=False, c_thunks=False), graph)
@@ -174,7 +198,7 @@ def test_what_may_be_overwritten_is(name):
 
 
 def test_tanh_of_exp_may_overwrite_too(values, monkeypatch):
-    monkeypatch.setattr(virtual_machine, "TANH", take_tanh)
+    monkeypatch.setattr(calls, "TANH", take_tanh)
     inputs, direct = compile_with(DirectLinker(), GRAPHS["overwritten, by tanh"])
     a, b = (values[v] for v in inputs)
     for _ in range(2):

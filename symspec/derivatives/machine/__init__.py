@@ -1,0 +1,1 @@
+"""PyTensor's virtual machine, with NumPy's functions called as they are."""
