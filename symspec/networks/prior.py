@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytensor.tensor as pt
 from numpy.typing import ArrayLike
+from scipy.linalg import get_blas_funcs
 
 from symspec.errors import DataError, OptionError, ShapeError
 from symspec.networks.network import Network
@@ -145,13 +146,12 @@ class NormalPrior:
 
 
 def _add_multiple(y: np.ndarray, a: float, x: np.ndarray) -> float:
-    """Y += a x in place; returns x^T x. Pieces stay in a core's cache from one to the other."""
-    square = 0.0
-    for some in chunks(y.size, _AT_ONCE):
-        part = x[some]
-        square += float(np.dot(part, part))
-        y[some] += a * part
-    return square
+    """Y += a x in place; returns x^T x."""
+    total = get_blas_funcs("axpy", (x, y))(x, y, a=a)
+    if total is not y:  # y was none that it writes to
+        y[...] = total
+    # piece by piece: single precision holds no sum of millions
+    return sum(float(np.dot(part, part)) for part in (x[some] for some in chunks(x.size, _AT_ONCE)))
 
 
 def scaled_prior(net: Network, precision: float) -> dict[str, float]:

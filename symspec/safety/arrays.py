@@ -158,7 +158,7 @@ def is_surely_finite(array: np.ndarray) -> bool:
     """Whether the sum of all numbers is finite, and so all of them are; the sum may overflow.
 
     It is one pass without a temporary. For few numbers it is that of their squares, which BLAS adds
-    up without threads.
+    up without threads: those would wait for each other.
     """
     if array.size <= FEW_NUMBERS:
         return math.isfinite(np.vdot(array, array))
