@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from symspec.derivatives.machine.products import multiply
 from symspec.derivatives.threads import multiply_own
 from symspec.networks.network import Network
 from symspec.networks.params import ParamLayout
@@ -83,7 +84,7 @@ class Tangents:
             if not layer.n_in:  # a bias alone
                 dz = part[-1]
             else:
-                dz = self.inputs[name] @ part[: layer.n_in]
+                dz = multiply(self.inputs[name], part[: layer.n_in])
                 dz = dz + part[-1] if layer.has_bias else dz
             out += np.matmul(g, dz.reshape(-1, layer.n_out, k))
         return out[:, :, 0] if v.ndim == 1 else out
@@ -96,7 +97,7 @@ class Tangents:
             g = self.cotangents[name]
             dz = np.matmul(g.transpose(0, 2, 1), columns.astype(g.dtype)).reshape(self.n_stars, -1)
             part = out[layer.slice].reshape(layer.n_rows, -1)
-            part[: layer.n_in] = self.inputs[name].T @ dz
+            part[: layer.n_in] = multiply(self.inputs[name].T, dz)
             part[layer.n_in :] = dz.sum(axis=0, dtype=np.float64)
         return out[:, 0] if u.ndim == 2 else out
 

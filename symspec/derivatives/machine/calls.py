@@ -17,6 +17,7 @@ from pytensor.tensor.math import Dot, Sum
 from pytensor.tensor.shape import Reshape, Shape_i, SpecifyShape
 from pytensor.tensor.subtensor import Subtensor, get_idx_list
 
+from symspec.derivatives.machine.products import find_multiply
 from symspec.derivatives.machine.tanh import find_tanh
 
 Function = Callable[..., Any]
@@ -30,7 +31,7 @@ def find_call(node: Any) -> tuple[Function, list[int]] | None:
         case Elemwise():
             return _find_elementwise(node)
         case Dot22() | Dot() if node.outputs[0].type.ndim == 2:
-            return np.dot, [0, 1]
+            return find_multiply(node), [0, 1]
         case Join() if node.outputs[0].type.ndim == 1:
             return lambda *parts: np.concatenate(parts), list(range(len(node.inputs)))
         case Sum():

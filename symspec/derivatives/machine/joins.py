@@ -10,6 +10,8 @@ import numpy as np
 from pytensor.tensor.blas import Dot22
 from pytensor.tensor.shape import Reshape
 
+from symspec.derivatives.machine.products import find_multiply
+
 Cell = list[Any]  # holds the value of a variable
 LEAST_JOINED = 4096  # numbers of a product that is written where it is joined with others
 
@@ -88,11 +90,12 @@ def _write_product(node: Any, thunk: Any, buffer: Buffer, place: slice) -> Any:
     a, b = thunk.inputs
     (out,) = thunk.outputs
     shape = node.outputs[0].type.shape
+    multiply = find_multiply(node)
 
-    def multiply() -> None:
-        out[0] = np.dot(a[0], b[0], out=buffer.get()[place].reshape(shape))
+    def write() -> None:
+        out[0] = multiply(a[0], b[0], out=buffer.get()[place].reshape(shape))
 
-    return like(thunk, multiply)
+    return like(thunk, write)
 
 
 def like(thunk: Any, direct: Any) -> Any:
