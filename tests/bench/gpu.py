@@ -1,6 +1,6 @@
 """`backend="jax"` beside JAX written by hand, on the device that JAX has: a GPU, or this CPU.
 
-    python tests/bench/gpu.py              # two minutes on two cores
+    python tests/bench/gpu.py              # five minutes on two cores
     python tests/bench/gpu.py --few        # no training, and a small network
 
 The rows of `small_functions.py`, and of `test_speed.py` for the network of 17.6 million weights.
@@ -59,9 +59,8 @@ def main(few):
     print("| | symspec [ms] | JAX [ms] | ratio |\n|---|---:|---:|---:|")
     small_functions.compare_functions("jax")
     small_functions.compare_emulator("jax")
-    for sizes, activation in small_functions.TRAINED.items():
-        if not few:
-            small_functions.compare_training(sizes, activation, "jax")
+    for case in () if few else small_functions.TRAINED:
+        small_functions.compare_training(*case, "jax")
     compare_full_size(FEW_SIZES if few else test_speed.SIZES)
     print(f"\nmost memory: {describe_memory()}")
 

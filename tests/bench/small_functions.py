@@ -1,6 +1,6 @@
 """Small functions, an emulator and epochs of training, beside JAX written by hand, in one run.
 
-    python tests/bench/small_functions.py        # two minutes; JAX is in the extra `test`
+    python tests/bench/small_functions.py        # three minutes; JAX is in the extra `test`
 
 Calls are those of users, checks of the arguments included; JAX's are jitted and have their
 arguments on the device. Threads are what each of the two chooses. The two take turns; times are
@@ -20,8 +20,13 @@ SIGMA, PRIOR, BATCH, RATE = 0.1, 1.0, 64, 1e-3
 REPEATS, SECONDS = 5, 0.2
 FUNCTIONS = [100, 32, 3]
 EMULATOR = [5, 300, 300, 7214]  # The Payne's: labels in, flux out
-TRAINED = {(713, 64, 32, 3): "relu", (100, 32, 3): "tanh"}
-N_TRAIN = 6400
+FULL = (7213, 2048, 1024, 512, 256, 128, 32, 3)
+# layers, activation, stars and epochs: a hundred, as `train` has it where nothing is said
+TRAINED = [
+    ((100, 32, 3), "tanh", 6400, 100),
+    ((713, 64, 32, 3), "relu", 6400, 100),
+    (FULL, "relu", 1280, 5),
+]
 
 jax.config.update("jax_enable_x64", True)
 
@@ -45,11 +50,11 @@ def find_flux_jacobian(params, X):
 
 @partial(jax.jit, static_argnames="activation")
 def train_by_hand(params, X, Y, order, activation):
-    """An epoch of Adam, as `train` has it: a scan over batches (batch, star)."""
+    """Epochs of Adam, as `train` has it: a scan over batches of `order` (epoch, star)."""
 
     def step(state, rows):
         params, m, v, t = state
-        share = BATCH / N_TRAIN
+        share = BATCH / len(X)
         U, g = jax.value_and_grad(negative_log_posterior)(
             params, X[rows], Y[rows], share, activation
         )
@@ -80,7 +85,8 @@ def time_once(call, n):
     return (time.perf_counter() - begin) / n
 
 
-def compare(name, ours, by_hand):
+def compare(name, ours, by_hand, share=1):
+    """Print the times of one of so many equal shares of a call."""
     jax.block_until_ready(by_hand())
     ours()
     n = max(1, int(SECONDS / max(time_once(ours, 2), 1e-6)))
@@ -88,7 +94,7 @@ def compare(name, ours, by_hand):
     for _ in range(REPEATS):
         times[0].append(time_once(ours, n))
         times[1].append(time_once(lambda: jax.block_until_ready(by_hand()), n))
-    a, b = 1e3 * np.median(times, axis=1)
+    a, b = 1e3 / share * np.median(times, axis=1)
     print(f"| {name} | {a:.3g} | {b:.3g} | {a / b:.2f} |", flush=True)
 
 
@@ -142,40 +148,39 @@ def compare_emulator(backend="auto"):
     )
 
 
-def compare_training(sizes, activation, backend="auto"):
+def compare_training(sizes, activation, n_stars, epochs, backend="auto"):
+    """Times of an epoch, of so many; the weights after the first are compared."""
     rng = np.random.default_rng(0)
-    X = rng.normal(size=(N_TRAIN, sizes[0])).astype("f4")
-    Y = rng.normal(size=(N_TRAIN, sizes[-1])).astype("f4")
+    X = rng.normal(size=(n_stars, sizes[0])).astype("f4")
+    Y = rng.normal(size=(n_stars, sizes[-1])).astype("f4")
     net = ss.mlp(sizes, activation=activation)
     reg = ss.Regression(net, sigma_noise=SIGMA, prior_precision=PRIOR)
     theta = net.init_params(rng)
+    options = {"theta": theta, "batch_size": BATCH, "progress": False, "backend": backend}
+
+    def train(epochs=epochs):
+        return ss.train(reg, X, Y, epochs=epochs, rng=np.random.default_rng(1), **options)
+
+    shuffle = np.random.default_rng(1)
+    order = jnp.array([shuffle.permutation(n_stars) for _ in range(epochs)])
+    given = split(net, theta.astype("f4")), jnp.array(X), jnp.array(Y)
     by_name = {"relu": jax.nn.relu, "tanh": jnp.tanh}[activation]
-
-    def train():
-        return ss.train(
-            reg,
-            X,
-            Y,
-            theta=theta,
-            epochs=1,
-            batch_size=BATCH,
-            rng=np.random.default_rng(1),
-            progress=False,
-            backend=backend,
-        )
-
-    order = jnp.array(np.random.default_rng(1).permutation(N_TRAIN))
-    given = split(net, theta.astype("f4")), jnp.array(X), jnp.array(Y), order
     by_hand = partial(train_by_hand, *given, activation=by_name)
-    found = np.concatenate([np.ravel(p) for p in jax.tree.leaves(by_hand())])
-    np.testing.assert_allclose(train().theta, found, atol=2e-3)
+    found = np.concatenate([np.ravel(p) for p in jax.tree.leaves(by_hand(order[:1]))])
+    # where a gradient is as small as its rounding, Adam's first steps may have either sign
+    assert np.std(train(1).theta - found) < 0.02 * np.std(found)
     name = "-".join(map(str, sizes))
-    compare(f"an epoch of Adam, {name} {activation}, 6,400 spectra, batches of 64", train, by_hand)
+    compare(
+        f"Adam, an epoch of {epochs}, {name} {activation}, {n_stars:,} spectra, batches of {BATCH}",
+        train,
+        partial(by_hand, order),
+        share=epochs,
+    )
 
 
 if __name__ == "__main__":
     print("| | symspec [ms] | JAX [ms] | ratio |\n|---|---:|---:|---:|")
     compare_functions()
     compare_emulator()
-    for sizes, activation in TRAINED.items():
-        compare_training(sizes, activation)
+    for case in TRAINED:
+        compare_training(*case)
