@@ -5,9 +5,11 @@ What has been compiled is kept with its network, or its regression: the second c
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import importlib.util
 import pickle
+import sys
 from collections.abc import Callable, Hashable
 from functools import lru_cache, wraps
 from threading import Lock
@@ -32,7 +34,8 @@ from symspec.safety.options import check_choice
 
 BACKENDS = ("auto", "numpy", "c", "numba", "jax")
 _COMPILING = Lock()  # PyTensor's rewrites share what they know
-KEPT_BYTES = 31 * 2**20  # below the 32 MiB that malloc's thresholds rise to
+KEPT_BYTES = 2**25  # what malloc's threshold may be at most
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # as malloc.h has them
 BEFORE_INPLACE = 49  # place of a rewrite among PyTensor's
 # these make elementwise products of those of a column with a row, and give those with a vector to
 # SciPy's library, whose threads would spin beside NumPy's; what is added to a product is added
@@ -112,11 +115,14 @@ def compile_graph(inputs: list[Any], outputs: list[Any], backend: str, dtype: st
 def _keep_freed_memory() -> None:
     """Let glibc keep the memory of intermediates, which the next call takes again.
 
-    It gives it back to the system, and pages come anew at each call, from twice the size on of the
-    largest block that was ever freed (mallopt(3), M_MMAP_THRESHOLD): so free a large one, which no
-    page is behind. Functions of a tenth of a megabyte to some take 6 % less time.
+    Where it gives it back to the system, pages come anew at each call, and functions of a tenth of
+    a megabyte to some take 6 % more time. It learns to keep what is as large as the largest block
+    that was ever freed, up to 32 MiB (mallopt(3), M_MMAP_THRESHOLD), but where the environment
+    forbids, as in workers of dask; there a survey takes a fifth more.
     """
-    np.empty(KEPT_BYTES, np.uint8)
+    if sys.platform == "linux" and (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)):
+        mallopt(M_MMAP_THRESHOLD, KEPT_BYTES)
+        mallopt(M_TRIM_THRESHOLD, 2 * KEPT_BYTES)
 
 
 def send_to_device(arrays: list[np.ndarray], backend: str) -> list[Any]:

@@ -147,10 +147,16 @@ class Response:
         """That of some of the spectra."""
         return Response(self._labels, self._jacobian, self._X[stars], self.J[stars])
 
-    def find_changes(self, errors: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """J e of changes e (star, pixel), and the labels of X - e and of X + e, (star, label)."""
-        linear = np.matmul(self.J, errors[:, :, None])[:, :, 0]
-        return linear, self._labels(self._X - errors), self._labels(self._X + errors)
+    def find_changes(self, errors: np.ndarray) -> tuple[np.ndarray, ...]:
+        """J e, and the labels of X - e and of X + e, all (change, star, label).
+
+        Changes e are (change, star, pixel).
+        """
+        shape = (*errors.shape[:2], self.J.shape[1])
+        linear = np.matmul(self.J, errors[..., None])[..., 0]
+        moved = (self._X - errors, self._X + errors)
+        labels = (self._labels(X.reshape(-1, X.shape[2])).reshape(shape) for X in moved)
+        return linear, *labels
 
 
 def compile_response(
@@ -206,5 +212,7 @@ class _AffineResponse(Response):
     def pick(self, stars: np.ndarray) -> Response:
         return _AffineResponse(self.B, self.inner.pick(stars), self.J[stars])
 
-    def find_changes(self, errors: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        return self.inner.find_changes(errors @ self.B)
+    def find_changes(self, errors: np.ndarray) -> tuple[np.ndarray, ...]:
+        n_changes, n_stars, n_pixels = errors.shape
+        changes = errors.reshape(-1, n_pixels) @ self.B
+        return self.inner.find_changes(changes.reshape(n_changes, n_stars, -1))

@@ -12,7 +12,7 @@ import numpy as np
 
 from symspec.derivatives.span import Response
 from symspec.safety.memory import chunks
-from symspec.spectra.covariances.interface import FluxCovariance, square
+from symspec.spectra.covariances.interface import FluxCovariance, find_variance, square
 from symspec.spectra.flux_prior import Completed
 from symspec.spectra.resampling import Resampled
 
@@ -21,7 +21,8 @@ STAGES = (0, 2, 4, 8)  # pairs of draws after which linear errors may be clear
 APART = 1.2  # ratio of standard deviations from which linear ones are wrong
 CLEAR = 1.5  # Monte Carlo errors of the ratio from there
 NEGLIGIBLE = 0.02  # of the variance that model and noise leave: less of the flux hardly matters
-CACHE_BYTES = 2**20  # of a flux worked on at once: arrays that stay in a processor's cache
+CACHE_BYTES = 2**22  # of a flux worked on at once: near the cores, yet enough for large products
+ROWS_AT_ONCE = 256  # drawn spectra that go through a wide first layer as one product
 N_SAMPLED = 256  # pairs that make up a sampled covariance
 SEED = 0  # of the draws, the same for every star: results do not depend on what else is predicted
 DIGITS_LOST = 1e3  # roundings of a label: a difference below tells nothing
@@ -47,7 +48,7 @@ class FluxNoise:
     @classmethod
     def of(cls, ivar: np.ndarray, covariance: FluxCovariance | None = None) -> FluxNoise:
         """That of inverse variances (star, pixel), which mark bad pixels."""
-        return cls(sigma=np.sqrt(_invert(ivar)), covariance=covariance)
+        return cls(sigma=np.sqrt(find_variance(ivar)), covariance=covariance)
 
     def propagate(self, J: np.ndarray) -> np.ndarray:
         r""":math:`J \Sigma_x J^T` (star, label, label) of derivatives that are 0 at bad pixels."""
@@ -102,7 +103,7 @@ class ResampledCovariance(FluxCovariance):
 
     @property
     def variance(self) -> np.ndarray:
-        return _invert(self.ivar)
+        return find_variance(self.ivar)
 
     @property
     def n_normals(self) -> int:
@@ -110,7 +111,7 @@ class ResampledCovariance(FluxCovariance):
 
     @cached_property
     def _sigma(self) -> np.ndarray:
-        return np.sqrt(_invert(self.source_ivar))
+        return np.sqrt(find_variance(self.source_ivar))
 
     def pick(self, stars: slice | np.ndarray) -> ResampledCovariance:
         places = self.stars[stars]
@@ -326,11 +327,14 @@ class _Propagation:
             noise = noise.pick(stars)
             response = response.pick(stars)
         center = self.at_center[stars]
-        for normals, deviation in self.draws.find(pairs):
-            deviations = completed.spread[:, None] * deviation
-            errors = completed.find_errors(noise.draw(normals), deviations)
-            linear, below, above = response.find_changes(errors)
-            moments.add(stars, [below - center, above - center], linear)
+        drawn = list(self.draws.find(pairs))
+        for some in chunks(len(drawn), max(1, ROWS_AT_ONCE // len(stars))):
+            errors = np.empty((len(drawn[some]), *completed.flux.shape))
+            for i, (normals, deviation) in enumerate(drawn[some]):
+                deviations = completed.spread[:, None] * deviation
+                errors[i] = completed.find_errors(noise.draw(normals), deviations)
+            for linear, below, above in zip(*response.find_changes(errors), strict=True):
+                moments.add(stars, [below - center, above - center], linear)
 
     def _find_ratio(self, variance: np.ndarray, linear: np.ndarray) -> np.ndarray:
         """Ratio of standard deviations; 1 where both are too small to matter."""
@@ -389,7 +393,3 @@ class _Moments:
         spread = np.sqrt(np.maximum(self.fourth / self.n - variance**2, 0) / (self.n - 1))
         deviation = np.sqrt(variance)
         return np.divide(spread, 2 * deviation, out=np.zeros(spread.shape), where=deviation > 0)
-
-
-def _invert(ivar: np.ndarray) -> np.ndarray:
-    return np.divide(1.0, ivar, out=np.zeros(ivar.shape), where=ivar > 0)

@@ -17,6 +17,7 @@ from symspec.errors import DataError, ShapeError
 from symspec.safety.arrays import as_float_array, check_finite
 from symspec.safety.options import check_choice
 from symspec.safety.stars import check_medium
+from symspec.spectra.covariances.interface import find_variance
 from symspec.spectra.resampling_matrices import build_resampling_matrix
 from symspec.spectra.spectra import Spectra
 from symspec.spectra.wavelengths import (
@@ -134,7 +135,7 @@ class Resampled:
         if self.source_ivar is None or self.spectra.ivar is None:
             raise DataError(_NO_ERRORS)
         matrix = self.matrices[star if len(self.matrices) > 1 else 0]
-        sigma = np.sqrt(_invert(self.source_ivar[star]))
+        sigma = np.sqrt(find_variance(self.source_ivar[star]))
         good = (self.spectra.ivar[star] > 0).astype(float)
         return sparse.csr_array(sparse.diags_array(good) @ matrix @ sparse.diags_array(sigma))
 
@@ -265,7 +266,7 @@ def propagate_through(J_x: np.ndarray, R: sparse.csr_array, ivar: np.ndarray) ->
     J_old = (np.where(good[:, None, :], J_x, 0.0).reshape(-1, n_new) @ R).reshape(
         *J_x.shape[:2], n_old
     )
-    return np.matmul(J_old * _invert(ivar)[:, None, :], J_old.transpose(0, 2, 1))
+    return np.matmul(J_old * find_variance(ivar)[:, None, :], J_old.transpose(0, 2, 1))
 
 
 def _refuse_covariance(spectra: Spectra) -> None:
@@ -381,7 +382,7 @@ def _apply(R: sparse.csr_array, spectra: Spectra) -> tuple[np.ndarray, np.ndarra
     good = _find_good(R, spectra.ivar)
     flux = np.full(good.shape, np.nan)
     np.copyto(flux, (R @ np.where(good_old, spectra.flux, 0.0).T).T, where=good)
-    variance = (R.power(2) @ _invert(spectra.ivar).T).T
+    variance = (R.power(2) @ find_variance(spectra.ivar).T).T
     return flux, np.divide(1.0, variance, out=np.zeros(good.shape), where=good)
 
 
@@ -389,7 +390,3 @@ def _find_good(R: sparse.csr_array, ivar: np.ndarray) -> np.ndarray:
     """Whether new pixels (star, new pixel) depend on old ones, and on none of ivar = 0."""
     bad = (abs(R) @ (ivar == 0).T.astype(float)).T > 0
     return ~bad & (np.diff(R.indptr) > 0)
-
-
-def _invert(ivar: np.ndarray) -> np.ndarray:
-    return np.divide(1.0, ivar, out=np.zeros(ivar.shape), where=ivar > 0)

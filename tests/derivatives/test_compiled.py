@@ -3,6 +3,10 @@
 import copy
 import importlib.util
 import os
+import platform
+import subprocess
+import sys
+import textwrap
 
 import numpy as np
 import pytensor
@@ -586,3 +590,26 @@ def test_a_missing_jax_is_named_with_the_extra_that_brings_it(reg, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(MissingDependencyError, match=r'needs JAX: pip install "symspec\[jax\]"'):
         compile_predict(reg.net, backend="jax")
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="of glibc's memory")
+def test_memory_of_intermediates_stays_where_the_environment_gives_it_back():
+    """Workers of dask have this threshold: every array would come from the system anew."""
+    script = """
+        import resource
+        import numpy as np
+        from symspec.derivatives.backends import _keep_freed_memory
+        def count():
+            before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+            for _ in range(20):
+                np.empty(2**20).fill(0)
+            return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+        print(count())
+        _keep_freed_memory()
+        print(count())
+    """
+    environment = os.environ | {"MALLOC_TRIM_THRESHOLD_": "65536"}
+    words = [sys.executable, "-c", textwrap.dedent(script)]
+    done = subprocess.run(words, capture_output=True, text=True, check=True, env=environment)
+    without, with_it = map(int, done.stdout.split())
+    assert with_it < without / 4  # pages of one array in place of twenty

@@ -133,3 +133,8 @@ def refuse_indefinite(name: str, star: int) -> DataError:
         " covariance of fewer spectra than pixels, or of common errors, as"
         " LowRankCovariance(variance, factors)."
     )
+
+
+def find_variance(ivar: np.ndarray) -> np.ndarray:
+    """Of the errors of pixels, 0 where nothing is known of them."""
+    return np.divide(1.0, ivar, out=np.zeros(ivar.shape), where=ivar > 0)
