@@ -1,6 +1,6 @@
 """Small functions, an emulator and epochs of training, beside JAX written by hand, in one run.
 
-    python tests/bench/small_functions.py        # three minutes; JAX is in the extra `test`
+    python tests/bench/small_functions.py        # four minutes; JAX is in the extra `test`
 
 Calls are those of users, checks of the arguments included; JAX's are jitted and have their
 arguments on the device. Threads are what each of the two chooses. The two take turns; times are

@@ -48,6 +48,9 @@ def test_pieces_make_the_product(n, k, m, order_a, order_b, dtype):
     assert multiply(a, b, out=out) is out
     np.testing.assert_allclose(out, expected, rtol=rounding, atol=rounding)
     assert multiply(a, b).dtype == dtype
+    both = multiply(a, b.astype("float64"))
+    assert both.dtype == "float64"
+    np.testing.assert_allclose(both, expected, rtol=rounding, atol=rounding)
 
 
 def test_rows_and_terms_are_taken_apart(pieces):
