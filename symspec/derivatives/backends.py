@@ -91,9 +91,10 @@ class CompiledGraph:
     def __call__(self, *inputs: Any, into: np.ndarray | None = None) -> list[Any]:
         """The outputs; a large one of the shape of `into` may be written there, without copying."""
         with self._lock, np.errstate(all="ignore"):
-            if into is not None:
-                for buffer in getattr(self.function.vm, "buffers", ()):
-                    buffer.offer(into)
+            buffers = () if into is None else getattr(self.function.vm, "buffers", ())
+            for buffer in buffers:
+                if buffer.offer(into):
+                    break
             return self.function(*inputs)
 
 

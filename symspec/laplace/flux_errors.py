@@ -22,7 +22,7 @@ APART = 1.2  # ratio of standard deviations from which linear ones are wrong
 CLEAR = 1.5  # Monte Carlo errors of the ratio from there
 NEGLIGIBLE = 0.02  # of the variance that model and noise leave: less of the flux hardly matters
 CACHE_BYTES = 2**22  # of a flux worked on at once: near the cores, yet enough for large products
-ROWS_AT_ONCE = 256  # drawn spectra that go through a wide first layer as one product
+DRAWN_BYTES = 2**24  # of drawn spectra that go through a wide first layer as one product
 N_SAMPLED = 256  # pairs that make up a sampled covariance
 SEED = 0  # of the draws, the same for every star: results do not depend on what else is predicted
 DIGITS_LOST = 1e3  # roundings of a label: a difference below tells nothing
@@ -328,7 +328,7 @@ class _Propagation:
             response = response.pick(stars)
         center = self.at_center[stars]
         drawn = list(self.draws.find(pairs))
-        for some in chunks(len(drawn), max(1, ROWS_AT_ONCE // len(stars))):
+        for some in chunks(len(drawn), max(1, DRAWN_BYTES // completed.flux.nbytes)):
             errors = np.empty((len(drawn[some]), *completed.flux.shape))
             for i, (normals, deviation) in enumerate(drawn[some]):
                 deviations = completed.spread[:, None] * deviation

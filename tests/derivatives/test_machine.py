@@ -160,6 +160,18 @@ def test_a_result_may_be_written_where_another_was(monkeypatch):
         np.testing.assert_array_equal(found(second, into=unlike)[0], one)
 
 
+def test_two_results_are_not_written_to_one_place(monkeypatch):
+    monkeypatch.setattr(joins, "LEAST_JOINED", 4)
+    w = pt.matrix("w", shape=(3, 2))
+    v = pt.matrix("v", shape=(3, 2))
+    results = [pt.join(0, pt.reshape(pt.dot(a, b.T), (9,)), a[0]) for a, b in ((w, v), (v, w))]
+    found = compile_graph([w, v], results, "numpy", "float64")
+    a, b = np.random.default_rng(0).normal(size=(2, 3, 2))
+    expected = [np.concatenate([(x @ y.T).ravel(), x[0]]) for x, y in ((a, b), (b, a))]
+    for result, value in zip(found(a, b, into=np.empty(11)), expected, strict=True):
+        np.testing.assert_allclose(result, value, rtol=1e-14)
+
+
 def test_a_sum_of_very_many_numbers_is_not_a_product():
     x = np.full((2**17, 2), 0.1, "f4")
     _, found = compile_with(DirectLinker(), pt.sum(z, axis=0, acc_dtype="float32"))

@@ -323,6 +323,16 @@ def test_few_draws_are_taken_where_errors_of_the_flux_hardly_matter(bent, noisy)
     assert n_unknown == n_alone
 
 
+def test_how_many_draws_and_stars_go_together_changes_nothing(bent, noisy, monkeypatch):
+    X, ivar, _ = noisy
+    together, _ = hold_against_draws(bent, X, ivar, None)
+    for name in ("DRAWN_BYTES", "CACHE_BYTES"):
+        monkeypatch.setattr(f"symspec.laplace.flux_errors.{name}", 1)
+        found, _ = hold_against_draws(bent, X, ivar, None)
+        for one, other in zip(vars(found).values(), vars(together).values(), strict=True):
+            assert_allclose(one, other, rtol=1e-12, atol=1e-15)
+
+
 @pytest.mark.parametrize("share", [0.003, 0.01, 0.02, 0.05, 0.3])
 def test_a_total_that_is_not_flagged_is_off_by_no_more_than_is_said(bent, noisy, share):
     """Of stars whose linear errors are as large, half and a third as large as this share."""

@@ -24,10 +24,12 @@ class Buffer:
         self._dtype = np.dtype(dtype)
         self._array: np.ndarray | None = None
 
-    def offer(self, array: np.ndarray) -> None:
-        """Give memory that nobody needs any more, if it is what is needed here."""
-        if array.shape == self._shape and array.dtype == self._dtype:
+    def offer(self, array: np.ndarray) -> bool:
+        """Give memory that nobody needs any more; whether it is what is needed here."""
+        is_taken = array.shape == self._shape and array.dtype == self._dtype
+        if is_taken:
             self._array = array
+        return is_taken
 
     def get(self) -> np.ndarray:
         if self._array is None:
