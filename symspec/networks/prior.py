@@ -62,7 +62,7 @@ class NormalPrior:
         )
 
     def _as_vector(self, dtype: np.dtype) -> np.ndarray:
-        """Precision of each parameter; the last one is kept, as training asks for each batch."""
+        """Precision of each parameter; the last one is kept, as a search asks again and again."""
         precisions = list(self.precision.values())
         key = (dtype, *precisions)
         if not all(isinstance(precision, float) for precision in precisions):

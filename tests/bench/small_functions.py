@@ -167,8 +167,10 @@ def compare_training(sizes, activation, n_stars, epochs, backend="auto"):
     by_name = {"relu": jax.nn.relu, "tanh": jnp.tanh}[activation]
     by_hand = partial(train_by_hand, *given, activation=by_name)
     found = np.concatenate([np.ravel(p) for p in jax.tree.leaves(by_hand(order[:1]))])
-    # where a gradient is as small as its rounding, Adam's first steps may have either sign
-    assert np.std(train(1).theta - found) < 0.02 * np.std(found)
+    apart = np.abs(train(1).theta - found) > 2e-3
+    # where a gradient is as small as its rounding, Adam's first steps may have either sign: so it
+    # is for one weight in 10,000 of millions, and for none of thousands
+    assert np.mean(apart) < (2e-4 if apart.size > 1e6 else 1 / apart.size)
     name = "-".join(map(str, sizes))
     compare(
         f"Adam, an epoch of {epochs}, {name} {activation}, {n_stars:,} spectra, batches of {BATCH}",

@@ -60,8 +60,7 @@ def test_the_compiled_step_is_that_of_numpy_to_the_last_bit(dtype, prior):
     precision = {"one number": 0.7, "one each": np.linspace(0.1, 3.0, n)}[prior]
     found = []
     for n_steps in (0, 10**9):
-        prior = NormalPrior(precision, net.layout)
-        adam = Adam(prior, dtype, n_steps=n_steps, learning_rate=0.01)
+        adam = Adam(NormalPrior(precision, net.layout), dtype, n_steps=n_steps, learning_rate=0.01)
         theta = rng().normal(size=n).astype(dtype)
         for gradient in rng(1).normal(size=(50, n)).astype(dtype):
             adam.step(theta, gradient, 1 / 3, 0.3)
@@ -82,9 +81,8 @@ def test_first_adam_step_is_the_learning_rate_whatever_the_gradient():
     theta = np.zeros(11)
     gradient = np.array([1e-3, -5.0, 1e4, *np.ones(8)])
     make_adam(learning_rate=0.01, epsilon=1e-12).step(theta, gradient)
-    np.testing.assert_allclose(
-        theta, -0.01 * np.sign(gradient), rtol=1e-7
-    )  # epsilon / (0.03 * 1e-3)
+    expected = -0.01 * np.sign(gradient)
+    np.testing.assert_allclose(theta, expected, rtol=1e-7)  # epsilon / (0.03 * 1e-3)
 
 
 def test_adam_keeps_float32():

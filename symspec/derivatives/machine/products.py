@@ -16,7 +16,7 @@ from threadpoolctl import ThreadpoolController
 UNPACKED = 1e6  # multiplications of the largest product that is not packed
 WIDEST = 64  # columns from which on a tenth is gained, or less
 LEAST_ROWS, LEAST_TERMS = 16, 32  # of a piece: fewer lose by the calls, and by adding up
-MOST_PRODUCTS, FEW_COLUMNS = 6e6, 8  # above, threads gain more, if there are more columns
+MOST_PRODUCTS, FEW_COLUMNS = 6e6, 8  # above, `derivatives.threads` gain more by more columns
 WITH_KERNELS = {"SkylakeX", "Cooperlake", "SapphireRapids"}  # as OpenBLAS calls processors
 
 
