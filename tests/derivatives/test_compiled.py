@@ -606,10 +606,11 @@ def test_memory_of_intermediates_stays_where_the_environment_gives_it_back():
             return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
         print(count())
         _keep_freed_memory()
+        count()
         print(count())
     """
     environment = os.environ | {"MALLOC_TRIM_THRESHOLD_": "65536"}
     words = [sys.executable, "-c", textwrap.dedent(script)]
     done = subprocess.run(words, capture_output=True, text=True, check=True, env=environment)
     without, with_it = map(int, done.stdout.split())
-    assert with_it < without / 4  # pages of one array in place of twenty
+    assert with_it < 20 <= without  # of twenty arrays each needs a page at least, large or small
