@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy.optimize.elementwise import find_root
 from scipy.special import logsumexp
 
 from symspec.errors import DataError, OptionError
@@ -17,7 +18,7 @@ from symspec.networks.noise import Noise
 from symspec.networks.noise.crps import find_distance
 from symspec.safety.memory import chunks
 
-HALVINGS = 60  # of the range that holds a quantile: to rounding
+ROUNDING = 1e-9  # of quantiles, in widths of the interval
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,16 +146,20 @@ class CombinedPrediction(Prediction):
         return mix_predictions(parts, weights[0])
 
     def _find_quantile(self, share: float, each: np.ndarray) -> np.ndarray:
-        """By halving the range of the networks' own quantiles, which holds that of the mixture."""
-        end = 0 if share < 0.5 else 1
-        low = each[..., end].min(axis=0)
-        high = each[..., end].max(axis=0)
-        for _ in range(HALVINGS):
-            middle = (low + high) / 2
-            is_below = self.cdf(middle) < share
-            low = np.where(is_below, middle, low)
-            high = np.where(is_below, high, middle)
-        return (low + high) / 2
+        """Between the networks' own quantiles, of `each` (network, star, label, end)."""
+        quantiles = each[..., 0 if share < 0.5 else 1]
+        beyond = ROUNDING * (each[..., 1] - each[..., 0]).max(axis=0)
+        low = quantiles.min(axis=0) - beyond
+        high = quantiles.max(axis=0) + beyond
+
+        def find_excess(x: np.ndarray, entry: np.ndarray) -> np.ndarray:
+            labels = low.copy()
+            labels.flat[entry] = x
+            return self.cdf(labels).flat[entry] - share
+
+        entries = np.arange(low.size)
+        found = find_root(find_excess, (low.ravel(), high.ravel()), args=(entries,))
+        return found.x.reshape(low.shape)
 
 
 def _find_distance(first: Prediction, second: Prediction) -> np.ndarray:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
-from scipy import integrate, stats
+from scipy import integrate, special, stats
 
 import symspec as ss
 from symspec.derivatives.backends import find_mode
@@ -437,6 +437,20 @@ def test_intervals_and_densities_of_mixtures_by_quadrature(spread, level):
     assert_allclose(below, 0.5 + level / 2, rtol=1e-10)
     missing = find_half_widths(np.full((1, 1), np.nan), *grid[1:], level)
     assert np.isnan(missing).all()
+
+
+@pytest.mark.parametrize(
+    ("residual", "spread"), [(100.0, 0.1), (30.0, 0.4), (1e4, 0.5), (1e3, 0.05), (10.0, 0.0)]
+)
+def test_densities_of_labels_that_are_far_out_by_sums_over_all_scatters(residual, spread):
+    """They come from scatters that are far larger than is likely."""
+    v, sigma = 0.3, 1.0
+    z, step = np.linspace(-12, 300, 1_000_001, retstep=True)  # the density of z=300 is exp(-45000)
+    variance = v + sigma**2 * np.exp(2 * spread * z)
+    exponents = stats.norm.logpdf(residual, scale=np.sqrt(variance)) + stats.norm.logpdf(z)
+    arguments = [np.full((1, 1), number) for number in (residual, v, sigma, spread)]
+    found = find_log_densities(*arguments)[0, 0]
+    assert_allclose(found, special.logsumexp(exponents) + np.log(step), rtol=1e-12)
 
 
 def test_scatter_that_grows_is_held_on_both_sides():

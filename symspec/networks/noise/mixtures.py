@@ -11,16 +11,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
-from scipy.special import logsumexp, ndtr, ndtri
+from scipy.special import lambertw, logsumexp, ndtr, ndtri
 
 from symspec.networks.noise.crps import Normals
 from symspec.networks.noise.noise import LOG_2PI
 from symspec.safety.memory import chunks
 
 END = 8.5  # of z, beyond which there is a probability of 2e-17
-STEP = 0.1  # between nodes, over the larger of 1 and s
+STEP = 0.2  # between nodes, in widths of the narrowest integrand
 PAIR_STEP = 0.3  # where pairs of nodes are summed: the rule is exact to rounding then, too
-WIDEST = 30.0  # spread for which the nodes suffice
+FARTHEST = 1000.0  # z of the peaks in the tails; densities beyond come out too small
+WIDEST = 60.0  # twice the spread for which the nodes suffice
+LEAST_SPREAD = 1e-12
 MAX_NODES = 2**21  # at once, of all stars
 MAX_STEPS = 200
 ROUNDING = 1e-13
@@ -68,18 +70,21 @@ def find_half_widths(
 def find_log_densities(
     residuals: np.ndarray, variance: np.ndarray, sigma: np.ndarray, spread: np.ndarray
 ) -> np.ndarray:
-    """Log densities (star, label) of labels; NaN where residuals (star, label) are.
+    r"""Log densities (star, label) of labels; NaN where residuals (star, label) are.
 
-    The others as for `find_half_widths`.
+    The others as for `find_half_widths`. Far from the middle the nodes go on to where the density
+    comes from, the largest of :math:`-r^2 e^{-2 s z} / (2 \sigma^2) - z^2 / 2`.
     """
     out = np.full(variance.shape, np.nan)
     known = np.isfinite(residuals + variance + sigma + spread)
     found = np.empty(int(known.sum()))
-    z, p = _find_nodes(spread[known])
+    s = np.maximum(spread[known], LEAST_SPREAD)
+    peak = lambertw(2 * (s * residuals[known] / sigma[known]) ** 2).real / (2 * s)
+    z, log_p = _find_log_nodes(spread[known], min(np.max(peak, initial=0.0), FARTHEST))
     for rows in chunks(len(found), max(1, MAX_NODES // z.size)):
         v = variance[known][rows, None] + _mix(sigma[known][rows], spread[known][rows], z)
         exponents = -0.5 * (residuals[known][rows, None] ** 2 / v + np.log(v) + LOG_2PI)
-        found[rows] = logsumexp(exponents, axis=1, b=p)
+        found[rows] = logsumexp(exponents + log_p, axis=1)
     out[known] = found
     return out
 
@@ -116,10 +121,20 @@ def split_normals(
 
 def _find_nodes(spread: np.ndarray, step: float = STEP) -> tuple[np.ndarray, np.ndarray]:
     """Nodes z (node,) and their shares."""
-    widest = float(np.clip(np.max(spread, initial=0.0), 1.0, WIDEST))
-    z = np.linspace(-END, END, int(np.ceil(2 * END / step * widest)) + 1)
-    p = np.exp(-(z**2) / 2)
+    z, log_p = _find_log_nodes(spread, step=step)
+    p = np.exp(log_p)
     return z, p / p.sum()
+
+
+def _find_log_nodes(
+    spread: np.ndarray, peak: float = 0.0, step: float = STEP
+) -> tuple[np.ndarray, np.ndarray]:
+    """Nodes z (node,) beyond the last peak of an integrand, and the logarithms of their shares."""
+    s = float(np.max(spread, initial=0.0))
+    narrowest = min(1 / np.clip(2 * s, 1.0, WIDEST), 1 / np.sqrt(1 + 2 * s * peak))
+    z = np.linspace(-END, peak + END, int(np.ceil((peak + 2 * END) / (step * narrowest))) + 1)
+    log_p = -0.5 * z**2
+    return z, log_p - logsumexp(log_p)
 
 
 def _mix(sigma: np.ndarray, spread: np.ndarray, z: np.ndarray) -> np.ndarray:

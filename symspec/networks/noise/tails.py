@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
-from scipy.special import gammaln, ndtr, ndtri, stdtrit
+from scipy.special import gammaln, logsumexp, ndtr, ndtri, stdtrit
 from scipy.stats import gamma
 
 from symspec.networks.noise.crps import Normals
@@ -18,7 +18,7 @@ from symspec.networks.noise.noise import LOG_2PI
 from symspec.safety.memory import chunks
 
 LOST = 1e-16  # probability beyond either end of the quadrature
-STEP = 0.1  # between its nodes, in standard deviations of log g
+STEP = 0.2  # between its nodes, in standard deviations of log g
 PAIR_STEP = 0.3  # where pairs of nodes are summed: the rule is exact to rounding then, too
 MAX_LOG = 700.0  # of a float
 MAX_NODES = 2**21  # at once, of all stars
@@ -86,7 +86,7 @@ def split_normals(
     """
     for nu in np.unique(dof):
         own = (dof == nu) & np.isfinite(variance)
-        mixed, p = _mix_normals(nu, step=PAIR_STEP)
+        mixed, p = _mix_normals(nu, PAIR_STEP)
         yield own, Normals(variance[own][:, None] + scale[own][:, None] ** 2 * mixed, p)
 
 
@@ -144,13 +144,13 @@ def find_log_density(residuals: np.ndarray, variance: np.ndarray, dof: float) ->
         Of the normal variate.
     dof : float
     """
-    mixed, p = _mix_normals(dof, float(np.max(np.abs(residuals), initial=0.0)))
+    farthest = float(np.max(np.abs(residuals), initial=0.0))
+    mixed, log_p = _mix_log_normals(dof, farthest)
     out = np.empty(len(variance))
-    for rows in chunks(len(variance), max(1, MAX_NODES // p.size)):
+    for rows in chunks(len(variance), max(1, MAX_NODES // log_p.size)):
         v = variance[rows, None] + mixed
         exponents = -0.5 * (residuals[rows, None] ** 2 / v + np.log(v) + LOG_2PI)
-        highest = exponents.max(axis=1, initial=-np.inf)
-        out[rows] = highest + np.log(np.exp(exponents - highest[:, None]) @ p)
+        out[rows] = logsumexp(exponents + log_p, axis=1)
     return out
 
 
@@ -166,10 +166,17 @@ def find_probability(residuals: np.ndarray, variance: np.ndarray, dof: float) ->
     return out
 
 
-def _mix_normals(
+def _mix_normals(dof: float, step: float = STEP) -> tuple[np.ndarray, np.ndarray]:
+    """Variances (node,) of normal variates whose mixture is Student's t, and their shares."""
+    mixed, log_p = _mix_log_normals(dof, step=step)
+    p = np.exp(log_p)
+    return mixed, p / p.sum()
+
+
+def _mix_log_normals(
     dof: float, farthest: float = 0.0, step: float = STEP
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Variances (node,) of normal variates whose mixture is Student's t, and their shares.
+    """As of `_mix_normals`, with the logarithms of the shares.
 
     The quadrature holds for densities up to `farthest` from the middle.
     """
@@ -180,7 +187,6 @@ def _mix_normals(
     low -= np.log1p(farthest**2 / dof)
     high = np.log(gamma.isf(LOST, shape))
     n_nodes = int(np.ceil((high - low) / (step * min(1.0, np.sqrt(1 / shape)))))
-    log_g = np.linspace(max(low, -MAX_LOG), high, n_nodes)
-    log_p = shape * log_g - np.exp(log_g)  # of log g
-    p = np.exp(log_p - log_p.max())
-    return shape / np.exp(log_g), p / p.sum()
+    log_g = np.linspace(max(low, -MAX_LOG), high, n_nodes) - np.log(shape)
+    log_p = shape * (log_g - np.expm1(log_g))  # of log g
+    return np.exp(-log_g), log_p - logsumexp(log_p)
