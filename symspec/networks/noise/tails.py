@@ -8,6 +8,7 @@ which converges exponentially.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 
 import numpy as np
 from scipy.special import gammaln, logsumexp, ndtr, ndtri, stdtrit
@@ -166,11 +167,14 @@ def find_probability(residuals: np.ndarray, variance: np.ndarray, dof: float) ->
     return out
 
 
+@lru_cache(maxsize=256)
 def _mix_normals(dof: float, step: float = STEP) -> tuple[np.ndarray, np.ndarray]:
     """Variances (node,) of normal variates whose mixture is Student's t, and their shares."""
     mixed, log_p = _mix_log_normals(dof, step=step)
     p = np.exp(log_p)
-    return mixed, p / p.sum()
+    p /= p.sum()
+    mixed.flags.writeable = p.flags.writeable = False  # calls share them
+    return mixed, p
 
 
 def _mix_log_normals(
