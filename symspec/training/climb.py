@@ -10,8 +10,10 @@ import numpy as np
 
 LEAST_SHARE = 1e-4  # of the gain promised that a step must bring
 SHORTER = 0.25  # a step that does not lead higher
+HALF = 0.5  # the same where the curvature on the way is known
 FIRST_RADIUS = 0.5
 LARGEST_RADIUS = 0.6
+JOINING_RADIUS = 0.25  # where entries join in, of which no step has told anything
 MUCH = 10.0  # nats
 FAR_ABOVE = 1.0  # nats: the climb would end beyond, after many evaluations on this side
 BREAK = 3.0  # gains promised that F falls by only where another minimum was found
@@ -104,34 +106,34 @@ def climb(
         Whether F rises there but no step leads higher.
     """
     here = start
-    B = _begin_matrix(here)
-    radius = FIRST_RADIUS
+    B, radius = _begin(here)
     last_rise = np.inf
-    distance = 0.0  # to where the last step was refused
-    is_broken = leaps = False
+    distance = 0.0  # to where F breaks off, if a step went beyond
+    alone = leaps = False
     for _ in range(max_evaluations):
         free = find_free(here, limits)
         gain = here.gain(free)
         if gain <= tolerance:
             return here, False
+        joins = alone
         alone = leading is not None and moves_alone(here, leading, limits)
+        if joins and not alone:
+            radius = min(radius, JOINING_RADIUS)
         step, promised = _find_step(here, B, free & leading if alone else free, limits, radius)
-        if promised <= tolerance or (is_broken and last_rise <= SMALL * gain):
-            if not (alone or is_broken):
+        if promised <= tolerance or (distance > 0 and last_rise <= SMALL * gain):
+            if not (alone or distance > 0):
                 return here, False
             leaps = not alone
             leading = None
-            is_broken = False
-            radius = FIRST_RADIUS
-            B = _begin_matrix(here)
+            distance = 0.0
+            B, radius = _begin(here)
             continue
         here, there = _search(evaluate, here, step, promised, is_near=not (alone or leaps))
         size = float(np.abs(step).max())
         if there.is_above(here, LEAST_SHARE * promised):
             B = _update(B, step, here.gradient - there.gradient)
             distance -= size
-            is_broken = is_broken and distance > 0
-            radius = size if is_broken else min(max(radius, 2 * size), LARGEST_RADIUS)
+            radius = size if distance > 0 else min(max(radius, 2 * size), LARGEST_RADIUS)
             last_rise = there.F - here.F
             here = there
             leaps = False
@@ -140,9 +142,9 @@ def climb(
         elif alone:
             leading = None
         else:
-            is_broken |= not there.is_certain or BREAK * promised < here.F - there.F
-            distance = size
-            radius = SHORTER * size
+            breaks = not there.is_certain or BREAK * promised < here.F - there.F
+            distance = size if breaks or distance > 0 else 0.0
+            B, radius = _learn(B, step, here, there)
             last_rise = np.inf
     return here, False
 
@@ -157,10 +159,11 @@ def find_free(here: Point, limits: np.ndarray) -> np.ndarray:
     return (np.abs(here.h) < limits - 1e-9) | (here.h * here.gradient < 0)
 
 
-def _begin_matrix(here: Point) -> np.ndarray:
-    """Matrix (entry, entry) of the first quasi-Newton step, with which no entry goes beyond 1."""
+def _begin(here: Point) -> tuple[np.ndarray, float]:
+    """Matrix (entry, entry) and radius of the first quasi-Newton step: no entry goes beyond 1."""
     diagonal = np.diag(here.curvature)
-    return here.curvature + np.diag(np.maximum(np.abs(here.gradient) - diagonal, 0.0))
+    B = here.curvature + np.diag(np.maximum(np.abs(here.gradient) - diagonal, 0.0))
+    return B, FIRST_RADIUS
 
 
 def _find_step(
@@ -203,6 +206,14 @@ def _search(
     if here.is_rough and not (there.is_rough or there.is_above(here, LEAST_SHARE * promised)):
         here = evaluate(here.h, here.theta)
     return here, there
+
+
+def _learn(B: np.ndarray, step: np.ndarray, here: Point, there: Point) -> tuple[np.ndarray, float]:
+    """Matrix and radius after a step that did not lead higher; an evidence tells its curvature."""
+    size = float(np.abs(step).max())
+    if not there.is_certain:
+        return B, SHORTER * size
+    return _update(B, step, here.gradient - there.gradient), HALF * size
 
 
 def _update(B: np.ndarray, step: np.ndarray, fall: np.ndarray) -> np.ndarray:

@@ -50,6 +50,7 @@ MAX_DECREMENT = 1e-6  # nats; weights that are farther from a minimum are at non
 BY_PRODUCTS = 1e-5  # where Newton's last steps cost as much as all others, and F feels none
 DENSE_PARAMS = 1000  # few dense Hessians are needed after the descents, and they tell saddles
 ROUGH = 0.1  # nats of decrement that are left where the noise is far from right
+ROUGH_TURNS = 1
 FAR_TURNS = 25  # of L-BFGS
 NEAR_TURNS = 5
 MOST_STEPS = 200  # of Newton's, where there are no turns
@@ -148,7 +149,7 @@ class EvidenceFunction(ABC):
         """F and its gradient, at the minimum near `theta`."""
 
     def evaluate_roughly(self, theta: np.ndarray) -> Evidence:
-        """F and its gradient at fixed weights, near enough to the minimum for a large step."""
+        """F and its gradient, near enough to the minimum for a large step."""
         return self.evaluate(theta)
 
     @abstractmethod
@@ -198,7 +199,7 @@ class MarginalLikelihood(EvidenceFunction):
         if builder.inverse.has_evidence_gradient:
             compile_gradient = builder.inverse.compile_log_det_gradient
             self._log_det_gradient = compile_gradient(net, backend=backend)
-            self.can_be_rough = self._hessian is not None and self._find_turn is not None
+            self.can_be_rough = self._find_turn is not None
 
     def _stand_at(self, h: np.ndarray, reg: Regression) -> None:
         super()._stand_at(h, reg)
@@ -288,9 +289,8 @@ class MarginalLikelihood(EvidenceFunction):
     def evaluate_roughly(self, theta: np.ndarray) -> Evidence:
         if self._find_turn is None:
             return super().evaluate_roughly(theta)
-        theta = descend(
-            self._find_turn, self.objective, self.builder, theta, FAR_TURNS, ROUGH
-        ).theta
+        turns = ROUGH_TURNS if self._hessian is None else FAR_TURNS
+        theta = descend(self._find_turn, self.objective, self.builder, theta, turns, ROUGH).theta
         inverse = self.builder.build(theta)
         U, slope = self.objective(theta)
         result = PolishResult(
@@ -317,7 +317,7 @@ class MarginalLikelihood(EvidenceFunction):
     def _differentiate(
         self, result: PolishResult, inverse: InverseHessian, *, is_rough: bool = False
     ) -> Evidence:
-        """F and its complete gradient at a minimum; roughly, that at fixed weights."""
+        """F and its complete gradient at a minimum; roughly, by G in place of H."""
         theta = result.theta
         precision = self.reg.prior_precision_vector()
         weights = self.builder.noise(theta).weights
@@ -327,7 +327,7 @@ class MarginalLikelihood(EvidenceFunction):
         )
         outputs = self.find_outputs(theta, self.X)
         by_theta += tangents.rmatvec(self._own.differentiate_weights(outputs, self.labels, V))
-        q = None if is_rough else self._solve_hessian(theta, inverse, by_theta)
+        q = inverse @ by_theta if is_rough else self._solve_hessian(theta, inverse, by_theta)
         if q is None:
             q = 0 * theta
             # at a kink the Hessian of one piece says little

@@ -148,6 +148,39 @@ def test_what_was_known_roughly_counts_exactly_before_a_step_is_refused(is_certa
     assert end.F > -1e-4
 
 
+def test_a_step_that_is_refused_tells_of_the_curvature():
+    """What F was thought to gain by it is known better: the next step ends where F is largest."""
+    seen = []
+
+    def evaluate(h, theta=None, is_near=False):
+        seen.append(h)
+        return make_point(
+            h, 4 * h[0] - 10 * h[0] ** 2 - 0.5 * h[1] ** 2, np.array([4 - 20 * h[0], -h[1]])
+        )
+
+    start = replace(evaluate(np.zeros(2)), curvature=np.eye(2))
+    end, _ = climb(evaluate, start, LIMITS, 1e-6, 40)
+    assert seen[1][0] == 0.5
+    np.testing.assert_allclose(seen[2], [0.2, 0], atol=1e-12)
+    np.testing.assert_allclose(end.F, 0.4)
+    assert len(seen) == 3
+
+
+def test_entries_that_join_the_noise_begin_with_short_steps():
+    seen = []
+
+    def evaluate(h, theta=None, is_near=False):
+        seen.append(h)
+        off = h - np.array([1.0, 2.0])
+        curvature = np.diag([100.0, 10.0])
+        return make_point(h, -0.5 * off @ curvature @ off, -curvature @ off)
+
+    end, _ = climb(evaluate, evaluate(np.zeros(2)), LIMITS, 1e-6, 40, np.array([True, False]))
+    first = next(h for h in seen if h[1])
+    assert first[1] == pytest.approx(0.25)
+    np.testing.assert_allclose(end.h, [1, 2], atol=1e-3)
+
+
 def test_noise_that_leads_no_higher_leads_no_longer():
     seen = []
 
@@ -297,10 +330,11 @@ def test_from_a_saddle_point_that_no_solution_shows_the_end_is_at_a_minimum(monk
     seen = []
     words = {"tolerance": 1e-3, "prior": "fixed", "progress": False}
     found = ss.tune(reg, theta, X, Y, callback=lambda _, at: seen.append(at), **words)
-    np.testing.assert_array_equal(seen[0].theta, theta)
-    assert seen[0].is_minimum  # as far as that was looked at
+    rough, first = seen[:2]
+    np.testing.assert_array_equal([rough.theta, first.theta], [theta, theta])
+    assert first.is_minimum  # as far as that was looked at
     evidence = find_evidence(*found, X, Y)
-    assert evidence > seen[0].log_marginal_likelihood + 10
+    assert evidence > first.log_marginal_likelihood + 10
     again = ss.tune(*found, X, Y, **words)
     assert find_evidence(*again, X, Y) == pytest.approx(evidence, abs=2e-3)
 
@@ -350,9 +384,15 @@ def test_far_from_the_noise_the_evidence_is_rough_and_at_the_end_it_is_not(struc
     assert start.can_be_rough
     assert not rough.is_minimum
     assert rough.newton_decrement <= marginal_likelihood.ROUGH
-    # central differences with a step of 1e-3
-    fixed = start.differentiate_at_fixed_weights(rough.theta)
-    np.testing.assert_allclose(rough.gradient, fixed, rtol=1e-5)
+    # central differences with steps of 1e-3, along the move of the minimum as G tells it
+    at = rough.theta
+    gradient = start.differentiate_at_fixed_weights(at)
+    for k, e in enumerate(1e-3 * np.eye(2)):
+        above, below = (start.at(start.h + sign * e) for sign in (1, -1))
+        move = -(builder.build(at) @ (above.objective(at)[1] - below.objective(at)[1])) / 2
+        ends = [start.find_log_evidence(w) + start.objective(w)[0] for w in (at + move, at - move)]
+        gradient[k] += (ends[0] - ends[1]) / 2e-3
+    np.testing.assert_allclose(rough.gradient, gradient, rtol=1e-5)
 
     seen = []
     ss.tune(
