@@ -69,8 +69,8 @@ class Regression(Compilable):
     Raises
     ------
     OptionError
-        More or less than one noise is given, or the prior names blocks that the network does not
-        have.
+        More or less than one noise is given, the prior names blocks that the network does not
+        have, or the network has no weights.
     ShapeError, DataError
         Wrong number of sigmas, a last layer that the noise does not go with, a value that is not
         positive, a covariance that is not one.
@@ -85,6 +85,11 @@ class Regression(Compilable):
         noise_covariance: ArrayLike | None = None,
         prior_precision: ArrayLike | Mapping[str, Any],
     ):
+        if not net.n_params:
+            raise OptionError(
+                f"net should have weights to train, got {net!r}, which is the same function"
+                " whatever the stars: put Dense among its layers."
+            )
         noise = _choose_noise(noise, sigma_noise, noise_covariance)
         self.net = _count_labels(net, noise)
         self.noise = noise.for_labels(self.net.n_labels)

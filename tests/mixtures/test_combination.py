@@ -14,6 +14,7 @@ from scipy.optimize import brentq
 import symspec as ss
 from symspec.laplace.prediction import join_predictions
 from symspec.mixtures.mean_network import build_mean_network
+from symspec.mixtures.prediction import mix_predictions
 
 WEIGHTS = np.array([0.5, 0.3, 0.2])
 ROUNDED = 1e-12
@@ -85,6 +86,22 @@ def test_intervals_densities_and_probabilities_are_those_of_the_mixture(combined
         density = sum(w * part.pdf(0.3) for w, part in zip(WEIGHTS, parts, strict=True))
         assert combined.log_density(y)[star, c] == pytest.approx(np.log(density), rel=1e-10)
     assert_entries(combined.half_width(level), (interval[..., 1] - interval[..., 0]) / 2, ROUNDED)
+
+
+@pytest.mark.parametrize("apart", [0.0, 1e-9, 1e4])
+def test_quantiles_of_networks_that_agree_or_are_far_apart(combined, apart):
+    """Probabilities at the ends are those asked for; a star without error bars has no interval."""
+    first = combined.parts[0]
+    labels, total = first.labels.copy(), first.total_cov.copy()
+    labels[0] += apart * first.errors[0]
+    total[1] = np.nan
+    second = replace(first, labels=labels, total_cov=total)
+    both = mix_predictions([first, second], np.array([0.3, 0.7]))
+    low, high = np.moveaxis(both.interval(0.68), 2, 0)
+    known = [0, 2]
+    for ends, share in ((low, 0.16), (high, 0.84)):
+        assert_entries(both.cdf(ends)[known], np.full((2, 2), share), 1e-12)
+    assert np.isnan([low[1], high[1]]).all()
 
 
 def test_some_stars_and_another_noise_keep_the_mixture(posteriors, new, combined):

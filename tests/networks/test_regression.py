@@ -11,7 +11,8 @@ from scipy.stats import multivariate_normal
 from symspec.derivatives.backends import find_mode
 from symspec.derivatives.compiled import compile_objective
 from symspec.errors import DataError, OptionError, ShapeError, SymspecError
-from symspec.networks.network import mlp
+from symspec.networks.layers import Standardize
+from symspec.networks.network import Network, mlp
 from symspec.networks.noise.gaussian import MAX_LABELS_OF_TABLE
 from symspec.networks.prior import prior_precision_from_weight_decay
 from symspec.networks.regression import Regression
@@ -311,6 +312,12 @@ REFUSED = {
         "prior_precision should be .*got None",
     ),
 }
+
+
+def test_a_network_without_weights_is_refused():
+    fixed = Network([Standardize(np.zeros(3), np.ones(3))], n_pixels=3)
+    with pytest.raises(OptionError, match="net should have weights to train, got Network"):
+        Regression(fixed, sigma_noise=0.1, prior_precision=1.0)
 
 
 @pytest.mark.parametrize(("error", "options", "words"), REFUSED.values(), ids=REFUSED)
