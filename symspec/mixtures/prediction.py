@@ -18,7 +18,7 @@ from symspec.networks.noise import Noise
 from symspec.networks.noise.crps import find_distance
 from symspec.safety.memory import chunks
 
-ROUNDING = 1e-9  # of quantiles, in widths of the interval
+ROUNDING = 1e-9  # of quantiles, in standard deviations
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,9 +146,12 @@ class CombinedPrediction(Prediction):
         return mix_predictions(parts, weights[0])
 
     def _find_quantile(self, share: float, each: np.ndarray) -> np.ndarray:
-        """Between the networks' own quantiles, of `each` (network, star, label, end)."""
+        """Between the networks' own quantiles, of `each` (network, star, label, end).
+
+        Far out rounding hides on which side of these it is, and whatever is between them will do.
+        """
         quantiles = each[..., 0 if share < 0.5 else 1]
-        beyond = ROUNDING * (each[..., 1] - each[..., 0]).max(axis=0)
+        beyond = ROUNDING * np.max([part.errors for part in self.parts], axis=0)
         low = quantiles.min(axis=0) - beyond
         high = quantiles.max(axis=0) + beyond
 
@@ -157,9 +160,10 @@ class CombinedPrediction(Prediction):
             labels.flat[entry] = x
             return self.cdf(labels).flat[entry] - share
 
+        middle = (low + high) / 2
         entries = np.arange(low.size)
         found = find_root(find_excess, (low.ravel(), high.ravel()), args=(entries,))
-        return found.x.reshape(low.shape)
+        return np.where(found.success.reshape(low.shape), found.x.reshape(low.shape), middle)
 
 
 def _find_distance(first: Prediction, second: Prediction) -> np.ndarray:

@@ -102,6 +102,12 @@ def test_quantiles_of_networks_that_agree_or_are_far_apart(combined, apart):
     for ends, share in ((low, 0.16), (high, 0.84)):
         assert_entries(both.cdf(ends)[known], np.full((2, 2), share), 1e-12)
     assert np.isnan([low[1], high[1]]).all()
+    for level in (1e-12, 1 - 1e-12):
+        low, high = np.moveaxis(both.interval(level)[known], 2, 0)
+        ends = np.array([one.interval(level)[known] for one in both.parts])
+        slack = 1e-8 * first.errors[known]
+        assert (low >= ends[..., 0].min(axis=0) - slack).all()
+        assert (high <= ends[..., 1].max(axis=0) + slack).all()
 
 
 def test_some_stars_and_another_noise_keep_the_mixture(posteriors, new, combined):
