@@ -8,7 +8,8 @@ from scipy import integrate, stats
 import symspec as ss
 from symspec.derivatives.backends import find_mode
 from symspec.inverse_hessian.builder import InverseBuilder
-from symspec.networks.noise.tails import find_half_width, find_log_density
+from symspec.networks.noise.crps import find_overlap
+from symspec.networks.noise.tails import find_half_width, find_log_density, split_normals
 from symspec.safety.label_errors import add_errors
 from symspec.training.hyperparameters import Hyperparameters
 from symspec.training.marginal_likelihood import MarginalLikelihood
@@ -235,6 +236,21 @@ def test_the_log_density_is_that_of_the_sum_of_a_normal_and_a_t_variate(dof):
         expected = integrate.quad(density, *ends, points=[0.0, x], epsabs=1e-13, limit=200)[0]
         found = find_log_density(np.array([x]), np.array([v]), dof)[0]
         assert_allclose(found, np.log(expected), rtol=1e-8)
+
+
+@pytest.mark.parametrize("dof", [0.6, 1.0, 4.0, 1000.0])
+@pytest.mark.parametrize("decades", [(-20, 4), (-1, 1), (0, 0)])
+def test_overlaps_of_many_stars_are_those_of_all_pairs_of_normals(dof, decades):
+    variance = np.logspace(*decades, 1500)
+    variance[::500] = 0.0
+    some = np.r_[0:1500:100, 1, 1499]
+    scale, nu = np.full((2, 1500), [[0.3], [dof]])
+    (_, normals), *others = split_normals(0.3**2 * variance, scale, nu)
+    assert not others
+    expected = find_overlap(normals.take(some)._replace(overlap=None), normals.take(some))
+    assert_allclose(normals.overlap[some], expected, rtol=1e-11)  # of rounding over 24 decades
+    few = next(split_normals(0.3**2 * variance[some], scale[some], nu[some]))[1]
+    assert_allclose(few.overlap, expected, rtol=1e-12)
 
 
 def test_the_density_of_a_prediction_belongs_to_its_intervals(problem):

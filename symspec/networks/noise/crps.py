@@ -28,14 +28,23 @@ ROOT_2PI = np.sqrt(2 * np.pi)
 
 
 class Normals(NamedTuple):
-    """Variances (entry, node) of normal distributions, and their shares (node,) of a mixture."""
+    """Variances (entry, node) of normal distributions, and their shares (node,) of a mixture.
+
+    `overlap` is H (entry,) of the mixture, where there is a shorter way to it than over all pairs.
+    """
 
     variances: np.ndarray
     shares: np.ndarray
+    overlap: np.ndarray | None = None
 
     def take(self, entries: np.ndarray) -> Normals:
         """Those of some entries."""
-        return Normals(self.variances[entries], self.shares)
+        overlap = None if self.overlap is None else self.overlap[entries]
+        return Normals(self.variances[entries], self.shares, overlap)
+
+    def find_overlap(self) -> np.ndarray:
+        """H (entry,) of the mixture."""
+        return find_overlap(self, self) if self.overlap is None else self.overlap
 
 
 def find_crps(residuals: np.ndarray, normals: Normals) -> np.ndarray:
@@ -45,7 +54,7 @@ def find_crps(residuals: np.ndarray, normals: Normals) -> np.ndarray:
     with np.errstate(divide="ignore", invalid="ignore"):
         z = np.where(sd > 0, y / sd, np.inf)
     each = y * (2 * ndtr(z) - 1) + 2 * sd * np.expm1(-(z**2) / 2) / ROOT_2PI
-    return each @ normals.shares + _find_overlap(normals, normals)
+    return each @ normals.shares + normals.find_overlap()
 
 
 def find_distance(apart: np.ndarray, first: Normals, second: Normals) -> np.ndarray:
@@ -57,11 +66,11 @@ def find_distance(apart: np.ndarray, first: Normals, second: Normals) -> np.ndar
         z = delta / tau
         pairs = delta * (2 * ndtr(z) - 1) + 2 * tau * np.expm1(-(z**2) / 2) / ROOT_2PI
         shifted[rows] = (pairs @ second.shares) @ first.shares
-    own = _find_overlap(first, first) + _find_overlap(second, second)
-    return shifted + own - 2 * _find_overlap(first, second)
+    own = first.find_overlap() + second.find_overlap()
+    return shifted + own - 2 * find_overlap(first, second)
 
 
-def _find_overlap(first: Normals, second: Normals) -> np.ndarray:
+def find_overlap(first: Normals, second: Normals) -> np.ndarray:
     """H (entry,), of two mixtures."""
     H = np.empty(len(first.variances))
     for rows in _chunk(first, second):

@@ -11,10 +11,11 @@ from collections.abc import Iterator
 from functools import lru_cache
 
 import numpy as np
+from numpy.polynomial import Chebyshev
 from scipy.special import gammaln, logsumexp, ndtr, ndtri, stdtrit
 from scipy.stats import gamma
 
-from symspec.networks.noise.crps import Normals
+from symspec.networks.noise.crps import Normals, find_overlap
 from symspec.networks.noise.noise import LOG_2PI
 from symspec.safety.memory import chunks
 
@@ -22,6 +23,7 @@ LOST = 1e-16  # probability beyond either end of the quadrature
 STEP = 0.2  # between its nodes, in standard deviations of log g
 PAIR_STEP = 0.3  # where pairs of nodes are summed: the rule is exact to rounding then, too
 MAX_LOG = 700.0  # of a float
+LEAST_VARIANCE = 1e-18  # of a normal variate that Student's t of unit scale feels
 MAX_NODES = 2**21  # at once, of all stars
 MAX_STEPS = 100
 ROUNDING = 1e-13
@@ -88,7 +90,9 @@ def split_normals(
     for nu in np.unique(dof):
         own = (dof == nu) & np.isfinite(variance)
         mixed, p = _mix_normals(nu, PAIR_STEP)
-        yield own, Normals(variance[own][:, None] + scale[own][:, None] ** 2 * mixed, p)
+        v, s = variance[own], scale[own]
+        overlap = s * _find_overlaps(v / s**2, nu)
+        yield own, Normals(v[:, None] + s[:, None] ** 2 * mixed, p, overlap)
 
 
 def find_sigma(dof: np.ndarray) -> np.ndarray:
@@ -165,6 +169,27 @@ def find_probability(residuals: np.ndarray, variance: np.ndarray, dof: float) ->
     for rows in chunks(len(variance), max(1, MAX_NODES // p.size)):
         out[rows] = ndtr(residuals[rows, None] / np.sqrt(variance[rows, None] + mixed)) @ p
     return out
+
+
+def _find_overlaps(variance: np.ndarray, dof: float) -> np.ndarray:
+    """H (star,) of `crps` for normal variates plus Student's t of unit scale.
+
+    Of many stars by Chebyshev interpolation of log H in the log of the variance, in which it has no
+    singularity within pi of the real axis.
+    """
+    mixed, p = _mix_normals(dof, PAIR_STEP)
+
+    def find(v: np.ndarray) -> np.ndarray:
+        normals = Normals(v[:, None] + mixed, p)
+        return find_overlap(normals, normals)
+
+    u = np.log(np.maximum(variance, LEAST_VARIANCE))
+    ends = np.min(u, initial=np.inf) - 0.5, np.max(u, initial=-np.inf) + 0.5
+    degree = int(np.ceil(-np.log(LOST) / np.arcsinh(2 * np.pi / max(ends[1] - ends[0], 1.0))))
+    if len(u) <= 2 * degree:
+        return find(variance)
+    curve = Chebyshev.interpolate(lambda at: np.log(find(np.exp(at))), degree, domain=ends)
+    return np.exp(curve(u))
 
 
 @lru_cache(maxsize=256)
