@@ -9,6 +9,7 @@ from typing import Protocol
 import numpy as np
 
 LEAST_SHARE = 1e-4  # of the gain promised that a step must bring
+FULFILLED = 0.5  # from which share on the promise holds
 SHORTER = 0.25  # a step that does not lead higher
 HALF = 0.5  # the same where the curvature on the way is known
 FIRST_RADIUS = 0.5
@@ -133,8 +134,8 @@ def climb(
         if there.is_above(here, LEAST_SHARE * promised):
             B = _update(B, step, here.gradient - there.gradient)
             distance -= size
-            radius = size if distance > 0 else min(max(radius, 2 * size), LARGEST_RADIUS)
             last_rise = there.F - here.F
+            radius = size if distance > 0 else _lengthen(radius, size, last_rise / promised)
             here = there
             leaps = False
         elif leaps:
@@ -206,6 +207,13 @@ def _search(
     if here.is_rough and not (there.is_rough or there.is_above(here, LEAST_SHARE * promised)):
         here = evaluate(here.h, here.theta)
     return here, there
+
+
+def _lengthen(radius: float, size: float, share: float) -> float:
+    """Radius after a step that led higher: the largest where it gained about what was promised."""
+    if share > FULFILLED:
+        return LARGEST_RADIUS
+    return min(max(radius, 2 * size), LARGEST_RADIUS)
 
 
 def _learn(B: np.ndarray, step: np.ndarray, here: Point, there: Point) -> tuple[np.ndarray, float]:

@@ -176,8 +176,9 @@ def test_entries_that_join_the_noise_begin_with_short_steps():
         return make_point(h, -0.5 * off @ curvature @ off, -curvature @ off)
 
     end, _ = climb(evaluate, evaluate(np.zeros(2)), LIMITS, 1e-6, 40, np.array([True, False]))
-    first = next(h for h in seen if h[1])
+    first, second = [h for h in seen if h[1]][:2]
     assert first[1] == pytest.approx(0.25)
+    assert second[1] - first[1] == pytest.approx(0.6)  # the first gained what was promised
     np.testing.assert_allclose(end.h, [1, 2], atol=1e-3)
 
 
