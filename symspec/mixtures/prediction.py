@@ -171,8 +171,9 @@ def _find_distance(first: Prediction, second: Prediction) -> np.ndarray:
     distance = np.full(first.labels.shape, np.nan)
     apart = first.labels - second.labels
     for rows in chunks(len(apart), STARS_SCORED_AT_ONCE):
+        of_second = list(second.select(rows).split_normals())
         for own, normals in first.select(rows).split_normals():
-            for others, other_normals in second.select(rows).split_normals():
+            for others, other_normals in of_second:
                 both = own & others
                 distance[rows][both] = find_distance(
                     apart[rows][both], normals.take(both[own]), other_normals.take(both[others])

@@ -145,7 +145,7 @@ def climb(
         else:
             breaks = not there.is_certain or BREAK * promised < here.F - there.F
             distance = size if breaks or distance > 0 else 0.0
-            B, radius = _learn(B, step, here, there)
+            B, radius = _learn(B, step, size, here, there)
             last_rise = np.inf
     return here, False
 
@@ -216,9 +216,10 @@ def _lengthen(radius: float, size: float, share: float) -> float:
     return min(max(radius, 2 * size), LARGEST_RADIUS)
 
 
-def _learn(B: np.ndarray, step: np.ndarray, here: Point, there: Point) -> tuple[np.ndarray, float]:
+def _learn(
+    B: np.ndarray, step: np.ndarray, size: float, here: Point, there: Point
+) -> tuple[np.ndarray, float]:
     """Matrix and radius after a step that did not lead higher; an evidence tells its curvature."""
-    size = float(np.abs(step).max())
     if not there.is_certain:
         return B, SHORTER * size
     return _update(B, step, here.gradient - there.gradient), HALF * size

@@ -131,8 +131,8 @@ def _find_log_nodes(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Nodes z (node,) beyond the last peak of an integrand, and the logarithms of their shares."""
     s = float(np.max(spread, initial=0.0))
-    narrowest = min(1 / np.clip(2 * s, 1.0, WIDEST), 1 / np.sqrt(1 + 2 * s * peak))
-    z = np.linspace(-END, peak + END, int(np.ceil((peak + 2 * END) / (step * narrowest))) + 1)
+    sharpest = max(np.clip(2 * s, 1.0, WIDEST), np.sqrt(1 + 2 * s * peak))  # 1 / width
+    z = np.linspace(-END, peak + END, int(np.ceil((peak + 2 * END) / step * sharpest)) + 1)
     log_p = -0.5 * z**2
     return z, log_p - logsumexp(log_p)
 
