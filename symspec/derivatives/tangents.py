@@ -26,6 +26,8 @@ from symspec.networks.network import Network
 from symspec.networks.params import ParamLayout
 from symspec.safety.memory import STARS_AT_ONCE, chunks
 
+ROWS_AT_ONCE = 1024  # of a kernel: more take no less time, and memory
+
 
 @dataclass(frozen=True, eq=False)
 class Tangents:
@@ -124,37 +126,42 @@ class Tangents:
             part[:, :, layer.n_in :] = g[:, :, None, :]
         return out
 
-    def gram(self, other: Tangents, variance: dict[str, Any]) -> np.ndarray:
-        """J diag(variance) J'^T: (label * star, other label * other star), label-major; float64.
+    def gram(
+        self, other: Tangents, variance: dict[str, Any], dtype: Any = np.float64
+    ) -> np.ndarray:
+        """J diag(variance) J'^T: (label * star, other label * other star), label-major.
 
         `variance` gives each block of parameters a number or an array of the block's shape. Layers
-        of variance 0 cost nothing.
+        of variance 0 cost nothing. Sums are in `dtype`.
         """
         n = self.n_stars
         m = other.n_stars
         C = self.n_labels
         D = other.n_labels
-        K = np.zeros((C, n, D, m))
+        K = np.zeros((C, n, D, m), dtype)
         for layer, variances in self.layout.by_layer(variance).items():
             if not any(map(np.any, variances)):
                 continue
-            a, g = self.layer_factors(layer)
-            b, h = (a, g) if other is self else other.layer_factors(layer)
-            for ab, gv in _separate(a, b, g, *variances):
-                for c, d in _label_pairs(C, D, symmetric=other is self):
-                    gh = gv[c] @ h[d].T
-                    gh *= ab
-                    K[c, :, d] += gh
+            a, g = self.layer_factors(layer, dtype)
+            b, h = (a, g) if other is self else other.layer_factors(layer, dtype)
+            for ab, gv in _separate(a, b, g, *(np.asarray(v, dtype) for v in variances)):
+                for c in range(C):
+                    k = c + 1 if other is self else D
+                    for rows in chunks(n, ROWS_AT_ONCE):
+                        gh = (gv[c, rows] @ h[:k].reshape(k * m, -1).T).reshape(-1, k, m)
+                        gh *= ab[rows]
+                        K[c, rows, :k] += gh
         if other is self:
-            for c, d in _label_pairs(C, D, symmetric=True):
-                K[d, :, c] = K[c, :, d].T
+            for c in range(C):
+                for d in range(c):
+                    K[d, :, c] = K[c, :, d].T
         return K.reshape(C * n, D * m)
 
-    def layer_factors(self, layer: str) -> tuple[np.ndarray, np.ndarray]:
-        """Inputs (star, in) and cotangents (label, star, out) of one layer in float64."""
+    def layer_factors(self, layer: str, dtype: Any = np.float64) -> tuple[np.ndarray, np.ndarray]:
+        """Inputs (star, in) and cotangents (label, star, out) of one layer."""
         g = self.cotangents[layer].transpose(1, 0, 2)
-        a = np.asarray(self.inputs[layer], dtype=np.float64)
-        return a, np.ascontiguousarray(g, dtype=np.float64)
+        a = np.asarray(self.inputs[layer], dtype)
+        return a, np.ascontiguousarray(g, dtype)
 
     def in_double(self) -> Tangents:
         """The same in float64, as `layer_factors` has them: for products with many others."""
@@ -209,24 +216,24 @@ def walk_tangents(
 
 def _separate(
     a: np.ndarray, b: np.ndarray, g: np.ndarray, v: Any, w: Any
-) -> Iterator[tuple[Any, np.ndarray]]:
-    """Pairs (inputs' Gram, cotangents): the kernel is the sum of products of their Grams."""
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Pairs (inputs' Gram, cotangents): the kernel is the sum of products of their Grams.
+
+    The first is (star, 1, other star), where one of these may stand for all.
+    """
+    one = np.ones((len(a), 1, 1), g.dtype)
     if not np.any(v):
-        yield 1.0, g * w
+        yield one, g * w
         return
     if np.ndim(v) == 0:
         ab = multiply_own(a) if a is b else a @ b.T
         ab *= v
         if np.ndim(w) == 0:
             ab += w
-            yield ab, g
+            yield ab[:, None], g
             return
-        yield ab, g
+        yield ab[:, None], g
     else:  # one variance a weight: an outer product for each feature only
         for i in range(a.shape[1]):
-            yield np.outer(a[:, i], b[:, i]), g * v[i]
-    yield 1.0, g * w
-
-
-def _label_pairs(n_labels: int, n_others: int, *, symmetric: bool) -> list[tuple[int, int]]:
-    return [(c, d) for c in range(n_labels) for d in range(c + 1 if symmetric else n_others)]
+            yield np.outer(a[:, i], b[:, i])[:, None], g * v[i]
+    yield one, g * w

@@ -236,6 +236,19 @@ class DualInverse(WoodburyInverse):
             return list(kernel.find_blocks())
         return [kernel.find_block(stars) for stars in members]
 
+    def kernel(self, tangents: Tangents, dtype: Any = np.float64) -> np.ndarray:
+        """K (row, label and star) of the rows of M and those of other stars."""
+        return self.tangents.gram(tangents, self.variance, dtype)[self.rows]
+
+    @cached_property
+    def sizes(self) -> np.ndarray:
+        """Diagonal (row,) of M."""
+        return np.einsum("ij,ij->i", self.cholesky, self.cholesky)
+
+    def solve(self, b: np.ndarray) -> np.ndarray:
+        """M^-1 b (row, ...)."""
+        return self._solve(self._solve(b), transposed=True)
+
     def kernel_inverse(self) -> np.ndarray:
         """M^-1 (label, star, label, star), zero in the rows and columns of missing labels."""
         N, C = self.observed.shape
@@ -265,19 +278,14 @@ class DualInverse(WoodburyInverse):
         return [by_label.reshape(self.observed.size, *values.shape[2:])[self.rows]]
 
     def _reduce(self, tangents: Tangents) -> Rows:
-        return [self._solve(self.tangents.gram(tangents, self.variance)[self.rows])]
+        return [self._solve(self.kernel(tangents))]
 
     def _find_pulled(self, reduced: Rows) -> np.ndarray:
         alpha = self._solve(reduced[0], transposed=True)
-        return self._sizes @ alpha**2
-
-    @cached_property
-    def _sizes(self) -> np.ndarray:
-        """Diagonal (row,) of M."""
-        return np.einsum("ij,ij->i", self.cholesky, self.cholesky)
+        return self.sizes @ alpha**2
 
     def _solve_M(self, b: Rows) -> Rows:
-        return [self._solve(self._solve(b[0]), transposed=True)]
+        return [self.solve(b[0])]
 
     def _log_det_factor(self) -> float:
         return float(np.log(np.diag(self.cholesky)).sum())

@@ -51,6 +51,8 @@ class Problem(Protocol):
         Of the structure.
     memory : float
         Bytes that the factorisation may take.
+    dtype : {"float64", "float32"}
+        Of passes through the network.
     checkpoint : Checkpoint
     """
 
@@ -61,6 +63,7 @@ class Problem(Protocol):
     curvature: str
     options: dict[str, Any]
     memory: float
+    dtype: str
     checkpoint: Checkpoint
 
     @property
@@ -166,7 +169,7 @@ class InverseHessian(LinearOperator, ABC):
     has_evidence_gradient: ClassVar[bool] = False
     has_span: ClassVar[bool] = False
     linear_space: ClassVar[str] = "products"
-    stars_a_piece: ClassVar[int | None] = None
+    stars_a_piece: int | None = None
     is_complete: bool = True
     training_tangents: Tangents | None = None
     widest: float = 0.05

@@ -32,6 +32,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -41,6 +42,7 @@ from symspec.derivatives.tangents import Tangents
 from symspec.errors import DataError, OptionError
 from symspec.inverse_hessian.dual import DualInverse, read_tangents
 from symspec.inverse_hessian.interface import ArrayReader, InverseHessian, Problem
+from symspec.inverse_hessian.numerics.costs import MOST_ROWS, StarCosts
 from symspec.inverse_hessian.numerics.digits import (
     HOPELESS,
     PROMISED,
@@ -52,15 +54,20 @@ from symspec.inverse_hessian.numerics.digits import (
     round_difference,
 )
 from symspec.inverse_hessian.numerics.krylov_space import Brackets, KrylovSpace, estimate_log_det
+from symspec.inverse_hessian.numerics.layout import Layout, open_layout
+from symspec.inverse_hessian.numerics.star_blocks import StarBlocks
+from symspec.inverse_hessian.numerics.streamed_rest import StreamedRest
+from symspec.inverse_hessian.numerics.tile_folder import TileFolder
+from symspec.inverse_hessian.numerics.tiled_rest import TiledRest
 from symspec.networks.regression import Regression
 from symspec.safety.checkpoint import Checkpoint, find_fingerprint
+from symspec.safety.whole_files import remove_abandoned
 
-COLUMN_BYTES = 2**28  # vectors of parameters held at once
-MAX_COLUMNS = 96  # right-hand sides that share a Krylov space
 SOLVE_TOLERANCE = 1e-9
 DENSE_ROWS = 512  # M is formed where it has no more
 DENSE_PARAMS = 2048  # for the diagonal
 N_PROBES = 64
+MAX_HOURS = 24.0
 
 
 @dataclass(frozen=True)
@@ -96,6 +103,8 @@ class KrylovInverse(InverseHessian):
     limits : KrylovLimits
     checkpoint : Checkpoint, optional
         Where the Krylov spaces of label covariances are kept.
+    tiles : TiledRest, optional
+        The kernel of the rest on disk, for products in place of the stream.
     """
 
     structure = "krylov"
@@ -105,8 +114,10 @@ class KrylovInverse(InverseHessian):
         "tolerance": float,
         "max_iterations": int,
         "max_seconds": float,
+        "scratch": Path,
+        "max_hours": float,
     }
-    stars_a_piece = 16
+    fixed_options = ("scratch",)
 
     def __init__(
         self,
@@ -114,22 +125,33 @@ class KrylovInverse(InverseHessian):
         rest: TangentStream,
         limits: KrylovLimits | None = None,
         checkpoint: Checkpoint | None = None,
+        tiles: TiledRest | None = None,
     ):
         super().__init__(subset.shape[0])
         self.subset = subset
         self.rest = rest
+        self._streamed = StreamedRest(subset, rest)
+        self._products = self._streamed if tiles is None else tiles
+        self.stars_a_piece = self._products.stars_a_piece
         self.limits = KrylovLimits() if limits is None else limits
         self.checkpoint = Checkpoint() if checkpoint is None else checkpoint
         # some times what was asked for
         self.widest = float(np.clip(5 * self.limits.tolerance, PROMISED, self.widest))
-        self._n_rows = rest.n_stars * rest.n_labels
+        self._n_rows = self._streamed.n_rows
         self._log_det: tuple[float, float] | None = None
 
     @classmethod
     def build(cls, problem: Problem, theta: np.ndarray) -> KrylovInverse:
         """With the stars of the option "subset" as preconditioner, by default as many as fit."""
-        limits = dict(problem.options)
-        subset = problem.pick_stars(limits.pop("subset", _default_subset(problem)))
+        options = dict(problem.options)
+        scratch = options.pop("scratch", None)
+        max_hours = options.pop("max_hours", None)
+        if max_hours and not scratch:
+            raise OptionError(
+                'max_hours goes with tiles on disk: give options={"scratch": FOLDER}, too, or leave'
+                " it out."
+            )
+        subset = problem.pick_stars(options.pop("subset", _default_subset(problem)))
         rest = np.setdiff1d(problem.labelled, subset)
         if not rest.size:
             raise OptionError(
@@ -137,12 +159,18 @@ class KrylovInverse(InverseHessian):
                 f" labels to be added by products, got {len(subset)}: give fewer, or use"
                 ' structure="dual".'
             )
-        return cls(
-            DualInverse.of_stars(problem, theta, subset),
-            problem.stream(theta, rest),
-            KrylovLimits(**limits, max_bytes=problem.memory / 4),
-            problem.checkpoint,
-        )
+        inverse = DualInverse.of_stars(problem, theta, subset)
+        tiles = None
+        if scratch:
+            tiles = _open_tiles(problem, theta, rest, inverse, scratch.absolute())
+            whiteners = problem.noise(theta).whiteners
+            tiles.fill(
+                lambda some: problem.tangents(theta, problem.X[some]).whiten(whiteners[some]),
+                max_hours or MAX_HOURS,
+                problem.checkpoint.progress,
+            )
+        limits = KrylovLimits(**options, max_bytes=problem.memory / 4)
+        return cls(inverse, problem.stream(theta, rest), limits, problem.checkpoint, tiles)
 
     @classmethod
     def from_arrays(cls, reader: ArrayReader, place: str, reg: Regression) -> KrylovInverse:
@@ -154,14 +182,25 @@ class KrylovInverse(InverseHessian):
             for name in list(reader.find(f"{place}/limits"))
         }
         subset = DualInverse.from_arrays(reader, f"{place}/subset", reg)
-        return cls(subset, rest, KrylovLimits(**limits))
+        tiles = None
+        if "tiles" in reader.find(place):
+            tiles = TiledRest.from_arrays(reader, f"{place}/tiles", subset)
+        if tiles is not None and not tiles.is_whole():
+            warnings.warn(
+                f"{tiles.folder.path} should hold the tiles of this posterior, got no folder or a"
+                " damaged one: error bars come from products without it, which take longer.",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+            tiles = None
+        return cls(subset, rest, KrylovLimits(**limits), tiles=tiles)
 
     # --- what the interface asks for
 
     def _matmat(self, V: np.ndarray) -> np.ndarray:
         V = self.subset @ V
-        x = self._solve(self._down(V))
-        return V - self.subset @ self._up(x)
+        x = self._solve(self._streamed.down(V))
+        return V - self.subset @ self._streamed.up(x)
 
     def _matvec(self, v: np.ndarray) -> np.ndarray:
         return self._matmat(v.reshape(-1, 1))[:, 0]
@@ -194,9 +233,9 @@ class KrylovInverse(InverseHessian):
         """Draws from the subset's posterior, each conditioned on the other stars (exact)."""
         theta = self.subset.draw(n_draws, rng)
         noise = rng.normal(size=(n_draws, self._n_rows))
-        for columns in self._columns(n_draws):
-            x = self._solve(self._down(theta[columns].T) + noise[columns].T)
-            theta[columns] -= (self.subset @ self._up(x)).T
+        for columns in self._streamed.slice_columns(n_draws):
+            x = self._solve(self._streamed.down(theta[columns].T) + noise[columns].T)
+            theta[columns] -= (self.subset @ self._streamed.up(x)).T
         return theta
 
     def label_covariance(self, tangents: Tangents) -> np.ndarray:
@@ -207,9 +246,10 @@ class KrylovInverse(InverseHessian):
         n_terms = self.shape[0] + self._n_rows
         if self._sums_of_squares is not None and loses_digits(self.condition, n_terms):
             return self._sums_of_squares.enclose(tangents)
-        lower, upper = self._bracket(tangents)
+        lower, upper, moved = self._bracket(tangents)
         prior = tangents.own_gram(self.subset.variance)
         relative = round_difference(upper, prior, self.condition, n_terms)
+        relative[moved > 0] += (moved / np.diagonal(upper, axis1=1, axis2=2))[moved > 0]
         enclosure = Enclosure.of_relative(upper, relative, most=prior)
         sure = (relative < HOPELESS).all(axis=1)
         enclosure.lower[sure] -= upper[sure] - lower[sure]
@@ -237,45 +277,52 @@ class KrylovInverse(InverseHessian):
         blocks.append(subset.tangents.whiten(subset.noise.whiteners))
         return SumsOfSquares(blocks, subset.tangents.layout.expand(subset.variance))
 
-    def _bracket(self, tangents: Tangents) -> tuple[np.ndarray, np.ndarray]:
-        """Bounds (star, label, label) but for rounding, by conjugate gradients."""
+    def _bracket(self, tangents: Tangents) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Bounds (star, label, label) by conjugate gradients, and rounding of M (star, label)."""
         step = max(1, self._columns_that_share() // tangents.n_labels)
         groups = [tangents[i : i + step] for i in range(0, tangents.n_stars, step)]
         budget = self.limits.max_seconds
         begin = time.monotonic()
-        bounds = []
+        found = []
         for i, group in enumerate(groups):
             left = None
             if budget is not None:
                 left = (budget - time.monotonic() + begin) / (len(groups) - i)
-            *_, last = self.iterate_bounds(group, max_seconds=left)
-            bounds.append(last)
-        lower, upper = (np.concatenate(ends) for ends in zip(*bounds, strict=True))
-        return lower, upper
+            *_, last = self._iterate(group, max_seconds=left)
+            moved = self._products.find_rounding(group, last.x)
+            found.append((last.lower, last.upper, moved))
+        lower, upper, moved = (np.concatenate(parts) for parts in zip(*found, strict=True))
+        return lower, upper, moved
 
     def iterate_bounds(
         self, tangents: Tangents, *, max_seconds: float | None = None
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Bounds (star, label, label) at the start and after each iteration.
+        """Bounds (star, label, label), but for rounding, at the start and after each iteration.
 
         The stars share one Krylov space.
         """
+        for brackets in self._iterate(tangents, max_seconds=max_seconds):
+            yield brackets.lower.copy(), brackets.upper.copy()
+
+    def _iterate(
+        self, tangents: Tangents, *, max_seconds: float | None = None
+    ) -> Iterator[Brackets]:
         begin = time.monotonic()
-        k = self._right_hand_sides(tangents)
+        k = self._products.find_columns(tangents)
         brackets = Brackets(self.subset.label_covariance(tangents), k)
         fingerprint = find_fingerprint(*tangents.inputs.values(), *tangents.cotangents.values())
-        stage = f"krylov {fingerprint}"
-        space = KrylovSpace(self._product, self._n_rows, self.checkpoint, stage)
+        how = self.checkpoint, f"krylov {fingerprint}", self._products.dtype
+        space = KrylovSpace(self._products.multiply, self._n_rows, *how)
         while True:
-            yield brackets.lower.copy(), brackets.upper.copy()
+            yield brackets
             wide = brackets.find_wide(self.limits.tolerance)
             n_columns = int(wide.sum()) * tangents.n_labels
             seconds = time.monotonic() - begin
             if not wide.any() or self._must_stop(space, n_columns, seconds, max_seconds):
                 return
+            self.checkpoint.progress("krylov", int((~wide).sum()), len(wide))
             if not space.expand(brackets.residuals[:, wide].reshape(self._n_rows, -1)):
                 return
-            self.checkpoint.progress("krylov", int((~wide).sum()), len(wide))
             try:
                 brackets.update(space, wide)
             except DataError:
@@ -295,38 +342,14 @@ class KrylovInverse(InverseHessian):
         for layer in self.subset.tangents.inputs:
             cotangents = [t.cotangents[layer] for t in blocks]
             arrays[f"rest/cotangents/{layer}"] = np.concatenate(cotangents)
-        return arrays
+        return arrays | {f"tiles/{name}": a for name, a in self._products.arrays().items()}
 
     def identity(self) -> dict[str, Any]:
         limits = {name: value and float(value) for name, value in vars(self.limits).items()}
-        return {"limits": limits, "subset": self.subset, "rest": self.rest}
+        how = type(self._products).__name__, str(self._products.dtype)
+        return {"limits": limits, "subset": self.subset, "rest": self.rest, "products": how}
 
-    # --- products and solutions
-
-    def _down(self, V: np.ndarray) -> np.ndarray:
-        """J V (row, k) for V (param, k)."""
-        return self.rest.matvec(V).reshape(self._n_rows, -1)
-
-    def _up(self, u: np.ndarray) -> np.ndarray:
-        """J^T u (param, k) for u (row, k)."""
-        return self.rest.rmatvec(u.reshape(self.rest.n_stars, self.rest.n_labels, -1))
-
-    def _product(self, U: np.ndarray) -> np.ndarray:
-        """(M - 1) U (row, k), few columns at a time."""
-        return np.hstack(
-            [self._down(self.subset @ self._up(U[:, c])) for c in self._columns(U.shape[1])]
-        )
-
-    def _right_hand_sides(self, tangents: Tangents) -> np.ndarray:
-        """The columns k (row, star, label)."""
-        C = tangents.n_labels
-        k = np.empty((self._n_rows, tangents.n_stars, C))
-        for stars in self._columns(tangents.n_stars, each=C):
-            Jt = [
-                tangents[i : i + 1].rmatvec(np.eye(C)[None]) for i in range(stars.start, stars.stop)
-            ]
-            k[:, stars] = self._down(self.subset @ np.hstack(Jt)).reshape(self._n_rows, -1, C)
-        return k
+    # --- solutions
 
     def _solve(self, K: np.ndarray) -> np.ndarray:
         """M^-1 K (row, k)."""
@@ -336,7 +359,7 @@ class KrylovInverse(InverseHessian):
         )
 
     def _solve_together(self, K: np.ndarray) -> np.ndarray:
-        space = KrylovSpace(self._product, self._n_rows, Checkpoint(), "")
+        space = KrylovSpace(self._products.multiply, self._n_rows, Checkpoint(), "")
         goal = SOLVE_TOLERANCE * np.linalg.norm(K, axis=0)
         residual = K
         x = np.zeros_like(K)
@@ -352,31 +375,27 @@ class KrylovInverse(InverseHessian):
                     stacklevel=4,
                 )
                 break
-            coefficients = space.solve(K)
-            x = space.basis @ coefficients
-            residual = K - space.multiply(coefficients)
+            x, Mx = space.combine(space.solve(space.project(K)))
+            residual = K - Mx
         return x
 
     def _must_stop(
         self, space: KrylovSpace, n_more: int, seconds: float, max_seconds: float | None
     ) -> bool:
         late = max_seconds is not None and seconds * (1 + 1 / max(space.n_blocks, 1)) > max_seconds
-        full = 16 * self._n_rows * (space.basis.shape[1] + n_more) > self.limits.max_bytes
+        n_columns = space.n_columns + n_more
+        full = n_columns * self._products.column_bytes > self.limits.max_bytes
         return late or full or space.n_blocks >= self.limits.max_iterations
 
-    def _columns(self, n: int, *, each: int = 1) -> list[slice]:
-        """Slices of n vectors of parameters, each of as many as are held at once."""
-        step = max(1, COLUMN_BYTES // (8 * self.shape[0] * each))
-        return [slice(i, min(i + step, n)) for i in range(0, n, step)]
-
     def _columns_that_share(self) -> int:
-        """Right-hand sides whose joint space fits for some 40 iterations."""
-        fitting = self.limits.max_bytes // (16 * 40 * self._n_rows)
-        return int(np.clip(fitting, self.rest.n_labels, MAX_COLUMNS))
+        """Right-hand sides whose joint space fits for as many iterations as are usual."""
+        products = self._products
+        fitting = self.limits.max_bytes // (products.column_bytes * products.usual_steps)
+        return int(np.clip(fitting, self.rest.n_labels, products.most_columns))
 
     def _log_det_rest(self) -> tuple[float, float]:
         if self._log_det is None:
-            self._log_det = estimate_log_det(self._product, self._n_rows, DENSE_ROWS)
+            self._log_det = estimate_log_det(self._products.multiply, self._n_rows, DENSE_ROWS)
         return self._log_det
 
 
@@ -384,3 +403,21 @@ def _default_subset(problem: Problem) -> int:
     """Stars of which the kernel takes an eighth of the memory, at most a quarter of them."""
     fitting = int(np.sqrt(problem.memory / 8 / (3 * 8)) / problem.reg.net.n_outputs)
     return max(1, min(fitting, len(problem.labelled) // 4))
+
+
+def _open_tiles(
+    problem: Problem, theta: np.ndarray, rest: np.ndarray, subset: DualInverse, folder: Path
+) -> TiledRest:
+    """The tiles of the stars `rest` in a folder, whether they are there or not."""
+    key = find_fingerprint("kernel beside a subset", problem.identity(theta), rest)
+    params = problem.reg.net.layout
+
+    def lay_out() -> Layout:
+        costs = StarCosts.of(params, problem.reg.net.n_outputs)
+        size = costs.choose_block(len(rest), MOST_ROWS, problem.memory)
+        return Layout(rest, problem.noise(theta).observed[rest], size)
+
+    layout = open_layout(folder, key, lay_out)
+    remove_abandoned(folder)
+    stars = StarBlocks(TileFolder(folder, key), layout, params, subset.variance)
+    return TiledRest(subset, stars, problem.dtype)

@@ -9,16 +9,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 
 from symspec.derivatives.tangents import Tangents
-from symspec.errors import DataError, OptionError
+from symspec.errors import OptionError
 from symspec.inverse_hessian.interface import ArrayReader, Problem
 from symspec.inverse_hessian.low_rank import LowRankInverse
 from symspec.inverse_hessian.numerics.costs import StarCosts, TileCosts, check_costs
-from symspec.inverse_hessian.numerics.layout import Layout
+from symspec.inverse_hessian.numerics.layout import Layout, open_layout
 from symspec.inverse_hessian.numerics.square_roots import Factor
 from symspec.inverse_hessian.numerics.star_blocks import StarBlocks
 from symspec.inverse_hessian.numerics.tile_folder import TileFolder
@@ -26,13 +25,14 @@ from symspec.inverse_hessian.numerics.tiled_cholesky import TiledCholesky
 from symspec.inverse_hessian.woodbury import Rows, WoodburyInverse, invert_prior
 from symspec.networks.noise.star_noise import StarNoise
 from symspec.networks.regression import Regression
-from symspec.safety.checkpoint import Checkpoint, find_fingerprint
+from symspec.safety.checkpoint import find_fingerprint
 from symspec.safety.progress import Progress
 from symspec.safety.whole_files import remove_abandoned
 
 MAX_HOURS = 24.0
 FLOPS_TOLD = 1e9  # operations that progress counts as one
 STAGE = "tiles [Gflop]"
+OTHERWISE = 'give options={"subset": n} for upper bounds sooner'
 
 
 class TiledDualInverse(WoodburyInverse):
@@ -68,7 +68,7 @@ class TiledDualInverse(WoodburyInverse):
         folder = problem.options["scratch"].absolute()
         size = problem.options.get("stars_a_tile")
         fingerprint = find_fingerprint("kernel in tiles", problem.identity(theta), size)
-        whole = _open_layout(problem, theta, folder, fingerprint)
+        whole = open_layout(folder, fingerprint, partial(_lay_out, problem, theta))
         remove_abandoned(folder)
         tiles = TileFolder(folder, find_fingerprint(fingerprint, whole))
         layout = whole.leading(problem.options.get("subset", len(whole.stars)))
@@ -88,14 +88,15 @@ class TiledDualInverse(WoodburyInverse):
         observed = reader.array(f"{place}/observed", (None, reg.net.n_outputs), kind=bool)
         shape = *observed.shape, observed.shape[1]
         covariances = reader.array(f"{place}/covariances", shape, finite=True)
-        path = _read_text(reader, f"{place}/tiles/folder")
+        tiles = TileFolder.from_arrays(reader, f"{place}/tiles")
         size = max(1, int(reader.array(f"{place}/tiles/stars_a_block", (), finite=True)))
         layout = Layout(np.arange(len(observed)), observed, size)
-        tiles = TileFolder(path, _read_text(reader, f"{place}/tiles/key"))
         stars = StarBlocks(tiles, layout, reg.net.layout, invert_prior(reg))
         factor = TiledCholesky(tiles, layout.sizes)
         if not (stars.are_whole() and factor.is_whole()):
-            raise reader.refusal(f"{place}/tiles/folder", "a folder with all tiles", path)
+            raise reader.refusal(
+                f"{place}/tiles/folder", "a folder with all tiles", str(tiles.path)
+            )
         is_subset = bool(reader.array(f"{place}/is_subset", (), kind=bool))
         return cls(stars, factor, StarNoise(observed, covariances), is_subset=is_subset)
 
@@ -108,7 +109,9 @@ class TiledDualInverse(WoodburyInverse):
         missing = np.tri(n, dtype=bool) & ~np.array(is_there)
         lacking = [i for i in range(n) if not self.stars.has(i)]
         max_hours = problem.options.get("max_hours", MAX_HOURS)
-        hours = check_costs(costs, missing, lacking, self.factor.folder.path, max_hours)
+        n_bytes = costs.n_bytes[missing].sum() + costs.tangent_bytes[lacking].sum()
+        path = self.factor.folder.path
+        hours = check_costs(costs.flops[missing].sum(), n_bytes, path, max_hours, OTHERWISE)
         progress = _Progress(problem.checkpoint.progress, costs, missing, layout)
         progress.show(estimated_hours=hours)
         for i in range(n):
@@ -177,17 +180,15 @@ class TiledDualInverse(WoodburyInverse):
         raise _refuse("square roots of A^-1", '"low_rank" or "kronecker"')
 
     def arrays(self) -> dict[str, np.ndarray]:
-        tiles = self.factor.folder
+        folder = self.factor.folder.arrays()
         C = self.observed.shape[1]
         covariances = np.broadcast_to(self.noise.covariance, (len(self.observed), C, C))
         return {
             "observed": self.observed,
             "covariances": np.ascontiguousarray(covariances),
             "is_subset": np.array(not self.is_complete),
-            "tiles/folder": _encode(str(tiles.path)),
-            "tiles/key": _encode(tiles.key),
             "tiles/stars_a_block": np.array(float(self.stars.layout.stars_a_block)),
-        }
+        } | {f"tiles/{name}": text for name, text in folder.items()}
 
 
 class _Progress:
@@ -219,34 +220,7 @@ def _refuse(what: str, structures: str) -> OptionError:
     )
 
 
-def _open_layout(problem: Problem, theta: np.ndarray, folder: Path, fingerprint: str) -> Layout:
-    """The layout that a folder was begun with, or a new one, which is kept there.
-
-    Raises
-    ------
-    OptionError
-        It is no folder.
-    DataError
-        It is of another computation.
-    """
-    if folder.exists() and not folder.is_dir():
-        raise OptionError(f"scratch should be a folder, got {folder}, which is none.")
-    kept = Checkpoint(folder, fingerprint)
-    try:
-        state = kept.load("layout")
-    except DataError as error:
-        raise DataError(
-            f"{folder} should hold tiles of this kernel, got those of another one (another network,"
-            " weights, stars, noise, prior, dtype, tile size or version): give another folder, or"
-            " delete this one."
-        ) from error
-    if state is None:
-        state = _lay_out(problem, theta)
-        kept.save("layout", state)
-    return Layout(state["stars"], state["observed"], int(state["stars_a_block"]))
-
-
-def _lay_out(problem: Problem, theta: np.ndarray) -> dict[str, np.ndarray]:
+def _lay_out(problem: Problem, theta: np.ndarray) -> Layout:
     """Stars in an order of which every beginning is a subset of `pick_stars`, and their blocks."""
     n_stars = len(problem.labelled)
     observed = problem.noise(theta).observed
@@ -259,17 +233,4 @@ def _lay_out(problem: Problem, theta: np.ndarray) -> dict[str, np.ndarray]:
         more = problem.pick_stars(min(first + size, n_stars))
         parts.append(np.setdiff1d(more, problem.pick_stars(first)))
     stars = np.concatenate(parts)
-    return {"stars": stars, "observed": observed[stars], "stars_a_block": np.array(size)}
-
-
-def _encode(text: str) -> np.ndarray:
-    """Bytes of a text as numbers, which archives hold."""
-    return np.frombuffer(text.encode(), np.uint8).astype(float)
-
-
-def _read_text(reader: ArrayReader, name: str) -> str:
-    """A text of `_encode`."""
-    values = reader.array(name, (None,), finite=True)
-    if not ((values > 0) & (values < 256)).all():
-        raise reader.refusal(name, "bytes of a text", "other numbers")
-    return bytes(values.astype(np.uint8)).decode(errors="replace")
+    return Layout(stars, observed[stars], size)

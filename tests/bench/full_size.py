@@ -1,9 +1,10 @@
 """Error bars of the 17.6-million-weight network from 50,000 generated spectra, by every structure.
 
-    python tests/bench/full_size.py FOLDER                 # all: two hours on two cores, 2 GB
+    python tests/bench/full_size.py FOLDER                 # all: two hours on two cores, 45 GB
     python tests/bench/full_size.py FOLDER kronecker ...   # some of the stages
 
-Stages: data, training, gradient, kronecker, ekfac, diagonal, last_layer, dual, krylov, hmc, table.
+Stages: data, training, gradient, kronecker, ekfac, diagonal, last_layer, dual, krylov, krylov_tiles
+(with the kernel on disk), hmc, table.
 Each is a process of its own, so that its peak of memory is its own, and leaves its numbers in
 FOLDER; those that are there are not made again. sigma_noise is the scatter that the training left,
 so that the error bars are those that a user would ask for.
@@ -23,13 +24,16 @@ from symspec.inverse_hessian.builder import InverseBuilder
 from symspec.laplace.prediction import standard_deviations
 from symspec.reports.hmc_tables import print_comparison
 from symspec.reports.tables import open_console
+from symspec.safety.checkpoint import Checkpoint
 
 SIZES = [7213, 2048, 1024, 512, 256, 128, 32, 3]
 N_TRAIN, N_TEST, N_SUBSET, N_COMPARE = 50_000, 10_000, 4_000, 200
 LABEL_NOISE = np.array([50.0, 0.1, 0.05])  # K, dex, dex
 EPOCHS, BATCH = 8, 512
-KRYLOV_STARS, KRYLOV_SECONDS = 2, 27 * 60
-STRUCTURES = ("kronecker", "ekfac", "diagonal", "last_layer", "dual", "krylov")
+KRYLOV_SECONDS = 27 * 60
+N_PREDICTED = {"krylov": 2, "krylov_tiles": 64, "kronecker": N_TEST}  # N_COMPARE of the others
+INTERVALS = ("krylov", "krylov_tiles")
+STRUCTURES = ("kronecker", "ekfac", "diagonal", "last_layer", "dual", *INTERVALS)
 STAGES = ("data", "training", "gradient", *STRUCTURES, "hmc", "table")
 
 
@@ -101,37 +105,35 @@ def run_structure(folder, structure):
     options = {
         "dual": {"subset": N_SUBSET},
         "krylov": {"subset": N_SUBSET, "max_seconds": KRYLOV_SECONDS},
+        "krylov_tiles": {"subset": N_SUBSET, "scratch": folder / "tiles"},
     }
+    begin = time.perf_counter()
+
+    def tell(stage, done, total, **news):
+        if done * 20 // total > (done - 1) * 20 // total or stage == "krylov":
+            print(f"{time.perf_counter() - begin:.0f} s: {stage} {done}/{total} {news}", flush=True)
+
     builder = InverseBuilder(
         reg,
         X,
         Y,
-        structure=structure,
+        structure=structure.partition("_")[0] if structure in INTERVALS else structure,
         dtype="float32",
         memory="14GB",
         options=options.get(structure),
+        checkpoint=Checkpoint(progress=tell),
     )
-    begin = time.perf_counter()
     inverse = builder.build(theta)
     fitted = time.perf_counter()
-    n_stars = (
-        KRYLOV_STARS if structure == "krylov" else N_TEST if structure == "kronecker" else N_COMPARE
-    )
+    n_stars = N_PREDICTED.get(structure, N_COMPARE)
     bounds = []
     for first in range(0, n_stars, 256):
         tangents = builder.tangents(theta, X_test[first : min(first + 256, n_stars)])
-        if structure == "krylov":
-            for lower, upper in inverse.iterate_bounds(tangents, max_seconds=KRYLOV_SECONDS):
-                interval = standard_deviations(lower), standard_deviations(upper)
-                print(
-                    f"{time.perf_counter() - fitted:.0f} s",
-                    *(np.round(sd, 4).tolist() for sd in interval),
-                    flush=True,
-                )
-            bounds.append(np.stack(interval))
+        if structure in INTERVALS:
+            bounds.append(np.stack(inverse.label_covariance_bounds(tangents)))
         else:
-            bounds.append(np.stack([standard_deviations(inverse.label_covariance(tangents))] * 2))
-    np.save(folder / f"sd_{structure}.npy", np.concatenate(bounds, axis=1))
+            bounds.append(np.stack([inverse.label_covariance(tangents)] * 2))
+    np.save(folder / f"sd_{structure}.npy", standard_deviations(np.concatenate(bounds, axis=1)))
     told = {"fit": fitted - begin, "stars": n_stars, "predict": time.perf_counter() - fitted}
     return told
 
@@ -168,7 +170,6 @@ def print_table(folder):
     }
     gradient = told["gradient"]["seconds"]
     sd = {s: np.load(folder / f"sd_{s}.npy") for s in STRUCTURES if s in told}
-    low, high = sd["krylov"] if "krylov" in sd else np.full((2, KRYLOV_STARS, 3), np.nan)
     print(
         f"one gradient pass: {gradient:.0f} s; scatter on test stars {told['training']['scatter']}"
     )
@@ -189,7 +190,11 @@ def print_table(folder):
             f" {100 * t['predict'] / t['stars']:.2g} | {t['peak_gib']:.1f} | {star} |"
             f" {' / '.join(f'{r:.2f}' for r in ratio)} |"
         )
-    print("krylov intervals:", np.round(low, 4).tolist(), np.round(high, 4).tolist())
+    for s in INTERVALS:
+        if s in sd:
+            low, high = sd[s]
+            print(f"{s} intervals of two stars:", np.round(sd[s][:, :2], 4).tolist())
+            print("relative widths: median, largest", np.quantile(1 - low / high, [0.5, 1]))
     return {}
 
 

@@ -144,7 +144,7 @@ def test_costs_grow_as_promised():
         builder, theta = build_random(n, 256, "krylov", subset=100)
         inverse = builder.build(theta)
         U = np.random.default_rng(1).normal(size=(inverse._n_rows, 1))
-        return lambda: inverse._product(U)
+        return lambda: inverse._products.multiply(U)
 
     def predict(n):
         builder, theta = build_random(500, 256, "dual")

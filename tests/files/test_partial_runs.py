@@ -24,7 +24,7 @@ from symspec.files import jacobians, partial_runs, surveys
 from symspec.files.jacobians import write_jacobian
 from symspec.files.partial_runs import MOST_STARS, find_piece_size, open_run
 from symspec.files.surveys import predict_survey
-from symspec.inverse_hessian.krylov import KrylovInverse
+from symspec.inverse_hessian.numerics.streamed_rest import StreamedRest
 from symspec.laplace.flags import FlagOptions
 from symspec.spectra.datasets import generated_stars
 from symspec.workers.interface import Task
@@ -233,7 +233,7 @@ def test_the_size_of_a_piece_depends_on_the_spectra_alone():
     assert find_piece_size(8 * 3 * 7214) == 256
     assert find_piece_size(10**9) == 1
     assert find_piece_size(8) == MOST_STARS
-    assert find_piece_size(8, KrylovInverse.stars_a_piece) == KrylovInverse.stars_a_piece == 16
+    assert find_piece_size(8, StreamedRest.stars_a_piece) == StreamedRest.stars_a_piece == 16
 
 
 # --- catalogues and derivatives

@@ -105,34 +105,27 @@ class TileCosts:
         flops = np.tril(kernel + factor, -1) + np.diag(np.diag(kernel) / 2 + diagonal)
         return cls(flops, np.tril(8 * np.outer(m, m)), stars.tangent_bytes * n)
 
-    def estimate_hours(self, missing: np.ndarray) -> float:
-        """Hours that the tiles `missing` (block, block) take on this machine."""
-        flops = float(self.flops[missing].sum())
-        return 0.0 if flops < UNMEASURED else flops / (SHARE * measure_rate()) / 3600
-
 
 def check_costs(
-    costs: TileCosts, missing: np.ndarray, lacking: list[int], folder: Path, max_hours: float
+    flops: float, n_bytes: float, folder: Path, max_hours: float, otherwise: str
 ) -> float:
     """Hours that are left; refuse what would not fit on the disk, or would take too long.
 
     Parameters
     ----------
-    costs : TileCosts
-    missing : numpy.ndarray of bool, shape (block, block)
-        Tiles that are not there yet.
-    lacking : list of int
-        Blocks whose stars are not there yet.
+    flops, n_bytes : float
+        Operations in float64, and bytes of files, that are still to come.
     folder : Path
     max_hours : float
+    otherwise : str
+        What else the user might do.
 
     Raises
     ------
     TooLargeError
         With the estimate.
     """
-    n_bytes = float(costs.n_bytes[missing].sum() + costs.tangent_bytes[lacking].sum())
-    hours = costs.estimate_hours(missing)
+    hours = 0.0 if flops < UNMEASURED else flops / (SHARE * measure_rate()) / 3600
     estimate = (
         f"the kernel in tiles takes {n_bytes / 2**30:.2f} GiB of disk and about {hours:.2g} hours"
         " more on this machine"
@@ -141,13 +134,12 @@ def check_costs(
     if n_bytes + SPARE > free:
         raise TooLargeError(
             f"{estimate}, and {free / 2**30:.2f} GiB are free in {folder}: free more, name a folder"
-            ' on another disk, or give options={"subset": n} for upper bounds.'
+            f" on another disk, or {otherwise}."
         )
     if hours > max_hours:
         raise TooLargeError(
             f"{estimate}, and max_hours={max_hours:g} was given:"
-            f' options={{"max_hours": {np.ceil(hours):.0f}}} allows it, {{"subset": n}} gives upper'
-            " bounds sooner."
+            f' options={{"max_hours": {np.ceil(hours):.0f}}} allows it, or {otherwise}.'
         )
     return hours
 

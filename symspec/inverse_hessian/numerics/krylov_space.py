@@ -6,6 +6,7 @@ They give solutions, brackets and log determinants.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from scipy.linalg import cho_factor, cho_solve, eigh_tridiagonal, qr
@@ -14,6 +15,7 @@ from symspec.errors import DataError
 from symspec.safety.checkpoint import Checkpoint
 
 Product = Callable[[np.ndarray], np.ndarray]
+Block = tuple[np.ndarray, np.ndarray]  # of the basis, and its products
 DEPENDENT = 1e-10  # new directions shorter than this, in units of the longest, are rounding
 N_PROBES = 16
 MAX_STEPS = 100
@@ -23,48 +25,68 @@ class KrylovSpace:
     """Orthonormal basis U (row, p), grown block by block, with its products K U.
 
     Blocks are kept in the checkpoint: a space that is grown again takes them from there.
+
+    Parameters
+    ----------
+    product : callable
+        K times vectors (row, k).
+    n_rows : int
+    checkpoint : Checkpoint
+    stage : str
+        Name of the space in the checkpoint.
+    dtype : dtype, default float64
+        What vectors are kept in; sums are in float64.
     """
 
-    def __init__(self, product: Product, n_rows: int, checkpoint: Checkpoint, stage: str):
+    def __init__(
+        self,
+        product: Product,
+        n_rows: int,
+        checkpoint: Checkpoint,
+        stage: str,
+        dtype: Any = np.float64,
+    ):
         self._product = product
+        self._n_rows = n_rows
         self._checkpoint = checkpoint
         self._stage = stage
-        self.basis = np.empty((n_rows, 0))
-        self.products = np.empty((n_rows, 0))
+        self._dtype = dtype
+        self._blocks: list[Block] = []
         self._projected = np.empty((0, 0))  # U^T K U
-        self._ends: list[int] = []
         self._kept = checkpoint.load(stage) or {}
 
     @property
     def n_blocks(self) -> int:
         """Number of times that the space has grown."""
-        return len(self._ends)
+        return len(self._blocks)
+
+    @property
+    def n_columns(self) -> int:
+        """Dimension of the space."""
+        return len(self._projected)
 
     def expand(self, residuals: np.ndarray) -> bool:
         """Add the directions of `residuals` (row, k); False if they bring nothing new."""
-        kept = self._find_kept()
-        if kept is None:
-            new = self._orthogonalize(residuals)
-            if new.shape[1] == 0:
-                return False
-            products = self._product(new)
-        else:
-            new, products = kept
-        self.basis = np.hstack([self.basis, new])
-        self.products = np.hstack([self.products, products])
-        across = self.basis.T @ products
-        p = len(self._projected)
-        self._projected = np.block(
-            [[self._projected, across[:p]], [across[:p].T, (across[p:] + across[p:].T) / 2]]
-        )
-        self._ends.append(self.basis.shape[1])
-        state = {"basis": self.basis, "products": self.products, "ends": np.array(self._ends)}
-        if self.n_blocks > len(self._kept.get("ends", ())):
-            self._checkpoint.save(self._stage, state, now=False)
+        names = _name_block(self.n_blocks)
+        if self._kept.keys() >= set(names):
+            self._add(*(self._kept.pop(name) for name in names))
+            return True
+        new = self._orthogonalize(residuals).astype(self._dtype)
+        if new.shape[1] == 0:
+            return False
+        self._add(new, self._product(new).astype(self._dtype))
+        arrays: dict[str, np.ndarray] = {}
+        for i, block in enumerate(self._blocks):
+            arrays.update(zip(_name_block(i), block, strict=True))
+        self._checkpoint.save(self._stage, arrays, now=False)
         return True
 
-    def solve(self, k: np.ndarray) -> np.ndarray:
-        """Coefficients (p, k) in the basis of the Galerkin solution of M x = k (row, k).
+    def project(self, k: np.ndarray) -> np.ndarray:
+        """U^T k (p, k) of vectors (row, k)."""
+        return np.concatenate([np.empty((0, k.shape[1])), *(U.T @ k for U, _ in self._blocks)])
+
+    def solve(self, projected: np.ndarray) -> np.ndarray:
+        """Coefficients (p, k) in the basis of the Galerkin solution of M x = k, from U^T k.
 
         Raises
         ------
@@ -73,7 +95,7 @@ class KrylovSpace:
         """
         M = np.eye(len(self._projected)) + self._projected
         try:
-            return cho_solve(cho_factor(M, lower=True), self.basis.T @ k)
+            return cho_solve(cho_factor(M, lower=True), projected)
         except (np.linalg.LinAlgError, ValueError) as error:  # ValueError: it is not finite
             raise DataError(
                 "the products of conjugate gradients have lost all digits: flux, noise and prior"
@@ -81,28 +103,42 @@ class KrylovSpace:
                 " the flux, or raise prior_precision."
             ) from error
 
-    def multiply(self, coefficients: np.ndarray) -> np.ndarray:
-        """M U c (row, k) for coefficients c (p, k)."""
-        return self.basis @ coefficients + self.products @ coefficients
+    def combine(self, coefficients: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """X = U c and M x (row, k) for coefficients c (p, k)."""
+        x = np.zeros((self._n_rows, coefficients.shape[1]))
+        Kx = np.zeros_like(x)
+        first = 0
+        for U, KU in self._blocks:
+            c = coefficients[first : first + U.shape[1]]
+            first += len(c)
+            x += U @ c
+            Kx += KU @ c
+        return x, x + Kx
+
+    def _add(self, U: np.ndarray, KU: np.ndarray) -> None:
+        p = self.n_columns
+        self._blocks.append((U, KU))
+        across = self.project(KU.astype(np.float64))
+        self._projected = np.block(
+            [[self._projected, across[:p]], [across[:p].T, (across[p:] + across[p:].T) / 2]]
+        )
 
     def _orthogonalize(self, R: np.ndarray) -> np.ndarray:
         lengths = np.linalg.norm(R, axis=0)
         R = R[:, lengths > 0] / lengths[lengths > 0]
         for _ in range(2):  # once leaves rounding of the size of what was taken away
-            R = R - self.basis @ (self.basis.T @ R)
+            for U, _ in self._blocks:
+                R = R - U @ (U.T @ R)
         if R.shape[1] == 0:
             return R
         Q, triangle, _ = qr(R, mode="economic", pivoting=True)
         sizes = np.abs(np.diag(triangle))
         return Q[:, : np.count_nonzero(sizes > DEPENDENT)]
 
-    def _find_kept(self) -> tuple[np.ndarray, np.ndarray] | None:
-        """The next block and its products, if the checkpoint has them."""
-        ends = self._kept.get("ends", np.empty(0, int))
-        if self.n_blocks >= len(ends):
-            return None
-        columns = slice(self.basis.shape[1], int(ends[self.n_blocks]))
-        return self._kept["basis"][:, columns], self._kept["products"][:, columns]
+
+def _name_block(i: int) -> tuple[str, str]:
+    """Names of a block of the basis and of its products in the checkpoint."""
+    return f"basis {i}", f"products {i}"
 
 
 class Brackets:
@@ -113,11 +149,18 @@ class Brackets:
     start : numpy.ndarray, shape (star, label, label)
         V_s.
     k : numpy.ndarray, shape (row, star, label)
+
+    Attributes
+    ----------
+    x, residuals : numpy.ndarray, shape (row, star, label)
+        Solutions within the space, and k - M x.
+    upper, lower : numpy.ndarray, shape (star, label, label)
     """
 
     def __init__(self, start: np.ndarray, k: np.ndarray):
         self.start = start
         self.k = k
+        self.x = np.zeros_like(k)
         self.residuals = k.copy()
         self.upper = start.copy()
         self.lower = np.zeros_like(start)
@@ -133,13 +176,13 @@ class Brackets:
         """Take the solution within a space that has grown by the residuals of the stars `wide`."""
         rows, _, C = self.k.shape
         k = self.k[:, wide].reshape(rows, -1)
-        coefficients = space.solve(k)
-        self.residuals[:, wide] = (k - space.multiply(coefficients)).reshape(rows, -1, C)
-        gain = np.einsum(
-            "pnc,pnd->ncd",
-            (space.basis.T @ k).reshape(-1, wide.sum(), C),
-            coefficients.reshape(-1, wide.sum(), C),
-        )
+        projected = space.project(k)
+        coefficients = space.solve(projected)
+        x, Mx = space.combine(coefficients)
+        self.x[:, wide] = x.reshape(rows, -1, C)
+        self.residuals[:, wide] = (k - Mx).reshape(rows, -1, C)
+        by_star = (-1, int(wide.sum()), C)
+        gain = np.einsum("pnc,pnd->ncd", projected.reshape(by_star), coefficients.reshape(by_star))
         self.upper[wide] = self.start[wide] - (gain + gain.transpose(0, 2, 1)) / 2
         self._raise_lower(np.flatnonzero(wide))
 

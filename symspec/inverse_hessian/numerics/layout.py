@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 
+from symspec.errors import DataError, OptionError
+from symspec.safety.checkpoint import Checkpoint
 from symspec.safety.memory import chunks
 
 
@@ -72,3 +76,32 @@ class Layout:
     def split(self, values: np.ndarray) -> list[np.ndarray]:
         """Values (row, ...) of each block from those of all stars (star, label, ...)."""
         return [values[b].swapaxes(0, 1)[self.observed[b].T] for b in self.blocks]
+
+
+def open_layout(folder: Path, fingerprint: str, lay_out: Callable[[], Layout]) -> Layout:
+    """The layout that a folder was begun with, or a new one, which is kept there.
+
+    Raises
+    ------
+    OptionError
+        It is no folder.
+    DataError
+        It is of another computation.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise OptionError(f"scratch should be a folder, got {folder}, which is none.")
+    kept = Checkpoint(folder, fingerprint)
+    try:
+        state = kept.load("layout")
+    except DataError as error:
+        raise DataError(
+            f"{folder} should hold tiles of this kernel, got those of another one (another network,"
+            " weights, stars, noise, prior, dtype, structure, tile size or version): give another"
+            " folder, or delete this one."
+        ) from error
+    if state is None:
+        layout = lay_out()
+        size = np.array(layout.stars_a_block)
+        state = {"stars": layout.stars, "observed": layout.observed, "stars_a_block": size}
+        kept.save("layout", state)
+    return Layout(state["stars"], state["observed"], int(state["stars_a_block"]))

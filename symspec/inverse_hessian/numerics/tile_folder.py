@@ -38,6 +38,15 @@ class TileFolder:
         self._verified: set[str] = set()
         self._damaged: set[str] = set()
 
+    @classmethod
+    def from_arrays(cls, reader: Any, place: str) -> TileFolder:
+        """The folder of which `arrays` stand under `place`."""
+        return cls(_read_text(reader, f"{place}/folder"), _read_text(reader, f"{place}/key"))
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Where it is, as plain arrays."""
+        return {"folder": _encode(str(self.path)), "key": _encode(self.key)}
+
     def has(self, name: str) -> bool:
         """Whether a file is there as it was written; with a warning if there is another one.
 
@@ -150,3 +159,16 @@ class TileFolder:
 
     def _path(self, name: str) -> Path:
         return self.path / f"{name}.npy" if name.startswith("tile") else self.path / f"{name}.npz"
+
+
+def _encode(text: str) -> np.ndarray:
+    """Bytes of a text as numbers, which archives hold."""
+    return np.frombuffer(text.encode(), np.uint8).astype(float)
+
+
+def _read_text(reader: Any, name: str) -> str:
+    """A text of `_encode`."""
+    values = reader.array(name, (None,), finite=True)
+    if not ((values > 0) & (values < 256)).all():
+        raise reader.refusal(name, "bytes of a text", "other numbers")
+    return bytes(values.astype(np.uint8)).decode(errors="replace")
