@@ -20,6 +20,9 @@ precision, S the noise, X the training stars and * new ones.
     Conjugate gradients on streamed products, preconditioned by the dual of a subset: any number of
     parameters and stars. An interval that is proved to hold the error bars, as narrow as asked for.
     If it stays wide, give a larger `subset` or more seconds; its upper end is safe to publish.
+    With ``options={"scratch": FOLDER}`` the kernel of all stars goes to disk, 8 bytes x
+    (labels)^2 / 2 or half of it with ``dtype="float32"``: each product reads it once for up to 64
+    stars, so that many stars take little more than one. That folder is resumed as dual's is.
 ``"low_rank"``
     Leading directions of the curvature, and the prior in the others. Upper bounds.
 ``"kronecker"``, ``"ekfac"``

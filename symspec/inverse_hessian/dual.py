@@ -101,11 +101,17 @@ class DualInverse(WoodburyInverse):
         return cls.of_stars(problem, theta, slice(None))
 
     @classmethod
-    def of_stars(cls, problem: Problem, theta: np.ndarray, stars: Any) -> DualInverse:
-        """From some of the training stars, indices or a slice."""
+    def of_stars(
+        cls, problem: Problem, theta: np.ndarray, stars: Any, *, in_double: bool = False
+    ) -> DualInverse:
+        """From some of the training stars, indices or a slice.
+
+        Products with all weights are in float64 as well with `in_double`.
+        """
         noise = problem.noise(theta, stars)
         is_subset = bool(noise.observed.any(axis=1).sum() < len(problem.labelled))
         tangents = problem.tangents(theta, problem.X[stars])
+        tangents = tangents.in_double() if in_double else tangents
         return cls(tangents, invert_prior(problem.reg), noise, is_subset=is_subset)
 
     @classmethod

@@ -1,7 +1,8 @@
-r"""Conjugate gradients on streamed products: each variance between two bounds, at any size.
+r"""Conjugate gradients on products alone: each variance between two bounds, at any size.
 
 Some of the training stars, the subset s, are inverted exactly (`DualInverse`), and the rest are
-added by their products alone. In units of the noise, with :math:`\Sigma_s = A_s^{-1}`,
+added by their products alone, streamed or from a kernel on disk. In units of the noise, with
+:math:`\Sigma_s = A_s^{-1}`,
 
 .. math::
     A^{-1} = \Sigma_s - \Sigma_s \hat J^T M^{-1} \hat J \Sigma_s,
@@ -22,7 +23,8 @@ with :math:`h_i = \bar V_i` and :math:`F_{ij} = \bar V_{\min(i,j)} + \delta_{ij}
 over the iterates i. The upper end is the Gauss-Radau rule with its node at the smallest eigenvalue,
 the lower end the Gauss rule (Golub & Meurant 2010, Matrices, Moments and Quadrature,
 doi:10.1515/9781400833887), both written as Galerkin projections, which hold whatever rounding does
-to the recurrences.
+to the recurrences. What rounding does to products shows in how far the projected M is from
+symmetric; bounds are widened by it, ten standard deviations to each side.
 """
 
 from __future__ import annotations
@@ -30,7 +32,6 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
@@ -42,8 +43,8 @@ from symspec.derivatives.tangents import Tangents
 from symspec.errors import DataError, OptionError
 from symspec.inverse_hessian.dual import DualInverse, read_tangents
 from symspec.inverse_hessian.interface import ArrayReader, InverseHessian, Problem
-from symspec.inverse_hessian.numerics.costs import MOST_ROWS, StarCosts
 from symspec.inverse_hessian.numerics.digits import (
+    DEVIATIONS,
     HOPELESS,
     PROMISED,
     TRUSTED,
@@ -53,42 +54,22 @@ from symspec.inverse_hessian.numerics.digits import (
     loses_digits,
     round_difference,
 )
-from symspec.inverse_hessian.numerics.krylov_space import Brackets, KrylovSpace, estimate_log_det
-from symspec.inverse_hessian.numerics.layout import Layout, open_layout
-from symspec.inverse_hessian.numerics.star_blocks import StarBlocks
+from symspec.inverse_hessian.numerics.krylov_space import (
+    Brackets,
+    KrylovLimits,
+    KrylovSpace,
+    estimate_log_det,
+)
 from symspec.inverse_hessian.numerics.streamed_rest import StreamedRest
-from symspec.inverse_hessian.numerics.tile_folder import TileFolder
 from symspec.inverse_hessian.numerics.tiled_rest import TiledRest
 from symspec.networks.regression import Regression
 from symspec.safety.checkpoint import Checkpoint, find_fingerprint
-from symspec.safety.whole_files import remove_abandoned
 
 SOLVE_TOLERANCE = 1e-9
 DENSE_ROWS = 512  # M is formed where it has no more
 DENSE_PARAMS = 2048  # for the diagonal
 N_PROBES = 64
 MAX_HOURS = 24.0
-
-
-@dataclass(frozen=True)
-class KrylovLimits:
-    """When to stop.
-
-    Attributes
-    ----------
-    tolerance : float
-        Relative width of the interval of each standard deviation.
-    max_iterations : int
-    max_seconds : float or None
-        For one call of `label_covariance`. The bounds are then as wide as they are.
-    max_bytes : float
-        What a Krylov space may take, likewise.
-    """
-
-    tolerance: float = 0.01
-    max_iterations: int = 200
-    max_seconds: float | None = None
-    max_bytes: float = 2.0**31
 
 
 class KrylovInverse(InverseHessian):
@@ -159,17 +140,21 @@ class KrylovInverse(InverseHessian):
                 f" labels to be added by products, got {len(subset)}: give fewer, or use"
                 ' structure="dual".'
             )
-        inverse = DualInverse.of_stars(problem, theta, subset)
+        inverse = DualInverse.of_stars(problem, theta, subset, in_double=True)
+        limits = KrylovLimits(**options, max_bytes=problem.memory / 4)
         tiles = None
         if scratch:
-            tiles = _open_tiles(problem, theta, rest, inverse, scratch.absolute())
-            whiteners = problem.noise(theta).whiteners
+            noise = problem.noise(theta)
+            key = find_fingerprint("kernel beside a subset", problem.identity(theta), rest)
+            tiles = TiledRest.open(
+                scratch.absolute(), key, inverse, rest, noise.observed[rest],
+                dtype=problem.dtype, memory=problem.memory,
+            )  # fmt: skip
             tiles.fill(
-                lambda some: problem.tangents(theta, problem.X[some]).whiten(whiteners[some]),
+                lambda some: problem.tangents(theta, problem.X[some]).whiten(noise.whiteners[some]),
                 max_hours or MAX_HOURS,
                 problem.checkpoint.progress,
             )
-        limits = KrylovLimits(**options, max_bytes=problem.memory / 4)
         return cls(inverse, problem.stream(theta, rest), limits, problem.checkpoint, tiles)
 
     @classmethod
@@ -278,7 +263,7 @@ class KrylovInverse(InverseHessian):
         return SumsOfSquares(blocks, subset.tangents.layout.expand(subset.variance))
 
     def _bracket(self, tangents: Tangents) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Bounds (star, label, label) by conjugate gradients, and rounding of M (star, label)."""
+        """Bounds (star, label, label) by conjugate gradients, and what rounding made of them."""
         step = max(1, self._columns_that_share() // tangents.n_labels)
         groups = [tangents[i : i + step] for i in range(0, tangents.n_stars, step)]
         budget = self.limits.max_seconds
@@ -289,8 +274,8 @@ class KrylovInverse(InverseHessian):
             if budget is not None:
                 left = (budget - time.monotonic() + begin) / (len(groups) - i)
             *_, last = self._iterate(group, max_seconds=left)
-            moved = self._products.find_rounding(group, last.x)
-            found.append((last.lower, last.upper, moved))
+            moved = np.hypot(last.noise, self._products.find_rounding(group, last.x))
+            found.append((last.lower, last.upper, DEVIATIONS * moved))
         lower, upper, moved = (np.concatenate(parts) for parts in zip(*found, strict=True))
         return lower, upper, moved
 
@@ -403,21 +388,3 @@ def _default_subset(problem: Problem) -> int:
     """Stars of which the kernel takes an eighth of the memory, at most a quarter of them."""
     fitting = int(np.sqrt(problem.memory / 8 / (3 * 8)) / problem.reg.net.n_outputs)
     return max(1, min(fitting, len(problem.labelled) // 4))
-
-
-def _open_tiles(
-    problem: Problem, theta: np.ndarray, rest: np.ndarray, subset: DualInverse, folder: Path
-) -> TiledRest:
-    """The tiles of the stars `rest` in a folder, whether they are there or not."""
-    key = find_fingerprint("kernel beside a subset", problem.identity(theta), rest)
-    params = problem.reg.net.layout
-
-    def lay_out() -> Layout:
-        costs = StarCosts.of(params, problem.reg.net.n_outputs)
-        size = costs.choose_block(len(rest), MOST_ROWS, problem.memory)
-        return Layout(rest, problem.noise(theta).observed[rest], size)
-
-    layout = open_layout(folder, key, lay_out)
-    remove_abandoned(folder)
-    stars = StarBlocks(TileFolder(folder, key), layout, params, subset.variance)
-    return TiledRest(subset, stars, problem.dtype)

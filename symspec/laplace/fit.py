@@ -91,11 +91,12 @@ def fit_laplace(
         (a folder, where a kernel beyond `memory` is factorised in tiles, which the result needs:
         the same call continues after an interruption), max_hours (24: refused if it is estimated to
         take longer), stars_a_tile. "krylov": subset (stars of the preconditioner), tolerance (0.01:
-        relative width of the intervals), max_iterations (200), max_seconds (for each 256 stars).
-        "low_rank": rank (100).
+        relative width of the intervals), max_iterations (200), max_seconds (for each 256 stars),
+        scratch (a folder for the kernel, in the dtype of `dtype`: many stars then take little more
+        than one), max_hours (as above). "low_rank": rank (100).
     resume : path, optional
         A folder that keeps finished blocks: the same call continues from there after an
-        interruption. Primal and dual, one factorisation each, start again (but not dual with
+        interruption. Primal and dual, one factorisation each, start again (but not with
         `scratch`). Another call, in any argument but `require_minimum` and `progress`, is refused;
         damaged files are computed again, with a warning. Delete the folder when the result is safe.
     progress : bool or Progress, default True

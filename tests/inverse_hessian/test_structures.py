@@ -468,8 +468,10 @@ def test_an_interrupted_krylov_space_is_grown_again_without_its_products(
     for _ in range(5):
         next(bounds)
     again = krylov(middling, checkpoint=Checkpoint(tmp_path, "same"), **options)
-    products, product = [], again._products.multiply
-    monkeypatch.setattr(again._products, "multiply", lambda U: products.append(U.shape) or product(U))
+    products, multiply = [], again._products.multiply
+    monkeypatch.setattr(
+        again._products, "multiply", lambda U: products.append(U.shape) or multiply(U)
+    )
     resumed = again.label_covariance_bounds(middling.tangents)
     np.testing.assert_array_equal(resumed, whole)
     n_all = len(list(krylov(middling, **options).iterate_bounds(middling.tangents))) - 1

@@ -32,6 +32,7 @@ HOPELESS = 0.3  # from which on its first order says nothing
 DENSE_ENTRIES = 2**23  # of a matrix of tangents that is decomposed as a whole
 BLOCK_ENTRIES = 2**22  # of the vectors that are solved together
 N_REFINEMENTS = 2
+DEVIATIONS = 10  # of rounding errors, that bounds allow for
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -74,7 +75,7 @@ def rounding(n_terms: int) -> float:
     Rounding errors of a long sum are as good as independent, so that it is their root that counts
     (Higham & Mary 2019, doi:10.1137/18M1226312).
     """
-    return 10 * UNIT * float(np.sqrt(n_terms))
+    return DEVIATIONS * UNIT * float(np.sqrt(n_terms))
 
 
 def round_difference(

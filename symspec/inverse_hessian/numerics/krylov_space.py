@@ -6,6 +6,7 @@ They give solutions, brackets and log determinants.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,27 @@ Block = tuple[np.ndarray, np.ndarray]  # of the basis, and its products
 DEPENDENT = 1e-10  # new directions shorter than this, in units of the longest, are rounding
 N_PROBES = 16
 MAX_STEPS = 100
+
+
+@dataclass(frozen=True)
+class KrylovLimits:
+    """When to stop.
+
+    Attributes
+    ----------
+    tolerance : float
+        Relative width of the interval of each standard deviation.
+    max_iterations : int
+    max_seconds : float or None
+        For one call of `label_covariance`. The bounds are then as wide as they are.
+    max_bytes : float
+        What a Krylov space may take, likewise.
+    """
+
+    tolerance: float = 0.01
+    max_iterations: int = 200
+    max_seconds: float | None = None
+    max_bytes: float = 2.0**31
 
 
 class KrylovSpace:
@@ -53,6 +75,7 @@ class KrylovSpace:
         self._dtype = dtype
         self._blocks: list[Block] = []
         self._projected = np.empty((0, 0))  # U^T K U
+        self._noise = np.empty(0)  # variance of its rounding errors, column by column
         self._kept = checkpoint.load(stage) or {}
 
     @property
@@ -115,13 +138,33 @@ class KrylovSpace:
             Kx += KU @ c
         return x, x + Kx
 
+    def estimate_noise(self, coefficients: np.ndarray) -> np.ndarray:
+        """Standard deviations (k,) of c^T N c, with N the rounding errors of U^T K U."""
+        squares = coefficients**2
+        return np.sqrt(squares.sum(axis=0) * (self._noise @ squares))
+
     def _add(self, U: np.ndarray, KU: np.ndarray) -> None:
         p = self.n_columns
         self._blocks.append((U, KU))
-        across = self.project(KU.astype(np.float64))
+        KU = KU.astype(np.float64)
+        across = self.project(KU)
+        variance = self._find_asymmetry(across)
+        self._noise = np.concatenate([self._noise, np.full(U.shape[1], variance)])
         self._projected = np.block(
             [[self._projected, across[:p]], [across[:p].T, (across[p:] + across[p:].T) / 2]]
         )
+
+    def _find_asymmetry(self, across: np.ndarray) -> float:
+        """Mean square of errors of U^T K u of the last block u: it is symmetric but for these."""
+        k = self._blocks[-1][0].shape[1]
+        own = across[-k:]
+        gaps = [(own - own.T)[np.triu_indices(k, 1)]]
+        if self.n_blocks > 1:
+            _, before = self._blocks[-2]
+            of_last = before.astype(np.float64).T @ self._blocks[-1][0]
+            gaps.append((across[-k - len(of_last) : -k] - of_last).ravel())
+        squares = np.concatenate(gaps) ** 2
+        return float(np.mean(squares)) / 2 if squares.size else 0.0
 
     def _orthogonalize(self, R: np.ndarray) -> np.ndarray:
         lengths = np.linalg.norm(R, axis=0)
@@ -154,6 +197,8 @@ class Brackets:
     ----------
     x, residuals : numpy.ndarray, shape (row, star, label)
         Solutions within the space, and k - M x.
+    noise : numpy.ndarray, shape (star, label)
+        Standard deviation of what rounding of products made of the variances.
     upper, lower : numpy.ndarray, shape (star, label, label)
     """
 
@@ -162,6 +207,7 @@ class Brackets:
         self.k = k
         self.x = np.zeros_like(k)
         self.residuals = k.copy()
+        self.noise = np.zeros(k.shape[1:])
         self.upper = start.copy()
         self.lower = np.zeros_like(start)
         self._history: list[list[tuple[np.ndarray, np.ndarray]]] = [[] for _ in start]
@@ -181,6 +227,7 @@ class Brackets:
         x, Mx = space.combine(coefficients)
         self.x[:, wide] = x.reshape(rows, -1, C)
         self.residuals[:, wide] = (k - Mx).reshape(rows, -1, C)
+        self.noise[wide] = space.estimate_noise(coefficients).reshape(-1, C)
         by_star = (-1, int(wide.sum()), C)
         gain = np.einsum("pnc,pnd->ncd", projected.reshape(by_star), coefficients.reshape(by_star))
         self.upper[wide] = self.start[wide] - (gain + gain.transpose(0, 2, 1)) / 2

@@ -72,14 +72,15 @@ class StreamedRest:
         C = tangents.n_labels
         k = np.empty((self.n_rows, tangents.n_stars, C))
         for stars in self.slice_columns(tangents.n_stars, each=C):
-            Jt = [
-                tangents[i : i + 1].rmatvec(np.eye(C)[None]) for i in range(stars.start, stars.stop)
-            ]
-            k[:, stars] = self.down(self.subset @ np.hstack(Jt)).reshape(self.n_rows, -1, C)
+            few = tangents[stars].in_double()
+            Jt = [few[i : i + 1].rmatvec(np.eye(C)[None]) for i in range(few.n_stars)]
+            V = self.subset @ np.hstack(Jt)
+            parts = [block.in_double().matvec(V) for _, block in self.stars.blocks()]
+            k[:, stars] = np.concatenate(parts).reshape(self.n_rows, -1, C)
         return k
 
     def find_rounding(self, tangents: Tangents, x: np.ndarray) -> np.ndarray:
-        """What entries of M move variances by (star, label): nothing, as there are none."""
+        """Deviation of variances (star, label) by entries of M: none, as there are no entries."""
         return np.zeros((tangents.n_stars, tangents.n_labels))
 
     def arrays(self) -> dict[str, np.ndarray]:

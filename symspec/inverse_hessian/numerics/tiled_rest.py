@@ -15,23 +15,25 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from functools import cached_property
+from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
 from symspec.derivatives.tangents import Tangents
-from symspec.inverse_hessian.numerics.costs import StarCosts, check_costs
-from symspec.inverse_hessian.numerics.layout import Layout
+from symspec.inverse_hessian.numerics.costs import MOST_ROWS, StarCosts, check_costs
+from symspec.inverse_hessian.numerics.layout import Layout, open_layout
 from symspec.inverse_hessian.numerics.star_blocks import StarBlocks, select
 from symspec.inverse_hessian.numerics.tile_folder import TileFolder
 from symspec.networks.params import ParamLayout
+from symspec.safety.checkpoint import find_fingerprint
 from symspec.safety.progress import Progress
+from symspec.safety.whole_files import remove_abandoned
 
 STAGE = "tiles [Gflop]"
 FLOPS_TOLD = 1e9  # operations that progress counts as one
 OTHERWISE = "leave scratch out, which takes longer for every star"
 SAMPLE = 16  # stars of a tile that are computed in float64 to see how it was rounded
-DEVIATIONS = 10  # of rounding errors, that bounds allow for
 SUBSET = -1  # stands for a block of stars: the tiles of the subset and each block
 
 Tile = tuple[int, int]
@@ -90,6 +92,49 @@ class TiledRest:
         self.n_rows = stars.layout.observed.size
         self._sizes = stars.layout.sizes
         self._tiles = [(i, j) for i in range(len(self._sizes)) for j in range(SUBSET, i + 1)]
+
+    @classmethod
+    def open(
+        cls,
+        folder: Path,
+        key: str,
+        subset: Subset,
+        stars: np.ndarray,
+        observed: np.ndarray,
+        *,
+        dtype: str,
+        memory: float,
+    ) -> TiledRest:
+        """The tiles in a folder, whether they are there or not.
+
+        Parameters
+        ----------
+        folder : Path
+        key : str
+            Digest of all that the kernel depends on.
+        subset : Subset
+        stars : numpy.ndarray of int
+            All other training stars.
+        observed : numpy.ndarray of bool, shape (star, label)
+            Which labels these have.
+        dtype : {"float64", "float32"}
+        memory : float
+            Bytes that tiles in memory may take.
+
+        Raises
+        ------
+        OptionError, DataError
+            It is no folder, or that of another kernel.
+        """
+
+        def lay_out() -> Layout:
+            costs = StarCosts.of(subset.layout, observed.shape[1])
+            return Layout(stars, observed, costs.choose_block(len(stars), MOST_ROWS, memory))
+
+        layout = open_layout(folder, key, lay_out)
+        remove_abandoned(folder)
+        tiles = TileFolder(folder, find_fingerprint(key, layout))
+        return cls(subset, StarBlocks(tiles, layout, subset.layout, subset.variance), dtype)
 
     @classmethod
     def from_arrays(cls, reader: Any, place: str, subset: Subset) -> TiledRest:
@@ -171,7 +216,7 @@ class TiledRest:
         return k.reshape(self.n_rows, tangents.n_labels, -1).swapaxes(1, 2)
 
     def find_rounding(self, tangents: Tangents, x: np.ndarray) -> np.ndarray:
-        r"""What rounding of the tiles moves variances by (star, label), ten standard deviations.
+        r"""Standard deviations of what rounding of the tiles made of variances (star, label).
 
         Entries are known to :math:`\epsilon \sqrt{K_{ii} K_{jj}}`, and enter with :math:`\alpha_i
         \alpha_j`, where alpha = x on the rest, and on the subset what follows from it.
@@ -200,7 +245,7 @@ class TiledRest:
 
     @cached_property
     def _epsilon(self) -> float:
-        """Ten standard deviations of the entries' relative errors, as some stars of tiles say."""
+        """Standard deviation of the entries' relative errors, as some stars of tiles say."""
         other = self.stars[0].in_double()
         squares = []
         for i in {0, len(self._sizes) - 1}:
@@ -214,7 +259,7 @@ class TiledRest:
             errors = K[chosen] - exact[label[chosen] * few.n_stars + star[chosen]]
             errors /= np.sqrt(np.outer(self._own[i][chosen], self._own[0]))
             squares.append(np.nanmean(errors**2))
-        return DEVIATIONS * float(np.sqrt(max(squares)))
+        return float(np.sqrt(max(squares)))
 
     @property
     def _border(self) -> list[tuple[int, int]]:
