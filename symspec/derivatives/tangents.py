@@ -163,9 +163,9 @@ class Tangents:
         a = np.asarray(self.inputs[layer], dtype)
         return a, np.ascontiguousarray(g, dtype)
 
-    def in_double(self) -> Tangents:
-        """The same in float64, as `layer_factors` has them: for products with many others."""
-        factors = {layer: self.layer_factors(layer) for layer in self.cotangents}
+    def as_factors(self, dtype: Any = np.float64) -> Tangents:
+        """The same laid out as `layer_factors` has them: for products with many others."""
+        factors = {layer: self.layer_factors(layer, dtype) for layer in self.cotangents}
         return Tangents(
             self.layout,
             {layer: a for layer, (a, _) in factors.items()},

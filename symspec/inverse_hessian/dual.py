@@ -111,7 +111,7 @@ class DualInverse(WoodburyInverse):
         noise = problem.noise(theta, stars)
         is_subset = bool(noise.observed.any(axis=1).sum() < len(problem.labelled))
         tangents = problem.tangents(theta, problem.X[stars])
-        tangents = tangents.in_double() if in_double else tangents
+        tangents = tangents.as_factors() if in_double else tangents
         return cls(tangents, invert_prior(problem.reg), noise, is_subset=is_subset)
 
     @classmethod

@@ -117,7 +117,7 @@ class TiledDualInverse(WoodburyInverse):
         for i in range(n):
             self.stars.compute(i, lambda stars: problem.tangents(theta, problem.X[stars]))
             if missing[i].any():
-                block = partial(self._find_block, i, self.stars[i].in_double())
+                block = partial(self._find_block, i, self.stars[i].as_factors())
                 self.factor.complete_row(i, block, partial(progress.tell, i))
 
     def _find_block(self, i: int, tangents: Tangents, j: int) -> np.ndarray:

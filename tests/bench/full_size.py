@@ -109,8 +109,11 @@ def run_structure(folder, structure):
     }
     begin = time.perf_counter()
 
+    told = []
+
     def tell(stage, done, total, **news):
-        if done * 20 // total > (done - 1) * 20 // total or stage == "krylov":
+        if (stage, done * 20 // total) not in told or stage == "krylov":
+            told.append((stage, done * 20 // total))
             print(f"{time.perf_counter() - begin:.0f} s: {stage} {done}/{total} {news}", flush=True)
 
     builder = InverseBuilder(
@@ -134,8 +137,8 @@ def run_structure(folder, structure):
         else:
             bounds.append(np.stack([inverse.label_covariance(tangents)] * 2))
     np.save(folder / f"sd_{structure}.npy", standard_deviations(np.concatenate(bounds, axis=1)))
-    told = {"fit": fitted - begin, "stars": n_stars, "predict": time.perf_counter() - fitted}
-    return told
+    predicted = time.perf_counter()
+    return {"fit": fitted - begin, "stars": n_stars, "predict": predicted - fitted}
 
 
 def check_last_layer(folder):

@@ -66,7 +66,7 @@ class StarBlocks:
 
     def kernel(self, other: Tangents) -> Iterator[np.ndarray]:
         """K of each block's rows and all (label, star) rows of other stars, in Fortran order."""
-        other = other.in_double()
+        other = other.as_factors()
         for rows, tangents in zip(self.layout.rows, self, strict=True):
             yield select(other.gram(tangents, self.variance), rows).T
 

@@ -72,10 +72,10 @@ class StreamedRest:
         C = tangents.n_labels
         k = np.empty((self.n_rows, tangents.n_stars, C))
         for stars in self.slice_columns(tangents.n_stars, each=C):
-            few = tangents[stars].in_double()
+            few = tangents[stars].as_factors()
             Jt = [few[i : i + 1].rmatvec(np.eye(C)[None]) for i in range(few.n_stars)]
             V = self.subset @ np.hstack(Jt)
-            parts = [block.in_double().matvec(V) for _, block in self.stars.blocks()]
+            parts = [block.as_factors().matvec(V) for _, block in self.stars.blocks()]
             k[:, stars] = np.concatenate(parts).reshape(self.n_rows, -1, C)
         return k
 

@@ -78,6 +78,8 @@ class TiledRest:
     most_columns, usual_steps : int
         Right-hand sides that share a Krylov space, and blocks of it that they take: what is read
         serves all, so that many do.
+    stars_a_piece : int
+        Stars after which results are worth keeping.
     """
 
     most_columns: ClassVar[int] = 192
@@ -189,8 +191,11 @@ class TiledRest:
         follow(STAGE, total - math.ceil(left / FLOPS_TOLD), total, estimated_hours=hours)
         for i in range(len(self._sizes)):
             self.stars.compute(i, tangents)
-            own = self.stars[i]
-            for tile in [tile for tile in missing if tile[0] == i]:
+            lacking = [tile for tile in missing if tile[0] == i]
+            if not lacking:
+                continue
+            own = self.stars[i].as_factors(self.dtype)
+            for tile in lacking:
                 self.folder.write_matrix(_name(tile), self._find_tile(tile, own))
                 left -= self._count_flops(tile)
                 follow(STAGE, total - math.ceil(left / FLOPS_TOLD), total)
@@ -207,13 +212,15 @@ class TiledRest:
             out[i] += K @ parts[j]
             if j < i:
                 out[j] += K.T @ parts[i]
-        return self._join(self._condition(out, across))
+        self._condition(out, self.subset.solve(across).astype(self.dtype))
+        return self._join(out)
 
     def find_columns(self, tangents: Tangents) -> np.ndarray:
         """The columns k = J Sigma_s J*^T (row, star, label) of other stars."""
-        other = tangents.in_double()
-        k = self._join(self._condition(list(self.stars.kernel(other)), self.subset.kernel(other)))
-        return k.reshape(self.n_rows, tangents.n_labels, -1).swapaxes(1, 2)
+        other = tangents.as_factors()
+        parts = list(self.stars.kernel(other))
+        self._condition(parts, self.subset.solve(self.subset.kernel(other)))
+        return self._join(parts).reshape(self.n_rows, tangents.n_labels, -1).swapaxes(1, 2)
 
     def find_rounding(self, tangents: Tangents, x: np.ndarray) -> np.ndarray:
         r"""Standard deviations of what rounding of the tiles made of variances (star, label).
@@ -246,7 +253,7 @@ class TiledRest:
     @cached_property
     def _epsilon(self) -> float:
         """Standard deviation of the entries' relative errors, as some stars of tiles say."""
-        other = self.stars[0].in_double()
+        other = self.stars[0].as_factors()
         squares = []
         for i in {0, len(self._sizes) - 1}:
             rows = self.stars.layout.rows[i]
@@ -257,21 +264,19 @@ class TiledRest:
             chosen = star < SAMPLE
             ((_, K),) = self._walk([(i, 0)])
             errors = K[chosen] - exact[label[chosen] * few.n_stars + star[chosen]]
-            errors /= np.sqrt(np.outer(self._own[i][chosen], self._own[0]))
-            squares.append(np.nanmean(errors**2))
+            scale = np.sqrt(np.outer(self._own[i][chosen], self._own[0]))
+            squares.append(np.mean((errors / np.where(scale > 0, scale, 1)) ** 2))
         return float(np.sqrt(max(squares)))
 
     @property
-    def _border(self) -> list[tuple[int, int]]:
+    def _border(self) -> list[Tile]:
         """The tiles of the subset and each block."""
         return [tile for tile in self._tiles if tile[1] == SUBSET]
 
-    def _condition(self, parts: list[np.ndarray], across: np.ndarray) -> list[np.ndarray]:
-        """What is left of covariances with each block when those with the subset are known."""
-        inner = self.subset.solve(across)
+    def _condition(self, parts: list[np.ndarray], inner: np.ndarray) -> None:
+        """Take what the subset tells, M_s^-1 times its covariances with the vectors, from parts."""
         for (i, _), K in self._walk(self._border):
-            parts[i] = parts[i] - K.T @ inner  # in float64, as the two are almost the same
-        return parts
+            parts[i] -= K.T @ inner
 
     def _find_tile(self, tile: Tile, own: Tangents) -> np.ndarray:
         """Block (row of i, row of j) of K, or (row of the subset, row of i), of stars i `own`."""
