@@ -87,7 +87,10 @@ def choose_structure(
     name = min(fitting, key=lambda name: costs[name].flops)
     reason = f"{name}: {net.n_params:,} parameters, {n_rows:,} observed labels; {sizes} of {memory}"
     if INVERSES[name].accuracy == "interval":
-        reason += "; products alone, each error bar between two bounds"
+        reason += (
+            "; products alone, each error bar between two bounds; many stars share the work with"
+            f' structure="{name}", options={{"scratch": FOLDER}}'
+        )
     return Choice(name, f"{reason}.")
 
 

@@ -357,7 +357,8 @@ def test_what_does_not_fit_is_refused(trained):
 def test_where_no_factor_fits_the_choice_falls_on_products(trained):
     fit = ss.fit_laplace(trained.reg, trained.theta, trained.X, trained.Y, memory="12KB")
     assert fit.structure == "krylov"
-    assert fit.reason.endswith("of 12KB; products alone, each error bar between two bounds.")
+    assert "of 12KB; products alone, each error bar between two bounds; " in fit.reason
+    assert fit.reason.endswith('with structure="krylov", options={"scratch": FOLDER}.')
     lower, upper = fit.label_covariance_bounds(trained.X_new)
     exact = trained.fit.label_covariance(trained.X_new)
     assert (np.linalg.eigvalsh(upper - exact) > -1e-9 * np.linalg.norm(exact)).all()
