@@ -234,7 +234,9 @@ class KrylovInverse(InverseHessian):
         lower, upper, moved = self._bracket(tangents)
         prior = tangents.own_gram(self.subset.variance)
         relative = round_difference(upper, prior, self.condition, n_terms)
-        relative[moved > 0] += (moved / np.diagonal(upper, axis1=1, axis2=2))[moved > 0]
+        variances = np.diagonal(upper, axis1=1, axis2=2)
+        unknown = np.where(moved > 0, np.inf, 0.0)
+        relative += np.divide(moved, variances, out=unknown, where=variances > 0)
         enclosure = Enclosure.of_relative(upper, relative, most=prior)
         sure = (relative < HOPELESS).all(axis=1)
         enclosure.lower[sure] -= upper[sure] - lower[sure]

@@ -428,7 +428,8 @@ def test_what_fits_no_factor_is_left_to_products_with_the_sizes():
     assert (
         choice.reason == f"krylov: {net.n_params:,} parameters, 90,000 observed labels; primal"
         f" {gib * net.n_params**2:.3g} GiB, dual {gib * 90_000**2:.3g} GiB of 16GB; products"
-        " alone, each error bar between two bounds."
+        " alone, each error bar between two bounds; many stars share the work with"
+        ' structure="krylov", options={"scratch": FOLDER}.'
     )
 
 
