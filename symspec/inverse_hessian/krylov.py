@@ -43,6 +43,7 @@ from symspec.derivatives.tangents import Tangents
 from symspec.errors import DataError, OptionError
 from symspec.inverse_hessian.dual import DualInverse, read_tangents
 from symspec.inverse_hessian.interface import ArrayReader, InverseHessian, Problem
+from symspec.inverse_hessian.numerics.costs import MAX_HOURS
 from symspec.inverse_hessian.numerics.digits import (
     DEVIATIONS,
     HOPELESS,
@@ -69,7 +70,6 @@ SOLVE_TOLERANCE = 1e-9
 DENSE_ROWS = 512  # M is formed where it has no more
 DENSE_PARAMS = 2048  # for the diagonal
 N_PROBES = 64
-MAX_HOURS = 24.0
 
 
 class KrylovInverse(InverseHessian):
@@ -370,14 +370,18 @@ class KrylovInverse(InverseHessian):
         self, space: KrylovSpace, n_more: int, seconds: float, max_seconds: float | None
     ) -> bool:
         late = max_seconds is not None and seconds * (1 + 1 / max(space.n_blocks, 1)) > max_seconds
-        n_columns = space.n_columns + n_more
-        full = n_columns * self._products.column_bytes > self.limits.max_bytes
+        full = (space.n_columns + n_more) * self._column_bytes > self.limits.max_bytes
         return late or full or space.n_blocks >= self.limits.max_iterations
+
+    @property
+    def _column_bytes(self) -> int:
+        """Bytes of a vector of a Krylov space and its product."""
+        return 2 * self._products.dtype.itemsize * self._n_rows
 
     def _columns_that_share(self) -> int:
         """Right-hand sides whose joint space fits for as many iterations as are usual."""
         products = self._products
-        fitting = self.limits.max_bytes // (products.column_bytes * products.usual_steps)
+        fitting = self.limits.max_bytes // (self._column_bytes * products.usual_steps)
         return int(np.clip(fitting, self.rest.n_labels, products.most_columns))
 
     def _log_det_rest(self) -> tuple[float, float]:

@@ -16,7 +16,14 @@ from symspec.derivatives.tangents import Tangents
 from symspec.errors import OptionError
 from symspec.inverse_hessian.interface import ArrayReader, Problem
 from symspec.inverse_hessian.low_rank import LowRankInverse
-from symspec.inverse_hessian.numerics.costs import StarCosts, TileCosts, check_costs
+from symspec.inverse_hessian.numerics.costs import (
+    FLOPS_TOLD,
+    MAX_HOURS,
+    STAGE,
+    StarCosts,
+    TileCosts,
+    check_costs,
+)
 from symspec.inverse_hessian.numerics.layout import Layout, open_layout
 from symspec.inverse_hessian.numerics.square_roots import Factor
 from symspec.inverse_hessian.numerics.star_blocks import StarBlocks
@@ -29,9 +36,6 @@ from symspec.safety.checkpoint import find_fingerprint
 from symspec.safety.progress import Progress
 from symspec.safety.whole_files import remove_abandoned
 
-MAX_HOURS = 24.0
-FLOPS_TOLD = 1e9  # operations that progress counts as one
-STAGE = "tiles [Gflop]"
 OTHERWISE = 'give options={"subset": n} for upper bounds sooner'
 
 

@@ -1,6 +1,6 @@
 """Error bars of the 17.6-million-weight network from 50,000 generated spectra, by every structure.
 
-    python tests/bench/full_size.py FOLDER                 # all: two hours on two cores, 45 GB
+    python tests/bench/full_size.py FOLDER                 # all: two hours on two cores, 55 GB
     python tests/bench/full_size.py FOLDER kronecker ...   # some of the stages
 
 Stages: data, training, gradient, kronecker, ekfac, diagonal, last_layer, dual, krylov, krylov_tiles
@@ -108,7 +108,6 @@ def run_structure(folder, structure):
         "krylov_tiles": {"subset": N_SUBSET, "scratch": folder / "tiles"},
     }
     begin = time.perf_counter()
-
     told = []
 
     def tell(stage, done, total, **news):

@@ -21,6 +21,9 @@ SHARE = 0.75  # of the rate of a matrix product that the whole work attains
 TEST_ORDER = 1536  # of the product that is timed
 UNMEASURED = 1e12  # operations that take less than a minute anywhere
 SPARE = 2**28  # bytes of the disk that are left alone
+MAX_HOURS = 24.0  # that tiles may take, unless the user says so
+STAGE = "tiles [Gflop]"  # what progress calls them
+FLOPS_TOLD = 1e9  # operations that progress counts as one
 
 
 @dataclass(frozen=True)

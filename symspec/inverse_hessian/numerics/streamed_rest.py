@@ -48,11 +48,6 @@ class StreamedRest:
         self.stars = stars
         self.n_rows = stars.n_stars * stars.n_labels
 
-    @property
-    def column_bytes(self) -> int:
-        """Bytes of a vector of a Krylov space and its product."""
-        return 2 * self.dtype.itemsize * self.n_rows
-
     def down(self, V: np.ndarray) -> np.ndarray:
         """J V (row, k) for V (param, k)."""
         return self.stars.matvec(V).reshape(self.n_rows, -1)

@@ -21,7 +21,13 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 
 from symspec.derivatives.tangents import Tangents
-from symspec.inverse_hessian.numerics.costs import MOST_ROWS, StarCosts, check_costs
+from symspec.inverse_hessian.numerics.costs import (
+    FLOPS_TOLD,
+    MOST_ROWS,
+    STAGE,
+    StarCosts,
+    check_costs,
+)
 from symspec.inverse_hessian.numerics.layout import Layout, open_layout
 from symspec.inverse_hessian.numerics.star_blocks import StarBlocks, select
 from symspec.inverse_hessian.numerics.tile_folder import TileFolder
@@ -30,8 +36,6 @@ from symspec.safety.checkpoint import find_fingerprint
 from symspec.safety.progress import Progress
 from symspec.safety.whole_files import remove_abandoned
 
-STAGE = "tiles [Gflop]"
-FLOPS_TOLD = 1e9  # operations that progress counts as one
 OTHERWISE = "leave scratch out, which takes longer for every star"
 SAMPLE = 16  # stars of a tile that are computed in float64 to see how it was rounded
 SUBSET = -1  # stands for a block of stars: the tiles of the subset and each block
@@ -156,11 +160,6 @@ class TiledRest:
             "stars_a_block": np.array(float(self.stars.layout.stars_a_block)),
             "is_single": np.array(self.dtype == np.float32),
         } | self.folder.arrays()
-
-    @property
-    def column_bytes(self) -> int:
-        """Bytes of a vector of a Krylov space and its product."""
-        return 2 * self.dtype.itemsize * self.n_rows
 
     def is_whole(self) -> bool:
         """Whether all tiles are there."""
